@@ -1,0 +1,271 @@
+"""Everything the domain refuses or fails with.
+
+One tree, one class per reason of the contract. An error carries attributes, not prose to be parsed: `reason` is the
+stable name that clients branch on, `metadata` what they need to act, `message` what a person should change. How a
+reason travels (gRPC code, details) is decided once, in `windshift.server.api.errors`.
+
+No message holds text of an exception, a path or a credential: all of it may be shown to a client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+_NOTHING: Mapping[str, str] = {}
+
+
+class WindshiftError(Exception):
+    """Base of all errors that a client may be told about."""
+
+    reason: ClassVar[str]
+
+    def __init__(self, message: str, metadata: Mapping[str, str] = _NOTHING) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+# --- What the request says ---------------------------------------------------------------------------------------
+
+
+class InvalidField(WindshiftError):
+    """A field of the request is missing, malformed, reserved or out of range.
+
+    `field` is the path of the Protobuf field, such as ``data.type_url``.
+    """
+
+    reason = "INVALID_FIELD"
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}", {"field": field})
+        self.field = field
+        self.description = message
+
+
+class SubscribeExpected(WindshiftError):
+    """The first message of a consume call is not `subscribe`."""
+
+    reason = "SUBSCRIBE_EXPECTED"
+
+    def __init__(self) -> None:
+        super().__init__("send `subscribe` as the first message of the call")
+
+
+class AlreadySubscribed(WindshiftError):
+    """A consume call was sent a second `subscribe`."""
+
+    reason = "ALREADY_SUBSCRIBED"
+
+    def __init__(self) -> None:
+        super().__init__("this call is subscribed already; open another call for another subscription")
+
+
+class UnsupportedCombination(WindshiftError):
+    """Options that are fine one by one but that the broker does not take together."""
+
+    reason = "UNSUPPORTED_COMBINATION"
+
+
+class EventTooLarge(WindshiftError):
+    """The event, headers included, is larger than `limit` bytes."""
+
+    reason = "EVENT_TOO_LARGE"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            f"the event with its headers is larger than {limit} bytes; publish a smaller one or raise the limit",
+            {"limit": str(limit)},
+        )
+        self.limit = limit
+
+
+# --- What does not exist -----------------------------------------------------------------------------------------
+
+
+class StreamNotFound(WindshiftError):
+    """No stream has this name."""
+
+    reason = "STREAM_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"stream {name!r} does not exist; ensure it first", {"name": name})
+        self.name = name
+
+
+class ConsumerNotFound(WindshiftError):
+    """The stream has no consumer of this name, or no longer."""
+
+    reason = "CONSUMER_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"consumer {name!r} does not exist; ensure it first", {"name": name})
+        self.name = name
+
+
+class StoreNotFound(WindshiftError):
+    """No store has this name."""
+
+    reason = "STORE_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"store {name!r} does not exist; ensure it first", {"name": name})
+        self.name = name
+
+
+class UnboundSubject(WindshiftError):
+    """No stream takes events of this subject."""
+
+    reason = "UNBOUND_SUBJECT"
+
+    def __init__(self, subject: str) -> None:
+        super().__init__(f"no stream is bound to subject {subject!r}; ensure one that is", {"subject": subject})
+        self.subject = subject
+
+
+# --- Conflicts with what is stored -------------------------------------------------------------------------------
+
+
+class WrongLastId(WindshiftError):
+    """The stream's last id is not the expected one; nothing was stored."""
+
+    reason = "WRONG_LAST_ID"
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(
+            f"the stream's last id is {actual}, not {expected}; read what was added and try again",
+            {"expected": str(expected), "actual": str(actual)},
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class RevisionMismatch(WindshiftError):
+    """The key's revision is not the expected one; nothing was stored. 0 means that the key does not exist."""
+
+    reason = "REVISION_MISMATCH"
+
+    def __init__(self, expected: int, actual: int) -> None:
+        super().__init__(
+            f"the key's revision is {actual}, not {expected}; get the key and try again",
+            {"expected": str(expected), "actual": str(actual)},
+        )
+        self.expected = expected
+        self.actual = actual
+
+
+class KeyExists(WindshiftError):
+    """The key was to be created, but has a value."""
+
+    reason = "KEY_EXISTS"
+
+    def __init__(self, key: str, revision: int) -> None:
+        super().__init__(
+            f"key {key!r} exists at revision {revision}; set it without create_only",
+            {"name": key, "actual": str(revision)},
+        )
+        self.key = key
+        self.revision = revision
+
+
+# --- Changes that the broker cannot make -------------------------------------------------------------------------
+
+
+class SubjectsOverlap(WindshiftError):
+    """Another stream takes some of these subjects already."""
+
+    reason = "SUBJECTS_OVERLAP"
+
+
+class StorageChange(WindshiftError):
+    """The storage type of a stream is fixed when it is created."""
+
+    reason = "STORAGE_CHANGE"
+
+
+class MirrorChange(WindshiftError):
+    """A mirror stays a mirror, and of the same stream."""
+
+    reason = "MIRROR_CHANGE"
+
+
+class ReplicasUnavailable(WindshiftError):
+    """The broker has not enough servers for this many replicas."""
+
+    reason = "REPLICAS_UNAVAILABLE"
+
+
+class ValueNotAny(WindshiftError):
+    """The stored value is no serialized `google.protobuf.Any`: another program wrote it."""
+
+    reason = "VALUE_NOT_ANY"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the value of key {key!r} is no google.protobuf.Any; another program wrote it")
+        self.key = key
+
+
+# --- Limits ------------------------------------------------------------------------------------------------------
+
+
+class StreamFull(WindshiftError):
+    """The stream reached a limit and discards new events."""
+
+    reason = "STREAM_FULL"
+
+    def __init__(self) -> None:
+        super().__init__("the stream is full and refuses new events; raise its limits or remove events")
+
+
+class TooManyInFlight(WindshiftError):
+    """The publish waited for its turn and did not get one; nothing was sent."""
+
+    reason = "TOO_MANY_IN_FLIGHT"
+
+    def __init__(self) -> None:
+        super().__init__("too many publishes are waiting for the broker; nothing was sent, slow down and try again")
+
+
+# --- The way to the broker ---------------------------------------------------------------------------------------
+
+
+class BrokerUnavailable(WindshiftError):
+    """The broker cannot be reached or has no leader; nothing was stored by this call. Try again."""
+
+    reason = "BROKER_UNAVAILABLE"
+
+    def __init__(self, message: str = "the broker is not available; try again") -> None:
+        super().__init__(message)
+
+
+class ShuttingDown(WindshiftError):
+    """This server is about to stop. Try again elsewhere."""
+
+    reason = "SHUTTING_DOWN"
+
+    def __init__(self) -> None:
+        super().__init__("this server is shutting down; try again")
+
+
+class OutcomeUnknown(WindshiftError):
+    """A write was sent, but the broker did not answer in time: it may have been stored or not."""
+
+    reason = "OUTCOME_UNKNOWN"
+
+    def __init__(self, message: str = "the broker did not answer in time; the write may have been stored") -> None:
+        super().__init__(message)
+
+
+# --- Who may do what ---------------------------------------------------------------------------------------------
+
+
+class Unauthenticated(WindshiftError):
+    """The call carries no credentials, or none that are valid."""
+
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(WindshiftError):
+    """The caller is known, but may not do this."""
+
+    reason = "PERMISSION_DENIED"
