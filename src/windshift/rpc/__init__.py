@@ -1,0 +1,1 @@
+"""gRPC over libnghttp2 and asyncio: server, client, reflection and health."""
