@@ -26,7 +26,7 @@ class WindshiftError(Exception):
         self.metadata = metadata
 
 
-# --- What the request says ---------------------------------------------------------------------------------------
+# What the request says
 
 
 class InvalidField(WindshiftError):
@@ -58,7 +58,9 @@ class AlreadySubscribed(WindshiftError):
     reason = "ALREADY_SUBSCRIBED"
 
     def __init__(self) -> None:
-        super().__init__("this call is subscribed already; open another call for another subscription")
+        super().__init__(
+            "this call is subscribed already; open another call for another subscription"
+        )
 
 
 class UnsupportedCombination(WindshiftError):
@@ -80,7 +82,7 @@ class EventTooLarge(WindshiftError):
         self.limit = limit
 
 
-# --- What does not exist -----------------------------------------------------------------------------------------
+# What does not exist
 
 
 class StreamNotFound(WindshiftError):
@@ -89,7 +91,9 @@ class StreamNotFound(WindshiftError):
     reason = "STREAM_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"stream {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(
+            f"stream {name!r} does not exist; ensure it first", {"name": name}
+        )
         self.name = name
 
 
@@ -99,7 +103,9 @@ class ConsumerNotFound(WindshiftError):
     reason = "CONSUMER_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"consumer {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(
+            f"consumer {name!r} does not exist; ensure it first", {"name": name}
+        )
         self.name = name
 
 
@@ -109,7 +115,9 @@ class StoreNotFound(WindshiftError):
     reason = "STORE_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"store {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(
+            f"store {name!r} does not exist; ensure it first", {"name": name}
+        )
         self.name = name
 
 
@@ -119,11 +127,14 @@ class UnboundSubject(WindshiftError):
     reason = "UNBOUND_SUBJECT"
 
     def __init__(self, subject: str) -> None:
-        super().__init__(f"no stream is bound to subject {subject!r}; ensure one that is", {"subject": subject})
+        super().__init__(
+            f"no stream is bound to subject {subject!r}; ensure one that is",
+            {"subject": subject},
+        )
         self.subject = subject
 
 
-# --- Conflicts with what is stored -------------------------------------------------------------------------------
+# Conflicts with what is stored
 
 
 class WrongLastId(WindshiftError):
@@ -168,7 +179,7 @@ class KeyExists(WindshiftError):
         self.revision = revision
 
 
-# --- Changes that the broker cannot make -------------------------------------------------------------------------
+# Changes that the broker cannot make
 
 
 class SubjectsOverlap(WindshiftError):
@@ -201,11 +212,13 @@ class ValueNotAny(WindshiftError):
     reason = "VALUE_NOT_ANY"
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the value of key {key!r} is no google.protobuf.Any; another program wrote it")
+        super().__init__(
+            f"the value of key {key!r} is no google.protobuf.Any; another program wrote it"
+        )
         self.key = key
 
 
-# --- Limits ------------------------------------------------------------------------------------------------------
+# Limits
 
 
 class StreamFull(WindshiftError):
@@ -214,7 +227,9 @@ class StreamFull(WindshiftError):
     reason = "STREAM_FULL"
 
     def __init__(self) -> None:
-        super().__init__("the stream is full and refuses new events; raise its limits or remove events")
+        super().__init__(
+            "the stream is full and refuses new events; raise its limits or remove events"
+        )
 
 
 class TooManyInFlight(WindshiftError):
@@ -223,10 +238,12 @@ class TooManyInFlight(WindshiftError):
     reason = "TOO_MANY_IN_FLIGHT"
 
     def __init__(self) -> None:
-        super().__init__("too many publishes are waiting for the broker; nothing was sent, slow down and try again")
+        super().__init__(
+            "too many publishes are waiting for the broker; nothing was sent, slow down and try again"
+        )
 
 
-# --- The way to the broker ---------------------------------------------------------------------------------------
+# The way to the broker
 
 
 class BrokerUnavailable(WindshiftError):
@@ -252,11 +269,14 @@ class OutcomeUnknown(WindshiftError):
 
     reason = "OUTCOME_UNKNOWN"
 
-    def __init__(self, message: str = "the broker did not answer in time; the write may have been stored") -> None:
+    def __init__(
+        self,
+        message: str = "the broker did not answer in time; the write may have been stored",
+    ) -> None:
         super().__init__(message)
 
 
-# --- Who may do what ---------------------------------------------------------------------------------------------
+# Who may do what
 
 
 class Unauthenticated(WindshiftError):

@@ -1,0 +1,155 @@
+"""What may be called how: the contract's rules for names, subjects, keys and types, as pure functions.
+
+Each function takes the path of the request's field and its value, returns nothing when the value is fine and raises
+`InvalidField` when it is not. They stand on the way of every publish: one dictionary look-up for a subject seen
+lately, one regular expression otherwise.
+
+The rules are stricter than the broker's. It stores a publish to ``a.*`` under that very name, takes control
+characters, and would let a client reach its own API through ``$JS.API.…`` or other clients' inboxes.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from windshift.server.errors import InvalidField
+
+MAX_LENGTH = 255
+MAX_IDEMPOTENCY_KEY = 256
+
+_TOKEN = "[A-Za-z0-9_-]+"
+_RESERVED_FIRST = r"(?!\$|_INBOX|_R_|_WS)"
+_WILD = rf"(?:{_TOKEN}|\*)"
+
+_NAME = re.compile(_TOKEN)
+_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_TOKEN}(?:\.{_TOKEN})*")
+_STREAM_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_TOKEN}(?:\.{_WILD})*(?:\.>)?")
+_FILTER = re.compile(rf"{_RESERVED_FIRST}(?:>|{_WILD}(?:\.{_WILD})*(?:\.>)?)")
+_RESERVED = re.compile(r"\$|_INBOX|_R_|_WS")
+_IDEMPOTENCY_KEY = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
+_TYPE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*")
+
+
+def stream_name(field: str, value: str) -> None:
+    """Check the name of a stream."""
+    _check(
+        field,
+        _name_problem(value) or _reserved_name_problem(value, ("KV_", "OBJ_", "WS_")),
+    )
+
+
+def consumer_name(field: str, value: str) -> None:
+    """Check the name of a consumer."""
+    _check(field, _name_problem(value))
+
+
+def store_name(field: str, value: str) -> None:
+    """Check the name of a store."""
+    _check(field, _name_problem(value) or _reserved_name_problem(value, ("WS_",)))
+
+
+def subject(field: str, value: str) -> None:
+    """Check the subject of a publish: no wildcard."""
+    if len(value) > MAX_LENGTH:
+        raise InvalidField(field, _TOO_LONG)
+    problem = _subject_problem(value)
+    if problem is not None:
+        raise InvalidField(field, problem)
+
+
+def key(field: str, value: str) -> None:
+    """Check the key of a store's entry: the rules of a published subject."""
+    subject(field, value)
+
+
+def stream_subject(field: str, value: str) -> None:
+    """Check a subject that a stream is to take: wildcards, but not as the first token (the broker refuses that)."""
+    if _STREAM_SUBJECT.fullmatch(value) is None or len(value) > MAX_LENGTH:
+        raise InvalidField(field, _stream_subject_problem(value))
+
+
+def filter_subject(field: str, value: str) -> None:
+    """Check a subject by which events are chosen: wildcards anywhere."""
+    if _FILTER.fullmatch(value) is None or len(value) > MAX_LENGTH:
+        raise InvalidField(field, _wildcard_subject_problem(value))
+
+
+def idempotency_key(field: str, value: str) -> None:
+    """Check an idempotency key that is not empty."""
+    if _IDEMPOTENCY_KEY.fullmatch(value) is None:
+        raise InvalidField(
+            field,
+            f"use 1 to {MAX_IDEMPOTENCY_KEY} printable ASCII characters without spaces at either end",
+        )
+
+
+def type_name(field: str, type_url: str) -> str:
+    """Return the full Protobuf name that a type URL ends in (what follows its last slash)."""
+    name = type_url.rpartition("/")[2]
+    if not _is_type_name(name):
+        raise InvalidField(
+            field,
+            "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.orders.v1.Placed",
+        )
+    return name
+
+
+_TOO_LONG = f"must be at most {MAX_LENGTH} characters long"
+_SHAPE = "must be tokens of A-Z a-z 0-9 _ - joined by single dots"
+_WILDCARDS = "a whole token may be *, and the last may be >"
+
+
+def _check(field: str, problem: str | None) -> None:
+    if problem is not None:
+        raise InvalidField(field, problem)
+
+
+def _name_problem(value: str) -> str | None:
+    if len(value) > MAX_LENGTH:
+        return _TOO_LONG
+    if _NAME.fullmatch(value) is None:
+        return "must not be empty" if not value else "must be of A-Z a-z 0-9 _ - only"
+    return None
+
+
+def _reserved_name_problem(value: str, prefixes: tuple[str, ...]) -> str | None:
+    for prefix in prefixes:
+        if value.startswith(prefix):
+            return f"names that begin with {prefix} are reserved"
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _subject_problem(value: str) -> str | None:
+    if _SUBJECT.fullmatch(value) is not None:
+        return None
+    return _malformed(value) or f"{_SHAPE}; wildcards are not allowed here"
+
+
+def _stream_subject_problem(value: str) -> str:
+    if value.startswith(("*", ">")):
+        return "a stream's subject must not begin with a wildcard"
+    return _wildcard_subject_problem(value)
+
+
+def _wildcard_subject_problem(value: str) -> str:
+    return _malformed(value) or f"{_SHAPE}; {_WILDCARDS}"
+
+
+def _malformed(value: str) -> str | None:
+    """Name the fault of a refused subject, where it is one that all subjects have in common."""
+    if not value:
+        return "must not be empty"
+    if len(value) > MAX_LENGTH:
+        return _TOO_LONG
+    if _RESERVED.match(value) is not None:
+        return (
+            "subjects whose first token begins with $, _INBOX, _R_ or _WS are reserved"
+        )
+    return None
+
+
+@lru_cache(maxsize=1024)
+def _is_type_name(name: str) -> bool:
+    return _TYPE_NAME.fullmatch(name) is not None
