@@ -1,1 +1,26 @@
-"""gRPC over libnghttp2 and asyncio: server, client, reflection and health."""
+"""gRPC over HTTP/2 on asyncio: a server and a client that know nothing of Windshift.
+
+The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``.
+"""
+
+from .call import ServerCall
+from .connection import ConnectionOptions
+from .metadata import Metadata
+from .server import Server, ServerOptions
+from .service import Method, Service
+from .status import RpcError, StatusCode
+from .tls import client_tls, server_tls
+
+__all__ = [
+    "ConnectionOptions",
+    "Metadata",
+    "Method",
+    "RpcError",
+    "Server",
+    "ServerCall",
+    "ServerOptions",
+    "Service",
+    "StatusCode",
+    "client_tls",
+    "server_tls",
+]

@@ -1,0 +1,467 @@
+"""One call as the server sees it: what handlers get, and the life of a call from headers to trailers.
+
+Handlers are coroutine functions. What they take depends on what streams::
+
+    unary             async def handler(request, call) -> response
+    client streaming  async def handler(call) -> response
+    server streaming  async def handler(request, call) -> None
+    both              async def handler(call) -> None
+
+A handler ends the call by returning, or by raising ``RpcError``. Anything else that it raises becomes
+INTERNAL with a fixed text for the client and one log record for us.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol
+
+from google.protobuf.message import DecodeError, Message
+
+from .connection import Headers
+from .framing import MessageDecoder, encode_message
+from .metadata import Metadata, encode_metadata
+from .service import Method
+from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
+
+_log = logging.getLogger(__name__)
+
+RESPONSE_HEADERS: HeaderList = [
+    (b":status", b"200"),
+    (b"content-type", b"application/grpc"),
+    (b"grpc-accept-encoding", b"identity,gzip"),
+]
+
+ErrorFilter = Callable[[str, RpcError], RpcError]
+"""Rewrites an error that the gRPC layer itself raised, given the call's path."""
+
+
+class CallConnection(Protocol):
+    """What a call needs of its connection."""
+
+    peer: str
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None: ...
+    def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None: ...
+    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None: ...
+    def send_trailers(self, stream_id: int, headers: HeaderList) -> None: ...
+    def acknowledge(self, stream_id: int, amount: int) -> None: ...
+    def queued(self, stream_id: int) -> int: ...
+    async def writable(self, stream_id: int) -> None: ...
+    def filter_error(self, path: str, error: RpcError) -> RpcError: ...
+    def call_finished(self, call: ServerCall, code: StatusCode) -> None: ...
+
+
+class ServerCall:
+    """One call, given to its handler.
+
+    Attributes:
+        deadline: ``loop.time()`` at which the handler is cancelled, or None.
+        started: ``loop.time()`` at which the call arrived.
+        trailing_metadata: pairs to send with the status; append to it.
+        on_drain: set by a streaming handler that wants to end by itself when the server drains; called
+            once. Without it such a call ends with UNAVAILABLE at that moment.
+    """
+
+    __slots__ = (
+        "_chunks",
+        "_connection",
+        "_decoder",
+        "_deadline_passed",
+        "_done",
+        "_ended",
+        "_headers",
+        "_headers_sent",
+        "_initial_metadata",
+        "_loop",
+        "_messages",
+        "_metadata",
+        "_method",
+        "_stream_id",
+        "_task",
+        "_timer",
+        "_waiter",
+        "deadline",
+        "finished_at",
+        "on_drain",
+        "started",
+        "trailing_metadata",
+    )
+
+    def __init__(
+        self,
+        connection: CallConnection,
+        stream_id: int,
+        method: Method,
+        headers: Headers,
+        decoder: MessageDecoder,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self._connection = connection
+        self._stream_id = stream_id
+        self._method = method
+        self._headers = headers
+        self._metadata: Metadata | None = None
+        self._decoder = decoder
+        self._loop = loop
+        self._chunks: deque[bytes] | None = None
+        self._messages: deque[bytes] = deque()
+        self._waiter: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._ended = self._done = self._headers_sent = self._deadline_passed = False
+        self._initial_metadata: HeaderList | None = None
+        self.deadline: float | None = None
+        self.started = loop.time()
+        self.finished_at = 0.0
+        self.trailing_metadata: list[tuple[str, MetadataValue]] | None = None
+        self.on_drain: Callable[[], None] | None = None
+
+    # -- what handlers use ---------------------------------------------------------------------------
+
+    @property
+    def method(self) -> str:
+        """The path of the call, ``/package.Service/Method``."""
+        return self._method.path
+
+    @property
+    def metadata(self) -> Metadata:
+        """The metadata that the client sent."""
+        if self._metadata is None:
+            self._metadata = Metadata(self._headers)
+        return self._metadata
+
+    @property
+    def peer(self) -> str:
+        """The client's address, ``host:port``."""
+        return self._connection.peer
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        """The client's verified certificate, as ``ssl.SSLSocket.getpeercert`` gives it."""
+        return self._connection.peer_certificate
+
+    async def receive(self) -> Any:
+        """Return the next request message, or None after the client's last.
+
+        Raises:
+            RpcError: the bytes received are no messages of the request type.
+        """
+        while not self._messages:
+            if not self._take_chunk() and not await self._more():
+                return None
+        return self._parse(self._messages.popleft())
+
+    async def receive_many(self) -> list[Any]:
+        """Return every request message that has arrived, at least one; an empty list after the last.
+
+        Raises:
+            RpcError: the bytes received are no messages of the request type.
+        """
+        while True:
+            while self._take_chunk():
+                pass
+            if self._messages:
+                batch = [self._parse(payload) for payload in self._messages]
+                self._messages.clear()
+                return batch
+            if not await self._more():
+                return []
+
+    def send(self, message: Message) -> None:
+        """Queue a response message; never blocks. After the end of the call nothing happens."""
+        self.send_bytes(message.SerializeToString())
+
+    def send_bytes(self, payload: bytes) -> None:
+        """Queue a response message that is serialized already."""
+        if self._done:
+            return
+        if not self._headers_sent:
+            self._send_headers()
+        self._connection.send_data(self._stream_id, encode_message(payload))
+
+    async def ready(self) -> None:
+        """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
+        if self._connection.queued(self._stream_id) and not self._done:
+            await self._connection.writable(self._stream_id)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the client to read."""
+        return self._connection.queued(self._stream_id)
+
+    def set_initial_metadata(self, pairs: Iterable[tuple[str, MetadataValue]]) -> None:
+        """Set the metadata sent ahead of the first message.
+
+        Raises:
+            RuntimeError: the headers have been sent.
+            ValueError: see ``encode_metadata``.
+        """
+        if self._headers_sent:
+            raise RuntimeError("the initial metadata has been sent already")
+        self._initial_metadata = encode_metadata(pairs)
+
+    def add_trailing_metadata(self, name: str, value: MetadataValue) -> None:
+        """Add a pair to the metadata sent with the status."""
+        if self.trailing_metadata is None:
+            self.trailing_metadata = []
+        self.trailing_metadata.append((name, value))
+
+    # -- receiving -----------------------------------------------------------------------------------
+
+    def _take_chunk(self) -> bool:
+        """Move one received chunk to the message decoder, and let the client send as much again."""
+        if not self._chunks:
+            return False
+        chunk = self._chunks.popleft()
+        self._connection.acknowledge(self._stream_id, len(chunk))
+        self._messages.extend(self._decoder.feed(chunk))
+        return True
+
+    async def _more(self) -> bool:
+        """Wait for something to arrive; False when the client has ended its side."""
+        if self._ended:
+            if self._decoder.incomplete:
+                raise RpcError(StatusCode.INTERNAL, "the request ended in the middle of a message")
+            return False
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+        return True
+
+    def _parse(self, payload: bytes) -> Message:
+        request_type = self._method.request_type
+        try:
+            return request_type.FromString(payload)
+        except DecodeError as error:
+            name = request_type.DESCRIPTOR.full_name
+            raise RpcError(StatusCode.INVALID_ARGUMENT, f"the request is not a valid {name}") from error
+
+    # -- driven by the connection --------------------------------------------------------------------
+
+    def begin(self, ended: bool) -> None:
+        """Take the call up: handlers of streaming requests start now, others with their message."""
+        if self._method.client_streaming:
+            self._chunks = deque()
+            self._ended = ended
+            self._task = self._loop.create_task(self._run_streaming())
+        elif ended:
+            self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
+
+    def set_timeout(self, seconds: float) -> None:
+        """Let the client's deadline cancel the handler."""
+        self.deadline = self.started + seconds
+        self._timer = self._loop.call_later(seconds, self._pass_deadline)
+
+    def data(self, data: bytes, ended: bool) -> None:
+        """Take body bytes."""
+        if self._chunks is None or self._done:
+            self._connection.acknowledge(self._stream_id, len(data))
+            if self._chunks is None and not self._done:
+                self._unary_data(data, ended)
+            self._ended = self._ended or ended
+            return
+        if data:
+            self._chunks.append(data)
+        if ended:
+            self._ended = True
+        self._wake()
+
+    def end(self) -> None:
+        """The client's side ended without further data."""
+        if self._chunks is None and not self._done and self._task is None:
+            self._unary_data(b"", True)
+        self._ended = True
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    def _unary_data(self, data: bytes, ended: bool) -> None:
+        try:
+            if data:
+                self._messages.extend(self._decoder.feed(data))
+        except RpcError as error:
+            self._finish_with(self._connection.filter_error(self._method.path, error))
+            return
+        if len(self._messages) > 1:
+            self._fail_protocol(StatusCode.INTERNAL, "the request has more than one message")
+        elif ended:
+            self._start_unary()
+
+    def _start_unary(self) -> None:
+        if not self._messages:
+            self._fail_protocol(StatusCode.INTERNAL, "the request has no complete message")
+            return
+        payload = self._messages.popleft()
+        run = self._run_server_streaming if self._method.server_streaming else self._run_unary
+        self._task = self._loop.create_task(run(payload))
+
+    def closed(self) -> None:
+        """The stream is gone: the client cancelled, or everything was sent."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if not self._done:
+            self._done = True
+            self._connection.call_finished(self, StatusCode.CANCELLED)
+            if self._task is not None:
+                self._task.cancel()
+
+    def drain(self) -> None:
+        """End a streaming call because the server is about to stop; others may finish."""
+        if self._done or not self._method.streaming:
+            return
+        if self.on_drain is not None:
+            self.on_drain()
+        else:
+            self.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
+
+    def abort(self, error: RpcError) -> None:
+        """End the call with an error of the gRPC layer and cancel its handler."""
+        if self._done:
+            return
+        self._finish_with(self._connection.filter_error(self._method.path, error))
+        if self._task is not None:
+            self._task.cancel()
+
+    @property
+    def done(self) -> bool:
+        """Whether the status was sent or the stream is gone."""
+        return self._done
+
+    @property
+    def waits_for_request(self) -> bool:
+        """Whether a call with a single request has not got it whole."""
+        return self._task is None and not self._done
+
+    @property
+    def stream_id(self) -> int:
+        """The HTTP/2 stream of the call."""
+        return self._stream_id
+
+    # -- running the handler -------------------------------------------------------------------------
+
+    async def _run_unary(self, payload: bytes) -> None:
+        try:
+            response = await self._method.handler(self._parse(payload), self)
+            self._finish_unary(response)
+        except BaseException as error:
+            self._settle(error)
+
+    async def _run_server_streaming(self, payload: bytes) -> None:
+        try:
+            await self._method.handler(self._parse(payload), self)
+            self._finish_with(None)
+        except BaseException as error:
+            self._settle(error)
+
+    async def _run_streaming(self) -> None:
+        try:
+            response = await self._method.handler(self)
+            if self._method.server_streaming:
+                self._finish_with(None)
+            else:
+                self._finish_unary(response)
+        except BaseException as error:
+            self._settle(error)
+
+    def _settle(self, error: BaseException) -> None:
+        """Turn what a handler raised into the status of the call."""
+        if isinstance(error, RpcError):
+            self._finish_with(self._connection.filter_error(self._method.path, error))
+        elif isinstance(error, asyncio.CancelledError):
+            if self._deadline_passed:
+                self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+            else:
+                self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
+        elif isinstance(error, Exception):
+            _log.error("the handler of %s failed", self._method.path, exc_info=error)
+            self._fail_protocol(StatusCode.INTERNAL, "the server failed on this call; its log says why")
+        else:
+            raise error
+
+    def _pass_deadline(self) -> None:
+        if self._done:
+            return
+        self._deadline_passed = True
+        if self._task is None:
+            self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
+        else:
+            self._task.cancel()
+
+    def check(self, now: float, body_timeout: float) -> None:
+        """Check the timers that need no precision.
+
+        Args:
+            now: ``loop.time()``.
+            body_timeout: seconds in which the message of a call with a single request must be whole.
+        """
+        if self._done:
+            return
+        if self._timer is None and self.deadline is not None and now >= self.deadline:
+            if not self._deadline_passed:
+                self._pass_deadline()
+        elif self.waits_for_request and now - self.started > body_timeout:
+            self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")
+
+    # -- ending --------------------------------------------------------------------------------------
+
+    def _fail_protocol(self, code: StatusCode, message: str) -> None:
+        if not self._done:
+            self._finish_with(self._connection.filter_error(self._method.path, RpcError(code, message)))
+
+    def _send_headers(self) -> None:
+        self._headers_sent = True
+        headers = RESPONSE_HEADERS
+        if self._initial_metadata:
+            headers = headers + self._initial_metadata
+        self._connection.send_response(self._stream_id, headers)
+
+    def _finish_unary(self, response: Message) -> None:
+        if self._done:
+            return
+        payload = response.SerializeToString()
+        if not self._headers_sent:
+            self._send_headers()
+        self._connection.send_data(self._stream_id, encode_message(payload))
+        trailers = OK_TRAILERS
+        if self.trailing_metadata:
+            trailers = trailers + encode_metadata(self.trailing_metadata)
+        self._connection.send_trailers(self._stream_id, trailers)
+        self._finished(StatusCode.OK)
+
+    def _finish_with(self, error: RpcError | None) -> None:
+        """Send the status; headers that were not sent go with it."""
+        if self._done:
+            return
+        trailers = OK_TRAILERS if error is None else status_trailers(error)
+        extra = list(error.metadata) if error is not None else []
+        if self.trailing_metadata:
+            extra += self.trailing_metadata
+        if extra:
+            trailers = trailers + encode_metadata(extra)
+        if self._headers_sent:
+            self._connection.send_trailers(self._stream_id, trailers)
+        else:
+            headers = RESPONSE_HEADERS + (self._initial_metadata or [])
+            self._connection.send_response(self._stream_id, headers + trailers, end=True)
+        self._finished(StatusCode.OK if error is None else error.code)
+
+    def _finished(self, code: StatusCode) -> None:
+        self._done = True
+        self.finished_at = self._loop.time()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._chunks:  # what nobody will read must not hold the connection's window
+            for chunk in self._chunks:
+                self._connection.acknowledge(self._stream_id, len(chunk))
+            self._chunks.clear()
+        self._connection.call_finished(self, code)

@@ -1,0 +1,500 @@
+"""One HTTP/2 connection: bytes in, stream events out, one flush per turn of the event loop.
+
+This is the only module that knows ngh2 (libnghttp2 without I/O) and the only one that touches a transport.
+``Connection`` carries what both sides share: writing in bounded pieces, flow control, keepalive, the end of
+a connection. Subclasses answer the hooks ``on_…``; they never flush and never await in them.
+
+Everything that is sent while one batch of received bytes is handled, and by the tasks that it woke, leaves
+in one ``transport.write``: that is where the speed comes from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+from dataclasses import dataclass
+from typing import cast
+
+import ngh2
+from ngh2.events import (
+    ConnectionClosed,
+    DataReceived,
+    GoAwayReceived,
+    PingAcknowledged,
+    RequestReceived,
+    ResponseReceived,
+    SettingsReceived,
+    StreamClosed,
+    TrailersReceived,
+)
+
+from .status import HeaderList
+
+_log = logging.getLogger(__name__)
+
+NO_ERROR = 0x0
+CANCEL = 0x8
+REFUSED_STREAM = 0x7
+
+_WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
+_SEND_QUEUE_MARK = 65_536
+_TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
+_STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
+_KEEPALIVE_PING = b"keepaliv"
+_CLOSE_GRACE = 1.0
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """Limits and timers of one connection, the same for both sides.
+
+    Attributes:
+        max_concurrent_streams: calls that the peer may have open at once; libnghttp2 has no bound of its
+            own.
+        stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB–1 MiB.
+        connection_window: the same over all streams; at least ``2 * max_concurrent_streams * 64 KiB``, or
+            one stalled upload blocks all others (libnghttp2 withholds up to half the window).
+        max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
+        max_header_count: fields in one header block.
+        reset_rate_limit: (burst, per second) of the peer's RST_STREAM frames; honest clients with short
+            deadlines send many.
+        keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
+        keepalive_timeout: seconds in which its answer must come.
+        handshake_timeout: seconds from the connection to the peer's SETTINGS.
+    """
+
+    max_concurrent_streams: int = 256
+    stream_window: int = 65_536
+    connection_window: int = 1 << 25
+    max_header_list_size: int = 16_384
+    max_header_count: int = 128
+    reset_rate_limit: tuple[int, int] = (10_000, 1_000)
+    keepalive_interval: float = 30.0
+    keepalive_timeout: float = 10.0
+    handshake_timeout: float = 10.0
+
+    def configuration(self) -> ngh2.Configuration:
+        """Return the engine's part of the options."""
+        return ngh2.Configuration(
+            auto_window_update=False,
+            stream_reset_rate_limit=self.reset_rate_limit,
+            max_inbound_header_list_size=2 * self.max_header_list_size,
+            max_inbound_header_count=self.max_header_count,
+        )
+
+    def settings(self) -> dict[ngh2.Setting, int]:
+        """Return the first SETTINGS frame."""
+        return {
+            ngh2.Setting.MAX_CONCURRENT_STREAMS: self.max_concurrent_streams,
+            ngh2.Setting.INITIAL_WINDOW_SIZE: self.stream_window,
+            ngh2.Setting.MAX_HEADER_LIST_SIZE: self.max_header_list_size,
+            ngh2.Setting.NO_RFC7540_PRIORITIES: 1,  # without it streams of equal priority starve each other
+        }
+
+
+class Connection(asyncio.Protocol):
+    """The driver of one connection.
+
+    Args:
+        role: which side this is.
+        options: limits and timers.
+        loop: the event loop that runs the transport.
+    """
+
+    def __init__(
+        self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop
+    ) -> None:
+        self._options = options
+        self._loop = loop
+        self._h2 = ngh2.Connection(role, options.configuration())
+        self._client = role is ngh2.Role.CLIENT
+        self._transport: asyncio.Transport | None = None
+        self._flush_scheduled = False
+        self._paused = False
+        self._over = False  # nothing more can be sent or received
+        self._heard = True
+        self._heard_at = self._ping_at = 0.0
+        self._made_at = 0.0
+        self._settings_received = False
+        self._senders: dict[int, asyncio.Future[None]] = {}
+        self.peer = ""
+
+    # -- what the subclasses answer ------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """The transport is there and the preface is queued."""
+
+    def on_settings(self) -> None:
+        """The peer's first SETTINGS arrived."""
+
+    def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """A request's headers arrived (server side)."""
+
+    def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """A response's headers arrived (client side)."""
+
+    def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Body bytes arrived; every one of them must be given to ``acknowledge`` at some time."""
+
+    def on_trailers(self, stream_id: int, headers: Headers) -> None:
+        """Trailers arrived, and with them the end of the peer's side."""
+
+    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
+        """A stream is over; nothing more comes of it and nothing more can be sent."""
+
+    def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
+        """The peer takes no streams above ``last_stream_id``."""
+
+    def on_ping_answered(self, payload: bytes) -> None:
+        """The peer answered a PING."""
+
+    def on_lost(self, error: Exception | None) -> None:
+        """The connection is over; no stream brings anything more. Called exactly once."""
+
+    # -- asyncio.Protocol ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start HTTP/2 on ``transport``."""
+        self._transport = cast("asyncio.Transport", transport)
+        try:
+            self._start(self._transport)
+        except Exception:  # uvloop only logs it and would leak the socket
+            _log.exception("a connection could not be set up")
+            self.abort()
+
+    def _start(self, transport: asyncio.Transport) -> None:
+        self._made_at = self._heard_at = self._loop.time()
+        self.peer = _peer_name(transport)
+        tls = transport.get_extra_info("ssl_object")
+        if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self.abort()
+            return
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
+            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
+        transport.set_write_buffer_limits(high=_WRITE_SIZE)
+        self._h2.initiate_connection(self._options.settings())
+        self._h2.set_local_window_size(self._options.connection_window)
+        self.on_ready()
+        self.schedule_flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the engine and hand on what came of it."""
+        self._heard = True
+        if self._over:
+            return
+        try:
+            self._h2.receive_data(data)
+        except ngh2.NGH2Error as error:
+            self._fail(error)
+            return
+        self._dispatch()
+        if not self._flush_scheduled and self._h2.want_write:
+            self.schedule_flush()
+
+    def eof_received(self) -> bool:
+        """The peer sends nothing more: HTTP/2 has no half-closed connections, so close."""
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End everything that still stands on this connection."""
+        self._end(exc)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        """Stop writing: the peer does not read."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Go on writing."""
+        self._paused = False
+        self.schedule_flush()
+
+    # -- sending -------------------------------------------------------------------------------------
+
+    def schedule_flush(self) -> None:
+        """Write what is queued, once, in the next turn of the loop."""
+        if not self._flush_scheduled:
+            self._flush_scheduled = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_scheduled = False
+        transport = self._transport
+        if transport is None or self._over:
+            return
+        try:
+            while not self._paused:
+                data = self._h2.data_to_send(_WRITE_SIZE)
+                if not data:
+                    break
+                transport.write(data)
+        except ngh2.NGH2Error as error:
+            self._fail(error)
+            return
+        self._dispatch()
+        if self._senders:
+            self._wake_senders()
+
+    def _wake_senders(self) -> None:
+        for stream_id in [s for s in self._senders if self.queued(s) <= _SEND_QUEUE_MARK]:
+            waiter = self._senders.pop(stream_id)
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def queued(self, stream_id: int) -> int:
+        """Return the bytes of the stream's body that wait for the peer's window or the transport."""
+        return self._h2.queued_body_size(stream_id)
+
+    async def writable(self, stream_id: int) -> None:
+        """Wait until little of the stream's body is queued. Only one task may wait per stream."""
+        while self._h2.queued_body_size(stream_id) > _SEND_QUEUE_MARK and not self._over:
+            waiter = self._senders[stream_id] = self._loop.create_future()
+            try:
+                await waiter
+            finally:
+                if self._senders.get(stream_id) is waiter:
+                    del self._senders[stream_id]
+
+    def send_request(self, headers: HeaderList) -> int:
+        """Open a stream and return its id.
+
+        Raises:
+            ConnectionError: no stream can be opened on this connection any more.
+        """
+        try:
+            stream_id = self._h2.send_request(headers)
+        except ngh2.NGH2Error as error:
+            raise ConnectionError("the connection takes no more calls") from error
+        self.schedule_flush()
+        return stream_id
+
+    def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None:
+        """Queue response headers. On a stream that is closed already nothing happens."""
+        try:
+            self._h2.send_response(stream_id, headers, end_stream=end)
+        except ngh2.NGH2Error:
+            return
+        self.schedule_flush()
+
+    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Queue body bytes. On a stream that is closed already nothing happens."""
+        try:
+            self._h2.send_data(stream_id, data, end_stream=end)
+        except ngh2.NGH2Error:
+            return
+        if not self._flush_scheduled:
+            self.schedule_flush()
+
+    def send_trailers(self, stream_id: int, headers: HeaderList) -> None:
+        """Queue trailers and the end of our side. On a closed stream nothing happens."""
+        try:
+            self._h2.send_trailers(stream_id, headers)
+        except ngh2.NGH2Error:
+            return
+        self.schedule_flush()
+
+    def end_stream(self, stream_id: int) -> None:
+        """Queue the end of our side. On a closed stream nothing happens."""
+        try:
+            self._h2.end_stream(stream_id)
+        except ngh2.NGH2Error:
+            return
+        self.schedule_flush()
+
+    def reset(self, stream_id: int, error_code: int = CANCEL) -> None:
+        """Queue RST_STREAM.
+
+        A server that resets an upload loses connection window for ever (a partly received DATA frame is
+        not credited): it sends trailers and discards instead, and resets only what does not end by itself.
+        """
+        try:
+            self._h2.reset_stream(stream_id, error_code)
+        except ngh2.NGH2Error:
+            return
+        self.schedule_flush()
+
+    def acknowledge(self, stream_id: int, amount: int) -> None:
+        """Let the peer send ``amount`` more bytes in place of those that were taken."""
+        if not amount or self._over:
+            return
+        try:
+            self._h2.acknowledge_received_data(amount, stream_id)
+        except (ngh2.NGH2Error, ValueError):
+            return
+        if not self._flush_scheduled and self._h2.want_write:
+            self.schedule_flush()
+
+    def share_fairly(self, stream_id: int) -> None:
+        """Let the stream take turns with others; without it the first one with data starves the rest."""
+        try:
+            self._h2.set_stream_priority(stream_id, _STREAMING_PRIORITY)
+        except ngh2.NGH2Error:
+            return
+
+    # -- events --------------------------------------------------------------------------------------
+
+    def _dispatch(self) -> None:
+        for event in self._h2.events():
+            kind = type(event)
+            if kind is DataReceived:
+                self.on_data(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
+            elif kind is RequestReceived:
+                self.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
+            elif kind is StreamClosed:
+                self._stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
+            else:
+                self._dispatch_rare(event)
+
+    def _dispatch_rare(self, event: object) -> None:
+        match event:
+            case ResponseReceived(stream_id, headers, ended):
+                self.on_response(stream_id, headers, ended)
+            case TrailersReceived(stream_id, headers):
+                self.on_trailers(stream_id, headers)
+            case SettingsReceived() if not self._settings_received:
+                self._settings_received = True
+                self.on_settings()
+            case PingAcknowledged(payload):
+                self._ping_at = 0.0
+                self.on_ping_answered(payload)
+            case GoAwayReceived(last_stream_id, error_code, debug):
+                self.on_goaway(last_stream_id, error_code, debug)
+            case ConnectionClosed():
+                self._close_when_flushed()
+
+    def _stream_closed(self, stream_id: int, error_code: int) -> None:
+        waiter = self._senders.pop(stream_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        self.on_stream_closed(stream_id, error_code)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def _fail(self, error: ngh2.NGH2Error) -> None:
+        """Answer a peer that broke the protocol: what the engine still wants to say, then close."""
+        _log.debug("the peer %s broke HTTP/2: %s", self.peer, error)
+        self._close_when_flushed()
+
+    def _close_when_flushed(self) -> None:
+        if self._over or self._transport is None:
+            return
+        try:
+            rest = self._h2.data_to_send(_WRITE_SIZE)
+            if rest:
+                self._transport.write(rest)
+        except ngh2.NGH2Error:
+            pass
+        transport = self._transport
+        self._end(None)
+        self._half_close(transport)
+
+    def _half_close(self, transport: asyncio.Transport) -> None:
+        """Say that nothing more comes, keep reading a moment, then let go.
+
+        Closing at once would make the kernel answer the peer's unread frames with a reset, which takes
+        our last frames out of the peer's hands.
+        """
+        if transport.can_write_eof():
+            transport.write_eof()
+        else:  # TLS: close() waits for the peer's close_notify, which some clients never send
+            transport.close()
+        self._loop.call_later(_CLOSE_GRACE, transport.abort)
+
+    def _end(self, error: Exception | None) -> None:
+        if self._over:
+            return
+        self._over = True
+        for waiter in self._senders.values():
+            if not waiter.done():
+                waiter.set_result(None)
+        self._senders.clear()
+        self.on_lost(error)
+
+    def abort(self) -> None:
+        """Drop the connection now, with whatever is unsent."""
+        transport = self._transport
+        self._end(None)
+        if transport is not None:
+            transport.abort()
+
+    @property
+    def over(self) -> bool:
+        """Whether the connection can carry nothing more."""
+        return self._over
+
+    # -- graceful shutdown ---------------------------------------------------------------------------
+
+    def send_shutdown_notice(self, ping: bytes) -> None:
+        """Queue the first GOAWAY, which forbids new streams without refusing any, and a PING behind it.
+
+        Its answer (``on_ping_answered``) means that the peer saw the notice.
+        """
+        self._try_control(self._h2.send_shutdown_notice)
+        self._try_control(lambda: self._h2.ping(ping))
+
+    def send_goaway(self) -> None:
+        """Queue the final GOAWAY: streams that arrive after it are dropped without a word."""
+        self._try_control(self._h2.send_goaway)
+
+    def close_gracefully(self) -> None:
+        """Flush, half-close, and drop the connection a second later."""
+        if self._flush_scheduled or self._h2.want_write:
+            self._flush()
+        self._close_when_flushed()
+
+    def _try_control(self, action: object) -> None:
+        try:
+            action()  # type: ignore[operator]
+        except ngh2.NGH2Error:
+            return
+        self.schedule_flush()
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Check the timers of the connection; to be called about once a second.
+
+        Args:
+            now: ``loop.time()``.
+        """
+        if self._over:
+            return
+        if not self._settings_received:
+            if now - self._made_at > self._options.handshake_timeout:
+                _log.debug("the peer %s did not start HTTP/2 in time", self.peer)
+                self.abort()
+            return
+        if self._heard:
+            self._heard = False
+            self._heard_at = now
+            self._ping_at = 0.0
+        elif self._ping_at:
+            if now - self._ping_at > self._options.keepalive_timeout:
+                _log.debug("the peer %s does not answer", self.peer)
+                self.abort()
+        elif self._options.keepalive_interval and now - self._heard_at >= self._options.keepalive_interval:
+            self._ping_at = now
+            self._try_control(lambda: self._h2.ping(_KEEPALIVE_PING))
+
+    @property
+    def peer_certificate(self) -> dict[str, object] | None:
+        """The peer's verified certificate as ``ssl.SSLSocket.getpeercert`` gives it."""
+        if self._transport is None:
+            return None
+        certificate: dict[str, object] | None = self._transport.get_extra_info("peercert")
+        return certificate or None
+
+
+def _peer_name(transport: asyncio.Transport) -> str:
+    name = transport.get_extra_info("peername")
+    if isinstance(name, tuple):
+        host, port = name[0], name[1]
+        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    return str(name or "unknown")
+
+

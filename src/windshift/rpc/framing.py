@@ -1,0 +1,123 @@
+"""Length-prefixed messages of the gRPC wire format, without I/O.
+
+A message is one flag byte (0 = plain, 1 = compressed), a big-endian 32-bit length and the payload.
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md, "Length-Prefixed-Message".
+"""
+
+from __future__ import annotations
+
+import zlib
+from struct import Struct
+
+from .status import RpcError, StatusCode
+
+_PREFIX = Struct(">BI")
+PREFIX_SIZE = _PREFIX.size
+_pack_prefix = _PREFIX.pack
+_unpack_prefix = _PREFIX.unpack_from
+
+_GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the largest window
+
+ACCEPTED_ENCODINGS = ("identity", "gzip")
+
+
+def encode_message(payload: bytes) -> bytes:
+    """Return ``payload`` with the prefix of an uncompressed message."""
+    return _pack_prefix(0, len(payload)) + payload
+
+
+def gunzip(data: bytes, max_size: int) -> bytes:
+    """Inflate a gzip member, never producing more than ``max_size`` bytes.
+
+    Raises:
+        RpcError: RESOURCE_EXHAUSTED when the result would be larger, INTERNAL when ``data`` is no gzip.
+    """
+    inflater = zlib.decompressobj(_GZIP_WINDOW_BITS)
+    try:
+        inflated = inflater.decompress(data, max_size + 1)
+    except zlib.error as error:
+        raise RpcError(StatusCode.INTERNAL, "the compressed message is not valid gzip") from error
+    if len(inflated) > max_size:
+        raise _too_large(max_size)
+    if not inflater.eof:
+        raise RpcError(StatusCode.INTERNAL, "the compressed message is truncated")
+    return inflated
+
+
+def _too_large(max_size: int) -> RpcError:
+    return RpcError(
+        StatusCode.RESOURCE_EXHAUSTED, f"the message is larger than the limit of {max_size} bytes"
+    )
+
+
+class MessageDecoder:
+    """Split received bytes into messages.
+
+    The size limit is checked on the length prefix, before the payload is buffered.
+
+    Args:
+        max_size: largest payload accepted, in bytes, after decompression too.
+        encoding: value of ``grpc-encoding``; ``gzip`` allows compressed messages.
+    """
+
+    __slots__ = ("_buffer", "_gzip", "_max_size", "_needed")
+
+    def __init__(self, max_size: int, encoding: str = "identity") -> None:
+        self._max_size = max_size
+        self._gzip = encoding == "gzip"
+        self._buffer = bytearray()
+        self._needed = PREFIX_SIZE
+
+    @property
+    def incomplete(self) -> bool:
+        """Whether the bytes fed so far end inside a message."""
+        return bool(self._buffer)
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held of a message that is not complete."""
+        return len(self._buffer)
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Take ``data`` and return the payloads that are complete now, in order.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED for a message over the limit, INTERNAL for bytes that are no
+                messages. The decoder is of no use afterwards.
+        """
+        buffer = self._buffer
+        if not buffer and len(data) >= PREFIX_SIZE:
+            flag, size = _unpack_prefix(data)
+            if flag == 0 and len(data) == PREFIX_SIZE + size and size <= self._max_size:
+                return [data[PREFIX_SIZE:]]
+        buffer += data
+        if len(buffer) < self._needed:
+            return []
+        return self._split(buffer)
+
+    def _split(self, buffer: bytearray) -> list[bytes]:
+        messages = []
+        position = 0
+        available = len(buffer)
+        while available - position >= PREFIX_SIZE:
+            flag, size = _unpack_prefix(buffer, position)
+            self._check_prefix(flag, size)
+            end = position + PREFIX_SIZE + size
+            if end > available:
+                self._needed = end - position
+                break
+            payload = bytes(buffer[position + PREFIX_SIZE : end])
+            messages.append(gunzip(payload, self._max_size) if flag else payload)
+            position = end
+        else:
+            self._needed = PREFIX_SIZE
+        del buffer[:position]
+        return messages
+
+    def _check_prefix(self, flag: int, size: int) -> None:
+        if flag > 1:
+            raise RpcError(StatusCode.INTERNAL, f"the message prefix has an unknown flag {flag:#04x}")
+        if flag and not self._gzip:
+            raise RpcError(StatusCode.INTERNAL, "a message is compressed but grpc-encoding names no encoding")
+        if size > self._max_size:
+            raise _too_large(self._max_size)

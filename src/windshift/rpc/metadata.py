@@ -1,0 +1,118 @@
+"""Call metadata and timeouts as HTTP/2 headers, without I/O.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (Timeout, Custom-Metadata).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from .status import HeaderList, MetadataValue, decode_binary, encode_binary
+
+_KEY = re.compile(r"[0-9a-z_.\-]+")
+_TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
+_SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
+_RESERVED = frozenset({b"te", b"content-type", b"user-agent", b"host"})
+MAX_TIMEOUT = 30 * 24 * 3600.0
+"""Longest timeout kept, in seconds; a longer one is as good as none and would overflow timers."""
+
+
+class Metadata:
+    """The metadata of one side of a call: ordered pairs, names in lower case, a name may repeat.
+
+    Values of names that end in ``-bin`` are bytes, all others are text. Headers of HTTP/2 and of gRPC
+    itself are not part of it. The headers are read when first asked for, so that a call that never looks
+    at its metadata pays nothing.
+    """
+
+    __slots__ = ("_headers", "_pairs")
+
+    def __init__(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        self._headers = headers
+        self._pairs: tuple[tuple[str, MetadataValue], ...] | None = None
+
+    def __iter__(self) -> Iterator[tuple[str, MetadataValue]]:
+        return iter(self.items())
+
+    def __len__(self) -> int:
+        return len(self.items())
+
+    def items(self) -> tuple[tuple[str, MetadataValue], ...]:
+        """Return all pairs in the order received."""
+        if self._pairs is None:
+            self._pairs = tuple(_pairs(self._headers))
+        return self._pairs
+
+    def get(self, name: str) -> MetadataValue | None:
+        """Return the first value of ``name``, or None."""
+        return next((value for key, value in self.items() if key == name), None)
+
+    def get_all(self, name: str) -> list[MetadataValue]:
+        """Return every value of ``name`` in the order received."""
+        return [value for key, value in self.items() if key == name]
+
+    def text(self, name: str) -> str | None:
+        """Return the first value of the ASCII header ``name`` without reading the other headers."""
+        wanted = name.encode("ascii")
+        for key, value in self._headers:
+            if key == wanted:
+                return value.decode("latin-1")
+        return None
+
+
+def _pairs(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
+    for key, value in headers:
+        if key.startswith((b":", b"grpc-")) or key in _RESERVED:
+            continue
+        name = key.decode("latin-1")
+        if not name.endswith("-bin"):
+            yield name, value.decode("latin-1")
+            continue
+        for part in value.split(b","):  # binary headers may arrive joined
+            try:
+                yield name, decode_binary(part.strip())
+            except ValueError:
+                continue
+
+
+def encode_metadata(pairs: Iterable[tuple[str, MetadataValue]]) -> HeaderList:
+    """Return ``pairs`` as header fields.
+
+    Raises:
+        ValueError: a name is not a lower-case header name or is reserved, or a text value has characters
+            outside printable ASCII.
+    """
+    return [_encode(name, value) for name, value in pairs]
+
+
+def _encode(name: str, value: MetadataValue) -> tuple[bytes, bytes]:
+    if not _KEY.fullmatch(name) or name.startswith("grpc-") or name.encode() in _RESERVED:
+        raise ValueError(f"{name!r} is not a metadata name")
+    if name.endswith("-bin"):
+        return name.encode(), encode_binary(value if isinstance(value, bytes) else value.encode())
+    text = value.decode("latin-1") if isinstance(value, bytes) else value
+    if not (text.isascii() and text.isprintable()):
+        raise ValueError(f"the value of metadata {name!r} has characters outside printable ASCII")
+    return name.encode(), text.strip().encode()
+
+
+def parse_timeout(value: bytes) -> float:
+    """Read ``grpc-timeout`` and return seconds, at most ``MAX_TIMEOUT``.
+
+    Raises:
+        ValueError: not one to eight digits and a unit of ``H M S m u n``.
+    """
+    match = _TIMEOUT.fullmatch(value)
+    if match is None:
+        raise ValueError("grpc-timeout is malformed")
+    return min(int(match[1]) * _SECONDS[match[2]], MAX_TIMEOUT)
+
+
+def encode_timeout(seconds: float) -> bytes:
+    """Write ``seconds`` as ``grpc-timeout``, in the finest unit that eight digits can hold."""
+    for unit in (b"n", b"u", b"m", b"S", b"M", b"H"):
+        amount = int(max(seconds, 0.0) / _SECONDS[unit])
+        if amount < 100_000_000:
+            return b"%d%s" % (amount, unit)
+    return b"99999999H"

@@ -1,0 +1,386 @@
+"""The server: listeners, connections, the way from a request's headers to its handler, and the drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl as tls
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+
+import ngh2
+
+from .call import RESPONSE_HEADERS, ErrorFilter, ServerCall
+from .connection import Connection, ConnectionOptions, Headers
+from .framing import MessageDecoder
+from .metadata import parse_timeout
+from .service import Method, Service
+from .status import HeaderList, RpcError, StatusCode, status_trailers
+
+_log = logging.getLogger(__name__)
+
+_DRAIN_PING = b"draining"
+_CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
+
+CallObserver = Callable[[ServerCall, StatusCode], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Limits and timers of a server.
+
+    Attributes:
+        connection: those of each connection.
+        max_message_size: bytes of one request message, after decompression too.
+        max_connections: connections at once; further ones are dropped at once.
+        default_timeout: seconds after which a call without streams and without a deadline of its own is
+            cancelled; None = never. Kept with a precision of ``tick_interval``.
+        request_timeout: seconds in which the request message of such a call must arrive.
+        first_request_timeout: seconds in which a connection's first call must begin.
+        discard_timeout: seconds in which a client must end its side after the status was sent; then the
+            stream is reset.
+        tick_interval: seconds between two looks at the timers above.
+        drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
+        error_filter: rewrites errors without details before they are sent, for instance to add some.
+        on_call_finished: called with each call and its status when it ends; must be quick and not raise.
+    """
+
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    max_message_size: int = 4 * 1024 * 1024
+    max_connections: int = 10_000
+    default_timeout: float | None = None
+    request_timeout: float = 30.0
+    first_request_timeout: float = 10.0
+    discard_timeout: float = 5.0
+    tick_interval: float = 1.0
+    drain_ping_timeout: float = 1.0
+    error_filter: ErrorFilter | None = None
+    on_call_finished: CallObserver | None = None
+
+
+class ServerConnection(Connection):
+    """One client's connection and its calls."""
+
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(ngh2.Role.SERVER, server.options.connection, loop)
+        self._server = server
+        self._calls: dict[int, ServerCall] = {}
+        self._unread: dict[int, float] = {}  # streams answered before a call existed: when
+        self._had_request = False
+        self._draining = self._going_away = False
+
+    # -- hooks of Connection -------------------------------------------------------------------------
+
+    def on_ready(self) -> None:
+        """Register with the server, or drop the connection when there are too many."""
+        self._server.connection_opened(self)
+
+    def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """Find the method and take the call up, or answer why not."""
+        self._had_request = True
+        fields = dict(headers)
+        method = self._server.methods.get(fields.get(b":path", b""))
+        if method is None or fields.get(b":method") != b"POST" or not _is_grpc(fields):
+            self._refuse(stream_id, fields, ended)
+            return
+        try:
+            call = self._open_call(stream_id, method, headers, fields)
+        except RpcError as error:
+            self._answer(stream_id, self.filter_error(method.path, error), ended)
+            return
+        self._calls[stream_id] = call
+        call.begin(ended)
+
+    def _open_call(
+        self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
+    ) -> ServerCall:
+        options = self._server.options
+        encoding = fields.get(b"grpc-encoding", b"identity")
+        if encoding not in (b"identity", b"gzip"):
+            raise RpcError(
+                StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip"
+            )
+        decoder = MessageDecoder(options.max_message_size, encoding.decode())
+        call = ServerCall(self, stream_id, method, headers, decoder, self._loop)
+        timeout = fields.get(b"grpc-timeout")
+        if timeout is not None:
+            call.set_timeout(_read_timeout(timeout))
+        elif not method.streaming and options.default_timeout is not None:
+            call.deadline = call.started + options.default_timeout
+        if method.streaming:
+            self.share_fairly(stream_id)
+        return call
+
+    def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Give body bytes to their call, or discard them."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.data(data, ended)
+        else:
+            self.acknowledge(stream_id, len(data))
+
+    def on_trailers(self, stream_id: int, headers: Headers) -> None:
+        """A client that sends trailers has ended its side."""
+        call = self._calls.get(stream_id)
+        if call is not None:
+            call.end()
+
+    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
+        """Release the call; cancel its handler when it still runs."""
+        self._unread.pop(stream_id, None)
+        call = self._calls.pop(stream_id, None)
+        if call is not None:
+            call.closed()
+        if self._going_away and not self._calls:
+            self._finish_drain()
+
+    def on_ping_answered(self, payload: bytes) -> None:
+        """Go on with a drain when the client has seen the first GOAWAY."""
+        if payload == _DRAIN_PING:
+            self._go_away()
+
+    def on_lost(self, error: Exception | None) -> None:
+        """End every call: an engine that failed reports no closed streams."""
+        calls = list(self._calls.values())
+        self._calls.clear()
+        self._unread.clear()
+        for call in calls:
+            call.closed()
+        self._server.connection_lost(self)
+
+    # -- for calls -----------------------------------------------------------------------------------
+
+    def filter_error(self, path: str, error: RpcError) -> RpcError:
+        """Let the server's options rewrite an error that has no details."""
+        error_filter = self._server.options.error_filter
+        if error_filter is None or error.details:
+            return error
+        return error_filter(path, error)
+
+    def call_finished(self, call: ServerCall, code: StatusCode) -> None:
+        """Tell who wants to know."""
+        observer = self._server.options.on_call_finished
+        if observer is not None:
+            observer(call, code)
+
+    # -- refusing ------------------------------------------------------------------------------------
+
+    def _refuse(self, stream_id: int, fields: Mapping[bytes, bytes], ended: bool) -> None:
+        """Answer a request that no method takes."""
+        if fields.get(b":method") != b"POST":
+            self._answer_http(stream_id, [(b":status", b"405"), (b"allow", b"POST")], ended)
+        elif not _is_grpc(fields):
+            self._answer_http(stream_id, [(b":status", b"415"), (b"accept-post", b"application/grpc")], ended)
+        else:
+            path = fields.get(b":path", b"")
+            text = path[:200].decode("ascii", "backslashreplace")
+            error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
+            self._answer(stream_id, self.filter_error(text, error), ended)
+
+    def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
+        self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)
+
+    def _answer_http(self, stream_id: int, headers: HeaderList, ended: bool) -> None:
+        """Send a whole response; what the client still sends is read and dropped, never reset."""
+        self.send_response(stream_id, headers, end=True)
+        if not ended:
+            self._unread[stream_id] = self._loop.time()
+
+    # -- time ----------------------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """Check the timers of the connection and its calls."""
+        super().tick(now)
+        options = self._server.options
+        if self.over:
+            return
+        if not self._had_request and now - self._made_at > options.first_request_timeout:
+            self._had_request = True
+            self.drain()
+            return
+        for call in list(self._calls.values()):
+            if call.done:
+                if now - call.finished_at > options.discard_timeout and not self.queued(call.stream_id):
+                    self.reset(call.stream_id, 0)
+            else:
+                call.check(now, options.request_timeout)
+        for stream_id, since in list(self._unread.items()):
+            if now - since > options.discard_timeout:
+                del self._unread[stream_id]
+                self.reset(stream_id, 0)
+
+    # -- drain ---------------------------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no new calls, end streaming ones, let the others finish, close.
+
+        The order matters (measured with grpcio and grpc-go under load, no call lost): first GOAWAY and a
+        PING, its answer, the end of the streaming calls, the final GOAWAY, the last stream, half-close.
+        """
+        if self._draining or self.over:
+            return
+        self._draining = True
+        self.send_shutdown_notice(_DRAIN_PING)
+        self._loop.call_later(self._server.options.drain_ping_timeout, self._go_away)
+
+    def _go_away(self) -> None:
+        if self._going_away or self.over:
+            return
+        for call in list(self._calls.values()):
+            call.drain()
+        self.send_goaway()
+        self._going_away = True
+        if not self._calls:
+            self._finish_drain()
+
+    def _finish_drain(self) -> None:
+        self._loop.call_soon(self.close_gracefully)
+
+    def give_up(self) -> None:
+        """End the calls that did not finish within the drain, and the connection."""
+        for call in list(self._calls.values()):
+            call.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
+        self.close_gracefully()
+
+
+def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:
+    content_type = fields.get(b"content-type", b"")
+    return content_type in _CONTENT_TYPES or content_type.split(b";")[0].strip() in _CONTENT_TYPES
+
+
+def _read_timeout(value: bytes) -> float:
+    try:
+        return parse_timeout(value)
+    except ValueError as error:
+        raise RpcError(StatusCode.INVALID_ARGUMENT, str(error)) from error
+
+
+class Server:
+    """A gRPC server over any number of listeners.
+
+    Must be made and used in a running event loop.
+
+    Args:
+        services: what it answers.
+        options: limits and timers.
+    """
+
+    def __init__(self, services: Iterable[Service], options: ServerOptions | None = None) -> None:
+        self.options = options or ServerOptions()
+        self.services = tuple(services)
+        self.methods: dict[bytes, Method] = {
+            path.encode(): method for service in self.services for path, method in service.methods.items()
+        }
+        self._loop = asyncio.get_running_loop()
+        self._listeners: list[asyncio.Server] = []
+        self._connections: set[ServerConnection] = set()
+        self._ticker: asyncio.TimerHandle | None = None
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        self._draining = False
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._connections)
+
+    async def listen(
+        self,
+        host: str,
+        port: int,
+        *,
+        ssl: tls.SSLContext | None = None,
+        reuse_port: bool = False,
+        backlog: int = 1024,
+    ) -> tuple[str, int]:
+        """Accept connections on an address and return it, with the port that 0 became.
+
+        Args:
+            host: an address or name; all of a name's addresses are listened on.
+            port: a TCP port; 0 = one that is free.
+            ssl: a context from ``windshift.rpc.server_tls``; None = plaintext.
+            reuse_port: share the port with other processes (SO_REUSEPORT), for a hand-over or workers.
+            backlog: connections that may wait to be accepted.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
+        listener = await self._loop.create_server(
+            lambda: ServerConnection(self, self._loop),
+            host,
+            port,
+            ssl=ssl,
+            reuse_port=reuse_port or None,
+            backlog=backlog,
+            **({"ssl_handshake_timeout": self.options.connection.handshake_timeout} if ssl else {}),
+        )
+        self._listeners.append(listener)
+        if self._ticker is None:
+            self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
+        name = listener.sockets[0].getsockname()
+        return name[0], name[1]
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._connections):
+            connection.tick(now)
+        self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
+
+    def connection_opened(self, connection: ServerConnection) -> None:
+        """Keep a new connection; called by it."""
+        if len(self._connections) >= self.options.max_connections:
+            _log.warning("a connection of %s was dropped: too many are open", connection.peer)
+            connection.abort()
+            return
+        self._connections.add(connection)
+        self._idle.clear()
+        if self._draining:
+            connection.drain()
+
+    def connection_lost(self, connection: ServerConnection) -> None:
+        """Forget a connection; called by it."""
+        self._connections.discard(connection)
+        if not self._connections:
+            self._idle.set()
+
+    async def drain(self, timeout: float) -> bool:
+        """Stop accepting, let what is in flight finish, close everything.
+
+        Streaming calls are asked to end (``ServerCall.on_drain``), other calls run to their end.
+
+        Args:
+            timeout: seconds after which what still runs is ended with UNAVAILABLE.
+
+        Returns:
+            Whether everything ended by itself.
+        """
+        self._draining = True
+        self._close_listeners()
+        for connection in list(self._connections):
+            connection.drain()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except asyncio.TimeoutError:
+            for connection in list(self._connections):
+                connection.give_up()
+            return False
+        finally:
+            self._stop_ticker()
+        return True
+
+    def close(self) -> None:
+        """Drop everything now."""
+        self._close_listeners()
+        self._stop_ticker()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _close_listeners(self) -> None:
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    def _stop_ticker(self) -> None:
+        if self._ticker is not None:
+            self._ticker.cancel()
+            self._ticker = None

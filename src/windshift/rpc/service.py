@@ -1,0 +1,81 @@
+"""Services: Protobuf descriptors bound to the coroutines that answer them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+_WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+Handler = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method as the server needs it.
+
+    Attributes:
+        path: the ``:path`` of its calls, ``/package.Service/Method``.
+        handler: the coroutine function; its arguments depend on what streams, see ``ServerCall``.
+        request_type: the class of its requests.
+        client_streaming: whether the client sends a stream of messages.
+        server_streaming: whether the server does.
+    """
+
+    path: str
+    handler: Handler
+    request_type: type[Message]
+    client_streaming: bool
+    server_streaming: bool
+
+    @property
+    def streaming(self) -> bool:
+        """Whether either side streams."""
+        return self.client_streaming or self.server_streaming
+
+
+class Service:
+    """The methods of one Protobuf service, answered by an object.
+
+    The object has a coroutine method for each rpc it implements, named in snake case
+    (``PublishEvent`` → ``publish_event``). An rpc without one is answered with UNIMPLEMENTED.
+
+    Args:
+        descriptor: the service's descriptor, from generated code.
+        implementation: the object.
+    """
+
+    def __init__(self, descriptor: ServiceDescriptor, implementation: object) -> None:
+        self.descriptor = descriptor
+        self.name = descriptor.full_name
+        self.methods: Mapping[str, Method] = dict(self._bind(implementation))
+
+    def _bind(self, implementation: object) -> list[tuple[str, Method]]:
+        bound = []
+        for descriptor in cast("list[MethodDescriptor]", self.descriptor.methods):
+            handler = getattr(implementation, snake_case(descriptor.name), None)
+            if handler is not None:
+                method = _method(f"/{self.name}/{descriptor.name}", descriptor, handler)
+                bound.append((method.path, method))
+        return bound
+
+
+def _method(path: str, descriptor: MethodDescriptor, handler: Handler) -> Method:
+    return Method(
+        path=path,
+        handler=handler,
+        request_type=GetMessageClass(descriptor.input_type),
+        client_streaming=bool(descriptor.client_streaming),
+        server_streaming=bool(descriptor.server_streaming),
+    )
+
+
+def snake_case(name: str) -> str:
+    """Return a CamelCase rpc name in snake case."""
+    return _WORD_START.sub("_", name).lower()

@@ -1,0 +1,154 @@
+"""Status codes, errors and their form in HTTP/2 trailers, without I/O.
+
+Sources: https://grpc.io/docs/guides/status-codes/ and
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (Status, Status-Message, Status-Details).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from enum import IntEnum
+from urllib.parse import unquote_to_bytes
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import DecodeError, Message
+from google.rpc.status_pb2 import Status
+
+MAX_MESSAGE_LENGTH = 2048
+"""Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
+
+HeaderList = list[tuple[bytes, bytes]]
+MetadataValue = str | bytes
+
+
+class StatusCode(IntEnum):
+    """The outcome of a call, numbered as on the wire."""
+
+    OK = 0
+    CANCELLED = 1
+    UNKNOWN = 2
+    INVALID_ARGUMENT = 3
+    DEADLINE_EXCEEDED = 4
+    NOT_FOUND = 5
+    ALREADY_EXISTS = 6
+    PERMISSION_DENIED = 7
+    RESOURCE_EXHAUSTED = 8
+    FAILED_PRECONDITION = 9
+    ABORTED = 10
+    OUT_OF_RANGE = 11
+    UNIMPLEMENTED = 12
+    INTERNAL = 13
+    UNAVAILABLE = 14
+    DATA_LOSS = 15
+    UNAUTHENTICATED = 16
+
+
+class RpcError(Exception):
+    """A call that did not end with OK.
+
+    A handler raises it to choose what the client sees; a client call raises it with what came.
+
+    Attributes:
+        code: the status; never OK.
+        message: text for people; sent as ``grpc-message``, cut at ``MAX_MESSAGE_LENGTH``.
+        details: Protobuf messages of ``google.rpc.Status.details``. On the client side they are
+            ``google.protobuf.Any``, as received.
+        metadata: further trailing metadata.
+    """
+
+    def __init__(
+        self,
+        code: StatusCode,
+        message: str = "",
+        details: Sequence[Message] = (),
+        metadata: Iterable[tuple[str, MetadataValue]] = (),
+    ) -> None:
+        super().__init__(f"{code.name}: {message}")
+        self.code = code
+        self.message = message
+        self.details = tuple(details)
+        self.metadata = tuple(metadata)
+
+
+def percent_encode(text: str) -> bytes:
+    """Encode a status message: bytes outside printable ASCII, and ``%``, become ``%XX``."""
+    data = text[:MAX_MESSAGE_LENGTH].encode("utf-8", "replace")
+    if data.isascii() and text.isprintable() and b"%" not in data:
+        return data
+    return b"".join(_PERCENT[byte] for byte in data)
+
+
+_PERCENT = [bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in range(256)]
+
+
+def percent_decode(data: bytes) -> str:
+    """Decode a status message; malformed escapes stay as they are, as the protocol asks."""
+    return unquote_to_bytes(data).decode("utf-8", "replace")
+
+
+def encode_binary(value: bytes) -> bytes:
+    """Encode the value of a ``-bin`` header: base64 without padding."""
+    return base64.b64encode(value).rstrip(b"=")
+
+
+def decode_binary(value: bytes) -> bytes:
+    """Decode one value of a ``-bin`` header, padded or not.
+
+    Raises:
+        ValueError: the value is not base64.
+    """
+    try:
+        return base64.b64decode(value + b"=" * (-len(value) % 4), validate=True)
+    except binascii.Error as error:
+        raise ValueError("a -bin header is not base64") from error
+
+
+OK_TRAILERS: HeaderList = [(b"grpc-status", b"0")]
+
+
+def status_trailers(error: RpcError) -> HeaderList:
+    """Return the trailers that carry ``error``, without its further metadata."""
+    trailers = [(b"grpc-status", b"%d" % error.code)]
+    if error.message:
+        trailers.append((b"grpc-message", percent_encode(error.message)))
+    if error.details:
+        status = Status(code=int(error.code), message=error.message[:MAX_MESSAGE_LENGTH])
+        for detail in error.details:
+            if isinstance(detail, AnyMessage):
+                status.details.append(detail)
+            else:
+                status.details.add().Pack(detail)
+        trailers.append((b"grpc-status-details-bin", encode_binary(status.SerializeToString())))
+    return trailers
+
+
+def status_from_trailers(trailers: dict[bytes, bytes]) -> RpcError | None:
+    """Read the status of a finished call; None means OK.
+
+    A missing or unreadable ``grpc-status`` is UNKNOWN, unreadable details are left out.
+    """
+    code = _code(trailers.get(b"grpc-status"))
+    if code is StatusCode.OK:
+        return None
+    message = percent_decode(trailers.get(b"grpc-message", b""))
+    if b"grpc-status" not in trailers:
+        message = "the server ended the call without a status"
+    return RpcError(code, message, _details(trailers.get(b"grpc-status-details-bin")))
+
+
+def _code(value: bytes | None) -> StatusCode:
+    try:
+        return StatusCode(int(value or b""))
+    except ValueError:
+        return StatusCode.UNKNOWN
+
+
+def _details(value: bytes | None) -> Sequence[Message]:
+    if value is None:
+        return ()
+    try:
+        return tuple(Status.FromString(decode_binary(value)).details)
+    except (ValueError, DecodeError):
+        return ()
