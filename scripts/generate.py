@@ -1,7 +1,7 @@
 """Generate the committed protobuf code, or check that it is what the .proto files give.
 
-Run it with the interpreter of `.venv-generate`, which `make generate` sets up from requirements-generate.txt: the
-generator is pinned and older than the runtime on purpose.
+Run it with the interpreter of `.venv-generate`, which `make generate` sets up from requirements-generate.txt:
+the generator is pinned and older than the runtime on purpose.
 
     generate.py           write the generated code
     generate.py --check   exit 1 when the committed code differs from what would be written
@@ -41,8 +41,8 @@ class Tree:
 
 TREES = (
     Tree(ROOT / "proto", "windshift", Path("windshift/_gen"), ROOT / "src"),
-    # gRPC's own services get pools of their own: their official Python packages register the same names from other
-    # files, with other contents from version to version, and the default pool holds a name only once.
+    # gRPC's own services get pools of their own: their official Python packages register the same names from
+    # other files, with other contents from version to version, and the default pool holds a name only once.
     Tree(ROOT / "proto", "grpc", Path("windshift/rpc/_gen"), ROOT / "src", private_pool=True),
     Tree(ROOT / "tests/proto", "grpc", Path("tests/_gen"), ROOT),
 )
@@ -51,8 +51,8 @@ TREES = (
 def generate(tree: Tree, out: Path) -> None:
     """Write the code of `tree` below `out`, which stands for the folder of the package."""
     files = sorted(str(path.relative_to(tree.protos)) for path in (tree.protos / tree.only).rglob("*.proto"))
-    arguments = ["protoc", f"-I{tree.protos}", f"-I{WELL_KNOWN}", f"--python_out={out}", f"--pyi_out={out}", *files]
-    if protoc.main(arguments) != 0:
+    paths = [f"-I{tree.protos}", f"-I{WELL_KNOWN}"]
+    if protoc.main(["protoc", *paths, f"--python_out={out}", f"--pyi_out={out}", *files]) != 0:
         raise SystemExit("generate: protoc failed, see above")
     for path in [*out.rglob("*_pb2.py"), *out.rglob("*_pb2.pyi")]:
         path.write_text(adapt(path.read_text(), tree))
@@ -63,7 +63,7 @@ def generate(tree: Tree, out: Path) -> None:
 def adapt(text: str, tree: Tree) -> str:
     """Make generated code work at the place of `tree`, which is not at the top of the import path."""
     module = ".".join(tree.package.parts)
-    text = re.sub(rf"^from {tree.only}\.[\w.]+ import (?=\w+_pb2)", "from . import ", text, flags=re.MULTILINE)
+    text = re.sub(rf"(?m)^from {tree.only}\.[\w.]+ import (?=\w+_pb2)", "from . import ", text)
     text = text.replace(f"(DESCRIPTOR, '{tree.only}.", f"(DESCRIPTOR, '{module}.{tree.only}.")
     if tree.private_pool:
         text = text.replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")

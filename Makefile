@@ -1,0 +1,90 @@
+# Everything that this project does to itself. Needed beforehand: make, git and Python 3.11 or newer as `python3`
+# (or PYTHON=…). `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# Arguments for pytest, such as `make test TESTS=tests/unit` or `make test PYTEST='-x -k drain'`.
+TESTS ?= tests
+PYTEST ?=
+
+CODE := $(wildcard src tests examples benchmarks scripts)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z][a-z-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+# ---- Use it -----------------------------------------------------------------------------------------------------------
+
+.PHONY: run
+run: install ## Start a server in a temporary directory and send orders through it.
+	@$(BIN)/python -m examples.orders
+
+.PHONY: test
+test: install ## Run the test suite, on all cores.
+	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST) $(TESTS)
+
+.PHONY: bench
+bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone.
+	$(BIN)/python -m benchmarks
+
+.PHONY: conformance
+conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
+	$(BIN)/python -m tests.conformance
+
+# ---- Keep it in order -------------------------------------------------------------------------------------------------
+
+.PHONY: check
+check: install .venv-generate/.installed ## Run every check but the tests: format, lint, types, layers, protos, generated code, lock, tree.
+	@$(BIN)/python scripts/check.py
+
+.PHONY: format
+format: install ## Format code and protos, and fix what the linter can.
+	$(BIN)/ruff check --fix-only --quiet $(CODE)
+	$(BIN)/ruff format $(CODE)
+	$(BIN)/buf format --write
+
+.PHONY: generate
+generate: .venv-generate/.installed ## Write the protobuf code from the .proto files.
+	.venv-generate/bin/python scripts/generate.py
+
+.PHONY: lock
+lock: .venv-lock/.installed ## Resolve requirements.lock anew; `make lock LOCK=--upgrade` moves versions up.
+	.venv-lock/bin/python scripts/lock.py .venv-lock/bin/uv $(LOCK)
+
+.PHONY: hooks
+hooks: install ## Install the git hooks: checks before a commit, and the form of its message.
+	$(BIN)/pre-commit install
+
+.PHONY: release
+release: check test ## Set the version from the commits since the last release, write the changelog, commit and tag.
+	$(BIN)/cz bump
+
+.PHONY: clean
+clean: ## Remove what the other targets made, environments included.
+	rm -rf .venv .venv-generate .venv-lock .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist bin
+	find src tests $(wildcard examples benchmarks scripts) -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# ---- Environments -----------------------------------------------------------------------------------------------------
+
+.PHONY: install
+install: .venv/.installed ## Make .venv with everything at the versions of requirements.lock. The other targets do it when needed.
+
+.venv/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Windshift needs Python 3.11 or newer; this is %d.%d. Name another with PYTHON=…" % sys.version_info[:2])'
+	@echo "Installing into .venv"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv-generate/.installed: requirements-generate.txt
+.venv-lock/.installed: requirements-lock.txt
+.venv-generate/.installed .venv-lock/.installed:
+	@echo "Installing into $(@D)"
+	@$(PYTHON) -m venv $(@D)
+	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@touch $@
