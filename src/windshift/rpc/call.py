@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from google.protobuf.message import DecodeError, Message
 
 from .connection import Headers
-from .framing import MessageDecoder, encode_message
+from .framing import MessageDecoder, decode_single, encode_message
 from .metadata import Metadata, encode_metadata
 from .service import Method
 from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
@@ -49,6 +49,9 @@ class CallConnection(Protocol):
     def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None: ...
     def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None: ...
     def send_trailers(self, stream_id: int, headers: HeaderList) -> None: ...
+    def send_message(
+        self, stream_id: int, headers: HeaderList, data: bytes, trailers: HeaderList
+    ) -> None: ...
     def acknowledge(self, stream_id: int, amount: int) -> None: ...
     def queued(self, stream_id: int) -> int: ...
     async def writable(self, stream_id: int) -> None: ...
@@ -62,6 +65,7 @@ class ServerCall:
     Attributes:
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
+        encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         trailing_metadata: pairs to send with the status; append to it.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
@@ -70,14 +74,15 @@ class ServerCall:
     __slots__ = (
         "_chunks",
         "_connection",
-        "_decoder",
         "_deadline_passed",
+        "_decoder",
         "_done",
         "_ended",
         "_headers",
         "_headers_sent",
         "_initial_metadata",
         "_loop",
+        "_max_message_size",
         "_messages",
         "_metadata",
         "_method",
@@ -86,6 +91,7 @@ class ServerCall:
         "_timer",
         "_waiter",
         "deadline",
+        "encoding",
         "finished_at",
         "on_drain",
         "started",
@@ -98,7 +104,7 @@ class ServerCall:
         stream_id: int,
         method: Method,
         headers: Headers,
-        decoder: MessageDecoder,
+        max_message_size: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._connection = connection
@@ -106,15 +112,17 @@ class ServerCall:
         self._method = method
         self._headers = headers
         self._metadata: Metadata | None = None
-        self._decoder = decoder
+        self._max_message_size = max_message_size
+        self._decoder: MessageDecoder | None = None
         self._loop = loop
         self._chunks: deque[bytes] | None = None
-        self._messages: deque[bytes] = deque()
+        self._messages: deque[bytes] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._ended = self._done = self._headers_sent = self._deadline_passed = False
         self._initial_metadata: HeaderList | None = None
+        self.encoding = "identity"
         self.deadline: float | None = None
         self.started = loop.time()
         self.finished_at = 0.0
@@ -151,10 +159,11 @@ class ServerCall:
         Raises:
             RpcError: the bytes received are no messages of the request type.
         """
-        while not self._messages:
+        messages = self._queue()
+        while not messages:
             if not self._take_chunk() and not await self._more():
                 return None
-        return self._parse(self._messages.popleft())
+        return self._parse(messages.popleft())
 
     async def receive_many(self) -> list[Any]:
         """Return every request message that has arrived, at least one; an empty list after the last.
@@ -162,12 +171,13 @@ class ServerCall:
         Raises:
             RpcError: the bytes received are no messages of the request type.
         """
+        messages = self._queue()
         while True:
             while self._take_chunk():
                 pass
-            if self._messages:
-                batch = [self._parse(payload) for payload in self._messages]
-                self._messages.clear()
+            if messages:
+                batch = [self._parse(payload) for payload in messages]
+                messages.clear()
                 return batch
             if not await self._more():
                 return []
@@ -213,19 +223,30 @@ class ServerCall:
 
     # -- receiving -----------------------------------------------------------------------------------
 
+    def _queue(self) -> deque[bytes]:
+        if self._messages is None:
+            self._messages = deque()
+        return self._messages
+
+    def _decode(self, data: bytes) -> None:
+        """Add the messages that ``data`` completes to the queue."""
+        if self._decoder is None:
+            self._decoder = MessageDecoder(self._max_message_size, self.encoding)
+        self._queue().extend(self._decoder.feed(data))
+
     def _take_chunk(self) -> bool:
         """Move one received chunk to the message decoder, and let the client send as much again."""
         if not self._chunks:
             return False
         chunk = self._chunks.popleft()
         self._connection.acknowledge(self._stream_id, len(chunk))
-        self._messages.extend(self._decoder.feed(chunk))
+        self._decode(chunk)
         return True
 
     async def _more(self) -> bool:
         """Wait for something to arrive; False when the client has ended its side."""
         if self._ended:
-            if self._decoder.incomplete:
+            if self._decoder is not None and self._decoder.incomplete:
                 raise RpcError(StatusCode.INTERNAL, "the request ended in the middle of a message")
             return False
         self._waiter = self._loop.create_future()
@@ -261,20 +282,19 @@ class ServerCall:
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes."""
-        if self._chunks is None or self._done:
-            self._connection.acknowledge(self._stream_id, len(data))
-            if self._chunks is None and not self._done:
-                self._unary_data(data, ended)
-            self._ended = self._ended or ended
+        if self._chunks is not None and not self._done:
+            if data:
+                self._chunks.append(data)
+            if ended:
+                self._ended = True
+            self._wake()
             return
-        if data:
-            self._chunks.append(data)
-        if ended:
-            self._ended = True
-        self._wake()
+        self._connection.acknowledge(self._stream_id, len(data))
+        if not self._done:
+            self._unary_data(data, ended)
 
     def end(self) -> None:
-        """The client's side ended without further data."""
+        """Note that the client ended its side without further data."""
         if self._chunks is None and not self._done and self._task is None:
             self._unary_data(b"", True)
         self._ended = True
@@ -285,27 +305,33 @@ class ServerCall:
             self._waiter.set_result(None)
 
     def _unary_data(self, data: bytes, ended: bool) -> None:
+        payload = None
+        if ended and self._decoder is None:
+            payload = decode_single(data, self._max_message_size)
+        if payload is None:
+            payload = self._collect(data, ended)
+        if payload is not None:
+            run = self._run_server_streaming if self._method.server_streaming else self._run_unary
+            self._task = self._loop.create_task(run(payload))
+
+    def _collect(self, data: bytes, ended: bool) -> bytes | None:
+        """Gather a request that arrives in pieces; return its payload once it is whole."""
         try:
-            if data:
-                self._messages.extend(self._decoder.feed(data))
+            self._decode(data)
         except RpcError as error:
             self._finish_with(self._connection.filter_error(self._method.path, error))
-            return
-        if len(self._messages) > 1:
+            return None
+        messages = self._queue()
+        if len(messages) > 1:
             self._fail_protocol(StatusCode.INTERNAL, "the request has more than one message")
-        elif ended:
-            self._start_unary()
-
-    def _start_unary(self) -> None:
-        if not self._messages:
+        elif ended and not messages:
             self._fail_protocol(StatusCode.INTERNAL, "the request has no complete message")
-            return
-        payload = self._messages.popleft()
-        run = self._run_server_streaming if self._method.server_streaming else self._run_unary
-        self._task = self._loop.create_task(run(payload))
+        elif ended:
+            return messages.popleft()
+        return None
 
     def closed(self) -> None:
-        """The stream is gone: the client cancelled, or everything was sent."""
+        """Let go of the stream: the client cancelled, or everything was sent."""
         if self._timer is not None:
             self._timer.cancel()
         if not self._done:
@@ -352,14 +378,14 @@ class ServerCall:
         try:
             response = await self._method.handler(self._parse(payload), self)
             self._finish_unary(response)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
     async def _run_server_streaming(self, payload: bytes) -> None:
         try:
             await self._method.handler(self._parse(payload), self)
             self._finish_with(None)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
     async def _run_streaming(self) -> None:
@@ -369,7 +395,7 @@ class ServerCall:
                 self._finish_with(None)
             else:
                 self._finish_unary(response)
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
     def _settle(self, error: BaseException) -> None:
@@ -427,14 +453,18 @@ class ServerCall:
     def _finish_unary(self, response: Message) -> None:
         if self._done:
             return
-        payload = response.SerializeToString()
-        if not self._headers_sent:
-            self._send_headers()
-        self._connection.send_data(self._stream_id, encode_message(payload))
+        payload = encode_message(response.SerializeToString())
         trailers = OK_TRAILERS
         if self.trailing_metadata:
             trailers = trailers + encode_metadata(self.trailing_metadata)
-        self._connection.send_trailers(self._stream_id, trailers)
+        if self._headers_sent:
+            self._connection.send_data(self._stream_id, payload)
+            self._connection.send_trailers(self._stream_id, trailers)
+        else:
+            headers = RESPONSE_HEADERS
+            if self._initial_metadata:
+                headers = headers + self._initial_metadata
+            self._connection.send_message(self._stream_id, headers, payload, trailers)
         self._finished(StatusCode.OK)
 
     def _finish_with(self, error: RpcError | None) -> None:

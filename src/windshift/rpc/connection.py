@@ -54,7 +54,7 @@ class ConnectionOptions:
     Attributes:
         max_concurrent_streams: calls that the peer may have open at once; libnghttp2 has no bound of its
             own.
-        stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB–1 MiB.
+        stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB to 1 MiB.
         connection_window: the same over all streams; at least ``2 * max_concurrent_streams * 64 KiB``, or
             one stalled upload blocks all others (libnghttp2 withholds up to half the window).
         max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
@@ -104,16 +104,14 @@ class Connection(asyncio.Protocol):
         loop: the event loop that runs the transport.
     """
 
-    def __init__(
-        self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop
-    ) -> None:
+    def __init__(self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop) -> None:
         self._options = options
         self._loop = loop
         self._h2 = ngh2.Connection(role, options.configuration())
         self._client = role is ngh2.Role.CLIENT
         self._transport: asyncio.Transport | None = None
         self._flush_scheduled = False
-        self._paused = False
+        self._paused = self._receiving = False
         self._over = False  # nothing more can be sent or received
         self._heard = True
         self._heard_at = self._ping_at = 0.0
@@ -125,34 +123,34 @@ class Connection(asyncio.Protocol):
     # -- what the subclasses answer ------------------------------------------------------------------
 
     def on_ready(self) -> None:
-        """The transport is there and the preface is queued."""
+        """Note that the transport is there and the preface is queued."""
 
     def on_settings(self) -> None:
-        """The peer's first SETTINGS arrived."""
+        """Note that the peer's first SETTINGS arrived."""
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """A request's headers arrived (server side)."""
+        """Take the headers of a request (server side)."""
 
     def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """A response's headers arrived (client side)."""
+        """Take the headers of a response (client side)."""
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
-        """Body bytes arrived; every one of them must be given to ``acknowledge`` at some time."""
+        """Take body bytes; every one of them must be given to ``acknowledge`` at some time."""
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
-        """Trailers arrived, and with them the end of the peer's side."""
+        """Take trailers, and with them the end of the peer's side."""
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
-        """A stream is over; nothing more comes of it and nothing more can be sent."""
+        """Forget a stream: nothing more comes of it and nothing more can be sent."""
 
     def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
-        """The peer takes no streams above ``last_stream_id``."""
+        """Note that the peer takes no streams above ``last_stream_id``."""
 
     def on_ping_answered(self, payload: bytes) -> None:
-        """The peer answered a PING."""
+        """Note that the peer answered a PING."""
 
     def on_lost(self, error: Exception | None) -> None:
-        """The connection is over; no stream brings anything more. Called exactly once."""
+        """Forget every stream: the connection is over. Called exactly once."""
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------
 
@@ -161,7 +159,7 @@ class Connection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         try:
             self._start(self._transport)
-        except Exception:  # uvloop only logs it and would leak the socket
+        except Exception:  # noqa: BLE001 -- uvloop only logs it and would leak the socket
             _log.exception("a connection could not be set up")
             self.abort()
 
@@ -192,12 +190,14 @@ class Connection(asyncio.Protocol):
         except ngh2.NGH2Error as error:
             self._fail(error)
             return
+        self._receiving = True
         self._dispatch()
+        self._receiving = False
         if not self._flush_scheduled and self._h2.want_write:
             self.schedule_flush()
 
     def eof_received(self) -> bool:
-        """The peer sends nothing more: HTTP/2 has no half-closed connections, so close."""
+        """Close when the peer closes its side: HTTP/2 has no half-closed connections."""
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -298,6 +298,18 @@ class Connection(asyncio.Protocol):
             return
         self.schedule_flush()
 
+    def send_message(self, stream_id: int, headers: HeaderList, data: bytes, trailers: HeaderList) -> None:
+        """Queue a whole response: headers, one body, trailers. On a closed stream nothing happens."""
+        h2 = self._h2
+        try:
+            h2.send_response(stream_id, headers)
+            h2.send_data(stream_id, data)
+            h2.send_trailers(stream_id, trailers)
+        except ngh2.NGH2Error:
+            return
+        if not self._flush_scheduled:
+            self.schedule_flush()
+
     def end_stream(self, stream_id: int) -> None:
         """Queue the end of our side. On a closed stream nothing happens."""
         try:
@@ -326,7 +338,7 @@ class Connection(asyncio.Protocol):
             self._h2.acknowledge_received_data(amount, stream_id)
         except (ngh2.NGH2Error, ValueError):
             return
-        if not self._flush_scheduled and self._h2.want_write:
+        if not self._flush_scheduled and not self._receiving and self._h2.want_write:
             self.schedule_flush()
 
     def share_fairly(self, stream_id: int) -> None:
@@ -366,6 +378,8 @@ class Connection(asyncio.Protocol):
                 self.on_goaway(last_stream_id, error_code, debug)
             case ConnectionClosed():
                 self._close_when_flushed()
+            case _:
+                pass
 
     def _stream_closed(self, stream_id: int, error_code: int) -> None:
         waiter = self._senders.pop(stream_id, None)
@@ -496,5 +510,3 @@ def _peer_name(transport: asyncio.Transport) -> str:
         host, port = name[0], name[1]
         return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     return str(name or "unknown")
-
-

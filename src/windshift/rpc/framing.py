@@ -50,6 +50,19 @@ def _too_large(max_size: int) -> RpcError:
     )
 
 
+def decode_single(data: bytes, max_size: int) -> bytes | None:
+    """Return the payload when ``data`` is exactly one plain message within the limit, else None.
+
+    Nearly every unary request arrives so; it needs no decoder then.
+    """
+    if len(data) < PREFIX_SIZE:
+        return None
+    flag, size = _unpack_prefix(data)
+    if flag or size != len(data) - PREFIX_SIZE or size > max_size:
+        return None
+    return data[PREFIX_SIZE:]
+
+
 class MessageDecoder:
     """Split received bytes into messages.
 
@@ -86,10 +99,10 @@ class MessageDecoder:
                 messages. The decoder is of no use afterwards.
         """
         buffer = self._buffer
-        if not buffer and len(data) >= PREFIX_SIZE:
-            flag, size = _unpack_prefix(data)
-            if flag == 0 and len(data) == PREFIX_SIZE + size and size <= self._max_size:
-                return [data[PREFIX_SIZE:]]
+        if not buffer:
+            payload = decode_single(data, self._max_size)
+            if payload is not None:
+                return [payload]
         buffer += data
         if len(buffer) < self._needed:
             return []

@@ -12,7 +12,6 @@ import ngh2
 
 from .call import RESPONSE_HEADERS, ErrorFilter, ServerCall
 from .connection import Connection, ConnectionOptions, Headers
-from .framing import MessageDecoder
 from .metadata import parse_timeout
 from .service import Method, Service
 from .status import HeaderList, RpcError, StatusCode, status_trailers
@@ -64,6 +63,9 @@ class ServerConnection(Connection):
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(ngh2.Role.SERVER, server.options.connection, loop)
         self._server = server
+        self._methods = server.methods
+        self._max_message_size = server.options.max_message_size
+        self._default_timeout = server.options.default_timeout
         self._calls: dict[int, ServerCall] = {}
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
         self._had_request = False
@@ -79,7 +81,7 @@ class ServerConnection(Connection):
         """Find the method and take the call up, or answer why not."""
         self._had_request = True
         fields = dict(headers)
-        method = self._server.methods.get(fields.get(b":path", b""))
+        method = self._methods.get(fields.get(b":path", b""))
         if method is None or fields.get(b":method") != b"POST" or not _is_grpc(fields):
             self._refuse(stream_id, fields, ended)
             return
@@ -94,19 +96,19 @@ class ServerConnection(Connection):
     def _open_call(
         self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
     ) -> ServerCall:
-        options = self._server.options
-        encoding = fields.get(b"grpc-encoding", b"identity")
-        if encoding not in (b"identity", b"gzip"):
-            raise RpcError(
-                StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip"
-            )
-        decoder = MessageDecoder(options.max_message_size, encoding.decode())
-        call = ServerCall(self, stream_id, method, headers, decoder, self._loop)
+        call = ServerCall(self, stream_id, method, headers, self._max_message_size, self._loop)
+        encoding = fields.get(b"grpc-encoding")
+        if encoding is not None and encoding != b"identity":
+            if encoding != b"gzip":
+                raise RpcError(
+                    StatusCode.UNIMPLEMENTED, "grpc-encoding is not supported; send identity or gzip"
+                )
+            call.encoding = "gzip"
         timeout = fields.get(b"grpc-timeout")
         if timeout is not None:
             call.set_timeout(_read_timeout(timeout))
-        elif not method.streaming and options.default_timeout is not None:
-            call.deadline = call.started + options.default_timeout
+        elif self._default_timeout is not None and not method.streaming:
+            call.deadline = call.started + self._default_timeout
         if method.streaming:
             self.share_fairly(stream_id)
         return call
@@ -120,7 +122,7 @@ class ServerConnection(Connection):
             self.acknowledge(stream_id, len(data))
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
-        """A client that sends trailers has ended its side."""
+        """End the client's side: its trailers mean nothing else."""
         call = self._calls.get(stream_id)
         if call is not None:
             call.end()
@@ -312,7 +314,7 @@ class Server:
             ssl=ssl,
             reuse_port=reuse_port or None,
             backlog=backlog,
-            **({"ssl_handshake_timeout": self.options.connection.handshake_timeout} if ssl else {}),
+            ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
         )
         self._listeners.append(listener)
         if self._ticker is None:
@@ -360,7 +362,7 @@ class Server:
             connection.drain()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             for connection in list(self._connections):
                 connection.give_up()
             return False

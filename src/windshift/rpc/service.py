@@ -26,6 +26,7 @@ class Method:
         request_type: the class of its requests.
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
+        streaming: whether either side does.
     """
 
     path: str
@@ -33,11 +34,7 @@ class Method:
     request_type: type[Message]
     client_streaming: bool
     server_streaming: bool
-
-    @property
-    def streaming(self) -> bool:
-        """Whether either side streams."""
-        return self.client_streaming or self.server_streaming
+    streaming: bool
 
 
 class Service:
@@ -73,6 +70,7 @@ def _method(path: str, descriptor: MethodDescriptor, handler: Handler) -> Method
         request_type=GetMessageClass(descriptor.input_type),
         client_streaming=bool(descriptor.client_streaming),
         server_streaming=bool(descriptor.server_streaming),
+        streaming=bool(descriptor.client_streaming or descriptor.server_streaming),
     )
 
 
