@@ -17,11 +17,11 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Any
 
 from google.protobuf.message import DecodeError, Message
 
-from .connection import Headers
+from .connection import Connection, Headers
 from .framing import MessageDecoder, decode_single, encode_message
 from .metadata import Metadata, encode_metadata
 from .service import Method
@@ -39,24 +39,15 @@ ErrorFilter = Callable[[str, RpcError], RpcError]
 """Rewrites an error that the gRPC layer itself raised, given the call's path."""
 
 
-class CallConnection(Protocol):
-    """What a call needs of its connection."""
+class CallConnection(Connection):
+    """A connection that carries server calls: what a call asks of it beyond its streams."""
 
-    peer: str
+    def filter_error(self, path: str, error: RpcError) -> RpcError:
+        """Return ``error`` as it should be sent."""
+        return error
 
-    @property
-    def peer_certificate(self) -> dict[str, object] | None: ...
-    def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None: ...
-    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None: ...
-    def send_trailers(self, stream_id: int, headers: HeaderList) -> None: ...
-    def send_message(
-        self, stream_id: int, headers: HeaderList, data: bytes, trailers: HeaderList
-    ) -> None: ...
-    def acknowledge(self, stream_id: int, amount: int) -> None: ...
-    def queued(self, stream_id: int) -> int: ...
-    async def writable(self, stream_id: int) -> None: ...
-    def filter_error(self, path: str, error: RpcError) -> RpcError: ...
-    def call_finished(self, call: ServerCall, code: StatusCode) -> None: ...
+    def call_finished(self, call: ServerCall, code: StatusCode) -> None:
+        """Take note that a call ended with ``code``."""
 
 
 class ServerCall:

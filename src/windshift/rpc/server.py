@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 
 import ngh2
 
-from .call import RESPONSE_HEADERS, ErrorFilter, ServerCall
-from .connection import Connection, ConnectionOptions, Headers
+from .call import RESPONSE_HEADERS, CallConnection, ErrorFilter, ServerCall
+from .connection import ConnectionOptions, Headers
 from .metadata import parse_timeout
 from .service import Method, Service
 from .status import HeaderList, RpcError, StatusCode, status_trailers
@@ -57,7 +57,7 @@ class ServerOptions:
     on_call_finished: CallObserver | None = None
 
 
-class ServerConnection(Connection):
+class ServerConnection(CallConnection):
     """One client's connection and its calls."""
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
@@ -71,7 +71,7 @@ class ServerConnection(Connection):
         self._had_request = False
         self._draining = self._going_away = False
 
-    # -- hooks of Connection -------------------------------------------------------------------------
+    # -- hooks of the connection -------------------------------------------------------------------------
 
     def on_ready(self) -> None:
         """Register with the server, or drop the connection when there are too many."""
