@@ -9,7 +9,9 @@ the generator is pinned and older than the runtime on purpose.
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -96,6 +98,17 @@ def differences(new: Path, target: Path) -> list[Path]:
     return sorted(target / name for name in names if content(new / name) != content(target / name))
 
 
+def importable(tree: Tree) -> bool:
+    """Tell whether this environment's protobuf, the oldest supported, can import the committed code."""
+    package = tree.root / tree.package
+    names = [".".join(path.with_suffix("").parts) for path in generated(package) if path.suffix == ".py"]
+    program = f"import importlib; [importlib.import_module('_gen.' + name) for name in {names}]"
+    path = {**os.environ, "PYTHONPATH": str(package.parent)}
+    return (
+        subprocess.run([sys.executable, "-W", "error", "-c", program], env=path, check=False).returncode == 0
+    )
+
+
 def main(arguments: list[str]) -> int:
     """Generate or check every tree and return the exit status."""
     stale: list[Path] = []
@@ -107,6 +120,12 @@ def main(arguments: list[str]) -> int:
                 stale += differences(Path(folder), target)
             else:
                 install(Path(folder), target)
+        if not importable(tree):
+            print(
+                f"{tree.package}: the oldest supported protobuf cannot import this, see above.",
+                file=sys.stderr,
+            )
+            return 1
     for path in stale:
         print(f"stale: {path.relative_to(ROOT)}", file=sys.stderr)
     if stale:

@@ -1,0 +1,79 @@
+"""What users install: the package, what it brings, and what an import of it costs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+import windshift
+
+ROOT = Path(__file__).resolve().parent.parent
+
+SERVER_ONLY = ("nats", "uvicorn", "uvloop", "pythonjsonlogger", "nkeys")
+
+
+def modules_after(statement: str) -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded after `statement`."""
+    program = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", program], check=True, text=True, stdout=subprocess.PIPE)
+    return set(done.stdout.split())
+
+
+def test_types_are_shipped() -> None:
+    """The package says that it is typed."""
+    assert (Path(windshift.__file__).parent / "py.typed").exists()
+
+
+def test_version_is_that_of_the_distribution() -> None:
+    """There is one version, and pyproject.toml holds it."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert windshift.__version__ == metadata.version("windshift") == project["version"]
+
+
+def test_unknown_attribute_is_an_attribute_error() -> None:
+    """The late lookup of the version does not swallow misspelt names."""
+    with pytest.raises(AttributeError, match="versoin"):
+        _ = windshift.versoin
+
+
+def test_import_brings_neither_grpc_nor_the_server() -> None:
+    """`import windshift` loads nothing that only the server or the tests need."""
+    assert modules_after("import windshift").isdisjoint({"grpc", *SERVER_ONLY})
+
+
+def test_command_line_starts_without_the_server() -> None:
+    """Loading the command line, as `windshift --help` does, loads nothing that only the server needs."""
+    assert modules_after("import windshift.cli").isdisjoint({"grpc", *SERVER_ONLY})
+
+
+def test_rpc_stands_alone() -> None:
+    """`import windshift.rpc` loads neither grpcio nor the server's needs."""
+    assert modules_after("import windshift.rpc").isdisjoint({"grpc", *SERVER_ONLY})
+
+
+def test_server_is_an_extra() -> None:
+    """A client installs protobuf, ngh2 and click, and nothing of the broker."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    base = " ".join(project["dependencies"])
+    assert not any(name in base for name in ("nats", "uvloop", "uvicorn", "grpcio"))
+
+
+def test_generated_code_of_grpcs_services_keeps_out_of_the_default_pool() -> None:
+    """Programs may import grpcio's health and reflection packages too, which register the same names."""
+    program = (
+        "from google.protobuf import descriptor_pb2, descriptor_pool\n"
+        "from windshift.rpc._gen.grpc.health.v1 import health_pb2\n"
+        "from windshift.rpc._gen.grpc.reflection.v1 import reflection_pb2\n"
+        "from windshift.rpc._gen.grpc.reflection.v1alpha import reflection_pb2\n"
+        "for package in 'grpc.health.v1', 'grpc.reflection.v1', 'grpc.reflection.v1alpha':\n"
+        "    file = descriptor_pb2.FileDescriptorProto(name=package, package=package)\n"
+        "    for name in 'HealthCheckRequest', 'ServerReflectionRequest':\n"
+        "        file.message_type.add(name=name)\n"
+        "    descriptor_pool.Default().AddSerializedFile(file.SerializeToString())\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
