@@ -42,6 +42,7 @@ SUBJECTS = st.one_of(
 
 
 def accepts(rule: Rule, value: str) -> bool:
+    """Say whether a rule takes a value."""
     try:
         rule("field", value)
     except InvalidField:
@@ -75,30 +76,22 @@ def test_published_subjects_and_keys(value: str) -> None:
 @given(SUBJECTS)
 def test_stream_subjects(value: str) -> None:
     """A stream's subject may hold wildcards after its first token."""
-    assert accepts(names.stream_subject, value) is reference_subject(
-        value, wildcards=True, wild_first=False
-    )
+    assert accepts(names.stream_subject, value) is reference_subject(value, wildcards=True, wild_first=False)
 
 
 @given(SUBJECTS)
 def test_filters(value: str) -> None:
     """A filter may begin with a wildcard."""
-    assert accepts(names.filter_subject, value) is reference_subject(
-        value, wildcards=True, wild_first=True
-    )
+    assert accepts(names.filter_subject, value) is reference_subject(value, wildcards=True, wild_first=True)
 
 
-@given(
-    st.one_of(SUBJECTS, st.sampled_from(["KV_a", "OBJ_a", "WS_a", "KV", "WS", "kv_a"]))
-)
+@given(st.one_of(SUBJECTS, st.sampled_from(["KV_a", "OBJ_a", "WS_a", "KV", "WS", "kv_a"])))
 def test_names(value: str) -> None:
     """A name is one token; streams and stores keep some prefixes to themselves."""
     token = bool(value) and len(value) <= 255 and set(value) <= CHARSET
     assert accepts(names.consumer_name, value) is token
     assert accepts(names.store_name, value) is (token and not value.startswith("WS_"))
-    assert accepts(names.stream_name, value) is (
-        token and not value.startswith(("KV_", "OBJ_", "WS_"))
-    )
+    assert accepts(names.stream_name, value) is (token and not value.startswith(("KV_", "OBJ_", "WS_")))
 
 
 @given(

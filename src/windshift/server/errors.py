@@ -1,8 +1,8 @@
 """Everything the domain refuses or fails with.
 
-One tree, one class per reason of the contract. An error carries attributes, not prose to be parsed: `reason` is the
-stable name that clients branch on, `metadata` what they need to act, `message` what a person should change. How a
-reason travels (gRPC code, details) is decided once, in `windshift.server.api.errors`.
+One tree, one class per reason of the contract. An error carries attributes, not prose to be parsed: `reason`
+is the stable name that clients branch on, `metadata` what they need to act, `message` what a person should
+change. How a reason travels (gRPC code, details) is decided once, in `windshift.server.api.errors`.
 
 No message holds text of an exception, a path or a credential: all of it may be shown to a client.
 """
@@ -58,9 +58,7 @@ class AlreadySubscribed(WindshiftError):
     reason = "ALREADY_SUBSCRIBED"
 
     def __init__(self) -> None:
-        super().__init__(
-            "this call is subscribed already; open another call for another subscription"
-        )
+        super().__init__("this call is subscribed already; open another call for another subscription")
 
 
 class UnsupportedCombination(WindshiftError):
@@ -76,7 +74,7 @@ class EventTooLarge(WindshiftError):
 
     def __init__(self, limit: int) -> None:
         super().__init__(
-            f"the event with its headers is larger than {limit} bytes; publish a smaller one or raise the limit",
+            f"the message with its headers is larger than {limit} bytes; send less or raise the limit",
             {"limit": str(limit)},
         )
         self.limit = limit
@@ -91,9 +89,7 @@ class StreamNotFound(WindshiftError):
     reason = "STREAM_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"stream {name!r} does not exist; ensure it first", {"name": name}
-        )
+        super().__init__(f"stream {name!r} does not exist; ensure it first", {"name": name})
         self.name = name
 
 
@@ -103,9 +99,7 @@ class ConsumerNotFound(WindshiftError):
     reason = "CONSUMER_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"consumer {name!r} does not exist; ensure it first", {"name": name}
-        )
+        super().__init__(f"consumer {name!r} does not exist; ensure it first", {"name": name})
         self.name = name
 
 
@@ -115,9 +109,7 @@ class StoreNotFound(WindshiftError):
     reason = "STORE_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(
-            f"store {name!r} does not exist; ensure it first", {"name": name}
-        )
+        super().__init__(f"store {name!r} does not exist; ensure it first", {"name": name})
         self.name = name
 
 
@@ -212,9 +204,7 @@ class ValueNotAny(WindshiftError):
     reason = "VALUE_NOT_ANY"
 
     def __init__(self, key: str) -> None:
-        super().__init__(
-            f"the value of key {key!r} is no google.protobuf.Any; another program wrote it"
-        )
+        super().__init__(f"the value of key {key!r} is no google.protobuf.Any; another program wrote it")
         self.key = key
 
 
@@ -227,9 +217,7 @@ class StreamFull(WindshiftError):
     reason = "STREAM_FULL"
 
     def __init__(self) -> None:
-        super().__init__(
-            "the stream is full and refuses new events; raise its limits or remove events"
-        )
+        super().__init__("the stream is full and refuses new events; raise its limits or remove events")
 
 
 class TooManyInFlight(WindshiftError):

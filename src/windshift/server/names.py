@@ -1,8 +1,8 @@
 """What may be called how: the contract's rules for names, subjects, keys and types, as pure functions.
 
-Each function takes the path of the request's field and its value, returns nothing when the value is fine and raises
-`InvalidField` when it is not. They stand on the way of every publish: one dictionary look-up for a subject seen
-lately, one regular expression otherwise.
+Each function takes the path of the request's field and its value, returns nothing when the value is fine and
+raises `InvalidField` when it is not. They stand on the way of every publish: one dictionary look-up for a
+subject seen lately, one regular expression otherwise.
 
 The rules are stricter than the broker's. It stores a publish to ``a.*`` under that very name, takes control
 characters, and would let a client reach its own API through ``$JS.API.…`` or other clients' inboxes.
@@ -18,13 +18,13 @@ from windshift.server.errors import InvalidField
 MAX_LENGTH = 255
 MAX_IDEMPOTENCY_KEY = 256
 
-_TOKEN = "[A-Za-z0-9_-]+"
+_WORD = "[A-Za-z0-9_-]+"
 _RESERVED_FIRST = r"(?!\$|_INBOX|_R_|_WS)"
-_WILD = rf"(?:{_TOKEN}|\*)"
+_WILD = rf"(?:{_WORD}|\*)"
 
-_NAME = re.compile(_TOKEN)
-_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_TOKEN}(?:\.{_TOKEN})*")
-_STREAM_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_TOKEN}(?:\.{_WILD})*(?:\.>)?")
+_NAME = re.compile(_WORD)
+_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_WORD}(?:\.{_WORD})*")
+_STREAM_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_WORD}(?:\.{_WILD})*(?:\.>)?")
 _FILTER = re.compile(rf"{_RESERVED_FIRST}(?:>|{_WILD}(?:\.{_WILD})*(?:\.>)?)")
 _RESERVED = re.compile(r"\$|_INBOX|_R_|_WS")
 _IDEMPOTENCY_KEY = re.compile(r"[!-~](?:[ -~]{0,254}[!-~])?")
@@ -64,7 +64,7 @@ def key(field: str, value: str) -> None:
 
 
 def stream_subject(field: str, value: str) -> None:
-    """Check a subject that a stream is to take: wildcards, but not as the first token (the broker refuses that)."""
+    """Check a subject that a stream is to take: wildcards, but not as the first token."""
     if _STREAM_SUBJECT.fullmatch(value) is None or len(value) > MAX_LENGTH:
         raise InvalidField(field, _stream_subject_problem(value))
 
@@ -90,7 +90,7 @@ def type_name(field: str, type_url: str) -> str:
     if not _is_type_name(name):
         raise InvalidField(
             field,
-            "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.orders.v1.Placed",
+            "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.v1.Order",
         )
     return name
 
@@ -144,9 +144,7 @@ def _malformed(value: str) -> str | None:
     if len(value) > MAX_LENGTH:
         return _TOO_LONG
     if _RESERVED.match(value) is not None:
-        return (
-            "subjects whose first token begins with $, _INBOX, _R_ or _WS are reserved"
-        )
+        return "subjects whose first token begins with $, _INBOX, _R_ or _WS are reserved"
     return None
 
 

@@ -1,0 +1,174 @@
+"""One life of a nats-py client: connect to one server, with our options, or say plainly why not."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Final
+from urllib.parse import ParseResult
+
+from nats.aio.client import Client
+from nats.errors import AuthorizationError, Error, NoServersError
+
+from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
+
+
+class ConnectFailed(Exception):
+    """A server could not be connected to.
+
+    `text` holds no secret; `final` means that trying again will not help.
+    """
+
+    def __init__(self, text: str, *, final: bool = False) -> None:
+        super().__init__(text)
+        self.text = text
+        self.final = final
+
+
+async def open_client(
+    options: ConnectionOptions,
+    server: ServerAddress,
+    on_error: Callable[[Exception], Awaitable[None]],
+    on_closed: Callable[[], Awaitable[None]],
+) -> Client:
+    """Connect a fresh client to `server`; raises `ConnectFailed`.
+
+    nats-py's own reconnect stays off. What it keeps in its buffer when a connection breaks would be sent
+    after the next one is up, when the publish was long reported as failed, and its attempts end silently on
+    an error that it did not expect. One way to come back, ours, covers that and the closes it never recovers
+    from.
+    """
+    client = Client()
+    cause: Exception | None = None
+
+    async def note(error: Exception) -> None:
+        nonlocal cause
+        cause = error
+        await on_error(error)
+
+    try:
+        async with asyncio.timeout(4 * options.connect_timeout.total_seconds()):
+            await _connect(client, options, server, note, on_closed)
+    except BaseException as error:
+        await abandon(client, options)
+        if isinstance(error, NoServersError) and cause is not None:
+            raise explain(cause) from cause
+        if isinstance(error, Exception):
+            raise explain(error) from error
+        raise
+    cause = None
+    return client
+
+
+async def _connect(
+    client: Client,
+    options: ConnectionOptions,
+    server: ServerAddress,
+    on_error: Callable[[Exception], Awaitable[None]],
+    on_closed: Callable[[], Awaitable[None]],
+) -> None:
+    wants_tls = options.wants_tls or server.wants_tls
+    tls = _tls(options) if wants_tls else None
+    user, password, token = _credentials(server, tls)
+    await client.connect(
+        servers=[server.url],
+        error_cb=on_error,
+        closed_cb=on_closed,
+        name=options.name,
+        allow_reconnect=False,
+        max_reconnect_attempts=1,  # 0 would mean for ever
+        reconnect_time_wait=options.reconnect_wait.total_seconds(),  # type: ignore[arg-type]  # annotated int, any number works
+        connect_timeout=options.connect_timeout.total_seconds(),  # type: ignore[arg-type]  # as above
+        ping_interval=options.ping_interval.total_seconds(),  # type: ignore[arg-type]  # as above
+        max_outstanding_pings=options.max_outstanding_pings,
+        pending_size=0,  # nothing is kept while disconnected, nothing waits while connected
+        tls=tls,
+        user=user,
+        password=password,
+        token=token,
+        user_credentials=options.credentials,
+    )
+    if tls is not None and not tls.used:
+        raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
+
+
+def _tls(options: ConnectionOptions) -> WitnessedTls:
+    try:
+        return tls_context(options)
+    except OSError as error:
+        raise ConnectFailed(
+            "the TLS files cannot be used (NATS_TLS_CA, NATS_TLS_CERT, NATS_TLS_KEY)", final=True
+        ) from error
+
+
+Guarded = Callable[[], str] | None
+
+
+def _credentials(server: ServerAddress, tls: WitnessedTls | None) -> tuple[Guarded, Guarded, Guarded]:
+    """Give user, password and token as functions, which nats-py calls when TLS is up, or never will be."""
+
+    def guarded(secret: str | None) -> Guarded:
+        if secret is None:
+            return None
+
+        def reveal() -> str:
+            if tls is not None and not tls.used:
+                raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
+            return secret
+
+        return reveal
+
+    if server.password is None:
+        return None, None, guarded(server.user)
+    return guarded(server.user), guarded(server.password), None
+
+
+async def abandon(client: Client, options: ConnectionOptions) -> None:
+    """Close a client, but do not wait long.
+
+    With unsent data and a peer that reads nothing it would never end.
+    """
+    try:
+        async with asyncio.timeout(options.close_timeout.total_seconds()):
+            await client.close()
+    except Exception:  # noqa: BLE001, S110 - it is gone either way, and why does not matter any more
+        pass
+
+
+_REASONS: Final[tuple[tuple[type[Exception], str, bool], ...]] = (
+    (ssl.SSLError, "the TLS handshake failed", False),
+    (TimeoutError, "it did not answer in time", False),
+    (ConnectionRefusedError, "it refused the connection", False),
+    (socket.gaierror, "its host name is unknown", False),
+    (FileNotFoundError, "the credentials file cannot be read (NATS_CREDS)", True),
+    (PermissionError, "the credentials file cannot be read (NATS_CREDS)", True),
+    (OSError, "the connection failed", False),
+    (AuthorizationError, "it refused the credentials", True),
+    (Error, "it did not speak NATS", False),
+)
+"""What an error of a connect means, most special first, and whether trying again is of no use."""
+
+
+def explain(error: Exception) -> ConnectFailed:
+    """Say why a connect failed, without a library's text: it might hold a secret or a path."""
+    if isinstance(error, ConnectFailed):
+        return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectFailed(f"its certificate was refused: {error.verify_message}", final=True)
+    if isinstance(error, Error) and "authorization" in str(error).lower():
+        return ConnectFailed("it refused the credentials", final=True)
+    for kind, text, final in _REASONS:
+        if isinstance(error, kind):
+            return ConnectFailed(text, final=final)
+    return ConnectFailed(f"the connection failed ({type(error).__name__})")
+
+
+def discovered(client: Client, options: ConnectionOptions) -> list[ServerAddress]:
+    """List the servers that the cluster told this client of."""
+    return [options.with_credentials_of_pool(_address(url)) for url in client.discovered_servers]
+
+
+def _address(url: ParseResult) -> ServerAddress:
+    return ServerAddress(url.scheme, url.hostname or "", url.port or 0)

@@ -1,0 +1,287 @@
+"""The connection to NATS that outlives its clients.
+
+nats-py's client ends for good on many things (any ``-ERR`` is one). Here a client is a part that is replaced:
+a watch notices its end, opens another one, to another server when there are several, and puts every
+subscription on it. What was under way when a connection ended is told at once to whoever asked (`on_lost`);
+nothing is sent later.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription as ClientSubscription
+from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
+
+from windshift.server.errors import BrokerUnavailable
+from windshift.server.nats.client import ConnectFailed, abandon, discovered, open_client
+from windshift.server.nats.options import ConnectionOptions, ServerAddress
+
+log = logging.getLogger(__name__)
+
+Hook = Callable[[], None]
+Callback = Callable[[Msg], Awaitable[None]]
+
+
+class NotConnected(Exception):
+    """There is no connection now, and nothing was sent."""
+
+
+class Subscription:
+    """Interest in a subject that holds across reconnects, until `unsubscribe`.
+
+    Messages that arrive while there is no connection are gone, as always in NATS.
+    """
+
+    __slots__ = ("_callback", "_connection", "_inner", "client", "subject")
+
+    def __init__(self, connection: Connection, subject: str, callback: Callback) -> None:
+        self._connection = connection
+        self._callback = callback
+        self._inner: ClientSubscription | None = None
+        self.client: Client | None = None
+        self.subject = subject
+
+    async def attach(self, client: Client) -> None:
+        """Subscribe on this client.
+
+        Nothing bounds what waits for the callback: whoever asks must bound the asking.
+        """
+        self.client = client
+        self._inner = await client.subscribe(
+            self.subject, cb=self._callback, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+
+    async def unsubscribe(self) -> None:
+        """End the interest. Messages that were not handed to the callback yet are dropped. Never fails."""
+        self._connection.forget(self)
+        inner, self._inner = self._inner, None
+        if inner is None:
+            return
+        try:
+            await inner.unsubscribe()
+        except Error:
+            pass  # its client is closed, and the subscription with it
+
+
+class Connection:
+    """A connection to one of several NATS servers, kept up until `close`."""
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self._options = options
+        self._servers = deque(options.servers)
+        self._client: Client | None = None
+        self._subscriptions: dict[Subscription, None] = {}
+        self._watch_task: asyncio.Task[None] | None = None
+        self._look = asyncio.Event()
+        self._up = asyncio.Event()
+        self.on_lost: list[Hook] = []
+        """Called, in order, when a connection ended. Must neither block nor raise."""
+        self.on_connected: list[Hook] = []
+        """Called, in order, when a connection is up and all subscriptions are on it. Must neither block nor
+        raise.
+        """
+        self.since = 0.0
+        """When `connected` last changed, in the loop's time."""
+        self.last_error = ""
+        """Why the last connection ended or could not be made, free of secrets; empty while all is well."""
+        self.max_payload = 1024 * 1024
+        """The most bytes, headers included, that the broker takes in one message."""
+        self.reconnects = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent now."""
+        client = self._client
+        return client is not None and client.is_connected
+
+    async def connect(self) -> None:
+        """Connect for the first time, and keep connected from then on.
+
+        Raises `BrokerUnavailable` when no server can be used within `start_timeout`, or at once when trying
+        again would not help (refused credentials, an unfit certificate). Its message is for the operator: it
+        names hosts.
+        """
+        loop = asyncio.get_running_loop()
+        self.since = loop.time()
+        give_up = loop.time() + self._options.start_timeout.total_seconds()
+        while not await self._try_server(self._servers[0], first=True):
+            if loop.time() >= give_up:
+                raise self._unreachable()
+            await self._pause()
+        self._watch_task = loop.create_task(self._watch(), name="nats connection")
+
+    async def close(self) -> None:
+        """Send what is buffered, disconnect, and stay disconnected."""
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            await asyncio.wait([self._watch_task])
+            self._watch_task = None
+        client, self._client = self._client, None
+        if client is not None:
+            await abandon(client, self._options)
+            self._mark_lost("closed")
+
+    async def wait_connected(self, deadline: float) -> None:
+        """Return when there is a connection.
+
+        Raise `BrokerUnavailable` when there is none by `deadline` (loop time).
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                while not self.connected:
+                    self._look.set()
+                    await self._up.wait()
+        except TimeoutError:
+            raise BrokerUnavailable from None
+
+    def inbox(self) -> str:
+        """Make a subject that nobody else knows, to be answered on."""
+        return f"{self._options.inbox_prefix}.{secrets.token_hex(11)}"
+
+    def publish(
+        self, subject: str, payload: bytes = b"", headers: Mapping[str, str] | None = None, reply: str = ""
+    ) -> None:
+        """Hand a message to the connection, now; raises `NotConnected` when there is none.
+
+        Everything that one turn of the event loop publishes leaves in one write. Nothing waits and nothing is
+        confirmed: to know that a message arrived, ask for a reply (see `Replies`).
+        The caller must have checked subject and size: the broker ends the connection over either.
+        """
+        client = self._client
+        if client is None:
+            raise NotConnected
+        # With pending_size=0 the coroutine never waits, so running it needs no task.
+        # Should its flusher have died it waits for the socket, with the message written already.
+        sending = client.publish(subject, payload, reply, headers)  # type: ignore[arg-type]  # only iterates over them
+        try:
+            sending.send(None)
+        except StopIteration:
+            return
+        except (ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError):
+            raise NotConnected from None
+        sending.close()
+
+    async def subscribe(self, subject: str, callback: Callback) -> Subscription:
+        """Call `callback`, a coroutine function, with each message to `subject`, one after the other.
+
+        Also when there is no connection now: the subscription is there from the next one on.
+        """
+        subscription = Subscription(self, subject, callback)
+        self._subscriptions[subscription] = None
+        if self._client is not None:
+            try:
+                await subscription.attach(self._client)
+            except Error:
+                pass  # closed this moment; the next client gets it
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Do not put this subscription on coming clients."""
+        self._subscriptions.pop(subscription, None)
+
+    # The life of the clients
+
+    async def _watch(self) -> None:
+        """Replace the client whenever it is no longer connected."""
+        interval = self._options.watch_interval.total_seconds()
+        while True:
+            try:
+                async with asyncio.timeout(interval):
+                    await self._look.wait()
+            except TimeoutError:
+                pass
+            self._look.clear()
+            if not self.connected:
+                await self._replace_client()
+
+    async def _replace_client(self) -> None:
+        client, self._client = self._client, None
+        ending = None
+        if client is not None:
+            self._learn_servers(client)
+            self._mark_lost("the connection ended")
+            ending = asyncio.ensure_future(abandon(client, self._options))
+        while not await self._try_server(self._servers[0]):
+            await self._pause()
+        self.reconnects += 1
+        if ending is not None:
+            await ending
+
+    async def _try_server(self, server: ServerAddress, *, first: bool = False) -> bool:
+        """Connect to this server; on failure make the next server the first, and say so once per reason."""
+        try:
+            client = await open_client(self._options, server, self._on_error, self._on_closed)
+            await self._attach_all(client)
+        except ConnectFailed as failure:
+            self._servers.rotate(-1)
+            self._note(f"{server.url}: {failure.text}")
+            if first and failure.final and len(self._servers) == 1:
+                raise self._unreachable() from None
+            return False
+        self._mark_connected(client, server)
+        return True
+
+    async def _attach_all(self, client: Client) -> None:
+        try:
+            while missing := [known for known in self._subscriptions if known.client is not client]:
+                for subscription in missing:
+                    await subscription.attach(client)
+        except Error:
+            await abandon(client, self._options)
+            raise ConnectFailed("the connection ended at once") from None
+
+    def _mark_connected(self, client: Client, server: ServerAddress) -> None:
+        self._client = client
+        self._learn_servers(client)
+        self.max_payload = client.max_payload
+        self.since = asyncio.get_running_loop().time()
+        self.last_error = ""
+        log.info("connected to NATS at %s", server.url)
+        self._up.set()
+        for hook in self.on_connected:
+            hook()
+
+    def _mark_lost(self, reason: str) -> None:
+        self._up.clear()
+        self.since = asyncio.get_running_loop().time()
+        self._note(reason)
+        for hook in self.on_lost:
+            hook()
+
+    def _learn_servers(self, client: Client) -> None:
+        known = {(server.host, server.port) for server in self._servers}
+        for server in discovered(client, self._options):
+            if (server.host, server.port) not in known:
+                self._servers.append(server)
+
+    def _note(self, reason: str) -> None:
+        if reason != self.last_error:
+            log.warning("NATS: %s", reason)
+            self.last_error = reason
+
+    def _unreachable(self) -> BrokerUnavailable:
+        servers = ", ".join(server.url for server in self._options.servers)
+        return BrokerUnavailable(f"cannot connect to NATS at {servers} ({self.last_error})")
+
+    async def _pause(self) -> None:
+        jitter = random.random() * self._options.reconnect_wait_jitter.total_seconds()
+        await asyncio.sleep(self._options.reconnect_wait.total_seconds() + jitter)
+
+    async def _on_error(self, error: Exception) -> None:
+        """Hear of an error from nats-py: of the connection, or one that a subscription's callback raised."""
+        if isinstance(error, (Error, OSError, TimeoutError)):
+            log.debug("NATS client: %s", type(error).__name__)
+        else:
+            log.error("a NATS callback failed", exc_info=error)
+        self._look.set()
+
+    async def _on_closed(self) -> None:
+        self._look.set()
