@@ -33,6 +33,9 @@ from .status import HeaderList
 
 _log = logging.getLogger(__name__)
 
+CLIENT = ngh2.Role.CLIENT
+SERVER = ngh2.Role.SERVER
+
 NO_ERROR = 0x0
 CANCEL = 0x8
 REFUSED_STREAM = 0x7
@@ -43,6 +46,8 @@ _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
 _CLOSE_GRACE = 1.0
+_HEAL_MARGIN = 32_768  # two frames that are being received now
+_MAX_WINDOW = 2**31 - 1
 
 Headers = tuple[tuple[bytes, bytes], ...]
 
@@ -118,6 +123,7 @@ class Connection(asyncio.Protocol):
         self._made_at = 0.0
         self._settings_received = False
         self._senders: dict[int, asyncio.Future[None]] = {}
+        self._window = options.connection_window
         self.peer = ""
 
     # -- what the subclasses answer ------------------------------------------------------------------
@@ -126,7 +132,7 @@ class Connection(asyncio.Protocol):
         """Note that the transport is there and the preface is queued."""
 
     def on_settings(self) -> None:
-        """Note that the peer's first SETTINGS arrived."""
+        """Note that SETTINGS of the peer arrived; the first ones end the handshake."""
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
         """Take the headers of a request (server side)."""
@@ -175,8 +181,11 @@ class Connection(asyncio.Protocol):
             # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
         transport.set_write_buffer_limits(high=_WRITE_SIZE)
-        self._h2.initiate_connection(self._options.settings())
-        self._h2.set_local_window_size(self._options.connection_window)
+        settings = self._options.settings()
+        if self._client:
+            settings[ngh2.Setting.ENABLE_PUSH] = 0
+        self._h2.initiate_connection(settings)
+        self._h2.set_local_window_size(self._window)
         self.on_ready()
         self.schedule_flush()
 
@@ -273,6 +282,21 @@ class Connection(asyncio.Protocol):
         self.schedule_flush()
         return stream_id
 
+    def send_whole_request(self, headers: HeaderList, data: bytes) -> int:
+        """Open a stream, queue its only body bytes and the end of our side, and return its id.
+
+        Raises:
+            ConnectionError: no stream can be opened on this connection any more.
+        """
+        try:
+            stream_id = self._h2.send_request(headers)
+            self._h2.send_data(stream_id, data, end_stream=True)
+        except ngh2.NGH2Error as error:
+            raise ConnectionError("the connection takes no more calls") from error
+        if not self._flush_scheduled:
+            self.schedule_flush()
+        return stream_id
+
     def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None:
         """Queue response headers. On a stream that is closed already nothing happens."""
         try:
@@ -341,6 +365,26 @@ class Connection(asyncio.Protocol):
         if not self._flush_scheduled and not self._receiving and self._h2.want_write:
             self.schedule_flush()
 
+    def heal_window(self, unacknowledged: int) -> None:
+        """Replace what resets have taken from the connection's receive window.
+
+        A stream that we reset while a DATA frame of it is partly received takes the bytes of that part with
+        it: libnghttp2 (through ngh2 0.3) never credits them, and after some hundred such resets the peer
+        could send nothing more.
+
+        Args:
+            unacknowledged: bytes handed to ``on_data`` that were not given to ``acknowledge`` yet.
+        """
+        expected = self._window // 2 - unacknowledged  # the engine withholds up to half of the window
+        if self._over or self._h2.local_window_size >= expected - _HEAL_MARGIN:
+            return
+        self._window = min(self._window + self._window // 2, _MAX_WINDOW)
+        try:
+            self._h2.set_local_window_size(self._window)
+        except (ngh2.NGH2Error, ValueError):
+            return
+        self.schedule_flush()
+
     def share_fairly(self, stream_id: int) -> None:
         """Let the stream take turns with others; without it the first one with data starves the rest."""
         try:
@@ -359,16 +403,16 @@ class Connection(asyncio.Protocol):
                 self.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is StreamClosed:
                 self._stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
+            elif kind is ResponseReceived:
+                self.on_response(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
+            elif kind is TrailersReceived:
+                self.on_trailers(event.stream_id, event.headers)  # type: ignore[attr-defined]
             else:
                 self._dispatch_rare(event)
 
     def _dispatch_rare(self, event: object) -> None:
         match event:
-            case ResponseReceived(stream_id, headers, ended):
-                self.on_response(stream_id, headers, ended)
-            case TrailersReceived(stream_id, headers):
-                self.on_trailers(stream_id, headers)
-            case SettingsReceived() if not self._settings_received:
+            case SettingsReceived():
                 self._settings_received = True
                 self.on_settings()
             case PingAcknowledged(payload):

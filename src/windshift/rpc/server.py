@@ -8,10 +8,8 @@ import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-import ngh2
-
 from .call import RESPONSE_HEADERS, CallConnection, ErrorFilter, ServerCall
-from .connection import ConnectionOptions, Headers
+from .connection import SERVER, ConnectionOptions, Headers
 from .metadata import parse_timeout
 from .service import Method, Service
 from .status import HeaderList, RpcError, StatusCode, status_trailers
@@ -61,7 +59,7 @@ class ServerConnection(CallConnection):
     """One client's connection and its calls."""
 
     def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(ngh2.Role.SERVER, server.options.connection, loop)
+        super().__init__(SERVER, server.options.connection, loop)
         self._server = server
         self._methods = server.methods
         self._max_message_size = server.options.max_message_size
