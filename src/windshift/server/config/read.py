@@ -1,0 +1,146 @@
+"""From the environment to the tree."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+
+from windshift.server.config.reader import Reader
+from windshift.server.config.tree import (
+    EmbeddedConfig,
+    ListenConfig,
+    LogLevel,
+    NatsConfig,
+    OtlpProtocol,
+    ServerConfig,
+    SignalConfig,
+    TelemetryConfig,
+    TlsFiles,
+)
+from windshift.server.nats.options import ServerAddress, parse_servers
+
+_PROPAGATORS = frozenset({"tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace", "none"})
+_LONGEST_DRAIN = 3600
+_EXPORT_TIMEOUT = timedelta(seconds=10)
+
+
+def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
+    """Read and verify everything. Raises `ConfigurationError`, which names every variable that is wrong."""
+    reader = Reader(environment)
+    development = reader.boolean("DEVELOPMENT")
+    grpc = ListenConfig(reader.host("GRPC_HOST", "127.0.0.1"), reader.port("GRPC_PORT", 8080))
+    _refuse_authorization(reader)
+    config = ServerConfig(
+        nats=_nats(reader),
+        embedded=_embedded(reader),
+        grpc=grpc,
+        grpc_tls=_grpc_tls(reader),
+        health=ListenConfig(reader.host("HEALTH_HOST", grpc.host), reader.port("HEALTH_PORT", 8088)),
+        log_level=reader.choice(
+            "LOG_LEVEL", LogLevel.DEBUG if development else LogLevel.INFO, {"warn": "warning"}
+        ),
+        development=development,
+        default_replicas=reader.integer("WINDSHIFT_DEFAULT_REPLICAS", 1, 1, 5),
+        drain_timeout=reader.seconds("WINDSHIFT_DRAIN_TIMEOUT", 10, _LONGEST_DRAIN),
+        insecure=reader.boolean("WINDSHIFT_INSECURE"),
+        telemetry=_telemetry(reader),
+    )
+    _distinct_ports(reader, config)
+    reader.finish()
+    return config
+
+
+def _refuse_authorization(reader: Reader) -> None:
+    """Better no server than one that seems to be protected."""
+    if reader.text("WINDSHIFT_AUTH_FILE") is not None:
+        reader.problem("WINDSHIFT_AUTH_FILE", "this version has no authorization; unset it to serve without")
+
+
+def _distinct_ports(reader: Reader, config: ServerConfig) -> None:
+    if config.grpc == config.health and config.grpc.port != 0:
+        reader.problem("HEALTH_PORT", f"{config.health.port} is GRPC_PORT too; use another port")
+
+
+def _nats(reader: Reader) -> NatsConfig:
+    nothing: tuple[ServerAddress, ...] = ()
+    return NatsConfig(
+        servers=reader.secret("NATS_URL", nothing, parse_servers),
+        credentials=reader.file("NATS_CREDS"),
+        tls=_tls_files(reader, "NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
+        max_pending_publishes=reader.integer("NATS_PUBLISH_ASYNC_MAX_PENDING", 256, 1, 10_000),
+    )
+
+
+def _embedded(reader: Reader) -> EmbeddedConfig:
+    data_dir = reader.text("WINDSHIFT_DATA_DIR")
+    return EmbeddedConfig(
+        data_dir=Path(data_dir).expanduser().absolute() if data_dir else _data_home(reader) / "windshift",
+        program=reader.program("WINDSHIFT_NATS_SERVER"),
+        sync=reader.flush_interval("WINDSHIFT_NATS_SYNC", "1s"),
+    )
+
+
+def _data_home(reader: Reader) -> Path:
+    """Give the directory that the platform means for a user's data."""
+    xdg = reader.text("XDG_DATA_HOME")
+    if xdg is not None and Path(xdg).is_absolute():  # relative ones must be ignored (XDG base directories)
+        return Path(xdg)
+    home = Path(reader.text("HOME") or Path("~").expanduser())
+    return home / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+
+
+def _grpc_tls(reader: Reader) -> TlsFiles | None:
+    files = _tls_files(reader, "GRPC_TLS_CLIENT_CA", "GRPC_TLS_CERT", "GRPC_TLS_KEY")
+    if files == TlsFiles():
+        return None
+    if files.certificate is None and files.key is None:
+        reader.problem("GRPC_TLS_CLIENT_CA", "needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
+    return files
+
+
+def _tls_files(reader: Reader, ca: str, certificate: str, key: str) -> TlsFiles:
+    files = TlsFiles(ca=reader.file(ca), certificate=reader.file(certificate), key=reader.file(key))
+    if files.certificate is not None and files.key is None:
+        reader.problem(certificate, f"needs {key}; set it too")
+    if files.key is not None and files.certificate is None:
+        reader.problem(key, f"needs {certificate}; set it too")
+    return files
+
+
+def _telemetry(reader: Reader) -> TelemetryConfig:
+    endpoint = reader.endpoint("OTEL_EXPORTER_OTLP_ENDPOINT")
+    timeout = reader.telemetry_seconds("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT)
+    every = SignalConfig(endpoint, timeout)
+    return TelemetryConfig(
+        propagators=reader.parsed(
+            "OTEL_PROPAGATORS",
+            ("tracecontext", "baggage"),
+            _propagators,
+            "some of " + ", ".join(sorted(_PROPAGATORS)) + ", separated by commas",
+        ),
+        protocol=reader.choice("OTEL_EXPORTER_OTLP_PROTOCOL", OtlpProtocol.GRPC),
+        traces=_signal(reader, "TRACES", every),
+        metrics=_signal(reader, "METRICS", every),
+        logs=every,
+        metric_interval=reader.telemetry_seconds("OTEL_METRIC_EXPORT_INTERVAL", timedelta(seconds=60)),
+        metric_timeout=reader.telemetry_seconds("OTEL_METRIC_EXPORT_TIMEOUT", timedelta(seconds=30)),
+        log_spans=reader.boolean("OTEL_TRACING_LOG"),
+    )
+
+
+def _signal(reader: Reader, kind: str, every: SignalConfig) -> SignalConfig:
+    """Read one kind's own endpoint and timeout, which come before those of all kinds."""
+    prefix = f"OTEL_EXPORTER_OTLP_{kind}"
+    return SignalConfig(
+        reader.endpoint(f"{prefix}_ENDPOINT") or every.endpoint,
+        reader.telemetry_seconds(f"{prefix}_TIMEOUT", every.timeout),
+    )
+
+
+def _propagators(value: str) -> tuple[str, ...]:
+    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
+    if not names or not _PROPAGATORS.issuperset(names):
+        raise ValueError
+    return names

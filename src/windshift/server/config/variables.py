@@ -1,0 +1,79 @@
+"""Every environment variable of the server: what it means and what holds when it is absent.
+
+The only list: `windshift serve --help` prints it, and a test holds the README's table to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One environment variable. An empty value counts as an absent one."""
+
+    name: str
+    meaning: str
+    default: str = ""
+    """As a person would say it; empty when absence has no value to name."""
+
+
+VARIABLES: Final[tuple[Variable, ...]] = (
+    Variable("DEVELOPMENT", "Development mode: readable logs, debug level.", "false"),
+    Variable("LOG_LEVEL", "What is logged: debug, info, warning or error.", "info"),
+    Variable(
+        "NATS_URL",
+        "URL of the NATS server, or several separated by commas; with user and password, or a token. "
+        "Absent: an embedded server is started.",
+    ),
+    Variable("NATS_CREDS", "Credentials file for NATS."),
+    Variable(
+        "NATS_TLS_CA", "Certificates of the authorities that NATS servers are checked against; asks for TLS."
+    ),
+    Variable("NATS_TLS_CERT", "Client certificate for NATS; needs NATS_TLS_KEY."),
+    Variable("NATS_TLS_KEY", "Key of NATS_TLS_CERT."),
+    Variable(
+        "NATS_PUBLISH_ASYNC_MAX_PENDING",
+        "Publishes that may wait for the broker's answer at once, 1 to 10,000; more wait their turn.",
+        "256",
+    ),
+    Variable("GRPC_PORT", "Port of the API; 0 means any free one.", "8080"),
+    Variable("GRPC_HOST", "Address of the API.", "127.0.0.1"),
+    Variable("GRPC_TLS_CERT", "Certificate of the API; needs GRPC_TLS_KEY. Absent: plain text."),
+    Variable("GRPC_TLS_KEY", "Key of GRPC_TLS_CERT."),
+    Variable(
+        "GRPC_TLS_CLIENT_CA", "Authorities whose client certificates are required; needs GRPC_TLS_CERT."
+    ),
+    Variable("HEALTH_PORT", "Port of /healthz and /readyz; 0 means any free one.", "8088"),
+    Variable("HEALTH_HOST", "Address of /healthz and /readyz.", "GRPC_HOST"),
+    Variable("WINDSHIFT_DATA_DIR", "Data of the embedded server.", "windshift under the user's data home"),
+    Variable("WINDSHIFT_NATS_SERVER", "Another nats-server program to embed.", "the installed wheel's"),
+    Variable(
+        "WINDSHIFT_NATS_SYNC",
+        "How often the embedded server flushes to disk, such as 500ms or 2m, or always: before every answer.",
+        "1s",
+    ),
+    Variable(
+        "WINDSHIFT_DEFAULT_REPLICAS",
+        "Replicas of streams and stores where a request says nothing, 1 to 5.",
+        "1",
+    ),
+    Variable("WINDSHIFT_DRAIN_TIMEOUT", "Seconds that a stop waits for work in flight.", "10"),
+    Variable(
+        "WINDSHIFT_AUTH_FILE",
+        "Who may do what. Not supported yet: a server that is given one refuses to start.",
+    ),
+    Variable("WINDSHIFT_INSECURE", "Serve other addresses than loopback without authorization.", "false"),
+    Variable("OTEL_PROPAGATORS", "How trace context travels in gRPC metadata.", "tracecontext,baggage"),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces, metrics and logs go. Not used yet."),
+    Variable("OTEL_EXPORTER_OTLP_TIMEOUT", "Seconds that one export may take. Not used yet.", "10"),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc or http/protobuf. Not used yet.", "grpc"),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "The same for traces alone. Not used yet."),
+    Variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "The same for traces alone. Not used yet."),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "The same for metrics alone. Not used yet."),
+    Variable("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "The same for metrics alone. Not used yet."),
+    Variable("OTEL_METRIC_EXPORT_INTERVAL", "Seconds between exports of metrics. Not used yet.", "60"),
+    Variable("OTEL_METRIC_EXPORT_TIMEOUT", "Seconds that an export of metrics may take. Not used yet.", "30"),
+    Variable("OTEL_TRACING_LOG", "Write finished spans to the log. Not used yet.", "false"),
+)
