@@ -153,6 +153,8 @@ class JetStreamApi:
         something that is not repeatable may have been.
         """
         body = b"" if request is None else json.dumps(request, separators=(",", ":")).encode()
+        if len(body) > self._connection.max_payload:  # sent anyway, it would cost us the connection
+            raise RefusedByBroker(0, 400, "it is larger than a message may be; ask for less at once")
         pauses = self._backoff.pauses()
         while True:
             answer = await self._attempt(operation, body, deadline, repeatable=repeatable)
@@ -184,6 +186,25 @@ class JetStreamApi:
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:
             raise OutcomeUnknown
         return None
+
+    async def change(self, operation: str, request: Mapping[str, Any], deadline: float) -> JsonObject:
+        """Ask for a change that may be made twice without harm, until it is answered or `deadline`.
+
+        Raise `RefusedByBroker`; `BrokerUnavailable` when nothing was done; `OutcomeUnknown` when it may have
+        been.
+        """
+        unknown: OutcomeUnknown | None = None
+        while True:
+            try:
+                return await self.call(operation, request, deadline, repeatable=False)
+            except OutcomeUnknown as error:
+                if get_running_loop().time() >= deadline:
+                    raise
+                unknown = error  # the connection ended under way
+            except BrokerUnavailable:
+                if unknown is not None:
+                    raise unknown from None
+                raise
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:
         """List the streams that take messages of this subject."""

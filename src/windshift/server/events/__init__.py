@@ -1,0 +1,1 @@
+"""Events: streams, publishing and consuming, without protobuf and without HTTP."""

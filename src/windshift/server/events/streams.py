@@ -1,0 +1,294 @@
+"""Streams: what the broker is to be told so that a stream is as a client wants it.
+
+`desired_config` decides, without I/O; `Streams.ensure` asks, decides and tells. A stream's configuration
+stays the broker's own JSON object all the way, because what other programs set in it, fields included that
+this version has never heard of, must survive an update.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Final
+
+from windshift.server.errors import (
+    BrokerUnavailable,
+    InvalidField,
+    MirrorChange,
+    StorageChange,
+    StreamNotFound,
+    UnsupportedCombination,
+)
+from windshift.server.events.positions import is_same_start, nanoseconds, start_keys, without_start
+from windshift.server.events.specs import (
+    DEFAULT_DEDUPLICATION_WINDOW,
+    AtEnd,
+    DiscardPolicy,
+    FromAggregate,
+    FromMirror,
+    FromSubjects,
+    SourceSpec,
+    StorageType,
+    StreamSpec,
+)
+from windshift.server.nats.jetstream import (
+    NAME_IN_USE,
+    OUT_OF_SPACE,
+    STREAM_NOT_FOUND,
+    JsonObject,
+    RefusedByBroker,
+    domain_error,
+)
+from windshift.server.nats.streams import StreamApi, StreamState
+
+UNLIMITED: Final = -1
+_ATTEMPTS = 20
+_PAUSE = 0.02
+
+
+class Streams:
+    """The streams of one broker.
+
+    `default_replicas` is what a new stream gets when nobody says anything.
+    """
+
+    def __init__(self, api: StreamApi, default_replicas: int) -> None:
+        self._api = api
+        self._default_replicas = default_replicas
+
+    async def ensure(self, spec: StreamSpec, deadline: float) -> None:
+        """Create the stream, or change the existing one to what the spec says.
+
+        Any number of callers may do this at once with the same spec. Callers with different specs overwrite
+        each other: the last one wins, JetStream has no compare-and-swap for configurations. Raise the errors
+        of the contract; `deadline` is a time of the running loop.
+        """
+        refuse_contradictions(spec)
+        for attempt in range(_ATTEMPTS):
+            stored = await self._api.find(spec.name, deadline)
+            wanted = desired_config(
+                stored.config if stored else None,
+                spec,
+                await self._last_ids(spec, stored, deadline),
+                self._default_replicas,
+            )
+            if await self._tell(spec, stored, wanted, deadline):
+                return
+            await asyncio.sleep(_PAUSE * attempt)
+        raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")
+
+    async def _tell(
+        self, spec: StreamSpec, stored: StreamState | None, wanted: JsonObject, deadline: float
+    ) -> bool:
+        """Create or update; false when another caller was faster and the stored stream must be read again."""
+        try:
+            if stored is None:
+                await self._api.create(wanted, deadline)
+            elif wanted != stored.config:
+                await self._api.update(wanted, deadline)
+        except RefusedByBroker as refusal:
+            if refusal.err_code in _OVERTAKEN:
+                return False
+            raise refusal_error(refusal, spec) from refusal
+        return True
+
+    async def _last_ids(
+        self, spec: StreamSpec, stored: StreamState | None, deadline: float
+    ) -> dict[str, int]:
+        """Look up the last ids of the streams that are copied from; raise `StreamNotFound`."""
+        names = _streams_to_look_up(stored.config if stored else {}, spec)
+        return {name: (await self._existing(name, deadline)).last_id for name in sorted(names)}
+
+    async def _existing(self, name: str, deadline: float) -> StreamState:
+        stream = await self._api.find(name, deadline)
+        if stream is None:
+            raise StreamNotFound(name)
+        return stream
+
+
+# --- Deciding -----------------------------------------------------------------------------------------------
+
+
+def refuse_contradictions(spec: StreamSpec) -> None:
+    """Raise `UnsupportedCombination` for options that exclude each other whatever is stored."""
+    retention = spec.retention
+    if retention.discard_new_per_subject and not (
+        retention.discard is DiscardPolicy.NEW and retention.max_events_per_subject
+    ):
+        raise UnsupportedCombination(
+            "discard_new_per_subject needs discard_policy DISCARD_POLICY_NEW and max_events_per_subject"
+        )
+    window, max_age = spec.deduplication_window, retention.max_age
+    if window and max_age and window > max_age:
+        raise UnsupportedCombination("deduplication_window must not be longer than max_age")
+
+
+def desired_config(
+    stored: JsonObject | None, spec: StreamSpec, last_ids: Mapping[str, int], default_replicas: int
+) -> JsonObject:
+    """Return the whole JetStream configuration that the stream should have; `stored` is left as it is.
+
+    Everything of the stored configuration stays but what the contract has a field for. `last_ids` holds the
+    last id of every stream that is copied from. Raise `MirrorChange` or `StorageChange` for what the broker
+    could not do.
+    """
+    before = stored or {}
+    if stored is not None:
+        _refuse_change(stored, spec)
+    config = {key: value for key, value in before.items() if key not in _SET_OR_ABSENT}
+    config["name"] = spec.name
+    config["storage"] = spec.storage.value
+    config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
+    return config | _limits(spec) | _input(before, spec, last_ids)
+
+
+_SET_OR_ABSENT: Final = frozenset({"subjects", "mirror", "sources", "discard_new_per_subject"})
+"""Keys of the contract's fields that the broker leaves out of a configuration where they say nothing."""
+
+
+def _refuse_change(stored: JsonObject, spec: StreamSpec) -> None:
+    storage = stored.get("storage", StorageType.FILE.value)
+    if storage != spec.storage.value:
+        raise StorageChange(
+            f"stream {spec.name!r} is kept in {storage} storage, which cannot be changed; "
+            "name that type whenever it is ensured, or use another name"
+        )
+    if isinstance(spec.source, FromMirror) != ("mirror" in stored):
+        raise MirrorChange(
+            f"stream {spec.name!r} is {'a' if 'mirror' in stored else 'no'} mirror and must stay so; "
+            "use another name for another kind of stream"
+        )
+
+
+def _limits(spec: StreamSpec) -> JsonObject:
+    retention = spec.retention
+    limits: JsonObject = {
+        "max_age": nanoseconds(retention.max_age) if retention.max_age else 0,
+        "max_msgs": retention.max_events or UNLIMITED,
+        "max_msgs_per_subject": retention.max_events_per_subject or UNLIMITED,
+        "max_bytes": retention.max_bytes or UNLIMITED,
+        "max_msg_size": spec.max_event_size or UNLIMITED,
+        "discard": retention.discard.value,
+        "duplicate_window": nanoseconds(_window(spec)),
+    }
+    if retention.discard_new_per_subject:
+        limits["discard_new_per_subject"] = True
+    return limits
+
+
+def _window(spec: StreamSpec) -> timedelta:
+    if spec.deduplication_window:
+        return spec.deduplication_window
+    return min(DEFAULT_DEDUPLICATION_WINDOW, spec.retention.max_age or DEFAULT_DEDUPLICATION_WINDOW)
+
+
+def _input(stored: JsonObject, spec: StreamSpec, last_ids: Mapping[str, int]) -> JsonObject:
+    match spec.source:
+        case FromSubjects(subjects):
+            return {"subjects": list(subjects)}
+        case FromMirror(source):
+            return {"mirror": _mirror(stored.get("mirror"), spec.name, source, last_ids)}
+        case FromAggregate(sources):
+            return {"sources": _aggregate(stored.get("sources", []), sources, last_ids)}
+
+
+def _mirror(
+    stored: JsonObject | None, name: str, spec: SourceSpec, last_ids: Mapping[str, int]
+) -> JsonObject:
+    matching = stored if stored is not None and _is_same_source(stored, spec) else None
+    wanted = _source(matching, spec, last_ids)
+    if stored is not None and wanted != stored:
+        raise MirrorChange(
+            f"what the mirror {name!r} copies (which stream, from where, which subjects) cannot be changed; "
+            "use another name"
+        )
+    return wanted
+
+
+def _aggregate(
+    stored: list[JsonObject], specs: tuple[SourceSpec, ...], last_ids: Mapping[str, int]
+) -> list[JsonObject]:
+    unclaimed = list(stored)
+    wanted = []
+    for spec in specs:
+        matching = next((source for source in unclaimed if _is_same_source(source, spec)), None)
+        if matching is not None:
+            unclaimed.remove(matching)
+        wanted.append(_source(matching, spec, last_ids))
+    return wanted
+
+
+def _source(stored: JsonObject | None, spec: SourceSpec, last_ids: Mapping[str, int]) -> JsonObject:
+    """Return the source as the broker is to have it.
+
+    A stored source keeps its filters as they are written there: in another order they would be another source
+    to the broker, and it would copy everything a second time (measured with 2.15.1).
+    """
+    if stored is None:
+        return {"name": spec.stream} | _filters(spec) | start_keys(spec.start, last_ids[spec.stream])
+    if isinstance(spec.start, AtEnd):
+        return stored
+    start = start_keys(spec.start, 0)
+    return stored if is_same_start(stored, start) else without_start(stored) | start
+
+
+def _filters(spec: SourceSpec) -> JsonObject:
+    """One filter has a key of its own; several are transforms that leave the subject as it is."""
+    if len(spec.filters) == 1:
+        return {"filter_subject": spec.filters[0]}
+    if spec.filters:
+        return {"subject_transforms": [{"src": subject, "dest": ""} for subject in spec.filters]}
+    return {}
+
+
+def _is_same_source(stored: JsonObject, spec: SourceSpec) -> bool:
+    return stored.get("name") == spec.stream and _stored_filters(stored) == (set(spec.filters) or {">"})
+
+
+def _stored_filters(stored: JsonObject) -> set[str]:
+    transforms = stored.get("subject_transforms") or []
+    if transforms:
+        return {transform.get("src") or ">" for transform in transforms}
+    return {stored.get("filter_subject") or ">"}
+
+
+def _sources(spec: StreamSpec) -> tuple[SourceSpec, ...]:
+    match spec.source:
+        case FromMirror(source):
+            return (source,)
+        case FromAggregate(sources):
+            return sources
+        case FromSubjects():
+            return ()
+
+
+def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
+    """Name the streams that are copied from, but not those known to lie in another account or domain."""
+    sources = [stored.get("mirror") or {}, *(stored.get("sources") or [])]
+    external = [source for source in sources if source.get("external")]
+    return {
+        source.stream
+        for source in _sources(spec)
+        if not any(_is_same_source(elsewhere, source) for elsewhere in external)
+    }
+
+
+# --- What the broker refuses --------------------------------------------------------------------------------
+
+_OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
+"""Another caller created the stream otherwise, or deleted it, between our question and our order."""
+
+_INVALID_CONFIG: Final = 10052
+
+
+def refusal_error(refusal: RefusedByBroker, spec: StreamSpec) -> Exception:
+    """Say in the contract's terms why the broker refused a stream; codes as in nats-server's errors.json."""
+    if refusal.err_code == 10113:
+        return InvalidField("retention_policy.max_bytes", "this broker takes no stream without this limit")
+    if refusal.err_code in OUT_OF_SPACE | {10122} and spec.retention.max_bytes:
+        return InvalidField("retention_policy.max_bytes", "the broker cannot set aside so much; ask for less")
+    error = domain_error(refusal, stream=spec.name)
+    if isinstance(error, RefusedByBroker) and (error.code == 400 or error.err_code == _INVALID_CONFIG):
+        return UnsupportedCombination(f"the broker refuses this stream: {refusal.description}")
+    return error
