@@ -60,8 +60,8 @@ hooks: install ## Install the git hooks: checks before a commit, and the form of
 	$(BIN)/pre-commit install
 
 .PHONY: release
-release: check test ## Set the version from the commits since the last release, write the changelog, commit and tag.
-	$(BIN)/cz bump
+release: check test ## Set the version from the commits since the last release (or VERSION=…), write the changelog, commit and tag.
+	$(BIN)/cz bump $(VERSION)
 
 .PHONY: clean
 clean: ## Remove what the other targets made, environments included.
