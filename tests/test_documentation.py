@@ -1,0 +1,45 @@
+"""What the documents claim: settings, links, make targets, and the README's example as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from windshift.server.config import VARIABLES
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+def documented_variables(text: str, line: str) -> list[str]:
+    """Return the variable names in those lines of `text` that match the pattern `line`."""
+    found = re.findall(line, text, re.MULTILINE)
+    return [name for row in found for name in re.findall(r"\b[A-Z][A-Z0-9_]{4,}\b", row)]
+
+
+def test_readme_lists_every_setting_once() -> None:
+    """The README's table has the variables that the server reads, no more and no fewer."""
+    listed = documented_variables((ROOT / "README.md").read_text(), r"^\| (`[^|]*) \|")
+    assert sorted(listed) == sorted(variable.name for variable in VARIABLES)
+
+
+def test_example_environment_lists_every_setting_once() -> None:
+    """.envrc.example sets, or shows commented out, the variables that the server reads."""
+    listed = documented_variables((ROOT / ".envrc.example").read_text(), r"^(?:# )?export (\w+)=")
+    assert sorted(listed) == sorted(variable.name for variable in VARIABLES)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(document: Path) -> None:
+    """Every relative link of a document names a file that is there."""
+    targets = re.findall(r"\]\((?!https?:)([^)#]+)[^)]*\)", document.read_text())
+    assert [target for target in targets if not (document.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_make_targets_exist(document: Path) -> None:
+    """Every `make` target that a document names is in the Makefile."""
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|^)make ([a-z-]+)", document.read_text(), re.MULTILINE)) <= targets
