@@ -6,13 +6,16 @@ import asyncio
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from typing import Final
+from typing import Any, Final
 from urllib.parse import ParseResult
 
-from nats.aio.client import Client
+from nats.aio.client import Client, Server
 from nats.errors import AuthorizationError, Error, NoServersError
 
 from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
+
+
+_FOR_EVER: Final = 1e9
 
 
 class ConnectFailed(Exception):
@@ -31,14 +34,15 @@ async def open_client(
     options: ConnectionOptions,
     server: ServerAddress,
     on_error: Callable[[Exception], Awaitable[None]],
-    on_closed: Callable[[], Awaitable[None]],
+    on_ended: Callable[[], Awaitable[None]],
 ) -> Client:
     """Connect a fresh client to `server`; raises `ConnectFailed`.
 
-    nats-py's own reconnect stays off. What it keeps in its buffer when a connection breaks would be sent
-    after the next one is up, when the publish was long reported as failed, and its attempts end silently on
-    an error that it did not expect. One way to come back, ours, covers that and the closes it never recovers
-    from.
+    nats-py never gets to reconnect: what it keeps in its buffer when a connection breaks it would send after
+    the next one is up, when the publish was long reported as failed; its attempts wait for a frozen peer to
+    read, and end silently on an error that they did not expect. One way to come back, ours, covers that and
+    the closes that it never recovers from. (Turned off altogether, it would close the client by itself, and
+    leave the tasks of its subscriptions behind when that fails.)
     """
     client = Client()
     cause: Exception | None = None
@@ -49,8 +53,8 @@ async def open_client(
         await on_error(error)
 
     try:
-        async with asyncio.timeout(4 * options.connect_timeout.total_seconds()):
-            await _connect(client, options, server, note, on_closed)
+        async with asyncio.timeout(options.connect_timeout.total_seconds()):
+            await _connect(client, options, server, note, on_ended)
     except BaseException as error:
         await abandon(client, options)
         if isinstance(error, NoServersError) and cause is not None:
@@ -67,7 +71,7 @@ async def _connect(
     options: ConnectionOptions,
     server: ServerAddress,
     on_error: Callable[[Exception], Awaitable[None]],
-    on_closed: Callable[[], Awaitable[None]],
+    on_ended: Callable[[], Awaitable[None]],
 ) -> None:
     wants_tls = options.wants_tls or server.wants_tls
     tls = _tls(options) if wants_tls else None
@@ -75,10 +79,11 @@ async def _connect(
     await client.connect(
         servers=[server.url],
         error_cb=on_error,
-        closed_cb=on_closed,
+        disconnected_cb=on_ended,
+        closed_cb=on_ended,
         name=options.name,
-        allow_reconnect=False,
-        max_reconnect_attempts=1,  # 0 would mean for ever
+        reconnect_to_server_handler=_never,
+        max_reconnect_attempts=1,  # while connecting; 0 would mean for ever
         reconnect_time_wait=options.reconnect_wait.total_seconds(),  # type: ignore[arg-type]  # annotated int, any number works
         connect_timeout=options.connect_timeout.total_seconds(),  # type: ignore[arg-type]  # as above
         ping_interval=options.ping_interval.total_seconds(),  # type: ignore[arg-type]  # as above
@@ -92,6 +97,11 @@ async def _connect(
     )
     if tls is not None and not tls.used:
         raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
+
+
+def _never(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+    """Keep nats-py from reconnecting: let it wait until it is closed."""
+    return None, _FOR_EVER
 
 
 def _tls(options: ConnectionOptions) -> WitnessedTls:

@@ -62,6 +62,10 @@ class Subscription:
     async def unsubscribe(self) -> None:
         """End the interest. Messages that were not handed to the callback yet are dropped. Never fails."""
         self._connection.forget(self)
+        await self.detach()
+
+    async def detach(self) -> None:
+        """Unsubscribe on the present client, which also ends the task that calls the callback."""
         inner, self._inner = self._inner, None
         if inner is None:
             return
@@ -126,7 +130,7 @@ class Connection:
             self._watch_task = None
         client, self._client = self._client, None
         if client is not None:
-            await abandon(client, self._options)
+            await self._retire(client)
             self._mark_lost("closed")
 
     async def wait_connected(self, deadline: float) -> None:
@@ -208,17 +212,23 @@ class Connection:
         if client is not None:
             self._learn_servers(client)
             self._mark_lost("the connection ended")
-            ending = asyncio.ensure_future(abandon(client, self._options))
+            ending = asyncio.ensure_future(self._retire(client))
         while not await self._try_server(self._servers[0]):
             await self._pause()
         self.reconnects += 1
         if ending is not None:
             await ending
 
+    async def _retire(self, client: Client) -> None:
+        for subscription in list(self._subscriptions):
+            if subscription.client is client:
+                await subscription.detach()
+        await abandon(client, self._options)
+
     async def _try_server(self, server: ServerAddress, *, first: bool = False) -> bool:
         """Connect to this server; on failure make the next server the first, and say so once per reason."""
         try:
-            client = await open_client(self._options, server, self._on_error, self._on_closed)
+            client = await open_client(self._options, server, self._on_error, self._on_ended)
             await self._attach_all(client)
         except ConnectFailed as failure:
             self._servers.rotate(-1)
@@ -283,5 +293,5 @@ class Connection:
             log.error("a NATS callback failed", exc_info=error)
         self._look.set()
 
-    async def _on_closed(self) -> None:
+    async def _on_ended(self) -> None:
         self._look.set()

@@ -80,7 +80,7 @@ class ConnectionOptions:
     start_timeout: timedelta = timedelta(seconds=5)
     """How long the first connect tries before it gives up. Later ones never do."""
     connect_timeout: timedelta = timedelta(seconds=2)
-    """TCP, TLS and the handshake with one server, each."""
+    """TCP, TLS and the handshake with one server, all together."""
     reconnect_wait: timedelta = timedelta(milliseconds=100)
     reconnect_wait_jitter: timedelta = timedelta(milliseconds=150)
     ping_interval: timedelta = timedelta(seconds=3)

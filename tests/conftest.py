@@ -1,0 +1,50 @@
+"""Fixtures that every test may use: a real nats-server, a connection to it, names that nobody else has."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, connect
+from tests.support.nats_server import NatsServer
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """Share one nats-server between all tests of a worker. Leave it running: see `own_nats_server`."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def own_nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """Give a test a nats-server that it may stop, kill, freeze and start again."""
+    server = NatsServer(tmp_path)
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+async def broker(nats_server: NatsServer) -> AsyncIterator[Broker]:
+    """Connect to the shared nats-server."""
+    async with connect(nats_server.url) as broker:
+        yield broker
+
+
+@pytest.fixture
+async def own_broker(own_nats_server: NatsServer) -> AsyncIterator[Broker]:
+    """Connect to the test's own nats-server."""
+    async with connect(own_nats_server.url) as broker:
+        yield broker
+
+
+@pytest.fixture
+def unique() -> Callable[[], str]:
+    """Make names for streams, stores and subjects that no other test uses."""
+    return lambda: f"t{secrets.token_hex(6)}"

