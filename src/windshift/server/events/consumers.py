@@ -106,6 +106,7 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     config: JsonObject = {
         "name": name,
         "ack_policy": "explicit",
+        "ack_wait": nanoseconds(spec.processing_timeout),
         "max_deliver": -1,
         "replay_policy": "instant",
         "max_waiting": MAX_WAITING,
@@ -116,7 +117,7 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     limits = stream.config.get("consumer_limits") or {}
     config["inactive_threshold"] = _within(nanoseconds(kept), limits.get("inactive_threshold"))
     config["max_ack_pending"] = _within(MAX_ACK_PENDING, limits.get("max_ack_pending"))
-    return config | _start(spec, stream) | _subjects_and_timeout(spec)
+    return config | _start(spec, stream) | _subjects(spec)
 
 
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
@@ -130,15 +131,12 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
             f"consumer {stored.get('name')!r} was made by another program, as one that pushes or needs no "
             "acknowledgement; use another name"
         )
+    is_same_choice = _filters(stored) == set(spec.subjects)
     # A list of backoffs would override the timeout.
-    config = {key: value for key, value in stored.items() if key not in {*_FILTER_KEYS, "backoff"}}
-    wanted = _subjects_and_timeout(spec)
-    if _filters(stored) == set(spec.subjects):
-        wanted |= {key: stored[key] for key in _FILTER_KEYS if key in stored}
-    return config | wanted
-
-
-_FILTER_KEYS: Final = ("filter_subject", "filter_subjects")
+    dropped = {"backoff"} if is_same_choice else {"backoff", "filter_subject", "filter_subjects"}
+    config = {key: value for key, value in stored.items() if key not in dropped}
+    config["ack_wait"] = nanoseconds(spec.processing_timeout)
+    return config if is_same_choice else config | _subjects(spec)
 
 
 def _within(value: int, limit: int | None) -> int:
@@ -158,13 +156,10 @@ def _start(spec: ConsumerSpec, stream: StreamState) -> JsonObject:
             return {"deliver_policy": "by_start_sequence"} | keys
 
 
-def _subjects_and_timeout(spec: ConsumerSpec) -> JsonObject:
-    config: JsonObject = {"ack_wait": nanoseconds(spec.processing_timeout)}
+def _subjects(spec: ConsumerSpec) -> JsonObject:
     if len(spec.subjects) == 1:
-        config["filter_subject"] = spec.subjects[0]
-    elif spec.subjects:
-        config["filter_subjects"] = list(spec.subjects)
-    return config
+        return {"filter_subject": spec.subjects[0]}
+    return {"filter_subjects": list(spec.subjects)} if spec.subjects else {}
 
 
 def _filters(stored: JsonObject) -> set[str]:
