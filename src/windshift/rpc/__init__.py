@@ -4,6 +4,8 @@ The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Serve
 """
 
 from .call import ServerCall
+from .channel import Channel, ChannelOptions
+from .client_stream import ClientCall
 from .connection import ConnectionOptions
 from .metadata import Metadata
 from .server import Server, ServerOptions
@@ -12,6 +14,9 @@ from .status import RpcError, StatusCode
 from .tls import client_tls, server_tls
 
 __all__ = [
+    "Channel",
+    "ChannelOptions",
+    "ClientCall",
     "ConnectionOptions",
     "Metadata",
     "Method",

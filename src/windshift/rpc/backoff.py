@@ -1,0 +1,46 @@
+"""When to try the next connection, without I/O.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+
+class Backoff:
+    """Delays that grow with every failure in a row.
+
+    Args:
+        initial: seconds after the first failure.
+        multiplier: growth from one failure to the next.
+        jitter: share by which each delay varies, up or down, so that clients do not come all at once.
+        maximum: longest delay, in seconds, before jitter.
+        spread: returns a number from -1 to 1; random unless a test says otherwise.
+    """
+
+    def __init__(
+        self,
+        initial: float,
+        multiplier: float,
+        jitter: float,
+        maximum: float,
+        spread: Callable[[], float] = lambda: random.uniform(-1.0, 1.0),
+    ) -> None:
+        self._initial = initial
+        self._multiplier = multiplier
+        self._jitter = jitter
+        self._maximum = maximum
+        self._spread = spread
+        self._delay = initial
+
+    def next(self) -> float:
+        """Return the seconds from the start of the attempt that just failed to the start of the next."""
+        delay = min(self._delay, self._maximum)
+        self._delay = min(delay * self._multiplier, self._maximum)
+        return delay * (1.0 + self._jitter * self._spread())
+
+    def reset(self) -> None:
+        """Begin anew: a connection stands."""
+        self._delay = self._initial

@@ -1,0 +1,488 @@
+"""The client: a channel to one server, and the calls made through it.
+
+A channel holds one connection. It is made when the first call needs it and made anew when it is gone: then
+calls wait for the outcome of one attempt, and until the next attempt is due they fail at once
+(``wait_for_ready`` makes them wait instead).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import ssl as tls
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Self, TypeVar, overload
+
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.message_factory import GetMessageClass
+
+from .backoff import Backoff
+from .client_call import Call, UnaryCall, request_headers, undecodable
+from .client_connection import ClientConnection
+from .client_stream import ClientCall
+from .connection import ConnectionOptions
+from .deadlines import Deadlines
+from .dialing import describe, dial, split_target
+from .metadata import encode_metadata
+from .status import HeaderList, MetadataValue, RpcError, StatusCode
+
+_log = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=Message)
+MetadataPairs = Iterable[tuple[str, MetadataValue]]
+
+
+_TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
+_CLOSE_TIMEOUT = 2.0  # the connection itself drops what is not closed after a second
+
+
+def _client_connection_options() -> ConnectionOptions:
+    return ConnectionOptions(stream_window=262_144, keepalive_interval=360.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """Limits and timers of a channel. The defaults of connecting are those of gRPC's connection backoff.
+
+    Attributes:
+        connection: those of each connection. Servers in general end connections that are pinged more often
+            than every five minutes, so the default interval is longer.
+        max_message_size: bytes of one response message, after decompression too.
+        wait_for_ready: what calls do that do not say: True = wait while the server cannot be reached.
+        connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
+        backoff_initial: seconds between the starts of the first two attempts.
+        backoff_multiplier: growth of that time from failure to failure.
+        backoff_jitter: share by which it varies.
+        backoff_maximum: its upper bound, in seconds.
+        retry_buffer: bytes of a streaming call's requests that are kept until the response begins, so that
+            the call can start again when the server refuses it unseen.
+        keepalive_without_calls: whether an idle connection is pinged too; many servers forbid it.
+        server_name: name that the server's certificate must carry, and ``:authority``; None = the target's.
+        user_agent: value of the header ``user-agent``.
+        tick_interval: seconds between two looks at a connection's timers.
+    """
+
+    connection: ConnectionOptions = field(default_factory=_client_connection_options)
+    max_message_size: int = 4 * 1024 * 1024
+    wait_for_ready: bool = False
+    connect_timeout: float = 20.0
+    backoff_initial: float = 1.0
+    backoff_multiplier: float = 1.6
+    backoff_jitter: float = 0.2
+    backoff_maximum: float = 120.0
+    retry_buffer: int = 262_144
+    keepalive_without_calls: bool = False
+    server_name: str | None = None
+    user_agent: str = "grpc-python-windshift"
+    tick_interval: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Method:
+    headers: HeaderList
+    response_type: type[Message] | None
+
+
+class Channel:
+    """A client of one server.
+
+    Must be made and used in a running event loop. Nothing is connected before the first call.
+
+    Args:
+        target: ``host:port``; an IPv6 address stands in brackets.
+        ssl: a context from ``windshift.rpc.client_tls``; None = plaintext.
+        options: limits and timers.
+
+    Raises:
+        ValueError: the target is not ``host:port``.
+    """
+
+    def __init__(
+        self, target: str, *, ssl: tls.SSLContext | None = None, options: ChannelOptions | None = None
+    ) -> None:
+        self.target = target
+        self.options = options or ChannelOptions()
+        self._host, self._port = split_target(target)
+        self._ssl = ssl
+        self._loop = asyncio.get_running_loop()
+        self._methods: dict[str | MethodDescriptor, _Method] = {}
+        self._connection: ClientConnection | None = None
+        self._connections: set[ClientConnection] = set()
+        self._waiting: deque[Call] = deque()
+        self._ready_waiters: set[asyncio.Future[None]] = set()
+        self._connector: asyncio.Task[None] | None = None
+        self._attempting = False
+        self._backoff = Backoff(
+            self.options.backoff_initial,
+            self.options.backoff_multiplier,
+            self.options.backoff_jitter,
+            self.options.backoff_maximum,
+        )
+        self._next_attempt_at = 0.0
+        self._failure = ""
+        self._deadlines: Deadlines[Call] = Deadlines()
+        self._deadline_timer: asyncio.TimerHandle | None = None
+        self._ticker: asyncio.TimerHandle | None = None
+        self._closing = False
+
+    # -- calls ---------------------------------------------------------------------------------------
+
+    @overload
+    async def unary(
+        self,
+        method: str | MethodDescriptor,
+        request: Message,
+        response_type: type[M],
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> M: ...
+
+    @overload
+    async def unary(
+        self,
+        method: MethodDescriptor,
+        request: Message,
+        response_type: None = None,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> Any: ...
+
+    async def unary(
+        self,
+        method: str | MethodDescriptor,
+        request: Message,
+        response_type: type[Message] | None = None,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> Any:
+        """Send one message and return the one that answers it.
+
+        Cancelling the task cancels the call. For the metadata of the response use ``stream``.
+
+        Args:
+            method: the path ``/package.Service/Method``, or the method's descriptor.
+            request: the message.
+            response_type: class of the response; may be left out with a descriptor.
+            timeout: seconds until the call ends with DEADLINE_EXCEEDED, here and at the server; None = never.
+            metadata: pairs to send along.
+            wait_for_ready: wait while the server cannot be reached; None = as the channel's options say.
+
+        Raises:
+            RpcError: the call did not end with OK.
+            ValueError: see ``encode_metadata``.
+        """
+        known = self._methods.get(method) or self._learn(method)
+        call = UnaryCall(
+            self,
+            self.options,
+            known.headers + encode_metadata(metadata) if metadata else known.headers,
+            request.SerializeToString(),
+            timeout,
+            self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
+            self._loop,
+        )
+        self._start(call)
+        try:
+            payload = await call.future
+        except asyncio.CancelledError:
+            call.cancel()
+            raise
+        answer_type = response_type or _response_type(known)
+        try:
+            return answer_type.FromString(payload)
+        except DecodeError as error:
+            raise undecodable(answer_type) from error
+
+    @overload
+    def stream(
+        self,
+        method: str | MethodDescriptor,
+        response_type: type[M],
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> ClientCall[M]: ...
+
+    @overload
+    def stream(
+        self,
+        method: MethodDescriptor,
+        response_type: None = None,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> ClientCall[Any]: ...
+
+    def stream(
+        self,
+        method: str | MethodDescriptor,
+        response_type: type[Message] | None = None,
+        *,
+        timeout: float | None = None,
+        metadata: MetadataPairs = (),
+        wait_for_ready: bool | None = None,
+    ) -> ClientCall[Any]:
+        """Start a call of any kind and return it; see ``unary`` for the arguments.
+
+        The call starts at once, connected or not; how it fails is seen when receiving.
+        """
+        known = self._methods.get(method) or self._learn(method)
+        call: ClientCall[Any] = ClientCall(
+            self,
+            self.options,
+            known.headers + encode_metadata(metadata) if metadata else known.headers,
+            response_type or _response_type(known),
+            timeout,
+            self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
+            self._loop,
+        )
+        self._start(call)
+        return call
+
+    def _learn(self, method: str | MethodDescriptor) -> _Method:
+        if isinstance(method, str):
+            path, response_type = method, None
+        else:
+            path = f"/{method.containing_service.full_name}/{method.name}"
+            response_type = GetMessageClass(method.output_type)
+        authority = self.options.server_name or self.target
+        scheme = "http" if self._ssl is None else "https"
+        known = _Method(request_headers(authority, scheme, path, self.options.user_agent), response_type)
+        self._methods[method] = known
+        return known
+
+    def _start(self, call: Call) -> None:
+        if call.deadline is not None:
+            if call.deadline <= self._loop.time():
+                call.expire()
+                return
+            call.ticket = self._deadlines.add(call.deadline, call)
+            if self._deadlines.next == call.deadline:
+                self._set_deadline_timer()
+        self.submit(call)
+
+    # -- deadlines -----------------------------------------------------------------------------------
+
+    def _set_deadline_timer(self) -> None:
+        if self._deadline_timer is not None:
+            self._deadline_timer.cancel()
+        earliest = self._deadlines.next
+        self._deadline_timer = None if earliest is None else self._loop.call_at(earliest, self._expire_calls)
+
+    def _expire_calls(self) -> None:
+        for call in self._deadlines.pop_due(self._loop.time() + _TIMER_RESOLUTION):
+            call.expire()
+        self._set_deadline_timer()
+
+    def finished(self, call: Call) -> None:
+        """Forget the deadline of a call that is done; called by it."""
+        if call.ticket is not None:
+            self._deadlines.discard(call.ticket)
+
+    # -- calls that wait -----------------------------------------------------------------------------
+
+    def submit(self, call: Call) -> None:
+        """Give a call to the connection, or let it wait for one; called by calls that start again."""
+        connection = self._connection
+        if connection is not None and connection.free and connection.open(call):
+            return
+        if self._closing:
+            call.abandon(RpcError(StatusCode.CANCELLED, "the channel is closed"))
+        elif not call.wait_for_ready and self._backing_off:
+            call.abandon(self._unreachable())
+        else:
+            self._waiting.append(call)
+            self._connect_if_needed()
+
+    def withdraw(self, call: Call) -> None:
+        """Forget a waiting call; called by it."""
+        try:
+            self._waiting.remove(call)
+        except ValueError:
+            pass
+
+    def connection_free(self, connection: ClientConnection) -> None:
+        """Give waiting calls to a connection that has room; called by it."""
+        while self._waiting and connection is self._connection and connection.free:
+            call = self._waiting.popleft()
+            if not connection.open(call):
+                self._waiting.appendleft(call)
+                self._connect_if_needed()
+
+    # -- connecting ----------------------------------------------------------------------------------
+
+    async def wait_ready(self, timeout: float | None = None) -> None:
+        """Connect, trying again until it works.
+
+        Args:
+            timeout: seconds to try; None = for ever.
+
+        Raises:
+            RpcError: UNAVAILABLE when it did not work in time, CANCELLED when the channel is closed.
+        """
+        if self._connection is not None:
+            return
+        if self._closing:
+            raise RpcError(StatusCode.CANCELLED, "the channel is closed")
+        waiter = self._loop.create_future()
+        self._ready_waiters.add(waiter)
+        self._connect_if_needed()
+        try:
+            async with asyncio.timeout(timeout):
+                await waiter
+        except TimeoutError:
+            raise self._unreachable() from None
+        finally:
+            self._ready_waiters.discard(waiter)
+
+    @property
+    def _backing_off(self) -> bool:
+        return self._connection is None and not self._attempting and self._loop.time() < self._next_attempt_at
+
+    def _unreachable(self) -> RpcError:
+        why = self._failure or "it does not answer"
+        return RpcError(StatusCode.UNAVAILABLE, f"the server {self.target} cannot be reached: {why}")
+
+    @property
+    def _wanted(self) -> bool:
+        return bool(self._ready_waiters or self._waiting)
+
+    def _connect_if_needed(self) -> None:
+        if self._connection is None and self._connector is None and not self._closing:
+            self._connector = self._loop.create_task(self._connect(), name=f"connect to {self.target}")
+
+    async def _connect(self) -> None:
+        """Make attempts as long as somebody waits for the outcome."""
+        try:
+            while self._connection is None and self._wanted:
+                await asyncio.sleep(self._next_attempt_at - self._loop.time())
+                await self._attempt_once()
+        finally:
+            self._connector = None
+
+    async def _attempt_once(self) -> None:
+        self._next_attempt_at = self._loop.time() + self._backoff.next()
+        self._attempting = True
+        try:
+            connection = await dial(self._host, self._port, self._ssl, self.options, self._new_connection)
+        except OSError as error:
+            self._failed(error)
+        else:
+            self._connected(connection)
+        finally:
+            self._attempting = False
+
+    def _new_connection(self) -> ClientConnection:
+        options = self.options
+        connection = ClientConnection(
+            self,
+            self.target,
+            options.connection,
+            self._loop,
+            keepalive_without_calls=options.keepalive_without_calls,
+        )
+        self._connections.add(connection)
+        connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
+        return connection
+
+    def _connected(self, connection: ClientConnection) -> None:
+        self._backoff.reset()
+        self._next_attempt_at = 0.0
+        self._failure = ""
+        self._connection = connection
+        if self._ticker is None:
+            self._tick()
+        for waiter in self._ready_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.connection_free(connection)
+
+    def _failed(self, error: OSError) -> None:
+        self._failure = describe(error)
+        _log.debug("cannot connect to %s: %s", self.target, self._failure)
+        for call in [call for call in self._waiting if not call.wait_for_ready]:
+            call.abandon(self._unreachable())
+
+    def _tick(self) -> None:
+        now = self._loop.time()
+        for connection in list(self._connections):
+            connection.tick(now)
+        self._ticker = (
+            self._loop.call_later(self.options.tick_interval, self._tick) if self._connections else None
+        )
+
+    def connection_leaving(self, connection: ClientConnection) -> None:
+        """Give no further calls to a connection; called by it."""
+        if connection is self._connection:
+            self._connection = None
+            if self._wanted:
+                self._connect_if_needed()
+
+    def connection_lost(self, connection: ClientConnection) -> None:
+        """Forget a connection; called by it."""
+        self.connection_leaving(connection)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    async def close(self, grace: float = 0.0) -> None:
+        """Take no more calls, let those that run finish, and disconnect.
+
+        Args:
+            grace: seconds after which what still runs is cancelled.
+        """
+        self._closing = True
+        await self._stop_connecting()
+        closed = [connection.closed for connection in self._connections]
+        for connection in list(self._connections):
+            connection.leave()
+        if closed and grace > 0:
+            await asyncio.wait(closed, timeout=grace)
+        for connection in list(self._connections):
+            for call in list(connection.calls.values()):
+                call.abandon(_channel_closed())
+        if closed:
+            await asyncio.wait(closed, timeout=_CLOSE_TIMEOUT)
+        for timer in (self._deadline_timer, self._ticker):
+            if timer is not None:
+                timer.cancel()
+
+    async def _stop_connecting(self) -> None:
+        connector = self._connector
+        if connector is not None:
+            connector.cancel()
+            await asyncio.wait([connector])
+        for call in list(self._waiting):
+            call.abandon(_channel_closed())
+        for waiter in self._ready_waiters:
+            if not waiter.done():
+                waiter.set_exception(_channel_closed())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def _channel_closed() -> RpcError:
+    return RpcError(StatusCode.CANCELLED, "the channel is closed")
+
+
+def _response_type(method: _Method) -> type[Message]:
+    if method.response_type is None:
+        raise TypeError("a method given by its path needs a response_type")
+    return method.response_type

@@ -1,0 +1,177 @@
+"""A client's connection: which calls run on it, how many may, and when it takes no more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from .client_call import Call, ClientCallConnection
+from .connection import CLIENT, ConnectionOptions, Headers
+from .status import RpcError, StatusCode
+
+_log = logging.getLogger(__name__)
+
+
+class ConnectionOwner(Protocol):
+    """What a connection needs of its channel."""
+
+    def connection_free(self, connection: ClientConnection) -> None:
+        """Give waiting calls to the connection: it may take more."""
+
+    def connection_leaving(self, connection: ClientConnection) -> None:
+        """Give no further calls to the connection."""
+
+    def connection_lost(self, connection: ClientConnection) -> None:
+        """Forget the connection."""
+
+
+class ClientConnection(ClientCallConnection):
+    """One connection of a channel.
+
+    Attributes:
+        ready: done when the server's first SETTINGS arrived; ``ConnectionError`` when that will not be.
+        closed: done when the socket is closed.
+        calls: those whose streams are open, by stream id.
+    """
+
+    def __init__(
+        self,
+        owner: ConnectionOwner,
+        target: str,
+        options: ConnectionOptions,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        keepalive_without_calls: bool = False,
+    ) -> None:
+        super().__init__(CLIENT, options, loop)
+        self._owner = owner
+        self._target = target
+        self._keepalive_without_calls = keepalive_without_calls
+        self._limit = 0
+        self._leaving = False
+        self._unwritten = 0  # id of the first stream of which nothing was written
+        self.ready: asyncio.Future[None] = loop.create_future()
+        self.closed: asyncio.Future[None] = loop.create_future()
+        self.calls: dict[int, Call] = {}
+
+    @property
+    def free(self) -> bool:
+        """Whether one more call may be opened."""
+        return not self._leaving and len(self.calls) < self._limit
+
+    @property
+    def leaving(self) -> bool:
+        """Whether it takes no more calls."""
+        return self._leaving
+
+    def open(self, call: Call) -> bool:
+        """Start a call on a stream of its own; False when the connection takes no more."""
+        try:
+            stream_id = call.open(self)
+        except ConnectionError:
+            self.leave()
+            return False
+        self.calls[stream_id] = call
+        return True
+
+    def leave(self) -> None:
+        """Take no more calls, and close when the last one that runs is over."""
+        if not self._leaving:
+            self._leaving = True
+            self._owner.connection_leaving(self)
+            self._close_when_unused()
+
+    def drop(self) -> None:
+        """Close the socket now, if there is one; nothing more comes of the connection."""
+        never_opened = self._transport is None
+        self.abort()
+        if never_opened and not self.closed.done():
+            self.closed.set_result(None)
+
+    def _close_when_unused(self) -> None:
+        if self._leaving and not self.calls and not self.over:
+            self.send_goaway()
+            self._loop.call_soon(self.close_gracefully)
+
+    # -- hooks of Connection -------------------------------------------------------------------------
+
+    def on_settings(self) -> None:
+        """Learn how many calls may run at once; the first time, report that the connection stands."""
+        self._limit = self._h2.remote_settings[3]
+        if not self.ready.done():
+            self.ready.set_result(None)
+        elif self.free:
+            self._owner.connection_free(self)
+
+    def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """Hand on the headers of a response."""
+        call = self.calls.get(stream_id)
+        if call is not None and not call.done:
+            call.response(headers, ended)
+
+    def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Hand on body bytes; those of a call that is over only free the window."""
+        call = self.calls.get(stream_id)
+        if call is None or call.done:
+            self.acknowledge(stream_id, len(data))
+        else:
+            call.data(data, ended)
+
+    def on_trailers(self, stream_id: int, headers: Headers) -> None:
+        """Hand on the end of a response."""
+        call = self.calls.get(stream_id)
+        if call is not None and not call.done:
+            call.trailers(headers)
+
+    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
+        """Release the call, and its place for another."""
+        call = self.calls.pop(stream_id, None)
+        if call is not None and not call.done:
+            call.closed(error_code)
+        if not self._leaving:
+            self._owner.connection_free(self)
+        elif not self.calls:
+            self._close_when_unused()
+
+    def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
+        """Let what runs finish; the engine closes the streams that the server did not take."""
+        if error_code:
+            _log.warning(
+                "the server %s ended the connection with error %#x: %s", self._target, error_code, debug[:200]
+            )
+        self.leave()
+
+    def on_lost(self, error: Exception | None) -> None:
+        """End every call that still runs."""
+        self._leaving = True
+        why = f": {error}" if error else ""
+        if not self.ready.done():
+            self.ready.set_exception(ConnectionError(f"it closed the connection before HTTP/2 began{why}"))
+            self.ready.exception()  # nobody may be waiting any more
+        self._owner.connection_lost(self)
+        calls = list(self.calls.items())
+        self.calls.clear()
+        for stream_id, call in calls:
+            lost = RpcError(StatusCode.UNAVAILABLE, f"the connection to {self._target} was lost{why}")
+            call.lost(lost, written=stream_id < self._unwritten)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the socket is closed."""
+        super().connection_lost(exc)
+        if not self.closed.done():
+            self.closed.set_result(None)
+
+    # -- writing and time ----------------------------------------------------------------------------
+
+    def _flush(self) -> None:
+        self._unwritten = self._h2.next_stream_id
+        super()._flush()
+
+    def tick(self, now: float) -> None:
+        """Check the timers of the connection; to be called about once a second."""
+        if not self.calls and not self._keepalive_without_calls:
+            self._heard = True
+        if self.calls or not self.over:
+            self.heal_window(sum(call.unacknowledged for call in self.calls.values()))
+        super().tick(now)

@@ -1,0 +1,111 @@
+"""One attempt to connect to a server: its name, its addresses, TLS, the first SETTINGS."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import ssl as tls
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from .client_connection import ClientConnection
+
+
+class DialOptions(Protocol):
+    """What an attempt needs of a channel's options."""
+
+    @property
+    def connect_timeout(self) -> float:
+        """Seconds for the whole attempt."""
+
+    @property
+    def server_name(self) -> str | None:
+        """Name in the server's certificate; None = the host that is dialled."""
+
+
+async def dial(
+    host: str,
+    port: int,
+    ssl: tls.SSLContext | None,
+    options: DialOptions,
+    new_connection: Callable[[], ClientConnection],
+) -> ClientConnection:
+    """Try every address of the server in turn, each with its share of the time, and connect to one.
+
+    Raises:
+        OSError: none of them works; the reason of the last one.
+    """
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + options.connect_timeout
+    async with asyncio.timeout_at(give_up_at):
+        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    security: dict[str, Any] = {}
+    if ssl is not None:
+        security = {"ssl": ssl, "server_hostname": options.server_name or host}
+        security["ssl_handshake_timeout"] = options.connect_timeout
+    failure: OSError = ConnectionError("its name has no address")
+    for index, (*_, address) in enumerate(addresses):
+        share = (give_up_at - loop.time()) / (len(addresses) - index)
+        try:
+            async with asyncio.timeout(share):
+                return await _connect(str(address[0]), port, security, new_connection())
+        except OSError as error:
+            failure = error
+    raise failure
+
+
+async def _connect(
+    host: str, port: int, security: dict[str, Any], connection: ClientConnection
+) -> ClientConnection:
+    loop = asyncio.get_running_loop()
+    try:
+        transport, _ = await loop.create_connection(lambda: connection, host, port, **security)
+        _check_protocol(transport)
+        await connection.ready
+        _check_standing(connection)
+    except BaseException:
+        connection.drop()
+        raise
+    return connection
+
+
+def _check_protocol(transport: asyncio.BaseTransport) -> None:
+    session = transport.get_extra_info("ssl_object")
+    if session is not None and session.selected_alpn_protocol() != "h2":
+        raise ConnectionError("it does not speak HTTP/2 over TLS (ALPN h2)")
+
+
+def _check_standing(connection: ClientConnection) -> None:
+    if connection.leaving:
+        raise ConnectionError("it ended the connection at once")
+
+
+def describe(error: OSError) -> str:
+    """Say for people why an attempt failed; to be read after "the server cannot be reached: "."""
+    match error:
+        case TimeoutError():
+            return "it does not answer"
+        case tls.SSLCertVerificationError():
+            return f"its certificate is not accepted: {error.verify_message}"
+        case tls.SSLError():
+            return f"TLS failed: {error.reason or error}"
+        case socket.gaierror():
+            return f"its name cannot be resolved: {error.strerror}"
+    return os.strerror(error.errno).lower() if error.errno else str(error)
+
+
+def split_target(target: str) -> tuple[str, int]:
+    """Split ``host:port``; the host may be an IPv6 address in brackets.
+
+    Raises:
+        ValueError: it is not that.
+    """
+    host, _, port = target.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    elif ":" in host:
+        host = ""
+    if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+        raise ValueError(f"{target!r} is not a target; write host:port, or [address]:port for IPv6")
+    return host, int(port)

@@ -1,0 +1,74 @@
+"""How a client reads the end of a call, without I/O: headers, HTTP statuses and resets become statuses.
+
+Sources: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md and
+https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md ("Responses", "Errors").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from .metadata import Metadata
+from .status import RpcError, StatusCode, status_from_trailers
+
+HeaderPairs = tuple[tuple[bytes, bytes], ...]
+
+_HTTP_CODES = {
+    b"400": StatusCode.INTERNAL,
+    b"401": StatusCode.UNAUTHENTICATED,
+    b"403": StatusCode.PERMISSION_DENIED,
+    b"404": StatusCode.UNIMPLEMENTED,
+    b"429": StatusCode.UNAVAILABLE,
+    b"502": StatusCode.UNAVAILABLE,
+    b"503": StatusCode.UNAVAILABLE,
+    b"504": StatusCode.UNAVAILABLE,
+}
+
+_RESETS = {
+    0x0: ("NO_ERROR", StatusCode.INTERNAL),
+    0x1: ("PROTOCOL_ERROR", StatusCode.INTERNAL),
+    0x2: ("INTERNAL_ERROR", StatusCode.INTERNAL),
+    0x3: ("FLOW_CONTROL_ERROR", StatusCode.INTERNAL),
+    0x4: ("SETTINGS_TIMEOUT", StatusCode.INTERNAL),
+    0x5: ("STREAM_CLOSED", StatusCode.UNKNOWN),
+    0x6: ("FRAME_SIZE_ERROR", StatusCode.INTERNAL),
+    0x7: ("REFUSED_STREAM", StatusCode.UNAVAILABLE),
+    0x8: ("CANCEL", StatusCode.CANCELLED),
+    0x9: ("COMPRESSION_ERROR", StatusCode.INTERNAL),
+    0xA: ("CONNECT_ERROR", StatusCode.INTERNAL),
+    0xB: ("ENHANCE_YOUR_CALM", StatusCode.RESOURCE_EXHAUSTED),
+    0xC: ("INADEQUATE_SECURITY", StatusCode.PERMISSION_DENIED),
+    0xD: ("HTTP_1_1_REQUIRED", StatusCode.UNKNOWN),
+}
+
+
+def response_error(fields: Mapping[bytes, bytes]) -> RpcError | None:
+    """Judge the first headers of a response; None when a gRPC response begins with them.
+
+    Something in between (a proxy, a web server) answers without ``grpc-status``: then the HTTP status
+    decides.
+    """
+    status = fields.get(b":status", b"")
+    content_type = fields.get(b"content-type", b"")
+    if b"grpc-status" in fields or (status == b"200" and content_type.startswith(b"application/grpc")):
+        return None
+    kind = content_type.decode("latin-1") or "no content type"
+    code = _HTTP_CODES.get(status, StatusCode.UNKNOWN)
+    return RpcError(code, f"the server answered with HTTP status {status.decode('latin-1')} and {kind}")
+
+
+def final_error(trailers: HeaderPairs) -> RpcError | None:
+    """Read the status at the end of a response; None means OK.
+
+    The other trailers become the error's metadata.
+    """
+    error = status_from_trailers(dict(trailers))
+    if error is not None:
+        error.metadata = Metadata(trailers).items()
+    return error
+
+
+def reset_error(error_code: int) -> RpcError:
+    """Return what a stream that the server reset, or let close without an end, means."""
+    name, code = _RESETS.get(error_code, (f"error {error_code:#x}", StatusCode.UNKNOWN))
+    return RpcError(code, f"the server reset the call with {name}")
