@@ -1,0 +1,128 @@
+"""The data directory: one server at a time, readable by its owner alone."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from windshift.server.embedded.errors import EmbeddedError
+
+_PRIVATE = 0o700
+_POLL = 0.02
+
+
+class DataDirectory:
+    """Paths below the data directory, and the lock that makes it ours.
+
+    nats-server inherits the lock (`lock_fd`), so that the directory stays taken as long as either process
+    lives: two nats-servers on one store would destroy it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run = path / "run"
+        """What exists only while a server runs."""
+        self.config = self.run / "nats.conf"
+        self.log = path / "nats-server.log"
+        self._lock_file = path / "lock"
+        self._lock = -1
+
+    @property
+    def lock_fd(self) -> int:
+        """The descriptor that holds the lock; -1 when it is not held."""
+        return self._lock
+
+    async def acquire(self, wait: float) -> None:
+        """Create the directory if need be, and lock it.
+
+        When the server that held it is dead, and only its nats-server is still about to stop, wait up to
+        `wait` seconds for that. Raises `EmbeddedError`.
+        """
+        try:
+            self._prepare()
+            await self._take_lock(wait)
+        except OSError as error:
+            self.release()
+            raise self._unusable(error) from error
+        except EmbeddedError:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the lock back. The files stay."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def write_config(self, text: str) -> None:
+        """Write nats-server's configuration, which holds a password, for our eyes only."""
+        self.config.unlink(missing_ok=True)
+        with open(self.config, "w", encoding="utf-8", opener=_private_opener) as file:
+            file.write(text)
+
+    def open_log(self) -> int:
+        """Open nats-server's log for appending, and return the descriptor."""
+        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    def ports_file(self, pid: int) -> Path | None:
+        """Find the file in which the nats-server of this id says where it listens."""
+        return next(self.run.glob(f"*_{pid}.ports"), None)
+
+    def tidy(self) -> None:
+        """Remove what an earlier run left: configuration with its password, ports and ids."""
+        for file in self.run.iterdir():
+            file.unlink(missing_ok=True)
+
+    def _prepare(self) -> None:
+        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        for directory in (
+            self.run,
+            self.path / "jetstream",
+        ):  # nats-server adds the latter's name to its store_dir
+            directory.mkdir(mode=_PRIVATE, exist_ok=True)
+            directory.chmod(_PRIVATE)
+
+    async def _take_lock(self, wait: float) -> None:
+        give_up = time.monotonic() + wait
+        while not self._try_lock():
+            if self._owner_lives() or time.monotonic() >= give_up:
+                raise EmbeddedError(
+                    f"the data directory {self.path} is in use by another server; stop that one, or name "
+                    "another directory with WINDSHIFT_DATA_DIR"
+                )
+            await asyncio.sleep(_POLL)
+        os.truncate(self._lock, 0)
+        os.pwrite(self._lock, b"%d\n" % os.getpid(), 0)
+
+    def _try_lock(self) -> bool:
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def _owner_lives(self) -> bool:
+        """Tell whether the server that took the lock is alive, as far as its id tells."""
+        try:
+            pid = int(os.pread(self._lock, 20, 0))
+            os.kill(pid, 0)
+        except (ValueError, ProcessLookupError):
+            return False
+        except PermissionError:
+            return True  # alive, and another user's
+        return True
+
+    def _unusable(self, error: OSError) -> EmbeddedError:
+        reason = os.strerror(error.errno) if error.errno else "it cannot be used"
+        return EmbeddedError(
+            f"cannot write to the data directory {self.path}: {reason}; make it writable, or name another "
+            "one with WINDSHIFT_DATA_DIR"
+        )
+
+
+def _private_opener(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_EXCL, 0o600)

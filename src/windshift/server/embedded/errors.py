@@ -1,0 +1,7 @@
+"""What can go wrong with the embedded server."""
+
+from __future__ import annotations
+
+
+class EmbeddedError(Exception):
+    """The embedded server cannot run. The text is one line for the operator, and says what to change."""

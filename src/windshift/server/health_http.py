@@ -1,0 +1,131 @@
+"""`/healthz` and `/readyz` over HTTP, in the event loop of the server.
+
+`/healthz` says that the process answers, nothing more: a probe that restarts processes must not restart them
+because NATS is away. `/readyz` says whether calls should be sent here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import json
+import socket
+from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+
+_CONNECTIONS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A response: a status and what its JSON body says."""
+
+    status: int
+    body: MutableMapping[str, str]
+
+
+class HealthApplication:
+    """The ASGI application. `not_ready` gives the reason why calls should not come here, or None."""
+
+    def __init__(self, not_ready: Callable[[], str | None]) -> None:
+        self._not_ready = not_ready
+
+    def answer(self, method: str, path: str) -> Answer:
+        """Decide on one request."""
+        if path not in {"/healthz", "/readyz"}:
+            return Answer(404, {"error": "there is only /healthz and /readyz"})
+        if method not in {"GET", "HEAD"}:
+            return Answer(405, {"error": "use GET"})
+        reason = self._not_ready() if path == "/readyz" else None
+        if reason is None:
+            return Answer(200, {"status": "ok"})
+        return Answer(503, {"status": "unavailable", "reason": reason})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        answer = self.answer(scope["method"], scope["path"])
+        body = json.dumps(answer.body).encode() + b"\n"
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(body)),
+            (b"cache-control", b"no-store"),
+        ]
+        if answer.status == 405:
+            headers.append((b"allow", b"GET, HEAD"))
+        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+
+
+class _Uvicorn(uvicorn.Server):
+    """An HTTP server that leaves the signals to the process."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+class HealthServer:
+    """An HTTP server for one application, in the running loop."""
+
+    def __init__(self, application: HealthApplication) -> None:
+        self._server = _Uvicorn(
+            uvicorn.Config(
+                application,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                proxy_headers=False,
+                limit_concurrency=_CONNECTIONS,
+                timeout_graceful_shutdown=1,
+            )
+        )
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, and return the port that 0 became. Raises OSError when the address cannot be had."""
+        sockets = await _listen(host, port)
+        self._task = asyncio.create_task(self._server.serve(sockets), name="health HTTP server")
+        return int(sockets[0].getsockname()[1])
+
+    async def stop(self) -> None:
+        """Stop listening, and end what connections there are within about a second."""
+        if self._task is not None:
+            self._server.should_exit = True
+            await self._task
+            self._task = None
+
+
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address that `host` means and that this machine has."""
+    loop = asyncio.get_running_loop()
+    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    sockets: list[socket.socket] = []
+    missing: OSError | None = None
+    for family, _, _, _, address in dict.fromkeys(infos):
+        chosen = sockets[0].getsockname()[1] if sockets else port
+        try:
+            sockets.append(socket.create_server((address[0], chosen, *address[2:]), family=family))
+        except OSError as error:
+            if error.errno != errno.EADDRNOTAVAIL:  # that one: a name with an address of a family that is off
+                _close(sockets)
+                raise
+            missing = error
+    if not sockets:
+        raise missing or OSError(errno.EADDRNOTAVAIL, "the name has no address")
+    return sockets
+
+
+def _close(sockets: Iterable[socket.socket]) -> None:
+    for each in sockets:
+        each.close()
