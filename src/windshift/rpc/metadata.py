@@ -14,6 +14,14 @@ _KEY = re.compile(r"[0-9a-z_.\-]+")
 _TIMEOUT = re.compile(rb"([0-9]{1,8})([HMSmun])")
 _SECONDS = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 _RESERVED = frozenset({b"te", b"content-type", b"user-agent", b"host"})
+_FORBIDDEN = _RESERVED | {  # a peer refuses messages with one of these (RFC 9113, section 8.2.2)
+    b"connection",
+    b"content-length",
+    b"keep-alive",
+    b"proxy-connection",
+    b"transfer-encoding",
+    b"upgrade",
+}
 MAX_TIMEOUT = 30 * 24 * 3600.0
 """Longest timeout kept, in seconds; a longer one is as good as none and would overflow timers."""
 
@@ -87,7 +95,7 @@ def encode_metadata(pairs: Iterable[tuple[str, MetadataValue]]) -> HeaderList:
 
 
 def _encode(name: str, value: MetadataValue) -> tuple[bytes, bytes]:
-    if not _KEY.fullmatch(name) or name.startswith("grpc-") or name.encode() in _RESERVED:
+    if not _KEY.fullmatch(name) or name.startswith("grpc-") or name.encode() in _FORBIDDEN:
         raise ValueError(f"{name!r} is not a metadata name")
     if name.endswith("-bin"):
         return name.encode(), encode_binary(value if isinstance(value, bytes) else value.encode())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from urllib.parse import unquote_to_bytes
 
@@ -18,6 +18,7 @@ from google.rpc.status_pb2 import Status
 
 MAX_MESSAGE_LENGTH = 2048
 """Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
+_MAX_ENCODED_LENGTH = 4092  # the same in bytes as sent, where a character may take twelve
 
 HeaderList = list[tuple[bytes, bytes]]
 MetadataValue = str | bytes
@@ -52,7 +53,8 @@ class RpcError(Exception):
 
     Attributes:
         code: the status; never OK.
-        message: text for people; sent as ``grpc-message``, cut at ``MAX_MESSAGE_LENGTH``.
+        message: text for people; sent as ``grpc-message``, cut at ``MAX_MESSAGE_LENGTH`` characters, sooner
+            when most of them are beyond ASCII.
         details: Protobuf messages of ``google.rpc.Status.details``. On the client side they are
             ``google.protobuf.Any``, as received.
         metadata: further trailing metadata.
@@ -73,11 +75,28 @@ class RpcError(Exception):
 
 
 def percent_encode(text: str) -> bytes:
-    """Encode a status message: bytes outside printable ASCII, and ``%``, become ``%XX``."""
+    """Encode a status message: bytes outside printable ASCII, and ``%``, become ``%XX``.
+
+    So do spaces at either end, which no header value may have there (RFC 9113, section 8.2.1). The message is
+    cut so that it fits what clients accept.
+    """
     data = text[:MAX_MESSAGE_LENGTH].encode("utf-8", "replace")
-    if data.isascii() and text.isprintable() and b"%" not in data:
+    if data.isascii() and text.isprintable() and b"%" not in data and data == data.strip():
         return data
-    return b"".join(_PERCENT[byte] for byte in data)
+    encoded = b"".join(_encoded_characters(text[:MAX_MESSAGE_LENGTH]))
+    if encoded.startswith(b" "):
+        encoded = b"%20" + encoded[1:]
+    return encoded[:-1] + b"%20" if encoded.endswith(b" ") else encoded
+
+
+def _encoded_characters(text: str) -> Iterator[bytes]:
+    room = _MAX_ENCODED_LENGTH
+    for character in text:
+        encoded = b"".join(_PERCENT[byte] for byte in character.encode("utf-8", "replace"))
+        room -= len(encoded)
+        if room < 0:
+            return
+        yield encoded
 
 
 _PERCENT = [bytes((b,)) if 0x20 <= b <= 0x7E and b != 0x25 else b"%%%02X" % b for b in range(256)]
@@ -111,10 +130,11 @@ OK_TRAILERS: HeaderList = [(b"grpc-status", b"0")]
 def status_trailers(error: RpcError) -> HeaderList:
     """Return the trailers that carry ``error``, without its further metadata."""
     trailers = [(b"grpc-status", b"%d" % error.code)]
-    if error.message:
-        trailers.append((b"grpc-message", percent_encode(error.message)))
+    message = percent_encode(error.message)
+    if message:
+        trailers.append((b"grpc-message", message))
     if error.details:
-        status = Status(code=int(error.code), message=error.message[:MAX_MESSAGE_LENGTH])
+        status = Status(code=int(error.code), message=percent_decode(message))
         for detail in error.details:
             if isinstance(detail, AnyMessage):
                 status.details.append(detail)
