@@ -30,7 +30,7 @@ async def test_messages_arrive(broker: Broker, unique: Callable[[], str]) -> Non
     """What is published arrives at every subscription, in order, with its headers."""
     subject, got = unique(), asyncio.Queue[Msg]()
 
-    async def keep(message: Msg) -> None:
+    def keep(message: Msg) -> None:
         got.put_nowait(message)
 
     subscription = await broker.connection.subscribe(subject, keep)
@@ -107,7 +107,7 @@ async def test_comes_back_with_its_subscriptions(own_nats_server: NatsServer, ow
     connection.on_lost.append(lambda: told.append("lost"))
     connection.on_connected.append(lambda: told.append("connected"))
 
-    async def keep(message: Msg) -> None:
+    def keep(message: Msg) -> None:
         got.put_nowait(message.data)
 
     await connection.subscribe("news", keep)
@@ -172,7 +172,7 @@ async def test_subscribing_while_disconnected(own_nats_server: NatsServer, own_b
     """A subscription that was asked for while there was no connection is there from the next one on."""
     got = asyncio.Queue[bytes]()
 
-    async def keep(message: Msg) -> None:
+    def keep(message: Msg) -> None:
         got.put_nowait(message.data)
 
     own_nats_server.kill()

@@ -14,7 +14,6 @@ from nats.errors import AuthorizationError, Error, NoServersError
 
 from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
 
-
 _FOR_EVER: Final = 1e9
 
 
@@ -41,8 +40,8 @@ async def open_client(
     nats-py never gets to reconnect: what it keeps in its buffer when a connection breaks it would send after
     the next one is up, when the publish was long reported as failed; its attempts wait for a frozen peer to
     read, and end silently on an error that they did not expect. One way to come back, ours, covers that and
-    the closes that it never recovers from. (Turned off altogether, it would close the client by itself, and
-    leave the tasks of its subscriptions behind when that fails.)
+    the closes that it never recovers from. (Turned off altogether, its client would close itself, wait for
+    the frozen peer in that, and leave a task behind.)
     """
     client = Client()
     cause: Exception | None = None
@@ -99,7 +98,7 @@ async def _connect(
         raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
 
 
-def _never(servers: list[Server], info: dict[str, Any]) -> tuple[Server | None, float]:
+def _never(_servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
     """Keep nats-py from reconnecting: let it wait until it is closed."""
     return None, _FOR_EVER
 

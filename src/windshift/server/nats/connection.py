@@ -13,7 +13,7 @@ import logging
 import random
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -27,11 +27,29 @@ from windshift.server.nats.options import ConnectionOptions, ServerAddress
 log = logging.getLogger(__name__)
 
 Hook = Callable[[], None]
-Callback = Callable[[Msg], Awaitable[None]]
+Receive = Callable[[Msg], None]
 
 
 class NotConnected(Exception):
     """There is no connection now, and nothing was sent."""
+
+
+class _Sink(asyncio.Future[Msg]):
+    """A future that is never done and passes on what it is given.
+
+    nats-py's ways to receive cost a queue and a task per subscription, and a coroutine per message. It also
+    takes a future, and does no more with it than ask `cancelled()` and call `set_result()` for each message.
+    """
+
+    def __init__(self, receive: Receive) -> None:
+        super().__init__()
+        self._receive = receive
+
+    def set_result(self, result: Msg, /) -> None:
+        try:
+            self._receive(result)
+        except Exception:  # it would end nats-py's reading of the connection
+            log.exception("a message from NATS could not be handled")
 
 
 class Subscription:
@@ -40,32 +58,27 @@ class Subscription:
     Messages that arrive while there is no connection are gone, as always in NATS.
     """
 
-    __slots__ = ("_callback", "_connection", "_inner", "client", "subject")
+    __slots__ = ("_connection", "_inner", "_receive", "client", "subject")
 
-    def __init__(self, connection: Connection, subject: str, callback: Callback) -> None:
+    def __init__(self, connection: Connection, subject: str, receive: Receive) -> None:
         self._connection = connection
-        self._callback = callback
+        self._receive = receive
         self._inner: ClientSubscription | None = None
         self.client: Client | None = None
         self.subject = subject
 
     async def attach(self, client: Client) -> None:
-        """Subscribe on this client.
-
-        Nothing bounds what waits for the callback: whoever asks must bound the asking.
-        """
+        """Subscribe on this client."""
         self.client = client
-        self._inner = await client.subscribe(
-            self.subject, cb=self._callback, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+        self._inner = await client.subscribe(self.subject, future=_Sink(self._receive))
 
     async def unsubscribe(self) -> None:
-        """End the interest. Messages that were not handed to the callback yet are dropped. Never fails."""
+        """End the interest. Never fails."""
         self._connection.forget(self)
         await self.detach()
 
     async def detach(self) -> None:
-        """Unsubscribe on the present client, which also ends the task that calls the callback."""
+        """Unsubscribe on the present client, if it still can."""
         inner, self._inner = self._inner, None
         if inner is None:
             return
@@ -105,6 +118,11 @@ class Connection:
         """Whether messages can be sent now."""
         client = self._client
         return client is not None and client.is_connected
+
+    @property
+    def client(self) -> Client | None:
+        """The present client, for what is to end with it; `None` while there is no connection."""
+        return self._client
 
     async def connect(self) -> None:
         """Connect for the first time, and keep connected from then on.
@@ -173,12 +191,12 @@ class Connection:
             raise NotConnected from None
         sending.close()
 
-    async def subscribe(self, subject: str, callback: Callback) -> Subscription:
-        """Call `callback`, a coroutine function, with each message to `subject`, one after the other.
+    async def subscribe(self, subject: str, receive: Receive) -> Subscription:
+        """Call `receive` with each message to `subject` as it arrives. It must not block; nothing is queued.
 
         Also when there is no connection now: the subscription is there from the next one on.
         """
-        subscription = Subscription(self, subject, callback)
+        subscription = Subscription(self, subject, receive)
         self._subscriptions[subscription] = None
         if self._client is not None:
             try:
@@ -286,11 +304,8 @@ class Connection:
         await asyncio.sleep(self._options.reconnect_wait.total_seconds() + jitter)
 
     async def _on_error(self, error: Exception) -> None:
-        """Hear of an error from nats-py: of the connection, or one that a subscription's callback raised."""
-        if isinstance(error, (Error, OSError, TimeoutError)):
-            log.debug("NATS client: %s", type(error).__name__)
-        else:
-            log.error("a NATS callback failed", exc_info=error)
+        """Hear of an error from nats-py: mostly that the connection ended."""
+        log.debug("NATS client: %s", type(error).__name__)
         self._look.set()
 
     async def _on_ended(self) -> None:

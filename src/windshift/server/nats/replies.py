@@ -104,7 +104,7 @@ class Replies:
             raise
         return outcome
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Msg) -> None:
         waiting = self._waiting.pop(message.subject[self._prefix_length :], None)
         if waiting is None:
             return  # late, or somebody else's
