@@ -14,7 +14,6 @@ INTERNAL with a fixed text for the client and one log record for us.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -27,24 +26,22 @@ from .metadata import Metadata, encode_metadata
 from .service import Method
 from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
 
-_log = logging.getLogger(__name__)
-
 RESPONSE_HEADERS: HeaderList = [
     (b":status", b"200"),
     (b"content-type", b"application/grpc"),
     (b"grpc-accept-encoding", b"identity,gzip"),
 ]
 
-ErrorFilter = Callable[[str, RpcError], RpcError]
-"""Rewrites an error that the gRPC layer itself raised, given the call's path."""
+ErrorTranslator = Callable[[str, Exception], RpcError | None]
+"""Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
 
 
 class CallConnection(Connection):
     """A connection that carries server calls: what a call asks of it beyond its streams."""
 
-    def filter_error(self, path: str, error: RpcError) -> RpcError:
-        """Return ``error`` as it should be sent."""
-        return error
+    def translate(self, path: str, error: Exception) -> RpcError:
+        """Return what the client of a call to ``path`` sees of ``error``."""
+        raise NotImplementedError
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Take note that a call ended with ``code``."""
@@ -310,7 +307,7 @@ class ServerCall:
         try:
             self._decode(data)
         except RpcError as error:
-            self._finish_with(self._connection.filter_error(self._method.path, error))
+            self._fail(error)
             return None
         messages = self._queue()
         if len(messages) > 1:
@@ -344,7 +341,7 @@ class ServerCall:
         """End the call with an error of the gRPC layer and cancel its handler."""
         if self._done:
             return
-        self._finish_with(self._connection.filter_error(self._method.path, error))
+        self._fail(error)
         if self._task is not None:
             self._task.cancel()
 
@@ -391,16 +388,13 @@ class ServerCall:
 
     def _settle(self, error: BaseException) -> None:
         """Turn what a handler raised into the status of the call."""
-        if isinstance(error, RpcError):
-            self._finish_with(self._connection.filter_error(self._method.path, error))
-        elif isinstance(error, asyncio.CancelledError):
+        if isinstance(error, asyncio.CancelledError):
             if self._deadline_passed:
                 self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
             else:
                 self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
         elif isinstance(error, Exception):
-            _log.error("the handler of %s failed", self._method.path, exc_info=error)
-            self._fail_protocol(StatusCode.INTERNAL, "the server failed on this call; its log says why")
+            self._fail(error)
         else:
             raise error
 
@@ -431,8 +425,11 @@ class ServerCall:
     # -- ending --------------------------------------------------------------------------------------
 
     def _fail_protocol(self, code: StatusCode, message: str) -> None:
+        self._fail(RpcError(code, message))
+
+    def _fail(self, error: Exception) -> None:
         if not self._done:
-            self._finish_with(self._connection.filter_error(self._method.path, RpcError(code, message)))
+            self._finish_with(self._connection.translate(self._method.path, error))
 
     def _send_headers(self) -> None:
         self._headers_sent = True

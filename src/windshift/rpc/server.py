@@ -8,7 +8,7 @@ import ssl as tls
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .call import RESPONSE_HEADERS, CallConnection, ErrorFilter, ServerCall
+from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, ServerCall
 from .connection import SERVER, ConnectionOptions, Headers
 from .metadata import parse_timeout
 from .service import Method, Service
@@ -38,7 +38,7 @@ class ServerOptions:
             stream is reset.
         tick_interval: seconds between two looks at the timers above.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
-        error_filter: rewrites errors without details before they are sent, for instance to add some.
+        translate: says what a client sees of an error, raised by a handler or by the gRPC layer itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
     """
 
@@ -51,7 +51,7 @@ class ServerOptions:
     discard_timeout: float = 5.0
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
-    error_filter: ErrorFilter | None = None
+    translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
 
 
@@ -86,7 +86,7 @@ class ServerConnection(CallConnection):
         try:
             call = self._open_call(stream_id, method, headers, fields)
         except RpcError as error:
-            self._answer(stream_id, self.filter_error(method.path, error), ended)
+            self._answer(stream_id, self.translate(method.path, error), ended)
             return
         self._calls[stream_id] = call
         call.begin(ended)
@@ -150,12 +150,16 @@ class ServerConnection(CallConnection):
 
     # -- for calls -----------------------------------------------------------------------------------
 
-    def filter_error(self, path: str, error: RpcError) -> RpcError:
-        """Let the server's options rewrite an error that has no details."""
-        error_filter = self._server.options.error_filter
-        if error_filter is None or error.details:
+    def translate(self, path: str, error: Exception) -> RpcError:
+        """Let the server's options say what the client sees; log what nobody expected."""
+        translate = self._server.options.translate
+        known = translate(path, error) if translate is not None else None
+        if known is not None:
+            return known
+        if isinstance(error, RpcError):
             return error
-        return error_filter(path, error)
+        _log.error("the handler of %s failed", path, exc_info=error)
+        return self.translate(path, RpcError(StatusCode.INTERNAL, "the server failed; its log says why"))
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Tell who wants to know."""
@@ -175,7 +179,7 @@ class ServerConnection(CallConnection):
             path = fields.get(b":path", b"")
             text = path[:200].decode("ascii", "backslashreplace")
             error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
-            self._answer(stream_id, self.filter_error(text, error), ended)
+            self._answer(stream_id, self.translate(text, error), ended)
 
     def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
         self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)

@@ -1,0 +1,1 @@
+"""The services: from Protobuf to the domain and back. Nothing is decided here."""

@@ -1,0 +1,85 @@
+"""What clients see of errors: the one table from reasons to gRPC codes, and the details beside them.
+
+Every error that leaves carries a ``google.rpc.ErrorInfo`` with the domain ``windshift``, a stable reason and
+metadata; an invalid field also a ``google.rpc.BadRequest``. What is in no table becomes INTERNAL with a fixed
+text: that is the gRPC layer's part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+
+from windshift.rpc import RpcError, StatusCode
+from windshift.server.errors import InvalidField, OutcomeUnknown, ShuttingDown, WindshiftError
+
+DOMAIN = "windshift"
+
+CODES: Mapping[str, StatusCode] = {
+    "INVALID_FIELD": StatusCode.INVALID_ARGUMENT,
+    "SUBSCRIBE_EXPECTED": StatusCode.INVALID_ARGUMENT,
+    "ALREADY_SUBSCRIBED": StatusCode.INVALID_ARGUMENT,
+    "UNSUPPORTED_COMBINATION": StatusCode.INVALID_ARGUMENT,
+    "EVENT_TOO_LARGE": StatusCode.INVALID_ARGUMENT,
+    "STREAM_NOT_FOUND": StatusCode.NOT_FOUND,
+    "CONSUMER_NOT_FOUND": StatusCode.NOT_FOUND,
+    "STORE_NOT_FOUND": StatusCode.NOT_FOUND,
+    "UNBOUND_SUBJECT": StatusCode.FAILED_PRECONDITION,
+    "WRONG_LAST_ID": StatusCode.ABORTED,
+    "REVISION_MISMATCH": StatusCode.ABORTED,
+    "KEY_EXISTS": StatusCode.ALREADY_EXISTS,
+    "SUBJECTS_OVERLAP": StatusCode.FAILED_PRECONDITION,
+    "STORAGE_CHANGE": StatusCode.FAILED_PRECONDITION,
+    "MIRROR_CHANGE": StatusCode.FAILED_PRECONDITION,
+    "REPLICAS_UNAVAILABLE": StatusCode.FAILED_PRECONDITION,
+    "VALUE_NOT_ANY": StatusCode.FAILED_PRECONDITION,
+    "STREAM_FULL": StatusCode.RESOURCE_EXHAUSTED,
+    "TOO_MANY_IN_FLIGHT": StatusCode.RESOURCE_EXHAUSTED,
+    "BROKER_UNAVAILABLE": StatusCode.UNAVAILABLE,
+    "SHUTTING_DOWN": StatusCode.UNAVAILABLE,
+    "OUTCOME_UNKNOWN": StatusCode.DEADLINE_EXCEEDED,
+    "UNAUTHENTICATED": StatusCode.UNAUTHENTICATED,
+    "PERMISSION_DENIED": StatusCode.PERMISSION_DENIED,
+}
+
+_READS = ("/Get",)
+_PUBLISHES = ("/PublishEvent", "/Publish")
+
+
+def translate(path: str, error: Exception) -> RpcError | None:
+    """Say what the client of a call to ``path`` sees of ``error``; None for what nobody expected."""
+    if isinstance(error, WindshiftError):
+        return _with_details(CODES[error.reason], error.message, error.reason, error.metadata, _more(error))
+    if isinstance(error, RpcError) and not error.details:
+        return _of_the_wire(path, error)
+    return None
+
+
+def _more(error: WindshiftError) -> tuple[Message, ...]:
+    if not isinstance(error, InvalidField):
+        return ()
+    violation = BadRequest.FieldViolation(field=error.field, description=error.description)
+    return (BadRequest(field_violations=[violation]),)
+
+
+def _of_the_wire(path: str, error: RpcError) -> RpcError | None:
+    """Give an error of the gRPC layer the reason of the contract that fits it, or its code's name."""
+    match error.code:
+        case StatusCode.UNAVAILABLE:
+            return translate(path, ShuttingDown())
+        case StatusCode.DEADLINE_EXCEEDED if path.startswith("/windshift.") and not path.endswith(_READS):
+            return translate(path, OutcomeUnknown())
+        case StatusCode.INVALID_ARGUMENT:
+            return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, ())
+        case StatusCode.RESOURCE_EXHAUSTED if path.endswith(_PUBLISHES):
+            return _with_details(StatusCode.INVALID_ARGUMENT, error.message, "EVENT_TOO_LARGE", {}, ())
+        case _:
+            return _with_details(error.code, error.message, error.code.name, {}, ())
+
+
+def _with_details(
+    code: StatusCode, message: str, reason: str, metadata: Mapping[str, str], more: tuple[Message, ...]
+) -> RpcError:
+    return RpcError(code, message, (ErrorInfo(reason=reason, domain=DOMAIN, metadata=metadata), *more))
