@@ -1,0 +1,1 @@
+"""Benchmarks of the server, beside a plain ``grpc.aio`` server and nats-py alone. See README.md."""

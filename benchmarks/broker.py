@@ -1,0 +1,117 @@
+"""The broker as the driver needs it: filling streams, and looking what they hold."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import nats
+from nats.aio.client import Client
+from nats.js.errors import NotFoundError
+
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift._gen.windshift.test.v1 import test_pb2
+from windshift.rpc import Channel
+
+from .h2load import publish_request
+from .processes import FailedToRun
+
+_SERVICE = "/windshift.events.v1alpha1.EventsService"
+_names = itertools.count(1)
+
+
+class Broker:
+    """A connection to the broker, and the streams that measurements use."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._jetstream = client.jetstream()
+
+    async def count(self, stream: str) -> int:
+        """Return how many events a stream holds."""
+        return (await self._jetstream.stream_info(stream)).state.messages
+
+    async def delete(self, stream: str) -> None:
+        """Delete a stream; nothing happens when there is none."""
+        with contextlib.suppress(NotFoundError):
+            await self._jetstream.delete_stream(stream)
+
+    async def fill(self, stream: str, count: int, size: int) -> None:
+        """Put ``count`` events, texts of ``size`` bytes, into an empty stream.
+
+        Raises:
+            FailedToRun: they did not arrive.
+        """
+        payload = publish_request(stream, size).data.value
+        headers = {
+            "WS-Data-Type": test_pb2.StringValue.DESCRIPTOR.full_name,
+            "WS-Published-Time": "2026-01-01T00:00:00.000000000Z",
+        }
+        for done in range(0, count, 2000):
+            for _ in range(min(2000, count - done)):
+                await self._client.publish(stream, payload, headers=headers)
+            await self._jetstream.publish(
+                stream, payload, headers=headers
+            )  # waits until the others are stored
+        for _ in range(100):
+            if await self.count(stream) >= count:
+                return
+            await asyncio.sleep(0.1)
+        raise FailedToRun(f"the stream did not take {count} events")
+
+    async def texts(self, stream: str) -> Counter[str]:
+        """Return the texts of all events of a stream, and how often each lies there."""
+        found: Counter[str] = Counter()
+        left = await self.count(stream)
+        reader = await self._jetstream.pull_subscribe(stream, stream=stream)
+        while left > 0:
+            messages = await reader.fetch(min(left, 1000), timeout=5)
+            found.update(test_pb2.StringValue.FromString(message.data).value for message in messages)
+            left -= len(messages)
+            for message in messages:
+                await message.ack()
+        await reader.unsubscribe()
+        return found
+
+
+@contextlib.asynccontextmanager
+async def connected(address: str) -> AsyncIterator[Broker]:
+    """Connect to a nats-server."""
+    client = await nats.connect(f"nats://{address}")
+    try:
+        yield Broker(client)
+    finally:
+        await client.close()
+
+
+@contextlib.asynccontextmanager
+async def new_stream(address: str, broker: Broker | None = None) -> AsyncIterator[str]:
+    """Make a stream through a Windshift server, with the defaults; its only subject is its name.
+
+    Args:
+        address: the server.
+        broker: deletes the stream at the end; None = it stays.
+    """
+    name = f"bench-{next(_names)}"
+    request = events_pb.EnsureStreamRequest(name=name, subjects={"subjects": [name]})
+    async with Channel(address) as channel:
+        await channel.unary(f"{_SERVICE}/EnsureStream", request, events_pb.EnsureStreamResponse)
+    try:
+        yield name
+    finally:
+        if broker is not None:
+            await broker.delete(name)
+
+
+async def new_consumer(address: str, stream: str, *, timeout_seconds: int | None = None) -> str:
+    """Make a consumer of all events of a stream, from the first one, and return its name."""
+    request = events_pb.EnsureConsumerRequest(stream=stream, name=f"bench-{next(_names)}")
+    getattr(request, "from").start = True
+    if timeout_seconds is not None:
+        request.processing_timeout.FromSeconds(timeout_seconds)
+    async with Channel(address) as channel:
+        answer = await channel.unary(f"{_SERVICE}/EnsureConsumer", request, events_pb.EnsureConsumerResponse)
+    return answer.id

@@ -1,0 +1,222 @@
+"""What was measured: figures, the bars they are held against, and how both are printed."""
+
+from __future__ import annotations
+
+import operator
+import statistics
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+WINDSHIFT = "windshift"
+COMPARISON = "grpc.aio"
+NATS = "nats-py"
+
+Rows = list[tuple[str, ...]]
+
+
+@dataclass(slots=True)
+class Figure:
+    """The values of one quantity for one subject, one for each run.
+
+    Attributes:
+        measurement: the measurement that gave it.
+        subject: what was measured.
+        quantity: what the values are, unit included.
+        values: one for each run, in their order.
+    """
+
+    measurement: str
+    subject: str
+    quantity: str
+    values: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """The middle value."""
+        return statistics.median(self.values)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A bar, and where a figure stands to it.
+
+    Attributes:
+        text: the bar in words.
+        value: what was measured.
+        limit: the bar.
+        passed: whether the value is on the right side.
+    """
+
+    text: str
+    value: float
+    limit: float
+    passed: bool
+
+
+class Figures:
+    """Everything measured so far."""
+
+    def __init__(self) -> None:
+        self._figures: dict[tuple[str, str, str], Figure] = {}
+        self.notes: list[str] = []
+
+    def add(self, measurement: str, subject: str, quantity: str, value: float) -> None:
+        """Add the value of one run."""
+        key = (measurement, subject, quantity)
+        self._figures.setdefault(key, Figure(*key)).values.append(value)
+
+    def note(self, text: str) -> None:
+        """Keep something that the reader should know: what was skipped, or looked wrong."""
+        self.notes.append(text)
+
+    def __iter__(self) -> Iterator[Figure]:
+        return iter(self._figures.values())
+
+    def get(self, measurement: str, subject: str, quantity: str) -> Figure | None:
+        """Return a figure, or None where it was not measured."""
+        return self._figures.get((measurement, subject, quantity))
+
+    def ratio(self, measurement: str, quantity: str, subject: str, other: str) -> float | None:
+        """Return the median of the ratios of runs that followed each other, or None without both."""
+        ours, theirs = self.get(measurement, subject, quantity), self.get(measurement, other, quantity)
+        if ours is None or theirs is None:
+            return None
+        pairs = zip(ours.values, theirs.values, strict=False)
+        return statistics.median(a / b for a, b in pairs if b)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Something that a figure should reach.
+
+    Attributes:
+        text: in words.
+        limit: the number.
+        at_most: whether the number is an upper bound; otherwise a lower one.
+        value: finds the figure; None where it was not measured.
+    """
+
+    text: str
+    limit: float
+    at_most: bool
+    value: Callable[[Figures], float | None]
+
+    def judge(self, figures: Figures) -> Verdict | None:
+        """Hold the figure against the bar; None where it was not measured."""
+        value = self.value(figures)
+        if value is None:
+            return None
+        compare = operator.le if self.at_most else operator.ge
+        return Verdict(self.text, value, self.limit, compare(value, self.limit))
+
+
+def median(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
+    """Return a function that finds the median of a figure."""
+
+    def find(figures: Figures) -> float | None:
+        figure = figures.get(measurement, subject, quantity)
+        return None if figure is None else figure.median
+
+    return find
+
+
+def maximum(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
+    """Return a function that finds the largest value of a figure."""
+
+    def find(figures: Figures) -> float | None:
+        figure = figures.get(measurement, subject, quantity)
+        return None if figure is None else max(figure.values)
+
+    return find
+
+
+def total(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
+    """Return a function that finds the sum of a figure's values."""
+
+    def find(figures: Figures) -> float | None:
+        figure = figures.get(measurement, subject, quantity)
+        return None if figure is None else sum(figure.values)
+
+    return find
+
+
+def ratio(measurement: str, quantity: str) -> Callable[[Figures], float | None]:
+    """Return a function that finds the ratio of Windshift's figure to the comparison server's."""
+    return lambda figures: figures.ratio(measurement, quantity, WINDSHIFT, COMPARISON)
+
+
+def number(value: float) -> str:
+    """Write a value with three significant digits or more, thousands separated."""
+    if value == int(value) or abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:,.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def table(figures: Figures) -> str:
+    """Lay the figures out as text: one row for each quantity, with the ratio to the comparison server."""
+    rows: Rows = [
+        ("measurement", "quantity", "subject", "median", "min", "max", "runs", f"ratio to {COMPARISON}")
+    ]
+    last = ""
+    for figure in sorted(figures, key=lambda f: (_first(figures, f.measurement), f.quantity)):
+        times = ""
+        if figure.subject == WINDSHIFT:
+            value = figures.ratio(figure.measurement, figure.quantity, WINDSHIFT, COMPARISON)
+            times = "" if value is None else f"{value:.2f}"
+        values = (number(v) for v in (figure.median, min(figure.values), max(figure.values)))
+        name = "" if figure.measurement == last else figure.measurement
+        last = figure.measurement
+        rows.append((name, figure.quantity, figure.subject, *values, str(len(figure.values)), times))
+    return _columns(rows, left=3)
+
+
+def _first(figures: Figures, measurement: str) -> int:
+    return next(place for place, figure in enumerate(figures) if figure.measurement == measurement)
+
+
+def verdict_table(verdicts: list[Verdict]) -> str:
+    """Lay the bars out as text."""
+    rows: Rows = [("bar", "limit", "measured", "")]
+    rows += [(v.text, number(v.limit), number(v.value), "met" if v.passed else "MISSED") for v in verdicts]
+    return _columns(rows, left=1)
+
+
+def _columns(rows: Rows, left: int) -> str:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column < left else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    lines.insert(1, "  ".join("─" * width for width in widths))
+    return "\n".join(lines)
+
+
+def as_json(figures: Figures, verdicts: list[Verdict], machine: dict[str, Any]) -> dict[str, Any]:
+    """Return everything as an object for a results file."""
+    return {
+        "machine": machine,
+        "figures": [
+            {
+                "measurement": figure.measurement,
+                "subject": figure.subject,
+                "quantity": figure.quantity,
+                "median": round(figure.median, 3),
+                "values": [round(value, 3) for value in figure.values],
+            }
+            for figure in figures
+        ],
+        "bars": [
+            {
+                "bar": verdict.text,
+                "limit": verdict.limit,
+                "measured": round(verdict.value, 3),
+                "met": verdict.passed,
+            }
+            for verdict in verdicts
+        ],
+        "notes": figures.notes,
+    }

@@ -1,0 +1,75 @@
+"""Unary publishes by h2load, the load generator of the nghttp2 project.
+
+It knows HTTP/2 and nothing of gRPC: it counts statuses, so whoever uses it must look whether the events
+arrived.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift._gen.windshift.test.v1 import test_pb2
+
+from .processes import FailedToRun, output
+
+CONNECTIONS = 4
+STREAMS = 50
+PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What h2load reported.
+
+    Attributes:
+        per_second: requests answered in a second.
+        answered: requests answered with a 2xx status.
+        cpu_seconds: what h2load itself used.
+    """
+
+    per_second: float
+    answered: int
+    cpu_seconds: float
+
+
+def available() -> bool:
+    """Whether h2load is installed."""
+    return shutil.which("h2load") is not None
+
+
+def publish_request(subject: str, size: int) -> events_pb.PublishEventRequest:
+    """Return a request to publish a text of ``size`` bytes."""
+    request = events_pb.PublishEventRequest(subject=subject)
+    request.data.Pack(test_pb2.StringValue(value="x" * size))
+    return request
+
+
+def write_request(path: Path, subject: str, size: int) -> None:
+    """Write the body of a publish, as gRPC frames it: a flag, the length in four bytes, the message."""
+    payload = publish_request(subject, size).SerializeToString()
+    path.write_bytes(b"\0" + len(payload).to_bytes(4, "big") + payload)
+
+
+async def publish(directory: Path, address: str, body: Path, count: int) -> Load:
+    """Send ``count`` publishes, as many at once as connections and streams allow."""
+    command = ["h2load", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-n{count}", f"-d{body}"]
+    command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    text, cpu_seconds = await output(directory, [*command, f"http://{address}{PUBLISH}"])
+    return parse(text, cpu_seconds)
+
+
+def parse(text: str, cpu_seconds: float) -> Load:
+    """Read h2load's report.
+
+    Raises:
+        FailedToRun: it is no report.
+    """
+    rate = re.search(r"^finished in .*?, ([\d.]+) req/s", text, re.MULTILINE)
+    answered = re.search(r"^status codes: (\d+) 2xx", text, re.MULTILINE)
+    if rate is None or answered is None:
+        raise FailedToRun(f"h2load reported nothing: {text[-500:]}")
+    return Load(float(rate[1]), int(answered[1]), cpu_seconds)

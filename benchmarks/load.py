@@ -1,0 +1,273 @@
+"""The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
+
+    python -m benchmarks.load publish|rate|consume|idle --help
+
+Its own cost counts: on a small machine it shares the cores with the server and the broker.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import sys
+import threading
+import time
+from typing import Any
+
+import click
+import uvloop
+
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift.rpc import Channel, ClientCall
+
+from .h2load import PUBLISH, publish_request
+
+EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
+_STREAMS_PER_CONNECTION = 100
+
+
+async def publish(address: str, subject: str, count: int, connections: int, inflight: int) -> dict[str, Any]:
+    """Publish, with ``inflight`` calls under way on each connection all the time."""
+    request = publish_request(subject, 100)
+    left = iter(range(count))
+    failed = 0
+
+    async def worker(channel: Channel) -> None:
+        nonlocal failed
+        for _ in left:
+            try:
+                await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+            except Exception:  # noqa: BLE001 - counted
+                failed += 1
+
+    channels = [Channel(address) for _ in range(connections)]
+    started, cpu = time.perf_counter(), time.process_time()
+    await asyncio.gather(*(worker(channel) for channel in channels for _ in range(inflight)))
+    seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    await _close(channels)
+    return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failed": failed}
+
+
+class Pacer:
+    """Says when the next call is due, from a thread: an event loop's timers round to whole milliseconds."""
+
+    def __init__(self, rate: float, total: int) -> None:
+        self._interval = 1 / rate
+        self._total = total
+        self.fd = os.eventfd(0)
+        self.started = 0.0
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def start(self) -> None:
+        """Begin; from now on ``fd`` can be read once for each call that is due."""
+        self.started = time.perf_counter() + 0.05
+        self._thread.start()
+
+    def due(self, number: int) -> float:
+        """Return the time at which a call is due, in ``time.perf_counter`` seconds."""
+        return self.started + number * self._interval
+
+    def _run(self) -> None:
+        for number in range(self._total):
+            delay = self.due(number) - time.perf_counter()
+            if delay > 0:
+                time.sleep(delay)
+            os.eventfd_write(self.fd, 1)
+
+
+async def rate(address: str, subject: str, per_second: float, seconds: float) -> dict[str, Any]:
+    """Publish at a fixed rate, whatever the answers do; latency counts from the time a call was due."""
+    request = publish_request(subject, 100)
+    total = int(per_second * seconds)
+    latencies, lateness = [0.0] * total, [0.0] * total
+    failed = 0
+    loop = asyncio.get_running_loop()
+    tasks: set[asyncio.Task[None]] = set()
+    begun = 0
+    all_begun = loop.create_future()
+
+    async def call(number: int, due: float) -> None:
+        nonlocal failed
+        lateness[number] = time.perf_counter() - due
+        try:
+            await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+        except Exception:  # noqa: BLE001 - counted
+            failed += 1
+        latencies[number] = time.perf_counter() - due
+
+    def begin() -> None:
+        nonlocal begun
+        for _ in range(os.eventfd_read(pacer.fd)):
+            task = loop.create_task(call(begun, pacer.due(begun)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+            begun += 1
+        if begun == total:
+            all_begun.set_result(None)
+
+    async with Channel(address) as channel:
+        await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+        sys.setswitchinterval(0.000_05)
+        pacer = Pacer(per_second, total)
+        loop.add_reader(pacer.fd, begin)
+        pacer.start()
+        await all_begun
+        await asyncio.gather(*tasks)
+        loop.remove_reader(pacer.fd)
+    return {
+        "p50_ms": _percentile(latencies, 50),
+        "p99_ms": _percentile(latencies, 99),
+        "late_p99_ms": _percentile(lateness, 99),
+        "failed": failed,
+        "sent": total + 1,
+    }
+
+
+def _percentile(seconds: list[float], percent: int) -> float:
+    return statistics.quantiles(seconds, n=100)[percent - 1] * 1000
+
+
+def _subscribe(
+    channel: Channel, stream: str, consumer: str, window: int
+) -> ClientCall[events_pb.EventsResponse]:
+    """Open a consume call."""
+    call = channel.stream(EVENTS, events_pb.EventsResponse)
+    subscribe = events_pb.EventsRequest.Subscribe(
+        stream=stream, consumer=consumer, max_processing_events=window
+    )
+    call.send(events_pb.EventsRequest(subscribe=subscribe))
+    return call
+
+
+async def consume(
+    address: str, stream: str, consumer: str, count: int, acks: int, window: int
+) -> dict[str, Any]:
+    """Consume on one call and acknowledge ``acks`` ids at a time, until ``count`` are confirmed."""
+    seen: set[int] = set()
+    received = confirmed = invalid = 0
+    pending: list[int] = []
+    started = 0.0
+    async with Channel(address) as channel:
+        call = _subscribe(channel, stream, consumer, window)
+        await call.receive()
+        cpu = time.process_time()
+        while confirmed + invalid < count:
+            responses = await call.receive_many()
+            if not responses:
+                raise click.ClickException("the server ended the call")
+            started = started or time.perf_counter()
+            for response in responses:
+                if response.HasField("event"):
+                    received += 1
+                    event_id = response.event.id
+                    seen.add(event_id)
+                    pending.append(event_id)
+                    if len(pending) >= acks or received >= count:
+                        call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=pending)))
+                        pending.clear()
+                else:
+                    confirmation = response.ack_confirmation
+                    confirmed += len(confirmation.ids)
+                    invalid += len(confirmation.invalid_ids) + len(confirmation.temporary_failed_ids)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        call.cancel()
+    return {
+        "per_second": confirmed / seconds,
+        "client_cpu_us": cpu / count * 1e6,
+        "confirmed": confirmed,
+        "invalid": invalid,
+        "duplicates": received - len(seen),
+    }
+
+
+async def idle(address: str, stream: str, consumer: str, count: int, timeout: float) -> dict[str, Any]:
+    """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
+    served = 0
+    async with asyncio.TaskGroup() as group:
+        channels = [Channel(address) for _ in range(-(-count // _STREAMS_PER_CONNECTION))]
+        calls = [
+            _subscribe(channels[n // _STREAMS_PER_CONNECTION], stream, consumer, 10) for n in range(count)
+        ]
+        await asyncio.gather(*(call.receive() for call in calls))
+        print(json.dumps({"open": len(calls)}), flush=True)
+        await asyncio.to_thread(sys.stdin.readline)
+
+        async def wait(call: ClientCall[events_pb.EventsResponse]) -> None:
+            nonlocal served
+            if await call.receive() is not None:
+                served += 1
+
+        started = time.perf_counter()
+        waiting = [group.create_task(wait(call)) for call in calls]
+        await asyncio.wait(waiting, timeout=timeout)
+        seconds = time.perf_counter() - started
+        for task in waiting:
+            task.cancel()
+    print(json.dumps({"served": served, "seconds": seconds}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await _close(channels)
+    return {"served": served, "seconds": seconds}
+
+
+async def _close(channels: list[Channel]) -> None:
+    for channel in channels:
+        await channel.close()
+
+
+@click.group(context_settings={"show_default": True})
+def main() -> None:
+    """Drive a server and print what was seen as a line of JSON."""
+
+
+def _report(coroutine: Any) -> None:
+    print(json.dumps(uvloop.run(coroutine)), flush=True)
+
+
+@main.command("publish")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--count", default=100_000, help="Publishes.")
+@click.option("--connections", default=4)
+@click.option("--inflight", default=50, help="Calls under way on each connection.")
+def _publish(**options: Any) -> None:
+    """Publish as fast as the answers allow."""
+    _report(publish(**options))
+
+
+@main.command("rate")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--per-second", default=2500.0)
+@click.option("--seconds", default=10.0)
+def _rate(**options: Any) -> None:
+    """Publish at a fixed rate and report latencies."""
+    _report(rate(**options))
+
+
+@main.command("consume")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--acks", default=1, help="Ids in an ack.")
+@click.option("--window", default=200, help="Events unsettled at once.")
+def _consume(**options: Any) -> None:
+    """Consume and acknowledge on one call."""
+    _report(consume(**options))
+
+
+@main.command("idle")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=1000, help="Calls.")
+@click.option("--timeout", default=30.0, help="Seconds to wait for the events.")
+def _idle(**options: Any) -> None:
+    """Open many consume calls and wait; a line on stdin begins the wait for events, another ends it all."""
+    _report(idle(**options))
+
+
+if __name__ == "__main__":
+    main()

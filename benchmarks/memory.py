@@ -1,0 +1,155 @@
+"""Measurements of memory and of the start."""
+
+from __future__ import annotations
+
+import asyncio
+
+from google.protobuf import wrappers_pb2
+
+from . import h2load, sink
+from .bench import Bench
+from .broker import new_consumer, new_stream
+from .figures import WINDSHIFT, number
+from .peers import subscription
+from .processes import FailedToRun, Running, program, read_line, run_program, windshift_server, write_line
+
+START, IDLE, STALLED, UPLOAD, SOAK = "start", "idle streams", "stalled readers", "slow upload", "soak"
+RESIDENT = "resident when idle, MB"
+READY = "start to ready, s"
+KIB_EACH = "KiB each"
+NOT_SERVED = "streams without an event"
+IDLE_CPU = "server CPU, % of a core"
+MB_GROWN = "growth, MB"
+_SETTLE = 2.0
+
+
+async def measure_start(bench: Bench) -> None:
+    """Start to ready, and the memory of a server that does nothing, with its embedded broker."""
+    for run in range(bench.options.runs):
+        bench.say(f"start, run {run + 1} of {bench.options.runs}")
+        async with windshift_server(bench.directory, None) as started:
+            await asyncio.sleep(_SETTLE)
+            resident = started.server.resident_kib() * 1024 / 1e6
+            bench.figures.add(START, WINDSHIFT, READY, started.seconds)
+            bench.figures.add(START, WINDSHIFT, RESIDENT, resident)
+            bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
+
+
+async def measure_idle_streams(bench: Bench) -> None:
+    """Many consume streams of one consumer that wait, and then get an event each."""
+    streams = 200 if bench.options.quick else 1000
+    async with windshift_server(bench.directory, bench.nats) as started:
+        server = started.server
+        async with new_stream(server.address, bench.broker) as stream:
+            consumer = await new_consumer(server.address, stream)
+            before = server.resident_kib()
+            bench.say(f"idle streams: opening {streams}")
+            arguments = ("idle", server.address, stream, consumer, f"--count={streams}")
+            async with program(bench.directory, "load", *arguments) as (client, _):
+                await asyncio.sleep(_SETTLE)
+                each = (server.resident_kib() - before) / streams
+                bench.figures.add(IDLE, WINDSHIFT, KIB_EACH, each)
+                bench.say(f"    {each:.1f} KiB each")
+                await _watch_idle_cpu(bench, server)
+                await _serve_idle(bench, server, client, stream, streams)
+
+
+async def _watch_idle_cpu(bench: Bench, server: Running) -> None:
+    seconds = 5 if bench.options.quick else 15
+    cpu = server.cpu_seconds()
+    await asyncio.sleep(seconds)
+    bench.figures.add(IDLE, WINDSHIFT, IDLE_CPU, (server.cpu_seconds() - cpu) / seconds * 100)
+
+
+async def _serve_idle(bench: Bench, server: Running, client: Running, stream: str, streams: int) -> None:
+    """Publish events until each stream was handed one; ten for each would fill all windows."""
+    await write_line(client)
+    for _ in range(10):
+        await run_program(bench.directory, "load", "publish", server.address, stream, f"--count={streams}")
+        try:
+            seen = await read_line(client, timeout=2)
+        except TimeoutError:
+            continue
+        break
+    else:
+        seen = await read_line(client)
+    await write_line(client)
+    events = await bench.broker.count(stream)
+    bench.figures.add(IDLE, WINDSHIFT, NOT_SERVED, streams - seen["served"])
+    bench.figures.add(IDLE, WINDSHIFT, "events until each had one", events)
+    bench.say(f"    {seen['served']} of {streams} streams were handed an event, of {number(events)}")
+
+
+async def measure_stalled(bench: Bench) -> None:
+    """Streams whose clients never read: consume calls, and a handler of rpc that sends without end."""
+    for by in ("socket", "window"):
+        bench.say(f"stalled readers, {by} shut: consume calls")
+        async with windshift_server(bench.directory, bench.nats) as started:
+            server = started.server
+            async with new_stream(server.address, bench.broker) as stream:
+                await bench.broker.fill(stream, bench.options.scaled(30_000), 4000)
+                consumer = await new_consumer(server.address, stream, timeout_seconds=600)
+                path, message, _ = subscription(stream, consumer, 10_000)
+                await _stall(bench, server, path, message, f"consume, {by} shut")
+        bench.say(f"stalled readers, {by} shut: rpc")
+        async with program(bench.directory, "sink", "serve") as (server, _):
+            message = wrappers_pb2.Int64Value(value=4000).SerializeToString()
+            await _stall(bench, server, sink.FLOOD, message, f"rpc, {by} shut")
+
+
+async def _stall(bench: Bench, server: Running, path: str, message: bytes, what: str) -> None:
+    count = 100
+    by = "socket" if "socket" in what else "window"
+    before = server.resident_kib()
+    server.forget_peak()
+    arguments = ("stalled", server.address, path, message.hex(), f"--by={by}", f"--count={count}")
+    async with program(bench.directory, "peers", *arguments):
+        await asyncio.sleep(6)
+        each = (server.resident_kib() - before) * 1024 / 1000 / count
+        peak = (server.peak_kib() - before) * 1024 / 1000 / count
+    bench.figures.add(STALLED, f"{WINDSHIFT}: {what}", "kB each", each)
+    bench.figures.add(STALLED, f"{WINDSHIFT}: {what}", "kB each, peak", peak)
+    bench.say(f"    {each:.1f} kB each, {peak:.1f} at most")
+
+
+async def measure_upload(bench: Bench) -> None:
+    """Send a large upload to a handler that is slower than its client."""
+    size = bench.options.scaled(2**30)
+    async with program(bench.directory, "sink", "serve") as (server, _):
+        bench.say(f"slow upload: {number(size / 1e6)} MB")
+        before = server.resident_kib()
+        server.forget_peak()
+        seen = await run_program(bench.directory, "sink", "upload", server.address, f"--size={size}")
+        grown = (server.peak_kib() - before) * 1024 / 1e6
+    if seen["bytes"] < size * 0.99:
+        raise FailedToRun(f"of {size} bytes {seen['bytes']} arrived")
+    bench.figures.add(UPLOAD, WINDSHIFT, MB_GROWN, grown)
+    bench.figures.add(UPLOAD, WINDSHIFT, "MB per second", seen["bytes"] / 1e6 / seen["seconds"])
+    bench.say(f"    {grown:.1f} MB at most, {seen['bytes'] / 1e6 / seen['seconds']:.0f} MB/s")
+
+
+async def measure_soak(bench: Bench) -> None:
+    """Memory after many requests and many killed connections, beyond that after a tenth of them."""
+    if not h2load.available():
+        bench.figures.note("soak was skipped: it needs h2load (Debian: nghttp2-client).")
+        return
+    async with windshift_server(bench.directory, bench.nats) as started:
+        server = started.server
+        async with new_stream(server.address, bench.broker) as stream:
+            h2load.write_request(bench.directory / "soak.bin", stream, 100)
+            consumer = await new_consumer(server.address, stream)
+            await _soak(bench, server, stream, consumer, 100_000, 100)
+            before, grown = server.resident_kib(), 0.0
+            for part in range(1, 11):
+                await _soak(bench, server, stream, consumer, 100_000, 100)
+                grown = (server.resident_kib() - before) * 1024 / 1e6
+                bench.say(f"soak: {part * 100_000:,} requests, {part * 100} killed: {grown:+.2f} MB")
+                bench.figures.add(SOAK, WINDSHIFT, "growth so far, MB", grown)
+    bench.figures.add(SOAK, WINDSHIFT, MB_GROWN, grown)
+
+
+async def _soak(bench: Bench, server: Running, stream: str, consumer: str, requests: int, kills: int) -> None:
+    await h2load.publish(bench.directory, server.address, bench.directory / "soak.bin", requests)
+    arguments = (server.address, stream, consumer, stream, f"--count={kills}")
+    await run_program(bench.directory, "peers", "killed", *arguments)
+    await asyncio.sleep(_SETTLE)

@@ -1,0 +1,280 @@
+"""The processes that take part in a measurement: starting, watching and stopping them.
+
+What a process costs is read from /proc (Linux only), for that process alone, all its threads included.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import json
+import os
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+BIN = Path(sys.executable).parent
+ROOT = Path(__file__).resolve().parent.parent
+_TICKS = os.sysconf("SC_CLK_TCK")
+_STOP_TIMEOUT = 15.0
+
+
+class FailedToRun(Exception):
+    """A process did not start, or did not do what it was started for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A process that runs.
+
+    Attributes:
+        name: what it is, for messages.
+        process: its handle.
+        address: ``host:port`` where it listens; empty for others.
+        log: the file that holds what it wrote to stderr.
+    """
+
+    name: str
+    process: asyncio.subprocess.Process
+    address: str
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self.process.pid
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time used so far, user and system, in steps of 10 ms."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / _TICKS
+
+    def resident_kib(self) -> int:
+        """Return the resident memory."""
+        return self._status("VmRSS")
+
+    def peak_kib(self) -> int:
+        """Return the most resident memory since the start, or since ``forget_peak``."""
+        return self._status("VmHWM")
+
+    def forget_peak(self) -> None:
+        """Count the peak from now on."""
+        Path(f"/proc/{self.pid}/clear_refs").write_text("5")
+
+    def _status(self, key: str) -> int:
+        for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            if line.startswith(key + ":"):
+                return int(line.split()[1])
+        raise FailedToRun(f"{self.name} has ended: {self.last_words()}")
+
+    def last_words(self) -> str:
+        """Return the end of what it wrote to stderr."""
+        return self.log.read_text(errors="replace")[-2000:].strip()
+
+
+@contextlib.asynccontextmanager
+async def running(
+    name: str, command: list[str], directory: Path, environment: Mapping[str, str] | None = None
+) -> AsyncIterator[Running]:
+    """Run a command, its stdin and stdout piped; it is terminated at the end."""
+    with tempfile.NamedTemporaryFile(dir=directory, suffix=".log", delete=False) as log:
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=log,
+            cwd=ROOT,
+            env={**_environment(), **(environment or {})},
+            start_new_session=True,  # Ctrl-C ends the driver, and the driver ends the others in order
+        )
+    try:
+        yield Running(name, process, "", Path(log.name))
+    finally:
+        await stop(process)
+
+
+def _environment() -> dict[str, str]:
+    """Return our environment without anything that configures a server."""
+    prefixes = ("WINDSHIFT_", "NATS_", "GRPC_", "HEALTH_", "OTEL_")
+    return {name: value for name, value in os.environ.items() if not name.startswith(prefixes)}
+
+
+async def stop(process: asyncio.subprocess.Process) -> float:
+    """Terminate a process and wait for its end; return the seconds that it took."""
+    started = time.monotonic()
+    if process.returncode is None:
+        process.terminate()
+    try:
+        # What it still prints must be read, or it may wait for a reader.
+        await asyncio.wait_for(process.communicate(), _STOP_TIMEOUT)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+    return time.monotonic() - started
+
+
+def free_port() -> int:
+    """Return a TCP port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+async def wait_ready(process: Running, port: int, timeout: float = 20.0) -> float:
+    """Wait until ``/readyz`` on this port answers 200; return the seconds waited."""
+    started = time.monotonic()
+    while not _is_ready(port):
+        if process.process.returncode is not None or time.monotonic() - started > timeout:
+            raise FailedToRun(f"{process.name} did not get ready: {process.last_words()}")
+        await asyncio.sleep(0.005)
+    return time.monotonic() - started
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+@contextlib.asynccontextmanager
+async def nats_server(directory: Path) -> AsyncIterator[Running]:
+    """Run nats-server with file storage below ``directory``, configured as the embedded one is."""
+    port = free_port()
+    config = directory / "nats.conf"
+    store = directory / "jetstream"
+    config.write_text(
+        f"listen: 127.0.0.1:{port}\njetstream {{ store_dir: {json.dumps(str(store))}, sync_interval: 1s }}\n"
+    )
+    async with running("nats-server", [str(BIN / "nats-server"), "-c", str(config)], directory) as started:
+        await _wait_listening(started, port)
+        yield Running(started.name, started.process, f"127.0.0.1:{port}", started.log)
+
+
+async def _wait_listening(process: Running, port: int, timeout: float = 10.0) -> None:
+    give_up = time.monotonic() + timeout
+    while process.process.returncode is None and time.monotonic() < give_up:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+            return
+        await asyncio.sleep(0.01)
+    raise FailedToRun(f"{process.name} does not listen: {process.last_words()}")
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """A Windshift server that is ready.
+
+    Attributes:
+        server: its process.
+        seconds: from the start of the process until it was ready.
+    """
+
+    server: Running
+    seconds: float
+
+
+@contextlib.asynccontextmanager
+async def windshift_server(
+    directory: Path,
+    nats: Running | None,
+    *,
+    port: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> AsyncIterator[Started]:
+    """Run ``windshift serve``, with its defaults, on free ports.
+
+    Args:
+        directory: where logs lie, and the embedded broker's data.
+        nats: the broker to use; None = the server's embedded one.
+        port: where to serve the API; None = any free port.
+        environment: more settings.
+    """
+    port, health = port or free_port(), free_port()
+    settings = {
+        "GRPC_PORT": str(port),
+        "HEALTH_PORT": str(health),
+        "WINDSHIFT_DATA_DIR": tempfile.mkdtemp(dir=directory, prefix="data-"),
+    }
+    if nats is not None:
+        settings["NATS_URL"] = f"nats://{nats.address}"
+    command = [str(BIN / "windshift"), "serve"]
+    async with running("windshift", command, directory, {**settings, **(environment or {})}) as started:
+        discard = asyncio.create_task(_discard(started.process))
+        try:
+            seconds = await wait_ready(started, health)
+            server = Running("windshift", started.process, f"127.0.0.1:{port}", started.log)
+            yield Started(server, seconds)
+        finally:
+            discard.cancel()
+            await asyncio.wait([discard])
+
+
+async def _discard(process: asyncio.subprocess.Process) -> None:
+    """Read what a server prints, so that it never waits for a reader."""
+    assert process.stdout is not None  # noqa: S101 - it is piped
+    while await process.stdout.readline():
+        pass
+
+
+@contextlib.asynccontextmanager
+async def program(
+    directory: Path, module: str, *arguments: str, name: str = ""
+) -> AsyncIterator[tuple[Running, Any]]:
+    """Run a module of this package as a process; give it with the first line that it prints, JSON decoded."""
+    command = [sys.executable, "-m", f"benchmarks.{module}", *arguments]
+    async with running(name or module, command, directory) as started:
+        line = await read_line(started)
+        address = f"127.0.0.1:{line}" if isinstance(line, int) else ""
+        yield Running(started.name, started.process, address, started.log), line
+
+
+async def read_line(process: Running, timeout: float = 300.0) -> Any:
+    """Return the next line that a process prints, JSON decoded."""
+    assert process.process.stdout is not None  # noqa: S101 - it is piped
+    line = await asyncio.wait_for(process.process.stdout.readline(), timeout)
+    if not line:
+        raise FailedToRun(f"{process.name} ended early: {process.last_words()}")
+    return json.loads(line)
+
+
+async def write_line(process: Running, text: str = "") -> None:
+    """Send a process a line."""
+    assert process.process.stdin is not None  # noqa: S101 - it is piped
+    process.process.stdin.write(text.encode() + b"\n")
+    await process.process.stdin.drain()
+
+
+async def output(directory: Path, command: list[str]) -> tuple[str, float]:
+    """Run a command to its end; return what it printed, and the CPU seconds that it used.
+
+    Raises:
+        FailedToRun: its exit status is not 0.
+    """
+    before = _children_cpu()
+    async with running(Path(command[0]).name, command, directory) as started:
+        text, _ = await started.process.communicate()
+    if started.process.returncode != 0:
+        raise FailedToRun(f"{' '.join(command[:4])} … failed: {started.last_words()}")
+    return text.decode(), _children_cpu() - before
+
+
+def _children_cpu() -> float:
+    times = os.times()
+    return times.children_user + times.children_system
+
+
+async def run_program(directory: Path, module: str, *arguments: str) -> dict[str, Any]:
+    """Run a module of this package to its end; return the JSON object that it printed last."""
+    text, _ = await output(directory, [sys.executable, "-m", f"benchmarks.{module}", *arguments])
+    result: dict[str, Any] = json.loads(text.splitlines()[-1])
+    return result

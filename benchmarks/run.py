@@ -1,0 +1,140 @@
+"""The command: runs the measurements one after the other and prints what came out."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+import tempfile
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from .bars import judge
+from .bench import Bench, Options, prepared
+from .drain import measure_drain
+from .figures import Figures, as_json, table, verdict_table
+from .machine import describe
+from .memory import (
+    measure_idle_streams,
+    measure_soak,
+    measure_stalled,
+    measure_start,
+    measure_upload,
+)
+from .processes import FailedToRun
+from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """Something that can be asked for by name.
+
+    Attributes:
+        run: adds its figures to the bench's.
+        long: whether it takes minutes and must be asked for.
+    """
+
+    run: Callable[[Bench], Awaitable[None]]
+    long: bool = False
+
+
+MEASUREMENTS = {
+    "publish": Measurement(measure_publish),
+    "latency": Measurement(measure_latency),
+    "consume": Measurement(measure_consume),
+    "nats-py": Measurement(measure_direct),
+    "start": Measurement(measure_start),
+    "idle-streams": Measurement(measure_idle_streams),
+    "stalled": Measurement(measure_stalled),
+    "upload": Measurement(measure_upload),
+    "drain": Measurement(measure_drain),
+    "soak": Measurement(measure_soak, long=True),
+}
+
+
+def chosen(only: tuple[str, ...], *, soak: bool) -> list[str]:
+    """Return the names of the measurements to run, in their order."""
+    if only:
+        return [name for name in MEASUREMENTS if name in only]
+    return [name for name, measurement in MEASUREMENTS.items() if soak or not measurement.long]
+
+
+async def run(names: list[str], options: Options, figures: Figures) -> list[str]:
+    """Run measurements; return the names of those that failed to run."""
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="windshift-bench-", ignore_cleanup_errors=True) as directory:
+        for name in names:
+            part = Path(directory) / name
+            part.mkdir()
+            try:
+                async with prepared(part, options, figures) as bench:
+                    await MEASUREMENTS[name].run(bench)
+            except* (FailedToRun, OSError, TimeoutError) as errors:
+                failed.append(name)
+                for error in errors.exceptions:
+                    print(f"FAILED: {name}: {error}", file=sys.stderr, flush=True)
+    return failed
+
+
+async def _run_until_signalled(names: list[str], options: Options, figures: Figures) -> list[str]:
+    """Run measurements; SIGTERM ends them in order, as Ctrl-C does."""
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - this is a coroutine
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    return await run(names, options, figures)
+
+
+@click.command(context_settings={"show_default": True})
+@click.option("--runs", default=5, type=click.IntRange(1), help="How often each speed is measured.")
+@click.option("--quick", is_flag=True, help="Shorter runs, and three of each: for a look, not for quoting.")
+@click.option(
+    "--only", multiple=True, type=click.Choice(list(MEASUREMENTS)), help="Measure this. Can be repeated."
+)
+@click.option("--soak", is_flag=True, help="Also what takes minutes: 1,000,000 requests.")
+@click.option(
+    "--load-client",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A load client of the contract to consume with as well, as a cross-check.",
+)
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, as JSON."
+)
+def main(
+    *,
+    runs: int,
+    quick: bool,
+    only: tuple[str, ...],
+    soak: bool,
+    load_client: Path | None,
+    output: Path | None,
+) -> None:
+    """Measure the server beside a plain grpc.aio server and nats-py alone.
+
+    Both servers use one broker and take turns, run by run; the table shows medians. Whether a bar is met is
+    information: the exit status is 1 only when something failed to run.
+    """
+    options = Options(
+        runs=min(runs, 3) if quick else runs,
+        quick=quick,
+        soak=soak,
+        load_client=load_client and load_client.resolve(),
+    )
+    machine, figures = describe(), Figures()
+    failed = asyncio.run(_run_until_signalled(chosen(only, soak=soak), options, figures))
+    verdicts = judge(figures)
+    print(f"\n{machine['processor']}, {machine['cores']} cores; Python {machine['python']}\n")
+    print(table(figures))
+    if verdicts:
+        print(f"\n{verdict_table(verdicts)}")
+    for note in figures.notes:
+        print(f"\nNote: {note}")
+    if output is not None:
+        text = json.dumps(as_json(figures, verdicts, machine), indent=2, ensure_ascii=False)
+        output.write_text(text + "\n", encoding="utf-8")
+    if failed:
+        print(f"\nFailed to run: {', '.join(failed)}")
+        sys.exit(1)
