@@ -7,7 +7,9 @@ from .call import ServerCall
 from .channel import Channel, ChannelOptions
 from .client_stream import ClientCall
 from .connection import ConnectionOptions
+from .health import HealthService
 from .metadata import Metadata
+from .reflection import reflection_services
 from .server import Server, ServerOptions
 from .service import Method, Service
 from .status import RpcError, StatusCode
@@ -18,6 +20,7 @@ __all__ = [
     "ChannelOptions",
     "ClientCall",
     "ConnectionOptions",
+    "HealthService",
     "Metadata",
     "Method",
     "RpcError",
@@ -27,5 +30,6 @@ __all__ = [
     "Service",
     "StatusCode",
     "client_tls",
+    "reflection_services",
     "server_tls",
 ]

@@ -1,0 +1,81 @@
+"""``grpc.health.v1``: whether services take calls, for probes and load balancers.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from ._gen.grpc.health.v1 import health_pb2 as pb
+from .call import ServerCall
+from .service import Service
+from .status import RpcError, StatusCode
+
+_SERVING = pb.HealthCheckResponse.SERVING
+_NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
+
+HEALTH = pb.DESCRIPTOR.services_by_name["Health"]
+"""Descriptor of the service, for clients."""
+
+
+class HealthService(Service):
+    """The health of a server and its services, as somebody sets it.
+
+    The empty name stands for the server as a whole, which takes calls unless told otherwise.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(HEALTH, self)
+        self._statuses = {"": _SERVING}
+        self._changed = asyncio.Event()
+
+    def set(self, service: str, serving: bool) -> None:
+        """Say whether a service takes calls, and tell those who watch it.
+
+        Args:
+            service: full name of the service; empty = the server as a whole.
+            serving: whether it takes calls.
+        """
+        self._statuses[service] = _SERVING if serving else _NOT_SERVING
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def set_all(self, serving: bool) -> None:
+        """Say the same of every service that is known, as before a drain."""
+        for service in list(self._statuses):
+            self.set(service, serving)
+
+    # -- the methods of the service ------------------------------------------------------------------
+
+    async def check(self, request: pb.HealthCheckRequest, call: ServerCall) -> pb.HealthCheckResponse:
+        """Answer with the status of one service.
+
+        Raises:
+            RpcError: NOT_FOUND, nothing was ever set for the service.
+        """
+        status = self._statuses.get(request.service)
+        if status is None:
+            raise RpcError(StatusCode.NOT_FOUND, f"the server has no service {request.service!r}")
+        return pb.HealthCheckResponse(status=status)
+
+    async def list(self, request: pb.HealthListRequest, call: ServerCall) -> pb.HealthListResponse:
+        """Answer with the status of every service."""
+        response = pb.HealthListResponse()
+        for service, status in self._statuses.items():
+            response.statuses[service].status = status
+        return response
+
+    async def watch(self, request: pb.HealthCheckRequest, call: ServerCall) -> None:
+        """Send the status of one service, and again whenever it is another; only the latest counts."""
+        sent = None
+        while True:
+            changed = self._changed
+            status = self._statuses.get(request.service, _SERVICE_UNKNOWN)
+            if status == sent:
+                await changed.wait()
+                continue
+            call.send(pb.HealthCheckResponse(status=status))
+            await call.ready()
+            sent = status

@@ -1,0 +1,191 @@
+"""Server reflection, v1 and v1alpha: tools such as grpcurl learn the services from the server itself.
+
+Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, cast
+
+from google.protobuf import descriptor_pool
+from google.protobuf.descriptor import Descriptor, EnumDescriptor, FileDescriptor
+
+from ._gen.grpc.reflection.v1 import reflection_pb2 as v1
+from ._gen.grpc.reflection.v1alpha import reflection_pb2 as v1alpha
+from .call import ServerCall
+from .service import Service
+from .status import RpcError, StatusCode
+
+REFLECTION = v1.DESCRIPTOR.services_by_name["ServerReflection"]
+"""Descriptor of the service, for clients."""
+
+
+def reflection_services(services: Iterable[Service]) -> tuple[Service, Service]:
+    """Return the two versions of the reflection service, which tell of ``services`` and of themselves."""
+    first = Service(REFLECTION, reflection := _Reflection(v1))
+    second = Service(v1alpha.DESCRIPTOR.services_by_name["ServerReflection"], older := _Reflection(v1alpha))
+    reflection.catalog = older.catalog = Catalog([*services, first, second])
+    return first, second
+
+
+class Catalog:
+    """The files that declare some services, with all that they import.
+
+    What is asked for and is not among them is looked up in the process-wide pool: there are the types that
+    only travel inside ``google.protobuf.Any``, such as the details of errors.
+    """
+
+    def __init__(self, services: Iterable[Service]) -> None:
+        descriptors = [service.descriptor for service in services]
+        self.names = sorted(descriptor.full_name for descriptor in descriptors)
+        self._files: dict[str, FileDescriptor] = {}
+        for descriptor in descriptors:
+            for file in with_imports(descriptor.file):
+                self._files.setdefault(file.name, file)
+        self._symbols = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
+        self._pool = descriptor_pool.Default()
+
+    def file(self, name: str) -> FileDescriptor:
+        """Return the file of that name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._files.get(name) or self._pool.FindFileByName(name)
+
+    def file_of_symbol(self, symbol: str) -> FileDescriptor:
+        """Return the file that declares something with that full name.
+
+        Raises:
+            KeyError: there is none.
+        """
+        return self._symbols.get(symbol) or self._pool.FindFileContainingSymbol(symbol)
+
+    def file_of_extension(self, message: str, number: int) -> FileDescriptor:
+        """Return the file that declares the extension ``number`` of a message.
+
+        Raises:
+            KeyError: there is none.
+        """
+        extended = self._message(message)
+        extension: Any = extended.file.pool.FindExtensionByNumber(
+            extended, number
+        )  # .file is not in its type
+        return cast("FileDescriptor", extension.file)
+
+    def extension_numbers(self, message: str) -> list[int]:
+        """Return the numbers of all extensions of a message.
+
+        Raises:
+            KeyError: there is no such message.
+        """
+        extended = self._message(message)
+        return sorted(field.number for field in extended.file.pool.FindAllExtensions(extended))
+
+    def _message(self, name: str) -> Descriptor:
+        return self.file_of_symbol(name).pool.FindMessageTypeByName(name)
+
+
+class _Reflection:
+    """One version of the service; the versions differ in the names of their messages alone."""
+
+    def __init__(self, pb: Any) -> None:
+        self._pb = pb
+        self.catalog = Catalog([])
+
+    async def server_reflection_info(self, call: ServerCall) -> None:
+        """Answer questions in their order."""
+        sent: set[str] = set()
+        while (request := await call.receive()) is not None:
+            call.send(self._answer(request, sent))
+            await call.ready()
+
+    def _answer(self, request: Any, sent: set[str]) -> Any:
+        response = self._pb.ServerReflectionResponse(valid_host=request.host, original_request=request)
+        question = request.WhichOneof("message_request")
+        try:
+            self._fill(response, request, question, sent)
+        except KeyError:
+            response.error_response.error_code = StatusCode.NOT_FOUND
+            response.error_response.error_message = f"not found: {question} {getattr(request, question)}"
+        except RpcError as error:
+            response.error_response.error_code = error.code
+            response.error_response.error_message = error.message
+        return response
+
+    def _fill(self, response: Any, request: Any, question: str | None, sent: set[str]) -> None:
+        catalog = self.catalog
+        match question:
+            case "list_services":
+                for name in catalog.names:
+                    response.list_services_response.service.add(name=name)
+            case "file_by_filename":
+                _add_file(response, catalog.file(request.file_by_filename), sent)
+            case "file_containing_symbol":
+                _add_file(response, catalog.file_of_symbol(request.file_containing_symbol), sent)
+            case "file_containing_extension":
+                extension = request.file_containing_extension
+                file = catalog.file_of_extension(extension.containing_type, extension.extension_number)
+                _add_file(response, file, sent)
+            case "all_extension_numbers_of_type":
+                name = request.all_extension_numbers_of_type
+                numbers = catalog.extension_numbers(name)
+                response.all_extension_numbers_response.base_type_name = name
+                response.all_extension_numbers_response.extension_number.extend(numbers)
+            case _:
+                raise RpcError(StatusCode.INVALID_ARGUMENT, "the request asks for nothing")
+
+
+def _add_file(response: Any, file: FileDescriptor, sent: set[str]) -> None:
+    """Add a file, and what it imports as far as this stream has not carried it yet."""
+    for each in with_imports(file):
+        if each is file or each.name not in sent:
+            response.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
+            sent.add(each.name)
+
+
+def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
+    """Yield a file and everything that it imports, directly or not, each once."""
+    seen = {file.name}
+    pending = [file]
+    while pending:
+        current = pending.pop(0)
+        yield current
+        for imported in current.dependencies:
+            if imported.name not in seen:
+                seen.add(imported.name)
+                pending.append(imported)
+
+
+def _symbols(file: FileDescriptor) -> Iterator[str]:
+    """Yield the full names of everything that a file declares."""
+    for message in file.message_types_by_name.values():
+        yield from _message_symbols(message)
+    for enum in file.enum_types_by_name.values():
+        yield from _enum_symbols(enum)
+    for extension in file.extensions_by_name.values():
+        yield extension.full_name
+    for service in file.services_by_name.values():
+        yield service.full_name
+        for method in service.methods:
+            yield method.full_name
+
+
+def _message_symbols(message: Descriptor) -> Iterator[str]:
+    yield message.full_name
+    for field in (*message.fields, *message.extensions):
+        yield field.full_name
+    for oneof in message.oneofs:
+        yield oneof.full_name
+    for enum in message.enum_types:
+        yield from _enum_symbols(enum)
+    for nested in message.nested_types:
+        yield from _message_symbols(nested)
+
+
+def _enum_symbols(enum: EnumDescriptor) -> Iterator[str]:
+    yield enum.full_name
+    scope = enum.full_name.rpartition(".")[0]  # values are siblings of their enum
+    for name in enum.values_by_name:
+        yield f"{scope}.{name}" if scope else name
