@@ -102,7 +102,16 @@ async def _stall(bench: Bench, server: Running, path: str, message: bytes, what:
     by = "socket" if "socket" in what else "window"
     before = server.resident_kib()
     server.forget_peak()
-    arguments = ("stalled", server.address, path, message.hex(), f"--by={by}", f"--count={count}")
+    arguments: tuple[str, ...] = (
+        "stalled",
+        server.address,
+        path,
+        message.hex(),
+        f"--by={by}",
+        f"--count={count}",
+    )
+    if path == sink.FLOOD:
+        arguments += ("--ended",)
     async with program(bench.directory, "peers", *arguments):
         await asyncio.sleep(6)
         each = (server.resident_kib() - before) * 1024 / 1000 / count

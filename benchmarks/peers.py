@@ -80,14 +80,15 @@ def main() -> None:
 @click.argument("path")
 @click.argument("message")
 @click.option("--count", default=100, help="Calls.")
+@click.option("--ended", is_flag=True, help="End the client's side with the message.")
 @click.option("--by", type=click.Choice(["socket", "window"]), default="socket", help="What stays shut.")
-def stalled(address: str, path: str, message: str, count: int, by: str) -> None:
+def stalled(*, address: str, path: str, message: str, count: int, by: str, ended: bool) -> None:
     """Open calls and never read their responses, until a line comes on stdin.
 
     MESSAGE is the request in hex. With --by socket each call has its own connection whose socket is not read;
     with --by window all share a connection that is read, but the calls' windows are never opened again.
     """
-    call = (path, bytes.fromhex(message), False)
+    call = (path, bytes.fromhex(message), ended)
     peers = []
     if by == "socket":
         for _ in range(count):
