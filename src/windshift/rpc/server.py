@@ -159,7 +159,9 @@ class ServerConnection(CallConnection):
         if isinstance(error, RpcError):
             return error
         _log.error("the handler of %s failed", path, exc_info=error)
-        return self.translate(path, RpcError(StatusCode.INTERNAL, "the server failed; its log says why"))
+        return self.translate(
+            path, RpcError(StatusCode.INTERNAL, "the server failed on this call; its log says why")
+        )
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Tell who wants to know."""
