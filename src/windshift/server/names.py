@@ -17,6 +17,7 @@ from windshift.server.errors import InvalidField
 
 MAX_LENGTH = 255
 MAX_IDEMPOTENCY_KEY = 256
+MAX_TYPE_NAME = 1024
 
 _WORD = "[A-Za-z0-9_-]+"
 _RESERVED_FIRST = r"(?!\$|_INBOX|_R_|_WS)"
@@ -87,7 +88,7 @@ def idempotency_key(field: str, value: str) -> None:
 def type_name(field: str, type_url: str) -> str:
     """Return the full Protobuf name that a type URL ends in (what follows its last slash)."""
     name = type_url.rpartition("/")[2]
-    if not _is_type_name(name):
+    if len(name) > MAX_TYPE_NAME or not _is_type_name(name):
         raise InvalidField(
             field,
             "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.v1.Order",

@@ -9,10 +9,11 @@ import json
 import random
 import re
 from asyncio import get_running_loop, sleep
+from base64 import b64decode
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.server.errors import (
     BrokerUnavailable,
@@ -44,6 +45,7 @@ DUPLICATE_IN_PROCESS: Final = 10158
 MESSAGE_TOO_LARGE: Final = 10054
 HEADER_TOO_LARGE: Final = 10097
 STORE_FAILED: Final = 10077
+SEALED: Final = 10109
 
 TEMPORARY: Final = frozenset({10004, 10007, 10008, 10009, 10118, 10163, 10167, 10194})
 """No leader, an election, a stream that is being moved: the same request may succeed in a moment."""
@@ -57,20 +59,32 @@ class RefusedByBroker(Exception):
     Not for clients: map it, with `domain_error` where nothing better is known.
     """
 
-    def __init__(self, err_code: int, code: int, description: str) -> None:
+    def __init__(self, err_code: int, code: int, description: str, stream: str = "") -> None:
         super().__init__(f"{err_code} {description}")
         self.err_code = err_code
         self.code = code
         self.description = description
+        self.stream = stream
+        """Which stream refused a message."""
 
 
-@dataclass(frozen=True, slots=True)
-class PubAck:
-    """JetStream's word that a message is stored, at `sequence` of `stream`."""
+class PubAck(NamedTuple):
+    """JetStream's word that a message is stored. There is one per publish, so it is a tuple."""
 
     stream: str
     sequence: int
     duplicate: bool = False
+
+
+class StoredMessage(NamedTuple):
+    """A message as a stream holds it."""
+
+    subject: str
+    sequence: int
+    headers: Mapping[str, str]
+    body: bytes
+    time: str
+    """When it was stored: RFC 3339 in UTC."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +102,16 @@ class Backoff:
             pause = min(2 * pause, longest)
 
 
+async def pause_within(pauses: Iterator[float], deadline: float) -> bool:
+    """Sleep before another attempt; False, at once, when there would be no time left for one."""
+    left = deadline - get_running_loop().time()
+    if left < _SHORTEST_ATTEMPT:
+        return False
+    await sleep(min(next(pauses), left / 2))
+    return True
+
+
+_SHORTEST_ATTEMPT = 0.02  # seconds
 _PLAIN_ACK = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
 
 
@@ -117,9 +141,33 @@ def read_answer(body: bytes) -> JsonObject:
     error = answer.get("error")
     if error is not None:
         raise RefusedByBroker(
-            int(error.get("err_code", 0)), int(error.get("code", 0)), str(error.get("description", ""))
+            int(error.get("err_code", 0)),
+            int(error.get("code", 0)),
+            str(error.get("description", "")),
+            str(answer.get("stream", "")),
         )
     return answer
+
+
+def read_stored(message: JsonObject) -> StoredMessage:
+    """Read the ``message`` of an answer to ``STREAM.MSG.GET``."""
+    return StoredMessage(
+        message["subject"],
+        message["seq"],
+        read_headers(b64decode(message.get("hdrs", ""))),
+        b64decode(message.get("data", "")),
+        message["time"],
+    )
+
+
+def read_headers(block: bytes) -> dict[str, str]:
+    """Read a header block as it lies in a stream: a version line, then ``Name: value`` lines."""
+    headers = {}
+    for line in block.split(b"\r\n")[1:]:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.strip().decode("ascii", "replace")] = value.strip().decode("utf-8", "replace")
+    return headers
 
 
 class JetStreamApi:
@@ -160,10 +208,8 @@ class JetStreamApi:
             answer = await self._attempt(operation, body, deadline, repeatable=repeatable)
             if answer is not None:
                 return answer
-            pause = next(pauses)
-            if get_running_loop().time() + pause >= deadline:
+            if not await pause_within(pauses, deadline):
                 raise BrokerUnavailable
-            await sleep(pause)
 
     async def _attempt(
         self, operation: str, body: bytes, deadline: float, *, repeatable: bool
@@ -215,7 +261,7 @@ class JetStreamApi:
         """Give a stream's configuration and state, as JetStream words them."""
         return await self.call(f"STREAM.INFO.{stream}", None, deadline)
 
-    async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> JsonObject | None:
+    async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
         """Read one stored message, the latest write included; `None` if there is none.
 
         The stream's leader is asked. A direct get is answered by any replica, with what it has.
@@ -226,8 +272,7 @@ class JetStreamApi:
             if refusal.err_code == MESSAGE_NOT_FOUND:
                 return None
             raise
-        message: JsonObject = answer["message"]
-        return message
+        return read_stored(answer["message"])
 
 
 def domain_error(refusal: RefusedByBroker, *, stream: str = "", consumer: str = "") -> Exception:

@@ -1,0 +1,38 @@
+"""Plain values that the domain of events shares.
+
+There is one of each of these per event, so they are tuples: making one costs a third of a frozen dataclass.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, NewType
+
+from windshift.server.events.trace import TraceContext
+from windshift.server.nats.timestamps import Time
+
+StreamSeq = NewType("StreamSeq", int)
+"""An event's id: its sequence in the stream, which publish returned. Not a consumer's sequence."""
+
+
+class PublishRequest(NamedTuple):
+    """An event to be stored, as a client gave it."""
+
+    subject: str
+    type_url: str
+    body: bytes
+    """The serialized message. Never decoded here."""
+    time: Time | None = None
+    """When it happened; `None` is now."""
+    idempotency_key: str = ""
+    """Empty is none."""
+    expected_last_id: int | None = None
+    """The last id ever assigned in the stream; 0 says that nothing was ever stored."""
+    trace: TraceContext | None = None
+
+
+class PublishReceipt(NamedTuple):
+    """The broker's word that an event is stored."""
+
+    seq: StreamSeq
+    duplicate: bool = False
+    """Whether an earlier publish with the same key had stored it already."""

@@ -1,0 +1,144 @@
+"""Publishing an event: check it, say it in JetStream's terms, and say what the broker's answer means."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping
+from typing import Final
+
+from windshift.server import names
+from windshift.server.errors import BrokerUnavailable, EventTooLarge, InvalidField, StreamFull, WrongLastId
+from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
+from windshift.server.nats import headers as h
+from windshift.server.nats.connection import Connection
+from windshift.server.nats.jetstream import (
+    HEADER_TOO_LARGE,
+    MESSAGE_TOO_LARGE,
+    OUT_OF_SPACE,
+    SEALED,
+    STORE_FAILED,
+    WRONG_LAST_SEQUENCE,
+    WRONG_LAST_SEQUENCE_UNTOLD,
+    Backoff,
+    JetStreamApi,
+    RefusedByBroker,
+    domain_error,
+    pause_within,
+)
+from windshift.server.nats.timestamps import from_unix_ns
+from windshift.server.nats.writes import Write, Writes
+
+MAX_SEQUENCE: Final = 2**63 - 1
+"""The broker reads sequences in headers as signed 64-bit numbers."""
+
+_LIMIT_REACHED = re.compile("maximum .* exceeded")
+_ACTUAL = re.compile(r"wrong last sequence: (\d+)")
+
+
+class Publisher:
+    """Stores events in whatever stream takes their subject."""
+
+    def __init__(self, connection: Connection, api: JetStreamApi, writes: Writes) -> None:
+        self._connection = connection
+        self._api = api
+        self._writes = writes
+        self._backoff = Backoff()
+
+    async def publish(self, request: PublishRequest, deadline: float) -> PublishReceipt:
+        """Store an event, or find that its key was stored already; give up at `deadline` (loop time).
+
+        Raise the errors that the contract names for a publish. An event without a key is not sent again once
+        it may have reached the broker: its publisher is told that the outcome is unknown.
+        """
+        headers = _headers(request)
+        max_payload = self._connection.max_payload
+        if len(request.body) + h.encoded_size(headers) > max_payload:
+            raise EventTooLarge(max_payload)
+        write = Write(request.subject, request.body, headers, deadline, bool(request.idempotency_key))
+        while True:
+            try:
+                ack = await self._writes.write(write)
+            except RefusedByBroker as refusal:
+                receipt = await self._refused(request, write, refusal)
+                if receipt is not None:
+                    return receipt
+            else:
+                return PublishReceipt(StreamSeq(ack.sequence), ack.duplicate)
+
+    async def _refused(
+        self, request: PublishRequest, write: Write, refusal: RefusedByBroker
+    ) -> PublishReceipt | None:
+        """Raise what a refusal means.
+
+        A conditional publish may turn out to have been stored before, or (`None`) to be worth another
+        attempt.
+        """
+        code = refusal.err_code
+        if code in (WRONG_LAST_SEQUENCE, WRONG_LAST_SEQUENCE_UNTOLD) and request.expected_last_id is not None:
+            return await self._settle_condition(request, write, refusal, request.expected_last_id)
+        if code == MESSAGE_TOO_LARGE:
+            raise EventTooLarge(await self._size_limit(refusal.stream, write.deadline)) from refusal
+        if code == HEADER_TOO_LARGE:
+            raise EventTooLarge(h.MAX_BLOCK) from refusal
+        if code in OUT_OF_SPACE or code == SEALED:
+            raise StreamFull from refusal
+        if code == STORE_FAILED and _LIMIT_REACHED.search(refusal.description):
+            raise StreamFull from refusal
+        raise domain_error(refusal, stream=refusal.stream) from refusal
+
+    async def _settle_condition(
+        self, request: PublishRequest, write: Write, refusal: RefusedByBroker, expected: int
+    ) -> PublishReceipt | None:
+        """Decide a conditional publish that was refused.
+
+        A stream with one replica checks the sequence before the key: the repeat of a publish that succeeded
+        is refused, too. If it was ours that won, the event right after the expected one carries our key.
+        """
+        if request.idempotency_key:
+            query = {"seq": expected + 1}
+            winner = await self._api.message(refusal.stream, query, write.deadline)
+            if winner is not None and winner.headers.get(h.MESSAGE_ID) == request.idempotency_key:
+                return PublishReceipt(StreamSeq(winner.sequence), duplicate=True)
+        told = _ACTUAL.match(refusal.description)
+        actual = int(told[1]) if told else await self._last_sequence(refusal.stream, write.deadline)
+        if actual != expected:
+            raise WrongLastId(expected, actual) from refusal
+        # Another write was under way when this one was refused, and came to nothing.
+        if not await pause_within(self._backoff.pauses(), write.deadline):
+            raise BrokerUnavailable from refusal
+        return None
+
+    async def _last_sequence(self, stream: str, deadline: float) -> int:
+        info = await self._api.stream_info(stream, deadline)
+        return int(info["state"]["last_seq"])
+
+    async def _size_limit(self, stream: str, deadline: float) -> int:
+        info = await self._api.stream_info(stream, deadline)
+        return int(info["config"]["max_msg_size"])
+
+
+def _headers(request: PublishRequest) -> Mapping[str, str]:
+    """Check everything that can be checked without the broker, and word it as headers."""
+    names.subject("subject", request.subject)
+    moment = from_unix_ns(time.time_ns()) if request.time is None else request.time
+    headers = {
+        h.DATA_TYPE: names.type_name("data.type_url", request.type_url),
+        h.PUBLISHED_TIME: h.format_rfc3339(moment),
+    }
+    if request.idempotency_key:
+        names.idempotency_key("idempotency_key", request.idempotency_key)
+        headers[h.MESSAGE_ID] = request.idempotency_key
+    if request.expected_last_id is not None:
+        headers[h.EXPECTED_LAST_SEQUENCE] = _sequence("expected_last_id", request.expected_last_id)
+    if request.trace is not None:
+        headers[h.TRACE_PARENT] = request.trace.parent
+        if request.trace.state:
+            headers[h.TRACE_STATE] = request.trace.state
+    return headers
+
+
+def _sequence(field: str, value: int) -> str:
+    if value > MAX_SEQUENCE:
+        raise InvalidField(field, f"must be at most {MAX_SEQUENCE}")
+    return str(value)

@@ -1,0 +1,47 @@
+"""The headers by which events lie in JetStream: names that other programs read and write too."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final
+
+from windshift.server.nats.timestamps import Time
+
+DATA_TYPE: Final = "WS-Data-Type"
+"""The full name of the Protobuf message that the body holds."""
+PUBLISHED_TIME: Final = "WS-Published-Time"
+"""RFC 3339; see `format_rfc3339`."""
+TRACE_PARENT: Final = "WS-Trace-Parent"
+TRACE_STATE: Final = "WS-Trace-State"
+
+MESSAGE_ID: Final = "Nats-Msg-Id"
+"""The idempotency key: JetStream stores one message per key and duplicates window."""
+EXPECTED_LAST_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
+EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+
+MAX_BLOCK: Final = 65_535
+"""The most bytes of headers that JetStream takes (`JSStreamHeaderExceedsMaximumErr`)."""
+
+_FRAME = len("NATS/1.0\r\n") + len("\r\n")
+_LINE = len(": ") + len("\r\n")
+
+
+def encoded_size(headers: Mapping[str, str]) -> int:
+    """Say how many bytes these headers take on the wire and in the stream. They must be ASCII."""
+    size = _FRAME
+    for name, value in headers.items():
+        size += len(name) + _LINE + len(value)
+    return size
+
+
+def format_rfc3339(time: Time) -> str:
+    """Write a time in UTC, with ``Z`` and nanoseconds."""
+    return f"{_to_the_second(time.seconds)}.{time.nanos:09d}Z"
+
+
+@lru_cache(maxsize=64)
+def _to_the_second(seconds: int) -> str:
+    """Write a whole second. Events that follow each other mostly share it: hence the cache."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00")
