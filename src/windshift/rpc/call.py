@@ -54,7 +54,6 @@ class ServerCall:
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
-        trailing_metadata: pairs to send with the status; append to it.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
     """
@@ -77,13 +76,13 @@ class ServerCall:
         "_stream_id",
         "_task",
         "_timer",
+        "_trailing_metadata",
         "_waiter",
         "deadline",
         "encoding",
         "finished_at",
         "on_drain",
         "started",
-        "trailing_metadata",
     )
 
     def __init__(
@@ -114,7 +113,7 @@ class ServerCall:
         self.deadline: float | None = None
         self.started = loop.time()
         self.finished_at = 0.0
-        self.trailing_metadata: list[tuple[str, MetadataValue]] | None = None
+        self._trailing_metadata: HeaderList | None = None
         self.on_drain: Callable[[], None] | None = None
 
     # -- what handlers use ---------------------------------------------------------------------------
@@ -204,10 +203,12 @@ class ServerCall:
         self._initial_metadata = encode_metadata(pairs)
 
     def add_trailing_metadata(self, name: str, value: MetadataValue) -> None:
-        """Add a pair to the metadata sent with the status."""
-        if self.trailing_metadata is None:
-            self.trailing_metadata = []
-        self.trailing_metadata.append((name, value))
+        """Add a pair to the metadata sent with the status.
+
+        Raises:
+            ValueError: see ``encode_metadata``.
+        """
+        self._trailing_metadata = (self._trailing_metadata or []) + encode_metadata([(name, value)])
 
     # -- receiving -----------------------------------------------------------------------------------
 
@@ -443,8 +444,8 @@ class ServerCall:
             return
         payload = encode_message(response.SerializeToString())
         trailers = OK_TRAILERS
-        if self.trailing_metadata:
-            trailers = trailers + encode_metadata(self.trailing_metadata)
+        if self._trailing_metadata:
+            trailers = trailers + self._trailing_metadata
         if self._headers_sent:
             self._connection.send_data(self._stream_id, payload)
             self._connection.send_trailers(self._stream_id, trailers)
@@ -459,12 +460,15 @@ class ServerCall:
         """Send the status; headers that were not sent go with it."""
         if self._done:
             return
-        trailers = OK_TRAILERS if error is None else status_trailers(error)
-        extra = list(error.metadata) if error is not None else []
-        if self.trailing_metadata:
-            extra += self.trailing_metadata
-        if extra:
-            trailers = trailers + encode_metadata(extra)
+        trailers = OK_TRAILERS
+        if error is not None:
+            try:
+                trailers = _error_trailers(error)
+            except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake
+                error = self._connection.translate(self._method.path, unsendable)
+                trailers = status_trailers(error)
+        if self._trailing_metadata:
+            trailers = trailers + self._trailing_metadata
         if self._headers_sent:
             self._connection.send_trailers(self._stream_id, trailers)
         else:
@@ -483,3 +487,8 @@ class ServerCall:
                 self._connection.acknowledge(self._stream_id, len(chunk))
             self._chunks.clear()
         self._connection.call_finished(self, code)
+
+
+def _error_trailers(error: RpcError) -> HeaderList:
+    trailers = status_trailers(error)
+    return trailers + encode_metadata(error.metadata) if error.metadata else trailers

@@ -1,0 +1,383 @@
+"""What handlers may do, and what the client sees of it: read from the frames."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from google.protobuf.message import Message
+from google.rpc.error_details_pb2 import ErrorInfo
+from google.rpc.status_pb2 import Status
+
+from tests._gen.grpc.testing import messages_pb2
+from windshift.rpc import RpcError, ServerCall, StatusCode
+from windshift.rpc.status import decode_binary, percent_decode
+
+from .frames import Response, headers, prefixed
+from .serving import (
+    DOWNLOAD,
+    DUPLEX,
+    UNARY,
+    UPLOAD,
+    count,
+    echo,
+    eventually,
+    output,
+    piece,
+    reflect,
+    server_options,
+    serving,
+    simple,
+)
+
+SECRET = "a secret of the handler"
+
+
+async def unary(handler: Any) -> Response:
+    """Call a unary handler once and return the response."""
+    async with serving(unary_call=handler) as running, await running.peer() as peer:
+        return await peer.call(UNARY)
+
+
+def failing(error: Exception) -> Any:
+    """Return a unary handler that raises."""
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        raise error
+
+    return handler
+
+
+# -- the four kinds -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+async def test_a_unary_call() -> None:
+    """Headers, one message, trailers with status 0."""
+    async with serving(unary_call=echo) as running, await running.peer() as peer:
+        response = await peer.call(UNARY, simple(b"hello"))
+        assert response.initial[b":status"] == b"200"
+        assert response.initial[b"content-type"] == b"application/grpc"
+        assert [messages_pb2.SimpleResponse.FromString(m).payload.body for m in response.messages] == [
+            b"hello"
+        ]
+        assert len(response.headers) == 2
+        assert response.trailers == {b"grpc-status": b"0"}
+        assert response.reset is None
+        assert running.finished == [(UNARY, 0)]
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+async def test_a_client_streaming_call() -> None:
+    """The handler takes every message, whatever the frames they came in, and answers once."""
+    async with serving(streaming_input_call=count) as running, await running.peer() as peer:
+        body = piece(b"a") + piece(b"bb") + piece() + piece(b"c" * 40_000)
+        stream_id = peer.request(UPLOAD, None, end=False)
+        peer.send(*(peer.data(stream_id, body[i : i + 1000]) for i in range(0, len(body), 1000)))
+        peer.send(peer.data(stream_id, b"", end=True))
+        response = await peer.response(stream_id)
+        answer = messages_pb2.StreamingInputCallResponse.FromString(response.messages[0])
+        assert answer.aggregated_payload_size == 40_003
+        assert response.status == 0
+
+
+async def test_a_server_streaming_call() -> None:
+    """The handler sends any number of messages, none as well, and returns."""
+
+    async def produce(request: messages_pb2.StreamingOutputCallRequest, call: ServerCall) -> None:
+        for parameters in request.response_parameters:
+            call.send(output(parameters.size))
+            await call.ready()
+
+    async with serving(streaming_output_call=produce) as running, await running.peer() as peer:
+        for sizes in ([], [0], [1, 100_000, 7]):
+            request = messages_pb2.StreamingOutputCallRequest(
+                response_parameters=[messages_pb2.ResponseParameters(size=size) for size in sizes]
+            )
+            response = await peer.call(DOWNLOAD, prefixed(request.SerializeToString()))
+            answers = [messages_pb2.StreamingOutputCallResponse.FromString(m) for m in response.messages]
+            assert [len(answer.payload.body) for answer in answers] == sizes
+            assert response.status == 0
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+async def test_a_bidirectional_call() -> None:
+    """Messages go both ways at the same time; the client's half-close ends the call."""
+    async with serving(full_duplex_call=reflect) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, None, end=False)
+        for round_ in range(1, 4):
+            peer.send(peer.data(stream_id, piece(bytes(round_))))
+            await peer.until(lambda round_=round_: len(peer.responses[stream_id].messages) == round_)  # type: ignore[misc]
+        peer.send(peer.data(stream_id, b"", end=True))
+        assert (await peer.response(stream_id)).status == 0
+
+
+async def test_receive_many_takes_what_has_arrived() -> None:
+    """All messages of one batch of frames come together; an empty list is the client's end."""
+    batches: list[int] = []
+
+    async def handler(call: ServerCall) -> None:
+        while requests := await call.receive_many():
+            batches.append(len(requests))
+
+    async with serving(full_duplex_call=handler) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, piece() * 3, end=False)
+        await peer.pong()
+        peer.send(peer.data(stream_id, piece() * 2), peer.data(stream_id, piece(), end=True))
+        assert (await peer.response(stream_id)).status == 0
+        assert batches == [3, 3]
+
+
+async def test_a_call_may_end_with_trailers() -> None:
+    """Trailers of the client end its side like END_STREAM on DATA."""
+    async with (
+        serving(unary_call=echo, streaming_input_call=count) as running,
+        await running.peer() as peer,
+    ):
+        for path, body in ((UNARY, simple(b"x")), (UPLOAD, piece(b"x"))):
+            stream_id = peer.request(path, body, end=False)
+            peer.send(headers(stream_id, [(b"x-checksum", b"1")], end=True))
+            assert (await peer.response(stream_id)).status == 0
+
+
+async def test_a_handler_may_answer_before_the_client_has_ended() -> None:
+    """The answer leaves at once; what the client sends on is discarded, not refused."""
+
+    async def handler(call: ServerCall) -> Message:
+        return messages_pb2.StreamingInputCallResponse()
+
+    async with serving(streaming_input_call=handler) as running, await running.peer() as peer:
+        stream_id = peer.request(UPLOAD, None, end=False)
+        assert (await peer.response(stream_id)).status == 0
+        peer.send(peer.data(stream_id, piece(bytes(1000))), peer.data(stream_id, b"", end=True))
+        await peer.pong()
+        assert peer.responses[stream_id].reset is None
+        assert not peer.goaways
+
+
+# -- errors -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("code", [code for code in StatusCode if code])
+async def test_an_error_of_the_handler_is_the_status(code: StatusCode) -> None:
+    """Nothing but headers goes out: trailers-only."""
+    response = await unary(failing(RpcError(code, "no")))
+    assert len(response.headers) == 1
+    assert response.ended
+    assert response.body == b""
+    assert (response.status, response.message) == (code, "no")
+    assert response.initial[b":status"] == b"200"
+
+
+async def test_an_error_carries_details_and_metadata() -> None:
+    """Details travel as google.rpc.Status, metadata as further trailers."""
+    error = RpcError(
+        StatusCode.ABORTED,
+        "grün\nund 100 %",
+        [ErrorInfo(reason="WRONG_ID", domain="windshift")],
+        [("retry-after", "1"), ("trace-bin", b"\0\xff")],
+    )
+    response = await unary(failing(error))
+    assert percent_decode(response.trailers[b"grpc-message"]) == "grün\nund 100 %"
+    status = Status.FromString(decode_binary(response.trailers[b"grpc-status-details-bin"]))
+    assert (status.code, status.message) == (StatusCode.ABORTED, "grün\nund 100 %")
+    info = ErrorInfo()
+    assert status.details[0].Unpack(info)
+    assert info.reason == "WRONG_ID"
+    assert response.trailers[b"retry-after"] == b"1"
+    assert decode_binary(response.trailers[b"trace-bin"]) == b"\0\xff"
+
+
+async def test_an_error_after_messages_keeps_them() -> None:
+    """What was sent before the error arrives before it."""
+
+    async def handler(request: Message, call: ServerCall) -> None:
+        call.send(output(3))
+        raise RpcError(StatusCode.DATA_LOSS, "the rest is gone")
+
+    async with serving(streaming_output_call=handler) as running, await running.peer() as peer:
+        response = await peer.call(DOWNLOAD)
+        assert len(response.messages) == 1
+        assert (response.status, response.message) == (StatusCode.DATA_LOSS, "the rest is gone")
+
+
+@pytest.mark.parametrize("path", [UNARY, UPLOAD, DOWNLOAD, DUPLEX])
+async def test_an_unknown_exception_is_internal_and_logged_once(
+    path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client reads a fixed text and nothing of the exception; the log has all of it, once."""
+
+    async def fail(*_: object) -> Message:
+        raise KeyError(SECRET)
+
+    names = ("unary_call", "streaming_input_call", "streaming_output_call", "full_duplex_call")
+    handlers: dict[str, Any] = dict.fromkeys(names, fail)
+    async with serving(**handlers) as running, await running.peer() as peer:
+        response = await peer.call(path)
+        assert response.status == StatusCode.INTERNAL
+        assert SECRET not in repr(response)
+        assert response.message == "the server failed on this call; its log says why"
+    records = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert len(records) == 1
+    assert records[0].exc_info is not None
+    assert path in records[0].getMessage()
+    assert SECRET in caplog.text
+    assert "Traceback" in caplog.text
+
+
+@pytest.mark.parametrize("answer", [None, "text", 7])
+async def test_an_answer_that_is_no_message_is_internal(
+    answer: object, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A handler that forgets to return is a mistake of ours, told to the log."""
+
+    async def handler(request: Message, call: ServerCall) -> object:
+        return answer
+
+    assert (await unary(handler)).status == StatusCode.INTERNAL
+    assert sum(record.levelno >= logging.ERROR for record in caplog.records) == 1
+
+
+@pytest.mark.parametrize("pair", [("Upper", "x"), ("x", "ä"), ("grpc-status", "0"), ("x", "a\nb")])
+@pytest.mark.parametrize("way", ["initial", "trailing", "error"])
+async def test_metadata_that_cannot_be_sent_is_internal(
+    pair: tuple[str, str], way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The call ends, its client does not wait for ever, and the log says why."""
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        if way == "initial":
+            call.set_initial_metadata([pair])
+        if way == "trailing":
+            call.add_trailing_metadata(*pair)
+        if way == "error":
+            raise RpcError(StatusCode.NOT_FOUND, "no", metadata=[pair])
+        return messages_pb2.SimpleResponse()
+
+    assert (await unary(handler)).status == StatusCode.INTERNAL
+    assert sum(record.levelno >= logging.ERROR for record in caplog.records) == 1
+
+
+async def test_an_error_with_too_much_to_say_still_ends_the_call() -> None:
+    """Trailers beyond what HTTP/2 peers take do not leave the client waiting."""
+    details = [ErrorInfo(reason="x" * 100_000)]
+    response = await unary(failing(RpcError(StatusCode.ABORTED, "no", details)))
+    assert response.over
+    assert response.status in (StatusCode.ABORTED, None)
+
+
+async def test_errors_can_be_translated(caplog: pytest.LogCaptureFixture) -> None:
+    """``translate`` sees what handlers and the gRPC layer raise, with the path; None leaves it as it is."""
+    seen: list[tuple[str, str]] = []
+
+    def translate(path: str, error: Exception) -> RpcError | None:
+        seen.append((path, type(error).__name__))
+        if isinstance(error, LookupError):
+            return RpcError(StatusCode.NOT_FOUND, "translated", [ErrorInfo(reason="TRANSLATED")])
+        return None
+
+    async def stream(call: ServerCall) -> Message:
+        raise ZeroDivisionError
+
+    options = server_options(translate=translate)
+    async with (
+        serving(options, unary_call=failing(KeyError()), streaming_input_call=stream) as running,
+        await running.peer() as peer,
+    ):
+        response = await peer.call(UNARY)
+        assert (response.status, response.message) == (StatusCode.NOT_FOUND, "translated")
+        assert b"TRANSLATED" in decode_binary(response.trailers[b"grpc-status-details-bin"])
+        assert not caplog.records
+        assert (await peer.call(UPLOAD)).status == StatusCode.INTERNAL
+        assert (await peer.call("/no.Such/Method")).status == StatusCode.UNIMPLEMENTED
+    assert (UNARY, "KeyError") in seen
+    assert (UPLOAD, "ZeroDivisionError") in seen
+    assert ("/no.Such/Method", "RpcError") in seen
+
+
+async def test_a_handler_that_cancels_itself_ends_its_call() -> None:
+    """CancelledError without a reason of ours is CANCELLED, not silence."""
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        raise asyncio.CancelledError
+
+    assert (await unary(handler)).status == StatusCode.CANCELLED
+
+
+# -- metadata -----------------------------------------------------------------------------------------------
+
+
+async def test_metadata_reaches_the_handler() -> None:
+    """Text and bytes, repeated names in order, without the headers of HTTP and gRPC."""
+    seen: list[object] = []
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        seen.extend((call.method, list(call.metadata), call.peer.rsplit(":", 1)[0], call.peer_certificate))
+        return messages_pb2.SimpleResponse()
+
+    extra = [(b"x", b"1"), (b"y-bin", b"AP8"), (b"x", b"2"), (b"user-agent", b"test"), (b"grpc-x", b"3")]
+    async with serving(unary_call=handler) as running, await running.peer() as peer:
+        await peer.call(UNARY, extra=extra)
+    assert seen == [UNARY, [("x", "1"), ("y-bin", b"\0\xff"), ("x", "2")], "127.0.0.1", None]
+
+
+async def test_metadata_reaches_the_client() -> None:
+    """Initial metadata comes with the headers, trailing metadata with the status."""
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        call.set_initial_metadata([("a", "1"), ("b-bin", b"\0")])
+        call.add_trailing_metadata("c", "2")
+        call.add_trailing_metadata("d-bin", b"\xff")
+        return messages_pb2.SimpleResponse()
+
+    response = await unary(handler)
+    assert (response.initial[b"a"], response.initial[b"b-bin"]) == (b"1", b"AA")
+    assert (response.trailers[b"c"], response.trailers[b"d-bin"]) == (b"2", b"/w")
+    assert response.trailers[b"grpc-status"] == b"0"
+
+
+async def test_an_error_without_messages_carries_both_kinds_of_metadata() -> None:
+    """Trailers-only: one block holds the initial and the trailing metadata."""
+
+    async def handler(request: Message, call: ServerCall) -> Message:
+        call.set_initial_metadata([("a", "1")])
+        call.add_trailing_metadata("c", "2")
+        raise RpcError(StatusCode.NOT_FOUND, metadata=[("e", "3")])
+
+    response = await unary(handler)
+    assert len(response.headers) == 1
+    assert [response.trailers[name] for name in (b"a", b"c", b"e")] == [b"1", b"2", b"3"]
+
+
+async def test_initial_metadata_cannot_follow_a_message() -> None:
+    """The headers are gone by then; the handler is told so."""
+    raised: list[str] = []
+
+    async def handler(request: Message, call: ServerCall) -> None:
+        call.send(output(1))
+        try:
+            call.set_initial_metadata([("a", "1")])
+        except RuntimeError as error:
+            raised.append(str(error))
+
+    async with serving(streaming_output_call=handler) as running, await running.peer() as peer:
+        assert (await peer.call(DOWNLOAD)).status == 0
+    assert raised == ["the initial metadata has been sent already"]
+
+
+async def test_sending_after_the_end_does_nothing() -> None:
+    """A handler's helper that outlives its call cannot break the connection."""
+    calls: list[ServerCall] = []
+
+    async def handler(request: Message, call: ServerCall) -> None:
+        calls.append(call)
+
+    async with serving(streaming_output_call=handler) as running, await running.peer() as peer:
+        assert (await peer.call(DOWNLOAD)).messages == []
+        await eventually(lambda: calls[0].done)
+        calls[0].send(output(10))
+        await calls[0].ready()
+        assert calls[0].queued == 0
+        assert (await peer.call(DOWNLOAD)).status == 0
