@@ -35,6 +35,10 @@ and the number of a consumer cannot be changed later."""
 MAX_ACK_PENDING: Final = 20_000
 """Events that may be with subscribers at once, all of them together. Delayed rejects count too."""
 
+EVERYTHING: Final = ">"
+"""The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
+it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
+
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.02
 
@@ -131,12 +135,14 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
             f"consumer {stored.get('name')!r} was made by another program, as one that pushes or needs no "
             "acknowledgement; use another name"
         )
-    is_same_choice = _filters(stored) == set(spec.subjects)
+    is_same_choice = _filters(stored) == (set(spec.subjects) or {EVERYTHING})
     # A list of backoffs would override the timeout.
     dropped = {"backoff"} if is_same_choice else {"backoff", "filter_subject", "filter_subjects"}
     config = {key: value for key, value in stored.items() if key not in dropped}
     config["ack_wait"] = nanoseconds(spec.processing_timeout)
-    return config if is_same_choice else config | _subjects(spec)
+    if is_same_choice:
+        return config
+    return config | (_subjects(spec) or {"filter_subject": EVERYTHING})
 
 
 def _within(value: int, limit: int | None) -> int:
@@ -163,9 +169,7 @@ def _subjects(spec: ConsumerSpec) -> JsonObject:
 
 
 def _filters(stored: JsonObject) -> set[str]:
-    return {
-        subject for subject in (stored.get("filter_subject"), *stored.get("filter_subjects", ())) if subject
-    }
+    return set(stored.get("filter_subjects") or [stored.get("filter_subject") or EVERYTHING])
 
 
 # --- What the broker refuses ------------------------------------------------------------------------------

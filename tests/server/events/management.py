@@ -1,0 +1,108 @@
+"""What the tests of streams and consumers share: both on a real broker, and looks at what lies there."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from tests.support.broker import Broker, in_seconds
+from windshift.server.events.consumers import Consumers
+from windshift.server.events.specs import ConsumerSpec, StreamSpec
+from windshift.server.events.streams import Streams
+from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.jetstream import PubAck, read_pub_ack
+from windshift.server.nats.streams import StreamApi
+from windshift.server.nats.timestamps import parse_rfc3339
+
+
+@dataclass(frozen=True, slots=True)
+class Management:
+    """Streams and consumers of one broker."""
+
+    broker: Broker
+    streams: Streams
+    consumers: Consumers
+
+    async def ensure(self, spec: StreamSpec) -> dict[str, Any]:
+        """Ensure a stream and return the configuration that the broker stores."""
+        await self.streams.ensure(spec, in_seconds(5))
+        return await self.stored_stream(spec.name)
+
+    async def consume(self, spec: ConsumerSpec) -> dict[str, Any]:
+        """Ensure a consumer and return what the broker knows of it."""
+        return await self.stored_consumer(spec.stream, await self.consumers.ensure(spec, in_seconds(5)))
+
+    async def stored_stream(self, name: str) -> dict[str, Any]:
+        """Return the configuration of a stream as the broker stores it."""
+        config: dict[str, Any] = (await self.broker.api.stream_info(name, in_seconds(5)))["config"]
+        return config
+
+    async def stored_consumer(self, stream: str, name: str) -> dict[str, Any]:
+        """Return what the broker knows of a consumer."""
+        return await self.broker.api.call(f"CONSUMER.INFO.{stream}.{name}", None, in_seconds(5))
+
+    async def tell(self, operation: str, **request: Any) -> None:
+        """Do with the broker what another program might do."""
+        await self.broker.api.call(operation, request, in_seconds(5))
+
+    async def publish(self, *subjects: str, **headers: str) -> list[PubAck]:
+        """Publish an empty event to each subject."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return [read_pub_ack(await self._publish(subject, named)) for subject in subjects]
+
+    async def _publish(self, subject: str, headers: dict[str, str]) -> bytes:
+        outcome = await self.broker.replies.request(subject, b"", headers or None, in_seconds(5))
+        assert isinstance(outcome, bytes)
+        return outcome
+
+    async def subjects(self, stream: str) -> dict[str, int]:
+        """Count a stream's events by subject."""
+        info = await self.broker.api.call(f"STREAM.INFO.{stream}", {"subjects_filter": ">"}, in_seconds(5))
+        counts: dict[str, int] = info["state"].get("subjects") or {}
+        return counts
+
+    async def stored_at(self, stream: str, seq: int) -> int:
+        """Return when the broker stored an event, in nanoseconds since 1970."""
+        answer = await self.broker.api.call(f"STREAM.MSG.GET.{stream}", {"seq": seq}, in_seconds(5))
+        time = parse_rfc3339(answer["message"]["time"])
+        assert time is not None
+        return time.seconds * 10**9 + time.nanos
+
+    async def next_ids(self, stream: str, consumer: str, most: int = 100, *, wait: bool = False) -> list[int]:
+        """Fetch what a consumer would be handed now, or wait for so many, and return the ids."""
+        ids: list[int] = []
+        done = asyncio.Event()
+
+        def take(message: Msg) -> None:
+            if message.reply:
+                ids.append(int(message.reply.split(".")[5]))
+            else:
+                done.set()
+            if len(ids) == most:
+                done.set()
+
+        inbox = self.broker.connection.inbox()
+        subscription = await self.broker.connection.subscribe(inbox, take)
+        request = b'{"batch":%d,%s}' % (most, b'"expires":4000000000' if wait else b'"no_wait":true')
+        self.broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+        async with asyncio.timeout(5):
+            await done.wait()
+        await subscription.unsubscribe()
+        return ids
+
+
+def manage(broker: Broker, default_replicas: int = 1) -> Management:
+    """Wire streams and consumers as the composition root does."""
+    streams = StreamApi(broker.api)
+    return Management(broker, Streams(streams, default_replicas), Consumers(streams, ConsumerApi(broker.api)))
+
+
+async def eventually(question: Callable[[], Awaitable[object]], answer: object) -> None:
+    """Ask until the answer is right: the broker copies between streams in its own time."""
+    async with asyncio.timeout(10):
+        while await question() != answer:  # noqa: ASYNC110 - the broker tells nobody
+            await asyncio.sleep(0.02)
