@@ -1,0 +1,73 @@
+"""`windshift serve`."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import NoReturn
+
+import click
+
+from windshift.server.config import VARIABLES, ConfigurationError, ServerConfig, config_from_environment
+
+_FAILED = 1
+_USAGE = 2
+_EXTRA = frozenset({"nats", "nkeys", "pythonjsonlogger", "uvicorn", "uvloop"})
+"""What the extra `server` brings, by the names under which it is imported."""
+
+
+class CommandWithVariables(click.Command):
+    """A command whose help lists the environment variables."""
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List every variable, its meaning and its default."""
+        with formatter.section("Environment"):
+            formatter.write_dl(
+                [
+                    (each.name, f"{each.meaning} [default: {each.default}]" if each.default else each.meaning)
+                    for each in VARIABLES
+                ],
+                col_max=36,
+            )
+
+
+@click.command(cls=CommandWithVariables)
+def serve() -> None:
+    """Run a server, until SIGTERM or Ctrl-C; a second one ends it at once.
+
+    Without NATS_URL it starts a NATS server of its own, for itself alone. Everything is told by environment
+    variables; an empty value counts as an absent one. Exits with 0 after an orderly stop, 1 when it cannot
+    start, 2 when the environment is wrong.
+    """
+    config = _read_config()
+    process = _import_server()
+    try:
+        process.run(config, click.echo)
+    except process.StartError as error:
+        _fail(_FAILED, str(error))
+
+
+def _read_config() -> ServerConfig:
+    try:
+        return config_from_environment(os.environ)
+    except ConfigurationError as error:
+        _fail(_USAGE, *error.problems)
+
+
+def _import_server() -> ModuleType:
+    try:
+        return import_module("windshift.server.serve")
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRA:
+            raise
+        _fail(
+            _FAILED, f"the server is not installed ({error.name} is missing): pip install 'windshift[server]'"
+        )
+
+
+def _fail(status: int, *lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(f"windshift: {line}", err=True)
+    sys.exit(status)

@@ -1,0 +1,195 @@
+"""The process: it starts everything in order, waits for a signal, and stops everything in the other order."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import socket
+import ssl
+import sys
+from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
+from ipaddress import ip_address
+
+import uvloop
+
+from windshift.server.app import App
+from windshift.server.config import ListenConfig, ServerConfig
+from windshift.server.embedded import EmbeddedError, EmbeddedNats
+from windshift.server.errors import BrokerUnavailable
+from windshift.server.health_http import HealthApplication, HealthServer
+from windshift.server.logging import configure_logging
+from windshift.server.nats.options import ServerAddress
+
+log = logging.getLogger(__name__)
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StartError(Exception):
+    """The server cannot start. The text is one line for the operator, and says what to change."""
+
+
+def run(config: ServerConfig, announce: Callable[[str], None]) -> None:
+    """Serve until a signal asks to stop, in the main thread.
+
+    `announce` is called once, with a line that says where the server listens and where its data lies.
+    A second signal ends the process at once. Raises `StartError`.
+    """
+    configure_logging(config.log_level, readable=config.development)
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(Process(config, announce).run())
+
+
+class Process:
+    """One server process."""
+
+    def __init__(self, config: ServerConfig, announce: Callable[[str], None]) -> None:
+        self._config = config
+        self._announce = announce
+        self._embedded: EmbeddedNats | None = None
+        self._app: App | None = None
+        self._stopping = asyncio.Event()
+
+    async def run(self) -> None:
+        """Start, serve, drain, stop. Raises `StartError`; whatever was started is stopped in any case."""
+        loop = asyncio.get_running_loop()
+        for each in _SIGNALS:
+            loop.add_signal_handler(each, self._on_signal, each)
+        async with AsyncExitStack() as stack:
+            await self._unless_stopped(self._start(stack))
+            await self._stopping.wait()
+            await self._drain()
+        log.info("stopped")
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        if not self._stopping.is_set():
+            log.info("%s: stopping; a second one ends the process at once", number.name)
+            self._stopping.set()
+            return
+        if self._embedded is not None:
+            self._embedded.abandon()
+        sys.stderr.write(f"windshift: a second signal ({number.name}): not waiting any longer\n")
+        sys.stderr.flush()
+        os._exit(128 + number)
+
+    async def _unless_stopped(self, work: Coroutine[None, None, None]) -> None:
+        """Do the work, or leave it when a signal comes meanwhile."""
+        task = asyncio.ensure_future(work)
+        stop = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait((task, stop), return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        if not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+        if not task.cancelled():
+            task.result()
+
+    # Start
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        """Start everything. What the stack is given is stopped in reverse, after the drain."""
+        config = self._config
+        health_port = await self._start_health(stack)
+        servers = config.nats.servers or await self._start_embedded(stack)
+        app = App(config, servers)
+        stack.push_async_callback(app.close)
+        await _start_app(app, config)
+        self._app = app
+        self._warn()
+        self._announce(_ready_line(config, app.port, health_port))
+
+    async def _start_health(self, stack: AsyncExitStack) -> int:
+        """Answer probes from the very start: the rest may take a while."""
+        health, listen = HealthServer(HealthApplication(self._not_ready)), self._config.health
+        stack.push_async_callback(health.stop)
+        try:
+            return await health.start(listen.host, listen.port)
+        except OSError as error:
+            raise _cannot_listen(listen, "HEALTH", error) from error
+
+    async def _start_embedded(self, stack: AsyncExitStack) -> tuple[ServerAddress, ...]:
+        embedded = self._embedded = EmbeddedNats(self._config.embedded)
+        stack.push_async_callback(embedded.stop)
+        try:
+            await embedded.start()
+        except EmbeddedError as error:
+            raise StartError(str(error)) from error
+        return (embedded.address,)
+
+    def _warn(self) -> None:
+        """Say what may come as a surprise."""
+        hosts = {self._config.grpc.host, self._config.health.host}
+        if not self._config.insecure and not all(_is_loopback(host) for host in hosts):
+            log.warning(
+                "serving other machines without authorization: whoever reaches this port may do everything. "
+                "Set WINDSHIFT_INSECURE=true if that is meant, or GRPC_HOST=127.0.0.1"
+            )
+
+    def _not_ready(self) -> str | None:
+        if self._stopping.is_set():
+            return "draining"
+        return "starting" if self._app is None else self._app.not_ready()
+
+    # Stop
+
+    async def _drain(self) -> None:
+        if self._app is None:
+            return
+        timeout = self._config.drain_timeout.total_seconds()
+        if await self._app.drain(timeout):
+            log.info("drained: all calls ended")
+        else:
+            log.warning(
+                "not all calls ended within WINDSHIFT_DRAIN_TIMEOUT (%g s); they were cut off", timeout
+            )
+
+
+async def _start_app(app: App, config: ServerConfig) -> None:
+    try:
+        await app.start()
+    except BrokerUnavailable as error:
+        raise StartError(f"NATS_URL: {error.message}") from error
+    except ssl.SSLError as error:
+        raise StartError(
+            f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error.reason or 'not usable'}; "
+            "they must be PEM files, and the key the certificate's"
+        ) from error
+    except OSError as error:
+        raise _cannot_listen(config.grpc, "GRPC", error) from error
+
+
+def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError) -> StartError:
+    """Say in one line why an address cannot be listened on."""
+    where = f"cannot listen on {_address(listen.host, listen.port)}"
+    if error.errno == errno.EADDRINUSE:
+        return StartError(f"{where}: the port is in use; stop what uses it, or set another {prefix}_PORT")
+    if error.errno == errno.EACCES:
+        return StartError(f"{where}: not allowed for this user; set a {prefix}_PORT of 1024 or above")
+    if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
+        return StartError(f"{where}: this machine has no such address; set another {prefix}_HOST")
+    return StartError(f"{where}: {error.strerror}; set another {prefix}_HOST or {prefix}_PORT")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ip_address(host.partition("%")[0]).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _ready_line(config: ServerConfig, port: int, health_port: int) -> str:
+    nats = ", ".join(server.url for server in config.nats.servers)
+    return (
+        f"windshift is ready: API on {_address(config.grpc.host, port)}"
+        f"{' (TLS)' if config.grpc_tls else ''}, "
+        f"health on http://{_address(config.health.host, health_port)}, "
+        f"data in {nats or config.embedded.data_dir}"
+    )
