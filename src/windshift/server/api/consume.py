@@ -1,0 +1,156 @@
+"""The `Events` call: its messages as commands, deliveries and confirmations as its messages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from typing import cast
+
+from google.protobuf.duration_pb2 import Duration
+
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
+from windshift.rpc import ServerCall
+from windshift.server.errors import InvalidField
+from windshift.server.events.attachment import Broker, ConsumeOptions
+from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe, check_ids
+from windshift.server.events.consume import Subscription
+from windshift.server.events.session import Confirmation, Kind
+from windshift.server.nats.deliveries import Delivery, StreamSeq
+
+TYPE_URL_PREFIX = "type.googleapis.com/"
+
+_NANOSECONDS = 1_000_000_000
+_LONGEST_DURATION = 315_576_000_000  # seconds; what google.protobuf.Duration allows
+
+
+async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
+    """Answer an `Events` call until it ends; a drain of the server ends it in good order."""
+    subscription = Subscription(broker, CallClient(call), options)
+    call.on_drain = subscription.drain
+    await subscription.run()
+
+
+class CallClient:
+    """The client's end of a consume call, as the domain sees it."""
+
+    __slots__ = ("_call",)
+
+    def __init__(self, call: ServerCall) -> None:
+        self._call = call
+
+    @property
+    def queued(self) -> int:
+        """Bytes that were sent and that the client has not read."""
+        return self._call.queued
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of what it was sent."""
+        await self._call.ready()
+
+    async def receive(self) -> Iterator[Command] | None:
+        """Return what the client sent; reading a command may raise `InvalidField`."""
+        requests = await self._call.receive_many()
+        return map(read_command, requests) if requests else None
+
+    def subscribed(self, processing_timeout: timedelta) -> None:
+        """Send `Subscribed`."""
+        response = EventsResponse()
+        response.subscribed.processing_timeout.FromTimedelta(processing_timeout)
+        self._call.send(response)
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Send `Event`."""
+        self._call.send(event_response(delivery))
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Send the confirmation of a command."""
+        self._call.send(confirmation_response(confirmation))
+
+
+def read_command(request: EventsRequest) -> Command:
+    """Read what a client asks for.
+
+    Raises:
+        InvalidField: it asks for nothing, or for something malformed.
+    """
+    match request.WhichOneof("request"):
+        case "ack":
+            return Ack(_ids("ack.ids", request.ack.ids))
+        case "reject":
+            return _reject(request.reject)
+        case "ping":
+            return Ping(_ids("ping.ids", request.ping.ids))
+        case "subscribe":
+            subscribe = request.subscribe
+            return Subscribe(subscribe.stream, subscribe.consumer, subscribe.max_processing_events)
+        case _:
+            raise InvalidField("request", "set one of subscribe, ack, reject and ping")
+
+
+def _reject(reject: EventsRequest.Reject) -> Reject:
+    delay_ns = _nanoseconds("reject.delay", reject.delay) if reject.HasField("delay") else None
+    return Reject(_ids("reject.ids", reject.ids), reject.permanently, delay_ns)
+
+
+def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:
+    check_ids(field, len(ids))
+    return cast("list[StreamSeq]", list(ids))
+
+
+def _nanoseconds(field: str, duration: Duration) -> int:
+    """Return a duration in nanoseconds.
+
+    Raises:
+        InvalidField: it is outside of what Protobuf allows.
+    """
+    seconds, nanos = duration.seconds, duration.nanos
+    if abs(seconds) > _LONGEST_DURATION or abs(nanos) >= _NANOSECONDS or seconds * nanos < 0:
+        raise InvalidField(field, "is outside of what google.protobuf.Duration allows")
+    return seconds * _NANOSECONDS + nanos
+
+
+def event_response(delivery: Delivery) -> EventsResponse:
+    """Write a delivery."""
+    response = EventsResponse()
+    event = response.event
+    event.id = delivery.id
+    event.subject = delivery.subject
+    event.delivery_attempt = delivery.attempt
+    event.data.type_url = TYPE_URL_PREFIX + delivery.type_name
+    event.data.value = delivery.data
+    headers = event.headers
+    headers.timestamp.seconds, headers.timestamp.nanos = delivery.time
+    if delivery.idempotency_key is not None:
+        headers.idempotency_key = delivery.idempotency_key
+    if delivery.trace_parent is not None:
+        headers.trace_parent = delivery.trace_parent
+    if delivery.trace_state is not None:
+        headers.trace_state = delivery.trace_state
+    return response
+
+
+def confirmation_response(confirmation: Confirmation) -> EventsResponse:
+    """Write what became of a command."""
+    response = EventsResponse()
+    match confirmation.kind:
+        case Kind.ACK:
+            _fill(response.ack_confirmation, confirmation)
+        case Kind.REJECT:
+            _fill(response.reject_confirmation, confirmation)
+        case Kind.PING:
+            _fill(response.ping_confirmation, confirmation)
+    return response
+
+
+def _fill(
+    message: EventsResponse.AckConfirmation
+    | EventsResponse.RejectConfirmation
+    | EventsResponse.PingConfirmation,
+    confirmation: Confirmation,
+) -> None:
+    message.SetInParent()  # a confirmation of nothing is one too
+    message.ids.extend(confirmation.ids)
+    if confirmation.invalid_ids:
+        message.invalid_ids.extend(confirmation.invalid_ids)
+    if confirmation.temporary_failed_ids:
+        message.temporary_failed_ids.extend(confirmation.temporary_failed_ids)
