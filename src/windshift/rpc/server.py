@@ -17,6 +17,7 @@ from .status import HeaderList, RpcError, StatusCode, status_trailers
 _log = logging.getLogger(__name__)
 
 _DRAIN_PING = b"draining"
+_NOT_GRPC = b"This port speaks gRPC only: POST with content-type application/grpc.\n"
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 CallObserver = Callable[[ServerCall, StatusCode], None]
@@ -174,9 +175,9 @@ class ServerConnection(CallConnection):
     def _refuse(self, stream_id: int, fields: Mapping[bytes, bytes], ended: bool) -> None:
         """Answer a request that no method takes."""
         if fields.get(b":method") != b"POST":
-            self._answer_http(stream_id, [(b":status", b"405"), (b"allow", b"POST")], ended)
+            self._answer_text(stream_id, b"405", (b"allow", b"POST"), fields, ended)
         elif not _is_grpc(fields):
-            self._answer_http(stream_id, [(b":status", b"415"), (b"accept-post", b"application/grpc")], ended)
+            self._answer_text(stream_id, b"415", (b"accept-post", b"application/grpc"), fields, ended)
         else:
             path = fields.get(b":path", b"")
             text = path[:200].decode("ascii", "backslashreplace")
@@ -186,9 +187,24 @@ class ServerConnection(CallConnection):
     def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
         self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)
 
-    def _answer_http(self, stream_id: int, headers: HeaderList, ended: bool) -> None:
+    def _answer_text(
+        self,
+        stream_id: int,
+        status: bytes,
+        header: tuple[bytes, bytes],
+        fields: Mapping[bytes, bytes],
+        ended: bool,
+    ) -> None:
+        """Answer a client that speaks HTTP but not gRPC."""
+        headers = [(b":status", status), header, (b"content-type", b"text/plain")]
+        body = b"" if fields.get(b":method") == b"HEAD" else _NOT_GRPC
+        self._answer_http(stream_id, headers, ended, body)
+
+    def _answer_http(self, stream_id: int, headers: HeaderList, ended: bool, body: bytes = b"") -> None:
         """Send a whole response; what the client still sends is read and dropped, never reset."""
-        self.send_response(stream_id, headers, end=True)
+        self.send_response(stream_id, headers, end=not body)
+        if body:
+            self.send_data(stream_id, body, end=True)
         if not ended:
             self._unread[stream_id] = self._loop.time()
 
