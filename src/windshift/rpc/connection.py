@@ -180,7 +180,7 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
-        transport.set_write_buffer_limits(high=_WRITE_SIZE)
+        transport.set_write_buffer_limits(high=0)  # or a stalled peer holds two writes, not one
         settings = self._options.settings()
         if self._client:
             settings[ngh2.Setting.ENABLE_PUSH] = 0
