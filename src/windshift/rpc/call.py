@@ -313,8 +313,8 @@ class ServerCall:
         messages = self._queue()
         if len(messages) > 1:
             self._fail_protocol(StatusCode.INTERNAL, "the request has more than one message")
-        elif ended and not messages:
-            self._fail_protocol(StatusCode.INTERNAL, "the request has no complete message")
+        elif ended and (not messages or (self._decoder is not None and self._decoder.incomplete)):
+            self._fail_protocol(StatusCode.INTERNAL, "the request is not one complete message")
         elif ended:
             return messages.popleft()
         return None
