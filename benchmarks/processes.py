@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import http.client
 import json
 import os
+import re
 import socket
 import sys
 import tempfile
@@ -126,27 +126,6 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-async def wait_ready(process: Running, port: int, timeout: float = 20.0) -> float:
-    """Wait until ``/readyz`` on this port answers 200; return the seconds waited."""
-    started = time.monotonic()
-    while not _is_ready(port):
-        if process.process.returncode is not None or time.monotonic() - started > timeout:
-            raise FailedToRun(f"{process.name} did not get ready: {process.last_words()}")
-        await asyncio.sleep(0.005)
-    return time.monotonic() - started
-
-
-def _is_ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
-    try:
-        connection.request("GET", "/readyz")
-        return connection.getresponse().status == 200
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
-
-
 @contextlib.asynccontextmanager
 async def nats_server(directory: Path) -> AsyncIterator[Running]:
     """Run nats-server with file storage below ``directory``, configured as the embedded one is."""
@@ -188,35 +167,47 @@ async def windshift_server(
     directory: Path,
     nats: Running | None,
     *,
-    port: int | None = None,
-    environment: Mapping[str, str] | None = None,
+    port: int = 0,
+    shared: bool = False,
 ) -> AsyncIterator[Started]:
     """Run ``windshift serve``, with its defaults, on free ports.
 
     Args:
         directory: where logs lie, and the embedded broker's data.
         nats: the broker to use; None = the server's embedded one.
-        port: where to serve the API; None = any free port.
-        environment: more settings.
+        port: where to serve the API; 0 = any free port.
+        shared: whether others may listen on the port too.
     """
-    port, health = port or free_port(), free_port()
     settings = {
         "GRPC_PORT": str(port),
-        "HEALTH_PORT": str(health),
+        "HEALTH_PORT": "0",
         "WINDSHIFT_DATA_DIR": tempfile.mkdtemp(dir=directory, prefix="data-"),
     }
     if nats is not None:
         settings["NATS_URL"] = f"nats://{nats.address}"
     command = [str(BIN / "windshift"), "serve"]
-    async with running("windshift", command, directory, {**settings, **(environment or {})}) as started:
+    if shared:
+        command = [sys.executable, "-m", "benchmarks.sharing_server"]
+    begun = time.monotonic()
+    async with running("windshift", command, directory, settings) as started:
+        address = await _announced(started)
+        seconds = time.monotonic() - begun
         discard = asyncio.create_task(_discard(started.process))
         try:
-            seconds = await wait_ready(started, health)
-            server = Running("windshift", started.process, f"127.0.0.1:{port}", started.log)
-            yield Started(server, seconds)
+            yield Started(Running("windshift", started.process, address, started.log), seconds)
         finally:
             discard.cancel()
             await asyncio.wait([discard])
+
+
+async def _announced(process: Running, timeout: float = 20.0) -> str:
+    """Wait for the line that a server prints when it is ready; return the address of its API."""
+    assert process.process.stdout is not None  # noqa: S101 - it is piped
+    line = (await asyncio.wait_for(process.process.stdout.readline(), timeout)).decode()
+    found = re.search(r"API on (\S+:\d+)", line)
+    if found is None:
+        raise FailedToRun(f"{process.name} did not get ready: {line}{process.last_words()}")
+    return found[1]
 
 
 async def _discard(process: asyncio.subprocess.Process) -> None:
