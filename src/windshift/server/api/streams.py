@@ -1,0 +1,178 @@
+"""Read requests about streams and consumers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
+    DeleteConsumerRequest,
+    EnsureConsumerRequest,
+    EnsureStreamRequest,
+    StreamPointer,
+)
+from windshift.server import names
+from windshift.server.api.fields import duration, number, unix_ns
+from windshift.server.errors import InvalidField
+from windshift.server.events.specs import (
+    DEFAULT_PROCESSING_TIMEOUT,
+    MAX_REPLICAS,
+    SMALLEST_WINDOW,
+    AtEnd,
+    AtId,
+    AtStart,
+    AtTime,
+    ConsumerSpec,
+    DiscardPolicy,
+    FromAggregate,
+    FromMirror,
+    FromSubjects,
+    RetentionSpec,
+    SourceSpec,
+    StartPosition,
+    StorageType,
+    StreamInput,
+    StreamSpec,
+)
+
+T = TypeVar("T")
+
+MOST_IN_A_LIST: Final = 4096
+"""Subjects, filters or sources in one request. The broker compares each with each, under a lock."""
+
+LARGEST_EVENT_SIZE: Final = 2**31 - 1
+
+_DISCARD: Final = {0: DiscardPolicy.OLD, 1: DiscardPolicy.OLD, 2: DiscardPolicy.NEW}
+_STORAGE: Final = {0: StorageType.FILE, 1: StorageType.FILE, 2: StorageType.MEMORY}
+
+
+def read_stream(request: EnsureStreamRequest) -> StreamSpec:
+    """Read what a stream is to be; raise `InvalidField`."""
+    names.stream_name("name", request.name)
+    storage = request.storage
+    window = duration("deduplication_window", request.deduplication_window, SMALLEST_WINDOW)
+    return StreamSpec(
+        request.name,
+        _input(request),
+        _retention(request.retention_policy),
+        _known("storage.type", storage.type, _STORAGE),
+        _replicas(storage.replicas) if storage.HasField("replicas") else None,
+        window,
+        number("max_event_size", request.max_event_size, LARGEST_EVENT_SIZE) or None,
+    )
+
+
+def read_consumer(request: EnsureConsumerRequest) -> ConsumerSpec:
+    """Read what a consumer is to be; raise `InvalidField`."""
+    names.stream_name("stream", request.stream)
+    name = request.name if request.HasField("name") else None
+    if name is not None:
+        names.consumer_name("name", name)
+    subjects = _each("subjects", request.subjects, names.filter_subject)
+    timeout = duration("processing_timeout", request.processing_timeout, SMALLEST_WINDOW)
+    return ConsumerSpec(
+        request.stream,
+        name,
+        subjects,
+        _start("from", getattr(request, "from"), AtEnd()),
+        timeout or DEFAULT_PROCESSING_TIMEOUT,
+    )
+
+
+def read_deletion(request: DeleteConsumerRequest) -> tuple[str, str]:
+    """Read which consumer of which stream is to go; raise `InvalidField`."""
+    names.stream_name("stream", request.stream)
+    names.consumer_name("id", request.id)
+    return request.stream, request.id
+
+
+def _input(request: EnsureStreamRequest) -> StreamInput:
+    match request.WhichOneof("source"):
+        case "subjects":
+            subjects = _each("subjects.subjects", request.subjects.subjects, names.stream_subject)
+            return FromSubjects(_some("subjects.subjects", subjects))
+        case "mirror":
+            return FromMirror(_source("mirror", request.mirror, request.name))
+        case "aggregate":
+            sources = _limited("aggregate.sources", request.aggregate.sources)
+            return FromAggregate(
+                _some(
+                    "aggregate.sources",
+                    tuple(
+                        _source(f"aggregate.sources[{position}]", source, request.name)
+                        for position, source in enumerate(sources)
+                    ),
+                )
+            )
+        case _:
+            raise InvalidField("source", "set one of subjects, mirror and aggregate")
+
+
+def _source(field: str, source: EnsureStreamRequest.StreamSource, stream: str) -> SourceSpec:
+    names.stream_name(f"{field}.name", source.name)
+    if source.name == stream:
+        raise InvalidField(f"{field}.name", "must be another stream")
+    return SourceSpec(
+        source.name,
+        _start(f"{field}.from", getattr(source, "from"), AtStart()),
+        _each(f"{field}.filter_subjects", source.filter_subjects, names.filter_subject),
+    )
+
+
+def _retention(policy: EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
+    field = "retention_policy"
+    return RetentionSpec(
+        duration(f"{field}.max_age", policy.max_age, SMALLEST_WINDOW),
+        number(f"{field}.max_events", policy.max_events) or None,
+        number(f"{field}.max_events_per_subject", policy.max_events_per_subject) or None,
+        number(f"{field}.max_bytes", policy.max_bytes) or None,
+        _known(f"{field}.discard_policy", policy.discard_policy, _DISCARD),
+        policy.discard_new_per_subject,
+    )
+
+
+def _start(field: str, pointer: StreamPointer, absent: StartPosition) -> StartPosition:
+    """Read where to start. `start` and `end` count by presence, whatever their value."""
+    match pointer.WhichOneof("pointer"):
+        case "start":
+            return AtStart()
+        case "end":
+            return AtEnd()
+        case "time":
+            return AtTime(unix_ns(f"{field}.time", pointer.time))
+        case "offset":
+            if pointer.offset == 0:
+                raise InvalidField(f"{field}.offset", "ids begin at 1; leave it out or set start")
+            return AtId(number(f"{field}.offset", pointer.offset))
+        case _:
+            return absent
+
+
+def _replicas(value: int) -> int:
+    if not 1 <= value <= MAX_REPLICAS:
+        raise InvalidField("storage.replicas", f"must be 1 to {MAX_REPLICAS}")
+    return value
+
+
+def _known(field: str, value: int, values: dict[int, T]) -> T:
+    if value not in values:
+        raise InvalidField(field, f"{value} is none of its values")
+    return values[value]
+
+
+def _each(field: str, values: Sequence[str], check: Callable[[str, str], None]) -> tuple[str, ...]:
+    for position, value in enumerate(_limited(field, values)):
+        check(f"{field}[{position}]", value)
+    return tuple(values)
+
+
+def _limited(field: str, values: Sequence[T]) -> Sequence[T]:
+    if len(values) > MOST_IN_A_LIST:
+        raise InvalidField(field, f"must be at most {MOST_IN_A_LIST}")
+    return values
+
+
+def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:
+    if not values:
+        raise InvalidField(field, "must not be empty")
+    return values
