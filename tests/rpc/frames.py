@@ -169,7 +169,7 @@ def _text(value: bytes) -> bytes:
     return bytes((*prefix, size)) + value
 
 
-def request_fields(path: bytes | str, extra: HeaderFields = (), **replace: bytes | None) -> HeaderFields:
+def request_fields(path: bytes | str, /, extra: HeaderFields = (), **replace: bytes | None) -> HeaderFields:
     """Return the header fields of a gRPC request.
 
     Args:
@@ -286,6 +286,7 @@ class Peer:
     def request(
         self,
         path: bytes | str,
+        /,
         body: bytes | None = b"\0\0\0\0\0",
         extra: HeaderFields = (),
         *,
@@ -371,6 +372,7 @@ class Peer:
     async def closed(self, timeout: float = WAIT) -> int | None:
         """Read until the connection is over; return the error code of the last GOAWAY, or None."""
         await self.until(lambda: False, timeout)
+        self._writer.transport.abort()
         return self.goaways[-1][1] if self.goaways else None
 
     async def pong(self) -> None:

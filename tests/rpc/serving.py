@@ -108,6 +108,12 @@ def piece(body: bytes = b"") -> bytes:
     return prefixed(messages_pb2.StreamingInputCallRequest(payload=payload).SerializeToString())
 
 
+def ask(body: bytes = b"") -> bytes:
+    """Return a length-prefixed ``StreamingOutputCallRequest``."""
+    payload = messages_pb2.Payload(body=body)
+    return prefixed(messages_pb2.StreamingOutputCallRequest(payload=payload).SerializeToString())
+
+
 def output(size: int) -> messages_pb2.StreamingOutputCallResponse:
     """Return a response with a payload of ``size`` bytes."""
     return messages_pb2.StreamingOutputCallResponse(payload=messages_pb2.Payload(body=bytes(size)))
@@ -147,7 +153,7 @@ class Steps:
         self.started = self.cancelled = self.ended = 0
         self.open = asyncio.Event()
 
-    async def wait(self) -> None:
+    async def handler(self, *_: object) -> None:
         """Wait until the test says go on, and count every cancel, also those during the clean-up."""
         self.started += 1
         try:

@@ -21,6 +21,7 @@ from .serving import (
     DUPLEX,
     UNARY,
     UPLOAD,
+    ask,
     count,
     echo,
     eventually,
@@ -108,7 +109,7 @@ async def test_a_bidirectional_call() -> None:
     async with serving(full_duplex_call=reflect) as running, await running.peer() as peer:
         stream_id = peer.request(DUPLEX, None, end=False)
         for round_ in range(1, 4):
-            peer.send(peer.data(stream_id, piece(bytes(round_))))
+            peer.send(peer.data(stream_id, ask(bytes(round_))))
             await peer.until(lambda round_=round_: len(peer.responses[stream_id].messages) == round_)  # type: ignore[misc]
         peer.send(peer.data(stream_id, b"", end=True))
         assert (await peer.response(stream_id)).status == 0

@@ -83,6 +83,7 @@ async def test_another_method_than_post_is_405(method: bytes) -> None:
         response = await peer.response(stream_id)
         assert response.initial[b":status"] == b"405"
         assert response.initial[b"allow"] == b"POST"
+        assert (b"gRPC" in response.body) == (method != b"HEAD")
         await healthy(peer)
 
 
