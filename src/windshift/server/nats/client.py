@@ -142,6 +142,10 @@ async def abandon(client: Client, options: ConnectionOptions) -> None:
     try:
         async with asyncio.timeout(options.close_timeout.total_seconds()):
             await client.close()
+    except asyncio.CancelledError:
+        # nats-py lets cancellations of its own tasks out; only one that was meant for us counts.
+        if (task := asyncio.current_task()) is None or task.cancelling():
+            raise
     except Exception:  # noqa: BLE001, S110 - it is gone either way, and why does not matter any more
         pass
 

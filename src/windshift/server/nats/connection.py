@@ -97,6 +97,7 @@ class Connection:
         self._client: Client | None = None
         self._subscriptions: dict[Subscription, None] = {}
         self._watch_task: asyncio.Task[None] | None = None
+        self._closing = False
         self._look = asyncio.Event()
         self._up = asyncio.Event()
         self.on_lost: list[Hook] = []
@@ -142,6 +143,7 @@ class Connection:
 
     async def close(self) -> None:
         """Send what is buffered, disconnect, and stay disconnected."""
+        self._closing = True  # nats-py swallows a cancel at times
         if self._watch_task is not None:
             self._watch_task.cancel()
             await asyncio.wait([self._watch_task])
@@ -159,6 +161,7 @@ class Connection:
         try:
             async with asyncio.timeout_at(deadline):
                 while not self.connected:
+                    self._up.clear()  # the end was not noticed yet: do not spin until it is
                     self._look.set()
                     await self._up.wait()
         except TimeoutError:
@@ -214,7 +217,7 @@ class Connection:
     async def _watch(self) -> None:
         """Replace the client whenever it is no longer connected."""
         interval = self._options.watch_interval.total_seconds()
-        while True:
+        while not self._closing:
             try:
                 async with asyncio.timeout(interval):
                     await self._look.wait()
@@ -231,7 +234,7 @@ class Connection:
             self._learn_servers(client)
             self._mark_lost("the connection ended")
             ending = asyncio.ensure_future(self._retire(client))
-        while not await self._try_server(self._servers[0]):
+        while not self._closing and not await self._try_server(self._servers[0]):
             await self._pause()
         self.reconnects += 1
         if ending is not None:
