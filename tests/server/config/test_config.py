@@ -1,0 +1,326 @@
+"""The configuration: defaults, every variable, and what is said about wrong values."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from windshift.server.config import (
+    VARIABLES,
+    ConfigurationError,
+    ListenConfig,
+    LogLevel,
+    OtlpProtocol,
+    ServerConfig,
+    SignalConfig,
+    TlsFiles,
+    Variable,
+    config_from_environment,
+)
+
+HOME = {"HOME": "/home/somebody"}
+
+
+def read(**environment: str) -> ServerConfig:
+    """Read the configuration of somebody's environment with these variables."""
+    return config_from_environment(HOME | environment)
+
+
+def problems(**environment: str) -> tuple[str, ...]:
+    """Return what is said about an environment with these variables."""
+    with pytest.raises(ConfigurationError) as caught:
+        read(**environment)
+    return caught.value.problems
+
+
+def test_defaults() -> None:
+    """Without any variable the contract's defaults hold."""
+    config = read()
+    assert config.grpc == ListenConfig("127.0.0.1", 8080)
+    assert config.health == ListenConfig("127.0.0.1", 8088)
+    assert config.grpc_tls is None
+    assert config.nats.servers == ()
+    assert config.nats.credentials is None
+    assert config.nats.tls == TlsFiles()
+    assert config.nats.max_pending_publishes == 256
+    assert config.embedded.program is None
+    assert config.embedded.sync == "1s"
+    assert config.default_replicas == 1
+    assert config.drain_timeout == timedelta(seconds=10)
+    assert config.log_level is LogLevel.INFO
+    assert not config.development
+    assert not config.insecure
+    assert config.telemetry.propagators == ("tracecontext", "baggage")
+    assert config.telemetry.protocol is OtlpProtocol.GRPC
+    assert config.telemetry.traces == SignalConfig(None, timedelta(seconds=10))
+    assert config.telemetry.metric_interval == timedelta(seconds=60)
+    assert config.telemetry.metric_timeout == timedelta(seconds=30)
+    assert not config.telemetry.log_spans
+
+
+def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data directory follows the platform, and XDG_DATA_HOME where it is absolute."""
+    monkeypatch.setattr("sys.platform", "linux")
+    assert read().embedded.data_dir == Path("/home/somebody/.local/share/windshift")
+    assert read(XDG_DATA_HOME="/data").embedded.data_dir == Path("/data/windshift")
+    assert read(XDG_DATA_HOME="data").embedded.data_dir == Path("/home/somebody/.local/share/windshift")
+    monkeypatch.setattr("sys.platform", "darwin")
+    assert read().embedded.data_dir == Path("/home/somebody/Library/Application Support/windshift")
+
+
+DESCRIBED = {"HEALTH_HOST", "WINDSHIFT_DATA_DIR", "WINDSHIFT_NATS_SERVER"}
+"""Variables whose default is described rather than written out."""
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [each for each in VARIABLES if each.default and each.name not in DESCRIBED],
+    ids=lambda each: each.name,
+)
+def test_documented_default_is_the_default(variable: Variable) -> None:
+    """Setting a variable to the default that its description names changes nothing."""
+    assert read(**{variable.name: variable.default}) == read()
+
+
+@pytest.mark.parametrize("variable", VARIABLES, ids=lambda each: each.name)
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_empty_counts_as_absent(variable: Variable, blank: str) -> None:
+    """An empty value of any variable is as good as none."""
+    assert read(**{variable.name: blank}) == read()
+
+
+@pytest.mark.parametrize("text", ["1", "t", "true", "TRUE", "True", "yes", "on"])
+def test_true(text: str) -> None:
+    """Booleans take the usual spellings of true."""
+    assert read(WINDSHIFT_INSECURE=text).insecure
+
+
+@pytest.mark.parametrize("text", ["0", "f", "false", "FALSE", "no", "off"])
+def test_false(text: str) -> None:
+    """Booleans take the usual spellings of false."""
+    assert not read(DEVELOPMENT=text).development
+
+
+def test_development_logs_more() -> None:
+    """Development mode means debug level, unless a level is named."""
+    assert read(DEVELOPMENT="true").log_level is LogLevel.DEBUG
+    assert read(DEVELOPMENT="true", LOG_LEVEL="error").log_level is LogLevel.ERROR
+
+
+@pytest.mark.parametrize(("text", "level"), [("DEBUG", "debug"), ("warn", "warning"), ("Error", "error")])
+def test_log_level(text: str, level: str) -> None:
+    """Levels are read in any case; `warn` means warning."""
+    assert read(LOG_LEVEL=text).log_level == level
+
+
+def test_health_follows_the_api() -> None:
+    """Probes are answered where the API is, unless told otherwise."""
+    assert read(GRPC_HOST="0.0.0.0").health.host == "0.0.0.0"  # noqa: S104 - nothing listens
+    assert read(GRPC_HOST="10.0.0.1", HEALTH_HOST="::1").health.host == "::1"
+    assert read(GRPC_HOST="[::1]").grpc.host == "::1"
+
+
+def test_free_ports() -> None:
+    """Port 0 asks for a free one, of both listeners at once too."""
+    config = read(GRPC_PORT="0", HEALTH_PORT="0")
+    assert (config.grpc.port, config.health.port) == (0, 0)
+
+
+def test_nats_urls() -> None:
+    """NATS_URL holds one or several servers, with credentials that are never shown."""
+    config = read(NATS_URL="nats://me:p%40ss@one:4333, tls://two,three")
+    assert [server.url for server in config.nats.servers] == [
+        "nats://one:4333",
+        "tls://two:4222",
+        "nats://three:4222",
+    ]
+    assert config.nats.servers[0].password == "p@ss"
+    assert "p@ss" not in repr(config)
+
+
+def test_nats_files(tmp_path: Path) -> None:
+    """Credentials and TLS files of NATS are taken as named."""
+    file = tmp_path / "file"
+    file.touch()
+    names = ("NATS_CREDS", "NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY")
+    config = read(**dict.fromkeys(names, str(file)))
+    assert config.nats.credentials == file
+    assert config.nats.tls == TlsFiles(file, file, file)
+
+
+def test_api_tls(tmp_path: Path) -> None:
+    """TLS of the API takes a certificate and its key, with or without client certificates."""
+    file = tmp_path / "file"
+    file.touch()
+    pair = {"GRPC_TLS_CERT": str(file), "GRPC_TLS_KEY": str(file)}
+    assert read(**pair).grpc_tls == TlsFiles(None, file, file)
+    assert read(**pair, GRPC_TLS_CLIENT_CA=str(file)).grpc_tls == TlsFiles(file, file, file)
+
+
+@pytest.mark.parametrize("text", ["1s", "500ms", "2m", "1m30s", "1.5s", "always"])
+def test_flush_interval(text: str) -> None:
+    """The flush interval is passed on as nats-server writes it."""
+    assert read(WINDSHIFT_NATS_SYNC=text).embedded.sync == text
+
+
+def test_embedded(tmp_path: Path) -> None:
+    """Data directory and program of the embedded server; the directory is made absolute."""
+    program = tmp_path / "nats-server"
+    program.touch(mode=0o755)
+    config = read(WINDSHIFT_DATA_DIR="data", WINDSHIFT_NATS_SERVER=str(program))
+    assert config.embedded.data_dir == Path.cwd() / "data"
+    assert config.embedded.program == program
+
+
+def test_drain_timeout() -> None:
+    """The drain timeout is in seconds, fractions and 0 allowed."""
+    assert read(WINDSHIFT_DRAIN_TIMEOUT="2.5").drain_timeout == timedelta(seconds=2.5)
+    assert read(WINDSHIFT_DRAIN_TIMEOUT="0").drain_timeout == timedelta(0)
+
+
+def test_telemetry_signals() -> None:
+    """What is set for one signal comes before what is set for all."""
+    config = read(
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://all:4317",
+        OTEL_EXPORTER_OTLP_TIMEOUT="5",
+        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="https://traces:4317",
+        OTEL_EXPORTER_OTLP_METRICS_TIMEOUT="2500",
+        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
+        OTEL_PROPAGATORS="TraceContext, b3",
+        OTEL_TRACING_LOG="true",
+    ).telemetry
+    assert config.traces == SignalConfig("https://traces:4317", timedelta(seconds=5))
+    assert config.metrics == SignalConfig("http://all:4317", timedelta(seconds=2.5))
+    assert config.logs == SignalConfig("http://all:4317", timedelta(seconds=5))
+    assert config.protocol is OtlpProtocol.HTTP_PROTOBUF
+    assert config.propagators == ("tracecontext", "b3")
+    assert config.log_spans
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("60", 60), ("999", 999), ("1000", 1), ("60000", 60), ("0.5", 0.5)]
+)
+def test_telemetry_seconds_or_milliseconds(text: str, seconds: float) -> None:
+    """From 1000 on a number is milliseconds, OpenTelemetry's own unit."""
+    interval = read(OTEL_METRIC_EXPORT_INTERVAL=text).telemetry.metric_interval
+    assert interval == timedelta(seconds=seconds)
+
+
+WRONG = [
+    ("DEVELOPMENT", "maybe", "true or false"),
+    ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
+    ("NATS_PUBLISH_ASYNC_MAX_PENDING", "0", "a whole number from 1 to 10000"),
+    ("NATS_PUBLISH_ASYNC_MAX_PENDING", "10001", "a whole number from 1 to 10000"),
+    ("GRPC_PORT", "http", "a whole number from 0 to 65535"),
+    ("GRPC_PORT", "-1", "a whole number from 0 to 65535"),
+    ("GRPC_PORT", "²", "a whole number from 0 to 65535"),
+    ("HEALTH_PORT", "65536", "a whole number from 0 to 65535"),
+    ("GRPC_HOST", "localhost:8080", "without a port"),
+    ("HEALTH_HOST", "http://x", "without a port"),
+    ("WINDSHIFT_NATS_SYNC", "1", "a duration such as 500ms, 1s or 2m, or always"),
+    ("WINDSHIFT_NATS_SYNC", "0s", "a duration"),
+    ("WINDSHIFT_NATS_SYNC", "-1s", "a duration"),
+    ("WINDSHIFT_NATS_SYNC", "never", "a duration"),
+    ("WINDSHIFT_DEFAULT_REPLICAS", "0", "a whole number from 1 to 5"),
+    ("WINDSHIFT_DEFAULT_REPLICAS", "6", "a whole number from 1 to 5"),
+    ("WINDSHIFT_DEFAULT_REPLICAS", "1.5", "a whole number from 1 to 5"),
+    ("WINDSHIFT_DRAIN_TIMEOUT", "soon", "seconds from 0 to 3600"),
+    ("WINDSHIFT_DRAIN_TIMEOUT", "-1", "seconds from 0 to 3600"),
+    ("WINDSHIFT_DRAIN_TIMEOUT", "nan", "seconds from 0 to 3600"),
+    ("WINDSHIFT_DRAIN_TIMEOUT", "inf", "seconds from 0 to 3600"),
+    ("WINDSHIFT_INSECURE", "2", "true or false"),
+    ("OTEL_PROPAGATORS", "tracecontext,pigeon", "some of b3, b3multi, baggage"),
+    ("OTEL_PROPAGATORS", ",", "some of"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "seconds"),
+    ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "x", "seconds"),
+    ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "nan", "seconds"),
+    ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "one of grpc, http/protobuf"),
+    ("OTEL_METRIC_EXPORT_INTERVAL", "1m", "seconds"),
+    ("OTEL_METRIC_EXPORT_TIMEOUT", "1m", "seconds"),
+    ("OTEL_TRACING_LOG", "x", "true or false"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "allowed"), WRONG)
+def test_wrong_value(name: str, value: str, allowed: str) -> None:
+    """A wrong value gives one line with the variable, the value and what is allowed."""
+    (line,) = problems(**{name: value})
+    assert line.startswith(f"{name}: {value!r} is not allowed; use ")
+    assert allowed in line
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("NATS_URL", "http://me:s3cret@host"),
+        ("NATS_URL", "nats://me:s3cret@host:port"),
+        ("NATS_URL", "nats://me:s3cret@"),
+        ("NATS_URL", "nats://ok,,nats://me:s3cret@ok"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "me:s3cret@collector:4317"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://me:s3cret@collector"),
+        ("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "s3cret"),
+    ],
+)
+def test_wrong_url_hides_secrets(name: str, value: str) -> None:
+    """A URL that may hold a password is not repeated."""
+    (line,) = problems(**{name: value})
+    assert line.startswith(f"{name}: ")
+    assert "s3cret" not in line
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("NATS_CREDS", "NATS_TLS_CA"),
+        *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
+    ],
+)
+def test_missing_file(name: str, tmp_path: Path) -> None:
+    """A file that is not there, or a directory in its place, is told by name."""
+    for wrong in (tmp_path / "absent", tmp_path):
+        line = problems(**{name: str(wrong)})[0]
+        assert line.startswith(f"{name}: cannot read the file '{wrong}'")
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        ("GRPC_TLS_CERT", "GRPC_TLS_CERT: needs GRPC_TLS_KEY; set it too"),
+        ("GRPC_TLS_KEY", "GRPC_TLS_KEY: needs GRPC_TLS_CERT; set it too"),
+        ("GRPC_TLS_CLIENT_CA", "GRPC_TLS_CLIENT_CA: needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too"),
+        ("NATS_TLS_CERT", "NATS_TLS_CERT: needs NATS_TLS_KEY; set it too"),
+        ("NATS_TLS_KEY", "NATS_TLS_KEY: needs NATS_TLS_CERT; set it too"),
+    ],
+)
+def test_half_a_pair(given: str, line: str, tmp_path: Path) -> None:
+    """Certificate and key go together, and client certificates need both."""
+    file = tmp_path / "file"
+    file.touch()
+    assert problems(**{given: str(file)}) == (line,)
+
+
+def test_program_must_be_one(tmp_path: Path) -> None:
+    """WINDSHIFT_NATS_SERVER names something that can be run."""
+    plain = tmp_path / "plain"
+    plain.touch(mode=0o644)
+    assert problems(WINDSHIFT_NATS_SERVER=str(plain))[0].startswith("WINDSHIFT_NATS_SERVER: ")
+
+
+def test_same_port_twice() -> None:
+    """API and probes cannot share a port."""
+    assert problems(GRPC_PORT="8088") == ("HEALTH_PORT: 8088 is GRPC_PORT too; use another port",)
+
+
+def test_authorization_is_refused() -> None:
+    """A file that says who may do what is not silently ignored."""
+    (line,) = problems(WINDSHIFT_AUTH_FILE="/etc/windshift/auth.toml")
+    assert line.startswith("WINDSHIFT_AUTH_FILE: this version has no authorization")
+
+
+def test_all_problems_at_once() -> None:
+    """Several wrong variables are told together, each on its own line."""
+    lines = problems(GRPC_PORT="x", LOG_LEVEL="y", NATS_URL="ftp://z")
+    assert sorted(line.partition(":")[0] for line in lines) == ["GRPC_PORT", "LOG_LEVEL", "NATS_URL"]

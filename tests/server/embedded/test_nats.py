@@ -1,0 +1,163 @@
+"""The embedded nats-server: start, death, restart, stop. What needs the whole process is in tests/e2e."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import connect, in_seconds
+from windshift.server.config import EmbeddedConfig
+from windshift.server.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers
+
+QUICK = EmbeddedTimers(restart_first=0.01, restart_longest=0.1)
+
+
+def url(embedded: EmbeddedNats) -> str:
+    """Return its URL with the credentials."""
+    address = embedded.address
+    return f"nats://{address.user}:{address.password}@{address.host}:{address.port}"
+
+
+@asynccontextmanager
+async def running(config: EmbeddedConfig, timers: EmbeddedTimers = QUICK) -> AsyncIterator[EmbeddedNats]:
+    """Run one for as long as the block lasts."""
+    embedded = EmbeddedNats(config, timers)
+    await embedded.start()
+    try:
+        yield embedded
+    finally:
+        await embedded.stop()
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+def script(path: Path, text: str) -> Path:
+    """Write a shell script that can take nats-server's place."""
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize("name", ["plain", 'with "quotes" $HOME #hash é'])
+async def test_keeps_data(tmp_path: Path, name: str) -> None:
+    """It takes connections with its password, and keeps data over restarts, whatever the directory's name."""
+    config = EmbeddedConfig(tmp_path / name)
+    async with running(config) as embedded, connect(url(embedded)) as broker:
+        await broker.stream("kept", storage="file")
+    async with running(config) as embedded, connect(url(embedded)) as broker:
+        assert await broker.messages("kept") == 0
+
+
+async def test_nobody_else_gets_in(tmp_path: Path) -> None:
+    """Without the password there is no connection, and the password is in no log and no repr."""
+    async with running(EmbeddedConfig(tmp_path)) as embedded:
+        password = embedded.address.password
+        assert password is not None
+        with pytest.raises(Exception, match="refused the credentials"):
+            async with connect(f"nats://127.0.0.1:{embedded.address.port}"):
+                pass
+        assert password not in (tmp_path / "nats-server.log").read_text()
+        assert password not in repr(embedded.address)
+    assert list((tmp_path / "run").iterdir()) == []
+
+
+@pytest.mark.parametrize("sync", ["100ms", "always"])
+async def test_flush_interval_is_taken(tmp_path: Path, sync: str) -> None:
+    """nats-server accepts the intervals that the configuration lets through."""
+    async with running(EmbeddedConfig(tmp_path, sync=sync)) as embedded, connect(url(embedded)) as broker:
+        await broker.stream("flushed", storage="file")
+
+
+async def test_comes_back(tmp_path: Path) -> None:
+    """A dead server is started again, on its port and with its password, so that connections come back."""
+    async with running(EmbeddedConfig(tmp_path)) as embedded, connect(url(embedded)) as broker:
+        await broker.stream("kept", storage="file")
+        for times in (1, 2, 3):
+            assert embedded.pid is not None
+            os.kill(embedded.pid, signal.SIGKILL)
+            await eventually(lambda times=times: embedded.restarts == times)  # type: ignore[misc]  # not inferred
+            await broker.connection.wait_connected(in_seconds(20))
+            assert await broker.messages("kept") == 0
+
+
+async def test_keeps_trying(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """When the restart fails it is tried again, with one record for each attempt."""
+    program = script(tmp_path / "program", f'[ -e {tmp_path}/broken ] && exit 3\nexec {nats_server()} "$@"')
+    async with running(EmbeddedConfig(tmp_path / "data", program=program)) as embedded:
+        (tmp_path / "broken").touch()
+        assert embedded.pid is not None
+        os.kill(embedded.pid, signal.SIGKILL)
+        await eventually(lambda: caplog.text.count("nats-server ended while starting") >= 3)
+        (tmp_path / "broken").unlink()
+        await eventually(lambda: embedded.restarts == 1)
+    assert "nats-server ended (signal 9)" in caplog.text
+
+
+def nats_server() -> Path:
+    """Return the real program."""
+    from windshift.server.embedded.program import find_program  # noqa: PLC0415 - tested here too
+
+    return find_program()
+
+
+async def test_stop_by_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that does not react to SIGTERM is killed after a while."""
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(stop=0.05)) as embedded:
+        pid = embedded.pid
+        assert pid is not None
+        os.kill(pid, signal.SIGSTOP)
+    assert embedded.pid is None
+    assert "did not stop within 0.05 s" in caplog.text
+
+
+async def test_does_not_start(tmp_path: Path) -> None:
+    """A program that ends at once, with or without saying why, gives one line and frees the directory."""
+    for text, reason in (
+        ("exit 1", "see .*nats-server.log"),
+        ("echo 'nats-server: no way' >&2; exit 1", "no way"),
+    ):
+        config = EmbeddedConfig(tmp_path / "data", program=script(tmp_path / "program", text))
+        with pytest.raises(EmbeddedError, match=f"^nats-server ended while starting: {reason}$"):
+            await EmbeddedNats(config).start()
+    async with running(EmbeddedConfig(tmp_path / "data")):
+        pass
+
+
+async def test_does_not_become_ready(tmp_path: Path) -> None:
+    """A program that never listens is given up and ended."""
+    program = script(tmp_path / "program", f"echo $$ > {tmp_path}/pid; exec sleep 1000")
+    embedded = EmbeddedNats(
+        EmbeddedConfig(tmp_path / "data", program=program), EmbeddedTimers(start=0.3, still_starting=0.05)
+    )
+    with pytest.raises(EmbeddedError, match=r"did not take connections within 0\.3 s"):
+        await embedded.start()
+    assert embedded.pid is None
+
+
+async def test_not_a_program(tmp_path: Path) -> None:
+    """Something that cannot be run gives one line."""
+    program = tmp_path / "program"
+    program.write_bytes(b"\x00")
+    program.chmod(0o755)
+    with pytest.raises(EmbeddedError, match="nats-server ended while starting"):
+        await EmbeddedNats(EmbeddedConfig(tmp_path / "data", program=program)).start()
+
+
+async def test_second_on_the_same_directory(tmp_path: Path) -> None:
+    """Two on one directory: the second fails, the first is not disturbed."""
+    async with running(EmbeddedConfig(tmp_path)) as first:
+        with pytest.raises(EmbeddedError, match="in use by another server"):
+            await EmbeddedNats(EmbeddedConfig(tmp_path)).start()
+        async with connect(url(first)) as broker:
+            await broker.stream("undisturbed")
