@@ -40,6 +40,11 @@ class Broker:
         )
         return name
 
+    async def lost(self) -> None:
+        """Wait until the connection has noticed that it is gone."""
+        while self.connection.connected:  # noqa: ASYNC110 - `on_lost` is for the code under test
+            await asyncio.sleep(0.005)
+
     async def messages(self, stream: str) -> int:
         """Count what a stream holds."""
         info = await self.api.stream_info(stream, in_seconds(5))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sysconfig
@@ -68,16 +69,15 @@ class NatsServer:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let it neither read nor answer, with all its connections open."""
-        self._signal(signal.SIGSTOP)
+        """Let it neither read nor answer, with all its connections open, from now on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitpid(self._process.pid, os.WUNTRACED)
 
     def thaw(self) -> None:
         """Undo `freeze`."""
-        self._signal(signal.SIGCONT)
-
-    def _signal(self, number: signal.Signals) -> None:
         assert self._process is not None
-        self._process.send_signal(number)
+        self._process.send_signal(signal.SIGCONT)
 
     def _end(self, number: signal.Signals) -> None:
         process, self._process = self._process, None

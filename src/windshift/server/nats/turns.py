@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict
 
 from windshift.server.errors import TooManyInFlight
 
@@ -14,7 +14,7 @@ class Turns:
     def __init__(self, limit: int, max_waiting: int) -> None:
         self._free = limit
         self._max_waiting = max_waiting
-        self._waiting: deque[asyncio.Future[bool]] = deque()
+        self._waiting: OrderedDict[asyncio.Future[bool], None] = OrderedDict()
 
     @property
     def free(self) -> int:
@@ -38,7 +38,7 @@ class Turns:
             raise TooManyInFlight
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[bool] = loop.create_future()
-        self._waiting.append(turn)
+        self._waiting[turn] = None
         timer = loop.call_at(deadline, _expire, turn)
         try:
             got = await turn
@@ -50,13 +50,14 @@ class Turns:
             raise
         finally:
             timer.cancel()
+            self._waiting.pop(turn, None)
         if not got:
             raise TooManyInFlight
 
     def give_back(self) -> None:
         """End a turn: the longest waiting caller gets it."""
         while self._waiting:
-            turn = self._waiting.popleft()
+            turn, _ = self._waiting.popitem(last=False)
             if not turn.done():
                 turn.set_result(True)
                 return

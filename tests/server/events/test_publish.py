@@ -1,0 +1,372 @@
+"""Publishing against a real nats-server: what is stored and refused, and when the broker goes."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.errors import (
+    BrokerUnavailable,
+    EventTooLarge,
+    InvalidField,
+    OutcomeUnknown,
+    StreamFull,
+    TooManyInFlight,
+    UnboundSubject,
+    WindshiftError,
+    WrongLastId,
+)
+from windshift.server.events.model import PublishReceipt, PublishRequest
+from windshift.server.events.publish import Publisher
+from windshift.server.events.trace import TraceContext
+from windshift.server.nats.jetstream import StoredMessage
+from windshift.server.nats.timestamps import Time, parse_rfc3339
+from windshift.server.nats.writes import WriteOptions, Writes
+
+Unique = Callable[[], str]
+
+TYPE_URL = "type.googleapis.com/windshift.test.v1.StringValue"
+PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+
+
+def publisher(broker: Broker, options: WriteOptions | None = None) -> Publisher:
+    """Make a publisher on this connection."""
+    return Publisher(
+        broker.connection, broker.api, Writes(broker.connection, broker.replies, broker.api, options)
+    )
+
+
+def event(subject: str, body: bytes = b"body", **more: Any) -> PublishRequest:
+    """Make a publish of a small event."""
+    return PublishRequest(subject, TYPE_URL, body)._replace(**more)
+
+
+async def stored(broker: Broker, stream: str, sequence: int) -> StoredMessage:
+    """Read one message of a stream."""
+    message = await broker.api.message(stream, {"seq": sequence}, in_seconds(5))
+    assert message is not None
+    return message
+
+
+async def test_id_is_the_sequence(broker: Broker, unique: Unique) -> None:
+    """Publish returns the event's sequence in the stream."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    receipts = [await publish(event(f"{stream}.a"), in_seconds(5)) for _ in range(3)]
+    assert receipts == [(number, False) for number in (1, 2, 3)]
+
+
+async def test_as_it_lies_in_the_stream(broker: Broker, unique: Unique) -> None:
+    """Subject, body and headers are those that other programs rely on."""
+    stream = await broker.stream(unique())
+    request = PublishRequest(
+        f"{stream}.placed",
+        "https://types.example/acme.orders.v1.Placed",
+        b"\x00\xff",
+        time=Time(-1, 5),
+        idempotency_key="order 17",
+        expected_last_id=0,
+        trace=TraceContext(PARENT, "a=1"),
+    )
+    await publisher(broker).publish(request, in_seconds(5))
+    message = await stored(broker, stream, 1)
+    assert (message.subject, message.body) == (f"{stream}.placed", b"\x00\xff")
+    assert message.headers == {
+        "WS-Data-Type": "acme.orders.v1.Placed",
+        "WS-Published-Time": "1969-12-31T23:59:59.000000005Z",
+        "Nats-Msg-Id": "order 17",
+        "Nats-Expected-Last-Sequence": "0",
+        "WS-Trace-Parent": PARENT,
+        "WS-Trace-State": "a=1",
+    }
+
+
+async def test_least_headers_and_the_servers_time(broker: Broker, unique: Unique) -> None:
+    """An event without options has two headers; its time is the server's, in UTC with nanoseconds."""
+    stream = await broker.stream(unique())
+    before = time.time_ns()
+    await publisher(broker).publish(event(f"{stream}.a"), in_seconds(5))
+    after = time.time_ns()
+    headers = (await stored(broker, stream, 1)).headers
+    assert set(headers) == {"WS-Data-Type", "WS-Published-Time"}
+    text = headers["WS-Published-Time"]
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", text)
+    moment = parse_rfc3339(text)
+    assert moment is not None
+    assert before <= moment.seconds * 10**9 + moment.nanos <= after
+
+
+async def test_same_key_is_stored_once(broker: Broker, unique: Unique) -> None:
+    """The same key gives the id of the first publish, also for another subject, and all at once."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    keyed = event(f"{stream}.a", idempotency_key="k")
+    first = await publish(keyed, in_seconds(5))
+    again = await asyncio.gather(*(publish(keyed, in_seconds(5)) for _ in range(100)))
+    other = await publish(keyed._replace(subject=f"{stream}.b"), in_seconds(5))
+    assert first == (1, False)
+    assert {*again, other} == {(1, True)}
+    assert await broker.messages(stream) == 1
+
+
+async def test_expected_last_id(broker: Broker, unique: Unique) -> None:
+    """The stream's last id is expected, whatever the subject; a mismatch tells both and stores nothing."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    assert await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(5)) == (1, False)
+    assert await publish(event(f"{stream}.b", expected_last_id=1), in_seconds(5)) == (2, False)
+    for expected in (0, 1, 3, 2**63 - 1):
+        with pytest.raises(WrongLastId) as caught:
+            await publish(event(f"{stream}.a", expected_last_id=expected), in_seconds(5))
+        assert (caught.value.expected, caught.value.actual) == (expected, 2)
+    assert await broker.messages(stream) == 2
+
+
+async def test_expected_last_id_outlives_a_purge(broker: Broker, unique: Unique) -> None:
+    """A purge does not reset the last id: 0 is right only where nothing was ever stored."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    await publish(event(f"{stream}.a"), in_seconds(5))
+    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    with pytest.raises(WrongLastId):
+        await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(5))
+    assert await publish(event(f"{stream}.a", expected_last_id=1), in_seconds(5)) == (2, False)
+
+
+async def test_repeat_of_a_conditional_publish(broker: Broker, unique: Unique) -> None:
+    """A repeated conditional publish with a key gives the id of the first, whatever came after."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
+    assert await publish(conditional, in_seconds(5)) == (1, False)
+    await publish(event(f"{stream}.a"), in_seconds(5))
+    assert await publish(conditional, in_seconds(5)) == (1, True)
+    with pytest.raises(WrongLastId):
+        await publish(conditional._replace(idempotency_key="other"), in_seconds(5))
+    assert await broker.messages(stream) == 2
+
+
+async def test_one_of_many_conditional_publishes_wins(broker: Broker, unique: Unique) -> None:
+    """Of many publishes with the same expectation exactly one is stored."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    request = event(f"{stream}.a", expected_last_id=0)
+    outcomes = await asyncio.gather(
+        *(publish(request, in_seconds(5)) for _ in range(50)), return_exceptions=True
+    )
+    assert [outcome for outcome in outcomes if isinstance(outcome, tuple)] == [(1, False)]
+    assert sum(isinstance(outcome, WrongLastId) for outcome in outcomes) == 49
+
+
+@pytest.mark.parametrize("body", [0, 1])
+async def test_broker_limit_counts_headers(broker: Broker, unique: Unique, body: int) -> None:
+    """What fits with its headers is stored; one byte more is refused before it reaches the broker."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    limit = broker.connection.max_payload
+    headers = len(
+        b"NATS/1.0\r\nWS-Data-Type: windshift.test.v1.StringValue\r\n"
+        b"WS-Published-Time: 2026-01-01T00:00:00.000000000Z\r\n\r\n"
+    )
+    assert await publish(event(f"{stream}.a", bytes(limit - headers)), in_seconds(5)) == (1, False)
+    with pytest.raises(EventTooLarge) as caught:
+        await publish(event(f"{stream}.a", bytes(limit - headers + 1)), in_seconds(5))
+    assert caught.value.limit == limit
+    assert broker.connection.reconnects == 0
+
+
+async def test_stream_limit(broker: Broker, unique: Unique) -> None:
+    """An event larger than its stream allows is refused with the stream's limit."""
+    stream = await broker.stream(unique(), max_msg_size=200)
+    publish = publisher(broker).publish
+    await publish(event(f"{stream}.a"), in_seconds(5))
+    with pytest.raises(EventTooLarge) as caught:
+        await publish(event(f"{stream}.a", bytes(200)), in_seconds(5))
+    assert caught.value.metadata == {"limit": "200"}
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [{"max_msgs": 1}, {"max_bytes": 200}, {"max_msgs_per_subject": 1, "discard_new_per_subject": True}],
+)
+async def test_full_stream(broker: Broker, unique: Unique, limit: dict[str, Any]) -> None:
+    """A stream that discards new events when it is full says so."""
+    stream = await broker.stream(unique(), discard="new", **limit)
+    publish = publisher(broker).publish
+    await publish(event(f"{stream}.a"), in_seconds(5))
+    with pytest.raises(StreamFull):
+        await publish(event(f"{stream}.a"), in_seconds(5))
+    assert await broker.messages(stream) == 1
+
+
+async def test_unbound_subject(broker: Broker, unique: Unique) -> None:
+    """A subject that no stream takes is told at once."""
+    subject = unique()
+    with pytest.raises(UnboundSubject) as caught:
+        await publisher(broker).publish(event(subject), in_seconds(30))
+    assert caught.value.metadata == {"subject": subject}
+
+
+async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
+    """While a stream that exists does not answer, the publish is tried again."""
+    writes = Writes(broker.connection, broker.replies, broker.api)
+    subject = unique()
+    writes._bound[subject] = in_seconds(60)  # what a look-up during an election would find
+    publish = Publisher(broker.connection, broker.api, writes).publish
+    with pytest.raises(BrokerUnavailable):
+        await publish(event(subject), in_seconds(0.1))
+    publishing = asyncio.create_task(publish(event(subject), in_seconds(10)))
+    await asyncio.sleep(0.05)
+    await broker.stream(unique(), subject)
+    assert await publishing == (1, False)
+
+
+@pytest.mark.parametrize(
+    ("field", "change"),
+    [
+        ("subject", {"subject": ""}),
+        ("subject", {"subject": "a.*"}),
+        ("subject", {"subject": "a.>"}),
+        ("subject", {"subject": "$JS.API.STREAM.DELETE.X"}),
+        ("subject", {"subject": "_INBOX.x"}),
+        ("subject", {"subject": "x" * 256}),
+        ("data.type_url", {"type_url": ""}),
+        ("data.type_url", {"type_url": "type.googleapis.com/"}),
+        ("data.type_url", {"type_url": "type.googleapis.com/" + "x" * 1025}),
+        ("idempotency_key", {"idempotency_key": " k"}),
+        ("idempotency_key", {"idempotency_key": "k" * 257}),
+        ("idempotency_key", {"idempotency_key": "a\r\nNats-Rollup: all"}),
+        ("expected_last_id", {"expected_last_id": 2**63}),
+    ],
+)
+async def test_invalid_fields(broker: Broker, field: str, change: dict[str, Any]) -> None:
+    """What is wrong with a request is told by the field's name, before anything is sent."""
+    with pytest.raises(InvalidField) as caught:
+        await publisher(broker).publish(event("orders.a")._replace(**change), in_seconds(5))
+    assert caught.value.field == field
+
+
+async def test_waits_for_the_broker(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A publish while the broker is gone is stored once it is back, and once only."""
+    stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
+    own_nats_server.kill()
+    await own_broker.lost()
+    publishing = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    own_nats_server.start()
+    assert sorted(await asyncio.gather(*publishing)) == [(number, False) for number in range(1, 6)]
+    assert await own_broker.messages(stream) == 5
+
+
+async def test_broker_stays_away(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A publish that was never sent fails as unavailable at the deadline, and is not stored later."""
+    stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
+    own_nats_server.kill()
+    await own_broker.lost()
+    with pytest.raises(BrokerUnavailable):
+        await publish(event("S.a"), in_seconds(0.05))
+    own_nats_server.start()
+    await own_broker.connection.wait_connected(in_seconds(10))
+    assert await own_broker.messages(stream) == 0
+
+
+async def test_lost_answer_with_a_key(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A publish with a key whose answer was lost is sent again and stored once."""
+    stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
+    own_nats_server.freeze()
+    publishing = [
+        asyncio.create_task(publish(event("S.a", idempotency_key=f"k{number}"), in_seconds(10)))
+        for number in range(5)
+    ]
+    await asyncio.sleep(0.05)
+    own_nats_server.kill()
+    own_nats_server.start()
+    receipts = await asyncio.gather(*publishing)
+    assert sorted(receipt.seq for receipt in receipts) == [1, 2, 3, 4, 5]
+    assert await own_broker.messages(stream) == 5
+
+
+async def test_lost_answer_without_a_key(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A publish without a key whose answer was lost is not sent again: its outcome is unknown."""
+    await own_broker.stream("S", storage="file")
+    own_nats_server.freeze()
+    publishing = asyncio.create_task(publisher(own_broker).publish(event("S.a"), in_seconds(10)))
+    await asyncio.sleep(0.05)
+    own_nats_server.kill()
+    with pytest.raises(OutcomeUnknown):
+        await publishing
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_no_answer_by_the_deadline(own_nats_server: NatsServer, own_broker: Broker, key: str) -> None:
+    """A publish that was sent and not answered in time has an unknown outcome, key or not."""
+    await own_broker.stream("S")
+    own_nats_server.freeze()
+    with pytest.raises(OutcomeUnknown):
+        await publisher(own_broker).publish(event("S.a", idempotency_key=key), in_seconds(0.05))
+    own_nats_server.thaw()
+
+
+async def test_bound_on_what_is_under_way(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """Beyond the bound a publish waits for its turn until its deadline; nothing of it was sent."""
+    stream = await own_broker.stream("S")
+    publish = publisher(own_broker, WriteOptions(max_in_flight=2, max_waiting=2)).publish
+    own_nats_server.freeze()
+    sent = [asyncio.create_task(publish(event("S.sent"), in_seconds(10))) for _ in range(2)]
+    waiting = [asyncio.create_task(publish(event("S.waits"), in_seconds(10))) for _ in range(1)]
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyInFlight):
+        await publish(event("S.late"), in_seconds(0.05))
+    waiting.append(asyncio.create_task(publish(event("S.waits"), in_seconds(10))))
+    await asyncio.sleep(0)
+    with pytest.raises(TooManyInFlight):
+        await publish(event("S.beyond"), in_seconds(10))
+    own_nats_server.thaw()
+    assert sorted(await asyncio.gather(*sent, *waiting)) == [(number, False) for number in (1, 2, 3, 4)]
+    assert await own_broker.messages(stream) == 4
+
+
+async def cut_short(publishing: asyncio.Task[PublishReceipt], deadline: float) -> Exception:
+    """Cancel a publish at its deadline, as the end of a call does, and return how it ends."""
+    await asyncio.sleep(deadline - asyncio.get_running_loop().time())
+    publishing.cancel()
+    try:
+        await publishing
+    except WindshiftError as error:
+        return error
+    raise AssertionError("it was stored")
+
+
+async def test_cancelled_at_the_deadline(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A call that is cancelled at its deadline tells what the publish was waiting for."""
+    await own_broker.stream("S")
+    publish = publisher(own_broker, WriteOptions(max_in_flight=1)).publish
+    own_nats_server.freeze()
+    deadline = in_seconds(0.05)
+    sent = asyncio.create_task(publish(event("S.a"), deadline))
+    waiting = asyncio.create_task(publish(event("S.a"), deadline))
+    errors = await asyncio.gather(cut_short(sent, deadline), cut_short(waiting, deadline))
+    assert [type(error) for error in errors] == [OutcomeUnknown, TooManyInFlight]
+    own_nats_server.kill()
+    await own_broker.lost()
+    deadline = in_seconds(0.05)
+    error = await cut_short(asyncio.create_task(publish(event("S.a"), deadline)), deadline)
+    assert type(error) is BrokerUnavailable
+
+
+async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A call whose client went away is cancelled and nothing else, and leaves nothing behind."""
+    await own_broker.stream("S")
+    writes = Writes(own_broker.connection, own_broker.replies, own_broker.api, WriteOptions(max_in_flight=1))
+    publish = Publisher(own_broker.connection, own_broker.api, writes).publish
+    own_nats_server.freeze()
+    tasks = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(2)]
+    await asyncio.sleep(0.01)
+    for task in tasks:
+        task.cancel()
+    assert [type(outcome) for outcome in await asyncio.gather(*tasks, return_exceptions=True)] == [
+        asyncio.CancelledError
+    ] * 2
+    assert len(own_broker.replies) == 0
+    assert writes._turns.free == 1
+    own_nats_server.thaw()
