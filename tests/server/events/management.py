@@ -15,6 +15,7 @@ from windshift.server.events.specs import ConsumerSpec, StreamSpec
 from windshift.server.events.streams import Streams
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import PubAck, read_pub_ack
+from windshift.server.nats.replies import NoReply, Outcome
 from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.timestamps import parse_rfc3339
 
@@ -55,7 +56,11 @@ class Management:
         return [read_pub_ack(await self._publish(subject, named)) for subject in subjects]
 
     async def _publish(self, subject: str, headers: dict[str, str]) -> bytes:
-        outcome = await self.broker.replies.request(subject, b"", headers or None, in_seconds(5))
+        """Publish until somebody listens: in a cluster a new stream is not known everywhere at once."""
+        outcome: Outcome = NoReply.NO_RESPONDERS
+        deadline = in_seconds(5)
+        while outcome is NoReply.NO_RESPONDERS:
+            outcome = await self.broker.replies.request(subject, b"", headers or None, deadline)
         assert isinstance(outcome, bytes)
         return outcome
 
