@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
@@ -59,12 +59,14 @@ class ServerCall:
     """
 
     __slots__ = (
+        "_cancelled",
         "_chunks",
         "_connection",
         "_deadline_passed",
         "_decoder",
         "_done",
         "_ended",
+        "_fields",
         "_headers",
         "_headers_sent",
         "_initial_metadata",
@@ -91,6 +93,7 @@ class ServerCall:
         stream_id: int,
         method: Method,
         headers: Headers,
+        fields: Mapping[bytes, bytes],
         max_message_size: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
@@ -98,6 +101,7 @@ class ServerCall:
         self._stream_id = stream_id
         self._method = method
         self._headers = headers
+        self._fields = fields
         self._metadata: Metadata | None = None
         self._max_message_size = max_message_size
         self._decoder: MessageDecoder | None = None
@@ -107,7 +111,7 @@ class ServerCall:
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = self._done = self._headers_sent = self._deadline_passed = False
+        self._ended = self._done = self._headers_sent = self._deadline_passed = self._cancelled = False
         self._initial_metadata: HeaderList | None = None
         self.encoding = "identity"
         self.deadline: float | None = None
@@ -129,6 +133,13 @@ class ServerCall:
         if self._metadata is None:
             self._metadata = Metadata(self._headers)
         return self._metadata
+
+    def header(self, name: bytes) -> str:
+        """Return an ASCII header of the request, empty when absent; cheaper than all of ``metadata``.
+
+        Of a header that was sent more than once it is the last.
+        """
+        return self._fields.get(name, b"").decode("latin-1")
 
     @property
     def peer(self) -> str:
@@ -325,9 +336,9 @@ class ServerCall:
             self._timer.cancel()
         if not self._done:
             self._done = True
+            self._discard()
             self._connection.call_finished(self, StatusCode.CANCELLED)
-            if self._task is not None:
-                self._task.cancel()
+            self._cancel()
 
     def drain(self) -> None:
         """End a streaming call because the server is about to stop; others may finish."""
@@ -343,8 +354,7 @@ class ServerCall:
         if self._done:
             return
         self._fail(error)
-        if self._task is not None:
-            self._task.cancel()
+        self._cancel()
 
     @property
     def done(self) -> bool:
@@ -403,9 +413,14 @@ class ServerCall:
         if self._done:
             return
         self._deadline_passed = True
-        if self._task is None:
+        if self._task is None or getcoroutinestate(self._task.get_coro()) == CORO_CREATED:
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
-        else:
+        self._cancel()
+
+    def _cancel(self) -> None:
+        """Cancel the handler, but only once: a second time would break off its clean-up."""
+        if self._task is not None and not self._cancelled:
+            self._cancelled = True
             self._task.cancel()
 
     def check(self, now: float, body_timeout: float) -> None:
@@ -482,11 +497,14 @@ class ServerCall:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._chunks:  # what nobody will read must not hold the connection's window
-            for chunk in self._chunks:
-                self._connection.acknowledge(self._stream_id, len(chunk))
-            self._chunks.clear()
+        self._discard()
         self._connection.call_finished(self, code)
+
+    def _discard(self) -> None:
+        """Give back the connection's window that bytes hold which nobody will read."""
+        if self._chunks:
+            self._connection.acknowledge(self._stream_id, sum(map(len, self._chunks)))
+            self._chunks.clear()
 
 
 def _error_trailers(error: RpcError) -> HeaderList:

@@ -60,14 +60,6 @@ class Metadata:
         """Return every value of ``name`` in the order received."""
         return [value for key, value in self.items() if key == name]
 
-    def text(self, name: str) -> str | None:
-        """Return the first value of the ASCII header ``name`` without reading the other headers."""
-        wanted = name.encode("ascii")
-        for key, value in self._headers:
-            if key == wanted:
-                return value.decode("latin-1")
-        return None
-
 
 def _pairs(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
     for key, value in headers:

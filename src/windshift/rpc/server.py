@@ -95,7 +95,7 @@ class ServerConnection(CallConnection):
     def _open_call(
         self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
     ) -> ServerCall:
-        call = ServerCall(self, stream_id, method, headers, self._max_message_size, self._loop)
+        call = ServerCall(self, stream_id, method, headers, fields, self._max_message_size, self._loop)
         encoding = fields.get(b"grpc-encoding")
         if encoding is not None and encoding != b"identity":
             if encoding != b"gzip":

@@ -6,12 +6,25 @@ import logging
 import ssl
 
 from windshift.rpc import HealthService, Server, ServerOptions, Service, reflection_services, server_tls
+from windshift.server.api.errors import translate
+from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
+from windshift.server.events.attachment import Broker, ConsumeOptions
+from windshift.server.events.consumers import Consumers
+from windshift.server.events.publish import Publisher
+from windshift.server.events.streams import Streams
 from windshift.server.nats.connection import Connection
+from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.jetstream import JetStreamApi
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
 from windshift.server.nats.replies import Replies
+from windshift.server.nats.streams import StreamApi
+from windshift.server.nats.writes import WriteOptions, Writes
 
 log = logging.getLogger(__name__)
+
+CALL_TIMEOUT = 15.0
+"""Seconds in which a call without streams must end when its client sets no deadline."""
 
 
 class App:
@@ -29,7 +42,8 @@ class App:
         self._health = HealthService()
         self._names = ["", *(service.descriptor.full_name for service in services)]
         self._server = Server(
-            [*services, self._health, *reflection_services([*services, self._health])], ServerOptions()
+            [*services, self._health, *reflection_services([*services, self._health])],
+            ServerOptions(default_timeout=CALL_TIMEOUT, translate=translate),
         )
         self._started = False
         self._draining = False
@@ -40,7 +54,22 @@ class App:
         self._show_health()
 
     def _services(self) -> list[Service]:
-        return []
+        api = JetStreamApi(self.connection, self._replies)
+        writes = Writes(
+            self.connection,
+            self._replies,
+            api,
+            WriteOptions(max_in_flight=self._config.nats.max_pending_publishes),
+        )
+        stream_api, consumer_api = StreamApi(api), ConsumerApi(api)
+        events = EventsService(
+            Streams(stream_api, self._config.default_replicas),
+            Consumers(stream_api, consumer_api),
+            Publisher(self.connection, api, writes),
+            Broker(self.connection, self._replies, consumer_api),
+            ConsumeOptions(),
+        )
+        return [Service(EVENTS, events)]
 
     def not_ready(self) -> str | None:
         """Say why calls should not come here now; None when they should."""

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import cast
 
-from google.protobuf.duration_pb2 import Duration
-
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
+from windshift.server.api.fields import duration_ns
 from windshift.server.errors import InvalidField
 from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe, check_ids
@@ -18,9 +17,6 @@ from windshift.server.events.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
-
-_NANOSECONDS = 1_000_000_000
-_LONGEST_DURATION = 315_576_000_000  # seconds; what google.protobuf.Duration allows
 
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
@@ -88,25 +84,13 @@ def read_command(request: EventsRequest) -> Command:
 
 
 def _reject(reject: EventsRequest.Reject) -> Reject:
-    delay_ns = _nanoseconds("reject.delay", reject.delay) if reject.HasField("delay") else None
+    delay_ns = duration_ns("reject.delay", reject.delay) if reject.HasField("delay") else None
     return Reject(_ids("reject.ids", reject.ids), reject.permanently, delay_ns)
 
 
 def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:
     check_ids(field, len(ids))
     return cast("list[StreamSeq]", list(ids))
-
-
-def _nanoseconds(field: str, duration: Duration) -> int:
-    """Return a duration in nanoseconds.
-
-    Raises:
-        InvalidField: it is outside of what Protobuf allows.
-    """
-    seconds, nanos = duration.seconds, duration.nanos
-    if abs(seconds) > _LONGEST_DURATION or abs(nanos) >= _NANOSECONDS or seconds * nanos < 0:
-        raise InvalidField(field, "is outside of what google.protobuf.Duration allows")
-    return seconds * _NANOSECONDS + nanos
 
 
 def event_response(delivery: Delivery) -> EventsResponse:

@@ -9,11 +9,11 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.server.errors import InvalidField
+from windshift.server.nats.timestamps import NANOSECONDS, Time
 
 LARGEST: Final = 2**63 - 1
 """What the broker's counters hold, and its durations in nanoseconds (292 years)."""
 
-_NANOS: Final = 1_000_000_000
 _DURATION_SECONDS: Final = 315_576_000_000
 _EARLIEST: Final = -62_135_596_800  # 0001-01-01T00:00:00Z
 _LATEST: Final = 253_402_300_799  # 9999-12-31T23:59:59Z
@@ -26,24 +26,32 @@ def number(field: str, value: int, largest: int = LARGEST) -> int:
     return value
 
 
+def timestamp(field: str, value: Timestamp) -> Time:
+    """Return a time; refuse what a Protobuf Timestamp must not hold."""
+    if not (_EARLIEST <= value.seconds <= _LATEST and 0 <= value.nanos < NANOSECONDS):
+        raise InvalidField(field, "must be a time in the years 1 to 9999, with 0 to 999,999,999 nanoseconds")
+    return Time(value.seconds, value.nanos)
+
+
 def unix_ns(field: str, value: Timestamp) -> int:
     """Return a time as nanoseconds since 1970; refuse what a Protobuf Timestamp must not hold."""
-    if not (_EARLIEST <= value.seconds <= _LATEST and 0 <= value.nanos < _NANOS):
-        raise InvalidField(field, "must be a time in the years 1 to 9999, with 0 to 999,999,999 nanoseconds")
-    return value.seconds * _NANOS + value.nanos
+    seconds, nanos = timestamp(field, value)
+    return seconds * NANOSECONDS + nanos
+
+
+def duration_ns(field: str, value: Duration) -> int:
+    """Return a duration in nanoseconds; refuse what a Protobuf Duration must not hold."""
+    seconds, nanos = value.seconds, value.nanos
+    if abs(seconds) > _DURATION_SECONDS or abs(nanos) >= NANOSECONDS or seconds * nanos < 0:
+        raise InvalidField(
+            field, "must be at most 10,000 years, with nanoseconds of the same sign as seconds"
+        )
+    return seconds * NANOSECONDS + nanos
 
 
 def duration(field: str, value: Duration, shortest: timedelta) -> timedelta | None:
     """Return a duration cut to microseconds, `None` for zero; refuse what else is below `shortest`."""
-    if (
-        abs(value.seconds) > _DURATION_SECONDS
-        or abs(value.nanos) >= _NANOS
-        or value.seconds * value.nanos < 0
-    ):
-        raise InvalidField(
-            field, "must be at most 10,000 years, with nanoseconds of the same sign as seconds"
-        )
-    nanoseconds = value.seconds * _NANOS + value.nanos
+    nanoseconds = duration_ns(field, value)
     if nanoseconds == 0:
         return None
     if nanoseconds < shortest // timedelta(microseconds=1) * 1000:

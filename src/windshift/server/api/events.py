@@ -1,0 +1,108 @@
+"""``EventsService``: each method reads the request, calls the domain and writes the response."""
+
+from __future__ import annotations
+
+from math import inf
+
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.rpc import ServerCall
+from windshift.server.api.consume import consume
+from windshift.server.api.fields import timestamp
+from windshift.server.api.streams import read_consumer, read_deletion, read_stream
+from windshift.server.errors import InvalidField
+from windshift.server.events.attachment import Broker, ConsumeOptions
+from windshift.server.events.consumers import Consumers
+from windshift.server.events.model import PublishRequest
+from windshift.server.events.publish import Publisher
+from windshift.server.events.streams import Streams
+from windshift.server.events.trace import TraceContext, read_trace_context
+
+EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
+
+
+class EventsService:
+    """Streams, consumers, publishing and consuming.
+
+    Args:
+        streams: the streams.
+        consumers: the consumers.
+        publisher: stores events.
+        broker: what consuming needs.
+        consume_options: timers of consume calls.
+    """
+
+    def __init__(
+        self,
+        streams: Streams,
+        consumers: Consumers,
+        publisher: Publisher,
+        broker: Broker,
+        consume_options: ConsumeOptions,
+    ) -> None:
+        self._streams = streams
+        self._consumers = consumers
+        self._publisher = publisher
+        self._broker = broker
+        self._consume_options = consume_options
+
+    async def ensure_stream(
+        self, request: pb.EnsureStreamRequest, call: ServerCall
+    ) -> pb.EnsureStreamResponse:
+        """Create or update a stream."""
+        await self._streams.ensure(read_stream(request), deadline(call))
+        return pb.EnsureStreamResponse()
+
+    async def ensure_consumer(
+        self, request: pb.EnsureConsumerRequest, call: ServerCall
+    ) -> pb.EnsureConsumerResponse:
+        """Create or update a consumer."""
+        return pb.EnsureConsumerResponse(
+            id=await self._consumers.ensure(read_consumer(request), deadline(call))
+        )
+
+    async def delete_consumer(
+        self, request: pb.DeleteConsumerRequest, call: ServerCall
+    ) -> pb.DeleteConsumerResponse:
+        """Delete a consumer."""
+        stream, consumer = read_deletion(request)
+        await self._consumers.delete(stream, consumer, deadline(call))
+        return pb.DeleteConsumerResponse()
+
+    async def publish_event(
+        self, request: pb.PublishEventRequest, call: ServerCall
+    ) -> pb.PublishEventResponse:
+        """Store an event."""
+        receipt = await self._publisher.publish(_read_publish(request, _trace(call)), deadline(call))
+        return pb.PublishEventResponse(id=receipt.seq)
+
+    async def events(self, call: ServerCall) -> None:
+        """Deliver events and take their acknowledgements."""
+        await consume(call, self._broker, self._consume_options)
+
+    publish = publish_event
+    consume = events
+
+
+def deadline(call: ServerCall) -> float:
+    """Return when a call must be answered, in the loop's time."""
+    return inf if call.deadline is None else call.deadline
+
+
+def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -> PublishRequest:
+    if not request.HasField("data"):
+        raise InvalidField("data", "is missing; set the event's data")
+    data = request.data
+    return PublishRequest(
+        request.subject,
+        data.type_url,
+        data.value,
+        timestamp("timestamp", request.timestamp) if request.HasField("timestamp") else None,
+        request.idempotency_key,
+        request.expected_last_id if request.HasField("expected_last_id") else None,
+        trace,
+    )
+
+
+def _trace(call: ServerCall) -> TraceContext | None:
+    parent = call.header(b"traceparent")
+    return read_trace_context(parent, call.header(b"tracestate")) if parent else None
