@@ -154,10 +154,14 @@ class Steps:
         self.open = asyncio.Event()
 
     async def handler(self, *_: object) -> None:
-        """Wait until the test says go on, and count every cancel, also those during the clean-up."""
+        """Wait until the test says go on."""
+        await self.watched(self.open.wait())
+
+    async def watched(self, work: Awaitable[object]) -> None:
+        """Do the work and count every cancel, also those during the clean-up."""
         self.started += 1
         try:
-            await self.open.wait()
+            await work
         except asyncio.CancelledError:
             self.cancelled += 1
             await self._clean_up()

@@ -316,12 +316,13 @@ async def test_metadata_reaches_the_handler() -> None:
 
     async def handler(request: Message, call: ServerCall) -> Message:
         seen.extend((call.method, list(call.metadata), call.peer.rsplit(":", 1)[0], call.peer_certificate))
+        seen.extend(map(call.header, (b"x", b"user-agent", b"absent")))
         return messages_pb2.SimpleResponse()
 
     extra = [(b"x", b"1"), (b"y-bin", b"AP8"), (b"x", b"2"), (b"user-agent", b"test"), (b"grpc-x", b"3")]
     async with serving(unary_call=handler) as running, await running.peer() as peer:
         await peer.call(UNARY, extra=extra)
-    assert seen == [UNARY, [("x", "1"), ("y-bin", b"\0\xff"), ("x", "2")], "127.0.0.1", None]
+    assert seen == [UNARY, [("x", "1"), ("y-bin", b"\0\xff"), ("x", "2")], "127.0.0.1", None, "2", "test", ""]
 
 
 async def test_metadata_reaches_the_client() -> None:

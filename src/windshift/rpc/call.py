@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
+from inspect import CORO_CREATED, getcoroutinestate
 from typing import Any
 
 from google.protobuf.message import DecodeError, Message
