@@ -57,13 +57,16 @@ class Confirmation:
         self._waiting = 0
 
     def __repr__(self) -> str:
-        lists = f"{self.ids}, {self.invalid_ids}, {self.temporary_failed_ids}"
-        return f"Confirmation({self.kind.value}: {lists}, {self._waiting} waiting)"
+        return f"Confirmation({self.kind.value}: {self.lists()}, {self._waiting} waiting)"
 
     @property
     def complete(self) -> bool:
         """Whether every id has its place."""
         return not self._waiting
+
+    def lists(self) -> tuple[list[StreamSeq], list[StreamSeq], list[StreamSeq]]:
+        """Return the three lists: done, invalid, failed for now."""
+        return self.ids, self.invalid_ids, self.temporary_failed_ids
 
     def wait(self) -> None:
         """Count an id whose place is not known yet."""

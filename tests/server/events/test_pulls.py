@@ -1,0 +1,115 @@
+"""Pull requests: how many, how large, and when again."""
+
+from __future__ import annotations
+
+from math import inf
+
+from windshift.server.events.pulls import LARGEST_LIMIT, PAUSE, SMALLEST_LIMIT, Pull, Pulls
+from windshift.server.events.window import Window
+from windshift.server.nats.deliveries import Delivery, Ended, StreamSeq
+from windshift.server.nats.timestamps import Time
+
+SILENCE = 10.0
+
+
+def pulls(size: int = 8) -> tuple[Pulls, Window]:
+    """Make an empty window and what asks for it."""
+    window = Window(size, 30.0)
+    return Pulls(window, SILENCE), window
+
+
+def delivery(size: int) -> Delivery:
+    """Make a delivery of so many bytes."""
+    return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, "reply")
+
+
+def test_the_first_request_is_for_the_whole_window() -> None:
+    """It is limited in bytes, as long as nothing is known of the client."""
+    some, _ = pulls(8)
+    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+    assert some.next(0.0, busy=False) is None
+
+
+def test_a_client_that_takes_much_is_sent_more_at_once() -> None:
+    """The limit grows with each request that ended by it, up to a bound."""
+    some, _ = pulls()
+    for _ in range(10):
+        some.next(0.0, busy=False)
+        some.ended(Ended(8, 100, True))
+    assert some.next(0.0, busy=False) == Pull(8, LARGEST_LIMIT)
+
+
+def test_a_client_that_stops_reading_is_sent_little() -> None:
+    """After a stall the limit is small again."""
+    some, _ = pulls()
+    some.next(0.0, busy=False)
+    some.ended(Ended(8, 100, True))
+    some.stalled()
+    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+
+
+def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
+    """A request that could not bring even one event is followed by one without a limit."""
+    some, window = pulls()
+    some.next(0.0, busy=False)
+    some.ended(Ended(8, SMALLEST_LIMIT, True))
+    assert some.next(0.0, busy=False) == Pull(1, 0)
+    assert some.next(0.0, busy=False) is None
+    window.admit(StreamSeq(1), "reply", 1, 0.0)
+    some.delivered(delivery(50_000))
+    assert some.next(0.0, busy=True) == Pull(1, 0)
+    window.admit(StreamSeq(2), "reply", 1, 0.0)
+    some.delivered(delivery(100))
+    assert some.next(0.0, busy=False) == Pull(6, SMALLEST_LIMIT)
+
+
+def test_an_ended_request_gives_back_what_it_had_left() -> None:
+    """After the broker ended a request, the rest is asked for anew."""
+    some, window = pulls()
+    some.next(0.0, busy=False)
+    some.ended(Ended(8, 0, False))
+    assert window.requested == 0
+    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+
+
+def test_a_request_that_was_not_sent_is_taken_back() -> None:
+    """Without a connection nothing is outstanding."""
+    some, window = pulls()
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    some.unsent(pull)
+    assert window.requested == 0
+
+
+def test_silence_means_that_requests_were_lost() -> None:
+    """A sign of life restarts the wait; without one everything is asked for again."""
+    some, window = pulls()
+    assert some.due == inf
+    some.next(0.0, busy=False)
+    assert some.due == SILENCE
+    some.heard(5.0)
+    assert not some.tick(SILENCE)
+    assert some.due == 5.0 + SILENCE
+    assert some.tick(5.0 + SILENCE)
+    assert window.requested == 0
+    assert some.due == inf
+
+
+def test_nobody_is_waited_for_without_a_request() -> None:
+    """A full window may stay silent for as long as it takes."""
+    some, window = pulls(1)
+    some.next(0.0, busy=False)
+    window.admit(StreamSeq(1), "reply", 1, 0.0)
+    assert some.due == inf
+    assert not some.tick(1000.0)
+
+
+def test_a_refused_request_is_repeated_after_a_pause() -> None:
+    """A broker that takes no requests is not asked all the time."""
+    some, _ = pulls()
+    some.next(0.0, busy=False)
+    some.refused(1.0)
+    assert some.next(1.5, busy=False) is None
+    assert some.due == 1.0 + PAUSE
+    some.tick(1.0 + PAUSE)
+    assert some.next(1.0 + PAUSE, busy=False) == Pull(8, SMALLEST_LIMIT)
