@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 
 from windshift.server.nats.timestamps import Time, from_unix_ns, parse_rfc3339
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
 
 @pytest.mark.parametrize(
     ("text", "seconds", "nanos"),
@@ -58,18 +60,17 @@ def test_other_texts_are_no_time(text: str) -> None:
 
 
 @given(
-    moment=st.datetimes(datetime(1, 1, 3), datetime(9999, 12, 29)),
+    seconds=st.integers(-62_135_500_000, 253_402_200_000),
     nanos=st.integers(0, 999_999_999),
     minutes=st.integers(-23 * 60 - 59, 23 * 60 + 59),
 )
-def test_any_time_is_read_as_it_was_written(moment: datetime, nanos: int, minutes: int) -> None:
+def test_any_time_is_read_as_it_was_written(seconds: int, nanos: int, minutes: int) -> None:
     """The offset changes the text, not the time."""
-    local = moment.replace(microsecond=0, tzinfo=UTC).astimezone(timezone(timedelta(minutes=minutes)))
+    local = (EPOCH + timedelta(seconds=seconds)).astimezone(timezone(timedelta(minutes=minutes)))
     text = local.strftime("%Y-%m-%dT%H:%M:%S").rjust(19, "0")
     sign, ahead = ("-", -minutes) if minutes < 0 else ("+", minutes)
     parsed = parse_rfc3339(f"{text}.{nanos:09d}{sign}{ahead // 60:02d}:{ahead % 60:02d}")
-    since = moment.replace(microsecond=0) - datetime(1970, 1, 1)
-    assert parsed == Time(since.days * 86_400 + since.seconds, nanos)
+    assert parsed == Time(seconds, nanos)
 
 
 def test_nanoseconds_before_1970_are_rounded_down() -> None:
