@@ -14,6 +14,7 @@ import pytest
 from tests.support.broker import connect, in_seconds
 from windshift.server.config import EmbeddedConfig
 from windshift.server.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers
+from windshift.server.embedded.program import find_program
 
 QUICK = EmbeddedTimers(restart_first=0.01, restart_longest=0.1)
 
@@ -93,7 +94,7 @@ async def test_comes_back(tmp_path: Path) -> None:
 
 async def test_keeps_trying(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the restart fails it is tried again, with one record for each attempt."""
-    program = script(tmp_path / "program", f'[ -e {tmp_path}/broken ] && exit 3\nexec {nats_server()} "$@"')
+    program = script(tmp_path / "program", f'[ -e {tmp_path}/broken ] && exit 3\nexec {find_program()} "$@"')
     async with running(EmbeddedConfig(tmp_path / "data", program=program)) as embedded:
         (tmp_path / "broken").touch()
         assert embedded.pid is not None
@@ -102,13 +103,6 @@ async def test_keeps_trying(tmp_path: Path, caplog: pytest.LogCaptureFixture) ->
         (tmp_path / "broken").unlink()
         await eventually(lambda: embedded.restarts == 1)
     assert "nats-server ended (signal 9)" in caplog.text
-
-
-def nats_server() -> Path:
-    """Return the real program."""
-    from windshift.server.embedded.program import find_program  # noqa: PLC0415 - tested here too
-
-    return find_program()
 
 
 async def test_stop_by_force(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -1,0 +1,161 @@
+"""A real `windshift serve` process, with free ports and a data directory of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection
+from pathlib import Path
+
+LIMIT = 30.0
+"""Seconds that anything may take on a busy machine."""
+
+_READY = re.compile(
+    r"API on \S+:(?P<api>\d+)( \(TLS\))?, health on http://\S+:(?P<health>\d+), data in (?P<data>.*)$"
+)
+
+
+class WindshiftProcess:
+    """One server process. What it writes goes to files, so that no pipe can fill."""
+
+    def __init__(self, directory: Path, **environment: str) -> None:
+        self._directory = directory
+        self.data = directory / "data"
+        kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+        self.environment = {
+            **kept,
+            "HOME": str(directory),
+            "GRPC_PORT": "0",
+            "HEALTH_PORT": "0",
+            "WINDSHIFT_DATA_DIR": str(self.data),
+            **environment,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+        self.api_port = self.health_port = 0
+
+    # Life
+
+    def launch(self) -> None:
+        """Start the process, in a process group of its own, and do not wait."""
+        with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "windshift", "serve"],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                cwd=self._directory,
+                process_group=0,
+            )
+
+    def start(self) -> None:
+        """Start the process, and return when it says that it is ready."""
+        self.launch()
+        self.wait_for(lambda: "\n" in self.out or self.process.poll() is not None)
+        found = _READY.search(self.out.strip())
+        if found is None:
+            raise RuntimeError(f"windshift did not start: {self.out}{self.err}")
+        self.api_port, self.health_port = int(found["api"]), int(found["health"])
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """Wait for the end, and return the exit status (negative: the signal)."""
+        return self.process.wait(LIMIT)
+
+    def stop(self) -> int:
+        """Ask it to stop, and return the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """End it as a crash would, if it still runs."""
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait(LIMIT)
+
+    @property
+    def process(self) -> subprocess.Popen[bytes]:
+        assert self._process is not None
+        return self._process
+
+    # What can be seen from outside
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.api_port}"
+
+    @property
+    def out(self) -> str:
+        return (self._directory / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self._directory / "err").read_text()
+
+    @property
+    def nats_pid(self) -> int | None:
+        """The id of the embedded nats-server, from the file that it writes while it runs."""
+        files = list((self.data / "run").glob("nats-server_*.ports"))
+        return int(files[0].stem.rpartition("_")[2]) if len(files) == 1 else None
+
+    def probe(self, path: str) -> Probe:
+        """Ask the health port; status 0 when nothing listens."""
+        connection = HTTPConnection("127.0.0.1", self.health_port, timeout=LIMIT)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return Probe(response.status, json.loads(response.read()))
+        except ConnectionError:
+            return Probe(0, {})
+        finally:
+            connection.close()
+
+    def wait_for(self, condition: Callable[[], object]) -> None:
+        """Wait until the condition holds."""
+        wait_for(condition, lambda: f"{self.out}{self.err}")
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An answer of the health port."""
+
+    status: int
+    body: dict[str, str]
+
+
+@contextmanager
+def windshift(directory: Path, **environment: str) -> Iterator[WindshiftProcess]:
+    """Run a server for as long as the block lasts."""
+    process = WindshiftProcess(directory, **environment)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.kill()
+
+
+def wait_for(condition: Callable[[], object], explain: Callable[[], str] = str) -> None:
+    """Wait until the condition holds."""
+    give_up = time.monotonic() + LIMIT
+    while not condition():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"waited in vain. {explain()}")
+        time.sleep(0.01)
+
+
+def lives(pid: int) -> bool:
+    """Tell whether a process runs; one that ended and was not collected does not."""
+    state = subprocess.run(
+        ["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False
+    ).stdout.strip()
+    return bool(state) and not state.startswith("Z")
