@@ -15,9 +15,6 @@ from windshift.server.nats.connection import Connection
 from windshift.server.nats.jetstream import (
     HEADER_TOO_LARGE,
     MESSAGE_TOO_LARGE,
-    OUT_OF_SPACE,
-    SEALED,
-    STORE_FAILED,
     WRONG_LAST_SEQUENCE,
     WRONG_LAST_SEQUENCE_UNTOLD,
     Backoff,
@@ -32,7 +29,6 @@ from windshift.server.nats.writes import Write, Writes
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
 
-_LIMIT_REACHED = re.compile("maximum .* exceeded")
 _ACTUAL = re.compile(r"wrong last sequence: (\d+)")
 
 
@@ -81,9 +77,7 @@ class Publisher:
             raise EventTooLarge(await self._size_limit(refusal.stream, write.deadline)) from refusal
         if code == HEADER_TOO_LARGE:
             raise EventTooLarge(h.MAX_BLOCK) from refusal
-        if code in OUT_OF_SPACE or code == SEALED:
-            raise StreamFull from refusal
-        if code == STORE_FAILED and _LIMIT_REACHED.search(refusal.description):
+        if refusal.is_full:
             raise StreamFull from refusal
         raise domain_error(refusal, stream=refusal.stream) from refusal
 

@@ -67,6 +67,16 @@ class RefusedByBroker(Exception):
         self.stream = stream
         """Which stream refused a message."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the stream, its account or the server has no room for the message."""
+        if self.err_code == STORE_FAILED:  # of a limit that is reached, or of a broken disk
+            return _LIMIT_REACHED.search(self.description) is not None
+        return self.err_code in OUT_OF_SPACE or self.err_code == SEALED
+
+
+_LIMIT_REACHED: Final = re.compile("maximum .* exceeded")
+
 
 class PubAck(NamedTuple):
     """JetStream's word that a message is stored. There is one per publish, so it is a tuple."""

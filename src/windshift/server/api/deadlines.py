@@ -1,0 +1,29 @@
+"""When a call must be answered."""
+
+from __future__ import annotations
+
+from asyncio import get_running_loop
+from typing import Final
+
+from windshift.rpc import ServerCall
+
+DEFAULT: Final = 15.0
+"""Seconds for a call that sets no deadline."""
+
+LONGEST: Final = 3600.0
+
+_MARGIN: Final = 0.1
+_MARGIN_SHARE: Final = 0.1
+
+
+def answer_by(call: ServerCall) -> float:
+    """Return the loop time by which a unary call should have an answer, whatever it is.
+
+    That is a little before the client's deadline: a client that was told why nothing came of its call knows
+    more than one whose own timer ran out.
+    """
+    now = get_running_loop().time()
+    if call.deadline is None:
+        return now + DEFAULT
+    left = min(call.deadline - now, LONGEST)
+    return now + left - min(_MARGIN, left * _MARGIN_SHARE)

@@ -1,0 +1,1 @@
+"""The domain of state: stores of values by key, with compare-and-swap."""

@@ -1,0 +1,23 @@
+"""Plain values of the domain of state."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NewType
+
+from windshift.server.nats.timestamps import Time
+
+Revision = NewType("Revision", int)
+"""What a write gave to a key; it grows with every write to the store. 0 says that the key does not exist."""
+
+ABSENT: Final = Revision(0)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The value of a key: opaque bytes, and which write they are from."""
+
+    value: bytes
+    revision: Revision
+    last_updated: Time | None
+    """The broker's time of the write; `None` should it be unreadable."""

@@ -1,0 +1,109 @@
+"""Stores: get, set and delete values by key, on condition if wanted.
+
+A conditional write reads the key first, decides, and writes expecting exactly what it read; should another
+write have come between, it starts again. That way a key that was deleted counts as absent, though the broker
+keeps a marker with a revision for it, and every refusal can tell the key's actual revision.
+"""
+
+from __future__ import annotations
+
+from windshift.server import names
+from windshift.server.errors import InvalidField, KeyExists, RevisionMismatch
+from windshift.server.nats.kv import Buckets, Record, Superseded
+from windshift.server.nats.timestamps import parse_rfc3339
+from windshift.server.state.model import ABSENT, Entry, Revision
+
+
+class Stores:
+    """All stores. Deadlines are in the loop's time.
+
+    A write whose answer is lost has an unknown outcome (`OutcomeUnknown`) and is never repeated: in between
+    somebody else may have written.
+    """
+
+    def __init__(self, buckets: Buckets) -> None:
+        self._buckets = buckets
+
+    async def ensure(self, store: str, deadline: float) -> None:
+        """Create a store; leave an existing one as it is."""
+        names.store_name("store", store)
+        await self._buckets.ensure(store, deadline)
+
+    async def get(self, store: str, key: str, deadline: float) -> Entry | None:
+        """Return the latest value of a key; `None` if it does not exist."""
+        _check(store, key)
+        return _entry(await self._buckets.read(store, key, deadline))
+
+    async def set(
+        self,
+        store: str,
+        key: str,
+        value: bytes,
+        deadline: float,
+        *,
+        create_only: bool = False,
+        last_revision: int | None = None,
+    ) -> Revision:
+        """Write a value and return its revision.
+
+        With `create_only` only if the key does not exist (`KeyExists`), with `last_revision` only if that
+        is its revision, 0 meaning that it does not exist (`RevisionMismatch`).
+        """
+        _check(store, key)
+        if create_only and last_revision is not None:
+            raise InvalidField("last_revision", "cannot be combined with create_only; set one of them")
+        if not create_only and last_revision is None:
+            return Revision(await self._buckets.put(store, key, value, deadline))
+        while True:
+            record = await self._buckets.read(store, key, deadline)
+            if create_only:
+                _require_absent(key, record)
+            else:
+                _require_revision(last_revision, record)
+            try:
+                return Revision(await self._buckets.put(store, key, value, deadline, record.sequence))
+            except Superseded:
+                continue
+
+    async def delete(
+        self, store: str, key: str, deadline: float, *, last_revision: int | None = None
+    ) -> None:
+        """Delete a key; that it does not exist is fine, unless `last_revision` says otherwise."""
+        _check(store, key)
+        while True:
+            record = await self._buckets.read(store, key, deadline)
+            _require_revision(last_revision, record)
+            if record.value is None:
+                return None
+            try:
+                expected = None if last_revision is None else record.sequence
+                return await self._buckets.mark_deleted(store, key, deadline, expected)
+            except Superseded:
+                continue
+
+
+def _check(store: str, key: str) -> None:
+    names.store_name("store", store)
+    names.key("key", key)
+
+
+def _revision(record: Record) -> Revision:
+    return ABSENT if record.value is None else Revision(record.sequence)
+
+
+def _entry(record: Record) -> Entry | None:
+    if record.value is None:
+        return None
+    return Entry(record.value, Revision(record.sequence), parse_rfc3339(record.time))
+
+
+def _require_absent(key: str, record: Record) -> None:
+    if record.value is not None:
+        raise KeyExists(key, record.sequence)
+
+
+def _require_revision(expected: int | None, record: Record) -> None:
+    """Compare with what a caller expects, who may expect nothing."""
+    actual = _revision(record)
+    if expected is not None and expected != actual:
+        raise RevisionMismatch(expected, actual)
