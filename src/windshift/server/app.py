@@ -8,6 +8,7 @@ import ssl
 from windshift.rpc import HealthService, Server, ServerOptions, Service, reflection_services, server_tls
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
+from windshift.server.api.state import STATE, StateService
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.consumers import Consumers
@@ -16,10 +17,12 @@ from windshift.server.events.streams import Streams
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import JetStreamApi
+from windshift.server.nats.kv import Buckets
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
 from windshift.server.nats.replies import Replies
 from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.state.stores import Stores
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +72,8 @@ class App:
             Broker(self.connection, self._replies, consumer_api),
             ConsumeOptions(),
         )
-        return [Service(EVENTS, events)]
+        stores = Stores(Buckets(self.connection, api, writes, self._config.default_replicas))
+        return [Service(EVENTS, events), Service(STATE, StateService(stores))]
 
     def not_ready(self) -> str | None:
         """Say why calls should not come here now; None when they should."""

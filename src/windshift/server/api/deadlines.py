@@ -7,10 +7,8 @@ from typing import Final
 
 from windshift.rpc import ServerCall
 
-DEFAULT: Final = 15.0
-"""Seconds for a call that sets no deadline."""
-
 LONGEST: Final = 3600.0
+"""Seconds that a call may take whatever its client says, or if it says nothing."""
 
 _MARGIN: Final = 0.1
 _MARGIN_SHARE: Final = 0.1
@@ -23,7 +21,5 @@ def answer_by(call: ServerCall) -> float:
     more than one whose own timer ran out.
     """
     now = get_running_loop().time()
-    if call.deadline is None:
-        return now + DEFAULT
-    left = min(call.deadline - now, LONGEST)
+    left = LONGEST if call.deadline is None else min(call.deadline - now, LONGEST)
     return now + left - min(_MARGIN, left * _MARGIN_SHARE)

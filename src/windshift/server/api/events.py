@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from math import inf
-
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
 from windshift.server.api.consume import consume
+from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import timestamp
 from windshift.server.api.streams import read_consumer, read_deletion, read_stream
 from windshift.server.errors import InvalidField
@@ -49,7 +48,7 @@ class EventsService:
         self, request: pb.EnsureStreamRequest, call: ServerCall
     ) -> pb.EnsureStreamResponse:
         """Create or update a stream."""
-        await self._streams.ensure(read_stream(request), deadline(call))
+        await self._streams.ensure(read_stream(request), answer_by(call))
         return pb.EnsureStreamResponse()
 
     async def ensure_consumer(
@@ -57,7 +56,7 @@ class EventsService:
     ) -> pb.EnsureConsumerResponse:
         """Create or update a consumer."""
         return pb.EnsureConsumerResponse(
-            id=await self._consumers.ensure(read_consumer(request), deadline(call))
+            id=await self._consumers.ensure(read_consumer(request), answer_by(call))
         )
 
     async def delete_consumer(
@@ -65,14 +64,14 @@ class EventsService:
     ) -> pb.DeleteConsumerResponse:
         """Delete a consumer."""
         stream, consumer = read_deletion(request)
-        await self._consumers.delete(stream, consumer, deadline(call))
+        await self._consumers.delete(stream, consumer, answer_by(call))
         return pb.DeleteConsumerResponse()
 
     async def publish_event(
         self, request: pb.PublishEventRequest, call: ServerCall
     ) -> pb.PublishEventResponse:
         """Store an event."""
-        receipt = await self._publisher.publish(_read_publish(request, _trace(call)), deadline(call))
+        receipt = await self._publisher.publish(_read_publish(request, _trace(call)), answer_by(call))
         return pb.PublishEventResponse(id=receipt.seq)
 
     async def events(self, call: ServerCall) -> None:
@@ -81,11 +80,6 @@ class EventsService:
 
     publish = publish_event
     consume = events
-
-
-def deadline(call: ServerCall) -> float:
-    """Return when a call must be answered, in the loop's time."""
-    return inf if call.deadline is None else call.deadline
 
 
 def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -> PublishRequest:
