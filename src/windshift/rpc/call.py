@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
-from typing import Any
+from typing import Any, cast
 
 from google.protobuf.message import DecodeError, Message
 
@@ -414,7 +414,7 @@ class ServerCall:
         if self._done:
             return
         self._deadline_passed = True
-        if self._task is None or getcoroutinestate(self._task.get_coro()) == CORO_CREATED:
+        if self._task is None or not _has_begun(self._task):
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the deadline passed")
         self._cancel()
 
@@ -506,6 +506,11 @@ class ServerCall:
         if self._chunks:
             self._connection.acknowledge(self._stream_id, sum(map(len, self._chunks)))
             self._chunks.clear()
+
+
+def _has_begun(task: asyncio.Task[None]) -> bool:
+    """Tell whether a handler ran at all: one that is cancelled before it began never settles its call."""
+    return getcoroutinestate(cast("Coroutine[Any, Any, None]", task.get_coro())) != CORO_CREATED
 
 
 def _error_trailers(error: RpcError) -> HeaderList:

@@ -180,7 +180,9 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
-        transport.set_write_buffer_limits(high=0)  # or a stalled peer holds two writes, not one
+        # 0 pauses at the first byte that the kernel does not take, so that a stalled peer holds one write, not
+        # two. uvloop's TLS would never resume with it.
+        transport.set_write_buffer_limits(high=0 if tls is None else _WRITE_SIZE)
         settings = self._options.settings()
         if self._client:
             settings[ngh2.Setting.ENABLE_PUSH] = 0
@@ -248,6 +250,11 @@ class Connection(asyncio.Protocol):
         self._dispatch()
         if self._senders:
             self._wake_senders()
+
+    @property
+    def unwritten(self) -> bool:
+        """Whether frames wait for the transport to take them."""
+        return self._paused or self._flush_scheduled
 
     def _wake_senders(self) -> None:
         for stream_id in [s for s in self._senders if self.queued(s) <= _SEND_QUEUE_MARK]:

@@ -221,13 +221,17 @@ class ServerConnection(CallConnection):
             self.drain()
             return
         for call in list(self._calls.values()):
-            if call.done:
-                if now - call.finished_at > options.discard_timeout and not self.queued(call.stream_id):
-                    self.reset(call.stream_id, 0)
-            else:
-                call.check(now, options.request_timeout)
+            call.check(now, options.request_timeout)
+        if not self.unwritten:  # a reset would overtake the status that was sent before it
+            self._reset_unended(now - options.discard_timeout)
+
+    def _reset_unended(self, before: float) -> None:
+        """Reset streams that were answered before a time and whose clients did not end their side."""
+        for call in list(self._calls.values()):
+            if call.done and call.finished_at < before and not self.queued(call.stream_id):
+                self.reset(call.stream_id, 0)
         for stream_id, since in list(self._unread.items()):
-            if now - since > options.discard_timeout:
+            if since < before:
                 del self._unread[stream_id]
                 self.reset(stream_id, 0)
 
