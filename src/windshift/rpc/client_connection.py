@@ -50,7 +50,8 @@ class ClientConnection(ClientCallConnection):
         self._keepalive_without_calls = keepalive_without_calls
         self._limit = 0
         self._leaving = False
-        self._unwritten = 0  # id of the first stream of which nothing was written
+        self._next_stream = 1
+        self._unwritten = 1  # id of the first stream of which nothing was written
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.calls: dict[int, Call] = {}
@@ -73,6 +74,7 @@ class ClientConnection(ClientCallConnection):
             self.leave()
             return False
         self.calls[stream_id] = call
+        self._next_stream = stream_id + 2
         return True
 
     def leave(self) -> None:
@@ -165,7 +167,8 @@ class ClientConnection(ClientCallConnection):
     # -- writing and time ----------------------------------------------------------------------------
 
     def _flush(self) -> None:
-        self._unwritten = self._h2.next_stream_id
+        if not self._paused:
+            self._unwritten = self._next_stream
         super()._flush()
 
     def tick(self, now: float) -> None:

@@ -180,8 +180,8 @@ class Connection(asyncio.Protocol):
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
             # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
             sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
-        # 0 pauses at the first byte that the kernel does not take, so that a stalled peer holds one write, not
-        # two. uvloop's TLS would never resume with it.
+        # 0 pauses at the first byte that the kernel does not take, so that a stalled peer holds one
+        # write, not two; uvloop's TLS would never resume with it.
         transport.set_write_buffer_limits(high=0 if tls is None else _WRITE_SIZE)
         settings = self._options.settings()
         if self._client:
