@@ -14,13 +14,14 @@ import statistics
 import sys
 import threading
 import time
+from collections import Counter
 from typing import Any
 
 import click
 import uvloop
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
-from windshift.rpc import Channel, ClientCall
+from windshift.rpc import Channel, ClientCall, RpcError
 
 from .h2load import PUBLISH, publish_request
 
@@ -32,22 +33,21 @@ async def publish(address: str, subject: str, count: int, connections: int, infl
     """Publish, with ``inflight`` calls under way on each connection all the time."""
     request = publish_request(subject, 100)
     left = iter(range(count))
-    failed = 0
+    failures: Counter[str] = Counter()
 
     async def worker(channel: Channel) -> None:
-        nonlocal failed
         for _ in left:
             try:
                 await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
-            except Exception:  # noqa: BLE001 - counted
-                failed += 1
+            except RpcError as error:
+                failures[f"{error.code.name}: {error.message}"] += 1
 
     channels = [Channel(address) for _ in range(connections)]
     started, cpu = time.perf_counter(), time.process_time()
     await asyncio.gather(*(worker(channel) for channel in channels for _ in range(inflight)))
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     await _close(channels)
-    return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failed": failed}
+    return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": failures}
 
 
 class Pacer:
@@ -82,19 +82,18 @@ async def rate(address: str, subject: str, per_second: float, seconds: float) ->
     request = publish_request(subject, 100)
     total = int(per_second * seconds)
     latencies, lateness = [0.0] * total, [0.0] * total
-    failed = 0
+    failures: Counter[str] = Counter()
     loop = asyncio.get_running_loop()
     tasks: set[asyncio.Task[None]] = set()
     begun = 0
     all_begun = loop.create_future()
 
     async def call(number: int, due: float) -> None:
-        nonlocal failed
         lateness[number] = time.perf_counter() - due
         try:
             await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
-        except Exception:  # noqa: BLE001 - counted
-            failed += 1
+        except RpcError as error:
+            failures[f"{error.code.name}: {error.message}"] += 1
         latencies[number] = time.perf_counter() - due
 
     def begin() -> None:
@@ -120,7 +119,7 @@ async def rate(address: str, subject: str, per_second: float, seconds: float) ->
         "p50_ms": _percentile(latencies, 50),
         "p99_ms": _percentile(latencies, 99),
         "late_p99_ms": _percentile(lateness, 99),
-        "failed": failed,
+        "failures": failures,
         "sent": total + 1,
     }
 

@@ -87,7 +87,7 @@ async def measure_stalled(bench: Bench) -> None:
         async with windshift_server(bench.directory, bench.nats) as started:
             server = started.server
             async with new_stream(server.address, bench.broker) as stream:
-                await bench.broker.fill(stream, bench.options.scaled(30_000), 4000)
+                await bench.broker.fill(stream, 40_000, 4000)
                 consumer = await new_consumer(server.address, stream, timeout_seconds=600)
                 path, message, _ = subscription(stream, consumer, 10_000)
                 await _stall(bench, server, path, message, f"consume, {by} shut")

@@ -111,8 +111,7 @@ async def stop(process: asyncio.subprocess.Process) -> float:
     if process.returncode is None:
         process.terminate()
     try:
-        # What it still prints must be read, or it may wait for a reader.
-        await asyncio.wait_for(process.communicate(), _STOP_TIMEOUT)
+        await asyncio.wait_for(process.wait(), _STOP_TIMEOUT)
     except TimeoutError:
         process.kill()
         await process.wait()
