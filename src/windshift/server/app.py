@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import ssl
 
 from windshift.rpc import HealthService, Server, ServerOptions, Service, reflection_services, server_tls
@@ -24,10 +23,8 @@ from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.writes import WriteOptions, Writes
 from windshift.server.state.stores import Stores
 
-log = logging.getLogger(__name__)
-
-CALL_TIMEOUT = 15.0
-"""Seconds in which a call without streams must end when its client sets no deadline."""
+_MESSAGE_MARGIN = 64 * 1024
+"""Bytes that a request may have beside the event: subject, key, type."""
 
 
 class App:
@@ -41,14 +38,9 @@ class App:
         self._config = config
         self.connection = Connection(connection_options(config.nats, servers))
         self._replies = Replies(self.connection)
-        services = self._services()
+        self._services = _services(config, self.connection, self._replies)
         self._health = HealthService()
-        self._names = ["", *(service.descriptor.full_name for service in services)]
-        self._server = Server(
-            [*services, self._health, *reflection_services([*services, self._health])],
-            ServerOptions(default_timeout=CALL_TIMEOUT, translate=translate),
-        )
-        self._started = False
+        self._server: Server | None = None
         self._draining = False
         self.port = 0
         """Where the API listens, once it does."""
@@ -56,30 +48,11 @@ class App:
         self.connection.on_lost.append(self._show_health)
         self._show_health()
 
-    def _services(self) -> list[Service]:
-        api = JetStreamApi(self.connection, self._replies)
-        writes = Writes(
-            self.connection,
-            self._replies,
-            api,
-            WriteOptions(max_in_flight=self._config.nats.max_pending_publishes),
-        )
-        stream_api, consumer_api = StreamApi(api), ConsumerApi(api)
-        events = EventsService(
-            Streams(stream_api, self._config.default_replicas),
-            Consumers(stream_api, consumer_api),
-            Publisher(self.connection, api, writes),
-            Broker(self.connection, self._replies, consumer_api),
-            ConsumeOptions(),
-        )
-        stores = Stores(Buckets(self.connection, api, writes, self._config.default_replicas))
-        return [Service(EVENTS, events), Service(STATE, StateService(stores))]
-
     def not_ready(self) -> str | None:
         """Say why calls should not come here now; None when they should."""
         if self._draining:
             return "draining"
-        if not self._started:
+        if self._server is None:
             return "starting"
         if not self.connection.connected:
             return "no connection to NATS"
@@ -94,15 +67,23 @@ class App:
         tls = _tls(self._config.grpc_tls)
         await self._replies.start()
         await self.connection.connect()
+        server = self._make_server()
         listen = self._config.grpc
-        _, self.port = await self._server.listen(listen.host, listen.port, ssl=tls)
-        self._started = True
+        _, self.port = await server.listen(listen.host, listen.port, ssl=tls)
+        self._server = server
         self._show_health()
+
+    def _make_server(self) -> Server:
+        """Make the gRPC server, which takes messages as large as this broker stores."""
+        services = [*self._services, self._health]
+        largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
+        options = ServerOptions(max_message_size=largest, translate=translate)
+        return Server([*services, *reflection_services(services)], options)
 
     def _show_health(self) -> None:
         """Tell probes and load balancers that ask over gRPC what `not_ready` says."""
         serving = self.not_ready() is None
-        for name in self._names:
+        for name in ("", *(service.descriptor.full_name for service in self._services)):
             self._health.set(name, serving)
 
     async def drain(self, timeout: float) -> bool:
@@ -112,13 +93,30 @@ class App:
         """
         self._draining = True
         self._show_health()
-        return await self._server.drain(timeout)
+        return self._server is None or await self._server.drain(timeout)
 
     async def close(self) -> None:
         """Drop what is still there, and disconnect from NATS."""
         self._draining = True
-        self._server.close()
+        if self._server is not None:
+            self._server.close()
         await self.connection.close()
+
+
+def _services(config: ServerConfig, connection: Connection, replies: Replies) -> tuple[Service, ...]:
+    """Build the domain on the NATS layer, and the API on the domain."""
+    api = JetStreamApi(connection, replies)
+    streams, consumers = StreamApi(api), ConsumerApi(api)
+    writes = Writes(connection, replies, api, WriteOptions(max_in_flight=config.nats.max_pending_publishes))
+    events = EventsService(
+        Streams(streams, config.default_replicas),
+        Consumers(streams, consumers),
+        Publisher(connection, api, writes),
+        Broker(connection, replies, consumers),
+        ConsumeOptions(),
+    )
+    state = StateService(Stores(Buckets(connection, api, writes, config.default_replicas)))
+    return Service(EVENTS, events), Service(STATE, state)
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:
