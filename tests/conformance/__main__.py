@@ -20,6 +20,7 @@ from pathlib import Path
 
 import uvloop
 
+from tests.support.certificates import Authority, Pair
 from windshift.rpc import (
     Channel,
     HealthService,
@@ -31,7 +32,6 @@ from windshift.rpc import (
 )
 
 from .cases import CASES
-from .certificates import SERVER_NAME, Certificates, make_certificates
 from .service import interop_service
 from .tools import Outcome, build, read_exceptions, read_report, run
 
@@ -48,9 +48,10 @@ class Session:
         failures: what to print at the end, one entry for each failure.
     """
 
-    def __init__(self, folder: Path, certificates: Certificates) -> None:
+    def __init__(self, folder: Path, ca: Path, certificate: Pair) -> None:
         self._folder = folder
-        self._certificates = certificates
+        self._ca = ca
+        self._certificate = certificate
         self.failures: list[str] = []
 
     async def interoperability(self, ports: dict[bool, int]) -> None:
@@ -110,12 +111,11 @@ class Session:
         command: list[str | Path] = [PROGRAMS / "client", f"-test_case={name}"]
         command += [f"-server_host={_HOST}", f"-server_port={port}"]
         if tls:
-            ca = self._certificates.ca
-            command += ["-use_tls", "-use_test_ca", f"-ca_file={ca}", f"-server_host_override={SERVER_NAME}"]
+            command += ["-use_tls", "-use_test_ca", f"-ca_file={self._ca}", "-server_host_override=localhost"]
         return await run(*command)
 
     async def _own_client(self, name: str, port: int, *, tls: bool) -> Outcome:
-        context = client_tls(self._certificates.ca) if tls else None
+        context = client_tls(self._ca) if tls else None
         try:
             async with Channel(f"{_HOST}:{port}", ssl=context) as channel, asyncio.timeout(_CASE_TIMEOUT):
                 await CASES[name](channel)
@@ -129,11 +129,11 @@ class Session:
         port = _free_port()
         command: list[str | Path] = [PROGRAMS / "server", f"-port={port}"]
         if tls:
-            command += ["-use_tls", f"-tls_cert_file={self._certificates.server}"]
-            command += [f"-tls_key_file={self._certificates.server_key}"]
+            command += ["-use_tls", f"-tls_cert_file={self._certificate.certificate}"]
+            command += [f"-tls_key_file={self._certificate.key}"]
         process = await asyncio.create_subprocess_exec(*command, stderr=asyncio.subprocess.DEVNULL)
         try:
-            context = client_tls(self._certificates.ca) if tls else None
+            context = client_tls(self._ca) if tls else None
             async with Channel(f"{_HOST}:{port}", ssl=context) as channel:
                 await channel.wait_ready(_CASE_TIMEOUT)
             yield port
@@ -150,13 +150,14 @@ def _free_port() -> int:
 
 async def conform(folder: Path) -> list[str]:
     """Run everything and return the failures."""
-    certificates = make_certificates(folder)
+    authority = Authority(folder)
+    certificate = authority.issue("server")
     services = [interop_service(), HealthService()]
     server = Server([*services, *reflection_services(services)])
-    context = server_tls(certificates.server, certificates.server_key)
+    context = server_tls(certificate.certificate, certificate.key)
     _, plain = await server.listen(_HOST, 0)
     _, secured = await server.listen(_HOST, 0, ssl=context)
-    session = Session(folder, certificates)
+    session = Session(folder, authority.certificate, certificate)
     try:
         await session.interoperability({False: plain, True: secured})
         await session.h2spec({False: plain, True: secured})
