@@ -41,6 +41,7 @@ CANCEL = 0x8
 REFUSED_STREAM = 0x7
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
+_READ_SIZE = 65_536
 _SEND_QUEUE_MARK = 65_536
 _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
@@ -194,6 +195,26 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the engine and hand on what came of it."""
         self._heard = True
+        if len(data) <= _READ_SIZE:
+            self._receive(data)
+            return
+        for start in range(0, len(data), _READ_SIZE):
+            self._receive(data[start : start + _READ_SIZE])
+            self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
+        self._let_others_run()
+
+    def _let_others_run(self) -> None:
+        """Read nothing more in this turn of the loop, which would go on for megabytes."""
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            self._loop.call_soon(self._resume_reading)
+
+    def _resume_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def _receive(self, data: bytes) -> None:
         if self._over:
             return
         try:
