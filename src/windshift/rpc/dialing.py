@@ -89,7 +89,7 @@ def describe(error: OSError) -> str:
         case tls.SSLCertVerificationError():
             return f"its certificate is not accepted: {error.verify_message}"
         case tls.SSLError():
-            return f"TLS failed: {error.reason or error}"
+            return f"TLS failed: {getattr(error, 'reason', None) or error}"
         case socket.gaierror():
             return f"its name cannot be resolved: {error.strerror}"
     return os.strerror(error.errno).lower() if error.errno else str(error)
