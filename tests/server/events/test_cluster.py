@@ -7,6 +7,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from functools import partial
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +21,7 @@ from windshift.server.events.specs import (
     FromAggregate,
     FromMirror,
     FromSubjects,
+    RetentionSpec,
     SourceSpec,
     StreamSpec,
 )
@@ -31,24 +33,35 @@ pytestmark = pytest.mark.timeout(120)
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
-    """Start three servers that make a cluster."""
+    """Start three servers that make a cluster; again if another process took a port for routes."""
+    servers: list[NatsServer] = []
+    for _ in range(5):
+        servers = cluster_of_three(tmp_path_factory.mktemp("cluster"))
+        try:
+            for server in servers:
+                server.start()
+            break
+        except RuntimeError:
+            for server in servers:
+                server.kill()
+    yield servers
+    for server in servers:
+        server.kill()
+
+
+def cluster_of_three(directory: Path) -> list[NatsServer]:
+    """Make three servers that know each other's ports."""
     with ExitStack() as reserved:
         sockets = [reserved.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
         ports = [each.getsockname()[1] for each in sockets]
     routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
-    servers = [
-        NatsServer(
-            tmp_path_factory.mktemp(f"node{number}"),
-            *("--name", f"node{number}", "--cluster_name", "test"),
-            *("--cluster", f"nats://127.0.0.1:{port}", "--routes", routes),
-        )
-        for number, port in enumerate(ports)
-    ]
-    for server in servers:
-        server.start()
-    yield servers
-    for server in servers:
-        server.kill()
+    servers = []
+    for number, port in enumerate(ports):
+        own = directory / str(number)
+        own.mkdir()
+        name = ("--name", f"node{number}", "--cluster_name", "test")
+        servers.append(NatsServer(own, *name, "--cluster", f"nats://127.0.0.1:{port}", "--routes", routes))
+    return servers
 
 
 @pytest.fixture
@@ -90,8 +103,22 @@ async def test_many_at_once(managements: list[Management], unique: Unique) -> No
             tasks.create_task(management.consumers.ensure(ConsumerSpec(name, "c"), in_seconds(30)))
             tasks.create_task(management.consumers.ensure(ConsumerSpec(name), in_seconds(30)))
             tasks.create_task(managements[0].publish(f"{name}.x"))
+    for spec in specs:
+        stored = await managements[0].stored_stream(spec.name)
+        assert await managements[1].ensure(spec) == stored
     for copy in (mirror, aggregate):
         await eventually(partial(managements[0].broker.messages, copy), 30)
+
+
+async def test_many_at_once_who_disagree(managements: list[Management], unique: Unique) -> None:
+    """Changes to one stream that cross each other all succeed, though the broker leaves some unanswered."""
+    name = unique()
+    await managements[0].ensure(StreamSpec(name, FromSubjects((name,)), replicas=3))
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(30):
+            spec = StreamSpec(name, FromSubjects((name,)), RetentionSpec(max_events=number + 1), replicas=3)
+            tasks.create_task(managements[number % 3].streams.ensure(spec, in_seconds(30)))
+    assert (await managements[0].stored_stream(name))["max_msgs"] in range(1, 31)
 
 
 async def test_made_by_one_seen_by_all(managements: list[Management], unique: Unique) -> None:

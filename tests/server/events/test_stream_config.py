@@ -222,6 +222,13 @@ def test_nothing_becomes_a_mirror() -> None:
             config(mirror(), config(spec))
 
 
+def test_mirrors_have_no_deduplication_window() -> None:
+    """A mirror copies what its origin let through, and a cluster would take the window away again."""
+    wanted = config(replace(mirror(), deduplication_window=timedelta(minutes=1)))
+    assert "duplicate_window" not in wanted
+    assert config(mirror(), wanted | {"duplicate_window": 1}) == wanted
+
+
 def test_mirror_keeps_its_limits_changeable() -> None:
     """What a mirror keeps is no part of what it mirrors."""
     spec = replace(mirror(AtEnd()), retention=RetentionSpec(max_events=3))

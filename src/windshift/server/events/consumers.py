@@ -59,7 +59,7 @@ class Consumers:
         name = spec.name or secrets.token_hex(12)
         for attempt in range(_ATTEMPTS):
             try:
-                await self._ensure(name, spec, deadline)
+                await self._ensure(name, spec, deadline, is_new=not spec.name and attempt == 0)
             except RefusedByBroker as refusal:
                 if refusal.err_code not in _OVERTAKEN:
                     raise refusal_error(refusal, spec) from refusal
@@ -68,8 +68,8 @@ class Consumers:
             await asyncio.sleep(_PAUSE * attempt)
         raise BrokerUnavailable(f"consumer {name!r} kept being changed by others; try again")
 
-    async def _ensure(self, name: str, spec: ConsumerSpec, deadline: float) -> None:
-        stored = await self._consumers.find(spec.stream, name, deadline) if spec.name else None
+    async def _ensure(self, name: str, spec: ConsumerSpec, deadline: float, *, is_new: bool) -> None:
+        stored = None if is_new else await self._consumers.find(spec.stream, name, deadline)
         if stored is None:
             await self._create(name, spec, deadline)
             return

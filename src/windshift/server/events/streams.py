@@ -143,7 +143,9 @@ def desired_config(
     return config | _limits(spec) | _input(before, spec, last_ids)
 
 
-_SET_OR_ABSENT: Final = frozenset({"subjects", "mirror", "sources", "discard_new_per_subject"})
+_SET_OR_ABSENT: Final = frozenset(
+    {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window"}
+)
 """Keys of the contract's fields that the broker leaves out of a configuration where they say nothing."""
 
 
@@ -170,8 +172,11 @@ def _limits(spec: StreamSpec) -> JsonObject:
         "max_bytes": retention.max_bytes or UNLIMITED,
         "max_msg_size": spec.max_event_size or UNLIMITED,
         "discard": retention.discard.value,
-        "duplicate_window": nanoseconds(_window(spec)),
     }
+    if not isinstance(
+        spec.source, FromMirror
+    ):  # a mirror copies what its origin let through; it has no window
+        limits["duplicate_window"] = nanoseconds(_window(spec))
     if retention.discard_new_per_subject:
         limits["discard_new_per_subject"] = True
     return limits

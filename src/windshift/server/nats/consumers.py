@@ -40,12 +40,14 @@ class ConsumerApi:
 
     async def delete(self, stream: str, name: str, deadline: float) -> bool:
         """Delete a consumer; false if the stream has no such consumer."""
+        if await self.find(stream, name, deadline) is None:
+            return False
         try:
-            await self._api.call(f"CONSUMER.DELETE.{stream}.{name}", None, deadline, repeatable=False)
+            await self._api.change(f"CONSUMER.DELETE.{stream}.{name}", None, deadline)
         except RefusedByBroker as refusal:
-            if refusal.err_code == CONSUMER_NOT_FOUND:
-                return False
-            raise
+            if refusal.err_code != CONSUMER_NOT_FOUND:
+                raise
+            # An earlier request of ours was not answered, or somebody else was faster.
         return True
 
     async def _tell(self, action: str, stream: str, name: str, config: JsonObject, deadline: float) -> None:

@@ -243,24 +243,26 @@ class JetStreamApi:
             raise OutcomeUnknown
         return None
 
-    async def change(self, operation: str, request: Mapping[str, Any], deadline: float) -> JsonObject:
+    async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
         """Ask for a change that may be made twice without harm, until it is answered or `deadline`.
 
-        Raise `RefusedByBroker`; `BrokerUnavailable` when nothing was done; `OutcomeUnknown` when it may have
-        been.
+        When many changes are made to one thing at once, a cluster leaves some unanswered: they are asked for
+        again. Raise `RefusedByBroker`; `BrokerUnavailable` when nothing was done; `OutcomeUnknown` when it
+        may have been.
         """
+        now = get_running_loop().time
         unknown: OutcomeUnknown | None = None
         while True:
+            until = min(deadline, now() + self._attempt_timeout)
             try:
-                return await self.call(operation, request, deadline, repeatable=False)
+                return await self.call(operation, request, until, repeatable=False)
             except OutcomeUnknown as error:
-                if get_running_loop().time() >= deadline:
+                if now() >= deadline:
                     raise
-                unknown = error  # the connection ended under way
+                unknown = error
             except BrokerUnavailable:
-                if unknown is not None:
-                    raise unknown from None
-                raise
+                if until >= deadline:
+                    raise unknown or BrokerUnavailable from None
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:
         """List the streams that take messages of this subject."""
