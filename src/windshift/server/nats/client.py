@@ -56,7 +56,7 @@ async def open_client(
             await _connect(client, options, server, note, on_ended)
     except BaseException as error:
         await abandon(client, options)
-        if isinstance(error, NoServersError) and cause is not None:
+        if isinstance(error, NoServersError | TimeoutError) and cause is not None:
             raise explain(cause) from cause
         if isinstance(error, Exception):
             raise explain(error) from error
