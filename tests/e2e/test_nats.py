@@ -1,0 +1,130 @@
+"""A server process with a NATS of somebody else: several URLs, credentials, TLS, and failures."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.support.certificates import Authority
+from tests.support.nats_server import NatsServer
+from tests.support.operator import write_operator
+from tests.support.windshift_process import WindshiftProcess, windshift
+
+
+@contextmanager
+def nats(directory: Path, *arguments: str) -> Iterator[NatsServer]:
+    """Run a nats-server for as long as the block lasts."""
+    directory.mkdir(exist_ok=True)
+    server = NatsServer(directory, *arguments)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """Give an address at which nobody listens."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def refused(directory: Path, **environment: str) -> str:
+    """Run a server that must exit with status 1, and return the one line that it says beside its log."""
+    process = WindshiftProcess(directory, **environment, LOG_LEVEL="error")
+    process.launch()
+    try:
+        assert process.wait() == 1
+    finally:
+        process.kill()
+    assert process.out == ""
+    assert not process.data.exists()
+    (line,) = process.err.splitlines()
+    return line
+
+
+def test_several_servers_with_credentials(tmp_path: Path, nobody: str) -> None:
+    """With several servers one that answers is enough; credentials in the URL are decoded."""
+    with nats(tmp_path / "nats", "--user", "me", "--pass", "p@ss word") as broker:
+        urls = f"nats://me:p%40ss%20word@{nobody}, nats://me:p%40ss%20word@127.0.0.1:{broker.port}"
+        with windshift(tmp_path, NATS_URL=urls) as server:
+            assert server.out.endswith(f"data in nats://{nobody}, nats://127.0.0.1:{broker.port}\n")
+            assert server.probe("/readyz").status == 200
+            assert not server.data.exists()
+            assert server.stop() == 0
+            assert "p@ss" not in server.out + server.err
+            assert "p%40ss" not in server.out + server.err
+
+
+def test_broker_goes_and_comes(tmp_path: Path) -> None:
+    """Without its NATS the server is not ready, and is again when it is back."""
+    with nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
+        broker.kill()
+        server.wait_for(lambda: server.probe("/readyz").status == 503)
+        assert server.probe("/healthz").status == 200
+        broker.start()
+        server.wait_for(lambda: server.probe("/readyz").status == 200)
+        assert server.stop() == 0
+
+
+def test_credentials_file(tmp_path: Path) -> None:
+    """NATS_CREDS holds a user's JWT and seed."""
+    config, credentials = write_operator(tmp_path)
+    with nats(tmp_path / "nats", "--config", str(config)) as broker:
+        with windshift(tmp_path, NATS_URL=broker.url, NATS_CREDS=str(credentials)) as server:
+            assert server.probe("/readyz").status == 200
+            assert server.stop() == 0
+        told = refused(tmp_path, NATS_URL=broker.url)
+        assert told.startswith("windshift: NATS_URL: ")
+        assert "refused the credentials" in told
+
+
+def test_tls(tmp_path: Path) -> None:
+    """NATS_TLS_* check the server, and show it a certificate of ours."""
+    authority = Authority(tmp_path)
+    theirs, ours = authority.issue("nats"), authority.issue("windshift")
+    tls = (
+        *("--tlscert", str(theirs.certificate), "--tlskey", str(theirs.key)),
+        *("--tlsverify", "--tlscacert", str(authority.certificate)),
+    )
+    with nats(tmp_path / "nats", *tls) as broker:
+        files = {
+            "NATS_TLS_CA": str(authority.certificate),
+            "NATS_TLS_CERT": str(ours.certificate),
+            "NATS_TLS_KEY": str(ours.key),
+        }
+        with windshift(tmp_path, NATS_URL=f"tls://127.0.0.1:{broker.port}", **files) as server:
+            assert server.probe("/readyz").status == 200
+            assert server.stop() == 0
+        stranger = Authority(tmp_path, "stranger")
+        told = refused(tmp_path, NATS_URL=broker.url, **{**files, "NATS_TLS_CA": str(stranger.certificate)})
+        assert "its certificate was refused" in told
+
+
+def test_unreachable(tmp_path: Path, nobody: str) -> None:
+    """A NATS that is not there: status 1 and one line that names it and hides the password."""
+    told = refused(tmp_path, NATS_URL=f"nats://me:s3cret@{nobody}")
+    assert told.startswith("windshift: NATS_URL: ")
+    assert nobody in told
+    assert "s3cret" not in told
+
+
+def test_refused_credentials(tmp_path: Path) -> None:
+    """A wrong password: status 1 and one line."""
+    with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
+        told = refused(tmp_path, NATS_URL=f"nats://me:wr0ng@127.0.0.1:{broker.port}")
+    assert "refused the credentials" in told
+    assert "wr0ng" not in told
+
+
+def test_plain_text_when_tls_was_asked_for(tmp_path: Path) -> None:
+    """A server without TLS is not talked to when TLS was asked for."""
+    with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
+        told = refused(tmp_path, NATS_URL=f"tls://me:right@127.0.0.1:{broker.port}")
+    assert "does not offer TLS" in told
