@@ -60,11 +60,10 @@ def _import_server() -> ModuleType:
     try:
         return import_module("windshift.server.serve")
     except ModuleNotFoundError as error:
-        if error.name not in _EXTRA:
+        missing = (error.name or "").partition(".")[0]
+        if missing not in _EXTRA:
             raise
-        _fail(
-            _FAILED, f"the server is not installed ({error.name} is missing): pip install 'windshift[server]'"
-        )
+        _fail(_FAILED, f"the server is not installed ({missing} is missing): pip install 'windshift[server]'")
 
 
 def _fail(status: int, *lines: str) -> NoReturn:

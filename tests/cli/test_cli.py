@@ -1,0 +1,107 @@
+"""The command line, as far as it needs no server. The rest is in tests/e2e."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from windshift.cli import main
+from windshift.server.config import VARIABLES
+
+HEAVY = ("asyncio", "google.protobuf", "grpc", "nats", "ngh2", "uvicorn", "uvloop")
+
+
+def run(*arguments: str, code: str = "pass", **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, after some code."""
+    program = f"import sys; {code}; from windshift.cli import main; main(prog_name='windshift')"
+    return subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+        timeout=30,
+    )
+
+
+def test_version() -> None:
+    """`windshift --version` tells the installed version."""
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.exit_code == 0
+    assert result.output == f"windshift {importlib.metadata.version('windshift')}\n"
+
+
+@pytest.mark.parametrize("option", ["-h", "--help"])
+def test_help_lists_commands(option: str) -> None:
+    """The help names every command with a line of its own."""
+    result = CliRunner().invoke(main, [option])
+    assert result.exit_code == 0
+    assert re.search(r"^  serve +Run a server\.$", result.output, re.MULTILINE)
+
+
+def test_unknown_command() -> None:
+    """A command that is not there is a usage error."""
+    result = CliRunner().invoke(main, ["fly"])
+    assert result.exit_code == 2
+    assert "No such command 'fly'" in result.output
+
+
+def test_serve_help_lists_variables() -> None:
+    """`windshift serve --help` lists every variable, with its meaning and default, in order."""
+    result = CliRunner().invoke(main, ["serve", "--help"], terminal_width=200, max_content_width=200)
+    assert result.exit_code == 0
+    rows = dict(re.findall(r"^  ([A-Z][A-Z_]+) +(.*)$", result.output, re.MULTILINE))
+    assert list(rows) == [each.name for each in VARIABLES]
+    for each in VARIABLES:
+        assert rows[each.name].startswith(each.meaning)
+        assert rows[each.name].endswith(f"[default: {each.default}]" if each.default else each.meaning)
+
+
+def test_serve_takes_no_arguments() -> None:
+    """Everything is told by the environment."""
+    assert CliRunner().invoke(main, ["serve", "8080"]).exit_code == 2
+
+
+def test_help_is_quick() -> None:
+    """Help imports nothing that only a server needs."""
+    code = f"import atexit; atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules]))"
+    for arguments in (["--help"], ["serve", "--help"]):
+        done = run(*arguments, code=code)
+        assert done.returncode == 0
+        assert done.stdout.endswith("\n[]\n")
+
+
+@pytest.mark.parametrize("missing", ["uvloop", "nats", "uvicorn"])
+def test_without_the_server_extra(missing: str, tmp_path: Path) -> None:
+    """Where only the client is installed, `serve` says what to install."""
+    done = run("serve", code=f"sys.modules[{missing!r}] = None", HOME=str(tmp_path))
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr == (
+        f"windshift: the server is not installed ({missing} is missing): pip install 'windshift[server]'\n"
+    )
+
+
+def test_wrong_environment(tmp_path: Path) -> None:
+    """A wrong value: status 2 and a line that names the variable, the value and what is allowed."""
+    done = run("serve", HOME=str(tmp_path), GRPC_PORT="http")
+    assert done.returncode == 2
+    assert done.stderr == "windshift: GRPC_PORT: 'http' is not allowed; use a whole number from 0 to 65535\n"
+
+
+def test_as_a_module() -> None:
+    """`python -m windshift` is the same command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "windshift", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    assert done.stdout.startswith("windshift ")
