@@ -1,0 +1,108 @@
+"""Peers that flood: their connection ends, and a client on another one does not notice."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import pytest
+
+from .floods import ENDING, HARMLESS, Flood, pieces
+from .frames import WAIT, Peer
+from .serving import UNARY, Serving, Steps, echo, eventually, server_options, serving, simple
+
+
+async def flood(peer: Peer, what: Flood) -> None:
+    """Send a flood until the server closes the connection, reading nothing."""
+    with suppress(ConnectionError):
+        for piece in pieces(what):
+            if peer._writer.transport.is_closing():
+                return
+            await peer.send_slowly(piece)
+
+
+async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
+    """Call on another connection, 20 times or more, until a flood is over; return how long each call took."""
+    seconds: list[float] = []
+    async with await running.peer() as peer:
+        while not until.done() or len(seconds) < 20:
+            started = time.monotonic()
+            assert (await peer.call(UNARY, simple(b"x"))).status == 0
+            seconds.append(time.monotonic() - started)
+    return seconds
+
+
+@pytest.mark.parametrize("name", ENDING)
+async def test_a_flood_ends_its_connection_only(name: str) -> None:
+    """No call is left, none was handled beyond the limits, and others are served meanwhile."""
+    steps = Steps()
+    async with serving(unary_call=echo, full_duplex_call=steps.handler) as running:
+        peer = await running.peer()
+        attack = asyncio.create_task(flood(peer, ENDING[name]))
+        seconds = await healthy(running, attack)
+        await attack
+        await peer.closed()
+        await eventually(lambda: running.server.connections == 0 and steps.ended == steps.started)
+        assert len(running.finished) - len(seconds) <= 12_000  # 10,000 resets are an honest client's right
+        assert steps.cancelled == steps.started <= 256
+        assert max(seconds) < 2
+
+
+@pytest.mark.parametrize("name", HARMLESS)
+async def test_a_flood_that_costs_nothing_disturbs_nobody(name: str) -> None:
+    """The connection may go on; others are served meanwhile, and the server is as before."""
+    steps = Steps()
+    async with serving(unary_call=echo, full_duplex_call=steps.handler) as running:
+        async with await running.peer() as peer:
+            attack = asyncio.create_task(flood(peer, HARMLESS[name]))
+            seconds = await healthy(running, attack)
+            await attack
+            assert max(seconds) < 2
+        await eventually(lambda: running.server.connections == 0 and steps.ended == steps.started)
+
+
+async def test_a_flood_of_refused_streams_ends_the_connection() -> None:
+    """Also of a client that never acknowledges the limit and never reads the refusals."""
+    steps = Steps()
+    async with serving(unary_call=echo, full_duplex_call=steps.handler) as running:
+        peer = await running.peer(start=False)
+        peer.acknowledge_settings = False
+        await peer.start()
+        attack = asyncio.create_task(flood(peer, (ENDING["streams"][0], 100_000)))
+        await healthy(running, attack)
+        await attack
+        await peer.closed()
+        await eventually(lambda: running.server.connections == 0 and steps.ended == steps.started)
+        assert steps.started == 256
+
+
+async def test_answers_that_nobody_reads_do_not_pile_up() -> None:
+    """A client that sends requests without end and reads nothing is held by the number of its streams."""
+    async with serving(server_options(), unary_call=echo) as running:
+        peer = await running.peer(settings={0x4: 0})  # no window: no answer can leave
+        for _ in range(256):
+            peer.request(UNARY, simple(bytes(10)))
+        await peer.pong()
+        assert len(running.finished) == 256
+        assert not any(response.body for response in peer.responses.values())
+        peer.request(UNARY, simple(bytes(10)))
+        assert await peer.closed() is not None
+        await eventually(lambda: running.server.connections == 0)
+
+
+async def test_an_endless_flood_does_not_keep_its_connection() -> None:
+    """A peer that goes on sending after GOAWAY, and never closes, is cut off after a moment."""
+    async with serving(unary_call=echo) as running:
+        peer = await running.peer()
+        peer.send(b"\xff" * 9)
+
+        async def send_for_ever() -> None:
+            with suppress(ConnectionError):
+                while not peer._writer.transport.is_closing():
+                    await peer.send_slowly(b"\xff" * 10_000)
+                    await asyncio.sleep(0)
+
+        async with asyncio.timeout(WAIT):
+            await send_for_ever()
+        assert running.server.connections == 0
