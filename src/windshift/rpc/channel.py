@@ -129,6 +129,11 @@ class Channel:
         self._ticker: asyncio.TimerHandle | None = None
         self._closing = False
 
+    @property
+    def connections(self) -> int:
+        """Connections whose sockets are open, those included that take no more calls."""
+        return len(self._connections)
+
     # -- calls ---------------------------------------------------------------------------------------
 
     @overload
