@@ -433,7 +433,8 @@ class Peer:
     # -- the end ---------------------------------------------------------------------------------------
 
     def half_close(self) -> None:
-        """Close our side of the socket."""
+        """Close our side of the socket, so that nothing more can be sent."""
+        self.acknowledge_settings = self.answer_pings = self.give_window = False
         self._writer.write_eof()
 
     def kill(self) -> None:
