@@ -215,6 +215,13 @@ def test_mirrors_do_not_change(spec: StreamSpec) -> None:
         config(spec, config(mirror()))
 
 
+def test_the_kind_is_named_first() -> None:
+    """Where neither kind nor storage can be changed, the kind is what the caller should hear of."""
+    for stored, spec in ((config(SUBJECTS), mirror()), (config(mirror()), mirror(stream="B"))):
+        with pytest.raises(MirrorChange):
+            config(spec, stored | {"storage": "memory"})
+
+
 def test_nothing_becomes_a_mirror() -> None:
     """A stream that takes subjects, or collects others, cannot become a mirror."""
     for spec in (SUBJECTS, aggregate(SourceSpec("A"))):

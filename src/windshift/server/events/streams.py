@@ -135,12 +135,15 @@ def desired_config(
     """
     before = stored or {}
     if stored is not None:
-        _refuse_change(stored, spec)
+        _refuse_another_kind(stored, spec)
+    source = _input(before, spec, last_ids)
+    if stored is not None:
+        _refuse_another_storage(stored, spec)
     config = {key: value for key, value in before.items() if key not in _SET_OR_ABSENT}
     config["name"] = spec.name
     config["storage"] = spec.storage.value
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
-    return config | _limits(spec) | _input(before, spec, last_ids)
+    return config | _limits(spec) | source
 
 
 _SET_OR_ABSENT: Final = frozenset(
@@ -149,13 +152,16 @@ _SET_OR_ABSENT: Final = frozenset(
 """Keys of the contract's fields that the broker leaves out of a configuration where they say nothing."""
 
 
-def _refuse_change(stored: JsonObject, spec: StreamSpec) -> None:
+def _refuse_another_storage(stored: JsonObject, spec: StreamSpec) -> None:
     storage = stored.get("storage", StorageType.FILE.value)
     if storage != spec.storage.value:
         raise StorageChange(
             f"stream {spec.name!r} is kept in {storage} storage, which cannot be changed; "
             "name that type whenever it is ensured, or use another name"
         )
+
+
+def _refuse_another_kind(stored: JsonObject, spec: StreamSpec) -> None:
     if isinstance(spec.source, FromMirror) != ("mirror" in stored):
         raise MirrorChange(
             f"stream {spec.name!r} is {'a' if 'mirror' in stored else 'no'} mirror and must stay so; "

@@ -1,0 +1,188 @@
+"""Ensuring and deleting consumers, as a client in the field sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client, refused
+from tests.support.nats_server import NatsServer
+from tests.wire.management import (
+    consuming,
+    delete_consumer,
+    ensure_consumer,
+    stored_consumer,
+)
+
+Unique = Callable[[], str]
+SECOND = 10**9
+
+
+@pytest.fixture
+def stream(client: Client, unique: Unique) -> str:
+    """Make a stream with events 1 to 3, on `<stream>.1` to `<stream>.3`."""
+    name = client.ensure_stream(unique())
+    for number in (1, 2, 3):
+        client.publish(f"{name}.{number}")
+    return name
+
+
+async def test_durable(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """A consumer with a name keeps it as its id, and lies in NATS as documented."""
+    assert ensure_consumer(client, stream, name="c") == "c"
+    expected = {
+        "durable_name": "c",
+        "deliver_policy": "by_start_sequence",
+        "opt_start_seq": 4,
+        "ack_policy": "explicit",
+        "ack_wait": 30 * SECOND,
+        "max_deliver": -1,
+        "max_waiting": 10_000,
+        "max_ack_pending": 20_000,
+        "inactive_threshold": 30 * 86_400 * SECOND,
+    }
+    config = (await stored_consumer(nats_server, stream, "c"))["config"]
+    assert expected.items() <= config.items()
+    assert "filter_subject" not in config
+
+
+async def test_ephemeral(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """A consumer without a name gets an id by which it can be subscribed to and deleted."""
+    consumer = ensure_consumer(client, stream, **{"from": {"start": True}})
+    config = (await stored_consumer(nats_server, stream, consumer))["config"]
+    assert config["inactive_threshold"] == 3_600 * SECOND
+    assert "durable_name" not in config
+    with consuming(client, stream, consumer) as call:
+        assert [call.next().id for _ in range(3)] == [1, 2, 3]
+    delete_consumer(client, stream, consumer)
+
+
+@pytest.mark.parametrize(
+    ("pointer", "first"),
+    [
+        (None, 4),
+        ({}, 4),
+        ({"end": True}, 4),
+        ({"end": False}, 4),
+        ({"start": True}, 1),
+        ({"start": False}, 1),
+        ({"offset": "2"}, 2),
+        ({"offset": "4"}, 4),
+        ({"time": "1970-01-01T00:00:00Z"}, 1),
+        ({"time": "0001-01-01T00:00:00Z"}, 1),
+        ({"time": "9999-12-31T23:59:59.999999999Z"}, 4),
+    ],
+)
+def test_start(client: Client, stream: str, pointer: dict[str, Any] | None, first: int) -> None:
+    """A consumer starts where it is told; without a word, or with an empty pointer, after the last event."""
+    fields = {} if pointer is None else {"from": pointer}
+    ensure_consumer(client, stream, name="c", **fields)
+    client.publish(f"{stream}.4")
+    with consuming(client, stream, "c") as call:
+        assert call.next().id == first
+
+
+@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30), ("0s", 30), ("0.1s", 0.1), ("90s", 90)])
+def test_processing_timeout(client: Client, stream: str, timeout: str | None, seconds: float) -> None:
+    """Subscribers are told the consumer's timeout: 30 seconds unless it was said."""
+    ensure_consumer(client, stream, name="c", **({} if timeout is None else {"processing_timeout": timeout}))
+    with consuming(client, stream, "c") as call:
+        assert call.subscribed.processing_timeout.ToTimedelta().total_seconds() == seconds
+
+
+async def test_ensuring_again(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """Ensured again, a consumer gets new subjects and timeout, or the defaults, and keeps its position."""
+    ensure_consumer(client, stream, name="c", processing_timeout="5s", **{"from": {"offset": 2}})
+    ensure_consumer(client, stream, name="c", subjects=["*.3"], **{"from": {"start": True}})
+    config = (await stored_consumer(nats_server, stream, "c"))["config"]
+    assert (config["ack_wait"], config["opt_start_seq"]) == (30 * SECOND, 2)
+    with consuming(client, stream, "c") as call:
+        assert call.next().id == 3
+        ensure_consumer(client, stream, name="c")
+        client.publish(f"{stream}.4")
+        assert call.next().id == 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "path"),
+    [
+        ({"name": ""}, "name"),
+        ({"name": "a.b"}, "name"),
+        ({"subjects": ["a", "$JS.>"]}, "subjects[1]"),
+        ({"subjects": ["a..b"]}, "subjects[0]"),
+        ({"from": {"offset": 0}}, "from.offset"),
+        ({"from": {"offset": str(2**64 - 1)}}, "from.offset"),
+        ({"processing_timeout": "0.05s"}, "processing_timeout"),
+        ({"processing_timeout": "-1s"}, "processing_timeout"),
+        ({"processing_timeout": "315576000000s"}, "processing_timeout"),
+    ],
+)
+def test_invalid_fields(client: Client, stream: str, fields: dict[str, Any], path: str) -> None:
+    """What a field must not hold is refused with the field's path."""
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        ensure_consumer(client, stream, **fields)
+    assert caught[0].metadata == {"field": path}
+    assert caught[0].fields == (path,)
+
+
+@pytest.mark.parametrize("name", [None, "c"])
+def test_overlapping_subjects(client: Client, stream: str, name: str | None) -> None:
+    """Subjects of which one covers another are refused; any others are not, be they the stream's or not."""
+    fields = {} if name is None else {"name": name}
+    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION"):
+        ensure_consumer(client, stream, subjects=["a.*", "a.b"], **fields)
+    ensure_consumer(client, stream, subjects=["a.*", "b", "*.c.>"], **fields)
+
+
+def test_what_does_not_exist(client: Client, stream: str, unique: Unique) -> None:
+    """A missing stream or consumer is named."""
+    missing = unique()
+    for attempt in (
+        lambda: ensure_consumer(client, missing, name="c"),
+        lambda: ensure_consumer(client, missing),
+        lambda: delete_consumer(client, missing, "c"),
+    ):
+        with refused("NOT_FOUND", "STREAM_NOT_FOUND") as caught:
+            attempt()
+        assert caught[0].metadata == {"name": missing}
+    with refused("NOT_FOUND", "CONSUMER_NOT_FOUND") as caught:
+        delete_consumer(client, stream, missing)
+    assert caught[0].metadata == {"name": missing}
+
+
+def test_delete(client: Client, stream: str) -> None:
+    """A deleted consumer ends its subscribers' calls and can be made anew, from its start."""
+    ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
+    with consuming(client, stream, "c") as call:
+        assert call.next().id == 1
+        delete_consumer(client, stream, "c")
+        with refused("NOT_FOUND", "CONSUMER_NOT_FOUND"):
+            assert [call.next().id for _ in range(3)] == []
+    with refused("NOT_FOUND", "CONSUMER_NOT_FOUND"):
+        delete_consumer(client, stream, "c")
+    ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
+    with consuming(client, stream, "c") as call:
+        assert call.next().id == 1
+
+
+@pytest.mark.parametrize(
+    ("stream_name", "id_", "path"), [("", "c", "stream"), ("s", "", "id"), ("s", "*", "id")]
+)
+def test_delete_needs_names(client: Client, stream_name: str, id_: str, path: str) -> None:
+    """Deleting takes names, not patterns."""
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        delete_consumer(client, stream_name, id_)
+    assert caught[0].metadata == {"field": path}
+
+
+def test_many_clients_at_once(app_server: str, stream: str) -> None:
+    """Many clients that ensure one durable at once all get it."""
+    clients = [Client(app_server) for _ in range(8)]
+    with ThreadPoolExecutor(32) as pool:
+        ids = pool.map(lambda number: ensure_consumer(clients[number % 8], stream, name="c"), range(128))
+        assert set(ids) == {"c"}
+    for client in clients:
+        client.channel.close()
