@@ -458,6 +458,18 @@ async def test_aggregate_gains_and_loses_sources(management: Management, unique:
     await eventually(partial(management.subjects, name), expected)
 
 
+async def test_aggregate_keeps_one_event_per_key(management: Management, unique: Unique) -> None:
+    """The window of an aggregate spans its sources: of two events with one key the first stays."""
+    name = unique()
+    one, two = [await source_stream(management, unique()) for _ in range(2)]
+    await management.publish(f"{one}.a", Nats_Msg_Id="k")
+    await management.ensure(copy(name, SourceSpec(one), SourceSpec(two)))
+    await eventually(partial(management.subjects, name), {f"{one}.a": 1})
+    await management.publish(f"{two}.a", Nats_Msg_Id="k")
+    await management.publish(f"{two}.b")
+    await eventually(partial(management.subjects, name), {f"{one}.a": 1, f"{two}.b": 1})
+
+
 async def test_aggregate_and_subjects_change_into_each_other(management: Management, unique: Unique) -> None:
     """A stream may stop taking subjects and collect others, and the other way round; its events stay."""
     name, origin = (
