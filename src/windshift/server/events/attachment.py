@@ -85,12 +85,15 @@ class ConsumeOptions:
         subscribe_timeout: how long the client may take to send its first message.
         lookup_timeout: how long the broker may take to find the consumer.
         confirm_timeout: how long it may take to answer an acknowledgement.
+        stall_timeout: how long a client may leave unread what it was sent before the broker is asked no more
+            on its behalf.
         pull: timers of the pull requests.
     """
 
     subscribe_timeout: timedelta = timedelta(seconds=10)
     lookup_timeout: timedelta = timedelta(seconds=5)
     confirm_timeout: timedelta = timedelta(seconds=5)
+    stall_timeout: timedelta = timedelta(seconds=1)
     pull: PullOptions = field(default_factory=PullOptions)
 
 
@@ -139,6 +142,8 @@ class Attachment:
         "_unsent",
         "_wake",
         "_window",
+        "_withdraw",
+        "_withdraw_at",
     )
 
     def __init__(
@@ -167,8 +172,9 @@ class Attachment:
         self._timer: asyncio.TimerHandle | None = None
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._withdraw_at = inf
         self._reopen = True
-        self._resuming = self._looking_up = self._ending = False
+        self._withdraw = self._resuming = self._looking_up = self._ending = False
         self._doubt: Notice | None = None
         self._failure: Exception | None = None
 
@@ -233,10 +239,15 @@ class Attachment:
 
     async def _serve(self) -> None:
         while True:
-            if self._reopen and not self._ending:
+            if self._reopen and not self._ending and not self._resuming:
                 self._reopen = False
                 self._window.lose_requests()
                 await self._deliveries.open()
+            elif self._withdraw:
+                self._withdraw = False
+                self._window.lose_requests()
+                await self._deliveries.close()
+                self._reopen = True
             self._turn()
             if self._ending and self._session.confirmed:
                 return
@@ -260,6 +271,11 @@ class Attachment:
         if self._pulls.due <= now and self._pulls.tick(now):
             self._reopen = True
             self._wake.set()
+        if self._withdraw_at <= now:
+            self._withdraw_at = inf
+            if self._window.requested:
+                self._withdraw = True
+                self._wake.set()
         if self._doubt is not None and not self._looking_up and not self._ending:
             self._looking_up = True
             self._start(self._look_up(self._doubt))
@@ -289,6 +305,7 @@ class Attachment:
         queued = client.queued
         if queued > STALLED and not self._resuming:
             self._resuming = True
+            self._withdraw_at = now + self._options.stall_timeout.total_seconds()
             self._pulls.stalled()
             self._start(self._resume())
         if queued < FLOODED and not self._session.saturated:
@@ -298,6 +315,7 @@ class Attachment:
         """Wait until the client reads again."""
         await self._client.ready()
         self._resuming = False
+        self._withdraw_at = inf
         self._wake.set()
 
     def _pull(self, now: float) -> None:
@@ -309,7 +327,7 @@ class Attachment:
 
     def _arm(self, now: float) -> None:
         """See to it that there is a turn when time alone makes one necessary."""
-        due = min(self._session.due, self._pulls.due)
+        due = min(self._session.due, self._pulls.due, self._withdraw_at)
         timer = self._timer
         if due == inf or (timer is not None and timer.when() <= due):
             return

@@ -1,0 +1,246 @@
+"""What the tests of consuming share: clients in memory, attached to real consumers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Any
+
+from tests.support.broker import Broker as NatsBroker
+from tests.support.broker import in_seconds
+from windshift.server.events.attachment import Broker, ConsumeOptions
+from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe
+from windshift.server.events.consume import Subscription
+from windshift.server.events.session import Confirmation, Kind
+from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.deliveries import Delivery, PullOptions, StreamSeq
+
+QUICK = ConsumeOptions(
+    subscribe_timeout=timedelta(seconds=1),
+    lookup_timeout=timedelta(seconds=2),
+    confirm_timeout=timedelta(seconds=1),
+    stall_timeout=timedelta(seconds=0.2),
+    pull=PullOptions(expires=2.0, heartbeat=0.2),
+)
+
+Outcome = tuple[Kind, list[int], list[int], list[int]]
+
+
+class Worker:
+    """A client in memory: what it was sent waits in queues, in the order in which it came."""
+
+    def __init__(self) -> None:
+        self.timeout: timedelta | None = None
+        self.queued = 0
+        self.deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
+        self.confirmations: asyncio.Queue[Outcome] = asyncio.Queue()
+        self.attached = asyncio.Event()
+        self.call: asyncio.Task[None]
+        self.subscription: Subscription
+        self._commands: asyncio.Queue[Command | None] = asyncio.Queue()
+        self._reads = asyncio.Event()
+
+    # What the test does
+
+    def say(self, *commands: Command | None) -> None:
+        """Send commands; None ends the client's side."""
+        for command in commands:
+            self._commands.put_nowait(command)
+
+    def subscribe(self, stream: str, consumer: str, window: int = 0) -> None:
+        """Send the first message."""
+        self.say(Subscribe(stream, consumer, window))
+
+    def ack(self, *ids: int) -> None:
+        """Send an ack."""
+        self.say(Ack(sequences(ids)))
+
+    def ping(self, *ids: int) -> None:
+        """Send a ping."""
+        self.say(Ping(sequences(ids)))
+
+    def reject(self, *ids: int, delay: float | None = None, permanently: bool = False) -> None:
+        """Send a reject, with a delay in seconds."""
+        delay_ns = None if delay is None else round(delay * 10**9)
+        self.say(Reject(sequences(ids), permanently, delay_ns))
+
+    async def event(self, within: float = 5.0) -> Delivery:
+        """Return the next delivery."""
+        async with asyncio.timeout(within):
+            return await self.deliveries.get()
+
+    async def events(self, count: int) -> list[Delivery]:
+        """Return the next deliveries."""
+        return [await self.event() for _ in range(count)]
+
+    async def told(self, within: float = 5.0) -> Outcome:
+        """Return the next confirmation."""
+        async with asyncio.timeout(within):
+            return await self.confirmations.get()
+
+    async def nothing(self, seconds: float = 0.15) -> None:
+        """See that no delivery comes."""
+        try:
+            delivery = await self.event(seconds)
+        except TimeoutError:
+            return
+        raise AssertionError(f"unexpected {delivery}")
+
+    def stall(self, queued: int = 1 << 20) -> None:
+        """Stop reading."""
+        self.queued = queued
+        self._reads.clear()
+
+    def read_on(self) -> None:
+        """Read again."""
+        self.queued = 0
+        self._reads.set()
+
+    async def vanish(self) -> None:
+        """Be gone, as when the connection broke."""
+        self.call.cancel()
+        await asyncio.wait([self.call])
+
+    async def outcome(self, within: float = 5.0) -> Exception | None:
+        """Return how the call ended."""
+        async with asyncio.timeout(within):
+            try:
+                await self.call
+            except Exception as error:  # noqa: BLE001 - the test looks at it
+                return error
+        return None
+
+    # What the server does
+
+    async def ready(self) -> None:
+        """Wait until the client reads."""
+        if self.queued:
+            await self._reads.wait()
+
+    async def receive(self) -> Iterator[Command] | None:
+        """Return what was said."""
+        batch = [await self._commands.get()]
+        while not self._commands.empty() and batch[-1] is not None:
+            batch.append(self._commands.get_nowait())
+        if batch[-1] is None and len(batch) > 1:
+            self._commands.put_nowait(batch.pop())
+        commands = [command for command in batch if command is not None]
+        return iter(commands) if commands else None
+
+    def subscribed(self, processing_timeout: timedelta) -> None:
+        """Take the answer to the subscription."""
+        self.timeout = processing_timeout
+        self.attached.set()
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Take a delivery."""
+        assert self.attached.is_set()
+        self.deliveries.put_nowait(delivery)
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Take a confirmation."""
+        ids, invalid, failed = (sorted(map(int, some)) for some in confirmation.lists())
+        self.confirmations.put_nowait((confirmation.kind, ids, invalid, failed))
+
+
+def sequences(ids: tuple[int, ...]) -> list[StreamSeq]:
+    """Name events by their ids."""
+    return [StreamSeq(seq) for seq in ids]
+
+
+@dataclass(frozen=True, slots=True)
+class Consuming:
+    """A stream and a consumer of a real broker, and whoever consumes from it."""
+
+    nats: NatsBroker
+    stream: str
+    consumer: str
+    options: ConsumeOptions = QUICK
+
+    def quick(self, **changes: Any) -> Consuming:
+        """Change timers."""
+        return replace(self, options=replace(self.options, **changes))
+
+    def on(self, nats: NatsBroker) -> Consuming:
+        """Consume by another connection, as another server would."""
+        return replace(self, nats=nats)
+
+    def open(self) -> Worker:
+        """Begin a call; nothing was said yet."""
+        worker = Worker()
+        broker = Broker(self.nats.connection, self.nats.replies, ConsumerApi(self.nats.api))
+        worker.subscription = Subscription(broker, worker, self.options)
+        worker.call = asyncio.create_task(worker.subscription.run())
+        return worker
+
+    @asynccontextmanager
+    async def worker(self, window: int = 0) -> AsyncIterator[Worker]:
+        """Attach a client for the length of a block."""
+        worker = self.open()
+        worker.subscribe(self.stream, self.consumer, window)
+        attached = asyncio.ensure_future(worker.attached.wait())
+        await asyncio.wait([attached, worker.call], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        attached.cancel()
+        try:
+            yield worker
+        finally:
+            await worker.vanish()
+
+    async def publish(self, count: int = 1, body: bytes = b"data", **headers: str) -> None:
+        """Publish to the stream, and wait until it is stored."""
+        named = {name.replace("_", "-"): value for name, value in headers.items()} or None
+        subject = f"{self.stream}.x"
+        asked = [self.nats.replies.request(subject, body, named, in_seconds(10)) for _ in range(count)]
+        for outcome in await asyncio.gather(*asked):
+            assert isinstance(outcome, bytes), outcome
+
+    async def info(self) -> dict[str, Any]:
+        """Return what the broker knows of the consumer."""
+        return await self.nats.api.call(f"CONSUMER.INFO.{self.stream}.{self.consumer}", None, in_seconds(5))
+
+    async def pending(self) -> int:
+        """Count the deliveries that the broker sees as unsettled."""
+        return int((await self.info())["num_ack_pending"])
+
+    async def settled(self, expected: dict[str, int], within: float = 5.0) -> None:
+        """Wait until the broker's count of something is as expected."""
+        deadline = in_seconds(within)
+        while True:
+            info = await self.info()
+            seen = {name: int(info[name]) for name in expected}
+            if seen == expected:
+                return
+            assert in_seconds(0) < deadline, f"{seen}, not {expected}"
+            await asyncio.sleep(0.01)
+
+    async def delete(self, what: str) -> None:
+        """Delete the consumer or the stream."""
+        name = f"{self.stream}.{self.consumer}" if what == "CONSUMER" else self.stream
+        await self.nats.api.call(f"{what}.DELETE.{name}", None, in_seconds(5))
+
+
+async def prepare(nats: NatsBroker, name: str, ack_wait: float = 30.0, **config: object) -> Consuming:
+    """Make a stream, and a consumer of all of it."""
+    await nats.stream(name, storage=config.pop("storage", "memory"))
+    await make_consumer(nats, name, "c", ack_wait, **config)
+    return Consuming(nats, name, "c")
+
+
+async def make_consumer(
+    nats: NatsBroker, stream: str, name: str, ack_wait: float = 30.0, **config: object
+) -> None:
+    """Make a consumer of a stream's events from the first on."""
+    request = {
+        "name": name,
+        "durable_name": name,
+        "ack_policy": "explicit",
+        "ack_wait": round(ack_wait * 10**9),
+        "max_waiting": 10_000,
+        "max_ack_pending": 20_000,
+        **config,
+    }
+    operation = f"CONSUMER.CREATE.{stream}.{name}"
+    await nats.api.call(operation, {"stream_name": stream, "config": request}, in_seconds(5))

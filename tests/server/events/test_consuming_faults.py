@@ -1,0 +1,132 @@
+"""Consuming while the broker is away, restarted, or as good as dead."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from tests.server.events.consuming import Consuming, prepare
+from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.errors import BrokerUnavailable
+from windshift.server.events.session import Kind
+
+Unique = Callable[[], str]
+
+
+@pytest.fixture
+async def consuming(own_broker: Broker, unique: Unique) -> Consuming:
+    """Prepare a stream with a consumer that outlive a restart."""
+    return await prepare(own_broker, unique(), storage="file")
+
+
+@pytest.mark.parametrize("end", [NatsServer.stop, NatsServer.kill])
+async def test_calls_go_on_after_a_restart(
+    own_nats_server: NatsServer, consuming: Consuming, end: Callable[[NatsServer], None]
+) -> None:
+    """Clients notice nothing: what they hold stays theirs, and new events arrive."""
+    await consuming.publish(2)
+    async with consuming.worker(window=5) as worker:
+        await worker.events(2)
+        end(own_nats_server)
+        own_nats_server.start()
+        worker.ack(1)
+        assert await worker.told() == (Kind.ACK, [1], [], [])
+        await consuming.nats.connection.wait_connected(in_seconds(5))
+        await consuming.publish(3)
+        assert [event.id for event in await worker.events(3)] == [3, 4, 5]
+        worker.ack(2)
+        assert await worker.told() == (Kind.ACK, [2], [], [])
+        await consuming.settled({"num_ack_pending": 3, "num_redelivered": 0})
+
+
+async def test_without_a_broker_acks_fail_for_now(own_nats_server: NatsServer, consuming: Consuming) -> None:
+    """They fail when the time that the broker has to answer is over, and can be tried again later."""
+    await consuming.publish(3)
+    async with consuming.worker() as worker:
+        await worker.events(3)
+        own_nats_server.kill()
+        worker.ack(1)
+        worker.ping(2)
+        worker.reject(3)
+        assert [await worker.told(within=2.0) for _ in range(3)] == [
+            (Kind.ACK, [], [], [1]),
+            (Kind.PING, [], [], [2]),
+            (Kind.REJECT, [], [], [3]),
+        ]
+        assert not worker.call.done()
+        own_nats_server.start()
+        worker.ack(1, 2, 3)
+        assert await worker.told() == (Kind.ACK, [1, 2, 3], [], [])
+
+
+async def test_a_broker_that_does_not_answer_makes_acks_fail_for_now(
+    own_nats_server: NatsServer, consuming: Consuming
+) -> None:
+    """Also with the connection up; a later try succeeds, and the first one's answer does no harm."""
+    await consuming.publish(2)
+    async with consuming.worker() as worker:
+        await worker.events(2)
+        own_nats_server.freeze()
+        worker.ack(1)
+        assert await worker.told(within=2.0) == (Kind.ACK, [], [], [1])
+        own_nats_server.thaw()
+        worker.ack(1, 2)
+        assert await worker.told() == (Kind.ACK, [1, 2], [], [])
+        await consuming.settled({"num_ack_pending": 0, "num_redelivered": 0})
+
+
+async def test_requests_that_were_lost_are_sent_again_and_the_window_holds(
+    own_nats_server: NatsServer, consuming: Consuming
+) -> None:
+    """A broker that was silent for a while is asked anew; what it was asked before counts no more."""
+    async with consuming.worker(window=4) as worker:
+        await consuming.settled({"num_waiting": 1})
+        own_nats_server.freeze()
+        await asyncio.sleep(consuming.options.pull.silence + 0.2)
+        own_nats_server.thaw()
+        await consuming.publish(20)
+        await worker.events(4)
+        await worker.nothing()
+        assert await consuming.pending() <= 4
+        for seq in range(1, 5):
+            worker.ack(seq)
+        assert [event.id for event in await worker.events(4)] == [5, 6, 7, 8]
+
+
+async def test_a_call_may_begin_while_the_broker_is_coming_back(
+    own_nats_server: NatsServer, consuming: Consuming
+) -> None:
+    """Looking up the consumer waits for the connection, for a while."""
+    own_nats_server.kill()
+    early = consuming.open()
+    early.subscribe(consuming.stream, consuming.consumer)
+    await asyncio.sleep(0.2)
+    own_nats_server.start()
+    async with asyncio.timeout(5):
+        await early.attached.wait()
+    await consuming.publish()
+    await early.event()
+    await early.vanish()
+
+
+async def test_without_a_broker_a_call_fails(own_nats_server: NatsServer, consuming: Consuming) -> None:
+    """It is told to try again."""
+    own_nats_server.kill()
+    worker = consuming.open()
+    worker.subscribe(consuming.stream, consuming.consumer)
+    assert isinstance(await worker.outcome(), BrokerUnavailable)
+
+
+async def test_a_call_that_ends_without_a_broker_ends_soon(
+    own_nats_server: NatsServer, consuming: Consuming
+) -> None:
+    """What it held comes again after its timeout; nobody waits for a broker that is gone."""
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        own_nats_server.kill()
+        worker.say(None)
+        assert await worker.outcome(within=2.0) is None
