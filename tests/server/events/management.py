@@ -11,7 +11,14 @@ from nats.aio.msg import Msg
 
 from tests.support.broker import Broker, in_seconds
 from windshift.server.events.consumers import Consumers
-from windshift.server.events.specs import ConsumerSpec, StreamSpec
+from windshift.server.events.specs import (
+    ConsumerSpec,
+    FromAggregate,
+    FromMirror,
+    FromSubjects,
+    SourceSpec,
+    StreamSpec,
+)
 from windshift.server.events.streams import Streams
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import PubAck, read_pub_ack
@@ -111,3 +118,25 @@ async def eventually(question: Callable[[], Awaitable[object]], answer: object) 
     async with asyncio.timeout(10):
         while await question() != answer:  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.02)
+
+
+def on(*subjects: str, name: str, **options: Any) -> StreamSpec:
+    """Wish for a stream of these subjects."""
+    return StreamSpec(name, FromSubjects(subjects), **options)
+
+
+def copy(name: str, *sources: SourceSpec) -> StreamSpec:
+    """Wish for an aggregate."""
+    return StreamSpec(name, FromAggregate(sources))
+
+
+def mirror(name: str, source: SourceSpec, **options: Any) -> StreamSpec:
+    """Wish for a mirror."""
+    return StreamSpec(name, FromMirror(source), **options)
+
+
+async def source_stream(management: Management, name: str, events: int = 0) -> str:
+    """Make a stream with events on `<name>.1`, `<name>.2` and so on."""
+    await management.ensure(on(f"{name}.>", name=name))
+    await management.publish(*(f"{name}.{number}" for number in range(1, events + 1)))
+    return name
