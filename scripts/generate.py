@@ -47,6 +47,7 @@ TREES = (
     # other files, with other contents from version to version, and the default pool holds a name only once.
     Tree(ROOT / "proto", "grpc", Path("windshift/rpc/_gen"), ROOT / "src", private_pool=True),
     Tree(ROOT / "tests/proto", "grpc", Path("tests/_gen"), ROOT),
+    Tree(ROOT / "examples/orders/proto", "shop", Path("examples/orders/_gen"), ROOT),
 )
 
 

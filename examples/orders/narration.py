@@ -1,0 +1,29 @@
+"""Saying what happens, step by step."""
+
+from __future__ import annotations
+
+import time
+
+
+class Narration:
+    """Prints lines with the seconds since the start and who does something."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, who: str, what: str) -> None:
+        """Say that somebody did something."""
+        print(f"{time.monotonic() - self._start:6.2f} s  {who:<7} {what}", flush=True)
+
+    def heading(self, text: str) -> None:
+        """Begin a part."""
+        print(f"\n{text}", flush=True)
+
+    def line(self, text: str) -> None:
+        """Say something within a part."""
+        print(f"  {text}", flush=True)
+
+
+def euros(cents: int) -> str:
+    """Write an amount of cents."""
+    return f"EUR {cents // 100}.{cents % 100:02d}"

@@ -1,0 +1,35 @@
+"""The orders example, as `make run` runs it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_sums_agree() -> None:
+    """Every order is counted once, with rejections and pings on the way, and the server drains."""
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.orders"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (published,) = re.findall(r"published  (\d+ orders, EUR .*)$", done.stdout, re.MULTILINE)
+    assert f"in store   {published}\n" in done.stdout
+    for step in (
+        "once more with the same key: still event 1\n",
+        "not paid yet, to come again",
+        "asked for more time; keeps event",
+        "left, and the call ended with OK",
+        "was sent away by the server",
+        "drained: every call came to its end",
+    ):
+        assert step in done.stdout
+    assert done.stdout.endswith("The sums agree, and the server stopped in good order.\n")
