@@ -20,7 +20,7 @@ from windshift.server.config import (
     config_from_environment,
 )
 
-HOME = {"HOME": "/home/somebody"}
+HOME = {"HOME": "/users/somebody"}
 
 
 def read(**environment: str) -> ServerConfig:
@@ -63,11 +63,11 @@ def test_defaults() -> None:
 def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """The data directory follows the platform, and XDG_DATA_HOME where it is absolute."""
     monkeypatch.setattr("sys.platform", "linux")
-    assert read().embedded.data_dir == Path("/home/somebody/.local/share/windshift")
+    assert read().embedded.data_dir == Path("/users/somebody/.local/share/windshift")
     assert read(XDG_DATA_HOME="/data").embedded.data_dir == Path("/data/windshift")
-    assert read(XDG_DATA_HOME="data").embedded.data_dir == Path("/home/somebody/.local/share/windshift")
+    assert read(XDG_DATA_HOME="data").embedded.data_dir == Path("/users/somebody/.local/share/windshift")
     monkeypatch.setattr("sys.platform", "darwin")
-    assert read().embedded.data_dir == Path("/home/somebody/Library/Application Support/windshift")
+    assert read().embedded.data_dir == Path("/users/somebody/Library/Application Support/windshift")
 
 
 DESCRIBED = {"HEALTH_HOST", "WINDSHIFT_DATA_DIR", "WINDSHIFT_NATS_SERVER"}
