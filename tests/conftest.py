@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.broker import Broker, connect
+from tests.support.cluster import running_cluster
 from tests.support.nats_server import NatsServer
 
 
@@ -19,6 +20,13 @@ def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer
     server.start()
     yield server
     server.kill()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
+    """Share a cluster of three nats-servers between the tests of a worker that ask for one."""
+    with running_cluster(lambda: tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
 
 
 @pytest.fixture

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, ExitStack
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from functools import partial
-from pathlib import Path
 
 import pytest
 
@@ -29,39 +27,6 @@ from windshift.server.events.specs import (
 Unique = Callable[[], str]
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[NatsServer]]:
-    """Start three servers that make a cluster; again if another process took a port for routes."""
-    servers: list[NatsServer] = []
-    for _ in range(5):
-        servers = cluster_of_three(tmp_path_factory.mktemp("cluster"))
-        try:
-            for server in servers:
-                server.start()
-            break
-        except RuntimeError:
-            for server in servers:
-                server.kill()
-    yield servers
-    for server in servers:
-        server.kill()
-
-
-def cluster_of_three(directory: Path) -> list[NatsServer]:
-    """Make three servers that know each other's ports."""
-    with ExitStack() as reserved:
-        sockets = [reserved.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
-        ports = [each.getsockname()[1] for each in sockets]
-    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
-    servers = []
-    for number, port in enumerate(ports):
-        own = directory / str(number)
-        own.mkdir()
-        name = ("--name", f"node{number}", "--cluster_name", "test")
-        servers.append(NatsServer(own, *name, "--cluster", f"nats://127.0.0.1:{port}", "--routes", routes))
-    return servers
 
 
 @pytest.fixture

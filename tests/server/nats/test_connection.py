@@ -144,13 +144,17 @@ async def test_frozen_server_is_noticed_and_left(
     )
     try:
         async with connect(f"{own_nats_server.url},{other.url}", options) as broker:
-            own_nats_server.freeze()
+            client = broker.connection.client
+            assert client is not None
+            assert client.connected_url is not None
+            frozen = other if client.connected_url.port == other.port else own_nats_server
+            frozen.freeze()
             for _ in range(64):  # far more than the socket's buffers hold
                 broker.connection.publish("x", bytes(broker.connection.max_payload))
             await eventually(lambda: broker.connection.reconnects == 1)
             await broker.api.call("INFO", None, in_seconds(5))
         assert len(asyncio.all_tasks()) == 1
-        own_nats_server.kill()  # only now can the first client's socket be closed
+        frozen.kill()  # only now can the first client's socket be closed
         await asyncio.sleep(0.05)
     finally:
         other.kill()

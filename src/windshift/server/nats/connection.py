@@ -93,7 +93,8 @@ class Connection:
 
     def __init__(self, options: ConnectionOptions) -> None:
         self._options = options
-        self._servers = deque(options.servers)
+        # In any order, so that many servers do not all turn to the same one; the present one comes first.
+        self._servers = deque(random.sample(options.servers, len(options.servers)))
         self._client: Client | None = None
         self._subscriptions: dict[Subscription, None] = {}
         self._watch_task: asyncio.Task[None] | None = None
@@ -232,6 +233,7 @@ class Connection:
         ending = None
         if client is not None:
             self._learn_servers(client)
+            self._servers.rotate(-1)
             self._mark_lost("the connection ended")
             ending = asyncio.ensure_future(self._retire(client))
         while not self._closing and not await self._try_server(self._servers[0]):

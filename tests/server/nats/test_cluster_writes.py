@@ -1,0 +1,141 @@
+"""Writes on a cluster, where what one server has stored another may not know yet."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import timedelta
+
+import pytest
+
+from tests.support.broker import QUICK, Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.errors import KeyExists, RevisionMismatch, WrongLastId
+from windshift.server.events.model import PublishRequest
+from windshift.server.events.publish import Publisher
+from windshift.server.nats.kv import Buckets
+from windshift.server.nats.writes import Writes
+from windshift.server.state.stores import Stores
+
+Unique = Callable[[], str]
+
+pytestmark = pytest.mark.timeout(120)
+
+TYPE_URL = "type.googleapis.com/windshift.test.v1.StringValue"
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What one Windshift server, connected to one member of the cluster, writes with."""
+
+    broker: Broker
+    publisher: Publisher
+    stores: Stores
+
+
+@pytest.fixture
+async def members(cluster: list[NatsServer]) -> AsyncIterator[list[Member]]:
+    """Write by way of each server, once the cluster has a leader."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(connect(server.url)) for server in cluster]
+        await brokers[0].api.call("INFO", None, in_seconds(60))
+        yield [member(broker) for broker in brokers]
+
+
+def member(broker: Broker) -> Member:
+    """Wire a server."""
+    writes = Writes(broker.connection, broker.replies, broker.api)
+    publisher = Publisher(broker.connection, broker.api, writes)
+    return Member(broker, publisher, Stores(Buckets(broker.connection, broker.api, writes, 3)))
+
+
+async def test_same_key_at_once(members: list[Member], unique: Unique) -> None:
+    """A hundred publishes of one key, by way of all servers, are stored once and get the same id."""
+    stream = await members[0].broker.stream(unique(), num_replicas=3)
+    request = PublishRequest(f"{stream}.a", TYPE_URL, b"", idempotency_key="k")
+    receipts = await asyncio.gather(
+        *(members[number % 3].publisher.publish(request, in_seconds(20)) for number in range(100))
+    )
+    assert {receipt.seq for receipt in receipts} == {1}
+    assert await members[0].broker.messages(stream) == 1
+
+
+async def test_same_expectation_at_once(members: list[Member], unique: Unique) -> None:
+    """Of conditional publishes by way of all servers one is stored; the others learn the actual id."""
+    stream = await members[0].broker.stream(unique(), num_replicas=3)
+    for last in range(3):
+        request = PublishRequest(f"{stream}.a", TYPE_URL, b"", expected_last_id=last)
+        outcomes = await asyncio.gather(
+            *(members[number % 3].publisher.publish(request, in_seconds(20)) for number in range(30)),
+            return_exceptions=True,
+        )
+        losers = [outcome for outcome in outcomes if isinstance(outcome, WrongLastId)]
+        assert [outcome for outcome in outcomes if isinstance(outcome, tuple)] == [(last + 1, False)]
+        assert [(loser.expected, loser.actual) for loser in losers] == [(last, last + 1)] * 29
+
+
+async def test_counting_together(members: list[Member], unique: Unique) -> None:
+    """Writers of all servers that count by compare-and-swap lose nothing; each read sees the last write."""
+    store = unique()
+    await members[0].stores.ensure(store, in_seconds(20))
+    await members[0].stores.set(store, "n", b"0", in_seconds(20))
+
+    async def increment(stores: Stores) -> None:
+        while True:
+            entry = await stores.get(store, "n", in_seconds(20))
+            assert entry is not None
+            value = b"%d" % (int(entry.value) + 1)
+            try:
+                written = await stores.set(store, "n", value, in_seconds(20), last_revision=entry.revision)
+            except RevisionMismatch:
+                continue
+            seen = await stores.get(store, "n", in_seconds(20))
+            assert seen is not None
+            assert seen.revision >= written
+            return
+
+    await asyncio.gather(*(increment(members[number % 3].stores) for number in range(30)))
+    entry = await members[1].stores.get(store, "n", in_seconds(20))
+    assert entry is not None
+    assert entry.value == b"30"
+
+
+async def test_one_creator_wins(members: list[Member], unique: Unique) -> None:
+    """Of creators by way of all servers exactly one wins, also of a key that was deleted."""
+    store = unique()
+    await members[0].stores.ensure(store, in_seconds(20))
+    for _ in range(3):
+        outcomes = await asyncio.gather(
+            *(
+                members[number % 3].stores.set(store, "k", b"", in_seconds(20), create_only=True)
+                for number in range(12)
+            ),
+            return_exceptions=True,
+        )
+        assert sum(isinstance(outcome, KeyExists) for outcome in outcomes) == 11
+        await members[0].stores.delete(store, "k", in_seconds(20))
+
+
+async def test_a_connection_moves_on(cluster: list[NatsServer], unique: Unique) -> None:
+    """When the server it is connected to dies, a connection goes to another one and no publish fails."""
+    options = replace(QUICK, connect_timeout=timedelta(seconds=2))
+    async with connect(",".join(server.url for server in cluster), options) as broker:
+        await broker.api.call("INFO", None, in_seconds(60))
+        publish = member(broker).publisher.publish
+        stream = await broker.stream(unique(), num_replicas=3)
+        request = PublishRequest(f"{stream}.a", TYPE_URL, b"", idempotency_key="before")
+        await publish(request, in_seconds(20))
+        client = broker.connection.client
+        assert client is not None
+        assert client.connected_url is not None
+        [victim] = [server for server in cluster if server.port == client.connected_url.port]
+        victim.kill()
+        try:
+            receipts = await asyncio.gather(
+                *(publish(request._replace(idempotency_key=f"{n}"), in_seconds(20)) for n in range(20))
+            )
+        finally:
+            victim.start()
+        assert sorted(receipt.seq for receipt in receipts) == list(range(2, 22))

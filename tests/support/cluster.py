@@ -1,0 +1,45 @@
+"""Three nats-servers that make a cluster."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from tests.support.nats_server import NatsServer
+
+
+@contextmanager
+def running_cluster(new_directory: Callable[[], Path]) -> Iterator[list[NatsServer]]:
+    """Run a cluster for as long as the block lasts. It takes some seconds more until it has a leader."""
+    servers: list[NatsServer] = []
+    for _ in range(5):  # another process may take a port that was free a moment ago
+        servers = cluster_of_three(new_directory())
+        try:
+            for server in servers:
+                server.start()
+            break
+        except RuntimeError:
+            for server in servers:
+                server.kill()
+    try:
+        yield servers
+    finally:
+        for server in servers:
+            server.kill()
+
+
+def cluster_of_three(directory: Path) -> list[NatsServer]:
+    """Make three servers that know each other's ports."""
+    with ExitStack() as reserved:
+        sockets = [reserved.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
+        ports = [each.getsockname()[1] for each in sockets]
+    routes = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
+    servers = []
+    for number, port in enumerate(ports):
+        own = directory / str(number)
+        own.mkdir()
+        name = ("--name", f"node{number}", "--cluster_name", "test")
+        servers.append(NatsServer(own, *name, "--cluster", f"nats://127.0.0.1:{port}", "--routes", routes))
+    return servers
