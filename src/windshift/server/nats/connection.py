@@ -297,7 +297,7 @@ class Connection:
 
     def _note(self, reason: str) -> None:
         if reason != self.last_error:
-            log.warning("NATS: %s", reason)
+            log.log(logging.INFO if self._closing else logging.WARNING, "NATS: %s", reason)
             self.last_error = reason
 
     def _unreachable(self) -> BrokerUnavailable:
