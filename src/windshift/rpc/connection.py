@@ -46,7 +46,6 @@ _SEND_QUEUE_MARK = 65_536
 _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
-_CLOSE_GRACE = 1.0
 _HEAL_MARGIN = 32_768  # two frames that are being received now
 _MAX_WINDOW = 2**31 - 1
 
@@ -70,6 +69,7 @@ class ConnectionOptions:
         keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
         keepalive_timeout: seconds in which its answer must come.
         handshake_timeout: seconds from the connection to the peer's SETTINGS.
+        close_timeout: seconds in which the peer must close its side of the socket after we closed ours.
     """
 
     max_concurrent_streams: int = 256
@@ -81,6 +81,7 @@ class ConnectionOptions:
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
     handshake_timeout: float = 10.0
+    close_timeout: float = 1.0
 
     def configuration(self) -> ngh2.Configuration:
         """Return the engine's part of the options."""
@@ -159,6 +160,9 @@ class Connection(asyncio.Protocol):
     def on_lost(self, error: Exception | None) -> None:
         """Forget every stream: the connection is over. Called exactly once."""
 
+    def on_gone(self) -> None:
+        """Note that the socket is closed, for which a connection that is over still waits."""
+
     # -- asyncio.Protocol ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -236,6 +240,7 @@ class Connection(asyncio.Protocol):
         """End everything that still stands on this connection."""
         self._end(exc)
         self._transport = None
+        self.on_gone()
 
     def pause_writing(self) -> None:
         """Stop writing: the peer does not read."""
@@ -489,7 +494,7 @@ class Connection(asyncio.Protocol):
             transport.write_eof()
         else:  # TLS: close() waits for the peer's close_notify, which some clients never send
             transport.close()
-        self._loop.call_later(_CLOSE_GRACE, transport.abort)
+        self._loop.call_later(self._options.close_timeout, transport.abort)
 
     def _end(self, error: Exception | None) -> None:
         if self._over:

@@ -149,6 +149,10 @@ class ServerConnection(CallConnection):
             call.closed()
         self._server.connection_lost(self)
 
+    def on_gone(self) -> None:
+        """Let the server forget the socket."""
+        self._server.connection_gone(self)
+
     # -- for calls -----------------------------------------------------------------------------------
 
     def translate(self, path: str, error: Exception) -> RpcError:
@@ -300,9 +304,11 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[asyncio.Server] = []
         self._connections: set[ServerConnection] = set()
+        self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
         self._ticker: asyncio.TimerHandle | None = None
-        self._idle: asyncio.Event = asyncio.Event()
+        self._idle, self._closed = asyncio.Event(), asyncio.Event()
         self._idle.set()
+        self._closed.set()
         self._draining = False
 
     @property
@@ -359,7 +365,9 @@ class Server:
             connection.abort()
             return
         self._connections.add(connection)
+        self._sockets.add(connection)
         self._idle.clear()
+        self._closed.clear()
         if self._draining:
             connection.drain()
 
@@ -369,13 +377,21 @@ class Server:
         if not self._connections:
             self._idle.set()
 
+    def connection_gone(self, connection: ServerConnection) -> None:
+        """Forget the socket of a connection; called by it."""
+        self._sockets.discard(connection)
+        if not self._sockets:
+            self._closed.set()
+
     async def drain(self, timeout: float) -> bool:
         """Stop accepting, let what is in flight finish, close everything.
 
-        Streaming calls are asked to end (``ServerCall.on_drain``), other calls run to their end.
+        Streaming calls are asked to end (``ServerCall.on_drain``), other calls run to their end. Afterwards
+        every socket is closed, so that the process may end without cutting off what clients still read.
 
         Args:
-            timeout: seconds after which what still runs is ended with UNAVAILABLE.
+            timeout: seconds after which what still runs is ended with UNAVAILABLE. The clients then have
+                ``ConnectionOptions.close_timeout`` to close their sockets.
 
         Returns:
             Whether everything ended by itself.
@@ -384,15 +400,17 @@ class Server:
         self._close_listeners()
         for connection in list(self._connections):
             connection.drain()
+        ended = True
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
+            ended = False
             for connection in list(self._connections):
                 connection.give_up()
-            return False
         finally:
             self._stop_ticker()
-        return True
+        await self._closed.wait()
+        return ended
 
     def close(self) -> None:
         """Drop everything now."""
