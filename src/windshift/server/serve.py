@@ -152,7 +152,8 @@ async def _start_app(app: App, config: ServerConfig) -> None:
     try:
         await app.start()
     except BrokerUnavailable as error:
-        raise StartError(f"NATS_URL: {error.message}") from error
+        cause = "NATS_URL: " if config.nats.servers else "the embedded server: "
+        raise StartError(f"{cause}{error.message}") from error
     except ssl.SSLError as error:
         raise StartError(
             f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error.reason or 'not usable'}; "

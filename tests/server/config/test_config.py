@@ -309,6 +309,25 @@ def test_program_must_be_one(tmp_path: Path) -> None:
     assert problems(WINDSHIFT_NATS_SERVER=str(plain))[0].startswith("WINDSHIFT_NATS_SERVER: ")
 
 
+def test_home_of_nobody() -> None:
+    """A path below the home of an unknown user is told."""
+    (line,) = problems(WINDSHIFT_DATA_DIR="~no-such-user/data")
+    assert line.startswith("WINDSHIFT_DATA_DIR: '~no-such-user/data' is not allowed; use a path")
+
+
+def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user without a home must name a data directory, unless there is no data to keep."""
+
+    def no_home() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", no_home)
+    with pytest.raises(ConfigurationError, match=r"^WINDSHIFT_DATA_DIR: this user has no home"):
+        config_from_environment({})
+    assert config_from_environment({"WINDSHIFT_DATA_DIR": "/data"}).embedded.data_dir == Path("/data")
+    assert config_from_environment({"NATS_URL": "nats://host"}).nats.servers
+
+
 def test_same_port_twice() -> None:
     """API and probes cannot share a port."""
     assert problems(GRPC_PORT="8088") == ("HEALTH_PORT: 8088 is GRPC_PORT too; use another port",)

@@ -74,9 +74,8 @@ def _nats(reader: Reader) -> NatsConfig:
 
 
 def _embedded(reader: Reader) -> EmbeddedConfig:
-    data_dir = reader.text("WINDSHIFT_DATA_DIR")
     return EmbeddedConfig(
-        data_dir=Path(data_dir).expanduser().absolute() if data_dir else _data_home(reader) / "windshift",
+        data_dir=reader.path("WINDSHIFT_DATA_DIR") or _data_home(reader) / "windshift",
         program=reader.program("WINDSHIFT_NATS_SERVER"),
         sync=reader.flush_interval("WINDSHIFT_NATS_SYNC", "1s"),
     )
@@ -87,8 +86,19 @@ def _data_home(reader: Reader) -> Path:
     xdg = reader.text("XDG_DATA_HOME")
     if xdg is not None and Path(xdg).is_absolute():  # relative ones must be ignored (XDG base directories)
         return Path(xdg)
-    home = Path(reader.text("HOME") or Path("~").expanduser())
-    return home / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+    return _home(reader) / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+
+
+def _home(reader: Reader) -> Path:
+    home = reader.text("HOME")
+    if home is not None:
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:  # as in a container under a user that it does not know
+        if reader.text("NATS_URL") is None:
+            reader.problem("WINDSHIFT_DATA_DIR", "this user has no home directory for data; set it")
+        return Path("/")
 
 
 def _grpc_tls(reader: Reader) -> TlsFiles | None:

@@ -119,24 +119,22 @@ class Reader:
         """Read an http or https URL; credentials in it are not shown when it is wrong."""
         return self.secret(name, None, _endpoint)
 
+    def path(self, name: str) -> Path | None:
+        """Read a path, absolute or not; ``~`` and ``~user`` are homes."""
+        return self.parsed(name, None, _path, "a path; ~ needs a home directory")
+
     def file(self, name: str) -> Path | None:
         """Read the path of a file that can be read."""
-        value = self.text(name)
-        if value is None:
-            return None
-        path = Path(value).expanduser()
-        if not path.is_file() or not os.access(path, os.R_OK):
-            self.problem(name, f"cannot read the file {value!r}; name one that exists and may be read")
+        path = self.path(name)
+        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
+            self.problem(name, f"cannot read the file '{path}'; name one that exists and may be read")
         return path
 
     def program(self, name: str) -> Path | None:
         """Read the path of a program that may be run."""
-        value = self.text(name)
-        if value is None:
-            return None
-        path = Path(value).expanduser()
-        if not path.is_file() or not os.access(path, os.X_OK):
-            self.problem(name, f"{value!r} is no program that may be run; name one that is")
+        path = self.path(name)
+        if path is not None and not (path.is_file() and os.access(path, os.X_OK)):
+            self.problem(name, f"'{path}' is no program that may be run; name one that is")
         return path
 
     def host(self, name: str, default: str) -> str:
@@ -182,6 +180,13 @@ def _endpoint(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+\S*", value):
         raise ValueError("an endpoint must be a URL that begins with http:// or https://")
     return value
+
+
+def _path(value: str) -> Path:
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:  # there is no such user, or the user has no home
+        raise ValueError from error
 
 
 def _host(value: str) -> str:
