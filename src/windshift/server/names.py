@@ -88,7 +88,7 @@ def idempotency_key(field: str, value: str) -> None:
 def type_name(field: str, type_url: str) -> str:
     """Return the full Protobuf name that a type URL ends in (what follows its last slash)."""
     name = type_url.rpartition("/")[2]
-    if len(name) > MAX_TYPE_NAME or not _is_type_name(name):
+    if len(name) > MAX_TYPE_NAME or _TYPE_NAME.fullmatch(name) is None:
         raise InvalidField(
             field,
             "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.v1.Order",
@@ -147,8 +147,3 @@ def _malformed(value: str) -> str | None:
     if _RESERVED.match(value) is not None:
         return "subjects whose first token begins with $, _INBOX, _R_ or _WS are reserved"
     return None
-
-
-@lru_cache(maxsize=1024)
-def _is_type_name(name: str) -> bool:
-    return _TYPE_NAME.fullmatch(name) is not None

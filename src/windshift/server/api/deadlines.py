@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from asyncio import get_running_loop
 from typing import Final
 
 from windshift.rpc import ServerCall
@@ -20,6 +19,7 @@ def answer_by(call: ServerCall) -> float:
     That is a little before the client's deadline: a client that was told why nothing came of its call knows
     more than one whose own timer ran out.
     """
-    now = get_running_loop().time()
-    left = LONGEST if call.deadline is None else min(call.deadline - now, LONGEST)
-    return now + left - min(_MARGIN, left * _MARGIN_SHARE)
+    if call.deadline is None:
+        return call.started + LONGEST
+    allowed = min(call.deadline - call.started, LONGEST)
+    return call.started + allowed - min(_MARGIN, allowed * _MARGIN_SHARE)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 from windshift.server import names
@@ -23,7 +23,7 @@ from windshift.server.nats.jetstream import (
     domain_error,
     pause_within,
 )
-from windshift.server.nats.timestamps import from_unix_ns
+from windshift.server.nats.timestamps import NANOSECONDS
 from windshift.server.nats.writes import Write, Writes
 
 MAX_SEQUENCE: Final = 2**63 - 1
@@ -112,27 +112,37 @@ class Publisher:
         return int(info["config"]["max_msg_size"])
 
 
-def _headers(request: PublishRequest) -> Mapping[str, str]:
+def _headers(request: PublishRequest) -> dict[str, h.Verified]:
     """Check everything that can be checked without the broker, and word it as headers."""
     names.subject("subject", request.subject)
-    moment = from_unix_ns(time.time_ns()) if request.time is None else request.time
+    seconds, nanos = request.time or divmod(time.time_ns(), NANOSECONDS)
+    type_url = request.type_url
     headers = {
-        h.DATA_TYPE: names.type_name("data.type_url", request.type_url),
-        h.PUBLISHED_TIME: h.format_rfc3339(moment),
+        h.DATA_TYPE: _data_type(type_url) if len(type_url) <= _CACHED_URL else _read_data_type(type_url),
+        h.PUBLISHED_TIME: h.format_rfc3339(seconds, nanos),
     }
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
-        headers[h.MESSAGE_ID] = request.idempotency_key
+        headers[h.MESSAGE_ID] = h.Verified(request.idempotency_key)
     if request.expected_last_id is not None:
         headers[h.EXPECTED_LAST_SEQUENCE] = _sequence("expected_last_id", request.expected_last_id)
     if request.trace is not None:
-        headers[h.TRACE_PARENT] = request.trace.parent
+        headers[h.TRACE_PARENT] = h.Verified(request.trace.parent)
         if request.trace.state:
-            headers[h.TRACE_STATE] = request.trace.state
+            headers[h.TRACE_STATE] = h.Verified(request.trace.state)
     return headers
 
 
-def _sequence(field: str, value: int) -> str:
+def _read_data_type(type_url: str) -> h.Verified:
+    return h.Verified(names.type_name("data.type_url", type_url))
+
+
+_data_type = lru_cache(maxsize=1024)(_read_data_type)
+_CACHED_URL: Final = 256
+"""Characters of a type URL up to which it may stay in memory."""
+
+
+def _sequence(field: str, value: int) -> h.Verified:
     if value > MAX_SEQUENCE:
         raise InvalidField(field, f"must be at most {MAX_SEQUENCE}")
-    return str(value)
+    return h.Verified(value)
