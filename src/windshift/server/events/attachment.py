@@ -297,11 +297,13 @@ class Attachment:
     def _forward(self, now: float) -> None:
         """Hand deliveries to the client as long as it reads them."""
         client, unsent = self._client, self._unsent
-        while unsent and client.queued <= STALLED:
+        queued = client.queued
+        while unsent and queued <= STALLED:
             delivery, held = unsent.popleft()
             if self._window.holds(delivery.id, held, now):
                 client.deliver(delivery)
                 self._pulls.delivered(delivery)
+                queued += len(delivery.data)
         queued = client.queued
         if queued > STALLED and not self._resuming:
             self._resuming = True
