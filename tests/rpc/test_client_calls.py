@@ -367,12 +367,9 @@ async def test_a_call_left_with_async_with_is_cancelled() -> None:
         call.send(output(1))
         await steps.handler()
 
-    async with (
-        serving(full_duplex_call=handler) as server,
-        calling(server) as channel,
-        duplex(channel) as call,
-    ):
-        assert await call.receive() is not None
+    async with serving(full_duplex_call=handler) as server, calling(server) as channel:
+        async with duplex(channel) as call:
+            assert await call.receive() is not None
         assert (await failure(call.receive())).code is StatusCode.CANCELLED
         await eventually(lambda: steps.ended == 1)
 
