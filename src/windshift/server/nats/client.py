@@ -88,6 +88,7 @@ async def _connect(
         ping_interval=options.ping_interval.total_seconds(),  # type: ignore[arg-type]  # as above
         max_outstanding_pings=options.max_outstanding_pings,
         pending_size=0,  # nothing is kept while disconnected, nothing waits while connected
+        skip_subject_validation=True,  # see `publish` of the connection: the caller did it
         tls=tls,
         user=user,
         password=password,
