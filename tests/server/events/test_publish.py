@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import Callable
@@ -370,3 +371,34 @@ async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_br
     assert len(own_broker.replies) == 0
     assert writes._turns.free == 1
     own_nats_server.thaw()
+
+
+async def test_crashes_under_load(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """What was confirmed is stored once and under its id, after repeated crashes of the broker under load."""
+    stream, publish = await own_broker.stream("S", storage="file"), publisher(own_broker).publish
+    confirmed: dict[str, int] = {}
+    stop = asyncio.Event()
+
+    async def keep_publishing(name: int) -> None:
+        for number in itertools.count():
+            if stop.is_set():
+                return
+            key = f"{name}-{number}"
+            request = event(f"S.{name}", idempotency_key=key)
+            confirmed[key] = (await publish(request, in_seconds(20))).seq
+
+    async with asyncio.TaskGroup() as group:
+        for name in range(64):
+            group.create_task(keep_publishing(name))
+        for _ in range(3):
+            await asyncio.sleep(0.15)
+            own_nats_server.kill()
+            await own_broker.lost()
+            own_nats_server.start()
+            await own_broker.connection.wait_connected(in_seconds(10))
+        await asyncio.sleep(0.15)
+        stop.set()
+    assert await own_broker.messages(stream) == len(confirmed) == len(set(confirmed.values()))
+    sample = list(confirmed.items())[:: max(1, len(confirmed) // 500)]
+    for key, seq in sample:
+        assert (await stored(own_broker, stream, seq)).headers["Nats-Msg-Id"] == key
