@@ -26,8 +26,9 @@ _READY = re.compile(
 class WindshiftProcess:
     """One server process. What it writes goes to files, so that no pipe can fill."""
 
-    def __init__(self, directory: Path, **environment: str) -> None:
+    def __init__(self, directory: Path, *options: str, **environment: str) -> None:
         self._directory = directory
+        self._options = options
         self.data = directory / "data"
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = {
@@ -47,7 +48,7 @@ class WindshiftProcess:
         """Start the process, in a process group of its own, and do not wait."""
         with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "windshift", "serve"],
+                [sys.executable, "-m", "windshift", "serve", *self._options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
@@ -134,9 +135,9 @@ class Probe:
 
 
 @contextmanager
-def windshift(directory: Path, **environment: str) -> Iterator[WindshiftProcess]:
+def windshift(directory: Path, *options: str, **environment: str) -> Iterator[WindshiftProcess]:
     """Run a server for as long as the block lasts."""
-    process = WindshiftProcess(directory, **environment)
+    process = WindshiftProcess(directory, *options, **environment)
     try:
         process.start()
         yield process

@@ -34,7 +34,13 @@ class CommandWithVariables(click.Command):
 
 
 @click.command(cls=CommandWithVariables)
-def serve() -> None:
+@click.option(
+    "--share-port",
+    is_flag=True,
+    help="Listen on ports that another server shares as well, so that this one can take over "
+    "before the other one is stopped. Both need the same NATS_URL.",
+)
+def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by name
     """Run a server, until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Without NATS_URL it starts a NATS server of its own, for itself alone. Everything is told by environment
@@ -44,7 +50,7 @@ def serve() -> None:
     config = _read_config()
     process = _import_server()
     try:
-        process.run(config, click.echo)
+        process.run(config, click.echo, share_port=share_port)
     except process.StartError as error:
         _fail(_FAILED, str(error))
 

@@ -33,9 +33,15 @@ class App:
     Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.serve`.
     """
 
-    def __init__(self, config: ServerConfig, servers: tuple[ServerAddress, ...]) -> None:
-        """Build everything; nothing is connected yet. `servers` is where NATS is."""
+    def __init__(
+        self, config: ServerConfig, servers: tuple[ServerAddress, ...], *, share_port: bool = False
+    ) -> None:
+        """Build everything; nothing is connected yet.
+
+        `servers` is where NATS is; with `share_port` other processes may listen on the API's port too.
+        """
         self._config = config
+        self._share_port = share_port
         self.connection = Connection(connection_options(config.nats, servers))
         self._replies = Replies(self.connection)
         self._services = _services(config, self.connection, self._replies)
@@ -69,7 +75,7 @@ class App:
         await self.connection.connect()
         server = self._make_server()
         listen = self._config.grpc
-        _, self.port = await server.listen(listen.host, listen.port, ssl=tls)
+        _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
         self._show_health()
 

@@ -92,9 +92,9 @@ class HealthServer:
         )
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self, host: str, port: int) -> int:
+    async def start(self, host: str, port: int, *, share_port: bool = False) -> int:
         """Listen, and return the port that 0 became. Raises OSError when the address cannot be had."""
-        sockets = await _listen(host, port)
+        sockets = await _listen(host, port, share_port=share_port)
         self._task = asyncio.create_task(self._server.serve(sockets), name="health HTTP server")
         return int(sockets[0].getsockname()[1])
 
@@ -106,7 +106,7 @@ class HealthServer:
             self._task = None
 
 
-async def _listen(host: str, port: int) -> list[socket.socket]:
+async def _listen(host: str, port: int, *, share_port: bool) -> list[socket.socket]:
     """Listen on every address that `host` means and that this machine has."""
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -115,7 +115,9 @@ async def _listen(host: str, port: int) -> list[socket.socket]:
     for family, _, _, _, address in dict.fromkeys(infos):
         chosen = sockets[0].getsockname()[1] if sockets else port
         try:
-            sockets.append(socket.create_server((address[0], chosen, *address[2:]), family=family))
+            sockets.append(
+                socket.create_server((address[0], chosen, *address[2:]), family=family, reuse_port=share_port)
+            )
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:  # that one: a name with an address of a family that is off
                 _close(sockets)

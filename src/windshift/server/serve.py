@@ -34,22 +34,26 @@ class StartError(Exception):
     """The server cannot start. The text is one line for the operator, and says what to change."""
 
 
-def run(config: ServerConfig, announce: Callable[[str], None]) -> None:
+def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False) -> None:
     """Serve until a signal asks to stop, in the main thread.
 
     `announce` is called once, with a line that says where the server listens and where its data lies.
+    With `share_port` other servers that do the same may listen on the same ports.
     A second signal ends the process at once. Raises `StartError`.
     """
     configure_logging(config.log_level, readable=config.development)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Process(config, announce).run())
+        runner.run(Process(config, announce, share_port=share_port).run())
 
 
 class Process:
     """One server process."""
 
-    def __init__(self, config: ServerConfig, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self, config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False
+    ) -> None:
         self._config = config
+        self._share_port = share_port
         self._announce = announce
         self._embedded: EmbeddedNats | None = None
         self._app: App | None = None
@@ -96,7 +100,7 @@ class Process:
         config = self._config
         health_port = await self._start_health(stack)
         servers = config.nats.servers or await self._start_embedded(stack)
-        app = App(config, servers)
+        app = App(config, servers, share_port=self._share_port)
         stack.push_async_callback(app.close)
         await _start_app(app, config)
         self._app = app
@@ -109,7 +113,7 @@ class Process:
         health, listen = HealthServer(HealthApplication(self._not_ready)), self._config.health
         stack.push_async_callback(health.stop)
         try:
-            return await health.start(listen.host, listen.port)
+            return await health.start(listen.host, listen.port, share_port=self._share_port)
         except OSError as error:
             raise _cannot_listen(listen, "HEALTH", error) from error
 

@@ -44,7 +44,7 @@ CODES: Mapping[str, StatusCode] = {
     "PERMISSION_DENIED": StatusCode.PERMISSION_DENIED,
 }
 
-_READS = ("/Get",)
+_NO_WRITES = ("/Get", "/Events", "/Consume")
 _PUBLISHES = ("/PublishEvent", "/Publish")
 
 
@@ -66,11 +66,14 @@ def _more(error: WindshiftError) -> tuple[Message, ...]:
 
 def _of_the_wire(path: str, error: RpcError) -> RpcError | None:
     """Give an error of the gRPC layer the reason of the contract that fits it, or its code's name."""
+    writes = path.startswith("/windshift.") and not path.endswith(_NO_WRITES)
     match error.code:
+        case StatusCode.DEADLINE_EXCEEDED if writes:
+            return translate(path, OutcomeUnknown())
+        case StatusCode.UNAVAILABLE if writes:  # cut off at the end of a drain
+            return translate(path, OutcomeUnknown("the server stopped before the broker answered"))
         case StatusCode.UNAVAILABLE:
             return translate(path, ShuttingDown())
-        case StatusCode.DEADLINE_EXCEEDED if path.startswith("/windshift.") and not path.endswith(_READS):
-            return translate(path, OutcomeUnknown())
         case StatusCode.INVALID_ARGUMENT:
             return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, ())
         case StatusCode.RESOURCE_EXHAUSTED if path.endswith(_PUBLISHES):
