@@ -58,6 +58,47 @@ async def test_an_event_arrives_as_it_was_published(consuming: Consuming) -> Non
     assert (second.time.nanos, second.trace_parent, second.trace_state) == (1, "parent", "state")
 
 
+async def test_a_subject_that_is_no_text_harms_nobody(consuming: Consuming, nats_server: NatsServer) -> None:
+    """Another program may publish to any bytes; the event arrives, and so does what follows."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", nats_server.port)
+    subject = consuming.stream.encode() + b".\xff"
+    writer.write(b'CONNECT {"headers":true,"verbose":false}\r\nPUB %s 4\r\ndata\r\n' % subject)
+    header = b"NATS/1.0\r\nWS-Data-Type: \xff\r\n\r\n"
+    writer.write(b"HPUB %s.h %d %d\r\n%s\r\nPING\r\n" % (subject[:-2], len(header), len(header), header))
+    await reader.readuntil(b"PONG\r\n")
+    writer.close()
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        odd, second, plain = await worker.events(3)
+    assert (odd.subject, odd.data) == (f"{consuming.stream}.\ufffd", b"data")
+    assert second.type_name == "\ufffd"
+    assert plain.subject == f"{consuming.stream}.x"
+
+
+async def test_a_call_leaves_nothing_behind(consuming: Consuming) -> None:
+    """Subscriptions, hooks, tasks and answers that are waited for are as many as before."""
+    await consuming.publish(20)
+
+    def counts() -> tuple[int, ...]:
+        connection = consuming.nats.connection
+        assert connection.client is not None
+        subscriptions = connection.client._subs  # nothing public tells
+        hooks = len(connection.on_lost) + len(connection.on_connected)
+        return len(subscriptions), hooks, len(asyncio.all_tasks()), len(consuming.nats.replies)
+
+    before = counts()
+    for number in range(20):
+        async with consuming.worker() as worker:
+            if number % 2:
+                event = await worker.event()
+                worker.ack(event.id)
+                await worker.told()
+            if number % 3:
+                worker.say(None)
+                await worker.outcome()
+    assert counts() == before
+
+
 async def test_the_timeout_is_told(broker: Broker, unique: Unique) -> None:
     """The answer to the subscription says how long a delivery may take."""
     consuming = await prepare(broker, unique(), ack_wait=12.5)

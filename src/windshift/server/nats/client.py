@@ -10,11 +10,33 @@ from typing import Any, Final
 from urllib.parse import ParseResult
 
 from nats.aio.client import Client, Server
+from nats.aio.msg import Msg
 from nats.errors import AuthorizationError, Error, NoServersError
 
 from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
 
 _FOR_EVER: Final = 1e9
+
+
+class _Client(Client):
+    """A client that survives subjects which are no UTF-8.
+
+    The broker takes any bytes, so that a stream may hold such a message. nats-py's reading of the connection
+    ends with the first one, and would again with each redelivery.
+    """
+
+    def _build_message(
+        self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None
+    ) -> Msg:
+        try:
+            message: Msg = super()._build_message(sid, subject, reply, data, headers)
+        except UnicodeDecodeError:
+            message = super()._build_message(sid, _readable(subject), _readable(reply), data, headers)
+        return message
+
+
+def _readable(subject: bytes) -> bytes:
+    return subject.decode(errors="replace").encode()
 
 
 class ConnectFailed(Exception):
@@ -43,7 +65,7 @@ async def open_client(
     the closes that it never recovers from. (Turned off altogether, its client would close itself, wait for
     the frozen peer in that, and leave a task behind.)
     """
-    client = Client()
+    client = _Client()
     cause: Exception | None = None
 
     async def note(error: Exception) -> None:
