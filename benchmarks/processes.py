@@ -184,9 +184,7 @@ async def windshift_server(
     }
     if nats is not None:
         settings["NATS_URL"] = f"nats://{nats.address}"
-    command = [str(BIN / "windshift"), "serve"]
-    if shared:
-        command = [sys.executable, "-m", "benchmarks.sharing_server"]
+    command = [str(BIN / "windshift"), "serve", *(["--share-port"] if shared else [])]
     begun = time.monotonic()
     async with running("windshift", command, directory, settings) as started:
         address = await _announced(started)
