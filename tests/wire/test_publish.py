@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, any_of, refused
+from tests.support.client import Client, any_of, read_refusal, refused
 from tests.support.nats_server import NatsServer
 from windshift.server.nats.jetstream import StoredMessage
 
@@ -191,3 +193,18 @@ def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:
     own_nats_server.start()
     with refused("FAILED_PRECONDITION", "UNBOUND_SUBJECT"):  # the stream was in memory
         own_client.publish("S.a")
+
+
+def test_too_many_in_flight(own_nats_server: NatsServer) -> None:
+    """Beyond the configured bound a publish waits for its turn, and is told so when none comes."""
+    with running_app(own_nats_server.url, NATS_PUBLISH_ASYNC_MAX_PENDING="1") as address:
+        client = Client(address)
+        client.ensure_stream("S")
+        own_nats_server.freeze()
+        reasons = []
+        with ThreadPoolExecutor(2) as pool:
+            for future in [pool.submit(client.publish, "S.a", timeout=0.5) for _ in range(2)]:
+                reasons.append(read_refusal(future.exception()).reason)
+        assert sorted(reasons) == ["OUTCOME_UNKNOWN", "TOO_MANY_IN_FLIGHT"]
+        own_nats_server.thaw()
+        client.channel.close()

@@ -164,6 +164,7 @@ def test_size_limit(client: Client, store: str) -> None:
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE"):
         client.set(store, "a", "x" * 1024 * 1024)
     client.set(store, "a", "x" * (1024 * 1024 - 200))
+    assert text_of(client.get(store, "a").value) == "x" * (1024 * 1024 - 200)
 
 
 def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:

@@ -328,6 +328,7 @@ async def test_size_limit(broker: Broker, store: Store) -> None:
     """A value larger than the broker takes is refused before it is sent."""
     limit = broker.connection.max_payload
     await store.set("a", bytes(limit - 100))
+    assert await store.get("a") == (bytes(limit - 100), 1)
     for value in (bytes(limit), bytes(limit + 1)):
         with pytest.raises(EventTooLarge):
             await store.set("a", value, last_revision=1)

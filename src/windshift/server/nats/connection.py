@@ -159,6 +159,8 @@ class Connection:
 
         Raise `BrokerUnavailable` when there is none by `deadline` (loop time).
         """
+        if self.connected:
+            return
         try:
             async with asyncio.timeout_at(deadline):
                 while not self.connected:

@@ -305,6 +305,7 @@ _MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirror
 _DOMAIN_ERRORS: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
+    STORE_FAILED: lambda *_: BrokerUnavailable("the broker cannot store anything now; try again"),
     10149: lambda _, consumer: ConsumerNotFound(consumer),
     10065: lambda *_: SubjectsOverlap("another stream takes some of these subjects already"),
     10005: lambda *_: ReplicasUnavailable(_NO_REPLICAS),

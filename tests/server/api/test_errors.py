@@ -1,0 +1,78 @@
+"""Every error of the domain has its place in the contract's table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
+
+from windshift.rpc import StatusCode
+from windshift.server.api.errors import CODES, translate
+from windshift.server.errors import (
+    BrokerUnavailable,
+    EventTooLarge,
+    InvalidField,
+    KeyExists,
+    OutcomeUnknown,
+    RevisionMismatch,
+    StoreNotFound,
+    StreamFull,
+    TooManyInFlight,
+    UnboundSubject,
+    ValueNotAny,
+    WindshiftError,
+    WrongLastId,
+)
+
+
+def every_error(kind: type[WindshiftError] = WindshiftError) -> Iterator[type[WindshiftError]]:
+    """List the leaves of the tree."""
+    for child in kind.__subclasses__():
+        yield from every_error(child)
+        yield child
+
+
+def test_every_reason_has_a_code() -> None:
+    """No error of the domain can reach a client as an unknown one, and the table has nothing else."""
+    assert {kind.reason for kind in every_error()} == set(CODES)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason", "metadata"),
+    [
+        (InvalidField("a.b", "is bad"), StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {"field": "a.b"}),
+        (EventTooLarge(7), StatusCode.INVALID_ARGUMENT, "EVENT_TOO_LARGE", {"limit": "7"}),
+        (StoreNotFound("s"), StatusCode.NOT_FOUND, "STORE_NOT_FOUND", {"name": "s"}),
+        (UnboundSubject("a"), StatusCode.FAILED_PRECONDITION, "UNBOUND_SUBJECT", {"subject": "a"}),
+        (WrongLastId(1, 2), StatusCode.ABORTED, "WRONG_LAST_ID", {"expected": "1", "actual": "2"}),
+        (RevisionMismatch(1, 0), StatusCode.ABORTED, "REVISION_MISMATCH", {"expected": "1", "actual": "0"}),
+        (KeyExists("k", 3), StatusCode.ALREADY_EXISTS, "KEY_EXISTS", {"name": "k", "actual": "3"}),
+        (ValueNotAny("k"), StatusCode.FAILED_PRECONDITION, "VALUE_NOT_ANY", {}),
+        (StreamFull(), StatusCode.RESOURCE_EXHAUSTED, "STREAM_FULL", {}),
+        (TooManyInFlight(), StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_IN_FLIGHT", {}),
+        (BrokerUnavailable(), StatusCode.UNAVAILABLE, "BROKER_UNAVAILABLE", {}),
+        (OutcomeUnknown(), StatusCode.DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN", {}),
+    ],
+)
+def test_what_a_client_sees(
+    error: WindshiftError, code: StatusCode, reason: str, metadata: dict[str, str]
+) -> None:
+    """Code, reason, metadata and a message; an invalid field also as a violation."""
+    seen = translate("/windshift.events.v1alpha1.EventsService/PublishEvent", error)
+    assert seen is not None
+    info, *more = seen.details
+    assert isinstance(info, ErrorInfo)
+    assert (seen.code, info.domain, info.reason, dict(info.metadata)) == (code, "windshift", reason, metadata)
+    assert seen.message == error.message
+    if isinstance(error, InvalidField):
+        assert more == [
+            BadRequest(field_violations=[BadRequest.FieldViolation(field="a.b", description="is bad")])
+        ]
+    else:
+        assert more == []
+
+
+def test_what_nobody_expected_is_not_translated() -> None:
+    """An error of no known kind is left to the gRPC layer, which tells nothing of it."""
+    assert translate("/x/Y", ValueError("secret")) is None
