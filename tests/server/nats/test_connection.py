@@ -172,6 +172,18 @@ async def test_waiting_for_a_connection_ends_at_the_deadline(
         await own_broker.api.call("INFO", None, in_seconds(0.05))
 
 
+async def test_unreachable_servers_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
+    """However long several servers stay away, the log says why once for each."""
+    with socket.socket() as first, socket.socket() as second:
+        for nobody in (first, second):
+            nobody.bind(("127.0.0.1", 0))
+        url = ",".join(f"127.0.0.1:{nobody.getsockname()[1]}" for nobody in (first, second))
+        options = replace(QUICK, servers=parse_servers(url), start_timeout=timedelta(milliseconds=300))
+        with pytest.raises(BrokerUnavailable):
+            await Connection(options).connect()
+    assert len(caplog.records) == 2
+
+
 async def test_subscribing_while_disconnected(own_nats_server: NatsServer, own_broker: Broker) -> None:
     """A subscription that was asked for while there was no connection is there from the next one on."""
     got = asyncio.Queue[bytes]()

@@ -99,6 +99,7 @@ class Connection:
         self._subscriptions: dict[Subscription, None] = {}
         self._watch_task: asyncio.Task[None] | None = None
         self._closing = False
+        self._told: set[str] = set()  # reasons that were logged since there was a connection
         self._look = asyncio.Event()
         self._up = asyncio.Event()
         self.on_lost: list[Hook] = []
@@ -279,6 +280,7 @@ class Connection:
         self.max_payload = client.max_payload
         self.since = asyncio.get_running_loop().time()
         self.last_error = ""
+        self._told.clear()
         log.info("connected to NATS at %s", server.url)
         self._up.set()
         for hook in self.on_connected:
@@ -298,9 +300,10 @@ class Connection:
                 self._servers.append(server)
 
     def _note(self, reason: str) -> None:
-        if reason != self.last_error:
+        self.last_error = reason
+        if reason not in self._told:
+            self._told.add(reason)
             log.log(logging.INFO if self._closing else logging.WARNING, "NATS: %s", reason)
-            self.last_error = reason
 
     def _unreachable(self) -> BrokerUnavailable:
         servers = ", ".join(server.url for server in self._options.servers)
