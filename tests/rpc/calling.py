@@ -20,7 +20,8 @@ Responses = ClientCall[messages_pb2.StreamingOutputCallResponse]
 def channel_options(connection: ConnectionOptions | None = None, **changes: Any) -> ChannelOptions:
     """Return options whose timers are short."""
     options = ChannelOptions(backoff_initial=0.02, backoff_maximum=0.05, tick_interval=0.02)
-    return replace(options, connection=connection or options.connection, **changes)
+    connection = replace(connection or options.connection, close_timeout=0.02)
+    return replace(options, connection=connection, **changes)
 
 
 @asynccontextmanager

@@ -37,7 +37,6 @@ MetadataPairs = Iterable[tuple[str, MetadataValue]]
 
 
 _TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
-_CLOSE_TIMEOUT = 2.0  # the connection itself drops what is not closed after a second
 
 
 def _client_connection_options() -> ConnectionOptions:
@@ -455,10 +454,9 @@ class Channel:
         if closed and grace > 0:
             await asyncio.wait(closed, timeout=grace)
         for connection in list(self._connections):
-            for call in list(connection.calls.values()):
-                call.abandon(_channel_closed())
+            connection.shut(_channel_closed())
         if closed:
-            await asyncio.wait(closed, timeout=_CLOSE_TIMEOUT)
+            await asyncio.wait(closed)  # the connections' own close_timeout is the bound
         for timer in (self._deadline_timer, self._ticker):
             if timer is not None:
                 timer.cancel()

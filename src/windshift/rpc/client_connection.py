@@ -91,8 +91,19 @@ class ClientConnection(ClientCallConnection):
         if never_opened and not self.closed.done():
             self.closed.set_result(None)
 
+    def shut(self, error: RpcError) -> None:
+        """Take no more calls, end those that run with ``error``, and close."""
+        for call in list(self.calls.values()):
+            call.abandon(error)
+        self._leaving = True
+        self._close()
+
     def _close_when_unused(self) -> None:
-        if self._leaving and not self.calls and not self.over:
+        if self._leaving and not self.calls:
+            self._close()
+
+    def _close(self) -> None:
+        if not self.over:
             self.send_goaway()
             self._loop.call_soon(self.close_gracefully)
 

@@ -533,7 +533,9 @@ class Connection(asyncio.Protocol):
         self._try_control(self._h2.send_goaway)
 
     def close_gracefully(self) -> None:
-        """Flush, half-close, and drop the connection a second later."""
+        """Flush, half-close, and drop the connection when the peer does not close its side in time."""
+        if self._over:
+            return
         if self._flush_scheduled or self._h2.want_write:
             self._flush()
         self._close_when_flushed()

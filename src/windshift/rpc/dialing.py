@@ -39,7 +39,7 @@ async def dial(
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + options.connect_timeout
     async with asyncio.timeout_at(give_up_at):
-        addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        addresses = await resolve(host, port)
     security: dict[str, Any] = {}
     if ssl is not None:
         security = {"ssl": ssl, "server_hostname": options.server_name or host}
@@ -49,10 +49,16 @@ async def dial(
         share = (give_up_at - loop.time()) / (len(addresses) - index)
         try:
             async with asyncio.timeout(share):
-                return await _connect(str(address[0]), port, security, new_connection())
+                return await _connect(address[0], address[1], security, new_connection())
         except OSError as error:
             failure = error
     raise failure
+
+
+async def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
+    """Return the addresses of a name, as ``socket.getaddrinfo`` does."""
+    loop = asyncio.get_running_loop()
+    return [*await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 async def _connect(
