@@ -75,20 +75,20 @@ async def do_business(channel: Channel, server: Server, tell: Narration) -> Book
     shop = Shop(channel, tell)
     await shop.set_up()
     progress = Progress(expected=ORDERS)
-    ada = Worker("ada", channel, shop, progress, tell, rejects_every=4)
-    bob = Worker("bob", channel, shop, progress, tell, slow_first=True)
+    first = Worker("worker-1", channel, shop, progress, tell, rejects_every=4)
+    second = Worker("worker-2", channel, shop, progress, tell, slow_first=True)
     async with asyncio.TaskGroup() as group:
-        for worker in (ada, bob):
+        for worker in (first, second):
             group.create_task(worker.run(), name=worker.name)
             await worker.subscribed.wait()
         published = await publish(shop, tell)
         await progress.done.wait()
-        bob.leave()
-        await bob.left.wait()
+        second.leave()
+        await second.left.wait()
         total = await shop.total()
-        tell("server", "is sent SIGTERM while ada is still subscribed")
+        tell("server", "is sent SIGTERM while worker-1 is still subscribed")
         server.terminate()
-    return Books(published, total, (ada, bob))
+    return Books(published, total, (first, second))
 
 
 async def publish(shop: Shop, tell: Narration) -> dict[int, int]:

@@ -13,7 +13,7 @@ class Narration:
 
     def __call__(self, who: str, what: str) -> None:
         """Say that somebody did something."""
-        print(f"{time.monotonic() - self._start:6.2f} s  {who:<7} {what}", flush=True)
+        print(f"{time.monotonic() - self._start:6.2f} s  {who:<8} {what}", flush=True)
 
     def heading(self, text: str) -> None:
         """Begin a part."""
