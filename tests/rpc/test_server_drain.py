@@ -287,6 +287,22 @@ async def test_calls_that_arrive_between_the_goaways_are_served() -> None:
         assert await drained
 
 
+async def test_calls_that_arrive_right_behind_the_answer_are_served() -> None:
+    """A client may have begun calls before it saw the first GOAWAY, and send its answer ahead of them."""
+    async with serving(OPTIONS, unary_call=echo) as running, await running.peer() as peer:
+        peer.answer_pings = False
+        assert (await peer.call(UNARY, simple())).status == 0
+        drained = asyncio.create_task(running.server.drain(WAIT))
+        await peer.until(lambda: len(peer.goaways) == 1 and bool(peer.pings))
+        peer.send(b"\0\0\x08\x06\1\0\0\0\0" + peer.pings[0])
+        late = [peer.request(UNARY, simple(b"late")) for _ in range(10)]  # the server reads all this at once
+        for stream_id in late:
+            assert (await peer.response(stream_id)).status == 0
+        assert await peer.closed() == 0
+        assert peer.goaways[-1] == (late[-1], 0)
+        assert await drained
+
+
 async def test_a_peer_that_does_not_answer_the_ping_is_not_waited_for() -> None:
     """After ``drain_ping_timeout`` the second GOAWAY follows."""
     options = server_options(drain_ping_timeout=0.1)

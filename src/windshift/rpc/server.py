@@ -264,7 +264,12 @@ class ServerConnection(CallConnection):
             self._finish_drain()
 
     def _finish_drain(self) -> None:
-        self._loop.call_soon(self.close_gracefully)
+        self._loop.call_soon(self._close_when_idle)
+
+    def _close_when_idle(self) -> None:
+        """Close, unless calls came right behind the frame that ended the wait: GOAWAY has let them in."""
+        if not self._calls:
+            self.close_gracefully()
 
     def give_up(self) -> None:
         """End the calls that did not finish within the drain, and the connection."""
