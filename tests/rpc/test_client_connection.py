@@ -315,6 +315,21 @@ async def test_calls_above_the_last_stream_start_again() -> None:
         assert await streaming.receive() is not None
 
 
+async def test_a_connection_without_stream_ids_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After 2^30 calls a connection takes no more; the channel makes another without failing a call."""
+    async with serving(unary_call=echo) as server, calling(server) as channel:
+        assert await unary(channel, b"x") == b"x"
+        used_up = channel._connection
+
+        def send_whole_request(*_: object) -> int:
+            raise ConnectionError("the connection takes no more calls")
+
+        monkeypatch.setattr(used_up, "send_whole_request", send_whole_request)
+        assert await unary(channel, b"y") == b"y"
+        assert channel._connection is not used_up
+        await eventually(lambda: channel.connections == 1)
+
+
 async def test_goaway_with_an_error_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A server that complains, for instance of too many pings, should be heard."""
     async with raw_server() as server, calling(server.target) as channel:
