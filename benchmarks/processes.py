@@ -203,7 +203,9 @@ async def _announced(process: Running, timeout: float = 20.0) -> str:
     line = (await asyncio.wait_for(process.process.stdout.readline(), timeout)).decode()
     found = re.search(r"API on (\S+:\d+)", line)
     if found is None:
-        raise FailedToRun(f"{process.name} did not get ready: {line}{process.last_words()}")
+        await stop(process.process)
+        status = process.process.returncode
+        raise FailedToRun(f"{process.name} did not get ready (status {status}): {line}{process.last_words()}")
     return found[1]
 
 
