@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import random
 import struct
 import tracemalloc
 import zlib
@@ -33,15 +34,25 @@ def reference(stream: bytes, *, compressed: bool) -> tuple[list[bytes], StatusCo
             return found, None
         payload = rest[:size]
         if flag:
-            try:
-                payload = zlib.decompress(payload, 31)
-            except zlib.error:
+            inflated = whole_member(payload)
+            if inflated is None:
                 return found, StatusCode.INTERNAL
+            payload = inflated
             if len(payload) > LIMIT:
                 return found, StatusCode.RESOURCE_EXHAUSTED
         found.append(payload)
         stream = rest[size:]
     return found, None
+
+
+def whole_member(data: bytes) -> bytes | None:
+    """Inflate exactly one gzip member."""
+    inflater = zlib.decompressobj(31)
+    with suppress(zlib.error):
+        inflated = inflater.decompress(data)
+        if inflater.eof and not inflater.unused_data:
+            return inflated
+    return None
 
 
 def chunked(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
@@ -167,6 +178,23 @@ def test_gzip_survives(data: bytes) -> None:
         with pytest.raises(RpcError) as raised:
             gunzip(packed, len(data) - 1)
         assert raised.value.code is StatusCode.RESOURCE_EXHAUSTED
+
+
+@given(st.binary(max_size=100), st.binary(min_size=1, max_size=9))
+def test_gzip_with_more_behind_it_is_an_error(data: bytes, more: bytes) -> None:
+    """One message is one member: nothing is dropped silently, not even a second member."""
+    for rest in (more, gzip.compress(more)):
+        with pytest.raises(RpcError) as raised:
+            gunzip(gzip.compress(data) + rest, 1000)
+        assert raised.value.code is StatusCode.INTERNAL
+
+
+@pytest.mark.parametrize("size", [65_535, 65_536, 65_537, 200_000])
+def test_gzip_of_any_length_survives(size: int) -> None:
+    """It is inflated piece by piece."""
+    payload = random.Random(size).randbytes(size)
+    assert gunzip(gzip.compress(payload, 1), size) == payload
+    assert gunzip(memoryview(gzip.compress(payload, 1)), size) == payload
 
 
 @given(st.binary(max_size=100), st.integers(min_value=1, max_value=40))

@@ -18,6 +18,8 @@ _unpack_prefix = _PREFIX.unpack_from
 
 _GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the largest window
 
+_GZIP_PIECE = 65_536
+
 ACCEPTED_ENCODINGS = ("identity", "gzip")
 
 
@@ -26,22 +28,32 @@ def encode_message(payload: bytes) -> bytes:
     return _pack_prefix(0, len(payload)) + payload
 
 
-def gunzip(data: bytes, max_size: int) -> bytes:
+def gunzip(data: bytes | memoryview, max_size: int) -> bytes:
     """Inflate a gzip member, never producing more than ``max_size`` bytes.
 
     Raises:
-        RpcError: RESOURCE_EXHAUSTED when the result would be larger, INTERNAL when ``data`` is no gzip.
+        RpcError: RESOURCE_EXHAUSTED when the result would be larger, INTERNAL when ``data`` is not exactly
+            one gzip member.
     """
     inflater = zlib.decompressobj(_GZIP_WINDOW_BITS)
-    try:
-        inflated = inflater.decompress(data, max_size + 1)
-    except zlib.error as error:
-        raise RpcError(StatusCode.INTERNAL, "the compressed message is not valid gzip") from error
-    if len(inflated) > max_size:
-        raise _too_large(max_size)
+    inflated = []
+    room = max_size + 1
+    taken = 0
+    while taken < len(data) and not inflater.eof:  # in pieces: the inflater copies what it did not get to
+        piece = data[taken : taken + _GZIP_PIECE]
+        try:
+            inflated.append(inflater.decompress(piece, room))
+        except zlib.error as error:
+            raise RpcError(StatusCode.INTERNAL, "the compressed message is not valid gzip") from error
+        taken += len(piece) - len(inflater.unused_data)
+        room -= len(inflated[-1])
+        if not room:
+            raise _too_large(max_size)
     if not inflater.eof:
         raise RpcError(StatusCode.INTERNAL, "the compressed message is truncated")
-    return inflated
+    if taken < len(data):
+        raise RpcError(StatusCode.INTERNAL, "the compressed message has bytes behind its end")
+    return b"".join(inflated)
 
 
 def _too_large(max_size: int) -> RpcError:
@@ -119,8 +131,9 @@ class MessageDecoder:
             if end > available:
                 self._needed = end - position
                 break
-            payload = bytes(buffer[position + PREFIX_SIZE : end])
-            messages.append(gunzip(payload, self._max_size) if flag else payload)
+            payload = memoryview(buffer)[position + PREFIX_SIZE : end]
+            messages.append(gunzip(payload, self._max_size) if flag else bytes(payload))
+            payload.release()
             position = end
         else:
             self._needed = PREFIX_SIZE
