@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
@@ -244,3 +244,51 @@ async def make_consumer(
     }
     operation = f"CONSUMER.CREATE.{stream}.{name}"
     await nats.api.call(operation, {"stream_name": stream, "config": request}, in_seconds(5))
+
+
+@dataclass
+class Tally:
+    """What several clients saw together, while they acked everything, and tried again what failed."""
+
+    total: int
+    confirmed: set[int] = field(default_factory=set)
+    repeated: set[int] = field(default_factory=set)
+    """Events that were delivered again although their ack had been confirmed."""
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event was settled."""
+        return len(self.confirmed) >= self.total
+
+    async def work(self, consuming: Consuming, window: int) -> None:
+        """Consume until everything is settled."""
+        async with consuming.worker(window) as worker:
+            while not self.complete:
+                assert not worker.call.done(), worker.call
+                self._take_confirmations(worker)
+                try:
+                    delivery = await worker.event(0.05)
+                except TimeoutError:
+                    continue
+                if delivery.id in self.confirmed:
+                    self.repeated.add(delivery.id)
+                worker.ack(delivery.id)
+
+    def _take_confirmations(self, worker: Worker) -> None:
+        while not worker.confirmations.empty():
+            _, done, _, failed = worker.confirmations.get_nowait()
+            self.confirmed.update(done)
+            if failed:
+                worker.ack(*failed)
+
+
+async def consume_all(
+    consumings: Sequence[Consuming], total: int, trouble: Coroutine[Any, Any, None]
+) -> Tally:
+    """Have a client of each server consume so many events together, with some trouble meanwhile."""
+    tally = Tally(total)
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        for number, consuming in enumerate(consumings):
+            group.create_task(tally.work(consuming, (1, 20, 200)[number % 3]))
+        group.create_task(trouble)
+    return tally

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 
-from tests.server.events.consuming import Consuming, prepare
-from tests.support.broker import Broker, in_seconds
+from tests.server.events.consuming import Consuming, consume_all, make_consumer, prepare
+from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.session import Kind
@@ -130,3 +131,57 @@ async def test_a_call_that_ends_without_a_broker_ends_soon(
         own_nats_server.kill()
         worker.say(None)
         assert await worker.outcome(within=2.0) is None
+
+
+async def test_everything_is_settled_through_restarts(
+    own_nats_server: NatsServer, own_broker: Broker, unique: Unique
+) -> None:
+    """Nothing is lost, and nothing that was confirmed comes again."""
+    consuming = await prepare(own_broker, unique(), ack_wait=1.0, storage="file")
+    total = 20_000
+    for _ in range(total // 1000):
+        await consuming.publish(1000)
+
+    async def trouble() -> None:
+        for _ in range(3):
+            await asyncio.sleep(0.15)
+            await asyncio.to_thread(own_nats_server.stop)
+            await asyncio.to_thread(own_nats_server.start)
+            await asyncio.sleep(0.15)
+            own_nats_server.freeze()
+            await asyncio.sleep(0.6)
+            own_nats_server.thaw()
+
+    async with connect(own_nats_server.url) as elsewhere:
+        consumings = [consuming, consuming.on(elsewhere), consuming, consuming.on(elsewhere)]
+        tally = await consume_all(consumings, total, trouble())
+        assert tally.confirmed == set(range(1, total + 1))
+        assert tally.repeated == set()
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+
+
+@pytest.mark.timeout(120)
+async def test_everything_is_settled_through_changes_of_leaders(
+    cluster: list[NatsServer], unique: Unique
+) -> None:
+    """In a cluster, by way of all servers, and with a new leader of the consumer now and then."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(connect(server.url)) for server in cluster]
+        await brokers[0].api.call("INFO", None, in_seconds(60))
+        stream, total = unique(), 6000
+        await brokers[0].stream(stream, storage="file", num_replicas=3)
+        await make_consumer(brokers[0], stream, "c", 5.0)
+        consuming = Consuming(brokers[0], stream, "c")
+        for _ in range(total // 500):
+            await consuming.publish(500)
+
+        async def trouble() -> None:
+            for number in range(4):
+                await asyncio.sleep(0.1)
+                await brokers[number % 3].api.call(
+                    f"CONSUMER.LEADER.STEPDOWN.{stream}.c", None, in_seconds(10)
+                )
+
+        tally = await consume_all([consuming.on(broker) for broker in brokers], total, trouble())
+        assert tally.confirmed == set(range(1, total + 1))
+        assert tally.repeated == set()
