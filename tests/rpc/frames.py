@@ -12,9 +12,10 @@ import socket
 import ssl as tls
 import struct
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 from typing import Self
 
 from hpack import Decoder
@@ -101,6 +102,12 @@ def split(body: bytes) -> list[bytes]:
         found.append(body[5 : 5 + size])
         body = body[5 + size :]
     return found
+
+
+def chunked(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
+    """Cut a stream at the given places, some of which give empty chunks."""
+    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
+    return [stream[a:b] for a, b in pairwise(places)]
 
 
 def prefixed(payload: bytes, flag: int = 0) -> bytes:

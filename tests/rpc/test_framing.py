@@ -9,7 +9,6 @@ import tracemalloc
 import zlib
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -17,6 +16,8 @@ from hypothesis import strategies as st
 
 from windshift.rpc import RpcError, StatusCode
 from windshift.rpc.framing import MessageDecoder, decode_single, encode_message, gunzip
+
+from .frames import chunked
 
 LIMIT = 64
 
@@ -53,12 +54,6 @@ def whole_member(data: bytes) -> bytes | None:
         if inflater.eof and not inflater.unused_data:
             return inflated
     return None
-
-
-def chunked(stream: bytes, cuts: Sequence[int]) -> list[bytes]:
-    """Cut a stream at the given places, some of which give empty chunks."""
-    places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
-    return [stream[a:b] for a, b in pairwise(places)]
 
 
 def fed(decoder: MessageDecoder, chunks: Sequence[bytes]) -> tuple[list[bytes], StatusCode | None]:
