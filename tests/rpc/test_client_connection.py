@@ -66,6 +66,12 @@ async def test_a_name_that_does_not_exist() -> None:
         assert "name cannot be resolved" in (await failure(unary(channel))).message
 
 
+async def test_a_name_that_cannot_be_one() -> None:
+    """Whatever an attempt stumbles over, its callers are told."""
+    async with calling("a..b:1") as channel:
+        assert (await failure(unary(channel))).code is StatusCode.UNAVAILABLE
+
+
 async def test_calls_fail_without_an_attempt_until_the_next_is_due() -> None:
     """Between two attempts nobody waits: the next attempt comes when the backoff is over."""
     async with calling(f"127.0.0.1:{unused_port()}", channel_options(backoff_initial=60.0)) as channel:

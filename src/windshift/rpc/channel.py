@@ -1,5 +1,14 @@
 """The client: a channel to one server, and the calls made through it.
 
+::
+
+    async with Channel("localhost:50051") as channel:
+        response = await channel.unary(METHOD, request, timeout=5.0)
+        async with channel.stream(OTHER_METHOD) as call:
+            call.send(message)
+            async for answer in call:
+                ...
+
 A channel holds one connection. It is made when the first call needs it and made anew when it is gone: then
 calls wait for the outcome of one attempt, and until the next attempt is due they fail at once
 (``wait_for_ready`` makes them wait instead).
@@ -381,7 +390,7 @@ class Channel:
         self._attempting = True
         try:
             connection = await dial(self._host, self._port, self._ssl, self.options, self._new_connection)
-        except OSError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, callers wait for the outcome
             self._failed(error)
         else:
             self._connected(connection)
@@ -413,7 +422,7 @@ class Channel:
                 waiter.set_result(None)
         self.connection_free(connection)
 
-    def _failed(self, error: OSError) -> None:
+    def _failed(self, error: Exception) -> None:
         self._failure = describe(error)
         _log.debug("cannot connect to %s: %s", self.target, self._failure)
         for call in [call for call in self._waiting if not call.wait_for_ready]:

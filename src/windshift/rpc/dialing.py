@@ -87,7 +87,7 @@ def _check_standing(connection: ClientConnection) -> None:
         raise ConnectionError("it ended the connection at once")
 
 
-def describe(error: OSError) -> str:
+def describe(error: Exception) -> str:
     """Say for people why an attempt failed; to be read after "the server cannot be reached: "."""
     match error:
         case TimeoutError():
@@ -98,7 +98,9 @@ def describe(error: OSError) -> str:
             return f"TLS failed: {getattr(error, 'reason', None) or error}"
         case socket.gaierror():
             return f"its name cannot be resolved: {error.strerror}"
-    return os.strerror(error.errno).lower() if error.errno else str(error)
+        case OSError(errno=int(number)) if number:
+            return os.strerror(number).lower()
+    return str(error) or type(error).__name__
 
 
 def split_target(target: str) -> tuple[str, int]:
