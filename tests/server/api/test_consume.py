@@ -1,0 +1,93 @@
+"""The messages of consume calls: commands read from them, deliveries and confirmations written to them."""
+
+from __future__ import annotations
+
+import pytest
+
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
+from windshift.server.api.consume import confirmation_response, event_response, read_command
+from windshift.server.errors import InvalidField
+from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe
+from windshift.server.events.session import Confirmation, Kind
+from windshift.server.nats.deliveries import Delivery, StreamSeq
+from windshift.server.nats.timestamps import Time
+
+LARGEST = StreamSeq(2**64 - 1)
+
+
+@pytest.mark.parametrize(
+    ("request_", "command"),
+    [
+        ({"subscribe": {"stream": "s", "consumer": "c"}}, Subscribe("s", "c", 0)),
+        ({"subscribe": {"max_processing_events": 7}}, Subscribe("", "", 7)),
+        ({"ack": {}}, Ack([])),
+        ({"ack": {"ids": [3, 3, LARGEST]}}, Ack([StreamSeq(3), StreamSeq(3), LARGEST])),
+        ({"ping": {"ids": [1]}}, Ping([StreamSeq(1)])),
+        ({"reject": {"ids": [1]}}, Reject([StreamSeq(1)], False, None)),
+        ({"reject": {"ids": [1], "permanently": True}}, Reject([StreamSeq(1)], True, None)),
+        ({"reject": {"delay": {}}}, Reject([], False, 0)),
+        ({"reject": {"delay": {"seconds": 1, "nanos": 5}}}, Reject([], False, 1_000_000_005)),
+        ({"reject": {"delay": {"seconds": -1, "nanos": -5}}}, Reject([], False, -1_000_000_005)),
+    ],
+)
+def test_commands_are_read(request_: dict[str, object], command: Command) -> None:
+    """What a client says becomes a command; whether a delay was named matters."""
+    assert read_command(EventsRequest(**request_)) == command  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("request_", "field"),
+    [
+        ({}, "request"),
+        ({"ack": {"ids": range(10_001)}}, "ack.ids"),
+        ({"reject": {"delay": {"seconds": 1, "nanos": -1}}}, "reject.delay"),
+        ({"reject": {"delay": {"seconds": 2**63 - 1}}}, "reject.delay"),
+    ],
+)
+def test_malformed_commands_are_refused(request_: dict[str, object], field: str) -> None:
+    """The error names the field."""
+    with pytest.raises(InvalidField) as caught:
+        read_command(EventsRequest(**request_))  # type: ignore[arg-type]
+    assert caught.value.field == field
+
+
+def test_a_delivery_is_written_with_all_it_has() -> None:
+    """Each field of the event has its place."""
+    delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, "reply")
+    assert event_response(delivery) == EventsResponse(
+        event={  # type: ignore[arg-type]
+            "id": LARGEST,
+            "subject": "a.b",
+            "headers": {
+                "timestamp": {"seconds": -1, "nanos": 7},
+                "idempotency_key": "key",
+                "trace_parent": "parent",
+                "trace_state": "state",
+            },
+            "data": {"type_url": "type.googleapis.com/x.Y", "value": b"\xff"},
+            "delivery_attempt": 3,
+        }
+    )
+
+
+def test_what_a_delivery_has_not_is_absent() -> None:
+    """Optional headers are not written as empty ones; the time and the data are always there."""
+    delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, "reply")
+    event = event_response(delivery).event
+    assert event.HasField("data")
+    assert event.headers.HasField("timestamp")
+    for field in ("idempotency_key", "trace_parent", "trace_state"):
+        assert not event.headers.HasField(field)
+
+
+@pytest.mark.parametrize("kind", list(Kind))
+def test_a_confirmation_answers_its_kind_of_command(kind: Kind) -> None:
+    """Also when it is about no id at all."""
+    empty = Confirmation(kind, 0.0)
+    assert confirmation_response(empty).WhichOneof("response") == f"{kind.value}_confirmation"
+    full = Confirmation(kind, 0.0)
+    for number, ids in enumerate(full.lists()):
+        ids += [StreamSeq(number), LARGEST]
+    written = getattr(confirmation_response(full), f"{kind.value}_confirmation")
+    assert (list(written.ids), list(written.invalid_ids)) == ([0, LARGEST], [1, LARGEST])
+    assert list(written.temporary_failed_ids) == [2, LARGEST]
