@@ -55,7 +55,7 @@ def test_a_delivery_is_written_with_all_it_has() -> None:
     """Each field of the event has its place."""
     delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, "reply")
     assert event_response(delivery) == EventsResponse(
-        event={  # type: ignore[arg-type]
+        event={
             "id": LARGEST,
             "subject": "a.b",
             "headers": {
