@@ -124,7 +124,11 @@ def main(
         load_client=load_client and load_client.resolve(),
     )
     machine, figures = describe(), Figures()
-    failed = asyncio.run(_run_until_signalled(chosen(only, soak=soak), options, figures))
+    try:
+        failed = asyncio.run(_run_until_signalled(chosen(only, soak=soak), options, figures))
+    except (KeyboardInterrupt, asyncio.CancelledError):
+        print("Interrupted.", file=sys.stderr)
+        sys.exit(130)
     verdicts = judge(figures)
     print(f"\n{machine['processor']}, {machine['cores']} cores; Python {machine['python']}\n")
     print(table(figures))
