@@ -53,8 +53,7 @@ def test_defaults() -> None:
     assert not config.development
     assert not config.insecure
     assert config.telemetry.propagators == ("tracecontext", "baggage")
-    assert config.telemetry.protocol is OtlpProtocol.GRPC
-    assert config.telemetry.traces == SignalConfig(None, timedelta(seconds=10))
+    assert config.telemetry.traces == SignalConfig(None, timedelta(seconds=10), OtlpProtocol.GRPC)
     assert config.telemetry.metric_interval == timedelta(seconds=60)
     assert config.telemetry.metric_timeout == timedelta(seconds=30)
     assert not config.telemetry.log_spans
@@ -180,25 +179,6 @@ def test_drain_timeout() -> None:
     assert read(WINDSHIFT_DRAIN_TIMEOUT="0").drain_timeout == timedelta(0)
 
 
-def test_telemetry_signals() -> None:
-    """What is set for one signal comes before what is set for all."""
-    config = read(
-        OTEL_EXPORTER_OTLP_ENDPOINT="http://all:4317",
-        OTEL_EXPORTER_OTLP_TIMEOUT="5",
-        OTEL_EXPORTER_OTLP_TRACES_ENDPOINT="https://traces:4317",
-        OTEL_EXPORTER_OTLP_METRICS_TIMEOUT="2500",
-        OTEL_EXPORTER_OTLP_PROTOCOL="http/protobuf",
-        OTEL_PROPAGATORS="TraceContext, b3",
-        OTEL_TRACING_LOG="true",
-    ).telemetry
-    assert config.traces == SignalConfig("https://traces:4317", timedelta(seconds=5))
-    assert config.metrics == SignalConfig("http://all:4317", timedelta(seconds=2.5))
-    assert config.logs == SignalConfig("http://all:4317", timedelta(seconds=5))
-    assert config.protocol is OtlpProtocol.HTTP_PROTOBUF
-    assert config.propagators == ("tracecontext", "b3")
-    assert config.log_spans
-
-
 @pytest.mark.parametrize(
     ("text", "seconds"), [("60", 60), ("999", 999), ("1000", 1), ("60000", 60), ("0.5", 0.5)]
 )
@@ -231,12 +211,22 @@ WRONG = [
     ("WINDSHIFT_DRAIN_TIMEOUT", "nan", "seconds from 0 to 3600"),
     ("WINDSHIFT_DRAIN_TIMEOUT", "inf", "seconds from 0 to 3600"),
     ("WINDSHIFT_INSECURE", "2", "true or false"),
-    ("OTEL_PROPAGATORS", "tracecontext,pigeon", "some of b3, b3multi, baggage"),
+    ("OTEL_PROPAGATORS", "tracecontext,pigeon", "some of tracecontext, baggage, none"),
     ("OTEL_PROPAGATORS", ",", "some of"),
     ("OTEL_EXPORTER_OTLP_TIMEOUT", "-1", "seconds"),
     ("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "x", "seconds"),
     ("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "nan", "seconds"),
     ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/json", "one of grpc, http/protobuf"),
+    ("OTEL_EXPORTER_OTLP_TIMEOUT", "0", "seconds"),
+    ("OTEL_EXPORTER_OTLP_COMPRESSION", "zstd", "one of none, gzip"),
+    ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "x", "true or false"),
+    ("OTEL_SDK_DISABLED", "x", "true or false"),
+    ("OTEL_TRACES_EXPORTER", "zipkin", "one of otlp, none"),
+    ("OTEL_TRACES_SAMPLER", "jaeger_remote", "one of always_on, always_off, traceidratio"),
+    ("OTEL_BSP_SCHEDULE_DELAY", "5s", "milliseconds"),
+    ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "a whole number from 1"),
+    ("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "0", "a whole number from 1"),
+    ("OTEL_BSP_EXPORT_TIMEOUT", "x", "seconds"),
     ("OTEL_METRIC_EXPORT_INTERVAL", "1m", "seconds"),
     ("OTEL_METRIC_EXPORT_TIMEOUT", "1m", "seconds"),
     ("OTEL_TRACING_LOG", "x", "true or false"),

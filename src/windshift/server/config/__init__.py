@@ -5,11 +5,14 @@ from __future__ import annotations
 from windshift.server.config.read import config_from_environment
 from windshift.server.config.reader import ConfigurationError
 from windshift.server.config.tree import (
+    BatchConfig,
     EmbeddedConfig,
     ListenConfig,
     LogLevel,
     NatsConfig,
+    OtlpCompression,
     OtlpProtocol,
+    SamplerConfig,
     ServerConfig,
     SignalConfig,
     TelemetryConfig,
@@ -19,12 +22,15 @@ from windshift.server.config.variables import VARIABLES, Variable
 
 __all__ = [
     "VARIABLES",
+    "BatchConfig",
     "ConfigurationError",
     "EmbeddedConfig",
     "ListenConfig",
     "LogLevel",
     "NatsConfig",
+    "OtlpCompression",
     "OtlpProtocol",
+    "SamplerConfig",
     "ServerConfig",
     "SignalConfig",
     "TelemetryConfig",

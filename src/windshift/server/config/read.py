@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from datetime import timedelta
 from pathlib import Path
 
 from windshift.server.config.reader import Reader
+from windshift.server.config.telemetry import read_telemetry
 from windshift.server.config.tree import (
     EmbeddedConfig,
     ListenConfig,
     LogLevel,
     NatsConfig,
-    OtlpProtocol,
     ServerConfig,
-    SignalConfig,
-    TelemetryConfig,
     TlsFiles,
 )
 from windshift.server.nats.options import ServerAddress, parse_servers
 
-_PROPAGATORS = frozenset({"tracecontext", "baggage", "b3", "b3multi", "jaeger", "xray", "ottrace", "none"})
 _LONGEST_DRAIN = 3600
-_EXPORT_TIMEOUT = timedelta(seconds=10)
 
 
 def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
@@ -45,7 +40,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         default_replicas=reader.integer("WINDSHIFT_DEFAULT_REPLICAS", 1, 1, 5),
         drain_timeout=reader.seconds("WINDSHIFT_DRAIN_TIMEOUT", 10, _LONGEST_DRAIN),
         insecure=reader.boolean("WINDSHIFT_INSECURE"),
-        telemetry=_telemetry(reader),
+        telemetry=read_telemetry(reader),
     )
     _distinct_ports(reader, config)
     reader.finish()
@@ -117,40 +112,3 @@ def _tls_files(reader: Reader, ca: str, certificate: str, key: str) -> TlsFiles:
     if files.key is not None and files.certificate is None:
         reader.problem(key, f"needs {certificate}; set it too")
     return files
-
-
-def _telemetry(reader: Reader) -> TelemetryConfig:
-    endpoint = reader.endpoint("OTEL_EXPORTER_OTLP_ENDPOINT")
-    timeout = reader.telemetry_seconds("OTEL_EXPORTER_OTLP_TIMEOUT", _EXPORT_TIMEOUT)
-    every = SignalConfig(endpoint, timeout)
-    return TelemetryConfig(
-        propagators=reader.parsed(
-            "OTEL_PROPAGATORS",
-            ("tracecontext", "baggage"),
-            _propagators,
-            "some of " + ", ".join(sorted(_PROPAGATORS)) + ", separated by commas",
-        ),
-        protocol=reader.choice("OTEL_EXPORTER_OTLP_PROTOCOL", OtlpProtocol.GRPC),
-        traces=_signal(reader, "TRACES", every),
-        metrics=_signal(reader, "METRICS", every),
-        logs=every,
-        metric_interval=reader.telemetry_seconds("OTEL_METRIC_EXPORT_INTERVAL", timedelta(seconds=60)),
-        metric_timeout=reader.telemetry_seconds("OTEL_METRIC_EXPORT_TIMEOUT", timedelta(seconds=30)),
-        log_spans=reader.boolean("OTEL_TRACING_LOG"),
-    )
-
-
-def _signal(reader: Reader, kind: str, every: SignalConfig) -> SignalConfig:
-    """Read one kind's own endpoint and timeout, which come before those of all kinds."""
-    prefix = f"OTEL_EXPORTER_OTLP_{kind}"
-    return SignalConfig(
-        reader.endpoint(f"{prefix}_ENDPOINT") or every.endpoint,
-        reader.telemetry_seconds(f"{prefix}_TIMEOUT", every.timeout),
-    )
-
-
-def _propagators(value: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
-    if not names or not _PROPAGATORS.issuperset(names):
-        raise ValueError
-    return names

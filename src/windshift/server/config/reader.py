@@ -9,6 +9,7 @@ from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import unquote
 
 T = TypeVar("T")
 E = TypeVar("E", bound=StrEnum)
@@ -17,6 +18,7 @@ N = TypeVar("N", int, float)
 _TRUE = frozenset({"1", "t", "true", "y", "yes", "on"})
 _FALSE = frozenset({"0", "f", "false", "n", "no", "off"})
 _MILLISECONDS_FROM = 1000
+_LONGEST_MILLISECONDS = 86_400_000
 _GO_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
 
 
@@ -115,9 +117,25 @@ class Reader:
 
         return self.parsed(name, default, parse, "one of " + ", ".join(kind))
 
-    def endpoint(self, name: str) -> str | None:
-        """Read an http or https URL; credentials in it are not shown when it is wrong."""
-        return self.secret(name, None, _endpoint)
+    def endpoint(self, name: str, *, bare: bool = False) -> str | None:
+        """Read an http or https URL, or `bare` ``host:port``; credentials are not shown when it is wrong."""
+        return self.secret(name, None, _endpoint_or_address if bare else _endpoint)
+
+    def pairs(self, name: str) -> tuple[tuple[str, str], ...]:
+        """Read ``key=value`` pairs separated by commas, percent-encoded; values may be secret."""
+        return self.secret(name, (), _pairs)
+
+    def ratio(self, name: str, default: float) -> float:
+        """Read a share from 0 to 1."""
+        return self.parsed(name, default, lambda value: _within(float(value), 0, 1), "a number from 0 to 1")
+
+    def milliseconds(self, name: str, default: timedelta) -> timedelta:
+        """Read milliseconds, at least 1."""
+
+        def parse(value: str) -> timedelta:
+            return timedelta(milliseconds=_within(_whole(value), 1, _LONGEST_MILLISECONDS))
+
+        return self.parsed(name, default, parse, "milliseconds, at least 1")
 
     def path(self, name: str) -> Path | None:
         """Read a path, absolute or not; ``~`` and ``~user`` are homes."""
@@ -164,7 +182,7 @@ def _within(number: N, low: float, high: float) -> N:
 
 
 def _telemetry_seconds(value: str) -> timedelta:
-    number = _within(float(value), 0, 86_400_000)
+    number = _within(float(value), 0.001, _LONGEST_MILLISECONDS)
     return timedelta(milliseconds=number) if number >= _MILLISECONDS_FROM else timedelta(seconds=number)
 
 
@@ -180,6 +198,26 @@ def _endpoint(value: str) -> str:
     if not re.fullmatch(r"https?://[^\s/]+\S*", value):
         raise ValueError("an endpoint must be a URL that begins with http:// or https://")
     return value
+
+
+def _endpoint_or_address(value: str) -> str:
+    return (
+        value
+        if re.fullmatch(r"[0-9A-Za-z._-]+:[0-9]+|\[[0-9a-fA-F:.]+\]:[0-9]+", value)
+        else _endpoint(value)
+    )
+
+
+def _pairs(value: str) -> tuple[tuple[str, str], ...]:
+    pairs = []
+    for member in filter(None, map(str.strip, value.split(","))):
+        key, separator, text = member.partition("=")
+        if not separator or not key.strip():
+            raise ValueError(
+                "it must be key=value pairs, separated by commas, with %2C for a comma in a value"
+            )
+        pairs.append((unquote(key.strip()), unquote(text.strip())))
+    return tuple(pairs)
 
 
 def _path(value: str) -> Path:

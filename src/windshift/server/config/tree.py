@@ -26,6 +26,13 @@ class OtlpProtocol(StrEnum):
     HTTP_PROTOBUF = "http/protobuf"
 
 
+class OtlpCompression(StrEnum):
+    """How telemetry is compressed on its way."""
+
+    NONE = "none"
+    GZIP = "gzip"
+
+
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
     """PEM files, readable when the configuration was read.
@@ -74,21 +81,64 @@ class ListenConfig:
 
 @dataclass(frozen=True, slots=True)
 class SignalConfig:
-    """Where one kind of telemetry goes. Without an endpoint: nowhere."""
+    """Where one kind of telemetry goes, and how. Without an endpoint: nowhere."""
 
-    endpoint: str | None
-    timeout: timedelta
+    endpoint: str | None = None
+    """For HTTP the whole URL; for gRPC a URL, or ``host:port`` alone."""
+    timeout: timedelta = timedelta(seconds=10)
+    """How long one export may take, its retries included."""
+    protocol: OtlpProtocol = OtlpProtocol.GRPC
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Sent along with every export; they may hold credentials."""
+    compression: OtlpCompression = OtlpCompression.NONE
+    tls: TlsFiles = field(default_factory=TlsFiles)
+    insecure: bool = False
+    """Whether a gRPC endpoint that is no URL is spoken to without TLS."""
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether there is no TLS. The scheme of a URL comes before `insecure`."""
+        scheme, separator, _ = (self.endpoint or "").partition("://")
+        return scheme.lower() == "http" if separator else self.insecure
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """Which traces are recorded."""
+
+    parent_based: bool = True
+    """Whether traces that come from outside are recorded if they are there. Else `ratio` decides too."""
+    ratio: float = 1.0
+    """The share of traces that are recorded, from 0 to 1, decided by the trace's id."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How finished spans are gathered for an export."""
+
+    delay: timedelta = timedelta(seconds=5)
+    """How long a span waits for others."""
+    queue_size: int = 2048
+    """Spans that may wait; further ones are dropped."""
+    batch_size: int = 512
+    """Spans in one export; as many are exported without waiting."""
+    timeout: timedelta = timedelta(seconds=30)
+    """How long the export of a batch may take; the exporter's own timeout counts too."""
 
 
 @dataclass(frozen=True, slots=True)
 class TelemetryConfig:
     """What is told to the outside about the server's work."""
 
+    service_name: str
+    resource: tuple[tuple[str, str], ...]
+    """Further attributes of the resource."""
     propagators: tuple[str, ...]
-    protocol: OtlpProtocol
     traces: SignalConfig
     metrics: SignalConfig
     logs: SignalConfig
+    sampler: SamplerConfig
+    batch: BatchConfig
     metric_interval: timedelta
     metric_timeout: timedelta
     log_spans: bool

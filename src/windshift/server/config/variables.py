@@ -19,6 +19,30 @@ class Variable:
     """As a person would say it; empty when absence has no value to name."""
 
 
+def _signal(kind: str) -> tuple[Variable, ...]:
+    """Give the variables of one kind of telemetry, which come before those of all kinds."""
+    prefix, lower = f"OTEL_EXPORTER_OTLP_{kind}", kind.lower()
+    return (
+        Variable(f"OTEL_{kind}_EXPORTER", f"otlp, or none: send no {lower}.", "otlp"),
+        Variable(f"{prefix}_ENDPOINT", f"Where {lower} go; over HTTP the whole URL."),
+        *(
+            Variable(f"{prefix}_{what}", f"OTEL_EXPORTER_OTLP_{what} for {lower} alone.")
+            for what in _OF_ONE_KIND
+        ),
+    )
+
+
+_OF_ONE_KIND: Final = (
+    "PROTOCOL",
+    "TIMEOUT",
+    "HEADERS",
+    "COMPRESSION",
+    "INSECURE",
+    "CERTIFICATE",
+    "CLIENT_CERTIFICATE",
+    "CLIENT_KEY",
+)
+
 VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("DEVELOPMENT", "Development mode: readable logs, debug level.", "false"),
     Variable("LOG_LEVEL", "What is logged: debug, info, warning or error.", "info"),
@@ -65,15 +89,41 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         "Who may do what. Not supported yet: a server that is given one refuses to start.",
     ),
     Variable("WINDSHIFT_INSECURE", "Serve other addresses than loopback without authorization.", "false"),
-    Variable("OTEL_PROPAGATORS", "How trace context travels in gRPC metadata.", "tracecontext,baggage"),
-    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces, metrics and logs go. Not used yet."),
-    Variable("OTEL_EXPORTER_OTLP_TIMEOUT", "Seconds that one export may take. Not used yet.", "10"),
-    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc or http/protobuf. Not used yet.", "grpc"),
-    Variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "The same for traces alone. Not used yet."),
-    Variable("OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "The same for traces alone. Not used yet."),
-    Variable("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", "The same for metrics alone. Not used yet."),
-    Variable("OTEL_EXPORTER_OTLP_METRICS_TIMEOUT", "The same for metrics alone. Not used yet."),
+    Variable("OTEL_SDK_DISABLED", "Send no telemetry, whatever the rest says.", "false"),
+    Variable("OTEL_SERVICE_NAME", "Name of this server in telemetry.", "windshift"),
+    Variable("OTEL_RESOURCE_ATTRIBUTES", "More about this server: key=value pairs separated by commas."),
+    Variable(
+        "OTEL_PROPAGATORS",
+        "How trace context travels in gRPC metadata: tracecontext, baggage, none, or what is installed.",
+        "tracecontext,baggage",
+    ),
+    Variable("OTEL_EXPORTER_OTLP_ENDPOINT", "Where traces, metrics and logs go. Absent: nowhere."),
+    Variable("OTEL_EXPORTER_OTLP_PROTOCOL", "How they are sent: grpc or http/protobuf.", "grpc"),
+    Variable(
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "Seconds that one export may take; here and in every _TIMEOUT, from 1000 on milliseconds.",
+        "10",
+    ),
+    Variable("OTEL_EXPORTER_OTLP_HEADERS", "Sent along: key=value pairs separated by commas."),
+    Variable("OTEL_EXPORTER_OTLP_COMPRESSION", "none or gzip.", "none"),
+    Variable("OTEL_EXPORTER_OTLP_INSECURE", "No TLS to a gRPC endpoint that is no URL.", "false"),
+    Variable("OTEL_EXPORTER_OTLP_CERTIFICATE", "Authorities that the collector is checked against."),
+    Variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "Client certificate for the collector."),
+    Variable("OTEL_EXPORTER_OTLP_CLIENT_KEY", "Key of OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE."),
+    *_signal("TRACES"),
+    *_signal("METRICS"),
+    Variable(
+        "OTEL_TRACES_SAMPLER",
+        "Which traces are recorded: always_on, always_off, traceidratio, or one of them with parentbased_ "
+        "before it, which keeps to what the caller decided.",
+        "parentbased_always_on",
+    ),
+    Variable("OTEL_TRACES_SAMPLER_ARG", "The share that traceidratio records, from 0 to 1.", "1.0"),
+    Variable("OTEL_BSP_SCHEDULE_DELAY", "Milliseconds that a finished span waits for others.", "5000"),
+    Variable("OTEL_BSP_MAX_QUEUE_SIZE", "Spans that may wait; further ones are dropped.", "2048"),
+    Variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "Spans that are sent at once.", "512"),
+    Variable("OTEL_BSP_EXPORT_TIMEOUT", "Seconds that sending them may take.", "30"),
+    Variable("OTEL_TRACING_LOG", "Write finished spans to the log.", "false"),
     Variable("OTEL_METRIC_EXPORT_INTERVAL", "Seconds between exports of metrics. Not used yet.", "60"),
     Variable("OTEL_METRIC_EXPORT_TIMEOUT", "Seconds that an export of metrics may take. Not used yet.", "30"),
-    Variable("OTEL_TRACING_LOG", "Write finished spans to the log. Not used yet.", "false"),
 )
