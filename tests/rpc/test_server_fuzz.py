@@ -57,7 +57,7 @@ class Watch:
         except asyncio.CancelledError:
             cancels += 1
             try:
-                await asyncio.sleep(0)
+                await turns(6)
             except asyncio.CancelledError:
                 cancels += 1
             raise
@@ -72,7 +72,7 @@ class Watch:
         list(call.metadata)
         if request.response_status.code:
             raise RpcError(StatusCode.ABORTED, request.response_status.message)
-        await asyncio.sleep(0)
+        await turns(6)
         return messages_pb2.SimpleResponse(payload=request.payload)
 
     async def streaming_input_call(self, call: ServerCall) -> Message | None:
@@ -141,9 +141,10 @@ lawful = st.one_of(
     st.tuples(st.just("trailers"), which),
     st.tuples(st.just("reset"), which, st.sampled_from([0, 7, 8])),
     st.tuples(st.just("window"), which, st.sampled_from([1, 1000, 1 << 20])),
-    st.tuples(st.just("settings"), st.sampled_from([0, 100, 65_535, 1 << 20])),
-    st.just(("ping", b"12345678", False)),
-    st.just(("ping", b"draining", True)),
+    st.builds(f.window_update, st.just(0), st.sampled_from([1, 1000, 1 << 20])),
+    st.builds(lambda window: f.settings({4: window}), st.sampled_from([0, 100, 65_535, 1 << 20])),
+    st.just(f.ping()),
+    st.just(f.ping(b"draining", ack=True)),
 )
 act = st.sampled_from(
     ["turn", "turn", "turn", "turn", "pause", "resume", "tick", "late tick", "drain", "eof"]
@@ -166,6 +167,7 @@ class Writer:
 
     def __init__(self) -> None:
         self._next = 1
+        self._begun: list[int] = []
         self._open: list[int] = []
 
     def frames(self, move: Move) -> bytes:
@@ -173,42 +175,35 @@ class Writer:
         match move:
             case ("open", path, extra, body, end):
                 return self._begin(path, extra, body, end)
-            case ("settings", window):
-                return f.settings({4: window})
-            case ("ping", payload, ack):
-                return f.ping(payload, ack=ack)
-            case ("window", 0, increment):
-                return f.window_update(0, increment)
-            case _ if self._open:
-                return self._on_stream(move, self._open[move[1] % len(self._open)])
+            case ("data" | "trailers", number, *_) if self._open:
+                return self._go_on(move, self._open[number % len(self._open)])
+            case ("window" | "reset", number, value) if self._begun:
+                return self._steer(move[0], self._begun[-1 - number % len(self._begun)], value)
         return b""
 
     def _begin(self, path: str, extra: list[tuple[bytes, bytes]], body: bytes, end: bool) -> bytes:
         stream_id = self._next
         self._next += 2
+        self._begun.append(stream_id)
         if not end:
             self._open.append(stream_id)
         head = f.headers(stream_id, f.request_fields(path, extra), end=end and not body)
         return head + (f.data(stream_id, body, end=end) if body else b"")
 
-    def _on_stream(self, move: Move, stream_id: int) -> bytes:
-        match move:
-            case ("data", _, body, end):
-                self._ended(stream_id, end)
-                return f.data(stream_id, body, end=end)
-            case ("trailers", _):
-                self._ended(stream_id, True)
-                return f.headers(stream_id, [(b"x", b"y")], end=True)
-            case ("reset", _, code):
-                self._ended(stream_id, True)
-                return f.rst_stream(stream_id, code)
-            case (_, _, increment):
-                return f.window_update(stream_id, increment)
-        raise AssertionError(move)
-
-    def _ended(self, stream_id: int, end: bool) -> None:
-        if end:
+    def _go_on(self, move: Move, stream_id: int) -> bytes:
+        if move[0] == "trailers" or move[3]:
             self._open.remove(stream_id)
+        if move[0] == "trailers":
+            return f.headers(stream_id, [(b"x", b"y")], end=True)
+        return f.data(stream_id, move[2], end=move[3])
+
+    def _steer(self, what: str, stream_id: int, value: int) -> bytes:
+        if what == "window":
+            return f.window_update(stream_id, value)
+        self._begun.remove(stream_id)
+        if stream_id in self._open:
+            self._open.remove(stream_id)
+        return f.rst_stream(stream_id, value)
 
 
 def written(moves: Sequence[Move | Step]) -> list[Step]:
@@ -242,6 +237,7 @@ class Driver:
         options = server_options(
             max_message_size=20_000,
             tick_interval=3600,
+            default_timeout=50,
             discard_timeout=5,
             drain_ping_timeout=0.001,
             on_call_finished=note,
@@ -340,7 +336,7 @@ def test_any_breach_behind_any_calls_leaves_nothing(
 @fuzz
 @given(st.lists(lawful, min_size=5, max_size=20), mutations, st.lists(st.integers(0, 2000), max_size=8))
 def test_mutated_bytes_in_any_chunks_leave_nothing(
-    moves: list[Move], changes: list[tuple[float, int]], cuts: list[int]
+    moves: list[Move | Step], changes: list[tuple[float, int]], cuts: list[int]
 ) -> None:
     """The bytes of a connection from its preface on, a few of them wrong, cut anywhere."""
     frames = [frame for frame in written(moves) if isinstance(frame, bytes)]
