@@ -90,7 +90,8 @@ def test_names(value: str) -> None:
     """A name is one token; streams and stores keep some prefixes to themselves."""
     token = bool(value) and len(value) <= 255 and set(value) <= CHARSET
     assert accepts(names.consumer_name, value) is token
-    assert accepts(names.store_name, value) is (token and not value.startswith("WS_"))
+    fits = len(value) <= 255 - len("KV_")
+    assert accepts(names.store_name, value) is (token and fits and not value.startswith("WS_"))
     assert accepts(names.stream_name, value) is (token and not value.startswith(("KV_", "OBJ_", "WS_")))
 
 

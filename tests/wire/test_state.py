@@ -10,9 +10,14 @@ from typing import Any
 import grpc
 import nats
 import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from nats.js.api import StorageType
 
-from tests.support.client import Client, read_refusal, refused, text_of
+from tests.support.app import running_app
+from tests.support.broker import connect, in_seconds
+from tests.support.client import Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
+from tests.wire.management import stored_stream
 
 Unique = Callable[[], str]
 
@@ -44,9 +49,10 @@ def test_set_get_delete(client: Client, store: str) -> None:
 
 def test_create_only(client: Client, store: str) -> None:
     """A key is created once, and again after it was deleted. `create_only` false is no condition."""
-    client.set(store, "a", create_only=True)
-    with refused("ALREADY_EXISTS", "KEY_EXISTS"):
+    revision = client.set(store, "a", create_only=True)
+    with refused("ALREADY_EXISTS", "KEY_EXISTS") as caught:
         client.set(store, "a", create_only=True)
+    assert caught[0].metadata == {"name": "a", "actual": str(revision)}
     client.set(store, "a", create_only=False)
     client.delete(store, "a")
     client.set(store, "a", create_only=True)
@@ -55,7 +61,7 @@ def test_create_only(client: Client, store: str) -> None:
 def test_compare_and_swap(client: Client, store: str) -> None:
     """A wrong revision is aborted with both revisions, for set and delete, and changes nothing."""
     revision = client.set(store, "a", last_revision=0)
-    for wrong in (0, revision + 1):
+    for wrong in (0, revision + 1, 2**31, 2**63 - 1):
         for operation in (client.set, client.delete):
             with refused("ABORTED", "REVISION_MISMATCH") as caught:
                 operation(store, "a", last_revision=wrong)
@@ -99,7 +105,9 @@ def test_missing_store(client: Client, unique: Unique) -> None:
         assert caught[0].metadata == {"name": name}
 
 
-@pytest.mark.parametrize("value", [b"plain text", b'{"json": true}', b"\xff\xff", b"\x08\x01"])
+@pytest.mark.parametrize(
+    "value", [b"plain text", b'{"json": true}', b"\xff\xff", b"\x08\x01", b"\x0a\x02\xff\xfe", b"\x0a\x05ab"]
+)
 async def test_value_of_another_program(
     client: Client, nats_server: NatsServer, store: str, value: bytes
 ) -> None:
@@ -113,12 +121,88 @@ async def test_value_of_another_program(
     assert text_of(client.get(store, "a").value) == "ours"
 
 
-def test_unknown_types_pass_untouched(client: Client, store: str) -> None:
-    """A value of a type that nobody here knows comes back as it was set."""
-    value = {"type_url": "x.example/acme.v9.Unknown", "value": b"\xff\x00"}
+@pytest.mark.parametrize(
+    ("operation", "is_there"), [(None, True), ("PUT", True), ("DEL", False), ("PURGE", False)]
+)
+async def test_operations_of_other_programs(
+    client: Client, nats_server: NatsServer, store: str, operation: str | None, is_there: bool
+) -> None:
+    """A message is a value, be it empty, unless it says that the key was deleted or purged."""
+    async with connect(nats_server.url) as broker:
+        headers = None if operation is None else {"KV-Operation": operation}
+        await broker.replies.request(f"$KV.{store}.a", b"", headers, in_seconds(5))
+    assert client.get(store, "a").HasField("value") is is_there
+    assert client.get(store, "a").revision == int(is_there)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        AnyMessage(type_url="x.example/acme.v9.Unknown", value=b"\xff\x00"),
+        AnyMessage(type_url="///"),
+        AnyMessage(value=b"x"),
+        AnyMessage(),
+    ],
+)
+def test_values_pass_untouched(client: Client, store: str, value: AnyMessage) -> None:
+    """A value of a type that nobody here knows, or of none, comes back as it was set."""
     client.set(store, "a", value=value)
-    read = client.get(store, "a").value
-    assert (read.type_url, read.value) == ("x.example/acme.v9.Unknown", b"\xff\x00")
+    response = client.get(store, "a")
+    assert response.HasField("value")
+    assert response.value == value
+
+
+def test_what_is_no_part_of_a_value_is_dropped(client: Client, store: str) -> None:
+    """Fields that an Any does not have are not stored: read back, the value would seem to be none of ours."""
+    value = AnyMessage(type_url="x/acme.v1.Order", value=b"x")
+    client.set(store, "a", value=AnyMessage.FromString(value.SerializeToString() + b"\x1a\x02hi"))
+    assert client.get(store, "a").value == value
+
+
+async def test_as_a_store_lies_in_nats(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """A store is a bucket of the same name as NATS clients make them, a value a serialized Any."""
+    store = client.ensure_store(unique())
+    client.set(store, "a.b", "text")
+    expected = {
+        "subjects": [f"$KV.{store}.>"],
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "num_replicas": 1,
+        "max_age": 0,
+        "discard": "new",
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+    }
+    assert expected.items() <= (await stored_stream(nats_server, f"KV_{store}"))["config"].items()
+    async with await nats.connect(nats_server.url) as other:
+        entry = await (await other.jetstream().key_value(store)).get("a.b")
+    assert entry.value == any_of("text").SerializeToString()
+
+
+async def test_existing_bucket(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """A bucket that another program made stays as it is, and can be used."""
+    store = unique()
+    async with await nats.connect(nats_server.url) as other:
+        await other.jetstream().create_key_value(
+            bucket=store, history=5, ttl=3600, storage=StorageType.MEMORY
+        )
+    before = (await stored_stream(nats_server, f"KV_{store}"))["config"]
+    client.ensure_store(store)
+    assert (await stored_stream(nats_server, f"KV_{store}"))["config"] == before
+    first = client.set(store, "a", create_only=True)
+    second = client.set(store, "a", last_revision=first)
+    client.delete(store, "a", last_revision=second)
+    assert client.get(store, "a").revision == 0
+
+
+def test_default_replicas(nats_server: NatsServer, unique: Unique) -> None:
+    """What the server is set up with counts for new stores; a broker without so many servers is told of."""
+    with running_app(nats_server.url, WINDSHIFT_DEFAULT_REPLICAS="3") as address:
+        client = Client(address)
+        with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE"):
+            client.ensure_store(unique())
+        client.channel.close()
 
 
 @pytest.mark.parametrize(
@@ -127,14 +211,17 @@ def test_unknown_types_pass_untouched(client: Client, store: str) -> None:
         ("store", {"store": ""}),
         ("store", {"store": "a.b"}),
         ("store", {"store": "WS_internal"}),
-        ("store", {"store": "x" * 256}),
+        ("store", {"store": "x" * 253}),
         ("key", {"key": ""}),
         ("key", {"key": "a..b"}),
         ("key", {"key": "*"}),
         ("key", {"key": "a.>"}),
+        ("key", {"key": "$a"}),
+        ("key", {"key": "_INBOX.a"}),
         ("key", {"key": "x" * 256}),
         ("value", {"value": None}),
         ("last_revision", {"create_only": True, "last_revision": 0}),
+        ("last_revision", {"last_revision": 2**63}),
         ("last_revision", {"last_revision": 2**64 - 1}),
     ],
 )
@@ -146,10 +233,26 @@ def test_invalid_fields(client: Client, field: str, given: dict[str, Any]) -> No
     assert caught[0].fields == (field,)
 
 
-def test_reserved_store(client: Client) -> None:
-    """A reserved store cannot be made."""
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
-        client.ensure_store("WS_internal")
+@pytest.mark.parametrize("name", ["", "a.b", "*", ">", "WS_internal", "x" * 253, "x" * 256])
+def test_invalid_stores(client: Client, name: str) -> None:
+    """A store with a malformed, a reserved or too long a name cannot be made."""
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        client.ensure_store(name)
+    assert caught[0].fields == ("store",)
+
+
+def test_longest_names(client: Client, unique: Unique) -> None:
+    """The longest name that the broker takes for a bucket, and a key of 255 characters, are fine."""
+    store = client.ensure_store(unique().ljust(252, "x"))
+    key = "k." * 127 + "k"
+    revision = client.set(store, key)
+    assert client.get(store, key).revision == revision
+
+
+@pytest.mark.parametrize("name", ["KV_a", "OBJ_a", "WS"])
+def test_prefixes_of_streams_are_fine(client: Client, unique: Unique, name: str) -> None:
+    """What is reserved among streams is not among stores."""
+    client.ensure_store(name + unique())
 
 
 def test_ensure_twice(client: Client, store: str) -> None:
@@ -159,12 +262,33 @@ def test_ensure_twice(client: Client, store: str) -> None:
     assert client.get(store, "a").revision == 1
 
 
+MIB = 1024 * 1024
+
+
+def value_of(size: int) -> AnyMessage:
+    """Make a value that takes so many bytes."""
+    value = AnyMessage(type_url="x/acme.v1.Blob", value=bytes(size))
+    value.value = bytes(2 * size - value.ByteSize())
+    assert value.ByteSize() == size
+    return value
+
+
 def test_size_limit(client: Client, store: str) -> None:
-    """A value larger than the broker takes is refused, and harms nobody else."""
+    """A value as large as the broker takes is stored; a condition needs some more room."""
+    assert client.set(store, "a", value=value_of(MIB)) == 1
+    assert client.get(store, "a").value == value_of(MIB)
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE"):
-        client.set(store, "a", "x" * 1024 * 1024)
-    client.set(store, "a", "x" * (1024 * 1024 - 200))
-    assert text_of(client.get(store, "a").value) == "x" * (1024 * 1024 - 200)
+        client.set(store, "a", value=value_of(MIB), last_revision=1)
+    client.set(store, "a", value=value_of(MIB - 100), last_revision=1)
+
+
+@pytest.mark.parametrize("size", [MIB + 1, 4 * MIB, 6 * MIB])
+def test_beyond_the_size_limit(client: Client, store: str, size: int) -> None:
+    """A larger value than the broker takes is refused with the limit, however large, and harms nobody else."""
+    with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
+        client.set(store, "a", value=value_of(size))
+    assert caught[0].metadata == {"limit": str(MIB)}
+    assert client.set(store, "a") == 1
 
 
 def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:

@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import ssl
 
-from windshift.rpc import HealthService, Server, ServerOptions, Service, reflection_services, server_tls
+from windshift.rpc import (
+    HealthService,
+    RpcError,
+    Server,
+    ServerOptions,
+    Service,
+    reflection_services,
+    server_tls,
+)
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.state import STATE, StateService
@@ -83,8 +91,12 @@ class App:
         """Make the gRPC server, which takes messages as large as this broker stores."""
         services = [*self._services, self._health]
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
-        options = ServerOptions(max_message_size=largest, translate=translate)
+        options = ServerOptions(max_message_size=largest, translate=self._translate)
         return Server([*services, *reflection_services(services)], options)
+
+    def _translate(self, path: str, error: Exception) -> RpcError | None:
+        """Say what a client sees of an error; sizes are those of the present broker."""
+        return translate(path, error, self.connection.max_payload)
 
     def _show_health(self) -> None:
         """Tell probes and load balancers that ask over gRPC what `not_ready` says."""

@@ -16,6 +16,8 @@ from functools import lru_cache
 from windshift.server.errors import InvalidField
 
 MAX_LENGTH = 255
+MAX_STORE_NAME = MAX_LENGTH - len("KV_")
+"""The broker's own limit on a stream's name holds for ``KV_`` and the name of the store together."""
 MAX_IDEMPOTENCY_KEY = 256
 MAX_TYPE_NAME = 1024
 
@@ -47,7 +49,10 @@ def consumer_name(field: str, value: str) -> None:
 
 def store_name(field: str, value: str) -> None:
     """Check the name of a store."""
-    _check(field, _name_problem(value) or _reserved_name_problem(value, ("WS_",)))
+    _check(
+        field,
+        _name_problem(value, MAX_STORE_NAME) or _reserved_name_problem(value, ("WS_",)),
+    )
 
 
 def subject(field: str, value: str) -> None:
@@ -106,9 +111,9 @@ def _check(field: str, problem: str | None) -> None:
         raise InvalidField(field, problem)
 
 
-def _name_problem(value: str) -> str | None:
-    if len(value) > MAX_LENGTH:
-        return _TOO_LONG
+def _name_problem(value: str, longest: int = MAX_LENGTH) -> str | None:
+    if len(value) > longest:
+        return f"must be at most {longest} characters long"
     if _NAME.fullmatch(value) is None:
         return "must not be empty" if not value else "must be of A-Z a-z 0-9 _ - only"
     return None

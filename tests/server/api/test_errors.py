@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
-from windshift.rpc import StatusCode
+from windshift.rpc import RpcError, StatusCode
 from windshift.server.api.errors import CODES, translate
 from windshift.server.errors import (
     BrokerUnavailable,
@@ -24,6 +24,9 @@ from windshift.server.errors import (
     WindshiftError,
     WrongLastId,
 )
+
+EVENTS = "/windshift.events.v1alpha1.EventsService"
+STATE = "/windshift.state.v1alpha1.StateService"
 
 
 def every_error(kind: type[WindshiftError] = WindshiftError) -> Iterator[type[WindshiftError]]:
@@ -59,7 +62,7 @@ def test_what_a_client_sees(
     error: WindshiftError, code: StatusCode, reason: str, metadata: dict[str, str]
 ) -> None:
     """Code, reason, metadata and a message; an invalid field also as a violation."""
-    seen = translate("/windshift.events.v1alpha1.EventsService/PublishEvent", error)
+    seen = translate(f"{EVENTS}/PublishEvent", error, 1000)
     assert seen is not None
     info, *more = seen.details
     assert isinstance(info, ErrorInfo)
@@ -75,4 +78,41 @@ def test_what_a_client_sees(
 
 def test_what_nobody_expected_is_not_translated() -> None:
     """An error of no known kind is left to the gRPC layer, which tells nothing of it."""
-    assert translate("/x/Y", ValueError("secret")) is None
+    assert translate("/x/Y", ValueError("secret"), 1000) is None
+
+
+@pytest.mark.parametrize(
+    ("path", "code", "seen_as", "reason", "metadata"),
+    [
+        (
+            f"{EVENTS}/PublishEvent",
+            "RESOURCE_EXHAUSTED",
+            "INVALID_ARGUMENT",
+            "EVENT_TOO_LARGE",
+            {"limit": "1000"},
+        ),
+        (f"{EVENTS}/Publish", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "EVENT_TOO_LARGE", {"limit": "1000"}),
+        (f"{STATE}/Set", "RESOURCE_EXHAUSTED", "INVALID_ARGUMENT", "EVENT_TOO_LARGE", {"limit": "1000"}),
+        (f"{EVENTS}/Events", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED", "RESOURCE_EXHAUSTED", {}),
+        (f"{EVENTS}/Publish", "INVALID_ARGUMENT", "INVALID_ARGUMENT", "INVALID_FIELD", {"field": ""}),
+        (f"{EVENTS}/Publish", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
+        (f"{STATE}/EnsureStore", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
+        (f"{STATE}/Get", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", {}),
+        (f"{EVENTS}/Consume", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", {}),
+        (f"{STATE}/Delete", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
+        (f"{STATE}/Get", "UNAVAILABLE", "UNAVAILABLE", "SHUTTING_DOWN", {}),
+        (f"{STATE}/Nope", "UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED", {}),
+        (f"{STATE}/Get", "INTERNAL", "INTERNAL", "INTERNAL", {}),
+    ],
+)
+def test_errors_of_the_wire(
+    path: str, code: str, seen_as: str, reason: str, metadata: dict[str, str]
+) -> None:
+    """What the gRPC layer refuses has the reason of the contract that fits, or the name of its code."""
+    seen = translate(path, RpcError(StatusCode[code], "a text"), 1000)
+    assert seen is not None
+    info, *more = seen.details
+    assert isinstance(info, ErrorInfo)
+    assert (seen.code.name, info.domain, info.reason) == (seen_as, "windshift", reason)
+    assert dict(info.metadata) == metadata
+    assert [type(detail) for detail in more] == ([BadRequest] if reason == "INVALID_FIELD" else [])

@@ -13,7 +13,13 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import RpcError, StatusCode
-from windshift.server.errors import InvalidField, OutcomeUnknown, ShuttingDown, WindshiftError
+from windshift.server.errors import (
+    EventTooLarge,
+    InvalidField,
+    OutcomeUnknown,
+    ShuttingDown,
+    WindshiftError,
+)
 
 DOMAIN = "windshift"
 
@@ -45,39 +51,45 @@ CODES: Mapping[str, StatusCode] = {
 }
 
 _NO_WRITES = ("/Get", "/Events", "/Consume")
-_PUBLISHES = ("/PublishEvent", "/Publish")
+_STORING = ("/PublishEvent", "/Publish", "/Set")
 
 
-def translate(path: str, error: Exception) -> RpcError | None:
-    """Say what the client of a call to ``path`` sees of ``error``; None for what nobody expected."""
+def translate(path: str, error: Exception, max_payload: int) -> RpcError | None:
+    """Say what the client of a call to ``path`` sees of ``error``; None for what nobody expected.
+
+    ``max_payload`` is what the broker takes: a request that the gRPC layer did not even read was larger.
+    """
     if isinstance(error, WindshiftError):
-        return _with_details(CODES[error.reason], error.message, error.reason, error.metadata, _more(error))
+        return _of_the_domain(error)
     if isinstance(error, RpcError) and not error.details:
-        return _of_the_wire(path, error)
+        return _of_the_wire(path, error, max_payload)
     return None
 
 
-def _more(error: WindshiftError) -> tuple[Message, ...]:
-    if not isinstance(error, InvalidField):
-        return ()
-    violation = BadRequest.FieldViolation(field=error.field, description=error.description)
-    return (BadRequest(field_violations=[violation]),)
+def _of_the_domain(error: WindshiftError) -> RpcError:
+    more = (_bad_request(error.field, error.description),) if isinstance(error, InvalidField) else ()
+    return _with_details(CODES[error.reason], error.message, error.reason, error.metadata, more)
 
 
-def _of_the_wire(path: str, error: RpcError) -> RpcError | None:
+def _bad_request(field: str, description: str) -> BadRequest:
+    return BadRequest(field_violations=[BadRequest.FieldViolation(field=field, description=description)])
+
+
+def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
     """Give an error of the gRPC layer the reason of the contract that fits it, or its code's name."""
     writes = path.startswith("/windshift.") and not path.endswith(_NO_WRITES)
     match error.code:
         case StatusCode.DEADLINE_EXCEEDED if writes:
-            return translate(path, OutcomeUnknown())
+            return _of_the_domain(OutcomeUnknown())
         case StatusCode.UNAVAILABLE if writes:  # cut off at the end of a drain
-            return translate(path, OutcomeUnknown("the server stopped before the broker answered"))
+            return _of_the_domain(OutcomeUnknown("the server stopped before the broker answered"))
         case StatusCode.UNAVAILABLE:
-            return translate(path, ShuttingDown())
+            return _of_the_domain(ShuttingDown())
         case StatusCode.INVALID_ARGUMENT:
-            return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, ())
-        case StatusCode.RESOURCE_EXHAUSTED if path.endswith(_PUBLISHES):
-            return _with_details(StatusCode.INVALID_ARGUMENT, error.message, "EVENT_TOO_LARGE", {}, ())
+            more = (_bad_request("", error.message),)
+            return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, more)
+        case StatusCode.RESOURCE_EXHAUSTED if path.endswith(_STORING):
+            return _of_the_domain(EventTooLarge(max_payload))
         case _:
             return _with_details(error.code, error.message, error.code.name, {}, ())
 

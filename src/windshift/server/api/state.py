@@ -63,7 +63,8 @@ def _last_revision(request: pb.SetRequest | pb.DeleteRequest) -> int | None:
 def _value(request: pb.SetRequest) -> bytes:
     if not request.HasField("value"):
         raise InvalidField("value", "is missing; set the value, or delete the key")
-    return request.value.SerializeToString()
+    # No more than the two fields of an Any: with others it would be taken for no Any when it is read.
+    return Any(type_url=request.value.type_url, value=request.value.value).SerializeToString()
 
 
 def _response(key: str, entry: Entry) -> pb.GetResponse:

@@ -46,6 +46,8 @@ class Verified(str):
 
 def encoded_size(headers: Mapping[str, str]) -> int:
     """Say how many bytes these headers take on the wire and in the stream. They must be ASCII."""
+    if not headers:
+        return 0  # a message without any is sent in the form that has no block for them
     size = _FRAME
     for name, value in headers.items():
         size += len(name) + _LINE + len(value)

@@ -33,7 +33,9 @@ from windshift.server.nats.jetstream import (
 from windshift.server.nats.writes import Write, Writes
 
 _OPERATION: Final = "KV-Operation"
-"""Set by clients on a marker: DEL or PURGE."""
+_DELETED: Final = "DEL"
+_MARKERS: Final = frozenset({_DELETED, "PURGE"})
+"""What clients set `_OPERATION` to on a marker. With any other operation, or none, a message is a value."""
 _MARKER_REASON: Final = "Nats-Marker-Reason"
 """Set by the broker on a marker of its own, when a value expired or was purged."""
 
@@ -102,7 +104,7 @@ class Buckets:
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
         """Delete a key; otherwise like `put`."""
-        await self._write(bucket, key, b"", {_OPERATION: "DEL"}, deadline, expected)
+        await self._write(bucket, key, b"", {_OPERATION: _DELETED}, deadline, expected)
 
     async def _write(
         self,
@@ -166,7 +168,7 @@ def _config(bucket: str, replicas: int) -> JsonObject:
 
 
 def _record(message: StoredMessage) -> Record:
-    if _OPERATION in message.headers or _MARKER_REASON in message.headers:
+    if message.headers.get(_OPERATION) in _MARKERS or _MARKER_REASON in message.headers:
         return Record(message.sequence, None, message.time)
     return Record(message.sequence, message.body, message.time)
 
