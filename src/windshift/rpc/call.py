@@ -54,6 +54,7 @@ class ServerCall:
     Attributes:
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
+        finished_at: ``loop.time()`` at which it ended.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
@@ -337,6 +338,7 @@ class ServerCall:
             self._timer.cancel()
         if not self._done:
             self._done = True
+            self.finished_at = self._loop.time()
             self._discard()
             self._connection.call_finished(self, StatusCode.CANCELLED)
             self._cancel()

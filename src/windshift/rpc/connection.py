@@ -109,6 +109,11 @@ class Connection(asyncio.Protocol):
         role: which side this is.
         options: limits and timers.
         loop: the event loop that runs the transport.
+
+    Attributes:
+        received: bytes that came, without TLS.
+        sent: bytes that were given to the transport.
+        peer: the address of the other side.
     """
 
     def __init__(self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop) -> None:
@@ -126,6 +131,7 @@ class Connection(asyncio.Protocol):
         self._settings_received = False
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.connection_window
+        self.received = self.sent = 0
         self.peer = ""
 
     # -- what the subclasses answer ------------------------------------------------------------------
@@ -199,6 +205,7 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Feed the engine and hand on what came of it."""
         self._heard = True
+        self.received += len(data)
         if len(data) <= _READ_SIZE:
             self._receive(data)
             return
@@ -270,6 +277,7 @@ class Connection(asyncio.Protocol):
                 if not data:
                     break
                 transport.write(data)
+                self.sent += len(data)
         except ngh2.NGH2Error as error:
             self._fail(error)
             return
@@ -478,6 +486,7 @@ class Connection(asyncio.Protocol):
             rest = self._h2.data_to_send(_WRITE_SIZE)
             if rest:
                 self._transport.write(rest)
+                self.sent += len(rest)
         except ngh2.NGH2Error:
             pass
         transport = self._transport

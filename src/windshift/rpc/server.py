@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl as tls
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,6 +22,7 @@ _NOT_GRPC = b"This port speaks gRPC only: POST with content-type application/grp
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 CallObserver = Callable[[ServerCall, StatusCode], None]
+RefusalObserver = Callable[[str | None, StatusCode], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +43,8 @@ class ServerOptions:
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
         translate: says what a client sees of an error, raised by a handler or by the gRPC layer itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
+        on_call_refused: the same for a request that was answered before it became a call, with the path of
+            its method; None = there is no such method.
     """
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -54,6 +58,7 @@ class ServerOptions:
     drain_ping_timeout: float = 1.0
     translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
+    on_call_refused: RefusalObserver | None = None
 
 
 class ServerConnection(CallConnection):
@@ -87,7 +92,7 @@ class ServerConnection(CallConnection):
         try:
             call = self._open_call(stream_id, method, headers, fields)
         except RpcError as error:
-            self._answer(stream_id, self.translate(method.path, error), ended)
+            self._refuse_call(stream_id, method.path, self.translate(method.path, error), ended)
             return
         self._calls[stream_id] = call
         call.begin(ended)
@@ -174,6 +179,11 @@ class ServerConnection(CallConnection):
         if observer is not None:
             observer(call, code)
 
+    @property
+    def active_calls(self) -> list[ServerCall]:
+        """The calls that have not ended."""
+        return [call for call in self._calls.values() if not call.done]
+
     # -- refusing ------------------------------------------------------------------------------------
 
     def _refuse(self, stream_id: int, fields: Mapping[bytes, bytes], ended: bool) -> None:
@@ -186,7 +196,14 @@ class ServerConnection(CallConnection):
             path = fields.get(b":path", b"")
             text = path[:200].decode("ascii", "backslashreplace")
             error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
-            self._answer(stream_id, self.translate(text, error), ended)
+            self._refuse_call(stream_id, None, self.translate(text, error), ended)
+
+    def _refuse_call(self, stream_id: int, path: str | None, error: RpcError, ended: bool) -> None:
+        """Answer a request that does not become a call."""
+        self._answer(stream_id, error, ended)
+        observer = self._server.options.on_call_refused
+        if observer is not None:
+            observer(path, error.code)
 
     def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
         self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)
@@ -315,6 +332,21 @@ class Server:
         self._idle.set()
         self._closed.set()
         self._draining = False
+        self._received = self._sent = 0  # by connections that are gone
+
+    @property
+    def received(self) -> int:
+        """Bytes that came over all connections, without TLS."""
+        return self._received + sum(connection.received for connection in self._sockets)
+
+    @property
+    def sent(self) -> int:
+        """Bytes that were sent over all connections, without TLS."""
+        return self._sent + sum(connection.sent for connection in self._sockets)
+
+    def active_calls(self) -> Counter[str]:
+        """Count the calls that have not ended, by the path of their method."""
+        return Counter(call.method for connection in self._connections for call in connection.active_calls)
 
     @property
     def connections(self) -> int:
@@ -384,7 +416,10 @@ class Server:
 
     def connection_gone(self, connection: ServerConnection) -> None:
         """Forget the socket of a connection; called by it."""
-        self._sockets.discard(connection)
+        if connection in self._sockets:
+            self._sockets.remove(connection)
+            self._received += connection.received
+            self._sent += connection.sent
         if not self._sockets:
             self._closed.set()
 

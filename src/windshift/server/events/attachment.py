@@ -19,6 +19,7 @@ from typing import Any, Protocol
 
 from windshift.server.errors import AlreadySubscribed, BrokerUnavailable, ConsumerNotFound
 from windshift.server.events.commands import Ack, Command, Fate, Ping, Reject, Subscribe, judge
+from windshift.server.events.counts import Counts
 from windshift.server.events.lookup import find_timeout
 from windshift.server.events.pulls import Pulls
 from windshift.server.events.session import Confirmation, Errand, Kind, Session
@@ -99,11 +100,12 @@ class ConsumeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """The parts of NATS that consuming needs."""
+    """The parts of NATS that consuming needs, and where it counts what happens."""
 
     connection: Connection
     replies: Replies
     consumers: ConsumerApi
+    counts: Counts = field(default_factory=Counts)
 
 
 class Attachment:
@@ -123,6 +125,7 @@ class Attachment:
         "_broker",
         "_client",
         "_consumer",
+        "_counts",
         "_deliveries",
         "_doubt",
         "_ending",
@@ -156,6 +159,7 @@ class Attachment:
         options: ConsumeOptions,
     ) -> None:
         self._broker = broker
+        self._counts = broker.counts
         self._client = client
         self._stream = stream
         self._consumer = consumer
@@ -190,6 +194,7 @@ class Attachment:
         connection = self._broker.connection
         connection.on_lost.append(self._lose)
         connection.on_connected.append(self._recover)
+        self._counts.attach(self._window)
         try:
             async with self._group:
                 self._start(self._read(commands))
@@ -200,6 +205,7 @@ class Attachment:
             self._ending = True
             connection.on_lost.remove(self._lose)
             connection.on_connected.remove(self._recover)
+            self._counts.detach(self._window)
             await self._release()
         if self._failure is not None:
             raise self._failure
@@ -232,7 +238,9 @@ class Attachment:
         finally:
             for delivery in self._arrived:
                 self._deliveries.hand_back(delivery.reply)
-            for held in self._session.release():
+            released = self._session.release()
+            self._counts.released += len(released)
+            for held in released:
                 self._deliveries.hand_back(held.reply)
 
     # -- turns ---------------------------------------------------------------------------------------
@@ -258,6 +266,10 @@ class Attachment:
         now = self._loop.time()
         self._tick(now)
         for confirmation in self._session.confirmations():
+            if confirmation.invalid_ids:
+                self._counts.invalid += len(confirmation.invalid_ids)
+            if confirmation.temporary_failed_ids:
+                self._counts.failed += len(confirmation.temporary_failed_ids)
             self._client.confirm(confirmation)
         if not self._ending:
             self._take_in(now)
@@ -302,6 +314,9 @@ class Attachment:
             delivery, held = unsent.popleft()
             if self._window.holds(delivery.id, held, now):
                 client.deliver(delivery)
+                self._counts.delivered += 1
+                if delivery.attempt > 1:
+                    self._counts.redelivered += 1
                 self._pulls.delivered(delivery)
                 queued += len(delivery.data)
         queued = client.queued
@@ -403,10 +418,23 @@ class Attachment:
     def _answered(self, errand: Errand, outcome: Outcome) -> None:
         if outcome is NoReply.DISCONNECTED:
             return  # sent again on the next connection, or failed when its time is over
+        if isinstance(outcome, bytes) and not errand.answered:
+            self._count(errand)
         self._session.answer(errand, stored=isinstance(outcome, bytes), now=self._loop.time())
         if outcome is NoReply.NO_RESPONDERS:
             self._doubt = self._doubt or Notice.UNHEARD
         self._wake.set()
+
+    def _count(self, errand: Errand) -> None:
+        kind, counts = errand.confirmation.kind, self._counts
+        if kind is Kind.ACK:
+            counts.acknowledged += 1
+        elif kind is Kind.PING:
+            counts.prolonged += 1
+        elif errand.payload == TERMINATE:
+            counts.terminated += 1
+        else:
+            counts.rejected += 1
 
     def _arrive(self, arrival: Arrival) -> None:
         if isinstance(arrival, Delivery):

@@ -9,6 +9,7 @@ from typing import Final
 
 from windshift.server import names
 from windshift.server.errors import BrokerUnavailable, EventTooLarge, InvalidField, StreamFull, WrongLastId
+from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
 from windshift.server.nats import headers as h
 from windshift.server.nats.connection import Connection
@@ -35,11 +36,14 @@ _ACTUAL = re.compile(r"wrong last sequence: (\d+)")
 class Publisher:
     """Stores events in whatever stream takes their subject."""
 
-    def __init__(self, connection: Connection, api: JetStreamApi, writes: Writes) -> None:
+    def __init__(
+        self, connection: Connection, api: JetStreamApi, writes: Writes, counts: Counts | None = None
+    ) -> None:
         self._connection = connection
         self._api = api
         self._writes = writes
         self._backoff = Backoff()
+        self._counts = counts or Counts()
 
     async def publish(self, request: PublishRequest, deadline: float) -> PublishReceipt:
         """Store an event, or find that its key was stored already; give up at `deadline` (loop time).
@@ -47,6 +51,19 @@ class Publisher:
         Raise the errors that the contract names for a publish. An event without a key is not sent again once
         it may have reached the broker: its publisher is told that the outcome is unknown.
         """
+        counts = self._counts
+        try:
+            receipt = await self._store(request, deadline)
+        except BaseException as error:
+            counts.publish_failed(error)
+            raise
+        if receipt.duplicate:
+            counts.duplicates += 1
+        else:
+            counts.published += 1
+        return receipt
+
+    async def _store(self, request: PublishRequest, deadline: float) -> PublishReceipt:
         headers = _headers(request)
         max_payload = self._connection.max_payload
         if len(request.body) + h.encoded_size(headers) > max_payload:

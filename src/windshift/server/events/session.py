@@ -237,7 +237,7 @@ class Session:
         elif stored:
             self.window.prolong(errand.seq, held, errand.since)
         elif held.deadline <= now and not held.unanswered:
-            self.window.remove(errand.seq, held)
+            self.window.drop(errand.seq, held)
 
     def confirmations(self) -> Iterator[Confirmation]:
         """Yield the confirmations that may leave now, in the order of their commands."""

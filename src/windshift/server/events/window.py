@@ -48,15 +48,16 @@ class Window:
         timeout: seconds in which the broker wants each one settled or prolonged.
 
     Attributes:
+        expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         due: no delivery times out before this moment (there may be none that does then).
     """
 
-    __slots__ = ("_held", "_lifetime", "due", "requested", "size")
+    __slots__ = ("_held", "_lifetime", "due", "expired", "requested", "size")
 
     def __init__(self, size: int, timeout: float) -> None:
         self.size = size
-        self.requested = 0
+        self.requested = self.expired = 0
         self.due = inf
         self._held: dict[StreamSeq, Held] = {}
         self._lifetime = timeout - min(MARGIN, timeout * MARGIN_SHARE)
@@ -103,7 +104,9 @@ class Window:
         if self.requested:
             self.requested -= 1
         earlier = self._held.pop(seq, None)
-        if earlier is None and len(self._held) >= self.size:
+        if earlier is not None:
+            self.expired += 1
+        elif len(self._held) >= self.size:
             return None
         held = self._held[seq] = Held(reply, attempt, now + self._lifetime)
         self.due = min(self.due, held.deadline)
@@ -113,6 +116,11 @@ class Window:
         """Let a delivery go, unless a later one of the same event took its place."""
         if self._held.get(seq) is held:
             del self._held[seq]
+
+    def drop(self, seq: StreamSeq, held: Held) -> None:
+        """Let a delivery go whose time is over."""
+        self.expired += self._held.get(seq) is held
+        self.remove(seq, held)
 
     def prolong(self, seq: StreamSeq, held: Held, since: float) -> None:
         """Restart the timeout of a delivery that the broker prolonged at `since` or later."""
@@ -138,6 +146,7 @@ class Window:
                 expired.append(seq)
         for seq in expired:
             del self._held[seq]
+        self.expired += len(expired)
 
     def clear(self) -> list[Held]:
         """Empty the table and return what was in it."""

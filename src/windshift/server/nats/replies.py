@@ -18,7 +18,7 @@ from typing import Final
 
 from nats.aio.msg import Msg
 
-from windshift.server.nats.connection import Connection
+from windshift.server.nats.connection import Connection, NotConnected
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,20 @@ class Replies:
             self.forget(token)
             raise
         return outcome
+
+    async def round_trip(self, deadline: float) -> float | None:
+        """Measure in seconds how long a message to the broker and back takes.
+
+        None when it did not come back by `deadline` (loop time), or there is no connection.
+        """
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        own = f"{self._prefix}{self._last_token + 1}"  # where the answer to this very request is awaited
+        try:
+            outcome = await self.request(own, b"", None, deadline)
+        except NotConnected:
+            return None
+        return loop.time() - begun if isinstance(outcome, bytes) else None
 
     def _on_message(self, message: Msg) -> None:
         waiting = self._waiting.pop(message.subject[self._prefix_length :], None)

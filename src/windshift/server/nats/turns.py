@@ -21,6 +21,11 @@ class Turns:
         """How many turns nobody has."""
         return self._free
 
+    @property
+    def waiting(self) -> int:
+        """How many callers wait for a turn."""
+        return len(self._waiting)
+
     def take_now(self) -> bool:
         """Take a turn if there is one."""
         if self._free == 0:

@@ -84,6 +84,16 @@ class Writes:
         self._patient = 0
         self._bound: dict[str, float] = {}
 
+    @property
+    def in_flight(self) -> int:
+        """How many writes wait for the broker's answer."""
+        return self._options.max_in_flight - self._turns.free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their turn."""
+        return self._turns.waiting
+
     async def write(self, write: Write) -> PubAck:
         """Store a message; return the broker's word for it.
 

@@ -1,0 +1,98 @@
+"""What happened to events since the start, in plain numbers.
+
+They are counted where it happens, at the cost of an addition, and read by whoever wants to know. No number
+depends on what clients choose: there are as many as stand here.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from windshift.server.errors import WindshiftError
+
+CANCELLED = "CANCELLED"
+UNEXPECTED = "INTERNAL"
+
+
+class Holding(Protocol):
+    """The deliveries that one client holds."""
+
+    expired: int
+    """How many were neither settled nor prolonged in time."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        ...
+
+
+class Counts:
+    """The numbers of one server.
+
+    Attributes:
+        published: events that JetStream stored.
+        duplicates: publishes whose key had been stored before.
+        failures: publishes that failed, by reason: one of the domain's, `CANCELLED` or `UNEXPECTED`.
+        delivered: deliveries handed to clients.
+        redelivered: those among them that were not the first of their event.
+        acknowledged: deliveries whose settlement JetStream has stored.
+        rejected: the same, rejected.
+        terminated: the same, rejected for good.
+        prolonged: pings that JetStream has stored.
+        released: deliveries that went back because their call ended.
+        failed: ids that JetStream did not answer for in time.
+        invalid: ids that the client did not hold.
+        holdings: what each client that is attached now holds.
+    """
+
+    __slots__ = (
+        "_expired",
+        "acknowledged",
+        "delivered",
+        "duplicates",
+        "failed",
+        "failures",
+        "holdings",
+        "invalid",
+        "prolonged",
+        "published",
+        "redelivered",
+        "rejected",
+        "released",
+        "terminated",
+    )
+
+    def __init__(self) -> None:
+        self.published = self.duplicates = 0
+        self.failures: dict[str, int] = {}
+        self.delivered = self.redelivered = 0
+        self.acknowledged = self.rejected = self.terminated = self.prolonged = 0
+        self.released = self.failed = self.invalid = 0
+        self.holdings: set[Holding] = set()
+        self._expired = 0
+
+    def publish_failed(self, error: BaseException) -> None:
+        """Count a publish that ended with an error."""
+        if isinstance(error, WindshiftError):
+            reason = error.reason
+        else:
+            reason = UNEXPECTED if isinstance(error, Exception) else CANCELLED
+        self.failures[reason] = self.failures.get(reason, 0) + 1
+
+    def attach(self, holding: Holding) -> None:
+        """Look at what a client holds, from now on."""
+        self.holdings.add(holding)
+
+    def detach(self, holding: Holding) -> None:
+        """Look no more at what a client held."""
+        self.holdings.discard(holding)
+        self._expired += holding.expired
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries clients hold now."""
+        return sum(map(len, self.holdings))
+
+    @property
+    def expired(self) -> int:
+        """Deliveries that were neither settled nor prolonged in time."""
+        return self._expired + sum(holding.expired for holding in self.holdings)

@@ -1,0 +1,262 @@
+"""Every instrument that the server has: the list that both exporters and the documentation are made from.
+
+Names follow OpenTelemetry's semantic conventions where these have one (1.44.0: rpc, process, cpython), and
+begin with ``windshift.`` otherwise. In Prometheus they get its forms: ``_total``, units spelled out. Process
+metrics have the names there that every Prometheus client library gives them.
+
+No label ever holds what a client chose, except the names of streams and consumers, of which a bounded number
+is shown (see `windshift.server.nats.census`).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+OTHER_METHOD: Final = "_OTHER"
+"""Stands for every method that the server does not have (semantic conventions, ``rpc.method``)."""
+
+EPHEMERAL: Final = "(ephemeral)"
+"""Stands for all consumers of a stream that have no name of their own. No consumer can be called so."""
+
+
+class Kind(Enum):
+    """What the values of an instrument mean, in the words of OpenTelemetry."""
+
+    COUNTER = "counter"
+    """A sum that only grows."""
+    UP_DOWN = "up-down counter"
+    """A sum that may shrink: those of several servers can be added up."""
+    GAUGE = "gauge"
+    """A reading: those of several servers must not be added up."""
+    HISTOGRAM = "histogram"
+
+
+_UNITS: Final = {"s": "seconds", "By": "bytes"}
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One instrument.
+
+    Attributes:
+        name: in OpenTelemetry.
+        kind: what its values mean.
+        unit: in UCUM; what is counted stands in braces.
+        description: one sentence without a full stop.
+        labels: names of the attributes that tell its series apart, in the order of their values.
+        bounds: of a histogram, upper and inclusive.
+        short: the name in Prometheus without its endings, where it does not follow from `name`.
+    """
+
+    name: str
+    kind: Kind
+    unit: str
+    description: str
+    labels: tuple[str, ...] = ()
+    bounds: tuple[float, ...] = ()
+    short: str = ""
+
+    @property
+    def prometheus_unit(self) -> str:
+        """The unit as Prometheus spells it; empty for what is merely counted."""
+        return _UNITS.get(self.unit, "")
+
+    @property
+    def prometheus_family(self) -> str:
+        """The name in Prometheus without ``_total``, ``_bucket``, ``_sum`` and ``_count``."""
+        name = self.short or self.name.replace(".", "_")
+        unit = self.prometheus_unit
+        return f"{name}_{unit}" if unit and not name.endswith(f"_{unit}") else name
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name in Prometheus, as queries have it (of a histogram: without the ending of its parts)."""
+        return self.prometheus_family + ("_total" if self.kind is Kind.COUNTER else "")
+
+    @property
+    def prometheus_labels(self) -> tuple[str, ...]:
+        """The names of the labels in Prometheus."""
+        return tuple(re.sub("[^a-zA-Z0-9_]", "_", label) for label in self.labels)
+
+
+_C, _U, _G, _H = Kind.COUNTER, Kind.UP_DOWN, Kind.GAUGE, Kind.HISTOGRAM
+
+# --- RPC --------------------------------------------------------------------------------------------------
+
+CALL_DURATION: Final = Instrument(
+    "rpc.server.call.duration",
+    _H,
+    "s",
+    "Calls that ended, and how long they took; those that stream last as long as their client stays",
+    ("rpc.system.name", "rpc.method", "rpc.status_code", "error.type"),
+    # The conventions' bounds, and three below: most calls take one to five milliseconds.
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
+)
+ACTIVE_CALLS: Final = Instrument(
+    "windshift.rpc.active_calls", _U, "{call}", "Calls that have not ended", ("rpc.method",)
+)
+CONNECTIONS: Final = Instrument(
+    "windshift.rpc.connections", _U, "{connection}", "HTTP/2 connections of clients that are open"
+)
+TRAFFIC: Final = Instrument(
+    "windshift.rpc.traffic",
+    _C,
+    "By",
+    "Bytes of HTTP/2 from and to clients, without TLS",
+    ("network.io.direction",),
+)
+
+# --- Events -----------------------------------------------------------------------------------------------
+
+PUBLISHED: Final = Instrument("windshift.events.published", _C, "{event}", "Events that JetStream stored")
+DUPLICATES: Final = Instrument(
+    "windshift.events.duplicates", _C, "{event}", "Publishes whose idempotency key had been stored before"
+)
+PUBLISH_FAILURES: Final = Instrument(
+    "windshift.publish.failures",
+    _C,
+    "{publish}",
+    "Publishes that failed, by the reason that the client was told; CANCELLED: its caller went away",
+    ("reason",),
+)
+PUBLISHES_IN_FLIGHT: Final = Instrument(
+    "windshift.publish.in_flight", _U, "{publish}", "Writes that wait for the answer of JetStream"
+)
+PUBLISHES_WAITING: Final = Instrument(
+    "windshift.publish.waiting", _U, "{publish}", "Writes that wait for their turn to be sent to JetStream"
+)
+DELIVERED: Final = Instrument(
+    "windshift.events.delivered", _C, "{event}", "Deliveries handed to clients, repeated ones included"
+)
+REDELIVERED: Final = Instrument(
+    "windshift.events.redelivered", _C, "{event}", "Deliveries among them that were not their event's first"
+)
+SETTLED: Final = Instrument(
+    "windshift.events.settled",
+    _C,
+    "{event}",
+    "What became of deliveries: ack, reject, terminate (rejected for good) and ping (prolonged), once "
+    "JetStream has stored it; expired (none of these in time); released (given back at the end of a call)",
+    ("kind",),
+)
+IN_FLIGHT: Final = Instrument(
+    "windshift.events.in_flight", _U, "{event}", "Deliveries that clients of this server hold unsettled"
+)
+CONFIRMATIONS_FAILED: Final = Instrument(
+    "windshift.confirmations.failed",
+    _C,
+    "{event}",
+    "Ids in temporary_failed_ids: JetStream did not answer for them in time",
+)
+CONFIRMATIONS_INVALID: Final = Instrument(
+    "windshift.confirmations.invalid",
+    _C,
+    "{event}",
+    "Ids in invalid_ids: unknown to the call, settled before, or too late",
+)
+SUBSCRIPTIONS: Final = Instrument(
+    "windshift.subscriptions", _U, "{subscription}", "Clients of this server that are attached to a consumer"
+)
+
+# --- NATS -------------------------------------------------------------------------------------------------
+
+NATS_CONNECTED: Final = Instrument(
+    "windshift.nats.connected", _U, "{connection}", "1 while there is a connection to NATS, else 0"
+)
+NATS_RECONNECTS: Final = Instrument(
+    "windshift.nats.reconnects", _C, "{connection}", "Connections to NATS that replaced one that was lost"
+)
+NATS_ROUND_TRIP: Final = Instrument(
+    "windshift.nats.round_trip", _G, "s", "Time that a message to NATS and back took, at the last poll"
+)
+
+# --- What JetStream holds, as polled ----------------------------------------------------------------------
+
+STREAM_MESSAGES: Final = Instrument(
+    "windshift.stream.messages", _G, "{event}", "Events in a stream", ("stream",)
+)
+STREAM_SIZE: Final = Instrument("windshift.stream.size", _G, "By", "Bytes in a stream", ("stream",))
+STREAM_LAST_ID: Final = Instrument(
+    "windshift.stream.last_id", _G, "{event}", "The last id that a stream gave to an event", ("stream",)
+)
+_CONSUMER = ("stream", "consumer")
+CONSUMER_PENDING: Final = Instrument(
+    "windshift.consumer.pending", _G, "{event}", "Events that a consumer has yet to hand over", _CONSUMER
+)
+CONSUMER_UNACKNOWLEDGED: Final = Instrument(
+    "windshift.consumer.unacknowledged",
+    _G,
+    "{event}",
+    "Events that a consumer has handed over and that are not settled",
+    _CONSUMER,
+)
+CONSUMER_REDELIVERED: Final = Instrument(
+    "windshift.consumer.redelivered",
+    _G,
+    "{event}",
+    "Events among those not settled that were handed over more than once",
+    _CONSUMER,
+)
+CONSUMER_OLDEST: Final = Instrument(
+    "windshift.consumer.oldest.age",
+    _G,
+    "s",
+    "Time since the oldest event was stored that a consumer has not got settled; 0 when there is none",
+    _CONSUMER,
+)
+POLL_OMITTED: Final = Instrument(
+    "windshift.poll.omitted",
+    _G,
+    "{series}",
+    "Streams, consumers and ages of oldest events that the last poll of JetStream left out to stay bounded",
+    ("kind",),
+)
+POLL_FAILURES: Final = Instrument(
+    "windshift.poll.failures", _C, "{poll}", "Polls of JetStream that failed; meanwhile its gauges are absent"
+)
+
+# --- The process ------------------------------------------------------------------------------------------
+
+LOOP_LAG: Final = Instrument(
+    "windshift.event_loop.lag",
+    _H,
+    "s",
+    "How late the event loop called a timer, looked at twice a second",
+    (),
+    (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+CPU_TIME: Final = Instrument(
+    "process.cpu.time", _C, "s", "CPU time that the process used", ("cpu.mode",), short="process_cpu"
+)
+MEMORY: Final = Instrument(
+    "process.memory.usage", _U, "By", "Resident memory of the process", short="process_resident_memory"
+)
+DESCRIPTORS: Final = Instrument(
+    "process.unix.file_descriptor.count",
+    _U,
+    "{file_descriptor}",
+    "File descriptors that the process has open",
+    short="process_open_fds",
+)
+UPTIME: Final = Instrument("process.uptime", _G, "s", "Time since the server was started")
+GC_COLLECTIONS: Final = Instrument(
+    "cpython.gc.collections",
+    _C,
+    "{collection}",
+    "Runs of Python's garbage collector",
+    ("cpython.gc.generation",),
+)
+BUILD_INFO: Final = Instrument(
+    "windshift.build.info", _G, "", "Always 1; the labels say what runs", ("version", "python_version")
+)
+PUSH_FAILURES: Final = Instrument(
+    "windshift.metrics.push.failures", _C, "{export}", "Exports of metrics over OTLP that failed"
+)
+
+INSTRUMENTS: Final[tuple[Instrument, ...]] = tuple(
+    value for value in list(globals().values()) if isinstance(value, Instrument)
+)
+"""All of them, in the order in which they stand above."""

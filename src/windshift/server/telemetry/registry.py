@@ -1,0 +1,111 @@
+"""The readings of all instruments, taken when somebody asks.
+
+Nothing happens here while events pass: whoever has something to count keeps a plain number, and a registry
+knows how to read it.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+
+
+class Distribution(NamedTuple):
+    """The reading of a histogram.
+
+    Attributes:
+        counts: observations per bucket, not added up; the last one is that above all bounds.
+        total: the sum of all observations.
+    """
+
+    counts: tuple[int, ...]
+    total: float
+
+
+Value = int | float | Distribution
+Point = tuple[tuple[str, ...], Value]
+"""The values of the labels, and the reading. An empty label is one that does not apply."""
+
+Reader = Callable[[], Iterable[Point]]
+
+
+class Family(NamedTuple):
+    """An instrument and its readings."""
+
+    instrument: Instrument
+    points: Sequence[Point]
+
+
+class Histogram:
+    """Observations in buckets. Observing costs about 0.2 µs.
+
+    Args:
+        bounds: upper, inclusive, ascending.
+    """
+
+    __slots__ = ("_bounds", "_counts", "_total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Count an observation."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._total += value
+
+    def read(self) -> Distribution:
+        """Return what was observed so far."""
+        return Distribution(tuple(self._counts), self._total)
+
+
+class Registry:
+    """How to read every instrument.
+
+    Attributes:
+        refresh: awaited before readings are taken, for what has to be asked for. Must not raise.
+    """
+
+    def __init__(self) -> None:
+        self._readers: dict[Instrument, Reader] = {}
+        self.refresh: list[Callable[[], Awaitable[None]]] = []
+
+    def add(self, instrument: Instrument, read: Reader) -> None:
+        """Say how to read an instrument. `read` must be quick and not raise."""
+        self._readers[instrument] = read
+
+    def add_number(self, instrument: Instrument, read: Callable[[], float | None]) -> None:
+        """Say how to read an instrument without labels; None is no reading."""
+
+        def point() -> Iterable[Point]:
+            value = read()
+            return () if value is None else (((), value),)
+
+        self._readers[instrument] = point
+
+    def add_histogram(self, instrument: Instrument) -> Histogram:
+        """Make the only series of a histogram, to be fed by the caller."""
+        if instrument.kind is not Kind.HISTOGRAM:
+            raise ValueError(f"{instrument.name} is no histogram")
+        histogram = Histogram(instrument.bounds)
+        self._readers[instrument] = lambda: (((), histogram.read()),)
+        return histogram
+
+    @property
+    def unread(self) -> tuple[Instrument, ...]:
+        """The instruments that nothing reads."""
+        return tuple(each for each in INSTRUMENTS if each not in self._readers)
+
+    async def collect(self) -> list[Family]:
+        """Take all readings, in the order of the table."""
+        for refresh in self.refresh:
+            await refresh()
+        return [
+            Family(instrument, list(self._readers[instrument]()))
+            for instrument in INSTRUMENTS
+            if instrument in self._readers
+        ]
