@@ -284,7 +284,7 @@ def test_size_limit(client: Client, store: str) -> None:
 
 @pytest.mark.parametrize("size", [MIB + 1, 4 * MIB, 6 * MIB])
 def test_beyond_the_size_limit(client: Client, store: str, size: int) -> None:
-    """A larger value than the broker takes is refused with the limit, however large, and harms nobody else."""
+    """A value larger than the broker takes is refused with the limit, and harms nobody else."""
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
         client.set(store, "a", value=value_of(size))
     assert caught[0].metadata == {"limit": str(MIB)}
