@@ -26,10 +26,10 @@ from windshift.server.errors import (
 )
 from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher
-from windshift.server.events.trace import TraceContext
 from windshift.server.nats.jetstream import StoredMessage
 from windshift.server.nats.timestamps import Time, parse_rfc3339
 from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.telemetry.context import TraceContext
 
 Unique = Callable[[], str]
 

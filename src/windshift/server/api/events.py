@@ -14,7 +14,7 @@ from windshift.server.events.consumers import Consumers
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
-from windshift.server.events.trace import TraceContext, read_trace_context
+from windshift.server.telemetry.context import TraceContext, read_trace_context
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
 

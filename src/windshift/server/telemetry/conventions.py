@@ -1,0 +1,94 @@
+"""The names of OpenTelemetry's semantic conventions that spans and resources use. Nothing else spells them.
+
+They are those of version 1.44.0, https://opentelemetry.io/docs/specs/semconv/. Their state there: `db`,
+`error`, `network`, `service` stable; `rpc` a release candidate; `messaging` in development, so that its names
+may change with a later version, and with them `SCHEMA_URL`.
+
+What the conventions have no name for begins with ``windshift.``.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Final
+
+SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
+SCOPE: Final = "windshift.server"
+"""The name of the instrumentation scope."""
+
+
+class Kind(Enum):
+    """On which side of what a span stands."""
+
+    SERVER = "server"
+    CLIENT = "client"
+    PRODUCER = "producer"
+
+
+# --- messaging ----------------------------------------------------------------------------------------
+
+MESSAGING_SYSTEM: Final = "messaging.system"
+OPERATION_NAME: Final = "messaging.operation.name"
+OPERATION_TYPE: Final = "messaging.operation.type"
+DESTINATION_NAME: Final = "messaging.destination.name"
+CONSUMER_GROUP_NAME: Final = "messaging.consumer.group.name"
+MESSAGE_ID: Final = "messaging.message.id"
+MESSAGE_BODY_SIZE: Final = "messaging.message.body.size"
+
+NATS: Final = "nats"
+
+SEND: Final = "send"
+DELIVER: Final = "deliver"
+"""Our name of handing an event to a consumer's client; by its type it is a `RECEIVE`."""
+RECEIVE: Final = "receive"
+SETTLE: Final = "settle"
+"""The type of both `ACK` and `REJECT`."""
+ACK: Final = "ack"
+REJECT: Final = "reject"
+
+# --- rpc -----------------------------------------------------------------------------------------------
+
+RPC_SYSTEM_NAME: Final = "rpc.system.name"
+RPC_METHOD: Final = "rpc.method"
+RPC_RESPONSE_STATUS_CODE: Final = "rpc.response.status_code"
+NETWORK_PEER_ADDRESS: Final = "network.peer.address"
+NETWORK_PEER_PORT: Final = "network.peer.port"
+
+GRPC: Final = "grpc"
+
+# --- db ------------------------------------------------------------------------------------------------
+
+DB_SYSTEM_NAME: Final = "db.system.name"
+DB_COLLECTION_NAME: Final = "db.collection.name"
+DB_OPERATION_NAME: Final = "db.operation.name"
+
+# --- of every kind -------------------------------------------------------------------------------------
+
+ERROR_TYPE: Final = "error.type"
+OTHER_ERROR: Final = "_OTHER"
+"""An error whose type is not known."""
+
+# --- our own -------------------------------------------------------------------------------------------
+
+SUBJECT: Final = "windshift.subject"
+"""The subject of an event, which may hold ids: never part of a span's name."""
+DELIVERY_ATTEMPT: Final = "windshift.delivery.attempt"
+DUPLICATE: Final = "windshift.duplicate"
+"""Whether an earlier publish with the same idempotency key had stored the event."""
+PERMANENTLY: Final = "windshift.reject.permanently"
+
+# --- resource ------------------------------------------------------------------------------------------
+
+SERVICE_NAME: Final = "service.name"
+SERVICE_VERSION: Final = "service.version"
+SERVICE_INSTANCE_ID: Final = "service.instance.id"
+HOST_NAME: Final = "host.name"
+PROCESS_PID: Final = "process.pid"
+SDK_NAME: Final = "telemetry.sdk.name"
+SDK_LANGUAGE: Final = "telemetry.sdk.language"
+SDK_VERSION: Final = "telemetry.sdk.version"
+
+
+def span_name(operation: str, target: str | None) -> str:
+    """Name a span: what is done, and to what, where that is known and there are few of them."""
+    return f"{operation} {target}" if target else operation
