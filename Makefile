@@ -38,7 +38,7 @@ conformance: install ## Run the gRPC interop client and h2spec against the rpc l
 # ---- Keep it in order -------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: install .venv-generate/.installed ## Run every check but the tests: format, lint, types, layers, protos, generated code, lock, tree.
+check: install .venv-generate/.installed ## Run every check but the tests: format, lint, types, layers, protos, generated code, tables, lock, tree.
 	@$(BIN)/python scripts/check.py
 
 .PHONY: format
@@ -50,6 +50,10 @@ format: install ## Format code and protos, and fix what the linter can.
 .PHONY: generate
 generate: .venv-generate/.installed ## Write the protobuf code from the .proto files.
 	.venv-generate/bin/python scripts/generate.py
+
+.PHONY: environment
+environment: install ## Write the tables of environment variables in README.md and docs/.
+	$(BIN)/python scripts/environment.py
 
 .PHONY: lock
 lock: .venv-lock/.installed ## Resolve requirements.lock anew; `make lock LOCK=--upgrade` moves versions up.

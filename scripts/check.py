@@ -23,6 +23,7 @@ CHECKS: dict[str, list[str]] = {
     "proto-format": [f"{BIN}/buf", "format", "--diff", "--exit-code"],
     "proto-lint": [f"{BIN}/buf", "lint"],
     "generated": [".venv-generate/bin/python", "scripts/generate.py", "--check"],
+    "environment": [sys.executable, "scripts/environment.py", "--check"],
     "lock": [sys.executable, "scripts/lock.py", "--check"],
     "tree": [sys.executable, "scripts/tree.py"],
 }
@@ -46,7 +47,8 @@ def main(names: list[str]) -> int:
     failed = [name for name in names or CHECKS if not run(name)]
     if failed:
         print(
-            f"Failed: {', '.join(failed)}. Some have a remedy: `make format`, `make generate`, `make lock`."
+            f"Failed: {', '.join(failed)}. Some have a remedy: `make format`, `make generate`, "
+            "`make environment`, `make lock`."
         )
     return 1 if failed else 0
 

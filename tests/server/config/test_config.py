@@ -222,6 +222,7 @@ WRONG = [
     ("OTEL_EXPORTER_OTLP_TRACES_INSECURE", "x", "true or false"),
     ("OTEL_SDK_DISABLED", "x", "true or false"),
     ("OTEL_TRACES_EXPORTER", "zipkin", "one of otlp, none"),
+    ("OTEL_LOGS_EXPORTER", "console", "one of otlp, none"),
     ("OTEL_TRACES_SAMPLER", "jaeger_remote", "one of always_on, always_off, traceidratio"),
     ("OTEL_BSP_SCHEDULE_DELAY", "5s", "milliseconds"),
     ("OTEL_BSP_MAX_QUEUE_SIZE", "0", "a whole number from 1"),

@@ -41,7 +41,7 @@ def test_one_signal_comes_before_all() -> None:
     five = timedelta(seconds=5)
     assert config.traces == SignalConfig("https://traces:4317", five, grpc, (("b", "2"),))
     assert config.metrics == SignalConfig("http://all:4317", timedelta(seconds=2.5), grpc, headers, gzip)
-    assert config.logs == SignalConfig("http://all:4317", five, grpc, headers, gzip)
+    assert config.logs == SignalConfig()
 
 
 def test_http_endpoints() -> None:
@@ -53,8 +53,18 @@ def test_http_endpoints() -> None:
     )
     assert config.traces.endpoint == "http://all:4318/v1/traces"
     assert config.metrics.endpoint == "http://metrics:4318/in"
-    assert config.logs.endpoint == "http://all:4318/v1/logs"
     assert config.traces.protocol is OtlpProtocol.HTTP_PROTOBUF
+
+
+def test_logs_are_sent_when_asked() -> None:
+    """An endpoint alone sends no log records; OTEL_LOGS_EXPORTER does, by the same rules as other signals."""
+    endpoint = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4318"}
+    http = {"OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf", "OTEL_LOGS_EXPORTER": "otlp"}
+    assert telemetry(**endpoint, OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="http://logs:4317").logs == SignalConfig()
+    assert telemetry(**endpoint, **http).logs.endpoint == "http://all:4318/v1/logs"
+    own = telemetry(**endpoint, **http, OTEL_EXPORTER_OTLP_LOGS_ENDPOINT="http://logs:4318/in")
+    assert own.logs.endpoint == "http://logs:4318/in"
+    assert telemetry(**endpoint, **http, OTEL_SDK_DISABLED="true").logs == SignalConfig()
 
 
 def test_protocol_of_one_signal() -> None:

@@ -65,6 +65,7 @@ def read_telemetry(reader: Reader) -> TelemetryConfig:
     every = _otlp(reader, "OTEL_EXPORTER_OTLP", _DEFAULTS)
     enabled = not reader.boolean("OTEL_SDK_DISABLED")
     traces, metrics = _signal(reader, "TRACES", every), _signal(reader, "METRICS", every)
+    logs = _signal(reader, "LOGS", every, _Exporter.NONE)
     return TelemetryConfig(
         service_name=reader.text("OTEL_SERVICE_NAME") or resource.pop("service.name", "windshift"),
         resource=tuple((key, value) for key, value in resource.items() if key != "service.name"),
@@ -73,7 +74,7 @@ def read_telemetry(reader: Reader) -> TelemetryConfig:
         ),
         traces=traces if enabled else SignalConfig(),
         metrics=metrics if enabled else SignalConfig(),
-        logs=_resolved(every, "logs") if enabled else SignalConfig(),
+        logs=logs if enabled else SignalConfig(),
         sampler=_sampler(reader),
         batch=_batch(reader),
         metric_interval=reader.telemetry_seconds("OTEL_METRIC_EXPORT_INTERVAL", timedelta(seconds=60)),
@@ -116,10 +117,10 @@ def _tls(reader: Reader, prefix: str, default: TlsFiles) -> TlsFiles:
     return TlsFiles(authority or default.ca, certificate, key)
 
 
-def _signal(reader: Reader, kind: str, every: _Otlp) -> SignalConfig:
-    """Read one kind's own values, which come before those of all kinds."""
+def _signal(reader: Reader, kind: str, every: _Otlp, exporter: _Exporter = _Exporter.OTLP) -> SignalConfig:
+    """Read one kind's own values, which come before those of all kinds; `exporter` holds without any."""
     own = _otlp(reader, f"OTEL_EXPORTER_OTLP_{kind}", every)
-    wanted = reader.choice(f"OTEL_{kind}_EXPORTER", _Exporter.OTLP) is _Exporter.OTLP
+    wanted = reader.choice(f"OTEL_{kind}_EXPORTER", exporter) is _Exporter.OTLP
     return _resolved(own, kind.lower()) if wanted else SignalConfig()
 
 

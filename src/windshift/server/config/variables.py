@@ -1,6 +1,6 @@
 """Every environment variable of the server: what it means and what holds when it is absent.
 
-The only list: `windshift serve --help` prints it, and a test holds the README's table to it.
+The only list: `windshift serve --help` prints it, and the documents' tables are made from it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ class Variable:
     """As a person would say it; empty when absence has no value to name."""
 
 
-def _signal(kind: str) -> tuple[Variable, ...]:
+def _signal(kind: str, exporter: str = "otlp") -> tuple[Variable, ...]:
     """Give the variables of one kind of telemetry, which come before those of all kinds."""
     prefix, lower = f"OTEL_EXPORTER_OTLP_{kind}", kind.lower()
     return (
-        Variable(f"OTEL_{kind}_EXPORTER", f"otlp, or none: send no {lower}.", "otlp"),
+        Variable(f"OTEL_{kind}_EXPORTER", f"otlp, or none: send no {lower}.", exporter),
         Variable(f"{prefix}_ENDPOINT", f"Where {lower} go; over HTTP the whole URL."),
         *(
             Variable(f"{prefix}_{what}", f"OTEL_EXPORTER_OTLP_{what} for {lower} alone.")
@@ -69,8 +69,8 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable(
         "GRPC_TLS_CLIENT_CA", "Authorities whose client certificates are required; needs GRPC_TLS_CERT."
     ),
-    Variable("HEALTH_PORT", "Port of /healthz and /readyz; 0 means any free one.", "8088"),
-    Variable("HEALTH_HOST", "Address of /healthz and /readyz.", "GRPC_HOST"),
+    Variable("HEALTH_PORT", "Port of /healthz, /readyz and /metrics; 0 means any free one.", "8088"),
+    Variable("HEALTH_HOST", "Address of /healthz, /readyz and /metrics.", "GRPC_HOST"),
     Variable("WINDSHIFT_DATA_DIR", "Data of the embedded server.", "windshift under the user's data home"),
     Variable("WINDSHIFT_NATS_SERVER", "Another nats-server program to embed.", "the installed wheel's"),
     Variable(
@@ -89,6 +89,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         "Who may do what. Not supported yet: a server that is given one refuses to start.",
     ),
     Variable("WINDSHIFT_INSECURE", "Serve other addresses than loopback without authorization.", "false"),
+    Variable("WINDSHIFT_METRICS", "Take readings, for /metrics and for OTLP; false: neither.", "true"),
     Variable("OTEL_SDK_DISABLED", "Send no telemetry, whatever the rest says.", "false"),
     Variable("OTEL_SERVICE_NAME", "Name of this server in telemetry.", "windshift"),
     Variable("OTEL_RESOURCE_ATTRIBUTES", "More about this server: key=value pairs separated by commas."),
@@ -112,6 +113,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("OTEL_EXPORTER_OTLP_CLIENT_KEY", "Key of OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE."),
     *_signal("TRACES"),
     *_signal("METRICS"),
+    *_signal("LOGS", "none"),
     Variable(
         "OTEL_TRACES_SAMPLER",
         "Which traces are recorded: always_on, always_off, traceidratio, or one of them with parentbased_ "
