@@ -17,6 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
+from time import perf_counter
 from typing import Any, cast
 
 from google.protobuf.message import DecodeError, Message
@@ -54,7 +55,8 @@ class ServerCall:
     Attributes:
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
-        finished_at: ``loop.time()`` at which it ended.
+        begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
+        finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
@@ -82,6 +84,7 @@ class ServerCall:
         "_timer",
         "_trailing_metadata",
         "_waiter",
+        "begun",
         "deadline",
         "encoding",
         "finished_at",
@@ -118,6 +121,7 @@ class ServerCall:
         self.encoding = "identity"
         self.deadline: float | None = None
         self.started = loop.time()
+        self.begun = perf_counter()
         self.finished_at = 0.0
         self._trailing_metadata: HeaderList | None = None
         self.on_drain: Callable[[], None] | None = None
@@ -338,7 +342,6 @@ class ServerCall:
             self._timer.cancel()
         if not self._done:
             self._done = True
-            self.finished_at = self._loop.time()
             self._discard()
             self._connection.call_finished(self, StatusCode.CANCELLED)
             self._cancel()

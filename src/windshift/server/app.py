@@ -19,13 +19,17 @@ from windshift.server.api.state import STATE, StateService
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.consumers import Consumers
+from windshift.server.events.counts import Counts
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
+from windshift.server.metrics import Metrics
+from windshift.server.nats.census import CensusTaker
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import JetStreamApi
 from windshift.server.nats.kv import Buckets
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
+from windshift.server.nats.poll import Poll
 from windshift.server.nats.replies import Replies
 from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.writes import WriteOptions, Writes
@@ -52,8 +56,19 @@ class App:
         self._share_port = share_port
         self.connection = Connection(connection_options(config.nats, servers))
         self._replies = Replies(self.connection)
-        self._services = _services(config, self.connection, self._replies)
+        api = JetStreamApi(self.connection, self._replies)
+        writes = _writes(config.nats, self.connection, self._replies, api)
+        counts = Counts()
+        self._services = _services(config, self.connection, self._replies, api, writes, counts)
         self._health = HealthService()
+        answered = [*self._services, self._health]
+        self._answered = [*answered, *reflection_services(answered)]
+        self.metrics: Metrics | None = None
+        """Readings of this server, unless they are switched off."""
+        if config.metrics:
+            poll = Poll(self.connection, self._replies, CensusTaker(api))
+            methods = [path for service in self._answered for path in service.methods]
+            self.metrics = Metrics(counts, writes, poll, self.connection, methods)
         self._server: Server | None = None
         self._draining = False
         self.port = 0
@@ -85,14 +100,21 @@ class App:
         listen = self._config.grpc
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
+        if self.metrics is not None:
+            self.metrics.start(server)
         self._show_health()
 
     def _make_server(self) -> Server:
         """Make the gRPC server, which takes messages as large as this broker stores."""
-        services = [*self._services, self._health]
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
-        options = ServerOptions(max_message_size=largest, translate=self._translate)
-        return Server([*services, *reflection_services(services)], options)
+        calls = None if self.metrics is None else self.metrics.calls
+        options = ServerOptions(
+            max_message_size=largest,
+            translate=self._translate,
+            on_call_finished=None if calls is None else calls.finished,
+            on_call_refused=None if calls is None else calls.refused,
+        )
+        return Server(self._answered, options)
 
     def _translate(self, path: str, error: Exception) -> RpcError | None:
         """Say what a client sees of an error; sizes are those of the present broker."""
@@ -116,21 +138,32 @@ class App:
     async def close(self) -> None:
         """Drop what is still there, and disconnect from NATS."""
         self._draining = True
+        if self.metrics is not None:
+            self.metrics.stop()
         if self._server is not None:
             self._server.close()
         await self.connection.close()
 
 
-def _services(config: ServerConfig, connection: Connection, replies: Replies) -> tuple[Service, ...]:
+def _writes(config: NatsConfig, connection: Connection, replies: Replies, api: JetStreamApi) -> Writes:
+    return Writes(connection, replies, api, WriteOptions(max_in_flight=config.max_pending_publishes))
+
+
+def _services(
+    config: ServerConfig,
+    connection: Connection,
+    replies: Replies,
+    api: JetStreamApi,
+    writes: Writes,
+    counts: Counts,
+) -> tuple[Service, ...]:
     """Build the domain on the NATS layer, and the API on the domain."""
-    api = JetStreamApi(connection, replies)
     streams, consumers = StreamApi(api), ConsumerApi(api)
-    writes = Writes(connection, replies, api, WriteOptions(max_in_flight=config.nats.max_pending_publishes))
     events = EventsService(
         Streams(streams, config.default_replicas),
         Consumers(streams, consumers),
-        Publisher(connection, api, writes),
-        Broker(connection, replies, consumers),
+        Publisher(connection, api, writes, counts),
+        Broker(connection, replies, consumers, counts),
         ConsumeOptions(),
     )
     state = StateService(Stores(Buckets(connection, api, writes, config.default_replicas)))

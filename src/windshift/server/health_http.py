@@ -1,4 +1,4 @@
-"""`/healthz` and `/readyz` over HTTP, in the event loop of the server.
+"""`/healthz`, `/readyz` and `/metrics` over HTTP, in the event loop of the server.
 
 `/healthz` says that the process answers, nothing more: a probe that restarts processes must not restart them
 because NATS is away. `/readyz` says whether calls should be sent here.
@@ -17,11 +17,14 @@ from typing import Any
 
 import uvicorn
 
+from windshift.server.telemetry.prometheus import Exposition
+
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _CONNECTIONS = 256
+_READS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,18 +35,32 @@ class Answer:
     body: MutableMapping[str, str]
 
 
-class HealthApplication:
-    """The ASGI application. `not_ready` gives the reason why calls should not come here, or None."""
+Scrape = Callable[[str], Awaitable[Exposition | None]]
+"""Gives the text of all metrics for an `Accept` header; None while there are none."""
 
-    def __init__(self, not_ready: Callable[[], str | None]) -> None:
+
+class HealthApplication:
+    """The ASGI application.
+
+    Args:
+        not_ready: gives the reason why calls should not come here, or None.
+        scrape: gives what /metrics answers; None = there is no /metrics.
+    """
+
+    def __init__(self, not_ready: Callable[[], str | None], scrape: Scrape | None = None) -> None:
         self._not_ready = not_ready
+        self._scrape = scrape
 
     def answer(self, method: str, path: str) -> Answer:
         """Decide on one request."""
-        if path not in {"/healthz", "/readyz"}:
-            return Answer(404, {"error": "there is only /healthz and /readyz"})
-        if method not in {"GET", "HEAD"}:
+        if path == "/metrics" and self._scrape is None:
+            return Answer(404, {"error": "metrics are switched off: WINDSHIFT_METRICS=false"})
+        if path not in {"/healthz", "/readyz", "/metrics"}:
+            return Answer(404, {"error": "there is only /healthz, /readyz and /metrics"})
+        if method not in _READS:
             return Answer(405, {"error": "use GET"})
+        if path == "/metrics":
+            return Answer(503, {"status": "unavailable", "reason": "starting"})
         reason = self._not_ready() if path == "/readyz" else None
         if reason is None:
             return Answer(200, {"status": "ok"})
@@ -51,17 +68,33 @@ class HealthApplication:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        answer = self.answer(scope["method"], scope["path"])
+        method, path = scope["method"], scope["path"]
+        if path == "/metrics" and method in _READS and self._scrape is not None:
+            exposition = await self._scrape(_header(scope, b"accept"))
+            if exposition is not None:
+                await _respond(send, method, 200, exposition.content_type, exposition.body)
+                return
+        answer = self.answer(method, path)
         body = json.dumps(answer.body).encode() + b"\n"
-        headers = [
-            (b"content-type", b"application/json"),
-            (b"content-length", b"%d" % len(body)),
-            (b"cache-control", b"no-store"),
-        ]
-        if answer.status == 405:
-            headers.append((b"allow", b"GET, HEAD"))
-        await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        await send({"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body})
+        await _respond(send, method, answer.status, "application/json", body)
+
+
+async def _respond(send: Send, method: str, status: int, content_type: str, body: bytes) -> None:
+    headers = [
+        (b"content-type", content_type.encode()),
+        (b"content-length", b"%d" % len(body)),
+        (b"cache-control", b"no-store"),
+    ]
+    if status == 405:
+        headers.append((b"allow", b"GET, HEAD"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
+
+
+def _header(scope: Scope, name: bytes) -> str:
+    """Return a header of the request; of several with that name all of them, as one list."""
+    values: list[bytes] = [value for key, value in scope["headers"] if key == name]
+    return b",".join(values).decode("latin-1")
 
 
 class _Uvicorn(uvicorn.Server):

@@ -24,6 +24,7 @@ from windshift.server.errors import BrokerUnavailable
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging
 from windshift.server.nats.options import ServerAddress
+from windshift.server.telemetry.prometheus import Exposition
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,8 @@ class Process:
 
     async def _start_health(self, stack: AsyncExitStack) -> int:
         """Answer probes from the very start: the rest may take a while."""
-        health, listen = HealthServer(HealthApplication(self._not_ready)), self._config.health
+        scrape = self._scrape if self._config.metrics else None
+        health, listen = HealthServer(HealthApplication(self._not_ready, scrape)), self._config.health
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -134,6 +136,11 @@ class Process:
                 "serving other machines without authorization: whoever reaches this port may do everything. "
                 "Set WINDSHIFT_INSECURE=true if that is meant, or GRPC_HOST=127.0.0.1"
             )
+
+    async def _scrape(self, accept: str) -> Exposition | None:
+        """Give the text of all metrics, once there is a server that has any."""
+        metrics = None if self._app is None else self._app.metrics
+        return None if metrics is None else await metrics.expose(accept)
 
     def _not_ready(self) -> str | None:
         if self._stopping.is_set():

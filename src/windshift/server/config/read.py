@@ -40,6 +40,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         default_replicas=reader.integer("WINDSHIFT_DEFAULT_REPLICAS", 1, 1, 5),
         drain_timeout=reader.seconds("WINDSHIFT_DRAIN_TIMEOUT", 10, _LONGEST_DRAIN),
         insecure=reader.boolean("WINDSHIFT_INSECURE"),
+        metrics=reader.boolean("WINDSHIFT_METRICS", default=True),
         telemetry=read_telemetry(reader),
     )
     _distinct_ports(reader, config)

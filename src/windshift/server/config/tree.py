@@ -158,4 +158,5 @@ class ServerConfig:
     default_replicas: int
     drain_timeout: timedelta
     insecure: bool
+    metrics: bool
     telemetry: TelemetryConfig

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import Enum
 from functools import partial
+from time import perf_counter
 from typing import Final
 
 from nats.aio.msg import Msg
@@ -109,14 +110,13 @@ class Replies:
 
         None when it did not come back by `deadline` (loop time), or there is no connection.
         """
-        loop = asyncio.get_running_loop()
-        begun = loop.time()
+        begun = perf_counter()  # uvloop's time has milliseconds
         own = f"{self._prefix}{self._last_token + 1}"  # where the answer to this very request is awaited
         try:
             outcome = await self.request(own, b"", None, deadline)
         except NotConnected:
             return None
-        return loop.time() - begun if isinstance(outcome, bytes) else None
+        return perf_counter() - begun if isinstance(outcome, bytes) else None
 
     def _on_message(self, message: Msg) -> None:
         waiting = self._waiting.pop(message.subject[self._prefix_length :], None)

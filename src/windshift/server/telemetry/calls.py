@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
+from time import perf_counter
 from typing import Final, Protocol
 
 from windshift.server.telemetry.instruments import CALL_DURATION, OTHER_METHOD
@@ -13,6 +14,11 @@ _CODES: Final = 17
 """OK and the sixteen errors of gRPC."""
 
 _SYSTEM: Final = "grpc"
+
+_FAULTS: Final = frozenset(
+    {"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"}
+)
+"""The codes that count as errors of a server; others are what clients may expect (conventions for gRPC)."""
 
 
 class FinishedCall(Protocol):
@@ -24,13 +30,8 @@ class FinishedCall(Protocol):
         ...
 
     @property
-    def started(self) -> float:
-        """When it began, in the loop's time."""
-        ...
-
-    @property
-    def finished_at(self) -> float:
-        """When it ended."""
+    def begun(self) -> float:
+        """When it began, by `time.perf_counter`."""
         ...
 
 
@@ -54,7 +55,7 @@ class CallDurations:
         histogram = self._series[call.method][code]
         if histogram is None:
             histogram = self._open(call.method, code)
-        histogram.observe(call.finished_at - call.started)
+        histogram.observe(perf_counter() - call.begun)
 
     def refused(self, method: str | None, code: IntEnum) -> None:
         """Count a call that was answered before it began; None is a method that there is not."""
@@ -73,4 +74,5 @@ class CallDurations:
             for number, histogram in enumerate(series):
                 if histogram is not None:
                     code = self._codes[number]
-                    yield (_SYSTEM, method, code, code if number else ""), histogram.read()
+                    error = code if code in _FAULTS else ""
+                    yield (_SYSTEM, method, code, error), histogram.read()

@@ -91,7 +91,7 @@ CALL_DURATION: Final = Instrument(
     _H,
     "s",
     "Calls that ended, and how long they took; those that stream last as long as their client stays",
-    ("rpc.system.name", "rpc.method", "rpc.status_code", "error.type"),
+    ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     # The conventions' bounds, and three below: most calls take one to five milliseconds.
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from windshift.server.telemetry.registry import Histogram
 
@@ -27,9 +28,8 @@ class LoopLag:
             self._timer = None
 
     def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
-        due = loop.time() + _INTERVAL
-        self._timer = loop.call_at(due, self._look, loop, due)
+        self._timer = loop.call_later(_INTERVAL, self._look, loop, perf_counter() + _INTERVAL)
 
     def _look(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
-        self._histogram.observe(max(0.0, loop.time() - due))
+        self._histogram.observe(max(0.0, perf_counter() - due))
         self._arm(loop)

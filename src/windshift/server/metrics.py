@@ -1,0 +1,173 @@
+"""Which instrument reads what: the table of `windshift.server.telemetry.instruments`, applied to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import version
+
+from windshift.rpc import Server
+from windshift.server.events.counts import Counts
+from windshift.server.nats.census import Census, ConsumerCensus
+from windshift.server.nats.connection import Connection
+from windshift.server.nats.poll import Poll
+from windshift.server.nats.timestamps import NANOSECONDS
+from windshift.server.nats.writes import Writes
+from windshift.server.telemetry import instruments as i
+from windshift.server.telemetry.calls import CallDurations
+from windshift.server.telemetry.loop_lag import LoopLag
+from windshift.server.telemetry.process import add_process
+from windshift.server.telemetry.prometheus import Exposition, expose
+from windshift.server.telemetry.registry import Point, Registry
+
+
+class Metrics:
+    """The readings of one server.
+
+    Attributes:
+        registry: how to read every instrument.
+        calls: what observes the calls of the gRPC server.
+
+    Args:
+        counts: what happened to events.
+        writes: what is written to JetStream.
+        poll: what JetStream holds.
+        connection: the connection to NATS.
+        methods: the paths that the gRPC server answers.
+    """
+
+    def __init__(
+        self,
+        counts: Counts,
+        writes: Writes,
+        poll: Poll,
+        connection: Connection,
+        methods: Iterable[str],
+    ) -> None:
+        registry = self.registry = Registry()
+        self.calls = CallDurations(methods)
+        registry.add(i.CALL_DURATION, self.calls.read)
+        _add_events(registry, counts, writes)
+        _add_nats(registry, connection, poll)
+        add_process(registry, version("windshift"))
+        self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
+        self._poll = poll
+        self._exposing: dict[str, asyncio.Task[Exposition]] = {}
+
+    def start(self, server: Server) -> None:
+        """Begin to observe the running event loop and a gRPC server."""
+        _add_rpc(self.registry, server)
+        self._lag.start()
+
+    def stop(self) -> None:
+        """End observing the loop, and looking at JetStream."""
+        self._lag.stop()
+        self._poll.stop()
+
+    async def expose(self, accept: str) -> Exposition:
+        """Give all readings as text. Requests that come at the same time get the same."""
+        task = self._exposing.get(accept)
+        if task is None:
+            task = self._exposing[accept] = asyncio.create_task(self._expose(accept))
+            task.add_done_callback(lambda _: self._exposing.pop(accept, None))
+        return await asyncio.shield(task)
+
+    async def _expose(self, accept: str) -> Exposition:
+        return await expose(await self.registry.collect(), accept)
+
+
+# --- What this process does -------------------------------------------------------------------------------
+
+
+def _add_rpc(registry: Registry, server: Server) -> None:
+    def active() -> Iterator[Point]:
+        for path, count in server.active_calls().items():
+            yield (path.removeprefix("/"),), count
+
+    registry.add(i.ACTIVE_CALLS, active)
+    registry.add_number(i.CONNECTIONS, lambda: server.connections)
+    registry.add(i.TRAFFIC, lambda: ((("receive",), server.received), (("transmit",), server.sent)))
+
+
+def _add_events(registry: Registry, counts: Counts, writes: Writes) -> None:
+    registry.add_number(i.PUBLISHED, lambda: counts.published)
+    registry.add_number(i.DUPLICATES, lambda: counts.duplicates)
+    registry.add(
+        i.PUBLISH_FAILURES, lambda: [((reason,), count) for reason, count in counts.failures.items()]
+    )
+    registry.add_number(i.PUBLISHES_IN_FLIGHT, lambda: writes.in_flight)
+    registry.add_number(i.PUBLISHES_WAITING, lambda: writes.waiting)
+    registry.add_number(i.DELIVERED, lambda: counts.delivered)
+    registry.add_number(i.REDELIVERED, lambda: counts.redelivered)
+    registry.add(i.SETTLED, lambda: _settled(counts))
+    registry.add_number(i.IN_FLIGHT, lambda: counts.in_flight)
+    registry.add_number(i.CONFIRMATIONS_FAILED, lambda: counts.failed)
+    registry.add_number(i.CONFIRMATIONS_INVALID, lambda: counts.invalid)
+    registry.add_number(i.SUBSCRIPTIONS, lambda: len(counts.holdings))
+
+
+def _settled(counts: Counts) -> Iterator[Point]:
+    yield ("ack",), counts.acknowledged
+    yield ("reject",), counts.rejected
+    yield ("terminate",), counts.terminated
+    yield ("ping",), counts.prolonged
+    yield ("expired",), counts.expired
+    yield ("released",), counts.released
+
+
+# --- NATS -------------------------------------------------------------------------------------------------
+
+
+def _add_nats(registry: Registry, connection: Connection, poll: Poll) -> None:
+    registry.refresh.append(poll.refresh)
+    registry.add_number(i.NATS_CONNECTED, lambda: int(connection.connected))
+    registry.add_number(i.NATS_RECONNECTS, lambda: connection.reconnects)
+    registry.add_number(i.NATS_ROUND_TRIP, lambda: poll.round_trip)
+    registry.add_number(i.POLL_FAILURES, lambda: poll.failures)
+    registry.add(i.POLL_OMITTED, lambda: _omitted(poll.census))
+    registry.add(i.STREAM_MESSAGES, lambda: _streams(poll.census, "messages"))
+    registry.add(i.STREAM_SIZE, lambda: _streams(poll.census, "size"))
+    registry.add(i.STREAM_LAST_ID, lambda: _streams(poll.census, "last_id"))
+    registry.add(i.CONSUMER_PENDING, lambda: _consumers(poll.census, "pending"))
+    registry.add(i.CONSUMER_UNACKNOWLEDGED, lambda: _consumers(poll.census, "unacknowledged"))
+    registry.add(i.CONSUMER_REDELIVERED, lambda: _consumers(poll.census, "redelivered"))
+    registry.add(i.CONSUMER_OLDEST, lambda: _ages(poll.census, time.time_ns()))
+
+
+def _omitted(census: Census | None) -> Iterator[Point]:
+    if census is not None:
+        yield ("stream",), census.omitted_streams
+        yield ("consumer",), census.omitted_consumers
+        yield ("age",), census.omitted_ages
+
+
+def _streams(census: Census | None, attribute: str) -> Iterator[Point]:
+    for stream in () if census is None else census.streams:
+        yield (stream.name,), getattr(stream, attribute)
+
+
+def _consumers(census: Census | None, attribute: str) -> Iterable[Point]:
+    sums: dict[tuple[str, ...], int] = {}
+    for consumer in () if census is None else census.consumers:
+        labels = _labels(consumer)
+        sums[labels] = sums.get(labels, 0) + getattr(consumer, attribute)
+    return sums.items()
+
+
+def _ages(census: Census | None, now_ns: int) -> Iterable[Point]:
+    ages: dict[tuple[str, ...], float] = {}
+    if census is None:
+        return ()
+    for consumer in census.consumers:
+        stored_ns = census.oldest.get((consumer.stream, consumer.name))
+        if stored_ns is None and consumer.behind:
+            continue  # not known
+        age = 0.0 if stored_ns is None else max(0.0, (now_ns - stored_ns) / NANOSECONDS)
+        labels = _labels(consumer)
+        ages[labels] = max(ages.get(labels, 0.0), age)
+    return ages.items()
+
+
+def _labels(consumer: ConsumerCensus) -> tuple[str, str]:
+    return consumer.stream, consumer.name if consumer.durable else i.EPHEMERAL
