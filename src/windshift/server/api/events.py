@@ -14,7 +14,8 @@ from windshift.server.events.consumers import Consumers
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
-from windshift.server.telemetry.context import TraceContext, read_trace_context
+from windshift.server.telemetry.context import TraceContext
+from windshift.server.telemetry.propagation import Extract, w3c
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
 
@@ -28,6 +29,7 @@ class EventsService:
         publisher: stores events.
         broker: what consuming needs.
         consume_options: timers of consume calls.
+        extract: finds the trace context of a call.
     """
 
     def __init__(
@@ -37,12 +39,14 @@ class EventsService:
         publisher: Publisher,
         broker: Broker,
         consume_options: ConsumeOptions,
+        extract: Extract = w3c,
     ) -> None:
         self._streams = streams
         self._consumers = consumers
         self._publisher = publisher
         self._broker = broker
         self._consume_options = consume_options
+        self._extract = extract
 
     async def ensure_stream(
         self, request: pb.EnsureStreamRequest, call: ServerCall
@@ -71,7 +75,7 @@ class EventsService:
         self, request: pb.PublishEventRequest, call: ServerCall
     ) -> pb.PublishEventResponse:
         """Store an event."""
-        receipt = await self._publisher.publish(_read_publish(request, _trace(call)), answer_by(call))
+        receipt = await self._publisher.publish(_read_publish(request, self._extract(call)), answer_by(call))
         return pb.PublishEventResponse(id=receipt.seq)
 
     async def events(self, call: ServerCall) -> None:
@@ -95,8 +99,3 @@ def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -
         request.expected_last_id if request.HasField("expected_last_id") else None,
         trace,
     )
-
-
-def _trace(call: ServerCall) -> TraceContext | None:
-    parent = call.header(b"traceparent")
-    return read_trace_context(parent, call.header(b"tracestate")) if parent else None

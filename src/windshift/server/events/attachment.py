@@ -23,6 +23,7 @@ from windshift.server.events.counts import Counts
 from windshift.server.events.lookup import find_timeout
 from windshift.server.events.pulls import Pulls
 from windshift.server.events.session import Confirmation, Errand, Kind, Session
+from windshift.server.events.spans import ConsumeSpans, end_settlement, end_unanswered
 from windshift.server.events.window import Held, Window
 from windshift.server.nats.connection import Connection, NotConnected
 from windshift.server.nats.consumers import ConsumerApi
@@ -40,6 +41,7 @@ from windshift.server.nats.deliveries import (
     nak,
 )
 from windshift.server.nats.replies import NoReply, Outcome, Replies
+from windshift.server.telemetry.tracer import Tracer
 
 STALLED = 64 * 1024
 """Bytes that wait for the client to read before no more deliveries are handed to it."""
@@ -100,12 +102,13 @@ class ConsumeOptions:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """The parts of NATS that consuming needs, and where it counts what happens."""
+    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
 
     connection: Connection
     replies: Replies
     consumers: ConsumerApi
     counts: Counts = field(default_factory=Counts)
+    tracer: Tracer | None = None
 
 
 class Attachment:
@@ -139,6 +142,7 @@ class Attachment:
         "_resuming",
         "_room",
         "_session",
+        "_spans",
         "_stream",
         "_tasks",
         "_timer",
@@ -160,6 +164,7 @@ class Attachment:
     ) -> None:
         self._broker = broker
         self._counts = broker.counts
+        self._spans = None if broker.tracer is None else ConsumeSpans(broker.tracer, stream, consumer)
         self._client = client
         self._stream = stream
         self._consumer = consumer
@@ -279,7 +284,7 @@ class Attachment:
 
     def _tick(self, now: float) -> None:
         if self._session.due <= now:
-            self._session.tick(now)
+            end_unanswered(self._session.tick(now))
         if self._pulls.due <= now and self._pulls.tick(now):
             self._reopen = True
             self._wake.set()
@@ -304,6 +309,8 @@ class Attachment:
             if held is None:
                 self._deliveries.hand_back(delivery.reply)
             else:
+                if self._spans is not None:
+                    held.span = self._spans.deliver(delivery)
                 self._unsent.append((delivery, held))
 
     def _forward(self, now: float) -> None:
@@ -314,6 +321,8 @@ class Attachment:
             delivery, held = unsent.popleft()
             if self._window.holds(delivery.id, held, now):
                 client.deliver(delivery)
+                if held.span is not None:
+                    held.span.end()
                 self._counts.delivered += 1
                 if delivery.attempt > 1:
                     self._counts.redelivered += 1
@@ -396,6 +405,8 @@ class Attachment:
     def _pass_on(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes) -> None:
         errands = self._session.command(kind, ids, payload, self._loop.time())
         for errand in errands:
+            if self._spans is not None and errand.held.span is not None:
+                self._spans.settle(errand, errand.held.span)
             self._send(errand)
         if not errands:
             self._wake.set()
@@ -420,6 +431,7 @@ class Attachment:
             return  # sent again on the next connection, or failed when its time is over
         if isinstance(outcome, bytes) and not errand.answered:
             self._count(errand)
+        end_settlement(errand, outcome)
         self._session.answer(errand, stored=isinstance(outcome, bytes), now=self._loop.time())
         if outcome is NoReply.NO_RESPONDERS:
             self._doubt = self._doubt or Notice.UNHEARD

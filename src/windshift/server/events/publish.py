@@ -11,6 +11,7 @@ from windshift.server import names
 from windshift.server.errors import BrokerUnavailable, EventTooLarge, InvalidField, StreamFull, WrongLastId
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
+from windshift.server.events.spans import describe_ack, describe_publish
 from windshift.server.nats import headers as h
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.jetstream import (
@@ -20,12 +21,15 @@ from windshift.server.nats.jetstream import (
     WRONG_LAST_SEQUENCE_UNTOLD,
     Backoff,
     JetStreamApi,
+    PubAck,
     RefusedByBroker,
     domain_error,
     pause_within,
 )
 from windshift.server.nats.timestamps import NANOSECONDS
 from windshift.server.nats.writes import Write, Writes
+from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.tracer import Span, Tracer
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
@@ -37,33 +41,52 @@ class Publisher:
     """Stores events in whatever stream takes their subject."""
 
     def __init__(
-        self, connection: Connection, api: JetStreamApi, writes: Writes, counts: Counts | None = None
+        self,
+        connection: Connection,
+        api: JetStreamApi,
+        writes: Writes,
+        counts: Counts | None = None,
+        tracer: Tracer | None = None,
     ) -> None:
         self._connection = connection
         self._api = api
         self._writes = writes
         self._backoff = Backoff()
         self._counts = counts or Counts()
+        self._tracer = tracer
 
     async def publish(self, request: PublishRequest, deadline: float) -> PublishReceipt:
         """Store an event, or find that its key was stored already; give up at `deadline` (loop time).
 
         Raise the errors that the contract names for a publish. An event without a key is not sent again once
         it may have reached the broker: its publisher is told that the outcome is unknown.
+
+        The event carries the trace context of the request or, where it is recorded, that of its publication.
         """
         counts = self._counts
+        span = None if self._tracer is None else self._tracer.start(Kind.PRODUCER, request.trace)
         try:
-            receipt = await self._store(request, deadline)
+            if span is None:
+                ack = await self._store(request, deadline)
+            else:
+                ack = await self._record(span, request, deadline)
         except BaseException as error:
             counts.publish_failed(error)
             raise
-        if receipt.duplicate:
+        if ack.duplicate:
             counts.duplicates += 1
         else:
             counts.published += 1
-        return receipt
+        return PublishReceipt(StreamSeq(ack.sequence), ack.duplicate)
 
-    async def _store(self, request: PublishRequest, deadline: float) -> PublishReceipt:
+    async def _record(self, span: Span, request: PublishRequest, deadline: float) -> PubAck:
+        describe_publish(span, request)
+        with span:
+            ack = await self._store(request._replace(trace=span.context), deadline)
+            describe_ack(span, ack)
+        return ack
+
+    async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
         headers = _headers(request)
         max_payload = self._connection.max_payload
         if len(request.body) + h.encoded_size(headers) > max_payload:
@@ -71,17 +94,15 @@ class Publisher:
         write = Write(request.subject, request.body, headers, deadline, bool(request.idempotency_key))
         while True:
             try:
-                ack = await self._writes.write(write)
+                return await self._writes.write(write)
             except RefusedByBroker as refusal:
-                receipt = await self._refused(request, write, refusal)
-                if receipt is not None:
-                    return receipt
-            else:
-                return PublishReceipt(StreamSeq(ack.sequence), ack.duplicate)
+                ack = await self._refused(request, write, refusal)
+                if ack is not None:
+                    return ack
 
     async def _refused(
         self, request: PublishRequest, write: Write, refusal: RefusedByBroker
-    ) -> PublishReceipt | None:
+    ) -> PubAck | None:
         """Raise what a refusal means.
 
         A conditional publish may turn out to have been stored before, or (`None`) to be worth another
@@ -100,7 +121,7 @@ class Publisher:
 
     async def _settle_condition(
         self, request: PublishRequest, write: Write, refusal: RefusedByBroker, expected: int
-    ) -> PublishReceipt | None:
+    ) -> PubAck | None:
         """Decide a conditional publish that was refused.
 
         A stream with one replica checks the sequence before the key: the repeat of a publish that succeeded
@@ -110,7 +131,7 @@ class Publisher:
             query = {"seq": expected + 1}
             winner = await self._api.message(refusal.stream, query, write.deadline)
             if winner is not None and winner.headers.get(h.MESSAGE_ID) == request.idempotency_key:
-                return PublishReceipt(StreamSeq(winner.sequence), duplicate=True)
+                return PubAck(refusal.stream, winner.sequence, duplicate=True)
         told = _ACTUAL.match(refusal.description)
         actual = int(told[1]) if told else await self._last_sequence(refusal.stream, write.deadline)
         if actual != expected:

@@ -20,6 +20,7 @@ from math import inf
 
 from windshift.server.events.window import Held, Window
 from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.telemetry.tracer import Span
 
 MOST_UNCONFIRMED = 20_000
 """Commands, and ids in them, that may wait for their confirmation before no more are read from the client."""
@@ -86,9 +87,10 @@ class Errand:
         payload: what to send.
         answered: whether its outcome is known; what comes later changes nothing.
         since: when it was sent.
+        span: what is recorded of it, if anything is.
     """
 
-    __slots__ = ("_followers", "answered", "confirmation", "held", "payload", "seq", "since")
+    __slots__ = ("_followers", "answered", "confirmation", "held", "payload", "seq", "since", "span")
 
     def __init__(
         self, seq: StreamSeq, held: Held, payload: bytes, confirmation: Confirmation, now: float
@@ -99,6 +101,7 @@ class Errand:
         self.confirmation = confirmation
         self.since = now
         self.answered = False
+        self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
 
     @property

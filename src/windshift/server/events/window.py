@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import inf
 
 from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.telemetry.tracer import Span
 
 MARGIN = 0.05
 """Seconds by which a delivery ends here before the broker's own timer does, which started a little
@@ -26,11 +27,12 @@ class Held:
         reply: where its acknowledgements go.
         attempt: the how-manieth delivery of the event this is.
         deadline: when the broker may hand the event to somebody else, by the clock of `now`.
+        span: what is recorded of the delivery, if anything is.
         settling: whether a settlement (ack or reject) is on its way to the broker.
         unanswered: messages about this delivery that the broker has not answered.
     """
 
-    __slots__ = ("attempt", "deadline", "reply", "settling", "unanswered")
+    __slots__ = ("attempt", "deadline", "reply", "settling", "span", "unanswered")
 
     def __init__(self, reply: str, attempt: int, deadline: float) -> None:
         self.reply = reply
@@ -38,6 +40,7 @@ class Held:
         self.deadline = deadline
         self.settling = False
         self.unanswered = 0
+        self.span: Span | None = None
 
 
 class Window:

@@ -6,12 +6,14 @@ here is an object of strings and numbers; what OpenTelemetry's exporters take is
 
 from __future__ import annotations
 
+from asyncio import CancelledError
 from collections.abc import Callable
 from contextvars import ContextVar
 from random import getrandbits
 from time import time_ns
-from typing import Final
+from typing import Final, Self
 
+from windshift.server.errors import WindshiftError
 from windshift.server.telemetry.context import TraceContext, read_trace_context
 from windshift.server.telemetry.conventions import ERROR_TYPE, Kind
 from windshift.server.telemetry.sampling import Sampler
@@ -99,6 +101,15 @@ class Span:
         """Note the type of what went wrong."""
         self.error = self.attributes[ERROR_TYPE] = error
 
+    def __enter__(self) -> Self:
+        current_span.set(self)
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
+        if error is not None:
+            self.fail(error_type(error))
+        self.end()
+
     def end(self) -> None:
         """Note that the operation is over. To be called once."""
         self.ended = time_ns()
@@ -156,6 +167,13 @@ class Tracer:
         text = parent.parent
         flags = "03" if text[54] in _RANDOM else "01"
         return Span(self._finish, kind, text[3:35], flags, parent.state, text[36:52], remote=True)
+
+
+def error_type(error: BaseException) -> str:
+    """Name what went wrong: by the reason that clients are told, or by the exception's class."""
+    if isinstance(error, WindshiftError):
+        return error.reason
+    return "CANCELLED" if isinstance(error, CancelledError) else type(error).__qualname__
 
 
 def bounded(text: str) -> str:

@@ -1,0 +1,117 @@
+"""Spans of calls: what is recorded of every method but publishing, whose span the domain makes.
+
+A call to a store is described as what it is to its caller, an operation on a database; every other call as
+a remote procedure call. The span of a consume call lasts as long as the call; deliveries are not parts of it
+but of their events' own traces.
+"""
+
+from __future__ import annotations
+
+from asyncio import CancelledError, get_running_loop
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any, Final
+
+from windshift.rpc import Method, RpcError, ServerCall, Service, StatusCode
+from windshift.server.api.errors import CODES
+from windshift.server.errors import InvalidField, StoreNotFound, WindshiftError
+from windshift.server.telemetry import conventions as c
+from windshift.server.telemetry.propagation import Extract
+from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
+
+_TRACED_BELOW: Final = ("/Publish", "/PublishEvent")
+_STATE: Final = "/windshift.state."
+
+_FAULTS: Final = frozenset(
+    {
+        StatusCode.UNKNOWN,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.UNIMPLEMENTED,
+        StatusCode.INTERNAL,
+        StatusCode.UNAVAILABLE,
+        StatusCode.DATA_LOSS,
+    }
+)
+"""Codes that are errors of the server by the conventions; with the others it did its work."""
+
+
+def trace_calls(service: Service, tracer: Tracer, extract: Extract) -> None:
+    """Have the calls of a service recorded."""
+    service.methods = {
+        path: method
+        if path.endswith(_TRACED_BELOW)
+        else replace(method, handler=_traced(method, tracer, extract))
+        for path, method in service.methods.items()
+    }
+
+
+def _traced(method: Method, tracer: Tracer, extract: Extract) -> Callable[..., Awaitable[Any]]:
+    handler, path = method.handler, method.path
+    of_store = path.startswith(_STATE)
+    kind = c.Kind.CLIENT if of_store else c.Kind.SERVER
+
+    async def traced(*arguments: Any) -> Any:
+        call: ServerCall = arguments[-1]
+        span = tracer.start(kind, extract(call))
+        if span is None:
+            return await handler(*arguments)
+        current_span.set(span)
+        failure: BaseException | None = None
+        try:
+            return await handler(*arguments)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            if of_store:
+                _describe_operation(span, path, arguments[0].store, failure)
+            else:
+                _describe_call(span, path, call, failure)
+            span.end()
+
+    return traced
+
+
+def _describe_operation(span: Span, path: str, store: str, failure: BaseException | None) -> None:
+    """Describe an operation on a store. Its key may be anything: it is nowhere."""
+    operation = path.rpartition("/")[2]
+    span.attributes = {c.DB_SYSTEM_NAME: c.NATS, c.DB_OPERATION_NAME: operation}
+    exists = not isinstance(failure, InvalidField | StoreNotFound)
+    if exists:
+        span.attributes[c.DB_COLLECTION_NAME] = store
+    span.name = c.span_name(operation, store if exists else None)
+    if failure is not None:
+        span.fail(error_type(failure))
+
+
+def _describe_call(span: Span, path: str, call: ServerCall, failure: BaseException | None) -> None:
+    """Describe a remote procedure call."""
+    code = _code(call, failure)
+    host, _, port = call.peer.rpartition(":")
+    span.name = path[1:]
+    span.attributes = {
+        c.RPC_SYSTEM_NAME: c.GRPC,
+        c.RPC_METHOD: path[1:],
+        c.RPC_RESPONSE_STATUS_CODE: code.name,
+    }
+    if port.isdigit():
+        span.attributes[c.NETWORK_PEER_ADDRESS] = host.strip("[]")
+        span.attributes[c.NETWORK_PEER_PORT] = int(port)
+    if code in _FAULTS:
+        span.fail(code.name)
+
+
+def _code(call: ServerCall, failure: BaseException | None) -> StatusCode:
+    """Say with which status a call ends."""
+    match failure:
+        case None:
+            return StatusCode.OK
+        case CancelledError():
+            late = call.deadline is not None and get_running_loop().time() >= call.deadline
+            return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+        case RpcError():
+            return failure.code
+        case WindshiftError():
+            return CODES[failure.reason]
+        case _:
+            return StatusCode.INTERNAL
