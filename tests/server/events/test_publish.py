@@ -7,6 +7,7 @@ import itertools
 import re
 import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -206,6 +207,33 @@ async def test_unbound_subject(broker: Broker, unique: Unique) -> None:
     with pytest.raises(UnboundSubject) as caught:
         await publisher(broker).publish(event(subject), in_seconds(30))
     assert caught.value.metadata == {"subject": subject}
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_unbound_subject_that_somebody_listens_to(broker: Broker, unique: Unique, key: str) -> None:
+    """With a listener the broker does not say that no stream takes a subject; it is found out nevertheless."""
+    subject = unique()
+    await broker.connection.subscribe(subject, lambda _: None)
+    publish = publisher(broker, WriteOptions(patience=timedelta(milliseconds=10))).publish
+    with pytest.raises(UnboundSubject):
+        await publish(event(subject, idempotency_key=key), in_seconds(30))
+    await broker.stream(unique(), subject)
+    assert await publish(event(subject, idempotency_key=key), in_seconds(30)) == (1, False)
+
+
+async def test_slow_answers_are_waited_for(
+    own_nats_server: NatsServer, own_broker: Broker, unique: Unique
+) -> None:
+    """An answer that takes longer than the patience counts like any other, and the publish is sent once."""
+    stream = await own_broker.stream(unique())
+    publish = publisher(own_broker, WriteOptions(patience=timedelta(milliseconds=10))).publish
+    own_nats_server.freeze()
+    publishing = asyncio.create_task(publish(event(f"{stream}.a"), in_seconds(10)))
+    while len(own_broker.replies) < 2:  # noqa: ASYNC110 - until the stream is looked up as well
+        await asyncio.sleep(0.005)
+    own_nats_server.thaw()
+    assert await publishing == (1, False)
+    assert await own_broker.messages(stream) == 1
 
 
 async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import timedelta
 from enum import Enum
 from functools import partial
@@ -36,6 +36,7 @@ class NoReply(Enum):
 
 Outcome = bytes | NoReply
 Handler = Callable[[Outcome], None]
+IsLost = Callable[[str, float], Awaitable[bool]]
 
 
 class Replies:
@@ -104,6 +105,42 @@ class Replies:
             self.forget(token)
             raise
         return outcome
+
+    async def patient_request(
+        self,
+        subject: str,
+        payload: bytes,
+        headers: Mapping[str, str] | None,
+        doubt_at: float,
+        deadline: float,
+        is_lost: IsLost,
+    ) -> Outcome:
+        """Do what `request` does, but wonder at `doubt_at` (loop time) whether there will be an answer at all.
+
+        `is_lost` is then asked, with subject and deadline; if it says so, the outcome is `NO_RESPONDERS`. The
+        broker itself says that only where nobody at all listens to a subject.
+        """
+        future = asyncio.get_running_loop().create_future()
+        token = self.send(subject, payload, headers, partial(_resolve, future), min(doubt_at, deadline))
+        try:
+            outcome: Outcome = await future
+            if outcome is NoReply.TIMED_OUT and doubt_at < deadline:
+                outcome = await self._doubt(token, subject, deadline, is_lost)
+        except asyncio.CancelledError:
+            self.forget(token)
+            raise
+        return outcome
+
+    async def _doubt(self, token: str, subject: str, deadline: float, is_lost: IsLost) -> Outcome:
+        """Wait on, and see meanwhile whether that is of any use."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self._waiting[token] = (deadline, partial(_resolve, future))
+        if self._sweep_timer is None:
+            self._arm()
+        if await is_lost(subject, deadline) and not future.done():
+            self.forget(token)
+            return NoReply.NO_RESPONDERS
+        return await future
 
     async def round_trip(self, deadline: float) -> float | None:
         """Measure in seconds how long a message to the broker and back takes.

@@ -39,6 +39,8 @@ class WriteOptions:
 
     max_in_flight: int = 256
     max_waiting: int = 10_000
+    patience: timedelta = timedelta(seconds=1)
+    """How long an answer may take before it is looked up whether a stream takes the subject at all."""
     attempt_timeout: timedelta = timedelta(seconds=3)
     """When a write that may be repeated is sent again: a leader that died does not answer."""
     backoff: Backoff = field(default_factory=Backoff)
@@ -79,6 +81,7 @@ class Writes:
         self._replies = replies
         self._api = api
         self._options = options or WriteOptions()
+        self._patience = self._options.patience.total_seconds()
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
         self._turns = Turns(self._options.max_in_flight, self._options.max_waiting)
         self._patient = 0
@@ -109,11 +112,14 @@ class Writes:
         if not self._turns.take_now():
             await self._turns.take(write.deadline)
         loop = asyncio.get_running_loop()
-        until = write.deadline
+        now, until = loop.time(), write.deadline
+        doubt_at = min(now + self._patience, (now + until) / 2)
         if write.repeatable:
-            until = min(until, loop.time() + self._attempt_timeout)
+            until = min(until, now + self._attempt_timeout)
         try:
-            return await self._replies.request(write.subject, write.body, write.headers, until)
+            return await self._replies.patient_request(
+                write.subject, write.body, write.headers, doubt_at, until, self._is_unbound
+            )
         except NotConnected:
             return _NotSent.NOT_CONNECTED
         except asyncio.CancelledError:
@@ -153,29 +159,29 @@ class Writes:
         """Return when it is right and time to send again; raise what the caller is to be told otherwise."""
         if sent and not write.repeatable:
             raise OutcomeUnknown
-        if outcome is NoReply.NO_RESPONDERS and not await self._is_bound(write):
+        if outcome is NoReply.NO_RESPONDERS and await self._is_unbound(write.subject, write.deadline):
             raise UnboundSubject(write.subject)
         if outcome is _NotSent.NOT_CONNECTED or outcome is NoReply.DISCONNECTED:
             await self._connection.wait_connected(write.deadline)
         elif not await pause_within(pauses, write.deadline):
             raise BrokerUnavailable
 
-    async def _is_bound(self, write: Write) -> bool:
-        """Say whether a stream takes this subject; when nobody can tell now, say yes."""
+    async def _is_unbound(self, subject: str, deadline: float) -> bool:
+        """Say whether no stream takes this subject; when nobody can tell now, say no."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._bound.get(write.subject, 0.0) > now:
-            return True
-        until = min(write.deadline, now + self._options.lookup_timeout.total_seconds())
+        if self._bound.get(subject, 0.0) > now:
+            return False
+        until = min(deadline, now + self._options.lookup_timeout.total_seconds())
         try:
-            bound = bool(await self._api.stream_names(write.subject, until))
+            bound = bool(await self._api.stream_names(subject, until))
         except (BrokerUnavailable, RefusedByBroker):
-            return True
+            return False
         if bound:
             if len(self._bound) >= _MOST_BOUND:
                 self._bound.clear()
-            self._bound[write.subject] = loop.time() + self._options.bound_for.total_seconds()
-        return bound
+            self._bound[subject] = loop.time() + self._options.bound_for.total_seconds()
+        return not bound
 
 
 def _read(outcome: _Outcome) -> PubAck | None:
