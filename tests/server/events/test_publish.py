@@ -211,7 +211,7 @@ async def test_unbound_subject(broker: Broker, unique: Unique) -> None:
 
 @pytest.mark.parametrize("key", ["", "k"])
 async def test_unbound_subject_that_somebody_listens_to(broker: Broker, unique: Unique, key: str) -> None:
-    """With a listener the broker does not say that no stream takes a subject; it is found out nevertheless."""
+    """With a listener the broker does not say that no stream takes a subject; it is found out then."""
     subject = unique()
     await broker.connection.subscribe(subject, lambda _: None)
     publish = publisher(broker, WriteOptions(patience=timedelta(milliseconds=10))).publish

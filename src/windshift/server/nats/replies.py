@@ -37,6 +37,7 @@ class NoReply(Enum):
 Outcome = bytes | NoReply
 Handler = Callable[[Outcome], None]
 IsLost = Callable[[str, float], Awaitable[bool]]
+"""Says of a subject, by a deadline, whether nobody who answers has heard what was sent to it."""
 
 
 class Replies:
@@ -115,7 +116,7 @@ class Replies:
         deadline: float,
         is_lost: IsLost,
     ) -> Outcome:
-        """Do what `request` does, but wonder at `doubt_at` (loop time) whether there will be an answer at all.
+        """Do what `request` does, but wonder at `doubt_at` (loop time) whether an answer will ever come.
 
         `is_lost` is then asked, with subject and deadline; if it says so, the outcome is `NO_RESPONDERS`. The
         broker itself says that only where nobody at all listens to a subject.
