@@ -340,6 +340,7 @@ class ServerCall:
         """Let go of the stream: the client cancelled, or everything was sent."""
         if self._timer is not None:
             self._timer.cancel()
+        self.on_drain = None  # it mostly holds what holds this call: a cycle, left to the collector
         if not self._done:
             self._done = True
             self._discard()
