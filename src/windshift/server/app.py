@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
+from typing import NamedTuple
 
 from windshift.rpc import (
     HealthService,
@@ -16,6 +18,7 @@ from windshift.rpc import (
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.state import STATE, StateService
+from windshift.server.api.tracing import trace_calls
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.consumers import Consumers
@@ -34,6 +37,9 @@ from windshift.server.nats.replies import Replies
 from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.writes import WriteOptions, Writes
 from windshift.server.state.stores import Stores
+from windshift.server.telemetry.propagation import extractor
+from windshift.server.telemetry.tracer import Tracer
+from windshift.server.telemetry.tracing import start_tracing
 
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have beside the event: subject, key, type."""
@@ -59,7 +65,12 @@ class App:
         api = JetStreamApi(self.connection, self._replies)
         writes = _writes(config.nats, self.connection, self._replies, api)
         counts = Counts()
-        self._services = _services(config, self.connection, self._replies, api, writes, counts)
+        self.tracing = start_tracing(config.telemetry)
+        """Where spans go, if they go anywhere."""
+        tracer = None if self.tracing is None else self.tracing.tracer
+        nats = _Nats(self.connection, self._replies, api, writes)
+        self._services = _services(config, nats, counts, tracer)
+        self._flush_by = 0.0
         self._health = HealthService()
         answered = [*self._services, self._health]
         self._answered = [*answered, *reflection_services(answered)]
@@ -132,17 +143,32 @@ class App:
         Returns whether all of them did.
         """
         self._draining = True
+        self._flush_by = asyncio.get_running_loop().time() + timeout
         self._show_health()
         return self._server is None or await self._server.drain(timeout)
 
     async def close(self) -> None:
-        """Drop what is still there, and disconnect from NATS."""
+        """Drop what is still there, and disconnect from NATS.
+
+        Spans are sent as long as the timeout of the drain lasts.
+        """
         self._draining = True
         if self.metrics is not None:
             self.metrics.stop()
         if self._server is not None:
             self._server.close()
         await self.connection.close()
+        if self.tracing is not None:
+            await self.tracing.close(max(0.0, self._flush_by - asyncio.get_running_loop().time()))
+
+
+class _Nats(NamedTuple):
+    """The NATS layer, as the domain takes it."""
+
+    connection: Connection
+    replies: Replies
+    api: JetStreamApi
+    writes: Writes
 
 
 def _writes(config: NatsConfig, connection: Connection, replies: Replies, api: JetStreamApi) -> Writes:
@@ -150,24 +176,26 @@ def _writes(config: NatsConfig, connection: Connection, replies: Replies, api: J
 
 
 def _services(
-    config: ServerConfig,
-    connection: Connection,
-    replies: Replies,
-    api: JetStreamApi,
-    writes: Writes,
-    counts: Counts,
+    config: ServerConfig, nats: _Nats, counts: Counts, tracer: Tracer | None
 ) -> tuple[Service, ...]:
     """Build the domain on the NATS layer, and the API on the domain."""
+    connection, replies, api, writes = nats
     streams, consumers = StreamApi(api), ConsumerApi(api)
+    extract = extractor(config.telemetry.propagators)
     events = EventsService(
         Streams(streams, config.default_replicas),
         Consumers(streams, consumers),
-        Publisher(connection, api, writes, counts),
-        Broker(connection, replies, consumers, counts),
+        Publisher(connection, api, writes, counts, tracer),
+        Broker(connection, replies, consumers, counts, tracer),
         ConsumeOptions(),
+        extract,
     )
     state = StateService(Stores(Buckets(connection, api, writes, config.default_replicas)))
-    return Service(EVENTS, events), Service(STATE, state)
+    services = Service(EVENTS, events), Service(STATE, state)
+    if tracer is not None:
+        for service in services:
+            trace_calls(service, tracer, extract)
+    return services
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:
