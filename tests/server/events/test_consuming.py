@@ -439,6 +439,23 @@ async def test_a_deleted_consumer_ends_a_call_with_a_full_window(
         assert isinstance(await worker.outcome(within=1.0), error)
 
 
+@pytest.mark.parametrize("listener", [False, True])
+@pytest.mark.parametrize(("what", "error"), [("CONSUMER", ConsumerNotFound), ("STREAM", StreamNotFound)])
+async def test_a_deleted_consumer_ends_a_call_that_asks_for_nothing(
+    consuming: Consuming, what: str, error: type[Exception], *, listener: bool
+) -> None:
+    """A client that works on a full window is told in the end, also when others listen to what is asked."""
+    await consuming.publish()
+    if listener:  # with one the broker does not say that nobody else heard a request
+        await consuming.nats.connection.subscribe(f"$JS.ACK.{consuming.stream}.>", lambda _: None)
+    async with consuming.worker(window=1) as worker:
+        await worker.event()
+        await consuming.delete(what)
+        if listener:
+            worker.ack(1)
+        assert isinstance(await worker.outcome(within=3.0), error)
+
+
 async def test_a_consumer_that_was_made_anew_is_another(consuming: Consuming) -> None:
     """A call belongs to the consumer it found."""
     async with consuming.worker() as worker:

@@ -92,16 +92,17 @@ def test_silence_means_that_requests_were_lost() -> None:
     assert some.due == 5.0 + SILENCE
     assert some.tick(5.0 + SILENCE)
     assert window.requested == 0
-    assert some.due == inf
 
 
-def test_nobody_is_waited_for_without_a_request() -> None:
-    """A full window may stay silent for as long as it takes."""
+def test_silence_is_told_without_a_request_too() -> None:
+    """With a full window nothing is asked for, and only a look at the consumer tells whether it is there."""
     some, window = pulls(1)
     some.next(0.0, busy=False)
     window.admit(StreamSeq(1), "reply", 1, 0.0)
-    assert some.due == inf
-    assert not some.tick(1000.0)
+    assert some.due == SILENCE
+    assert some.tick(SILENCE)
+    assert some.due == 2 * SILENCE
+    assert not some.tick(1.5 * SILENCE)
 
 
 def test_a_refused_request_is_repeated_after_a_pause() -> None:

@@ -285,9 +285,12 @@ class Attachment:
     def _tick(self, now: float) -> None:
         if self._session.due <= now:
             end_unanswered(self._session.tick(now))
-        if self._pulls.due <= now and self._pulls.tick(now):
-            self._reopen = True
-            self._wake.set()
+        if self._pulls.due <= now:
+            requested = self._window.requested
+            if self._pulls.tick(now):
+                self._doubt = self._doubt or Notice.UNHEARD
+                self._reopen = self._reopen or requested > 0
+                self._wake.set()
         if self._withdraw_at <= now:
             self._withdraw_at = inf
             if self._window.requested:

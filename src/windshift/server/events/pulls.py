@@ -34,7 +34,8 @@ class Pulls:
 
     Args:
         window: how many deliveries there is room for.
-        silence: seconds without a word of the broker after which its requests count as lost.
+        silence: seconds without a word of the broker after which its requests count as lost, and the consumer
+            as possibly gone.
     """
 
     __slots__ = ("_heard", "_limit", "_one_by_one", "_resume_at", "_silence", "_window")
@@ -44,24 +45,25 @@ class Pulls:
         self._silence = silence
         self._limit = SMALLEST_LIMIT
         self._one_by_one = False
-        self._heard = 0.0
+        self._heard = inf  # nothing was asked yet
         self._resume_at = inf  # not paused
 
     @property
     def due(self) -> float:
         """When `tick` has something to do, or earlier."""
-        silent_at = self._heard + self._silence if self._window.requested else inf
-        return min(silent_at, self._resume_at)
+        return min(self._heard + self._silence, self._resume_at)
 
     def tick(self, now: float) -> bool:
-        """Let time pass; return whether requests were lost.
+        """Let time pass; return whether the broker was silent for too long.
 
-        They were when the broker should have shown a sign of life by now.
+        Requests that it had are lost then: it should have shown a sign of life. If there were none, it had no
+        cause to; whether there still is a consumer is another question, to be asked in either case.
         """
         if self._resume_at <= now:
             self._resume_at = inf
-        if not self._window.requested or now < self._heard + self._silence:
+        if now < self._heard + self._silence:
             return False
+        self._heard = now
         self._window.lose_requests()
         return True
 
