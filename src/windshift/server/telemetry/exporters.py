@@ -6,13 +6,8 @@ that takes a tenth of a second and 25 MB.
 
 from __future__ import annotations
 
-import logging
-import os
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import Final
 
 from opentelemetry.sdk.resources import Resource
@@ -22,9 +17,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceState
 from opentelemetry.trace.status import Status, StatusCode
 
-from windshift.server.config import VARIABLES, OtlpCompression, OtlpProtocol, SignalConfig, TelemetryConfig
+from windshift.server.config import OtlpProtocol, SignalConfig, TelemetryConfig
 from windshift.server.telemetry.context import TraceContext
 from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION, Kind
+from windshift.server.telemetry.otlp import Silence, grpc_arguments, http_arguments, without_environment
 from windshift.server.telemetry.resource import resource_attributes
 from windshift.server.telemetry.tracer import Span
 
@@ -34,7 +30,6 @@ _LOGGERS: Final = (
     "opentelemetry.exporter.otlp.proto.http.trace_exporter",
     "opentelemetry.exporter.otlp.common.http",
 )
-_LONGEST_TROUBLE: Final = 500
 
 
 class OtlpSender:
@@ -48,9 +43,7 @@ class OtlpSender:
         attributes = resource_attributes(config)
         self._resource = Resource(attributes, SCHEMA_URL)
         self._scope = InstrumentationScope(SCOPE, str(attributes[SERVICE_VERSION]), SCHEMA_URL)
-        self._silence = _Silence()
-        for name in _LOGGERS:
-            logging.getLogger(name).addFilter(self._silence)
+        self._silence = Silence(_LOGGERS)
         timeout = min(config.traces.timeout, config.batch.timeout)
         with without_environment():
             self._exporter = _exporter(config.traces, timeout)
@@ -72,8 +65,7 @@ class OtlpSender:
     def close(self) -> None:
         """Break off retries, and what gRPC has under way."""
         self._exporter.shutdown()
-        for name in _LOGGERS:
-            logging.getLogger(name).removeFilter(self._silence)
+        self._silence.end()
 
     def _readable(self, span: Span) -> ReadableSpan:
         trace_id, flags = int(span.trace_id, 16), TraceFlags(int(span.flags, 16))
@@ -107,95 +99,11 @@ def _context(context: TraceContext) -> SpanContext:
     )
 
 
-# --- The exporters ------------------------------------------------------------------------------------
-
-
-@contextmanager
-def without_environment() -> Iterator[None]:
-    """Hide the variables that the configuration has read while an exporter is made.
-
-    Exporters look there for what they were not told, understand some units otherwise, and stumble over empty
-    values.
-    """
-    hidden = {each.name: os.environ[each.name] for each in VARIABLES if each.name in os.environ}
-    telemetry = {name: value for name, value in hidden.items() if name.startswith("OTEL_")}
-    for name in telemetry:
-        del os.environ[name]
-    try:
-        yield
-    finally:
-        os.environ.update(telemetry)
-
-
 def _exporter(config: SignalConfig, timeout: timedelta) -> SpanExporter:
     if config.protocol is OtlpProtocol.GRPC:
-        return _grpc_exporter(config, timeout)
-    return _http_exporter(config, timeout)
+        from opentelemetry.exporter.otlp.proto.grpc import trace_exporter  # noqa: PLC0415 - one of the two
 
+        return trace_exporter.OTLPSpanExporter(**grpc_arguments(config, timeout))
+    from opentelemetry.exporter.otlp.proto.http import trace_exporter as over_http  # noqa: PLC0415 - is needed
 
-def _grpc_exporter(config: SignalConfig, timeout: timedelta) -> SpanExporter:
-    import grpc  # noqa: PLC0415 - one of the two is needed, and both are slow to import
-    from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-
-    tls = config.tls
-    credentials = None
-    if not config.plaintext:
-        credentials = grpc.ssl_channel_credentials(_bytes(tls.ca), _bytes(tls.key), _bytes(tls.certificate))
-    compressed = config.compression is OtlpCompression.GZIP
-    return OTLPSpanExporter(
-        endpoint=config.endpoint,
-        insecure=config.plaintext,
-        credentials=credentials,
-        headers=tuple((name.lower(), value) for name, value in config.headers),
-        timeout=timeout.total_seconds(),
-        compression=grpc.Compression.Gzip if compressed else grpc.Compression.NoCompression,
-    )
-
-
-def _http_exporter(config: SignalConfig, timeout: timedelta) -> SpanExporter:
-    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - as above
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-
-    tls = config.tls
-    compressed = config.compression is OtlpCompression.GZIP
-    return OTLPSpanExporter(
-        endpoint=config.endpoint,
-        certificate_file=_text(tls.ca),
-        client_key_file=_text(tls.key),
-        client_certificate_file=_text(tls.certificate),
-        headers=dict(config.headers),
-        timeout=timeout.total_seconds(),
-        compression=Compression.Gzip if compressed else Compression.NoCompression,
-    )
-
-
-def _bytes(file: Path | None) -> bytes | None:
-    return None if file is None else file.read_bytes()
-
-
-def _text(file: Path | None) -> str | None:
-    return None if file is None else str(file)
-
-
-class _Silence(logging.Filter):
-    """Keeps what the exporter says in the thread that exports out of the log, and remembers it.
-
-    It says something on every attempt; `SpanExport` says it once.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.heard = ""
-        self._thread = 0
-
-    def listen(self) -> None:
-        """Begin anew, for this thread."""
-        self._thread = threading.get_ident()
-        self.heard = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        if record.thread != self._thread:
-            return True
-        if record.levelno >= logging.WARNING:
-            self.heard = record.getMessage()[:_LONGEST_TROUBLE]
-        return False
+    return over_http.OTLPSpanExporter(**http_arguments(config, timeout))

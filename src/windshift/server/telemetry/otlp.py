@@ -1,0 +1,116 @@
+"""What OpenTelemetry's exporters of all kinds are told, and how they are kept from talking.
+
+Imported only when there is a collector.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from windshift.server.config import VARIABLES, OtlpCompression, SignalConfig
+
+_LONGEST_TROUBLE: Final = 500
+
+
+@contextmanager
+def without_environment() -> Iterator[None]:
+    """Hide the variables that the configuration has read while an exporter is made.
+
+    Exporters look there for what they were not told, understand some units otherwise, and stumble over empty
+    values.
+    """
+    hidden = {each.name: os.environ[each.name] for each in VARIABLES if each.name in os.environ}
+    telemetry = {name: value for name, value in hidden.items() if name.startswith("OTEL_")}
+    for name in telemetry:
+        del os.environ[name]
+    try:
+        yield
+    finally:
+        os.environ.update(telemetry)
+
+
+def grpc_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
+    """Give the arguments of an exporter over gRPC; they are the same for every kind."""
+    import grpc  # noqa: PLC0415 - slow to import, and not needed over HTTP
+
+    tls = config.tls
+    credentials = None
+    if not config.plaintext:
+        credentials = grpc.ssl_channel_credentials(_bytes(tls.ca), _bytes(tls.key), _bytes(tls.certificate))
+    compressed = config.compression is OtlpCompression.GZIP
+    return {
+        "endpoint": config.endpoint,
+        "insecure": config.plaintext,
+        "credentials": credentials,
+        "headers": tuple((name.lower(), value) for name, value in config.headers),
+        "timeout": timeout.total_seconds(),
+        "compression": grpc.Compression.Gzip if compressed else grpc.Compression.NoCompression,
+    }
+
+
+def http_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
+    """Give the arguments of an exporter over HTTP."""
+    from opentelemetry.exporter.otlp.proto.http import Compression  # noqa: PLC0415 - as above, for gRPC
+
+    tls = config.tls
+    compressed = config.compression is OtlpCompression.GZIP
+    return {
+        "endpoint": config.endpoint,
+        "certificate_file": _text(tls.ca),
+        "client_key_file": _text(tls.key),
+        "client_certificate_file": _text(tls.certificate),
+        "headers": dict(config.headers),
+        "timeout": timeout.total_seconds(),
+        "compression": Compression.Gzip if compressed else Compression.NoCompression,
+    }
+
+
+def _bytes(file: Path | None) -> bytes | None:
+    return None if file is None else file.read_bytes()
+
+
+def _text(file: Path | None) -> str | None:
+    return None if file is None else str(file)
+
+
+class Silence(logging.Filter):
+    """Keeps what the exporter says in the thread that exports out of the log, and remembers it.
+
+    It says something on every attempt; whoever exports says it once.
+
+    Args:
+        loggers: where it says it.
+    """
+
+    def __init__(self, loggers: Sequence[str]) -> None:
+        super().__init__()
+        self._loggers = loggers
+        for name in loggers:
+            logging.getLogger(name).addFilter(self)
+        self.heard = ""
+        self._thread = 0
+
+    def end(self) -> None:
+        """Let it talk again."""
+        for name in self._loggers:
+            logging.getLogger(name).removeFilter(self)
+
+    def listen(self) -> None:
+        """Begin anew, for this thread."""
+        self._thread = threading.get_ident()
+        self.heard = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let pass what other threads say."""
+        if record.thread != self._thread:
+            return True
+        if record.levelno >= logging.WARNING:
+            self.heard = record.getMessage()[:_LONGEST_TROUBLE]
+        return False
