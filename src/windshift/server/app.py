@@ -79,7 +79,10 @@ class App:
         if config.metrics:
             poll = Poll(self.connection, self._replies, CensusTaker(api))
             methods = [path for service in self._answered for path in service.methods]
-            self.metrics = Metrics(counts, writes, poll, self.connection, methods)
+            spans = None if self.tracing is None else self.tracing.export
+            self.metrics = Metrics(
+                counts, nats.writes, poll, self.connection, methods, config.telemetry, spans
+            )
         self._server: Server | None = None
         self._draining = False
         self.port = 0
@@ -150,16 +153,19 @@ class App:
     async def close(self) -> None:
         """Drop what is still there, and disconnect from NATS.
 
-        Spans are sent as long as the timeout of the drain lasts.
+        Metrics and spans are sent as long as the timeout of the drain lasts.
         """
         self._draining = True
         if self.metrics is not None:
-            self.metrics.stop()
+            await self.metrics.close(self._time_to_flush())
         if self._server is not None:
             self._server.close()
         await self.connection.close()
         if self.tracing is not None:
-            await self.tracing.close(max(0.0, self._flush_by - asyncio.get_running_loop().time()))
+            await self.tracing.close(self._time_to_flush())
+
+    def _time_to_flush(self) -> float:
+        return max(0.0, self._flush_by - asyncio.get_running_loop().time())
 
 
 class _Nats(NamedTuple):

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 
 from windshift.rpc import Server
+from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
 from windshift.server.nats.census import Census, ConsumerCensus
 from windshift.server.nats.connection import Connection
@@ -19,7 +20,9 @@ from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.loop_lag import LoopLag
 from windshift.server.telemetry.process import add_process
 from windshift.server.telemetry.prometheus import Exposition, expose
+from windshift.server.telemetry.push import Push, make_push
 from windshift.server.telemetry.registry import Point, Registry
+from windshift.server.telemetry.span_export import SpanExport
 
 
 class Metrics:
@@ -35,6 +38,8 @@ class Metrics:
         poll: what JetStream holds.
         connection: the connection to NATS.
         methods: the paths that the gRPC server answers.
+        telemetry: where readings are pushed to.
+        spans: what exports spans, if anything does.
     """
 
     def __init__(
@@ -44,6 +49,8 @@ class Metrics:
         poll: Poll,
         connection: Connection,
         methods: Iterable[str],
+        telemetry: TelemetryConfig,
+        spans: SpanExport | None = None,
     ) -> None:
         registry = self.registry = Registry()
         self.calls = CallDurations(methods)
@@ -51,6 +58,8 @@ class Metrics:
         _add_events(registry, counts, writes)
         _add_nats(registry, connection, poll)
         add_process(registry, version("windshift"))
+        self._push = make_push(telemetry, registry.collect)
+        _add_exports(registry, self._push, spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
         self._poll = poll
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
@@ -59,9 +68,13 @@ class Metrics:
         """Begin to observe the running event loop and a gRPC server."""
         _add_rpc(self.registry, server)
         self._lag.start()
+        if self._push is not None:
+            self._push.start()
 
-    def stop(self) -> None:
-        """End observing the loop, and looking at JetStream."""
+    async def close(self, timeout: float) -> None:
+        """Push the last readings, for `timeout` seconds at most, and observe nothing more."""
+        if self._push is not None:
+            await self._push.close(timeout)
         self._lag.stop()
         self._poll.stop()
 
@@ -114,6 +127,12 @@ def _settled(counts: Counts) -> Iterator[Point]:
     yield ("ping",), counts.prolonged
     yield ("expired",), counts.expired
     yield ("released",), counts.released
+
+
+def _add_exports(registry: Registry, push: Push | None, spans: SpanExport | None) -> None:
+    registry.add_number(i.PUSH_FAILURES, lambda: 0 if push is None else push.failures)
+    registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
+    registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)
 
 
 # --- NATS -------------------------------------------------------------------------------------------------

@@ -252,8 +252,17 @@ GC_COLLECTIONS: Final = Instrument(
 BUILD_INFO: Final = Instrument(
     "windshift.build.info", _G, "", "Always 1; the labels say what runs", ("version", "python_version")
 )
+SPANS_EXPORTED: Final = Instrument(
+    "windshift.spans.exported", _C, "{span}", "Spans that the collector has taken"
+)
+SPANS_DROPPED: Final = Instrument(
+    "windshift.spans.dropped",
+    _C,
+    "{span}",
+    "Spans that are lost: too many, or the collector did not take them",
+)
 PUSH_FAILURES: Final = Instrument(
-    "windshift.metrics.push.failures", _C, "{export}", "Exports of metrics over OTLP that failed"
+    "windshift.metrics.push_failures", _C, "{export}", "Exports of metrics over OTLP that failed"
 )
 
 INSTRUMENTS: Final[tuple[Instrument, ...]] = tuple(
