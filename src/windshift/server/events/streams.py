@@ -33,6 +33,7 @@ from windshift.server.events.specs import (
     StreamSpec,
 )
 from windshift.server.nats.jetstream import (
+    INVALID_CONFIG,
     NAME_IN_USE,
     OUT_OF_SPACE,
     STREAM_NOT_FOUND,
@@ -65,6 +66,12 @@ class Streams:
         of the contract; `deadline` is a time of the running loop.
         """
         refuse_contradictions(spec)
+        try:
+            await self._ensure(spec, deadline)
+        except RefusedByBroker as refusal:
+            raise refusal_error(refusal, spec) from refusal
+
+    async def _ensure(self, spec: StreamSpec, deadline: float) -> None:
         for attempt in range(_ATTEMPTS):
             stored = await self._api.find(spec.name, deadline)
             wanted = desired_config(
@@ -90,7 +97,7 @@ class Streams:
         except RefusedByBroker as refusal:
             if refusal.err_code in _OVERTAKEN:
                 return False
-            raise refusal_error(refusal, spec) from refusal
+            raise
         return True
 
     async def _last_ids(
@@ -290,8 +297,6 @@ def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
 _OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
 """Another caller created the stream otherwise, or deleted it, between our question and our order."""
 
-_INVALID_CONFIG: Final = 10052
-
 
 def refusal_error(refusal: RefusedByBroker, spec: StreamSpec) -> Exception:
     """Say in the contract's terms why the broker refused a stream; codes as in nats-server's errors.json."""
@@ -300,6 +305,6 @@ def refusal_error(refusal: RefusedByBroker, spec: StreamSpec) -> Exception:
     if refusal.err_code in OUT_OF_SPACE | {10122} and spec.retention.max_bytes:
         return InvalidField("retention_policy.max_bytes", "the broker cannot set aside so much; ask for less")
     error = domain_error(refusal, stream=spec.name)
-    if isinstance(error, RefusedByBroker) and (error.code == 400 or error.err_code == _INVALID_CONFIG):
+    if isinstance(error, RefusedByBroker) and (error.code == 400 or error.err_code == INVALID_CONFIG):
         return UnsupportedCombination(f"the broker refuses this stream: {refusal.description}")
     return error

@@ -44,6 +44,7 @@ WRONG_LAST_SEQUENCE_UNTOLD: Final = 10164
 DUPLICATE_IN_PROCESS: Final = 10158
 MESSAGE_TOO_LARGE: Final = 10054
 HEADER_TOO_LARGE: Final = 10097
+INVALID_CONFIG: Final = 10052
 STORE_FAILED: Final = 10077
 SEALED: Final = 10109
 
@@ -298,6 +299,7 @@ def domain_error(refusal: RefusedByBroker, *, stream: str = "", consumer: str = 
     return refusal if make is None else make(stream, consumer)
 
 
+_NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 _NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
 _FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
 _MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirrors; make another stream"
@@ -306,6 +308,8 @@ _DOMAIN_ERRORS: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
     STORE_FAILED: lambda *_: BrokerUnavailable("the broker cannot store anything now; try again"),
+    10039: lambda *_: BrokerUnavailable(_NO_JETSTREAM),
+    10076: lambda *_: BrokerUnavailable(_NO_JETSTREAM),
     10149: lambda _, consumer: ConsumerNotFound(consumer),
     10065: lambda *_: SubjectsOverlap("another stream takes some of these subjects already"),
     10005: lambda *_: ReplicasUnavailable(_NO_REPLICAS),

@@ -15,10 +15,12 @@ from windshift.server.errors import (
     StoreNotFound,
     StreamFull,
     UnboundSubject,
+    UnsupportedCombination,
 )
 from windshift.server.nats import headers as h
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.jetstream import (
+    INVALID_CONFIG,
     MESSAGE_TOO_LARGE,
     NAME_IN_USE,
     STREAM_NOT_FOUND,
@@ -78,8 +80,12 @@ class Buckets:
                 f"STREAM.CREATE.{_stream(bucket)}", _config(bucket, self._default_replicas), deadline
             )
         except RefusedByBroker as refusal:
-            if refusal.err_code != NAME_IN_USE:
-                raise _error(refusal, bucket) from refusal
+            if refusal.err_code == NAME_IN_USE:
+                return
+            error = _error(refusal, bucket)
+            if isinstance(error, RefusedByBroker) and (error.code == 400 or error.err_code == INVALID_CONFIG):
+                error = UnsupportedCombination(f"the broker refuses this store: {refusal.description}")
+            raise error from refusal
 
     async def read(self, bucket: str, key: str, deadline: float) -> Record:
         """Read the last message of a key from the bucket's leader, so that every completed write is seen.

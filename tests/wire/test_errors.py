@@ -1,0 +1,154 @@
+"""What errors tell a client in the field, whatever went wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.support.app import running_app
+from tests.support.client import EVENTS, STATE, Client, any_of, read_refusal, refused
+from tests.support.nats_server import NatsServer
+from tests.wire.consuming import calling
+from tests.wire.management import ensure_consumer, ensure_stream
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+
+Unique = Callable[[], str]
+
+METHODS = [f"/{service.full_name}/{method.name}" for service in (EVENTS, STATE) for method in service.methods]
+
+
+def send(client: Client, path: str, *messages: bytes) -> list[bytes]:
+    """Send bytes as the messages of a call, whatever they are, and return what comes back."""
+    call: Any = client.channel.stream_stream(path)
+    return list(call(iter(messages), timeout=5))
+
+
+@pytest.mark.parametrize("path", METHODS)
+def test_malformed_messages(client: Client, path: str) -> None:
+    """Bytes that are no message of the method's type are an invalid argument, with both details."""
+    for no_protobuf in (b"\xff\xff\xff", b"\x0a\x02\xff\xfe"):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+            send(client, path, no_protobuf)
+        assert caught[0].fields == ("",)
+
+
+@pytest.mark.parametrize("path", METHODS)
+def test_empty_messages(client: Client, path: str) -> None:
+    """A message without any field lacks what the method needs, and the error says what."""
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        send(client, path, b"")
+    (field,) = caught[0].fields
+    assert field in {"name", "stream", "data", "request", "store", "value"}
+    assert caught[0].metadata == {"field": field}
+    assert caught[0].message.startswith(f"{field}: ")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/windshift.events.v1alpha1.EventsService/Nope",
+        "/windshift.state.v1alpha1.EventsService/Get",
+        "/nobody/knows",
+        "/",
+    ],
+)
+def test_unknown_methods(client: Client, path: str) -> None:
+    """What does not exist is unimplemented, with a reason too."""
+    with refused("UNIMPLEMENTED", "UNIMPLEMENTED"):
+        send(client, path, b"")
+
+
+def test_fields_of_later_versions(client: Client, unique: Unique) -> None:
+    """Fields that this version does not know, numbered from 100, do no harm."""
+    stream = client.ensure_stream(unique())
+    request = pb.PublishEventRequest(subject=f"{stream}.a", data=any_of("text")).SerializeToString()
+    (answer,) = send(client, f"/{EVENTS.full_name}/Publish", request + b"\xa2\x06\x03abc")
+    assert pb.PublishEventResponse.FromString(answer).id == 1
+
+
+def test_a_later_versions_command(client: Client, unique: Unique) -> None:
+    """A command that this version does not know is an empty one."""
+    stream = client.ensure_stream(unique())
+    ensure_consumer(client, stream, name="c")
+    subscribe = pb.EventsRequest(subscribe={"stream": stream, "consumer": "c"}).SerializeToString()
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        send(client, f"/{EVENTS.full_name}/Events", subscribe, b"\xa2\x06\x00")
+    assert caught[0].fields == ("request",)
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Iterator[NatsServer]:
+    """Run a nats-server with an account that may have one stream, and one without JetStream."""
+    config = tmp_path / "config"
+    config.write_text(
+        """
+        accounts {
+            ONE: { jetstream: { max_streams: 1, max_consumers: 1 }, users: [{ user: one, password: p }] }
+            NONE: { users: [{ user: none, password: p }] }
+        }
+        """
+    )
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    yield server
+    server.kill()
+
+
+def test_account_without_jetstream(limited: NatsServer) -> None:
+    """A broker that keeps nothing for this server is not available, and never an internal error."""
+    with running_app(f"nats://none:p@127.0.0.1:{limited.port}") as address:
+        client = Client(address)
+        for attempt in (
+            lambda: ensure_stream(client, "S", timeout=0.5),
+            lambda: ensure_consumer(client, "S", name="c"),
+            lambda: client.publish("S.a", timeout=0.5),
+            lambda: client.ensure_store("s"),
+            lambda: client.get("s", "a"),
+            lambda: client.set("s", "a", timeout=0.5),
+        ):
+            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+                attempt()
+        with calling(client) as call:
+            call.say(subscribe={"stream": "S", "consumer": "c"})
+            refusal = call.end()
+            assert refusal is not None
+            assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "BROKER_UNAVAILABLE")
+        client.channel.close()
+
+
+def test_limits_of_the_account(limited: NatsServer) -> None:
+    """What the account has no room for is refused with the broker's reason."""
+    with running_app(f"nats://one:p@127.0.0.1:{limited.port}") as address:
+        client = Client(address)
+        ensure_stream(client, "S")
+        ensure_consumer(client, "S", name="c")
+        for attempt in (
+            lambda: ensure_stream(client, "T"),
+            lambda: ensure_consumer(client, "S", name="d"),
+            lambda: client.ensure_store("s"),
+        ):
+            with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION") as caught:
+                attempt()
+            assert "maximum" in caught[0].message
+        client.channel.close()
+
+
+def test_both_names_fail_alike(client: Client, unique: Unique) -> None:
+    """Publish and Consume refuse what PublishEvent and Events refuse, in the same words."""
+    refusals = []
+    for method in ("PublishEvent", "Publish"):
+        with pytest.raises(grpc.RpcError) as caught:
+            client.publish("a.*", method=method)
+        refusals.append(read_refusal(caught.value))
+    for method in ("Events", "Consume"):
+        with calling(client, method) as call:
+            call.say(subscribe={"stream": "missing", "consumer": "c"})
+            refusal = call.end()
+            assert refusal is not None
+            refusals.append(refusal)
+    assert refusals[0] == refusals[1]
+    assert refusals[2] == refusals[3]
