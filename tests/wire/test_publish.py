@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,12 +10,14 @@ from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, any_of, refused
+from tests.support.client import Client, any_of, read_refusal, refused
 from tests.support.nats_server import NatsServer
+from tests.wire.management import ensure_stream
 from windshift.server.nats.jetstream import StoredMessage
 
 Unique = Callable[[], str]
@@ -68,12 +71,88 @@ async def test_malformed_trace_is_dropped(client: Client, nats_server: NatsServe
     assert set((await stored(nats_server, stream, 1)).headers) == {"WS-Data-Type", "WS-Published-Time"}
 
 
-async def test_unknown_types_pass_untouched(client: Client, nats_server: NatsServer, unique: Unique) -> None:
-    """A type that nobody here knows, and bytes that are no message at all, are stored as they are."""
+@pytest.mark.parametrize(
+    ("type_url", "name"),
+    [
+        ("x.example/acme.v9.Unknown", "acme.v9.Unknown"),
+        ("acme.v9.Unknown", "acme.v9.Unknown"),
+        ("/a", "a"),
+        ("//a.B", "a.B"),
+        ("https://x.example/types/v 1/_a._1", "_a._1"),
+        ("x/" + "a" * 1024, "a" * 1024),
+    ],
+)
+async def test_unknown_types_pass_untouched(
+    client: Client, nats_server: NatsServer, unique: Unique, type_url: str, name: str
+) -> None:
+    """What follows the last slash names the type, be it known or not; the bytes are stored as they are."""
     stream = client.ensure_stream(unique())
-    client.publish(f"{stream}.a", data=AnyMessage(type_url="x.example/acme.v9.Unknown", value=b"\xff\x00"))
+    client.publish(f"{stream}.a", data=AnyMessage(type_url=type_url, value=b"\xff\x00"))
     message = await stored(nats_server, stream, 1)
-    assert (message.headers["WS-Data-Type"], message.body) == ("acme.v9.Unknown", b"\xff\x00")
+    assert (message.headers["WS-Data-Type"], message.body) == (name, b"\xff\x00")
+
+
+@pytest.mark.parametrize(
+    "type_url",
+    [
+        "",
+        "/",
+        "x/",
+        "x/a.B/",
+        "a.",
+        ".a",
+        "a..B",
+        "1a",
+        "a.1B",
+        "a b",
+        " a",
+        "a ",
+        "ä",
+        "a-B",
+        "x/" + "a" * 1025,
+    ],
+)
+def test_type_names(client: Client, type_url: str) -> None:
+    """A type URL that does not end in the full name of a message is refused."""
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        client.publish("orders.a", data=AnyMessage(type_url=type_url))
+    assert caught[0].fields == ("data.type_url",)
+
+
+@pytest.mark.parametrize(
+    ("moment", "text"),
+    [
+        (Timestamp(seconds=-62_135_596_800), "0001-01-01T00:00:00.000000000Z"),
+        (Timestamp(seconds=-1, nanos=999_999_999), "1969-12-31T23:59:59.999999999Z"),
+        (Timestamp(), "1970-01-01T00:00:00.000000000Z"),
+        (Timestamp(seconds=253_402_300_799, nanos=999_999_999), "9999-12-31T23:59:59.999999999Z"),
+    ],
+)
+async def test_any_time(
+    client: Client, nats_server: NatsServer, unique: Unique, moment: Timestamp, text: str
+) -> None:
+    """Every time that Protobuf knows is stored in UTC, with nanoseconds."""
+    stream = client.ensure_stream(unique())
+    client.publish(f"{stream}.a", timestamp=moment)
+    assert (await stored(nats_server, stream, 1)).headers["WS-Published-Time"] == text
+
+
+@pytest.mark.parametrize("key", ["k", "~", "!", "a b", "k" * 256, "k" + " " * 254 + "k"])
+async def test_any_key(client: Client, nats_server: NatsServer, unique: Unique, key: str) -> None:
+    """Printable ASCII is a key, with spaces inside, up to 256 characters."""
+    stream = client.ensure_stream(unique())
+    assert [client.publish(f"{stream}.a", idempotency_key=key) for _ in range(2)] == [1, 1]
+    assert (await stored(nats_server, stream, 1)).headers["Nats-Msg-Id"] == key
+
+
+def test_a_key_is_forgotten_after_the_window(client: Client, unique: Unique) -> None:
+    """The same key stores another event once the deduplication window has passed."""
+    stream = client.ensure_stream(unique(), deduplication_window=Duration(nanos=100_000_000))
+    first = client.publish(f"{stream}.a", idempotency_key="k")
+    give_up = time.monotonic() + 10
+    while (again := client.publish(f"{stream}.a", idempotency_key="k")) == first:
+        assert time.monotonic() < give_up
+    assert again == first + 1
 
 
 async def test_empty_key_is_no_key(client: Client, nats_server: NatsServer, unique: Unique) -> None:
@@ -96,11 +175,23 @@ def test_wrong_last_id(client: Client, unique: Unique) -> None:
     """A conditional publish that comes too late is aborted with both ids, and stores nothing."""
     stream = client.ensure_stream(unique())
     client.publish(f"{stream}.a", expected_last_id=0)
-    for expected in (0, 2):
+    for expected in (0, 2, 2**31, 2**63 - 1):
         with refused("ABORTED", "WRONG_LAST_ID") as caught:
             client.publish(f"{stream}.b", expected_last_id=expected)
         assert caught[0].metadata == {"expected": str(expected), "actual": "1"}
     assert client.publish(f"{stream}.b", expected_last_id=1) == 2
+
+
+async def test_the_last_id_outlives_a_purge(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """What was purged or deleted was stored nevertheless: 0 is right only where nothing ever was."""
+    stream = client.ensure_stream(unique())
+    assert [client.publish(f"{stream}.{subject}") for subject in "ab"] == [1, 2]
+    async with connect(nats_server.url) as broker:
+        await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    with refused("ABORTED", "WRONG_LAST_ID") as caught:
+        client.publish(f"{stream}.a", expected_last_id=0)
+    assert caught[0].metadata == {"expected": "0", "actual": "2"}
+    assert client.publish(f"{stream}.a", expected_last_id=2) == 3
 
 
 def test_repeat_of_a_conditional_publish(client: Client, unique: Unique) -> None:
@@ -117,6 +208,25 @@ def test_unbound_subject(client: Client, unique: Unique) -> None:
     with refused("FAILED_PRECONDITION", "UNBOUND_SUBJECT") as caught:
         client.publish(subject)
     assert subject in caught[0].message
+
+
+async def test_unbound_subject_that_somebody_listens_to(
+    client: Client, nats_server: NatsServer, unique: Unique
+) -> None:
+    """Other programs that listen to a subject make no stream of it, nor a store."""
+    subject, store = unique(), unique()
+    async with connect(nats_server.url) as listening:
+        await listening.connection.subscribe(subject, lambda _: None)
+        await listening.connection.subscribe(f"$KV.{store}.>", lambda _: None)
+        assert await listening.replies.round_trip(in_seconds(5)) is not None
+        publishing = asyncio.to_thread(client.publish, subject, timeout=2)
+        setting = asyncio.to_thread(client.set, store, "a", timeout=2)
+        outcomes = await asyncio.gather(publishing, setting, return_exceptions=True)
+    refusals = [read_refusal(outcome) for outcome in outcomes]
+    assert [(refusal.code, refusal.reason) for refusal in refusals] == [
+        ("FAILED_PRECONDITION", "UNBOUND_SUBJECT"),
+        ("NOT_FOUND", "STORE_NOT_FOUND"),
+    ]
 
 
 def test_stream_limit(client: Client, unique: Unique) -> None:
@@ -148,27 +258,23 @@ def test_full_stream(client: Client, unique: Unique) -> None:
 @pytest.mark.parametrize(
     ("field", "given"),
     [
-        ("subject", {"subject": ""}),
-        ("subject", {"subject": "a..b"}),
-        ("subject", {"subject": "a.*"}),
-        ("subject", {"subject": "a.>"}),
-        ("subject", {"subject": "a b"}),
-        ("subject", {"subject": "ä"}),
-        ("subject", {"subject": "x" * 256}),
         ("subject", {"subject": "$JS.API.STREAM.DELETE.ORDERS"}),
-        ("subject", {"subject": "$KV.cfg.key"}),
-        ("subject", {"subject": "_INBOX.a"}),
-        ("subject", {"subject": "_R_.a"}),
-        ("subject", {"subject": "_WS.a"}),
         ("data", {"data": None}),
         ("data.type_url", {"data": AnyMessage()}),
-        ("data.type_url", {"data": AnyMessage(type_url="type.googleapis.com/")}),
-        ("data.type_url", {"data": AnyMessage(type_url="type.googleapis.com/a b")}),
+        ("timestamp", {"timestamp": Timestamp(seconds=-62_135_596_801)}),
         ("timestamp", {"timestamp": Timestamp(seconds=253_402_300_800)}),
+        ("timestamp", {"timestamp": Timestamp(seconds=2**63 - 1)}),
         ("timestamp", {"timestamp": Timestamp(nanos=-1)}),
+        ("timestamp", {"timestamp": Timestamp(nanos=1_000_000_000)}),
+        ("idempotency_key", {"idempotency_key": " "}),
         ("idempotency_key", {"idempotency_key": " k"}),
-        ("idempotency_key", {"idempotency_key": "k" * 257}),
+        ("idempotency_key", {"idempotency_key": "k "}),
+        ("idempotency_key", {"idempotency_key": "k\n"}),
+        ("idempotency_key", {"idempotency_key": "a\tb"}),
+        ("idempotency_key", {"idempotency_key": "\x7f"}),
         ("idempotency_key", {"idempotency_key": "é"}),
+        ("idempotency_key", {"idempotency_key": "k" * 257}),
+        ("expected_last_id", {"expected_last_id": 2**63}),
         ("expected_last_id", {"expected_last_id": 2**64 - 1}),
     ],
 )
@@ -178,6 +284,30 @@ def test_invalid_fields(client: Client, field: str, given: dict[str, Any]) -> No
         client.publish(**{"subject": "orders.a", **given})
     assert caught[0].metadata == {"field": field}
     assert caught[0].fields == (field,)
+
+
+async def test_not_repeated_without_a_key(own_client: Client, own_nats_server: NatsServer) -> None:
+    """A publish without a key that the broker did not answer in time may be stored, but not twice."""
+    own_client.ensure_stream("S")
+    own_nats_server.freeze()
+    with refused("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"):
+        own_client.publish("S.a", timeout=0.5)
+    own_nats_server.thaw()
+    assert own_client.publish("S.b") == 2
+    assert (await stored(own_nats_server, "S", 1)).subject == "S.a"
+
+
+def test_repeated_with_a_key(own_client: Client, own_nats_server: NatsServer) -> None:
+    """A publish with a key goes on until its deadline, and is stored once."""
+    ensure_stream(own_client, "S")
+    with ThreadPoolExecutor(1) as pool:
+        own_nats_server.freeze()
+        publishing = pool.submit(own_client.publish, "S.a", timeout=20, idempotency_key="k")
+        time.sleep(0.2)  # nothing tells that it was sent
+        own_nats_server.kill()
+        own_nats_server.start()
+        first = publishing.result()
+    assert own_client.publish("S.a", idempotency_key="k") == first == 1
 
 
 def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:
