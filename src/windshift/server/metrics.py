@@ -94,9 +94,12 @@ class Metrics:
 
 
 def _add_rpc(registry: Registry, server: Server) -> None:
+    methods = [path.decode() for path in server.methods]
+
     def active() -> Iterator[Point]:
-        for path, count in server.active_calls().items():
-            yield (path.removeprefix("/"),), count
+        counts = server.active_calls()
+        for path in methods:
+            yield (path.removeprefix("/"),), counts[path]
 
     registry.add(i.ACTIVE_CALLS, active)
     registry.add_number(i.CONNECTIONS, lambda: server.connections)

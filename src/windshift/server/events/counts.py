@@ -6,12 +6,26 @@ depends on what clients choose: there are as many as stand here.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Final, Protocol
 
-from windshift.server.errors import WindshiftError
+from windshift.server import errors
 
-CANCELLED = "CANCELLED"
-UNEXPECTED = "INTERNAL"
+CANCELLED: Final = "CANCELLED"
+UNEXPECTED: Final = "INTERNAL"
+
+PUBLISH_FAILURES: Final = (
+    errors.InvalidField.reason,
+    errors.UnboundSubject.reason,
+    errors.WrongLastId.reason,
+    errors.EventTooLarge.reason,
+    errors.StreamFull.reason,
+    errors.TooManyInFlight.reason,
+    errors.BrokerUnavailable.reason,
+    errors.OutcomeUnknown.reason,
+    CANCELLED,
+    UNEXPECTED,
+)
+"""Why publishes fail. They are counted from zero, so that the first one is seen as an increase."""
 
 
 class Holding(Protocol):
@@ -63,7 +77,7 @@ class Counts:
 
     def __init__(self) -> None:
         self.published = self.duplicates = 0
-        self.failures: dict[str, int] = {}
+        self.failures = dict.fromkeys(PUBLISH_FAILURES, 0)
         self.delivered = self.redelivered = 0
         self.acknowledged = self.rejected = self.terminated = self.prolonged = 0
         self.released = self.failed = self.invalid = 0
@@ -72,7 +86,7 @@ class Counts:
 
     def publish_failed(self, error: BaseException) -> None:
         """Count a publish that ended with an error."""
-        if isinstance(error, WindshiftError):
+        if isinstance(error, errors.WindshiftError):
             reason = error.reason
         else:
             reason = UNEXPECTED if isinstance(error, Exception) else CANCELLED

@@ -1,0 +1,207 @@
+"""Metrics of a real server process, as Prometheus gets them, and what dashboard and alerts want of them."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import grpc
+import pytest
+
+from tests.support.client import Client, any_of, refused
+from tests.support.exposition import (
+    OPENMETRICS,
+    TARGET_LABELS,
+    TARGET_METRICS,
+    Exposition,
+    Selector,
+    alert_rules,
+    dashboard_queries,
+    placeholders,
+    scrape,
+    selectors,
+)
+from tests.support.windshift_process import WindshiftProcess, wait_for, windshift
+from tests.wire.consuming import ensure_consumer, subscribed
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+
+METHOD = "windshift.events.v1alpha1.EventsService"
+
+
+class Served(NamedTuple):
+    """A server after some traffic, and what it said of it."""
+
+    process: WindshiftProcess
+    stream: str
+    seen: Exposition
+
+
+def traffic(client: Client, stream: str) -> None:
+    """Do something of everything: 6 events stored, one twice, one refused; 5 of them delivered."""
+    client.ensure_stream(stream)
+    ensure_consumer(client, stream, "c", timeout=0.3)
+    ensure_consumer(client, stream, "idle")
+    for number in range(6):
+        client.publish(f"{stream}.x", f"{number}", idempotency_key=f"{number}")
+    client.publish(f"{stream}.x", "again", idempotency_key="0")
+    with refused("FAILED_PRECONDITION", "UNBOUND_SUBJECT"):
+        client.publish(f"{stream}_other.x")
+    with subscribed(client, stream, 5) as call:
+        acked, rejected, refused_for_good, expired, _ = [event.id for event in call.events(5)]
+        call.ping(acked)
+        call.ack(acked, 99)
+        call.reject(refused_for_good, permanently=True)
+        call.reject(rejected)
+        for _ in range(4):
+            call.told()
+        wait_for(lambda: any(call.event().id == expired for _ in range(3)))
+    store = client.ensure_store(stream)
+    client.set(store, "key")
+    unknown: Any = client.channel.unary_unary("/nobody.knows/This")
+    with pytest.raises(grpc.RpcError):
+        unknown(b"")
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """Give one server some traffic, and scrape it once everything has settled."""
+    stream = f"t{secrets.token_hex(6)}"
+    with windshift(tmp_path_factory.mktemp("metrics")) as process:
+        client = Client(process.address)
+        traffic(client, stream)
+        wait_for(lambda: scrape(process.health_port).value("windshift_subscriptions") == 0)
+        wait_for(lambda: scrape(process.health_port).value("windshift_event_loop_lag_seconds_count") > 0)
+        yield Served(process, stream, scrape(process.health_port))
+        client.channel.close()
+
+
+def test_numbers(served: Served) -> None:
+    """What clients did is counted where it belongs."""
+    seen, stream = served.seen, served.stream
+    assert seen.value("windshift_events_published_total") == 6
+    assert seen.value("windshift_events_duplicates_total") == 1
+    assert seen.value("windshift_publish_failures_total", reason="UNBOUND_SUBJECT") == 1
+    assert seen.value("windshift_publish_failures_total") == 1
+    delivered = seen.value("windshift_events_delivered_total")
+    redelivered = seen.value("windshift_events_redelivered_total")
+    assert delivered - redelivered >= 5
+    assert redelivered >= 1
+    settled = {kind: seen.value("windshift_events_settled_total", kind=kind) for kind in KINDS}
+    assert (settled["ack"], settled["reject"], settled["terminate"], settled["ping"]) == (1, 1, 1, 1)
+    assert settled["expired"] >= 1
+    ended = sum(settled.values()) - settled["ping"]
+    assert ended >= delivered  # those that were not handed over yet are given back too
+    assert seen.value("windshift_confirmations_invalid_total") == 1
+    assert seen.value("windshift_confirmations_failed_total") == 0
+    assert seen.value("windshift_events_in_flight") == 0
+    assert seen.value("windshift_stream_messages", stream=stream) == 6
+    assert seen.value("windshift_stream_last_id", stream=stream) == 6
+    assert seen.value("windshift_consumer_pending", stream=stream, consumer="idle") == 6
+    assert seen.value("windshift_consumer_oldest_age_seconds", stream=stream, consumer="idle") > 0
+
+
+KINDS = ("ack", "reject", "terminate", "ping", "expired", "released")
+
+
+def test_calls(served: Served) -> None:
+    """Calls are told by method and code; a method that there is not has no label of its own."""
+    count = "rpc_server_call_duration_seconds_count"
+    assert served.seen.value(count, rpc_method=f"{METHOD}/PublishEvent", rpc_response_status_code="OK") == 7
+    failed = {"rpc_method": f"{METHOD}/PublishEvent", "rpc_response_status_code": "FAILED_PRECONDITION"}
+    assert served.seen.value(count, **failed) == 1
+    assert not served.seen.has(count, **failed, error_type="FAILED_PRECONDITION")  # the client's mistake
+    assert served.seen.value(count, rpc_method="_OTHER", error_type="UNIMPLEMENTED") == 1
+    assert "nobody" not in served.seen.text
+    cancelled = served.seen.value(count, rpc_method=f"{METHOD}/Events")
+    assert cancelled == 1
+    mean = served.seen.value("rpc_server_call_duration_seconds_sum", rpc_method=f"{METHOD}/PublishEvent") / 8
+    assert 0.0001 < mean < 1
+    assert served.seen.value("windshift_rpc_traffic_bytes_total", network_io_direction="receive") > 1000
+
+
+def test_subjects_never_appear(served: Served) -> None:
+    """No label holds a subject."""
+    assert f"{served.stream}.x" not in served.seen.text
+
+
+def test_every_instrument_appears(served: Served) -> None:
+    """Every instrument of the table is there, with the kind, the help and the labels that it has there."""
+    for instrument in INSTRUMENTS:
+        family = served.seen.families[instrument.prometheus_family]
+        assert family.type == TYPES[instrument.kind], instrument
+        assert family.documentation == f"{instrument.description}."
+        labels = {label for sample in family.samples for label in sample.labels} - {"le"}
+        assert labels == set(instrument.prometheus_labels), instrument
+
+
+TYPES = {Kind.COUNTER: "counter", Kind.UP_DOWN: "gauge", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram"}
+
+
+def test_openmetrics(served: Served) -> None:
+    """A client that asks for OpenMetrics gets it, with the same families and with units."""
+    seen = scrape(served.process.health_port, OPENMETRICS)
+    assert seen.content_type.startswith("application/openmetrics-text")
+    assert seen.families.keys() == served.seen.families.keys()
+    assert seen.families["rpc_server_call_duration_seconds"].unit == "seconds"
+
+
+def check(seen: Exposition, selector: Selector) -> None:
+    """Verify that a query finds what it selects."""
+    if selector.name in TARGET_METRICS:
+        return
+    labels = seen.labels(selector.name)
+    assert seen.has(selector.name), f"no metric {selector.name}"
+    assert selector.labels - TARGET_LABELS <= labels.keys(), f"{selector.name} lacks a label"
+    for label, value in selector.equal.items():
+        assert value in labels[label] | {""}, f"{selector.name} has no {label}={value}"
+
+
+@pytest.mark.parametrize(("title", "query", "legend"), dashboard_queries())
+def test_dashboard(served: Served, title: str, query: str, legend: str) -> None:
+    """Metrics and labels of the dashboard's queries and legends exist."""
+    found = selectors(query)
+    assert found
+    for selector in found:
+        check(served.seen, selector)
+    labels = set().union(*(served.seen.labels(selector.name) for selector in found)) | TARGET_LABELS
+    assert placeholders(legend) <= labels
+
+
+@pytest.mark.parametrize("rule", alert_rules(), ids=lambda rule: str(rule["alert"]))
+def test_alerts(served: Served, rule: dict[str, object]) -> None:
+    """Metrics and labels of the rules exist, and each rule says what to do."""
+    found = selectors(str(rule["expr"]))
+    assert found
+    for selector in found:
+        check(served.seen, selector)
+    annotations = rule["annotations"]
+    assert isinstance(annotations, dict)
+    assert len(annotations["runbook"]) > 40
+    labels = set().union(*(served.seen.labels(selector.name) for selector in found)) | TARGET_LABELS
+    assert placeholders(annotations["summary"]) - {"value"} <= labels
+
+
+def test_dashboard_shows_every_instrument() -> None:
+    """No instrument is missing on the dashboard."""
+    shown = {selector.name for _, query, _ in dashboard_queries() for selector in selectors(query)}
+    assert [each.name for each in INSTRUMENTS if not names(each) & shown] == []
+
+
+def names(instrument: Instrument) -> set[str]:
+    """Give the names of its series."""
+    name = instrument.prometheus_name
+    return {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if instrument.kind is Kind.HISTOGRAM else {name}
+
+
+def test_switched_off(tmp_path: Path) -> None:
+    """Without metrics there is no /metrics, and everything else works."""
+    with windshift(tmp_path, WINDSHIFT_METRICS="false") as process:
+        answer = process.probe("/metrics")
+        assert answer.status == 404
+        assert "WINDSHIFT_METRICS" in answer.body["error"]
+        client = Client(process.address)
+        client.ensure_stream("S")
+        assert client.publish("S.x", data=any_of("text")) == 1
+        client.channel.close()
