@@ -434,6 +434,26 @@ async def test_closing_cancels_what_runs() -> None:
         await eventually(lambda: steps.ended == 2)
 
 
+async def test_an_attempt_that_takes_longer_than_a_tick() -> None:
+    """The timers of connections begin when they are made."""
+    connection = ConnectionOptions(handshake_timeout=0.01)
+    async with raw_server() as server, calling(server.target, channel_options(connection)) as channel:
+        call = duplex(channel)
+        old = await server.accept()
+        await old.until(lambda: bool(old.responses[1].headers))
+        old.send(goaway(1))
+        await old.pong()
+        again = task(unary(channel))
+        await asyncio.sleep(0)
+        for _ in range(3):  # while the second connection is being made
+            channel._tick()
+        new = await server.accept()
+        await new.until(lambda: new.responses[1].ended)
+        new.send(answer(1, PAYLOAD))
+        assert await again == b"x"
+        call.cancel()
+
+
 async def test_closing_with_grace_lets_calls_finish() -> None:
     """New calls are refused meanwhile."""
     steps = Steps()
@@ -461,6 +481,25 @@ async def test_closing_ends_what_waits() -> None:
         await asyncio.sleep(0)
         await channel.close()
         assert [error.code for error in await asyncio.gather(*waiting)] == [StatusCode.CANCELLED] * 2
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "TLS"])
+async def test_closing_at_any_moment_of_connecting(
+    secured: bool, authority: Authority, server_context: tls.SSLContext
+) -> None:
+    """It never takes long, whatever the attempt was about to do."""
+    context = client_tls(authority.certificate) if secured else None
+    async with serving(ssl=server_context if secured else None) as server:
+        for turns in [*range(12)] * 8:
+            async with calling(server, ssl=context) as channel:
+                waiting = task(channel.wait_ready())
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                async with asyncio.timeout(5.0):
+                    await channel.close()
+                await asyncio.wait([waiting])
+                assert waiting.exception() is None or "closed" in str(waiting.exception())
 
 
 async def test_closing_does_not_wait_for_a_server_that_does_not_read() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol
+from typing import Protocol, cast
 
 from .client_call import Call, ClientCallConnection
 from .connection import CLIENT, ConnectionOptions, Headers
@@ -85,10 +85,12 @@ class ClientConnection(ClientCallConnection):
             self._close_when_unused()
 
     def drop(self) -> None:
-        """Close the socket now, if there is one; nothing more comes of the connection."""
-        never_opened = self._transport is None
+        """Close the socket now, if there is one; nothing more comes of the connection.
+
+        A connection that is given up while it is being made may never hear that it was lost.
+        """
         self.abort()
-        if never_opened and not self.closed.done():
+        if not self.closed.done():
             self.closed.set_result(None)
 
     def shut(self, error: RpcError) -> None:
@@ -169,6 +171,12 @@ class ClientConnection(ClientCallConnection):
             lost = RpcError(StatusCode.UNAVAILABLE, f"the connection to {self._target} was lost{why}")
             call.lost(lost, written=stream_id < self._unwritten)
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Start HTTP/2, unless the connection was given up meanwhile."""
+        super().connection_made(transport)
+        if self.over:
+            cast("asyncio.Transport", transport).abort()
+
     def connection_lost(self, exc: Exception | None) -> None:
         """Note that the socket is closed."""
         super().connection_lost(exc)
@@ -184,6 +192,8 @@ class ClientConnection(ClientCallConnection):
 
     def tick(self, now: float) -> None:
         """Check the timers of the connection; to be called about once a second."""
+        if self._transport is None:  # it is still being dialled
+            return
         if not self.calls and not self._keepalive_without_calls:
             self._heard = True
         if self.calls or not self.over:
