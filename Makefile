@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# What builds images: docker, or another program with its arguments.
+DOCKER ?= docker
 # Arguments for pytest, such as `make test TESTS=tests/unit` or `make test PYTEST='-x -k drain'`.
 TESTS ?= tests
 PYTEST ?=
@@ -34,6 +36,12 @@ bench: install ## Measure publishing and consuming, beside a plain grpc.aio serv
 .PHONY: conformance
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
 	$(BIN)/python -m tests.conformance
+
+.PHONY: image
+image: ## Build the container image `windshift` (needs Docker; or DOCKER=podman).
+	$(DOCKER) build --tag windshift \
+	  --build-arg VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml) \
+	  --build-arg REVISION=$$(git rev-parse HEAD) --build-arg CREATED=$$(date -u +%Y-%m-%dT%H:%M:%SZ) .
 
 # ---- Keep it in order -------------------------------------------------------------------------------------------------
 

@@ -24,6 +24,8 @@ CHECKS: dict[str, list[str]] = {
     "proto-lint": [f"{BIN}/buf", "lint"],
     "generated": [".venv-generate/bin/python", "scripts/generate.py", "--check"],
     "environment": [sys.executable, "scripts/environment.py", "--check"],
+    "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],
+    "compose": [f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"],
     "lock": [sys.executable, "scripts/lock.py", "--check"],
     "tree": [sys.executable, "scripts/tree.py"],
 }

@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 _COMMANDS = {
+    "health": ("windshift.cli.health", "Ask a server whether it is ready."),
     "serve": ("windshift.cli.serve", "Run a server."),
 }
 """Name: the module that holds the command, and its line in the list."""

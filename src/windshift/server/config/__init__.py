@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from windshift.server.config.health import health_address
 from windshift.server.config.read import config_from_environment
 from windshift.server.config.reader import ConfigurationError
 from windshift.server.config.tree import (
@@ -37,4 +38,5 @@ __all__ = [
     "TlsFiles",
     "Variable",
     "config_from_environment",
+    "health_address",
 ]

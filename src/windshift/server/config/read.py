@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from windshift.server.config.health import read_health
 from windshift.server.config.reader import Reader
 from windshift.server.config.telemetry import read_telemetry
 from windshift.server.config.tree import (
@@ -32,7 +33,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         embedded=_embedded(reader),
         grpc=grpc,
         grpc_tls=_grpc_tls(reader),
-        health=ListenConfig(reader.host("HEALTH_HOST", grpc.host), reader.port("HEALTH_PORT", 8088)),
+        health=read_health(reader, grpc.host),
         log_level=reader.choice(
             "LOG_LEVEL", LogLevel.DEBUG if development else LogLevel.INFO, {"warn": "warning"}
         ),

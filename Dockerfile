@@ -1,0 +1,67 @@
+# A small image of the server. Build it with `make image`, or plainly: docker build --tag windshift .
+# How to run it: docs/running.md.
+
+ARG PYTHON=3.13-slim-trixie
+
+# ---- Install into a directory of its own -----------------------------------------------------------------------------
+
+FROM python:${PYTHON} AS build
+
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_ROOT_USER_ACTION=ignore
+
+WORKDIR /source
+
+# The tools: nothing of them gets into the image.
+COPY requirements.lock ./
+RUN python -m venv /tools \
+ && /tools/bin/pip install --quiet --constraint requirements.lock hatchling
+
+# What the server needs, at the versions of the lock. This layer stays as long as these files do.
+COPY pyproject.toml ./
+RUN python -m venv --without-pip /opt/windshift \
+ && /tools/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > requirements.txt \
+ && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --constraint requirements.lock --requirement requirements.txt
+
+# The package itself.
+COPY README.md LICENSE ./
+COPY src ./src
+RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --no-deps /wheels/*.whl
+
+# ---- The image ---------------------------------------------------------------------------------------------------------
+
+FROM python:${PYTHON}
+
+ARG VERSION=unknown
+ARG REVISION=unknown
+ARG CREATED=unknown
+
+LABEL org.opencontainers.image.title="Windshift" \
+      org.opencontainers.image.description="Events and state for services: a typed gRPC API over NATS JetStream" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.created="${CREATED}"
+
+# Everybody outside the container is somebody else: the hosts are all addresses, and the server warns of it until
+# something restricts access. Data is written only while no NATS_URL is given.
+ENV PATH=/opt/windshift/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    GRPC_HOST=0.0.0.0 \
+    HEALTH_HOST=0.0.0.0 \
+    WINDSHIFT_DATA_DIR=/data
+
+RUN install --directory --owner=65532 --group=65532 --mode=0700 /data
+COPY --from=build /opt/windshift /opt/windshift
+
+USER 65532:65532
+WORKDIR /
+VOLUME /data
+EXPOSE 8080 8088
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["windshift", "health"]
+
+ENTRYPOINT ["windshift"]
+CMD ["serve"]

@@ -1,0 +1,86 @@
+"""`windshift health`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from typing import NoReturn
+
+import click
+
+from windshift.server.config import ConfigurationError, ListenConfig, health_address
+
+_NOT_READY = 1
+_USAGE = 2
+_LONGEST = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What came of asking: whether all is well, and a line about it."""
+
+    well: bool
+    line: str
+
+
+@click.command()
+@click.option(
+    "--live", is_flag=True, help="Ask only whether the process lives (/healthz), not whether it is ready."
+)
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True, max=3600),
+    default=3.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long to wait for the answer.",
+)
+def health(live: bool, timeout: float) -> None:  # noqa: FBT001 -- click passes options by name
+    """Ask a server on this machine whether calls should be sent to it.
+
+    It is looked for where HEALTH_HOST, HEALTH_PORT and GRPC_HOST say, as `windshift serve` reads them. Exits
+    with 0 when it is ready, 1 when it is not or does not answer, 2 when the environment is wrong. For the
+    health check of a container, or a script that waits for a server.
+    """
+    try:
+        address = health_address(os.environ)
+    except ConfigurationError as error:
+        _fail(_USAGE, *error.problems)
+    told = ask(address, "/healthz" if live else "/readyz", timeout)
+    if not told.well:
+        _fail(_NOT_READY, told.line)
+    click.echo(told.line)
+
+
+def ask(address: ListenConfig, path: str, timeout: float) -> Told:
+    """Ask a server, and say in one line how it is."""
+    connection = HTTPConnection(address.host, address.port, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return _read(response.status, response.read(_LONGEST))
+    except (OSError, HTTPException) as error:
+        reason = "it did not answer in time" if isinstance(error, TimeoutError) else "nothing answers"
+        return Told(well=False, line=f"no answer from {address.host} port {address.port}: {reason}")
+    finally:
+        connection.close()
+
+
+def _read(status: int, body: bytes) -> Told:
+    try:
+        said = json.loads(body)
+        since = f", since {said['since']}" if "since" in said else ""
+        detail = f" ({said['detail']})" if said.get("detail") else ""
+        line = f"{said['reason']}{detail}{since}" if "reason" in said else f"{said['status']}{since}"
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return Told(well=False, line=f"what answers is no Windshift server (status {status})")
+    return Told(status == 200, line)
+
+
+def _fail(status: int, *lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(f"windshift: {line}", err=True)
+    sys.exit(status)
