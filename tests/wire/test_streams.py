@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.support.app import running_app
+from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.management import ensure_stream, stored_stream
@@ -17,14 +17,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 Unique = Callable[[], str]
 SECOND = 10**9
-
-
-async def eventually_holds(nats_server: NatsServer, stream: str, subjects: dict[str, int]) -> None:
-    """Wait until a stream holds so many events of these subjects: copies take their time."""
-    async with asyncio.timeout(10):
-        held: object = None
-        while held != subjects:
-            held = (await stored_stream(nats_server, stream))["state"].get("subjects", {})
+ENSURE_STREAM = pb.DESCRIPTOR.services_by_name["EventsService"].methods_by_name["EnsureStream"]
 
 
 async def test_defaults(client: Client, nats_server: NatsServer, unique: Unique) -> None:
@@ -94,6 +87,117 @@ async def test_every_option_and_its_removal(client: Client, nats_server: NatsSer
     assert "discard_new_per_subject" not in config
 
 
+@pytest.mark.parametrize("without", ["max_age", "max_events", "max_bytes", "discard_new_per_subject"])
+async def test_each_option_goes_alone(
+    client: Client, nats_server: NatsServer, unique: Unique, without: str
+) -> None:
+    """An option that a later request leaves out is gone, and the others stay."""
+    name = unique()
+    policy: dict[str, Any] = {
+        "max_age": "60s",
+        "max_events": "10",
+        "max_events_per_subject": "3",
+        "max_bytes": "10000",
+        "discard_policy": "DISCARD_POLICY_NEW",
+        "discard_new_per_subject": True,
+    }
+    names = {"max_events": "max_msgs", "max_events_per_subject": "max_msgs_per_subject"}
+    ensure_stream(client, name, retention_policy=policy)
+    full = (await stored_stream(nats_server, name))["config"]
+    del policy[without]
+    ensure_stream(client, name, retention_policy=policy)
+    config = (await stored_stream(nats_server, name))["config"]
+    stored_as = names.get(without, without)
+    assert config.pop(stored_as, None) in (0, -1, None)
+    del full[stored_as]
+    full["duplicate_window"] = config["duplicate_window"]  # follows the age
+    assert config == full
+
+
+@pytest.mark.parametrize(
+    ("fields", "window"),
+    [
+        ({}, 120),
+        ({"deduplication_window": "0s"}, 120),
+        ({"deduplication_window": "600s"}, 600),
+        ({"retention_policy": {"max_age": "60s"}}, 60),
+        ({"retention_policy": {"max_age": "600s"}}, 120),
+        ({"retention_policy": {"max_age": "0.1s"}}, 0.1),
+        ({"retention_policy": {"max_age": "60s"}, "deduplication_window": "60s"}, 60),
+        ({"retention_policy": {"max_age": "60s"}, "deduplication_window": "1s"}, 1),
+    ],
+)
+async def test_deduplication_window(
+    client: Client, nats_server: NatsServer, unique: Unique, fields: dict[str, Any], window: float
+) -> None:
+    """Keys are remembered for two minutes, or as long as events are kept, or as long as was said."""
+    name = unique()
+    ensure_stream(client, name, **fields)
+    stored = (await stored_stream(nats_server, name))["config"]["duplicate_window"]
+    assert stored == round(window * SECOND)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"retention_policy": {"max_events": "0", "max_bytes": "0"}}, {"max_msgs": -1, "max_bytes": -1}),
+        ({"retention_policy": {"max_age": "0s"}}, {"max_age": 0}),
+        ({"retention_policy": {}, "storage": {}}, {"storage": "file", "discard": "old"}),
+        ({"storage": {"type": "STORAGE_TYPE_UNSPECIFIED"}}, {"storage": "file"}),
+        ({"storage": {"type": "STORAGE_TYPE_FILE"}}, {"storage": "file"}),
+        ({"retention_policy": {"discard_policy": "DISCARD_POLICY_UNSPECIFIED"}}, {"discard": "old"}),
+        ({"retention_policy": {"discard_policy": "DISCARD_POLICY_OLD"}}, {"discard": "old"}),
+        ({"retention_policy": {"discard_new_per_subject": False}}, {"discard": "old"}),
+        ({"max_event_size": 0}, {"max_msg_size": -1}),
+        ({"max_event_size": 2**31 - 1}, {"max_msg_size": 2**31 - 1}),
+        ({"retention_policy": {"max_events": str(2**63 - 1)}}, {"max_msgs": 2**63 - 1}),
+        (
+            {"retention_policy": {"max_events_per_subject": str(2**63 - 1)}},
+            {"max_msgs_per_subject": 2**63 - 1},
+        ),
+    ],
+)
+async def test_zeros_and_largest_numbers(
+    client: Client, nats_server: NatsServer, unique: Unique, fields: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    """A zero that is said is no limit, what is unspecified is the default, what fits is taken as it is."""
+    name = unique()
+    ensure_stream(client, name, **fields)
+    assert expected.items() <= (await stored_stream(nats_server, name))["config"].items()
+
+
+async def test_settings_by_others_stay(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """What another program set, and the contract has no field for, survives an update."""
+    name = unique()
+    ensure_stream(client, name)
+    others = {"description": "theirs", "allow_direct": True, "compression": "s2"}
+    async with connect(nats_server.url) as broker:
+        info = await broker.api.stream_info(name, in_seconds(5))
+        metadata = {**info["config"]["metadata"], "owner": "them"}
+        config = {**info["config"], **others, "metadata": metadata}
+        await broker.api.call(f"STREAM.UPDATE.{name}", config, in_seconds(5))
+    ensure_stream(client, name, max_event_size=5000)
+    after = (await stored_stream(nats_server, name))["config"]
+    assert after["max_msg_size"] == 5000
+    assert (after["description"], after["allow_direct"], after["compression"]) == ("theirs", True, "s2")
+    assert after["metadata"]["owner"] == "them"
+
+
+def test_discard_new_per_subject_at_work(client: Client, unique: Unique) -> None:
+    """A subject that is full refuses events, and the others take theirs."""
+    name = unique()
+    policy = {
+        "max_events_per_subject": "1",
+        "discard_policy": "DISCARD_POLICY_NEW",
+        "discard_new_per_subject": True,
+    }
+    ensure_stream(client, name, retention_policy=policy)
+    assert client.publish(f"{name}.a") == 1
+    with refused("RESOURCE_EXHAUSTED", "STREAM_FULL"):
+        client.publish(f"{name}.a")
+    assert client.publish(f"{name}.b") == 2
+
+
 def test_limits_at_work(client: Client, unique: Unique) -> None:
     """A stream that is full refuses or drops, as its policy says; one event may be too large for it."""
     name = unique()
@@ -137,14 +241,28 @@ def test_subjects_are_bound_and_unbound(client: Client, unique: Unique) -> None:
             "aggregate.sources[0].filter_subjects[0]",
         ),
         ({"storage": {"replicas": 0}}, "storage.replicas"),
-        ({"storage": {"type": 9}}, "storage.type"),
-        ({"retention_policy": {"discard_policy": 9}}, "retention_policy.discard_policy"),
+        ({"storage": {"replicas": 6}}, "storage.replicas"),
+        ({"storage": {"replicas": 2**32 - 1}}, "storage.replicas"),
+        ({"storage": {"type": 3}}, "storage.type"),
+        ({"storage": {"type": -1}}, "storage.type"),
+        ({"retention_policy": {"discard_policy": 3}}, "retention_policy.discard_policy"),
+        ({"retention_policy": {"discard_policy": 2**31 - 1}}, "retention_policy.discard_policy"),
         ({"retention_policy": {"max_events": str(2**63)}}, "retention_policy.max_events"),
+        (
+            {"retention_policy": {"max_events_per_subject": str(2**64 - 1)}},
+            "retention_policy.max_events_per_subject",
+        ),
         ({"retention_policy": {"max_bytes": str(2**62)}}, "retention_policy.max_bytes"),
+        ({"retention_policy": {"max_bytes": str(2**64 - 1)}}, "retention_policy.max_bytes"),
         ({"retention_policy": {"max_age": "-1s"}}, "retention_policy.max_age"),
         ({"retention_policy": {"max_age": "0.05s"}}, "retention_policy.max_age"),
+        ({"retention_policy": {"max_age": "9223372037s"}}, "retention_policy.max_age"),
+        ({"retention_policy": {"max_age": "315576000000s"}}, "retention_policy.max_age"),
         ({"deduplication_window": "0.099s"}, "deduplication_window"),
+        ({"deduplication_window": "-0.000000001s"}, "deduplication_window"),
+        ({"deduplication_window": "9223372037s"}, "deduplication_window"),
         ({"max_event_size": 2**31}, "max_event_size"),
+        ({"max_event_size": 2**32 - 1}, "max_event_size"),
     ],
 )
 def test_invalid_fields(client: Client, unique: Unique, fields: dict[str, Any], path: str) -> None:
@@ -155,21 +273,47 @@ def test_invalid_fields(client: Client, unique: Unique, fields: dict[str, Any], 
     assert caught[0].fields == (path,)
 
 
-@pytest.mark.parametrize("name", ["", "a.b", "a b", "ä", "*", ">", "KV_a", "OBJ_a", "WS_a", "a" * 256])
-def test_invalid_names(client: Client, name: str) -> None:
-    """Malformed and reserved names are refused."""
+@pytest.mark.parametrize(
+    ("field", "seconds", "nanos"),
+    [
+        ("max_age", 0, 10**9),
+        ("max_age", 0, -(10**9)),
+        ("max_age", 1, -1),
+        ("max_age", -1, 1),
+        ("max_age", 315_576_000_001, 0),
+        ("max_age", 2**63 - 1, 0),
+        ("max_age", -(2**63), 0),
+        ("time", 253_402_300_800, 0),
+        ("time", -62_135_596_801, 0),
+        ("time", 0, 10**9),
+        ("time", 0, -1),
+        ("time", 2**63 - 1, 2**31 - 1),
+    ],
+)
+def test_what_protobuf_does_not_allow(
+    client: Client, unique: Unique, field: str, seconds: int, nanos: int
+) -> None:
+    """Durations and times that Protobuf's JSON could not even write are refused, too."""
+    request = pb.EnsureStreamRequest(name=unique())
+    if field == "max_age":
+        path = "retention_policy.max_age"
+        request.subjects.subjects.append("a")
+        request.retention_policy.max_age.seconds = seconds
+        request.retention_policy.max_age.nanos = nanos
+    else:
+        path = "aggregate.sources[0].from.time"
+        source = request.aggregate.sources.add(name=unique())
+        moment = getattr(source, "from").time
+        moment.seconds, moment.nanos = seconds, nanos
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
-        ensure_stream(client, name, subjects={"subjects": ["a"]})
-    assert caught[0].metadata == {"field": "name"}
+        client.call(ENSURE_STREAM, request)
+    assert caught[0].fields == (path,)
 
 
 def test_no_source(client: Client, unique: Unique) -> None:
     """A stream needs a source."""
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
-        client.call(
-            pb.DESCRIPTOR.services_by_name["EventsService"].methods_by_name["EnsureStream"],
-            pb.EnsureStreamRequest(name=unique()),
-        )
+        client.call(ENSURE_STREAM, pb.EnsureStreamRequest(name=unique()))
     assert caught[0].metadata == {"field": "source"}
 
 
@@ -215,70 +359,6 @@ def test_default_replicas(nats_server: NatsServer, unique: Unique) -> None:
         ensure_stream(client, name, storage={"replicas": 1})
         ensure_stream(client, name)
         client.channel.close()
-
-
-async def test_mirror(client: Client, nats_server: NatsServer, unique: Unique) -> None:
-    """A mirror copies from where it is told, what it is told, with the ids of its origin, and is fixed."""
-    name, origin = unique(), unique()
-    ensure_stream(client, origin)
-    for subject in ("a", "b", "c"):
-        client.publish(f"{origin}.{subject}")
-    source = {"name": origin, "from": {"offset": 2}, "filter_subjects": [f"{origin}.a", f"{origin}.c"]}
-    ensure_stream(client, name, mirror=source)
-    ensure_stream(client, name, mirror=source)
-    await eventually_holds(nats_server, name, {f"{origin}.c": 1})
-    assert (await stored_stream(nats_server, name))["state"]["last_seq"] == 3
-    for change in (
-        {"mirror": {"name": origin}},
-        {"mirror": {**source, "from": {"offset": 3}}},
-        {"subjects": {"subjects": [name]}},
-        {"aggregate": {"sources": [{"name": origin}]}},
-    ):
-        with refused("FAILED_PRECONDITION", "MIRROR_CHANGE"):
-            ensure_stream(client, name, **change)
-    with refused("FAILED_PRECONDITION", "MIRROR_CHANGE"):
-        ensure_stream(client, unique_stream(client, unique), mirror={"name": origin})
-
-
-def unique_stream(client: Client, unique: Unique) -> str:
-    """Make a stream of subjects."""
-    return client.ensure_stream(unique())
-
-
-async def test_aggregate(client: Client, nats_server: NatsServer, unique: Unique) -> None:
-    """An aggregate collects from each stream from where it is told; the end stays what it was at first."""
-    name, one, two, three = unique(), unique(), unique(), unique()
-    for stream in (one, two, three):
-        ensure_stream(client, stream)
-        client.publish(f"{stream}.before")
-    sources = [
-        {"name": one, "from": {"end": True}},
-        {"name": two, "from": {"start": False}, "filter_subjects": ["*.before"]},
-        {"name": three, "from": {"time": "2200-01-01T00:00:00Z"}},
-    ]
-    ensure_stream(client, name, aggregate={"sources": sources})
-    before = (await stored_stream(nats_server, name))["config"]
-    client.publish(f"{one}.after")
-    client.publish(f"{two}.after")
-    ensure_stream(client, name, aggregate={"sources": sources})
-    await eventually_holds(nats_server, name, {f"{one}.after": 1, f"{two}.before": 1})
-    assert (await stored_stream(nats_server, name))["config"] == before
-
-
-@pytest.mark.parametrize("kind", ["mirror", "aggregate"])
-def test_missing_and_overlapping(client: Client, unique: Unique, kind: str) -> None:
-    """A stream to copy from has to exist, and its filters must not overlap."""
-
-    def ensure(**source: Any) -> None:
-        fields = {"mirror": source} if kind == "mirror" else {"aggregate": {"sources": [source]}}
-        ensure_stream(client, unique(), **fields)
-
-    missing = unique()
-    with refused("NOT_FOUND", "STREAM_NOT_FOUND") as caught:
-        ensure(name=missing)
-    assert caught[0].metadata == {"name": missing}
-    with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION"):
-        ensure(name=unique_stream(client, unique), filter_subjects=["a.>", "a.b"])
 
 
 def test_many_clients_at_once(app_server: str, unique: Unique) -> None:
