@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
-from tests.support.client import Client, refused
+from tests.support.client import EVENTS, Client, refused
 from tests.support.nats_server import NatsServer
+from tests.wire.consuming import subscribed
 from tests.wire.management import (
     consuming,
     delete_consumer,
     ensure_consumer,
     stored_consumer,
 )
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 Unique = Callable[[], str]
 SECOND = 10**9
@@ -70,6 +72,7 @@ async def test_ephemeral(client: Client, nats_server: NatsServer, stream: str) -
         ({"start": True}, 1),
         ({"start": False}, 1),
         ({"offset": "2"}, 2),
+        ({"offset": "1"}, 1),
         ({"offset": "4"}, 4),
         ({"time": "1970-01-01T00:00:00Z"}, 1),
         ({"time": "0001-01-01T00:00:00Z"}, 1),
@@ -85,7 +88,46 @@ def test_start(client: Client, stream: str, pointer: dict[str, Any] | None, firs
         assert call.next().id == first
 
 
-@pytest.mark.parametrize(("timeout", "seconds"), [(None, 30), ("0s", 30), ("0.1s", 0.1), ("90s", 90)])
+async def test_start_where_no_event_is_yet(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """Any id that the broker can count to is waited for; the end is kept as the id after the last one."""
+    for name, pointer, first in (
+        ("far", {"offset": str(2**63 - 1)}, 2**63 - 1),
+        ("end", {"end": True}, 4),
+        ("absent", None, 4),
+    ):
+        ensure_consumer(client, stream, name=name, **({} if pointer is None else {"from": pointer}))
+        stored = (await stored_consumer(nats_server, stream, name))["config"]
+        assert (stored["deliver_policy"], stored["opt_start_seq"]) == ("by_start_sequence", first)
+
+
+def test_a_durable_resumes(client: Client, stream: str) -> None:
+    """The next subscriber goes on where the last one left off, and gets what that one had not settled."""
+    ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
+    with subscribed(client, stream) as call:
+        call.events(3)
+        call.ack(1, 3)
+        assert call.told() == ("ack", [1, 3], [], [])
+        call.half_close()
+        assert call.end() is None
+    client.publish(f"{stream}.4")
+    ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
+    with subscribed(client, stream) as call:
+        assert sorted((event.id, event.delivery_attempt) for event in call.events(2)) == [(2, 2), (4, 1)]
+
+
+def test_ephemerals_are_apart(client: Client, stream: str) -> None:
+    """Without a name each consumer is one of its own, with all the events."""
+    ids = {ensure_consumer(client, stream, **{"from": {"start": True}}) for _ in range(3)}
+    assert len(ids) == 3
+    for consumer in ids:
+        with subscribed(client, stream, consumer=consumer) as call:
+            assert [event.id for event in call.events(3)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("timeout", "seconds"),
+    [(None, 30), ("0s", 30), ("0.1s", 0.1), ("90s", 90), ("9223372036s", 9_223_372_036)],
+)
 def test_processing_timeout(client: Client, stream: str, timeout: str | None, seconds: float) -> None:
     """Subscribers are told the consumer's timeout: 30 seconds unless it was said."""
     ensure_consumer(client, stream, name="c", **({} if timeout is None else {"processing_timeout": timeout}))
@@ -109,14 +151,13 @@ async def test_ensuring_again(client: Client, nats_server: NatsServer, stream: s
 @pytest.mark.parametrize(
     ("fields", "path"),
     [
-        ({"name": ""}, "name"),
-        ({"name": "a.b"}, "name"),
-        ({"subjects": ["a", "$JS.>"]}, "subjects[1]"),
-        ({"subjects": ["a..b"]}, "subjects[0]"),
         ({"from": {"offset": 0}}, "from.offset"),
+        ({"from": {"offset": str(2**63)}}, "from.offset"),
         ({"from": {"offset": str(2**64 - 1)}}, "from.offset"),
         ({"processing_timeout": "0.05s"}, "processing_timeout"),
         ({"processing_timeout": "-1s"}, "processing_timeout"),
+        ({"processing_timeout": "0.000000001s"}, "processing_timeout"),
+        ({"processing_timeout": "9223372037s"}, "processing_timeout"),
         ({"processing_timeout": "315576000000s"}, "processing_timeout"),
     ],
 )
@@ -125,6 +166,30 @@ def test_invalid_fields(client: Client, stream: str, fields: dict[str, Any], pat
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         ensure_consumer(client, stream, **fields)
     assert caught[0].metadata == {"field": path}
+    assert caught[0].fields == (path,)
+
+
+@pytest.mark.parametrize(
+    ("path", "seconds", "nanos"),
+    [
+        ("processing_timeout", 1, -1),
+        ("processing_timeout", 0, 10**9),
+        ("processing_timeout", 2**63 - 1, 0),
+        ("from.time", 253_402_300_800, 0),
+        ("from.time", -62_135_596_801, 0),
+        ("from.time", 0, 10**9),
+        ("from.time", 0, -1),
+    ],
+)
+def test_what_protobuf_does_not_allow(
+    client: Client, stream: str, path: str, seconds: int, nanos: int
+) -> None:
+    """Durations and times that Protobuf's JSON could not even write are refused, too."""
+    request = pb.EnsureConsumerRequest(stream=stream)
+    field = request.processing_timeout if path == "processing_timeout" else getattr(request, "from").time
+    field.seconds, field.nanos = seconds, nanos
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        client.call(EVENTS.methods_by_name["EnsureConsumer"], request)
     assert caught[0].fields == (path,)
 
 
