@@ -1,0 +1,127 @@
+"""Servers on a cluster of three nats-servers, as clients in the field see them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+import grpc
+import pytest
+
+from tests.support.app import running_app
+from tests.support.broker import connect, in_seconds
+from tests.support.client import Client, read_refusal, refused, text_of
+from tests.support.nats_server import NatsServer
+from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
+from tests.wire.management import ensure_stream, stored_stream
+
+Unique = Callable[[], str]
+
+pytestmark = pytest.mark.timeout(120)
+
+
+async def has_leader(server: NatsServer) -> None:
+    """Wait until the cluster takes orders."""
+    async with connect(server.url) as broker:
+        await broker.api.call("INFO", None, in_seconds(60))
+
+
+@pytest.fixture
+def clients(cluster: list[NatsServer]) -> Iterator[list[Client]]:
+    """Run a server on each member of the cluster, and connect a client to each; 3 replicas by default."""
+    asyncio.run(has_leader(cluster[0]))
+    with ExitStack() as stack:
+        clients = []
+        for member in cluster:
+            address = stack.enter_context(running_app(member.url, WINDSHIFT_DEFAULT_REPLICAS="3"))
+            clients.append(Client(address))
+            stack.callback(clients[-1].channel.close)
+        yield clients
+
+
+async def test_replicas(clients: list[Client], cluster: list[NatsServer], unique: Unique) -> None:
+    """The server's default counts for what is new; what a request names, and what is stored, comes first."""
+    name, other, store = unique(), unique(), unique()
+    ensure_stream(clients[0], name)
+    ensure_stream(clients[1], other, storage={"replicas": 1})
+    clients[2].ensure_store(store)
+    for stream, replicas in ((name, 3), (other, 1), (f"KV_{store}", 3)):
+        assert (await stored_stream(cluster[0], stream))["config"]["num_replicas"] == replicas
+    ensure_stream(clients[1], other)
+    assert (await stored_stream(cluster[0], other))["config"]["num_replicas"] == 1
+    with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE"):
+        ensure_stream(clients[0], unique(), storage={"replicas": 5})
+
+
+def test_reads_see_the_latest_write(clients: list[Client], unique: Unique) -> None:
+    """What one server confirmed every other one reads, at once."""
+    store = clients[0].ensure_store(unique())
+    for number in range(30):
+        revision = clients[number % 3].set(store, "a", str(number))
+        response = clients[(number + 1) % 3].get(store, "a")
+        assert (text_of(response.value), response.revision) == (str(number), revision)
+    clients[0].delete(store, "a")
+    assert clients[1].get(store, "a").revision == 0
+
+
+def test_compare_and_swap(clients: list[Client], unique: Unique) -> None:
+    """Of writers at all servers who expect the same exactly one wins."""
+    store = clients[0].ensure_store(unique())
+
+    def create(number: int) -> str:
+        try:
+            clients[number % 3].set(store, "a", create_only=True)
+        except grpc.RpcError as error:
+            return read_refusal(error).reason
+        return "won"
+
+    with ThreadPoolExecutor(12) as pool:
+        assert sorted(pool.map(create, range(12))) == ["KEY_EXISTS"] * 11 + ["won"]
+
+
+def test_publish_once_and_in_order(clients: list[Client], unique: Unique) -> None:
+    """A key is one for all servers, and so is the stream's last id."""
+    name = unique()
+    ensure_stream(clients[0], name)
+    with ThreadPoolExecutor(12) as pool:
+        ids = pool.map(
+            lambda number: clients[number % 3].publish(f"{name}.a", idempotency_key="k"), range(24)
+        )
+        assert set(ids) == {1}
+    assert clients[1].publish(f"{name}.b", expected_last_id=1) == 2
+    with refused("ABORTED", "WRONG_LAST_ID") as caught:
+        clients[2].publish(f"{name}.b", expected_last_id=1)
+    assert caught[0].metadata == {"expected": "1", "actual": "2"}
+
+
+def test_a_repeated_conditional_publish(clients: list[Client], unique: Unique) -> None:
+    """On replicas, too, the repeat of a conditional publish gives the id of the first."""
+    name = unique()
+    ensure_stream(clients[0], name)
+    for client in clients:
+        assert client.publish(f"{name}.a", idempotency_key="k", expected_last_id=0) == 1
+
+
+def test_consume_anywhere(clients: list[Client], unique: Unique) -> None:
+    """A consumer is shared by the subscribers of all servers, and a deletion ends all of their calls."""
+    name = unique()
+    ensure_stream(clients[0], name)
+    ensure_consumer(clients[1], name)
+    with ExitStack() as stack:
+        calls = [stack.enter_context(subscribed(client, name, 4)) for client in clients]
+        for _ in range(12):
+            clients[0].publish(f"{name}.a")
+        seen = []
+        for call in calls:
+            events = call.events(4)
+            call.ack(*(event.id for event in events))
+            assert call.told()[1] == sorted(event.id for event in events)
+            seen += [event.id for event in events]
+        assert sorted(seen) == list(range(1, 13))
+        delete_consumer(clients[2], name)
+        for call in calls:
+            refusal = call.end()
+            assert refusal is not None
+            assert (refusal.code, refusal.reason) == ("NOT_FOUND", "CONSUMER_NOT_FOUND")
