@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from windshift.rpc import ServerCall
-from windshift.server.api.deadlines import LONGEST, answer_by
+from windshift.server.api.deadlines import LONGEST, UNSAID, answer_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +21,12 @@ class Call:
 
 @pytest.mark.parametrize(
     ("allowed", "answered"),
-    [(0.1, 0.09), (1, 0.9), (10, 9.9), (1e9, LONGEST - 0.1), (None, LONGEST), (0, 0)],
+    [(0.1, 0.09), (1, 0.9), (10, 9.9), (1e9, LONGEST - 0.1), (None, UNSAID), (0, 0)],
 )
 def test_a_little_before_the_deadline(allowed: float | None, answered: float) -> None:
-    """The answer leaves a tenth of the time, and at most 0.1 s, before the client stops waiting."""
+    """The answer leaves a tenth of the time, and at most 0.1 s, before the client stops waiting.
+
+    A client that does not say how long it waits is answered nevertheless.
+    """
     deadline = None if allowed is None else 100 + allowed
     assert answer_by(cast("ServerCall", Call(100, deadline))) == pytest.approx(100 + answered)

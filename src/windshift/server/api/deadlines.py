@@ -7,7 +7,11 @@ from typing import Final
 from windshift.rpc import ServerCall
 
 LONGEST: Final = 3600.0
-"""Seconds that a call may take whatever its client says, or if it says nothing."""
+"""Seconds that a call may take whatever its client says."""
+
+UNSAID: Final = 30.0
+"""Seconds that a call may take whose client says nothing. It is told that the broker is away, and not left
+hanging."""
 
 _MARGIN: Final = 0.1
 _MARGIN_SHARE: Final = 0.1
@@ -20,6 +24,6 @@ def answer_by(call: ServerCall) -> float:
     more than one whose own timer ran out.
     """
     if call.deadline is None:
-        return call.started + LONGEST
+        return call.started + UNSAID
     allowed = min(call.deadline - call.started, LONGEST)
     return call.started + allowed - min(_MARGIN, allowed * _MARGIN_SHARE)
