@@ -6,13 +6,15 @@ import importlib.metadata
 import re
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from windshift.cli import main
-from windshift.server.config import VARIABLES
+from windshift.server.config import VARIABLES, ListenConfig, health_address
 
 HEAVY = ("asyncio", "google.protobuf", "grpc", "nats", "ngh2", "uvicorn", "uvloop")
 
@@ -54,9 +56,9 @@ def test_unknown_command() -> None:
 
 def test_serve_help_lists_variables() -> None:
     """`windshift serve --help` lists every variable, with its meaning and default, in order."""
-    result = CliRunner().invoke(main, ["serve", "--help"], terminal_width=200, max_content_width=200)
+    result = CliRunner().invoke(main, ["serve", "--help"], terminal_width=300, max_content_width=300)
     assert result.exit_code == 0
-    rows = dict(re.findall(r"^  ([A-Z][A-Z_]+) +(.*)$", result.output, re.MULTILINE))
+    rows = dict(re.findall(r"^  ([A-Z][A-Z_]+)\s+(.*)$", result.output, re.MULTILINE))
     assert list(rows) == [each.name for each in VARIABLES]
     for each in VARIABLES:
         assert rows[each.name].startswith(each.meaning)
@@ -71,7 +73,7 @@ def test_serve_takes_no_arguments() -> None:
 def test_help_is_quick() -> None:
     """Help imports nothing that only a server needs."""
     code = f"import atexit; atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules]))"
-    for arguments in (["--help"], ["serve", "--help"]):
+    for arguments in (["--help"], ["serve", "--help"], ["health", "--help"]):
         done = run(*arguments, code=code)
         assert done.returncode == 0
         assert done.stdout.endswith("\n[]\n")
@@ -105,3 +107,53 @@ def test_as_a_module() -> None:
         timeout=30,
     )
     assert done.stdout.startswith("windshift ")
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "line"),
+    [
+        ('{"status": "ok", "since": "now"}', 0, "ok, since now"),
+        ('{"status": "unavailable", "reason": "draining"}', 1, "windshift: draining"),
+        ("<html>", 1, "windshift: what answers is no Windshift server (status 200)"),
+        ("[1]", 1, "windshift: what answers is no Windshift server (status 200)"),
+    ],
+)
+def test_health_reads_the_answer(body: str, status: int, line: str) -> None:
+    """The answer decides the status; what is no answer of a server is a failure."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200 if "unavailable" not in body else 503)
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_request(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        result = CliRunner().invoke(main, ["health"], env={"HEALTH_PORT": str(server.server_port)})
+        thread.join(10)
+    assert (result.exit_code, result.output) == (status, f"{line}\n")
+
+
+def test_health_needs_a_port() -> None:
+    """With any free port there is nobody to ask: status 2."""
+    result = CliRunner().invoke(main, ["health"], env={"HEALTH_PORT": "0"})
+    assert result.exit_code == 2
+    assert result.output.startswith("windshift: HEALTH_PORT: ")
+
+
+@pytest.mark.parametrize(
+    ("environment", "address"),
+    [
+        ({}, ("127.0.0.1", 8088)),
+        ({"GRPC_HOST": "0.0.0.0"}, ("127.0.0.1", 8088)),  # noqa: S104 - that is it
+        ({"GRPC_HOST": "10.0.0.1", "HEALTH_HOST": "::", "HEALTH_PORT": "1"}, ("::1", 1)),
+        ({"HEALTH_HOST": "10.0.0.1", "NATS_URL": "wrong://"}, ("10.0.0.1", 8088)),
+    ],
+)
+def test_health_asks_where_the_server_listens(environment: dict[str, str], address: tuple[str, int]) -> None:
+    """Addresses that only listeners know become loopback; other variables do not matter."""
+    assert health_address(environment) == ListenConfig(*address)

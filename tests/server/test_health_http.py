@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 
 import pytest
 
 from windshift.server.health_http import HealthApplication, HealthServer
+from windshift.server.readiness import Readiness
 
 
 @pytest.mark.parametrize(
@@ -26,21 +29,44 @@ from windshift.server.health_http import HealthApplication, HealthServer
         ("GET", "/healthz/", None, 404),
     ],
 )
-def test_answers(method: str, path: str, reason: str | None, status: int) -> None:
+async def test_answers(method: str, path: str, reason: str | None, status: int) -> None:
     """Only readiness depends on the reason; other paths and methods are refused."""
-    assert HealthApplication(lambda: reason).answer(method, path).status == status
+    assert application(reason).answer(method, path).status == status
 
 
-def test_reason_is_told() -> None:
-    """A server that is not ready says why."""
-    answer = HealthApplication(lambda: "no connection to NATS").answer("GET", "/readyz")
-    assert answer.body == {"status": "unavailable", "reason": "no connection to NATS"}
+def application(reason: str | None = None, detail: str = "") -> HealthApplication:
+    """Make one of a process that was started 90 s ago, and has been as it is for 30."""
+    now = asyncio.get_running_loop().time()
+    return HealthApplication(lambda: Readiness(reason, now - 30, detail), now - 90)
+
+
+async def test_reason_is_told() -> None:
+    """A server that is not ready says why, and since when."""
+    body = application("no connection to NATS", "it refused the connection").answer("GET", "/readyz").body
+    since, seconds = body.pop("since"), body.pop("seconds")
+    assert body == {
+        "status": "unavailable",
+        "reason": "no connection to NATS",
+        "detail": "it refused the connection",
+    }
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", str(since))
+    age = (datetime.now(UTC) - datetime.fromisoformat(str(since))).total_seconds()
+    assert float(seconds) == pytest.approx(30, abs=1)
+    assert age == pytest.approx(30, abs=1)
+
+
+@pytest.mark.parametrize(("path", "seconds"), [("/healthz", 90), ("/readyz", 30)])
+async def test_well_since(path: str, seconds: float) -> None:
+    """A server that is well says so, and since when: /healthz since its start."""
+    body = application().answer("GET", path).body
+    assert body["status"] == "ok"
+    assert float(body["seconds"]) == pytest.approx(seconds, abs=1)
 
 
 @asynccontextmanager
 async def serving(reason: str | None = None) -> AsyncIterator[int]:
     """Serve for as long as the block lasts; gives the port."""
-    server = HealthServer(HealthApplication(lambda: reason))
+    server = HealthServer(application(reason))
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -64,7 +90,7 @@ async def test_over_http() -> None:
         head, body = await ask(port, "GET /readyz?verbose=1")
         assert head.startswith("http/1.1 503 ")
         assert "content-type: application/json" in head
-        assert json.loads(body) == {"status": "unavailable", "reason": "draining"}
+        assert json.loads(body).items() >= {"status": "unavailable", "reason": "draining"}.items()
         head, nothing = await ask(port, "HEAD /readyz")
         assert f"content-length: {len(body)}" in head
         assert nothing == b""
@@ -89,7 +115,7 @@ async def test_stop_does_not_wait_for_silent_clients() -> None:
 async def test_port_in_use() -> None:
     """A port that somebody has is an OSError, and nothing is left behind."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        server = HealthServer(HealthApplication(lambda: None))
+        server = HealthServer(application())
         with pytest.raises(OSError, match="in use"):
             await server.start("127.0.0.1", taken.getsockname()[1])
         await server.stop()
@@ -97,7 +123,7 @@ async def test_port_in_use() -> None:
 
 async def test_name_with_several_addresses() -> None:
     """A name is listened on at all its addresses, with one port."""
-    server = HealthServer(HealthApplication(lambda: None))
+    server = HealthServer(application())
     port = await server.start("localhost", 0)
     head, _ = await ask(port, "GET /healthz")
     assert head.startswith("http/1.1 200 ")

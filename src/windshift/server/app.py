@@ -36,6 +36,7 @@ from windshift.server.nats.poll import Poll
 from windshift.server.nats.replies import Replies
 from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.readiness import Readiness
 from windshift.server.state.stores import Stores
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.tracer import Tracer
@@ -84,22 +85,25 @@ class App:
                 counts, nats.writes, poll, self.connection, methods, config.telemetry, spans
             )
         self._server: Server | None = None
-        self._draining = False
+        self._made_at = asyncio.get_running_loop().time()
+        self._serving_since: float | None = None
+        self._draining_since: float | None = None
         self.port = 0
         """Where the API listens, once it does."""
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost.append(self._show_health)
         self._show_health()
 
-    def not_ready(self) -> str | None:
-        """Say why calls should not come here now; None when they should."""
-        if self._draining:
-            return "draining"
-        if self._server is None:
-            return "starting"
-        if not self.connection.connected:
-            return "no connection to NATS"
-        return None
+    def readiness(self) -> Readiness:
+        """Say whether calls should come here now."""
+        connection = self.connection
+        if self._draining_since is not None:
+            return Readiness("draining", self._draining_since)
+        if self._serving_since is None:
+            return Readiness("starting", self._made_at)
+        if not connection.connected:
+            return Readiness("no connection to NATS", connection.since, connection.last_error)
+        return Readiness(None, max(self._serving_since, connection.since))
 
     async def start(self) -> None:
         """Connect to NATS, and take calls.
@@ -114,6 +118,7 @@ class App:
         listen = self._config.grpc
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
+        self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
         self._show_health()
@@ -135,8 +140,8 @@ class App:
         return translate(path, error, self.connection.max_payload)
 
     def _show_health(self) -> None:
-        """Tell probes and load balancers that ask over gRPC what `not_ready` says."""
-        serving = self.not_ready() is None
+        """Tell probes and load balancers that ask over gRPC what `readiness` says."""
+        serving = self.readiness().reason is None
         for name in ("", *(service.descriptor.full_name for service in self._services)):
             self._health.set(name, serving)
 
@@ -145,8 +150,8 @@ class App:
 
         Returns whether all of them did.
         """
-        self._draining = True
-        self._flush_by = asyncio.get_running_loop().time() + timeout
+        self._draining_since = asyncio.get_running_loop().time()
+        self._flush_by = self._draining_since + timeout
         self._show_health()
         return self._server is None or await self._server.drain(timeout)
 
@@ -155,7 +160,7 @@ class App:
 
         Metrics and spans are sent as long as the timeout of the drain lasts.
         """
-        self._draining = True
+        self._draining_since = self._draining_since or asyncio.get_running_loop().time()
         if self.metrics is not None:
             await self.metrics.close(self._time_to_flush())
         if self._server is not None:

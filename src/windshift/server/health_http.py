@@ -1,7 +1,7 @@
 """`/healthz`, `/readyz` and `/metrics` over HTTP, in the event loop of the server.
 
 `/healthz` says that the process answers, nothing more: a probe that restarts processes must not restart them
-because NATS is away. `/readyz` says whether calls should be sent here.
+because NATS is away. `/readyz` says whether calls should be sent here. Both say since when.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ import asyncio
 import errno
 import json
 import socket
+import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import uvicorn
 
+from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
 Scope = MutableMapping[str, Any]
@@ -32,7 +35,7 @@ class Answer:
     """A response: a status and what its JSON body says."""
 
     status: int
-    body: MutableMapping[str, str]
+    body: dict[str, str | float]
 
 
 Scrape = Callable[[str], Awaitable[Exposition | None]]
@@ -43,13 +46,18 @@ class HealthApplication:
     """The ASGI application.
 
     Args:
-        not_ready: gives the reason why calls should not come here, or None.
+        readiness: says whether calls should come here.
+        started: when the process was started, in the loop's time.
         scrape: gives what /metrics answers; None = there is no /metrics.
     """
 
-    def __init__(self, not_ready: Callable[[], str | None], scrape: Scrape | None = None) -> None:
-        self._not_ready = not_ready
+    def __init__(
+        self, readiness: Callable[[], Readiness], started: float, scrape: Scrape | None = None
+    ) -> None:
+        self._readiness = readiness
+        self._started = started
         self._scrape = scrape
+        self._clock = _Clock()
 
     def answer(self, method: str, path: str) -> Answer:
         """Decide on one request."""
@@ -61,10 +69,18 @@ class HealthApplication:
             return Answer(405, {"error": "use GET"})
         if path == "/metrics":
             return Answer(503, {"status": "unavailable", "reason": "starting"})
-        reason = self._not_ready() if path == "/readyz" else None
-        if reason is None:
-            return Answer(200, {"status": "ok"})
-        return Answer(503, {"status": "unavailable", "reason": reason})
+        return self._liveness() if path == "/healthz" else self._ready_or_not()
+
+    def _liveness(self) -> Answer:
+        return Answer(200, {"status": "ok", **self._clock.since(self._started)})
+
+    def _ready_or_not(self) -> Answer:
+        readiness = self._readiness()
+        since = self._clock.since(readiness.since)
+        if readiness.reason is None:
+            return Answer(200, {"status": "ok", **since})
+        detail = {"detail": readiness.detail} if readiness.detail else {}
+        return Answer(503, {"status": "unavailable", "reason": readiness.reason, **detail, **since})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -77,6 +93,21 @@ class HealthApplication:
         answer = self.answer(method, path)
         body = json.dumps(answer.body).encode() + b"\n"
         await _respond(send, method, answer.status, "application/json", body)
+
+
+class _Clock:
+    """Says since when something holds, in words of people: `since` in RFC 3339, and the `seconds` until now.
+
+    A time of the loop is always the same time of day, also when somebody sets the clock meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - asyncio.get_running_loop().time()
+
+    def since(self, moment: float) -> dict[str, str | float]:
+        when = datetime.fromtimestamp(moment + self._offset, UTC).isoformat(timespec="milliseconds")
+        seconds = max(0.0, asyncio.get_running_loop().time() - moment)
+        return {"since": when.replace("+00:00", "Z"), "seconds": round(seconds, 3)}
 
 
 async def _respond(send: Send, method: str, status: int, content_type: str, body: bytes) -> None:

@@ -24,6 +24,7 @@ from windshift.server.errors import BrokerUnavailable
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging
 from windshift.server.nats.options import ServerAddress
+from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,15 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     """
     configure_logging(config.log_level, readable=config.development)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(Process(config, announce, share_port=share_port).run())
+        runner.run(_run(config, announce, share_port=share_port))
+
+
+async def _run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool) -> None:
+    await Process(config, announce, share_port=share_port).run()
 
 
 class Process:
-    """One server process."""
+    """One server process, made in the event loop that it runs in."""
 
     def __init__(
         self, config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False
@@ -59,6 +64,7 @@ class Process:
         self._embedded: EmbeddedNats | None = None
         self._app: App | None = None
         self._stopping = asyncio.Event()
+        self._started = self._stopping_since = asyncio.get_running_loop().time()
 
     async def run(self) -> None:
         """Start, serve, drain, stop. Raises `StartError`; whatever was started is stopped in any case."""
@@ -74,6 +80,7 @@ class Process:
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
             log.info("%s: stopping; a second one ends the process at once", number.name)
+            self._stopping_since = asyncio.get_running_loop().time()
             self._stopping.set()
             return
         if self._embedded is not None:
@@ -112,7 +119,10 @@ class Process:
     async def _start_health(self, stack: AsyncExitStack) -> int:
         """Answer probes from the very start: the rest may take a while."""
         scrape = self._scrape if self._config.metrics else None
-        health, listen = HealthServer(HealthApplication(self._not_ready, scrape)), self._config.health
+        health, listen = (
+            HealthServer(HealthApplication(self._readiness, self._started, scrape)),
+            self._config.health,
+        )
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
@@ -142,10 +152,10 @@ class Process:
         metrics = None if self._app is None else self._app.metrics
         return None if metrics is None else await metrics.expose(accept)
 
-    def _not_ready(self) -> str | None:
+    def _readiness(self) -> Readiness:
         if self._stopping.is_set():
-            return "draining"
-        return "starting" if self._app is None else self._app.not_ready()
+            return Readiness("draining", self._stopping_since)
+        return Readiness("starting", self._started) if self._app is None else self._app.readiness()
 
     # Stop
 
