@@ -8,7 +8,7 @@ from typing import NamedTuple
 from windshift.server.events.window import Window
 from windshift.server.nats.deliveries import Delivery, Ended
 
-SMALLEST_LIMIT = 32 * 1024
+SMALLEST_LIMIT = 16 * 1024
 """Bytes that a request to the broker may bring for a client of which nothing is known, or that does not
 read."""
 
