@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import queue
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.support.client import EVENTS, Client, Metadata
-from tests.support.collector import Collector, grpc_collector, http_collector
+from tests.support.client import Client, Metadata
+from tests.support.collector import Collector, grpc_collector, http_collector, read_spans
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import WindshiftProcess, windshift
-from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from tests.wire.consuming import ensure_consumer, subscribed
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 SAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{CALLER}-01"), ("tracestate", "vendor=value"))
-UNSAMPLED: Metadata = (("traceparent", f"00-{TRACE}-{CALLER}-00"), ("tracestate", "vendor=value"))
 
 AT_ONCE = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
 SCHEMA = "https://opentelemetry.io/schemas/1.44.0"
@@ -45,53 +45,6 @@ def start(tmp_path: Path, nats_server: NatsServer) -> Iterator[Started]:
         context.__exit__(None, None, None)
 
 
-@dataclass
-class Consuming:
-    """A consume call under way."""
-
-    requests: queue.SimpleQueue[Any]
-    responses: Iterator[Any]
-
-    def event(self) -> Any:
-        """Take the next event."""
-        return self.next("event")
-
-    def next(self, what: str) -> Any:
-        for response in self.responses:
-            if response.WhichOneof("response") == what:
-                return getattr(response, what)
-        raise AssertionError("the call has ended")
-
-    def ack(self, *ids: int) -> None:
-        self.requests.put(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=ids)))
-        self.next("ack_confirmation")
-
-    def reject(self, *ids: int, **how: Any) -> None:
-        self.requests.put(events_pb.EventsRequest(reject=events_pb.EventsRequest.Reject(ids=ids, **how)))
-        self.next("reject_confirmation")
-
-    def end(self) -> None:
-        self.requests.put(None)
-        for _ in self.responses:
-            pass
-
-
-def consume(client: Client, stream: str, consumer: str = "workers") -> Consuming:
-    """Make a consumer from the start, and subscribe to it."""
-    request = events_pb.EnsureConsumerRequest(stream=stream, name=consumer)
-    getattr(request, "from").start = True
-    client.call(EVENTS.methods_by_name["EnsureConsumer"], request)
-    requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    subscribe = events_pb.EventsRequest.Subscribe(stream=stream, consumer=consumer)
-    requests.put(events_pb.EventsRequest(subscribe=subscribe))
-    call = client.channel.stream_stream(
-        "/windshift.events.v1alpha1.EventsService/Consume",
-        request_serializer=events_pb.EventsRequest.SerializeToString,
-        response_deserializer=events_pb.EventsResponse.FromString,
-    )
-    return Consuming(requests, call(iter(requests.get, None), timeout=20))
-
-
 @pytest.fixture(params=["grpc", "http/protobuf"])
 def collector(request: pytest.FixtureRequest) -> Iterator[tuple[Collector, dict[str, str]]]:
     """Run a collector, and give the environment that sends to it."""
@@ -115,10 +68,11 @@ def test_one_trace_from_the_client_to_the_ack(
     client = Client(server.address)
     stream = client.ensure_stream(unique())
     published = client.publish(f"{stream}.made.4711", "text", metadata=SAMPLED)
-    call = consume(client, stream)
-    event = call.event()
-    call.ack(event.id)
-    call.end()
+    ensure_consumer(client, stream)
+    with subscribed(client, stream) as call:
+        event = call.event()
+        call.ack(event.id)
+        assert call.told() == ("ack", [1], [], [])
 
     trace = collected.trace(TRACE, 3)
     send, deliver, ack = trace[f"send {stream}"], trace[f"deliver {stream}"], trace[f"ack {stream}"]
@@ -139,7 +93,7 @@ def test_one_trace_from_the_client_to_the_ack(
     body = {"windshift.subject": f"{stream}.made.4711", "messaging.message.body.size": 6}
     assert published == 1
     assert send.attributes == common | body | operation("send", "send")
-    group = common | {"messaging.consumer.group.name": "workers"}
+    group = common | {"messaging.consumer.group.name": "c"}
     attempt = {"windshift.delivery.attempt": 1}
     assert deliver.attributes == group | body | attempt | operation("deliver", "receive")
     assert ack.attributes == group | operation("ack", "settle")
@@ -156,3 +110,120 @@ def test_one_trace_from_the_client_to_the_ack(
 def operation(name: str, kind: str) -> dict[str, str]:
     """Give the attributes of an operation."""
     return {"messaging.operation.name": name, "messaging.operation.type": kind}
+
+
+# A collector that is not as it should be
+
+
+def free_port() -> int:
+    """Find a port that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> None:
+    """Calls go on, the log says it once, and once when the collector is there; stopping does not wait."""
+    port = free_port()
+    server = start(OTEL_EXPORTER_OTLP_ENDPOINT=f"http://127.0.0.1:{port}", OTEL_EXPORTER_OTLP_TIMEOUT="0.5")
+    client = Client(server.address)
+    stream = client.ensure_stream(unique())
+    for _ in range(20):
+        client.publish(f"{stream}.x")
+        time.sleep(0.05)
+    server.wait_for(lambda: "spans are being lost" in server.err)
+    with grpc_collector(port=port) as collected:
+
+        def arrived() -> bool:
+            client.publish(f"{stream}.x")
+            time.sleep(0.05)
+            return bool(collected.spans) and "spans are exported again" in server.err
+
+        server.wait_for(arrived)
+    client.publish(f"{stream}.x")
+    server.wait_for(lambda: server.err.count("spans are being lost") == 2)
+    client.publish(f"{stream}.x")
+    started = time.monotonic()
+    assert server.stop() == 0
+    assert time.monotonic() - started < 5
+    assert "UNAVAILABLE" in server.err
+    assert "Traceback" not in server.err
+    assert len([line for line in server.err.splitlines() if "span" in line]) <= 4
+
+
+def test_a_collector_that_does_not_answer(start: Started, unique: Callable[[], str]) -> None:
+    """Spans beyond the queue are dropped, calls go on, and a stop waits no longer than its limit."""
+    with grpc_collector() as collected:
+        collected.open.clear()
+        server = start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collected.endpoint,
+            OTEL_EXPORTER_OTLP_TIMEOUT="1.5",
+            OTEL_BSP_MAX_QUEUE_SIZE="10",
+            WINDSHIFT_DRAIN_TIMEOUT="1",
+        )
+        client = Client(server.address)
+        stream = client.ensure_stream(unique())
+        for _ in range(50):
+            client.publish(f"{stream}.x")
+        server.wait_for(lambda: "spans are being lost" in server.err)
+        for _ in range(5):
+            client.publish(f"{stream}.x")
+        started = time.monotonic()
+        assert server.stop() == 0
+        assert time.monotonic() - started < 5
+        assert server.err.count("spans are being lost") == 1
+        assert "spans were not exported" in server.err
+
+
+def test_a_stop_sends_what_waits(
+    start: Started, collector: tuple[Collector, dict[str, str]], unique: Callable[[], str]
+) -> None:
+    """Spans that wait for others are sent before the process ends."""
+    collected, environment = collector
+    server = start(**environment, OTEL_BSP_SCHEDULE_DELAY="60000")
+    client = Client(server.address)
+    stream = client.ensure_stream(unique())
+    client.publish(f"{stream}.x", metadata=SAMPLED)
+    assert collected.spans == []
+    assert server.stop() == 0
+    assert [span.name for span in collected.spans][-1] == f"send {stream}"
+    assert "WARNING" not in server.err.upper()
+
+
+def test_batches_are_as_configured(start: Started, unique: Callable[[], str]) -> None:
+    """OTEL_BSP_MAX_EXPORT_BATCH_SIZE bounds what is sent at once."""
+    with grpc_collector() as collected:
+        server = start(
+            OTEL_EXPORTER_OTLP_ENDPOINT=collected.endpoint,
+            OTEL_BSP_MAX_EXPORT_BATCH_SIZE="7",
+            OTEL_BSP_SCHEDULE_DELAY="60000",
+        )
+        client = Client(server.address)
+        stream = client.ensure_stream(unique())
+        for _ in range(20):
+            client.publish(f"{stream}.x")
+        collected.wait_spans(14)
+        assert server.stop() == 0
+        sizes = [len(list(read_spans(request))) for request in collected.traces]
+    assert max(sizes) == 7
+    assert sum(sizes) == 21
+
+
+# What it costs not to trace
+
+
+def test_nothing_is_imported_without_a_collector() -> None:
+    """A server that exports nothing loads neither OpenTelemetry nor grpcio."""
+    program = (
+        "import sys\n"
+        "from windshift.server.config import config_from_environment\n"
+        "from windshift.server.telemetry.tracing import start_tracing\n"
+        "import windshift.server.serve\n"
+        "for settings in {}, {'OTEL_TRACING_LOG': 'true'}:\n"
+        "    start_tracing(config_from_environment({'HOME': '/', **settings}).telemetry)\n"
+        "unwanted = {'opentelemetry', 'grpc', 'requests'}\n"
+        "print([name for name in sys.modules if name.split('.')[0] in unwanted])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
