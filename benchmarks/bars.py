@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from . import drain, memory, throughput
+from functools import partial
+
+from . import drain, memory, telemetry, throughput
 from .figures import (
     COMPARISON,
     WINDSHIFT,
@@ -14,7 +16,7 @@ from .figures import (
     ratio,
 )
 
-_T, _M, _D = throughput, memory, drain
+_T, _M, _D, _O = throughput, memory, drain, telemetry
 
 
 def _consume(acks: int, client: str) -> str:
@@ -46,6 +48,18 @@ BARS = (
         for what in ("consume, socket shut", "consume, window shut", "rpc, socket shut", "rpc, window shut")
     ),
     Bar("1 GB upload to a slow handler, growth in MB", 10, True, maximum(_M.UPLOAD, _M.MB_GROWN)),
+    *(
+        Bar(
+            f"CPU of an event, {subject}, ratio to both off",
+            limit,
+            True,
+            partial(Figures.ratio, measurement=_O.TELEMETRY, quantity=_O.BOTH, subject=subject, other=off),
+        )
+        for subject, off, limit in (
+            (_O.UNSAMPLED, _O.OFF_TRACED, 1.05),
+            (_O.ONE_PERCENT, _O.OFF, 1.08),
+        )
+    ),
     Bar("resident memory of the idle server, MB", 60, True, median(_M.START, _M.RESIDENT)),
     Bar("start to ready, seconds", 1, True, median(_M.START, _M.READY)),
     Bar("idle consume stream, KiB each", 40, True, maximum(_M.IDLE, _M.KIB_EACH)),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,10 +55,12 @@ def write_request(path: Path, subject: str, size: int) -> None:
     path.write_bytes(b"\0" + len(payload).to_bytes(4, "big") + payload)
 
 
-async def publish(directory: Path, address: str, body: Path, count: int) -> Load:
+async def publish(directory: Path, address: str, body: Path, count: int, headers: Iterable[str] = ()) -> Load:
     """Send ``count`` publishes, as many at once as connections and streams allow."""
     command = ["h2load", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-n{count}", f"-d{body}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
+    for header in headers:
+        command += ["-H", header]
     text, cpu_seconds = await output(directory, [*command, f"http://{address}{PUBLISH}"])
     return parse(text, cpu_seconds)
 

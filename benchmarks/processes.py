@@ -168,6 +168,7 @@ async def windshift_server(
     *,
     port: int = 0,
     shared: bool = False,
+    environment: Mapping[str, str] | None = None,
 ) -> AsyncIterator[Started]:
     """Run ``windshift serve``, with its defaults, on free ports.
 
@@ -176,11 +177,13 @@ async def windshift_server(
         nats: the broker to use; None = the server's embedded one.
         port: where to serve the API; 0 = any free port.
         shared: whether others may listen on the port too.
+        environment: further settings.
     """
     settings = {
         "GRPC_PORT": str(port),
         "HEALTH_PORT": "0",
         "WINDSHIFT_DATA_DIR": tempfile.mkdtemp(dir=directory, prefix="data-"),
+        **(environment or {}),
     }
     if nats is not None:
         settings["NATS_URL"] = f"nats://{nats.address}"

@@ -26,6 +26,7 @@ from .memory import (
     measure_upload,
 )
 from .processes import FailedToRun
+from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
 
 
@@ -47,6 +48,7 @@ MEASUREMENTS = {
     "latency": Measurement(measure_latency),
     "consume": Measurement(measure_consume),
     "nats-py": Measurement(measure_direct),
+    "telemetry": Measurement(measure_telemetry),
     "start": Measurement(measure_start),
     "idle-streams": Measurement(measure_idle_streams),
     "stalled": Measurement(measure_stalled),
