@@ -96,7 +96,8 @@ def type_name(field: str, type_url: str) -> str:
     if len(name) > MAX_TYPE_NAME or _TYPE_NAME.fullmatch(name) is None:
         raise InvalidField(
             field,
-            "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.v1.Order",
+            "must end in the full name of a Protobuf message, as in type.googleapis.com/acme.v1.Order, "
+            f"of at most {MAX_TYPE_NAME} characters",
         )
     return name
 

@@ -168,7 +168,7 @@ def _each(field: str, values: Sequence[str], check: Callable[[str, str], None]) 
 
 def _limited(field: str, values: Sequence[T]) -> Sequence[T]:
     if len(values) > MOST_IN_A_LIST:
-        raise InvalidField(field, f"must be at most {MOST_IN_A_LIST}")
+        raise InvalidField(field, f"must have at most {MOST_IN_A_LIST} elements")
     return values
 
 
