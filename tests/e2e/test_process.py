@@ -207,7 +207,7 @@ def test_port_in_use(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["GRPC_HOST", "HEALTH_HOST"])
-@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid", "no..name"])
 def test_address_of_somebody_else(tmp_path: Path, name: str, host: str) -> None:
     """An address that this machine does not have: status 1 and one line."""
     status, told = refused(tmp_path, **{"HEALTH_HOST": "127.0.0.1", name: host}, LOG_LEVEL="error")
@@ -236,7 +236,7 @@ def test_data_directory_not_writable(tmp_path: Path) -> None:
     assert status == 1
     assert told == (
         f"windshift: cannot write to the data directory {path}: Not a directory; make it writable, or name "
-        "another one with WINDSHIFT_DATA_DIR\n"
+        "another directory with WINDSHIFT_DATA_DIR\n"
     )
 
 

@@ -126,7 +126,7 @@ class Process:
         stack.push_async_callback(health.stop)
         try:
             return await health.start(listen.host, listen.port, share_port=self._share_port)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:
             raise _cannot_listen(listen, "HEALTH", error) from error
 
     async def _start_embedded(self, stack: AsyncExitStack) -> tuple[ServerAddress, ...]:
@@ -194,13 +194,15 @@ async def _start_app(app: App, config: ServerConfig) -> None:
             f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error.reason or 'not usable'}; "
             "they must be PEM files, and the key the certificate's"
         ) from error
-    except OSError as error:
+    except (OSError, UnicodeError) as error:
         raise _cannot_listen(config.grpc, "GRPC", error) from error
 
 
-def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError) -> StartError:
-    """Say in one line why an address cannot be listened on."""
+def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError | UnicodeError) -> StartError:
+    """Say in one line why an address cannot be listened on. UnicodeError: a host that can be no name."""
     where = f"cannot listen on {_address(listen.host, listen.port)}"
+    if isinstance(error, UnicodeError):
+        return StartError(f"{where}: this machine has no such address; set another {prefix}_HOST")
     if error.errno == errno.EADDRINUSE:
         return StartError(f"{where}: the port is in use; stop what uses it, or set another {prefix}_PORT")
     if error.errno == errno.EACCES:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -126,6 +127,26 @@ async def test_does_not_start(tmp_path: Path) -> None:
             await EmbeddedNats(config).start()
     async with running(EmbeddedConfig(tmp_path / "data")):
         pass
+
+
+@pytest.mark.parametrize("taken", ["nats-server.log", "run/nats.conf"])
+async def test_file_that_cannot_be_written(tmp_path: Path, taken: str) -> None:
+    """What is in the way of one of its files gives one line that names it; nothing is left locked."""
+    (tmp_path / taken).mkdir(parents=True)
+    for _ in range(2):
+        with pytest.raises(EmbeddedError, match=rf"^cannot write to .*{taken}: Is a directory; ") as caught:
+            await EmbeddedNats(EmbeddedConfig(tmp_path)).start()
+        assert "WINDSHIFT_DATA_DIR" in str(caught.value)
+    (tmp_path / taken).rmdir()
+    async with running(EmbeddedConfig(tmp_path)):
+        pass
+
+
+async def test_stops_without_its_directory(tmp_path: Path) -> None:
+    """A directory that was removed meanwhile does not keep it from stopping."""
+    async with running(EmbeddedConfig(tmp_path)) as embedded:
+        shutil.rmtree(tmp_path / "run")
+    assert embedded.pid is None
 
 
 async def test_does_not_become_ready(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ class DataDirectory:
             await self._take_lock(wait)
         except OSError as error:
             self.release()
-            raise self._unusable(error) from error
+            raise self.unusable(error) from error
         except EmbeddedError:
             self.release()
             raise
@@ -59,6 +59,7 @@ class DataDirectory:
 
     def write_config(self, text: str) -> None:
         """Write nats-server's configuration, which holds a password, for our eyes only."""
+        self.run.mkdir(mode=_PRIVATE, exist_ok=True)
         self.config.unlink(missing_ok=True)
         with open(self.config, "w", encoding="utf-8", opener=_private_opener) as file:
             file.write(text)
@@ -72,9 +73,27 @@ class DataDirectory:
         return next(self.run.glob(f"*_{pid}.ports"), None)
 
     def tidy(self) -> None:
-        """Remove what an earlier run left: configuration with its password, ports and ids."""
+        """Remove what an earlier run left: configuration with its password, ports and ids.
+
+        Directories are not ours; they stay. Raises OSError.
+        """
         for file in self.run.iterdir():
-            file.unlink(missing_ok=True)
+            if not file.is_dir():
+                file.unlink(missing_ok=True)
+
+    def unusable(self, error: OSError) -> EmbeddedError:
+        """Say in one line what is wrong with the directory, and which file when it is one of ours."""
+        reason = os.strerror(error.errno) if error.errno else "it cannot be used"
+        file = Path(error.filename) if isinstance(error.filename, str) else self.path
+        what = (
+            file
+            if file.is_relative_to(self.path) and file != self.path
+            else f"the data directory {self.path}"
+        )
+        return EmbeddedError(
+            f"cannot write to {what}: {reason}; make it writable, or name another directory with "
+            "WINDSHIFT_DATA_DIR"
+        )
 
     def _prepare(self) -> None:
         self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
@@ -115,13 +134,6 @@ class DataDirectory:
         except PermissionError:
             return True  # alive, and another user's
         return True
-
-    def _unusable(self, error: OSError) -> EmbeddedError:
-        reason = os.strerror(error.errno) if error.errno else "it cannot be used"
-        return EmbeddedError(
-            f"cannot write to the data directory {self.path}: {reason}; make it writable, or name another "
-            "one with WINDSHIFT_DATA_DIR"
-        )
 
 
 def _private_opener(path: str, flags: int) -> int:

@@ -82,8 +82,10 @@ class EmbeddedNats:
         try:
             self._directory.tidy()
             await self._launch()
-        except BaseException:
+        except BaseException as error:
             await self.stop()
+            if isinstance(error, OSError):
+                raise self._directory.unusable(error) from error
             raise
         self._watch_task = asyncio.create_task(self._watch(), name="embedded nats-server")
 
@@ -95,13 +97,19 @@ class EmbeddedNats:
             self._watch_task = None
         await self._end_process()
         if self._directory.lock_fd >= 0:
-            self._directory.tidy()
-            self._directory.release()
+            self._leave_directory()
 
     def abandon(self) -> None:
         """Tell it to stop, now and without waiting: the caller is about to exit."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGTERM)
+
+    def _leave_directory(self) -> None:
+        try:
+            self._directory.tidy()
+        except OSError as error:  # it is gone, or cannot be written any more
+            log.warning("%s is left as it is: %s", self._directory.run, error.strerror)
+        self._directory.release()
 
     # One life of the process
 
