@@ -7,7 +7,7 @@ import json
 import re
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 
 import pytest
@@ -64,9 +64,9 @@ async def test_well_since(path: str, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def serving(reason: str | None = None) -> AsyncIterator[int]:
+async def serving(reason: str | None = None, patience: float = 10) -> AsyncIterator[int]:
     """Serve for as long as the block lasts; gives the port."""
-    server = HealthServer(application(reason))
+    server = HealthServer(application(reason), patience=patience)
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -110,6 +110,52 @@ async def test_stop_does_not_wait_for_silent_clients() -> None:
     half.close()
     with pytest.raises(ConnectionRefusedError):
         await asyncio.open_connection("127.0.0.1", port)
+
+
+async def test_connections_without_requests_end() -> None:
+    """Any number of connections that ask nothing, or not to the end, keep nobody out for long."""
+    async with serving(patience=0.2) as port:
+        peers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
+        for _, writer in peers[::2]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
+        async with asyncio.timeout(10):
+            for reader, writer in peers:
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+        head, _ = await ask(port, "GET /healthz")
+        assert head.startswith("http/1.1 200 ")
+
+
+async def test_connections_with_requests_go_on() -> None:
+    """The patience counts anew for each request of a connection."""
+    async with serving(patience=0.3) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        until = asyncio.get_running_loop().time() + 1
+        while asyncio.get_running_loop().time() < until:
+            writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n",
+    ],
+)
+async def test_other_protocols(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """Other protocols, such as a gRPC client with the wrong port speaks, leave nothing in the log."""
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(said)
+        async with asyncio.timeout(5):
+            answer = await reader.read()
+        writer.close()
+    assert answer == b"" if said.startswith(b"PRI") else answer.startswith(b"HTTP/1.1 200 ")
+    assert not caplog.records
 
 
 async def test_port_in_use() -> None:

@@ -15,9 +15,10 @@ from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapp
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
@@ -128,6 +129,45 @@ def _header(scope: Scope, name: bytes) -> str:
     return b",".join(values).decode("latin-1")
 
 
+_HTTP_2: Final = b"PRI * HTTP/2"
+
+
+class _Connection(H11Protocol):
+    """A connection that has so many seconds for each request; uvicorn would wait for ever for the next one.
+
+    Without that some hundred connections which ask nothing would keep the probes out.
+    """
+
+    patience: float
+    _limit: asyncio.TimerHandle
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
+        """Begin."""
+        super().connection_made(transport)
+        self._limit = self.loop.call_later(self.patience, transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Take data. HTTP/2 is turned away here: as a request of HTTP/1.1 it could not be answered."""
+        if data.startswith(_HTTP_2):
+            self.transport.abort()
+        else:
+            super().data_received(data)
+
+    def on_response_complete(self) -> None:
+        """Wait for another request."""
+        self._limit.cancel()
+        self._limit = self.loop.call_later(self.patience, self.transport.abort)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._limit.cancel()
+        super().connection_lost(exc)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Say nothing: the log is no place for what strangers ask for."""
+
+
 class _Uvicorn(uvicorn.Server):
     """An HTTP server that leaves the signals to the process."""
 
@@ -137,13 +177,18 @@ class _Uvicorn(uvicorn.Server):
 
 
 class HealthServer:
-    """An HTTP server for one application, in the running loop."""
+    """An HTTP server for one application, in the running loop.
 
-    def __init__(self, application: HealthApplication) -> None:
+    Args:
+        application: what answers.
+        patience: seconds that a connection has for its first request, and for each further one.
+    """
+
+    def __init__(self, application: HealthApplication, *, patience: float = 10.0) -> None:
         self._server = _Uvicorn(
             uvicorn.Config(
                 application,
-                http="h11",
+                http=type("_PatientConnection", (_Connection,), {"patience": patience}),
                 ws="none",
                 lifespan="off",
                 log_config=None,
