@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from tests.support.client import Client, any_of, refused
+from tests.support.collector import grpc_collector, http_collector
 from tests.support.exposition import (
     OPENMETRICS,
     TARGET_LABELS,
@@ -205,3 +207,57 @@ def test_switched_off(tmp_path: Path) -> None:
         client.ensure_stream("S")
         assert client.publish("S.x", data=any_of("text")) == 1
         client.channel.close()
+
+
+@pytest.mark.parametrize(
+    ("protocol", "interval"), [("grpc", "0.2"), ("http/protobuf", "0.2"), ("grpc", "1000"), ("grpc", None)]
+)
+def test_push(tmp_path: Path, protocol: str, interval: str | None) -> None:
+    """The same instruments are pushed over OTLP, every so many seconds and once more at the end."""
+    collect = grpc_collector if protocol == "grpc" else http_collector
+    settings = {"OTEL_EXPORTER_OTLP_PROTOCOL": protocol, "OTEL_TRACES_EXPORTER": "none"}
+    if interval is not None:
+        settings["OTEL_METRIC_EXPORT_INTERVAL"] = interval
+    with (
+        collect() as collector,
+        windshift(tmp_path, OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint, **settings) as process,
+    ):
+        client = Client(process.address)
+        traffic(client, "S")
+        client.channel.close()
+        if interval is not None:
+            wait_for(lambda: len(collector.metrics) > 1)
+        seen = scrape(process.health_port)
+        assert process.stop() == 0
+        pushed = {
+            metric.name: metric
+            for resource in collector.metrics[-1].resource_metrics
+            for scope in resource.scope_metrics
+            for metric in scope.metrics
+        }
+    assert set(pushed) == {each.name for each in INSTRUMENTS if each.prometheus_family in seen.families}
+    published = pushed["windshift.events.published"].sum.data_points[0].as_int
+    assert published == seen.value("windshift_events_published_total") == 6
+
+
+def test_hanging_collector(tmp_path: Path) -> None:
+    """A collector that takes everything and answers nothing holds up neither calls nor the end for long."""
+    with (
+        grpc_collector() as collector,
+        windshift(
+            tmp_path,
+            OTEL_EXPORTER_OTLP_METRICS_ENDPOINT=collector.endpoint,
+            OTEL_METRIC_EXPORT_INTERVAL="0.1",
+            WINDSHIFT_DRAIN_TIMEOUT="1",
+        ) as process,
+    ):
+        collector.open.clear()
+        wait_for(lambda: collector.attempts)
+        client = Client(process.address)
+        client.ensure_stream("S")
+        for _ in range(10):
+            client.publish("S.x", timeout=1)
+        client.channel.close()
+        begun = time.monotonic()
+        assert process.stop() == 0
+        assert time.monotonic() - begun < 5

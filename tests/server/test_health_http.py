@@ -12,8 +12,9 @@ from datetime import UTC, datetime
 
 import pytest
 
-from windshift.server.health_http import HealthApplication, HealthServer
+from windshift.server.health_http import HealthApplication, HealthServer, Scrape
 from windshift.server.readiness import Readiness
+from windshift.server.telemetry.prometheus import Exposition
 
 
 @pytest.mark.parametrize(
@@ -34,10 +35,12 @@ async def test_answers(method: str, path: str, reason: str | None, status: int) 
     assert application(reason).answer(method, path).status == status
 
 
-def application(reason: str | None = None, detail: str = "") -> HealthApplication:
+def application(
+    reason: str | None = None, detail: str = "", scrape: Scrape | None = None
+) -> HealthApplication:
     """Make one of a process that was started 90 s ago, and has been as it is for 30."""
     now = asyncio.get_running_loop().time()
-    return HealthApplication(lambda: Readiness(reason, now - 30, detail), now - 90)
+    return HealthApplication(lambda: Readiness(reason, now - 30, detail), now - 90, scrape)
 
 
 async def test_reason_is_told() -> None:
@@ -173,4 +176,44 @@ async def test_name_with_several_addresses() -> None:
     port = await server.start("localhost", 0)
     head, _ = await ask(port, "GET /healthz")
     assert head.startswith("http/1.1 200 ")
+    await server.stop()
+
+
+async def no_metrics_yet(accept: str) -> Exposition | None:
+    """Answer as a server that is starting."""
+    return None
+
+
+async def some_metrics(accept: str) -> Exposition | None:
+    """Answer as a server that runs."""
+    return Exposition("text/plain; version=0.0.4", f"# {accept}\n".encode())
+
+
+async def test_metrics() -> None:
+    """What is scraped comes with its own content type; the client's wishes are passed on."""
+    server = HealthServer(application(scrape=some_metrics))
+    port = await server.start("127.0.0.1", 0)
+    head, body = await ask(port, "GET /metrics")
+    assert head.startswith("http/1.1 200 ")
+    assert "content-type: text/plain; version=0.0.4" in head
+    assert body == b"# \n"
+    request = "GET /metrics HTTP/1.1\r\naccept: a/b\r\nAccept: c/d\r\nx-rest:"
+    _, body = await ask(port, request)
+    assert body == b"# a/b,c/d\n"
+    head, nothing = await ask(port, "HEAD /metrics")
+    assert "content-length: 3" in head
+    assert nothing == b""
+    head, _ = await ask(port, "POST /metrics")
+    assert head.startswith("http/1.1 405 ")
+    await server.stop()
+
+
+@pytest.mark.parametrize(("scrape", "status"), [(no_metrics_yet, 503), (None, 404)])
+async def test_no_metrics(scrape: Scrape | None, status: int) -> None:
+    """A server that is starting has no metrics yet; one whose metrics are switched off says so."""
+    server = HealthServer(application(scrape=scrape))
+    port = await server.start("127.0.0.1", 0)
+    head, body = await ask(port, "GET /metrics")
+    assert head.startswith(f"http/1.1 {status} ")
+    assert json.loads(body)
     await server.stop()

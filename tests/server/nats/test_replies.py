@@ -107,3 +107,20 @@ async def test_lost_connection_fails_what_is_under_way(
     own_nats_server.start()
     await own_broker.connection.wait_connected(in_seconds(10))
     await own_broker.api.call("INFO", None, in_seconds(5))
+
+
+async def test_round_trip(broker: Broker) -> None:
+    """A message to the broker and back is timed, more finely than the loop's clock, and leaves nothing."""
+    times = [await broker.replies.round_trip(in_seconds(5)) for _ in range(5)]
+    assert all(time is not None and 0 < time < 5 for time in times)
+    assert len(broker.replies) == 0
+
+
+async def test_no_round_trip(own_broker: Broker, own_nats_server: NatsServer) -> None:
+    """There is no time without an answer, nor without a connection."""
+    own_nats_server.freeze()
+    assert await own_broker.replies.round_trip(in_seconds(0.05)) is None
+    own_nats_server.thaw()
+    own_nats_server.kill()
+    await own_broker.lost()
+    assert await own_broker.replies.round_trip(in_seconds(5)) is None

@@ -1,0 +1,175 @@
+"""What JetStream holds, looked at on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import pytest
+from nats.aio.msg import Msg
+
+from tests.support.broker import Broker, in_seconds
+from windshift.server.errors import BrokerUnavailable
+from windshift.server.nats.census import Census, CensusLimits, CensusTaker, ConsumerCensus
+from windshift.server.nats.timestamps import NANOSECONDS
+
+Unique = Callable[[], str]
+
+
+async def consumer(broker: Broker, stream: str, name: str, *, durable: bool = True, **config: object) -> None:
+    """Create a consumer of all events from the start."""
+    settings = {"name": name, "ack_policy": "explicit", **config}
+    if durable:
+        settings["durable_name"] = name
+    request = {"stream_name": stream, "config": settings, "action": "create"}
+    await broker.api.call(f"CONSUMER.CREATE.{stream}.{name}", request, in_seconds(5))
+
+
+async def publish(broker: Broker, *subjects: str, size: int = 10) -> None:
+    """Store events."""
+    for subject in subjects:
+        await broker.replies.request(subject, b"x" * size, None, in_seconds(5))
+
+
+async def pull(broker: Broker, stream: str, name: str) -> str:
+    """Let a consumer hand over an event; give where to settle it."""
+    inbox, arrived = broker.connection.inbox(), asyncio.Queue[Msg]()
+    subscription = await broker.connection.subscribe(inbox, arrived.put_nowait)
+    broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", b"", reply=inbox)
+    message = await arrived.get()
+    await subscription.unsubscribe()
+    return message.reply
+
+
+async def take(broker: Broker, limits: CensusLimits | None = None) -> Census:
+    """Look once."""
+    return await CensusTaker(broker.api, limits).take(in_seconds(10))
+
+
+def found(census: Census, stream: str, name: str) -> ConsumerCensus:
+    """Find a consumer."""
+    return next(each for each in census.consumers if (each.stream, each.name) == (stream, name))
+
+
+async def test_streams(own_broker: Broker) -> None:
+    """Streams have their size and their last id, which a purge leaves."""
+    await own_broker.stream("A")
+    await own_broker.stream("B")
+    await publish(own_broker, "A.x", "A.x", "B.x")
+    await own_broker.api.call("STREAM.PURGE.B", {}, in_seconds(5))
+    a, b = (await take(own_broker)).streams
+    assert (a.name, a.messages, a.first_id, a.last_id) == ("A", 2, 1, 2)
+    assert a.size > 20
+    assert (b.name, b.messages, b.size, b.last_id) == ("B", 0, 0, 1)
+
+
+async def test_consumers(own_broker: Broker) -> None:
+    """Consumers have what is pending and what is handed over, and the age of the oldest of both."""
+    stream = await own_broker.stream("S")
+    before = time.time_ns()
+    await publish(own_broker, "S.a", "S.b", "S.a")
+    for name in ("idle", "busy", "done"):
+        await consumer(own_broker, stream, name)
+    await consumer(own_broker, stream, "none", deliver_policy="new")
+    await consumer(own_broker, stream, "some", filter_subject="S.b")
+    await consumer(own_broker, stream, "several", filter_subjects=["S.b", "S.c"])
+    await consumer(own_broker, stream, "passing", durable=False)
+    await pull(own_broker, stream, "busy")
+    for _ in range(3):
+        await own_broker.replies.request(await pull(own_broker, stream, "done"), b"", None, in_seconds(5))
+    census = await take(own_broker)
+    seen = {each.name: (each.pending, each.unacknowledged) for each in census.consumers}
+    assert seen == {
+        "idle": (3, 0),
+        "busy": (2, 1),
+        "done": (0, 0),
+        "none": (0, 0),
+        "some": (1, 0),
+        "several": (1, 0),
+        "passing": (3, 0),
+    }
+    assert not found(census, stream, "passing").durable
+    assert found(census, stream, "idle").durable
+    oldest = {name: stored for (_, name), stored in census.oldest.items()}
+    assert set(oldest) == {"idle", "busy", "some", "several", "passing"}
+    assert oldest["idle"] == oldest["busy"] < oldest["some"] == oldest["several"]
+    assert before - NANOSECONDS < oldest["idle"] < time.time_ns() + NANOSECONDS
+
+
+async def test_redelivered(own_broker: Broker) -> None:
+    """Events that were handed over twice are told."""
+    stream = await own_broker.stream("S")
+    await publish(own_broker, "S.a")
+    await consumer(own_broker, stream, "c")
+    own_broker.connection.publish(await pull(own_broker, stream, "c"), b"-NAK")
+    await pull(own_broker, stream, "c")
+    assert found(await take(own_broker), stream, "c").redelivered == 1
+
+
+async def test_oldest_moves(own_broker: Broker) -> None:
+    """The age follows what is settled, and what is deleted from the stream."""
+    stream = await own_broker.stream("S")
+    await publish(own_broker, "S.a", "S.a", "S.a")
+    await consumer(own_broker, stream, "c")
+    taker = CensusTaker(own_broker.api)
+    first = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    await own_broker.replies.request(await pull(own_broker, stream, "c"), b"", None, in_seconds(5))
+    second = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(5))
+    third = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    assert first < second < third
+
+
+async def test_many(own_broker: Broker) -> None:
+    """Lists that are longer than a page of the broker's are read to their end."""
+    for number in range(300):
+        await own_broker.stream(f"S{number:03}")
+    for number in range(300):
+        await consumer(own_broker, "S000", f"c{number:03}")
+    census = await take(own_broker)
+    assert [stream.name for stream in census.streams] == [f"S{number:03}" for number in range(300)]
+    assert len({each.name for each in census.consumers}) == 300
+    assert (census.omitted_streams, census.omitted_consumers) == (0, 0)
+
+
+async def test_limits(own_broker: Broker) -> None:
+    """What goes beyond a bound is left out and counted."""
+    for stream in "ABC":
+        await own_broker.stream(stream)
+        for name in ("one", "two", "three"):
+            await consumer(own_broker, stream, name)
+        await publish(own_broker, f"{stream}.x")
+    census = await take(own_broker, CensusLimits(streams=2, consumers=4, ages=3))
+    assert [stream.name for stream in census.streams] == ["A", "B"]
+    assert (census.omitted_streams, census.omitted_consumers, census.omitted_ages) == (1, 2, 1)
+    assert len(census.consumers) == 4
+    assert len(census.oldest) == 3
+    census = await take(own_broker, CensusLimits(consumers=3))
+    assert census.omitted_consumers == 6
+
+
+async def test_ages_that_are_known_cost_nothing(own_broker: Broker) -> None:
+    """Ages come in by and by, when there are more than one look may ask for."""
+    stream = await own_broker.stream("S")
+    for number in range(5):
+        await consumer(own_broker, stream, f"c{number}")
+    await publish(own_broker, "S.x")
+    taker = CensusTaker(own_broker.api, CensusLimits(ages=2))
+    omitted = [(await taker.take(in_seconds(10))).omitted_ages for _ in range(4)]
+    assert omitted == [3, 1, 0, 0]
+
+
+async def test_large_events_are_not_read(own_broker: Broker) -> None:
+    """An age is not worth the reading of more bytes than the bound."""
+    stream = await own_broker.stream("S")
+    await consumer(own_broker, stream, "c")
+    await publish(own_broker, "S.x", size=10_000)
+    assert (await take(own_broker, CensusLimits(age_bytes=9_000))).omitted_ages == 1
+
+
+async def test_without_a_broker(own_broker: Broker) -> None:
+    """Without a connection there is nothing to see."""
+    await own_broker.connection.close()
+    with pytest.raises(BrokerUnavailable):
+        await CensusTaker(own_broker.api).take(in_seconds(0.1))
