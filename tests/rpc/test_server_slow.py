@@ -12,6 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from windshift.rpc import ConnectionOptions, ServerCall, ServerOptions, StatusCode
+from windshift.rpc.connection import SEND_QUEUE_MARK
 
 from .frames import (
     PREFACE,
@@ -222,9 +223,9 @@ async def test_a_handler_waits_for_a_client_that_does_not_read() -> None:
         deaf.send(window_update(0, 1 << 30))
         for peer in (windowless, deaf):
             peer.request(DOWNLOAD)
-        await eventually(lambda: len(calls) == 2 and all(call.queued > 65_536 for call in calls))
+        await eventually(lambda: len(calls) == 2 and all(call.queued > SEND_QUEUE_MARK for call in calls))
         await asyncio.sleep(0.1)
-        assert all(65_536 < call.queued <= 65_536 + 17_000 for call in calls)
+        assert all(SEND_QUEUE_MARK < call.queued <= SEND_QUEUE_MARK + 17_000 for call in calls)
         await still_serves_download(running)
 
 
@@ -251,7 +252,7 @@ async def test_a_client_that_begins_to_read_again_gets_everything() -> None:
         peer.send(window_update(0, 1 << 30))
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.unwritten and connection.queued(stream_id) > 65_536)
+        await eventually(lambda: connection.unwritten and connection.queued(stream_id) > SEND_QUEUE_MARK)
         response = await peer.response(stream_id)
         assert response.status == 0
         sizes = [len(message) for message in response.messages]
@@ -269,7 +270,7 @@ async def test_a_stalled_client_that_resets_frees_its_handler() -> None:
     async with serving(streaming_output_call=produce) as running, await running.peer() as peer:
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.queued(stream_id) > 65_536)
+        await eventually(lambda: connection.queued(stream_id) > SEND_QUEUE_MARK)
         peer.send(frame(Kind.RST_STREAM, 0, stream_id, struct.pack(">I", 8)))
         await eventually(lambda: steps.ended == 1)
         assert steps.cancelled == 1

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 from tests._gen.grpc.testing import messages_pb2
 from tests.support.certificates import Authority
 from windshift.rpc import ConnectionOptions, ServerCall, StatusCode, client_tls, server_tls
+from windshift.rpc.connection import SEND_QUEUE_MARK
 
 from .floods import ENDING, pieces
 from .frames import PREFACE, WAIT, Peer, data, ping, rst_stream, window_update
@@ -165,7 +166,7 @@ async def test_a_client_that_begins_to_read_again_gets_everything(contexts: Cont
         peer.send(window_update(0, 1 << 30))
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.queued(stream_id) > 65_536)
+        await eventually(lambda: connection.queued(stream_id) > SEND_QUEUE_MARK)
         response = await peer.response(stream_id)
         sizes = [len(message) for message in response.messages]
         assert (response.status, len(sizes), sizes) == (0, total, sorted(sizes))

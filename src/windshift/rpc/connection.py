@@ -42,7 +42,8 @@ REFUSED_STREAM = 0x7
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
 _READ_SIZE = 65_536
-_SEND_QUEUE_MARK = 32_768
+SEND_QUEUE_MARK = 32_768
+"""Bytes of a stream that may be queued before its sender waits."""
 _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
@@ -291,7 +292,7 @@ class Connection(asyncio.Protocol):
         return self._paused or self._flush_scheduled
 
     def _wake_senders(self) -> None:
-        for stream_id in [s for s in self._senders if self.queued(s) <= _SEND_QUEUE_MARK]:
+        for stream_id in [s for s in self._senders if self.queued(s) <= SEND_QUEUE_MARK]:
             waiter = self._senders.pop(stream_id)
             if not waiter.done():
                 waiter.set_result(None)
@@ -302,7 +303,7 @@ class Connection(asyncio.Protocol):
 
     async def writable(self, stream_id: int) -> None:
         """Wait until little of the stream's body is queued. Only one task may wait per stream."""
-        while self._h2.queued_body_size(stream_id) > _SEND_QUEUE_MARK and not self._over:
+        while self._h2.queued_body_size(stream_id) > SEND_QUEUE_MARK and not self._over:
             waiter = self._senders[stream_id] = self._loop.create_future()
             try:
                 await waiter
