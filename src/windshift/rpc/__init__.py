@@ -3,7 +3,7 @@
 The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``.
 """
 
-from .call import ServerCall
+from .call import Failure, ServerCall
 from .channel import Channel, ChannelOptions
 from .client_stream import ClientCall
 from .connection import ConnectionOptions
@@ -20,6 +20,7 @@ __all__ = [
     "ChannelOptions",
     "ClientCall",
     "ConnectionOptions",
+    "Failure",
     "HealthService",
     "Metadata",
     "Method",

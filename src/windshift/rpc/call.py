@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import dataclass, field
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter
 from typing import Any, cast
@@ -38,6 +39,27 @@ ErrorTranslator = Callable[[str, Exception], RpcError | None]
 """Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
 
 
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that did not end with OK, for those who keep a record of it.
+
+    Attributes:
+        method: the path of the call, as far as the server knows it.
+        peer: the client's address.
+        error: what the client was told; its ``fault`` is what nobody expected.
+        fields: the headers of the request.
+    """
+
+    method: str
+    peer: str
+    error: RpcError
+    fields: Mapping[bytes, bytes] = field(repr=False)
+
+    def header(self, name: bytes) -> str:
+        """Return an ASCII header of the request, empty when absent."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+
 class CallConnection(Connection):
     """A connection that carries server calls: what a call asks of it beyond its streams."""
 
@@ -47,6 +69,9 @@ class CallConnection(Connection):
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Take note that a call ended with ``code``."""
+
+    def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
+        """Take note that a call ended with this error."""
 
 
 class ServerCall:
@@ -345,6 +370,7 @@ class ServerCall:
             self._done = True
             self._discard()
             self._connection.call_finished(self, StatusCode.CANCELLED)
+            self._failed(RpcError(StatusCode.CANCELLED, "the client went away"))
             self._cancel()
 
     def drain(self) -> None:
@@ -451,8 +477,14 @@ class ServerCall:
         self._fail(RpcError(code, message))
 
     def _fail(self, error: Exception) -> None:
+        told = self._connection.translate(self._method.path, error)
         if not self._done:
-            self._finish_with(self._connection.translate(self._method.path, error))
+            self._finish_with(told)
+        elif told.fault is not None:  # nobody is there to be told, but it is a mistake of ours
+            self._failed(told)
+
+    def _failed(self, error: RpcError) -> None:
+        self._connection.call_failed(self._method.path, self._fields, error)
 
     def _send_headers(self) -> None:
         self._headers_sent = True
@@ -497,6 +529,8 @@ class ServerCall:
             headers = RESPONSE_HEADERS + (self._initial_metadata or [])
             self._connection.send_response(self._stream_id, headers + trailers, end=True)
         self._finished(StatusCode.OK if error is None else error.code)
+        if error is not None:
+            self._failed(error)
 
     def _finished(self, code: StatusCode) -> None:
         self._done = True

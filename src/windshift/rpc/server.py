@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, ServerCall
+from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, Failure, ServerCall
 from .connection import SERVER, ConnectionOptions, Headers
 from .metadata import parse_timeout
 from .service import Method, Service
@@ -23,6 +23,7 @@ _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 CallObserver = Callable[[ServerCall, StatusCode], None]
 RefusalObserver = Callable[[str | None, StatusCode], None]
+FailureObserver = Callable[[Failure], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,9 @@ class ServerOptions:
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
         on_call_refused: the same for a request that was answered before it became a call, with the path of
             its method; None = there is no such method.
+        on_call_failed: called once with each call, refused ones included, that did not end with OK, and once
+            more when a handler fails after its client went away; must be quick and not raise. None = what
+            nobody expected is logged, and nothing else.
     """
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
@@ -59,6 +63,7 @@ class ServerOptions:
     translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
     on_call_refused: RefusalObserver | None = None
+    on_call_failed: FailureObserver | None = None
 
 
 class ServerConnection(CallConnection):
@@ -92,7 +97,7 @@ class ServerConnection(CallConnection):
         try:
             call = self._open_call(stream_id, method, headers, fields)
         except RpcError as error:
-            self._refuse_call(stream_id, method.path, self.translate(method.path, error), ended)
+            self._refuse_call(stream_id, method.path, fields, error, ended)
             return
         self._calls[stream_id] = call
         call.begin(ended)
@@ -161,23 +166,32 @@ class ServerConnection(CallConnection):
     # -- for calls -----------------------------------------------------------------------------------
 
     def translate(self, path: str, error: Exception) -> RpcError:
-        """Let the server's options say what the client sees; log what nobody expected."""
+        """Let the server's options say what the client sees; what nobody expected becomes a fault."""
         translate = self._server.options.translate
         known = translate(path, error) if translate is not None else None
         if known is not None:
             return known
         if isinstance(error, RpcError):
             return error
-        _log.error("the handler of %s failed", path, exc_info=error)
-        return self.translate(
+        told = self.translate(
             path, RpcError(StatusCode.INTERNAL, "the server failed on this call; its log says why")
         )
+        told.fault = error
+        return told
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Tell who wants to know."""
         observer = self._server.options.on_call_finished
         if observer is not None:
             observer(call, code)
+
+    def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
+        """Tell who wants to know; nobody: log what nobody expected."""
+        observer = self._server.options.on_call_failed
+        if observer is not None:
+            observer(Failure(method, self.peer, error, fields))
+        elif error.fault is not None:
+            _log.error("the handler of %s failed", method, exc_info=error.fault)
 
     @property
     def active_calls(self) -> list[ServerCall]:
@@ -193,17 +207,21 @@ class ServerConnection(CallConnection):
         elif not _is_grpc(fields):
             self._answer_text(stream_id, b"415", (b"accept-post", b"application/grpc"), fields, ended)
         else:
-            path = fields.get(b":path", b"")
-            text = path[:200].decode("ascii", "backslashreplace")
+            text = _path_text(fields)
             error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
-            self._refuse_call(stream_id, None, self.translate(text, error), ended)
+            self._refuse_call(stream_id, None, fields, error, ended)
 
-    def _refuse_call(self, stream_id: int, path: str | None, error: RpcError, ended: bool) -> None:
-        """Answer a request that does not become a call."""
-        self._answer(stream_id, error, ended)
+    def _refuse_call(
+        self, stream_id: int, path: str | None, fields: Mapping[bytes, bytes], error: RpcError, ended: bool
+    ) -> None:
+        """Answer a request that does not become a call; without a path there is no such method."""
+        text = _path_text(fields)
+        told = self.translate(text, error)
+        self._answer(stream_id, told, ended)
         observer = self._server.options.on_call_refused
         if observer is not None:
-            observer(path, error.code)
+            observer(path, told.code)
+        self.call_failed(text, fields, told)
 
     def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
         self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)
@@ -293,6 +311,11 @@ class ServerConnection(CallConnection):
         for call in list(self._calls.values()):
             call.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
         self.close_gracefully()
+
+
+def _path_text(fields: Mapping[bytes, bytes]) -> str:
+    """Return what a client asked for: at most 200 bytes, and nothing beyond ASCII."""
+    return fields.get(b":path", b"")[:200].decode("ascii", "backslashreplace")
 
 
 def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:

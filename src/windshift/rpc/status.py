@@ -58,7 +58,10 @@ class RpcError(Exception):
         details: Protobuf messages of ``google.rpc.Status.details``. On the client side they are
             ``google.protobuf.Any``, as received.
         metadata: further trailing metadata.
+        fault: on the server side the exception that nobody expected and that this stands for; never sent.
     """
+
+    fault: Exception | None = None
 
     def __init__(
         self,
