@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from tests.server.events.consuming import make_consumer
+from tests.support.broker import Broker
 from tests.support.client import Client
 from tests.support.nats_server import NatsServer
-from tests.wire.consuming import ensure_consumer, subscribed
+from tests.wire.consuming import calling, ensure_consumer, subscribed
 from tests.wire.raw import Published, publish_raw
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
@@ -128,6 +131,45 @@ def test_subjects_that_we_would_refuse(
         assert (event.data.value, following.data.value) == (b"odd", b"next")
         call.ack(1, 2)
         assert call.told() == ("ack", [1, 2], [], [])
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        {"max_batch": 9},
+        {"max_expires": 10**9},
+        {"max_bytes": 1000},
+        {"priority_groups": ["a"], "priority_policy": "pinned_client"},
+        {"ack_policy": "all"},
+    ],
+)
+async def test_consumers_that_would_stay_silent(
+    client: Client, broker: Broker, stream: str, limits: dict[str, Any]
+) -> None:
+    """A consumer whose limits a call's requests would break is refused: its client would get nothing."""
+    await make_consumer(broker, stream, "odd", **limits)
+    with calling(client) as call:
+        call.say(subscribe={"stream": stream, "consumer": "odd", "max_processing_events": 10})
+        refusal = call.end()
+    assert refusal is not None
+    assert (refusal.code, refusal.reason) == ("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION")
+    assert "'odd' was made by another program" in refusal.message
+
+
+async def test_consumers_with_limits(client: Client, broker: Broker, stream: str) -> None:
+    """Limits that the requests of a call keep are fine."""
+    limits: dict[str, Any] = {
+        "max_batch": 10,
+        "max_expires": 60 * 10**9,
+        "max_bytes": 2**20,
+        "max_deliver": 3,
+    }
+    await make_consumer(broker, stream, "fine", **limits)
+    for _ in range(12):
+        client.publish(f"{stream}.x")
+    with subscribed(client, stream, 10, consumer="fine") as call:
+        call.ack(*(event.id for event in call.events(10)))
+        assert [event.id for event in call.events(2)] == [11, 12]
 
 
 @pytest.mark.parametrize(

@@ -486,9 +486,9 @@ class Attachment:
 
     async def _look_up(self, doubt: Notice) -> None:
         """See whether the consumer still is there, and end the call when it is not."""
-        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
+        window, deadline = self._window.size, self._loop.time() + self._options.lookup_timeout.total_seconds()
         try:
-            await find_timeout(self._broker.consumers, self._stream, self._consumer, deadline)
+            await find_timeout(self._broker.consumers, self._stream, self._consumer, window, deadline)
             if doubt is Notice.DELETED:  # and made again since
                 self.end(ConsumerNotFound(self._consumer))
         except BrokerUnavailable:

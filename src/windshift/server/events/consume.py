@@ -55,7 +55,7 @@ class Subscription:
         if not isinstance(command, Subscribe):
             raise SubscribeExpected
         size = check_subscribe(command)
-        timeout = await self._find(command)
+        timeout = await self._find(command, size)
         if self._draining:
             raise ShuttingDown
         self._client.subscribed(timeout)
@@ -87,6 +87,8 @@ class Subscription:
             raise SubscribeExpected
         return commands
 
-    async def _find(self, subscribe: Subscribe) -> timedelta:
+    async def _find(self, subscribe: Subscribe, window: int) -> timedelta:
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
-        return await find_timeout(self._broker.consumers, subscribe.stream, subscribe.consumer, deadline)
+        return await find_timeout(
+            self._broker.consumers, subscribe.stream, subscribe.consumer, window, deadline
+        )

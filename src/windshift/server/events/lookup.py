@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Final
 
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
+from windshift.server.events.pulls import LARGEST_LIMIT
 from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.deliveries import PullOptions
 from windshift.server.nats.jetstream import JsonObject, RefusedByBroker, domain_error
 
+_PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
-async def find_timeout(consumers: ConsumerApi, stream: str, consumer: str, deadline: float) -> timedelta:
-    """Return a consumer's processing timeout.
+
+async def find_timeout(
+    consumers: ConsumerApi, stream: str, consumer: str, window: int, deadline: float
+) -> timedelta:
+    """Return the processing timeout of a consumer that a call with a window of this size can consume from.
 
     Raises:
         StreamNotFound: there is no such stream.
@@ -24,7 +31,25 @@ async def find_timeout(consumers: ConsumerApi, stream: str, consumer: str, deadl
         raise domain_error(refusal, stream=stream, consumer=consumer) from refusal
     if config is None:
         raise ConsumerNotFound(consumer)
+    refuse_limits(consumer, config, window)
     return processing_timeout(consumer, config)
+
+
+def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
+    """See whether a consumer takes the pull requests of a call. The broker would refuse all of them else.
+
+    Raises:
+        UnsupportedCombination: it does not.
+    """
+    needed = {"max_batch": window, "max_expires": _PULL_EXPIRES_NS, "max_bytes": LARGEST_LIMIT}
+    tight = [name for name, least in needed.items() if 0 < int(config.get(name) or 0) < least]
+    if config.get("priority_groups"):
+        tight.append("priority_groups")
+    if tight:
+        raise UnsupportedCombination(
+            f"consumer {consumer!r} was made by another program, with {tight[0]}, and refuses what this call "
+            "would ask for; change that, or use another consumer"
+        )
 
 
 def processing_timeout(consumer: str, config: JsonObject) -> timedelta:
