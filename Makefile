@@ -63,6 +63,10 @@ generate: .venv-generate/.installed ## Write the protobuf code from the .proto f
 environment: install ## Write the tables of environment variables in README.md and docs/.
 	$(BIN)/python scripts/environment.py
 
+.PHONY: metrics
+metrics: install ## Write the table of metrics in docs/metrics.md.
+	$(BIN)/python scripts/metrics.py
+
 .PHONY: lock
 lock: .venv-lock/.installed ## Resolve requirements.lock anew; `make lock LOCK=--upgrade` moves versions up.
 	.venv-lock/bin/python scripts/lock.py .venv-lock/bin/uv $(LOCK)

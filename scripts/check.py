@@ -24,6 +24,7 @@ CHECKS: dict[str, list[str]] = {
     "proto-lint": [f"{BIN}/buf", "lint"],
     "generated": [".venv-generate/bin/python", "scripts/generate.py", "--check"],
     "environment": [sys.executable, "scripts/environment.py", "--check"],
+    "metrics": [sys.executable, "scripts/metrics.py", "--check"],
     "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],
     "compose": [f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"],
     "lock": [sys.executable, "scripts/lock.py", "--check"],
@@ -50,7 +51,7 @@ def main(names: list[str]) -> int:
     if failed:
         print(
             f"Failed: {', '.join(failed)}. Some have a remedy: `make format`, `make generate`, "
-            "`make environment`, `make lock`."
+            "`make environment`, `make metrics`, `make lock`."
         )
     return 1 if failed else 0
 

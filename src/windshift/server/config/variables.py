@@ -126,6 +126,6 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "Spans that are sent at once.", "512"),
     Variable("OTEL_BSP_EXPORT_TIMEOUT", "Seconds that sending them may take.", "30"),
     Variable("OTEL_TRACING_LOG", "Write finished spans to the log.", "false"),
-    Variable("OTEL_METRIC_EXPORT_INTERVAL", "Seconds between exports of metrics. Not used yet.", "60"),
-    Variable("OTEL_METRIC_EXPORT_TIMEOUT", "Seconds that an export of metrics may take. Not used yet.", "30"),
+    Variable("OTEL_METRIC_EXPORT_INTERVAL", "Seconds between exports of metrics.", "60"),
+    Variable("OTEL_METRIC_EXPORT_TIMEOUT", "Seconds that an export of metrics may take.", "30"),
 )
