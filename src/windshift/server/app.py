@@ -7,6 +7,7 @@ import ssl
 from typing import NamedTuple
 
 from windshift.rpc import (
+    Failure,
     HealthService,
     RpcError,
     Server,
@@ -17,6 +18,7 @@ from windshift.rpc import (
 )
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
+from windshift.server.api.failures import FailureLog
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
@@ -71,6 +73,7 @@ class App:
         tracer = None if self.tracing is None else self.tracing.tracer
         nats = _Nats(self.connection, self._replies, api, writes)
         self._services = _services(config, nats, counts, tracer)
+        self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0
         self._health = HealthService()
         answered = [*self._services, self._health]
@@ -132,8 +135,12 @@ class App:
             translate=self._translate,
             on_call_finished=None if calls is None else calls.finished,
             on_call_refused=None if calls is None else calls.refused,
+            on_call_failed=self._failed,
         )
         return Server(self._answered, options)
+
+    def _failed(self, failure: Failure) -> None:
+        self._failures.failed(failure, asyncio.get_running_loop().time())
 
     def _translate(self, path: str, error: Exception) -> RpcError | None:
         """Say what a client sees of an error; sizes are those of the present broker."""

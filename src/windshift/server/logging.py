@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
-from windshift.server.config import LogLevel
+from windshift.server.config import LogLevel, TelemetryConfig
+from windshift.server.telemetry.log_text import escaped, fields_of, harmless, message_of, traceback_of
+from windshift.server.telemetry.tracer import current_span
 
 _LEVELS: Final = {
     LogLevel.DEBUG: logging.DEBUG,
@@ -14,8 +18,10 @@ _LEVELS: Final = {
     LogLevel.WARNING: logging.WARNING,
     LogLevel.ERROR: logging.ERROR,
 }
-_LIBRARIES: Final = ("asyncio", "nats", "uvicorn")
+_LIBRARIES: Final = ("asyncio", "nats", "uvicorn", "opentelemetry", "grpc", "urllib3", "requests")
 """Loggers of others: their warnings matter, their progress reports do not."""
+_LAST_EXPORT: Final = 2.0
+"""Seconds that the end of the process waits for records to be sent."""
 
 
 def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None = None) -> None:
@@ -25,7 +31,8 @@ def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None 
     """
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
-    handler.setFormatter(_plain() if readable or target.isatty() else _json())
+    handler.setFormatter(_Plain() if readable or target.isatty() else _json())
+    handler.addFilter(add_trace)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(_LEVELS[level])
@@ -34,21 +41,64 @@ def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None 
         logging.getLogger(name).setLevel(max(logging.WARNING, _LEVELS[level]))
 
 
-def _plain() -> logging.Formatter:
-    return logging.Formatter(
-        "{asctime}.{msecs:03.0f} {levelname:<7} {name}: {message}", datefmt="%H:%M:%S", style="{"
-    )
+@contextmanager
+def exported_logs(config: TelemetryConfig) -> Iterator[None]:
+    """Send all records to a collector too for as long as the block lasts, if that was asked for.
+
+    Afterwards what waits is sent, for a second or two at most.
+    """
+    if config.logs.endpoint is None:
+        yield
+        return
+    from windshift.server.telemetry.log_export import OtlpHandler  # noqa: PLC0415 - most servers do not
+
+    handler = OtlpHandler(config)
+    handler.addFilter(add_trace)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        handler.end(_LAST_EXPORT)
+
+
+def add_trace(record: logging.LogRecord) -> bool:
+    """Add to a record the span of the call that is being handled, if there is one. A filter: all pass."""
+    span = current_span.get()
+    if span is not None and not hasattr(record, "trace_id"):
+        record.trace_id, record.span_id = span.trace_id, span.span_id
+    return True
+
+
+class _Plain(logging.Formatter):
+    """One line for each record: time, level, logger, message, fields; a traceback, indented, below it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        time = self.formatTime(record, "%H:%M:%S")
+        head = f"{time}.{record.msecs:03.0f} {record.levelname:<7} {record.name}: "
+        fields = "".join(f" {name}={escaped(str(value))}" for name, value in fields_of(record).items())
+        lines = (f"\n    {escaped(line)}" for line in traceback_of(record).splitlines())
+        return head + escaped(message_of(record)) + fields + "".join(lines)
 
 
 def _json() -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - people at a terminal do not need it
 
-    class LowerCaseLevel(JsonFormatter):
+    class Bounded(JsonFormatter):
+        """One JSON object for each record. JSON escapes what has to be escaped; lengths are ours."""
+
+        def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
+            return traceback_of(logging.makeLogRecord({"exc_info": ei}))
+
         def process_log_record(self, log_data: dict[str, Any]) -> dict[str, Any]:
+            for name, value in log_data.items():
+                if isinstance(value, str) and name != "exception":
+                    log_data[name] = harmless(value)
             log_data["level"] = str(log_data["level"]).lower()
             return log_data
 
-    return LowerCaseLevel(
+    return Bounded(
         "{levelname}{name}{message}",
         style="{",
         timestamp="time",

@@ -22,7 +22,7 @@ from windshift.server.config import ListenConfig, ServerConfig
 from windshift.server.embedded import EmbeddedError, EmbeddedNats
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.health_http import HealthApplication, HealthServer
-from windshift.server.logging import configure_logging
+from windshift.server.logging import configure_logging, exported_logs
 from windshift.server.nats.options import ServerAddress
 from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
@@ -44,7 +44,7 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     A second signal ends the process at once. Raises `StartError`.
     """
     configure_logging(config.log_level, readable=config.development)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    with exported_logs(config.telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config, announce, share_port=share_port))
 
 

@@ -1,0 +1,65 @@
+"""What a log record says, made harmless: bounded, and free of credentials and of what a terminal obeys.
+
+Texts of clients get into records, by errors about them. None can begin a line of its own, colour one, hide
+one, or fill the disk. Libraries repeat URLs that they were given, with what may stand before the host.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import traceback
+from typing import Final
+
+LONGEST_TEXT: Final = 2_000
+"""Characters of a message, or of a field."""
+LONGEST_TRACEBACK: Final = 20_000
+
+_STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_CREDENTIALS: Final = re.compile(r"[^\s/@'\"]+@(?=[\w\[])")
+"""What a URL has before its host."""
+
+
+def harmless(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Return a text without credentials of URLs, and bounded."""
+    return bounded(_CREDENTIALS.sub("…@", text) if "@" in text else text, longest)
+
+
+def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
+    """Cut a text, and say by how much."""
+    return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest} more)"
+
+
+def escaped(text: str) -> str:
+    """Write control characters, line ends and invisible characters as Python does in a literal."""
+    if text.isprintable():
+        return text
+    return "".join(each if each.isprintable() else _escape(each) for each in text)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
+
+
+def message_of(record: logging.LogRecord) -> str:
+    """Return the harmless message of a record."""
+    return harmless(record.getMessage())
+
+
+def fields_of(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
+    """Return what was given to a record beside its message, harmless."""
+    return {
+        name: value if isinstance(value, int | float) else harmless(str(value))
+        for name, value in vars(record).items()
+        if name not in _STANDARD and value is not None
+    }
+
+
+def traceback_of(record: logging.LogRecord) -> str:
+    """Return the harmless traceback of a record, empty without one; the end of a long one counts most."""
+    if not record.exc_info or record.exc_info[1] is None:
+        return ""
+    text = "".join(traceback.format_exception(record.exc_info[1]))
+    text = harmless(text, len(text))
+    over = len(text) - LONGEST_TRACEBACK
+    return text if over <= 0 else f"({over} characters before) …{text[over:]}"
