@@ -32,6 +32,15 @@ _LOGGERS: Final = (
 )
 
 
+class _OnlyResource(Resource):
+    """The resource of all spans. The exporter looks it up for each; the SDK's writes JSON for that."""
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
 class OtlpSender:
     """Sends spans by OTLP.
 
@@ -41,7 +50,7 @@ class OtlpSender:
 
     def __init__(self, config: TelemetryConfig) -> None:
         attributes = resource_attributes(config)
-        self._resource = Resource(attributes, SCHEMA_URL)
+        self._resource = _OnlyResource(attributes, SCHEMA_URL)
         self._scope = InstrumentationScope(SCOPE, str(attributes[SERVICE_VERSION]), SCHEMA_URL)
         self._silence = Silence(_LOGGERS)
         timeout = min(config.traces.timeout, config.batch.timeout)
