@@ -137,6 +137,45 @@ def test_limits_of_the_account(limited: NatsServer) -> None:
         client.channel.close()
 
 
+def test_no_room_left(tmp_path: Path) -> None:
+    """A broker whose room is used up says so, and not that the stream's limits are to be raised."""
+    config = tmp_path / "config"
+    config.write_text("jetstream { max_file_store: 100KB, max_memory_store: 100KB }")
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    try:
+        with running_app(server.url) as address:
+            client = Client(address)
+            ensure_stream(client, "S")
+            client.ensure_store("s")
+            for _ in range(2):  # the one that goes over the limit is taken
+                client.publish("S.a", "x" * 90_000)
+            write: Callable[[], object]
+            for write in (lambda: client.publish("S.a"), lambda: client.set("s", "a")):
+                with refused("RESOURCE_EXHAUSTED", "STREAM_FULL") as caught:
+                    write()
+                assert caught[0].message == "the broker has no room left; give it more, or remove events"
+            client.channel.close()
+    finally:
+        server.kill()
+
+
+def test_broken_disk(own_client: Client, own_nats_server: NatsServer, tmp_path: Path) -> None:
+    """What the broker cannot write to its disk is unavailable, and never an internal error."""
+    ensure_stream(own_client, "S")
+    (streams,) = tmp_path.glob("data/jetstream/*/streams")
+    (streams / "S" / "obs").rename(tmp_path / "obs")
+    for taken in ("S/obs", "T", "KV_s"):
+        (streams / taken).symlink_to("nowhere")
+    for attempt in (
+        lambda: ensure_consumer(own_client, "S", name="c"),
+        lambda: ensure_stream(own_client, "T"),
+        lambda: own_client.ensure_store("s"),
+    ):
+        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+            attempt()
+
+
 def test_both_names_fail_alike(client: Client, unique: Unique) -> None:
     """Publish and Consume refuse what PublishEvent and Events refuse, in the same words."""
     refusals = []

@@ -212,12 +212,14 @@ class ValueNotAny(WindshiftError):
 
 
 class StreamFull(WindshiftError):
-    """The stream reached a limit and discards new events."""
+    """The stream reached a limit and discards new events, or the broker has no room left."""
 
     reason = "STREAM_FULL"
 
-    def __init__(self) -> None:
-        super().__init__("the stream is full and refuses new events; raise its limits or remove events")
+    def __init__(
+        self, message: str = "the stream is full and refuses new events; raise its limits or remove events"
+    ) -> None:
+        super().__init__(message)
 
 
 class TooManyInFlight(WindshiftError):

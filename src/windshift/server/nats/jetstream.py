@@ -21,6 +21,7 @@ from windshift.server.errors import (
     MirrorChange,
     OutcomeUnknown,
     ReplicasUnavailable,
+    StreamFull,
     StreamNotFound,
     SubjectsOverlap,
     UnsupportedCombination,
@@ -70,13 +71,19 @@ class RefusedByBroker(Exception):
 
     @property
     def is_full(self) -> bool:
-        """Whether the stream, its account or the server has no room for the message."""
+        """Whether the stream has no room for the message."""
         if self.err_code == STORE_FAILED:  # of a limit that is reached, or of a broken disk
             return _LIMIT_REACHED.search(self.description) is not None
-        return self.err_code in OUT_OF_SPACE or self.err_code == SEALED
+        return self.err_code == SEALED
+
+    @property
+    def is_broken_disk(self) -> bool:
+        """Whether the broker could not make the files of a stream or a consumer. Only its text says that."""
+        return self.err_code in _CREATE_FAILED and "creating store" in self.description
 
 
 _LIMIT_REACHED: Final = re.compile("maximum .* exceeded")
+_CREATE_FAILED: Final = frozenset({10012, 10049, 10104})
 
 
 class PubAck(NamedTuple):
@@ -295,10 +302,15 @@ def domain_error(refusal: RefusedByBroker, *, stream: str = "", consumer: str = 
     """
     if refusal.err_code in TEMPORARY:
         return BrokerUnavailable()
+    if refusal.err_code in OUT_OF_SPACE:
+        return StreamFull("the broker has no room left; give it more, or remove events")
+    if refusal.is_broken_disk:
+        return BrokerUnavailable(_CANNOT_STORE)
     make = _DOMAIN_ERRORS.get(refusal.err_code)
     return refusal if make is None else make(stream, consumer)
 
 
+_CANNOT_STORE = "the broker cannot store anything now; try again"
 _NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 _NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
 _FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
@@ -307,7 +319,7 @@ _MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirror
 _DOMAIN_ERRORS: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
-    STORE_FAILED: lambda *_: BrokerUnavailable("the broker cannot store anything now; try again"),
+    STORE_FAILED: lambda *_: BrokerUnavailable(_CANNOT_STORE),
     10039: lambda *_: BrokerUnavailable(_NO_JETSTREAM),
     10076: lambda *_: BrokerUnavailable(_NO_JETSTREAM),
     10149: lambda _, consumer: ConsumerNotFound(consumer),
