@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -142,3 +143,14 @@ async def _failing_stream(call: ServerCall) -> None:
         await call.receive()
     finally:
         raise ZeroDivisionError
+
+
+async def test_connections_that_are_too_many_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning for many in a row."""
+    async with serving(server_options(max_connections=0), unary_call=echo) as running:
+        for _ in range(5):
+            reader, writer = await asyncio.open_connection(*running.address)
+            with contextlib.suppress(ConnectionError):
+                await reader.read()
+            writer.close()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]

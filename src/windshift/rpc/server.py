@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 _DRAIN_PING = b"draining"
 _NOT_GRPC = b"This port speaks gRPC only: POST with content-type application/grpc.\n"
+_TELL_AGAIN = 10.0
+"""Seconds between two warnings of the same kind."""
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 CallObserver = Callable[[ServerCall, StatusCode], None]
@@ -355,6 +357,8 @@ class Server:
         self._idle.set()
         self._closed.set()
         self._draining = False
+        self._dropped = 0  # connections, since that was told
+        self._tell_dropped_at = 0.0
         self._received = self._sent = 0  # by connections that are gone
 
     @property
@@ -421,8 +425,7 @@ class Server:
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection; called by it."""
         if len(self._connections) >= self.options.max_connections:
-            _log.warning("a connection of %s was dropped: too many are open", connection.peer)
-            connection.abort()
+            self._drop(connection)
             return
         self._connections.add(connection)
         self._sockets.add(connection)
@@ -430,6 +433,20 @@ class Server:
         self._closed.clear()
         if self._draining:
             connection.drain()
+
+    def _drop(self, connection: ServerConnection) -> None:
+        """End a connection that is one too many; whoever opens thousands does not fill the log."""
+        connection.abort()
+        self._dropped += 1
+        now = self._loop.time()
+        if now >= self._tell_dropped_at:
+            self._tell_dropped_at = now + _TELL_AGAIN
+            _log.warning(
+                "too many connections are open: %d were dropped, the last one of %s",
+                self._dropped,
+                connection.peer,
+            )
+            self._dropped = 0
 
     def connection_lost(self, connection: ServerConnection) -> None:
         """Forget a connection; called by it."""
