@@ -25,10 +25,12 @@ class Terminal(io.StringIO):
 
 @pytest.fixture(autouse=True)
 def restore_logging() -> Iterator[None]:
-    """Leave the process-wide logging as pytest had set it up."""
+    """Leave the process-wide logging as pytest had set it up; be in no call."""
     root = logging.getLogger()
     handlers, level = root.handlers[:], root.level
+    token = current_span.set(None)
     yield
+    current_span.reset(token)
     root.handlers[:] = handlers
     root.setLevel(level)
     logging.captureWarnings(capture=False)

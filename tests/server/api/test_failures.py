@@ -29,6 +29,14 @@ def failure(code: StatusCode, reason: str = "", fault: Exception | None = None) 
     return Failure(METHOD, "10.0.0.1:5000", error, {b"traceparent": f"00-{TRACE}-{CALLER}-00".encode()})
 
 
+@pytest.fixture(autouse=True)
+def no_span() -> Iterator[None]:
+    """Be in no call, whatever tests before this one left behind."""
+    token = current_span.set(None)
+    yield
+    current_span.reset(token)
+
+
 class Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -147,6 +155,7 @@ async def test_an_unknown_exception_is_one_record(caplog: pytest.LogCaptureFixtu
         async def unary_call(self, request: object, call: ServerCall) -> object:
             raise ZeroDivisionError
 
+    current_span.set(None)
     log = FailureLog(w3c)
     descriptor = test_pb2.DESCRIPTOR.services_by_name["TestService"]
     options = ServerOptions(
