@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Callable
+from typing import Final
 
 from windshift.server.config import TelemetryConfig
 from windshift.server.telemetry.sampling import Sampler
 from windshift.server.telemetry.span_export import SpanExport
 from windshift.server.telemetry.span_log import log_span
 from windshift.server.telemetry.tracer import Span, Tracer
+
+_TURN: Final = 0.0005
+"""Seconds that a thread may keep Python from the others. While a batch is put into Protobuf, calls would else
+wait for 5 ms at a time: with all of 2,500 publishes a second recorded that was half of their 99th percentile.
+"""
 
 
 class Tracing:
@@ -46,6 +53,7 @@ def _export(config: TelemetryConfig) -> SpanExport | None:
         return None
     from windshift.server.telemetry.exporters import OtlpSender  # noqa: PLC0415 - most servers have no collector
 
+    sys.setswitchinterval(_TURN)
     return SpanExport(OtlpSender(config), config.batch)
 
 
