@@ -42,7 +42,7 @@ REFUSED_STREAM = 0x7
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
 _READ_SIZE = 65_536
-SEND_QUEUE_MARK = 32_768
+SEND_QUEUE_MARK = 16_384
 """Bytes of a stream that may be queued before its sender waits."""
 _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)

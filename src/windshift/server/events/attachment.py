@@ -43,7 +43,7 @@ from windshift.server.nats.deliveries import (
 from windshift.server.nats.replies import NoReply, Outcome, Replies
 from windshift.server.telemetry.tracer import Tracer
 
-STALLED = 32 * 1024
+STALLED = 16 * 1024
 """Bytes that wait for the client to read before no more deliveries are handed to it."""
 
 FLOODED = 256 * 1024

@@ -12,7 +12,7 @@ SMALLEST_LIMIT = 16 * 1024
 """Bytes that a request to the broker may bring for a client of which nothing is known, or that does not
 read."""
 
-LARGEST_LIMIT = 256 * 1024
+LARGEST_LIMIT = 64 * 1024
 
 PAUSE = 1.0
 """Seconds before asking again when the broker refused to be asked."""

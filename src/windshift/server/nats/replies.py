@@ -41,7 +41,7 @@ IsLost = Callable[[str, float], Awaitable[bool]]
 
 
 class Replies:
-    """Sends messages that are answered, and hands out the answers."""
+    """Sends messages that are answered, and hands out the answers. To be made in a running event loop."""
 
     def __init__(
         self, connection: Connection, sweep_interval: timedelta = timedelta(milliseconds=20)
@@ -49,6 +49,8 @@ class Replies:
         self._connection = connection
         self._sweep_interval = sweep_interval.total_seconds()
         self._sweep_timer: asyncio.TimerHandle | None = None
+        # Asked for once: before Python 3.12 each get_running_loop costs a system call.
+        self.loop = asyncio.get_running_loop()
         self._prefix = connection.inbox() + "."
         self._prefix_length = len(self._prefix)
         self._last_token = 0
@@ -98,7 +100,7 @@ class Replies:
 
         Raise `NotConnected` when there is no connection: nothing was sent.
         """
-        future = asyncio.get_running_loop().create_future()
+        future = self.loop.create_future()
         token = self.send(subject, payload, headers, partial(_resolve, future), deadline)
         try:
             outcome: Outcome = await future
@@ -121,7 +123,7 @@ class Replies:
         `is_lost` is then asked, with subject and deadline; if it says so, the outcome is `NO_RESPONDERS`. The
         broker itself says that only where nobody at all listens to a subject.
         """
-        future = asyncio.get_running_loop().create_future()
+        future = self.loop.create_future()
         token = self.send(subject, payload, headers, partial(_resolve, future), min(doubt_at, deadline))
         try:
             outcome: Outcome = await future
@@ -134,7 +136,7 @@ class Replies:
 
     async def _doubt(self, token: str, subject: str, deadline: float, is_lost: IsLost) -> Outcome:
         """Wait on, and see meanwhile whether that is of any use."""
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Outcome] = self.loop.create_future()
         self._waiting[token] = (deadline, partial(_resolve, future))
         if self._sweep_timer is None:
             self._arm()
@@ -168,12 +170,11 @@ class Replies:
             _call(waiting[1], message.data)
 
     def _arm(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._sweep_timer = loop.call_later(self._sweep_interval, self._sweep, loop)
+        self._sweep_timer = self.loop.call_later(self._sweep_interval, self._sweep)
 
-    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _sweep(self) -> None:
         self._sweep_timer = None
-        now = loop.time()
+        now = self.loop.time()
         overdue = [token for token, (deadline, _) in self._waiting.items() if deadline <= now]
         for token in overdue:
             _call(self._waiting.pop(token)[1], NoReply.TIMED_OUT)

@@ -111,7 +111,7 @@ class Writes:
         """Take a turn, send once and wait for the answer."""
         if not self._turns.take_now():
             await self._turns.take(write.deadline)
-        loop = asyncio.get_running_loop()
+        loop = self._replies.loop
         now, until = loop.time(), write.deadline
         doubt_at = min(now + self._patience, (now + until) / 2)
         if write.repeatable:
