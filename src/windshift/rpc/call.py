@@ -24,7 +24,7 @@ from typing import Any, cast
 from google.protobuf.message import DecodeError, Message
 
 from .connection import Connection, Headers
-from .framing import MessageDecoder, decode_single, encode_message
+from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
 from .metadata import Metadata, encode_metadata
 from .service import Method
 from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
@@ -32,7 +32,7 @@ from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode
 RESPONSE_HEADERS: HeaderList = [
     (b":status", b"200"),
     (b"content-type", b"application/grpc"),
-    (b"grpc-accept-encoding", b"identity,gzip"),
+    ACCEPT_ENCODING,
 ]
 
 ErrorTranslator = Callable[[str, Exception], RpcError | None]

@@ -13,7 +13,7 @@ from typing import Protocol
 from google.protobuf.message import Message
 
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
-from .framing import PREFIX_SIZE, MessageDecoder, encode_message
+from .framing import ACCEPT_ENCODING, PREFIX_SIZE, MessageDecoder, encode_message
 from .metadata import Metadata, encode_timeout
 from .outcome import HeaderPairs, final_error, reset_error, response_error
 from .status import HeaderList, RpcError, StatusCode
@@ -326,5 +326,5 @@ def request_headers(authority: str, scheme: str, path: str, user_agent: str) -> 
         (b"te", b"trailers"),
         (b"content-type", b"application/grpc"),
         (b"user-agent", user_agent.encode()),
-        (b"grpc-accept-encoding", b"identity,gzip"),
+        ACCEPT_ENCODING,
     ]

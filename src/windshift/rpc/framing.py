@@ -20,7 +20,8 @@ _GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the larg
 
 _GZIP_PIECE = 65_536
 
-ACCEPTED_ENCODINGS = ("identity", "gzip")
+ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
+"""The header that says what messages may be compressed with."""
 
 
 def encode_message(payload: bytes) -> bytes:

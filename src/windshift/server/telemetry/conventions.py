@@ -65,8 +65,6 @@ DB_OPERATION_NAME: Final = "db.operation.name"
 # --- of every kind -------------------------------------------------------------------------------------
 
 ERROR_TYPE: Final = "error.type"
-OTHER_ERROR: Final = "_OTHER"
-"""An error whose type is not known."""
 
 # --- our own -------------------------------------------------------------------------------------------
 

@@ -20,16 +20,11 @@ from opentelemetry.trace.status import Status, StatusCode
 from windshift.server.config import OtlpProtocol, SignalConfig, TelemetryConfig
 from windshift.server.telemetry.context import TraceContext
 from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION, Kind
-from windshift.server.telemetry.otlp import Silence, grpc_arguments, http_arguments, without_environment
+from windshift.server.telemetry.otlp import Sender, grpc_arguments, http_arguments
 from windshift.server.telemetry.resource import resource_attributes
 from windshift.server.telemetry.tracer import Span
 
 _KINDS: Final = {kind: SpanKind[kind.name] for kind in Kind}
-_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.http.trace_exporter",
-    "opentelemetry.exporter.otlp.common.http",
-)
 
 
 class _OnlyResource(Resource):
@@ -41,7 +36,7 @@ class _OnlyResource(Resource):
         return self is other
 
 
-class OtlpSender:
+class OtlpSender(Sender[Span]):
     """Sends spans by OTLP.
 
     Args:
@@ -49,32 +44,17 @@ class OtlpSender:
     """
 
     def __init__(self, config: TelemetryConfig) -> None:
+        timeout = min(config.traces.timeout, config.batch.timeout)
+        super().__init__(
+            lambda: _exporter(config.traces, timeout), "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+        )
         attributes = resource_attributes(config)
         self._resource = _OnlyResource(attributes, SCHEMA_URL)
         self._scope = InstrumentationScope(SCOPE, str(attributes[SERVICE_VERSION]), SCHEMA_URL)
-        self._silence = Silence(_LOGGERS)
-        timeout = min(config.traces.timeout, config.batch.timeout)
-        with without_environment():
-            self._exporter = _exporter(config.traces, timeout)
 
-    @property
-    def trouble(self) -> str:
-        """What the exporter said of the batch that is being sent, or was sent last."""
-        return self._silence.heard
-
-    def send(self, spans: Sequence[Span]) -> bool:
-        """Send a batch. Blocks until the collector has it, or the timeout is over."""
-        self._silence.listen()
-        try:
-            return self._exporter.export(list(map(self._readable, spans))) is SpanExportResult.SUCCESS
-        except Exception as error:  # noqa: BLE001 - an exporter's mistake must not end the thread
-            self._silence.heard = f"the exporter failed: {type(error).__name__}"
-            return False
-
-    def close(self) -> None:
-        """Break off retries, and what gRPC has under way."""
-        self._exporter.shutdown()
-        self._silence.end()
+    def export(self, batch: Sequence[Span]) -> bool:
+        """Send spans."""
+        return self._exporter.export(list(map(self._readable, batch))) is SpanExportResult.SUCCESS
 
     def _readable(self, span: Span) -> ReadableSpan:
         trace_id, flags = int(span.trace_id, 16), TraceFlags(int(span.flags, 16))

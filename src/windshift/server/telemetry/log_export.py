@@ -23,14 +23,9 @@ from windshift.server.config import BatchConfig, OtlpProtocol, SignalConfig, Tel
 from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.batch_export import BatchExport
 from windshift.server.telemetry.log_text import fields_of, message_of, traceback_of
-from windshift.server.telemetry.otlp import Silence, grpc_arguments, http_arguments, without_environment
+from windshift.server.telemetry.otlp import Sender, grpc_arguments, http_arguments
 from windshift.server.telemetry.resource import resource_attributes
 
-_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.http._log_exporter",
-    "opentelemetry.exporter.otlp.common.http",
-)
 _OF_EXPORTERS: Final = ("opentelemetry", "grpc", "urllib3", "requests")
 """What sending a record may log: sending that too would never end."""
 
@@ -44,41 +39,27 @@ _NAMES: Final = {"code": c.RPC_RESPONSE_STATUS_CODE, "reason": "windshift.reason
 """Fields of our records, and what they are called in OpenTelemetry."""
 
 
-class OtlpLogSender:
-    """Sends log records by OTLP.
+class OtlpLogSender(Sender[tuple[str, LogRecord]]):
+    """Sends log records, with the names of their loggers, by OTLP.
 
     Args:
         config: where to, and how.
     """
 
     def __init__(self, config: TelemetryConfig) -> None:
+        super().__init__(
+            lambda: _exporter(config.logs, config.logs.timeout),
+            "opentelemetry.exporter.otlp.proto.http._log_exporter",
+        )
         self._resource = Resource(resource_attributes(config), c.SCHEMA_URL)
-        self._silence = Silence(_LOGGERS)
-        with without_environment():
-            self._exporter = _exporter(config.logs, config.logs.timeout)
 
-    @property
-    def trouble(self) -> str:
-        """What the exporter said of the batch that is being sent, or was sent last."""
-        return self._silence.heard
-
-    def send(self, batch: Sequence[tuple[str, LogRecord]], /) -> bool:
-        """Send records, with the names of their loggers. Blocks until the collector has them, or gives up."""
-        self._silence.listen()
+    def export(self, batch: Sequence[tuple[str, LogRecord]]) -> bool:
+        """Send records."""
         records = [
             ReadableLogRecord(record, self._resource, InstrumentationScope(logger, None, c.SCHEMA_URL))
             for logger, record in batch
         ]
-        try:
-            return self._exporter.export(records) is LogRecordExportResult.SUCCESS
-        except Exception as error:  # noqa: BLE001 - an exporter's mistake must not end the thread
-            self._silence.heard = f"the exporter failed: {type(error).__name__}"
-            return False
-
-    def close(self) -> None:
-        """Break off retries, and what gRPC has under way."""
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # the interface of all exporters has no types
-        self._silence.end()
+        return self._exporter.export(records) is LogRecordExportResult.SUCCESS
 
 
 class OtlpHandler(logging.Handler):

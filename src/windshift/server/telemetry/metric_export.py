@@ -31,22 +31,17 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from windshift.server.config import OtlpProtocol, SignalConfig, TelemetryConfig
 from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION
 from windshift.server.telemetry.instruments import Instrument, Kind
-from windshift.server.telemetry.otlp import Silence, grpc_arguments, http_arguments, without_environment
+from windshift.server.telemetry.otlp import Sender, grpc_arguments, http_arguments
 from windshift.server.telemetry.registry import Distribution, Family, Point
 from windshift.server.telemetry.resource import resource_attributes
 
-_LOGGERS: Final = (
-    "opentelemetry.exporter.otlp.proto.grpc.exporter",
-    "opentelemetry.exporter.otlp.proto.http.metric_exporter",
-    "opentelemetry.exporter.otlp.common.http",
-)
 _BATCH: Final = 2_000
 """Series in one request: some hundred kilobytes, where collectors take four megabytes."""
 
 _CUMULATIVE: Final = AggregationTemporality.CUMULATIVE
 
 
-class OtlpMetricSender:
+class OtlpMetricSender(Sender[Family]):
     """Sends readings by OTLP. Sums and histograms are those since the start (cumulative).
 
     Args:
@@ -54,33 +49,19 @@ class OtlpMetricSender:
     """
 
     def __init__(self, config: TelemetryConfig) -> None:
+        timeout = min(config.metrics.timeout, config.metric_timeout)
+        super().__init__(
+            lambda: _exporter(config.metrics, timeout),
+            "opentelemetry.exporter.otlp.proto.http.metric_exporter",
+        )
         attributes = resource_attributes(config)
         self._resource = Resource(attributes, SCHEMA_URL)
         self._scope = InstrumentationScope(SCOPE, str(attributes[SERVICE_VERSION]), SCHEMA_URL)
         self._started = time.time_ns()
-        self._silence = Silence(_LOGGERS)
-        timeout = min(config.metrics.timeout, config.metric_timeout)
-        with without_environment():
-            self._exporter = _exporter(config.metrics, timeout)
 
-    @property
-    def trouble(self) -> str:
-        """What the exporter said of the readings that are being sent, or were sent last."""
-        return self._silence.heard
-
-    def send(self, families: Sequence[Family]) -> bool:
-        """Send readings. Blocks until the collector has them, or the timeout is over."""
-        self._silence.listen()
-        try:
-            return self._exporter.export(self._data(families)) is MetricExportResult.SUCCESS
-        except Exception as error:  # noqa: BLE001 - an exporter's mistake must not end the exports
-            self._silence.heard = f"the exporter failed: {type(error).__name__}"
-            return False
-
-    def close(self) -> None:
-        """Break off retries, and what gRPC has under way."""
-        self._exporter.shutdown()
-        self._silence.end()
+    def export(self, batch: Sequence[Family]) -> bool:
+        """Send readings."""
+        return self._exporter.export(self._data(batch)) is MetricExportResult.SUCCESS
 
     def _data(self, families: Sequence[Family]) -> MetricsData:
         now = time.time_ns()

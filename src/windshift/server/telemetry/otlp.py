@@ -8,15 +8,22 @@ from __future__ import annotations
 import logging
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 from windshift.server.config import VARIABLES, OtlpCompression, SignalConfig
 
 _LONGEST_TROUBLE: Final = 500
+_LOGGERS: Final = (
+    "opentelemetry.exporter.otlp.proto.grpc.exporter",
+    "opentelemetry.exporter.otlp.common.http",
+)
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -128,3 +135,40 @@ class Silence(logging.Filter):
         if record.levelno >= logging.WARNING and not self.heard:  # the first reason tells most
             self.heard = record.getMessage()[:_LONGEST_TROUBLE]
         return False
+
+
+class Sender(ABC, Generic[T]):
+    """Sends batches of one kind by an exporter of OpenTelemetry's, which never raises and never logs here.
+
+    Args:
+        make: makes the exporter, which then finds none of our variables in the environment.
+        over_http: the logger of its variant over HTTP.
+    """
+
+    def __init__(self, make: Callable[[], Any], over_http: str) -> None:
+        self._silence = Silence((*_LOGGERS, over_http))
+        with without_environment():
+            self._exporter = make()
+
+    @property
+    def trouble(self) -> str:
+        """What the exporter said of the batch that is being sent, or was sent last."""
+        return self._silence.heard
+
+    def send(self, batch: Sequence[T], /) -> bool:
+        """Send a batch. Blocks until the collector has it, or the timeout is over."""
+        self._silence.listen()
+        try:
+            return self.export(batch)
+        except Exception as error:  # noqa: BLE001 - an exporter's mistake must not end the thread
+            self._silence.heard = f"the exporter failed: {type(error).__name__}"
+            return False
+
+    def close(self) -> None:
+        """Break off retries, and what gRPC has under way."""
+        self._exporter.shutdown()
+        self._silence.end()
+
+    @abstractmethod
+    def export(self, batch: Sequence[T]) -> bool:
+        """Hand a batch to the exporter in its own types, and say whether the collector took it."""

@@ -95,11 +95,6 @@ class Registry:
         self._readers[instrument] = lambda: (((), histogram.read()),)
         return histogram
 
-    @property
-    def unread(self) -> tuple[Instrument, ...]:
-        """The instruments that nothing reads."""
-        return tuple(each for each in INSTRUMENTS if each not in self._readers)
-
     async def collect(self) -> list[Family]:
         """Take all readings, in the order of the table."""
         for refresh in self.refresh:
