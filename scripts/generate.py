@@ -58,15 +58,19 @@ def generate(tree: Tree, out: Path) -> None:
     if protoc.main(["protoc", *paths, f"--python_out={out}", f"--pyi_out={out}", *files]) != 0:
         raise SystemExit("generate: protoc failed, see above")
     for path in [*out.rglob("*_pb2.py"), *out.rglob("*_pb2.pyi")]:
-        path.write_text(adapt(path.read_text(), tree))
+        depth = len(path.relative_to(out).parts)
+        path.write_text(adapt(path.read_text(), tree, "." * depth))
     for folder in [out, *(path for path in out.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").touch()
 
 
-def adapt(text: str, tree: Tree) -> str:
-    """Make generated code work at the place of `tree`, which is not at the top of the import path."""
+def adapt(text: str, tree: Tree, root: str) -> str:
+    """Make generated code work at the place of `tree`, which is not at the top of the import path.
+
+    `root` is the relative import of the folder that the code stands in.
+    """
     module = ".".join(tree.package.parts)
-    text = re.sub(rf"(?m)^from {tree.only}\.[\w.]+ import (?=\w+_pb2)", "from . import ", text)
+    text = re.sub(rf"(?m)^from (?={tree.only}\.[\w.]+ import \w+_pb2)", f"from {root}", text)
     text = text.replace(f"(DESCRIPTOR, '{tree.only}.", f"(DESCRIPTOR, '{module}.{tree.only}.")
     if tree.private_pool:
         text = text.replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")

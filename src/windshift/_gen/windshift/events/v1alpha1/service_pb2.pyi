@@ -90,23 +90,73 @@ class EnsureStreamResponse(_message.Message):
     def __init__(self) -> None: ...
 
 class EnsureConsumerRequest(_message.Message):
-    __slots__ = ("stream", "name", "subjects", "processing_timeout")
+    __slots__ = ("stream", "name", "subjects", "processing_timeout", "retry_policy")
     STREAM_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SUBJECTS_FIELD_NUMBER: _ClassVar[int]
     FROM_FIELD_NUMBER: _ClassVar[int]
     PROCESSING_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
     stream: str
     name: str
     subjects: _containers.RepeatedScalarFieldContainer[str]
     processing_timeout: _duration_pb2.Duration
-    def __init__(self, stream: _Optional[str] = ..., name: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., processing_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., **kwargs) -> None: ...
+    retry_policy: RetryPolicy
+    def __init__(self, stream: _Optional[str] = ..., name: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., processing_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., **kwargs) -> None: ...
+
+class RetryPolicy(_message.Message):
+    __slots__ = ("max_attempts", "initial_backoff", "max_backoff", "backoff_multiplier", "jitter", "dead_letters")
+    MAX_ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+    INITIAL_BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    MAX_BACKOFF_FIELD_NUMBER: _ClassVar[int]
+    BACKOFF_MULTIPLIER_FIELD_NUMBER: _ClassVar[int]
+    JITTER_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    max_attempts: int
+    initial_backoff: _duration_pb2.Duration
+    max_backoff: _duration_pb2.Duration
+    backoff_multiplier: float
+    jitter: float
+    dead_letters: bool
+    def __init__(self, max_attempts: _Optional[int] = ..., initial_backoff: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_backoff: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., backoff_multiplier: _Optional[float] = ..., jitter: _Optional[float] = ..., dead_letters: bool = ...) -> None: ...
 
 class EnsureConsumerResponse(_message.Message):
     __slots__ = ("id",)
     ID_FIELD_NUMBER: _ClassVar[int]
     id: str
     def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class GetConsumerRequest(_message.Message):
+    __slots__ = ("stream", "id")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    id: str
+    def __init__(self, stream: _Optional[str] = ..., id: _Optional[str] = ...) -> None: ...
+
+class GetConsumerResponse(_message.Message):
+    __slots__ = ("stream", "id", "durable", "subjects", "processing_timeout", "retry_policy", "pending", "unsettled", "settled_to", "dead_letters")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    DURABLE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    PROCESSING_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    RETRY_POLICY_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    SETTLED_TO_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    id: str
+    durable: bool
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    processing_timeout: _duration_pb2.Duration
+    retry_policy: RetryPolicy
+    pending: int
+    unsettled: int
+    settled_to: int
+    dead_letters: int
+    def __init__(self, stream: _Optional[str] = ..., id: _Optional[str] = ..., durable: bool = ..., subjects: _Optional[_Iterable[str]] = ..., processing_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., retry_policy: _Optional[_Union[RetryPolicy, _Mapping]] = ..., pending: _Optional[int] = ..., unsettled: _Optional[int] = ..., settled_to: _Optional[int] = ..., dead_letters: _Optional[int] = ...) -> None: ...
 
 class DeleteConsumerRequest(_message.Message):
     __slots__ = ("stream", "id")
@@ -154,6 +204,16 @@ class PublishEventResponse(_message.Message):
 
 class EventsRequest(_message.Message):
     __slots__ = ("subscribe", "ack", "reject", "ping")
+    class RejectAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REJECT_ACTION_UNSPECIFIED: _ClassVar[EventsRequest.RejectAction]
+        REJECT_ACTION_RETRY: _ClassVar[EventsRequest.RejectAction]
+        REJECT_ACTION_DEAD_LETTER: _ClassVar[EventsRequest.RejectAction]
+        REJECT_ACTION_DROP: _ClassVar[EventsRequest.RejectAction]
+    REJECT_ACTION_UNSPECIFIED: EventsRequest.RejectAction
+    REJECT_ACTION_RETRY: EventsRequest.RejectAction
+    REJECT_ACTION_DEAD_LETTER: EventsRequest.RejectAction
+    REJECT_ACTION_DROP: EventsRequest.RejectAction
     class Subscribe(_message.Message):
         __slots__ = ("stream", "consumer", "max_processing_events")
         STREAM_FIELD_NUMBER: _ClassVar[int]
@@ -169,14 +229,20 @@ class EventsRequest(_message.Message):
         ids: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
     class Reject(_message.Message):
-        __slots__ = ("ids", "permanently", "delay")
+        __slots__ = ("ids", "permanently", "delay", "reason", "error_type", "action")
         IDS_FIELD_NUMBER: _ClassVar[int]
         PERMANENTLY_FIELD_NUMBER: _ClassVar[int]
         DELAY_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        ERROR_TYPE_FIELD_NUMBER: _ClassVar[int]
+        ACTION_FIELD_NUMBER: _ClassVar[int]
         ids: _containers.RepeatedScalarFieldContainer[int]
         permanently: bool
         delay: _duration_pb2.Duration
-        def __init__(self, ids: _Optional[_Iterable[int]] = ..., permanently: bool = ..., delay: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+        reason: str
+        error_type: str
+        action: EventsRequest.RejectAction
+        def __init__(self, ids: _Optional[_Iterable[int]] = ..., permanently: bool = ..., delay: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., reason: _Optional[str] = ..., error_type: _Optional[str] = ..., action: _Optional[_Union[EventsRequest.RejectAction, str]] = ...) -> None: ...
     class Ping(_message.Message):
         __slots__ = ("ids",)
         IDS_FIELD_NUMBER: _ClassVar[int]

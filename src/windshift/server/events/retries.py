@@ -1,0 +1,110 @@
+"""What happens to events that are not acknowledged: how often and when they are tried again, and what then.
+
+The policy belongs to a consumer and lies in its JetStream metadata, so that every server applies the same
+one. JetStream's own limit of deliveries stays unlimited: it would skip an event without a trace (a crash of
+the broker on the last attempt loses the advisory about it).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+
+from windshift.server.events.positions import nanoseconds
+
+METADATA_KEY: Final = "windshift.retry_policy"
+"""Where a consumer's policy lies in the ``metadata`` of its configuration, as a JSON object."""
+
+MOST_ATTEMPTS: Final = 1_000_000
+SHORTEST_BACKOFF: Final = timedelta(milliseconds=1)
+LONGEST_BACKOFF: Final = timedelta(days=365)
+LARGEST_MULTIPLIER: Final = 100.0
+
+DEFAULT_INITIAL_BACKOFF: Final = timedelta(milliseconds=50)
+DEFAULT_MAX_BACKOFF: Final = timedelta(seconds=30)
+DEFAULT_MULTIPLIER: Final = 2.0
+DEFAULT_JITTER: Final = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """A consumer's retry policy. Without arguments it is that of a consumer that has none.
+
+    Attributes:
+        max_attempts: how often an event is delivered at most; None is without end.
+        initial_backoff: time before the second attempt, after a reject that names no delay.
+        max_backoff: the longest such time.
+        multiplier: what each such time is of the one before.
+        jitter: by which share of it each such time may be shorter, from 0 to 1.
+        dead_letters: whether an event that is given up on is kept as a dead letter.
+    """
+
+    max_attempts: int | None = None
+    initial_backoff: timedelta = DEFAULT_INITIAL_BACKOFF
+    max_backoff: timedelta = DEFAULT_MAX_BACKOFF
+    multiplier: float = DEFAULT_MULTIPLIER
+    jitter: float = DEFAULT_JITTER
+    dead_letters: bool = False
+
+    def is_last(self, attempt: int) -> bool:
+        """Whether an event is given up on when this attempt fails."""
+        return self.max_attempts is not None and attempt >= self.max_attempts
+
+    def is_beyond(self, attempt: int) -> bool:
+        """Whether this attempt is one more than are allowed, so that it must not be made."""
+        return self.max_attempts is not None and attempt > self.max_attempts
+
+    def backoff_ns(self, attempt: int, luck: float) -> int:
+        """Return the time in nanoseconds before the next attempt.
+
+        Args:
+            attempt: which attempt failed, from 1 up.
+            luck: a random number from 0 to 1: how much of the jitter is taken off.
+        """
+        initial, longest = nanoseconds(self.initial_backoff), nanoseconds(self.max_backoff)
+        try:
+            backoff = initial * self.multiplier ** (attempt - 1)
+        except OverflowError:
+            backoff = longest
+        return round(min(backoff, longest) * (1 - self.jitter * luck))
+
+
+def policy_metadata(policy: RetryPolicy) -> str:
+    """Write a policy as it lies in a consumer's metadata."""
+    return json.dumps(
+        {
+            "max_attempts": policy.max_attempts or 0,
+            "initial_backoff": nanoseconds(policy.initial_backoff),
+            "max_backoff": nanoseconds(policy.max_backoff),
+            "multiplier": policy.multiplier,
+            "jitter": policy.jitter,
+            "dead_letters": policy.dead_letters,
+        },
+        separators=(",", ":"),
+    )
+
+
+def stored_policy(config: Mapping[str, Any]) -> RetryPolicy:
+    """Read the policy of a consumer from its JetStream configuration.
+
+    A policy that cannot be read (somebody else wrote it) counts as none, except that nothing is given up
+    without a dead letter.
+    """
+    text = (config.get("metadata") or {}).get(METADATA_KEY)
+    if text is None:
+        return RetryPolicy()
+    try:
+        stored = json.loads(text)
+        return RetryPolicy(
+            int(stored["max_attempts"]) or None,
+            timedelta(microseconds=int(stored["initial_backoff"]) / 1000),
+            timedelta(microseconds=int(stored["max_backoff"]) / 1000),
+            float(stored["multiplier"]),
+            float(stored["jitter"]),
+            bool(stored["dead_letters"]),
+        )
+    except (ValueError, TypeError, KeyError, OverflowError):
+        return RetryPolicy(dead_letters=True)
