@@ -18,10 +18,11 @@ from math import inf
 from typing import Any, Protocol
 
 from windshift.server.errors import AlreadySubscribed, BrokerUnavailable, ConsumerNotFound
-from windshift.server.events.commands import Ack, Command, Fate, Ping, Reject, Subscribe, judge
+from windshift.server.events.commands import Ack, Command, Fate, Ping, Reject, Subscribe, check_reject, judge
 from windshift.server.events.counts import Counts
 from windshift.server.events.lookup import find_timeout
 from windshift.server.events.pulls import Pulls
+from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.session import Confirmation, Errand, Kind, Session
 from windshift.server.events.spans import ConsumeSpans, end_settlement, end_unanswered
 from windshift.server.events.window import Held, Window
@@ -399,8 +400,9 @@ class Attachment:
             case Ping():
                 self._pass_on(Kind.PING, command.ids, PROGRESS)
             case Reject():
-                verdict = judge(command)
-                payload = TERMINATE if verdict.fate is Fate.NEVER else nak(verdict.delay_ns)
+                check_reject(command)
+                verdict = judge(command, RetryPolicy(), 1, 0)
+                payload = nak(verdict.delay_ns) if verdict.fate is Fate.AGAIN else TERMINATE
                 self._pass_on(Kind.REJECT, command.ids, payload)
             case Subscribe():
                 raise AlreadySubscribed
