@@ -11,10 +11,11 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from tests._gen.grpc.testing import messages_pb2, test_pb2
 from windshift.rpc import Channel, Failure, RpcError, Server, ServerCall, ServerOptions, Service, StatusCode
 from windshift.server.api.errors import CODES, translate
-from windshift.server.api.failures import FailureLog, Seldom
+from windshift.server.api.failures import FailureLog
 from windshift.server.telemetry.context import TraceContext
 from windshift.server.telemetry.conventions import Kind
 from windshift.server.telemetry.propagation import Carrier, w3c
+from windshift.server.telemetry.seldom import Seldom
 from windshift.server.telemetry.tracer import Span, current_span
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"

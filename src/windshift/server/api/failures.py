@@ -14,6 +14,7 @@ from google.rpc.error_details_pb2 import ErrorInfo
 
 from windshift.rpc import Failure, RpcError, StatusCode
 from windshift.server.telemetry.propagation import Extract
+from windshift.server.telemetry.seldom import Seldom
 from windshift.server.telemetry.tracer import current_span
 
 _log = logging.getLogger(__name__)
@@ -21,34 +22,6 @@ _log = logging.getLogger(__name__)
 _FAULTS: Final = frozenset({StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.DATA_LOSS})
 _EXPECTED: Final = frozenset({"SHUTTING_DOWN"})
 """Reasons of UNAVAILABLE that somebody asked for."""
-
-
-class Seldom:
-    """Lets one through in a while, and counts the others.
-
-    Args:
-        interval: seconds.
-    """
-
-    __slots__ = ("_interval", "_passed_at", "_skipped")
-
-    def __init__(self, interval: float) -> None:
-        self._interval = interval
-        self._passed_at: float | None = None
-        self._skipped = 0
-
-    def passes(self, now: float) -> bool:
-        """Tell whether this one is let through."""
-        if self._passed_at is not None and now - self._passed_at < self._interval:
-            self._skipped += 1
-            return False
-        self._passed_at = now
-        return True
-
-    def take_skipped(self) -> int:
-        """Return how many were not let through since this was asked last."""
-        skipped, self._skipped = self._skipped, 0
-        return skipped
 
 
 class FailureLog:
