@@ -30,3 +30,8 @@ def test_a_little_before_the_deadline(allowed: float | None, answered: float) ->
     """
     deadline = None if allowed is None else 100 + allowed
     assert answer_by(cast("ServerCall", Call(100, deadline))) == pytest.approx(100 + answered)
+
+
+def test_without_a_deadline() -> None:
+    """A call without a deadline counts as one with 15 seconds, as the API says."""
+    assert answer_by(cast("ServerCall", Call(100, None))) == 115

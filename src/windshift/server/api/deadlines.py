@@ -9,7 +9,7 @@ from windshift.rpc import ServerCall
 LONGEST: Final = 3600.0
 """Seconds that a call may take whatever its client says."""
 
-UNSAID: Final = 30.0
+UNSAID: Final = 15.0
 """Seconds that a call may take whose client says nothing. It is told that the broker is away, and not left
 hanging."""
 
