@@ -7,6 +7,7 @@ so there is one per event and consumer, whoever writes it and however often.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
@@ -40,6 +41,23 @@ class LetterId(NamedTuple):
     consumer: str
     seq: StreamSeq
     stored_ns: int
+
+
+def id_text(id: LetterId) -> str:  # noqa: A002 - as the field of the API is called
+    """Write an id as clients see it and as subjects end in it."""
+    return f"{id.stream}.{id.consumer}.{id.seq}.{id.stored_ns}"
+
+
+def read_id(text: str) -> LetterId:
+    """Read what `id_text` wrote; raise `ValueError` for anything else, other spellings included."""
+    found = _ID.fullmatch(text)
+    if found is None:
+        raise ValueError("no id of a dead letter")
+    return LetterId(found[1], found[2], StreamSeq(int(found[3])), int(found[4]))
+
+
+_NAME: Final = "([A-Za-z0-9_-]{1,255})"
+_ID: Final = re.compile(rf"{_NAME}\.{_NAME}\.([1-9][0-9]{{0,19}})\.(0|[1-9][0-9]{{0,19}})", re.ASCII)
 
 
 class Failure(NamedTuple):
