@@ -25,6 +25,7 @@ from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.counts import Counts
+from windshift.server.events.given_up import GivenUp
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
 from windshift.server.metrics import Metrics
@@ -67,7 +68,7 @@ class App:
         self._replies = Replies(self.connection)
         api = JetStreamApi(self.connection, self._replies)
         writes = _writes(config.nats, self.connection, self._replies, api)
-        counts = Counts()
+        counts, given_up = Counts(), GivenUp()
         self.tracing = start_tracing(config.telemetry)
         """Where spans go, if they go anywhere."""
         tracer = None if self.tracing is None else self.tracing.tracer
@@ -85,7 +86,7 @@ class App:
             methods = [path for service in self._answered for path in service.methods]
             spans = None if self.tracing is None else self.tracing.export
             self.metrics = Metrics(
-                counts, nats.writes, poll, self.connection, methods, config.telemetry, spans
+                counts, given_up, nats.writes, poll, self.connection, methods, config.telemetry, spans
             )
         self._server: Server | None = None
         self._made_at = asyncio.get_running_loop().time()

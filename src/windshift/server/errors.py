@@ -113,6 +113,19 @@ class StoreNotFound(WindshiftError):
         self.name = name
 
 
+class DeadLetterNotFound(WindshiftError):
+    """There is no dead letter of this id, or not any more."""
+
+    reason = "DEAD_LETTER_NOT_FOUND"
+
+    def __init__(self, letter: str) -> None:
+        super().__init__(
+            f"dead letter {letter!r} does not exist; it was replayed, purged, or became too old",
+            {"name": letter},
+        )
+        self.letter = letter
+
+
 class UnboundSubject(WindshiftError):
     """No stream takes events of this subject."""
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
 
 from windshift.rpc import Server
 from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
+from windshift.server.events.given_up import GivenUp
 from windshift.server.nats.census import Census, ConsumerCensus
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.poll import Poll
@@ -34,6 +35,7 @@ class Metrics:
 
     Args:
         counts: what happened to events.
+        given_up: what happened to those that consumers gave up on.
         writes: what is written to JetStream.
         poll: what JetStream holds.
         connection: the connection to NATS.
@@ -45,6 +47,7 @@ class Metrics:
     def __init__(
         self,
         counts: Counts,
+        given_up: GivenUp,
         writes: Writes,
         poll: Poll,
         connection: Connection,
@@ -56,6 +59,7 @@ class Metrics:
         self.calls = CallDurations(methods)
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
+        _add_given_up(registry, given_up)
         _add_nats(registry, connection, poll)
         add_process(registry, version("windshift"))
         self._push = make_push(telemetry, registry.collect)
@@ -109,9 +113,7 @@ def _add_rpc(registry: Registry, server: Server) -> None:
 def _add_events(registry: Registry, counts: Counts, writes: Writes) -> None:
     registry.add_number(i.PUBLISHED, lambda: counts.published)
     registry.add_number(i.DUPLICATES, lambda: counts.duplicates)
-    registry.add(
-        i.PUBLISH_FAILURES, lambda: [((reason,), count) for reason, count in counts.failures.items()]
-    )
+    registry.add(i.PUBLISH_FAILURES, lambda: _by_label(counts.failures))
     registry.add_number(i.PUBLISHES_IN_FLIGHT, lambda: writes.in_flight)
     registry.add_number(i.PUBLISHES_WAITING, lambda: writes.waiting)
     registry.add_number(i.DELIVERED, lambda: counts.delivered)
@@ -121,6 +123,17 @@ def _add_events(registry: Registry, counts: Counts, writes: Writes) -> None:
     registry.add_number(i.CONFIRMATIONS_FAILED, lambda: counts.failed)
     registry.add_number(i.CONFIRMATIONS_INVALID, lambda: counts.invalid)
     registry.add_number(i.SUBSCRIPTIONS, lambda: len(counts.holdings))
+
+
+def _add_given_up(registry: Registry, given_up: GivenUp) -> None:
+    registry.add(i.DEAD_LETTERS, lambda: _by_label(given_up.letters))
+    registry.add_number(i.DEAD_LETTER_FAILURES, lambda: given_up.failures)
+    registry.add(i.DROPPED, lambda: _by_label(given_up.drops))
+    registry.add_number(i.REPLAYS, lambda: given_up.replays)
+
+
+def _by_label(counts: Mapping[str, int]) -> Iterable[Point]:
+    return [((label,), count) for label, count in counts.items()]
 
 
 def _settled(counts: Counts) -> Iterator[Point]:

@@ -11,6 +11,7 @@ from windshift.rpc import RpcError, StatusCode
 from windshift.server.api.errors import CODES, translate
 from windshift.server.errors import (
     BrokerUnavailable,
+    DeadLetterNotFound,
     EventTooLarge,
     InvalidField,
     KeyExists,
@@ -26,6 +27,7 @@ from windshift.server.errors import (
 )
 
 EVENTS = "/windshift.events.v1alpha1.EventsService"
+DEAD_LETTERS = "/windshift.deadletters.v1alpha1.DeadLettersService"
 STATE = "/windshift.state.v1alpha1.StateService"
 
 
@@ -47,6 +49,7 @@ def test_every_reason_has_a_code() -> None:
         (InvalidField("a.b", "is bad"), StatusCode.INVALID_ARGUMENT, "INVALID_FIELD", {"field": "a.b"}),
         (EventTooLarge(7), StatusCode.INVALID_ARGUMENT, "EVENT_TOO_LARGE", {"limit": "7"}),
         (StoreNotFound("s"), StatusCode.NOT_FOUND, "STORE_NOT_FOUND", {"name": "s"}),
+        (DeadLetterNotFound("s.c.1.2"), StatusCode.NOT_FOUND, "DEAD_LETTER_NOT_FOUND", {"name": "s.c.1.2"}),
         (UnboundSubject("a"), StatusCode.FAILED_PRECONDITION, "UNBOUND_SUBJECT", {"subject": "a"}),
         (WrongLastId(1, 2), StatusCode.ABORTED, "WRONG_LAST_ID", {"expected": "1", "actual": "2"}),
         (RevisionMismatch(1, 0), StatusCode.ABORTED, "REVISION_MISMATCH", {"expected": "1", "actual": "0"}),
@@ -101,6 +104,10 @@ def test_what_nobody_expected_is_not_translated() -> None:
         (f"{EVENTS}/Consume", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", {}),
         (f"{STATE}/Delete", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
         (f"{STATE}/Get", "UNAVAILABLE", "UNAVAILABLE", "SHUTTING_DOWN", {}),
+        (f"{DEAD_LETTERS}/List", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", {}),
+        (f"{DEAD_LETTERS}/Watch", "UNAVAILABLE", "UNAVAILABLE", "SHUTTING_DOWN", {}),
+        (f"{DEAD_LETTERS}/Replay", "DEADLINE_EXCEEDED", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
+        (f"{DEAD_LETTERS}/Purge", "UNAVAILABLE", "DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", {}),
         (f"{STATE}/Nope", "UNIMPLEMENTED", "UNIMPLEMENTED", "UNIMPLEMENTED", {}),
         (f"{STATE}/Get", "INTERNAL", "INTERNAL", "INTERNAL", {}),
     ],

@@ -32,6 +32,7 @@ CODES: Mapping[str, StatusCode] = {
     "STREAM_NOT_FOUND": StatusCode.NOT_FOUND,
     "CONSUMER_NOT_FOUND": StatusCode.NOT_FOUND,
     "STORE_NOT_FOUND": StatusCode.NOT_FOUND,
+    "DEAD_LETTER_NOT_FOUND": StatusCode.NOT_FOUND,
     "UNBOUND_SUBJECT": StatusCode.FAILED_PRECONDITION,
     "WRONG_LAST_ID": StatusCode.ABORTED,
     "REVISION_MISMATCH": StatusCode.ABORTED,
@@ -50,7 +51,7 @@ CODES: Mapping[str, StatusCode] = {
     "PERMISSION_DENIED": StatusCode.PERMISSION_DENIED,
 }
 
-_NO_WRITES = ("/Get", "/Events", "/Consume")
+_NO_WRITES = ("/Get", "/GetConsumer", "/Events", "/Consume", "/List", "/Watch")
 _STORING = ("/PublishEvent", "/Publish", "/Set")
 
 

@@ -161,6 +161,29 @@ SUBSCRIPTIONS: Final = Instrument(
     "windshift.subscriptions", _U, "{subscription}", "Clients of this server that are attached to a consumer"
 )
 
+# --- Events that were given up on -------------------------------------------------------------------------
+
+DEAD_LETTERS: Final = Instrument(
+    "windshift.dead_letters", _C, "{event}", "Events that became dead letters, by why", ("cause",)
+)
+DEAD_LETTER_FAILURES: Final = Instrument(
+    "windshift.dead_letters.failures",
+    _C,
+    "{event}",
+    "Times that a dead letter could not be written; the event stays in its stream and is tried again",
+)
+DROPPED: Final = Instrument(
+    "windshift.events.dropped",
+    _C,
+    "{event}",
+    "Events that were given up on without a dead letter: as was asked for, or, GONE, because their stream "
+    "had removed them before",
+    ("cause",),
+)
+REPLAYS: Final = Instrument(
+    "windshift.replays", _C, "{event}", "Dead letters whose event was sent back to its consumer"
+)
+
 # --- NATS -------------------------------------------------------------------------------------------------
 
 NATS_CONNECTED: Final = Instrument(
