@@ -16,7 +16,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     EnsureStreamRequest,
     StreamPointer,
 )
-from windshift.server.api.streams import MOST_IN_A_LIST, read_consumer, read_deletion, read_stream
+from windshift.server.api.streams import MOST_IN_A_LIST, read_consumer, read_which_consumer, read_stream
 from windshift.server.errors import InvalidField
 from windshift.server.events.specs import (
     AtEnd,
@@ -296,7 +296,7 @@ def test_refused_consumers(fields: dict[str, Any], path: str) -> None:
 
 def test_deletions() -> None:
     """A consumer is deleted by stream and id, which have to be names."""
-    assert read_deletion(DeleteConsumerRequest(stream="s", id="c")) == ("s", "c")
-    assert refused(read_deletion, DeleteConsumerRequest(id="c")) == "stream"
-    assert refused(read_deletion, DeleteConsumerRequest(stream="s")) == "id"
-    assert refused(read_deletion, DeleteConsumerRequest(stream="s", id="c.d")) == "id"
+    assert read_which_consumer(DeleteConsumerRequest(stream="s", id="c")) == ("s", "c")
+    assert refused(read_which_consumer, DeleteConsumerRequest(id="c")) == "stream"
+    assert refused(read_which_consumer, DeleteConsumerRequest(stream="s")) == "id"
+    assert refused(read_which_consumer, DeleteConsumerRequest(stream="s", id="c.d")) == "id"

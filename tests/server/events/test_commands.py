@@ -3,19 +3,34 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from windshift.server.errors import InvalidField
 from windshift.server.events.commands import (
     LONGEST_DELAY_NS,
     MOST_IDS,
+    Action,
     Fate,
     Reject,
     Subscribe,
     Verdict,
     check_ids,
+    check_reject,
     check_subscribe,
     judge,
 )
+from windshift.server.events.dead_letters import Cause
+from windshift.server.events.retries import RetryPolicy
+
+MS = 10**6
+PLAIN = RetryPolicy()
+FIVE = RetryPolicy(max_attempts=5)
+KEPT = RetryPolicy(max_attempts=5, dead_letters=True)
+KEPT_FOREVER = RetryPolicy(dead_letters=True)
+REJECTED = Verdict(Fate.DEAD_LETTER, cause=Cause.REJECTED)
+EXHAUSTED = Verdict(Fate.DEAD_LETTER, cause=Cause.MAX_ATTEMPTS)
+DROPPED = Verdict(Fate.DROPPED)
 
 
 @pytest.mark.parametrize(("asked", "size"), [(0, 50), (1, 1), (10_000, 10_000)])
@@ -50,26 +65,128 @@ def test_ids_are_bounded() -> None:
         check_ids("ack.ids", MOST_IDS + 1)
 
 
+def reject(
+    action: Action = Action.UNSPECIFIED, *, permanently: bool = False, delay: int | None = None
+) -> Reject:
+    """Reject an event."""
+    return Reject([], permanently, delay, "reason", "Kind", action)
+
+
+@pytest.mark.parametrize("attempt", [1, 4, 5, 6, 10**6])
+@pytest.mark.parametrize("policy", [PLAIN, FIVE, KEPT, KEPT_FOREVER])
+@pytest.mark.parametrize("permanently", [False, True])
+def test_what_a_client_asks_for_by_name_is_done(policy: RetryPolicy, attempt: int, permanently: bool) -> None:
+    """Dead letter and drop mean the same under every policy and on every attempt."""
+    assert judge(reject(Action.DEAD_LETTER, permanently=permanently), policy, attempt, 0) == REJECTED
+    assert judge(reject(Action.DROP, permanently=permanently), policy, attempt, 0) == DROPPED
+
+
+@pytest.mark.parametrize("attempt", [1, 5, 6])
 @pytest.mark.parametrize(
-    ("permanently", "delay_ns", "verdict"),
+    ("policy", "verdict"), [(PLAIN, DROPPED), (FIVE, DROPPED), (KEPT, REJECTED), (KEPT_FOREVER, REJECTED)]
+)
+def test_permanently_means_a_dead_letter_where_there_are_any(
+    policy: RetryPolicy, attempt: int, verdict: Verdict
+) -> None:
+    """Without dead letters a permanent reject removes the event; it is the client's doing either way."""
+    assert judge(reject(permanently=True), policy, attempt, 0) == verdict
+
+
+@pytest.mark.parametrize("action", [Action.UNSPECIFIED, Action.RETRY])
+@pytest.mark.parametrize("delay", [None, 0, 7, LONGEST_DELAY_NS])
+@pytest.mark.parametrize(
+    ("policy", "attempt", "last"),
     [
-        (False, None, Verdict(Fate.AGAIN, 0)),
-        (False, 0, Verdict(Fate.AGAIN, 0)),
-        (False, 1, Verdict(Fate.AGAIN, 1)),
-        (False, LONGEST_DELAY_NS, Verdict(Fate.AGAIN, LONGEST_DELAY_NS)),
-        (True, None, Verdict(Fate.NEVER)),
+        (PLAIN, 1, None),
+        (PLAIN, 10**9, None),
+        (KEPT_FOREVER, 10**9, None),
+        (FIVE, 4, None),
+        (KEPT, 4, None),
+        (FIVE, 5, Verdict(Fate.DROPPED, cause=Cause.MAX_ATTEMPTS)),
+        (FIVE, 6, Verdict(Fate.DROPPED, cause=Cause.MAX_ATTEMPTS)),
+        (KEPT, 5, EXHAUSTED),
+        (KEPT, 6, EXHAUSTED),
+        (RetryPolicy(1, dead_letters=True), 1, EXHAUSTED),
     ],
 )
-def test_a_reject_is_judged(permanently: bool, delay_ns: int | None, verdict: Verdict) -> None:
-    """A reject has the event delivered again, at once or later, or never."""
-    assert judge(Reject([], permanently, delay_ns)) == verdict
+def test_a_failed_attempt_is_followed_by_another_unless_it_was_the_last(
+    action: Action, delay: int | None, policy: RetryPolicy, attempt: int, last: Verdict | None
+) -> None:
+    """The client's delay counts if it named one, the backoff if not; nothing adds an attempt."""
+    again = Verdict(Fate.AGAIN, policy.backoff_ns(attempt, 0.5) if delay is None else delay)
+    assert judge(reject(action, delay=delay), policy, attempt, 0.5) == (last or again)
+
+
+def test_an_undelayed_reject_backs_off() -> None:
+    """Without a policy too, an event is not delivered again at once, over and over."""
+    delays = [judge(reject(), PLAIN, attempt, 0).delay_ns for attempt in range(1, 13)]
+    assert delays == [50 * MS * 2**n for n in range(10)] + [30_000 * MS] * 2
+    assert judge(reject(delay=0), PLAIN, 1, 0) == Verdict(Fate.AGAIN, 0)
+
+
+@given(
+    st.sampled_from(list(Action)),
+    st.booleans(),
+    st.none() | st.integers(-(2**63), 2**63),
+    st.builds(RetryPolicy, st.none() | st.integers(1, 10), dead_letters=st.booleans()),
+    st.integers(1, 20),
+    st.floats(0, 1),
+)
+def test_every_reject_that_is_let_through_has_a_sound_verdict(
+    action: Action, permanently: bool, delay: int | None, policy: RetryPolicy, attempt: int, luck: float
+) -> None:
+    """Delays are in range, an event goes on only before its last attempt, and never after a final word."""
+    asked = reject(action, permanently=permanently, delay=delay)
+    try:
+        check_reject(asked)
+    except InvalidField:
+        return
+    verdict = judge(asked, policy, attempt, luck)
+    assert 0 <= verdict.delay_ns <= LONGEST_DELAY_NS
+    if verdict.fate is Fate.AGAIN:
+        assert not permanently
+        assert not policy.is_last(attempt)
+        assert action in (Action.UNSPECIFIED, Action.RETRY)
+    if verdict.fate is Fate.DEAD_LETTER:
+        assert policy.dead_letters or action is Action.DEAD_LETTER
 
 
 @pytest.mark.parametrize(
-    ("permanently", "delay_ns"), [(True, 0), (True, 1), (False, -1), (False, LONGEST_DELAY_NS + 1)]
+    ("asked", "field"),
+    [
+        (reject(permanently=True, delay=0), "reject.delay"),
+        (reject(permanently=True, delay=1), "reject.delay"),
+        (reject(Action.DEAD_LETTER, delay=0), "reject.delay"),
+        (reject(Action.DROP, delay=1), "reject.delay"),
+        (reject(Action.DROP, permanently=True, delay=-1), "reject.delay"),
+        (reject(delay=-1), "reject.delay"),
+        (reject(Action.RETRY, delay=LONGEST_DELAY_NS + 1), "reject.delay"),
+        (reject(Action.RETRY, permanently=True), "reject.action"),
+        (reject(Action.RETRY, permanently=True, delay=1), "reject.action"),
+    ],
 )
-def test_contradictions_are_refused(permanently: bool, delay_ns: int | None) -> None:
-    """Permanently excludes a delay, and a delay has a range."""
+def test_contradictions_are_refused(asked: Reject, field: str) -> None:
+    """What is final excludes a delay, another attempt excludes permanently, and a delay has a range."""
     with pytest.raises(InvalidField) as caught:
-        judge(Reject([], permanently, delay_ns))
-    assert caught.value.field == "reject.delay"
+        check_reject(asked)
+    assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        reject(),
+        reject(delay=0),
+        reject(delay=LONGEST_DELAY_NS),
+        reject(permanently=True),
+        reject(Action.RETRY),
+        reject(Action.RETRY, delay=5),
+        reject(Action.DEAD_LETTER),
+        reject(Action.DEAD_LETTER, permanently=True),
+        reject(Action.DROP),
+        reject(Action.DROP, permanently=True),
+    ],
+)
+def test_what_fits_together_is_let_through(asked: Reject) -> None:
+    """Saying the same thing twice is no contradiction."""
+    check_reject(asked)

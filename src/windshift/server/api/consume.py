@@ -11,12 +11,29 @@ from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.errors import InvalidField
 from windshift.server.events.attachment import Broker, ConsumeOptions
-from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe, check_ids
+from windshift.server.events.commands import (
+    LONGEST_ERROR_TYPE,
+    LONGEST_REASON,
+    Ack,
+    Action,
+    Command,
+    Ping,
+    Reject,
+    Subscribe,
+    check_ids,
+)
 from windshift.server.events.consume import Subscription
 from windshift.server.events.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
+
+_ACTIONS = {
+    EventsRequest.REJECT_ACTION_UNSPECIFIED: Action.UNSPECIFIED,
+    EventsRequest.REJECT_ACTION_RETRY: Action.RETRY,
+    EventsRequest.REJECT_ACTION_DEAD_LETTER: Action.DEAD_LETTER,
+    EventsRequest.REJECT_ACTION_DROP: Action.DROP,
+}
 
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
@@ -85,7 +102,16 @@ def read_command(request: EventsRequest) -> Command:
 
 def _reject(reject: EventsRequest.Reject) -> Reject:
     delay_ns = duration_ns("reject.delay", reject.delay) if reject.HasField("delay") else None
-    return Reject(_ids("reject.ids", reject.ids), reject.permanently, delay_ns)
+    if reject.action not in _ACTIONS:
+        raise InvalidField("reject.action", f"{reject.action} is none of its values")
+    return Reject(
+        _ids("reject.ids", reject.ids),
+        reject.permanently,
+        delay_ns,
+        reject.reason[:LONGEST_REASON],
+        reject.error_type[:LONGEST_ERROR_TYPE],
+        _ACTIONS[reject.action],
+    )
 
 
 def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+from google.protobuf.duration_pb2 import Duration
+
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import timestamp
-from windshift.server.api.streams import read_consumer, read_deletion, read_stream
+from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.errors import InvalidField
 from windshift.server.events.attachment import Broker, ConsumeOptions
-from windshift.server.events.consumers import Consumers
+from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
@@ -63,11 +67,16 @@ class EventsService:
             id=await self._consumers.ensure(read_consumer(request), answer_by(call))
         )
 
+    async def get_consumer(self, request: pb.GetConsumerRequest, call: ServerCall) -> pb.GetConsumerResponse:
+        """Say what a consumer is."""
+        stream, consumer = read_which_consumer(request)
+        return consumer_response(await self._consumers.get(stream, consumer, answer_by(call)))
+
     async def delete_consumer(
         self, request: pb.DeleteConsumerRequest, call: ServerCall
     ) -> pb.DeleteConsumerResponse:
         """Delete a consumer."""
-        stream, consumer = read_deletion(request)
+        stream, consumer = read_which_consumer(request)
         await self._consumers.delete(stream, consumer, answer_by(call))
         return pb.DeleteConsumerResponse()
 
@@ -84,6 +93,36 @@ class EventsService:
 
     publish = publish_event
     consume = events
+
+
+def consumer_response(view: ConsumerView) -> pb.GetConsumerResponse:
+    """Write what a consumer is."""
+    policy = view.retry_policy
+    return pb.GetConsumerResponse(
+        stream=view.stream,
+        id=view.id,
+        durable=view.durable,
+        subjects=view.subjects,
+        processing_timeout=_duration(view.processing_timeout),
+        pending=view.pending,
+        unsettled=view.unsettled,
+        settled_to=view.settled_to,
+        dead_letters=view.dead_letters,
+        retry_policy=pb.RetryPolicy(
+            max_attempts=policy.max_attempts,
+            initial_backoff=_duration(policy.initial_backoff),
+            max_backoff=_duration(policy.max_backoff),
+            backoff_multiplier=policy.multiplier,
+            jitter=policy.jitter,
+            dead_letters=policy.dead_letters,
+        ),
+    )
+
+
+def _duration(value: timedelta) -> Duration:
+    duration = Duration()
+    duration.FromTimedelta(value)
+    return duration
 
 
 def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -> PublishRequest:

@@ -26,6 +26,13 @@ def number(field: str, value: int, largest: int = LARGEST) -> int:
     return value
 
 
+def real(field: str, value: float, smallest: float, largest: float) -> float:
+    """Return a number between two others; refuse what is not a number."""
+    if not smallest <= value <= largest:
+        raise InvalidField(field, f"must be from {smallest:g} to {largest:g}")
+    return value
+
+
 def timestamp(field: str, value: Timestamp) -> Time:
     """Return a time; refuse what a Protobuf Timestamp must not hold."""
     if not (_EARLIEST <= value.seconds <= _LATEST and 0 <= value.nanos < NANOSECONDS):

@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Final, TypeVar
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     DeleteConsumerRequest,
     EnsureConsumerRequest,
     EnsureStreamRequest,
+    GetConsumerRequest,
     StreamPointer,
 )
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
 from windshift.server import names
-from windshift.server.api.fields import duration, number, unix_ns
+from windshift.server.api.fields import duration, duration_ns, number, real, unix_ns
 from windshift.server.errors import InvalidField
+from windshift.server.events.retries import (
+    DEFAULT_INITIAL_BACKOFF,
+    DEFAULT_JITTER,
+    DEFAULT_MAX_BACKOFF,
+    DEFAULT_MULTIPLIER,
+    LARGEST_MULTIPLIER,
+    LONGEST_BACKOFF,
+    MOST_ATTEMPTS,
+    SHORTEST_BACKOFF,
+    RetryPolicy,
+)
 from windshift.server.events.specs import (
     DEFAULT_PROCESSING_TIMEOUT,
     MAX_REPLICAS,
@@ -34,6 +48,7 @@ from windshift.server.events.specs import (
     StreamInput,
     StreamSpec,
 )
+from windshift.server.nats.timestamps import nanoseconds
 
 T = TypeVar("T")
 
@@ -76,11 +91,12 @@ def read_consumer(request: EnsureConsumerRequest) -> ConsumerSpec:
         subjects,
         _start("from", getattr(request, "from"), AtEnd()),
         timeout or DEFAULT_PROCESSING_TIMEOUT,
+        _retry_policy(request.retry_policy) if request.HasField("retry_policy") else None,
     )
 
 
-def read_deletion(request: DeleteConsumerRequest) -> tuple[str, str]:
-    """Read which consumer of which stream is to go; raise `InvalidField`."""
+def read_which_consumer(request: DeleteConsumerRequest | GetConsumerRequest) -> tuple[str, str]:
+    """Read which consumer of which stream is meant; raise `InvalidField`."""
     names.stream_name("stream", request.stream)
     names.consumer_name("id", request.id)
     return request.stream, request.id
@@ -146,6 +162,40 @@ def _start(field: str, pointer: StreamPointer, absent: StartPosition) -> StartPo
             return AtId(number(f"{field}.offset", pointer.offset))
         case _:
             return absent
+
+
+def _retry_policy(policy: PolicyMessage) -> RetryPolicy:
+    """Read a policy that is there: what it leaves out is a default, whatever is stored."""
+    field = "retry_policy"
+    initial = _backoff(policy, "initial_backoff", SHORTEST_BACKOFF) or DEFAULT_INITIAL_BACKOFF
+    longest = _backoff(policy, "max_backoff", initial) or max(initial, DEFAULT_MAX_BACKOFF)
+    multiplier, jitter = DEFAULT_MULTIPLIER, DEFAULT_JITTER
+    if policy.HasField("backoff_multiplier"):
+        multiplier = real(f"{field}.backoff_multiplier", policy.backoff_multiplier, 1, LARGEST_MULTIPLIER)
+    if policy.HasField("jitter"):
+        jitter = real(f"{field}.jitter", policy.jitter, 0, 1)
+    return RetryPolicy(
+        number(f"{field}.max_attempts", policy.max_attempts, MOST_ATTEMPTS) or None,
+        initial,
+        longest,
+        multiplier,
+        jitter,
+        policy.dead_letters if policy.HasField("dead_letters") else True,
+    )
+
+
+def _backoff(policy: PolicyMessage, name: str, shortest: timedelta) -> timedelta | None:
+    """Read a time between attempts, cut to microseconds; None if it is absent. Zero is none and refused."""
+    if not policy.HasField(name):
+        return None
+    path = f"retry_policy.{name}"
+    value_ns = duration_ns(path, getattr(policy, name))
+    if not nanoseconds(shortest) <= value_ns <= nanoseconds(LONGEST_BACKOFF):
+        at_least = "1 ms" if shortest == SHORTEST_BACKOFF else f"initial_backoff ({shortest})"
+        raise InvalidField(
+            path, f"must be from {at_least} to {LONGEST_BACKOFF.days} days; leave it out for the default"
+        )
+    return timedelta(microseconds=value_ns // 1000)
 
 
 def _replicas(value: int) -> int:

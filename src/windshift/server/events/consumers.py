@@ -2,14 +2,19 @@
 
 `new_config` and `changed_config` decide, without I/O; `Consumers` asks, decides and tells. As with streams,
 the configuration of an existing consumer stays the broker's own JSON object, with all that others set in it.
+What the broker has no place for, the retry policy, lies in the metadata of that object.
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import timedelta
-from typing import Final
+from typing import Final, Protocol
+from weakref import WeakValueDictionary
 
 from windshift.server.errors import (
     BrokerUnavailable,
@@ -17,11 +22,13 @@ from windshift.server.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
-from windshift.server.events.positions import nanoseconds, start_keys
+from windshift.server.events.positions import start_keys
+from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
-from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.consumers import ConsumerApi, ConsumerState
 from windshift.server.nats.jetstream import JsonObject, RefusedByBroker, domain_error
 from windshift.server.nats.streams import StreamApi, StreamState
+from windshift.server.nats.timestamps import nanoseconds
 
 KEPT_UNUSED: Final = timedelta(days=30)
 """How long a consumer with a name is kept while nobody subscribes."""
@@ -39,24 +46,113 @@ EVERYTHING: Final = ">"
 """The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
 it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
 
+CHANGED: Final = "consumer"
+"""The kind of note that says that a consumer was changed."""
+
 _ATTEMPTS: Final = 20
 _PAUSE: Final = 0.02
 
 
-class Consumers:
-    """The consumers of one broker."""
+class DeadLetterStream(Protocol):
+    """Where dead letters are kept."""
 
-    def __init__(self, streams: StreamApi, consumers: ConsumerApi) -> None:
+    async def ensure(self, replicas: int | None, deadline: float) -> None:
+        """See to it that it is there, with as many replicas at least."""
+        ...
+
+    async def count(self, stream: str, consumer: str, deadline: float) -> int:
+        """Count the dead letters of a consumer."""
+        ...
+
+
+class Notes(Protocol):
+    """Tells every server that something changed. A note may be lost."""
+
+    def send(self, kind: str, stream: str, consumer: str) -> None:
+        """Send a note."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerView:
+    """What a consumer is, and how far it has come.
+
+    Attributes:
+        stream: its stream.
+        id: its name, or its generated id.
+        durable: whether it has a name of its own.
+        subjects: its filters; none are everything.
+        processing_timeout: how long a subscriber may take over one event.
+        retry_policy: what happens to events that are not acknowledged.
+        pending: events that it has yet to hand over for the first time.
+        unsettled: events that are with subscribers, or wait for another attempt.
+        settled_to: every event up to this id is settled.
+        dead_letters: how many it has.
+    """
+
+    stream: str
+    id: str
+    durable: bool
+    subjects: tuple[str, ...]
+    processing_timeout: timedelta
+    retry_policy: RetryPolicy
+    pending: int
+    unsettled: int
+    settled_to: int
+    dead_letters: int
+
+
+class Consumers:
+    """The consumers of one broker.
+
+    Args:
+        streams: the broker's streams.
+        consumers: the broker's consumers.
+        dead_letters: where dead letters are kept, if they are.
+        notes: tells other servers of changes.
+    """
+
+    def __init__(
+        self,
+        streams: StreamApi,
+        consumers: ConsumerApi,
+        dead_letters: DeadLetterStream | None = None,
+        notes: Notes | None = None,
+    ) -> None:
         self._streams = streams
         self._consumers = consumers
+        self._dead_letters = dead_letters
+        self._notes = notes
+        self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
     async def ensure(self, spec: ConsumerSpec, deadline: float) -> str:
-        """Create the consumer, or give the existing one these subjects and this timeout; return its id.
+        """Create a consumer, or give the existing one the spec's subjects, timeout and policy; return its id.
 
         An existing consumer keeps its position, whatever the spec says. Any number of callers may do this at
         once. Raise the errors of the contract; `deadline` is a time of the running loop.
+
+        Not guaranteed: the broker has no compare-and-swap for consumers. When two servers change one at the
+        same moment, one by its policy and the other by its subjects, one of the changes may be lost.
         """
         name = spec.name or secrets.token_hex(12)
+        async with self._turn(spec.stream, name, deadline):
+            return await self._ensure_in_turn(name, spec, deadline)
+
+    @asynccontextmanager
+    async def _turn(self, stream: str, name: str, deadline: float) -> AsyncIterator[None]:
+        """Change a consumer one after the other: a change is made to what was read before."""
+        lock = self._turns.setdefault((stream, name), asyncio.Lock())
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lock.acquire()
+        except TimeoutError:
+            raise BrokerUnavailable from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    async def _ensure_in_turn(self, name: str, spec: ConsumerSpec, deadline: float) -> str:
         for attempt in range(_ATTEMPTS):
             try:
                 await self._ensure(name, spec, deadline, is_new=not spec.name and attempt == 0)
@@ -74,14 +170,19 @@ class Consumers:
             await self._create(name, spec, deadline)
             return
         wanted = changed_config(stored, spec)
+        if self._dead_letters is not None and stored_policy(wanted).dead_letters:
+            stream = await self._stream(spec.stream, deadline)
+            await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         if wanted != stored:
             await self._consumers.update(spec.stream, name, wanted, deadline)
+            if self._notes is not None:
+                self._notes.send(CHANGED, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float) -> None:
-        stream = await self._streams.find(spec.stream, deadline)
-        if stream is None:
-            raise StreamNotFound(spec.stream)
+        stream = await self._stream(spec.stream, deadline)
         config = new_config(name, spec, stream)
+        if self._dead_letters is not None and stored_policy(config).dead_letters:
+            await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         try:
             await self._consumers.create(spec.stream, name, config, deadline)
         except RefusedByBroker as refusal:
@@ -91,6 +192,23 @@ class Consumers:
             # allows.
             del config["max_ack_pending"]
             await self._consumers.create(spec.stream, name, config, deadline)
+
+    async def _stream(self, name: str, deadline: float) -> StreamState:
+        stream = await self._streams.find(name, deadline)
+        if stream is None:
+            raise StreamNotFound(name)
+        return stream
+
+    async def get(self, stream: str, name: str, deadline: float) -> ConsumerView:
+        """Say what a consumer is and how far it has come. Raise `ConsumerNotFound` or `StreamNotFound`."""
+        try:
+            state = await self._consumers.state(stream, name, deadline)
+        except RefusedByBroker as refusal:
+            raise domain_error(refusal, stream=stream, consumer=name) from refusal
+        if state is None:
+            raise ConsumerNotFound(name)
+        letters = 0 if self._dead_letters is None else await self._dead_letters.count(stream, name, deadline)
+        return view(stream, name, state, letters)
 
     async def delete(self, stream: str, name: str, deadline: float) -> None:
         """Delete a consumer; calls that consume from it end. Raise `ConsumerNotFound` or `StreamNotFound`."""
@@ -121,11 +239,11 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     limits = stream.config.get("consumer_limits") or {}
     config["inactive_threshold"] = _within(nanoseconds(kept), limits.get("inactive_threshold"))
     config["max_ack_pending"] = _within(MAX_ACK_PENDING, limits.get("max_ack_pending"))
-    return config | _start(spec, stream) | _subjects(spec)
+    return config | _start(spec, stream) | _subjects(spec) | _metadata({}, spec)
 
 
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
-    """Return the configuration of an existing consumer with this spec's subjects and timeout.
+    """Return the configuration of an existing consumer with this spec's subjects, timeout and retry policy.
 
     Everything else stays, the position above all. Raise `UnsupportedCombination` when the consumer is of a
     kind that cannot serve a consume call: another program made it.
@@ -140,6 +258,7 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     dropped = {"backoff"} if is_same_choice else {"backoff", "filter_subject", "filter_subjects"}
     config = {key: value for key, value in stored.items() if key not in dropped}
     config["ack_wait"] = nanoseconds(spec.processing_timeout)
+    config |= _metadata(stored, spec)
     if is_same_choice:
         return config
     return config | (_subjects(spec) or {"filter_subject": EVERYTHING})
@@ -170,6 +289,31 @@ def _subjects(spec: ConsumerSpec) -> JsonObject:
 
 def _filters(stored: JsonObject) -> set[str]:
     return set(stored.get("filter_subjects") or [stored.get("filter_subject") or EVERYTHING])
+
+
+def _metadata(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
+    """Return the metadata with this spec's retry policy in it, as far as it has one."""
+    if spec.retry_policy is None:
+        return {}
+    return {"metadata": (stored.get("metadata") or {}) | {METADATA_KEY: policy_metadata(spec.retry_policy)}}
+
+
+def view(stream: str, name: str, state: ConsumerState, dead_letters: int) -> ConsumerView:
+    """Read what the broker knows of a consumer, whoever made it."""
+    config = state.config
+    chosen = config.get("filter_subjects") or [config.get("filter_subject") or EVERYTHING]
+    return ConsumerView(
+        stream,
+        name,
+        bool(config.get("durable_name")),
+        () if chosen == [EVERYTHING] else tuple(chosen),
+        timedelta(microseconds=int(config.get("ack_wait") or 0) // 1000),
+        stored_policy(config),
+        state.pending,
+        state.unsettled,
+        state.settled_to,
+        dead_letters,
+    )
 
 
 # --- What the broker refuses ------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
-"""Start positions, durations and times as JetStream writes them in its configurations."""
+"""Start positions and times as JetStream writes them in its configurations."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
@@ -14,11 +14,6 @@ LATEST_UNIX_NS: Final = 2**63 - 1
 with 2.15.1: year 2300 starts at the first event), and one before 1678 for one far ahead."""
 
 _START_KEYS: Final = ("opt_start_seq", "opt_start_time")
-
-
-def nanoseconds(duration: timedelta) -> int:
-    """Return a duration as JetStream wants it: whole nanoseconds."""
-    return duration // timedelta(microseconds=1) * 1000
 
 
 def rfc3339(unix_ns: int) -> str:

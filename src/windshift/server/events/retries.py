@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from windshift.server.events.positions import nanoseconds
+from windshift.server.nats.timestamps import nanoseconds
 
 METADATA_KEY: Final = "windshift.retry_policy"
 """Where a consumer's policy lies in the ``metadata`` of its configuration, as a JSON object."""
@@ -79,8 +79,8 @@ def policy_metadata(policy: RetryPolicy) -> str:
             "max_attempts": policy.max_attempts or 0,
             "initial_backoff": nanoseconds(policy.initial_backoff),
             "max_backoff": nanoseconds(policy.max_backoff),
-            "multiplier": policy.multiplier,
-            "jitter": policy.jitter,
+            "multiplier": float(policy.multiplier),
+            "jitter": float(policy.jitter),
             "dead_letters": policy.dead_letters,
         },
         separators=(",", ":"),
@@ -90,21 +90,44 @@ def policy_metadata(policy: RetryPolicy) -> str:
 def stored_policy(config: Mapping[str, Any]) -> RetryPolicy:
     """Read the policy of a consumer from its JetStream configuration.
 
-    A policy that cannot be read (somebody else wrote it) counts as none, except that nothing is given up
-    without a dead letter.
+    What a policy leaves out is as in a request: the default, dead letters among them. One that cannot be read
+    (somebody else wrote it) counts as none, except that nothing is given up without a dead letter.
     """
     text = (config.get("metadata") or {}).get(METADATA_KEY)
     if text is None:
         return RetryPolicy()
     try:
-        stored = json.loads(text)
-        return RetryPolicy(
-            int(stored["max_attempts"]) or None,
-            timedelta(microseconds=int(stored["initial_backoff"]) / 1000),
-            timedelta(microseconds=int(stored["max_backoff"]) / 1000),
-            float(stored["multiplier"]),
-            float(stored["jitter"]),
-            bool(stored["dead_letters"]),
-        )
-    except (ValueError, TypeError, KeyError, OverflowError):
+        return _read(json.loads(text))
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
         return RetryPolicy(dead_letters=True)
+
+
+def _read(stored: Mapping[str, Any]) -> RetryPolicy:
+    """Read a stored policy; raise what a wrong type leads to, or ValueError for what is out of range."""
+    initial = _duration(stored.get("initial_backoff", nanoseconds(DEFAULT_INITIAL_BACKOFF)))
+    longest = stored.get("max_backoff")
+    policy = RetryPolicy(
+        int(stored.get("max_attempts", 0)) or None,
+        initial,
+        max(initial, DEFAULT_MAX_BACKOFF) if longest is None else _duration(longest),
+        float(stored.get("multiplier", DEFAULT_MULTIPLIER)),
+        float(stored.get("jitter", DEFAULT_JITTER)),
+        stored.get("dead_letters", True) is not False,
+    )
+    if not _is_sound(policy):
+        raise ValueError("out of range")
+    return policy
+
+
+def _duration(stored_ns: float) -> timedelta:
+    return timedelta(microseconds=int(stored_ns) // 1000)
+
+
+def _is_sound(policy: RetryPolicy) -> bool:
+    """Whether delays can be computed by it: comparisons with what is not a number are false."""
+    return (
+        (policy.max_attempts is None or policy.max_attempts > 0)
+        and SHORTEST_BACKOFF <= policy.initial_backoff <= policy.max_backoff <= LONGEST_BACKOFF
+        and 1 <= policy.multiplier <= LARGEST_MULTIPLIER
+        and 0 <= policy.jitter <= 1
+    )

@@ -1,8 +1,8 @@
 """What a client wants of a stream or of a consumer, as plain values.
 
 A spec is complete: what the request left out stands here as its default, so that ensuring twice with the same
-request means the same. Two things only may stay open, because the stored stream decides them: the replicas
-(`None` keeps what is stored) and where "the end" is.
+request means the same. Three things only may stay open, because what is stored decides them: a stream's
+replicas and a consumer's retry policy (`None` keeps what is stored), and where "the end" is.
 """
 
 from __future__ import annotations
@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from typing import TypeAlias
+
+from windshift.server.events.retries import RetryPolicy
 
 MAX_REPLICAS = 5
 """The broker's own limit (`StreamMaxReplicas` in nats-server)."""
@@ -129,6 +131,7 @@ class ConsumerSpec:
     """A consumer. Without a name it is ephemeral; without subjects it is handed every event of the stream.
 
     `start` counts when the consumer is created and never after: an existing consumer keeps its position.
+    `retry_policy` counts as a whole; `None` keeps the one that an existing consumer has.
     """
 
     stream: str
@@ -136,3 +139,4 @@ class ConsumerSpec:
     subjects: tuple[str, ...] = ()
     start: StartPosition = AtEnd()
     processing_timeout: timedelta = DEFAULT_PROCESSING_TIMEOUT
+    retry_policy: RetryPolicy | None = None

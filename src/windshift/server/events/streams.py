@@ -20,7 +20,7 @@ from windshift.server.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
-from windshift.server.events.positions import is_same_start, nanoseconds, start_keys, without_start
+from windshift.server.events.positions import is_same_start, start_keys, without_start
 from windshift.server.events.specs import (
     DEFAULT_DEDUPLICATION_WINDOW,
     AtEnd,
@@ -42,6 +42,7 @@ from windshift.server.nats.jetstream import (
     domain_error,
 )
 from windshift.server.nats.streams import StreamApi, StreamState
+from windshift.server.nats.timestamps import nanoseconds
 
 UNLIMITED: Final = -1
 _ATTEMPTS = 20

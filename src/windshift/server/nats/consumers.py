@@ -5,7 +5,28 @@ Configurations stay JSON objects, as with streams.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from windshift.server.nats.jetstream import CONSUMER_NOT_FOUND, JetStreamApi, JsonObject, RefusedByBroker
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """A consumer's configuration, and how far it has come.
+
+    Attributes:
+        config: as the broker stores it.
+        created: when it was made, as the broker writes times. One that was deleted and made anew has another.
+        pending: messages that it has yet to deliver for the first time.
+        unsettled: messages that were delivered and not settled, those that wait for another attempt included.
+        settled_to: every message up to this sequence of the stream is settled.
+    """
+
+    config: JsonObject
+    created: str
+    pending: int
+    unsettled: int
+    settled_to: int
 
 
 class ConsumerApi:
@@ -21,14 +42,24 @@ class ConsumerApi:
 
     async def find(self, stream: str, name: str, deadline: float) -> JsonObject | None:
         """Return the stored configuration of a consumer; `None` if the stream has no such consumer."""
+        state = await self.state(stream, name, deadline)
+        return None if state is None else state.config
+
+    async def state(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
+        """Return what the broker knows of a consumer; `None` if the stream has no such consumer."""
         try:
             info = await self._api.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
         except RefusedByBroker as refusal:
             if refusal.err_code == CONSUMER_NOT_FOUND:
                 return None
             raise
-        config: JsonObject = info["config"]
-        return config
+        return ConsumerState(
+            info["config"],
+            info["created"],
+            info["num_pending"],
+            info["num_ack_pending"],
+            info["ack_floor"]["stream_seq"],
+        )
 
     async def create(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Create a consumer. Succeed too when it exists with this very configuration."""

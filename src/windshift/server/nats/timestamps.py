@@ -1,9 +1,12 @@
-"""RFC 3339 times read as Protobuf wants them: whole seconds and nanoseconds, without datetime objects."""
+"""Times and durations as NATS has them.
+
+RFC 3339 is read as Protobuf wants it: whole seconds and nanoseconds, without datetime objects.
+"""
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -28,6 +31,11 @@ class Time(NamedTuple):
 def from_unix_ns(unix_ns: int) -> Time:
     """Split nanoseconds since 1970."""
     return Time(*divmod(unix_ns, NANOSECONDS))
+
+
+def nanoseconds(duration: timedelta) -> int:
+    """Return a duration as JetStream wants it: whole nanoseconds."""
+    return duration // timedelta(microseconds=1) * 1000
 
 
 def parse_rfc3339(text: str) -> Time | None:
