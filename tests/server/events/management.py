@@ -10,7 +10,7 @@ from typing import Any
 from nats.aio.msg import Msg
 
 from tests.support.broker import Broker, in_seconds
-from windshift.server.events.consumers import Consumers
+from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes
 from windshift.server.events.specs import (
     ConsumerSpec,
     FromAggregate,
@@ -107,10 +107,16 @@ class Management:
         return ids
 
 
-def manage(broker: Broker, default_replicas: int = 1) -> Management:
+def manage(
+    broker: Broker,
+    default_replicas: int = 1,
+    dead_letters: DeadLetterStream | None = None,
+    notes: Notes | None = None,
+) -> Management:
     """Wire streams and consumers as the composition root does."""
     streams = StreamApi(broker.api)
-    return Management(broker, Streams(streams, default_replicas), Consumers(streams, ConsumerApi(broker.api)))
+    consumers = Consumers(streams, ConsumerApi(broker.api), dead_letters, notes)
+    return Management(broker, Streams(streams, default_replicas), consumers)
 
 
 async def eventually(question: Callable[[], Awaitable[object]], answer: object) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from windshift.server.errors import StreamNotFound, UnsupportedCombination
-from windshift.server.events.consumers import changed_config, new_config, refusal_error
+from windshift.server.events.consumers import ConsumerView, changed_config, new_config, refusal_error, view
+from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, ConsumerSpec, StartPosition
+from windshift.server.nats.consumers import ConsumerState
 from windshift.server.nats.jetstream import RefusedByBroker
 from windshift.server.nats.streams import StreamState
 
 STREAM = StreamState({"name": "S"}, last_id=5)
 DAY = 86_400 * 10**9
+POLICY = RetryPolicy(5, timedelta(seconds=1), timedelta(minutes=1), 3.0, 0.5, dead_letters=True)
 
 
 def test_durable() -> None:
@@ -146,3 +150,81 @@ def test_limits_of_the_stream_hold() -> None:
 def test_refusals(err_code: int, code: int, error: type[Exception]) -> None:
     """The broker's error codes become the contract's; a text that may hold a path becomes no message."""
     assert isinstance(refusal_error(RefusedByBroker(err_code, code, "why"), ConsumerSpec("S")), error)
+
+
+def test_a_policy_lies_in_the_metadata() -> None:
+    """The broker keeps it word by word, and its own limit of deliveries stays unlimited."""
+    config = new_config("c", ConsumerSpec("S", "c", retry_policy=POLICY), STREAM)
+    assert config == new_config("c", ConsumerSpec("S", "c"), STREAM) | {
+        "metadata": {METADATA_KEY: policy_metadata(POLICY)}
+    }
+    assert config["max_deliver"] == -1
+    assert stored_policy(config) == POLICY
+
+
+@pytest.mark.parametrize(
+    ("before", "asked", "after"),
+    [
+        (None, None, RetryPolicy()),
+        (None, POLICY, POLICY),
+        (POLICY, None, POLICY),
+        (POLICY, POLICY, POLICY),
+        (POLICY, RetryPolicy(3), RetryPolicy(3)),
+        (POLICY, RetryPolicy(), RetryPolicy()),
+    ],
+)
+def test_a_policy_counts_as_a_whole_or_stays(
+    before: RetryPolicy | None, asked: RetryPolicy | None, after: RetryPolicy
+) -> None:
+    """A spec without one keeps what is stored; one with it replaces all of it, but not what others keep."""
+    spec = ConsumerSpec("S", "c", ("a",), processing_timeout=timedelta(seconds=1))
+    stored = new_config("c", replace(spec, retry_policy=before), STREAM)
+    foreign = {"_nats.ver": "2.15.1", "_nats.level": "3", "owner": "billing", "windshift.other": "x"}
+    stored["metadata"] = stored.get("metadata", {}) | foreign
+    for subjects in (("a",), ("b",), ()):
+        changed = changed_config(stored, replace(spec, subjects=subjects, retry_policy=asked))
+        assert stored_policy(changed) == after
+        assert foreign.items() <= changed["metadata"].items()
+        assert (changed == stored) == (subjects == ("a",) and asked in (None, before))
+
+
+def test_a_policy_that_cannot_be_read_stays_until_there_is_another() -> None:
+    """What another program wrote in its place is not touched by a request that does not speak of it."""
+    stored = new_config("c", ConsumerSpec("S", "c"), STREAM) | {"metadata": {METADATA_KEY: "?"}}
+    assert changed_config(stored, ConsumerSpec("S", "c")) == stored
+    unreadable = RetryPolicy(dead_letters=True)
+    changed = changed_config(stored, ConsumerSpec("S", "c", retry_policy=unreadable))
+    assert changed["metadata"] == {METADATA_KEY: policy_metadata(unreadable)}
+
+
+@pytest.mark.parametrize(
+    ("config", "durable", "subjects", "timeout", "policy"),
+    [
+        (new_config("c", ConsumerSpec("S", "c"), STREAM), True, (), 30, RetryPolicy()),
+        (new_config("c", ConsumerSpec("S"), STREAM), False, (), 30, RetryPolicy()),
+        (new_config("c", ConsumerSpec("S", "c", ("a",)), STREAM), True, ("a",), 30, RetryPolicy()),
+        (
+            new_config("c", ConsumerSpec("S", "c", ("a", "b.>"), retry_policy=POLICY), STREAM),
+            True,
+            ("a", "b.>"),
+            30,
+            POLICY,
+        ),
+        ({"filter_subject": ">", "ack_wait": 5 * 10**8}, False, (), 0.5, RetryPolicy()),
+        ({"filter_subjects": [">"], "ack_policy": "none"}, False, (), 0, RetryPolicy()),
+        ({"ack_wait": 2**63 - 1, "metadata": {METADATA_KEY: "?"}}, False, (), 2**63 / 1e9, None),
+    ],
+)
+def test_a_consumer_is_read_back(
+    config: dict[str, Any],
+    durable: bool,
+    subjects: tuple[str, ...],
+    timeout: float,
+    policy: RetryPolicy | None,
+) -> None:
+    """A filter of everything is none, and a consumer of another program reads as what it is."""
+    seen = view("S", "c", ConsumerState(config, "", 1, 2, 3), 4)
+    expected = policy or RetryPolicy(dead_letters=True)
+    shown = ConsumerView("S", "c", durable, subjects, seen.processing_timeout, expected, 1, 2, 3, 4)
+    assert seen == shown
+    assert seen.processing_timeout.total_seconds() == pytest.approx(timeout)

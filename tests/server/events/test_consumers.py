@@ -20,10 +20,41 @@ from windshift.server.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
+from windshift.server.events.consumers import CHANGED
+from windshift.server.events.retries import METADATA_KEY, RetryPolicy, stored_policy
 from windshift.server.events.specs import AtId, AtStart, AtTime, ConsumerSpec, FromSubjects, StreamSpec
 
 Unique = Callable[[], str]
 DAY = 86_400 * 10**9
+POLICY = RetryPolicy(5, timedelta(seconds=1), timedelta(minutes=1), 3.0, 0.5)
+KEPT = RetryPolicy(dead_letters=True)
+
+
+class Letters:
+    """Dead letters that note what they are asked for, and are as many as they are told."""
+
+    def __init__(self) -> None:
+        self.ensured: list[int | None] = []
+        self.counted: dict[tuple[str, str], int] = {}
+
+    async def ensure(self, replicas: int | None, _deadline: float) -> None:
+        """Note the replicas."""
+        self.ensured.append(replicas)
+
+    async def count(self, stream: str, consumer: str, _deadline: float) -> int:
+        """Return the number that was set."""
+        return self.counted.get((stream, consumer), 0)
+
+
+class Told:
+    """Notes that were sent."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str, str]] = []
+
+    def send(self, kind: str, stream: str, consumer: str) -> None:
+        """Keep it."""
+        self.notes.append((kind, stream, consumer))
 
 
 @pytest.fixture
@@ -199,6 +230,151 @@ async def test_settings_by_others_stay(management: Management, stream: str) -> N
     assert info["config"]["filter_subject"] == f"{stream}.1"
 
 
+async def test_a_policy_stays_until_there_is_another(management: Management, stream: str) -> None:
+    """A client that does not speak of the policy keeps it, and the metadata of others stays with any."""
+    config = {"durable_name": "c", "ack_policy": "explicit", "metadata": {"owner": "billing"}}
+    await management.tell(f"CONSUMER.CREATE.{stream}.c", stream_name=stream, config=config)
+    for spec, policy in (
+        (ConsumerSpec(stream, "c"), RetryPolicy()),
+        (ConsumerSpec(stream, "c", retry_policy=POLICY), POLICY),
+        (ConsumerSpec(stream, "c", (f"{stream}.1",)), POLICY),
+        (ConsumerSpec(stream, "c", processing_timeout=timedelta(seconds=7)), POLICY),
+        (ConsumerSpec(stream, "c", retry_policy=RetryPolicy(3)), RetryPolicy(3)),
+        (ConsumerSpec(stream, "c"), RetryPolicy(3)),
+        (ConsumerSpec(stream, "c", retry_policy=RetryPolicy()), RetryPolicy()),
+    ):
+        stored = (await management.consume(spec))["config"]
+        assert stored_policy(stored) == policy
+        assert stored["metadata"]["owner"] == "billing"
+        assert stored["max_deliver"] == -1
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_a_policy_survives_restarts(
+    own_nats_server: NatsServer, unique: Unique, *, crash: bool
+) -> None:
+    """It lies in the broker, and whoever connects after a restart finds it there."""
+    name = unique()
+    async with connect(own_nats_server.url) as broker:
+        management = manage(broker)
+        await management.ensure(StreamSpec(name, FromSubjects((f"{name}.>",))))
+        await management.consume(ConsumerSpec(name, "c", retry_policy=POLICY))
+        generated = (await management.consume(ConsumerSpec(name, retry_policy=KEPT)))["name"]
+    (own_nats_server.kill if crash else own_nats_server.stop)()
+    own_nats_server.start()
+    async with connect(own_nats_server.url) as broker:
+        management = manage(broker)
+        assert (await management.consumers.get(name, "c", in_seconds(10))).retry_policy == POLICY
+        assert (await management.consumers.get(name, generated, in_seconds(10))).retry_policy == KEPT
+        assert stored_policy((await management.consume(ConsumerSpec(name, "c")))["config"]) == POLICY
+
+
+async def test_two_policies_at_once(nats_server: NatsServer, stream: str) -> None:
+    """Of several that are ensured at once, through several servers, one is there whole, and all succeed."""
+    wanted = [RetryPolicy(most, multiplier=float(most)) for most in range(1, 11)]
+    async with AsyncExitStack() as stack:
+        managements = [manage(await stack.enter_async_context(connect(nats_server.url))) for _ in range(4)]
+        async with asyncio.TaskGroup() as group:
+            for number, policy in enumerate(wanted):
+                spec = ConsumerSpec(stream, "c", retry_policy=policy)
+                group.create_task(managements[number % 4].consumers.ensure(spec, in_seconds(10)))
+        stored = await managements[0].consumers.get(stream, "c", in_seconds(5))
+    assert stored.retry_policy in wanted
+
+
+async def test_a_policy_and_a_timeout_at_once(management: Management, stream: str) -> None:
+    """Neither of two changes that one server is asked for at once undoes the other."""
+    for number in range(1, 21):
+        policy, timeout = RetryPolicy(number), timedelta(seconds=number)
+        specs = (
+            ConsumerSpec(stream, "c", processing_timeout=timeout, retry_policy=policy),
+            *[ConsumerSpec(stream, "c", processing_timeout=timeout)] * 3,
+        )
+        await asyncio.gather(*(management.consumers.ensure(spec, in_seconds(10)) for spec in specs))
+        stored = await management.consumers.get(stream, "c", in_seconds(5))
+        assert (stored.retry_policy, stored.processing_timeout) == (policy, timeout)
+
+
+async def test_a_place_for_dead_letters(broker: Broker, stream: str) -> None:
+    """It is there before a consumer has dead letters, with the stream's replicas, and only then."""
+    letters = Letters()
+    management = manage(broker, dead_letters=letters)
+    for spec, ensured in (
+        (ConsumerSpec(stream, "c"), []),
+        (ConsumerSpec(stream, "c", retry_policy=POLICY), []),
+        (ConsumerSpec(stream, "c", retry_policy=KEPT), [1]),
+        (ConsumerSpec(stream, "c", processing_timeout=timedelta(seconds=7)), [1]),
+        (ConsumerSpec(stream, "d", retry_policy=KEPT), [1]),
+        (ConsumerSpec(stream, retry_policy=KEPT), [1]),
+        (ConsumerSpec(stream, "c", retry_policy=POLICY), []),
+        (ConsumerSpec(stream, "c"), []),
+    ):
+        letters.ensured.clear()
+        await management.consume(spec)
+        assert letters.ensured == ensured
+
+
+async def test_no_policy_without_a_place_for_dead_letters(broker: Broker, stream: str) -> None:
+    """When there can be none, the consumer is neither made nor changed."""
+
+    class NoRoom(Letters):
+        async def ensure(self, replicas: int | None, _deadline: float) -> None:
+            raise BrokerUnavailable(f"no room for {replicas}")
+
+    management = manage(broker, dead_letters=NoRoom())
+    await management.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
+    for name in ("c", "d"):
+        with pytest.raises(BrokerUnavailable):
+            await management.consume(ConsumerSpec(stream, name, retry_policy=KEPT))
+    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == POLICY
+    with pytest.raises(ConsumerNotFound):
+        await management.consumers.get(stream, "d", in_seconds(5))
+
+
+async def test_changes_are_told(broker: Broker, stream: str) -> None:
+    """A change of an existing consumer is told to all servers; a new one, and no change, are not."""
+    told = Told()
+    management = manage(broker, notes=told)
+    for spec, notes in (
+        (ConsumerSpec(stream, "c"), 0),
+        (ConsumerSpec(stream, "c"), 0),
+        (ConsumerSpec(stream, "c", retry_policy=POLICY), 1),
+        (ConsumerSpec(stream, "c", retry_policy=POLICY), 0),
+        (ConsumerSpec(stream, "c", (f"{stream}.1",)), 1),
+        (ConsumerSpec(stream, "c", (f"{stream}.1",), processing_timeout=timedelta(seconds=7)), 1),
+        (ConsumerSpec(stream), 0),
+    ):
+        told.notes.clear()
+        await management.consume(spec)
+        assert told.notes == [(CHANGED, stream, "c")] * notes
+
+
+async def test_get(broker: Broker, stream: str) -> None:
+    """A consumer says what it is, how far it has come, and how much is left."""
+    letters = Letters()
+    letters.counted = {(stream, "c"): 7, (stream, "d"): 8}
+    management = manage(broker, dead_letters=letters)
+    spec = ConsumerSpec(stream, "c", (f"{stream}.*",), AtStart(), timedelta(seconds=5), POLICY)
+    await management.consume(spec)
+    await management.publish(f"{stream}.4", f"{stream}.5")
+    seen = await management.consumers.get(stream, "c", in_seconds(5))
+    assert (seen.stream, seen.id, seen.durable, seen.subjects) == (stream, "c", True, (f"{stream}.*",))
+    assert (seen.processing_timeout, seen.retry_policy) == (timedelta(seconds=5), POLICY)
+    assert (seen.pending, seen.unsettled, seen.settled_to, seen.dead_letters) == (5, 0, 0, 7)
+    assert await management.next_ids(stream, "c", most=3) == [1, 2, 3]
+    seen = await management.consumers.get(stream, "c", in_seconds(5))
+    assert (seen.pending, seen.unsettled, seen.settled_to) == (2, 3, 0)
+
+
+async def test_an_unreadable_policy_is_shown_as_what_is_done(management: Management, stream: str) -> None:
+    """What another program wrote in its place means: no limit, and dead letters."""
+    config = {"durable_name": "c", "ack_policy": "explicit", "metadata": {METADATA_KEY: "5"}}
+    await management.tell(f"CONSUMER.CREATE.{stream}.c", stream_name=stream, config=config)
+    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == KEPT
+    await management.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
+    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == POLICY
+
+
 async def test_consumers_of_another_kind(management: Management, stream: str) -> None:
     """A consumer of another program that cannot serve a consume call is left alone and refused."""
     for name, config in {
@@ -245,12 +421,13 @@ async def test_work_queue(management: Management, unique: Unique) -> None:
 
 
 async def test_missing_stream(management: Management, unique: Unique) -> None:
-    """A stream that does not exist is named, for durables, ephemerals and deletions."""
+    """A stream that does not exist is named, whatever is done with a consumer of it."""
     name = unique()
     for attempt in (
         management.consumers.ensure(ConsumerSpec(name, "c"), in_seconds(5)),
         management.consumers.ensure(ConsumerSpec(name), in_seconds(5)),
         management.consumers.delete(name, "c", in_seconds(5)),
+        management.consumers.get(name, "c", in_seconds(5)),
     ):
         with pytest.raises(StreamNotFound) as caught:
             await attempt
@@ -266,6 +443,8 @@ async def test_delete(management: Management, stream: str) -> None:
         with pytest.raises(ConsumerNotFound) as caught:
             await management.consumers.delete(stream, name, in_seconds(5))
         assert caught.value.name == name
+        with pytest.raises(ConsumerNotFound):
+            await management.consumers.get(stream, name, in_seconds(5))
 
 
 async def test_many_at_once(nats_server: NatsServer, stream: str) -> None:
@@ -289,6 +468,22 @@ async def test_without_a_broker(own_nats_server: NatsServer, own_broker: Broker)
     for attempt in (
         management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(0.2)),
         management.consumers.delete("S", "c", in_seconds(0.2)),
+        management.consumers.get("S", "c", in_seconds(0.2)),
     ):
         with pytest.raises(BrokerUnavailable):
             await attempt
+
+
+async def test_waiting_for_a_turn_ends_in_time(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """Many that want the same consumer of a broker that is away are all told by their own deadlines."""
+    own_nats_server.kill()
+    management = manage(own_broker)
+    began = in_seconds(0)
+    first = asyncio.create_task(management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(5)))
+    others = [management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(0.2)) for _ in range(20)]
+    outcomes = await asyncio.gather(*others, return_exceptions=True)
+    assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)
+    assert in_seconds(0) - began < 4
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
