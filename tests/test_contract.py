@@ -143,6 +143,15 @@ ENUMS = {
     },
 }
 
+OWN_ENUMS = {
+    "EventsRequest.RejectAction": {
+        "REJECT_ACTION_UNSPECIFIED": 0,
+        "REJECT_ACTION_RETRY": 1,
+        "REJECT_ACTION_DEAD_LETTER": 2,
+        "REJECT_ACTION_DROP": 3,
+    },
+}
+
 METHODS = {
     "windshift.events.v1alpha1.EventsService": {
         "EnsureStream": "EnsureStreamRequest -> EnsureStreamResponse",
@@ -161,11 +170,50 @@ METHODS = {
     },
 }
 
+OWN_METHODS = {
+    "windshift.events.v1alpha1.EventsService": {"GetConsumer": "GetConsumerRequest -> GetConsumerResponse"},
+}
+
 EXTENSIONS_START_AT = 100
 """Fields below this number are the contract's; our own additions start here."""
 
+EXTENSIONS = {
+    "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
+    "EventsRequest.Reject": """
+        reason 100 string
+        error_type 101 string
+        action 102 RejectAction""",
+}
+"""What the contract's messages of events have beside the contract's fields. These numbers stay, too."""
+
+OWN_EVENTS = {
+    "RetryPolicy": """
+        max_attempts 1? uint32
+        initial_backoff 2? Duration
+        max_backoff 3? Duration
+        backoff_multiplier 4? double
+        jitter 5? double
+        dead_letters 6? bool""",
+    "GetConsumerRequest": """
+        stream 1 string
+        id 2 string""",
+    "GetConsumerResponse": """
+        stream 1 string
+        id 2 string
+        durable 3 bool
+        subjects 4* string
+        processing_timeout 5 Duration
+        retry_policy 6 RetryPolicy
+        pending 7 uint64
+        unsettled 8 uint64
+        settled_to 9 uint64
+        dead_letters 10 uint64""",
+}
+"""Messages that the contract does not know."""
+
 SCALARS = {
     FieldDescriptor.TYPE_BOOL: "bool",
+    FieldDescriptor.TYPE_DOUBLE: "double",
     FieldDescriptor.TYPE_STRING: "string",
     FieldDescriptor.TYPE_UINT32: "uint32",
     FieldDescriptor.TYPE_UINT64: "uint64",
@@ -188,6 +236,11 @@ def messages_below(descriptor: Descriptor) -> list[Descriptor]:
     """Return a message and those nested in it."""
     nested = [found for child in descriptor.nested_types for found in messages_below(child)]
     return [descriptor, *nested]
+
+
+def extensions(descriptor: Descriptor) -> set[str]:
+    """Write those fields of a message that the contract does not know."""
+    return {notation(field) for field in descriptor.fields if field.number >= EXTENSIONS_START_AT}
 
 
 def described(descriptor: Descriptor) -> set[str]:
@@ -235,17 +288,34 @@ def test_a_message_that_the_contract_does_not_know_is_an_extension() -> None:
         assert set(names) <= set(all_messages(package))
 
 
-@pytest.mark.parametrize("name", ENUMS)
-def test_enums_have_the_values_of_the_contract(name: str) -> None:
-    """Every enum has exactly the contract's values."""
+@pytest.mark.parametrize(
+    ("package", "name"), [(package, name) for package, names in MESSAGES.items() for name in names]
+)
+def test_additions_have_their_names_numbers_and_types(package: str, name: str) -> None:
+    """Messages of the contract have the additions of the table, and no other."""
+    added = EXTENSIONS.get(name, "") if package == "windshift.events.v1alpha1" else ""
+    assert extensions(all_messages(package)[name]) == expected(added)
+
+
+@pytest.mark.parametrize("name", OWN_EVENTS)
+def test_own_messages_keep_their_fields(name: str) -> None:
+    """Messages beside the contract's have exactly the fields of the table."""
+    assert described(all_messages("windshift.events.v1alpha1")[name]) == expected(OWN_EVENTS[name])
+
+
+@pytest.mark.parametrize("name", [*ENUMS, *OWN_ENUMS])
+def test_enums_have_their_values(name: str) -> None:
+    """Every enum has exactly the values of its table."""
     parent, enum = name.split(".")
     found: EnumDescriptor = all_messages("windshift.events.v1alpha1")[parent].enum_types_by_name[enum]
-    assert {value.name: value.number for value in found.values} == ENUMS[name]
+    assert {value.name: value.number for value in found.values} == (ENUMS | OWN_ENUMS)[name]
 
 
 @pytest.mark.parametrize("service", METHODS)
 def test_methods_have_the_paths_and_shapes_of_the_contract(service: str) -> None:
-    """Every method of the contract is there, under its path, with its messages and its streaming."""
+    """Every method of the contract is there, with its messages and its streaming, and those that are ours."""
     package, _, name = service.rpartition(".")
     found = FILES[package].services_by_name[name].methods_by_name
     assert {method: signature(found[method]) for method in METHODS[service]} == METHODS[service]
+    own = OWN_METHODS.get(service, {})
+    assert {name: signature(found[name]) for name in found if name not in METHODS[service]} == own

@@ -7,7 +7,7 @@ import pytest
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
 from windshift.server.api.consume import confirmation_response, event_response, read_command
 from windshift.server.errors import InvalidField
-from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe
+from windshift.server.events.commands import Ack, Action, Command, Ping, Reject, Subscribe
 from windshift.server.events.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 from windshift.server.nats.timestamps import Time
@@ -28,6 +28,16 @@ LARGEST = StreamSeq(2**64 - 1)
         ({"reject": {"delay": {}}}, Reject([], False, 0)),
         ({"reject": {"delay": {"seconds": 1, "nanos": 5}}}, Reject([], False, 1_000_000_005)),
         ({"reject": {"delay": {"seconds": -1, "nanos": -5}}}, Reject([], False, -1_000_000_005)),
+        (
+            {"reject": {"reason": "no such customer", "error_type": "KeyError"}},
+            Reject([], False, None, "no such customer", "KeyError"),
+        ),
+        *[
+            ({"reject": {"action": number}}, Reject([], False, None, action=action))
+            for number, action in enumerate(
+                (Action.UNSPECIFIED, Action.RETRY, Action.DEAD_LETTER, Action.DROP)
+            )
+        ],
     ],
 )
 def test_commands_are_read(request_: dict[str, object], command: Command) -> None:
@@ -42,6 +52,9 @@ def test_commands_are_read(request_: dict[str, object], command: Command) -> Non
         ({"ack": {"ids": range(10_001)}}, "ack.ids"),
         ({"reject": {"delay": {"seconds": 1, "nanos": -1}}}, "reject.delay"),
         ({"reject": {"delay": {"seconds": 2**63 - 1}}}, "reject.delay"),
+        ({"reject": {"action": 4}}, "reject.action"),
+        ({"reject": {"action": -1}}, "reject.action"),
+        ({"reject": {"action": 2**31 - 1}}, "reject.action"),
     ],
 )
 def test_malformed_commands_are_refused(request_: dict[str, object], field: str) -> None:
@@ -49,6 +62,14 @@ def test_malformed_commands_are_refused(request_: dict[str, object], field: str)
     with pytest.raises(InvalidField) as caught:
         read_command(EventsRequest(**request_))  # type: ignore[arg-type]
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("letter", ["a", "ä", "語", "\U0001f980", "\0"])
+def test_reasons_are_cut(letter: str) -> None:
+    """To 1,024 characters and 256 of the kind of failure, however many bytes these are."""
+    for reason, error_type in ((1024, 256), (1025, 257), (100_000, 10_000)):
+        request = EventsRequest(reject={"reason": letter * reason, "error_type": letter * error_type})
+        assert read_command(request) == Reject([], False, None, letter * 1024, letter * 256)
 
 
 def test_a_delivery_is_written_with_all_it_has() -> None:

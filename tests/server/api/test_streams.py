@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from math import inf, nan
 from typing import Any
 
 import pytest
@@ -14,10 +15,15 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     DeleteConsumerRequest,
     EnsureConsumerRequest,
     EnsureStreamRequest,
+    GetConsumerRequest,
     StreamPointer,
 )
-from windshift.server.api.streams import MOST_IN_A_LIST, read_consumer, read_which_consumer, read_stream
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
+    RetryPolicy as PolicyMessage,
+)
+from windshift.server.api.streams import MOST_IN_A_LIST, read_consumer, read_stream, read_which_consumer
 from windshift.server.errors import InvalidField
+from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.specs import (
     AtEnd,
     AtId,
@@ -294,9 +300,101 @@ def test_refused_consumers(fields: dict[str, Any], path: str) -> None:
     assert refused(read_consumer, consumer_request(**fields)) == path
 
 
-def test_deletions() -> None:
-    """A consumer is deleted by stream and id, which have to be names."""
-    assert read_which_consumer(DeleteConsumerRequest(stream="s", id="c")) == ("s", "c")
-    assert refused(read_which_consumer, DeleteConsumerRequest(id="c")) == "stream"
-    assert refused(read_which_consumer, DeleteConsumerRequest(stream="s")) == "id"
-    assert refused(read_which_consumer, DeleteConsumerRequest(stream="s", id="c.d")) == "id"
+def backoff(field: str, value: Duration) -> PolicyMessage:
+    """Make a policy of one duration."""
+    policy = PolicyMessage()
+    getattr(policy, field).CopyFrom(value)
+    return policy
+
+
+OUT_OF_RANGE = [-1, -1e-9, 100.001, inf, -inf, nan]
+SECOND, MINUTE, YEAR = timedelta(seconds=1), timedelta(minutes=1), timedelta(days=365)
+
+
+@pytest.mark.parametrize(
+    ("fields", "policy"),
+    [
+        ({}, RetryPolicy(dead_letters=True)),
+        ({"max_attempts": 5}, RetryPolicy(5, dead_letters=True)),
+        ({"max_attempts": 0}, RetryPolicy(dead_letters=True)),
+        ({"max_attempts": 1_000_000}, RetryPolicy(1_000_000, dead_letters=True)),
+        ({"dead_letters": True}, RetryPolicy(dead_letters=True)),
+        ({"dead_letters": False}, RetryPolicy()),
+        (
+            {
+                "max_attempts": 7,
+                "initial_backoff": "1s",
+                "max_backoff": "60s",
+                "backoff_multiplier": 1.5,
+                "jitter": 1,
+                "dead_letters": False,
+            },
+            RetryPolicy(7, SECOND, MINUTE, 1.5, 1.0),
+        ),
+        ({"initial_backoff": "60s"}, RetryPolicy(None, MINUTE, MINUTE, dead_letters=True)),
+        ({"initial_backoff": "30s"}, RetryPolicy(None, MINUTE / 2, MINUTE / 2, dead_letters=True)),
+        ({"max_backoff": "0.05s"}, RetryPolicy(max_backoff=SECOND / 20, dead_letters=True)),
+        (
+            {"initial_backoff": "0.001s", "max_backoff": "31536000s"},
+            RetryPolicy(None, SECOND / 1000, YEAR, dead_letters=True),
+        ),
+        (
+            {"initial_backoff": "31536000s", "max_backoff": "31536000s"},
+            RetryPolicy(None, YEAR, YEAR, dead_letters=True),
+        ),
+        ({"initial_backoff": "0.001000999s"}, RetryPolicy(None, SECOND / 1000, dead_letters=True)),
+        ({"backoff_multiplier": 1}, RetryPolicy(multiplier=1.0, dead_letters=True)),
+        ({"backoff_multiplier": 100, "jitter": 0}, RetryPolicy(multiplier=100, jitter=0, dead_letters=True)),
+    ],
+)
+def test_retry_policies(fields: dict[str, Any], policy: RetryPolicy) -> None:
+    """What a policy leaves out is a default, and zero counts where it means something."""
+    assert read_consumer(consumer_request(retry_policy=fields)) == ConsumerSpec("s", retry_policy=policy)
+
+
+@pytest.mark.parametrize(
+    ("policy", "field"),
+    [
+        (PolicyMessage(max_attempts=1_000_001), "max_attempts"),
+        (PolicyMessage(max_attempts=2**32 - 1), "max_attempts"),
+        *[
+            (backoff(name, value), name)
+            for name in ("initial_backoff", "max_backoff")
+            for value in (
+                Duration(),
+                Duration(nanos=999_999),
+                Duration(nanos=-1),
+                Duration(seconds=-1),
+                Duration(seconds=1, nanos=-1),
+                Duration(nanos=1_000_000_000),
+                Duration(seconds=31_536_000, nanos=1),
+                Duration(seconds=2**63 - 1),
+            )
+        ],
+        (PolicyMessage(max_backoff=Duration(nanos=49_999_999)), "max_backoff"),
+        (
+            PolicyMessage(initial_backoff=Duration(seconds=2), max_backoff=Duration(seconds=1)),
+            "max_backoff",
+        ),
+        *[(PolicyMessage(backoff_multiplier=value), "backoff_multiplier") for value in OUT_OF_RANGE],
+        (PolicyMessage(backoff_multiplier=0.999), "backoff_multiplier"),
+        (PolicyMessage(backoff_multiplier=0), "backoff_multiplier"),
+        *[(PolicyMessage(jitter=value), "jitter") for value in OUT_OF_RANGE],
+        (PolicyMessage(jitter=1.001), "jitter"),
+    ],
+)
+def test_refused_retry_policies(policy: PolicyMessage, field: str) -> None:
+    """What is out of range or no number is refused under the path of its field."""
+    request = consumer_request()
+    request.retry_policy.CopyFrom(policy)
+    assert refused(read_consumer, request) == f"retry_policy.{field}"
+
+
+@pytest.mark.parametrize("kind", [DeleteConsumerRequest, GetConsumerRequest])
+def test_which_consumer(kind: type[DeleteConsumerRequest | GetConsumerRequest]) -> None:
+    """A consumer is deleted and looked at by stream and id, which have to be names."""
+    assert read_which_consumer(kind(stream="s", id="c")) == ("s", "c")
+    assert refused(read_which_consumer, kind(id="c")) == "stream"
+    assert refused(read_which_consumer, kind(stream="WS_a", id="c")) == "stream"
+    assert refused(read_which_consumer, kind(stream="s")) == "id"
+    assert refused(read_which_consumer, kind(stream="s", id="c.d")) == "id"
