@@ -223,6 +223,11 @@ class ServerCall:
             self._send_headers()
         self._connection.send_data(self._stream_id, encode_message(payload))
 
+    def begin_response(self) -> None:
+        """Send the headers now, ahead of the first message: the client sees that its call was taken up."""
+        if not self._done and not self._headers_sent:
+            self._send_headers()
+
     async def ready(self) -> None:
         """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
         if self._connection.queued(self._stream_id) and not self._done:
