@@ -1,0 +1,67 @@
+"""A dead letter as a message of the API."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift.server.api.consume import TYPE_URL_PREFIX
+from windshift.server.events.dead_letters import Cause, DeadLetter, id_text
+from windshift.server.nats.timestamps import Time, from_unix_ns
+
+CAUSES: Final[dict[int, Cause | None]] = {
+    pb.CAUSE_UNSPECIFIED: None,
+    pb.CAUSE_MAX_ATTEMPTS: Cause.MAX_ATTEMPTS,
+    pb.CAUSE_REJECTED: Cause.REJECTED,
+    pb.CAUSE_UNREADABLE: Cause.UNREADABLE,
+}
+_NUMBERS: Final = {cause: number for number, cause in CAUSES.items()}
+
+
+def letter_message(letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
+    """Write a dead letter."""
+    failure = letter.failure
+    message = pb.DeadLetter(
+        id=id_text(failure.id),
+        stream=failure.id.stream,
+        consumer=failure.id.consumer,
+        attempts=failure.attempts,
+        time=_timestamp(letter.time),
+        cause=_NUMBERS[failure.cause],  # type: ignore[arg-type] # the stubs want the enum's own type
+        reason=failure.reason,
+        error_type=failure.error_type,
+        replay_count=failure.replay_count,
+        replaying=replaying,
+        data_size=letter.data_size,
+        other_headers=letter.other_headers,
+    )
+    if failure.first_delivery_ns:
+        message.first_delivery.CopyFrom(_timestamp(from_unix_ns(failure.first_delivery_ns)))
+    if failure.last_delivery_ns:
+        message.last_delivery.CopyFrom(_timestamp(from_unix_ns(failure.last_delivery_ns)))
+    _write_event(message, letter)
+    return message
+
+
+def _write_event(message: pb.DeadLetter, letter: DeadLetter) -> None:
+    """Write the event as it was delivered."""
+    event = message.event
+    event.id = letter.failure.id.seq
+    event.subject = letter.subject
+    event.delivery_attempt = letter.failure.attempts
+    event.data.type_url = TYPE_URL_PREFIX + letter.type_name
+    event.data.value = letter.data
+    headers = event.headers
+    headers.timestamp.seconds, headers.timestamp.nanos = letter.published
+    if letter.idempotency_key is not None:
+        headers.idempotency_key = letter.idempotency_key
+    if letter.trace_parent is not None:
+        headers.trace_parent = letter.trace_parent
+    if letter.trace_state is not None:
+        headers.trace_state = letter.trace_state
+
+
+def _timestamp(time: Time) -> Timestamp:
+    return Timestamp(seconds=time.seconds, nanos=time.nanos)
