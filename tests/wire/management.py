@@ -31,6 +31,15 @@ def ensure_consumer(client: Client, stream: str, **fields: Any) -> str:
     return response.id
 
 
+def get_consumer(
+    client: Client, stream: str, consumer: str = "c", timeout: float | None = 10
+) -> pb.GetConsumerResponse:
+    """Look at a consumer."""
+    request = pb.GetConsumerRequest(stream=stream, id=consumer)
+    response: pb.GetConsumerResponse = client.call(EVENTS.methods_by_name["GetConsumer"], request, timeout)
+    return response
+
+
 def delete_consumer(client: Client, stream: str, consumer: str, timeout: float | None = 10) -> None:
     """Delete a consumer."""
     request = pb.DeleteConsumerRequest(stream=stream, id=consumer)

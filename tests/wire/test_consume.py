@@ -180,7 +180,7 @@ def _next_of(*calls: Call) -> tuple[pb.Event, Call]:
 
 
 def test_rejects(client: Client, stream: str) -> None:
-    """At once, after a delay, or never again."""
+    """Soon, at once, after a delay, or never again."""
     publish(client, stream)
     with subscribed(client, stream) as call:
         call.event()
@@ -333,6 +333,10 @@ def test_a_second_subscribe(client: Client, stream: str) -> None:
         ({"ack": {"ids": range(10_001)}}, "ack.ids"),
         ({"ping": {"ids": range(10_001)}}, "ping.ids"),
         ({"reject": {"ids": range(10_001)}}, "reject.ids"),
+        ({"reject": {"ids": [1], "action": 4}}, "reject.action"),
+        ({"reject": {"ids": [1], "action": 1, "permanently": True}}, "reject.action"),
+        ({"reject": {"ids": [1], "action": 2, "delay": {"seconds": 1}}}, "reject.delay"),
+        ({"reject": {"ids": [1], "action": 3, "delay": {}}}, "reject.delay"),
     ],
 )
 def test_malformed_commands(client: Client, stream: str, said: dict[str, object], field: str) -> None:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import MessageToDict
 
+from tests.support.broker import connect, in_seconds
 from tests.support.client import EVENTS, Client, refused
 from tests.support.nats_server import NatsServer
-from tests.wire.consuming import subscribed
+from tests.wire.consuming import seconds, subscribed
 from tests.wire.management import (
     consuming,
     delete_consumer,
     ensure_consumer,
+    get_consumer,
     stored_consumer,
 )
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -159,6 +163,22 @@ async def test_ensuring_again(client: Client, nats_server: NatsServer, stream: s
         ({"processing_timeout": "0.000000001s"}, "processing_timeout"),
         ({"processing_timeout": "9223372037s"}, "processing_timeout"),
         ({"processing_timeout": "315576000000s"}, "processing_timeout"),
+        ({"retry_policy": {"max_attempts": 1_000_001}}, "retry_policy.max_attempts"),
+        ({"retry_policy": {"initial_backoff": "0s"}}, "retry_policy.initial_backoff"),
+        ({"retry_policy": {"initial_backoff": "-1s"}}, "retry_policy.initial_backoff"),
+        ({"retry_policy": {"initial_backoff": "0.000999999s"}}, "retry_policy.initial_backoff"),
+        ({"retry_policy": {"max_backoff": "31536001s"}}, "retry_policy.max_backoff"),
+        ({"retry_policy": {"max_backoff": "0.049s"}}, "retry_policy.max_backoff"),
+        (
+            {"retry_policy": {"initial_backoff": "2s", "max_backoff": "1.999s"}},
+            "retry_policy.max_backoff",
+        ),
+        ({"retry_policy": {"backoff_multiplier": 0.5}}, "retry_policy.backoff_multiplier"),
+        ({"retry_policy": {"backoff_multiplier": 100.5}}, "retry_policy.backoff_multiplier"),
+        ({"retry_policy": {"backoff_multiplier": "NaN"}}, "retry_policy.backoff_multiplier"),
+        ({"retry_policy": {"jitter": -0.1}}, "retry_policy.jitter"),
+        ({"retry_policy": {"jitter": "NaN"}}, "retry_policy.jitter"),
+        ({"retry_policy": {"jitter": "Infinity"}}, "retry_policy.jitter"),
     ],
 )
 def test_invalid_fields(client: Client, stream: str, fields: dict[str, Any], path: str) -> None:
@@ -202,6 +222,137 @@ def test_overlapping_subjects(client: Client, stream: str, name: str | None) -> 
     ensure_consumer(client, stream, subjects=["a.*", "b", "*.c.>"], **fields)
 
 
+BACKOFFS = ("initial_backoff", "max_backoff")
+PLAIN = {
+    "initial_backoff": "0.050s",
+    "max_backoff": "30s",
+    "backoff_multiplier": 2.0,
+    "jitter": 0.2,
+    "dead_letters": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "shown"),
+    [
+        (None, PLAIN),
+        ({}, PLAIN | {"dead_letters": True}),
+        ({"max_attempts": 5}, PLAIN | {"max_attempts": 5, "dead_letters": True}),
+        ({"max_attempts": 0, "dead_letters": False}, PLAIN),
+        ({"initial_backoff": "60s", "dead_letters": False}, PLAIN | dict.fromkeys(BACKOFFS, "60s")),
+        (
+            {
+                "max_attempts": 1_000_000,
+                "initial_backoff": "0.001s",
+                "max_backoff": "31536000s",
+                "backoff_multiplier": 100.0,
+                "jitter": 1.0,
+                "dead_letters": False,
+            },
+            {
+                "max_attempts": 1_000_000,
+                "initial_backoff": "0.001s",
+                "max_backoff": "31536000s",
+                "backoff_multiplier": 100.0,
+                "jitter": 1.0,
+                "dead_letters": False,
+            },
+        ),
+    ],
+)
+def test_a_policy_is_read_back(
+    client: Client, stream: str, asked: dict[str, Any] | None, shown: dict[str, Any]
+) -> None:
+    """With every default filled in, for durables and ephemerals; without one it is the plain contract's."""
+    fields = {} if asked is None else {"retry_policy": asked}
+    for consumer in (
+        ensure_consumer(client, stream, name="c", **fields),
+        ensure_consumer(client, stream, **fields),
+    ):
+        policy = get_consumer(client, stream, consumer).retry_policy
+        assert MessageToDict(policy, preserving_proto_field_name=True) == shown
+    ensure_consumer(client, stream, name="again", retry_policy=shown)
+    assert get_consumer(client, stream, "again").retry_policy == policy
+
+
+def test_a_client_of_the_plain_contract_keeps_the_policy(client: Client, stream: str) -> None:
+    """What it does not know it does not change, whatever else it says."""
+    ensure_consumer(client, stream, name="c", retry_policy={"max_attempts": 5, "dead_letters": False})
+    policy = get_consumer(client, stream).retry_policy
+    for fields in ({}, {"subjects": [f"{stream}.1"]}, {"processing_timeout": "5s"}):
+        ensure_consumer(client, stream, name="c", **fields)
+        assert get_consumer(client, stream).retry_policy == policy
+    ensure_consumer(client, stream, name="c", retry_policy={"jitter": 0, "dead_letters": False})
+    policy = get_consumer(client, stream).retry_policy
+    assert (policy.HasField("max_attempts"), policy.jitter) == (False, 0)
+
+
+async def test_a_policy_lies_beside_what_others_keep(
+    client: Client, nats_server: NatsServer, stream: str
+) -> None:
+    """It is metadata of the consumer in NATS, whose own limit of deliveries stays unlimited."""
+    foreign = {"durable_name": "c", "ack_policy": "explicit", "metadata": {"owner": "billing"}}
+    async with connect(nats_server.url) as broker:
+        request = {"stream_name": stream, "config": foreign}
+        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(5))
+    ensure_consumer(client, stream, name="c", retry_policy={"max_attempts": 5, "dead_letters": False})
+    config = (await stored_consumer(nats_server, stream, "c"))["config"]
+    assert config["metadata"]["owner"] == "billing"
+    assert json.loads(config["metadata"]["windshift.retry_policy"])["max_attempts"] == 5
+    assert config["max_deliver"] == -1
+
+
+def test_a_consumer_is_read_back(client: Client, stream: str) -> None:
+    """What it is, and how far it has come."""
+    subjects = [f"{stream}.*", "elsewhere.>"]
+    start = {"from": {"start": True}}
+    ensure_consumer(client, stream, name="c", subjects=subjects, processing_timeout="5.5s", **start)
+    seen = get_consumer(client, stream)
+    assert (seen.stream, seen.id, seen.durable, sorted(seen.subjects)) == (
+        stream,
+        "c",
+        True,
+        sorted(subjects),
+    )
+    assert seen.processing_timeout.ToTimedelta().total_seconds() == 5.5
+    assert (seen.pending, seen.unsettled, seen.settled_to, seen.dead_letters) == (3, 0, 0, 0)
+    with subscribed(client, stream, 2) as call:
+        call.events(2)
+        seen = get_consumer(client, stream)
+        assert (seen.pending, seen.unsettled, seen.settled_to) == (1, 2, 0)
+        call.ack(2)
+        call.told()
+        call.reject(1, delay=seconds(60))
+        call.told()
+        call.ack(call.event().id)
+        call.told()
+        seen = get_consumer(client, stream)
+        assert (seen.pending, seen.unsettled, seen.settled_to) == (0, 1, 0)
+
+
+def test_an_ephemeral_is_read_back(client: Client, stream: str) -> None:
+    """By its generated id; one without filters shows none, also after it lost those that it had."""
+    consumer = ensure_consumer(client, stream)
+    seen = get_consumer(client, stream, consumer)
+    assert (seen.id, seen.durable, list(seen.subjects)) == (consumer, False, [])
+    ensure_consumer(client, stream, name="c", subjects=[f"{stream}.1"])
+    assert list(get_consumer(client, stream).subjects) == [f"{stream}.1"]
+    ensure_consumer(client, stream, name="c")
+    assert list(get_consumer(client, stream).subjects) == []
+
+
+async def test_a_consumer_of_another_program_is_read_back(
+    client: Client, nats_server: NatsServer, stream: str
+) -> None:
+    """Also one that no call can consume from."""
+    config = {"durable_name": "c", "ack_policy": "none", "deliver_subject": f"deliver.{stream}"}
+    async with connect(nats_server.url) as broker:
+        request = {"stream_name": stream, "config": config}
+        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(5))
+    seen = get_consumer(client, stream)
+    assert (seen.durable, seen.unsettled, seen.retry_policy.dead_letters) == (True, 0, False)
+
+
 def test_what_does_not_exist(client: Client, stream: str, unique: Unique) -> None:
     """A missing stream or consumer is named."""
     missing = unique()
@@ -209,13 +360,15 @@ def test_what_does_not_exist(client: Client, stream: str, unique: Unique) -> Non
         lambda: ensure_consumer(client, missing, name="c"),
         lambda: ensure_consumer(client, missing),
         lambda: delete_consumer(client, missing, "c"),
+        lambda: get_consumer(client, missing, "c"),
     ):
         with refused("NOT_FOUND", "STREAM_NOT_FOUND") as caught:
             attempt()
         assert caught[0].metadata == {"name": missing}
-    with refused("NOT_FOUND", "CONSUMER_NOT_FOUND") as caught:
-        delete_consumer(client, stream, missing)
-    assert caught[0].metadata == {"name": missing}
+    for look_up in (delete_consumer, get_consumer):
+        with refused("NOT_FOUND", "CONSUMER_NOT_FOUND") as caught:
+            look_up(client, stream, missing)
+        assert caught[0].metadata == {"name": missing}
 
 
 def test_delete(client: Client, stream: str) -> None:
@@ -236,11 +389,12 @@ def test_delete(client: Client, stream: str) -> None:
 @pytest.mark.parametrize(
     ("stream_name", "id_", "path"), [("", "c", "stream"), ("s", "", "id"), ("s", "*", "id")]
 )
-def test_delete_needs_names(client: Client, stream_name: str, id_: str, path: str) -> None:
-    """Deleting takes names, not patterns."""
-    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
-        delete_consumer(client, stream_name, id_)
-    assert caught[0].metadata == {"field": path}
+def test_names_are_needed(client: Client, stream_name: str, id_: str, path: str) -> None:
+    """Deleting and looking up take names, not patterns."""
+    for look_up in (delete_consumer, get_consumer):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+            look_up(client, stream_name, id_)
+        assert caught[0].metadata == {"field": path}
 
 
 def test_many_clients_at_once(app_server: str, stream: str) -> None:
