@@ -1,0 +1,137 @@
+"""Dead letters as a client in the field handles them, and writing some without a consumer that gives up."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from queue import Empty, Queue
+from typing import Any
+
+import grpc
+from google.protobuf.message import Message
+
+from tests.support.broker import connect, in_seconds
+from tests.support.client import Client, Refusal, read_refusal
+from tests.support.nats_server import NatsServer
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift.server.events.dead_letter_store import DeadLetterStore
+from windshift.server.events.dead_letters import Cause, Failure, LetterId
+from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.timestamps import NANOSECONDS, parse_rfc3339
+from windshift.server.nats.writes import Writes
+
+DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
+
+
+def bury(nats_server: NatsServer, stream: str, *seqs: int, consumer: str = "c", **failure: Any) -> list[str]:
+    """Make dead letters of events; give their ids. Fields are those of `Failure`."""
+    return asyncio.run(_bury(nats_server, stream, seqs, consumer, failure))
+
+
+async def _bury(
+    nats_server: NatsServer, stream: str, seqs: tuple[int, ...], consumer: str, failure: dict[str, Any]
+) -> list[str]:
+    fields = {
+        "attempts": 3,
+        "first_delivery_ns": 1_700_000_000_000_000_001,
+        "last_delivery_ns": 1_700_000_001_000_000_002,
+        "cause": Cause.MAX_ATTEMPTS,
+        **failure,
+    }
+    async with connect(nats_server.url) as broker:
+        writes = Writes(broker.connection, broker.replies, broker.api)
+        store = DeadLetterStore(broker.connection, broker.api, broker.replies, writes, 1)
+        ids = []
+        for seq in seqs:
+            stored = await broker.api.message(stream, {"seq": seq}, in_seconds(5))
+            assert stored is not None
+            time = parse_rfc3339(stored.time)
+            assert time is not None
+            letter_id = LetterId(stream, consumer, StreamSeq(seq), time.seconds * NANOSECONDS + time.nanos)
+            await store.write(Failure(letter_id, **fields), in_seconds(10))
+            ids.append(f"{stream}.{consumer}.{seq}.{letter_id.stored_ns}")
+        return ids
+
+
+def ask(client: Client, method: str, request: Message, timeout: float | None = 20) -> Any:
+    """Call a method of the service."""
+    return client.call(DEAD_LETTERS.methods_by_name[method], request, timeout)
+
+
+def listed(client: Client, stream: str, **fields: Any) -> list[pb.DeadLetter]:
+    """List the dead letters of a stream, all pages; fields are those of the filter."""
+    request = pb.ListRequest(filter=pb.Filter(stream=stream, **fields))
+    letters: list[pb.DeadLetter] = []
+    while True:
+        page = ask(client, "List", request)
+        letters.extend(page.dead_letters)
+        if not page.next_page_token:
+            return letters
+        request.page_token = page.next_page_token
+
+
+class Watching:
+    """A `Watch` call, and a thread that reads it."""
+
+    def __init__(self, client: Client, request: pb.WatchRequest, *, reads: bool = True) -> None:
+        self.call: Any = client.channel.unary_stream(
+            f"/{DEAD_LETTERS.full_name}/Watch",
+            request_serializer=pb.WatchRequest.SerializeToString,
+            response_deserializer=pb.WatchResponse.FromString,
+        )(request)
+        self._seen: Queue[pb.WatchResponse] = Queue()
+        self._ended = threading.Event()
+        self._error: grpc.RpcError | None = None
+        if reads:
+            threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        try:
+            for response in self.call:
+                self._seen.put(response)
+        except grpc.RpcError as error:
+            self._error = error
+        self._ended.set()
+
+    def begun(self) -> None:
+        """Wait until the server watches."""
+        assert self.call.initial_metadata() is not None
+
+    def next(self, within: float = 20) -> pb.WatchResponse:
+        """Return the next response."""
+        try:
+            return self._seen.get(timeout=within)
+        except Empty:
+            raise AssertionError(f"nothing came; the call has ended: {self._error}") from None
+
+    def ids(self, count: int) -> list[int]:
+        """Return the event ids of the next responses."""
+        return [self.next().dead_letter.event.id for _ in range(count)]
+
+    def nothing(self, seconds: float = 0.3) -> None:
+        """See that nothing comes."""
+        try:
+            response = self._seen.get(timeout=seconds)
+        except Empty:
+            return
+        raise AssertionError(f"unexpected {response}")
+
+    def end(self, within: float = 10) -> Refusal | None:
+        """Wait for the end of the call, and return its error."""
+        assert self._ended.wait(within), "the call goes on"
+        return None if self._error is None else read_refusal(self._error)
+
+
+@contextmanager
+def watching(client: Client, stream: str = "", *, reads: bool = True, **fields: Any) -> Iterator[Watching]:
+    """Watch for the length of a block, once the server does; fields are those of the request."""
+    if stream:
+        fields["filter"] = pb.Filter(stream=stream)
+    call = Watching(client, pb.WatchRequest(**fields), reads=reads)
+    try:
+        call.begun()
+        yield call
+    finally:
+        call.call.cancel()
