@@ -21,7 +21,12 @@ from tests.support.unfinished_call import unfinished_call
 from tests.support.windshift_process import LIMIT, WindshiftProcess, windshift
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
 
-SERVICES = ("", "windshift.events.v1alpha1.EventsService", "windshift.state.v1alpha1.StateService")
+SERVICES = (
+    "",
+    "windshift.deadletters.v1alpha1.DeadLettersService",
+    "windshift.events.v1alpha1.EventsService",
+    "windshift.state.v1alpha1.StateService",
+)
 NOTICED = 15.0
 """Seconds in which a broker that is frozen must be noticed."""
 BACK = 5.0

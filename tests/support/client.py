@@ -14,11 +14,13 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 from google.rpc.status_pb2 import Status
 
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift._gen.windshift.test.v1.test_pb2 import StringValue
 
 EVENTS = events_pb.DESCRIPTOR.services_by_name["EventsService"]
+DEAD_LETTERS = dead_letters_pb.DESCRIPTOR.services_by_name["DeadLettersService"]
 STATE = state_pb.DESCRIPTOR.services_by_name["StateService"]
 
 M = TypeVar("M", bound=Message)

@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message import Message
 
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, Refusal, read_refusal
+from tests.support.client import DEAD_LETTERS, Client, Refusal, read_refusal
 from tests.support.nats_server import NatsServer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.server.events.dead_letter_store import DeadLetterStore
@@ -21,8 +21,6 @@ from windshift.server.events.dead_letters import Cause, Failure, LetterId
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.timestamps import NANOSECONDS, parse_rfc3339
 from windshift.server.nats.writes import Writes
-
-DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
 
 
 def bury(nats_server: NatsServer, stream: str, *seqs: int, consumer: str = "c", **failure: Any) -> list[str]:
