@@ -16,24 +16,33 @@ from windshift.rpc import (
     reflection_services,
     server_tls,
 )
+from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
-from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.counts import Counts
+from windshift.server.events.dead_letter_store import DeadLetterStore
+from windshift.server.events.dead_lettering import DeadLettering
 from windshift.server.events.given_up import GivenUp
+from windshift.server.events.letter_pages import LetterPages
+from windshift.server.events.parties import Broker, ConsumeOptions
 from windshift.server.events.publish import Publisher
+from windshift.server.events.purging import Purging
+from windshift.server.events.replaying import Replaying
+from windshift.server.events.replays import Replays
 from windshift.server.events.streams import Streams
+from windshift.server.events.watching import WatchOptions
 from windshift.server.metrics import Metrics
 from windshift.server.nats.census import CensusTaker
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import JetStreamApi
 from windshift.server.nats.kv import Buckets
+from windshift.server.nats.notes import Notes
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
 from windshift.server.nats.poll import Poll
 from windshift.server.nats.replies import Replies
@@ -72,8 +81,11 @@ class App:
         self.tracing = start_tracing(config.telemetry)
         """Where spans go, if they go anywhere."""
         tracer = None if self.tracing is None else self.tracing.tracer
-        nats = _Nats(self.connection, self._replies, api, writes)
-        self._services = _services(config, nats, counts, tracer)
+        self._notes = Notes(self.connection)
+        nats = _Nats(self.connection, self._replies, api, writes, self._notes)
+        domain = _Domain(config, nats, counts, given_up, tracer)
+        self._dead_letters = domain.dead_letters
+        self._services = _services(config, domain, tracer)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0
         self._health = HealthService()
@@ -117,6 +129,7 @@ class App:
         """
         tls = _tls(self._config.grpc_tls)
         await self._replies.start()
+        await self._notes.start()
         await self.connection.connect()
         server = self._make_server()
         listen = self._config.grpc
@@ -161,6 +174,7 @@ class App:
         self._draining_since = asyncio.get_running_loop().time()
         self._flush_by = self._draining_since + timeout
         self._show_health()
+        self._dead_letters.drain()
         return self._server is None or await self._server.drain(timeout)
 
     async def close(self) -> None:
@@ -188,32 +202,53 @@ class _Nats(NamedTuple):
     replies: Replies
     api: JetStreamApi
     writes: Writes
+    notes: Notes
 
 
 def _writes(config: NatsConfig, connection: Connection, replies: Replies, api: JetStreamApi) -> Writes:
     return Writes(connection, replies, api, WriteOptions(max_in_flight=config.max_pending_publishes))
 
 
-def _services(
-    config: ServerConfig, nats: _Nats, counts: Counts, tracer: Tracer | None
-) -> tuple[Service, ...]:
-    """Build the domain on the NATS layer, and the API on the domain."""
-    connection, replies, api, writes = nats
-    streams, consumers = StreamApi(api), ConsumerApi(api)
-    extract = extractor(config.telemetry.propagators)
-    events = EventsService(
-        Streams(streams, config.default_replicas),
-        Consumers(streams, consumers),
-        Publisher(connection, api, writes, counts, tracer),
-        Broker(connection, replies, consumers, counts, tracer),
-        ConsumeOptions(),
-        extract,
+class _Domain:
+    """The rules, built on the NATS layer."""
+
+    def __init__(
+        self, config: ServerConfig, nats: _Nats, counts: Counts, given_up: GivenUp, tracer: Tracer | None
+    ) -> None:
+        connection, replies, api, writes, notes = nats
+        streams, consumers, replicas = StreamApi(api), ConsumerApi(api), config.default_replicas
+        letters = DeadLetterStore(connection, api, replies, writes, replicas)
+        replays = Replays(connection, api, writes, consumers, notes, replicas)
+        shared = DeadLettering(letters, replays, notes, given_up)
+        self.events = EventsService(
+            Streams(streams, replicas),
+            Consumers(streams, consumers, letters, notes),
+            Publisher(api, writes, counts, tracer),
+            Broker(connection, replies, consumers, shared, counts, tracer),
+            ConsumeOptions(),
+            extractor(config.telemetry.propagators),
+        )
+        self.state = StateService(Stores(Buckets(api, writes, replicas)))
+        self.dead_letters = DeadLettersService(
+            letters,
+            LetterPages(letters, replays),
+            Replaying(letters, replays, consumers, given_up),
+            Purging(letters),
+            notes,
+            WatchOptions(),
+        )
+
+
+def _services(config: ServerConfig, domain: _Domain, tracer: Tracer | None) -> tuple[Service, ...]:
+    """Bind the API to the domain."""
+    services = (
+        Service(EVENTS, domain.events),
+        Service(STATE, domain.state),
+        Service(DEAD_LETTERS, domain.dead_letters),
     )
-    state = StateService(Stores(Buckets(connection, api, writes, config.default_replicas)))
-    services = Service(EVENTS, events), Service(STATE, state)
     if tracer is not None:
         for service in services:
-            trace_calls(service, tracer, extract)
+            trace_calls(service, tracer, extractor(config.telemetry.propagators))
     return services
 
 

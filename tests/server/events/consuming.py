@@ -11,12 +11,18 @@ from typing import Any
 
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
-from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consume import Subscription
+from windshift.server.events.dead_letter_store import DeadLetterStore
+from windshift.server.events.dead_lettering import DeadLettering
+from windshift.server.events.given_up import GivenUp
+from windshift.server.events.parties import Broker, ConsumeOptions
+from windshift.server.events.replays import Replays
 from windshift.server.events.session import Confirmation, Kind
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.deliveries import Delivery, PullOptions, StreamSeq
+from windshift.server.nats.notes import Notes
+from windshift.server.nats.writes import Writes
 
 QUICK = ConsumeOptions(
     subscribe_timeout=timedelta(seconds=1),
@@ -25,6 +31,19 @@ QUICK = ConsumeOptions(
     stall_timeout=timedelta(seconds=0.2),
     pull=PullOptions(expires=2.0, heartbeat=0.2),
 )
+
+
+def dead_lettering(nats: NatsBroker) -> DeadLettering:
+    """Build what consume calls share."""
+    connection, api, replies = nats.connection, nats.api, nats.replies
+    writes, notes = Writes(connection, replies, api), Notes(connection)
+    return DeadLettering(
+        DeadLetterStore(connection, api, replies, writes, 1),
+        Replays(connection, api, writes, ConsumerApi(api), notes, 1),
+        notes,
+        GivenUp(),
+    )
+
 
 Outcome = tuple[Kind, list[int], list[int], list[int]]
 
@@ -171,7 +190,9 @@ class Consuming:
     def open(self) -> Worker:
         """Begin a call; nothing was said yet."""
         worker = Worker()
-        broker = Broker(self.nats.connection, self.nats.replies, ConsumerApi(self.nats.api))
+        broker = Broker(
+            self.nats.connection, self.nats.replies, ConsumerApi(self.nats.api), dead_lettering(self.nats)
+        )
         worker.subscription = Subscription(broker, worker, self.options)
         worker.call = asyncio.create_task(worker.subscription.run())
         return worker

@@ -55,9 +55,11 @@ def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
     some.ended(Ended(8, SMALLEST_LIMIT, True))
     assert some.next(0.0, busy=False) == Pull(1, 0)
     assert some.next(0.0, busy=False) is None
+    window.arrive()
     window.admit(StreamSeq(1), "reply", 1, 0.0)
     some.delivered(delivery(50_000))
     assert some.next(0.0, busy=True) == Pull(1, 0)
+    window.arrive()
     window.admit(StreamSeq(2), "reply", 1, 0.0)
     some.delivered(delivery(100))
     assert some.next(0.0, busy=False) == Pull(6, SMALLEST_LIMIT)
@@ -98,6 +100,7 @@ def test_silence_is_told_without_a_request_too() -> None:
     """With a full window nothing is asked for, and only a look at the consumer tells whether it is there."""
     some, window = pulls(1)
     some.next(0.0, busy=False)
+    window.arrive()
     window.admit(StreamSeq(1), "reply", 1, 0.0)
     assert some.due == SILENCE
     assert some.tick(SILENCE)

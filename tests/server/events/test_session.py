@@ -222,7 +222,7 @@ def test_release_spares_what_is_being_settled() -> None:
     call = Call(held=[1, 2, 3])
     call.ask(Kind.ACK, 1)
     call.ask(Kind.PING, 2)
-    assert [held.reply for held in call.session.release()] == ["reply.2.1", "reply.3.1"]
+    assert [held.reply for _, held in call.session.release()] == ["reply.2.1", "reply.3.1"]
     assert len(call.session.window) == 0
 
 

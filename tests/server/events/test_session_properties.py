@@ -65,6 +65,7 @@ class ConsumeCall(RuleBasedStateMachine):
             self.pulls.heard(self.now)
             self.attempts[seq] = self.attempts.get(seq, 0) + 1
             reply = f"{seq}.{self.attempts[seq]}"
+            self.window.arrive()
             held = self.window.admit(StreamSeq(seq), reply, self.attempts[seq], self.now)
             assert held is not None, "what was asked for has room"
 
@@ -206,7 +207,7 @@ class ConsumeCall(RuleBasedStateMachine):
         assert self.told == len(self.asked)
         assert self.session.confirmed
         released = self.session.release()
-        assert len({held.reply for held in released}) == len(released) <= self.size
+        assert len({held.reply for _, held in released}) == len(released) <= self.size
         assert self.session.release() == []
 
 

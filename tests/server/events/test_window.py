@@ -17,6 +17,7 @@ def window(size: int = 8, timeout: float = 30.0) -> Window:
 
 def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> Held:
     """Let a delivery in."""
+    window.arrive()
     held = window.admit(StreamSeq(seq), f"reply.{seq}.{attempt}", attempt, now)
     assert held is not None
     return held
@@ -71,6 +72,7 @@ def test_refuses_what_was_not_asked_for_and_has_no_room() -> None:
     one = window(1)
     one.request(1)
     admit(one, 1)
+    assert not one.has_room
     assert one.admit(StreamSeq(2), "reply", 1, 0.0) is None
     assert len(one) == 1
 
@@ -149,5 +151,5 @@ def test_clearing_returns_what_was_held() -> None:
     some = window(4)
     some.request(3)
     held = admit(some, 1)
-    assert some.clear() == [held]
+    assert some.clear() == [(1, held)]
     assert (len(some), some.requested, some.due) == (0, 0, inf)

@@ -10,7 +10,6 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, 
 from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.errors import InvalidField
-from windshift.server.events.attachment import Broker, ConsumeOptions
 from windshift.server.events.commands import (
     LONGEST_ERROR_TYPE,
     LONGEST_REASON,
@@ -23,6 +22,7 @@ from windshift.server.events.commands import (
     check_ids,
 )
 from windshift.server.events.consume import Subscription
+from windshift.server.events.parties import Broker, ConsumeOptions
 from windshift.server.events.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 

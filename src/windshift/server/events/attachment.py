@@ -10,39 +10,36 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import partial
+from collections.abc import Coroutine, Iterator
 from math import inf
-from typing import Any, Protocol
+from typing import Any
 
-from windshift.server.errors import AlreadySubscribed, BrokerUnavailable, ConsumerNotFound
-from windshift.server.events.commands import Ack, Command, Fate, Ping, Reject, Subscribe, check_reject, judge
-from windshift.server.events.counts import Counts
-from windshift.server.events.lookup import find_timeout
+from windshift.server.errors import (
+    WindshiftError,
+)
+from windshift.server.events.commands import (
+    Command,
+)
+from windshift.server.events.following import Following
+from windshift.server.events.lookup import Found
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.parties import Broker, Client, ConsumeOptions
 from windshift.server.events.pulls import Pulls
-from windshift.server.events.retries import RetryPolicy
-from windshift.server.events.session import Confirmation, Errand, Kind, Session
-from windshift.server.events.spans import ConsumeSpans, end_settlement, end_unanswered
-from windshift.server.events.window import Held, Window
-from windshift.server.nats.connection import Connection, NotConnected
-from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.events.replay_feed import ReplayFeed
+from windshift.server.events.session import Session
+from windshift.server.events.settling import Settling
+from windshift.server.events.spans import ConsumeSpans, end_unanswered
+from windshift.server.events.triage import Triage
+from windshift.server.events.window import Held, Replay, Window
 from windshift.server.nats.deliveries import (
-    ACK,
-    PROGRESS,
-    TERMINATE,
     Arrival,
     Deliveries,
     Delivery,
     Ended,
     Notice,
-    PullOptions,
-    StreamSeq,
-    nak,
 )
-from windshift.server.nats.replies import NoReply, Outcome, Replies
-from windshift.server.telemetry.tracer import Tracer
+from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.nats.notes import CONSUMER, REPLAY
 
 STALLED = 16 * 1024
 """Bytes that wait for the client to read before no more deliveries are handed to it."""
@@ -53,63 +50,8 @@ confirmations of a whole window: a client that settles all of it before it reads
 hanging."""
 
 
-class Client(Protocol):
-    """The client's end of a consume call. All sending queues and never blocks."""
-
-    @property
-    def queued(self) -> int:
-        """Bytes that were sent and that the client has not read."""
-        ...
-
-    async def ready(self) -> None:
-        """Wait until `queued` is `STALLED` or less. One task at a time."""
-        ...
-
-    async def receive(self) -> Iterator[Command] | None:
-        """Return what the client sent, None after its last message.
-
-        Iterating may raise what is wrong with a command.
-        """
-        ...
-
-    def deliver(self, delivery: Delivery) -> None:
-        """Hand over a delivery."""
-        ...
-
-    def confirm(self, confirmation: Confirmation) -> None:
-        """Answer a command."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumeOptions:
-    """Timers of a consume call.
-
-    Attributes:
-        subscribe_timeout: how long the client may take to send its first message.
-        lookup_timeout: how long the broker may take to find the consumer.
-        confirm_timeout: how long it may take to answer an acknowledgement.
-        stall_timeout: how long a client may leave unread what it was sent before the broker is asked no more
-            on its behalf.
-        pull: timers of the pull requests.
-    """
-
-    subscribe_timeout: timedelta = timedelta(seconds=10)
-    lookup_timeout: timedelta = timedelta(seconds=5)
-    confirm_timeout: timedelta = timedelta(seconds=5)
-    stall_timeout: timedelta = timedelta(seconds=1)
-    pull: PullOptions = field(default_factory=PullOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
-
-    connection: Connection
-    replies: Replies
-    consumers: ConsumerApi
-    counts: Counts = field(default_factory=Counts)
-    tracer: Tracer | None = None
+MOST_WAITING = 16
+"""Deliveries that may wait for room, beside replays."""
 
 
 class Attachment:
@@ -118,35 +60,40 @@ class Attachment:
     Args:
         broker: NATS.
         client: the client.
-        stream: the stream's name.
-        consumer: the consumer's name.
+        consumer: what names the consumer.
+        found: the consumer, as it was found just now.
         window: the deliveries that the client holds; empty.
         options: timers.
     """
 
     __slots__ = (
         "_arrived",
+        "_backlog",
         "_broker",
         "_client",
         "_consumer",
         "_counts",
         "_deliveries",
-        "_doubt",
         "_ending",
         "_failure",
+        "_feed",
+        "_following",
         "_group",
-        "_looking_up",
         "_loop",
         "_options",
+        "_patience",
         "_pulls",
         "_reopen",
+        "_replay_room",
         "_resuming",
         "_room",
         "_session",
+        "_settling",
+        "_shared",
         "_spans",
-        "_stream",
         "_tasks",
         "_timer",
+        "_triage",
         "_unsent",
         "_wake",
         "_window",
@@ -158,34 +105,66 @@ class Attachment:
         self,
         broker: Broker,
         client: Client,
-        stream: str,
-        consumer: str,
+        consumer: ConsumerKey,
+        found: Found,
         window: Window,
         options: ConsumeOptions,
     ) -> None:
         self._broker = broker
         self._counts = broker.counts
-        self._spans = None if broker.tracer is None else ConsumeSpans(broker.tracer, stream, consumer)
+        self._spans = None if broker.tracer is None else ConsumeSpans(broker.tracer, *consumer)
         self._client = client
-        self._stream = stream
         self._consumer = consumer
         self._window = window
         self._options = options
+        self._patience = options.confirm_timeout.total_seconds()
         self._session = Session(window, options.confirm_timeout.total_seconds())
         self._pulls = Pulls(window, options.pull.silence)
-        self._deliveries = Deliveries(broker.connection, stream, consumer, options.pull, self._arrive)
+        self._deliveries = Deliveries(broker.connection, *consumer, options.pull, self._arrive)
         self._loop = asyncio.get_running_loop()
+        shared = self._shared = broker.dead_letters
+        self._triage = Triage(
+            shared,
+            broker.replies,
+            self._deliveries,
+            consumer,
+            self._patience,
+            self._start,
+            self._decided,
+        )
+        self._wake = asyncio.Event()
+        self._following = Following(
+            broker.consumers,
+            consumer,
+            found,
+            window,
+            self._triage,
+            options.lookup_timeout.total_seconds(),
+            self._start,
+            self.end,
+        )
+        self._settling = Settling(
+            self._session,
+            broker.replies,
+            self._triage,
+            broker.counts,
+            self._spans,
+            self._start,
+            self._wake.set,
+            self._ask_again,
+        )
+        self._feed: ReplayFeed | None = None
+        self._backlog: deque[tuple[Delivery, Replay | None, float]] = deque()
         self._arrived: list[Delivery] = []
         self._unsent: deque[tuple[Delivery, Held]] = deque()
-        self._wake = asyncio.Event()
         self._room = asyncio.Event()
+        self._replay_room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdraw_at = inf
         self._reopen = True
-        self._withdraw = self._resuming = self._looking_up = self._ending = False
-        self._doubt: Notice | None = None
+        self._withdraw = self._resuming = self._ending = False
         self._failure: Exception | None = None
 
     async def run(self, commands: Iterator[Command]) -> None:
@@ -201,9 +180,16 @@ class Attachment:
         connection.on_lost.append(self._lose)
         connection.on_connected.append(self._recover)
         self._counts.attach(self._window)
+        self._window.tell_expired(self._triage.failures.failed)
+        notes = self._shared.notes
+        silence = (
+            notes.listen(REPLAY, *self._consumer, self._ring_feed),
+            notes.listen(CONSUMER, *self._consumer, self._ask_again),
+        )
         try:
             async with self._group:
                 self._start(self._read(commands))
+                self._start(self._look_for_replays())
                 await self._serve()
                 for task in self._tasks:
                     task.cancel()
@@ -211,6 +197,9 @@ class Attachment:
             self._ending = True
             connection.on_lost.remove(self._lose)
             connection.on_connected.remove(self._recover)
+            for stop in silence:
+                stop()
+            self._triage.close()
             self._counts.detach(self._window)
             await self._release()
         if self._failure is not None:
@@ -230,7 +219,11 @@ class Attachment:
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = self._group.create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
 
     async def _release(self) -> None:
         """Give the broker back what the client holds, and what is on its way to it.
@@ -244,16 +237,21 @@ class Attachment:
         finally:
             for delivery in self._arrived:
                 self._deliveries.hand_back(delivery.reply)
+            for waiting, _, _ in self._backlog:
+                self._deliveries.hand_back(waiting.reply)
+            for reply in self._triage.undecided:
+                self._deliveries.hand_back(reply)
             released = self._session.release()
             self._counts.released += len(released)
-            for held in released:
+            for seq, held in released:
+                self._triage.failures.failed(seq, held)
                 self._deliveries.hand_back(held.reply)
 
     # -- turns ---------------------------------------------------------------------------------------
 
     async def _serve(self) -> None:
         while True:
-            if self._reopen and not self._ending and not self._resuming:
+            if self._reopen and not self._following.stale and not self._ending and not self._resuming:
                 self._reopen = False
                 self._window.lose_requests()
                 await self._deliveries.open()
@@ -289,7 +287,7 @@ class Attachment:
         if self._pulls.due <= now:
             requested = self._window.requested
             if self._pulls.tick(now):
-                self._doubt = self._doubt or Notice.UNHEARD
+                self._following.doubt()
                 self._reopen = self._reopen or requested > 0
                 self._wake.set()
         if self._withdraw_at <= now:
@@ -297,25 +295,50 @@ class Attachment:
             if self._window.requested:
                 self._withdraw = True
                 self._wake.set()
-        if self._doubt is not None and not self._looking_up and not self._ending:
-            self._looking_up = True
-            self._start(self._look_up(self._doubt))
-            self._doubt = None
+        if self._settling.slots.due <= now and self._settling.slots.look(now):
+            self._following.doubt()
+        if not self._ending:
+            self._following.tick()
 
     def _take_in(self, now: float) -> None:
-        """Hold the deliveries that arrived; those that there is no room for go back."""
-        if not self._arrived:
-            return
-        arrived, self._arrived = self._arrived, []
-        self._pulls.heard(now)
-        for delivery in arrived:
-            held = self._window.admit(delivery.id, delivery.reply, delivery.attempt, now)
-            if held is None:
-                self._deliveries.hand_back(delivery.reply)
-            else:
-                if self._spans is not None:
-                    held.span = self._spans.deliver(delivery)
-                self._unsent.append((delivery, held))
+        """Hold the deliveries that arrived; those that there is no room for wait, or go back."""
+        if self._arrived:
+            arrived, self._arrived = self._arrived, []
+            self._pulls.heard(now)
+            for delivery in arrived:
+                self._window.arrive()
+                if self._triage.passes(delivery, now) and (
+                    self._backlog or not self._hold(delivery, None, now)
+                ):
+                    self._queue(delivery, None, now)
+        while self._backlog and self._window.has_room:
+            delivery, replay, since = self._backlog.popleft()
+            if since + self._following.found.timeout.total_seconds() > now:  # it is not with the broker again
+                self._hold(delivery, replay, since)
+        self._window.waiting = len(self._backlog) + len(self._triage.undecided)
+
+    def _hold(self, delivery: Delivery, replay: Replay | None, since: float) -> bool:
+        """Hand a delivery to the client soon; false when there is no room."""
+        held = self._window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
+        if held is None:
+            return False
+        if self._spans is not None:
+            held.span = self._spans.deliver(delivery)
+        self._unsent.append((delivery, held))
+        return True
+
+    def _queue(self, delivery: Delivery, replay: Replay | None, now: float) -> None:
+        """Let a delivery wait for room: replays take some that the broker was asked to fill."""
+        if len(self._backlog) < MOST_WAITING:
+            self._backlog.append((delivery, replay, now))
+        else:
+            self._deliveries.hand_back(delivery.reply)
+
+    def _decided(self, delivery: Delivery | None, replay: Replay | None) -> None:
+        """Take a delivery that was not decided about when it arrived, or note that it is none any more."""
+        if delivery is not None:
+            self._queue(delivery, replay, self._loop.time())
+        self._wake.set()
 
     def _forward(self, now: float) -> None:
         """Hand deliveries to the client as long as it reads them."""
@@ -349,6 +372,8 @@ class Attachment:
         self._wake.set()
 
     def _pull(self, now: float) -> None:
+        if self._feed is not None and self._has_room_for_replays:
+            self._replay_room.set()
         if self._unsent or self._resuming or self._reopen:
             return
         pull = self._pulls.next(now, busy=self._session.busy)
@@ -357,7 +382,7 @@ class Attachment:
 
     def _arm(self, now: float) -> None:
         """See to it that there is a turn when time alone makes one necessary."""
-        due = min(self._session.due, self._pulls.due, self._withdraw_at)
+        due = min(self._session.due, self._pulls.due, self._withdraw_at, self._settling.slots.due)
         timer = self._timer
         if due == inf or (timer is not None and timer.when() <= due):
             return
@@ -378,7 +403,7 @@ class Attachment:
                 for command in batch:
                     if self._ending:
                         return
-                    self._obey(command)
+                    self._settling.obey(command)
                     if self._session.saturated:
                         await self._make_room()
                 if self._client.queued >= FLOODED:
@@ -393,65 +418,7 @@ class Attachment:
         self._wake.set()
         await self._room.wait()
 
-    def _obey(self, command: Command) -> None:
-        match command:
-            case Ack():
-                self._pass_on(Kind.ACK, command.ids, ACK)
-            case Ping():
-                self._pass_on(Kind.PING, command.ids, PROGRESS)
-            case Reject():
-                check_reject(command)
-                verdict = judge(command, RetryPolicy(), 1, 0)
-                payload = nak(verdict.delay_ns) if verdict.fate is Fate.AGAIN else TERMINATE
-                self._pass_on(Kind.REJECT, command.ids, payload)
-            case Subscribe():
-                raise AlreadySubscribed
-
-    def _pass_on(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes) -> None:
-        errands = self._session.command(kind, ids, payload, self._loop.time())
-        for errand in errands:
-            if self._spans is not None and errand.held.span is not None:
-                self._spans.settle(errand, errand.held.span)
-            self._send(errand)
-        if not errands:
-            self._wake.set()
-
-    def _send(self, errand: Errand) -> None:
-        """Send a message to the broker.
-
-        Without a connection it waits for the next one, or for its time to end.
-        """
-        deadline = errand.confirmation.expires
-        try:
-            self._broker.replies.send(
-                errand.reply, errand.payload, None, partial(self._answered, errand), deadline
-            )
-        except NotConnected:
-            pass
-
     # -- called from NATS: only note what happened, and wake -----------------------------------------
-
-    def _answered(self, errand: Errand, outcome: Outcome) -> None:
-        if outcome is NoReply.DISCONNECTED:
-            return  # sent again on the next connection, or failed when its time is over
-        if isinstance(outcome, bytes) and not errand.answered:
-            self._count(errand)
-        end_settlement(errand, outcome)
-        self._session.answer(errand, stored=isinstance(outcome, bytes), now=self._loop.time())
-        if outcome is NoReply.NO_RESPONDERS:
-            self._doubt = self._doubt or Notice.UNHEARD
-        self._wake.set()
-
-    def _count(self, errand: Errand) -> None:
-        kind, counts = errand.confirmation.kind, self._counts
-        if kind is Kind.ACK:
-            counts.acknowledged += 1
-        elif kind is Kind.PING:
-            counts.prolonged += 1
-        elif errand.payload == TERMINATE:
-            counts.terminated += 1
-        else:
-            counts.rejected += 1
 
     def _arrive(self, arrival: Arrival) -> None:
         if isinstance(arrival, Delivery):
@@ -473,30 +440,67 @@ class Attachment:
             case _:
                 self._pulls.refused(now)
                 if arrival is not Notice.REFUSED:
-                    self._doubt = arrival
+                    self._following.doubt(deleted=arrival is Notice.DELETED)
 
     def _lose(self) -> None:
         self._window.lose_requests()
+        self._triage.lose()
 
     def _recover(self) -> None:
-        self._reopen = True
+        self._triage.recover(self._loop.time(), self._following.found.timeout.total_seconds())
+        self._following.stale = self._reopen = True
         for errand in self._session.unanswered():
-            self._send(errand)
+            self._settling.send(errand)
+        if self._feed is not None:
+            self._feed.lose()
         self._wake.set()
 
-    # -- doubt ---------------------------------------------------------------------------------------
+    def _ask_again(self) -> None:
+        """Look the consumer up: somebody changed it, or it is not heard."""
+        self._following.doubt()
+        self._wake.set()
 
-    async def _look_up(self, doubt: Notice) -> None:
-        """See whether the consumer still is there, and end the call when it is not."""
-        window, deadline = self._window.size, self._loop.time() + self._options.lookup_timeout.total_seconds()
+    # -- replays -------------------------------------------------------------------------------------
+
+    async def _look_for_replays(self) -> None:
+        """See whether events are to be delivered again that the consumer had given up on."""
         try:
-            await find_timeout(self._broker.consumers, self._stream, self._consumer, window, deadline)
-            if doubt is Notice.DELETED:  # and made again since
-                self.end(ConsumerNotFound(self._consumer))
-        except BrokerUnavailable:
-            pass  # the next request will bring the doubt back
-        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
-            self.end(failure)
-        finally:
-            self._looking_up = False
-            self._wake.set()
+            if await self._shared.replays.outstanding(*self._consumer, self._loop.time() + self._patience):
+                self._ring_feed()
+        except (WindshiftError, RefusedByBroker, NotImplementedError):
+            pass  # looked at again with every new connection, and from time to time
+
+    def _ring_feed(self) -> None:
+        if self._ending:
+            return
+        feed = self._feed
+        if feed is None:
+            feed = self._feed = ReplayFeed(
+                self._broker.connection,
+                self._shared,
+                self._consumer,
+                self._options.pull,
+                self._patience,
+                self._wait_for_replay_room,
+                self._replay,
+            )
+            self._start(feed.run())
+        feed.timeout = self._following.found.timeout
+        feed.ring()
+
+    @property
+    def _has_room_for_replays(self) -> bool:
+        return self._window.has_room and not self._backlog and not self._resuming and not self._unsent
+
+    async def _wait_for_replay_room(self) -> None:
+        while not self._has_room_for_replays:
+            self._replay_room.clear()
+            await self._replay_room.wait()
+
+    def _replay(self, delivery: Delivery, replay: Replay) -> None:
+        """Take an event that is delivered again though the consumer had given up on it."""
+        if self._triage.policy.is_beyond(delivery.attempt):
+            self._triage.give_up(delivery, replay)
+        else:
+            self._backlog.append((delivery, replay, self._loop.time()))
+        self._wake.set()

@@ -8,9 +8,11 @@ from datetime import timedelta
 from typing import Protocol
 
 from windshift.server.errors import ShuttingDown, SubscribeExpected
-from windshift.server.events.attachment import Attachment, Broker, Client, ConsumeOptions
+from windshift.server.events.attachment import Attachment
 from windshift.server.events.commands import Command, Subscribe, check_subscribe
-from windshift.server.events.lookup import find_timeout
+from windshift.server.events.lookup import Found, find_consumer
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.parties import Broker, Client, ConsumeOptions
 from windshift.server.events.window import Window
 
 
@@ -55,14 +57,13 @@ class Subscription:
         if not isinstance(command, Subscribe):
             raise SubscribeExpected
         size = check_subscribe(command)
-        timeout = await self._find(command, size)
+        found = await self._find(command, size)
         if self._draining:
             raise ShuttingDown
-        self._client.subscribed(timeout)
-        window = Window(size, timeout.total_seconds())
-        self._attachment = Attachment(
-            self._broker, self._client, command.stream, command.consumer, window, self._options
-        )
+        self._client.subscribed(found.timeout)
+        consumer = ConsumerKey(command.stream, command.consumer)
+        window = Window(size, found.timeout.total_seconds())
+        self._attachment = Attachment(self._broker, self._client, consumer, found, window, self._options)
         await self._attachment.run(commands)
 
     def drain(self) -> None:
@@ -87,8 +88,8 @@ class Subscription:
             raise SubscribeExpected
         return commands
 
-    async def _find(self, subscribe: Subscribe, window: int) -> timedelta:
+    async def _find(self, subscribe: Subscribe, window: int) -> Found:
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
-        return await find_timeout(
+        return await find_consumer(
             self._broker.consumers, subscribe.stream, subscribe.consumer, window, deadline
         )

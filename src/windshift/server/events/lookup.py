@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.pulls import LARGEST_LIMIT
-from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.events.retries import RetryPolicy, stored_policy
+from windshift.server.nats.consumers import ConsumerApi, ConsumerState
 from windshift.server.nats.deliveries import PullOptions
 from windshift.server.nats.jetstream import JsonObject, RefusedByBroker, domain_error
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
 
-async def find_timeout(
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A consumer that a call can consume from.
+
+    Attributes:
+        timeout: its processing timeout.
+        policy: its retry policy.
+        state: what else the broker knows of it.
+    """
+
+    timeout: timedelta
+    policy: RetryPolicy
+    state: ConsumerState
+
+
+async def find_consumer(
     consumers: ConsumerApi, stream: str, consumer: str, window: int, deadline: float
-) -> timedelta:
-    """Return the processing timeout of a consumer that a call with a window of this size can consume from.
+) -> Found:
+    """Return a consumer that a call with a window of this size can consume from.
 
     Raises:
         StreamNotFound: there is no such stream.
@@ -26,13 +43,13 @@ async def find_timeout(
         BrokerUnavailable: the broker did not answer by `deadline`, a time of the running loop.
     """
     try:
-        config = await consumers.find(stream, consumer, deadline)
+        state = await consumers.state(stream, consumer, deadline)
     except RefusedByBroker as refusal:
         raise domain_error(refusal, stream=stream, consumer=consumer) from refusal
-    if config is None:
+    if state is None:
         raise ConsumerNotFound(consumer)
-    refuse_limits(consumer, config, window)
-    return processing_timeout(consumer, config)
+    refuse_limits(consumer, state.config, window)
+    return Found(processing_timeout(consumer, state.config), stored_policy(state.config), state)
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:

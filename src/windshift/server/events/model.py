@@ -14,6 +14,13 @@ StreamSeq = NewType("StreamSeq", int)
 """An event's id: its sequence in the stream, which publish returned. Not a consumer's sequence."""
 
 
+class ConsumerKey(NamedTuple):
+    """What names a consumer."""
+
+    stream: str
+    name: str
+
+
 class PublishRequest(NamedTuple):
     """An event to be stored, as a client gave it."""
 

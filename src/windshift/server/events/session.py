@@ -19,7 +19,7 @@ from enum import Enum
 from math import inf
 
 from windshift.server.events.window import Held, Window
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.deliveries import TERMINATE, StreamSeq
 from windshift.server.telemetry.tracer import Span
 
 MOST_UNCONFIRMED = 20_000
@@ -85,12 +85,23 @@ class Errand:
     Attributes:
         reply: the subject to send it to.
         payload: what to send.
+        prepared: whether it may be sent: what has to come before it is done.
         answered: whether its outcome is known; what comes later changes nothing.
         since: when it was sent.
         span: what is recorded of it, if anything is.
     """
 
-    __slots__ = ("_followers", "answered", "confirmation", "held", "payload", "seq", "since", "span")
+    __slots__ = (
+        "_followers",
+        "answered",
+        "confirmation",
+        "held",
+        "payload",
+        "prepared",
+        "seq",
+        "since",
+        "span",
+    )
 
     def __init__(
         self, seq: StreamSeq, held: Held, payload: bytes, confirmation: Confirmation, now: float
@@ -100,6 +111,7 @@ class Errand:
         self.payload = payload
         self.confirmation = confirmation
         self.since = now
+        self.prepared = True
         self.answered = False
         self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
@@ -113,6 +125,19 @@ class Errand:
     def settles(self) -> bool:
         """Whether the delivery is over when the broker has stored this."""
         return self.confirmation.kind is not Kind.PING
+
+    @property
+    def ends(self) -> bool:
+        """Whether the event is not delivered to the consumer again when the broker has stored this."""
+        kind = self.confirmation.kind
+        return kind is Kind.ACK or (kind is Kind.REJECT and self.payload == TERMINATE)
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it may be sent, once more perhaps, while it is not answered."""
+        if self.answered or not self.prepared:
+            return False
+        return self.ends or not self.settles
 
     def follow(self, confirmation: Confirmation) -> None:
         """Let a later command about the same delivery wait for the outcome of this settlement."""
@@ -255,13 +280,10 @@ class Session:
     def unanswered(self) -> list[Errand]:
         """Return the messages that may be sent again when a connection broke while they were under way.
 
-        Those of rejects are not among them: had one arrived, a second could hit the next delivery.
+        Those that ask for another delivery are not among them: had one arrived, a second could hit that one.
+        Nor are those that were not to be sent yet.
         """
-        return [
-            errand
-            for errand in self._errands
-            if not errand.answered and errand.confirmation.kind is not Kind.REJECT
-        ]
+        return [errand for errand in self._errands if errand.may_repeat]
 
     def tick(self, now: float) -> list[Errand]:
         """Let time pass; return the messages that the broker did not answer in time."""
@@ -281,10 +303,10 @@ class Session:
 
     # -- the end -------------------------------------------------------------------------------------
 
-    def release(self) -> list[Held]:
+    def release(self) -> list[tuple[StreamSeq, Held]]:
         """Give up all deliveries and return those that the broker should hand to somebody else at once.
 
         What is being settled is not among them: its settlement is under way, and what comes after it has no
         effect.
         """
-        return [held for held in self.window.clear() if not held.settling]
+        return [(seq, held) for seq, held in self.window.clear() if not held.settling]

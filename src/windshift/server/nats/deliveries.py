@@ -129,6 +129,12 @@ def read_delivery(message: Msg) -> Delivery:
     )
 
 
+def stored_at(reply: str) -> int:
+    """Say when the stream stored a delivered message, in nanoseconds since 1970; `reply` is the delivery's."""
+    tokens = reply.split(".")
+    return int(tokens[7] if len(tokens) == 9 else tokens[9])
+
+
 def read_status(headers: Mapping[str, str]) -> Ended | Notice:
     """Read a status. What is not known counts as the end of all requests: pulling again is always right."""
     status = headers.get("Status", "")
@@ -231,10 +237,17 @@ class Deliveries:
             return False
         return True
 
-    def hand_back(self, reply: str) -> None:
-        """Have a delivery given to somebody else at once. Without a connection it is, after its timeout."""
+    def hand_back(self, reply: str, delay_ns: int = 0) -> None:
+        """Have a delivery given to somebody else, at once or after a delay.
+
+        Without a connection that happens after its timeout.
+        """
+        self.tell(reply, nak(delay_ns))
+
+    def tell(self, reply: str, acknowledgement: bytes) -> None:
+        """Send an acknowledgement of a delivery, and do not ask whether it arrived."""
         try:
-            self._connection.publish(reply, NAK)
+            self._connection.publish(reply, acknowledgement)
         except NotConnected:
             pass
 
