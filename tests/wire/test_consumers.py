@@ -265,14 +265,12 @@ def test_a_policy_is_read_back(
 ) -> None:
     """With every default filled in, for durables and ephemerals; without one it is the plain contract's."""
     fields = {} if asked is None else {"retry_policy": asked}
-    for consumer in (
-        ensure_consumer(client, stream, name="c", **fields),
-        ensure_consumer(client, stream, **fields),
-    ):
+    generated = ensure_consumer(client, stream, **fields)
+    ensure_consumer(client, stream, name="c", **fields)
+    ensure_consumer(client, stream, name="again", retry_policy=shown)
+    for consumer in (generated, "c", "again"):
         policy = get_consumer(client, stream, consumer).retry_policy
         assert MessageToDict(policy, preserving_proto_field_name=True) == shown
-    ensure_consumer(client, stream, name="again", retry_policy=shown)
-    assert get_consumer(client, stream, "again").retry_policy == policy
 
 
 def test_a_client_of_the_plain_contract_keeps_the_policy(client: Client, stream: str) -> None:
@@ -308,12 +306,8 @@ def test_a_consumer_is_read_back(client: Client, stream: str) -> None:
     start = {"from": {"start": True}}
     ensure_consumer(client, stream, name="c", subjects=subjects, processing_timeout="5.5s", **start)
     seen = get_consumer(client, stream)
-    assert (seen.stream, seen.id, seen.durable, sorted(seen.subjects)) == (
-        stream,
-        "c",
-        True,
-        sorted(subjects),
-    )
+    assert (seen.stream, seen.id, seen.durable) == (stream, "c", True)
+    assert sorted(seen.subjects) == sorted(subjects)
     assert seen.processing_timeout.ToTimedelta().total_seconds() == 5.5
     assert (seen.pending, seen.unsettled, seen.settled_to, seen.dead_letters) == (3, 0, 0, 0)
     with subscribed(client, stream, 2) as call:
