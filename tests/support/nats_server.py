@@ -60,6 +60,22 @@ class NatsServer:
                 return int(urls[0].rpartition(":")[2])
         raise RuntimeError(f"nats-server did not start: {self.log}")
 
+    def reload(self) -> None:
+        """Have it read its configuration file anew, and return when it has."""
+        assert self._process is not None
+        before = self.log.count("Reloaded server configuration")
+        self._process.send_signal(signal.SIGHUP)
+        give_up = time.monotonic() + 20
+        while self.log.count("Reloaded server configuration") == before:
+            if time.monotonic() > give_up:
+                raise RuntimeError(f"nats-server did not reload: {self.log}")
+            time.sleep(0.005)
+
+    def enter_lame_duck_mode(self) -> None:
+        """Have it send its clients away, and stop after a while."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGUSR2)
+
     def stop(self) -> None:
         """Ask the server to stop, and wait until it has."""
         self._end(signal.SIGTERM)

@@ -29,7 +29,7 @@ from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.nats.jetstream import StoredMessage
 from windshift.server.nats.timestamps import Time, parse_rfc3339
-from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.nats.writes import WriteOptions, Writes, _Found
 from windshift.server.telemetry.context import TraceContext
 
 Unique = Callable[[], str]
@@ -40,9 +40,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 
 def publisher(broker: Broker, options: WriteOptions | None = None) -> Publisher:
     """Make a publisher on this connection."""
-    return Publisher(
-        broker.connection, broker.api, Writes(broker.connection, broker.replies, broker.api, options)
-    )
+    return Publisher(broker.api, Writes(broker.connection, broker.replies, broker.api, options))
 
 
 def event(subject: str, body: bytes = b"body", **more: Any) -> PublishRequest:
@@ -240,8 +238,10 @@ async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
     """While a stream that exists does not answer, the publish is tried again."""
     writes = Writes(broker.connection, broker.replies, broker.api)
     subject = unique()
-    writes._bound[subject] = in_seconds(60)  # what a look-up during an election would find
-    publish = Publisher(broker.connection, broker.api, writes).publish
+    writes._found[subject] = _Found(
+        in_seconds(60), answers=True
+    )  # what a look-up during an election would find
+    publish = Publisher(broker.api, writes).publish
     with pytest.raises(BrokerUnavailable):
         await publish(event(subject), in_seconds(0.1))
     publishing = asyncio.create_task(publish(event(subject), in_seconds(10)))
@@ -387,7 +387,7 @@ async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_br
     """A call whose client went away is cancelled and nothing else, and leaves nothing behind."""
     await own_broker.stream("S")
     writes = Writes(own_broker.connection, own_broker.replies, own_broker.api, WriteOptions(max_in_flight=1))
-    publish = Publisher(own_broker.connection, own_broker.api, writes).publish
+    publish = Publisher(own_broker.api, writes).publish
     own_nats_server.freeze()
     tasks = [asyncio.create_task(publish(event("S.a"), in_seconds(10))) for _ in range(2)]
     await asyncio.sleep(0.01)

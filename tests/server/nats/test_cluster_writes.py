@@ -47,8 +47,8 @@ async def members(cluster: list[NatsServer]) -> AsyncIterator[list[Member]]:
 def member(broker: Broker) -> Member:
     """Wire a server."""
     writes = Writes(broker.connection, broker.replies, broker.api)
-    publisher = Publisher(broker.connection, broker.api, writes)
-    return Member(broker, publisher, Stores(Buckets(broker.connection, broker.api, writes, 3)))
+    publisher = Publisher(broker.api, writes)
+    return Member(broker, publisher, Stores(Buckets(broker.api, writes, 3)))
 
 
 async def test_same_key_at_once(members: list[Member], unique: Unique) -> None:

@@ -32,7 +32,7 @@ Unique = Callable[[], str]
 def stores_of(broker: Broker) -> Stores:
     """Make stores on this connection."""
     writes = Writes(broker.connection, broker.replies, broker.api)
-    return Stores(Buckets(broker.connection, broker.api, writes))
+    return Stores(Buckets(broker.api, writes))
 
 
 class Store:

@@ -8,12 +8,19 @@ from functools import lru_cache
 from typing import Final
 
 from windshift.server import names
-from windshift.server.errors import BrokerUnavailable, EventTooLarge, InvalidField, StreamFull, WrongLastId
+from windshift.server.errors import (
+    BrokerUnavailable,
+    EventTooLarge,
+    InvalidField,
+    OutcomeUnknown,
+    StreamFull,
+    WindshiftError,
+    WrongLastId,
+)
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
 from windshift.server.events.spans import describe_ack, describe_publish
 from windshift.server.nats import headers as h
-from windshift.server.nats.connection import Connection
 from windshift.server.nats.jetstream import (
     HEADER_TOO_LARGE,
     MESSAGE_TOO_LARGE,
@@ -42,13 +49,11 @@ class Publisher:
 
     def __init__(
         self,
-        connection: Connection,
         api: JetStreamApi,
         writes: Writes,
         counts: Counts | None = None,
         tracer: Tracer | None = None,
     ) -> None:
-        self._connection = connection
         self._api = api
         self._writes = writes
         self._backoff = Backoff()
@@ -87,30 +92,39 @@ class Publisher:
         return ack
 
     async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
-        headers = _headers(request)
-        max_payload = self._connection.max_payload
-        if len(request.body) + h.encoded_size(headers) > max_payload:
-            raise EventTooLarge(max_payload)
-        write = Write(request.subject, request.body, headers, deadline, bool(request.idempotency_key))
-        while True:
-            try:
-                return await self._writes.write(write)
-            except RefusedByBroker as refusal:
-                ack = await self._refused(request, write, refusal)
-                if ack is not None:
-                    return ack
+        write = Write(
+            request.subject, request.body, _headers(request), deadline, bool(request.idempotency_key)
+        )
+        in_doubt = False  # whether an attempt may have stored the event, though a later one was refused
+        try:
+            while True:
+                try:
+                    return await self._writes.write(write)
+                except RefusedByBroker as refusal:
+                    in_doubt = in_doubt or refusal.in_doubt
+                    ack = await self._refused(request, write, refusal, in_doubt=in_doubt)
+                    if ack is not None:
+                        return ack
+        except WrongLastId:
+            raise
+        except WindshiftError as error:
+            if in_doubt:
+                raise OutcomeUnknown from error
+            raise
 
     async def _refused(
-        self, request: PublishRequest, write: Write, refusal: RefusedByBroker
+        self, request: PublishRequest, write: Write, refusal: RefusedByBroker, *, in_doubt: bool
     ) -> PubAck | None:
-        """Raise what a refusal means.
+        """Raise what a refusal means; of an earlier attempt it says nothing.
 
         A conditional publish may turn out to have been stored before, or (`None`) to be worth another
         attempt.
         """
         code = refusal.err_code
         if code in (WRONG_LAST_SEQUENCE, WRONG_LAST_SEQUENCE_UNTOLD) and request.expected_last_id is not None:
-            return await self._settle_condition(request, write, refusal, request.expected_last_id)
+            return await self._settle_condition(
+                request, write, refusal, request.expected_last_id, in_doubt=in_doubt
+            )
         if code == MESSAGE_TOO_LARGE:
             raise EventTooLarge(await self._size_limit(refusal.stream, write.deadline)) from refusal
         if code == HEADER_TOO_LARGE:
@@ -120,18 +134,29 @@ class Publisher:
         raise domain_error(refusal, stream=refusal.stream) from refusal
 
     async def _settle_condition(
-        self, request: PublishRequest, write: Write, refusal: RefusedByBroker, expected: int
+        self,
+        request: PublishRequest,
+        write: Write,
+        refusal: RefusedByBroker,
+        expected: int,
+        *,
+        in_doubt: bool,
     ) -> PubAck | None:
         """Decide a conditional publish that was refused.
 
         A stream with one replica checks the sequence before the key: the repeat of a publish that succeeded
         is refused, too. If it was ours that won, the event right after the expected one carries our key.
+        Where that event is no more, only the broker's memory of keys can tell.
         """
         if request.idempotency_key:
-            query = {"seq": expected + 1}
-            winner = await self._api.message(refusal.stream, query, write.deadline)
+            winner = await self._api.message(refusal.stream, {"seq": expected + 1}, write.deadline)
             if winner is not None and winner.headers.get(h.MESSAGE_ID) == request.idempotency_key:
                 return PubAck(refusal.stream, winner.sequence, duplicate=True)
+            first = await self._recall(request.idempotency_key, write)
+            if first is not None:
+                return first
+            if in_doubt and winner is None:
+                raise OutcomeUnknown from refusal
         told = _ACTUAL.match(refusal.description)
         actual = int(told[1]) if told else await self._last_sequence(refusal.stream, write.deadline)
         if actual != expected:
@@ -140,6 +165,22 @@ class Publisher:
         if not await pause_within(self._backoff.pauses(), write.deadline):
             raise BrokerUnavailable from refusal
         return None
+
+    async def _recall(self, key: str, write: Write) -> PubAck | None:
+        """Ask the broker which event it stored for a key; `None` when it does not know the key.
+
+        There is no question for that. But of a message that says something impossible it looks at the key
+        before it refuses the rest. (Of all impossible things this one is safe: to expect a wrong last key
+        makes a replicated stream of nats-server 2.15.1 hang for good.)
+        """
+        headers = {h.MESSAGE_ID: h.Verified(key), h.ROLLUP: h.Verified("never")}
+        try:
+            ack = await self._writes.write(
+                Write(write.subject, b"", headers, write.deadline, repeatable=True)
+            )
+        except RefusedByBroker:
+            return None
+        return ack if ack.duplicate else None
 
     async def _last_sequence(self, stream: str, deadline: float) -> int:
         info = await self._api.stream_info(stream, deadline)

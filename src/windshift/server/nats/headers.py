@@ -18,6 +18,8 @@ MESSAGE_ID: Final = "Nats-Msg-Id"
 """The idempotency key: JetStream stores one message per key and duplicates window."""
 EXPECTED_LAST_SEQUENCE: Final = "Nats-Expected-Last-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = "Nats-Expected-Last-Subject-Sequence"
+ROLLUP: Final = "Nats-Rollup"
+"""Replaces earlier messages by this one, for two values that it may have. Others are refused."""
 
 MAX_BLOCK: Final = 65_535
 """The most bytes of headers that JetStream takes (`JSStreamHeaderExceedsMaximumErr`)."""

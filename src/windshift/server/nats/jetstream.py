@@ -68,6 +68,8 @@ class RefusedByBroker(Exception):
         self.description = description
         self.stream = stream
         """Which stream refused a message."""
+        self.in_doubt = False
+        """Whether an earlier attempt of the same write may be stored all the same."""
 
     @property
     def is_full(self) -> bool:
@@ -219,8 +221,6 @@ class JetStreamApi:
         something that is not repeatable may have been.
         """
         body = b"" if request is None else json.dumps(request, separators=(",", ":")).encode()
-        if len(body) > self._connection.max_payload:  # sent anyway, it would cost us the connection
-            raise RefusedByBroker(0, 400, "it is larger than a message may be; ask for less at once")
         pauses = self._backoff.pauses()
         while True:
             answer = await self._attempt(operation, body, deadline, repeatable=repeatable)
@@ -234,6 +234,8 @@ class JetStreamApi:
     ) -> JsonObject | None:
         """Ask once; `None` means that asking again is right."""
         await self._connection.wait_connected(deadline)
+        if len(body) > self._connection.max_payload:  # sent anyway, it would cost us the connection
+            raise RefusedByBroker(0, 400, "it is larger than a message may be; ask for less at once")
         # A request to a leader that is no more is never answered: what is repeatable is asked again.
         until = min(deadline, get_running_loop().time() + self._attempt_timeout) if repeatable else deadline
         try:

@@ -18,7 +18,6 @@ from windshift.server.errors import (
     UnsupportedCombination,
 )
 from windshift.server.nats import headers as h
-from windshift.server.nats.connection import Connection
 from windshift.server.nats.jetstream import (
     INVALID_CONFIG,
     MESSAGE_TOO_LARGE,
@@ -65,10 +64,7 @@ class Superseded(Exception):
 class Buckets:
     """All key-value buckets of one account. Deadlines are in the loop's time."""
 
-    def __init__(
-        self, connection: Connection, api: JetStreamApi, writes: Writes, default_replicas: int = 1
-    ) -> None:
-        self._connection = connection
+    def __init__(self, api: JetStreamApi, writes: Writes, default_replicas: int = 1) -> None:
         self._api = api
         self._writes = writes
         self._default_replicas = default_replicas
@@ -76,7 +72,7 @@ class Buckets:
     async def ensure(self, bucket: str, deadline: float) -> None:
         """Create a bucket; leave one that exists as it is."""
         try:
-            await self._api.call(
+            await self._api.change(
                 f"STREAM.CREATE.{_stream(bucket)}", _config(bucket, self._default_replicas), deadline
             )
         except RefusedByBroker as refusal:
@@ -123,9 +119,6 @@ class Buckets:
     ) -> int:
         if expected is not None:
             headers[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected)
-        max_payload = self._connection.max_payload
-        if len(value) + h.encoded_size(headers) > max_payload:
-            raise EventTooLarge(max_payload)
         # A second attempt could undo somebody else's write in between: nothing here is repeatable.
         write = Write(_subject(bucket, key), value, headers or None, deadline)
         try:

@@ -32,12 +32,13 @@ class NoReply(Enum):
     NO_RESPONDERS = "nobody listens to the subject; the message is gone"
     TIMED_OUT = "no answer in time; the message may have arrived"
     DISCONNECTED = "the connection ended; the message may have arrived"
+    UNANSWERING = "who gets the message answers nobody; it may have arrived"
 
 
 Outcome = bytes | NoReply
 Handler = Callable[[Outcome], None]
-IsLost = Callable[[str, float], Awaitable[bool]]
-"""Says of a subject, by a deadline, whether nobody who answers has heard what was sent to it."""
+Judge = Callable[[str, float], Awaitable[NoReply | None]]
+"""Says of a subject, by a deadline, why nothing that is sent to it will be answered; `None` if it may be."""
 
 
 class Replies:
@@ -116,33 +117,34 @@ class Replies:
         headers: Mapping[str, str] | None,
         doubt_at: float,
         deadline: float,
-        is_lost: IsLost,
+        judge: Judge,
     ) -> Outcome:
         """Do what `request` does, but wonder at `doubt_at` (loop time) whether an answer will ever come.
 
-        `is_lost` is then asked, with subject and deadline; if it says so, the outcome is `NO_RESPONDERS`. The
-        broker itself says that only where nobody at all listens to a subject.
+        `judge` is then asked, with subject and deadline; what it says is the outcome, unless that is `None`.
+        The broker itself says `NO_RESPONDERS` only where nobody at all listens to a subject.
         """
         future = self.loop.create_future()
         token = self.send(subject, payload, headers, partial(_resolve, future), min(doubt_at, deadline))
         try:
             outcome: Outcome = await future
             if outcome is NoReply.TIMED_OUT and doubt_at < deadline:
-                outcome = await self._doubt(token, subject, deadline, is_lost)
+                outcome = await self._doubt(token, subject, deadline, judge)
         except asyncio.CancelledError:
             self.forget(token)
             raise
         return outcome
 
-    async def _doubt(self, token: str, subject: str, deadline: float, is_lost: IsLost) -> Outcome:
+    async def _doubt(self, token: str, subject: str, deadline: float, judge: Judge) -> Outcome:
         """Wait on, and see meanwhile whether that is of any use."""
         future: asyncio.Future[Outcome] = self.loop.create_future()
         self._waiting[token] = (deadline, partial(_resolve, future))
         if self._sweep_timer is None:
             self._arm()
-        if await is_lost(subject, deadline) and not future.done():
+        judgement = await judge(subject, deadline)
+        if judgement is not None and not future.done():
             self.forget(token)
-            return NoReply.NO_RESPONDERS
+            return judgement
         return await future
 
     async def round_trip(self, deadline: float) -> float | None:

@@ -6,6 +6,8 @@ What is promised, and what not:
 not stored, and `BrokerUnavailable` or `TooManyInFlight` say so.
 - A write that may have arrived is sent again only if that does no harm, because it carries a key by which the
 broker knows it again. Otherwise, and at the deadline, the outcome is unknown and `OutcomeUnknown` says so.
+- What is said of a later attempt says nothing of an earlier one that may have arrived: see
+`RefusedByBroker.in_doubt`.
 """
 
 from __future__ import annotations
@@ -17,7 +19,14 @@ from datetime import timedelta
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
-from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, TooManyInFlight, UnboundSubject
+from windshift.server.errors import (
+    BrokerUnavailable,
+    EventTooLarge,
+    OutcomeUnknown,
+    TooManyInFlight,
+    UnboundSubject,
+)
+from windshift.server.nats import headers as h
 from windshift.server.nats.connection import Connection, NotConnected
 from windshift.server.nats.jetstream import (
     DUPLICATE_IN_PROCESS,
@@ -65,10 +74,19 @@ class _NotSent(Enum):
     NOT_CONNECTED = "there was no connection"
 
 
+class _Found(NamedTuple):
+    """A stream that takes a subject."""
+
+    until: float
+    """How long that is believed."""
+    answers: bool
+    """Whether it says that it has stored something."""
+
+
 _Outcome: TypeAlias = bytes | NoReply | _NotSent
 
 _AGAIN: Final = TEMPORARY | {DUPLICATE_IN_PROCESS}
-_MOST_BOUND: Final = 4096
+_MOST_FOUND: Final = 4096
 
 
 class Writes:
@@ -85,7 +103,7 @@ class Writes:
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
         self._turns = Turns(self._options.max_in_flight, self._options.max_waiting)
         self._patient = 0
-        self._bound: dict[str, float] = {}
+        self._found: dict[str, _Found] = {}
 
     @property
     def in_flight(self) -> int:
@@ -101,7 +119,8 @@ class Writes:
         """Store a message; return the broker's word for it.
 
         Raise `RefusedByBroker` for an error that another attempt would meet too, `UnboundSubject`,
-        `TooManyInFlight`, `BrokerUnavailable` or `OutcomeUnknown`.
+        `EventTooLarge` for more than the broker takes now, `TooManyInFlight`, `BrokerUnavailable` or
+        `OutcomeUnknown`.
         """
         outcome = await self._attempt(write)
         ack = _read(outcome)
@@ -117,8 +136,9 @@ class Writes:
         if write.repeatable:
             until = min(until, now + self._attempt_timeout)
         try:
+            self._check_size(write)
             return await self._replies.patient_request(
-                write.subject, write.body, write.headers, doubt_at, until, self._is_unbound
+                write.subject, write.body, write.headers, doubt_at, until, self._judge
             )
         except NotConnected:
             return _NotSent.NOT_CONNECTED
@@ -141,9 +161,12 @@ class Writes:
                 sent = sent or _may_have_arrived(outcome)
                 await self._prepare_repeat(write, outcome, pauses, sent=sent)
                 outcome = await self._attempt(write)
-        except (BrokerUnavailable, TooManyInFlight):
+        except (BrokerUnavailable, EventTooLarge, TooManyInFlight, UnboundSubject):
             if sent:
                 raise OutcomeUnknown from None
+            raise
+        except RefusedByBroker as refusal:
+            refusal.in_doubt = sent
             raise
         except asyncio.CancelledError:
             if asyncio.get_running_loop().time() >= write.deadline:
@@ -157,31 +180,66 @@ class Writes:
         self, write: Write, outcome: _Outcome, pauses: Iterator[float], *, sent: bool
     ) -> None:
         """Return when it is right and time to send again; raise what the caller is to be told otherwise."""
+        if outcome is NoReply.UNANSWERING:
+            raise OutcomeUnknown(_NO_ACK)
         if sent and not write.repeatable:
             raise OutcomeUnknown
-        if outcome is NoReply.NO_RESPONDERS and await self._is_unbound(write.subject, write.deadline):
-            raise UnboundSubject(write.subject)
+        if outcome is NoReply.NO_RESPONDERS:
+            found = await self._find(write.subject, write.deadline)
+            if found is None:
+                raise UnboundSubject(write.subject)
         if outcome is _NotSent.NOT_CONNECTED or outcome is NoReply.DISCONNECTED:
             await self._connection.wait_connected(write.deadline)
         elif not await pause_within(pauses, write.deadline):
             raise BrokerUnavailable
 
-    async def _is_unbound(self, subject: str, deadline: float) -> bool:
-        """Say whether no stream takes this subject; when nobody can tell now, say no."""
+    def _check_size(self, write: Write) -> None:
+        """Refuse what the broker would end the connection over: it may be another one than before."""
+        max_payload = self._connection.max_payload
+        size = len(write.body) + (h.encoded_size(write.headers) if write.headers else 0)
+        if size > max_payload:
+            raise EventTooLarge(max_payload)
+
+    async def _judge(self, subject: str, deadline: float) -> NoReply | None:
+        """Say of what was sent to this subject why no answer will come; `None` where one still may."""
+        found = await self._find(subject, deadline)
+        if found is None:
+            return NoReply.NO_RESPONDERS
+        return None if found.answers else NoReply.UNANSWERING
+
+    async def _find(self, subject: str, deadline: float) -> _Found | None:
+        """Look up the stream that takes this subject. When nobody can tell now, believe that there is one."""
         loop = asyncio.get_running_loop()
         now = loop.time()
-        if self._bound.get(subject, 0.0) > now:
-            return False
+        known = self._found.get(subject)
+        if known is not None and known.until > now:
+            return known
         until = min(deadline, now + self._options.lookup_timeout.total_seconds())
         try:
-            bound = bool(await self._api.stream_names(subject, until))
+            streams = await self._api.stream_names(subject, until)
+            answers = not streams or await self._answers(streams[0], until)
         except (BrokerUnavailable, RefusedByBroker):
-            return False
-        if bound:
-            if len(self._bound) >= _MOST_BOUND:
-                self._bound.clear()
-            self._bound[subject] = loop.time() + self._options.bound_for.total_seconds()
-        return not bound
+            return _Found(now, answers=True)
+        if not streams:
+            return None
+        if len(self._found) >= _MOST_FOUND:
+            self._found.clear()
+        found = _Found(loop.time() + self._options.bound_for.total_seconds(), answers)
+        self._found[subject] = found
+        return found
+
+    async def _answers(self, stream: str, deadline: float) -> bool:
+        """Say whether a stream confirms what it stores; when it cannot be asked now, say yes."""
+        try:
+            info = await self._api.stream_info(stream, deadline)
+        except (BrokerUnavailable, RefusedByBroker):
+            return True
+        return not info["config"].get("no_ack", False)
+
+
+_NO_ACK: Final = (
+    "the stream is set not to answer (no_ack), so nobody can tell whether it stored this; have it answer"
+)
 
 
 def _read(outcome: _Outcome) -> PubAck | None:
@@ -199,4 +257,4 @@ def _read(outcome: _Outcome) -> PubAck | None:
 
 
 def _may_have_arrived(outcome: _Outcome) -> bool:
-    return outcome is NoReply.TIMED_OUT or outcome is NoReply.DISCONNECTED
+    return isinstance(outcome, NoReply) and outcome is not NoReply.NO_RESPONDERS

@@ -1,0 +1,210 @@
+"""Publishes that may be stored though their answer is missing: what may be said of them, and what not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.server.events.test_publish import event, publisher
+from tests.support.broker import Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
+from windshift.server.events.model import PublishReceipt
+from windshift.server.nats.jetstream import Backoff
+from windshift.server.nats.kv import Buckets
+from windshift.server.nats.writes import WriteOptions, Writes
+
+Unique = Callable[[], str]
+
+HASTY = WriteOptions(
+    patience=timedelta(minutes=1),
+    attempt_timeout=timedelta(milliseconds=50),
+    backoff=Backoff(timedelta(milliseconds=5), timedelta(milliseconds=10)),
+)
+"""Sends again after a moment, and wonders about nothing."""
+
+CURIOUS = WriteOptions(patience=timedelta(milliseconds=10))
+
+
+async def update(broker: Broker, stream: str, **changes: Any) -> None:
+    """Change the configuration of a stream."""
+    config = (await broker.api.stream_info(stream, in_seconds(5)))["config"]
+    await broker.api.call(f"STREAM.UPDATE.{stream}", config | changes, in_seconds(5))
+
+
+async def stored_unheard(broker: Broker, stream: str, **more: Any) -> asyncio.Task[PublishReceipt]:
+    """Begin to publish with a key to a stream that does not answer; return once the event is stored."""
+    request = event(f"{stream}.a", idempotency_key="k", **more)
+    publishing = asyncio.create_task(publisher(broker, HASTY).publish(request, in_seconds(20)))
+    await has_stored(broker, stream, 1)
+    return publishing
+
+
+async def has_stored(broker: Broker, stream: str, last: int) -> None:
+    """Wait until the stream's last id is this one."""
+    async with asyncio.timeout(20):
+        while (await broker.api.stream_info(stream, in_seconds(5)))["state"]["last_seq"] < last:  # noqa: ASYNC110 - only the broker knows
+            await asyncio.sleep(0.005)
+
+
+async def test_refused_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """That a later attempt is refused does not mean that an earlier one was not stored."""
+    stream = await broker.stream(unique(), no_ack=True)
+    publishing = await stored_unheard(broker, stream)
+    await update(broker, stream, no_ack=False, max_msg_size=1)
+    with pytest.raises(OutcomeUnknown):
+        await publishing
+
+
+async def test_stream_deleted_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """That no stream takes the subject any more does not mean that none had taken the event."""
+    stream = await broker.stream(unique(), no_ack=True)
+    publishing = await stored_unheard(broker, stream)
+    await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
+    with pytest.raises(OutcomeUnknown):
+        await publishing
+
+
+async def test_key_known_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """An earlier attempt that was stored gives its id, though its event is gone and the condition fails."""
+    stream = await broker.stream(unique(), no_ack=True)
+    publishing = await stored_unheard(broker, stream, expected_last_id=0)
+    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    await update(broker, stream, no_ack=False)
+    assert await publishing == (1, True)
+
+
+async def test_nothing_known_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """With event and key gone nobody can say whether the condition failed for our own event."""
+    window = timedelta(milliseconds=100)
+    stream = await broker.stream(
+        unique(), no_ack=True, max_msgs_per_subject=1, duplicate_window=int(window.total_seconds() * 1e9)
+    )
+    publishing = await stored_unheard(broker, stream, expected_last_id=0)
+    broker.connection.publish(f"{stream}.a", b"another event of the subject")
+    await has_stored(broker, stream, 2)
+    await asyncio.sleep(2 * window.total_seconds())
+    await update(broker, stream, no_ack=False)
+    with pytest.raises(OutcomeUnknown):
+        await publishing
+
+
+async def test_overtaken_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
+    """Where another event stands in the only place of ours, ours was not stored: that is certain."""
+    stream = await broker.stream(unique(), no_ack=True, duplicate_window=100_000_000)
+    broker.connection.publish(f"{stream}.a", b"the only place")
+    await has_stored(broker, stream, 1)
+    request = event(f"{stream}.a", idempotency_key="k", expected_last_id=0)
+    publishing = asyncio.create_task(publisher(broker, HASTY).publish(request, in_seconds(20)))
+    await asyncio.sleep(0.2)  # some attempts, which nobody answers
+    await update(broker, stream, no_ack=False)
+    with pytest.raises(WrongLastId):
+        await publishing
+
+
+@pytest.mark.parametrize("replaced_by", ["a newer one", "a deletion", "a purge"])
+async def test_repeat_when_the_first_event_is_gone(broker: Broker, unique: Unique, replaced_by: str) -> None:
+    """The repeat of a conditional publish gives the id of the first, though its event is gone."""
+    stream, publish = await broker.stream(unique(), max_msgs_per_subject=1), publisher(broker).publish
+    conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
+    assert await publish(conditional, in_seconds(5)) == (1, False)
+    match replaced_by:
+        case "a newer one":
+            await publish(event(f"{stream}.a"), in_seconds(5))
+        case "a deletion":
+            await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(5))
+        case _:
+            await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    kept = await broker.messages(stream)
+    assert await publish(conditional, in_seconds(5)) == (1, True)
+    assert await publish(conditional._replace(expected_last_id=7), in_seconds(5)) == (1, True)
+    with pytest.raises(WrongLastId):
+        await publish(conditional._replace(idempotency_key="other"), in_seconds(5))
+    assert await broker.messages(stream) == kept
+
+
+async def test_repeat_after_the_window(broker: Broker, unique: Unique) -> None:
+    """After the window the first event still tells; without it the condition counts, and nothing is stored.
+
+    A new publish with the key is then possible.
+    """
+    stream = await broker.stream(unique(), duplicate_window=100_000_000)
+    publish = publisher(broker).publish
+    conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
+    assert await publish(conditional, in_seconds(5)) == (1, False)
+    await asyncio.sleep(0.3)
+    assert await publish(conditional, in_seconds(5)) == (1, True)
+    await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(5))
+    with pytest.raises(WrongLastId):
+        await publish(conditional, in_seconds(5))
+    assert await publish(conditional._replace(expected_last_id=1), in_seconds(5)) == (2, False)
+    assert await broker.messages(stream) == 1
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_a_stream_that_does_not_answer(broker: Broker, unique: Unique, key: str) -> None:
+    """A publish to a stream that confirms nothing ends long before its deadline, and says why."""
+    stream = await broker.stream(unique(), no_ack=True)
+    for _ in range(2):
+        with pytest.raises(OutcomeUnknown, match="no_ack"):
+            await publisher(broker, CURIOUS).publish(
+                event(f"{stream}.a", idempotency_key=key), in_seconds(60)
+            )
+    await update(broker, stream, no_ack=False)
+    receipt = await publisher(broker, CURIOUS).publish(event(f"{stream}.a"), in_seconds(60))
+    assert not receipt.duplicate
+
+
+async def test_a_store_that_does_not_answer(broker: Broker, unique: Unique) -> None:
+    """The same holds for a store."""
+    store = unique()
+    writes = Writes(broker.connection, broker.replies, broker.api, CURIOUS)
+    await Buckets(broker.api, writes).ensure(store, in_seconds(5))
+    await update(broker, f"KV_{store}", no_ack=True)
+    with pytest.raises(OutcomeUnknown, match="no_ack"):
+        await Buckets(broker.api, writes).put(store, "a", b"", in_seconds(60))
+
+
+async def test_ensuring_a_store_unheard(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """A store whose making was asked for and not answered may exist."""
+    writes = Writes(own_broker.connection, own_broker.replies, own_broker.api)
+    own_nats_server.freeze()
+    with pytest.raises(OutcomeUnknown):
+        await Buckets(own_broker.api, writes).ensure("s", in_seconds(0.1))
+    own_nats_server.thaw()
+
+
+@pytest.mark.parametrize("key", ["", "k"])
+async def test_broker_takes_less_than_before(tmp_path: Path, key: str) -> None:
+    """A broker that ends the connection over an event that it took before does so once and not again."""
+    config = tmp_path / "config"
+    config.write_text("max_payload: 1MB")
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    try:
+        async with connect(server.url) as broker:
+            await broker.stream("S")
+            config.write_text("max_payload: 64KB")
+            server.reload()
+            publish = publisher(broker).publish
+            with pytest.raises(OutcomeUnknown):
+                await publish(event("S.a", bytes(100_000), idempotency_key=key), in_seconds(20))
+            await broker.connection.wait_connected(in_seconds(10))
+            with pytest.raises(EventTooLarge):
+                await publish(event("S.a", bytes(100_000), idempotency_key=key), in_seconds(20))
+            assert broker.connection.reconnects == 1
+            assert await publish(event("S.a"), in_seconds(5)) == (1, False)
+    finally:
+        server.kill()
+
+
+async def test_unbound_is_certain_at_once(broker: Broker, unique: Unique) -> None:
+    """A subject that no stream takes is refused for certain, key or not."""
+    for key in ("", "k"):
+        with pytest.raises(UnboundSubject):
+            await publisher(broker).publish(event(unique(), idempotency_key=key), in_seconds(5))
