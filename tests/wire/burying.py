@@ -53,6 +53,16 @@ async def _bury(
         return ids
 
 
+def delete_stream(nats_server: NatsServer, name: str) -> None:
+    """Delete a stream with NATS's own means."""
+
+    async def delete() -> None:
+        async with connect(nats_server.url) as broker:
+            await broker.api.call(f"STREAM.DELETE.{name}", None, in_seconds(5))
+
+    asyncio.run(delete())
+
+
 def ask(client: Client, method: str, request: Message, timeout: float | None = 20) -> Any:
     """Call a method of the service."""
     return client.call(DEAD_LETTERS.methods_by_name[method], request, timeout)

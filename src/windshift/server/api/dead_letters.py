@@ -183,9 +183,13 @@ def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[LetterId]:
 
 def _id(field: str, text: str) -> LetterId:
     try:
-        return read_id(text)
+        letter_id = read_id(text)
     except ValueError:
         raise InvalidField(field, "is no id of a dead letter; pass on one that was listed") from None
+    names.stream_name(field, letter_id.stream)
+    names.consumer_name(field, letter_id.consumer)
+    number(field, max(letter_id.seq, letter_id.stored_ns))
+    return letter_id
 
 
 def _filter(filter_: pb.Filter) -> LetterFilter:

@@ -121,6 +121,8 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._reached = WatchPosition(0, 0)
+        self._last = 0
+        self._last_since = self._loop.time()
 
     async def run(self, begin: WatchPosition | None, *, existing: bool) -> None:
         """Tell of dead letters until cancelled.
@@ -160,6 +162,18 @@ class Watch:
         more = last > self._reached.after
         while more:
             more = await self._tell_a_page()
+        self._pass_by(last)
+
+    def _pass_by(self, last: int) -> None:
+        """Look no more at entries that concern nobody here.
+
+        They are passed by when they are there for a while: a replica may have answered that lags behind.
+        """
+        now = self._loop.time()
+        if last != self._last:
+            self._last, self._last_since = last, now
+        elif now - self._last_since >= self._options.interval.total_seconds():
+            self._reached = self._reached._replace(after=max(last, self._reached.after))
 
     def _go_back(self) -> None:
         """Begin anew, in a stream that is not what it was, with what can be new there."""
