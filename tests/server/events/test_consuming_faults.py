@@ -65,6 +65,27 @@ async def acknowledge(worker: Worker, seq: int) -> None:
         assert told == (Kind.ACK, [], [], [seq])
 
 
+async def test_confirmed_acks_outlive_a_crash(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """An event whose ack was confirmed is not delivered again, though a crashed broker forgets some acks."""
+    consuming = await prepare(own_broker, "acked", ack_wait=1.0, storage="file")
+    async with consuming.worker(window=1000) as worker:
+        for crash in range(1, 6):
+            await consuming.publish(300)
+            ids = [event.id for event in await worker.events(300)]
+            assert ids == [*range(300 * crash - 299, 300 * crash + 1)]
+            worker.ack(*ids)
+            assert await worker.told() == (Kind.ACK, ids, [], [])
+            lost = asyncio.Event()
+            own_broker.connection.on_lost.append(lost.set)
+            own_nats_server.kill()
+            await lost.wait()
+            own_broker.connection.on_lost.remove(lost.set)
+            own_nats_server.start()
+            await own_broker.connection.wait_connected(in_seconds(5))
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        assert worker.deliveries.empty()
+
+
 async def test_without_a_broker_acks_fail_for_now(own_nats_server: NatsServer, consuming: Consuming) -> None:
     """They fail when the time that the broker has to answer is over, and can be tried again later."""
     await consuming.publish(3)

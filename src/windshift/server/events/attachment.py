@@ -128,6 +128,7 @@ class Attachment:
             broker.replies,
             self._deliveries,
             consumer,
+            found.state.created,
             self._patience,
             self._start,
             self._decided,
@@ -467,7 +468,7 @@ class Attachment:
         try:
             if await self._shared.replays.outstanding(*self._consumer, self._loop.time() + self._patience):
                 self._ring_feed()
-        except (WindshiftError, RefusedByBroker, NotImplementedError):
+        except (WindshiftError, RefusedByBroker):
             pass  # looked at again with every new connection, and from time to time
 
     def _ring_feed(self) -> None:

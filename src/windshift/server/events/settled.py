@@ -66,32 +66,28 @@ class Settled:
             self.doubted = False
         return seq in self._lost
 
-    def clear(self) -> None:
-        """Forget everything: the consumer is another one."""
-        self._latest.clear()
-        self._before.clear()
-        self._lost.clear()
-        self.doubted = False
-
 
 class SettledByConsumer:
-    """What attachments of one process remember, by consumer."""
+    """What attachments of one process remember, by consumer.
+
+    A consumer that was deleted and made anew under its name is another: hence the time of its making.
+    """
 
     def __init__(self) -> None:
-        self._known: dict[ConsumerKey, Settled] = {}
+        self._known: dict[tuple[ConsumerKey, str], Settled] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def attach(self, consumer: ConsumerKey) -> Settled:
+    def attach(self, consumer: ConsumerKey, created: str) -> Settled:
         """Share the memory of a consumer."""
-        settled = self._known.setdefault(consumer, Settled())
+        settled = self._known.setdefault((consumer, created), Settled())
         settled.users += 1
         return settled
 
-    def detach(self, consumer: ConsumerKey) -> None:
+    def detach(self, consumer: ConsumerKey, created: str) -> None:
         """Share it no more; it is gone with its last user."""
-        settled = self._known[consumer]
+        settled = self._known[consumer, created]
         settled.users -= 1
         if not settled.users:
-            del self._known[consumer]
+            del self._known[consumer, created]

@@ -43,6 +43,7 @@ class Triage:
         replies: where settlements are sent.
         deliveries: the attachment's.
         consumer: the consumer.
+        created: when it was made, as the broker writes times.
         patience: seconds that a decision may take.
         start: runs something beside the attachment.
         admit: called with each delivery that reaches the client after all.
@@ -54,6 +55,7 @@ class Triage:
         "_created",
         "_dead",
         "_deliveries",
+        "_made",
         "_patience",
         "_replies",
         "_settled",
@@ -70,6 +72,7 @@ class Triage:
         replies: Replies,
         deliveries: Deliveries,
         consumer: ConsumerKey,
+        created: str,
         patience: float,
         start: Callable[[Coroutine[Any, Any, None]], None],
         admit: Callable[[Delivery | None, Replay | None], None],
@@ -82,8 +85,9 @@ class Triage:
         self._patience = patience
         self._start = start
         self._admit = admit
-        self._settled = shared.settled.attach(consumer)
-        self._created = EPOCH
+        self._made = created
+        self._settled = shared.settled.attach(consumer, created)
+        self._created = parse_rfc3339(created) or EPOCH
         self._dead: dict[StreamSeq, int] = {}
         self.policy = RetryPolicy()
         self.undecided: set[str] = set()
@@ -99,7 +103,6 @@ class Triage:
         Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
         """
         self._dead = {}
-        self._created = parse_rfc3339(state.created) or EPOCH
         if self.policy.dead_letters:
             letters = await self.shared.store.recall(*self._consumer, deadline)
             self._dead = {seq: stored_ns for seq, stored_ns in letters if seq > state.settled_to}
@@ -118,7 +121,7 @@ class Triage:
 
     def close(self) -> None:
         """Share nothing any more."""
-        self.shared.settled.detach(self._consumer)
+        self.shared.settled.detach(self._consumer, self._made)
 
     # -- deciding ------------------------------------------------------------------------------------
 

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.settled import AFTERWARDS, GENERATION, Settled, SettledByConsumer
+from windshift.server.nats.deliveries import StreamSeq
+
+
+def settled(*times: float) -> Settled:
+    """Settle events 1, 2, 3 … at these times."""
+    memory = Settled()
+    for seq, now in enumerate(times, 1):
+        memory.add(StreamSeq(seq), now)
+    return memory
+
+
+def known(memory: Settled, now: float) -> list[int]:
+    """Say which of the first ten events are known to be settled."""
+    return [seq for seq in range(1, 11) if memory.knows(StreamSeq(seq), now)]
+
+
+def test_knows_nothing_while_the_broker_is_there() -> None:
+    """As long as no connection was lost nothing is doubted, and nothing looked up."""
+    memory = settled(0.0, 0.1)
+    assert not memory.doubted
+    assert known(memory, 0.2) == []
+
+
+def test_knows_the_last_moment_before_a_loss() -> None:
+    """What was settled in the last second before a connection ended is known."""
+    memory = settled(0.0, GENERATION * 0.9, GENERATION * 1.1, GENERATION * 1.9)
+    memory.lose()
+    assert memory.doubted
+    assert known(memory, 2.0) == [1, 2, 3, 4]
+
+
+def test_forgets_what_is_long_settled() -> None:
+    """What was settled longer ago than two generations is not kept."""
+    memory = settled(0.0, 10.0, 20.0, 20.5, 21.2)
+    memory.lose()
+    assert known(memory, 21.2) == [3, 4, 5]
+
+
+def test_is_kept_while_the_broker_is_away() -> None:
+    """However long the broker is away, what was settled before stays known until it is back for a while."""
+    memory = settled(0.0)
+    memory.lose()
+    assert known(memory, 3600.0) == [1]
+    memory.recover(3600.0, timeout=30.0)
+    assert known(memory, 3600.0 + 60 + AFTERWARDS) == [1]
+    assert known(memory, 3600.1 + 60 + AFTERWARDS) == []
+    assert not memory.doubted
+
+
+def test_two_losses_add_up() -> None:
+    """What the first loss put in doubt stays in doubt through the second."""
+    memory = settled(0.0)
+    memory.lose()
+    memory.recover(1.0, timeout=1.0)
+    memory.add(StreamSeq(2), 5.0)
+    memory.lose()
+    memory.recover(6.0, timeout=1.0)
+    assert known(memory, 7.0) == [1, 2]
+
+
+def test_calls_of_a_consumer_share_what_they_know() -> None:
+    """All calls of a process to one consumer share one memory, which goes with the last of them."""
+    shared, key = SettledByConsumer(), ConsumerKey("S", "c")
+    first, second = shared.attach(key, "today"), shared.attach(key, "today")
+    assert first is second
+    assert shared.attach(ConsumerKey("S", "other"), "today") is not first
+    shared.detach(key, "today")
+    assert len(shared) == 2
+    shared.detach(key, "today")
+    assert len(shared) == 1
+
+
+def test_another_consumer_of_the_name_has_settled_nothing() -> None:
+    """A consumer that was deleted and made anew does not inherit what is known."""
+    shared, key = SettledByConsumer(), ConsumerKey("S", "c")
+    assert shared.attach(key, "today") is not shared.attach(key, "yesterday")
