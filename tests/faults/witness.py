@@ -1,0 +1,99 @@
+"""What lies in NATS, read past Windshift: with nats-py alone, from the broker itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import nats
+from nats.aio.client import Client
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+
+from tests.faults.history import Stored
+from windshift._gen.windshift.test.v1.test_pb2 import StringValue
+
+
+@asynccontextmanager
+async def looking(url: str) -> AsyncIterator[Client]:
+    """Connect to a nats-server."""
+
+    async def ignore(_: Exception) -> None:
+        """Errors while a server is away are no news here."""
+
+    client = await nats.connect(
+        url, max_reconnect_attempts=-1, reconnect_time_wait=0.1, allow_reconnect=True, error_cb=ignore
+    )
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+async def ask(client: Client, api: str, request: dict[str, Any] | None = None, within: float = 60.0) -> Any:
+    """Make a call of JetStream's API, and repeat it until it is answered."""
+    body = json.dumps(request).encode() if request else b""
+    async with asyncio.timeout(within):
+        while True:
+            try:
+                answer = json.loads((await client.request(f"$JS.API.{api}", body, timeout=2)).data)
+            except (TimeoutError, nats.errors.Error):
+                await asyncio.sleep(0.1)
+                continue
+            if answer.get("error", {}).get("code") != 503:
+                return answer
+            await asyncio.sleep(0.1)
+
+
+async def leader(client: Client, stream: str, consumer: str = "") -> str:
+    """Return the name of the node that leads a stream or a consumer; empty while there is none."""
+    name = f"CONSUMER.INFO.{stream}.{consumer}" if consumer else f"STREAM.INFO.{stream}"
+    answer = await ask(client, name)
+    return str(answer.get("cluster", {}).get("leader", ""))
+
+
+async def read_stream(url: str, stream: str, within: float = 120.0) -> dict[int, Stored]:
+    """Read a whole stream."""
+    async with asyncio.timeout(within), looking(url) as client:
+        last = int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
+        jetstream = client.jetstream(timeout=10)
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1
+        )
+        pull = await jetstream.pull_subscribe("", stream=stream, config=config)
+        stored: dict[int, Stored] = {}
+        reached = 0
+        while reached < last:
+            try:
+                messages = await pull.fetch(1000, timeout=1)
+            except TimeoutError:
+                if int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["messages"]) <= len(stored):
+                    break  # the last ones were removed
+                continue
+            for message in messages:
+                reached = message.metadata.sequence.stream
+                value = StringValue.FromString(message.data).value
+                key = (message.headers or {}).get("Nats-Msg-Id", "")
+                stored[reached] = Stored(reached, message.subject, key, value)
+        await pull.unsubscribe()
+        return stored
+
+
+async def has_leader(url: str, within: float = 60.0) -> None:
+    """Wait until a cluster takes orders."""
+    async with looking(url) as client:
+        await ask(client, "INFO", within=within)
+
+
+async def fill(url: str, stream: str, subject: str, count: int, size: int = 0) -> None:
+    """Store events as Windshift would, numbered from 0, in order, and faster than a client could."""
+    headers = {"WS-Data-Type": "windshift.test.v1.StringValue"}
+    async with looking(url) as client:
+        for number in range(count):
+            data = StringValue(value=f"{number}".ljust(size, ".")).SerializeToString()
+            if number % 500 == 499 or number == count - 1:
+                await client.request(subject, data, headers=headers, timeout=30)
+            else:
+                await client.publish(subject, data, headers=headers)

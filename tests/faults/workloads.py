@@ -1,0 +1,182 @@
+"""What clients do while faults happen."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.faults.calls import DEADLINE, Connection
+from tests.faults.history import Access, History, Outcome
+from tests.faults.processes import Server
+from tests.faults.run import Run
+from tests.faults.subscribers import Target
+
+
+class Crowd:
+    """Tasks that work until they are told to stop. The first one that fails is heard of when they are."""
+
+    def __init__(self) -> None:
+        self.stopping = False
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def add(self, work: Coroutine[Any, Any, None]) -> None:
+        """Begin a piece of work."""
+        self._tasks.append(asyncio.create_task(work))
+
+    async def stop(self) -> None:
+        """Let each finish what it is at."""
+        self.stopping = True
+        await asyncio.gather(*self._tasks)
+
+    def cancel(self) -> None:
+        """Let none finish."""
+        for task in self._tasks:
+            task.cancel()
+
+
+@asynccontextmanager
+async def crowd() -> AsyncIterator[Crowd]:
+    """Have a crowd; it is stopped at the end of the block."""
+    workers = Crowd()
+    try:
+        yield workers
+        await workers.stop()
+    finally:
+        workers.cancel()
+
+
+@asynccontextmanager
+async def connections(history: History, count: int, *addresses: str) -> AsyncIterator[list[Connection]]:
+    """Connect several times, each time to another one of the addresses first."""
+    made = []
+    for number in range(count):
+        turn = number % len(addresses)
+        made.append(Connection(history, *addresses[turn:], *addresses[:turn]))
+    try:
+        yield made
+    finally:
+        await asyncio.gather(*(each.close() for each in made))
+
+
+@asynccontextmanager
+async def targets(history: History, servers: Sequence[Server]) -> AsyncIterator[list[Target]]:
+    """Connect to each server, for subscribers that go from one to the next."""
+    made = [Connection(history, server.address) for server in servers]
+    try:
+        yield [
+            Target(connection, lambda server=server: server.life)  # type: ignore[misc]
+            for connection, server in zip(made, servers, strict=True)
+        ]
+    finally:
+        await asyncio.gather(*(each.close() for each in made))
+
+
+# Publishers
+
+
+async def publish_on(
+    workers: Crowd,
+    connection: Connection,
+    who: str,
+    stream: str,
+    *,
+    keys: bool = True,
+    pause: float = 0.0,
+    deadline: float = DEADLINE,
+) -> None:
+    """Publish one event after the other, with a key each or without."""
+    number = 0
+    while not workers.stopping:
+        value = f"{who}.{number}"
+        key = value if keys else ""
+        publish = await connection.publish(who, f"{stream}.{who}", value, key, deadline=deadline)
+        number += 1
+        if publish.outcome is not Outcome.DONE:
+            await asyncio.sleep(0.05)
+        if pause:
+            await asyncio.sleep(pause)
+
+
+async def publish_conditionally(
+    workers: Crowd, connection: Connection, who: str, stream: str, luck: random.Random, pause: float = 0.0
+) -> None:
+    """Publish on the condition that nobody else has meanwhile; learn the last id from refusals."""
+    number, last = 0, 0
+    while not workers.stopping:
+        value = f"{who}.{number}"
+        publish = await connection.publish(who, f"{stream}.{who}", value, value, last)
+        last = publish.id or connection.last_ids.get(stream, last)
+        number += 1
+        await asyncio.sleep(luck.uniform(0, 0.02) + pause)
+
+
+# State
+
+
+async def increment(
+    workers: Crowd,
+    connection: Connection,
+    who: str,
+    store: str,
+    key: str,
+    times: int,
+    luck: random.Random,
+) -> None:
+    """Add one to a number as often as was asked for, by compare-and-swap. A value is ``number who try``."""
+    done = tried = 0
+    while done < times and not workers.stopping:
+        read = await connection.get(who, store, key)
+        if read.outcome is not Outcome.DONE:
+            await asyncio.sleep(0.05)
+            continue
+        tried += 1
+        value = f"{number_of(read.found) + 1} {who} {tried}"
+        written = await connection.set(who, store, key, value, read.revision)
+        if written.outcome is Outcome.UNKNOWN:
+            done += await was_written(workers, connection, who, store, written)
+        elif written.outcome is Outcome.DONE:
+            done += 1
+        else:
+            await asyncio.sleep(luck.uniform(0, 0.01))
+
+
+async def was_written(workers: Crowd, connection: Connection, who: str, store: str, written: Access) -> bool:
+    """Find out, as far as a reader can, whether a write of unknown outcome has come about."""
+    while not workers.stopping:
+        read = await connection.get(who, store, written.key)
+        if read.outcome is Outcome.DONE:
+            return read.found == written.value
+        await asyncio.sleep(0.05)
+    return False
+
+
+def number_of(value: str) -> int:
+    """Read the number of a value."""
+    return int(value.partition(" ")[0] or 0)
+
+
+# Faults at regular times
+
+
+async def rounds(run: Run, count: int, pause: float, what: Any, say: str) -> None:
+    """Do something again and again, with a pause of about this many seconds before each."""
+    for number in range(count):
+        await asyncio.sleep(run.luck.uniform(0.5, 1.5) * pause)
+        run.progress(f"{say} {number + 1} of {count}, {len(run.history.publishes):,} publishes")
+        await what(number)
+
+
+@asynccontextmanager
+async def in_background(work: Coroutine[Any, Any, None]) -> AsyncIterator[asyncio.Task[None]]:
+    """Do something beside the block, and cancel it at its end."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
