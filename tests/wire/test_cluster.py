@@ -14,6 +14,7 @@ from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
+from tests.wire import management
 from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
 from tests.wire.management import ensure_stream, stored_stream
 
@@ -53,6 +54,19 @@ async def test_replicas(clients: list[Client], cluster: list[NatsServer], unique
     assert (await stored_stream(cluster[0], other))["config"]["num_replicas"] == 1
     with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE"):
         ensure_stream(clients[0], unique(), storage={"replicas": 5})
+
+
+async def test_replicas_of_dead_letters(cluster: list[NatsServer], unique: Unique) -> None:
+    """There are as many as the streams of the consumers have, at least, whatever the server's default."""
+    await has_leader(cluster[0])
+    with running_app(cluster[0].url) as address:
+        client = Client(address)
+        for replicas in (1, 3, 1):
+            name = unique()
+            ensure_stream(client, name, storage={"replicas": replicas})
+            management.ensure_consumer(client, name, name="c", retry_policy={"max_attempts": 5})
+        client.channel.close()
+    assert (await stored_stream(cluster[0], "WS_DEAD_LETTERS"))["config"]["num_replicas"] == 3
 
 
 def test_reads_see_the_latest_write(clients: list[Client], unique: Unique) -> None:

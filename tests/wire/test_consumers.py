@@ -18,6 +18,7 @@ from tests.wire.management import (
     consuming,
     delete_consumer,
     ensure_consumer,
+    ensure_stream,
     get_consumer,
     stored_consumer,
 )
@@ -298,6 +299,21 @@ async def test_a_policy_lies_beside_what_others_keep(
     assert config["metadata"]["owner"] == "billing"
     assert json.loads(config["metadata"]["windshift.retry_policy"])["max_attempts"] == 5
     assert config["max_deliver"] == -1
+
+
+async def test_a_place_for_dead_letters(own_client: Client, own_nats_server: NatsServer) -> None:
+    """It is there as soon as a consumer has dead letters, and again after somebody removed it."""
+    ensure_stream(own_client, "S")
+    ensure_consumer(own_client, "S", name="c")
+    ensure_consumer(own_client, "S", name="c", retry_policy={"dead_letters": False})
+    async with connect(own_nats_server.url) as broker:
+        streams = await broker.api.call("STREAM.NAMES", None, in_seconds(5))
+        assert streams["streams"] == ["S"]
+        for fields in ({"retry_policy": {"max_attempts": 5}}, {}):
+            ensure_consumer(own_client, "S", name="c", **fields)
+            assert await broker.messages("WS_DEAD_LETTERS") == 0
+            await broker.api.call("STREAM.DELETE.WS_DEAD_LETTERS", None, in_seconds(5))
+    assert get_consumer(own_client, "S").dead_letters == 0
 
 
 def test_a_consumer_is_read_back(client: Client, stream: str) -> None:

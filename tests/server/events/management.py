@@ -27,6 +27,33 @@ from windshift.server.nats.streams import StreamApi
 from windshift.server.nats.timestamps import parse_rfc3339
 
 
+class Letters:
+    """Dead letters that note what they are asked for, and are as many as they are told."""
+
+    def __init__(self) -> None:
+        self.ensured: list[int | None] = []
+        self.counted: dict[tuple[str, str], int] = {}
+
+    async def ensure(self, replicas: int | None, _deadline: float) -> None:
+        """Note the replicas."""
+        self.ensured.append(replicas)
+
+    async def count(self, stream: str, consumer: str, _deadline: float) -> int:
+        """Return the number that was set."""
+        return self.counted.get((stream, consumer), 0)
+
+
+class Told:
+    """Notes that were sent."""
+
+    def __init__(self) -> None:
+        self.notes: list[tuple[str, str, str]] = []
+
+    def send(self, kind: str, stream: str, consumer: str) -> None:
+        """Keep it."""
+        self.notes.append((kind, stream, consumer))
+
+
 @dataclass(frozen=True, slots=True)
 class Management:
     """Streams and consumers of one broker."""
@@ -113,9 +140,9 @@ def manage(
     dead_letters: DeadLetterStream | None = None,
     notes: Notes | None = None,
 ) -> Management:
-    """Wire streams and consumers as the composition root does."""
+    """Wire streams and consumers as the composition root does, without dead letters unless they are given."""
     streams = StreamApi(broker.api)
-    consumers = Consumers(streams, ConsumerApi(broker.api), dead_letters, notes)
+    consumers = Consumers(streams, ConsumerApi(broker.api), dead_letters or Letters(), notes or Told())
     return Management(broker, Streams(streams, default_replicas), consumers)
 
 

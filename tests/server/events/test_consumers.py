@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.server.events.management import Management, manage
+from tests.server.events.management import Letters, Management, Told, manage
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import (
@@ -28,33 +28,6 @@ Unique = Callable[[], str]
 DAY = 86_400 * 10**9
 POLICY = RetryPolicy(5, timedelta(seconds=1), timedelta(minutes=1), 3.0, 0.5)
 KEPT = RetryPolicy(dead_letters=True)
-
-
-class Letters:
-    """Dead letters that note what they are asked for, and are as many as they are told."""
-
-    def __init__(self) -> None:
-        self.ensured: list[int | None] = []
-        self.counted: dict[tuple[str, str], int] = {}
-
-    async def ensure(self, replicas: int | None, _deadline: float) -> None:
-        """Note the replicas."""
-        self.ensured.append(replicas)
-
-    async def count(self, stream: str, consumer: str, _deadline: float) -> int:
-        """Return the number that was set."""
-        return self.counted.get((stream, consumer), 0)
-
-
-class Told:
-    """Notes that were sent."""
-
-    def __init__(self) -> None:
-        self.notes: list[tuple[str, str, str]] = []
-
-    def send(self, kind: str, stream: str, consumer: str) -> None:
-        """Keep it."""
-        self.notes.append((kind, stream, consumer))
 
 
 @pytest.fixture

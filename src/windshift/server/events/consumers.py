@@ -108,7 +108,7 @@ class Consumers:
     Args:
         streams: the broker's streams.
         consumers: the broker's consumers.
-        dead_letters: where dead letters are kept, if they are.
+        dead_letters: where dead letters are kept.
         notes: tells other servers of changes.
     """
 
@@ -116,8 +116,8 @@ class Consumers:
         self,
         streams: StreamApi,
         consumers: ConsumerApi,
-        dead_letters: DeadLetterStream | None = None,
-        notes: Notes | None = None,
+        dead_letters: DeadLetterStream,
+        notes: Notes,
     ) -> None:
         self._streams = streams
         self._consumers = consumers
@@ -170,18 +170,17 @@ class Consumers:
             await self._create(name, spec, deadline)
             return
         wanted = changed_config(stored, spec)
-        if self._dead_letters is not None and stored_policy(wanted).dead_letters:
+        if stored_policy(wanted).dead_letters:
             stream = await self._stream(spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         if wanted != stored:
             await self._consumers.update(spec.stream, name, wanted, deadline)
-            if self._notes is not None:
-                self._notes.send(CHANGED, spec.stream, name)
+            self._notes.send(CHANGED, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float) -> None:
         stream = await self._stream(spec.stream, deadline)
         config = new_config(name, spec, stream)
-        if self._dead_letters is not None and stored_policy(config).dead_letters:
+        if stored_policy(config).dead_letters:
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         try:
             await self._consumers.create(spec.stream, name, config, deadline)
@@ -207,8 +206,7 @@ class Consumers:
             raise domain_error(refusal, stream=stream, consumer=name) from refusal
         if state is None:
             raise ConsumerNotFound(name)
-        letters = 0 if self._dead_letters is None else await self._dead_letters.count(stream, name, deadline)
-        return view(stream, name, state, letters)
+        return view(stream, name, state, await self._dead_letters.count(stream, name, deadline))
 
     async def delete(self, stream: str, name: str, deadline: float) -> None:
         """Delete a consumer; calls that consume from it end. Raise `ConsumerNotFound` or `StreamNotFound`."""
