@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -201,3 +202,124 @@ async def test_subscribing_while_disconnected(own_nats_server: NatsServer, own_b
     own_broker.connection.publish("gone", b"gone")
     own_broker.connection.publish("later", b"later")
     assert await got.get() == b"later"
+
+
+def serving(broker: Broker, *servers: NatsServer) -> NatsServer:
+    """Say which of the servers the connection is to."""
+    client = broker.connection.client
+    assert client is not None
+    assert client.connected_url is not None
+    return next(server for server in servers if server.port == client.connected_url.port)
+
+
+async def test_a_server_about_to_stop_is_left_in_good_order(
+    own_nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A server in lame-duck mode is left before it stops, without a moment that could not send.
+
+    What is under way still gets its answer.
+    """
+    other = NatsServer(tmp_path_factory.mktemp("other"))
+    other.start()
+    told: list[str] = []
+    try:
+        async with connect(f"{own_nats_server.url},{other.url}") as broker:
+            connection, got = broker.connection, asyncio.Queue[bytes]()
+            connection.on_lost.append(lambda: told.append("lost"))
+            connection.on_moved.append(lambda: told.append("moved"))
+            await connection.subscribe("news", lambda message: got.put_nowait(message.data))
+            left = serving(broker, own_nats_server, other)
+            async with connect(left.url) as slow:
+                asked = asyncio.Queue[Msg]()
+                await slow.connection.subscribe("question", asked.put_nowait)
+                await slow.api.call("INFO", None, in_seconds(5))
+                answer = asyncio.create_task(broker.replies.request("question", b"?", None, in_seconds(20)))
+                question = await asked.get()
+                left.enter_lame_duck_mode()
+                await eventually(lambda: bool(told))
+                assert connection.connected
+                assert serving(broker, own_nats_server, other) is not left
+                connection.publish("news", b"sent by the other one")
+                assert await got.get() == b"sent by the other one"
+                slow.connection.publish(question.reply, b"!")
+                assert await answer == b"!"
+            assert told == ["moved"]
+        assert len(asyncio.all_tasks()) == 1
+    finally:
+        other.kill()
+
+
+async def test_the_only_server_is_used_to_its_end(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """With nowhere to go the connection stays, and the next one is made when there is a server again."""
+    connection, told = own_broker.connection, list[str]()
+    connection.on_lost.append(lambda: told.append("lost"))
+    connection.on_moved.append(lambda: told.append("moved"))
+    own_nats_server.enter_lame_duck_mode()
+    await eventually(lambda: "refused the connection" in connection.last_error)
+    assert connection.connected
+    assert told == []
+    own_nats_server.kill()
+    own_nats_server.start()
+    await eventually(lambda: connection.reconnects == 1)
+    await own_broker.api.call("INFO", None, in_seconds(5))
+    assert told == ["lost"]
+
+
+async def test_a_user_that_is_taken_away(tmp_path: Path) -> None:
+    """A connection that the broker ended because of its user comes back once the user does."""
+    config = tmp_path / "config"
+    config.write_text("authorization { users: [{user: me, password: right}] }")
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    try:
+        async with connect(f"nats://me:right@127.0.0.1:{server.port}") as broker:
+            config.write_text("authorization { users: [{user: other, password: right}] }")
+            server.reload()
+            await eventually(lambda: not broker.connection.connected)
+            await eventually(lambda: "refused the credentials" in broker.connection.last_error)
+            config.write_text("authorization { users: [{user: me, password: right}] }")
+            server.reload()
+            await broker.connection.wait_connected(in_seconds(10))
+            await broker.api.call("INFO", None, in_seconds(5))
+    finally:
+        server.kill()
+
+
+async def test_a_connection_that_the_broker_calls_stale(tmp_path: Path) -> None:
+    """A broker that ends the connection because it heard nothing is connected to again."""
+    config = tmp_path / "config"
+    config.write_text('ping_interval: "100ms"\nping_max: 1')
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    try:
+        async with connect(server.url) as broker:
+            time.sleep(1)  # noqa: ASYNC251 - this process must not answer the pings
+            await eventually(lambda: broker.connection.reconnects == 1)
+            await broker.api.call("INFO", None, in_seconds(5))
+    finally:
+        server.kill()
+
+
+async def test_a_connection_that_is_kicked(tmp_path: Path) -> None:
+    """A connection that an operator ended at the broker is made anew."""
+    config = tmp_path / "config"
+    config.write_text(
+        "accounts { SYS: {users: [{user: sys, password: s}]},"
+        " A: {jetstream: enabled, users: [{user: a, password: a}]} }\nsystem_account: SYS"
+    )
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    try:
+        async with (
+            connect(f"nats://a:a@127.0.0.1:{server.port}") as broker,
+            connect(f"nats://sys:s@127.0.0.1:{server.port}") as operator,
+        ):
+            client = broker.connection.client
+            assert client is not None
+            server_id = client._server_info["server_id"]
+            kick = f'{{"cid": {client.client_id}}}'.encode()
+            await operator.replies.request(f"$SYS.REQ.SERVER.{server_id}.KICK", kick, None, in_seconds(5))
+            await eventually(lambda: broker.connection.reconnects == 1)
+            await broker.api.call("INFO", None, in_seconds(5))
+    finally:
+        server.kill()

@@ -180,6 +180,7 @@ class Attachment:
         connection = self._broker.connection
         connection.on_lost.append(self._lose)
         connection.on_connected.append(self._recover)
+        connection.on_moved.append(self._move)
         self._counts.attach(self._window)
         self._window.tell_expired(self._triage.failures.failed)
         notes = self._shared.notes
@@ -198,6 +199,7 @@ class Attachment:
             self._ending = True
             connection.on_lost.remove(self._lose)
             connection.on_connected.remove(self._recover)
+            connection.on_moved.remove(self._move)
             for stop in silence:
                 stop()
             self._triage.close()
@@ -261,6 +263,7 @@ class Attachment:
                 self._window.lose_requests()
                 await self._deliveries.close()
                 self._reopen = True
+                self._wake.set()
             self._turn()
             if self._ending and self._session.confirmed:
                 return
@@ -452,6 +455,13 @@ class Attachment:
         self._following.stale = self._reopen = True
         for errand in self._session.unanswered():
             self._settling.send(errand)
+        if self._feed is not None:
+            self._feed.lose()
+        self._wake.set()
+
+    def _move(self) -> None:
+        """Ask by way of the new connection, once what is on its way by the old one has arrived."""
+        self._withdraw = True
         if self._feed is not None:
             self._feed.lose()
         self._wake.set()

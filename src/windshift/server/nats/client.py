@@ -56,8 +56,11 @@ async def open_client(
     server: ServerAddress,
     on_error: Callable[[Exception], Awaitable[None]],
     on_ended: Callable[[], Awaitable[None]],
+    on_leaving: Callable[[], Awaitable[None]],
 ) -> Client:
     """Connect a fresh client to `server`; raises `ConnectFailed`.
+
+    `on_leaving` is called when the server says that it is about to stop (lame-duck mode).
 
     nats-py never gets to reconnect: what it keeps in its buffer when a connection breaks it would send after
     the next one is up, when the publish was long reported as failed; its attempts wait for a frozen peer to
@@ -75,7 +78,7 @@ async def open_client(
 
     try:
         async with asyncio.timeout(options.connect_timeout.total_seconds()):
-            await _connect(client, options, server, note, on_ended)
+            await _connect(client, options, server, note, on_ended, on_leaving)
     except BaseException as error:
         await abandon(client, options)
         if isinstance(error, NoServersError | TimeoutError) and cause is not None:
@@ -93,6 +96,7 @@ async def _connect(
     server: ServerAddress,
     on_error: Callable[[Exception], Awaitable[None]],
     on_ended: Callable[[], Awaitable[None]],
+    on_leaving: Callable[[], Awaitable[None]],
 ) -> None:
     wants_tls = options.wants_tls or server.wants_tls
     tls = _tls(options) if wants_tls else None
@@ -102,6 +106,7 @@ async def _connect(
         error_cb=on_error,
         disconnected_cb=on_ended,
         closed_cb=on_ended,
+        lame_duck_mode_cb=on_leaving,
         name=options.name,
         reconnect_to_server_handler=_never,
         max_reconnect_attempts=1,  # while connecting; 0 would mean for ever

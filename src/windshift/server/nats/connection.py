@@ -4,6 +4,9 @@ nats-py's client ends for good on many things (any ``-ERR`` is one). Here a clie
 a watch notices its end, opens another one, to another server when there are several, and puts every
 subscription on it. What was under way when a connection ended is told at once to whoever asked (`on_lost`);
 nothing is sent later.
+
+A server that says that it is about to stop (lame-duck mode) is left before it does: the next client is there
+before the old one ends, and what is under way still gets its answer (`on_moved`).
 """
 
 from __future__ import annotations
@@ -102,11 +105,18 @@ class Connection:
         self._told: set[str] = set()  # reasons that were logged since there was a connection
         self._look = asyncio.Event()
         self._up = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._leaving = False
+        self._left: set[asyncio.Task[None]] = set()
         self.on_lost: list[Hook] = []
         """Called, in order, when a connection ended. Must neither block nor raise."""
         self.on_connected: list[Hook] = []
         """Called, in order, when a connection is up and all subscriptions are on it. Must neither block nor
         raise.
+        """
+        self.on_moved: list[Hook] = []
+        """Called, in order, when another client has taken over from one that still works: what is bound to
+        that one has `linger` to move. Must neither block nor raise.
         """
         self.since = 0.0
         """When `connected` last changed, in the loop's time."""
@@ -154,6 +164,9 @@ class Connection:
         if client is not None:
             await self._retire(client)
             self._mark_lost("closed")
+        self._closed.set()
+        if self._left:
+            await asyncio.wait(self._left)
 
     async def wait_connected(self, deadline: float) -> None:
         """Return when there is a connection.
@@ -230,6 +243,8 @@ class Connection:
             self._look.clear()
             if not self.connected:
                 await self._replace_client()
+            elif self._leaving:
+                await self._move()
 
     async def _replace_client(self) -> None:
         client, self._client = self._client, None
@@ -245,6 +260,53 @@ class Connection:
         if ending is not None:
             await ending
 
+    async def _move(self) -> None:
+        """Go to another server while the present one, which is about to stop, still serves.
+
+        Without another one it is served to its end, and another one looked for meanwhile.
+        """
+        old = self._client
+        if old is None:
+            return
+        self._learn_servers(old)
+        self._servers.rotate(-1)
+        for _ in range(len(self._servers)):
+            server = self._servers[0]
+            client = await self._open(server)
+            if client is None:
+                continue
+            if old.is_connected:
+                self._take_over(client, server, old)
+            else:  # it ended meanwhile, and with it what was under way
+                self._mark_lost("the connection ended")
+                self._leave(old)
+                self._mark_connected(client, server)
+            self.reconnects += 1
+            return
+        await self._pause()
+        self._look.set()
+
+    def _take_over(self, client: Client, server: ServerAddress, old: Client) -> None:
+        """Send by another client from now on; nothing that is under way is lost."""
+        self._use(client, server)
+        for hook in self.on_moved:
+            hook()
+        self._leave(old)
+
+    def _leave(self, client: Client) -> None:
+        """End a client in a while."""
+        task = asyncio.get_running_loop().create_task(self._linger(client), name="nats client that was left")
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+
+    async def _linger(self, client: Client) -> None:
+        try:
+            async with asyncio.timeout(self._options.linger.total_seconds()):
+                await self._closed.wait()
+        except TimeoutError:
+            pass
+        await self._retire(client)
+
     async def _retire(self, client: Client) -> None:
         for subscription in list(self._subscriptions):
             if subscription.client is client:
@@ -253,17 +315,24 @@ class Connection:
 
     async def _try_server(self, server: ServerAddress, *, first: bool = False) -> bool:
         """Connect to this server; on failure make the next server the first, and say so once per reason."""
+        client = await self._open(server, first=first)
+        if client is not None:
+            self._mark_connected(client, server)
+        return client is not None
+
+    async def _open(self, server: ServerAddress, *, first: bool = False) -> Client | None:
         try:
-            client = await open_client(self._options, server, self._on_error, self._on_ended)
+            client = await open_client(
+                self._options, server, self._on_error, self._on_ended, self._on_leaving
+            )
             await self._attach_all(client)
         except ConnectFailed as failure:
             self._servers.rotate(-1)
             self._note(f"{server.url}: {failure.text}")
             if first and failure.final and len(self._servers) == 1:
                 raise self._unreachable() from None
-            return False
-        self._mark_connected(client, server)
-        return True
+            return None
+        return client
 
     async def _attach_all(self, client: Client) -> None:
         try:
@@ -275,16 +344,20 @@ class Connection:
             raise ConnectFailed("the connection ended at once") from None
 
     def _mark_connected(self, client: Client, server: ServerAddress) -> None:
-        self._client = client
-        self._learn_servers(client)
-        self.max_payload = client.max_payload
+        self._use(client, server)
         self.since = asyncio.get_running_loop().time()
-        self.last_error = ""
-        self._told.clear()
-        log.info("connected to NATS at %s", server.url)
         self._up.set()
         for hook in self.on_connected:
             hook()
+
+    def _use(self, client: Client, server: ServerAddress) -> None:
+        self._client = client
+        self._leaving = False
+        self._learn_servers(client)
+        self.max_payload = client.max_payload
+        self.last_error = ""
+        self._told.clear()
+        log.info("connected to NATS at %s", server.url)
 
     def _mark_lost(self, reason: str) -> None:
         self._up.clear()
@@ -319,4 +392,10 @@ class Connection:
         self._look.set()
 
     async def _on_ended(self) -> None:
+        self._look.set()
+
+    async def _on_leaving(self) -> None:
+        """Hear that a server is about to stop. If it is one that was left already, moving does no harm."""
+        log.info("NATS: the server is about to stop; going to another one")
+        self._leaving = True
         self._look.set()

@@ -89,6 +89,10 @@ class ConnectionOptions:
     watch_interval: timedelta = timedelta(milliseconds=250)
     """How often the connection is looked at, should nats-py not tell of its end."""
     close_timeout: timedelta = timedelta(seconds=1)
+    linger: timedelta = timedelta(seconds=3)
+    """How long a connection that was left in good order is still listened to. A server that is about to stop
+    closes its connections after 10 seconds or more.
+    """
 
     @property
     def wants_tls(self) -> bool:
