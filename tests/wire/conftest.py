@@ -27,9 +27,15 @@ def client(app_server: str) -> Iterator[Client]:
 
 
 @pytest.fixture
-def own_client(own_nats_server: NatsServer) -> Iterator[Client]:
-    """Connect to a server of the test's own, on the test's own nats-server."""
+def own_address(own_nats_server: NatsServer) -> Iterator[str]:
+    """Run a server of the test's own, on the test's own nats-server; give its ``host:port``."""
     with running_app(own_nats_server.url) as address:
-        client = Client(address)
-        yield client
-        client.channel.close()
+        yield address
+
+
+@pytest.fixture
+def own_client(own_address: str) -> Iterator[Client]:
+    """Connect to a server of the test's own, on the test's own nats-server."""
+    client = Client(own_address)
+    yield client
+    client.channel.close()
