@@ -23,6 +23,7 @@ from windshift.server.errors import (
 )
 from windshift.server.events.attachment import STALLED
 from windshift.server.events.commands import Subscribe
+from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.pulls import LARGEST_LIMIT
 from windshift.server.events.session import Kind
 
@@ -610,3 +611,17 @@ async def test_expired_events_are_not_sent_to_a_client_that_reads_again(
             await slow.nothing()
             await consuming.publish(40)
             await slow.event()
+
+
+async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: Unique) -> None:
+    """However many events wait long for another attempt, those that come after are delivered."""
+    consuming = await prepare(broker, unique(), max_ack_pending=MAX_ACK_PENDING)
+    async with consuming.worker(window=10_000) as worker:
+        for _ in range(3):
+            await consuming.publish(10_000)
+            ids = [event.id for event in await worker.events(10_000)]
+            worker.reject(*ids, delay=3600)
+            assert await worker.told(within=30) == (Kind.REJECT, ids, [], [])
+        await consuming.publish()
+        assert (await worker.event(within=30)).id == 30_001
+        assert (await consuming.info())["config"]["max_ack_pending"] > MAX_ACK_PENDING

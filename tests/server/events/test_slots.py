@@ -19,7 +19,8 @@ from windshift.server.nats.consumers import ConsumerState
         (-1, 10**9, None),
         (0, 0, None),
         (None, 5, None),
-        (1, 1, 4),
+        (1, 1, None),
+        (19_999, 19_999, None),
     ],
 )
 def test_places_are_raised_at_half(most: int | None, unsettled: int, raised: int | None) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
+from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.nats.consumers import ConsumerState
 
 LONG_NS: Final = 1_000_000_000
@@ -57,8 +58,11 @@ class Slots:
 
 
 def enough_slots(state: ConsumerState) -> int | None:
-    """Return what a consumer's ``max_ack_pending`` should be raised to; None when there is no need."""
+    """Return what a consumer's ``max_ack_pending`` should be raised to; None when there is no need.
+
+    One that is smaller than what consumers are made with was chosen by somebody, and stays.
+    """
     most = int(state.config.get("max_ack_pending") or 0)
-    if most <= 0 or most >= MOST or state.unsettled * 2 < most:
+    if not MAX_ACK_PENDING <= most < MOST or state.unsettled * 2 < most:
         return None
     return min(most * GROWTH, MOST)
