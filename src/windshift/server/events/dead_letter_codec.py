@@ -268,7 +268,7 @@ def _event_lines(lines: HeaderLines) -> Iterator[tuple[bytes, bytes]]:
         if name == MESSAGE_ID.encode():
             yield _MESSAGE_ID, unquote_to_bytes(value)
         elif name == HEADERS.encode():
-            set_aside = b64decode(value)
+            set_aside = b64decode(value, validate=True)
         elif not name.lower().startswith((_CONTROL, _OURS)):
             yield name, value
     yield from _lines(set_aside)

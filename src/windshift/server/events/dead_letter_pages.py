@@ -18,6 +18,8 @@ BYTES_SCANNED: Final = 4 * 1024 * 1024
 
 _SKEW_NS: Final = 60 * NANOSECONDS
 """By how much times may fall from one entry to the next: another leader has another clock."""
+_HEADERS: Final = 512
+"""About the bytes of an entry without its data."""
 _NAME: Final = re.compile("[A-Za-z0-9_-]*")
 
 
@@ -86,7 +88,9 @@ def scan_query(
     query: dict[str, Any] = {
         "next_by_subj": subjects_of(which.stream, which.consumer),
         "batch": min(most, MOST_SCANNED) if which.is_everything else MOST_SCANNED,
-        "max_bytes": most_bytes if with_data and which.is_everything else BYTES_SCANNED,
+        "max_bytes": min(BYTES_SCANNED, most_bytes + most * _HEADERS)
+        if with_data and which.is_everything
+        else BYTES_SCANNED,
     }
     if after == 0 and which.since_ns is not None:
         return query | {"start_time": rfc3339(which.since_ns - _SKEW_NS)}

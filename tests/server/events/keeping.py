@@ -1,0 +1,111 @@
+"""What the tests of dead letters and replays share: both on a real broker, and events to give up on."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+
+from tests.support.broker import Broker, in_seconds
+from windshift.server.events.dead_letter_store import DeadLetterStore
+from windshift.server.events.dead_letters import STREAM, Cause, DeadLetter, Failure, LetterId
+from windshift.server.events.replays import STREAM as REPLAYS
+from windshift.server.events.replays import Replays
+from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.jetstream import RefusedByBroker, read_pub_ack
+from windshift.server.nats.notes import Notes
+from windshift.server.nats.stored import read_exactly
+from windshift.server.nats.writes import Writes
+
+
+@dataclass(frozen=True, slots=True)
+class Keeper:
+    """The storage of dead letters and replays, as one server has it."""
+
+    broker: Broker
+    store: DeadLetterStore
+    replays: Replays
+    notes: Notes
+
+    async def publish(self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
+        """Publish an event; return its id."""
+        answer = await self.broker.replies.request(subject, body, headers, in_seconds(10))
+        assert isinstance(answer, bytes)
+        return read_pub_ack(answer).sequence
+
+    async def failure(self, stream: str, seq: int, consumer: str = "c", **told: object) -> Failure:
+        """Have a consumer give up on an event that is stored."""
+        stored = await read_exactly(self.broker.api, stream, {"seq": seq}, in_seconds(5))
+        assert stored is not None
+        return failure(LetterId(stream, consumer, StreamSeq(seq), stored.unix_ns), **told)
+
+    async def given_up(
+        self, stream: str, count: int, consumer: str = "c", **told: object
+    ) -> list[DeadLetter]:
+        """Publish events, and have the consumer give up on each."""
+        written = []
+        for number in range(count):
+            seq = await self.publish(f"{stream}.{number}", b"%d" % number)
+            _, letter = await self.store.write(
+                await self.failure(stream, seq, consumer, **told), in_seconds(10)
+            )
+            assert letter is not None
+            written.append(letter)
+        return written
+
+    async def get(self, id: LetterId) -> DeadLetter:  # noqa: A002
+        """Read a dead letter that is there."""
+        letter = await self.store.get(id, in_seconds(10))
+        assert letter is not None
+        return letter
+
+    async def next(self, stream: str, consumer: str) -> Msg:
+        """Receive the next message of a JetStream consumer."""
+        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
+        inbox = self.broker.connection.inbox()
+        subscription = await self.broker.connection.subscribe(inbox, arrived.set_result)
+        request = b'{"batch":1,"expires":5000000000}'
+        self.broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+        async with asyncio.timeout(10):
+            message = await arrived
+        await subscription.unsubscribe()
+        assert message.reply, message.headers
+        return message
+
+    async def settle(self, message: Msg, word: bytes = b"+ACK") -> None:
+        """Settle a message, and wait until the broker has."""
+        assert await self.broker.replies.request(message.reply, word, None, in_seconds(5)) == b""
+
+    async def entries(self) -> int:
+        """Count all that the stream of dead letters holds, rests included."""
+        return await self.broker.messages(STREAM)
+
+
+def failure(id: LetterId, **told: object) -> Failure:  # noqa: A002
+    """Say that a consumer gave up."""
+    return Failure(id, 3, 1_000, 2_000, Cause.REJECTED)._replace(**told)  # type: ignore[arg-type]  # checked there
+
+
+async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
+    """Wire the storage as the composition root does."""
+    writes = Writes(broker.connection, broker.replies, broker.api)
+    notes = Notes(broker.connection)
+    await notes.start()
+    return Keeper(
+        broker,
+        DeadLetterStore(broker.connection, broker.api, broker.replies, writes, default_replicas),
+        Replays(broker.connection, broker.api, writes, ConsumerApi(broker.api), notes, default_replicas),
+        notes,
+    )
+
+
+async def forget_all(broker: Broker) -> None:
+    """Delete Windshift's own streams of dead letters and replays."""
+    for stream in (STREAM, REPLAYS):
+        try:
+            await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(10))
+        except RefusedByBroker:
+            pass

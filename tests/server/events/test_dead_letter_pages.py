@@ -1,0 +1,202 @@
+"""Pages of dead letters: what passes the filter, in order, within bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import time_ns
+
+import pytest
+
+from tests.server.events.keeping import Keeper, failure, forget_all, keep
+from tests.support.broker import Broker, in_seconds
+from windshift.server.events.dead_letter_codec import Entry, Event
+from windshift.server.events.dead_letter_pages import Chosen, LetterFilter, choose, scan_query
+from windshift.server.events.dead_letters import STREAM, Cause, DeadLetter, LetterId
+from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.timestamps import Time, from_unix_ns
+
+Unique = Callable[[], str]
+
+ALL = LetterFilter()
+LONG_AGO = Time(1_000, 0)
+MINUTE = 60 * 10**9
+
+
+def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = Cause.REJECTED) -> Entry:
+    """Make an entry as a scan finds it."""
+    why = failure(LetterId("s", "c", StreamSeq(position), 1), cause=cause)
+    return Entry(why, position, time, "w", Event("a", (), bytes(size)), None)
+
+
+def positions(chosen: Chosen) -> tuple[list[int], int]:
+    """Say which entries were chosen, and where to go on."""
+    return [each.position for each in chosen.entries], chosen.next
+
+
+def test_the_last_page_says_so() -> None:
+    """When nothing is left the page is the last one."""
+    assert positions(choose([entry(3), entry(7)], 0, ALL, 5, 100, with_data=True)) == ([3, 7], 0)
+
+
+def test_more_is_left() -> None:
+    """What was not scanned comes after the last entry that was, whether that passed or not."""
+    some = LetterFilter(causes=frozenset({Cause.REJECTED}))
+    scanned: list[Entry | int] = [entry(3), entry(7, cause=Cause.UNREADABLE), 9]
+    assert positions(choose(scanned, 1, some, 5, 100, with_data=True)) == ([3], 9)
+
+
+def test_a_full_page_goes_on_after_its_last_entry() -> None:
+    """What was scanned beyond the page comes with the next."""
+    scanned: list[Entry | int] = [entry(3), entry(7), 8, entry(9), entry(11)]
+    assert positions(choose(scanned, 0, ALL, 2, 100, with_data=True)) == ([3, 7], 8)
+
+
+def test_data_is_bounded() -> None:
+    """A page ends before the entry that would be too much, but has one at least."""
+    scanned: list[Entry | int] = [entry(3, 60), entry(7, 60), entry(9)]
+    assert positions(choose(scanned, 0, ALL, 9, 100, with_data=True)) == ([3], 3)
+    assert positions(choose(scanned[1:], 0, ALL, 9, 50, with_data=True)) == ([7], 7)
+    assert positions(choose(scanned, 0, ALL, 9, 100, with_data=False)) == ([3, 7, 9], 0)
+
+
+def test_nothing_that_passes() -> None:
+    """A page may be empty and still not be the last."""
+    none = LetterFilter(type_name="acme.v1.Order")
+    assert positions(choose([entry(3), entry(7)], 5, none, 9, 100, with_data=True)) == ([], 7)
+    assert positions(choose([], 0, none, 9, 100, with_data=True)) == ([], 0)
+
+
+def test_times_end_the_scan() -> None:
+    """Entries well after the end are not looked for, those just after it are only left out."""
+    until = LetterFilter(until_ns=1_000 * 10**9)
+    scanned: list[Entry | int] = [entry(3, time=Time(999, 0)), entry(4, time=Time(1_000, 0))]
+    assert positions(choose(scanned, 9, until, 9, 100, with_data=True)) == ([3], 4)
+    late = [*scanned, entry(5, time=Time(1_100, 0))]
+    assert positions(choose(late, 9, until, 9, 100, with_data=True)) == ([3], 0)
+
+
+def test_where_a_scan_begins() -> None:
+    """The first page of those since a time begins there, with a minute for clocks; others by position."""
+    since = LetterFilter("s", "c", since_ns=1_000 * 10**9)
+    query = scan_query(since, 0, 10, 100, with_data=True)
+    assert query["start_time"] == "1970-01-01T00:15:40.000000000Z"
+    assert query["next_by_subj"] == "_WS.dead.s.c.>"
+    assert scan_query(since, 5, 10, 100, with_data=True)["seq"] == 6
+    assert scan_query(ALL, 0, 10, 100, with_data=True)["seq"] == 1
+
+
+@pytest.fixture
+async def keeper(broker: Broker) -> Keeper:
+    """Keep dead letters on the shared broker, where there are none yet."""
+    await forget_all(broker)
+    return await keep(broker)
+
+
+async def all_pages(
+    keeper: Keeper, which: LetterFilter, most: int, most_bytes: int, *, with_data: bool = True
+) -> list[list[DeadLetter]]:
+    """Read page after page, to the last."""
+    pages, after = [], 0
+    while True:
+        letters, after = await keeper.store.page(
+            which, after, most, most_bytes, in_seconds(10), with_data=with_data
+        )
+        pages.append(letters)
+        if not after:
+            return pages
+
+
+async def test_page_after_page(keeper: Keeper, unique: Unique) -> None:
+    """All dead letters come once, in order, however small the pages are."""
+    stream = await keeper.broker.stream(unique())
+    written = await keeper.given_up(stream, 25)
+    pages: list[list[DeadLetter]] = []
+    for most, most_bytes in ((10, 10**6), (1, 10**6), (25, 10**6), (25, 1), (25, 3), (100, 2_000)):
+        pages = await all_pages(keeper, ALL, most, most_bytes)
+        assert all(len(page) <= most for page in pages)
+        assert [int(letter.data) for page in pages for letter in page] == list(range(25))
+    found = [letter.failure for page in pages for letter in page]
+    assert found == [letter.failure for letter in written]
+
+
+async def test_filters(keeper: Keeper, unique: Unique) -> None:
+    """Stream, consumer, cause, type and time each restrict, and all that is set must hold."""
+    first, second = [await keeper.broker.stream(unique()) for _ in range(2)]
+    begun = time_ns()
+    await keeper.given_up(first, 2)
+    await keeper.given_up(first, 2, "other", cause=Cause.MAX_ATTEMPTS)
+    await keeper.given_up(second, 2, cause=Cause.UNREADABLE)
+    seq = await keeper.publish(f"{second}.a", b"9", {"WS-Data-Type": "acme.v1.Order"})
+    await keeper.store.write(await keeper.failure(second, seq), in_seconds(5))
+
+    async def found(which: LetterFilter) -> list[tuple[str, str]]:
+        pages = await all_pages(keeper, which, 3, 10**6)
+        ids = [letter.failure.id for page in pages for letter in page]
+        return [(id.stream, id.consumer) for id in ids]  # noqa: A001 - as the field is called
+
+    assert await found(ALL) == [(first, "c")] * 2 + [(first, "other")] * 2 + [(second, "c")] * 3
+    assert await found(LetterFilter(first)) == [(first, "c")] * 2 + [(first, "other")] * 2
+    assert await found(LetterFilter(first, "other")) == [(first, "other")] * 2
+    causes = frozenset({Cause.MAX_ATTEMPTS, Cause.UNREADABLE})
+    assert await found(LetterFilter(causes=causes)) == [(first, "other")] * 2 + [(second, "c")] * 2
+    assert await found(LetterFilter(type_name="acme.v1.Order")) == [(second, "c")]
+    assert await found(LetterFilter(first, causes=frozenset({Cause.UNREADABLE}))) == []
+    assert len(await found(LetterFilter(since_ns=begun))) == 7
+    assert await found(LetterFilter(since_ns=begun + 10 * MINUTE)) == []
+    assert await found(LetterFilter(until_ns=begun)) == []
+    assert len(await found(LetterFilter(until_ns=begun + MINUTE))) == 7
+    middle = (await all_pages(keeper, LetterFilter(first, "other"), 9, 100))[0][0].time
+    middle_ns = middle.seconds * 10**9 + middle.nanos
+    assert from_unix_ns(middle_ns) == middle
+    assert len(await found(LetterFilter(since_ns=middle_ns))) == 5
+    assert len(await found(LetterFilter(until_ns=middle_ns))) == 2
+
+
+async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
+    """Where little passes a page looks at some entries only, and says where to go on."""
+    stream = await keeper.broker.stream(unique())
+    await keeper.store.ensure(None, in_seconds(5))
+    [sample] = await keeper.given_up(stream, 1)
+    for number in range(2_500):  # entries that cannot be read count, too
+        keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1")
+    await keeper.given_up(stream, 1, cause=Cause.UNREADABLE)
+    pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.UNREADABLE})), 10, 1000)
+    assert [len(page) for page in pages] == [0, 0, 1]
+    assert await keeper.store.count(stream, "c", in_seconds(5)) == 2_502
+    assert len(await keeper.store.recall(stream, "c", in_seconds(5))) == 2_502
+    assert sample.position == 1
+
+
+async def test_without_data(keeper: Keeper, unique: Unique) -> None:
+    """Data can be left out; how much there is, is still told."""
+    stream = await keeper.broker.stream(unique())
+    limit = keeper.broker.connection.max_payload
+    for size in (3, limit):
+        why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", bytes(size)))
+        await keeper.store.write(why, in_seconds(5))
+    [page] = await all_pages(keeper, ALL, 10, 100, with_data=False)
+    assert [(letter.data, letter.data_size) for letter in page] == [(b"", 3), (b"", limit)]
+    pages = await all_pages(keeper, ALL, 10, 100)
+    assert [[len(letter.data) for letter in page] for page in pages] == [[3], [limit]]
+
+
+async def test_written_anew_comes_again(keeper: Keeper, unique: Unique) -> None:
+    """A dead letter whose replay failed is listed once, at its new place."""
+    stream = await keeper.broker.stream(unique())
+    first, _ = await keeper.given_up(stream, 2)
+    before = await keeper.store.last_position(in_seconds(5))
+    await keeper.store.write(first.failure._replace(replay_count=1), in_seconds(5))
+    [page] = await all_pages(keeper, ALL, 10, 100)
+    assert [letter.data for letter in page] == [b"1", b"0"]
+    after = await keeper.store.page(ALL, before, 10, 100, in_seconds(5))
+    assert [letter.failure.replay_count for letter in after.letters] == [1]
+    assert await keeper.store.last_position(in_seconds(5)) == after.letters[0].position
+
+
+async def test_direct_reads_are_switched_on_again(keeper: Keeper, unique: Unique) -> None:
+    """Somebody who forbids direct reads of the stream does not stop lists for good."""
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 1)
+    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
+    await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", config | {"allow_direct": False}, in_seconds(5))
+    assert len((await all_pages(keeper, ALL, 10, 100))[0]) == 1

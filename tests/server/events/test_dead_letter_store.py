@@ -1,0 +1,464 @@
+"""The stream of dead letters on a real broker: each exactly once, and nothing lost on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
+
+import pytest
+
+from tests.server.events.keeping import Keeper, failure, forget_all, keep
+from tests.server.events.management import eventually
+from tests.support.broker import Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.errors import BrokerUnavailable, StreamFull
+from windshift.server.events.dead_letter_codec import entry_subject
+from windshift.server.events.dead_letter_store import LetterFilter, Written
+from windshift.server.events.dead_letters import STREAM, Cause, LetterId
+from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.notes import DEAD
+from windshift.server.nats.stored import read_exactly
+
+Unique = Callable[[], str]
+
+
+@pytest.fixture
+async def keeper(broker: Broker) -> Keeper:
+    """Keep dead letters on the shared broker, where there are none yet."""
+    await forget_all(broker)
+    return await keep(broker)
+
+
+@pytest.fixture
+async def own_keeper(own_broker: Broker) -> Keeper:
+    """Keep dead letters on the test's own broker."""
+    return await keep(own_broker)
+
+
+async def test_an_event_is_kept_whole(keeper: Keeper, unique: Unique) -> None:
+    """Data, headers and what happened come back as they were; the stream is made when it is missing."""
+    stream = await keeper.broker.stream(unique())
+    headers = {
+        "WS-Data-Type": "acme.v1.Order",
+        "WS-Trace-Parent": "00-a-b-01",
+        "Nats-Msg-Id": "key",
+        "App": "1",
+    }
+    seq = await keeper.publish(f"{stream}.placed", b"data", headers)
+    why = await keeper.failure(stream, seq, cause=Cause.MAX_ATTEMPTS, reason="no stöck\r\n", error_type="E")
+    outcome, written = await keeper.store.write(why, in_seconds(5))
+    kept = await keeper.get(why.id)
+    assert outcome is Written.WRITTEN
+    assert written is not None
+    assert written == replace(kept, data=b"", time=written.time)
+    assert kept.failure == why
+    assert (kept.subject, kept.data, kept.data_size) == (f"{stream}.placed", b"data", 4)
+    assert (kept.type_name, kept.idempotency_key, kept.trace_parent) == ("acme.v1.Order", "key", "00-a-b-01")
+    assert kept.other_headers == {"App": "1"}
+    assert kept.published.seconds * 10**9 + kept.published.nanos == why.id.stored_ns
+
+
+async def test_a_repeat_finds_it_written(keeper: Keeper, unique: Unique) -> None:
+    """Writing the same again, also after its event is gone, changes nothing and says so."""
+    stream = await keeper.broker.stream(unique())
+    [letter] = await keeper.given_up(stream, 1)
+    again = letter.failure._replace(reason="other")
+    assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.ALREADY
+    await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    outcome, found = await keeper.store.write(again, in_seconds(5))
+    assert outcome is Written.ALREADY
+    assert found is not None
+    assert found == replace(letter, time=found.time)
+    assert await keeper.entries() == 1
+
+
+async def test_many_writers_at_once(keeper: Keeper, unique: Unique) -> None:
+    """Of many that write the same dead letter exactly one has written it, and its word is what is kept."""
+    stream = await keeper.broker.stream(unique())
+    seq = await keeper.publish(f"{stream}.a", b"data")
+    why = await keeper.failure(stream, seq)
+    outcomes = await asyncio.gather(
+        *(keeper.store.write(why._replace(attempts=n + 1), in_seconds(20)) for n in range(100))
+    )
+    assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
+    assert [outcome for outcome, _ in outcomes].count(Written.ALREADY) == 99
+    [winner] = [letter for outcome, letter in outcomes if outcome is Written.WRITTEN]
+    assert winner is not None
+    assert (await keeper.get(why.id)).failure == winner.failure
+    assert await keeper.entries() == 1
+
+
+async def test_an_event_that_is_gone(keeper: Keeper, unique: Unique) -> None:
+    """What limits removed from its stream before it could be kept is gone, and is not waited for."""
+    stream = await keeper.broker.stream(unique())
+    seq = await keeper.publish(f"{stream}.a")
+    why = await keeper.failure(stream, seq)
+    await keeper.broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": seq}, in_seconds(5))
+    assert await keeper.store.write(why, in_seconds(5)) == (Written.GONE, None)
+    assert await keeper.store.write(why._replace(replay_count=1), in_seconds(5)) == (Written.GONE, None)
+    assert await keeper.store.get(why.id, in_seconds(5)) is None
+
+
+async def test_another_event_of_the_same_id(keeper: Keeper, unique: Unique) -> None:
+    """An event of a stream that was deleted and made anew is not taken for the one of the same id before."""
+    stream = await keeper.broker.stream(unique())
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"old"))
+    await keeper.broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
+    await keeper.broker.stream(stream)
+    await keeper.publish(f"{stream}.a", b"new")
+    assert await keeper.store.write(why, in_seconds(5)) == (Written.GONE, None)
+
+
+async def test_a_stream_that_is_gone(keeper: Keeper, unique: Unique) -> None:
+    """Without the event's stream there is nobody to settle for: the caller is not told to settle."""
+    why = failure(LetterId(unique(), "c", StreamSeq(1), 1))
+    with pytest.raises(BrokerUnavailable):
+        await keeper.store.write(why, in_seconds(0.5))
+
+
+async def test_a_replay_that_fails_again(keeper: Keeper, unique: Unique) -> None:
+    """It replaces the entry, further on, with the event whole although that is in no stream any more."""
+    stream = await keeper.broker.stream(unique())
+    [letter] = await keeper.given_up(stream, 1)
+    await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    for count in (1, 2, 7):
+        again = letter.failure._replace(replay_count=count, reason=f"again {count}")
+        assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.WRITTEN
+        assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.ALREADY
+        kept = await keeper.get(again.id)
+        assert kept.failure == again
+        assert kept.data == b"0"
+        assert kept.position > letter.position
+        assert await keeper.entries() == 1
+    late = letter.failure._replace(replay_count=3)
+    assert (await keeper.store.write(late, in_seconds(5)))[0] is Written.ALREADY
+
+
+async def test_replays_that_fail_again_at_once(keeper: Keeper, unique: Unique) -> None:
+    """Of many that write the outcome of the same replay one has written it."""
+    stream = await keeper.broker.stream(unique())
+    [letter] = await keeper.given_up(stream, 1)
+    again = letter.failure._replace(replay_count=1)
+    outcomes = await asyncio.gather(*(keeper.store.write(again, in_seconds(20)) for _ in range(50)))
+    assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
+    assert (await keeper.get(again.id)).failure.replay_count == 1
+    assert await keeper.entries() == 1
+
+
+async def test_purged_while_it_is_replayed(keeper: Keeper, unique: Unique) -> None:
+    """A replay that fails after its entry was removed is kept again, as long as the event is there."""
+    stream = await keeper.broker.stream(unique())
+    [letter] = await keeper.given_up(stream, 1)
+    assert await keeper.store.purge(stream, "c", in_seconds(5)) == 1
+    again = letter.failure._replace(replay_count=1)
+    assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.WRITTEN
+    assert (await keeper.get(again.id)).data == b"0"
+
+
+@pytest.mark.parametrize("limit", ["max_msgs", "max_bytes"])
+async def test_a_full_stream(keeper: Keeper, unique: Unique, limit: str) -> None:
+    """A stream of dead letters that is full refuses new ones and keeps what it has; repeats work."""
+    stream = await keeper.broker.stream(unique())
+    letters = await keeper.given_up(stream, 3)
+    info = await keeper.broker.api.stream_info(STREAM, in_seconds(5))
+    most = {"max_msgs": 3, "max_bytes": info["state"]["bytes"] + 10}[limit]
+    await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", info["config"] | {limit: most}, in_seconds(5))
+    for _ in range(3):
+        with pytest.raises(StreamFull):
+            await keeper.given_up(stream, 1)
+    assert await keeper.entries() == len(letters)
+    assert (await keeper.store.write(letters[0].failure, in_seconds(5)))[0] is Written.ALREADY
+    await keeper.store.delete(letters[0].failure.id, in_seconds(5))
+    assert await keeper.given_up(stream, 1)
+
+
+async def test_what_others_configured_stays(keeper: Keeper, unique: Unique) -> None:
+    """Ensuring again changes no limit, and gives back what reading and writing need."""
+    await keeper.store.ensure(None, in_seconds(5))
+    before = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
+    others = {"max_age": 3_600_000_000_000, "max_bytes": 10**6, "discard": "old", "description": "mine"}
+    config = before | others | {"allow_direct": False, "max_msgs_per_subject": 2}
+    await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", config, in_seconds(5))
+    await keeper.store.ensure(1, in_seconds(5))
+    after = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
+    assert after == before | others
+
+
+async def test_made_again_when_it_is_missing(keeper: Keeper, unique: Unique) -> None:
+    """A stream of dead letters that somebody deleted is made again by whoever writes."""
+    stream = await keeper.broker.stream(unique())
+    await keeper.given_up(stream, 2)
+    await forget_all(keeper.broker)
+    assert await keeper.store.count("", "", in_seconds(5)) == 0
+    written = await asyncio.gather(*(keeper.given_up(stream, 1) for _ in range(20)))
+    assert len(written) == 20
+    assert await keeper.entries() == 20
+
+
+async def test_another_stream_in_its_place(keeper: Keeper, unique: Unique) -> None:
+    """A stream of somebody else that takes the subjects of dead letters does not get them."""
+    other = await keeper.broker.stream(unique(), "_WS.>")
+    try:
+        stream = await keeper.broker.stream(unique())
+        with pytest.raises(BrokerUnavailable, match="another stream"):
+            await keeper.given_up(stream, 1)
+        assert await keeper.broker.messages(other) == 0
+    finally:
+        await keeper.broker.api.call(f"STREAM.DELETE.{other}", None, in_seconds(5))
+
+
+@pytest.mark.parametrize("headers", [0, 1000, 60_000])
+async def test_as_large_as_the_broker_allows(keeper: Keeper, unique: Unique, headers: int) -> None:
+    """An event that leaves no room for a single header comes back whole, also after a replay."""
+    stream = await keeper.broker.stream(unique(), max_bytes=-1)
+    limit = keeper.broker.connection.max_payload
+    data = bytes(range(256)) * (limit // 256)
+    lines = {"A": "a" * (headers - len("NATS/1.0\r\nA: \r\n\r\n"))} if headers else None
+    seq = await keeper.publish(f"{stream}.a", data[headers:], lines)
+    why = await keeper.failure(stream, seq, reason="é" * 1024)
+    assert (await keeper.store.write(why, in_seconds(10)))[0] is Written.WRITTEN
+    assert (await keeper.store.write(why, in_seconds(10)))[0] is Written.ALREADY
+    await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    for count in (0, 1):
+        why = why._replace(replay_count=count)
+        await keeper.store.write(why, in_seconds(10))
+        kept = await keeper.get(why.id)
+        assert (kept.data, kept.failure) == (data[headers:], why)
+        assert kept.other_headers == (lines or {})
+        assert await keeper.entries() == 2
+    assert await keeper.store.delete(why.id, in_seconds(5))
+    assert await keeper.entries() == 0
+
+
+async def test_many_writers_of_a_large_event(keeper: Keeper, unique: Unique) -> None:
+    """Also where a dead letter takes two messages there is one in the end, and nothing else."""
+    stream = await keeper.broker.stream(unique())
+    data = bytes(keeper.broker.connection.max_payload)
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", data))
+    outcomes = await asyncio.gather(*(keeper.store.write(why, in_seconds(20)) for _ in range(10)))
+    assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
+    assert (await keeper.get(why.id)).data == data
+    assert await keeper.entries() == 2
+    assert await keeper.store.purge("", "", in_seconds(5)) == 1
+    assert await keeper.entries() == 0
+
+
+async def test_a_rest_that_is_on_its_way_survives_a_purge(keeper: Keeper, unique: Unique) -> None:
+    """What a writer stored just before its entry is not taken away from it."""
+    stream = await keeper.broker.stream(unique())
+    [letter] = await keeper.given_up(stream, 1)
+    await keeper.publish(f"_WS.rest.{entry_subject(letter.failure.id).removeprefix('_WS.dead.')}.writer")
+    await keeper.store.purge(stream, "", in_seconds(5))
+    assert await keeper.entries() == 1
+
+
+async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None:
+    """Headers that control NATS are not applied to the entry; bytes that are no text do no harm."""
+    stream = await keeper.broker.stream(unique(), allow_msg_ttl=True, allow_rollup_hdrs=True)
+    client = keeper.broker.connection.client
+    assert client is not None
+    control = b"Nats-TTL: 1h\r\nNats-Msg-Id: k\r\nNats-Rollup: sub\r\n"
+    block = b"NATS/1.0\r\n%bBad: \xff\xfe\r\nOk: 1\r\nOk: 2\r\n\r\n" % control
+    sizes = len(block), len(block) + 1
+    await client._send_command(b"HPUB %b.a %d %d\r\n%bx\r\n" % (stream.encode(), *sizes, block))
+    await client.flush()
+    why = await keeper.failure(stream, 1)
+    second = await keeper.failure(stream, 1, "other")
+    for one in (why, second):  # the same idempotency key twice is no duplicate here
+        assert (await keeper.store.write(one, in_seconds(5)))[0] is Written.WRITTEN
+        kept = await keeper.get(one.id)
+        assert (kept.data, kept.idempotency_key) == (b"x", "k")
+        assert kept.other_headers == {"Bad": "\N{REPLACEMENT CHARACTER}" * 2, "Ok": "1, 2"}
+    stored = await read_exactly(
+        keeper.broker.api, STREAM, {"last_by_subj": entry_subject(why.id)}, in_seconds(5)
+    )
+    assert stored is not None
+    assert {name for name, _ in stored.headers if name.startswith(b"Nats-")} == {
+        b"Nats-Expected-Stream",
+        b"Nats-Expected-Last-Subject-Sequence",
+    }
+
+
+@pytest.mark.parametrize("retention", ["workqueue", "interest"])
+async def test_streams_that_remove_what_is_settled(keeper: Keeper, unique: Unique, retention: str) -> None:
+    """The event can be read before it is settled, and its dead letter has it when its stream has not."""
+    stream = await keeper.broker.stream(unique(), retention=retention)
+    config = {"durable_name": "c", "name": "c", "ack_policy": "explicit"}
+    await keeper.broker.api.call(
+        f"CONSUMER.CREATE.{stream}.c", {"stream_name": stream, "config": config}, in_seconds(5)
+    )
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"data"))
+    delivery = await keeper.next(stream, "c")
+    assert int(delivery.reply.split(".")[7]) == why.id.stored_ns
+    await keeper.store.write(why, in_seconds(5))
+    await keeper.settle(delivery, b"+TERM")
+    await eventually(lambda: keeper.broker.messages(stream), 0)
+    assert (await keeper.get(why.id)).data == b"data"
+    assert (await keeper.store.write(why, in_seconds(5)))[0] is Written.ALREADY
+
+
+async def test_the_longest_names(keeper: Keeper, unique: Unique) -> None:
+    """A stream and a consumer with names of 255 characters have dead letters like others."""
+    stream = await keeper.broker.stream(unique().ljust(255, "s"), "long.>")
+    why = await keeper.failure(stream, await keeper.publish("long.a"), "c" * 255)
+    await keeper.store.write(why, in_seconds(5))
+    assert (await keeper.get(why.id)).failure == why
+    assert await keeper.store.recall(stream, "c" * 255, in_seconds(5)) == {(1, why.id.stored_ns)}
+    await keeper.broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
+
+
+async def test_removing_one(keeper: Keeper, unique: Unique) -> None:
+    """A dead letter is removed once, and then not there; it can be written again."""
+    stream = await keeper.broker.stream(unique())
+    one, other = await keeper.given_up(stream, 2)
+    assert await keeper.store.delete(one.failure.id, in_seconds(5))
+    assert not await keeper.store.delete(one.failure.id, in_seconds(5))
+    assert await keeper.store.get(one.failure.id, in_seconds(5)) is None
+    assert (await keeper.get(other.failure.id)).data == b"1"
+    assert (await keeper.store.write(one.failure, in_seconds(5)))[0] is Written.WRITTEN
+
+
+async def test_what_a_consumer_has_given_up_on(keeper: Keeper, unique: Unique) -> None:
+    """Recall and purge are of one consumer, one stream, or all."""
+    first, second = [await keeper.broker.stream(unique()) for _ in range(2)]
+    letters = await keeper.given_up(first, 3)
+    await keeper.given_up(first, 2, "other")
+    await keeper.given_up(second, 1)
+    store = keeper.store
+    expected = {(letter.failure.id.seq, letter.failure.id.stored_ns) for letter in letters}
+    assert await store.recall(first, "c", in_seconds(5)) == expected
+    assert await store.recall(first, "none", in_seconds(5)) == frozenset()
+    counts = [
+        await store.count(*which, in_seconds(5)) for which in ((first, "c"), (first, ""), ("", ""), ("", "c"))
+    ]
+    assert counts == [3, 5, 6, 4]
+    assert await store.purge(first, "c", in_seconds(5)) == 3
+    assert await store.recall(first, "c", in_seconds(5)) == frozenset()
+    assert await store.purge(first, "", in_seconds(5)) == 2
+    assert await store.purge("", "", in_seconds(5)) == 1
+    assert await store.purge("", "", in_seconds(5)) == 0
+
+
+async def test_nothing_is_there(keeper: Keeper, unique: Unique) -> None:
+    """Without a stream of dead letters there are none, and none is made by looking."""
+    store, gone = keeper.store, LetterId(unique(), "c", StreamSeq(1), 1)
+    assert await store.recall("s", "c", in_seconds(5)) == frozenset()
+    assert await store.get(gone, in_seconds(5)) is None
+    assert not await store.delete(gone, in_seconds(5))
+    assert await store.purge("", "", in_seconds(5)) == 0
+    assert await store.count("", "", in_seconds(5)) == 0
+    assert await store.last_position(in_seconds(5)) == 0
+    names = await keeper.broker.api.stream_names("_WS.dead.a", in_seconds(5))
+    assert names == []
+
+
+@pytest.mark.parametrize(
+    ("stream", "consumer"), [(">", ""), ("*", "c"), ("a.b", ""), ("a", "*"), ("a", "b.>")]
+)
+async def test_wildcards_are_no_names(keeper: Keeper, stream: str, consumer: str) -> None:
+    """Whatever a caller forgot to check, no more is removed than it may name."""
+    with pytest.raises(ValueError):
+        await keeper.store.purge(stream, consumer, in_seconds(5))
+
+
+async def test_entries_that_cannot_be_read(keeper: Keeper, unique: Unique) -> None:
+    """What another version wrote in place of a dead letter is left alone."""
+    stream = await keeper.broker.stream(unique())
+    why = await keeper.failure(stream, await keeper.publish(f"{stream}.a"))
+    await keeper.store.ensure(None, in_seconds(5))
+    await keeper.publish(entry_subject(why.id), b"what?")
+    assert await keeper.store.write(why, in_seconds(5)) == (Written.ALREADY, None)
+    assert await keeper.store.get(why.id, in_seconds(5)) is None
+    assert await keeper.entries() == 1
+
+
+async def test_others_are_told(keeper: Keeper, unique: Unique) -> None:
+    """Each new dead letter is announced once to whoever listens, a repeat is not."""
+    stream = await keeper.broker.stream(unique())
+    heard: list[int] = []
+    keeper.notes.listen(DEAD, stream, "c", lambda: heard.append(1))
+    [letter] = await keeper.given_up(stream, 1)
+    await keeper.store.write(letter.failure, in_seconds(5))
+    await keeper.given_up(stream, 1)
+    await keeper.broker.replies.round_trip(in_seconds(5))
+    assert len(heard) == 2
+
+
+async def test_the_broker_is_killed_again_and_again(own_keeper: Keeper, own_nats_server: NatsServer) -> None:
+    """Whatever is under way when the broker dies, each event ends as one dead letter."""
+    keeper, count = own_keeper, 300
+    stream = await keeper.broker.stream("S", storage="file")
+    for number in range(count):
+        await keeper.publish(f"{stream}.{number}", b"%d" % number)
+    failures = [await keeper.failure(stream, number + 1) for number in range(count)]
+    reached = [asyncio.Event() for _ in range(4)]
+
+    async def kill() -> None:
+        for share in (1, 2, 3):
+            await reached[share].wait()
+            own_nats_server.kill()
+            await keeper.broker.lost()
+            own_nats_server.start()
+
+    async def all_twice() -> list[Written]:
+        gate = asyncio.Semaphore(20)
+
+        async def one(each: int) -> Written:
+            async with gate:
+                outcome, _ = await keeper.store.write(failures[each], in_seconds(40))
+            reached[each * 4 // count].set()
+            return outcome
+
+        return await asyncio.gather(*(one(each) for each in range(count) for _ in range(2)))
+
+    outcomes, _ = await asyncio.gather(all_twice(), kill())
+    assert set(outcomes) == {Written.WRITTEN, Written.ALREADY}
+    assert outcomes.count(Written.WRITTEN) == count
+    assert await keeper.entries() == count
+    page = await keeper.store.page(LetterFilter(), 0, count, 10**6, in_seconds(5))
+    assert sorted(int(letter.data) for letter in page.letters) == list(range(count))
+
+
+async def test_the_broker_is_away(own_keeper: Keeper, own_nats_server: NatsServer) -> None:
+    """Without a broker a write fails by its deadline as one that was not stored, and later succeeds."""
+    stream = await own_keeper.broker.stream("S", storage="file")
+    why = await own_keeper.failure(stream, await own_keeper.publish(f"{stream}.a"))
+    own_nats_server.kill()
+    await own_keeper.broker.lost()
+    with pytest.raises(BrokerUnavailable):
+        await own_keeper.store.write(why, in_seconds(0.3))
+    own_nats_server.start()
+    assert (await own_keeper.store.write(why, in_seconds(20)))[0] is Written.WRITTEN
+
+
+@pytest.mark.timeout(120)
+async def test_two_servers_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
+    """By way of all members of a cluster, too, each dead letter is written by one. Replicas are raised."""
+    async with AsyncExitStack() as stack:
+        brokers = [await stack.enter_async_context(connect(server.url)) for server in cluster]
+        await brokers[0].api.call("INFO", None, in_seconds(60))
+        await forget_all(brokers[0])
+        keepers = [await keep(broker) for broker in brokers]
+        await keepers[0].store.ensure(None, in_seconds(20))
+        await keepers[0].store.ensure(3, in_seconds(20))
+        await keepers[1].store.ensure(1, in_seconds(20))
+        info = await brokers[0].api.stream_info(STREAM, in_seconds(20))
+        assert info["config"]["num_replicas"] == 3
+        stream = await brokers[0].stream(unique(), num_replicas=3)
+        for number in range(10):
+            seq = await keepers[0].publish(f"{stream}.{number}", b"%d" % number)
+            why = await keepers[0].failure(stream, seq)
+            for count in (0, 1):
+                again = why._replace(replay_count=count)
+                outcomes = await asyncio.gather(
+                    *(keepers[n % 3].store.write(again, in_seconds(30)) for n in range(12))
+                )
+                assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
+                for keeper in keepers:
+                    assert (await keeper.get(why.id)).failure == again
+            assert len(await keepers[2].store.recall(stream, "c", in_seconds(20))) == number + 1
+        for keeper in keepers:  # some replica may be a little behind
+            await eventually(partial(keeper.store.count, stream, "c", in_seconds(20)), 10)
