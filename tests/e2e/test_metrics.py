@@ -26,7 +26,10 @@ from tests.support.exposition import (
     selectors,
 )
 from tests.support.windshift_process import WindshiftProcess, wait_for, windshift
+from tests.wire.burying import ask
 from tests.wire.consuming import ensure_consumer, subscribed
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
 
 METHOD = "windshift.events.v1alpha1.EventsService"
@@ -66,6 +69,23 @@ def traffic(client: Client, stream: str) -> None:
         unknown(b"")
 
 
+def give_up(client: Client, stream: str) -> None:
+    """Have one event become a dead letter, which is replayed, and one be dropped."""
+    client.ensure_stream(stream)
+    ensure_consumer(client, stream, "c")
+    ids = [client.publish(f"{stream}.x") for _ in range(2)]
+    with subscribed(client, stream) as call:
+        call.events(2)
+        call.reject(ids[0], action=events_pb.EventsRequest.REJECT_ACTION_DEAD_LETTER)
+        call.reject(ids[1], action=events_pb.EventsRequest.REJECT_ACTION_DROP)
+        call.told()
+        call.told()
+        which = pb.Filter(stream=stream)
+        assert ask(client, "Replay", pb.ReplayRequest(filter=which)).replayed == 1
+        call.reject(call.event(15).id, action=events_pb.EventsRequest.REJECT_ACTION_DEAD_LETTER)
+        call.told()
+
+
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """Give one server some traffic, and scrape it once everything has settled."""
@@ -73,6 +93,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with windshift(tmp_path_factory.mktemp("metrics")) as process:
         client = Client(process.address)
         traffic(client, stream)
+        give_up(client, f"{stream}-failing")
         wait_for(lambda: scrape(process.health_port).value("windshift_subscriptions") == 0)
         wait_for(lambda: scrape(process.health_port).value("windshift_event_loop_lag_seconds_count") > 0)
         yield Served(process, stream, scrape(process.health_port))
@@ -82,7 +103,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
 def test_numbers(served: Served) -> None:
     """What clients did is counted where it belongs."""
     seen, stream = served.seen, served.stream
-    assert seen.value("windshift_events_published_total") == 6
+    assert seen.value("windshift_events_published_total") == 8
     assert seen.value("windshift_events_duplicates_total") == 1
     assert seen.value("windshift_publish_failures_total", reason="UNBOUND_SUBJECT") == 1
     assert seen.value("windshift_publish_failures_total") == 1
@@ -91,7 +112,7 @@ def test_numbers(served: Served) -> None:
     assert delivered - redelivered >= 5
     assert redelivered >= 1
     settled = {kind: seen.value("windshift_events_settled_total", kind=kind) for kind in KINDS}
-    assert (settled["ack"], settled["reject"], settled["terminate"], settled["ping"]) == (1, 1, 1, 1)
+    assert (settled["ack"], settled["reject"], settled["terminate"], settled["ping"]) == (1, 1, 4, 1)
     assert settled["expired"] >= 1
     ended = sum(settled.values()) - settled["ping"]
     assert ended >= delivered  # those that were not handed over yet are given back too
@@ -104,21 +125,32 @@ def test_numbers(served: Served) -> None:
     assert seen.value("windshift_consumer_oldest_age_seconds", stream=stream, consumer="idle") > 0
 
 
+def test_events_that_were_given_up_on(served: Served) -> None:
+    """Dead letters, drops (one by `permanently`) and replays are counted; the dead letters lie in a stream."""
+    assert served.seen.value("windshift_dead_letters_total", cause="REJECTED") == 2
+    assert served.seen.value("windshift_dead_letters_total") == 2
+    assert served.seen.value("windshift_dead_letters_failures_total") == 0
+    assert served.seen.value("windshift_events_dropped_total", cause="REJECTED") == 2
+    assert served.seen.value("windshift_events_dropped_total") == 2
+    assert served.seen.value("windshift_replays_total") == 1
+    assert served.seen.value("windshift_stream_messages", stream="WS_DEAD_LETTERS") == 1
+
+
 KINDS = ("ack", "reject", "terminate", "ping", "expired", "released")
 
 
 def test_calls(served: Served) -> None:
     """Calls are told by method and code; a method that there is not has no label of its own."""
     count = "rpc_server_call_duration_seconds_count"
-    assert served.seen.value(count, rpc_method=f"{METHOD}/PublishEvent", rpc_response_status_code="OK") == 7
+    assert served.seen.value(count, rpc_method=f"{METHOD}/PublishEvent", rpc_response_status_code="OK") == 9
     failed = {"rpc_method": f"{METHOD}/PublishEvent", "rpc_response_status_code": "FAILED_PRECONDITION"}
     assert served.seen.value(count, **failed) == 1
     assert not served.seen.has(count, **failed, error_type="FAILED_PRECONDITION")  # the client's mistake
     assert served.seen.value(count, rpc_method="_OTHER", error_type="UNIMPLEMENTED") == 1
     assert "nobody" not in served.seen.text
     cancelled = served.seen.value(count, rpc_method=f"{METHOD}/Events")
-    assert cancelled == 1
-    mean = served.seen.value("rpc_server_call_duration_seconds_sum", rpc_method=f"{METHOD}/PublishEvent") / 8
+    assert cancelled == 2
+    mean = served.seen.value("rpc_server_call_duration_seconds_sum", rpc_method=f"{METHOD}/PublishEvent") / 10
     assert 0.0001 < mean < 1
     assert served.seen.value("windshift_rpc_traffic_bytes_total", network_io_direction="receive") > 1000
 
