@@ -85,6 +85,8 @@ class App:
         nats = _Nats(self.connection, self._replies, api, writes, self._notes)
         domain = _Domain(config, nats, counts, given_up, tracer)
         self._dead_letters = domain.dead_letters
+        self._dead_lettering = domain.dead_lettering
+        self._looking: asyncio.Task[None] | None = None
         self._services = _services(config, domain, tracer)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0
@@ -135,6 +137,7 @@ class App:
         listen = self._config.grpc
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
+        self._looking = asyncio.create_task(self._dead_lettering.look_for_replays())
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
@@ -185,6 +188,8 @@ class App:
         self._draining_since = self._draining_since or asyncio.get_running_loop().time()
         if self.metrics is not None:
             await self.metrics.close(self._time_to_flush())
+        if self._looking is not None:
+            self._looking.cancel()
         if self._server is not None:
             self._server.close()
         await self.connection.close()
@@ -219,7 +224,7 @@ class _Domain:
         streams, consumers, replicas = StreamApi(api), ConsumerApi(api), config.default_replicas
         letters = DeadLetterStore(connection, api, replies, writes, replicas)
         replays = Replays(connection, api, writes, consumers, notes, replicas)
-        shared = DeadLettering(letters, replays, notes, given_up)
+        shared = self.dead_lettering = DeadLettering(letters, replays, notes, given_up)
         self.events = EventsService(
             Streams(streams, replicas),
             Consumers(streams, consumers, letters, notes),

@@ -23,9 +23,13 @@ from windshift.server.events.replays import Replays
 from windshift.server.events.settled import SettledByConsumer
 from windshift.server.events.window import Held
 from windshift.server.nats.deliveries import StreamSeq, stored_at
-from windshift.server.nats.notes import Notes
+from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.nats.notes import REPLAY, Notes
 
 log = logging.getLogger(__name__)
+
+LOOK_INTERVAL: Final = 30.0
+"""Seconds between two looks at the replays that are outstanding."""
 
 AT_ONCE: Final = 16
 """Dead letters that are written at the same time: each holds an event in memory meanwhile."""
@@ -51,6 +55,18 @@ class DeadLettering:
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
+
+    async def look_for_replays(self) -> None:
+        """Tell of outstanding replays from time to time, should a note about one have been lost."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            try:
+                outstanding = await self.replays.outstanding("", "", now() + LOOK_INTERVAL)
+            except (WindshiftError, RefusedByBroker):
+                continue
+            for stream, consumer in {(replay.stream, replay.consumer) for replay in outstanding}:
+                self.notes.tell(REPLAY, stream, consumer)
 
     async def keep(self, failure: Failure, deadline: float) -> bool:
         """Make a dead letter of an event; return whether the event may be settled now. Never fails.

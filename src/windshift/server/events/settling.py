@@ -163,6 +163,7 @@ class Settling:
         """
         is_first = errand.held.replay is None
         errand.held.replay = errand.held.replay or Replay(failure.id, 0)
+        self._triage.prolong(errand.reply)
         kept = await self._shared.keep(failure, errand.confirmation.expires)
         if kept and is_first:
             self._triage.dead_letter(errand.seq, errand.reply)

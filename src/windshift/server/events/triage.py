@@ -21,7 +21,15 @@ from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.window import Replay
 from windshift.server.nats.connection import NotConnected
 from windshift.server.nats.consumers import ConsumerState
-from windshift.server.nats.deliveries import ACK, TERMINATE, Deliveries, Delivery, StreamSeq, stored_at
+from windshift.server.nats.deliveries import (
+    ACK,
+    PROGRESS,
+    TERMINATE,
+    Deliveries,
+    Delivery,
+    StreamSeq,
+    stored_at,
+)
 from windshift.server.nats.jetstream import RefusedByBroker
 from windshift.server.nats.replies import Replies
 from windshift.server.nats.timestamps import Time, parse_rfc3339
@@ -110,6 +118,12 @@ class Triage:
     def settle(self, seq: StreamSeq, now: float) -> None:
         """Note that the broker has confirmed a settlement."""
         self._settled.add(seq, now)
+        if self._dead:
+            self._dead.pop(seq, None)
+
+    def prolong(self, reply: str) -> None:
+        """Have a delivery not made again while its dead letter is being written."""
+        self._deliveries.tell(reply, PROGRESS)
 
     def lose(self) -> None:
         """Note that the broker may forget what was settled just now."""
@@ -132,7 +146,8 @@ class Triage:
             return False
         if delivery.attempt == 1 and not self._dead:
             return True
-        is_dead = self._dead.get(delivery.id) == stored_at(delivery.reply)
+        dead = self._dead.get(delivery.id)
+        is_dead = dead is not None and dead == stored_at(delivery.reply)
         if self.policy.is_beyond(delivery.attempt) and not is_dead:
             self.give_up(delivery, None)
         elif is_dead or (self.policy.dead_letters and delivery.attempt > 1):

@@ -62,9 +62,10 @@ class Notes:
     def _on_message(self, message: Msg) -> None:
         tokens = message.subject.split(".")
         if len(tokens) == 5:
-            self._tell(tokens[2], tokens[3], tokens[4])
+            self.tell(tokens[2], tokens[3], tokens[4])
 
-    def _tell(self, kind: str, stream: str, consumer: str) -> None:
+    def tell(self, kind: str, stream: str, consumer: str) -> None:
+        """Tell listeners of this process only."""
         for topic in {(kind, s, c) for s in (stream, "") for c in (consumer, "")}:
             for callback in list(self._listeners.get(topic, {}).values()):
                 try:
