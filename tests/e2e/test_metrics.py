@@ -126,7 +126,7 @@ def test_numbers(served: Served) -> None:
 
 
 def test_events_that_were_given_up_on(served: Served) -> None:
-    """Dead letters, drops (one by `permanently`) and replays are counted; the dead letters lie in a stream."""
+    """Dead letters, drops (one by `permanently`) and replays are counted; dead letters lie in a stream."""
     assert served.seen.value("windshift_dead_letters_total", cause="REJECTED") == 2
     assert served.seen.value("windshift_dead_letters_total") == 2
     assert served.seen.value("windshift_dead_letters_failures_total") == 0
