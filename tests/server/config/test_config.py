@@ -243,6 +243,14 @@ def test_wrong_value(name: str, value: str, allowed: str) -> None:
     assert "\n" not in line
 
 
+def test_replicas_need_a_cluster() -> None:
+    """The embedded NATS is one server: with it nothing could ever be kept more than once."""
+    (line,) = problems(WINDSHIFT_DEFAULT_REPLICAS="3")
+    assert line.startswith("WINDSHIFT_DEFAULT_REPLICAS: 3 needs a cluster")
+    assert read(WINDSHIFT_DEFAULT_REPLICAS="3", NATS_URL="a,b,c").default_replicas == 3
+    assert len(problems(WINDSHIFT_DEFAULT_REPLICAS="3", NATS_URL="http://x")) == 1
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

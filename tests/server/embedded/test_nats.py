@@ -93,6 +93,33 @@ async def test_comes_back(tmp_path: Path) -> None:
             assert await broker.messages("kept") == 0
 
 
+async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A server that lives and does not answer for long is killed and started again; what it kept is there."""
+    timers = EmbeddedTimers(look=0.1, patience=2)
+    config = EmbeddedConfig(tmp_path)
+    async with running(config, timers) as embedded, connect(url(embedded)) as broker:
+        await broker.stream("kept", storage="file")
+        assert embedded.pid is not None
+        os.kill(embedded.pid, signal.SIGSTOP)
+        await eventually(lambda: embedded.restarts == 1)
+        await broker.connection.wait_connected(in_seconds(20))
+        assert await broker.messages("kept") == 0
+    assert "nats-server does not answer; killing it" in caplog.text
+
+
+async def test_short_freezes_are_borne(tmp_path: Path) -> None:
+    """A server that was frozen for a moment goes on."""
+    async with running(EmbeddedConfig(tmp_path), EmbeddedTimers(look=0.2, patience=1000)) as embedded:
+        pid = embedded.pid
+        assert pid is not None
+        for _ in range(2):
+            os.kill(pid, signal.SIGSTOP)
+            await asyncio.sleep(0.5)
+            os.kill(pid, signal.SIGCONT)
+        await asyncio.sleep(0.5)
+        assert (embedded.pid, embedded.restarts) == (pid, 0)
+
+
 async def test_keeps_trying(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """When the restart fails it is tried again, with one record for each attempt."""
     program = script(tmp_path / "program", f'[ -e {tmp_path}/broken ] && exit 3\nexec {find_program()} "$@"')

@@ -45,6 +45,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         telemetry=read_telemetry(reader),
     )
     _distinct_ports(reader, config)
+    _enough_servers(reader, config)
     reader.finish()
     return config
 
@@ -58,6 +59,16 @@ def _refuse_authorization(reader: Reader) -> None:
 def _distinct_ports(reader: Reader, config: ServerConfig) -> None:
     if config.grpc == config.health and config.grpc.port != 0:
         reader.problem("HEALTH_PORT", f"{config.health.port} is GRPC_PORT too; use another port")
+
+
+def _enough_servers(reader: Reader, config: ServerConfig) -> None:
+    """Refuse replicas where there is one NATS server only: no stream and no store could be made."""
+    if config.default_replicas > 1 and reader.text("NATS_URL") is None:
+        reader.problem(
+            "WINDSHIFT_DEFAULT_REPLICAS",
+            f"{config.default_replicas} needs a cluster, and the embedded NATS is one server; "
+            "set NATS_URL, or use 1",
+        )
 
 
 def _nats(reader: Reader) -> NatsConfig:

@@ -80,7 +80,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     ),
     Variable(
         "WINDSHIFT_DEFAULT_REPLICAS",
-        "Replicas of streams and stores where a request says nothing, 1 to 5.",
+        "Replicas of streams and stores where a request says nothing, 1 to 5; above 1 only with NATS_URL.",
         "1",
     ),
     Variable("WINDSHIFT_DRAIN_TIMEOUT", "Seconds that a stop waits for work in flight.", "10"),

@@ -43,6 +43,12 @@ class EmbeddedTimers:
     restart_longest: float = 5.0
     stable: float = 10.0
     """A server that ran this long counts as sound: its next death is followed by an immediate restart."""
+    look: float = 5.0
+    """Between two looks whether it still answers, and how long it has for that."""
+    patience: int = 3
+    """How many looks in a row it may leave unanswered; with the fourth it is killed. That makes 35 to 40
+    seconds by default. Looks are counted, and not seconds: this process may itself have been stopped.
+    """
 
 
 class EmbeddedNats:
@@ -226,10 +232,29 @@ class EmbeddedNats:
         process, started = self._process, loop.time()
         if process is None:
             raise AssertionError("watched before it was started")
-        status = await process.wait()
+        looking = asyncio.create_task(self._look_after(process), name="embedded nats-server: look")
+        try:
+            status = await process.wait()
+        finally:
+            looking.cancel()
         pause = 0.0 if loop.time() - started >= self._timers.stable else self._longer(pause)
         log.error("nats-server ended (%s); starting it again in %g s", _described(status), pause)
         return pause
+
+    async def _look_after(self, process: Process) -> None:
+        """Kill it when it lives and does not answer: nothing else would ever end that."""
+        look, unanswered = self._timers.look, 0
+        while unanswered <= self._timers.patience:
+            await asyncio.sleep(look)
+            try:
+                async with asyncio.timeout(look):
+                    answered = await _greets(self._port)
+            except TimeoutError:
+                answered = False
+            unanswered = 0 if answered else unanswered + 1
+        log.error("nats-server does not answer; killing it")
+        if process.returncode is None:
+            process.kill()
 
     async def _restart(self) -> None:
         """Start it until that works."""
