@@ -71,6 +71,14 @@ async def test_malformed_trace_is_dropped(client: Client, nats_server: NatsServe
     assert set((await stored(nats_server, stream, 1)).headers) == {"WS-Data-Type", "WS-Published-Time"}
 
 
+async def test_trace_state_in_parts(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """A trace state that comes in several headers is one, in their order."""
+    stream = client.ensure_stream(unique())
+    states = (("tracestate", "a=1,b=2"), ("tracestate", "c=3"))
+    client.publish(f"{stream}.a", metadata=(("traceparent", PARENT), *states))
+    assert (await stored(nats_server, stream, 1)).headers["WS-Trace-State"] == "a=1,b=2,c=3"
+
+
 @pytest.mark.parametrize(
     ("type_url", "name"),
     [

@@ -168,9 +168,11 @@ class ServerCall:
     def header(self, name: bytes) -> str:
         """Return an ASCII header of the request, empty when absent; cheaper than all of ``metadata``.
 
-        Of a header that was sent more than once it is the last.
+        The values of a header that was sent more than once are joined by commas (RFC 9110, section 5.3).
         """
-        return self._fields.get(name, b"").decode("latin-1")
+        if len(self._fields) == len(self._headers):
+            return self._fields.get(name, b"").decode("latin-1")
+        return b",".join(value for each, value in self._headers if each == name).decode("latin-1")
 
     @property
     def peer(self) -> str:
