@@ -178,6 +178,7 @@ class Consuming:
     stream: str
     consumer: str
     options: ConsumeOptions = QUICK
+    shared: DeadLettering | None = None
 
     def quick(self, **changes: Any) -> Consuming:
         """Change timers."""
@@ -190,9 +191,9 @@ class Consuming:
     def open(self) -> Worker:
         """Begin a call; nothing was said yet."""
         worker = Worker()
-        broker = Broker(
-            self.nats.connection, self.nats.replies, ConsumerApi(self.nats.api), dead_lettering(self.nats)
-        )
+        connection, replies, api = self.nats.connection, self.nats.replies, self.nats.api
+        shared = self.shared or dead_lettering(self.nats)
+        broker = Broker(connection, replies, ConsumerApi(api), shared)
         worker.subscription = Subscription(broker, worker, self.options)
         worker.call = asyncio.create_task(worker.subscription.run())
         return worker

@@ -1,0 +1,284 @@
+"""Giving up on events: what a client sees of it, and that crashes between the steps change nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from datetime import timedelta
+from functools import partial
+
+import pytest
+
+from tests.server.events.consuming import Consuming, Outcome, Worker, prepare
+from tests.server.events.keeping import Keeper, keep
+from tests.support.broker import Broker, in_seconds
+from tests.support.nats_server import NatsServer
+from windshift.server.events.commands import Action, Reject
+from windshift.server.events.dead_lettering import DeadLettering
+from windshift.server.events.dead_letters import STREAM, Cause, LetterId
+from windshift.server.events.given_up import GivenUp
+from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
+from windshift.server.events.session import Kind
+from windshift.server.nats.deliveries import StreamSeq
+
+Unique = Callable[[], str]
+
+TWICE = RetryPolicy(2, timedelta(milliseconds=1), timedelta(milliseconds=50), dead_letters=True)
+
+
+async def failing(
+    keeper: Keeper, name: str, policy: RetryPolicy, ack_wait: float = 30.0, **config: object
+) -> Consuming:
+    """Prepare a consumer with a policy."""
+    metadata = {METADATA_KEY: policy_metadata(policy)}
+    consuming = await prepare(keeper.broker, name, ack_wait, metadata=metadata, **config)
+    shared = DeadLettering(keeper.store, keeper.replays, keeper.notes, GivenUp())
+    return replace(consuming, shared=shared)
+
+
+@pytest.fixture
+async def keeper(own_broker: Broker) -> Keeper:
+    """Keep dead letters on the test's own nats-server."""
+    return await keep(own_broker)
+
+
+def reject(worker: Worker, seq: int, action: Action = Action.UNSPECIFIED, reason: str = "") -> None:
+    """Reject an event."""
+    worker.say(Reject([StreamSeq(seq)], False, None, reason, action=action))
+
+
+async def letters(keeper: Keeper, consuming: Consuming) -> dict[int, int]:
+    """Return the ids of events that are dead letters, and how many replays of each failed."""
+    found = {}
+    for seq, stored_ns in await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5)):
+        letter = await keeper.get(LetterId(consuming.stream, consuming.consumer, seq, stored_ns))
+        found[int(seq)] = letter.failure.replay_count
+    return found
+
+
+async def only_letter(keeper: Keeper, consuming: Consuming) -> LetterId:
+    """Return the id of the one dead letter that there is."""
+    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5))
+    return LetterId(consuming.stream, consuming.consumer, seq, stored_ns)
+
+
+async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> None:
+    """Wait until an answer is as expected."""
+    async with asyncio.timeout(20):
+        while await ask() != expected:  # noqa: ASYNC110 - what is asked lies in the broker
+            await asyncio.sleep(0.01)
+
+
+async def test_the_last_attempt_is_kept(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """An event whose last attempt is rejected is a dead letter when that is confirmed, and is settled."""
+    consuming = await failing(keeper, unique(), TWICE)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        for attempt in (1, 2):
+            assert (await worker.event()).attempt == attempt
+            reject(worker, 1, reason=f"reason {attempt}")
+            assert await worker.told() == (Kind.REJECT, [1], [], [])
+        letter = await keeper.get(await only_letter(keeper, consuming))
+        failure = letter.failure
+        assert (failure.cause, failure.attempts, failure.reason) == (Cause.MAX_ATTEMPTS, 2, "reason 2")
+        assert 0 < failure.first_delivery_ns < failure.last_delivery_ns
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+
+
+async def test_timeouts_use_attempts_up(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """After the last attempt has timed out there is no further one, and what the last reject said is kept."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1, reason="before")
+        await worker.told()
+        await worker.event()
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+        letter = await keeper.get(await only_letter(keeper, consuming))
+        assert (letter.failure.cause, letter.failure.reason) == (Cause.MAX_ATTEMPTS, "before")
+        assert letter.failure.attempts == 2
+        assert worker.deliveries.empty()
+
+
+async def test_a_crash_before_the_event_is_settled(
+    own_broker: Broker, keeper: Keeper, unique: Unique
+) -> None:
+    """A dead letter whose event was not settled is no reason to make another attempt."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    await consuming.publish(2)
+    async with consuming.worker() as worker:
+        await worker.events(2)
+        await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        await worker.vanish()
+    async with consuming.worker() as worker:
+        assert (await worker.event()).id == 2
+        worker.ack(2)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+        assert worker.deliveries.empty()
+        assert await letters(keeper, consuming) == {1: 0}
+
+
+async def test_deliveries_that_the_broker_forgot(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """An event that is a dead letter is settled too when the broker takes its delivery for the first."""
+    consuming = await failing(keeper, unique(), TWICE)
+    await consuming.publish(2)
+    await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+    async with consuming.worker() as worker:
+        assert (await worker.event()).id == 2
+        worker.ack(2)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+        assert worker.deliveries.empty()
+
+
+async def test_dead_letters_of_an_earlier_consumer(
+    own_broker: Broker, keeper: Keeper, unique: Unique
+) -> None:
+    """A consumer that was made anew gets the events that the one before it gave up on."""
+    stream = unique()
+    await own_broker.stream(stream, storage="memory")
+    seq = await keeper.publish(f"{stream}.x")
+    await keeper.store.write(await keeper.failure(stream, seq), in_seconds(5))
+    consuming = await failing(keeper, stream, TWICE)
+    async with consuming.worker() as worker:
+        assert (await worker.event()).id == seq
+        reject(worker, seq, Action.DEAD_LETTER)
+        assert await worker.told() == (Kind.REJECT, [seq], [], [])
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+
+
+async def test_a_full_stream_of_dead_letters(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """What cannot be kept is not settled: it is held, comes again, and is kept when there is room."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    await keeper.store.ensure(1, in_seconds(5))
+    await limit(own_broker, 1)
+    await keeper.given_up(await own_broker.stream(unique()), 1)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        assert (await worker.event()).attempt == 2
+        reject(worker, 1)
+        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        await eventually(consuming.pending, 1)
+        await limit(own_broker, 10)
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
+        assert await letters(keeper, consuming) == {1: 0}
+        assert worker.deliveries.empty()
+
+
+async def limit(broker: Broker, most: int) -> None:
+    """Say how many dead letters may be kept."""
+    info = await broker.api.stream_info(STREAM, in_seconds(5))
+    await broker.api.call(f"STREAM.UPDATE.{STREAM}", info["config"] | {"max_msgs": most}, in_seconds(5))
+
+
+async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """An event that could not be settled as a dead letter and is acknowledged then is no dead letter."""
+    consuming = await failing(keeper, unique(), RetryPolicy())
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        delivery = await worker.event()
+        attachment = worker.subscription._attachment
+        assert attachment is not None
+        held = attachment._window.get(delivery.id)
+        assert held is not None
+        held.reply, real = held.reply.replace(f".{consuming.consumer}.", ".nobody."), held.reply
+        reject(worker, 1, Action.DEAD_LETTER)
+        assert await worker.told() == (Kind.REJECT, [], [], [1])
+        assert await letters(keeper, consuming) == {1: 0}
+        held.reply = real
+        worker.ack(1)
+        assert await worker.told() == (Kind.ACK, [1], [], [])
+        assert await letters(keeper, consuming) == {}
+
+
+async def test_replays_fit_a_full_window(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """A client that holds all it may gets a replay next, and never holds more."""
+    consuming = await failing(keeper, unique(), TWICE)
+    await consuming.publish(4)
+    async with consuming.worker(window=1) as worker:
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        await worker.told()
+        assert (await worker.event()).id == 2
+        assert await keeper.replays.replay(await only_letter(keeper, consuming), 1, in_seconds(5))
+        seen: list[int] = []
+        for held in (2, 3, 4, 1):
+            await worker.nothing()
+            worker.ack(held if not seen else seen[-1])
+            assert await worker.told() is not None
+            if len(seen) < 3:
+                seen.append((await worker.event()).id)
+        assert sorted(seen) == [1, 3, 4]
+        assert await letters(keeper, consuming) == {}
+
+
+async def test_a_replay_that_is_given_up_on_counts(
+    own_broker: Broker, keeper: Keeper, unique: Unique
+) -> None:
+    """A replay counts its attempts anew; when they are used up the dead letter stays."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        await worker.told()
+        for number in (1, 2):
+            assert await keeper.replays.replay(await only_letter(keeper, consuming), number, in_seconds(5))
+            assert [(await worker.event()).attempt, (await worker.event()).attempt] == [1, 2]
+            await eventually(partial(letters, keeper, consuming), {1: number})
+            await eventually(
+                partial(keeper.replays.outstanding, consuming.stream, "c", in_seconds(20)), frozenset()
+            )
+        assert worker.deliveries.empty()
+
+
+async def test_replays_go_on_after_a_restart(
+    own_nats_server: NatsServer, own_broker: Broker, keeper: Keeper, unique: Unique
+) -> None:
+    """A replay that was under way when the broker was killed is delivered when it is back."""
+    consuming = await failing(keeper, unique(), TWICE, storage="file")
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1, Action.DEAD_LETTER)
+        await worker.told()
+        letter = await only_letter(keeper, consuming)
+        await worker.vanish()
+    assert await keeper.replays.replay(letter, 1, in_seconds(5))
+    own_nats_server.kill()
+    own_nats_server.start()
+    await own_broker.connection.wait_connected(in_seconds(10))
+    async with consuming.worker() as worker:
+        assert (await worker.event(within=20)).id == 1
+        own_nats_server.kill()
+        own_nats_server.start()
+        told: Outcome = (Kind.ACK, [], [], [1])
+        while told == (Kind.ACK, [], [], [1]):
+            worker.ack(1)
+            told = await worker.told()
+        assert told == (Kind.ACK, [1], [], [])
+        assert await letters(keeper, consuming) == {}
+
+
+async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
+    """Calls that are open follow a policy that is changed."""
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        for attempt in (1, 2, 3):
+            assert (await worker.event()).attempt == attempt
+            reject(worker, 1)
+            await worker.told()
+        info = await consuming.info()
+        config = info["config"] | {"metadata": {METADATA_KEY: policy_metadata(TWICE)}}
+        request = {"stream_name": consuming.stream, "config": config, "action": "update"}
+        await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(5))
+        attachment = worker.subscription._attachment
+        assert attachment is not None
+        attachment._ask_again()
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        assert await letters(keeper, consuming) == {1: 0}
