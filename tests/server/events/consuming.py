@@ -108,6 +108,11 @@ class Worker:
             return
         raise AssertionError(f"unexpected {delivery}")
 
+    @property
+    def has_been_heard(self) -> bool:
+        """Whether everything that was said was received."""
+        return self._commands.empty()
+
     def stall(self, queued: int = 1 << 20) -> None:
         """Stop reading."""
         self.queued = queued

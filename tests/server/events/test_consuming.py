@@ -472,7 +472,7 @@ async def test_a_drain_lets_confirmations_out(consuming: Consuming) -> None:
     async with consuming.worker() as worker:
         await worker.events(3)
         worker.ack(1, 2)
-        while not consuming.nats.replies:  # noqa: ASYNC110 - until the ack is on its way
+        while not worker.has_been_heard:  # noqa: ASYNC110 - until the ack is on its way
             await asyncio.sleep(0)
         worker.subscription.drain()
         assert isinstance(await worker.outcome(within=1.0), ShuttingDown)
