@@ -292,6 +292,7 @@ class Attachment:
             requested = self._window.requested
             if self._pulls.tick(now):
                 self._following.doubt()
+                self._doubt_settlements(now)
                 self._reopen = self._reopen or requested > 0
                 self._wake.set()
         if self._withdraw_at <= now:
@@ -440,11 +441,18 @@ class Attachment:
             case Ended():
                 self._pulls.ended(arrival)
             case Notice.LOST:
+                self._doubt_settlements(now)
                 self._reopen = True
             case _:
                 self._pulls.refused(now)
                 if arrival is not Notice.REFUSED:
+                    self._doubt_settlements(now)
                     self._following.doubt(deleted=arrival is Notice.DELETED)
+
+    def _doubt_settlements(self, now: float) -> None:
+        """Note that the broker may have lost what it was told last: another of its servers speaks now."""
+        self._triage.lose()
+        self._triage.recover(now, self._following.found.timeout.total_seconds())
 
     def _lose(self) -> None:
         self._window.lose_requests()
