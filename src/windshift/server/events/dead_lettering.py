@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 LOOK_INTERVAL: Final = 30.0
 """Seconds between two looks at the replays that are outstanding."""
 
-AT_ONCE: Final = 16
-"""Dead letters that are written at the same time: each holds an event in memory meanwhile."""
-
 
 @dataclass(slots=True)
 class DeadLettering:
@@ -54,7 +51,6 @@ class DeadLettering:
     told: GivenUp
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
-    _turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(AT_ONCE))
 
     async def look_for_replays(self) -> None:
         """Tell of outstanding replays from time to time, should a note about one have been lost."""
@@ -74,7 +70,7 @@ class DeadLettering:
         `deadline` is a time of the running loop.
         """
         try:
-            async with asyncio.timeout_at(deadline), self._turns:
+            async with asyncio.timeout_at(deadline):
                 written, letter = await self.store.write(failure, deadline)
         except TimeoutError:
             self.told.not_kept(failure, BrokerUnavailable())

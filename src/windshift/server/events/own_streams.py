@@ -10,10 +10,12 @@ from typing import Final
 
 from windshift.server.errors import (
     BrokerUnavailable,
+    OutcomeUnknown,
     StreamFull,
     SubjectsOverlap,
     TooManyInFlight,
     UnboundSubject,
+    WindshiftError,
 )
 from windshift.server.nats import headers as h
 from windshift.server.nats.jetstream import (
@@ -144,13 +146,20 @@ class OwnStream:
                 raise BrokerUnavailable
 
     async def _make(self, deadline: float) -> None:
-        log.warning("stream %s is missing; it is made again", self.name)
+        log.info("stream %s is not there; it is made", self.name)
         try:
             await self.ensure(None, deadline)
-        except SubjectsOverlap:
+        except (BrokerUnavailable, StreamFull):
+            raise
+        except OutcomeUnknown:  # of making the stream; the message was not stored
+            raise BrokerUnavailable from None
+        except SubjectsOverlap as error:
             raise BrokerUnavailable(
                 f"another stream takes the subjects of {self.name}; it must not, remove them there"
-            ) from None
+            ) from error
+        except (WindshiftError, RefusedByBroker) as error:
+            log.exception("stream %s cannot be made again", self.name)
+            raise BrokerUnavailable(f"stream {self.name} cannot be made") from error
 
 
 def changed_config(
