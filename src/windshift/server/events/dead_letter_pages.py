@@ -11,7 +11,7 @@ from windshift.server.events.dead_letters import Cause, DeadLetter
 from windshift.server.events.positions import rfc3339
 from windshift.server.nats.timestamps import NANOSECONDS, Time
 
-MOST_SCANNED: Final = 1_000
+MOST_SCANNED: Final = 500
 """Entries that one page looks at, at most."""
 BYTES_SCANNED: Final = 4 * 1024 * 1024
 """Bytes of entries after which a page looks at no more."""

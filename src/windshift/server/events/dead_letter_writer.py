@@ -12,8 +12,15 @@ import secrets
 from dataclasses import dataclass
 from enum import Enum
 from time import time_ns
+from typing import Final
 
-from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, StreamFull, WindshiftError
+from windshift.server.errors import (
+    BrokerUnavailable,
+    OutcomeUnknown,
+    StreamFull,
+    TooManyInFlight,
+    WindshiftError,
+)
 from windshift.server.events.dead_letter_codec import (
     ROOM_FOR_CONDITIONS,
     Entry,
@@ -41,8 +48,14 @@ from windshift.server.nats.jetstream import (
 from windshift.server.nats.notes import DEAD, send_note
 from windshift.server.nats.stored import read_exactly
 from windshift.server.nats.timestamps import from_unix_ns
+from windshift.server.nats.turns import Turns
 
 log = logging.getLogger(__name__)
+
+_AT_ONCE: Final = 32
+"""Writes that are made at once: each holds an event, in several forms."""
+_WAITING: Final = 100_000
+"""Writes that may wait for their turn: they hold no event."""
 
 
 class Written(Enum):
@@ -75,6 +88,7 @@ class LetterWriter:
         self._api = api
         self._stream = stream
         self._reader = reader
+        self._turns = Turns(_AT_ONCE, _WAITING)
 
     async def write(self, failure: Failure, deadline: float) -> tuple[Written, DeadLetter | None]:
         """Store a copy of the event, unless there is one of this replay or a later one.
@@ -82,16 +96,32 @@ class LetterWriter:
         The dead letter that is returned has no data. Raise `StreamFull`; `BrokerUnavailable`: nothing was
         stored by this call; `OutcomeUnknown`.
         """
-        attempt = _Attempt(failure, secrets.token_hex(8), deadline)
+        if not self._turns.take_now():
+            try:
+                await self._turns.take(deadline)
+            except TooManyInFlight:
+                raise BrokerUnavailable from None
+        try:
+            return await self._attempt(_Attempt(failure, secrets.token_hex(8), deadline))
+        finally:
+            self._turns.give_back()
+
+    async def _attempt(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
+        """Write, and say what went wrong in terms of what is kept."""
         try:
             return await self._write(attempt)
         except UnreadableEntry:
-            log.warning("what lies in place of the dead letter %s cannot be read", id_text(failure.id))
+            log.warning(
+                "what lies in place of the dead letter %s cannot be read", id_text(attempt.failure.id)
+            )
             return Written.ALREADY, None
         except BrokerUnavailable:
             if attempt.is_unsure:
                 raise OutcomeUnknown from None
             raise
+        except RefusedByBroker as refusal:
+            log.exception("the dead letter %s cannot be written", id_text(attempt.failure.id))
+            raise BrokerUnavailable from refusal
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from asyncio import sleep
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -13,6 +14,8 @@ HeaderLines: TypeAlias = tuple[tuple[bytes, bytes], ...]
 """Names and values in their order, repeated names and bytes that are no UTF-8 included."""
 
 _NO_TIME: Final = Time(0, 0)
+_AT_ONCE: Final = 1_000
+"""Subjects that one turn of the event loop is busy with."""
 
 
 class Stored(NamedTuple):
@@ -61,9 +64,10 @@ async def read_exactly(
 
 
 async def subjects(api: JetStreamApi, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
-    """Ask the stream's leader for all subjects that match and have messages, some at a time.
+    """Ask the stream's leader for all subjects that match and have messages; yield some at a time.
 
-    The broker gives at most 100,000 of them with one answer. Raise `RefusedByBroker` (of a missing stream,
+    The broker gives at most 100,000 of them with one answer, and others get their turn meanwhile. What is
+    added or removed between two such answers may be missed. Raise `RefusedByBroker` (of a missing stream,
     too) or `BrokerUnavailable`; `deadline` is a loop time.
     """
     offset = 0
@@ -73,7 +77,9 @@ async def subjects(api: JetStreamApi, stream: str, pattern: str, deadline: float
         found = list(answer["state"].get("subjects") or ())
         if not found:
             return
-        yield found
+        for start in range(0, len(found), _AT_ONCE):
+            yield found[start : start + _AT_ONCE]
+            await sleep(0)
         offset += len(found)
         if offset >= int(answer.get("total") or 0):
             return
