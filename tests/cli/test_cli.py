@@ -157,3 +157,14 @@ def test_health_needs_a_port() -> None:
 def test_health_asks_where_the_server_listens(environment: dict[str, str], address: tuple[str, int]) -> None:
     """Addresses that only listeners know become loopback; other variables do not matter."""
     assert health_address(environment) == ListenConfig(*address)
+
+
+def test_a_signal_before_the_start() -> None:
+    """A SIGTERM that comes while the server is still being loaded ends it in good order, and says so."""
+    code = (
+        "import os, signal; from windshift.cli.serve import stop_early; "
+        "signal.signal(signal.SIGTERM, stop_early); os.kill(os.getpid(), signal.SIGTERM)"
+    )
+    result = run("serve", code=code)
+    assert result.returncode == 0
+    assert result.stderr == "windshift: SIGTERM: stopped before it had started\n"

@@ -14,6 +14,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.support.nats_server import NatsServer
 from tests.support.unfinished_call import unfinished_call
 from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, windshift
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
@@ -66,9 +67,9 @@ def test_ready(server: WindshiftProcess) -> None:
     assert health(server.address) == "SERVING"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_orderly_stop(server: WindshiftProcess, number: signal.Signals) -> None:
-    """On SIGTERM and Ctrl-C it stops with status 0 and leaves neither a process nor a secret behind."""
+    """On these signals it stops with status 0 and leaves neither a process nor a secret behind."""
     nats_pid = server.nats_pid
     assert nats_pid is not None
     server.signal(number)
@@ -91,6 +92,42 @@ def test_data_directory_is_free_after_a_stop(tmp_path: Path) -> None:
     for _ in range(2):
         with windshift(tmp_path) as server:
             assert server.stop() == 0
+
+
+def test_nobody_reads_what_it_prints(tmp_path: Path, nats_server: NatsServer) -> None:
+    """A server whose standard output was closed serves all the same, and says so on the other one."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = WindshiftProcess(tmp_path, NATS_URL=nats_server.url, HEALTH_PORT=str(port))
+    process.health_port = port
+    reader, writer = os.pipe()
+    os.close(reader)
+    process.launch(stdout=writer)
+    os.close(writer)
+    try:
+        process.wait_for(lambda: process.probe("/readyz").status == 200)
+        process.wait_for(lambda: "cannot write to stdout (Broken pipe): windshift is ready" in process.err)
+        assert process.stop() == 0
+    finally:
+        process.kill()
+
+
+def test_outlives_its_terminal_if_told_so(tmp_path: Path, nats_server: NatsServer) -> None:
+    """A server that was started with SIGHUP ignored, as nohup does, ignores it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        process = WindshiftProcess(tmp_path, NATS_URL=nats_server.url)
+        process.start()
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    try:
+        process.signal(signal.SIGHUP)
+        assert process.probe("/readyz").status == 200
+        assert process.stop() == 0
+        assert "SIGHUP" not in process.err
+    finally:
+        process.kill()
 
 
 def test_drain(tmp_path: Path) -> None:

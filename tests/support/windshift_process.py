@@ -44,14 +44,17 @@ class WindshiftProcess:
 
     # Life
 
-    def launch(self) -> None:
-        """Start the process, in a process group of its own, and do not wait."""
+    def launch(self, stdout: int | None = None) -> None:
+        """Start the process, in a process group of its own, and do not wait.
+
+        What it prints goes to a file, or to a descriptor that is given.
+        """
         with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "windshift", "serve", *self._options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
-                stdout=out,
+                stdout=out if stdout is None else stdout,
                 stderr=err,
                 cwd=self._directory,
                 process_group=0,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import traceback
 from importlib import import_module
-from types import ModuleType
+from types import FrameType, ModuleType
 from typing import NoReturn
 
 import click
@@ -47,12 +49,32 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
     variables; an empty value counts as an absent one. Exits with 0 after an orderly stop, 1 when it cannot
     start, 2 when the environment is wrong.
     """
+    signal.signal(signal.SIGTERM, stop_early)
     config = _read_config()
     process = _import_server()
     try:
-        process.run(config, click.echo, share_port=share_port)
+        process.run(config, _announce, share_port=share_port)
     except process.StartError as error:
         _fail(_FAILED, str(error))
+    except OSError as error:  # click ends silently over some of them
+        traceback.print_exception(error)
+        _fail(_FAILED, f"it failed: {error.strerror or error}")
+
+
+def _announce(line: str) -> None:
+    """Print a line. Raise OSError when nobody reads it, and let later flushes find somebody who does."""
+    try:
+        click.echo(line)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
+
+
+def stop_early(number: int, _: FrameType | None) -> NoReturn:
+    """End the process on a signal that comes before there is anything to stop."""
+    sys.stderr.write(f"windshift: {signal.Signals(number).name}: stopped before it had started\n")
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _read_config() -> ServerConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import faulthandler
 import gc
 import logging
 import os
@@ -29,7 +30,7 @@ from windshift.server.telemetry.prometheus import Exposition
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartError(Exception):
@@ -43,6 +44,7 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     With `share_port` other servers that do the same may listen on the same ports.
     A second signal ends the process at once. Raises `StartError`.
     """
+    faulthandler.enable()  # a crash of a library in C says where
     configure_logging(config.log_level, readable=config.development)
     with exported_logs(config.telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config, announce, share_port=share_port))
@@ -70,7 +72,8 @@ class Process:
         """Start, serve, drain, stop. Raises `StartError`; whatever was started is stopped in any case."""
         loop = asyncio.get_running_loop()
         for each in _SIGNALS:
-            loop.add_signal_handler(each, self._on_signal, each)
+            if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(each, self._on_signal, each)
         async with AsyncExitStack() as stack:
             await self._unless_stopped(self._start(stack))
             await self._stopping.wait()
@@ -100,6 +103,8 @@ class Process:
             await asyncio.wait((task,))
         if not task.cancelled():
             task.result()
+        elif not self._stopping.is_set():
+            raise StartError("the start was broken off by one of its own parts; try again")
 
     # Start
 
@@ -114,7 +119,14 @@ class Process:
         self._app = app
         self._warn()
         _spare_collector()
-        self._announce(_ready_line(config, app.port, health_port))
+        self._tell(_ready_line(config, app.port, health_port))
+
+    def _tell(self, line: str) -> None:
+        """Say that the server is ready. That nobody reads it any more is no reason to end."""
+        try:
+            self._announce(line)
+        except OSError as error:
+            log.warning("cannot write to stdout (%s): %s", error.strerror, line)
 
     async def _start_health(self, stack: AsyncExitStack) -> int:
         """Answer probes from the very start: the rest may take a while."""
