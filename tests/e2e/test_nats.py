@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Authority
+from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
+from tests.wire.consuming import ensure_consumer, subscribed
+from tests.wire.management import ensure_stream
 
 
 @contextmanager
@@ -35,7 +39,7 @@ def nobody() -> Iterator[str]:
         yield f"127.0.0.1:{held.getsockname()[1]}"
 
 
-def refused(directory: Path, **environment: str) -> str:
+def refuses(directory: Path, **environment: str) -> str:
     """Run a server that must exit with status 1, and return the one line that it says beside its log."""
     process = WindshiftProcess(directory, **environment, LOG_LEVEL="error")
     process.launch()
@@ -80,7 +84,7 @@ def test_credentials_file(tmp_path: Path) -> None:
         with windshift(tmp_path, NATS_URL=broker.url, NATS_CREDS=str(credentials)) as server:
             assert server.probe("/readyz").status == 200
             assert server.stop() == 0
-        told = refused(tmp_path, NATS_URL=broker.url)
+        told = refuses(tmp_path, NATS_URL=broker.url)
         assert told.startswith("windshift: NATS_URL: ")
         assert "refused the credentials" in told
 
@@ -103,13 +107,13 @@ def test_tls(tmp_path: Path) -> None:
             assert server.probe("/readyz").status == 200
             assert server.stop() == 0
         stranger = Authority(tmp_path, "stranger")
-        told = refused(tmp_path, NATS_URL=broker.url, **{**files, "NATS_TLS_CA": str(stranger.certificate)})
+        told = refuses(tmp_path, NATS_URL=broker.url, **{**files, "NATS_TLS_CA": str(stranger.certificate)})
         assert "its certificate was refused" in told
 
 
 def test_unreachable(tmp_path: Path, nobody: str) -> None:
     """A NATS that is not there: status 1 and one line that names it and hides the password."""
-    told = refused(tmp_path, NATS_URL=f"nats://me:s3cret@{nobody}")
+    told = refuses(tmp_path, NATS_URL=f"nats://me:s3cret@{nobody}")
     assert told.startswith("windshift: NATS_URL: ")
     assert nobody in told
     assert "s3cret" not in told
@@ -118,7 +122,7 @@ def test_unreachable(tmp_path: Path, nobody: str) -> None:
 def test_refused_credentials(tmp_path: Path) -> None:
     """A wrong password: status 1 and one line."""
     with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
-        told = refused(tmp_path, NATS_URL=f"nats://me:wr0ng@127.0.0.1:{broker.port}")
+        told = refuses(tmp_path, NATS_URL=f"nats://me:wr0ng@127.0.0.1:{broker.port}")
     assert "refused the credentials" in told
     assert "wr0ng" not in told
 
@@ -126,5 +130,51 @@ def test_refused_credentials(tmp_path: Path) -> None:
 def test_plain_text_when_tls_was_asked_for(tmp_path: Path) -> None:
     """A server without TLS is not talked to when TLS was asked for."""
     with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
-        told = refused(tmp_path, NATS_URL=f"tls://me:right@127.0.0.1:{broker.port}")
+        told = refuses(tmp_path, NATS_URL=f"tls://me:right@127.0.0.1:{broker.port}")
     assert "does not offer TLS" in told
+
+
+def seconds_until(server: WindshiftProcess, status: int) -> float:
+    """Wait until `/readyz` gives this status, and say how long that took."""
+    began = time.monotonic()
+    server.wait_for(lambda: server.probe("/readyz").status == status)
+    return time.monotonic() - began
+
+
+@pytest.mark.parametrize("fate", ["killed", "frozen"])
+def test_an_outage_as_clients_see_it(tmp_path: Path, fate: str) -> None:
+    """While NATS is away calls fail in time and consume calls stay open; afterwards all go on by themselves.
+
+    Readiness follows within 15 seconds, and within 5 when NATS is back.
+    """
+    with nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
+        client = Client(server.address)
+        ensure_stream(client, "S")
+        ensure_consumer(client, "S")
+        with subscribed(client, "S", 10) as call:
+            client.publish("S.a")
+            call.ack(call.events(1)[0].id)
+            call.told()
+            if fate == "killed":
+                broker.kill()
+            else:
+                broker.freeze()
+            assert seconds_until(server, 503) < 15
+            began = time.monotonic()
+            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+                client.publish("S.a", timeout=1)
+            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+                client.get("s", "a", timeout=1)
+            assert time.monotonic() - began < 2
+            if fate == "killed":
+                broker.start()
+            else:
+                broker.thaw()
+            assert seconds_until(server, 200) < 5
+            published = client.publish("S.b", idempotency_key="k")
+            assert client.publish("S.b", idempotency_key="k") == published
+            (event,) = call.events(1)
+            assert event.id == published == 2
+            call.ack(event.id)
+            assert call.told()[1] == [published]
+        client.channel.close()
