@@ -15,7 +15,10 @@ from google.protobuf.message import Message
 from tests.support.broker import connect, in_seconds
 from tests.support.client import DEAD_LETTERS, Client, Refusal, read_refusal
 from tests.support.nats_server import NatsServer
+from tests.wire.consuming import Call, subscribed
+from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.server.events.dead_letter_store import DeadLetterStore
 from windshift.server.events.dead_letters import Cause, Failure, LetterId
 from windshift.server.nats.deliveries import StreamSeq
@@ -143,3 +146,52 @@ def watching(client: Client, stream: str = "", *, reads: bool = True, **fields: 
         yield call
     finally:
         call.call.cancel()
+
+
+# Consumers that give up
+
+
+RETRY = events_pb.EventsRequest.REJECT_ACTION_RETRY
+DEAD_LETTER = events_pb.EventsRequest.REJECT_ACTION_DEAD_LETTER
+DROP = events_pb.EventsRequest.REJECT_ACTION_DROP
+
+TIMES: Any = {"initial_backoff": "0.001s", "max_backoff": "0.05s"}
+
+
+def consumer(client: Client, stream: str, name: str = "c", attempts: int = 2, **fields: Any) -> None:
+    """Ensure a consumer of all events, with dead letters."""
+    policy = {"max_attempts": attempts, **TIMES, **fields.pop("policy", {})}
+    ensure_consumer(client, stream, name=name, **{"from": {"start": True}, "retry_policy": policy, **fields})
+
+
+def reject(call: Call, *ids: int, **fields: Any) -> None:
+    """Reject events, and see it confirmed."""
+    call.reject(*ids, **fields)
+    assert call.told() == ("reject", sorted(ids), [], [])
+
+
+def ack(call: Call, *ids: int) -> None:
+    """Acknowledge events, and see it confirmed."""
+    call.ack(*ids)
+    assert call.told() == ("ack", sorted(ids), [], [])
+
+
+def kill_off(client: Client, stream: str, **fields: Any) -> pb.DeadLetter:
+    """Publish an event, and have it become a dead letter of ``c``; give that."""
+    seq = client.publish(f"{stream}.x", "poison", **fields)
+    with subscribed(client, stream) as call:
+        assert call.event().id == seq
+        reject(call, seq, action=DEAD_LETTER, reason="bad", error_type="Bad")
+    (letter,) = [each for each in listed(client, stream) if each.event.id == seq]
+    return letter
+
+
+def replay(client: Client, *ids: str) -> None:
+    """Replay dead letters."""
+    assert ask(client, "Replay", pb.ReplayRequest(ids=ids)).replayed == len(ids)
+
+
+def is_over(client: Client, stream: str) -> bool:
+    """Tell whether a consumer has nothing to do."""
+    seen = get_consumer(client, stream)
+    return (seen.pending, seen.unsettled) == (0, 0)
