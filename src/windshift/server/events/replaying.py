@@ -12,6 +12,7 @@ from windshift.server.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
     OutcomeUnknown,
+    StreamFull,
     StreamNotFound,
     WindshiftError,
 )
@@ -133,7 +134,7 @@ class Replaying:
             run.outstanding = await self._replays.outstanding(which.stream, which.consumer, deadline)
             while await self._page(which, run, outcome):
                 pass
-        except (BrokerUnavailable, OutcomeUnknown):
+        except (BrokerUnavailable, OutcomeUnknown, StreamFull):
             if outcome.next == begin:
                 raise
         return outcome
