@@ -68,7 +68,12 @@ def read_refused(method: str, error: Any) -> Refused:
     info = ErrorInfo()
     for packed in Status.FromString(metadata.get("grpc-status-details-bin", b"")).details:
         packed.Unpack(info)
-    failure = Failure(time.monotonic(), method, error.code().name, info.reason, error.details() or "")
+    code, message = error.code().name, error.details() or ""
+    if (code, message, info.reason) == ("INTERNAL", "Internal error from Core", ""):
+        code = (
+            "UNAVAILABLE"  # grpcio's word for a connection that is gone at the moment that it is written to
+        )
+    failure = Failure(time.monotonic(), method, code, info.reason, message)
     return Refused(failure, dict(info.metadata))
 
 

@@ -47,6 +47,11 @@ class Node(Struck):
         return self.server.url
 
     @property
+    def member(self) -> str:
+        """Its name in its cluster."""
+        return self.name.replace("nats", "node")
+
+    @property
     def pid(self) -> int:
         """The id of the process."""
         assert self.server._process is not None
@@ -162,6 +167,16 @@ class Server(Struck):
     async def probe(self, path: str = "/readyz") -> Probe:
         """Ask the health port."""
         return await asyncio.to_thread(self._process.probe, path)
+
+    def peers(self) -> set[int]:
+        """Return the ports that it is connected to."""
+        own = {str(each.readlink()) for each in Path(f"/proc/{self.pid}/fd").iterdir() if each.is_symlink()}
+        ports = set()
+        for line in Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]:
+            fields = line.split()
+            if f"socket:[{fields[9]}]" in own:
+                ports.add(int(fields[2].rpartition(":")[2], 16))
+        return ports
 
     def resident(self) -> int:
         """Return the resident memory in bytes."""

@@ -70,6 +70,10 @@ class Run:
     def __post_init__(self) -> None:
         self.luck = random.Random(self.seed)
 
+    def more_luck(self) -> random.Random:
+        """Make a source of random choices for something that asks at times of its own."""
+        return random.Random(self.luck.random())
+
     def scale(self, full: int, short: int) -> int:
         """Choose a number by the length that was asked for."""
         return short if self.options.short else full

@@ -29,6 +29,7 @@ class Consumption:
     Attributes:
         settled: ids whose ack, or reject for good, was confirmed.
         keep: whether deliveries and settlements go into the history; millions of them would be too many.
+        watch: is told of each delivery.
     """
 
     history: History
@@ -36,6 +37,7 @@ class Consumption:
     consumer: str
     window: int = 100
     keep: bool = True
+    watch: Callable[[Delivery], None] | None = None
     delivered: set[int] = field(default_factory=set)
     settled: set[int] = field(default_factory=set)
 
@@ -47,6 +49,8 @@ class Consumption:
     def saw(self, delivery: Delivery) -> None:
         """Put down a delivery."""
         self.delivered.add(delivery.id)
+        if self.watch is not None:
+            self.watch(delivery)
         if self.keep:
             self.history.deliveries.append(delivery)
 
@@ -267,6 +271,11 @@ class Subscriber:
         done, _ = await asyncio.wait((self._task,), timeout=within)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=not done)
+
+    def look(self) -> None:
+        """Raise what ended it."""
+        if self._task is not None and self._task.done() and not self._task.cancelled():
+            self._task.result()
 
     def vanish(self) -> None:
         """End the call at once."""

@@ -127,7 +127,9 @@ def test_skipped() -> None:
     """In the end every event was delivered and settled."""
     assert found(checks.skipped([1], [DELIVERY], [ACK])) == []
     assert found(checks.skipped([1, 2], [DELIVERY], [ACK])) == ["skipped"]
-    assert found(checks.skipped([1], [DELIVERY], [replace(ACK, told=Told.FAILED)])) == ["not settled"]
+    assert found(checks.skipped([1], [DELIVERY], [replace(ACK, told=Told.UNANSWERED)])) == []
+    assert found(checks.skipped([1], [DELIVERY], [replace(ACK, told=Told.INVALID)])) == ["not settled"]
+    assert found(checks.skipped([1], [DELIVERY], [])) == ["not settled"]
     assert found(checks.skipped([1], [DELIVERY], [replace(ACK, kind="reject")])) == ["not settled"]
 
 
@@ -143,11 +145,18 @@ def deliveries(*ids: int) -> list[Delivery]:
     return [replace(DELIVERY, id=id_, at=float(number)) for number, id_ in enumerate(ids)]
 
 
-def test_out_of_order() -> None:
+def seen_in_order(*ids: int) -> list[str]:
+    """See deliveries in this order; return what was found."""
+    order = checks.Order()
+    return found([each for delivery in deliveries(*ids) for each in order.see(delivery)])
+
+
+def test_order() -> None:
     """New events come one after the other; old ones may come again in between."""
-    assert found(checks.out_of_order(deliveries(1, 2, 3, 2, 3, 4))) == []
-    assert found(checks.out_of_order(deliveries(1, 3))) == ["order"]
-    assert found(checks.out_of_order(deliveries(1, 2, 4, 3, 5))) == ["order", "order"]
+    assert seen_in_order(1, 2, 3, 2, 3, 4) == []
+    assert seen_in_order(2) == ["order"]
+    assert seen_in_order(1, 3) == ["order"]
+    assert seen_in_order(1, 2, 4, 3, 3, 5) == ["order", "order"]
 
 
 def test_attempts_wrong() -> None:
@@ -198,6 +207,15 @@ def test_wrongly_ended() -> None:
     for acks, letters in (([], []), ([ACK], [1]), ([], [1, 1]), ([unanswered], [1, 1])):
         assert found(checks.wrongly_ended([1], acks, letters)) == ["last attempt"]
     assert found(checks.wrongly_ended([1], [replace(ACK, kind="reject")], [])) == ["last attempt"]
+
+
+def test_waits_after_kills() -> None:
+    """What was held counts from the kill to its next delivery; what was settled does not count."""
+    kill = Fault("kill", DELIVERY.server, 2.5, 2.6)
+    again = replace(AGAIN, session="two", server="windshift1#1")
+    assert checks.waits_after_kills([DELIVERY, again], [], [kill]) == [0.5]
+    assert checks.waits_after_kills([DELIVERY, again], [ACK], [kill]) == []
+    assert checks.waits_after_kills([DELIVERY, again], [], [replace(kill, target="windshift1#1")]) == []
 
 
 def test_longest_gap() -> None:

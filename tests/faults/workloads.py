@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,12 @@ class Crowd:
         """Let each finish what it is at."""
         self.stopping = True
         await asyncio.gather(*self._tasks)
+
+    async def done(self, how_far: Callable[[], str], say: Callable[[str], None]) -> None:
+        """Wait until each has finished by itself."""
+        while pending := [task for task in self._tasks if not task.done()]:
+            say(how_far())
+            await asyncio.wait(pending, timeout=0.2)
 
     def cancel(self) -> None:
         """Let none finish."""
@@ -162,7 +168,9 @@ def number_of(value: str) -> int:
 # Faults at regular times
 
 
-async def rounds(run: Run, count: int, pause: float, what: Any, say: str) -> None:
+async def rounds(
+    run: Run, count: int, pause: float, what: Callable[[int], Awaitable[None]], say: str
+) -> None:
     """Do something again and again, with a pause of about this many seconds before each."""
     for number in range(count):
         await asyncio.sleep(run.luck.uniform(0.5, 1.5) * pause)

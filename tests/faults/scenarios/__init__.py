@@ -1,3 +1,3 @@
 """The scenarios. Importing this package registers all of them, in the order of the report."""
 
-from . import publishing  # noqa: F401 - registers itself
+from . import cluster, consuming, publishing, state  # noqa: F401 - they register themselves
