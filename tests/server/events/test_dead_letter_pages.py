@@ -8,6 +8,7 @@ from time import time_ns
 import pytest
 
 from tests.server.events.keeping import Keeper, failure, forget_all, keep
+from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
 from windshift.server.events.dead_letter_codec import Entry, Event
 from windshift.server.events.dead_letter_pages import Chosen, LetterFilter, choose, scan_query
@@ -159,6 +160,7 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     [sample] = await keeper.given_up(stream, 1)
     for number in range(1_250):  # entries that cannot be read count, too
         keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1")
+    await eventually(keeper.entries, 1_251)
     await keeper.given_up(stream, 1, cause=Cause.UNREADABLE)
     pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.UNREADABLE})), 10, 1000)
     assert [len(page) for page in pages] == [0, 0, 1]

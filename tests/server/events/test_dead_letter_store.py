@@ -91,6 +91,21 @@ async def test_many_writers_at_once(keeper: Keeper, unique: Unique) -> None:
     assert await keeper.entries() == 1
 
 
+async def test_an_answer_that_was_lost(
+    keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write that finds in its way what it stored itself has written it, and leaves it as it is."""
+    monkeypatch.setattr("windshift.server.events.dead_letter_writer.secrets.token_hex", lambda _: "same")
+    stream = await keeper.broker.stream(unique())
+    data = bytes(keeper.broker.connection.max_payload)
+    for body, entries in ((b"small", 1), (data, 3)):
+        why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", body))
+        for _ in range(2):
+            assert (await keeper.store.write(why, in_seconds(5)))[0] is Written.WRITTEN
+        assert (await keeper.get(why.id)).data == body
+        assert await keeper.entries() == entries
+
+
 async def test_an_event_that_is_gone(keeper: Keeper, unique: Unique) -> None:
     """What limits removed from its stream before it could be kept is gone, and is not waited for."""
     stream = await keeper.broker.stream(unique())

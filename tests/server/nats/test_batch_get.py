@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable
@@ -25,7 +26,7 @@ async def filled(broker: Broker, name: str, count: int, body: bytes = b"x") -> s
         broker.connection.publish(f"{name}.{number}", body, {"N": str(number)})
         if number % 1_000 == 0:
             await broker.replies.round_trip(in_seconds(10))
-    await broker.replies.round_trip(in_seconds(10))
+    await eventually(lambda: broker.messages(name), count)
     return name
 
 

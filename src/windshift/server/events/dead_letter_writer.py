@@ -7,6 +7,7 @@ what it would have written. None of this depends on how much time passes.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ from windshift.server.nats.jetstream import (
     pause_within,
 )
 from windshift.server.nats.notes import DEAD, send_note
-from windshift.server.nats.stored import read_exactly
+from windshift.server.nats.stored import Stored, read_exactly
 from windshift.server.nats.timestamps import from_unix_ns
 from windshift.server.nats.turns import Turns
 
@@ -54,6 +55,8 @@ log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32
 """Writes that are made at once: each holds an event, in several forms."""
+_DOUBT: Final = 0.2
+"""Seconds after which it is asked once more for an event that is not there."""
 _WAITING: Final = 100_000
 """Writes that may wait for their turn: they hold no event."""
 
@@ -148,17 +151,25 @@ class LetterWriter:
             event = await self._reader.event(known, deadline)
             if event is not None:
                 return event
+        source = await self._source(failure, deadline)
+        if source is None and known is None and not failure.replay_count:
+            # A server that led the stream until a moment ago may not have the event yet and still answer.
+            await asyncio.sleep(min(_DOUBT, max(0.0, deadline - asyncio.get_running_loop().time())))
+            source = await self._source(failure, deadline)
+        if source is None or source.unix_ns != failure.id.stored_ns:
+            return None
+        return kept_event(source)
+
+    async def _source(self, failure: Failure, deadline: float) -> Stored | None:
+        """Read the event where it was published."""
         try:
-            source = await read_exactly(self._api, failure.id.stream, {"seq": failure.id.seq}, deadline)
+            return await read_exactly(self._api, failure.id.stream, {"seq": failure.id.seq}, deadline)
         except RefusedByBroker as refusal:
             if refusal.err_code == STREAM_NOT_FOUND and failure.replay_count:
                 return None
             if refusal.err_code == STREAM_NOT_FOUND:  # it ends the call that asks: nothing is to be settled
                 raise BrokerUnavailable from refusal
             raise domain_error(refusal, stream=failure.id.stream) from refusal
-        if source is None or source.unix_ns != failure.id.stored_ns:
-            return None
-        return kept_event(source)
 
     async def _found(self, known: Entry, attempt: _Attempt) -> tuple[Written, DeadLetter]:
         """Say of an entry that is as it should be who wrote it."""
