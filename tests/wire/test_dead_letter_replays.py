@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.app import running_app
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import wait_for
 from tests.wire.burying import ask, bury, delete_stream, listed
 from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
@@ -184,3 +186,18 @@ def test_purge_while_a_replay_is_outstanding(client: Client, stream: str, dead: 
         events = call.events(6)  # the five that were never delivered, and one replay
         assert sorted(event.id for event in events) == [1, 2, 2, 3, 4, 5]
         call.nothing()
+
+
+def test_a_server_that_stops(client: Client, nats_server: NatsServer, stream: str, dead: list[str]) -> None:
+    """A call by filter that would go on for long ends with a token, which any other server takes."""
+    request = pb.ReplayRequest(filter=pb.Filter(stream=stream), rate=2)
+    done: list[pb.ReplayResponse] = []
+    with running_app(nats_server.url) as address:
+        stopping = Client(address)
+        thread = Thread(target=lambda: done.append(ask(stopping, "Replay", request)))
+        thread.start()
+        wait_for(lambda: replaying(client, stream))
+    thread.join()
+    assert 1 <= done[0].replayed < 5
+    rest = replay(client, filter=request.filter, page_token=done[0].next_page_token)
+    assert rest == pb.ReplayResponse(replayed=5 - done[0].replayed)
