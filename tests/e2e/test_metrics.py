@@ -134,6 +134,8 @@ def test_events_that_were_given_up_on(served: Served) -> None:
     assert served.seen.value("windshift_events_dropped_total") == 2
     assert served.seen.value("windshift_replays_total") == 1
     assert served.seen.value("windshift_stream_messages", stream="WS_DEAD_LETTERS") == 1
+    whose = {"stream": "WS_REPLAYS", "consumer": f"{served.stream}-failing.c"}
+    assert served.seen.has("windshift_consumer_pending", **whose)
 
 
 KINDS = ("ack", "reject", "terminate", "ping", "expired", "released")

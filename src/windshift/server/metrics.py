@@ -11,6 +11,8 @@ from windshift.rpc import Server
 from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
 from windshift.server.events.given_up import GivenUp
+from windshift.server.events.replays import STREAM as REPLAYS
+from windshift.server.events.replays import replayed_to
 from windshift.server.nats.census import Census, ConsumerCensus
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.poll import Poll
@@ -205,4 +207,6 @@ def _ages(census: Census | None, now_ns: int) -> Iterable[Point]:
 
 
 def _labels(consumer: ConsumerCensus) -> tuple[str, str]:
+    if consumer.stream == REPLAYS and consumer.filters:
+        return REPLAYS, replayed_to(consumer.filters[0])  # its name is a hash
     return consumer.stream, consumer.name if consumer.durable else i.EPHEMERAL

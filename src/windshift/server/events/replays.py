@@ -165,6 +165,11 @@ class Replays:
             await self._consumers.create(STREAM, name, without, deadline)
 
 
+def replayed_to(filter_subject: str) -> str:
+    """Return whose pointers a JetStream consumer of `STREAM` gets, as ``<stream>.<consumer>``."""
+    return filter_subject.removeprefix(_SUBJECTS).removesuffix(".>")
+
+
 def read_pointer(delivery: Delivery) -> tuple[LetterId, int]:
     """Return which dead letter a pointer names, and which replay of it this is; raise `ValueError`."""
     if not delivery.subject.startswith(_SUBJECTS):
