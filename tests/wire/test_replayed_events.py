@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.app import running_app
 from tests.support.client import Client, any_of, text_of
+from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import DROP, RETRY, ack, ask, consumer, kill_off, listed, reject, replay, watching
 from tests.wire.consuming import subscribed
@@ -233,3 +235,19 @@ def test_replays_that_fail_at_once(client: Client, unique: Unique) -> None:
         call.nothing(0.3)
     assert done == [pb.ReplayResponse(replayed=10)]
     assert [letter.replay_count for letter in listed(client, stream)] == [1] * 10
+
+
+def test_two_servers(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """What one server keeps the other tells of at once, and replays to a subscriber of the first."""
+    with running_app(nats_server.url) as address:
+        other = Client(address)
+        with subscribed(client, stream) as call, watching(other, stream) as watch:
+            client.publish(f"{stream}.x", "poison")
+            call.event()
+            reject(call, 1, permanently=True)
+            letter = watch.next().dead_letter
+            replay(other, letter.id)
+            assert text_of(call.event(15).data) == "poison"
+            ack(call, 1)
+        assert listed(other, stream) == []
+        other.channel.close()
