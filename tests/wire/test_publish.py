@@ -8,6 +8,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import grpc
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.duration_pb2 import Duration
@@ -15,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, any_of, read_refusal, refused
+from tests.support.client import Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.management import ensure_stream
 from windshift.server.nats.jetstream import StoredMessage
@@ -303,6 +304,25 @@ async def test_not_repeated_without_a_key(own_client: Client, own_nats_server: N
     own_nats_server.thaw()
     assert own_client.publish("S.b") == 2
     assert (await stored(own_nats_server, "S", 1)).subject == "S.a"
+
+
+def test_landing_late(own_client: Client, own_nats_server: NatsServer) -> None:
+    """What was said to be unknown may be stored later; a repeat with the key then gives that id."""
+    own_client.ensure_stream("S")
+    own_client.ensure_store("s")
+    own_nats_server.freeze()
+    for timeout in (0.05, 0.5):
+        with pytest.raises(grpc.RpcError) as caught:
+            own_client.publish("S.a", timeout=timeout, idempotency_key="k", expected_last_id=0)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        with pytest.raises(grpc.RpcError) as caught:
+            own_client.set("s", "a", "late", timeout=timeout)
+        assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    own_nats_server.thaw()
+    assert own_client.publish("S.a", idempotency_key="k", expected_last_id=0) == 1
+    assert own_client.publish("S.b") == 2
+    assert own_client.publish("S.a", idempotency_key="k", expected_last_id=0) == 1
+    assert text_of(own_client.get("s", "a").value) == "late"
 
 
 def test_repeated_with_a_key(own_client: Client, own_nats_server: NatsServer) -> None:

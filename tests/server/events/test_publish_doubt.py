@@ -208,3 +208,23 @@ async def test_unbound_is_certain_at_once(broker: Broker, unique: Unique) -> Non
     for key in ("", "k"):
         with pytest.raises(UnboundSubject):
             await publisher(broker).publish(event(unique(), idempotency_key=key), in_seconds(5))
+
+
+async def test_nobody_can_tell_whether_there_is_a_stream(tmp_path: Path) -> None:
+    """While who knows the streams is away, publishes are tried again all the same: the stream may be back."""
+    config = tmp_path / "config"
+    config.write_text(
+        "authorization { users: ["
+        '{user: a, password: a, permissions: {publish: {deny: ["$JS.API.STREAM.NAMES"]}}}] }'
+    )
+    server = NatsServer(tmp_path, "--config", str(config))
+    server.start()
+    options = WriteOptions(lookup_timeout=timedelta(minutes=1))
+    try:
+        async with connect(f"nats://a:a@127.0.0.1:{server.port}") as broker:
+            publishing = asyncio.create_task(publisher(broker, options).publish(event("S.a"), in_seconds(10)))
+            await asyncio.sleep(0.1)
+            await broker.stream("S")
+            assert await publishing == (1, False)
+    finally:
+        server.kill()

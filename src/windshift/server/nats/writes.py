@@ -104,6 +104,7 @@ class Writes:
         self._turns = Turns(self._options.max_in_flight, self._options.max_waiting)
         self._patient = 0
         self._found: dict[str, _Found] = {}
+        self._looking: dict[str, asyncio.Task[_Found | None]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -184,14 +185,28 @@ class Writes:
             raise OutcomeUnknown(_NO_ACK)
         if sent and not write.repeatable:
             raise OutcomeUnknown
-        if outcome is NoReply.NO_RESPONDERS:
-            found = await self._find(write.subject, write.deadline)
-            if found is None:
-                raise UnboundSubject(write.subject)
         if outcome is _NotSent.NOT_CONNECTED or outcome is NoReply.DISCONNECTED:
             await self._connection.wait_connected(write.deadline)
+        elif outcome is NoReply.NO_RESPONDERS:
+            await self._pause_unless_unbound(write, pauses)
         elif not await pause_within(pauses, write.deadline):
             raise BrokerUnavailable
+
+    async def _pause_unless_unbound(self, write: Write, pauses: Iterator[float]) -> None:
+        """Wait a moment before the next attempt; raise `UnboundSubject` as soon as that is known.
+
+        While leaders change, who knows the streams may be away for longer than the stream.
+        """
+        looking = self._look_up(write.subject)
+        pausing = asyncio.ensure_future(pause_within(pauses, write.deadline))
+        try:
+            await asyncio.wait((looking, pausing), return_when=asyncio.FIRST_COMPLETED)
+            if looking.done() and looking.result() is None:
+                raise UnboundSubject(write.subject)
+            if not await pausing:
+                raise BrokerUnavailable
+        finally:
+            pausing.cancel()
 
     def _check_size(self, write: Write) -> None:
         """Refuse what the broker would end the connection over: it may be another one than before."""
@@ -202,29 +217,40 @@ class Writes:
 
     async def _judge(self, subject: str, deadline: float) -> NoReply | None:
         """Say of what was sent to this subject why no answer will come; `None` where one still may."""
-        found = await self._find(subject, deadline)
+        looking = self._look_up(subject)
+        await asyncio.wait((looking,), timeout=deadline - self._replies.loop.time())
+        if not looking.done():
+            return None
+        found = looking.result()
         if found is None:
             return NoReply.NO_RESPONDERS
         return None if found.answers else NoReply.UNANSWERING
 
-    async def _find(self, subject: str, deadline: float) -> _Found | None:
-        """Look up the stream that takes this subject. When nobody can tell now, believe that there is one."""
-        loop = asyncio.get_running_loop()
-        now = loop.time()
+    def _look_up(self, subject: str) -> asyncio.Task[_Found | None]:
+        """Find the stream that takes this subject, once for all who ask meanwhile."""
+        looking = self._looking.get(subject)
+        if looking is None:
+            looking = self._looking[subject] = self._replies.loop.create_task(self._find(subject))
+            looking.add_done_callback(lambda _: self._looking.pop(subject, None))
+        return looking
+
+    async def _find(self, subject: str) -> _Found | None:
+        """Ask for the stream that takes this subject. When nobody can tell now, believe that there is one."""
+        now = self._replies.loop.time
         known = self._found.get(subject)
-        if known is not None and known.until > now:
+        if known is not None and known.until > now():
             return known
-        until = min(deadline, now + self._options.lookup_timeout.total_seconds())
+        until = now() + self._options.lookup_timeout.total_seconds()
         try:
             streams = await self._api.stream_names(subject, until)
             answers = not streams or await self._answers(streams[0], until)
         except (BrokerUnavailable, RefusedByBroker):
-            return _Found(now, answers=True)
+            return _Found(now(), answers=True)
         if not streams:
             return None
         if len(self._found) >= _MOST_FOUND:
             self._found.clear()
-        found = _Found(loop.time() + self._options.bound_for.total_seconds(), answers)
+        found = _Found(now() + self._options.bound_for.total_seconds(), answers)
         self._found[subject] = found
         return found
 
