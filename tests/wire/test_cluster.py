@@ -14,9 +14,12 @@ from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
 from tests.support.client import Client, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import wait_for
 from tests.wire import management
+from tests.wire.burying import ack, ask, consumer, listed, reject, watching
 from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
 from tests.wire.management import ensure_stream, stored_stream
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as deadletters
 
 Unique = Callable[[], str]
 
@@ -139,3 +142,26 @@ def test_consume_anywhere(clients: list[Client], unique: Unique) -> None:
             refusal = call.end()
             assert refusal is not None
             assert (refusal.code, refusal.reason) == ("NOT_FOUND", "CONSUMER_NOT_FOUND")
+
+
+def test_dead_letters(clients: list[Client], unique: Unique) -> None:
+    """Every server tells of them; replayed by all at once, an event comes once, and is gone everywhere."""
+    stream = unique()
+    ensure_stream(clients[0], stream)
+    consumer(clients[0], stream)
+    for _ in range(20):
+        clients[0].publish(f"{stream}.x", "poison")
+    with ExitStack() as stack:
+        watches = [stack.enter_context(watching(client, stream)) for client in clients]
+        call = stack.enter_context(subscribed(clients[1], stream))
+        ids = {event.id for event in call.events(20)}
+        reject(call, *ids, permanently=True)
+        assert all(set(watch.ids(20)) == ids for watch in watches)
+        request = deadletters.ReplayRequest(filter=deadletters.Filter(stream=stream), rate=10_000)
+        with ThreadPoolExecutor() as pool:
+            done = list(pool.map(lambda client: ask(client, "Replay", request), clients))
+        assert sum(each.replayed for each in done) == 20
+        assert {call.event(30).id for _ in ids} == ids
+        ack(call, *ids)
+        call.nothing()
+    wait_for(lambda: not any(listed(client, stream) for client in clients))  # by any replica
