@@ -14,9 +14,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
+from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -31,6 +33,10 @@ log = logging.getLogger(__name__)
 
 Hook = Callable[[], None]
 Receive = Callable[[Msg], None]
+
+
+_FORBIDDEN: Final = re.compile("permissions violation for (publish|subscription)", re.IGNORECASE)
+_FORBIDDEN_WORDS: Final = {"publish": "publish", "subscription": "subscribe to"}
 
 
 class NotConnected(Exception):
@@ -389,7 +395,15 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         """Hear of an error from nats-py: mostly that the connection ended."""
         log.debug("NATS client: %s", type(error).__name__)
+        forbidden = _FORBIDDEN.search(str(error))
+        if forbidden is not None:  # nobody answers then: whoever asked waits in vain
+            self._tell_once(f"this user may not {_FORBIDDEN_WORDS[forbidden[1].lower()]}", str(error))
         self._look.set()
+
+    def _tell_once(self, reason: str, example: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            log.warning("NATS: %s everything that is needed: %s", reason, example)
 
     async def _on_ended(self) -> None:
         self._look.set()
