@@ -23,7 +23,12 @@ from tests.faults.linearizable import linearizable
 from windshift.server.api.errors import CODES
 
 CROSSING = 0.25
-"""Seconds after a confirmation in which a delivery on another call may have been under way already."""
+"""Seconds after a confirmation in which a delivery on another call may have been under way already.
+
+Time in which something was frozen, stalled or slowed down does not count: nothing moves then.
+"""
+
+_STANDING_STILL = {"freeze", "stall", "delay"}
 
 FORGOTTEN = 0.25
 """Seconds of the last confirmations that a nats-server without replicas may forget when it is killed."""
@@ -122,6 +127,7 @@ def redelivered(
         if settlement.kind in ("ack", "drop") and settlement.told is Told.CONFIRMED:
             final.setdefault((settlement.consumer, settlement.id), settlement)
     kills = [fault for fault in faults if fault.kind == "kill" and fault.target.startswith("nats")]
+    still = [fault for fault in faults if fault.kind in _STANDING_STILL]
     violations, crossed, forgotten = [], 0, 0
     for delivery in deliveries:
         settled = final.get((delivery.consumer, delivery.id))
@@ -129,7 +135,7 @@ def redelivered(
             continue
         if delivery.server != settled.server and any(_forgets(kill, settled) for kill in kills):
             forgotten += 1
-        elif delivery.session != settled.session and delivery.at <= settled.end + CROSSING:
+        elif delivery.session != settled.session and _moving(still, settled.end, delivery.at) <= CROSSING:
             crossed += 1
         else:
             text = (
@@ -139,6 +145,16 @@ def redelivered(
             )
             violations.append(Violation("redelivered", text))
     return Redeliveries(violations, crossed, forgotten)
+
+
+def _moving(still: Sequence[Fault], start: float, end: float) -> float:
+    """Return the seconds between two times in which nothing stood still."""
+    moving, reached = 0.0, start
+    for fault in sorted(still, key=lambda each: each.start):
+        if fault.end > reached and fault.start < end:
+            moving += max(0.0, fault.start - reached)
+            reached = fault.end
+    return moving + max(0.0, end - reached)
 
 
 def _forgets(kill: Fault, settled: Settlement) -> bool:

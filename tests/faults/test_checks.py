@@ -108,6 +108,15 @@ def test_crossed() -> None:
     assert found(checks.redelivered([replace(other, at=2.3)], [ACK]).violations) == ["redelivered"]
 
 
+def test_crossed_while_things_stood_still() -> None:
+    """Time in which a process was frozen, or a way stalled, does not count."""
+    other = replace(AGAIN, session="two", at=9.0)
+    still = [Fault("stall", "link", 2.1, 5.0), Fault("freeze", "nats", 4.0, 8.95)]
+    assert checks.redelivered([other], [ACK], still) == checks.Redeliveries([], 1, 0)
+    for faults in (still[:1], still[1:], [replace(each, kind="cut") for each in still]):
+        assert found(checks.redelivered([other], [ACK], faults).violations) == ["redelivered"]
+
+
 def test_forgotten() -> None:
     """It counts apart only when nats-server was killed at once, and another server process delivers."""
     other = replace(AGAIN, session="two", server="windshift0#2")

@@ -93,12 +93,13 @@ async def publish_on(
     keys: bool = True,
     pause: float = 0.0,
     deadline: float = DEADLINE,
+    size: int = 0,
 ) -> None:
     """Publish one event after the other, with a key each or without."""
     number = 0
     while not workers.stopping:
-        value = f"{who}.{number}"
-        key = value if keys else ""
+        key = f"{who}.{number}" if keys else ""
+        value = f"{who}.{number}".ljust(size, ".")
         publish = await connection.publish(who, f"{stream}.{who}", value, key, deadline=deadline)
         number += 1
         if publish.outcome is not Outcome.DONE:
