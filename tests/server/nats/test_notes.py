@@ -35,9 +35,10 @@ async def other(nats_server: NatsServer) -> AsyncIterator[tuple[Broker, Notes]]:
 
 
 async def started(broker: Broker) -> Notes:
-    """Hear notes."""
+    """Hear notes from now on."""
     notes = Notes(broker.connection)
     await notes.start()
+    await broker.replies.round_trip(in_seconds(5))
     return notes
 
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Iterable, Mapping
+from itertools import count
 from typing import Final
 
 from windshift.server.errors import (
@@ -42,6 +43,7 @@ _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 _OTHER_STREAM: Final = 10060
 """Another stream than the expected one took the message: ours is not there."""
 _OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
+_ATTEMPTS_ON_DISK: Final = 4
 _OTHER_WRITE: Final = 0.005
 """Seconds that another write, which a cluster has under way, may take to be seen by a read."""
 
@@ -90,11 +92,13 @@ class OwnStream:
         """
         self._asked = max(replicas or 0, self._asked or 0) or None
         pauses = Backoff().pauses()
-        while True:
+        for attempt in count(1):
             try:
                 await self._ensure(deadline)
             except RefusedByBroker as refusal:
-                if refusal.err_code not in _OVERTAKEN:
+                # While nats-server removes its last stream, it may have no directory for a new one.
+                is_passing = refusal.is_broken_disk and attempt < _ATTEMPTS_ON_DISK
+                if refusal.err_code not in _OVERTAKEN and not is_passing:
                     raise domain_error(refusal, stream=self.name) from refusal
             else:
                 return
