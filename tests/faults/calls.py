@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -256,12 +255,19 @@ async def ensure_stream(
 
 
 async def ensure_consumer(
-    connection: Connection, stream: str, name: str = "c", timeout: float = 30.0, subjects: Sequence[str] = ()
+    connection: Connection,
+    stream: str,
+    name: str = "c",
+    timeout: float = 30.0,
+    *,
+    new_only: bool = False,
+    **options: Any,
 ) -> str:
-    """Ensure a consumer from the first event on."""
-    request = pb.EnsureConsumerRequest(stream=stream, name=name, subjects=subjects)
+    """Ensure a consumer from the first event on, or of new events alone."""
+    request = pb.EnsureConsumerRequest(stream=stream, name=name, **options)
     request.processing_timeout.CopyFrom(duration(timeout))
-    getattr(request, "from").start = True
+    if not new_only:
+        getattr(request, "from").start = True
     await connection.insist(EVENTS.methods_by_name["EnsureConsumer"], request)
     return name
 

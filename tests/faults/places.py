@@ -18,10 +18,12 @@ from tests.faults.witness import has_leader
 
 
 @asynccontextmanager
-async def single(run: Run, servers: int = 1, **settings: str) -> AsyncIterator[tuple[Node, list[Server]]]:
+async def single(
+    run: Run, servers: int = 1, config: str = "", **settings: str
+) -> AsyncIterator[tuple[Node, list[Server]]]:
     """Run one nats-server with servers on it."""
     async with (
-        running_node(run.history, run.directory / "nats") as node,
+        running_node(run.history, run.directory / "nats", config) as node,
         running_servers(run.history, run.directory, [node.url] * servers, **settings) as made,
     ):
         yield node, made

@@ -132,6 +132,7 @@ async def increment(
     key: str,
     times: int,
     luck: random.Random,
+    pause: float = 0.0,
 ) -> None:
     """Add one to a number as often as was asked for, by compare-and-swap. A value is ``number who try``."""
     done = tried = 0
@@ -149,6 +150,8 @@ async def increment(
             done += 1
         else:
             await asyncio.sleep(luck.uniform(0, 0.01))
+        if pause:
+            await asyncio.sleep(pause)
 
 
 async def was_written(workers: Crowd, connection: Connection, who: str, store: str, written: Access) -> bool:

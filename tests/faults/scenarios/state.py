@@ -63,8 +63,8 @@ def check_counters(run: Run, totals: Sequence[int], since: float) -> None:
     run.count("additions", len(done))
     run.count("conflicts", sum(each.actual is not None for each in writes))
     run.count("of unknown outcome", len(unknown))
-    end = max((each.end for each in run.history.accesses), default=since)
-    run.count("longest gap, s", round(checks.longest_gap((each.end for each in done), since, end), 2))
+    ends = [each.end for each in done]
+    run.count("longest gap, s", round(checks.longest_gap(ends, since, max(ends, default=since)), 2))
 
 
 @scenario(
