@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import drain, memory, telemetry, throughput
+from . import drain, memory, neighbours, telemetry, throughput
 from .figures import (
     COMPARISON,
     WINDSHIFT,
@@ -16,7 +16,7 @@ from .figures import (
     ratio,
 )
 
-_T, _M, _D, _O = throughput, memory, drain, telemetry
+_T, _M, _D, _O, _N = throughput, memory, drain, telemetry, neighbours
 
 
 def _consume(acks: int, client: str) -> str:
@@ -47,6 +47,9 @@ BARS = (
         )
         for what in ("consume, socket shut", "consume, window shut", "rpc, socket shut", "rpc, window shut")
     ),
+    Bar("100 stalled neighbours, KiB each", 1024, True, maximum(_N.NEIGHBOURS, _N.KIB_EACH)),
+    Bar("growth after they are gone, MiB", 20, True, maximum(_N.NEIGHBOURS, _N.KEPT)),
+    Bar("p99 of a delivery beside them, times that alone", 2, True, median(_N.NEIGHBOURS, _N.TIMES)),
     Bar("1 GB upload to a slow handler, growth in MB", 10, True, maximum(_M.UPLOAD, _M.MB_GROWN)),
     *(
         Bar(

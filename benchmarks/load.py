@@ -1,6 +1,6 @@
 """The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
 
-    python -m benchmarks.load publish|rate|consume|idle --help
+    python -m benchmarks.load publish|rate|consume|deliver|idle --help
 
 Its own cost counts: on a small machine it shares the cores with the server and the broker.
 """
@@ -181,6 +181,48 @@ async def consume(
     }
 
 
+async def deliver(
+    address: str, stream: str, consumer: str, per_second: float, seconds: float
+) -> dict[str, Any]:
+    """Publish at a fixed rate and consume; latency counts from when a publish was due to its delivery.
+
+    The stream must be empty. Each event is acknowledged.
+    """
+    request = publish_request(stream, 100)
+    total = int(per_second * seconds)
+    latencies: list[float] = []
+    loop = asyncio.get_running_loop()
+    due: asyncio.Queue[None] = asyncio.Queue()
+
+    def release() -> None:
+        for _ in range(os.eventfd_read(pacer.fd)):
+            due.put_nowait(None)
+
+    async def publish_all(channel: Channel) -> None:
+        for _ in range(total):
+            await due.get()
+            await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+
+    async with Channel(address) as publishing, Channel(address) as consuming:
+        call = _subscribe(consuming, stream, consumer, 100)
+        await call.receive()
+        sys.setswitchinterval(0.000_05)
+        pacer = Pacer(per_second, total)
+        loop.add_reader(pacer.fd, release)
+        pacer.start()
+        publisher = loop.create_task(publish_all(publishing))
+        while len(latencies) < total:
+            for response in await call.receive_many():
+                if response.HasField("event"):
+                    number = response.event.id - 1  # one publisher, in order
+                    latencies.append(time.perf_counter() - pacer.due(number))
+                    call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=[number + 1])))
+        await publisher
+        loop.remove_reader(pacer.fd)
+        call.cancel()
+    return {"p50_ms": _percentile(latencies, 50), "p99_ms": _percentile(latencies, 99)}
+
+
 async def idle(address: str, stream: str, consumer: str, count: int, timeout: float) -> dict[str, Any]:
     """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
     served = 0
@@ -255,6 +297,17 @@ def _rate(**options: Any) -> None:
 def _consume(**options: Any) -> None:
     """Consume and acknowledge on one call."""
     _report(consume(**options))
+
+
+@main.command("deliver")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--per-second", default=500.0)
+@click.option("--seconds", default=10.0)
+def _deliver(**options: Any) -> None:
+    """Publish at a fixed rate, consume on one call, and report latencies."""
+    _report(deliver(**options))
 
 
 @main.command("idle")

@@ -25,6 +25,7 @@ from .memory import (
     measure_start,
     measure_upload,
 )
+from .neighbours import measure_neighbours
 from .processes import FailedToRun
 from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
@@ -52,6 +53,7 @@ MEASUREMENTS = {
     "start": Measurement(measure_start),
     "idle-streams": Measurement(measure_idle_streams),
     "stalled": Measurement(measure_stalled),
+    "neighbours": Measurement(measure_neighbours),
     "upload": Measurement(measure_upload),
     "drain": Measurement(measure_drain),
     "soak": Measurement(measure_soak, long=True),
