@@ -63,16 +63,20 @@ class Keeper:
         return letter
 
     async def next(self, stream: str, consumer: str) -> Msg:
-        """Receive the next message of a JetStream consumer."""
-        arrived: asyncio.Future[Msg] = asyncio.get_running_loop().create_future()
-        inbox = self.broker.connection.inbox()
-        subscription = await self.broker.connection.subscribe(inbox, arrived.set_result)
+        """Receive the next message of a JetStream consumer, once that has a leader."""
+        connection = self.broker.connection
+        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        inbox = connection.inbox()
+        subscription = await connection.subscribe(inbox, arrived.put_nowait)
         request = b'{"batch":1,"expires":5000000000}'
-        self.broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
-        async with asyncio.timeout(10):
-            message = await arrived
+        async with asyncio.timeout(20):
+            while True:
+                connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+                message = await arrived.get()
+                if message.reply:
+                    break
+                await asyncio.sleep(0.05)
         await subscription.unsubscribe()
-        assert message.reply, message.headers
         return message
 
     async def settle(self, message: Msg, word: bytes = b"+ACK") -> None:
