@@ -128,6 +128,17 @@ async def test_repeat_when_the_first_event_is_gone(broker: Broker, unique: Uniqu
     assert await broker.messages(stream) == kept
 
 
+async def test_repeats_at_once(broker: Broker, unique: Unique) -> None:
+    """A hundred repeats of one conditional publish at once get the id of the one that is stored."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    for last in range(3):
+        conditional = event(f"{stream}.a", expected_last_id=last, idempotency_key=f"k{last}")
+        receipts = await asyncio.gather(*(publish(conditional, in_seconds(10)) for _ in range(100)))
+        assert {receipt.seq for receipt in receipts} == {last + 1}
+        assert sum(not receipt.duplicate for receipt in receipts) == 1
+    assert await broker.messages(stream) == 3
+
+
 async def test_repeat_after_the_window(broker: Broker, unique: Unique) -> None:
     """After the window the first event still tells; without it the condition counts, and nothing is stored.
 

@@ -62,6 +62,36 @@ async def test_same_key_at_once(members: list[Member], unique: Unique) -> None:
     assert await members[0].broker.messages(stream) == 1
 
 
+async def test_same_key_and_expectation_at_once(members: list[Member], unique: Unique) -> None:
+    """A hundred repeats of one conditional publish, by way of all servers, get the id of the one stored."""
+    stream = await members[0].broker.stream(unique(), num_replicas=3)
+    for last in range(3):
+        request = PublishRequest(
+            f"{stream}.a", TYPE_URL, b"", idempotency_key=f"k{last}", expected_last_id=last
+        )
+        receipts = await asyncio.gather(
+            *(members[number % 3].publisher.publish(request, in_seconds(20)) for number in range(100))
+        )
+        assert {receipt.seq for receipt in receipts} == {last + 1}
+    assert await members[0].broker.messages(stream) == 3
+
+
+@pytest.mark.parametrize("replicas", [1, 3])
+async def test_repeat_when_the_first_event_is_gone(
+    members: list[Member], unique: Unique, replicas: int
+) -> None:
+    """Each server gives the id of the first, though its event was replaced and the condition fails."""
+    stream = await members[0].broker.stream(unique(), num_replicas=replicas, max_msgs_per_subject=1)
+    request = PublishRequest(f"{stream}.a", TYPE_URL, b"", idempotency_key="k", expected_last_id=0)
+    assert await members[0].publisher.publish(request, in_seconds(20)) == (1, False)
+    await members[1].publisher.publish(PublishRequest(f"{stream}.a", TYPE_URL, b""), in_seconds(20))
+    for member in members:
+        assert await member.publisher.publish(request, in_seconds(20)) == (1, True)
+        with pytest.raises(WrongLastId):
+            await member.publisher.publish(request._replace(idempotency_key="other"), in_seconds(20))
+    assert (await members[2].publisher.publish(request._replace(expected_last_id=2), in_seconds(20))).seq == 1
+
+
 async def test_same_expectation_at_once(members: list[Member], unique: Unique) -> None:
     """Of conditional publishes by way of all servers one is stored; the others learn the actual id."""
     stream = await members[0].broker.stream(unique(), num_replicas=3)
