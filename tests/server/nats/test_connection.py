@@ -126,12 +126,13 @@ async def test_comes_back_with_its_subscriptions(own_nats_server: NatsServer, ow
     assert connection.last_error == ""
 
 
-async def test_recovers_from_protocol_error(own_broker: Broker) -> None:
+async def test_recovers_from_protocol_error(own_broker: Broker, caplog: pytest.LogCaptureFixture) -> None:
     """A broker that ends the connection over an oversized message is connected to again at once."""
     connection = own_broker.connection
     connection.publish("big", bytes(connection.max_payload), {"One": "too many"})
     await eventually(lambda: connection.reconnects == 1)
     await own_broker.api.call("INFO", None, in_seconds(5))
+    assert "NATS: the connection ended (maximum payload violation)" in caplog.text
 
 
 async def test_frozen_server_is_noticed_and_left(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
@@ -204,6 +205,21 @@ def explain(error: Exception) -> ConnectFailed:
         if isinstance(error, kind):
             return ConnectFailed(text, final=final)
     return ConnectFailed(f"the connection failed ({type(error).__name__})")
+
+
+_TOLD: Final = re.compile(
+    "(maximum|user authentication|account authentication|stale connection|slow consumer|secure connection)"
+    "[a-z0-9 -]{0,80}"
+)
+
+
+def told_by_broker(error: BaseException | None) -> str:
+    """Return what the broker gave as the reason for ending a connection; empty where it gave none.
+
+    Only what is known, since the text goes to logs: it might hold a subject or a secret.
+    """
+    found = _TOLD.search(str(error).lower()) if isinstance(error, Error) else None
+    return "" if found is None else found[0].strip()
 
 
 def discovered(client: Client, options: ConnectionOptions) -> list[ServerAddress]:

@@ -26,7 +26,7 @@ from nats.aio.subscription import Subscription as ClientSubscription
 from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, OutboundBufferLimitError
 
 from windshift.server.errors import BrokerUnavailable
-from windshift.server.nats.client import ConnectFailed, abandon, discovered, open_client
+from windshift.server.nats.client import ConnectFailed, abandon, discovered, open_client, told_by_broker
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
 
 log = logging.getLogger(__name__)
@@ -95,6 +95,11 @@ class Subscription:
             await inner.unsubscribe()
         except Error:
             pass  # its client is closed, and the subscription with it
+
+
+def _ended(client: Client) -> str:
+    told = told_by_broker(client.last_error)
+    return f"the connection ended ({told})" if told else "the connection ended"
 
 
 class Connection:
@@ -258,7 +263,7 @@ class Connection:
         if client is not None:
             self._learn_servers(client)
             self._servers.rotate(-1)
-            self._mark_lost("the connection ended")
+            self._mark_lost(_ended(client))
             ending = asyncio.ensure_future(self._retire(client))
         while not self._closing and not await self._try_server(self._servers[0]):
             await self._pause()
@@ -284,7 +289,7 @@ class Connection:
             if old.is_connected:
                 self._take_over(client, server, old)
             else:  # it ended meanwhile, and with it what was under way
-                self._mark_lost("the connection ended")
+                self._mark_lost(_ended(old))
                 self._leave(old)
                 self._mark_connected(client, server)
             self.reconnects += 1
