@@ -279,7 +279,7 @@ async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None
     block = b"NATS/1.0\r\n%bBad: \xff\xfe\r\nOk: 1\r\nOk: 2\r\n\r\n" % control
     sizes = len(block), len(block) + 1
     await client._send_command(b"HPUB %b.a %d %d\r\n%bx\r\n" % (stream.encode(), *sizes, block))
-    await client.flush()
+    await eventually(lambda: keeper.broker.messages(stream), 1)
     why = await keeper.failure(stream, 1)
     second = await keeper.failure(stream, 1, "other")
     for one in (why, second):  # the same idempotency key twice is no duplicate here
