@@ -33,6 +33,11 @@ test: install ## Run the test suite, on all cores.
 bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone.
 	$(BIN)/python -m benchmarks
 
+.PHONY: faults
+faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200, SEED=17, EVENTS=100000, SHORT=1, REPORT=1.
+	$(BIN)/python -m tests.faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
+	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
+
 .PHONY: conformance
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
 	$(BIN)/python -m tests.conformance

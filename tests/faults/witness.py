@@ -81,6 +81,15 @@ async def read_stream(url: str, stream: str, within: float = 120.0) -> dict[int,
         return stored
 
 
+async def dead_letters(url: str) -> list[int]:
+    """Return the ids of the events that are dead letters, as often as they are."""
+    async with looking(url) as client:
+        request = {"subjects_filter": "_WS.dead.>"}
+        answer = await ask(client, "STREAM.INFO.WS_DEAD_LETTERS", request)
+    subjects = answer.get("state", {}).get("subjects") or {}
+    return [int(subject.split(".")[4]) for subject, count in subjects.items() for _ in range(count)]
+
+
 async def has_leader(url: str, within: float = 60.0) -> None:
     """Wait until a cluster takes orders."""
     async with looking(url) as client:

@@ -21,6 +21,8 @@ class Crowd:
 
     def __init__(self) -> None:
         self.stopping = False
+        self.enough = True
+        """Whether those who count may end when they have done what they were asked for."""
         self._tasks: list[asyncio.Task[None]] = []
 
     def add(self, work: Coroutine[Any, Any, None]) -> None:
@@ -134,9 +136,9 @@ async def increment(
     luck: random.Random,
     pause: float = 0.0,
 ) -> None:
-    """Add one to a number as often as was asked for, by compare-and-swap. A value is ``number who try``."""
+    """Add one to a number at least so often, by compare-and-swap. A value is ``number who try``."""
     done = tried = 0
-    while done < times and not workers.stopping:
+    while (done < times or not workers.enough) and not workers.stopping:
         read = await connection.get(who, store, key)
         if read.outcome is not Outcome.DONE:
             await asyncio.sleep(0.05)

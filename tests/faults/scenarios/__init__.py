@@ -1,3 +1,20 @@
 """The scenarios. Importing this package registers all of them, in the order of the report."""
 
-from . import cluster, consuming, disks, outages, publishing, random_faults, slow, soak, state, stops  # noqa: F401 - they register themselves
+import importlib
+
+MODULES = (
+    "publishing",
+    "consuming",
+    "last_attempts",
+    "state",
+    "cluster",
+    "outages",
+    "stops",
+    "disks",
+    "slow",
+    "random_faults",
+    "soak",
+)
+
+for _name in MODULES:
+    importlib.import_module(f"{__name__}.{_name}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import json
 import socket
 import urllib.request
@@ -107,6 +108,7 @@ async def _come_and_go(run: Run, consumption: Consumption, target: Target, done:
 
 async def _load(server: Server, port: int) -> Load:
     """Look at what is held, when what is over has had the time to be cleared away."""
+    gc.collect()  # grpcio closes a channel's connection when the last of its calls is forgotten
     await asyncio.sleep(3)
     url = f"http://127.0.0.1:{port}/varz"
     seen = json.loads(await asyncio.to_thread(lambda: urllib.request.urlopen(url, timeout=10).read()))

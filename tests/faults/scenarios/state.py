@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Sequence
 
 from tests.faults import checks
 from tests.faults.calls import ensure_store
@@ -12,15 +11,13 @@ from tests.faults.history import Outcome
 from tests.faults.places import clustered, single
 from tests.faults.processes import Server
 from tests.faults.run import Run, scenario
-from tests.faults.workloads import connections, crowd, in_background, increment, number_of, rounds
+from tests.faults.workloads import connections, crowd, increment, number_of, rounds
 
 WRITERS = 16
 KEYS = 4
 
 
-async def count_up(
-    run: Run, servers: Sequence[Server], times: int, faults: Coroutine[Any, Any, None]
-) -> None:
+async def count_up(run: Run, servers: Sequence[Server], times: int, faults: Awaitable[None]) -> None:
     """Let 16 writers add to numbers, four to each, until each has added so often; then check the history."""
     async with connections(run.history, 8, *(server.address for server in servers)) as made:
         await ensure_store(made[0], "counters")
@@ -38,9 +35,10 @@ async def count_up(
                         run.luck,
                     )
                 )
-            async with in_background(faults) as task:
-                await workers.done(lambda: f"{len(run.history.accesses):,} calls", run.progress)
-                await task
+            workers.enough = False
+            await faults
+            workers.enough = True
+            await workers.done(lambda: f"{len(run.history.accesses):,} calls", run.progress)
         totals = [
             number_of((await made[0].get("reader", "counters", f"k{key}")).found) for key in range(KEYS)
         ]

@@ -1,0 +1,155 @@
+"""What a client says in a consume call, as plain values, and what becomes of what it rejects."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import NamedTuple, TypeAlias
+
+from windshift.server.errors import InvalidField
+from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.retries import RetryPolicy
+from windshift.server.names import consumer_name, stream_name
+from windshift.server.nats.deliveries import StreamSeq
+
+DEFAULT_PROCESSING_EVENTS = 50
+MOST_PROCESSING_EVENTS = 10_000
+
+LONGEST_REASON = 1024
+LONGEST_ERROR_TYPE = 256
+
+MOST_IDS = 10_000
+"""Ids in one command."""
+
+LONGEST_DELAY_NS = 1 << 62
+"""146 years. The broker adds a delay to its clock, in 64 bits of nanoseconds; a longer one would not fit
+there."""
+
+
+class Subscribe(NamedTuple):
+    """Attach this call to a consumer; see `checked` for what is allowed."""
+
+    stream: str
+    consumer: str
+    max_processing_events: int
+
+
+class Ack(NamedTuple):
+    """These events are done."""
+
+    ids: Sequence[StreamSeq]
+
+
+class Action(Enum):
+    """What a client wants of events that it rejects."""
+
+    UNSPECIFIED = "what the retry policy says"
+    RETRY = "another attempt"
+    DEAD_LETTER = "a dead letter"
+    DROP = "nothing more"
+
+
+class Reject(NamedTuple):
+    """These events were not done. `delay_ns` is None when the client named no delay.
+
+    `reason` and `error_type` are what the client says of it, cut to `LONGEST_REASON` and
+    `LONGEST_ERROR_TYPE`.
+    """
+
+    ids: Sequence[StreamSeq]
+    permanently: bool
+    delay_ns: int | None
+    reason: str = ""
+    error_type: str = ""
+    action: Action = Action.UNSPECIFIED
+
+
+class Ping(NamedTuple):
+    """These events take longer: restart their timeout."""
+
+    ids: Sequence[StreamSeq]
+
+
+Command: TypeAlias = Subscribe | Ack | Reject | Ping
+
+
+def check_subscribe(request: Subscribe) -> int:
+    """Check a subscription and return the size of its window.
+
+    Raises:
+        InvalidField: a name is malformed, or the window is larger than allowed.
+    """
+    stream_name("subscribe.stream", request.stream)
+    consumer_name("subscribe.consumer", request.consumer)
+    if request.max_processing_events > MOST_PROCESSING_EVENTS:
+        raise InvalidField(
+            "subscribe.max_processing_events", f"must be at most {MOST_PROCESSING_EVENTS}; 0 is the default"
+        )
+    return request.max_processing_events or DEFAULT_PROCESSING_EVENTS
+
+
+def check_ids(field: str, count: int) -> None:
+    """Check the number of ids that a command names.
+
+    Raises:
+        InvalidField: there are too many.
+    """
+    if count > MOST_IDS:
+        raise InvalidField(field, f"must be at most {MOST_IDS} ids; send several messages")
+
+
+class Fate(Enum):
+    """What becomes of a delivery that failed."""
+
+    AGAIN = "delivered again, after the delay"
+    DEAD_LETTER = "kept as a dead letter, then not delivered to this consumer again"
+    DROPPED = "not delivered to this consumer again"
+
+
+class Verdict(NamedTuple):
+    """The decision about a delivery that failed. `cause` says why it was given up on, if it was."""
+
+    fate: Fate
+    delay_ns: int = 0
+    cause: Cause = Cause.REJECTED
+
+
+def check_reject(reject: Reject) -> None:
+    """Check what a client says of events that it rejects.
+
+    Raises:
+        InvalidField: it is contradictory, or its delay out of range.
+    """
+    final = reject.permanently or reject.action in (Action.DEAD_LETTER, Action.DROP)
+    if reject.permanently and reject.action is Action.RETRY:
+        raise InvalidField("reject.action", "must not be RETRY together with permanently; set one of them")
+    if reject.delay_ns is None:
+        return
+    if final:
+        other = "permanently" if reject.permanently else f"action {reject.action.name}"
+        raise InvalidField("reject.delay", f"must not be set together with {other}; set one of them")
+    if not 0 <= reject.delay_ns <= LONGEST_DELAY_NS:
+        raise InvalidField("reject.delay", f"must be from 0 to {LONGEST_DELAY_NS // 10**9} seconds")
+
+
+def judge(reject: Reject, policy: RetryPolicy, attempt: int, luck: float) -> Verdict:
+    """Decide what becomes of a delivery that a client rejects.
+
+    Args:
+        reject: what the client said; checked.
+        policy: the consumer's.
+        attempt: which attempt the delivery is.
+        luck: a random number from 0 to 1, for the jitter.
+    """
+    match reject.action:
+        case Action.DEAD_LETTER:
+            return Verdict(Fate.DEAD_LETTER)
+        case Action.DROP:
+            return Verdict(Fate.DROPPED)
+    given_up = Fate.DEAD_LETTER if policy.dead_letters else Fate.DROPPED
+    if reject.permanently:
+        return Verdict(given_up)
+    if policy.is_last(attempt):
+        return Verdict(given_up, cause=Cause.MAX_ATTEMPTS)
+    delay_ns = policy.backoff_ns(attempt, luck) if reject.delay_ns is None else reject.delay_ns
+    return Verdict(Fate.AGAIN, delay_ns)

@@ -1,0 +1,155 @@
+"""Giving up on events without losing them: what the consume calls of one process share for that.
+
+An event is copied to the dead letters first, and settled only when the copy is stored. If that cannot be
+done, the event stays with the broker and comes again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Final
+
+from windshift.server.errors import BrokerUnavailable, WindshiftError
+from windshift.server.events.consuming.attempts import FailedAttempts
+from windshift.server.events.consuming.settled import SettledByConsumer
+from windshift.server.events.consuming.window import Held
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.store import DeadLetterStore, Written
+from windshift.server.events.model import ConsumerKey
+from windshift.server.nats.deliveries import StreamSeq, stored_at
+from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.nats.notes import REPLAY, Notes
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL: Final = 30.0
+"""Seconds between two looks at the replays that are outstanding."""
+
+
+@dataclass(slots=True)
+class DeadLettering:
+    """What the consume calls of one process share.
+
+    Attributes:
+        store: keeps dead letters.
+        replays: has events delivered again.
+        notes: what servers tell each other.
+        told: tells of events that were given up on.
+        attempts: what is known of failed attempts.
+        settled: what was settled lately.
+    """
+
+    store: DeadLetterStore
+    replays: Replays
+    notes: Notes
+    told: GivenUp
+    attempts: FailedAttempts = field(default_factory=FailedAttempts)
+    settled: SettledByConsumer = field(default_factory=SettledByConsumer)
+
+    async def look_for_replays(self) -> None:
+        """Tell of outstanding replays from time to time, should a note about one have been lost."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            try:
+                outstanding = await self.replays.outstanding("", "", now() + LOOK_INTERVAL)
+            except (WindshiftError, RefusedByBroker):
+                continue
+            for stream, consumer in {(replay.stream, replay.consumer) for replay in outstanding}:
+                self.notes.tell(REPLAY, stream, consumer)
+
+    async def keep(self, failure: Failure, deadline: float) -> bool:
+        """Make a dead letter of an event; return whether the event may be settled now. Never fails.
+
+        `deadline` is a time of the running loop.
+        """
+        try:
+            async with asyncio.timeout_at(deadline):
+                written, letter = await self.store.write(failure, deadline)
+        except TimeoutError:
+            self.told.not_kept(failure, BrokerUnavailable())
+            return False
+        except Exception as error:
+            if not isinstance(error, WindshiftError):
+                log.exception("a dead letter cannot be written")
+            self.told.not_kept(failure, error)
+            return False
+        if written is Written.GONE:
+            self.told.gone(failure)
+        elif written is Written.WRITTEN and letter is not None:
+            self.told.kept(letter)
+        return True
+
+
+class Failures:
+    """Words the failures of one consumer's events.
+
+    Args:
+        shared: what is known of earlier attempts.
+        consumer: the consumer.
+        loop_time: the clock of `Held.since`.
+    """
+
+    __slots__ = ("_attempts", "_consumer", "_loop_time")
+
+    def __init__(
+        self, attempts: FailedAttempts, consumer: ConsumerKey, loop_time: Callable[[], float]
+    ) -> None:
+        self._attempts = attempts
+        self._consumer = consumer
+        self._loop_time = loop_time
+
+    def rejected(
+        self, seq: StreamSeq, held: Held, cause: Cause, reason: str = "", error_type: str = ""
+    ) -> Failure:
+        """Word that an event was given up on with the attempt that is `held`."""
+        began = self._began(held)
+        known = self._attempts.get((self._consumer, seq))
+        return Failure(
+            self._id(seq, held),
+            held.attempt,
+            known.first_ns if known else began,
+            began,
+            cause,
+            reason,
+            error_type,
+            held.replay.number if held.replay else 0,
+        )
+
+    def exhausted(self, letter_id: LetterId, attempts: int, replay_count: int) -> Failure:
+        """Word that an event was given up on because its attempts are used up, none of them being held."""
+        known = self._attempts.get((self._consumer, letter_id.seq))
+        if known is None:
+            return Failure(letter_id, attempts, 0, 0, Cause.MAX_ATTEMPTS, replay_count=replay_count)
+        return Failure(
+            letter_id,
+            attempts,
+            known.first_ns,
+            known.last_ns,
+            Cause.MAX_ATTEMPTS,
+            known.reason,
+            known.error_type,
+            replay_count,
+        )
+
+    def failed(self, seq: StreamSeq, held: Held, reason: str = "", error_type: str = "") -> None:
+        """Remember an attempt that failed and that is not the last."""
+        self._attempts.failed((self._consumer, seq), self._began(held), reason, error_type)
+
+    def settled(self, seq: StreamSeq) -> None:
+        """Forget what is known of an event."""
+        self._attempts.forget((self._consumer, seq))
+
+    def _began(self, held: Held) -> int:
+        return time.time_ns() - round((self._loop_time() - held.since) * 1e9)
+
+    def _id(self, seq: StreamSeq, held: Held) -> LetterId:
+        if held.replay is not None:
+            return held.replay.id
+        return LetterId(*self._consumer, seq, stored_at(held.reply))

@@ -1,0 +1,78 @@
+"""What an attachment stands between, a client and the broker, and how long either may take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Protocol
+
+from windshift.server.events.consuming.commands import Command
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.session import Confirmation
+from windshift.server.events.counts import Counts
+from windshift.server.nats.connection import Connection
+from windshift.server.nats.consumers import ConsumerApi
+from windshift.server.nats.deliveries import Delivery, PullOptions
+from windshift.server.nats.replies import Replies
+from windshift.server.telemetry.tracer import Tracer
+
+
+class Client(Protocol):
+    """The client's end of a consume call. All sending queues and never blocks."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes that were sent and that the client has not read."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until `queued` is `STALLED` or less. One task at a time."""
+        ...
+
+    async def receive(self) -> Iterator[Command] | None:
+        """Return what the client sent, None after its last message.
+
+        Iterating may raise what is wrong with a command.
+        """
+        ...
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Hand over a delivery."""
+        ...
+
+    def confirm(self, confirmation: Confirmation) -> None:
+        """Answer a command."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumeOptions:
+    """Timers of a consume call.
+
+    Attributes:
+        subscribe_timeout: how long the client may take to send its first message.
+        lookup_timeout: how long the broker may take to find the consumer.
+        confirm_timeout: how long it may take to answer an acknowledgement.
+        stall_timeout: how long a client may leave unread what it was sent before the broker is asked no more
+            on its behalf.
+        pull: timers of the pull requests.
+    """
+
+    subscribe_timeout: timedelta = timedelta(seconds=10)
+    lookup_timeout: timedelta = timedelta(seconds=5)
+    confirm_timeout: timedelta = timedelta(seconds=5)
+    stall_timeout: timedelta = timedelta(seconds=1)
+    pull: PullOptions = field(default_factory=PullOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
+
+    connection: Connection
+    replies: Replies
+    consumers: ConsumerApi
+    dead_letters: DeadLettering
+    counts: Counts = field(default_factory=Counts)
+    tracer: Tracer | None = None

@@ -1,0 +1,181 @@
+"""The events that are replayed to one attachment, one after the other.
+
+Replays are seldom: nothing is asked of the broker for them before somebody said that there are some, and
+nothing any more when all are delivered and settled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+
+from windshift.server.errors import WindshiftError
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.window import Replay
+from windshift.server.events.dead_letters.letters import DeadLetter
+from windshift.server.events.dead_letters.replays import STREAM, read_pointer
+from windshift.server.events.model import ConsumerKey
+from windshift.server.nats.connection import Connection
+from windshift.server.nats.deliveries import (
+    ACK,
+    TERMINATE,
+    Arrival,
+    Deliveries,
+    Delivery,
+    Notice,
+    PullOptions,
+)
+from windshift.server.nats.jetstream import RefusedByBroker
+
+
+class ReplayFeed:
+    """Brings replayed events to an attachment.
+
+    Args:
+        connection: the connection to NATS.
+        shared: where dead letters are.
+        consumer: whose replays.
+        pull: timers of the pull requests.
+        patience: seconds that the broker has to answer.
+        room: returns when the client may hold one more event.
+        take: called with each delivery, and which replay it belongs to.
+    """
+
+    __slots__ = (
+        "_arrivals",
+        "_connection",
+        "_consumer",
+        "_loop",
+        "_patience",
+        "_pull",
+        "_room",
+        "_shared",
+        "_take",
+        "_told",
+        "timeout",
+    )
+
+    def __init__(
+        self,
+        connection: Connection,
+        shared: DeadLettering,
+        consumer: ConsumerKey,
+        pull: PullOptions,
+        patience: float,
+        room: Callable[[], Awaitable[None]],
+        take: Callable[[Delivery, Replay], None],
+    ) -> None:
+        self._connection = connection
+        self._shared = shared
+        self._consumer = consumer
+        self._pull = pull
+        self._patience = patience
+        self._room = room
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._told = asyncio.Event()
+        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
+        self.timeout = timedelta(seconds=30)
+
+    def ring(self) -> None:
+        """Look whether there are replays."""
+        self._told.set()
+
+    def lose(self) -> None:
+        """Wait for nothing any more that was asked for: the connection is another one."""
+        self._arrivals.put_nowait(Notice.LOST)
+        self._told.set()
+
+    async def run(self) -> None:
+        """Bring what there is, whenever there is something, until this is cancelled."""
+        while True:
+            await self._told.wait()
+            self._told.clear()
+            try:
+                while await self._is_any():
+                    await self._bring()
+            except (WindshiftError, RefusedByBroker):
+                await asyncio.sleep(_PAUSE)
+                self._told.set()
+
+    async def _is_any(self) -> bool:
+        return bool(await self._shared.replays.outstanding(*self._consumer, self._deadline()))
+
+    async def _bring(self) -> None:
+        """Bring replays until the broker ends a request for the next one, or is not heard any more."""
+        name = await self._shared.replays.consumer(*self._consumer, self.timeout, self._deadline())
+        self._arrivals = asyncio.Queue()
+        deliveries = Deliveries(self._connection, STREAM, name, self._pull, self._arrivals.put_nowait)
+        pointer: Delivery | None = None
+        try:
+            if not await deliveries.open():
+                await asyncio.sleep(_PAUSE)
+                return
+            while True:
+                await self._room()
+                if not deliveries.pull(1):
+                    await asyncio.sleep(_PAUSE)
+                    return
+                pointer = await self._next()
+                if pointer is None:
+                    return
+                await self._follow(pointer, deliveries)
+                pointer = None
+        finally:
+            await deliveries.close()
+            if pointer is not None:
+                deliveries.hand_back(pointer.reply)
+            while not self._arrivals.empty():
+                arrival = self._arrivals.get_nowait()
+                if isinstance(arrival, Delivery):
+                    deliveries.hand_back(arrival.reply)
+
+    async def _next(self) -> Delivery | None:
+        """Wait for a pointer; None when none came of the request."""
+        while True:
+            try:
+                async with asyncio.timeout(self._pull.silence):
+                    arrival = await self._arrivals.get()
+            except TimeoutError:
+                return None
+            if isinstance(arrival, Delivery):
+                return arrival
+            if arrival is not Notice.ALIVE:
+                await asyncio.sleep(_PAUSE if isinstance(arrival, Notice) else 0)
+                return None
+
+    async def _follow(self, pointer: Delivery, deliveries: Deliveries) -> None:
+        """Pass on the event that a pointer stands for, or end the replay if there is nothing to deliver."""
+        try:
+            letter_id, count = read_pointer(pointer)
+        except ValueError:  # somebody else's
+            deliveries.tell(pointer.reply, TERMINATE)
+            return
+        letter = await self._shared.store.get(letter_id, self._deadline())
+        if letter is None or letter.failure.replay_count >= count:
+            deliveries.tell(pointer.reply, ACK)
+        else:
+            self._take(_delivery(letter, pointer), Replay(letter_id, count))
+
+    def _deadline(self) -> float:
+        return self._loop.time() + self._patience
+
+
+_PAUSE = 1.0
+
+
+def _delivery(letter: DeadLetter, pointer: Delivery) -> Delivery:
+    """Make the delivery of a dead letter's event from that of the pointer to it."""
+    return Delivery(
+        letter.failure.id.seq,
+        letter.subject,
+        letter.type_name,
+        letter.data,
+        letter.published,
+        letter.idempotency_key,
+        letter.trace_parent,
+        letter.trace_state,
+        pointer.attempt,
+        pointer.reply,
+    )

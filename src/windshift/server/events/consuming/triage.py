@@ -1,0 +1,216 @@
+"""Which deliveries reach the client: the others are settled, given up on, or wait until that is known.
+
+Most pass at the cost of three comparisons. Those that do not are:
+
+* events of which this process knows that they were settled, though the broker has forgotten it;
+* events that are dead letters already, of whose settlement a crash has left nothing;
+* events that were delivered as often as the consumer's policy allows.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Coroutine
+from typing import Any, Final
+
+from windshift.server.errors import WindshiftError
+from windshift.server.events.consuming.dead_lettering import DeadLettering, Failures
+from windshift.server.events.consuming.window import Replay
+from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.retries import RetryPolicy
+from windshift.server.nats.connection import NotConnected
+from windshift.server.nats.consumers import ConsumerState
+from windshift.server.nats.deliveries import (
+    ACK,
+    PROGRESS,
+    TERMINATE,
+    Deliveries,
+    Delivery,
+    StreamSeq,
+    stored_at,
+)
+from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.nats.replies import Replies
+from windshift.server.nats.timestamps import Time, parse_rfc3339
+
+EPOCH: Final = Time(0, 0)
+
+
+class Triage:
+    """Decides about the deliveries of one attachment.
+
+    Attributes:
+        shared: where dead letters go.
+        failures: words the consumer's failures.
+        policy: the consumer's.
+        undecided: reply subjects of deliveries that are neither with the client nor settled yet.
+
+    Args:
+        shared: where dead letters go.
+        replies: where settlements are sent.
+        deliveries: the attachment's.
+        consumer: the consumer.
+        created: when it was made, as the broker writes times.
+        patience: seconds that a decision may take.
+        start: runs something beside the attachment.
+        admit: called with each delivery that reaches the client after all.
+    """
+
+    __slots__ = (
+        "_admit",
+        "_consumer",
+        "_created",
+        "_dead",
+        "_deliveries",
+        "_made",
+        "_patience",
+        "_replies",
+        "_settled",
+        "_start",
+        "failures",
+        "policy",
+        "shared",
+        "undecided",
+    )
+
+    def __init__(
+        self,
+        shared: DeadLettering,
+        replies: Replies,
+        deliveries: Deliveries,
+        consumer: ConsumerKey,
+        created: str,
+        patience: float,
+        start: Callable[[Coroutine[Any, Any, None]], None],
+        admit: Callable[[Delivery | None, Replay | None], None],
+    ) -> None:
+        self.shared = shared
+        self._replies = replies
+        self._deliveries = deliveries
+        self._consumer = consumer
+        self.failures = Failures(shared.attempts, consumer, replies.loop.time)
+        self._patience = patience
+        self._start = start
+        self._admit = admit
+        self._made = created
+        self._settled = shared.settled.attach(consumer, created)
+        self._created = parse_rfc3339(created) or EPOCH
+        self._dead: dict[StreamSeq, int] = {}
+        self.policy = RetryPolicy()
+        self.undecided: set[str] = set()
+
+    # -- what is known -------------------------------------------------------------------------------
+
+    async def recall(self, state: ConsumerState, deadline: float) -> None:
+        """Learn which events are dead letters that the broker may deliver nevertheless.
+
+        A dead letter that is older than the consumer is of an earlier one with its name, and counts for
+        nothing.
+
+        Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
+        """
+        self._dead = {}
+        if self.policy.dead_letters:
+            letters = await self.shared.store.recall(*self._consumer, deadline)
+            self._dead = {seq: stored_ns for seq, stored_ns in letters if seq > state.settled_to}
+
+    def settle(self, seq: StreamSeq, now: float) -> None:
+        """Note that the broker has confirmed a settlement."""
+        self._settled.add(seq, now)
+        if self._dead:
+            self._dead.pop(seq, None)
+
+    def prolong(self, reply: str) -> None:
+        """Have a delivery not made again while its dead letter is being written."""
+        self._deliveries.tell(reply, PROGRESS)
+
+    def lose(self) -> None:
+        """Note that the broker may forget what was settled just now."""
+        self._settled.lose()
+
+    def recover(self, now: float, timeout: float) -> None:
+        """Note that the broker is back; `timeout` is the consumer's, in seconds."""
+        self._settled.recover(now, timeout)
+
+    def close(self) -> None:
+        """Share nothing any more."""
+        self.shared.settled.detach(self._consumer, self._made)
+
+    # -- deciding ------------------------------------------------------------------------------------
+
+    def passes(self, delivery: Delivery, now: float) -> bool:
+        """Whether the client is to have a delivery. If not, it is taken care of."""
+        if self._settled.doubted and self._settled.knows(delivery.id, now):
+            self._deliveries.tell(delivery.reply, ACK)
+            return False
+        if delivery.attempt == 1 and not self._dead:
+            return True
+        dead = self._dead.get(delivery.id)
+        is_dead = dead is not None and dead == stored_at(delivery.reply)
+        if self.policy.is_beyond(delivery.attempt) and not is_dead:
+            self.give_up(delivery, None)
+        elif is_dead or (self.policy.dead_letters and delivery.attempt > 1):
+            self._divert(delivery.reply, self._verify(delivery))
+        else:
+            return True
+        return False
+
+    def give_up(self, delivery: Delivery, replay: Replay | None) -> None:
+        """Make no further attempt at an event."""
+        self._divert(delivery.reply, self._give_up(delivery, replay))
+
+    def dead_letter(self, seq: StreamSeq, reply: str) -> None:
+        """Remember that an event is a dead letter and yet may be delivered."""
+        self._dead[seq] = stored_at(reply)
+
+    def _divert(self, reply: str, work: Coroutine[Any, Any, None]) -> None:
+        self.undecided.add(reply)
+        self._start(work)
+
+    def _decided(self, reply: str) -> None:
+        self.undecided.discard(reply)
+        self._admit(None, None)
+
+    async def _verify(self, delivery: Delivery) -> None:
+        """Pass on another attempt, unless a crash came between a dead letter and the end of its event."""
+        deadline = self._replies.loop.time() + self._patience
+        try:
+            letter = await self.shared.store.get(self._id(delivery), deadline)
+        except (WindshiftError, RefusedByBroker):
+            self._return(delivery)  # it cannot be told now
+            return
+        if letter is None or letter.time < self._created:
+            self.undecided.discard(delivery.reply)
+            self._admit(delivery, None)
+        else:
+            await self._terminate(delivery.reply)
+
+    async def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
+        letter_id = self._id(delivery) if replay is None else replay.id
+        attempts = self.policy.max_attempts or delivery.attempt - 1
+        failure = self.failures.exhausted(letter_id, attempts, replay.number if replay else 0)
+        deadline = self._replies.loop.time() + self._patience
+        if not self.policy.dead_letters and replay is None:
+            self.shared.told.dropped(failure, delivery.subject, delivery.type_name, delivery.trace_parent)
+        elif not await self.shared.keep(failure, deadline):
+            self._return(delivery)
+            return
+        self.failures.settled(delivery.id)
+        await self._terminate(delivery.reply)
+
+    def _return(self, delivery: Delivery) -> None:
+        self._deliveries.hand_back(delivery.reply, self.policy.backoff_ns(delivery.attempt, random.random()))
+        self._decided(delivery.reply)
+
+    async def _terminate(self, reply: str) -> None:
+        """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
+        try:
+            deadline = self._replies.loop.time() + self._patience
+            await self._replies.request(reply, TERMINATE, None, deadline)
+        except NotConnected:
+            pass
+        self._decided(reply)
+
+    def _id(self, delivery: Delivery) -> LetterId:
+        return LetterId(*self._consumer, delivery.id, stored_at(delivery.reply))

@@ -1,0 +1,105 @@
+"""What is told of events that consumers gave up on: a log record for each, and counts.
+
+A record says which event it was and what happened to it, never what is in it.
+"""
+
+from __future__ import annotations
+
+import logging
+from time import monotonic
+from typing import Any, Final
+
+from windshift.server.errors import WindshiftError
+from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure
+from windshift.server.telemetry.context import read_trace_context
+from windshift.server.telemetry.seldom import Seldom
+
+_log = logging.getLogger(__name__)
+
+GONE: Final = "GONE"
+"""Stands for the cause where there was nothing left to keep: the stream had removed the event."""
+
+CAUSES: Final = tuple(cause.value for cause in Cause)
+
+
+class GivenUp:
+    """Tells of events that consumers gave up on. Each method is called once per event, after the fact.
+
+    Attributes:
+        letters: dead letters that were written, by cause.
+        drops: events that were given up on without one, by cause or `GONE`.
+        failures: times that one could not be written; the event stays where it is.
+        replays: replays that were begun.
+
+    Args:
+        interval: seconds between two records about dead letters that cannot be written.
+    """
+
+    __slots__ = ("_failed", "drops", "failures", "letters", "replays")
+
+    def __init__(self, interval: float = 10.0) -> None:
+        self.letters = dict.fromkeys(CAUSES, 0)
+        self.drops = dict.fromkeys((*CAUSES, GONE), 0)
+        self.failures = self.replays = 0
+        self._failed = Seldom(interval)
+
+    def kept(self, letter: DeadLetter) -> None:
+        """Tell of an event that is a dead letter now."""
+        failure = letter.failure
+        self.letters[failure.cause.value] += 1
+        fields = _fields(failure) | _event(letter.subject, letter.type_name, letter.trace_parent)
+        _log.warning("an event became a dead letter", extra=fields)
+
+    def dropped(
+        self, failure: Failure, subject: str = "", type_name: str = "", trace_parent: str | None = None
+    ) -> None:
+        """Tell of an event that was removed without a dead letter, because that was asked for."""
+        self.drops[failure.cause.value] += 1
+        fields = _fields(failure) | _event(subject, type_name, trace_parent)
+        _log.warning("an event was dropped without a dead letter", extra=fields)
+
+    def gone(self, failure: Failure) -> None:
+        """Tell of an event that its stream had removed before a dead letter was made of it."""
+        self.drops[GONE] += 1
+        _log.warning(
+            "an event was removed by its stream before it became a dead letter", extra=_fields(failure)
+        )
+
+    def not_kept(self, failure: Failure, error: Exception) -> None:
+        """Tell of a dead letter that could not be written; the event will come again."""
+        self.failures += 1
+        if self._failed.passes(monotonic()):
+            skipped = self._failed.take_skipped()
+            more = {"error": _reason(error)} | ({"more": skipped} if skipped else {})
+            _log.warning("a dead letter cannot be written; the event stays", extra=_fields(failure) | more)
+
+    def replayed(self) -> None:
+        """Count a replay that was begun."""
+        self.replays += 1
+
+
+def _fields(failure: Failure) -> dict[str, Any]:
+    stream, consumer, seq, _ = failure.id
+    fields = {
+        "stream": stream,
+        "consumer": consumer,
+        "event_id": int(seq),
+        "attempts": failure.attempts,
+        "cause": failure.cause.value,
+        "reason": failure.reason,
+        "error_type": failure.error_type,
+        "replay_count": failure.replay_count,
+    }
+    return {name: value for name, value in fields.items() if value not in {"", 0}}
+
+
+def _event(subject: str, type_name: str, trace_parent: str | None) -> dict[str, Any]:
+    fields = {"subject": subject, "type": type_name}
+    trace = read_trace_context(trace_parent, "") if trace_parent else None
+    if trace is not None:
+        fields |= {"trace_id": trace.parent[3:35], "span_id": trace.parent[36:52]}
+    return {name: value for name, value in fields.items() if value}
+
+
+def _reason(error: Exception) -> str:
+    return error.reason if isinstance(error, WindshiftError) else type(error).__name__

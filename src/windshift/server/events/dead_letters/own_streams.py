@@ -1,0 +1,194 @@
+"""Streams that Windshift keeps for itself: made when they are missing, written to under conditions."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Iterable, Mapping
+from itertools import count
+from typing import Final
+
+from windshift.server.errors import (
+    BrokerUnavailable,
+    OutcomeUnknown,
+    StreamFull,
+    SubjectsOverlap,
+    TooManyInFlight,
+    UnboundSubject,
+    WindshiftError,
+)
+from windshift.server.nats import headers as h
+from windshift.server.nats.jetstream import (
+    HEADER_TOO_LARGE,
+    MESSAGE_TOO_LARGE,
+    NAME_IN_USE,
+    STREAM_NOT_FOUND,
+    WRONG_LAST_SEQUENCE,
+    WRONG_LAST_SEQUENCE_UNTOLD,
+    Backoff,
+    JetStreamApi,
+    JsonObject,
+    PubAck,
+    RefusedByBroker,
+    domain_error,
+    pause_within,
+)
+from windshift.server.nats.streams import StreamApi
+from windshift.server.nats.writes import Write, Writes
+
+log = logging.getLogger(__name__)
+
+_EXPECTED_STREAM: Final = "Nats-Expected-Stream"
+_OTHER_STREAM: Final = 10060
+"""Another stream than the expected one took the message: ours is not there."""
+_OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
+_ATTEMPTS_ON_DISK: Final = 4
+_OTHER_WRITE: Final = 0.005
+"""Seconds that another write, which a cluster has under way, may take to be seen by a read."""
+
+
+class Conflict(Exception):
+    """The subject's last message is another one than expected; nothing was stored by this attempt.
+
+    Not certain is that on a cluster, which may have had another write under way that comes to nothing.
+    """
+
+    def __init__(self, *, is_certain: bool) -> None:
+        super().__init__()
+        self.is_certain = is_certain
+
+
+class OwnStream:
+    """One such stream. Deadlines are in the loop's time.
+
+    Args:
+        config: what it is made with. Of an existing stream only the keys in `needed` are set, and the number
+            of replicas is raised; everything else in it is the operator's.
+        needed: keys without which the stream is of no use.
+        default_replicas: what a new stream gets when nobody asked for more.
+    """
+
+    def __init__(
+        self,
+        api: JetStreamApi,
+        writes: Writes,
+        config: JsonObject,
+        needed: Iterable[str],
+        default_replicas: int,
+    ) -> None:
+        self._streams = StreamApi(api)
+        self._writes = writes
+        self._config = config
+        self._needed = tuple(needed)
+        self._replicas = default_replicas
+        self._asked: int | None = None
+        self.name: str = config["name"]
+
+    async def ensure(self, replicas: int | None, deadline: float) -> None:
+        """Make the stream, or give it what it needs and at least so many replicas.
+
+        Raise `BrokerUnavailable`, `OutcomeUnknown`, `StreamFull`, `ReplicasUnavailable` or `SubjectsOverlap`.
+        """
+        self._asked = max(replicas or 0, self._asked or 0) or None
+        pauses = Backoff().pauses()
+        for attempt in count(1):
+            try:
+                await self._ensure(deadline)
+            except RefusedByBroker as refusal:
+                # While nats-server removes its last stream, it may have no directory for a new one.
+                is_passing = refusal.is_broken_disk and attempt < _ATTEMPTS_ON_DISK
+                if refusal.err_code not in _OVERTAKEN and not is_passing:
+                    raise domain_error(refusal, stream=self.name) from refusal
+            else:
+                return
+            if not await pause_within(pauses, deadline):
+                raise BrokerUnavailable
+
+    async def _ensure(self, deadline: float) -> None:
+        stored = await self._streams.find(self.name, deadline)
+        if stored is None:
+            await self._streams.create(
+                self._config | {"num_replicas": self._asked or self._replicas}, deadline
+            )
+            return
+        wanted = changed_config(stored.config, self._config, self._needed, self._asked)
+        if wanted != stored.config:
+            await self._streams.update(wanted, deadline)
+
+    async def put(
+        self,
+        subject: str,
+        body: bytes,
+        headers: Mapping[str, str],
+        deadline: float,
+        expected: int | None = None,
+    ) -> PubAck:
+        """Store a message if `expected` is the sequence of the subject's last one (0: none) or `None`.
+
+        The stream is made when it is missing. It must do no harm to store the message twice, or only one time
+        must be possible under the condition. Raise `Conflict`, which an earlier attempt of this very call may
+        be the cause of; `StreamFull`; `BrokerUnavailable`: nothing was stored; `OutcomeUnknown`.
+        """
+        conditions = {_EXPECTED_STREAM: self.name}
+        if expected is not None:
+            conditions[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected)
+        write = Write(subject, body, {**headers, **conditions}, deadline, repeatable=True)
+        pauses = Backoff().pauses()
+        while True:
+            try:
+                return await self._writes.write(write)
+            except UnboundSubject:
+                pass
+            except TooManyInFlight:
+                raise BrokerUnavailable from None
+            except RefusedByBroker as refusal:
+                if refusal.err_code != _OTHER_STREAM:
+                    raise await _refusal(refusal, self.name) from refusal
+            await self._make(deadline)
+            if not await pause_within(pauses, deadline):
+                raise BrokerUnavailable
+
+    async def _make(self, deadline: float) -> None:
+        log.info("stream %s is not there; it is made", self.name)
+        try:
+            await self.ensure(None, deadline)
+        except (BrokerUnavailable, StreamFull):
+            raise
+        except OutcomeUnknown:  # of making the stream; the message was not stored
+            raise BrokerUnavailable from None
+        except SubjectsOverlap as error:
+            raise BrokerUnavailable(
+                f"another stream takes the subjects of {self.name}; it must not, remove them there"
+            ) from error
+        except (WindshiftError, RefusedByBroker) as error:
+            log.exception("stream %s cannot be made again", self.name)
+            raise BrokerUnavailable(f"stream {self.name} cannot be made") from error
+
+
+def changed_config(
+    stored: JsonObject, config: JsonObject, needed: Iterable[str], replicas: int | None
+) -> JsonObject:
+    """Return the configuration that an existing stream should have."""
+    wanted = stored | {key: config[key] for key in needed}
+    wanted["num_replicas"] = max(replicas or 1, stored.get("num_replicas") or 1)
+    return wanted
+
+
+async def _refusal(refusal: RefusedByBroker, stream: str) -> Exception:
+    """Say what it means that the broker refused a message."""
+    code = refusal.err_code
+    if code == WRONG_LAST_SEQUENCE_UNTOLD:
+        await asyncio.sleep(random.random() * _OTHER_WRITE)
+        return Conflict(is_certain=False)
+    if code == WRONG_LAST_SEQUENCE:
+        return Conflict(is_certain=True)
+    if refusal.is_full:
+        return StreamFull(f"stream {stream} is full; raise its limits or remove something")
+    if code in (MESSAGE_TOO_LARGE, HEADER_TOO_LARGE):
+        return StreamFull(f"stream {stream} takes no message as large as this; raise its limit")
+    error = domain_error(refusal, stream=stream)
+    if isinstance(error, (BrokerUnavailable, StreamFull)):
+        return error
+    log.error("stream %s refuses a message: %s", stream, refusal)
+    return BrokerUnavailable(f"stream {stream} refuses the message")

@@ -1,0 +1,217 @@
+"""Events on their last attempt, and dead letters that are replayed, while things are killed."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from tests.faults import checks
+from tests.faults.calls import Connection, Refused, ensure_consumer, ensure_stream
+from tests.faults.history import Told
+from tests.faults.places import single
+from tests.faults.processes import Node, Server
+from tests.faults.run import Run, scenario
+from tests.faults.scenarios.consuming import finish
+from tests.faults.scenarios.publishing import check_stream, count_publishes
+from tests.faults.subscribers import Behaviour, Consumption, Session, Subscriber, Target, acknowledge
+from tests.faults.witness import dead_letters, read_stream
+from tests.faults.workloads import connections, crowd, in_background, publish_on, rounds, targets
+from tests.support.client import text_of
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dl
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+
+SERVICE = dl.DESCRIPTOR.services_by_name["DeadLettersService"]
+ATTEMPTS = 2
+POLICY = {
+    "max_attempts": ATTEMPTS,
+    "initial_backoff": {"nanos": 10_000_000},
+    "max_backoff": {"nanos": 50_000_000},
+}
+
+
+def undecided(luck: random.Random) -> Behaviour:
+    """Fail the first attempts; on the last one acknowledge, reject, reject for good, or never answer."""
+
+    def behave(session: Session, event: pb.Event) -> None:
+        if event.delivery_attempt < ATTEMPTS:
+            session.settle("reject", event.id)
+            return
+        match luck.random():
+            case chance if chance < 0.45:
+                session.settle("ack", event.id)
+            case chance if chance < 0.8:
+                session.settle("reject", event.id)
+            case chance if chance < 0.95:
+                session.later(luck.uniform(0, 0.1), lambda: session.settle("reject", event.id))
+            case _:
+                pass  # its time runs out, and it is given up on when the broker would deliver it again
+
+    return behave
+
+
+@scenario(
+    "last-attempts",
+    "kill -9 of nats-server, then of the server, with events on their last attempt",
+)
+async def last_attempts(run: Run) -> None:
+    """End each event acknowledged, or as a dead letter, exactly once."""
+    kills = run.scale(25, 2)
+    async with (
+        single(run) as (node, servers),
+        targets(run.history, servers) as places,
+        connections(run.history, 4, servers[0].address) as made,
+    ):
+        await ensure_stream(made[0], "orders")
+        await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
+        for victim in (node, servers[0]):
+            await _fail_through(run, victim, kills, made, node, places)
+        await _check_ends(run, made[0], node)
+
+
+async def _fail_through(
+    run: Run,
+    victim: Node | Server,
+    kills: int,
+    made: Sequence[Connection],
+    node: Node,
+    places: Sequence[Target],
+) -> None:
+    """Publish and fail while a process is killed, until nothing is left to be settled."""
+
+    async def kill(_: int) -> None:
+        await victim.kill()
+        await victim.start()
+        run.count("kills", 1)
+
+    consumption = Consumption(run.history, "orders", "c")
+    subscribers = [
+        Subscriber(f"s{number}-{victim.name}", consumption, places, undecided(run.more_luck()))
+        for number in range(4)
+    ]
+    for subscriber in subscribers:
+        subscriber.start()
+    async with crowd() as workers:
+        for number in range(8):
+            workers.add(
+                publish_on(workers, made[number % 4], f"{victim.name}-{number}", "orders", pause=0.03)
+            )
+        await rounds(run, kills, 1.2, kill, f"kill of {victim.name}")
+    await finish(run, consumption, subscribers, node.url)
+
+
+async def _check_ends(run: Run, connection: Connection, node: Node) -> None:
+    history = run.history
+    stored = await read_stream(node.url, "orders")
+    letters = await dead_letters(node.url)
+    check_stream(run, "orders", stored)
+    run.check(checks.wrongly_ended(stored, history.settlements, letters))
+    again = checks.redelivered(history.deliveries, history.settlements, history.faults)
+    run.check(again.violations)
+    run.check(checks.unfaithful(history.deliveries, stored))
+    run.check(checks.undocumented(history.failures))
+    listed = await list_all(connection)
+    run.demand(
+        sorted(letter.event.id for letter in listed) == sorted(letters),
+        "listed",
+        f"{len(listed)} dead letters are listed, and {len(letters)} are there",
+    )
+    for letter in listed:
+        run.demand(
+            text_of(letter.event.data) == stored[letter.event.id].value,
+            "unfaithful",
+            f"{letter.id} is another event",
+        )
+    count_publishes(run)
+    run.count("ended as a dead letter", len(letters))
+    acked = {each.id for each in history.settlements if each.kind == "ack" and each.told is Told.CONFIRMED}
+    run.count("ended acknowledged", len(acked))
+    run.count("ended by an ack that could not be confirmed", len(stored.keys() - acked - set(letters)))
+    run.count("under way when confirmed", again.crossed)
+
+
+async def list_all(connection: Connection) -> list[dl.DeadLetter]:
+    """List all dead letters, page by page."""
+    letters: list[dl.DeadLetter] = []
+    request = dl.ListRequest(page_size=100)
+    while True:
+        page = await connection.insist(SERVICE.methods_by_name["List"], request)
+        letters += page.dead_letters
+        if not page.next_page_token:
+            return letters
+        request.page_token = page.next_page_token
+
+
+@scenario("replays", "all dead letters are replayed while nats-server and the server are killed in turn")
+async def replays(run: Run) -> None:
+    """Have every one acknowledged in the end, and none left over."""
+    total, kills = run.scale(500, 60), run.scale(20, 2)
+    async with single(run) as (node, servers), targets(run.history, servers) as places:
+        made = places[0].connection
+        await ensure_stream(made, "orders")
+        await ensure_consumer(made, "orders", timeout=2.0, retry_policy=POLICY)
+        publishes = [await made.publish("p", "orders.a", f"{n}", f"{n}") for n in range(total)]
+        await _give_up_on_all(run, places, node)
+        run.demand(len(await dead_letters(node.url)) == total, "dead letters", "not all became dead letters")
+        run.count("dead letters", total)
+
+        async def kill(number: int) -> None:
+            victim = servers[0] if number % 2 else node
+            await victim.kill()
+            await victim.start()
+            run.count("kills", 1)
+
+        consumption = Consumption(run.history, "orders", "c", window=20)
+        subscriber = Subscriber("replayed", consumption, places, _slowly(run.more_luck()))
+        subscriber.start()
+        async with in_background(rounds(run, kills, 1.0, kill, "kill")) as killing:
+            await _replay_all(run, made, node)
+            await killing
+        await _replay_all(run, made, node)
+        await finish(run, consumption, [subscriber], node.url)
+        acked = {
+            each.id
+            for each in run.history.settlements
+            if each.kind == "ack" and each.told is not Told.INVALID
+        }
+        missing = {each.id for each in publishes} - acked
+        run.demand(not missing, "replays", f"{len(missing)} were never acknowledged")
+        run.check(checks.undocumented(run.history.failures))
+        run.count("deliveries of replays", len(run.history.deliveries) - total)
+
+
+async def _give_up_on_all(run: Run, places: Sequence[Target], node: Node) -> None:
+    consumption = Consumption(run.history, "orders", "c")
+
+    def give_up(session: Session, event: pb.Event) -> None:
+        reject = pb.EventsRequest.Reject(ids=[event.id], permanently=True, reason="no", error_type="Refused")
+        session.send("reject", [event.id], pb.EventsRequest(reject=reject))
+
+    subscriber = Subscriber("first", consumption, places, give_up)
+    subscriber.start()
+    await finish(run, consumption, [subscriber], node.url)
+
+
+def _slowly(luck: random.Random) -> Behaviour:
+    """Acknowledge after a while; reject some the first time."""
+
+    def behave(session: Session, event: pb.Event) -> None:
+        if event.delivery_attempt == 1 and luck.random() < 0.3:
+            session.settle("reject", event.id)
+        else:
+            session.later(luck.uniform(0, 0.2), lambda: acknowledge(session, event))
+
+    return behave
+
+
+async def _replay_all(run: Run, connection: Connection, node: Node) -> None:
+    """Ask for replays again and again, until no dead letter is left."""
+    async with asyncio.timeout(run.scale(180, 60)):
+        while letters := await dead_letters(node.url):
+            run.progress(f"{len(letters)} dead letters are left, {run.counts.get('kills', 0)} kills")
+            request = dl.ReplayRequest(filter=dl.Filter(stream="orders", consumer="c"), rate=1000)
+            response: Any = await connection.attempt(SERVICE.methods_by_name["Replay"], request, 5)
+            if not isinstance(response, Refused):
+                run.count("replays", response.replayed)
+            await asyncio.sleep(0.2)

@@ -1,0 +1,20 @@
+"""The short form of every scenario. Times are not asserted: they are what `make faults` is for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults import scenarios as _registered  # noqa: F401 - importing them makes them known
+from tests.faults.run import SCENARIOS, Options, Run
+
+
+@pytest.mark.timeout(240)
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_scenario(name: str, tmp_path: Path) -> None:
+    """Nothing is violated that must hold."""
+    run = Run(name, tmp_path, 1, Options(short=True))
+    await SCENARIOS[name].play(run)
+    run.history.write(tmp_path / "history.jsonl")
+    assert run.violations == [], f"history and logs: {tmp_path}"
