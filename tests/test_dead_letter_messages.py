@@ -99,7 +99,6 @@ def test_causes() -> None:
         "CAUSE_UNSPECIFIED": 0,
         "CAUSE_MAX_ATTEMPTS": 1,
         "CAUSE_REJECTED": 2,
-        "CAUSE_UNREADABLE": 3,
     }
 
 

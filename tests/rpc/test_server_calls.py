@@ -322,7 +322,15 @@ async def test_metadata_reaches_the_handler() -> None:
     extra = [(b"x", b"1"), (b"y-bin", b"AP8"), (b"x", b"2"), (b"user-agent", b"test"), (b"grpc-x", b"3")]
     async with serving(unary_call=handler) as running, await running.peer() as peer:
         await peer.call(UNARY, extra=extra)
-    assert seen == [UNARY, [("x", "1"), ("y-bin", b"\0\xff"), ("x", "2")], "127.0.0.1", None, "1,2", "test", ""]
+    assert seen == [
+        UNARY,
+        [("x", "1"), ("y-bin", b"\0\xff"), ("x", "2")],
+        "127.0.0.1",
+        None,
+        "1,2",
+        "test",
+        "",
+    ]
 
 
 async def test_metadata_reaches_the_client() -> None:

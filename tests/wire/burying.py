@@ -19,8 +19,8 @@ from tests.wire.consuming import Call, subscribed
 from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
-from windshift.server.events.dead_letter_store import DeadLetterStore
-from windshift.server.events.dead_letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.timestamps import NANOSECONDS, parse_rfc3339
 from windshift.server.nats.writes import Writes

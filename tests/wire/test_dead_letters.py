@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from tests.wire.burying import ask, bury, listed
 from tests.wire.consuming import ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.server.events.dead_letters import Cause
+from windshift.server.events.dead_letters.letters import Cause
 
 Unique = Callable[[], str]
 
@@ -211,15 +211,15 @@ def test_filters(client: Client, nats_server: NatsServer, stream: str, unique: U
     bury(nats_server, stream, 1)
     bury(nats_server, stream, 2, consumer="d", cause=Cause.REJECTED)
     bury(nats_server, stream, 3, 5, cause=Cause.REJECTED)
-    bury(nats_server, stream, 4, cause=Cause.UNREADABLE)
+    bury(nats_server, stream, 4, cause=Cause.REJECTED)
 
     def found(**fields: Any) -> list[int]:
         return ids_of(listed(client, stream, **fields))
 
     assert found() == [1, 2, 3, 5, 4]
     assert found(consumer="d") == [2]
-    assert found(causes=[pb.CAUSE_REJECTED]) == [2, 3, 5]
-    assert found(causes=[pb.CAUSE_UNREADABLE, pb.CAUSE_MAX_ATTEMPTS]) == [1, 4]
+    assert found(causes=[pb.CAUSE_REJECTED]) == [2, 3, 5, 4]
+    assert found(causes=[pb.CAUSE_REJECTED, pb.CAUSE_MAX_ATTEMPTS]) == [1, 2, 3, 5, 4]
     assert found(causes=[pb.CAUSE_UNSPECIFIED]) == [1, 2, 3, 5, 4]
     assert found(consumer="c", causes=[pb.CAUSE_REJECTED], type="acme.v1.Order") == [5]
     assert found(type="acme.v1.Nothing") == []

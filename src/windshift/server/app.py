@@ -24,18 +24,18 @@ from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
 from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.consumers import Consumers
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.parties import Broker, ConsumeOptions
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letter_store import DeadLetterStore
-from windshift.server.events.dead_lettering import DeadLettering
-from windshift.server.events.given_up import GivenUp
-from windshift.server.events.letter_pages import LetterPages
-from windshift.server.events.parties import Broker, ConsumeOptions
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.listing import LetterPages
+from windshift.server.events.dead_letters.purging import Purging
+from windshift.server.events.dead_letters.replaying import Replaying
+from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.watching import WatchOptions
 from windshift.server.events.publish import Publisher
-from windshift.server.events.purging import Purging
-from windshift.server.events.replaying import Replaying
-from windshift.server.events.replays import Replays
 from windshift.server.events.streams import Streams
-from windshift.server.events.watching import WatchOptions
 from windshift.server.metrics import Metrics
 from windshift.server.nats.census import CensusTaker
 from windshift.server.nats.connection import Connection

@@ -10,9 +10,9 @@ from importlib.metadata import version
 from windshift.rpc import Server
 from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
-from windshift.server.events.given_up import GivenUp
-from windshift.server.events.replays import STREAM as REPLAYS
-from windshift.server.events.replays import replayed_to
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
+from windshift.server.events.dead_letters.replays import replayed_to
 from windshift.server.nats.census import Census, ConsumerCensus
 from windshift.server.nats.connection import Connection
 from windshift.server.nats.poll import Poll

@@ -7,8 +7,8 @@ import pytest
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
 from windshift.server.api.consume import confirmation_response, event_response, read_command
 from windshift.server.errors import InvalidField
-from windshift.server.events.commands import Ack, Action, Command, Ping, Reject, Subscribe
-from windshift.server.events.session import Confirmation, Kind
+from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
+from windshift.server.events.consuming.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 from windshift.server.nats.timestamps import Time
 

@@ -11,14 +11,14 @@ from typing import Any
 
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
-from windshift.server.events.commands import Ack, Command, Ping, Reject, Subscribe
-from windshift.server.events.consume import Subscription
-from windshift.server.events.dead_letter_store import DeadLetterStore
-from windshift.server.events.dead_lettering import DeadLettering
-from windshift.server.events.given_up import GivenUp
-from windshift.server.events.parties import Broker, ConsumeOptions
-from windshift.server.events.replays import Replays
-from windshift.server.events.session import Confirmation, Kind
+from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
+from windshift.server.events.consuming.consume import Subscription
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.parties import Broker, ConsumeOptions
+from windshift.server.events.consuming.session import Confirmation, Kind
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.deliveries import Delivery, PullOptions, StreamSeq
 from windshift.server.nats.notes import Notes

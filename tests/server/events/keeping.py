@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from nats.aio.msg import Msg
 
 from tests.support.broker import Broker, in_seconds
-from windshift.server.events.dead_letter_store import DeadLetterStore
-from windshift.server.events.dead_letters import STREAM, Cause, DeadLetter, Failure, LetterId
-from windshift.server.events.replays import STREAM as REPLAYS
-from windshift.server.events.replays import Replays
+from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, Failure, LetterId
+from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
+from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.jetstream import RefusedByBroker, read_pub_ack

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from windshift.server.events.attempts import FailedAttempts
+from windshift.server.events.consuming.attempts import FailedAttempts
 from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.deliveries import StreamSeq
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windshift.server.errors import InvalidField
-from windshift.server.events.commands import (
+from windshift.server.events.consuming.commands import (
     LONGEST_DELAY_NS,
     MOST_IDS,
     Action,
@@ -20,7 +20,7 @@ from windshift.server.events.commands import (
     check_subscribe,
     judge,
 )
-from windshift.server.events.dead_letters import Cause
+from windshift.server.events.dead_letters.letters import Cause
 from windshift.server.events.retries import RetryPolicy
 
 MS = 10**6

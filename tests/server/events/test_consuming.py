@@ -21,11 +21,11 @@ from windshift.server.errors import (
     SubscribeExpected,
     UnsupportedCombination,
 )
-from windshift.server.events.attachment import STALLED
-from windshift.server.events.commands import Subscribe
 from windshift.server.events.consumers import MAX_ACK_PENDING
-from windshift.server.events.pulls import LARGEST_LIMIT
-from windshift.server.events.session import Kind
+from windshift.server.events.consuming.attachment import STALLED
+from windshift.server.events.consuming.commands import Subscribe
+from windshift.server.events.consuming.pulls import LARGEST_LIMIT
+from windshift.server.events.consuming.session import Kind
 
 Unique = Callable[[], str]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windshift.server.events.dead_letter_codec import (
+from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
     Entry,
     Event,
@@ -20,7 +20,14 @@ from windshift.server.events.dead_letter_codec import (
     pack,
     read_entry,
 )
-from windshift.server.events.dead_letters import Cause, DeadLetter, Failure, LetterId, id_text, read_id
+from windshift.server.events.dead_letters.letters import (
+    Cause,
+    DeadLetter,
+    Failure,
+    LetterId,
+    id_text,
+    read_id,
+)
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.headers import MAX_BLOCK, encoded_size
 from windshift.server.nats.stored import Stored, split_headers

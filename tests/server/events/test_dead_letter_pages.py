@@ -10,9 +10,9 @@ import pytest
 from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
-from windshift.server.events.dead_letter_codec import Entry, Event
-from windshift.server.events.dead_letter_pages import Chosen, LetterFilter, choose, scan_query
-from windshift.server.events.dead_letters import STREAM, Cause, DeadLetter, LetterId
+from windshift.server.events.dead_letters.codec import Entry, Event
+from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, LetterId
+from windshift.server.events.dead_letters.pages import Chosen, LetterFilter, choose, scan_query
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.timestamps import Time, from_unix_ns
 
@@ -42,7 +42,7 @@ def test_the_last_page_says_so() -> None:
 def test_more_is_left() -> None:
     """What was not scanned comes after the last entry that was, whether that passed or not."""
     some = LetterFilter(causes=frozenset({Cause.REJECTED}))
-    scanned: list[Entry | int] = [entry(3), entry(7, cause=Cause.UNREADABLE), 9]
+    scanned: list[Entry | int] = [entry(3), entry(7, cause=Cause.MAX_ATTEMPTS), 9]
     assert positions(choose(scanned, 1, some, 5, 100, with_data=True)) == ([3], 9)
 
 
@@ -126,7 +126,7 @@ async def test_filters(keeper: Keeper, unique: Unique) -> None:
     begun = time_ns()
     await keeper.given_up(first, 2)
     await keeper.given_up(first, 2, "other", cause=Cause.MAX_ATTEMPTS)
-    await keeper.given_up(second, 2, cause=Cause.UNREADABLE)
+    await keeper.given_up(second, 2, cause=Cause.MAX_ATTEMPTS)
     seq = await keeper.publish(f"{second}.a", b"9", {"WS-Data-Type": "acme.v1.Order"})
     await keeper.store.write(await keeper.failure(second, seq), in_seconds(5))
 
@@ -138,10 +138,10 @@ async def test_filters(keeper: Keeper, unique: Unique) -> None:
     assert await found(ALL) == [(first, "c")] * 2 + [(first, "other")] * 2 + [(second, "c")] * 3
     assert await found(LetterFilter(first)) == [(first, "c")] * 2 + [(first, "other")] * 2
     assert await found(LetterFilter(first, "other")) == [(first, "other")] * 2
-    causes = frozenset({Cause.MAX_ATTEMPTS, Cause.UNREADABLE})
+    causes = frozenset({Cause.MAX_ATTEMPTS})
     assert await found(LetterFilter(causes=causes)) == [(first, "other")] * 2 + [(second, "c")] * 2
     assert await found(LetterFilter(type_name="acme.v1.Order")) == [(second, "c")]
-    assert await found(LetterFilter(first, causes=frozenset({Cause.UNREADABLE}))) == []
+    assert await found(LetterFilter(first, "c", causes=frozenset({Cause.MAX_ATTEMPTS}))) == []
     assert len(await found(LetterFilter(since_ns=begun))) == 7
     assert await found(LetterFilter(since_ns=begun + 10 * MINUTE)) == []
     assert await found(LetterFilter(until_ns=begun)) == []
@@ -161,8 +161,8 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     for number in range(1_250):  # entries that cannot be read count, too
         keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1")
     await eventually(keeper.entries, 1_251)
-    await keeper.given_up(stream, 1, cause=Cause.UNREADABLE)
-    pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.UNREADABLE})), 10, 1000)
+    await keeper.given_up(stream, 1, cause=Cause.MAX_ATTEMPTS)
+    pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.MAX_ATTEMPTS})), 10, 1000)
     assert [len(page) for page in pages] == [0, 0, 1]
     assert await keeper.store.count(stream, "c", in_seconds(5)) == 1_252
     assert len(await keeper.store.recall(stream, "c", in_seconds(5))) == 1_252

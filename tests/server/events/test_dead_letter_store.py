@@ -15,9 +15,9 @@ from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable, StreamFull
-from windshift.server.events.dead_letter_codec import entry_subject
-from windshift.server.events.dead_letter_store import LetterFilter, Written
-from windshift.server.events.dead_letters import STREAM, Cause, LetterId
+from windshift.server.events.dead_letters.codec import entry_subject
+from windshift.server.events.dead_letters.letters import STREAM, Cause, LetterId
+from windshift.server.events.dead_letters.store import LetterFilter, Written
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.notes import DEAD
 from windshift.server.nats.stored import read_exactly
@@ -95,7 +95,7 @@ async def test_an_answer_that_was_lost(
     keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A write that finds in its way what it stored itself has written it, and leaves it as it is."""
-    monkeypatch.setattr("windshift.server.events.dead_letter_writer.secrets.token_hex", lambda _: "same")
+    monkeypatch.setattr("windshift.server.events.dead_letters.writer.secrets.token_hex", lambda _: "same")
     stream = await keeper.broker.stream(unique())
     data = bytes(keeper.broker.connection.max_payload)
     for body, entries in ((b"small", 1), (data, 3)):

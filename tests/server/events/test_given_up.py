@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from windshift.server.errors import StreamFull
-from windshift.server.events.dead_letters import Cause, DeadLetter, Failure, LetterId
-from windshift.server.events.given_up import GivenUp
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure, LetterId
 from windshift.server.nats.deliveries import StreamSeq
 from windshift.server.nats.timestamps import Time
 from windshift.server.telemetry.log_text import fields_of
@@ -56,7 +56,7 @@ def test_a_dead_letter(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted by its cause; the record says which event it was, and nothing of its data."""
     given_up = GivenUp()
     given_up.kept(letter(f"00-{TRACE}-{SPAN}-01"))
-    assert given_up.letters == {"MAX_ATTEMPTS": 1, "REJECTED": 0, "UNREADABLE": 0}
+    assert given_up.letters == {"MAX_ATTEMPTS": 1, "REJECTED": 0}
     assert records(caplog) == [("WARNING", "an event became a dead letter", TOLD | EVENT)]
     assert "secret" not in str(vars(caplog.records[0]))
 
@@ -72,7 +72,7 @@ def test_an_event_that_was_dropped(caplog: pytest.LogCaptureFixture) -> None:
     given_up = GivenUp()
     given_up.dropped(FAILURE, "ORDERS.new", "acme.v1.Order", f"00-{TRACE}-{SPAN}-01")
     given_up.dropped(FAILURE._replace(cause=Cause.REJECTED, reason="", error_type=""))
-    assert given_up.drops == {"MAX_ATTEMPTS": 1, "REJECTED": 1, "UNREADABLE": 0, "GONE": 0}
+    assert given_up.drops == {"MAX_ATTEMPTS": 1, "REJECTED": 1, "GONE": 0}
     bare = {name: TOLD[name] for name in ("stream", "consumer", "event_id", "attempts")}
     assert records(caplog) == [
         ("WARNING", "an event was dropped without a dead letter", TOLD | EVENT),

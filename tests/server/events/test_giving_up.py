@@ -14,12 +14,12 @@ from tests.server.events.consuming import Consuming, Outcome, Worker, prepare
 from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.events.commands import Action, Reject
-from windshift.server.events.dead_lettering import DeadLettering
-from windshift.server.events.dead_letters import STREAM, Cause, LetterId
-from windshift.server.events.given_up import GivenUp
+from windshift.server.events.consuming.commands import Action, Reject
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.session import Kind
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.letters import STREAM, Cause, LetterId
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
-from windshift.server.events.session import Kind
 from windshift.server.nats.deliveries import StreamSeq
 
 Unique = Callable[[], str]

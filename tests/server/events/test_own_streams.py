@@ -11,7 +11,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
-from windshift.server.events.own_streams import Conflict, OwnStream, changed_config
+from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream, changed_config
 from windshift.server.nats.writes import Writes
 
 Unique = Callable[[], str]

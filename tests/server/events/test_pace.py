@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from windshift.server.events.pace import AT_ONCE, Pace, groups, together
+from windshift.server.events.dead_letters.pace import AT_ONCE, Pace, groups, together
 
 
 @pytest.mark.parametrize(("rate", "most"), [(1, 1), (20, 1), (100, 5), (10_000, AT_ONCE)])

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windshift.server.errors import InvalidField
-from windshift.server.events.dead_letter_store import LetterFilter
-from windshift.server.events.dead_letters import Cause
-from windshift.server.events.page_tokens import BEGINNING, Place, read_token, write_token
+from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.dead_letters.page_tokens import BEGINNING, Place, read_token, write_token
+from windshift.server.events.dead_letters.store import LetterFilter
 
 ALL = LetterFilter()
 SOME = LetterFilter("s", "c", frozenset({Cause.REJECTED, Cause.MAX_ATTEMPTS}), "acme.v1.Order", 1, 2)

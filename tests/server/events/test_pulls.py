@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import inf
 
-from windshift.server.events.pulls import LARGEST_LIMIT, PAUSE, SMALLEST_LIMIT, Pull, Pulls
-from windshift.server.events.window import Window
+from windshift.server.events.consuming.pulls import LARGEST_LIMIT, PAUSE, SMALLEST_LIMIT, Pull, Pulls
+from windshift.server.events.consuming.window import Window
 from windshift.server.nats.deliveries import Delivery, Ended, StreamSeq
 from windshift.server.nats.timestamps import Time
 

@@ -11,13 +11,13 @@ import pytest
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.support.broker import Broker, in_seconds
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, StreamFull, WindshiftError
-from windshift.server.events.dead_letter_store import DeadLetterStore, LetterFilter
-from windshift.server.events.dead_letters import Cause, LetterId
-from windshift.server.events.given_up import GivenUp
-from windshift.server.events.page_tokens import BEGINNING, Place
-from windshift.server.events.purging import Purged, Purging
-from windshift.server.events.replaying import Replayed, Replaying, ReplayOrder
-from windshift.server.events.replays import Replays
+from windshift.server.events.dead_letters.given_up import GivenUp
+from windshift.server.events.dead_letters.letters import Cause, LetterId
+from windshift.server.events.dead_letters.page_tokens import BEGINNING, Place
+from windshift.server.events.dead_letters.purging import Purged, Purging
+from windshift.server.events.dead_letters.replaying import Replayed, Replaying, ReplayOrder
+from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
 from windshift.server.nats.consumers import ConsumerApi
 
 Unique = Callable[[], str]

@@ -14,8 +14,8 @@ from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable
-from windshift.server.events.dead_letters import LetterId
-from windshift.server.events.replays import STREAM, read_pointer
+from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.dead_letters.replays import STREAM, read_pointer
 from windshift.server.nats.deliveries import StreamSeq, read_delivery
 from windshift.server.nats.notes import REPLAY
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from windshift.server.events.session import MOST_UNCONFIRMED, Errand, Kind, Session
-from windshift.server.events.window import Window
+from windshift.server.events.consuming.session import MOST_UNCONFIRMED, Errand, Kind, Session
+from windshift.server.events.consuming.window import Window
 from windshift.server.nats.deliveries import StreamSeq
 
 

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windshift.server.events.pulls import Pulls
-from windshift.server.events.session import Confirmation, Errand, Kind, Session
-from windshift.server.events.window import MARGIN, Window
+from windshift.server.events.consuming.pulls import Pulls
+from windshift.server.events.consuming.session import Confirmation, Errand, Kind, Session
+from windshift.server.events.consuming.window import MARGIN, Window
 from windshift.server.nats.deliveries import Ended, StreamSeq
 
 CONFIRM_TIMEOUT = 5.0

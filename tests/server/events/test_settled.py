@@ -1,7 +1,7 @@
 from __future__ import annotations
 
+from windshift.server.events.consuming.settled import AFTERWARDS, GENERATION, Settled, SettledByConsumer
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.settled import AFTERWARDS, GENERATION, Settled, SettledByConsumer
 from windshift.server.nats.deliveries import StreamSeq
 
 

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from windshift.server.events.slots import INTERVAL, LONG_NS, MOST, OFTEN, Slots, enough_slots
+from windshift.server.events.consuming.slots import INTERVAL, LONG_NS, MOST, OFTEN, Slots, enough_slots
 from windshift.server.nats.consumers import ConsumerState
 
 

@@ -13,9 +13,9 @@ import pytest
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.support.broker import Broker, in_seconds
 from windshift.server.errors import BrokerUnavailable, InvalidField
-from windshift.server.events.dead_letter_store import DeadLetterStore, LetterFilter, Page
-from windshift.server.events.dead_letters import Cause, DeadLetter
-from windshift.server.events.watching import (
+from windshift.server.events.dead_letters.letters import Cause, DeadLetter
+from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter, Page
+from windshift.server.events.dead_letters.watching import (
     Watch,
     WatchOptions,
     WatchPosition,
@@ -149,7 +149,7 @@ async def test_nothing_new_costs_one_question(keeper: Keeper, unique: Unique) ->
     """Where nothing was written nothing is read; what concerns others is read for a while only."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
     await keeper.given_up(stream, 1)
-    which = LetterFilter(stream, causes=frozenset({Cause.UNREADABLE}))
+    which = LetterFilter(stream, causes=frozenset({Cause.MAX_ATTEMPTS}))
     async with watching(keeper, which, reader) as store:
         await store.look()
         assert store.pages == 0
@@ -161,7 +161,7 @@ async def test_nothing_new_costs_one_question(keeper: Keeper, unique: Unique) ->
         for _ in range(3):
             await store.look()
         assert store.pages == pages
-        (other,) = await keeper.given_up(stream, 1, cause=Cause.UNREADABLE)
+        (other,) = await keeper.given_up(stream, 1, cause=Cause.MAX_ATTEMPTS)
         assert (await reader.next()).failure == other.failure
 
 

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from windshift.server.events.window import Held, Window
+from windshift.server.events.consuming.window import Held, Window
 from windshift.server.nats.deliveries import StreamSeq
 
 

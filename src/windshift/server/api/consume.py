@@ -10,7 +10,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, 
 from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.errors import InvalidField
-from windshift.server.events.commands import (
+from windshift.server.events.consuming.commands import (
     LONGEST_ERROR_TYPE,
     LONGEST_REASON,
     Ack,
@@ -21,9 +21,9 @@ from windshift.server.events.commands import (
     Subscribe,
     check_ids,
 )
-from windshift.server.events.consume import Subscription
-from windshift.server.events.parties import Broker, ConsumeOptions
-from windshift.server.events.session import Confirmation, Kind
+from windshift.server.events.consuming.consume import Subscription
+from windshift.server.events.consuming.parties import Broker, ConsumeOptions
+from windshift.server.events.consuming.session import Confirmation, Kind
 from windshift.server.nats.deliveries import Delivery, StreamSeq
 
 TYPE_URL_PREFIX = "type.googleapis.com/"

@@ -9,13 +9,13 @@ from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number, unix_ns
 from windshift.server.api.letters import CAUSES, letter_message
 from windshift.server.errors import InvalidField
-from windshift.server.events.dead_letter_store import DeadLetterStore, LetterFilter
-from windshift.server.events.dead_letters import Cause, DeadLetter, LetterId, id_text, read_id
-from windshift.server.events.letter_pages import LetterPages
-from windshift.server.events.page_tokens import read_token, write_token
-from windshift.server.events.purging import Purging
-from windshift.server.events.replaying import Replayed, Replaying, ReplayOrder
-from windshift.server.events.watching import Watch, WatchOptions, read_position, write_position
+from windshift.server.events.dead_letters.letters import Cause, DeadLetter, LetterId, id_text, read_id
+from windshift.server.events.dead_letters.listing import LetterPages
+from windshift.server.events.dead_letters.page_tokens import read_token, write_token
+from windshift.server.events.dead_letters.purging import Purging
+from windshift.server.events.dead_letters.replaying import Replayed, Replaying, ReplayOrder
+from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
+from windshift.server.events.dead_letters.watching import Watch, WatchOptions, read_position, write_position
 from windshift.server.nats.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]

@@ -14,8 +14,8 @@ from windshift.server.api.fields import timestamp
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
+from windshift.server.events.consuming.parties import Broker, ConsumeOptions
 from windshift.server.events.model import PublishRequest
-from windshift.server.events.parties import Broker, ConsumeOptions
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
 from windshift.server.telemetry.context import TraceContext

@@ -8,14 +8,13 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.server.api.consume import TYPE_URL_PREFIX
-from windshift.server.events.dead_letters import Cause, DeadLetter, id_text
+from windshift.server.events.dead_letters.letters import Cause, DeadLetter, id_text
 from windshift.server.nats.timestamps import Time, from_unix_ns
 
 CAUSES: Final[dict[int, Cause | None]] = {
     pb.CAUSE_UNSPECIFIED: None,
     pb.CAUSE_MAX_ATTEMPTS: Cause.MAX_ATTEMPTS,
     pb.CAUSE_REJECTED: Cause.REJECTED,
-    pb.CAUSE_UNREADABLE: Cause.UNREADABLE,
 }
 _NUMBERS: Final = {cause: number for number, cause in CAUSES.items()}
 

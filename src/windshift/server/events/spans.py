@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from windshift.server.events.consuming.session import Errand, Kind
 from windshift.server.events.model import PublishRequest
-from windshift.server.events.session import Errand, Kind
 from windshift.server.nats.deliveries import TERMINATE, Delivery
 from windshift.server.nats.jetstream import PubAck
 from windshift.server.nats.replies import NoReply, Outcome

@@ -130,7 +130,7 @@ def read_delivery(message: Msg) -> Delivery:
 
 
 def stored_at(reply: str) -> int:
-    """Say when the stream stored a delivered message, in nanoseconds since 1970; `reply` is the delivery's."""
+    """Say when the stream stored a delivered message, in nanoseconds since 1970, by the delivery's reply."""
     tokens = reply.split(".")
     return int(tokens[7] if len(tokens) == 9 else tokens[9])
 

@@ -13,11 +13,9 @@ class Cause(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     CAUSE_UNSPECIFIED: _ClassVar[Cause]
     CAUSE_MAX_ATTEMPTS: _ClassVar[Cause]
     CAUSE_REJECTED: _ClassVar[Cause]
-    CAUSE_UNREADABLE: _ClassVar[Cause]
 CAUSE_UNSPECIFIED: Cause
 CAUSE_MAX_ATTEMPTS: Cause
 CAUSE_REJECTED: Cause
-CAUSE_UNREADABLE: Cause
 
 class Filter(_message.Message):
     __slots__ = ("stream", "consumer", "causes", "type", "since", "until")
