@@ -453,6 +453,7 @@ class Attachment:
         """Note that the broker may have lost what it was told last: another of its servers speaks now."""
         self._triage.lose()
         self._triage.recover(now, self._following.found.timeout.total_seconds())
+        self._following.stale |= self._triage.policy.dead_letters
 
     def _lose(self) -> None:
         self._window.lose_requests()

@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Final
+from functools import partial
+from typing import Final, TypeAlias
 
 from windshift.server.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.attempts import FailedAttempts
@@ -22,11 +23,18 @@ from windshift.server.events.dead_letters.letters import Cause, Failure, LetterI
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, Written
 from windshift.server.events.model import ConsumerKey
+from windshift.server.nats.consumers import ConsumerState
 from windshift.server.nats.deliveries import StreamSeq, stored_at
 from windshift.server.nats.jetstream import RefusedByBroker
 from windshift.server.nats.notes import REPLAY, Notes
 
 log = logging.getLogger(__name__)
+
+Letters: TypeAlias = Mapping[StreamSeq, int]
+"""Events that are dead letters, by id, and when their stream stored them in nanoseconds since 1970."""
+
+RECALLED_FOR: Final = 5.0
+"""Seconds for which an answer counts, while nothing happens to the broker."""
 
 LOOK_INTERVAL: Final = 30.0
 """Seconds between two looks at the replays that are outstanding."""
@@ -51,6 +59,36 @@ class DeadLettering:
     told: GivenUp
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
+    _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
+
+    async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:
+        """Say which events of a consumer are dead letters, but for those before its first unsettled one.
+
+        Calls that begin at about the same time, as after a reconnect, are answered by one request. Raise
+        `BrokerUnavailable` or `RefusedByBroker`.
+        """
+        key = consumer, state.created
+        recall = self._recalls.get(key)
+        if recall is None:
+            recall = self._recalls[key] = asyncio.create_task(
+                self._recall(consumer, state.settled_to, deadline)
+            )
+            recall.add_done_callback(partial(self._recalled, key))
+        return await asyncio.shield(recall)
+
+    async def _recall(self, consumer: ConsumerKey, settled_to: int, deadline: float) -> Letters:
+        letters = await self.store.recall(*consumer, deadline)
+        return {seq: stored_ns for seq, stored_ns in letters if seq > settled_to}
+
+    def _recalled(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
+        if recall.cancelled() or recall.exception() is not None:
+            self._recalls.pop(key, None)
+        else:
+            recall.get_loop().call_later(RECALLED_FOR, self._recalls.pop, key, None)
+
+    def forget_recalls(self) -> None:
+        """Ask the broker again: it may have forgotten something."""
+        self._recalls.clear()
 
     async def look_for_replays(self) -> None:
         """Tell of outstanding replays from time to time, should a note about one have been lost."""

@@ -112,8 +112,7 @@ class Triage:
         """
         self._dead = {}
         if self.policy.dead_letters:
-            letters = await self.shared.store.recall(*self._consumer, deadline)
-            self._dead = {seq: stored_ns for seq, stored_ns in letters if seq > state.settled_to}
+            self._dead = dict(await self.shared.recall(self._consumer, state, deadline))
 
     def settle(self, seq: StreamSeq, now: float) -> None:
         """Note that the broker has confirmed a settlement."""
@@ -128,6 +127,7 @@ class Triage:
     def lose(self) -> None:
         """Note that the broker may forget what was settled just now."""
         self._settled.lose()
+        self.shared.forget_recalls()
 
     def recover(self, now: float, timeout: float) -> None:
         """Note that the broker is back; `timeout` is the consumer's, in seconds."""

@@ -1,0 +1,90 @@
+"""Which events are dead letters is asked for once for many calls, and again when that is in doubt."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, cast
+
+import pytest
+
+from windshift.server.errors import BrokerUnavailable
+from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.model import ConsumerKey
+from windshift.server.nats.consumers import ConsumerState
+
+KEY = ConsumerKey("S", "c")
+STATE = ConsumerState({}, "today", 0, 0, 5)
+
+
+class Store:
+    """Answers a recall, or fails it, and counts."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.failing = False
+
+    async def recall(self, stream: str, consumer: str, deadline: float) -> frozenset[tuple[int, int]]:
+        self.asked += 1
+        await asyncio.sleep(0)
+        if self.failing:
+            raise BrokerUnavailable
+        return frozenset({(5, 50), (6, 60)})
+
+
+def shared(store: Store) -> DeadLettering:
+    """Share this store between calls."""
+    unused = cast("Any", None)
+    return DeadLettering(cast("Any", store), unused, unused, unused)
+
+
+async def test_one_question_for_many_calls() -> None:
+    """Calls that begin together get one answer, without what is settled anyway."""
+    letters, store = {6: 60}, Store()
+    some = shared(store)
+    assert await asyncio.gather(*(some.recall(KEY, STATE, 1.0) for _ in range(3))) == [letters] * 3
+    assert await some.recall(KEY, STATE, 1.0) == letters
+    assert store.asked == 1
+
+
+async def test_other_consumers_are_asked_for_on_their_own() -> None:
+    """So is one that was made anew under the name."""
+    store = Store()
+    some = shared(store)
+    await some.recall(KEY, STATE, 1.0)
+    await some.recall(ConsumerKey("S", "d"), STATE, 1.0)
+    await some.recall(KEY, ConsumerState({}, "tomorrow", 0, 0, 0), 1.0)
+    assert store.asked == 3
+
+
+async def test_asked_again_after_a_doubt() -> None:
+    """What the broker said before it may have forgotten something does not count."""
+    store = Store()
+    some = shared(store)
+    await some.recall(KEY, STATE, 1.0)
+    some.forget_recalls()
+    await some.recall(KEY, STATE, 1.0)
+    assert store.asked == 2
+
+
+async def test_failures_are_not_kept() -> None:
+    """All calls that wait learn of a failure, and the next one asks again."""
+    store = Store()
+    some = shared(store)
+    store.failing = True
+    failed = await asyncio.gather(*(some.recall(KEY, STATE, 1.0) for _ in range(2)), return_exceptions=True)
+    assert [type(error) for error in failed] == [BrokerUnavailable] * 2
+    store.failing = False
+    assert await some.recall(KEY, STATE, 1.0) == {6: 60}
+
+
+async def test_a_call_that_ends_takes_nothing_from_others() -> None:
+    """One that is cancelled while it waits does not end the question."""
+    store = Store()
+    some = shared(store)
+    first = asyncio.create_task(some.recall(KEY, STATE, 1.0))
+    second = asyncio.create_task(some.recall(KEY, STATE, 1.0))
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == {6: 60}
+    with pytest.raises(asyncio.CancelledError):
+        await first
