@@ -13,9 +13,9 @@ _PLAIN_INTERVAL = 15.0
 class Progress:
     """Shows how a scenario goes."""
 
-    def __init__(self, out: TextIO = sys.stdout, width: int = 110) -> None:
-        self._out = out
-        self._live = out.isatty()
+    def __init__(self, out: TextIO | None = None, width: int = 110) -> None:
+        self._out = sys.stdout if out is None else out
+        self._live = self._out.isatty()
         self._width = width
         self._name = ""
         self._started = self._written = 0.0

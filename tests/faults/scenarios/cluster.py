@@ -144,8 +144,14 @@ async def cluster(run: Run) -> None:
         async with connections(run.history, 4, *addresses) as made, targets(run.history, servers) as places:
             await ensure_stream(made[0], "orders")
             await ensure_consumer(made[0], "orders")
+            await ensure_consumer(made[0], "orders", "o")
             consumption = Consumption(run.history, "orders", "c")
+            order = checks.Order()
+            ordered = Consumption(
+                run.history, "orders", "o", keep=False, watch=lambda each: run.check(order.see(each))
+            )
             subscribers = [Subscriber(f"s{n}", consumption, places[n:] + places[:n]) for n in range(2)]
+            subscribers.append(Subscriber("o", ordered, places))
             for subscriber in subscribers:
                 subscriber.start()
                 await subscriber.ready()
@@ -153,7 +159,8 @@ async def cluster(run: Run) -> None:
                 for number in range(PUBLISHERS):
                     workers.add(publish_on(workers, made[number % 4], f"p{number}", "orders", pause=0.01))
                 await strike_all(run, Rounds(run, nodes, servers))
-            await finish(run, consumption, subscribers, nodes[0].url)
+            await finish(run, ordered, subscribers[2:], nodes[0].url)
+            await finish(run, consumption, subscribers[:2], nodes[0].url)
         stored = await read_stream(nodes[0].url, "orders")
         check_stream(run, "orders", stored)
         check_consuming(run, stored)

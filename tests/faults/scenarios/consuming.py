@@ -56,7 +56,7 @@ def check_consuming(run: Run, stored: Mapping[int, Stored]) -> None:
     )
     run.count("acks that failed for now", sum(each.told is Told.FAILED for each in history.settlements))
     run.count("under way when confirmed", again.crossed)
-    run.count("forgotten by a killed nats-server and its killed server", again.forgotten)
+    run.count("forgotten by a killed nats-server", again.forgotten)
 
 
 async def consume_through(
