@@ -45,6 +45,8 @@ class Books:
             raise Wrong("the total in the store is not what was published")
         if not any(worker.rejected for worker in self.workers):
             raise Wrong("nobody rejected anything")
+        if not any(worker.given_up for worker in self.workers):
+            raise Wrong("nobody gave up on anything")
         if not any(worker.pings for worker in self.workers):
             raise Wrong("nobody asked for more time")
 
@@ -82,6 +84,7 @@ async def do_business(channel: Channel, server: Server, tell: Narration) -> Book
             group.create_task(worker.run(), name=worker.name)
             await worker.subscribed.wait()
         published = await publish(shop, tell)
+        await look_after_dead_letters(shop, tell)
         await progress.done.wait()
         second.leave()
         await second.left.wait()
@@ -106,6 +109,15 @@ async def publish(shop: Shop, tell: Narration) -> dict[int, int]:
     if again not in worth or len(worth) != ORDERS:
         raise Wrong("every order was to be one event, published twice or not")
     return worth
+
+
+async def look_after_dead_letters(shop: Shop, tell: Narration) -> None:
+    """Wait for the orders that nobody can count, see to the reason, and have them delivered again."""
+    hopeless = sum(order.customer in shop.without_account for order in make_orders(ORDERS))
+    for letter in await shop.dead_letters(hopeless):
+        tell("shop", f"finds a dead letter, event {letter.event.id}: {letter.error_type}, {letter.reason}")
+    shop.without_account.clear()
+    tell("shop", f"opened the account; replays {await shop.replay()} dead letters to the consumer")
 
 
 def main() -> int:

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 from examples.orders._gen.shop.orders.v1.orders_pb2 import OrderPlaced, RunningTotal
 from examples.orders.narration import Narration
 from examples.orders.orders import cents
-from windshift.protos import events, state
+from windshift.protos import deadletters, events, state
 from windshift.rpc import Channel, RpcError, StatusCode
 
 STREAM, CONSUMER, STORE, KEY = "orders", "accounting", "accounting", "total"
@@ -20,8 +20,10 @@ PROCESSING_TIMEOUT = 2
 """Seconds in which a worker must settle an event, or ask for more time."""
 
 _EVENTS = events.DESCRIPTOR.services_by_name["EventsService"].methods_by_name
+_DEAD_LETTERS = deadletters.DESCRIPTOR.services_by_name["DeadLettersService"].methods_by_name
 _STATE = state.DESCRIPTOR.services_by_name["StateService"].methods_by_name
 _TIMEOUT = 10.0
+_GIVEN_UP = deadletters.Filter(stream=STREAM, consumer=CONSUMER)
 
 
 class Shop:
@@ -30,6 +32,8 @@ class Shop:
     def __init__(self, channel: Channel, tell: Narration) -> None:
         self._channel = channel
         self._tell = tell
+        self.without_account = {"west"}
+        """Customers whose orders nobody can count yet."""
 
     async def set_up(self) -> None:
         """Ensure what is needed; all of it may be there already."""
@@ -56,6 +60,21 @@ class Shop:
             subject="orders.placed", data=data, idempotency_key=order.order_id
         )
         return int((await self._call(_EVENTS["Publish"], request)).id)
+
+    async def dead_letters(self, count: int) -> list[deadletters.DeadLetter]:
+        """Watch the orders that the workers give up on, until there are so many."""
+        letters: list[deadletters.DeadLetter] = []
+        async with self._channel.stream(_DEAD_LETTERS["Watch"], deadletters.WatchResponse) as call:
+            call.send(deadletters.WatchRequest(filter=_GIVEN_UP, existing=True))
+            call.close_send()
+            while len(letters) < count:
+                letters.append((await anext(aiter(call))).dead_letter)
+        return letters
+
+    async def replay(self) -> int:
+        """Have those orders delivered again, to the consumer that gave up on them; tell how many."""
+        request = deadletters.ReplayRequest(filter=_GIVEN_UP)
+        return int((await self._call(_DEAD_LETTERS["Replay"], request)).replayed)
 
     async def total(self) -> RunningTotal:
         """Read the running total."""

@@ -73,7 +73,7 @@ class Worker:
         self._held: set[int] = set()
         self._confirmations: deque[asyncio.Future[Confirmation]] = deque()
         self._seen = self._counted = self._conflicts = 0
-        self.rejected = self.pings = 0
+        self.rejected = self.given_up = self.pings = 0
         self.subscribed = asyncio.Event()
         self.left = asyncio.Event()
         self._ending = ""
@@ -84,6 +84,8 @@ class Worker:
         parts = [f"counted {self._counted}"]
         if self.rejected:
             parts.append(f"rejected {self.rejected} for a while")
+        if self.given_up:
+            parts.append(f"gave up on {self.given_up}")
         if self.pings:
             parts.append(f"asked {self.pings} times for more time")
         if self._conflicts:
@@ -165,6 +167,9 @@ class Worker:
     async def _handle(self, event: events.Event, order: OrderPlaced) -> None:
         self._seen += 1
         is_new = event.delivery_attempt == 1
+        if order.customer in self._shop.without_account:
+            await self._give_up(event, order)
+            return
         if self._rejects_every and is_new and self._seen % self._rejects_every == 1:
             await self._reject(event, order)
             return
@@ -196,6 +201,19 @@ class Worker:
             self.name,
             f"rejected {order.order_id}: not paid yet, to come again in {_DELAY.total_seconds():g} s",
         )
+
+    async def _give_up(self, event: events.Event, order: OrderPlaced) -> None:
+        reason = f"customer {order.customer} has no account"
+        reject = events.EventsRequest.Reject(
+            ids=[event.id],
+            action=events.EventsRequest.REJECT_ACTION_DEAD_LETTER,
+            reason=reason,
+            error_type="NoAccount",
+        )
+        await self._ask(events.EventsRequest(reject=reject))
+        self._held.discard(event.id)
+        self.given_up += 1
+        self._tell(self.name, f"gave up on {order.order_id}: {reason}")
 
     async def _take_long(self, order: OrderPlaced) -> None:
         """Work longer than the consumer allows, and keep everything that is held meanwhile."""
