@@ -21,10 +21,10 @@ class Call:
 
 @pytest.mark.parametrize(
     ("allowed", "answered"),
-    [(0.1, 0.09), (1, 0.9), (10, 9.9), (1e9, LONGEST - 0.1), (None, UNSAID), (0, 0)],
+    [(0.1, 0.09), (1, 0.9), (2, 1.88), (10, 9.8), (1e9, LONGEST * 0.99 - 0.1), (None, UNSAID), (0, 0)],
 )
 def test_a_little_before_the_deadline(allowed: float | None, answered: float) -> None:
-    """The answer leaves a tenth of the time, and at most 0.1 s, before the client stops waiting.
+    """The answer comes a tenth of the time before its end, or at most 0.1 s and a hundredth of it.
 
     A client that does not say how long it waits is answered nevertheless.
     """
@@ -35,3 +35,9 @@ def test_a_little_before_the_deadline(allowed: float | None, answered: float) ->
 def test_without_a_deadline() -> None:
     """A call without a deadline counts as one with 15 seconds, as the API says."""
     assert answer_by(cast("ServerCall", Call(100, None))) == 115
+
+
+@pytest.mark.parametrize(("meant", "sent"), [(2, 2.01), (10, 10.1), (100, 101)])
+def test_timeouts_that_were_rounded_up(meant: float, sent: float) -> None:
+    """A client may round its timeout up by as much as a hundredth, and wait no longer than was meant."""
+    assert answer_by(cast("ServerCall", Call(100, 100 + sent))) <= 100 + meant - 0.09

@@ -14,7 +14,9 @@ UNSAID: Final = 15.0
 hanging."""
 
 _MARGIN: Final = 0.1
-_MARGIN_SHARE: Final = 0.1
+_ROUNDED_UP: Final = 0.01
+"""By how much of it a client's library may round a timeout up: grpcio, for one, sends 10.1 seconds for 10."""
+_LARGEST_SHARE: Final = 0.1
 
 
 def answer_by(call: ServerCall) -> float:
@@ -26,4 +28,5 @@ def answer_by(call: ServerCall) -> float:
     if call.deadline is None:
         return call.started + UNSAID
     allowed = min(call.deadline - call.started, LONGEST)
-    return call.started + allowed - min(_MARGIN, allowed * _MARGIN_SHARE)
+    margin = min(_MARGIN + allowed * _ROUNDED_UP, allowed * _LARGEST_SHARE)
+    return call.started + allowed - margin
