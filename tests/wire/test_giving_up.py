@@ -153,6 +153,35 @@ def test_timeouts_use_attempts_up(client: Client, unique: Unique) -> None:
     assert is_over(client, stream)
 
 
+def test_many_attempts_at_once(client: Client, unique: Unique) -> None:
+    """However many events are retried together, each is one attempt of a client that has room."""
+    stream = client.ensure_stream(unique())
+    consumer(client, stream, attempts=5)
+    for number in range(400):
+        client.publish(f"{stream}.x", str(number))
+    with subscribed(client, stream, window=1000) as call:
+        reject(call, *(event.id for event in call.events(400)))
+        assert {event.delivery_attempt for event in call.events(400)} == {2}
+
+
+def test_no_attempt_but_those_that_a_client_saw(client: Client, unique: Unique) -> None:
+    """Events for which replays leave no room wait until there is some."""
+    stream = client.ensure_stream(unique())
+    consumer(client, stream, attempts=1)
+    for number in range(40):
+        client.publish(f"{stream}.x", str(number))
+    with subscribed(client, stream, window=40) as call:
+        reject(call, *(event.id for event in call.events(40)))
+        replay(client, *(letter.id for letter in listed(client, stream)))
+        replayed = [event.id for event in call.events(40)]
+        later = [client.publish(f"{stream}.x", "later") for _ in range(40)]
+        call.nothing()
+        ack(call, *replayed)
+        assert sorted(event.id for event in call.events(40)) == later
+        ack(call, *later)
+    assert listed(client, stream) == []
+
+
 def test_headers_of_other_programs(client: Client, nats_server: NatsServer, stream: str) -> None:
     """They are kept; those that would control NATS are not, nor do they do anything to the dead letter."""
     headers = {

@@ -50,10 +50,6 @@ confirmations of a whole window: a client that settles all of it before it reads
 hanging."""
 
 
-MOST_WAITING = 16
-"""Deliveries that may wait for room, beside replays."""
-
-
 class Attachment:
     """A client attached to a consumer.
 
@@ -306,7 +302,8 @@ class Attachment:
             self._following.tick()
 
     def _take_in(self, now: float) -> None:
-        """Hold the deliveries that arrived; those that there is no room for wait, or go back."""
+        """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
+        self._take_waiting(now)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             self._pulls.heard(now)
@@ -315,12 +312,14 @@ class Attachment:
                 if self._triage.passes(delivery, now) and (
                     self._backlog or not self._hold(delivery, None, now)
                 ):
-                    self._queue(delivery, None, now)
+                    self._backlog.append((delivery, None, now))
+        self._window.waiting = len(self._backlog) + len(self._triage.undecided)
+
+    def _take_waiting(self, now: float) -> None:
         while self._backlog and self._window.has_room:
             delivery, replay, since = self._backlog.popleft()
             if since + self._following.found.timeout.total_seconds() > now:  # it is not with the broker again
                 self._hold(delivery, replay, since)
-        self._window.waiting = len(self._backlog) + len(self._triage.undecided)
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float) -> bool:
         """Hand a delivery to the client soon; false when there is no room."""
@@ -332,17 +331,10 @@ class Attachment:
         self._unsent.append((delivery, held))
         return True
 
-    def _queue(self, delivery: Delivery, replay: Replay | None, now: float) -> None:
-        """Let a delivery wait for room: replays take some that the broker was asked to fill."""
-        if len(self._backlog) < MOST_WAITING:
-            self._backlog.append((delivery, replay, now))
-        else:
-            self._deliveries.hand_back(delivery.reply)
-
-    def _decided(self, delivery: Delivery | None, replay: Replay | None) -> None:
+    def _decided(self, delivery: Delivery | None, since: float) -> None:
         """Take a delivery that was not decided about when it arrived, or note that it is none any more."""
-        if delivery is not None:
-            self._queue(delivery, replay, self._loop.time())
+        if delivery is not None:  # it was counted all the while, so there is room, but for what replays took
+            self._backlog.append((delivery, None, since))
         self._wake.set()
 
     def _forward(self, now: float) -> None:

@@ -81,7 +81,7 @@ class Following:
         self._doubt = self._deleted = self._looking_up = self._refreshing = False
         self.found = found
         self.stale = found.policy.dead_letters
-        triage.policy = found.policy
+        triage.policy, triage.timeout = found.policy, found.timeout
 
     def doubt(self, *, deleted: bool = False) -> None:
         """Look the consumer up with the next `tick`: it may be gone, or another."""
@@ -140,7 +140,7 @@ class Following:
         self.stale |= found.policy.dead_letters and not self._triage.policy.dead_letters
         self.found = found
         self._window.set_timeout(found.timeout.total_seconds())
-        self._triage.policy = found.policy
+        self._triage.policy, self._triage.timeout = found.policy, found.timeout
         wanted = enough_slots(found.state)
         if wanted is not None:
             await self._raise_slots(found, wanted, deadline)

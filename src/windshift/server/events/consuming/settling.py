@@ -163,8 +163,8 @@ class Settling:
         """
         is_first = errand.held.replay is None
         errand.held.replay = errand.held.replay or Replay(failure.id, 0)
-        self._triage.prolong(errand.reply)
-        kept = await self._shared.keep(failure, errand.confirmation.expires)
+        with self._triage.prolonged(errand.reply, at_once=True):
+            kept = await self._shared.keep(failure, errand.confirmation.expires)
         if kept and is_first:
             self._triage.dead_letter(errand.seq, errand.reply)
         return kept
@@ -173,7 +173,8 @@ class Settling:
         """Remove the dead letter of an event that is settled now."""
         deadline = errand.confirmation.expires
         try:
-            await self._shared.store.delete(replay.id, deadline)
+            with self._triage.prolonged(errand.reply, at_once=True):
+                await self._shared.store.delete(replay.id, deadline)
         except (WindshiftError, RefusedByBroker):
             return False
         return True

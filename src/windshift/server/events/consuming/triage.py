@@ -9,8 +9,11 @@ Most pass at the cost of three comparisons. Those that do not are:
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Final
 
 from windshift.server.errors import WindshiftError
@@ -36,6 +39,9 @@ from windshift.server.nats.timestamps import Time, parse_rfc3339
 
 EPOCH: Final = Time(0, 0)
 
+_SHORTEST_PAUSE: Final = 0.03
+"""Seconds between two messages that prolong a delivery."""
+
 
 class Triage:
     """Decides about the deliveries of one attachment.
@@ -44,6 +50,7 @@ class Triage:
         shared: where dead letters go.
         failures: words the consumer's failures.
         policy: the consumer's.
+        timeout: the consumer's.
         undecided: reply subjects of deliveries that are neither with the client nor settled yet.
 
     Args:
@@ -54,7 +61,8 @@ class Triage:
         created: when it was made, as the broker writes times.
         patience: seconds that a decision may take.
         start: runs something beside the attachment.
-        admit: called with each delivery that reaches the client after all.
+        admit: called with each delivery that reaches the client after all, and since when it is here; or with
+            nothing when one does not.
     """
 
     __slots__ = (
@@ -71,6 +79,7 @@ class Triage:
         "failures",
         "policy",
         "shared",
+        "timeout",
         "undecided",
     )
 
@@ -83,7 +92,7 @@ class Triage:
         created: str,
         patience: float,
         start: Callable[[Coroutine[Any, Any, None]], None],
-        admit: Callable[[Delivery | None, Replay | None], None],
+        admit: Callable[[Delivery | None, float], None],
     ) -> None:
         self.shared = shared
         self._replies = replies
@@ -98,6 +107,7 @@ class Triage:
         self._created = parse_rfc3339(created) or EPOCH
         self._dead: dict[StreamSeq, int] = {}
         self.policy = RetryPolicy()
+        self.timeout = timedelta(seconds=30)
         self.undecided: set[str] = set()
 
     # -- what is known -------------------------------------------------------------------------------
@@ -120,9 +130,25 @@ class Triage:
         if self._dead:
             self._dead.pop(seq, None)
 
-    def prolong(self, reply: str) -> None:
-        """Have a delivery not made again while its dead letter is being written."""
-        self._deliveries.tell(reply, PROGRESS)
+    @contextmanager
+    def prolonged(self, reply: str, *, at_once: bool = False) -> Iterator[None]:
+        """Have a delivery not made again while its event is dealt with, however long that takes."""
+        loop, pause = self._replies.loop, max(self.timeout.total_seconds() / 3, _SHORTEST_PAUSE)
+        timer: asyncio.TimerHandle
+
+        def prolong() -> None:
+            nonlocal timer
+            self._deliveries.tell(reply, PROGRESS)
+            timer = loop.call_later(pause, prolong)
+
+        if at_once:
+            prolong()
+        else:
+            timer = loop.call_later(pause, prolong)
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def lose(self) -> None:
         """Note that the broker may forget what was settled just now."""
@@ -170,19 +196,24 @@ class Triage:
 
     def _decided(self, reply: str) -> None:
         self.undecided.discard(reply)
-        self._admit(None, None)
+        self._admit(None, 0.0)
 
     async def _verify(self, delivery: Delivery) -> None:
         """Pass on another attempt, unless a crash came between a dead letter and the end of its event."""
-        deadline = self._replies.loop.time() + self._patience
+        since = self._replies.loop.time()
         try:
-            letter = await self.shared.store.get(self._id(delivery), deadline)
+            with self.prolonged(delivery.reply):
+                letter = await self.shared.store.get(self._id(delivery), since + self._patience)
         except (WindshiftError, RefusedByBroker):
             self._return(delivery)  # it cannot be told now
             return
         if letter is None or letter.time < self._created:
+            now = self._replies.loop.time()
+            if now - since > self.timeout.total_seconds() / 10:  # the client is to have all of its time
+                self._deliveries.tell(delivery.reply, PROGRESS)
+                since = now
             self.undecided.discard(delivery.reply)
-            self._admit(delivery, None)
+            self._admit(delivery, since)
         else:
             await self._terminate(delivery.reply)
 
@@ -193,9 +224,12 @@ class Triage:
         deadline = self._replies.loop.time() + self._patience
         if not self.policy.dead_letters and replay is None:
             self.shared.told.dropped(failure, delivery.subject, delivery.type_name, delivery.trace_parent)
-        elif not await self.shared.keep(failure, deadline):
-            self._return(delivery)
-            return
+        else:
+            with self.prolonged(delivery.reply):
+                kept = await self.shared.keep(failure, deadline)
+            if not kept:
+                self._return(delivery)
+                return
         self.failures.settled(delivery.id)
         await self._terminate(delivery.reply)
 
