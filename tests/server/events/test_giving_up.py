@@ -18,7 +18,7 @@ from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.session import Kind
 from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.letters import STREAM, Cause, LetterId
+from windshift.server.events.dead_letters.letters import STREAM, Cause, Failure, LetterId
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
 from windshift.server.nats.deliveries import StreamSeq
 
@@ -55,6 +55,17 @@ async def letters(keeper: Keeper, consuming: Consuming) -> dict[int, int]:
         letter = await keeper.get(LetterId(consuming.stream, consuming.consumer, seq, stored_ns))
         found[int(seq)] = letter.failure.replay_count
     return found
+
+
+async def next_of(*workers: Worker) -> Worker:
+    """Wait for an event; return who got it."""
+    async with asyncio.timeout(20):
+        while True:
+            for worker in workers:
+                if not worker.deliveries.empty():
+                    await worker.event()
+                    return worker
+            await asyncio.sleep(0.01)
 
 
 async def only_letter(keeper: Keeper, consuming: Consuming) -> LetterId:
@@ -118,6 +129,28 @@ async def test_a_crash_before_the_event_is_settled(
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0})
         assert worker.deliveries.empty()
         assert await letters(keeper, consuming) == {1: 0}
+
+
+async def test_a_dead_letter_that_takes_longer_than_the_timeout(
+    own_broker: Broker, keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The event is not delivered again meanwhile: somebody else could acknowledge it."""
+    write = keeper.store.write
+
+    async def slowly(failure: Failure, deadline: float) -> object:
+        await asyncio.sleep(0.6)
+        return await write(failure, deadline)
+
+    monkeypatch.setattr(keeper.store, "write", slowly)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)
+    await consuming.publish()
+    async with consuming.worker() as worker, consuming.worker() as other:
+        first = await next_of(worker, other)
+        reject(first, 1, Action.DEAD_LETTER)
+        assert await first.told() == (Kind.REJECT, [1], [], [])
+        assert worker.deliveries.empty()
+        assert other.deliveries.empty()
+        await consuming.settled({"num_ack_pending": 0, "num_redelivered": 0})
 
 
 async def test_deliveries_that_the_broker_forgot(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
