@@ -9,8 +9,10 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from tests.support.broker import QUICK, Broker, connect, in_seconds
@@ -347,3 +349,26 @@ async def test_what_is_forbidden_is_told(tmp_path: Path, caplog: pytest.LogCaptu
         assert "no.a" in caplog.text
     finally:
         server.kill()
+
+
+@pytest.mark.parametrize("mishap", [RuntimeError("unexpected"), asyncio.CancelledError()])
+async def test_a_mishap_while_connecting(
+    own_nats_server: NatsServer, own_broker: Broker, monkeypatch: pytest.MonkeyPatch, mishap: BaseException
+) -> None:
+    """Whatever comes out of nats-py while it connects, it is tried again."""
+    connection, happened = own_broker.connection, list[None]()
+    connect_really = Client.connect
+
+    async def connect_badly(self: Client, *arguments: Any, **options: Any) -> None:
+        if not happened:
+            happened.append(None)
+            raise mishap
+        await connect_really(self, *arguments, **options)
+
+    monkeypatch.setattr(Client, "connect", connect_badly)
+    own_nats_server.kill()
+    await eventually(lambda: not connection.connected)
+    own_nats_server.start()
+    await connection.wait_connected(in_seconds(10))
+    await own_broker.api.call("INFO", None, in_seconds(5))
+    assert happened

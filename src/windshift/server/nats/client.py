@@ -82,6 +82,8 @@ async def open_client(
             await _connect(client, options, server, note, on_ended, on_leaving)
     except BaseException as error:
         await abandon(client, options)
+        if isinstance(error, asyncio.CancelledError) and not _is_cancelled():
+            raise ConnectFailed("the connection failed") from error
         if isinstance(error, NoServersError | TimeoutError) and cause is not None:
             raise explain(cause) from cause
         if isinstance(error, Exception):
@@ -172,11 +174,16 @@ async def abandon(client: Client, options: ConnectionOptions) -> None:
         async with asyncio.timeout(options.close_timeout.total_seconds()):
             await client.close()
     except asyncio.CancelledError:
-        # nats-py lets cancellations of its own tasks out; only one that was meant for us counts.
-        if (task := asyncio.current_task()) is None or task.cancelling():
+        if _is_cancelled():
             raise
     except Exception:  # noqa: BLE001, S110 - it is gone either way, and why does not matter any more
         pass
+
+
+def _is_cancelled() -> bool:
+    """Say whether a cancellation was meant for us: nats-py lets those of its own tasks out."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 _REASONS: Final[tuple[tuple[type[Exception], str, bool], ...]] = (

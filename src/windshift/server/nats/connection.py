@@ -252,10 +252,14 @@ class Connection:
             except TimeoutError:
                 pass
             self._look.clear()
-            if not self.connected:
-                await self._replace_client()
-            elif self._leaving:
-                await self._move()
+            try:
+                if not self.connected:
+                    await self._replace_client()
+                elif self._leaving:
+                    await self._move()
+            except Exception:  # without a watch there would never be a connection again
+                log.exception("the connection to NATS could not be made anew; trying again")
+                await self._pause()
 
     async def _replace_client(self) -> None:
         client, self._client = self._client, None
