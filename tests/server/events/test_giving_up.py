@@ -14,6 +14,7 @@ from tests.server.events.consuming import Consuming, Outcome, Worker, prepare
 from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.session import Kind
@@ -151,6 +152,27 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
         assert worker.deliveries.empty()
         assert other.deliveries.empty()
         await consuming.settled({"num_ack_pending": 0, "num_redelivered": 0})
+
+
+async def test_dead_letters_out_of_reach(
+    own_broker: Broker, keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While nobody can tell whether an event is a dead letter it waits, and no attempt is counted."""
+    get, refusals = keeper.store.get, iter(range(2))
+
+    async def at_last(letter_id: LetterId, deadline: float) -> object:
+        for _ in refusals:
+            raise BrokerUnavailable
+        return await get(letter_id, deadline)
+
+    monkeypatch.setattr(keeper.store, "get", at_last)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        reject(worker, 1)
+        await worker.told()
+        assert (await worker.event()).attempt == 2
 
 
 async def test_deliveries_that_the_broker_forgot(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:

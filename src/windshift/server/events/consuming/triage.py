@@ -19,7 +19,7 @@ from typing import Any, Final
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering, Failures
 from windshift.server.events.consuming.window import Replay
-from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.dead_letters.letters import DeadLetter, LetterId
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.nats.connection import NotConnected
@@ -39,6 +39,10 @@ from windshift.server.nats.timestamps import Time, parse_rfc3339
 
 EPOCH: Final = Time(0, 0)
 
+_ELECTION: Final = 20.0
+"""Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
+_PAUSE: Final = 0.5
+"""Seconds before the broker is asked again."""
 _SHORTEST_PAUSE: Final = 0.03
 """Seconds between two messages that prolong a delivery."""
 
@@ -203,7 +207,7 @@ class Triage:
         since = self._replies.loop.time()
         try:
             with self.prolonged(delivery.reply):
-                letter = await self.shared.store.get(self._id(delivery), since + self._patience)
+                letter = await self._look_up(self._id(delivery), since + _ELECTION)
         except (WindshiftError, RefusedByBroker):
             self._return(delivery)  # it cannot be told now
             return
@@ -216,6 +220,17 @@ class Triage:
             self._admit(delivery, since)
         else:
             await self._terminate(delivery.reply)
+
+    async def _look_up(self, letter_id: LetterId, deadline: float) -> DeadLetter | None:
+        """Read a dead letter, again if need be: to return the delivery would cost its event an attempt."""
+        now = self._replies.loop.time
+        while True:
+            try:
+                return await self.shared.store.get(letter_id, now() + self._patience)
+            except (WindshiftError, RefusedByBroker):
+                if now() > deadline:
+                    raise
+                await asyncio.sleep(_PAUSE)
 
     async def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         letter_id = self._id(delivery) if replay is None else replay.id
