@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 
+import grpc
 import pytest
 
 from tests.support.client import Client
 from tests.support.nats_server import NatsServer
-from tests.support.windshift_process import WindshiftProcess, windshift
+from tests.support.windshift_process import WindshiftProcess, wait_for, windshift
+from tests.wire.consuming import ensure_consumer, subscribed
+from tests.wire.management import ensure_stream
 
 
 @pytest.fixture
@@ -64,3 +68,44 @@ def test_a_port_that_is_not_shared_is_in_use(tmp_path: Path, first: WindshiftPro
     finally:
         other.kill()
     assert "the port is in use" in other.err
+
+
+def test_a_channel_that_comes_back_finds_everything(tmp_path: Path, nats_server: NatsServer) -> None:
+    """After a crash of the server a client goes on with its channel where it was, on the next server."""
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    stream = f"t{secrets.token_hex(6)}"
+    with windshift(tmp_path / "one", NATS_URL=nats_server.url) as server:
+        port = str(server.api_port)
+        client = Client(server.address)
+        ensure_stream(client, stream)
+        ensure_consumer(client, stream, timeout=1)
+        client.ensure_store(stream)
+        revision = client.set(stream, "a", "kept")
+        ids = [client.publish(f"{stream}.a", idempotency_key=f"k{number}") for number in range(3)]
+        with subscribed(client, stream, 10) as call:
+            assert [event.id for event in call.events(3)] == ids
+            call.ack(ids[0])
+            assert call.told()[1] == [ids[0]]
+            server.kill()
+            wait_for(call.call.done)
+            assert call.call.code() is grpc.StatusCode.UNAVAILABLE
+    with windshift(tmp_path / "two", NATS_URL=nats_server.url, GRPC_PORT=port):
+        wait_for(lambda: answers(client, stream))
+        assert client.get(stream, "a").revision == revision
+        assert client.publish(f"{stream}.a", idempotency_key="k2") == ids[2]
+        with subscribed(client, stream, 10) as call:
+            assert {(event.id, event.delivery_attempt) for event in call.events(2)} == {
+                (ids[1], 2),
+                (ids[2], 2),
+            }
+    client.channel.close()
+
+
+def answers(client: Client, store: str) -> bool:
+    """Say whether the client's channel has found a server."""
+    try:
+        client.get(store, "a", timeout=1)
+    except grpc.RpcError:
+        return False
+    return True
