@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -27,6 +28,9 @@ async def play(scenario: Scenario, seed: int, options: Options, progress: Progre
     """Play a scenario once. What its processes wrote is kept only when something was violated."""
     directory = Path(tempfile.mkdtemp(prefix=f"windshift-faults-{scenario.name}-"))
     run = Run(scenario.name, directory, seed, options, progress.say)
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C does: in order
     try:
         await scenario.play(run)
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are played all the same

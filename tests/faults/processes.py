@@ -26,6 +26,8 @@ class Struck:
 
     def __init__(self, name: str, history: History) -> None:
         self.name = name
+        self.wanted = False
+        """Whether it should run."""
         self._history = history
 
     async def _do(self, kind: str, target: str, what: Callable[[], object]) -> None:
@@ -57,22 +59,32 @@ class Node(Struck):
         assert self.server._process is not None
         return self.server._process.pid
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended though it should run."""
+        process = self.server._process
+        return self.wanted and process is not None and process.poll() is not None
+
     async def start(self) -> None:
         """Start it, with the port and the data that it had."""
         await self._do("start", self.name, self.server.start)
+        self.wanted = True
 
     async def kill(self) -> None:
         """SIGKILL."""
+        self.wanted = False
         await self._do("kill", self.name, self.server.kill)
 
     async def stop(self) -> None:
         """SIGTERM, and wait for the end."""
+        self.wanted = False
         await self._do("stop", self.name, self.server.stop)
 
     async def retire(self) -> None:
         """SIGUSR2, the lame duck mode: it hands leaders over, sends clients away, and ends by itself."""
         process = self.server._process
         assert process is not None
+        self.wanted = False
 
         def wait() -> None:
             process.send_signal(signal.SIGUSR2)
@@ -126,21 +138,29 @@ class Server(Struck):
         """What the process that runs, or ran last, has written."""
         return self._process.err
 
+    @property
+    def ended(self) -> bool:
+        """Whether it has ended though it should run."""
+        return self.wanted and self._process.process.poll() is not None
+
     async def start(self) -> None:
         """Start it, and return when it is ready."""
         self._life += 1
         await self._do("start", self.life, self._process.start)
         ports = {"GRPC_PORT": str(self._process.api_port), "HEALTH_PORT": str(self._process.health_port)}
         self._process.environment.update(ports)
+        self.wanted = True
 
     async def kill(self) -> None:
         """SIGKILL."""
+        self.wanted = False
         await self._do("kill", self.life, self._process.kill)
 
     async def kill_with_nats(self) -> None:
         """SIGKILL of the embedded nats-server and of the process at the same moment."""
         pid = self.nats_pid
         assert pid is not None
+        self.wanted = False
 
         def end() -> None:
             os.kill(pid, signal.SIGKILL)
@@ -150,6 +170,7 @@ class Server(Struck):
 
     async def stop(self) -> int:
         """SIGTERM; return the exit status."""
+        self.wanted = False
         statuses: list[int] = []
         await self._do("stop", self.life, lambda: statuses.append(self._process.stop()))
         return statuses[0]
@@ -208,7 +229,7 @@ async def running_node(history: History, directory: Path, config: str = "") -> A
         await node.start()
         yield node
     finally:
-        await node.kill()
+        await end_all([node])
 
 
 @asynccontextmanager
@@ -226,7 +247,7 @@ async def running_cluster(history: History, directory: Path) -> AsyncIterator[li
     try:
         yield nodes
     finally:
-        await asyncio.gather(*(node.kill() for node in nodes))
+        await end_all(nodes)
 
 
 def _cluster(directory: Path) -> list[NatsServer]:
@@ -264,7 +285,15 @@ async def running_servers(
             await server.start()
         yield servers
     finally:
-        await asyncio.gather(*(server.kill() for server in servers))
+        await end_all(servers)
+
+
+async def end_all(processes: Sequence[Node] | Sequence[Server]) -> None:
+    """Kill what still runs. Raise when something had ended by itself: nothing that was seen then counts."""
+    ended = [each.name for each in processes if each.ended]
+    await asyncio.gather(*(each.kill() for each in processes))
+    if ended:
+        raise RuntimeError(f"ended without being told to by this suite: {', '.join(ended)}")
 
 
 # Clients that are to be killed

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import Any
 
 from tests.faults import checks
@@ -53,51 +53,82 @@ def undecided(luck: random.Random) -> Behaviour:
 
 @scenario(
     "last-attempts",
-    "kill -9 of nats-server, then of the server, with events on their last attempt",
+    "kill -9 of nats-server, then of two servers in turn, with events on their last attempt",
 )
 async def last_attempts(run: Run) -> None:
     """End each event acknowledged, or as a dead letter, exactly once."""
-    kills = run.scale(25, 2)
     async with (
-        single(run) as (node, servers),
+        single(run, servers=2) as (node, servers),
         targets(run.history, servers) as places,
-        connections(run.history, 4, servers[0].address) as made,
+        connections(run.history, 4, *(server.address for server in servers)) as made,
     ):
         await ensure_stream(made[0], "orders")
         await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
-        for victim in (node, servers[0]):
-            await _fail_through(run, victim, kills, made, node, places)
+
+        async def kill_nats(_: int) -> None:
+            await _restart(run, node)
+
+        async def kill_server(number: int) -> None:
+            await _restart(run, servers[number % 2])
+
+        # While nats-server is killed all consume from one server: it remembers what nats-server forgets.
+        for who, strike, some in (("n", kill_nats, places[:1]), ("k", kill_server, places)):
+            faults = rounds(run, run.scale(25, 2), 1.2, strike, strike.__name__)
+            await _fail_through(run, who, faults, made, some, node)
         await _check_ends(run, made[0], node)
+
+
+@scenario(
+    "last-attempts-frozen",
+    "two servers are frozen in turn, longer than an event's timeout, with events on their last attempt",
+)
+async def last_attempts_frozen(run: Run) -> None:
+    """End each event acknowledged, or as a dead letter, exactly once."""
+    async with (
+        single(run, servers=2) as (node, servers),
+        targets(run.history, servers) as places,
+        connections(run.history, 4, *(server.address for server in servers)) as made,
+    ):
+        await ensure_stream(made[0], "orders")
+        await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
+
+        async def freeze(number: int) -> None:
+            await servers[number % 2].freeze(1.5)
+            run.count("freezes", 1)
+
+        faults = rounds(run, run.scale(20, 2), 1.2, freeze, "freeze")
+        await _fail_through(run, "f", faults, made, places, node)
+        await _check_ends(run, made[0], node)
+
+
+async def _restart(run: Run, victim: Node | Server) -> None:
+    await victim.kill()
+    await victim.start()
+    run.count("kills", 1)
 
 
 async def _fail_through(
     run: Run,
-    victim: Node | Server,
-    kills: int,
+    who: str,
+    faults: Awaitable[None],
     made: Sequence[Connection],
-    node: Node,
     places: Sequence[Target],
+    node: Node,
 ) -> None:
-    """Publish and fail while a process is killed, until nothing is left to be settled."""
-
-    async def kill(_: int) -> None:
-        await victim.kill()
-        await victim.start()
-        run.count("kills", 1)
-
+    """Publish and fail while faults happen, until nothing is left to be settled."""
     consumption = Consumption(run.history, "orders", "c")
     subscribers = [
-        Subscriber(f"s{number}-{victim.name}", consumption, places, undecided(run.more_luck()))
+        Subscriber(
+            f"{who}s{number}", consumption, [*places[number % 2 :], *places], undecided(run.more_luck())
+        )
         for number in range(4)
     ]
     for subscriber in subscribers:
         subscriber.start()
     async with crowd() as workers:
         for number in range(8):
-            workers.add(
-                publish_on(workers, made[number % 4], f"{victim.name}-{number}", "orders", pause=0.03)
-            )
-        await rounds(run, kills, 1.2, kill, f"kill of {victim.name}")
+            workers.add(publish_on(workers, made[number % 4], f"{who}p{number}", "orders", pause=0.03))
+        await faults
     await finish(run, consumption, subscribers, node.url)
 
 
@@ -157,10 +188,7 @@ async def replays(run: Run) -> None:
         run.count("dead letters", total)
 
         async def kill(number: int) -> None:
-            victim = servers[0] if number % 2 else node
-            await victim.kill()
-            await victim.start()
-            run.count("kills", 1)
+            await _restart(run, servers[0] if number % 2 else node)
 
         consumption = Consumption(run.history, "orders", "c", window=20)
         subscriber = Subscriber("replayed", consumption, places, _slowly(run.more_luck()))
