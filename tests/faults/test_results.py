@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tests.faults import results
+from tests.faults import scenarios as _registered  # noqa: F401 - importing them makes them known
 from tests.faults.checks import Violation
 from tests.faults.results import Result
 from tests.faults.run import SCENARIOS, Bar, Options, Run
