@@ -195,11 +195,45 @@ async def test_what_others_configured_stays(keeper: Keeper, unique: Unique) -> N
     await keeper.store.ensure(None, in_seconds(5))
     before = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
     others = {"max_age": 3_600_000_000_000, "max_bytes": 10**6, "discard": "old", "description": "mine"}
-    config = before | others | {"allow_direct": False, "max_msgs_per_subject": 2}
+    spoilt = {"allow_direct": False, "allow_rollup_hdrs": False, "max_msgs_per_subject": 2}
+    config = before | others | spoilt
     await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", config, in_seconds(5))
     await keeper.store.ensure(1, in_seconds(5))
     after = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
     assert after == before | others
+
+
+async def test_what_was_removed_stays_so(
+    own_keeper: Keeper, own_nats_server: NatsServer, unique: Unique
+) -> None:
+    """A dead letter of several replays that was removed does not come back with a broker that was killed."""
+    stream = await own_keeper.broker.stream(unique(), storage="file")
+    letters = await own_keeper.given_up(stream, 20)
+    for count in (1, 2):
+        for letter in letters:
+            await own_keeper.store.write(letter.failure._replace(replay_count=count), in_seconds(10))
+    for letter in letters[:10]:
+        assert await own_keeper.store.delete(letter.failure.id, in_seconds(10))
+    own_nats_server.kill()
+    own_nats_server.start()
+    async with connect(own_nats_server.url) as broker:
+        keeper = await keep(broker)
+        assert await keeper.entries() == 10
+        for letter in letters[10:]:
+            assert (await keeper.get(letter.failure.id)).failure.replay_count == 2
+
+
+async def test_a_stream_that_takes_no_more_replays(keeper: Keeper, unique: Unique) -> None:
+    """What another replay needs of the stream is given back to it."""
+    stream = await keeper.broker.stream(unique())
+    (letter,) = await keeper.given_up(stream, 1)
+    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
+    await keeper.broker.api.call(
+        f"STREAM.UPDATE.{STREAM}", config | {"allow_rollup_hdrs": False}, in_seconds(5)
+    )
+    outcome, _ = await keeper.store.write(letter.failure._replace(replay_count=1), in_seconds(10))
+    assert outcome is Written.WRITTEN
+    assert await keeper.entries() == 1
 
 
 async def test_made_again_when_it_is_missing(keeper: Keeper, unique: Unique) -> None:

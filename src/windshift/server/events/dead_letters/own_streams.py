@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 _EXPECTED_STREAM: Final = "Nats-Expected-Stream"
 _OTHER_STREAM: Final = 10060
 """Another stream than the expected one took the message: ours is not there."""
+_NO_ROLLUP: Final = 10111
+_OTHERWISE: Final = frozenset({_OTHER_STREAM, _NO_ROLLUP})
+"""The stream is not, or not any more, as it has to be."""
 _OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
 _ATTEMPTS_ON_DISK: Final = 4
 _OTHER_WRITE: Final = 0.005
@@ -143,14 +146,14 @@ class OwnStream:
             except TooManyInFlight:
                 raise BrokerUnavailable from None
             except RefusedByBroker as refusal:
-                if refusal.err_code != _OTHER_STREAM:
+                if refusal.err_code not in _OTHERWISE:
                     raise await _refusal(refusal, self.name) from refusal
             await self._make(deadline)
             if not await pause_within(pauses, deadline):
                 raise BrokerUnavailable
 
     async def _make(self, deadline: float) -> None:
-        log.info("stream %s is not there; it is made", self.name)
+        log.info("stream %s is not there, or not as it should be; it is made", self.name)
         try:
             await self.ensure(None, deadline)
         except (BrokerUnavailable, StreamFull):

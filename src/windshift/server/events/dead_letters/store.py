@@ -63,12 +63,13 @@ _CONFIG: Final[JsonObject] = {
     "subjects": [f"{SUBJECTS}>", f"{RESTS}>"],
     "storage": "file",
     "retention": "limits",
-    "max_msgs_per_subject": 1,
+    "max_msgs_per_subject": -1,
+    "allow_rollup_hdrs": True,
     "discard": "new",
     "max_age": 30 * _DAY,
     "allow_direct": True,
 }
-_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_direct")
+_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_rollup_hdrs", "allow_direct")
 
 _WRITTEN_WITHIN: Final = 5 * 60 * NANOSECONDS
 """Time after which no entry that refers to a rest is on its way any more."""

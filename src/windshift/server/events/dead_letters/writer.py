@@ -35,8 +35,8 @@ from windshift.server.events.dead_letters.codec import (
 from windshift.server.events.dead_letters.letters import DeadLetter, Failure, id_text
 from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream
 from windshift.server.events.dead_letters.reader import LetterReader, UnreadableEntry
+from windshift.server.nats import headers as h
 from windshift.server.nats.connection import Connection
-from windshift.server.nats.headers import encoded_size
 from windshift.server.nats.jetstream import (
     STREAM_NOT_FOUND,
     Backoff,
@@ -204,8 +204,11 @@ class LetterWriter:
     async def _put(
         self, subject: str, body: bytes, headers: dict[str, str], deadline: float, expected: int | None
     ) -> PubAck:
-        if encoded_size(headers) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
+        if h.encoded_size(headers) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
             raise StreamFull("the broker takes no message large enough for a dead letter; raise max_payload")
+        # A killed broker remembers what a rollup has removed. What a limit of one message per subject removes
+        # comes back with it when what took its place was deleted.
+        headers = headers if expected == 0 else {**headers, h.ROLLUP: "sub"}
         return await self._stream.put(subject, body, headers, deadline, expected)
 
     async def _discard(self, subject: str, deadline: float) -> None:
