@@ -94,6 +94,22 @@ def test_at_the_same_time(client: Client, stream: str) -> None:
     assert listed(client, stream) == []
 
 
+def test_a_timeout_that_was_raised(client: Client, unique: Unique) -> None:
+    """A replayed event may be worked on as long as its consumer says at that moment."""
+    stream = client.ensure_stream(unique())
+    consumer(client, stream, processing_timeout="0.5s")
+    letters = [kill_off(client, stream) for _ in range(2)]
+    with subscribed(client, stream) as call:
+        replay(client, letters[0].id)
+        ack(call, call.event(15).id)
+        ensure_consumer(client, stream, name="c", processing_timeout="60s")
+        replay(client, letters[1].id)
+        event = call.event(15)
+        call.nothing(1.5)
+        ack(call, event.id)
+    assert listed(client, stream) == []
+
+
 def test_a_replay_that_fails(client: Client, stream: str) -> None:
     """The dead letter comes back under its id, says how often that was, and can be replayed again."""
     letter = kill_off(client, stream)

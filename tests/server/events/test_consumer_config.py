@@ -121,6 +121,12 @@ def test_backoff_makes_room_for_the_timeout() -> None:
     assert changed == {"ack_policy": "explicit", "ack_wait": 2 * 10**9, "max_deliver": 5}
 
 
+def test_a_policy_takes_the_broker_s_own_limit_away() -> None:
+    """JetStream would skip events that have no dead letter yet, and say nothing."""
+    stored = {"ack_policy": "explicit", "max_deliver": 2}
+    assert changed_config(stored, ConsumerSpec("S", "c", retry_policy=POLICY))["max_deliver"] == -1
+
+
 @pytest.mark.parametrize(
     "foreign", [{"deliver_subject": "x", "ack_policy": "explicit"}, {"ack_policy": "none"}]
 )

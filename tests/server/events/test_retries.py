@@ -154,6 +154,8 @@ def test_what_a_stored_policy_leaves_out_is_a_default(keys: dict[str, Any], poli
         '{"max_attempts": null}',
         '{"max_attempts": -1}',
         '{"max_attempts": 1e999}',
+        '{"max_attempts": 1e308}',
+        '{"max_attempts": 1000001}',
         '{"max_attempts": 5, "initial_backoff": 0}',
         '{"max_attempts": 5, "initial_backoff": -1000000}',
         '{"max_attempts": 5, "initial_backoff": 1e30}',

@@ -243,7 +243,8 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     """Return the configuration of an existing consumer with this spec's subjects, timeout and retry policy.
 
-    Everything else stays, the position above all. Raise `UnsupportedCombination` when the consumer is of a
+    Everything else stays, the position above all; but JetStream's own limit of deliveries would skip events
+    before the policy has a say. Raise `UnsupportedCombination` when the consumer is of a
     kind that cannot serve a consume call: another program made it.
     """
     if stored.get("deliver_subject") or stored.get("ack_policy") != "explicit":
@@ -257,6 +258,8 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     config = {key: value for key, value in stored.items() if key not in dropped}
     config["ack_wait"] = nanoseconds(spec.processing_timeout)
     config |= _metadata(stored, spec)
+    if spec.retry_policy is not None:
+        config["max_deliver"] = -1
     if is_same_choice:
         return config
     return config | (_subjects(spec) or {"filter_subject": EVERYTHING})

@@ -126,7 +126,7 @@ def _duration(stored_ns: float) -> timedelta:
 def _is_sound(policy: RetryPolicy) -> bool:
     """Whether delays can be computed by it: comparisons with what is not a number are false."""
     return (
-        (policy.max_attempts is None or policy.max_attempts > 0)
+        (policy.max_attempts is None or 0 < policy.max_attempts <= MOST_ATTEMPTS)
         and SHORTEST_BACKOFF <= policy.initial_backoff <= policy.max_backoff <= LONGEST_BACKOFF
         and 1 <= policy.multiplier <= LARGEST_MULTIPLIER
         and 0 <= policy.jitter <= 1

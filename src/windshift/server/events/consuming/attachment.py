@@ -491,13 +491,13 @@ class Attachment:
                 self._broker.connection,
                 self._shared,
                 self._consumer,
+                lambda: self._following.found.timeout,
                 self._options.pull,
                 self._patience,
                 self._wait_for_replay_room,
                 self._replay,
             )
             self._start(feed.run())
-        feed.timeout = self._following.found.timeout
         feed.ring()
 
     @property

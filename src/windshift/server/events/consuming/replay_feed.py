@@ -36,6 +36,7 @@ class ReplayFeed:
         connection: the connection to NATS.
         shared: where dead letters are.
         consumer: whose replays.
+        timeout: returns its processing timeout.
         pull: timers of the pull requests.
         patience: seconds that the broker has to answer.
         room: returns when the client may hold one more event.
@@ -46,14 +47,15 @@ class ReplayFeed:
         "_arrivals",
         "_connection",
         "_consumer",
+        "_ensured",
         "_loop",
         "_patience",
         "_pull",
         "_room",
         "_shared",
         "_take",
+        "_timeout",
         "_told",
-        "timeout",
     )
 
     def __init__(
@@ -61,6 +63,7 @@ class ReplayFeed:
         connection: Connection,
         shared: DeadLettering,
         consumer: ConsumerKey,
+        timeout: Callable[[], timedelta],
         pull: PullOptions,
         patience: float,
         room: Callable[[], Awaitable[None]],
@@ -69,6 +72,7 @@ class ReplayFeed:
         self._connection = connection
         self._shared = shared
         self._consumer = consumer
+        self._timeout = timeout
         self._pull = pull
         self._patience = patience
         self._room = room
@@ -76,7 +80,7 @@ class ReplayFeed:
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
         self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        self.timeout = timedelta(seconds=30)
+        self._ensured = timedelta()
 
     def ring(self) -> None:
         """Look whether there are replays."""
@@ -104,7 +108,7 @@ class ReplayFeed:
 
     async def _bring(self) -> None:
         """Bring replays until the broker ends a request for the next one, or is not heard any more."""
-        name = await self._shared.replays.consumer(*self._consumer, self.timeout, self._deadline())
+        name = await self._ensure_consumer()
         self._arrivals = asyncio.Queue()
         deliveries = Deliveries(self._connection, STREAM, name, self._pull, self._arrivals.put_nowait)
         pointer: Delivery | None = None
@@ -131,6 +135,12 @@ class ReplayFeed:
                 if isinstance(arrival, Delivery):
                     deliveries.hand_back(arrival.reply)
 
+    async def _ensure_consumer(self) -> str:
+        timeout = self._timeout()
+        name = await self._shared.replays.consumer(*self._consumer, timeout, self._deadline())
+        self._ensured = timeout
+        return name
+
     async def _next(self) -> Delivery | None:
         """Wait for a pointer; None when none came of the request."""
         while True:
@@ -152,6 +162,8 @@ class ReplayFeed:
         except ValueError:  # somebody else's
             deliveries.tell(pointer.reply, TERMINATE)
             return
+        if self._ensured != self._timeout():  # it was changed while this pointer was waited for
+            await self._ensure_consumer()
         letter = await self._shared.store.get(letter_id, self._deadline())
         if letter is None or letter.failure.replay_count >= count:
             deliveries.tell(pointer.reply, ACK)
