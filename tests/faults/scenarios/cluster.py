@@ -148,7 +148,11 @@ async def cluster(run: Run) -> None:
             consumption = Consumption(run.history, "orders", "c")
             order = checks.Order()
             ordered = Consumption(
-                run.history, "orders", "o", keep=False, watch=lambda each: run.check(order.see(each))
+                run.history,
+                "orders",
+                "o",
+                keep=False,
+                watch=lambda each: run.count("events that came late", len(list(order.see(each)))),
             )
             subscribers = [Subscriber(f"s{n}", consumption, places[n:] + places[:n]) for n in range(2)]
             subscribers.append(Subscriber("o", ordered, places))
