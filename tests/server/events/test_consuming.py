@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 from itertools import chain
+from time import time_ns
 
 import pytest
 
@@ -24,6 +25,7 @@ from windshift.server.errors import (
 from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.consuming.attachment import STALLED
 from windshift.server.events.consuming.commands import Subscribe
+from windshift.server.events.consuming.parties import ConsumeOptions
 from windshift.server.events.consuming.pulls import LARGEST_LIMIT
 from windshift.server.events.consuming.session import Kind
 
@@ -611,6 +613,21 @@ async def test_expired_events_are_not_sent_to_a_client_that_reads_again(
             await slow.nothing()
             await consuming.publish(40)
             await slow.event()
+
+
+async def test_deliveries_that_fill_a_request_to_the_last_byte(broker: Broker, unique: Unique) -> None:
+    """The broker ends such a request without a word; deliveries go on nevertheless."""
+    stream = unique()
+    await broker.stream(stream, first_seq=10_000_000)
+    await make_consumer(broker, stream, "c")
+    consuming = Consuming(broker, stream, "c", ConsumeOptions())
+    # From its thousandth on, the broker counts 128 bytes for each of these, of which 16 KiB are a multiple.
+    reply = f"$JS.ACK.{stream}.c.1.10000000.1000.{time_ns()}.1000"
+    await consuming.publish(10_000, bytes(128 - len(f"{stream}.x") - len(reply)))
+    for window, count in ((50, 1000), (1000, 7000)):
+        async with consuming.worker(window) as worker:
+            for _ in range(count):
+                worker.ack((await worker.event()).id)
 
 
 async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: Unique) -> None:

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from math import inf
 
-from windshift.server.events.consuming.pulls import LARGEST_LIMIT, PAUSE, SMALLEST_LIMIT, Pull, Pulls
+import pytest
+
+from windshift.server.events.consuming.pulls import (
+    LARGEST_LIMIT,
+    PAUSE,
+    SLACK,
+    SMALLEST_LIMIT,
+    STUCK,
+    Pull,
+    Pulls,
+)
 from windshift.server.events.consuming.window import Window
 from windshift.server.nats.deliveries import Delivery, Ended, StreamSeq
 from windshift.server.nats.timestamps import Time
 
 SILENCE = 10.0
+SMALL = int(SMALLEST_LIMIT * SLACK) - 1
+LARGE = int(LARGEST_LIMIT * SLACK) - 1
 
 
 def pulls(size: int = 8) -> tuple[Pulls, Window]:
@@ -18,34 +30,101 @@ def pulls(size: int = 8) -> tuple[Pulls, Window]:
     return Pulls(window, SILENCE), window
 
 
-def delivery(size: int) -> Delivery:
-    """Make a delivery of so many bytes."""
-    return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, "reply")
+def delivery(size: int, pending: int = 0) -> Delivery:
+    """Make a delivery of so many bytes, after which the consumer has so many left."""
+    reply = f"$JS.ACK.S.c.1.1.1.1.{pending}"
+    return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, reply)
+
+
+def take(some: Pulls, window: Window, *deliveries: Delivery, now: float = 0.0) -> None:
+    """Let deliveries arrive, and the client settle them at once."""
+    some.arrived(deliveries, now)
+    for each in deliveries:
+        window.arrive()
+        some.delivered(each)
 
 
 def test_the_first_request_is_for_the_whole_window() -> None:
     """It is limited in bytes, as long as nothing is known of the client."""
     some, _ = pulls(8)
-    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+    assert some.next(0.0, busy=False) == Pull(8, SMALL)
     assert some.next(0.0, busy=False) is None
 
 
 def test_a_client_that_takes_much_is_sent_more_at_once() -> None:
-    """The limit grows with each request that ended by it, up to a bound."""
-    some, _ = pulls()
-    for _ in range(10):
+    """The limit grows with what the client took, up to a bound."""
+    some, window = pulls(2)
+    for _ in range(200):
         some.next(0.0, busy=False)
-        some.ended(Ended(8, 100, True))
-    assert some.next(0.0, busy=False) == Pull(8, LARGEST_LIMIT)
+        take(some, window, delivery(1000))
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == LARGE
 
 
 def test_a_client_that_stops_reading_is_sent_little() -> None:
     """After a stall the limit is small again."""
-    some, _ = pulls()
-    some.next(0.0, busy=False)
-    some.ended(Ended(8, 100, True))
+    some, window = pulls(2)
+    for _ in range(200):
+        some.next(0.0, busy=False)
+        take(some, window, delivery(1000))
     some.stalled()
-    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert pull.max_bytes == SMALL
+
+
+@pytest.mark.parametrize("size", [1, 100, 1000, 5000])
+def test_so_many_are_asked_for_as_fit_the_limit(size: int) -> None:
+    """By the size of what came before, a request ends by its number, well before its limit in bytes."""
+    some, window = pulls(10_000)
+    some.next(0.0, busy=False)
+    window.lose_requests()
+    for _ in range(20):
+        some.arrived([delivery(size)], 0.0)
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert SMALLEST_LIMIT / 2 < pull.batch * (size + 200) <= SMALLEST_LIMIT * 1.1
+    assert pull.batch * size < pull.max_bytes / 1.2
+    assert some.next(0.0, busy=False) is None
+
+
+def test_growing_events_are_asked_for_more_carefully() -> None:
+    """What comes is taken for what will come, large events above all."""
+    some, window = pulls(1000)
+    batches = []
+    for size in (100, 4000, 100, 100):
+        window.lose_requests()
+        some.arrived([delivery(size)], 0.0)
+        pull = some.next(0.0, busy=False)
+        assert pull is not None
+        batches.append(pull.batch)
+    assert batches[0] > batches[3] > batches[2] > batches[1] == 3
+
+
+def test_a_request_of_which_nothing_comes_is_made_anew() -> None:
+    """The broker has more, was asked for it, and sends nothing: that is seen to once after each delivery."""
+    some, window = pulls(8)
+    some.next(0.0, busy=False)
+    take(some, window, delivery(10, pending=5), now=1.0)
+    assert some.due == 1.0 + STUCK
+    assert not some.stuck(1.0 + STUCK / 2)
+    assert some.stuck(1.0 + STUCK)
+    assert not some.stuck(2.0)
+
+
+def test_nothing_more_is_nothing_to_wait_for() -> None:
+    """A consumer without further events, or a window without room, is no reason to ask anew."""
+    some, window = pulls(8)
+    some.next(0.0, busy=False)
+    take(some, window, delivery(10, pending=0), now=1.0)
+    assert not some.stuck(1.0 + STUCK)
+    full, window = pulls(1)
+    full.next(0.0, busy=False)
+    full.arrived([delivery(10, pending=5)], 1.0)
+    window.arrive()
+    window.admit(StreamSeq(1), "reply", 1, 1.0)
+    assert not full.stuck(1.0 + STUCK)
 
 
 def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
@@ -62,7 +141,7 @@ def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
     window.arrive()
     window.admit(StreamSeq(2), "reply", 1, 0.0)
     some.delivered(delivery(100))
-    assert some.next(0.0, busy=False) == Pull(6, SMALLEST_LIMIT)
+    assert some.next(0.0, busy=False) == Pull(6, SMALL)
 
 
 def test_an_ended_request_gives_back_what_it_had_left() -> None:
@@ -71,7 +150,7 @@ def test_an_ended_request_gives_back_what_it_had_left() -> None:
     some.next(0.0, busy=False)
     some.ended(Ended(8, 0, False))
     assert window.requested == 0
-    assert some.next(0.0, busy=False) == Pull(8, SMALLEST_LIMIT)
+    assert some.next(0.0, busy=False) == Pull(8, SMALL)
 
 
 def test_a_request_that_was_not_sent_is_taken_back() -> None:
@@ -116,4 +195,4 @@ def test_a_refused_request_is_repeated_after_a_pause() -> None:
     assert some.next(1.5, busy=False) is None
     assert some.due == 1.0 + PAUSE
     some.tick(1.0 + PAUSE)
-    assert some.next(1.0 + PAUSE, busy=False) == Pull(8, SMALLEST_LIMIT)
+    assert some.next(1.0 + PAUSE, busy=False) == Pull(8, SMALL)

@@ -135,6 +135,12 @@ def stored_at(reply: str) -> int:
     return int(tokens[7] if len(tokens) == 9 else tokens[9])
 
 
+def pending_after(reply: str) -> int:
+    """Say how many messages the consumer had yet to hand over when it sent this delivery."""
+    tokens = reply.split(".")
+    return int(tokens[8] if len(tokens) == 9 else tokens[10])
+
+
 def read_status(headers: Mapping[str, str]) -> Ended | Notice:
     """Read a status. What is not known counts as the end of all requests: pulling again is always right."""
     status = headers.get("Status", "")

@@ -291,6 +291,9 @@ class Attachment:
                 self._doubt_settlements(now)
                 self._reopen = self._reopen or requested > 0
                 self._wake.set()
+        if self._pulls.stuck(now):
+            self._withdraw = True
+            self._wake.set()
         if self._withdraw_at <= now:
             self._withdraw_at = inf
             if self._window.requested:
@@ -306,7 +309,7 @@ class Attachment:
         self._take_waiting(now)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
-            self._pulls.heard(now)
+            self._pulls.arrived(arrived, now)
             for delivery in arrived:
                 self._window.arrive()
                 if self._triage.passes(delivery, now) and (

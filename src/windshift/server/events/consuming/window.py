@@ -107,14 +107,15 @@ class Window:
 
     # -- pulling -------------------------------------------------------------------------------------
 
-    def wanted(self, *, busy: bool) -> int:
+    def wanted(self, most: int, *, busy: bool) -> int:
         """Return how many deliveries to ask for now, 0 for none.
 
-        A request is worth its cost when a quarter of the window is free. A smaller one goes out only when the
-        broker has no other, and not while the client is `busy` settling: then more room is about to come.
+        A request is worth its cost when a quarter of what may be asked for is free. A smaller one goes out
+        only when the broker has no other, and not while the client is `busy` settling: then more room is
+        about to come. `most` bounds what may have been asked for.
         """
-        free = self.size - len(self._held) - self.requested - self.waiting
-        if free >= max(1, self.size // 4) or (free > 0 and not self.requested and not busy):
+        free = min(self.size - len(self._held) - self.waiting, most) - self.requested
+        if free >= max(1, min(self.size, most) // 4) or (free > 0 and not self.requested and not busy):
             return free
         return 0
 
