@@ -229,7 +229,7 @@ def test_a_consumer_is_read_back(
     policy: RetryPolicy | None,
 ) -> None:
     """A filter of everything is none, and a consumer of another program reads as what it is."""
-    seen = view("S", "c", ConsumerState(config, "", 1, 2, 3), 4)
+    seen = view("S", "c", ConsumerState(config, "", 1, 2, 3, 5), 4)
     expected = policy or RetryPolicy(dead_letters=True)
     shown = ConsumerView("S", "c", durable, subjects, seen.processing_timeout, expected, 1, 2, 3, 4)
     assert seen == shown

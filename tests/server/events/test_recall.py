@@ -13,7 +13,7 @@ from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.consumers import ConsumerState
 
 KEY = ConsumerKey("S", "c")
-STATE = ConsumerState({}, "today", 0, 0, 5)
+STATE = ConsumerState({}, "today", 0, 0, 2, 5)
 
 
 class Store:
@@ -38,7 +38,7 @@ def shared(store: Store) -> DeadLettering:
 
 
 async def test_one_question_for_many_calls() -> None:
-    """Calls that begin together get one answer, without what is settled anyway."""
+    """Calls that begin together get one answer, without what the broker knows to be delivered."""
     letters, store = {6: 60}, Store()
     some = shared(store)
     assert await asyncio.gather(*(some.recall(KEY, STATE, 1.0) for _ in range(3))) == [letters] * 3
@@ -52,7 +52,7 @@ async def test_other_consumers_are_asked_for_on_their_own() -> None:
     some = shared(store)
     await some.recall(KEY, STATE, 1.0)
     await some.recall(ConsumerKey("S", "d"), STATE, 1.0)
-    await some.recall(KEY, ConsumerState({}, "tomorrow", 0, 0, 0), 1.0)
+    await some.recall(KEY, ConsumerState({}, "tomorrow", 0, 0, 0, 0), 1.0)
     assert store.asked == 3
 
 

@@ -25,7 +25,7 @@ from windshift.server.nats.consumers import ConsumerState
 )
 def test_places_are_raised_at_half(most: int | None, unsettled: int, raised: int | None) -> None:
     """A consumer whose places are half used gets four times as many, within the bound."""
-    state = ConsumerState({"max_ack_pending": most}, "", 0, unsettled, 0)
+    state = ConsumerState({"max_ack_pending": most}, "", 0, unsettled, 0, 0)
     assert enough_slots(state) == raised
 
 

@@ -20,6 +20,7 @@ class ConsumerState:
         pending: messages that it has yet to deliver for the first time.
         unsettled: messages that were delivered and not settled, those that wait for another attempt included.
         settled_to: every message up to this sequence of the stream is settled.
+        delivered_to: no message after this sequence of the stream was delivered.
     """
 
     config: JsonObject
@@ -27,6 +28,7 @@ class ConsumerState:
     pending: int
     unsettled: int
     settled_to: int
+    delivered_to: int
 
 
 class ConsumerApi:
@@ -59,6 +61,7 @@ class ConsumerApi:
             info["num_pending"],
             info["num_ack_pending"],
             info["ack_floor"]["stream_seq"],
+            info["delivered"]["stream_seq"],
         )
 
     async def create(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:

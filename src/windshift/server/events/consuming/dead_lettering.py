@@ -62,8 +62,9 @@ class DeadLettering:
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
     async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:
-        """Say which events of a consumer are dead letters, but for those before its first unsettled one.
+        """Say which events of a consumer are dead letters though the broker thinks it never delivered them.
 
+        There are few. Others come as another attempt, if they come at all, and are looked up then.
         Calls that begin at about the same time, as after a reconnect, are answered by one request. Raise
         `BrokerUnavailable` or `RefusedByBroker`.
         """
@@ -71,14 +72,14 @@ class DeadLettering:
         recall = self._recalls.get(key)
         if recall is None:
             recall = self._recalls[key] = asyncio.create_task(
-                self._recall(consumer, state.settled_to, deadline)
+                self._recall(consumer, state.delivered_to, deadline)
             )
             recall.add_done_callback(partial(self._recalled, key))
         return await asyncio.shield(recall)
 
-    async def _recall(self, consumer: ConsumerKey, settled_to: int, deadline: float) -> Letters:
+    async def _recall(self, consumer: ConsumerKey, delivered_to: int, deadline: float) -> Letters:
         letters = await self.store.recall(*consumer, deadline)
-        return {seq: stored_ns for seq, stored_ns in letters if seq > settled_to}
+        return {seq: stored_ns for seq, stored_ns in letters if seq > delivered_to}
 
     def _recalled(self, key: tuple[ConsumerKey, str], recall: asyncio.Task[Letters]) -> None:
         if recall.cancelled() or recall.exception() is not None:
