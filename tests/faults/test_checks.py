@@ -124,7 +124,7 @@ def test_forgotten() -> None:
     assert checks.redelivered([other], [ACK], [kill]) == checks.Redeliveries([], 0, 1)
     for delivery, fault in (
         (replace(other, server=ACK.server), kill),
-        (other, replace(kill, start=2.3, end=2.4)),
+        (other, replace(kill, start=2.6, end=2.7)),
         (other, replace(kill, start=1.0, end=1.1)),
         (other, replace(kill, kind="freeze")),
         (other, replace(kill, target="windshift0#1")),
