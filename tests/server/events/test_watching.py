@@ -25,7 +25,11 @@ from windshift.server.events.dead_letters.watching import (
 
 Unique = Callable[[], str]
 
-QUICK = WatchOptions(interval=timedelta(milliseconds=20), retry_interval=timedelta(milliseconds=10))
+QUICK = WatchOptions(
+    interval=timedelta(milliseconds=20),
+    retry_interval=timedelta(milliseconds=10),
+    gather=timedelta(milliseconds=1),
+)
 SLOW = WatchOptions(interval=timedelta(hours=1))
 
 
@@ -134,6 +138,17 @@ async def test_a_note_is_enough(keeper: Keeper, unique: Unique) -> None:
     async with watching(keeper, LetterFilter(stream), reader, SLOW):
         written = await keeper.given_up(stream, 3)
         assert [(await reader.next()).failure for _ in range(3)] == [each.failure for each in written]
+
+
+async def test_many_notes_make_few_looks(keeper: Keeper, unique: Unique) -> None:
+    """What is written while a watch pauses is told of together."""
+    stream, reader = await keeper.broker.stream(unique()), Reader()
+    rarely = WatchOptions(interval=timedelta(hours=1), gather=timedelta(seconds=1))
+    async with watching(keeper, LetterFilter(stream), reader, rarely) as store:
+        await keeper.given_up(stream, 100)
+        for _ in range(100):
+            await reader.next()
+        assert store.looks <= 20
 
 
 async def test_no_note_is_needed(keeper: Keeper, unique: Unique) -> None:

@@ -81,12 +81,15 @@ class WatchOptions:
         interval: how often to look without having been told.
         retry_interval: how long to wait after the broker could not be asked.
         read_timeout: how long the broker may take to answer.
+        gather: least time from one look to the next: what is written meanwhile is read together. Hundreds of
+            watches would otherwise look without a pause while many dead letters are written.
         overlap: how far to go back in time when the broker has lost entries.
     """
 
     interval: timedelta = timedelta(seconds=3)
     retry_interval: timedelta = timedelta(milliseconds=250)
     read_timeout: timedelta = timedelta(seconds=5)
+    gather: timedelta = timedelta(milliseconds=100)
     overlap: timedelta = timedelta(minutes=1)
 
 
@@ -142,7 +145,7 @@ class Watch:
 
     async def _look_patiently(self) -> None:
         """Tell of what is new, then wait until there may be more."""
-        pause = self._options.interval
+        pause, again_at = self._options.interval, self._loop.time() + self._options.gather.total_seconds()
         try:
             await self._look()
         except (BrokerUnavailable, OutcomeUnknown):
@@ -153,6 +156,7 @@ class Watch:
                 await self._wake.wait()
         except TimeoutError:
             pass
+        await asyncio.sleep(max(0.0, again_at - self._loop.time()))
 
     async def _look(self) -> None:
         self._wake.clear()
