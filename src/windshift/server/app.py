@@ -86,7 +86,7 @@ class App:
         domain = _Domain(config, nats, counts, given_up, tracer)
         self._dead_letters = domain.dead_letters
         self._dead_lettering = domain.dead_lettering
-        self._looking: asyncio.Task[None] | None = None
+        self._watches: list[asyncio.Task[None]] = []
         self._services = _services(config, domain, tracer)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0
@@ -137,7 +137,8 @@ class App:
         listen = self._config.grpc
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
-        self._looking = asyncio.create_task(self._dead_lettering.look_for_replays())
+        for watch in (self._dead_lettering.look_for_replays(), self._dead_lettering.alertness.watch()):
+            self._watches.append(asyncio.create_task(watch))
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
@@ -188,8 +189,8 @@ class App:
         self._draining_since = self._draining_since or asyncio.get_running_loop().time()
         if self.metrics is not None:
             await self.metrics.close(self._time_to_flush())
-        if self._looking is not None:
-            self._looking.cancel()
+        for watch in self._watches:
+            watch.cancel()
         if self._server is not None:
             self._server.close()
         await self.connection.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from itertools import chain
 from time import time_ns
@@ -607,7 +608,7 @@ async def test_expired_events_are_not_sent_to_a_client_that_reads_again(
         await consuming.publish(2)
         async with consuming.worker() as other:
             for event in await other.events(2):
-                assert event.attempt == 2
+                assert event.attempt > 1
                 other.ack(event.id)
             slow.read_on()
             await slow.nothing()
@@ -633,12 +634,14 @@ async def test_deliveries_that_fill_a_request_to_the_last_byte(broker: Broker, u
 async def test_long_delays_leave_room_for_other_events(broker: Broker, unique: Unique) -> None:
     """However many events wait long for another attempt, those that come after are delivered."""
     consuming = await prepare(broker, unique(), max_ack_pending=MAX_ACK_PENDING)
-    async with consuming.worker(window=10_000) as worker:
-        for _ in range(3):
-            await consuming.publish(10_000)
-            ids = [event.id for event in await worker.events(10_000)]
-            worker.reject(*ids, delay=3600)
-            assert await worker.told(within=30) == (Kind.REJECT, ids, [], [])
+    async with replace(consuming, options=ConsumeOptions()).worker(window=1_000) as worker:
+        for _ in range(30):
+            await consuming.publish(1_000)
+            rest = [int(event.id) for event in await worker.events(1_000)]
+            while rest:
+                worker.reject(*rest, delay=3600)
+                _, _, invalid, rest = await worker.told(within=30)
+                assert not invalid
         await consuming.publish()
         assert (await worker.event(within=30)).id == 30_001
         assert (await consuming.info())["config"]["max_ack_pending"] > MAX_ACK_PENDING

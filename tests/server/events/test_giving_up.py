@@ -337,3 +337,72 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         attachment._ask_again()
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert await letters(keeper, consuming) == {1: 0}
+
+
+async def test_an_ack_after_the_event_was_given_up_on(keeper: Keeper, unique: Unique) -> None:
+    """An ack of a last attempt that another server saw time out is invalid: the dead letter stands."""
+    consuming = await failing(keeper, unique(), TWICE)
+    await consuming.publish(2)
+    async with consuming.worker() as worker:
+        await worker.events(2)
+        reject(worker, 1)
+        reject(worker, 2)
+        await worker.told()
+        await worker.told()
+        assert [event.attempt for event in await worker.events(2)] == [2, 2]
+        await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        worker.ack(1, 2)
+        assert await worker.told() == (Kind.ACK, [2], [1], [])
+        assert await letters(keeper, consuming) == {1: 0}
+
+
+async def test_an_ack_that_a_crash_left_without_an_answer(
+    own_nats_server: NatsServer, keeper: Keeper, unique: Unique
+) -> None:
+    """Nobody works once more on an event whose ack is under way when the broker is killed."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=1.0, storage="file")
+    await consuming.publish()
+    async with consuming.worker() as worker, consuming.worker() as other:
+        holder = worker if (await first_event(worker, other)) == 0 else other
+        lost = asyncio.Event()
+        keeper.broker.connection.on_lost.append(lost.set)
+        own_nats_server.freeze()
+        holder.ack(1)
+        while not holder.has_been_heard:  # noqa: ASYNC110 - until the ack is on its way
+            await asyncio.sleep(0)
+        own_nats_server.kill()
+        await lost.wait()
+        own_nats_server.start()
+        told = await holder.told(within=20)
+        while told == (Kind.ACK, [], [], [1]):
+            holder.ack(1)
+            told = await holder.told(within=20)
+        assert told == (Kind.ACK, [1], [], [])
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        assert worker.deliveries.empty()
+        assert other.deliveries.empty()
+
+
+async def first_event(*workers: Worker) -> int:
+    """Say which of several workers gets the next event."""
+    waiting = [asyncio.create_task(worker.deliveries.get()) for worker in workers]
+    done, pending = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+    return waiting.index(done.pop())
+
+
+async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, unique: Unique) -> None:
+    """What a server reads after a pause is not handed out when its time was over in the meantime."""
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
+    assert consuming.shared is not None
+    async with consuming.worker() as worker:
+        now = asyncio.get_running_loop().time()
+        consuming.shared.alertness.look(now - 1.5)
+        await consuming.publish()
+        await worker.nothing(0.3)
+        consuming.shared.alertness.look(asyncio.get_running_loop().time())
+        event = await worker.event()
+        assert event.attempt == 2
+        worker.ack(1)
+        assert await worker.told() == (Kind.ACK, [1], [], [])

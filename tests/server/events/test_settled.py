@@ -28,7 +28,7 @@ def test_knows_nothing_while_the_broker_is_there() -> None:
 def test_knows_the_last_moment_before_a_loss() -> None:
     """What was settled in the last second before a connection ended is known."""
     memory = settled(0.0, GENERATION * 0.9, GENERATION * 1.1, GENERATION * 1.9)
-    memory.lose()
+    memory.lose([])
     assert memory.doubted
     assert known(memory, 2.0) == [1, 2, 3, 4]
 
@@ -36,14 +36,14 @@ def test_knows_the_last_moment_before_a_loss() -> None:
 def test_forgets_what_is_long_settled() -> None:
     """What was settled longer ago than two generations is not kept."""
     memory = settled(0.0, 10.0, 20.0, 20.5, 21.2)
-    memory.lose()
+    memory.lose([])
     assert known(memory, 21.2) == [3, 4, 5]
 
 
 def test_is_kept_while_the_broker_is_away() -> None:
     """However long the broker is away, what was settled before stays known until it is back for a while."""
     memory = settled(0.0)
-    memory.lose()
+    memory.lose([])
     assert known(memory, 3600.0) == [1]
     memory.recover(3600.0, timeout=30.0)
     assert known(memory, 3600.0 + 60 + AFTERWARDS) == [1]
@@ -51,13 +51,20 @@ def test_is_kept_while_the_broker_is_away() -> None:
     assert not memory.doubted
 
 
+def test_knows_what_is_being_acknowledged() -> None:
+    """What a client has acknowledged is not delivered again while the answer is missing."""
+    memory = settled()
+    memory.lose([StreamSeq(7)])
+    assert known(memory, 0.0) == [7]
+
+
 def test_two_losses_add_up() -> None:
     """What the first loss put in doubt stays in doubt through the second."""
     memory = settled(0.0)
-    memory.lose()
+    memory.lose([])
     memory.recover(1.0, timeout=1.0)
     memory.add(StreamSeq(2), 5.0)
-    memory.lose()
+    memory.lose([])
     memory.recover(6.0, timeout=1.0)
     assert known(memory, 7.0) == [1, 2]
 

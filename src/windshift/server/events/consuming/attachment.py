@@ -309,13 +309,14 @@ class Attachment:
         self._take_waiting(now)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
+            since = self._shared.alertness.arrived(now)
             self._pulls.arrived(arrived, now)
             for delivery in arrived:
                 self._window.arrive()
                 if self._triage.passes(delivery, now) and (
-                    self._backlog or not self._hold(delivery, None, now)
+                    self._backlog or not self._hold(delivery, None, since)
                 ):
-                    self._backlog.append((delivery, None, now))
+                    self._backlog.append((delivery, None, since))
         self._window.waiting = len(self._backlog) + len(self._triage.undecided)
 
     def _take_waiting(self, now: float) -> None:
@@ -446,18 +447,19 @@ class Attachment:
 
     def _doubt_settlements(self, now: float) -> None:
         """Note that the broker may have lost what it was told last: another of its servers speaks now."""
-        self._triage.lose()
+        self._triage.lose(self._session.acks_under_way())
         self._triage.recover(now, self._following.found.timeout.total_seconds())
         self._following.stale |= self._triage.policy.dead_letters
 
     def _lose(self) -> None:
         self._window.lose_requests()
-        self._triage.lose()
+        self._triage.lose(self._session.acks_under_way())
 
     def _recover(self) -> None:
         self._triage.recover(self._loop.time(), self._following.found.timeout.total_seconds())
         self._following.stale = self._reopen = True
         for errand in self._session.unanswered():
+            errand.is_repeated = True
             self._settling.send(errand)
         if self._feed is not None:
             self._feed.lose()

@@ -15,6 +15,7 @@ from functools import partial
 from typing import Final, TypeAlias
 
 from windshift.server.errors import BrokerUnavailable, WindshiftError
+from windshift.server.events.consuming.alertness import Alertness
 from windshift.server.events.consuming.attempts import FailedAttempts
 from windshift.server.events.consuming.settled import SettledByConsumer
 from windshift.server.events.consuming.window import Held
@@ -51,6 +52,7 @@ class DeadLettering:
         told: tells of events that were given up on.
         attempts: what is known of failed attempts.
         settled: what was settled lately.
+        alertness: since when this process has been awake.
     """
 
     store: DeadLetterStore
@@ -59,6 +61,7 @@ class DeadLettering:
     told: GivenUp
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
+    alertness: Alertness = field(default_factory=Alertness)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
     async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:

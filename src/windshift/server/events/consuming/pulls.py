@@ -21,7 +21,7 @@ SLACK = 5 / 4
 OVERHEAD = 160
 """Bytes of headers that an event usually has."""
 
-USUAL_SIZE = 512
+USUAL_SIZE = 256
 """Bytes that a delivery is thought to have before there was one."""
 
 STUCK = 0.25

@@ -86,6 +86,8 @@ class Errand:
         reply: the subject to send it to.
         payload: what to send.
         prepared: whether it may be sent: what has to come before it is done.
+        is_repeated: whether it was sent once more after a connection ended.
+        void: whether it came too late, though the broker has stored it.
         answered: whether its outcome is known; what comes later changes nothing.
         since: when it was sent.
         span: what is recorded of it, if anything is.
@@ -96,11 +98,13 @@ class Errand:
         "answered",
         "confirmation",
         "held",
+        "is_repeated",
         "payload",
         "prepared",
         "seq",
         "since",
         "span",
+        "void",
     )
 
     def __init__(
@@ -112,7 +116,7 @@ class Errand:
         self.confirmation = confirmation
         self.since = now
         self.prepared = True
-        self.answered = False
+        self.answered = self.void = self.is_repeated = False
         self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
 
@@ -149,7 +153,8 @@ class Errand:
     def conclude(self, *, stored: bool) -> None:
         """Place the id in the confirmations of this command and of those that waited for its outcome."""
         first = self.confirmation
-        first.place(self.seq, first.ids if stored else first.temporary_failed_ids)
+        done = first.invalid_ids if self.void else first.ids
+        first.place(self.seq, done if stored else first.temporary_failed_ids)
         for later in self._followers or ():
             later.place(self.seq, later.invalid_ids if stored else later.temporary_failed_ids)
 
@@ -284,6 +289,11 @@ class Session:
         Nor are those that were not to be sent yet.
         """
         return [errand for errand in self._errands if errand.may_repeat]
+
+    def acks_under_way(self) -> list[StreamSeq]:
+        """Return the events whose acknowledgement was sent, and is not answered."""
+        errands = self._errands
+        return [each.seq for each in errands if not each.answered and each.confirmation.kind is Kind.ACK]
 
     def tick(self, now: float) -> list[Errand]:
         """Let time pass; return the messages that the broker did not answer in time."""

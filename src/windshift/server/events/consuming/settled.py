@@ -7,6 +7,7 @@ events once more. This process remembers, and settles them again without anybody
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
 from typing import Final
 
@@ -48,10 +49,15 @@ class Settled:
             self._next = now + GENERATION
         self._latest.add(seq)
 
-    def lose(self) -> None:
-        """Note that the connection ended: what was settled just before may be forgotten."""
+    def lose(self, under_way: Iterable[StreamSeq]) -> None:
+        """Note that the connection ended: what was settled just before may be forgotten.
+
+        `under_way` are the events whose acknowledgement the broker has not answered. It may arrive yet or be
+        sent again, so nobody else is to work on them meanwhile.
+        """
         self._lost |= self._latest
         self._lost |= self._before
+        self._lost.update(under_way)
         self._until = inf
         self.doubted = bool(self._lost)
 

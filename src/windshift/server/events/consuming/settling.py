@@ -202,11 +202,43 @@ class Settling:
         if outcome is NoReply.DISCONNECTED and errand.may_repeat:
             return  # sent again on the next connection, or failed when its time is over
         if isinstance(outcome, bytes) and not errand.answered:
-            self._count(errand)
-            if errand.ends:
-                self._triage.settle(errand.seq, self._now())
-                if errand.held.attempt > 1:
-                    self._failures.settled(errand.seq)
+            if self._is_late(errand):
+                self._start(self._see_whether_void(errand, outcome))
+                return
+            self._stored(errand)
+        self._finish(errand, outcome)
+
+    def _is_late(self, errand: Errand) -> bool:
+        """Whether an ack may have come after the event was given up on: the broker answers it all the same.
+
+        That takes a last attempt, which another server saw time out while this one or its client was held up,
+        or an ack that was sent again to a broker that had forgotten the delivery.
+        """
+        policy, held = self._triage.policy, errand.held
+        if not policy.dead_letters or held.replay is not None or errand.confirmation.kind is not Kind.ACK:
+            return False
+        return policy.is_last(held.attempt) or errand.is_repeated
+
+    async def _see_whether_void(self, errand: Errand, outcome: Outcome) -> None:
+        try:
+            errand.void = await self._triage.is_dead(errand.seq, errand.reply)
+        except (WindshiftError, RefusedByBroker):
+            self._finish(errand, NoReply.TIMED_OUT)
+            return
+        if not errand.answered:
+            if not errand.void:
+                self._stored(errand)
+            self._finish(errand, outcome)
+
+    def _stored(self, errand: Errand) -> None:
+        """Note that the broker has stored an acknowledgement."""
+        self._count(errand)
+        if errand.ends:
+            self._triage.settle(errand.seq, self._now())
+            if errand.held.attempt > 1:
+                self._failures.settled(errand.seq)
+
+    def _finish(self, errand: Errand, outcome: Outcome) -> None:
         end_settlement(errand, outcome)
         self._session.answer(errand, stored=isinstance(outcome, bytes), now=self._now())
         if outcome is NoReply.NO_RESPONDERS:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
@@ -154,9 +154,9 @@ class Triage:
         finally:
             timer.cancel()
 
-    def lose(self) -> None:
-        """Note that the broker may forget what was settled just now."""
-        self._settled.lose()
+    def lose(self, under_way: Iterable[StreamSeq]) -> None:
+        """Note that the broker may forget what was settled just now, and what is being acknowledged."""
+        self._settled.lose(under_way)
         self.shared.forget_recalls()
 
     def recover(self, now: float, timeout: float) -> None:
@@ -202,24 +202,41 @@ class Triage:
         self.undecided.discard(reply)
         self._admit(None, 0.0)
 
+    async def is_dead(self, seq: StreamSeq, reply: str) -> bool:
+        """Whether an event is a dead letter of this consumer.
+
+        Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
+        """
+        letter_id = LetterId(*self._consumer, seq, stored_at(reply))
+        letter = await self.shared.store.get(letter_id, self._replies.loop.time() + self._patience)
+        return letter is not None and letter.time >= self._created
+
     async def _verify(self, delivery: Delivery) -> None:
         """Pass on another attempt, unless a crash came between a dead letter and the end of its event."""
-        since = self._replies.loop.time()
+        begun = self._replies.loop.time()
+        since = self.shared.alertness.arrived(begun)
         try:
             with self.prolonged(delivery.reply):
-                letter = await self._look_up(self._id(delivery), since + _ELECTION)
+                letter = await self._look_up(self._id(delivery), begun + _ELECTION)
         except (WindshiftError, RefusedByBroker):
             self._return(delivery)  # it cannot be told now
             return
         if letter is None or letter.time < self._created:
-            now = self._replies.loop.time()
-            if now - since > self.timeout.total_seconds() / 10:  # the client is to have all of its time
-                self._deliveries.tell(delivery.reply, PROGRESS)
-                since = now
-            self.undecided.discard(delivery.reply)
-            self._admit(delivery, since)
+            self._pass_on(delivery, since, begun)
         else:
             await self._terminate(delivery.reply)
+
+    def _pass_on(self, delivery: Delivery, since: float, begun: float) -> None:
+        """Let the client have a delivery, unless its time was over when it came, or while this slept."""
+        now, timeout = self._replies.loop.time(), self.timeout.total_seconds()
+        if max(begun - since, now - self.shared.alertness.arrived(now)) >= timeout:
+            self._decided(delivery.reply)
+            return
+        if now - since > timeout / 10:  # the client is to have all of it
+            self._deliveries.tell(delivery.reply, PROGRESS)
+            since = now
+        self.undecided.discard(delivery.reply)
+        self._admit(delivery, since)
 
     async def _look_up(self, letter_id: LetterId, deadline: float) -> DeadLetter | None:
         """Read a dead letter, again if need be: to return the delivery would cost its event an attempt."""

@@ -1,0 +1,46 @@
+"""Since when this process has been awake: what it reads first after a pause may have waited for long.
+
+A process that was stopped, or that had no CPU, reads deliveries late. Their timeouts began when the broker
+sent them, so they are counted from the beginning of the pause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import Final
+
+INTERVAL: Final = 0.25
+"""Seconds between two looks at the clock."""
+
+PAUSE: Final = 2 * INTERVAL
+"""Seconds between two looks from which on the process has been asleep."""
+
+
+class Alertness:
+    """Notices pauses of the event loop. Without `watch` it takes the process to be awake."""
+
+    __slots__ = ("_asleep_since", "_awake_since", "_seen")
+
+    def __init__(self) -> None:
+        self._seen = inf
+        self._asleep_since = self._awake_since = -inf
+
+    async def watch(self) -> None:
+        """Look at the clock until this is cancelled."""
+        now = asyncio.get_running_loop().time
+        while True:
+            self.look(now())
+            await asyncio.sleep(INTERVAL)
+
+    def look(self, now: float) -> None:
+        """Note that the process is awake."""
+        if now - self._seen > PAUSE:
+            self._asleep_since, self._awake_since = self._seen, now
+        self._seen = now
+
+    def arrived(self, now: float) -> float:
+        """Return since when something may have been here that is read `now`."""
+        if now - self._seen > PAUSE:
+            return self._seen
+        return self._asleep_since if now - self._awake_since < INTERVAL else now
