@@ -10,6 +10,7 @@ from itertools import chain
 from time import time_ns
 
 import pytest
+import uvloop
 
 from tests.server.events.consuming import Consuming, make_consumer, prepare
 from tests.support.broker import Broker, connect, in_seconds
@@ -614,6 +615,24 @@ async def test_expired_events_are_not_sent_to_a_client_that_reads_again(
             await slow.nothing()
             await consuming.publish(40)
             await slow.event()
+
+
+def test_timers_that_are_due_already(nats_server: NatsServer, unique: Unique) -> None:
+    """A turn that is overdue may be asked for again and again, on uvloop too, which makes no timer of it."""
+
+    async def consume() -> None:
+        async with connect(nats_server.url) as broker:
+            consuming = await prepare(broker, unique())
+            async with consuming.worker() as worker:
+                attachment, now = worker.subscription._attachment, asyncio.get_running_loop().time()
+                assert attachment is not None
+                for late in (1, 2, 3):
+                    attachment._window.due = now - late
+                    attachment._arm(now - late)
+                await consuming.publish()
+                assert (await worker.event()).id == 1
+
+    uvloop.run(consume())
 
 
 async def test_deliveries_that_fill_a_request_to_the_last_byte(broker: Broker, unique: Unique) -> None:

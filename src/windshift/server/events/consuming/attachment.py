@@ -82,6 +82,7 @@ class Attachment:
         "_reopen",
         "_replay_room",
         "_resuming",
+        "_rings_at",
         "_room",
         "_session",
         "_settling",
@@ -157,6 +158,7 @@ class Attachment:
         self._room = asyncio.Event()
         self._replay_room = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
+        self._rings_at = inf
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdraw_at = inf
@@ -384,15 +386,16 @@ class Attachment:
     def _arm(self, now: float) -> None:
         """See to it that there is a turn when time alone makes one necessary."""
         due = min(self._session.due, self._pulls.due, self._withdraw_at, self._settling.slots.due)
-        timer = self._timer
-        if due == inf or (timer is not None and timer.when() <= due):
+        if due >= self._rings_at:
             return
-        if timer is not None:
-            timer.cancel()
+        if self._timer is not None:
+            self._timer.cancel()
         self._timer = self._loop.call_at(max(due, now), self._ring)
+        self._rings_at = due  # uvloop's timers do not all know that themselves
 
     def _ring(self) -> None:
         self._timer = None
+        self._rings_at = inf
         self._wake.set()
 
     # -- the client's commands -----------------------------------------------------------------------
