@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from time import monotonic
 from typing import Any, Final
 
 from windshift.server.errors import BrokerUnavailable, ConsumerNotFound, WindshiftError
@@ -19,11 +20,14 @@ from windshift.server.events.consuming.window import Window
 from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.consumers import ConsumerApi
 from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.telemetry.seldom import Seldom
 
 _PAUSE: Final = 0.5
 """Seconds before the broker is asked again what has to be known."""
 
 log = logging.getLogger(__name__)
+
+_stale = Seldom(10.0)
 
 
 class Following:
@@ -116,11 +120,19 @@ class Following:
             while self.stale:
                 self.stale = not await self._learn()
                 if self.stale:
+                    self._tell_stale()
                     await asyncio.sleep(_PAUSE)
         except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
             self._end(failure)
         finally:
             self._refreshing = False
+
+    def _tell_stale(self) -> None:
+        if _stale.passes(monotonic()):
+            log.warning(
+                "a consume call waits: the broker does not say what the consumer has given up on",
+                extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
+            )
 
     async def _learn(self) -> bool:
         """Learn what has to be known; false when the broker cannot tell now."""
