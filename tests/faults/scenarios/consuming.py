@@ -320,7 +320,7 @@ async def order(run: Run) -> None:
         await ensure_stream(made, "orders")
         await ensure_consumer(made, "orders", timeout=5.0)
         await fill(node.url, "orders", "orders.a", total)
-        await _consume_in_order(run, places, "c", total, run.scale(900, 60))
+        await _consume_in_order(run, places, node.url, "c", total, run.scale(900, 60))
         run.count("events in order", total)
         await ensure_consumer(made, "orders", "k", timeout=5.0)
 
@@ -330,14 +330,14 @@ async def order(run: Run) -> None:
             await victim.start()
 
         async with in_background(rounds(run, 20, run.scale(2, 1), kill, "kill")):
-            await _consume_in_order(run, places, "k", total, run.scale(900, 60))
+            await _consume_in_order(run, places, node.url, "k", total, run.scale(900, 60))
         run.count("events in order through kills", total)
         run.count("kills", sum(fault.kind == "kill" for fault in run.history.faults))
         run.check(checks.undocumented(run.history.failures))
 
 
 async def _consume_in_order(
-    run: Run, places: Sequence[Target], consumer: str, total: int, within: float
+    run: Run, places: Sequence[Target], url: str, consumer: str, total: int, within: float
 ) -> None:
     """Let one subscriber settle the first events, and check their order as they come."""
     order = checks.Order()
@@ -347,9 +347,9 @@ async def _consume_in_order(
     subscriber = Subscriber(consumer, consumption, places)
     subscriber.start()
     await run.until(
-        lambda: len(consumption.settled) >= total,
+        lambda: len(consumption.delivered) >= total,
         within,
-        f"{total:,} events settled",
-        lambda: f"{len(consumption.settled):,} of {total:,} events in order",
+        f"{total:,} events",
+        lambda: f"{len(consumption.delivered):,} of {total:,} events in order",
     )
-    await subscriber.stop()
+    await finish(run, consumption, [subscriber], url)
