@@ -70,6 +70,8 @@ def test_ready(server: WindshiftProcess) -> None:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_orderly_stop(server: WindshiftProcess, number: signal.Signals) -> None:
     """On these signals it stops with status 0 and leaves neither a process nor a secret behind."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("it is ignored here, as by nohup, and so by what is started from here")
     nats_pid = server.nats_pid
     assert nats_pid is not None
     server.signal(number)

@@ -275,7 +275,7 @@ async def test_a_replay_that_is_given_up_on_counts(
     own_broker: Broker, keeper: Keeper, unique: Unique
 ) -> None:
     """A replay counts its attempts anew; when they are used up the dead letter stays."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=2.0)
     await consuming.publish()
     async with consuming.worker() as worker:
         await worker.event()
@@ -283,7 +283,7 @@ async def test_a_replay_that_is_given_up_on_counts(
         await worker.told()
         for number in (1, 2):
             assert await keeper.replays.replay(await only_letter(keeper, consuming), number, in_seconds(5))
-            assert [(await worker.event()).attempt, (await worker.event()).attempt] == [1, 2]
+            assert [(await worker.event(10)).attempt, (await worker.event(10)).attempt] == [1, 2]
             await eventually(partial(letters, keeper, consuming), {1: number})
             await eventually(
                 partial(keeper.replays.outstanding, consuming.stream, "c", in_seconds(20)), frozenset()
