@@ -131,12 +131,13 @@ def redelivered(
             final.setdefault((settlement.consumer, settlement.id), settlement)
     kills = [fault for fault in faults if fault.kind == "kill" and fault.target.startswith("nats")]
     still = [fault for fault in faults if fault.kind in _STANDING_STILL]
+    frozen = [fault for fault in still if fault.kind == "freeze" and fault.target.startswith("nats")]
     violations, crossed, forgotten = [], 0, 0
     for delivery in deliveries:
         settled = final.get((delivery.consumer, delivery.id))
         if settled is None or delivery.at <= settled.end:
             continue
-        if delivery.server != settled.server and any(_forgets(kill, settled) for kill in kills):
+        if delivery.server != settled.server and any(_forgets(kill, settled, frozen) for kill in kills):
             forgotten += 1
         elif delivery.session != settled.session and _moving(still, settled.end, delivery.at) <= CROSSING:
             crossed += 1
@@ -160,8 +161,9 @@ def _moving(still: Sequence[Fault], start: float, end: float) -> float:
     return moving + max(0.0, end - reached)
 
 
-def _forgets(kill: Fault, settled: Settlement) -> bool:
-    return settled.start <= kill.end and kill.start <= settled.end + FORGOTTEN
+def _forgets(kill: Fault, settled: Settlement, frozen: Sequence[Fault]) -> bool:
+    """Tell whether a kill came before nats-server had written it down. Frozen, it writes nothing."""
+    return settled.start <= kill.end and _moving(frozen, settled.end, kill.start) <= FORGOTTEN
 
 
 def skipped(

@@ -132,6 +132,19 @@ def test_forgotten() -> None:
         assert found(checks.redelivered([delivery], [ACK], [fault]).violations) == ["redelivered"]
 
 
+def test_forgotten_while_frozen() -> None:
+    """A nats-server that is frozen right after the confirmation writes nothing down until it is killed."""
+    other = replace(AGAIN, session="two", server="windshift0#2", at=9.0)
+    freeze, kill = Fault("freeze", "nats", 2.1, 5.0), Fault("kill", "nats", 5.1, 5.2)
+    assert checks.redelivered([other], [ACK], [freeze, kill]) == checks.Redeliveries([], 0, 1)
+    for faults in (
+        [kill],
+        [replace(freeze, start=2.7), kill],
+        [replace(freeze, target="windshift0#1"), kill],
+    ):
+        assert found(checks.redelivered([other], [ACK], faults).violations) == ["redelivered"]
+
+
 def test_skipped() -> None:
     """In the end every event was delivered and settled."""
     assert found(checks.skipped([1], [DELIVERY], [ACK])) == []
