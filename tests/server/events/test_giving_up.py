@@ -21,7 +21,8 @@ from windshift.server.events.consuming.session import Kind
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.letters import STREAM, Cause, Failure, LetterId
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.deliveries import Delivery, StreamSeq
+from windshift.server.nats.timestamps import Time
 
 Unique = Callable[[], str]
 
@@ -406,3 +407,39 @@ async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, uniq
         assert event.attempt == 2
         worker.ack(1)
         assert await worker.told() == (Kind.ACK, [1], [], [])
+
+
+async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper, unique: Unique) -> None:
+    """Another delivery that is here already when an ack is confirmed is not handed out."""
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0)
+    await consuming.publish()
+    async with consuming.worker() as worker:
+        await worker.event()
+        worker.stall()
+        worker.ack(1)
+        assert await worker.told() == (Kind.ACK, [1], [], [])
+        attachment = worker.subscription._attachment
+        assert attachment is not None
+        reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.1.0"
+        attachment._arrive(Delivery(StreamSeq(1), "s", "", b"", Time(0, 0), None, None, None, 2, reply))
+        worker.read_on()
+        await worker.nothing()
+
+
+async def test_what_was_settled_is_known_to_the_next_call(
+    own_nats_server: NatsServer, keeper: Keeper, unique: Unique
+) -> None:
+    """Clients that come back after a crash of the broker get nothing that they had settled before."""
+    consuming = await failing(keeper, unique(), RetryPolicy(), ack_wait=1.0, storage="file")
+    await consuming.publish(200)
+    async with consuming.worker(window=200) as worker:
+        ids = [int(event.id) for event in await worker.events(200)]
+        worker.ack(*ids)
+        assert await worker.told() == (Kind.ACK, ids, [], [])
+        own_nats_server.kill()
+        await keeper.broker.lost()
+    own_nats_server.start()
+    await keeper.broker.connection.wait_connected(in_seconds(10))
+    async with consuming.worker(window=200) as worker:
+        await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
+        assert worker.deliveries.empty()

@@ -1,6 +1,12 @@
 from __future__ import annotations
 
-from windshift.server.events.consuming.settled import AFTERWARDS, GENERATION, Settled, SettledByConsumer
+from windshift.server.events.consuming.settled import (
+    AFTERWARDS,
+    GENERATION,
+    KEPT_UNUSED,
+    Settled,
+    SettledByConsumer,
+)
 from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.deliveries import StreamSeq
 
@@ -70,18 +76,30 @@ def test_two_losses_add_up() -> None:
 
 
 def test_calls_of_a_consumer_share_what_they_know() -> None:
-    """All calls of a process to one consumer share one memory, which goes with the last of them."""
+    """All calls of a process to one consumer share one memory, which outlives them for a while."""
     shared, key = SettledByConsumer(), ConsumerKey("S", "c")
-    first, second = shared.attach(key, "today"), shared.attach(key, "today")
+    first, second = shared.attach(key, "today", 0.0), shared.attach(key, "today", 0.0)
     assert first is second
-    assert shared.attach(ConsumerKey("S", "other"), "today") is not first
-    shared.detach(key, "today")
+    assert shared.attach(ConsumerKey("S", "other"), "today", 0.0) is not first
+    shared.detach(key, "today", 1.0)
+    shared.detach(key, "today", 2.0)
+    assert shared.attach(key, "today", 2.0 + KEPT_UNUSED - 1) is first
+    shared.detach(key, "today", 200.0)
+    shared.attach(ConsumerKey("S", "another"), "today", 200.0 + KEPT_UNUSED)
     assert len(shared) == 2
-    shared.detach(key, "today")
-    assert len(shared) == 1
+    assert shared.attach(key, "today", 400.0) is not first
 
 
 def test_another_consumer_of_the_name_has_settled_nothing() -> None:
     """A consumer that was deleted and made anew does not inherit what is known."""
     shared, key = SettledByConsumer(), ConsumerKey("S", "c")
-    assert shared.attach(key, "today") is not shared.attach(key, "yesterday")
+    assert shared.attach(key, "today", 0.0) is not shared.attach(key, "yesterday", 0.0)
+
+
+def test_what_was_settled_lately() -> None:
+    """It is known also while nothing is doubted, and what is in doubt belongs to it."""
+    memory = settled(0.0)
+    assert memory.lately(StreamSeq(1))
+    assert not memory.lately(StreamSeq(2))
+    memory.lose([StreamSeq(2)])
+    assert memory.lately(StreamSeq(2))

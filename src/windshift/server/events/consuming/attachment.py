@@ -350,6 +350,9 @@ class Attachment:
         while unsent and queued <= STALLED:
             delivery, held = unsent.popleft()
             if self._window.holds(delivery.id, held, now):
+                if held.replay is None and self._triage.is_stale(delivery):
+                    self._window.remove(delivery.id, held)
+                    continue
                 client.deliver(delivery)
                 if held.span is not None:
                     held.span.end()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
 from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.deliveries import StreamSeq
@@ -20,6 +20,10 @@ GENERATION: Final = 1.0
 AFTERWARDS: Final = 30.0
 """Seconds, beside two timeouts of the consumer, for which they are kept once the broker is back: what it
 delivered before it was killed comes again when its timeout is over."""
+
+
+KEPT_UNUSED: Final = 120.0
+"""Seconds for which it is remembered what the calls of a consumer settled, when none of them is left."""
 
 
 class Settled:
@@ -65,6 +69,10 @@ class Settled:
         """Note that the broker is back; `timeout` is the consumer's, in seconds."""
         self._until = now + 2 * timeout + AFTERWARDS
 
+    def lately(self, seq: StreamSeq) -> bool:
+        """Whether an event was settled lately, whatever the broker remembers of that."""
+        return seq in self._latest or seq in self._before or seq in self._lost
+
     def knows(self, seq: StreamSeq, now: float) -> bool:
         """Whether an event was settled that the broker may have forgotten."""
         if now > self._until:
@@ -80,20 +88,36 @@ class SettledByConsumer:
     """
 
     def __init__(self) -> None:
-        self._known: dict[tuple[ConsumerKey, str], Settled] = {}
+        self._known: dict[_Key, Settled] = {}
+        self._unused: dict[_Key, float] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def attach(self, consumer: ConsumerKey, created: str) -> Settled:
+    def attach(self, consumer: ConsumerKey, created: str, now: float) -> Settled:
         """Share the memory of a consumer."""
-        settled = self._known.setdefault((consumer, created), Settled())
+        self._purge(now)
+        key = consumer, created
+        settled = self._known.setdefault(key, Settled())
         settled.users += 1
+        self._unused.pop(key, None)
         return settled
 
-    def detach(self, consumer: ConsumerKey, created: str) -> None:
-        """Share it no more; it is gone with its last user."""
-        settled = self._known[consumer, created]
+    def detach(self, consumer: ConsumerKey, created: str, now: float) -> None:
+        """Share it no more. It is kept for a while after its last user: clients come back."""
+        self._purge(now)
+        key = consumer, created
+        settled = self._known[key]
         settled.users -= 1
         if not settled.users:
-            del self._known[consumer, created]
+            self._unused[key] = now
+
+    def _purge(self, now: float) -> None:
+        while self._unused:
+            key, since = next(iter(self._unused.items()))
+            if now < since + KEPT_UNUSED:
+                return
+            del self._unused[key], self._known[key]
+
+
+_Key: TypeAlias = tuple[ConsumerKey, str]

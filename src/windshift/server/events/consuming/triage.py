@@ -107,7 +107,7 @@ class Triage:
         self._start = start
         self._admit = admit
         self._made = created
-        self._settled = shared.settled.attach(consumer, created)
+        self._settled = shared.settled.attach(consumer, created, replies.loop.time())
         self._created = parse_rfc3339(created) or EPOCH
         self._dead: dict[StreamSeq, int] = {}
         self.policy = RetryPolicy()
@@ -165,7 +165,7 @@ class Triage:
 
     def close(self) -> None:
         """Share nothing any more."""
-        self.shared.settled.detach(self._consumer, self._made)
+        self.shared.settled.detach(self._consumer, self._made, self._replies.loop.time())
 
     # -- deciding ------------------------------------------------------------------------------------
 
@@ -176,6 +176,9 @@ class Triage:
             return False
         if delivery.attempt == 1 and not self._dead:
             return True
+        if delivery.attempt > 1 and self._settled.lately(delivery.id):
+            self._deliveries.tell(delivery.reply, ACK)
+            return False
         dead = self._dead.get(delivery.id)
         is_dead = dead is not None and dead == stored_at(delivery.reply)
         if self.policy.is_beyond(delivery.attempt) and not is_dead:
@@ -185,6 +188,13 @@ class Triage:
         else:
             return True
         return False
+
+    def is_stale(self, delivery: Delivery) -> bool:
+        """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
+        stale = (delivery.attempt > 1 or self._settled.doubted) and self._settled.lately(delivery.id)
+        if stale:
+            self._deliveries.tell(delivery.reply, ACK)
+        return stale
 
     def give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make no further attempt at an event."""
