@@ -135,7 +135,7 @@ def test_plain_text_when_tls_was_asked_for(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fate", ["killed", "frozen"])
 def test_an_outage_as_clients_see_it(tmp_path: Path, fate: str) -> None:
-    """While NATS is away calls fail in time and consume calls stay open; afterwards all go on by themselves."""
+    """While NATS is away calls fail in time and consume calls stay open; then all go on by themselves."""
     with nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
         client = Client(server.address)
         ensure_stream(client, "S")
