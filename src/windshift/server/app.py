@@ -87,6 +87,7 @@ class App:
         self._dead_letters = domain.dead_letters
         self._dead_lettering = domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
+        self.connection.on_lost.append(self._dead_lettering.settled.lose)
         self._services = _services(config, domain, tracer)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0

@@ -103,3 +103,14 @@ def test_what_was_settled_lately() -> None:
     assert not memory.lately(StreamSeq(2))
     memory.lose([StreamSeq(2)])
     assert memory.lately(StreamSeq(2))
+
+
+def test_consumers_without_a_call_are_doubted_too() -> None:
+    """What the last call of a consumer settled before the connection ended is known to the next one."""
+    shared, key = SettledByConsumer(), ConsumerKey("S", "c")
+    shared.attach(key, "today", 0.0).add(StreamSeq(1), 0.0)
+    shared.detach(key, "today", 0.1)
+    shared.lose()
+    memory = shared.attach(key, "today", 1.0)
+    assert memory.doubted
+    assert known(memory, 1.0) == [1]

@@ -180,6 +180,7 @@ class Attachment:
         connection.on_connected.append(self._recover)
         connection.on_moved.append(self._move)
         self._counts.attach(self._window)
+        self._triage.recover(self._loop.time(), self._following.found.timeout.total_seconds())
         self._window.tell_expired(self._triage.failures.failed)
         notes = self._shared.notes
         silence = (

@@ -112,6 +112,11 @@ class SettledByConsumer:
         if not settled.users:
             self._unused[key] = now
 
+    def lose(self) -> None:
+        """Note that the connection ended, also for consumers without a call at the moment."""
+        for settled in self._known.values():
+            settled.lose(())
+
     def _purge(self, now: float) -> None:
         while self._unused:
             key, since = next(iter(self._unused.items()))
