@@ -54,7 +54,11 @@ def play_all(
     runs, start = [], time.monotonic()
     progress.begin(scenario.name)
     for seed in seeds:
-        run = asyncio.run(play(scenario, seed, options, progress, keep))
+        try:
+            run = asyncio.run(play(scenario, seed, options, progress, keep))
+        except asyncio.CancelledError:
+            progress.finish("stopped", "")
+            sys.exit(128 + signal.SIGTERM)
         runs.append(run)
         if run.violations:
             _complain(run, progress, keep)

@@ -137,7 +137,7 @@ async def acks_both_kills(run: Run) -> None:
 
 
 @scenario(
-    "acks", "100,000 events are acknowledged, and a minute of silence follows; acks that must be refused"
+    "acks", "100,000 events are acknowledged, and ten times their timeout passes; acks that must be refused"
 )
 async def acks(run: Run) -> None:
     """Nothing that was confirmed comes again; what names no delivery of the call is invalid."""
