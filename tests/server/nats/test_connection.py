@@ -372,3 +372,19 @@ async def test_a_mishap_while_connecting(
     await connection.wait_connected(in_seconds(10))
     await own_broker.api.call("INFO", None, in_seconds(5))
     assert happened
+
+
+async def test_publishing_on_a_socket_that_has_just_closed(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There is no connection then, though nats-py has yet to notice, and uvloop says so in its own way."""
+
+    def closed(*_: object) -> None:
+        raise RuntimeError("unable to perform operation on <TCPTransport closed=True>; the handler is closed")
+
+    client = broker.connection.client
+    assert client is not None
+    for method in ("write", "writelines"):
+        monkeypatch.setattr(client._transport, method, closed)
+    with pytest.raises(NotConnected):
+        broker.connection.publish("nobody.listens")

@@ -220,6 +220,9 @@ class Connection:
             return
         except (ConnectionClosedError, ConnectionDrainingError, OutboundBufferLimitError):
             raise NotConnected from None
+        except (OSError, RuntimeError):  # uvloop's, when the socket has closed and nats-py has yet to notice
+            self._look.set()
+            raise NotConnected from None
         sending.close()
 
     async def subscribe(self, subject: str, receive: Receive) -> Subscription:
