@@ -384,7 +384,10 @@ async def test_publishing_on_a_socket_that_has_just_closed(
 
     client = broker.connection.client
     assert client is not None
-    for method in ("write", "writelines"):
-        monkeypatch.setattr(client._transport, method, closed)
+    flusher = client._flusher_task
+    assert flusher is not None
+    flusher.cancel()  # it has ended by then, and whoever publishes writes for itself
+    await asyncio.wait([flusher])
+    monkeypatch.setattr(client._transport, "writelines", closed)
     with pytest.raises(NotConnected):
         broker.connection.publish("nobody.listens")
