@@ -284,7 +284,12 @@ class JetStreamApi:
         return await self.call(f"STREAM.INFO.{stream}", None, deadline)
 
     async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
-        """Read one stored message, the latest write included; `None` if there is none.
+        """Read one stored message, the latest write included; `None` if there is none."""
+        message = await self.raw_message(stream, query, deadline)
+        return None if message is None else read_stored(message)
+
+    async def raw_message(self, stream: str, query: Mapping[str, Any], deadline: float) -> JsonObject | None:
+        """Do what `message` does, and give the message as JetStream words it.
 
         The stream's leader is asked. A direct get is answered by any replica, with what it has.
         """
@@ -294,7 +299,8 @@ class JetStreamApi:
             if refusal.err_code == MESSAGE_NOT_FOUND:
                 return None
             raise
-        return read_stored(answer["message"])
+        message: JsonObject = answer["message"]
+        return message
 
 
 def domain_error(refusal: RefusedByBroker, *, stream: str = "", consumer: str = "") -> Exception:

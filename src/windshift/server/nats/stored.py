@@ -7,7 +7,7 @@ from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from windshift.server.nats.jetstream import MESSAGE_NOT_FOUND, JetStreamApi, RefusedByBroker
+from windshift.server.nats.jetstream import JetStreamApi
 from windshift.server.nats.timestamps import NANOSECONDS, Time, parse_rfc3339
 
 HeaderLines: TypeAlias = tuple[tuple[bytes, bytes], ...]
@@ -47,13 +47,9 @@ async def read_exactly(
 
     Raise `RefusedByBroker` (of a missing stream, too) or `BrokerUnavailable`; `deadline` is a loop time.
     """
-    try:
-        answer = await api.call(f"STREAM.MSG.GET.{stream}", query, deadline)
-    except RefusedByBroker as refusal:
-        if refusal.err_code == MESSAGE_NOT_FOUND:
-            return None
-        raise
-    message = answer["message"]
+    message = await api.raw_message(stream, query, deadline)
+    if message is None:
+        return None
     return Stored(
         message["subject"],
         message["seq"],
