@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import cast
 
-from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.errors import InvalidField
@@ -120,9 +120,14 @@ def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:
 
 
 def event_response(delivery: Delivery) -> EventsResponse:
-    """Write a delivery."""
+    """Write a delivery as a message of the call."""
     response = EventsResponse()
-    event = response.event
+    write_event(response.event, delivery)
+    return response
+
+
+def write_event(event: Event, delivery: Delivery) -> None:
+    """Write a delivery."""
     event.id = delivery.id
     event.subject = delivery.subject
     event.delivery_attempt = delivery.attempt
@@ -136,7 +141,6 @@ def event_response(delivery: Delivery) -> EventsResponse:
         headers.trace_parent = delivery.trace_parent
     if delivery.trace_state is not None:
         headers.trace_state = delivery.trace_state
-    return response
 
 
 def confirmation_response(confirmation: Confirmation) -> EventsResponse:

@@ -7,7 +7,7 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.server.api.consume import TYPE_URL_PREFIX
+from windshift.server.api.consume import write_event
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter, id_text
 from windshift.server.nats.timestamps import Time, from_unix_ns
 
@@ -40,26 +40,8 @@ def letter_message(letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
         message.first_delivery.CopyFrom(_timestamp(from_unix_ns(failure.first_delivery_ns)))
     if failure.last_delivery_ns:
         message.last_delivery.CopyFrom(_timestamp(from_unix_ns(failure.last_delivery_ns)))
-    _write_event(message, letter)
+    write_event(message.event, letter.delivery(failure.attempts))
     return message
-
-
-def _write_event(message: pb.DeadLetter, letter: DeadLetter) -> None:
-    """Write the event as it was delivered."""
-    event = message.event
-    event.id = letter.failure.id.seq
-    event.subject = letter.subject
-    event.delivery_attempt = letter.failure.attempts
-    event.data.type_url = TYPE_URL_PREFIX + letter.type_name
-    event.data.value = letter.data
-    headers = event.headers
-    headers.timestamp.seconds, headers.timestamp.nanos = letter.published
-    if letter.idempotency_key is not None:
-        headers.idempotency_key = letter.idempotency_key
-    if letter.trace_parent is not None:
-        headers.trace_parent = letter.trace_parent
-    if letter.trace_state is not None:
-        headers.trace_state = letter.trace_state
 
 
 def _timestamp(time: Time) -> Timestamp:

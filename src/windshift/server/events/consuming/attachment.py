@@ -115,7 +115,7 @@ class Attachment:
         self._window = window
         self._options = options
         self._patience = options.confirm_timeout.total_seconds()
-        self._session = Session(window, options.confirm_timeout.total_seconds())
+        self._session = Session(window, self._patience)
         self._pulls = Pulls(window, options.pull.silence)
         self._deliveries = Deliveries(broker.connection, *consumer, options.pull, self._arrive)
         self._loop = asyncio.get_running_loop()

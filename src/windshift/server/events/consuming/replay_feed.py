@@ -13,7 +13,6 @@ from datetime import timedelta
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.window import Replay
-from windshift.server.events.dead_letters.letters import DeadLetter
 from windshift.server.events.dead_letters.replays import STREAM, read_pointer
 from windshift.server.events.model import ConsumerKey
 from windshift.server.nats.connection import Connection
@@ -168,26 +167,10 @@ class ReplayFeed:
         if letter is None or letter.failure.replay_count >= count:
             deliveries.tell(pointer.reply, ACK)
         else:
-            self._take(_delivery(letter, pointer), Replay(letter_id, count))
+            self._take(letter.delivery(pointer.attempt, pointer.reply), Replay(letter_id, count))
 
     def _deadline(self) -> float:
         return self._loop.time() + self._patience
 
 
 _PAUSE = 1.0
-
-
-def _delivery(letter: DeadLetter, pointer: Delivery) -> Delivery:
-    """Make the delivery of a dead letter's event from that of the pointer to it."""
-    return Delivery(
-        letter.failure.id.seq,
-        letter.subject,
-        letter.type_name,
-        letter.data,
-        letter.published,
-        letter.idempotency_key,
-        letter.trace_parent,
-        letter.trace_state,
-        pointer.attempt,
-        pointer.reply,
-    )

@@ -154,7 +154,7 @@ class Settling:
             errand.prepared = True
             self._begin(errand)
         else:
-            self._conclude(errand, stored=False)
+            self._fail(errand)
 
     async def _keep(self, errand: Errand, failure: Failure) -> bool:
         """Make a dead letter of an event that is to be settled.
@@ -196,7 +196,7 @@ class Settling:
             self._replies.send(errand.reply, errand.payload, None, partial(self._on_answer, errand), deadline)
         except NotConnected:
             if not errand.may_repeat:
-                self._conclude(errand, stored=False)
+                self._fail(errand)
 
     def _on_answer(self, errand: Errand, outcome: Outcome) -> None:
         if outcome is NoReply.DISCONNECTED and errand.may_repeat:
@@ -246,8 +246,8 @@ class Settling:
         else:
             self._answered()
 
-    def _conclude(self, errand: Errand, *, stored: bool) -> None:
-        self._session.answer(errand, stored=stored, now=self._now())
+    def _fail(self, errand: Errand) -> None:
+        self._session.answer(errand, stored=False, now=self._now())
         self._answered()
 
     def _count(self, errand: Errand) -> None:

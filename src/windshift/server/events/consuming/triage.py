@@ -19,7 +19,7 @@ from typing import Any, Final
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering, Failures
 from windshift.server.events.consuming.window import Replay
-from windshift.server.events.dead_letters.letters import DeadLetter, LetterId
+from windshift.server.events.dead_letters.letters import LetterId
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.nats.connection import NotConnected
@@ -217,8 +217,7 @@ class Triage:
 
         Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
         """
-        letter_id = LetterId(*self._consumer, seq, stored_at(reply))
-        letter = await self.shared.store.get(letter_id, self._replies.loop.time() + self._patience)
+        letter = await self.shared.store.get(self._id(seq, reply), self._replies.loop.time() + self._patience)
         return letter is not None and letter.time >= self._created
 
     async def _verify(self, delivery: Delivery) -> None:
@@ -227,14 +226,14 @@ class Triage:
         since = self.shared.alertness.arrived(begun)
         try:
             with self.prolonged(delivery.reply):
-                letter = await self._look_up(self._id(delivery), begun + _ELECTION)
+                is_dead = await self._look_up(delivery, begun + _ELECTION)
         except (WindshiftError, RefusedByBroker):
             self._return(delivery)  # it cannot be told now
             return
-        if letter is None or letter.time < self._created:
-            self._pass_on(delivery, since, begun)
-        else:
+        if is_dead:
             await self._terminate(delivery.reply)
+        else:
+            self._pass_on(delivery, since, begun)
 
     def _pass_on(self, delivery: Delivery, since: float, begun: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
@@ -248,19 +247,19 @@ class Triage:
         self.undecided.discard(delivery.reply)
         self._admit(delivery, since)
 
-    async def _look_up(self, letter_id: LetterId, deadline: float) -> DeadLetter | None:
-        """Read a dead letter, again if need be: to return the delivery would cost its event an attempt."""
+    async def _look_up(self, delivery: Delivery, deadline: float) -> bool:
+        """Ask `is_dead`, again if need be: to return the delivery would cost its event an attempt."""
         now = self._replies.loop.time
         while True:
             try:
-                return await self.shared.store.get(letter_id, now() + self._patience)
+                return await self.is_dead(delivery.id, delivery.reply)
             except (WindshiftError, RefusedByBroker):
                 if now() > deadline:
                     raise
                 await asyncio.sleep(_PAUSE)
 
     async def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
-        letter_id = self._id(delivery) if replay is None else replay.id
+        letter_id = self._id(delivery.id, delivery.reply) if replay is None else replay.id
         attempts = self.policy.max_attempts or delivery.attempt - 1
         failure = self.failures.exhausted(letter_id, attempts, replay.number if replay else 0)
         deadline = self._replies.loop.time() + self._patience
@@ -288,5 +287,5 @@ class Triage:
             pass
         self._decided(reply)
 
-    def _id(self, delivery: Delivery) -> LetterId:
-        return LetterId(*self._consumer, delivery.id, stored_at(delivery.reply))
+    def _id(self, seq: StreamSeq, reply: str) -> LetterId:
+        return LetterId(*self._consumer, seq, stored_at(reply))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.nats.deliveries import Delivery, StreamSeq
 from windshift.server.nats.timestamps import Time
 
 STREAM: Final = "WS_DEAD_LETTERS"
@@ -104,3 +104,18 @@ class DeadLetter:
     trace_parent: str | None = None
     trace_state: str | None = None
     other_headers: dict[str, str] = field(default_factory=dict)
+
+    def delivery(self, attempt: int, reply: str = "") -> Delivery:
+        """Return the event as a delivery: which attempt it is, and what takes its acknowledgements."""
+        return Delivery(
+            self.failure.id.seq,
+            self.subject,
+            self.type_name,
+            self.data,
+            self.published,
+            self.idempotency_key,
+            self.trace_parent,
+            self.trace_state,
+            attempt,
+            reply,
+        )
