@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.faults import checks
@@ -51,12 +52,11 @@ def undecided(luck: random.Random) -> Behaviour:
     return behave
 
 
-@scenario(
-    "last-attempts",
-    "kill -9 of nats-server, then of two servers in turn, with events on their last attempt",
-)
-async def last_attempts(run: Run) -> None:
-    """End each event acknowledged, or as a dead letter, exactly once."""
+@asynccontextmanager
+async def _two_servers(
+    run: Run,
+) -> AsyncIterator[tuple[Node, list[Server], list[Target], list[Connection]]]:
+    """Start two servers on one nats-server, with a consumer that gives up on its events."""
     async with (
         single(run, servers=2) as (node, servers),
         targets(run.history, servers) as places,
@@ -64,6 +64,16 @@ async def last_attempts(run: Run) -> None:
     ):
         await ensure_stream(made[0], "orders")
         await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
+        yield node, servers, places, made
+
+
+@scenario(
+    "last-attempts",
+    "kill -9 of nats-server, then of two servers in turn, with events on their last attempt",
+)
+async def last_attempts(run: Run) -> None:
+    """End each event acknowledged, or as a dead letter, exactly once."""
+    async with _two_servers(run) as (node, servers, places, made):
 
         async def kill_nats(_: int) -> None:
             await _restart(run, node)
@@ -84,13 +94,7 @@ async def last_attempts(run: Run) -> None:
 )
 async def last_attempts_frozen(run: Run) -> None:
     """End each event acknowledged, or as a dead letter, exactly once."""
-    async with (
-        single(run, servers=2) as (node, servers),
-        targets(run.history, servers) as places,
-        connections(run.history, 4, *(server.address for server in servers)) as made,
-    ):
-        await ensure_stream(made[0], "orders")
-        await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
+    async with _two_servers(run) as (node, servers, places, made):
 
         async def freeze(number: int) -> None:
             await servers[number % 2].freeze(1.5)

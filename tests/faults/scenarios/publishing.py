@@ -10,7 +10,7 @@ from tests.faults import checks
 from tests.faults.calls import Connection, ensure_stream
 from tests.faults.history import Outcome, Stored
 from tests.faults.places import single
-from tests.faults.processes import Server, running_node, running_servers
+from tests.faults.processes import Node, Server, running_node, running_servers
 from tests.faults.run import Run, scenario
 from tests.faults.witness import read_stream
 from tests.faults.workloads import connections, crowd, publish_conditionally, publish_on, rounds
@@ -78,23 +78,30 @@ def check_all_ways(run: Run, streams: Mapping[str, Mapping[int, Stored]], since:
     run.bar("longest gap between publishes, s", longest_gap(run, "orders", since), gap)
 
 
+async def _publish_through_kills(
+    run: Run, node: Node, servers: list[Server], victim: Node | Server, longest_gap: float
+) -> None:
+    """Kill one process again and again, and start it at once, under all kinds of publishers."""
+    kills = run.scale(20, 3)
+
+    async def kill(_: int) -> None:
+        await victim.kill()
+        await victim.start()
+
+    work = rounds(run, kills, run.scale(2, 1), kill, "kill")
+    since = await publish_all_ways(run, servers, work)
+    run.count("kills", kills)
+    check_all_ways(run, await read_all(node.url), since, longest_gap)
+
+
 @scenario(
     "nats-kills",
     "kill -9 of an unreplicated nats-server, restarted at once, under 64 publishers",
 )
 async def nats_kills(run: Run) -> None:
     """Nothing that was acknowledged is lost, nothing is stored twice."""
-    kills = run.scale(20, 3)
     async with single(run) as (node, servers):
-
-        async def kill(_: int) -> None:
-            await node.kill()
-            await node.start()
-
-        work = rounds(run, kills, run.scale(2, 1), kill, "kill")
-        since = await publish_all_ways(run, servers, work)
-        run.count("kills", kills)
-        check_all_ways(run, await read_all(node.url), since, 3.0)
+        await _publish_through_kills(run, node, servers, node, 3.0)
 
 
 @scenario(
@@ -103,17 +110,8 @@ async def nats_kills(run: Run) -> None:
 )
 async def server_kills(run: Run) -> None:
     """Nothing that was acknowledged is lost, nothing is stored twice."""
-    kills = run.scale(20, 3)
     async with single(run) as (node, servers):
-
-        async def kill(_: int) -> None:
-            await servers[0].kill()
-            await servers[0].start()
-
-        work = rounds(run, kills, run.scale(2, 1), kill, "kill")
-        since = await publish_all_ways(run, servers, work)
-        run.count("kills", kills)
-        check_all_ways(run, await read_all(node.url), since, 5.0)
+        await _publish_through_kills(run, node, servers, servers[0], 5.0)
 
 
 @scenario(
