@@ -283,12 +283,52 @@ class OutcomeUnknown(WindshiftError):
 
 
 class Unauthenticated(WindshiftError):
-    """The call carries no credentials, or none that are valid."""
+    """The call carries no credentials, or none that are valid. `why` is for the log alone."""
 
     reason = "UNAUTHENTICATED"
 
+    def __init__(
+        self,
+        why: str,
+        message: str = "the call has no valid credentials; send `authorization: Bearer` with a token, or a "
+        "client certificate",
+    ) -> None:
+        super().__init__(message)
+        self.why = why
+
+
+class IdentityUnavailable(WindshiftError):
+    """The token's issuer is known, but its keys are not to be had now. Try again."""
+
+    reason = "IDENTITY_UNAVAILABLE"
+
+    def __init__(self) -> None:
+        super().__init__("the keys of the token's issuer cannot be fetched now; try again")
+
 
 class PermissionDenied(WindshiftError):
-    """The caller is known, but may not do this."""
+    """The caller is known, but may not do this. `rule` is for the log alone."""
 
     reason = "PERMISSION_DENIED"
+
+    def __init__(self, principal: str, verb: str, resource: str, rule: str) -> None:
+        super().__init__(f"{principal!r} may not {verb} {resource!r}")
+        self.principal = principal
+        self.verb = verb
+        self.resource = resource
+        self.rule = rule
+
+
+class QuotaExceeded(WindshiftError):
+    """The caller has as many calls as it may have. `quota` is ``max_streams`` or ``max_rps``."""
+
+    reason = "QUOTA_EXCEEDED"
+
+    def __init__(self, quota: str, limit: float) -> None:
+        what = "open streams at once" if quota == "max_streams" else "calls per second"
+        super().__init__(
+            f"no more than {limit:g} {what}; wait, or have the quota raised",
+            {"quota": quota, "limit": f"{limit:g}"},
+        )
+        self.quota = quota
+        self.limit = limit

@@ -1,0 +1,94 @@
+"""Who there is, how they are known, and what they may do: what the authorization file says, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from windshift.server.auth.permissions import Permissions
+
+
+@dataclass(frozen=True, slots=True)
+class StaticToken:
+    """A token by which a principal is known.
+
+    Attributes:
+        digest: SHA-256 of the whole token, 32 bytes.
+        expires: Unix time in seconds after which it is no longer valid; None = never.
+    """
+
+    digest: bytes
+    expires: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JwtSubject:
+    """A subject of an issuer's JSON web tokens; `issuer` is the name that the file gives it."""
+
+    issuer: str
+    sub: str
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Whose JSON web tokens are trusted, and for what.
+
+    Attributes:
+        name: how the file calls it.
+        issuer: the exact `iss` of its tokens.
+        audiences: values of `aud`, one of which its tokens must have.
+        jwks: where its public keys are: an https URL (http for loopback addresses only), or an absolute path.
+        algorithms: names of the signature algorithms that are accepted, asymmetric ones only.
+        max_lifetime: the longest time from `iat` to `exp`.
+        leeway: by how much clocks may differ.
+    """
+
+    name: str
+    issuer: str
+    audiences: tuple[str, ...]
+    jwks: str
+    algorithms: tuple[str, ...]
+    max_lifetime: timedelta = timedelta(hours=24)
+    leeway: timedelta = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Principal:
+    """Somebody who calls.
+
+    Attributes:
+        name: what logs call it.
+        permissions: what it may do.
+        tokens: its static tokens.
+        jwt: its subjects in JSON web tokens.
+        mtls: its names in client certificates: ``CN=edge,O=Acme`` for a whole subject, or ``DNS:…``, ``URI:…``,
+            ``EMAIL:…``, ``IP:…`` for one of the alternative names.
+        max_streams: calls that stream which it may have open at once on this server; None = any number.
+        max_rps: calls per second that it may begin on this server; None = any number.
+    """
+
+    name: str
+    permissions: Permissions
+    tokens: tuple[StaticToken, ...] = ()
+    jwt: tuple[JwtSubject, ...] = ()
+    mtls: tuple[str, ...] = ()
+    max_streams: int | None = None
+    max_rps: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Policy:
+    """All that the file says.
+
+    Attributes:
+        principals: by name.
+        issuers: by name.
+        by_subject: principals by issuer's name and subject.
+        by_certificate: principals by name in a certificate.
+    """
+
+    principals: Mapping[str, Principal] = field(default_factory=dict)
+    issuers: Mapping[str, Issuer] = field(default_factory=dict)
+    by_subject: Mapping[tuple[str, str], Principal] = field(default_factory=dict)
+    by_certificate: Mapping[str, Principal] = field(default_factory=dict)
