@@ -6,13 +6,15 @@ patterns. An empty name in an action on dead letters stands for all there are.
 
 from __future__ import annotations
 
-from typing import ClassVar, Final, NamedTuple, TypeAlias
+from dataclasses import dataclass
+from typing import ClassVar, Final, TypeAlias
 
 EVERYTHING: Final = ">"
 """The subject that stands for every one."""
 
 
-class Publish(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Publish:
     """Store an event under a subject."""
 
     subject: str
@@ -24,7 +26,8 @@ class Publish(NamedTuple):
         return self.subject
 
 
-class ManageStream(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ManageStream:
     """Create or change a stream."""
 
     stream: str
@@ -36,7 +39,8 @@ class ManageStream(NamedTuple):
         return self.stream
 
 
-class Bind(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Bind:
     """Have a stream take the events of a subject."""
 
     subject: str
@@ -48,7 +52,8 @@ class Bind(NamedTuple):
         return self.subject
 
 
-class Copy(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Copy:
     """Have a stream copy a subject's events from another stream."""
 
     stream: str
@@ -61,7 +66,8 @@ class Copy(NamedTuple):
         return f"{self.stream} {self.subject}"
 
 
-class Consume(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Consume:
     """Read a subject's events of a stream through a consumer; None = one without a name of its own."""
 
     stream: str
@@ -75,7 +81,8 @@ class Consume(NamedTuple):
         return f"{self.stream} {self.subject} {self.consumer or '(ephemeral)'}"
 
 
-class UseConsumer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UseConsumer:
     """Look at a consumer, or attach to it, whatever it chooses; None = one without a name of its own."""
 
     stream: str
@@ -88,7 +95,8 @@ class UseConsumer(NamedTuple):
         return f"{self.stream} {self.consumer or '(ephemeral)'}"
 
 
-class DeleteConsumer(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class DeleteConsumer:
     """Delete a consumer; None = one without a name of its own."""
 
     stream: str
@@ -101,7 +109,8 @@ class DeleteConsumer(NamedTuple):
         return f"{self.stream} {self.consumer or '(ephemeral)'}"
 
 
-class ManageStore(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ManageStore:
     """Create a store."""
 
     store: str
@@ -113,7 +122,8 @@ class ManageStore(NamedTuple):
         return self.store
 
 
-class ReadKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ReadKey:
     """Read the value of a key."""
 
     store: str
@@ -126,7 +136,8 @@ class ReadKey(NamedTuple):
         return f"{self.store} {self.key}"
 
 
-class WriteKey(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class WriteKey:
     """Set or delete a key."""
 
     store: str
@@ -139,7 +150,8 @@ class WriteKey(NamedTuple):
         return f"{self.store} {self.key}"
 
 
-class ReadDeadLetters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ReadDeadLetters:
     """Look at dead letters, the events in them included."""
 
     stream: str
@@ -152,7 +164,8 @@ class ReadDeadLetters(NamedTuple):
         return f"{self.stream or '*'} {self.consumer or '*'}"
 
 
-class ReplayDeadLetters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class ReplayDeadLetters:
     """Have dead letters delivered again."""
 
     stream: str
@@ -165,7 +178,8 @@ class ReplayDeadLetters(NamedTuple):
         return f"{self.stream or '*'} {self.consumer or '*'}"
 
 
-class PurgeDeadLetters(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class PurgeDeadLetters:
     """Remove dead letters for good."""
 
     stream: str
