@@ -27,7 +27,6 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
     reader = Reader(environment)
     development = reader.boolean("DEVELOPMENT")
     grpc = ListenConfig(reader.host("GRPC_HOST", "127.0.0.1"), reader.port("GRPC_PORT", 8080))
-    _refuse_authorization(reader)
     config = ServerConfig(
         nats=_nats(reader),
         embedded=_embedded(reader),
@@ -40,6 +39,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         development=development,
         default_replicas=reader.integer("WINDSHIFT_DEFAULT_REPLICAS", 1, 1, 5),
         drain_timeout=reader.seconds("WINDSHIFT_DRAIN_TIMEOUT", 10, _LONGEST_DRAIN),
+        auth_file=reader.file("WINDSHIFT_AUTH_FILE"),
         insecure=reader.boolean("WINDSHIFT_INSECURE"),
         metrics=reader.boolean("WINDSHIFT_METRICS", default=True),
         telemetry=read_telemetry(reader),
@@ -48,12 +48,6 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
     _enough_servers(reader, config)
     reader.finish()
     return config
-
-
-def _refuse_authorization(reader: Reader) -> None:
-    """Better no server than one that seems to be protected."""
-    if reader.text("WINDSHIFT_AUTH_FILE") is not None:
-        reader.problem("WINDSHIFT_AUTH_FILE", "this version has no authorization; unset it to serve without")
 
 
 def _distinct_ports(reader: Reader, config: ServerConfig) -> None:

@@ -157,6 +157,9 @@ class ServerConfig:
     development: bool
     default_replicas: int
     drain_timeout: timedelta
+    auth_file: Path | None
+    """The file that says who may do what. None: everybody may do everything."""
     insecure: bool
+    """Whether other addresses than loopback may be served without authorization."""
     metrics: bool
     telemetry: TelemetryConfig

@@ -86,7 +86,7 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("WINDSHIFT_DRAIN_TIMEOUT", "Seconds that a stop waits for work in flight.", "10"),
     Variable(
         "WINDSHIFT_AUTH_FILE",
-        "Who may do what. Not supported yet: a server that is given one refuses to start.",
+        "Who may do what: a TOML file. Absent: everybody may do everything.",
     ),
     Variable("WINDSHIFT_INSECURE", "Serve other addresses than loopback without authorization.", "false"),
     Variable("WINDSHIFT_METRICS", "Take readings, for /metrics and for OTLP; false: neither.", "true"),
