@@ -61,7 +61,13 @@ class Failure:
 
 
 class CallConnection(Connection):
-    """A connection that carries server calls: what a call asks of it beyond its streams."""
+    """A connection that carries server calls: what a call asks of it beyond its streams.
+
+    Attributes:
+        known: what ``ServerOptions.admit`` wants to keep about the client.
+    """
+
+    known: object = None
 
     def translate(self, path: str, error: Exception) -> RpcError:
         """Return what the client of a call to ``path`` sees of ``error``."""
@@ -83,6 +89,7 @@ class ServerCall:
         begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
+        caller: what ``ServerOptions.admit`` returned.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
     """
@@ -110,6 +117,7 @@ class ServerCall:
         "_trailing_metadata",
         "_waiter",
         "begun",
+        "caller",
         "deadline",
         "encoding",
         "finished_at",
@@ -149,6 +157,7 @@ class ServerCall:
         self.begun = perf_counter()
         self.finished_at = 0.0
         self._trailing_metadata: HeaderList | None = None
+        self.caller: object = None
         self.on_drain: Callable[[], None] | None = None
 
     # -- what handlers use ---------------------------------------------------------------------------
@@ -170,14 +179,24 @@ class ServerCall:
 
         The values of a header that was sent more than once are joined by commas (RFC 9110, section 5.3).
         """
-        if len(self._fields) == len(self._headers):
-            return self._fields.get(name, b"").decode("latin-1")
-        return b",".join(value for each, value in self._headers if each == name).decode("latin-1")
+        return (self.raw_header(name) or b"").decode("latin-1")
+
+    def raw_header(self, name: bytes) -> bytes | None:
+        """Return the bytes of a header of the request as ``header`` does, None when it is absent."""
+        value = self._fields.get(name)
+        if value is None or len(self._fields) == len(self._headers):
+            return value
+        return b",".join(value for each, value in self._headers if each == name)
 
     @property
     def peer(self) -> str:
         """The client's address, ``host:port``."""
         return self._connection.peer
+
+    @property
+    def connection(self) -> CallConnection:
+        """What the call came over: the same object for all calls of one connection."""
+        return self._connection
 
     @property
     def peer_certificate(self) -> dict[str, object] | None:

@@ -26,6 +26,7 @@ _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 CallObserver = Callable[[ServerCall, StatusCode], None]
 RefusalObserver = Callable[[str | None, StatusCode], None]
 FailureObserver = Callable[[Failure], None]
+Admission = Callable[[ServerCall], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,10 @@ class ServerOptions:
             stream is reset.
         tick_interval: seconds between two looks at the timers above.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
-        translate: says what a client sees of an error, raised by a handler or by the gRPC layer itself.
+        admit: called with each call before anything of its body is read; what it returns becomes the call's
+            ``caller``, what it raises its status. Must be quick.
+        translate: says what a client sees of an error, raised by a handler, by ``admit`` or by the gRPC layer
+            itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
         on_call_refused: the same for a request that was answered before it became a call, with the path of
             its method; None = there is no such method.
@@ -62,6 +66,7 @@ class ServerOptions:
     discard_timeout: float = 5.0
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
+    admit: Admission | None = None
     translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
     on_call_refused: RefusalObserver | None = None
@@ -77,6 +82,7 @@ class ServerConnection(CallConnection):
         self._methods = server.methods
         self._max_message_size = server.options.max_message_size
         self._default_timeout = server.options.default_timeout
+        self._admit = server.options.admit
         self._calls: dict[int, ServerCall] = {}
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
         self._had_request = False
@@ -98,7 +104,7 @@ class ServerConnection(CallConnection):
             return
         try:
             call = self._open_call(stream_id, method, headers, fields)
-        except RpcError as error:
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
             self._refuse_call(stream_id, method.path, fields, error, ended)
             return
         self._calls[stream_id] = call
@@ -116,8 +122,11 @@ class ServerConnection(CallConnection):
                 )
             call.encoding = "gzip"
         timeout = fields.get(b"grpc-timeout")
-        if timeout is not None:
-            call.set_timeout(_read_timeout(timeout))
+        seconds = None if timeout is None else _read_timeout(timeout)
+        if self._admit is not None:
+            call.caller = self._admit(call)
+        if seconds is not None:
+            call.set_timeout(seconds)
         elif self._default_timeout is not None and not method.streaming:
             call.deadline = call.started + self._default_timeout
         if method.streaming:
@@ -214,7 +223,7 @@ class ServerConnection(CallConnection):
             self._refuse_call(stream_id, None, fields, error, ended)
 
     def _refuse_call(
-        self, stream_id: int, path: str | None, fields: Mapping[bytes, bytes], error: RpcError, ended: bool
+        self, stream_id: int, path: str | None, fields: Mapping[bytes, bytes], error: Exception, ended: bool
     ) -> None:
         """Answer a request that does not become a call; without a path there is no such method."""
         text = _path_text(fields)
