@@ -62,8 +62,8 @@ class Principal:
         permissions: what it may do.
         tokens: its static tokens.
         jwt: its subjects in JSON web tokens.
-        mtls: its names in client certificates: ``CN=edge,O=Acme`` for a whole subject, or ``DNS:…``, ``URI:…``,
-            ``EMAIL:…``, ``IP:…`` for one of the alternative names.
+        mtls: its names in client certificates: ``CN=edge,O=Acme`` for a whole subject, or ``DNS:…``,
+            ``URI:…``, ``EMAIL:…``, ``IP:…`` for one of the alternative names.
         max_streams: calls that stream which it may have open at once on this server; None = any number.
         max_rps: calls per second that it may begin on this server; None = any number.
     """
