@@ -1,10 +1,110 @@
-"""What a principal may do: the roles that it has, and the decision about one action."""
+"""What a principal may do: the roles that it has, and the decision about one action.
+
+A role is lists of patterns, by key: those that allow, and those that deny. An action needs an entry of each
+list that it concerns, all of one role, and each of them has to cover alone all that is wanted. An entry that
+denies refuses whatever overlaps with it, on its own, whichever role of the principal it belongs to.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from types import MappingProxyType
+from typing import Final, NamedTuple, TypeAlias
 
+from windshift.server.auth import actions
 from windshift.server.auth.actions import Action
+from windshift.server.auth.subjects import (
+    parts,
+    parts_cover,
+    parts_overlap,
+    tokens,
+    tokens_cover,
+    tokens_overlap,
+)
+
+REMEMBERED: Final = 4096
+"""How many subjects `Permissions.publishes` remembers; then it forgets all of them."""
+LONGEST_REMEMBERED: Final = 255
+"""Longer subjects, in characters, are not remembered: none of them is valid."""
+
+
+class Kind(Enum):
+    """What the entries of a list are patterns of."""
+
+    SUBJECT = "subject"
+    NAME = "name"
+
+
+LISTS: Final[Mapping[str, Kind]] = MappingProxyType(
+    {
+        "publish": Kind.SUBJECT,
+        "streams.manage": Kind.NAME,
+        "streams.bind": Kind.SUBJECT,
+        "streams.consume": Kind.NAME,
+        "streams.subjects": Kind.SUBJECT,
+        "consumers.use": Kind.NAME,
+        "consumers.delete": Kind.NAME,
+        "stores.manage": Kind.NAME,
+        "stores.read": Kind.NAME,
+        "stores.write": Kind.NAME,
+        "stores.keys": Kind.SUBJECT,
+        "dead_letters.read": Kind.NAME,
+        "dead_letters.replay": Kind.NAME,
+        "dead_letters.purge": Kind.NAME,
+        "dead_letters.consumers": Kind.NAME,
+    }
+)
+"""Every list of a role by its key in the file."""
+
+NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
+    {
+        actions.Publish: {"subject": "publish"},
+        actions.ManageStream: {"stream": "streams.manage"},
+        actions.Bind: {"subject": "streams.bind"},
+        actions.Copy: {"stream": "streams.consume", "subject": "streams.subjects"},
+        actions.Consume: {
+            "stream": "streams.consume",
+            "subject": "streams.subjects",
+            "consumer": "consumers.use",
+        },
+        actions.UseConsumer: {"stream": "streams.consume", "consumer": "consumers.use"},
+        actions.DeleteConsumer: {"stream": "streams.consume", "consumer": "consumers.delete"},
+        actions.ManageStore: {"store": "stores.manage"},
+        actions.ReadKey: {"store": "stores.read", "key": "stores.keys"},
+        actions.WriteKey: {"store": "stores.write", "key": "stores.keys"},
+        actions.ReadDeadLetters: {"stream": "dead_letters.read", "consumer": "dead_letters.consumers"},
+        actions.ReplayDeadLetters: {"stream": "dead_letters.replay", "consumer": "dead_letters.consumers"},
+        actions.PurgeDeadLetters: {"stream": "dead_letters.purge", "consumer": "dead_letters.consumers"},
+    }
+)
+"""For each action: its attributes, and the list in which each has to be found."""
+
+
+class Entry(NamedTuple):
+    """One pattern of a list, and the line of the file in which it stands."""
+
+    pattern: str
+    line: int
+
+
+Lists: TypeAlias = Mapping[str, tuple[Entry, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What the file gives a name to.
+
+    Attributes:
+        name: how the file calls it.
+        allow: what it allows, by keys of `LISTS`; a list that is missing is empty.
+        deny: what it denies, the same.
+    """
+
+    name: str
+    allow: Lists = field(default_factory=dict)
+    deny: Lists = field(default_factory=dict)
 
 
 class Decision(NamedTuple):
@@ -17,10 +117,160 @@ class Decision(NamedTuple):
 class Permissions:
     """What one principal may do."""
 
+    def __init__(self, principal: str = "", roles: Iterable[Role] = ()) -> None:
+        self.roles = tuple(roles)
+        self._principal = principal
+        self._allowing = tuple(_Allowing(role) for role in self.roles)
+        self._denying = _rules(
+            (key, entry, f'role {role.name}, deny.{key} "{entry.pattern}" (line {entry.line})')
+            for role in self.roles
+            for key, entries in role.deny.items()
+            for entry in entries
+        )
+        self._publishes: dict[str, bool] = {}
+
     def decide(self, action: Action) -> Decision:
         """Decide about an action. A deny wins over all that allows; what nothing allows is denied."""
-        raise NotImplementedError
+        wanted = _wanted(action)
+        denied = self._denied(wanted)
+        if denied is not None:
+            return Decision(allowed=False, rule=denied)
+        for role in self._allowing:
+            rules = role.rules(wanted)
+            if wanted and None not in rules:
+                return Decision(allowed=True, rule=f"role {role.name}, {_joined(rules)}")
+        return Decision(allowed=False, rule=f"no role of {self._principal} allows it{self._hint(wanted)}")
 
     def publishes(self, subject: str) -> bool:
         """Tell whether `Publish(subject)` is allowed, quickly: this is asked for every event."""
-        raise NotImplementedError
+        known = self._publishes.get(subject)
+        return self._learn(subject) if known is None else known
+
+    def _learn(self, subject: str) -> bool:
+        wanted: _Wanted = (("publish", tokens(subject)),)
+        allowed = self._denied(wanted) is None and any(
+            None not in role.rules(wanted) for role in self._allowing
+        )
+        if len(subject) <= LONGEST_REMEMBERED:
+            if len(self._publishes) >= REMEMBERED:
+                self._publishes.clear()
+            self._publishes[subject] = allowed
+        return allowed
+
+    def _denied(self, wanted: _Wanted) -> str | None:
+        for key, value in wanted:
+            if key in self._denying and (rule := self._denying[key].overlapping(value)) is not None:
+                return rule
+        return None
+
+    def _hint(self, wanted: _Wanted) -> str:
+        """Say which role comes nearest, if one has anything of what is wanted."""
+        hints = [role.hint(wanted) for role in self._allowing]
+        return max(hints, default=(0, ""), key=lambda hint: hint[0])[1]
+
+
+_Pattern: TypeAlias = tuple[str, ...]
+"""The tokens of a subject, or the parts of a name."""
+_Wanted: TypeAlias = Sequence[tuple[str, _Pattern]]
+
+
+class _Allowing:
+    """What one role allows."""
+
+    def __init__(self, role: Role) -> None:
+        self.name = role.name
+        self._lists = _rules(
+            (key, entry, f'{key} "{entry.pattern}" (line {entry.line})')
+            for key, entries in role.allow.items()
+            for entry in entries
+        )
+
+    def rules(self, wanted: _Wanted) -> list[str | None]:
+        """Return for each that is wanted the entry that covers it."""
+        lists = self._lists
+        return [lists[key].covering(value) if key in lists else None for key, value in wanted]
+
+    def hint(self, wanted: _Wanted) -> tuple[int, str]:
+        """Say what is missing, and how near this role comes: 0 = it has nothing of it."""
+        rules = self.rules(wanted)
+        has = [rule for rule in rules if rule is not None]
+        missing = [each for each, rule in zip(wanted, rules, strict=True) if rule is None]
+        parts = [
+            rule
+            for key, value in missing
+            if key in self._lists and (rule := self._lists[key].overlapping(value)) is not None
+        ]
+        reasons = [f"its {_joined(parts)} covers only a part"] if parts else []
+        if has:
+            reasons.insert(
+                0, f"it allows {_joined(has)}, but not all of {_joined(key for key, _ in missing)}"
+            )
+        near = 2 * len(has) + len(parts)
+        return near, f"; role {self.name} comes nearest: {'; '.join(reasons)}" if near else ""
+
+
+class _Rules:
+    """The entries of one list, ready to be compared, each with what to say when it decides."""
+
+    def __init__(self, kind: Kind) -> None:
+        self._kind = kind
+        self._rules: list[tuple[_Pattern, str]] = []
+        subjects = kind is Kind.SUBJECT
+        self._covers = tokens_cover if subjects else parts_cover
+        self._overlaps = tokens_overlap if subjects else parts_overlap
+
+    def add(self, pattern: str, rule: str) -> None:
+        """Add an entry."""
+        self._rules.append((_READ[self._kind](pattern), rule))
+
+    def covering(self, wanted: _Pattern) -> str | None:
+        """Return the first rule that covers all that is wanted."""
+        covers = self._covers
+        for pattern, rule in self._rules:
+            if covers(pattern, wanted):
+                return rule
+        return None
+
+    def overlapping(self, wanted: _Pattern) -> str | None:
+        """Return the first rule that has something in common with what is wanted."""
+        overlaps = self._overlaps
+        for pattern, rule in self._rules:
+            if overlaps(pattern, wanted):
+                return rule
+        return None
+
+
+def _rules(entries: Iterable[tuple[str, Entry, str]]) -> dict[str, _Rules]:
+    lists: dict[str, _Rules] = {}
+    for key, entry, rule in entries:
+        if key not in lists:
+            lists[key] = _Rules(LISTS[key])
+        lists[key].add(entry.pattern, rule)
+    return lists
+
+
+def _wanted(action: Action) -> _Wanted:
+    """Return what has to be found in which list; nothing at all when there is no rule for such an action."""
+    wanted: list[tuple[str, _Pattern]] = []
+    for attribute, key, read in _PLANS.get(type(action), ()):
+        value: str | None = getattr(action, attribute)
+        if value is None and key in _OF_NAMED_ONES:
+            continue  # has no name that a rule could be about: the other lists decide
+        if value == "" and key in _OF_ALL_WHEN_EMPTY:
+            value = "*"
+        wanted.append((key, read(value or "")))
+    return wanted
+
+
+_READ: Mapping[Kind, Callable[[str], _Pattern]] = {Kind.SUBJECT: tokens, Kind.NAME: parts}
+_OF_NAMED_ONES = frozenset(key for key in LISTS if key.startswith("consumers."))
+_OF_ALL_WHEN_EMPTY = frozenset(key for key in LISTS if key.startswith("dead_letters."))
+_PLANS = {
+    action: tuple((attribute, key, _READ[LISTS[key]]) for attribute, key in needs.items())
+    for action, needs in NEEDS.items()
+}
+"""What `NEEDS` says, ready to be followed."""
+
+
+def _joined(rules: Iterable[str | None]) -> str:
+    return ", ".join(rule for rule in rules if rule is not None)

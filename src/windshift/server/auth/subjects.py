@@ -14,7 +14,8 @@ from collections.abc import Sequence
 
 _WORD = r"(?:\*|[^.*>\s\x00-\x1f\x7f]+)"
 _SUBJECT = re.compile(rf">|{_WORD}(?:\.{_WORD})*(?:\.>)?")
-_NAME = re.compile(r"\*|[^*]+\*?")
+_OPEN = 2
+"""How many parts a pattern of names has that ends with ``*``."""
 
 
 def covers(pattern: str, wanted: str) -> bool:
@@ -29,25 +30,12 @@ def overlaps(a: str, b: str) -> bool:
 
 def covers_name(pattern: str, wanted: str) -> bool:
     """Tell whether a pattern matches every name that the wanted one matches."""
-    if not well_formed_name(pattern) or not well_formed_name(wanted):
-        return False
-    if pattern.endswith("*"):
-        return wanted.removesuffix("*").startswith(pattern[:-1])
-    return pattern == wanted
+    return parts_cover(parts(pattern), parts(wanted))
 
 
 def overlaps_name(a: str, b: str) -> bool:
     """Tell whether some name is matched by both."""
-    if not well_formed_name(a) or not well_formed_name(b):
-        return False
-    if a.endswith("*") and b.endswith("*"):
-        return a.startswith(b[:-1]) or b.startswith(a[:-1])
-    return covers_name(a, b) or covers_name(b, a)
-
-
-def well_formed_name(pattern: str) -> bool:
-    """Tell whether a pattern for names stands for anything."""
-    return _NAME.fullmatch(pattern) is not None
+    return parts_overlap(parts(a), parts(b))
 
 
 def tokens(subject: str) -> tuple[str, ...]:
@@ -77,3 +65,24 @@ def tokens_overlap(a: Sequence[str], b: Sequence[str]) -> bool:
         if one not in ("*", other) and other != "*":
             return False
     return len(a) == len(b)
+
+
+def parts(name: str) -> tuple[str, ...]:
+    """Return a name alone, or a prefix and ``*``; nothing when it is malformed."""
+    if not name or "*" in name[:-1]:
+        return ()
+    return (name[:-1], "*") if name[-1] == "*" else (name,)
+
+
+def parts_cover(pattern: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Do what `covers_name` does, with what `parts` returns."""
+    if len(pattern) == _OPEN:
+        return bool(wanted) and wanted[0].startswith(pattern[0])
+    return pattern == wanted and bool(wanted)
+
+
+def parts_overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
+    """Do what `overlaps_name` does, with what `parts` returns."""
+    if len(a) == len(b) == _OPEN:
+        return a[0].startswith(b[0]) or b[0].startswith(a[0])
+    return parts_cover(a, b) or parts_cover(b, a)
