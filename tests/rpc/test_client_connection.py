@@ -365,6 +365,7 @@ async def test_a_draining_server_loses_no_call(streams: int) -> None:
             callers = [task(caller()) for _ in range(streams)]
             await eventually(lambda: done > 200)
             draining = task(first.server.drain(5.0))
+            await asyncio.sleep(0)  # it begins, and closes its listener
             await second.server.listen("127.0.0.1", port, reuse_port=False)
             assert await draining
             seen = done

@@ -8,6 +8,7 @@ from .channel import Channel, ChannelOptions
 from .client_stream import ClientCall
 from .connection import ConnectionOptions
 from .health import HealthService
+from .listening import open_sockets
 from .metadata import Metadata
 from .reflection import reflection_services
 from .server import Server, ServerOptions
@@ -31,6 +32,7 @@ __all__ = [
     "Service",
     "StatusCode",
     "client_tls",
+    "open_sockets",
     "reflection_services",
     "server_tls",
 ]

@@ -61,8 +61,8 @@ class ConnectionOptions:
         max_concurrent_streams: calls that the peer may have open at once; libnghttp2 has no bound of its
             own.
         stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB to 1 MiB.
-        connection_window: the same over all streams; at least ``2 * max_concurrent_streams * 64 KiB``, or
-            one stalled upload blocks all others (libnghttp2 withholds up to half the window).
+        connection_window: the same over all streams; None = ``2 * max_concurrent_streams * stream_window``.
+            With less, stalled uploads block all others (libnghttp2 withholds up to half the window).
         max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
         max_header_count: fields in one header block.
         reset_rate_limit: (burst, per second) of the peer's RST_STREAM frames; honest clients with short
@@ -75,7 +75,7 @@ class ConnectionOptions:
 
     max_concurrent_streams: int = 256
     stream_window: int = 65_536
-    connection_window: int = 1 << 25
+    connection_window: int | None = None
     max_header_list_size: int = 16_384
     max_header_count: int = 128
     reset_rate_limit: tuple[int, int] = (10_000, 1_000)
@@ -83,6 +83,13 @@ class ConnectionOptions:
     keepalive_timeout: float = 10.0
     handshake_timeout: float = 10.0
     close_timeout: float = 1.0
+
+    @property
+    def whole_window(self) -> int:
+        """The bytes of ``connection_window``, also when it is to be found out."""
+        if self.connection_window is not None:
+            return self.connection_window
+        return min(2 * self.max_concurrent_streams * self.stream_window, _MAX_WINDOW)
 
     def configuration(self) -> ngh2.Configuration:
         """Return the engine's part of the options."""
@@ -131,7 +138,7 @@ class Connection(asyncio.Protocol):
         self._made_at = 0.0
         self._settings_received = False
         self._senders: dict[int, asyncio.Future[None]] = {}
-        self._window = options.connection_window
+        self._window = options.whole_window
         self.received = self.sent = 0
         self.peer = ""
 

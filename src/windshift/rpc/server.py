@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
 import ssl as tls
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -11,6 +12,7 @@ from dataclasses import dataclass, field
 
 from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, Failure, ServerCall
 from .connection import SERVER, ConnectionOptions, Headers
+from .listening import Listener, Place, Places, open_sockets
 from .metadata import parse_timeout
 from .service import Method, Service
 from .status import HeaderList, RpcError, StatusCode, status_trailers
@@ -36,7 +38,10 @@ class ServerOptions:
     Attributes:
         connection: those of each connection.
         max_message_size: bytes of one request message, after decompression too.
-        max_connections: connections at once; further ones are dropped at once.
+        max_connections: connections at once, from the moment that they are accepted; further ones are
+            dropped at once.
+        max_connections_per_address: the same for one IPv4 address or one /64 network of IPv6; 0 = as many as
+            in all.
         default_timeout: seconds after which a call without streams and without a deadline of its own is
             cancelled; None = never. Kept with a precision of ``tick_interval``.
         request_timeout: seconds in which the request message of such a call must arrive.
@@ -60,6 +65,7 @@ class ServerOptions:
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     max_message_size: int = 4 * 1024 * 1024
     max_connections: int = 10_000
+    max_connections_per_address: int = 0
     default_timeout: float | None = None
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
@@ -76,9 +82,10 @@ class ServerOptions:
 class ServerConnection(CallConnection):
     """One client's connection and its calls."""
 
-    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, server: Server, loop: asyncio.AbstractEventLoop, place: Place | None = None) -> None:
         super().__init__(SERVER, server.options.connection, loop)
         self._server = server
+        self._place = place
         self._methods = server.methods
         self._max_message_size = server.options.max_message_size
         self._default_timeout = server.options.default_timeout
@@ -91,7 +98,7 @@ class ServerConnection(CallConnection):
     # -- hooks of the connection -------------------------------------------------------------------------
 
     def on_ready(self) -> None:
-        """Register with the server, or drop the connection when there are too many."""
+        """Register with the server."""
         self._server.connection_opened(self)
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
@@ -172,6 +179,8 @@ class ServerConnection(CallConnection):
 
     def on_gone(self) -> None:
         """Let the server forget the socket."""
+        if self._place is not None:
+            self._place.leave()
         self._server.connection_gone(self)
 
     # -- for calls -----------------------------------------------------------------------------------
@@ -358,7 +367,9 @@ class Server:
             path.encode(): method for service in self.services for path, method in service.methods.items()
         }
         self._loop = asyncio.get_running_loop()
-        self._listeners: list[asyncio.Server] = []
+        self._listeners: list[Listener] = []
+        self._places = Places(self.options.max_connections, self.options.max_connections_per_address)
+        self._beginning: set[asyncio.Task[None]] = set()  # connections in their TLS handshakes
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
         self._ticker: asyncio.TimerHandle | None = None
@@ -410,20 +421,41 @@ class Server:
         Raises:
             OSError: the address cannot be listened on.
         """
-        listener = await self._loop.create_server(
-            lambda: ServerConnection(self, self._loop),
-            host,
-            port,
-            ssl=ssl,
-            reuse_port=reuse_port or None,
-            backlog=backlog,
-            ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
+        sockets = await open_sockets(host, port, reuse_port=reuse_port, backlog=backlog)
+        name = sockets[0].getsockname()
+        self._listeners.append(
+            Listener(sockets, lambda sock, address: self._accepted(sock, address, ssl), self._loop)
         )
-        self._listeners.append(listener)
         if self._ticker is None:
             self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
-        name = listener.sockets[0].getsockname()
         return name[0], name[1]
+
+    def _accepted(self, sock: socket.socket, address: str, ssl: tls.SSLContext | None) -> None:
+        """Begin a connection, or drop it when there are too many."""
+        place = self._places.take(address)
+        if place is None:
+            sock.close()
+            self._tell_dropped(address)
+            return
+        task = self._loop.create_task(self._begin(sock, place, ssl))
+        self._beginning.add(task)
+        task.add_done_callback(self._beginning.discard)
+
+    async def _begin(self, sock: socket.socket, place: Place, ssl: tls.SSLContext | None) -> None:
+        """Have a connection made, and its TLS handshake before it if it has one."""
+        try:
+            await self._loop.connect_accepted_socket(
+                lambda: ServerConnection(self, self._loop, place),
+                sock,
+                ssl=ssl,
+                ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
+            )
+        except OSError as error:  # what comes of a handshake that fails or takes too long
+            _log.debug("a connection did not begin: %s", error)
+            place.leave()
+        except BaseException:
+            place.leave()
+            raise
 
     def _tick(self) -> None:
         now = self._loop.time()
@@ -433,9 +465,6 @@ class Server:
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection; called by it."""
-        if len(self._connections) >= self.options.max_connections:
-            self._drop(connection)
-            return
         self._connections.add(connection)
         self._sockets.add(connection)
         self._idle.clear()
@@ -443,17 +472,14 @@ class Server:
         if self._draining:
             connection.drain()
 
-    def _drop(self, connection: ServerConnection) -> None:
-        """End a connection that is one too many; whoever opens thousands does not fill the log."""
-        connection.abort()
+    def _tell_dropped(self, address: str) -> None:
+        """Say that connections were one too many; whoever opens thousands does not fill the log."""
         self._dropped += 1
         now = self._loop.time()
         if now >= self._tell_dropped_at:
             self._tell_dropped_at = now + _TELL_AGAIN
             _log.warning(
-                "too many connections are open: %d were dropped, the last one of %s",
-                self._dropped,
-                connection.peer,
+                "too many connections are open: %d were dropped, the last one of %s", self._dropped, address
             )
             self._dropped = 0
 
@@ -505,6 +531,8 @@ class Server:
         """Drop everything now."""
         self._close_listeners()
         self._stop_ticker()
+        for task in self._beginning:
+            task.cancel()
         for connection in list(self._connections):
             connection.abort()
 

@@ -7,11 +7,9 @@ because NATS is away. `/readyz` says whether calls should be sent here. Both say
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
-import socket
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +18,7 @@ from typing import Any, Final
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from windshift.rpc import open_sockets
 from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
@@ -203,7 +202,7 @@ class HealthServer:
 
     async def start(self, host: str, port: int, *, share_port: bool = False) -> int:
         """Listen, and return the port that 0 became. Raises OSError when the address cannot be had."""
-        sockets = await _listen(host, port, share_port=share_port)
+        sockets = await open_sockets(host, port, reuse_port=share_port)
         self._task = asyncio.create_task(self._server.serve(sockets), name="health HTTP server")
         return int(sockets[0].getsockname()[1])
 
@@ -213,30 +212,3 @@ class HealthServer:
             self._server.should_exit = True
             await self._task
             self._task = None
-
-
-async def _listen(host: str, port: int, *, share_port: bool) -> list[socket.socket]:
-    """Listen on every address that `host` means and that this machine has."""
-    loop = asyncio.get_running_loop()
-    infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    sockets: list[socket.socket] = []
-    missing: OSError | None = None
-    for family, _, _, _, address in dict.fromkeys(infos):
-        chosen = sockets[0].getsockname()[1] if sockets else port
-        try:
-            sockets.append(
-                socket.create_server((address[0], chosen, *address[2:]), family=family, reuse_port=share_port)
-            )
-        except OSError as error:
-            if error.errno != errno.EADDRNOTAVAIL:  # that one: a name with an address of a family that is off
-                _close(sockets)
-                raise
-            missing = error
-    if not sockets:
-        raise missing or OSError(errno.EADDRNOTAVAIL, "the name has no address")
-    return sockets
-
-
-def _close(sockets: Iterable[socket.socket]) -> None:
-    for each in sockets:
-        each.close()
