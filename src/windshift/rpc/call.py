@@ -408,8 +408,8 @@ class ServerCall:
         else:
             self.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
 
-    def abort(self, error: RpcError) -> None:
-        """End the call with an error of the gRPC layer and cancel its handler."""
+    def abort(self, error: Exception) -> None:
+        """End the call with an error and cancel its handler."""
         if self._done:
             return
         self._fail(error)

@@ -11,6 +11,7 @@ characters, and would let a client reach its own API through ``$JS.API.…`` or 
 from __future__ import annotations
 
 import re
+import secrets
 from functools import lru_cache
 
 from windshift.server.errors import InvalidField
@@ -26,6 +27,7 @@ _RESERVED_FIRST = r"(?!\$|_INBOX|_R_|_WS)"
 _WILD = rf"(?:{_WORD}|\*)"
 
 _NAME = re.compile(_WORD)
+_GENERATED = re.compile("[0-9a-f]{24}")
 _SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_WORD}(?:\.{_WORD})*")
 _STREAM_SUBJECT = re.compile(rf"{_RESERVED_FIRST}{_WORD}(?:\.{_WILD})*(?:\.>)?")
 _FILTER = re.compile(rf"{_RESERVED_FIRST}(?:>|{_WILD}(?:\.{_WILD})*(?:\.>)?)")
@@ -45,6 +47,16 @@ def stream_name(field: str, value: str) -> None:
 def consumer_name(field: str, value: str) -> None:
     """Check the name of a consumer."""
     _check(field, _name_problem(value))
+
+
+def generated_name() -> str:
+    """Return a name for a consumer that was given none. Nobody can guess it."""
+    return secrets.token_hex(12)
+
+
+def is_generated(name: str) -> bool:
+    """Tell whether a consumer's name looks like one of `generated_name`."""
+    return _GENERATED.fullmatch(name) is not None
 
 
 def store_name(field: str, value: str) -> None:

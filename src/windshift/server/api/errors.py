@@ -7,12 +7,13 @@ text: that is the gRPC layer's part.
 
 from __future__ import annotations
 
+from asyncio import CancelledError, get_running_loop
 from collections.abc import Mapping
 
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
-from windshift.rpc import RpcError, StatusCode
+from windshift.rpc import RpcError, ServerCall, StatusCode
 from windshift.server.errors import (
     EventTooLarge,
     InvalidField,
@@ -67,6 +68,22 @@ def translate(path: str, error: Exception, max_payload: int) -> RpcError | None:
     if isinstance(error, RpcError) and not error.details:
         return _of_the_wire(path, error, max_payload)
     return None
+
+
+def code_of(call: ServerCall, failure: BaseException | None) -> StatusCode:
+    """Say with which status a call ends whose handler raised this, or nothing."""
+    match failure:
+        case None:
+            return StatusCode.OK
+        case CancelledError():
+            late = call.deadline is not None and get_running_loop().time() >= call.deadline
+            return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
+        case RpcError():
+            return failure.code
+        case WindshiftError():
+            return CODES[failure.reason]
+        case _:
+            return StatusCode.INTERNAL
 
 
 def _of_the_domain(error: WindshiftError) -> RpcError:

@@ -7,14 +7,13 @@ but of their events' own traces.
 
 from __future__ import annotations
 
-from asyncio import CancelledError, get_running_loop
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from windshift.rpc import Method, RpcError, ServerCall, Service, StatusCode
-from windshift.server.api.errors import CODES
-from windshift.server.errors import InvalidField, StoreNotFound, WindshiftError
+from windshift.rpc import Method, ServerCall, Service, StatusCode
+from windshift.server.api.errors import code_of
+from windshift.server.errors import InvalidField, StoreNotFound
 from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
@@ -86,7 +85,7 @@ def _describe_operation(span: Span, path: str, store: str, failure: BaseExceptio
 
 def _describe_call(span: Span, path: str, call: ServerCall, failure: BaseException | None) -> None:
     """Describe a remote procedure call."""
-    code = _code(call, failure)
+    code = code_of(call, failure)
     host, _, port = call.peer.rpartition(":")
     span.name = path[1:]
     span.attributes = {
@@ -99,19 +98,3 @@ def _describe_call(span: Span, path: str, call: ServerCall, failure: BaseExcepti
         span.attributes[c.NETWORK_PEER_PORT] = int(port)
     if code in _FAULTS:
         span.fail(code.name)
-
-
-def _code(call: ServerCall, failure: BaseException | None) -> StatusCode:
-    """Say with which status a call ends."""
-    match failure:
-        case None:
-            return StatusCode.OK
-        case CancelledError():
-            late = call.deadline is not None and get_running_loop().time() >= call.deadline
-            return StatusCode.DEADLINE_EXCEEDED if late else StatusCode.CANCELLED
-        case RpcError():
-            return failure.code
-        case WindshiftError():
-            return CODES[failure.reason]
-        case _:
-            return StatusCode.INTERNAL

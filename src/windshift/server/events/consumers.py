@@ -8,7 +8,6 @@ What the broker has no place for, the retry policy, lies in the metadata of that
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
+from windshift.server import names
 from windshift.server.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -134,7 +134,7 @@ class Consumers:
         Not guaranteed: the broker has no compare-and-swap for consumers. When two servers change one at the
         same moment, one by its policy and the other by its subjects, one of the changes may be lost.
         """
-        name = spec.name or secrets.token_hex(12)
+        name = spec.name or names.generated_name()
         async with self._turn(spec.stream, name, deadline):
             return await self._ensure_in_turn(name, spec, deadline)
 
@@ -252,7 +252,7 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
             f"consumer {stored.get('name')!r} was made by another program, as one that pushes or needs no "
             "acknowledgement; use another name"
         )
-    is_same_choice = _filters(stored) == (set(spec.subjects) or {EVERYTHING})
+    is_same_choice = chosen_subjects(stored) == (set(spec.subjects) or {EVERYTHING})
     # A list of backoffs would override the timeout.
     dropped = {"backoff"} if is_same_choice else {"backoff", "filter_subject", "filter_subjects"}
     config = {key: value for key, value in stored.items() if key not in dropped}
@@ -288,7 +288,8 @@ def _subjects(spec: ConsumerSpec) -> JsonObject:
     return {"filter_subjects": list(spec.subjects)} if spec.subjects else {}
 
 
-def _filters(stored: JsonObject) -> set[str]:
+def chosen_subjects(stored: JsonObject) -> set[str]:
+    """Return the filters in JetStream's configuration of a consumer; `EVERYTHING` where there are none."""
     return set(stored.get("filter_subjects") or [stored.get("filter_subject") or EVERYTHING])
 
 

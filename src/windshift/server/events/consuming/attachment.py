@@ -22,7 +22,7 @@ from windshift.server.events.consuming.commands import (
 )
 from windshift.server.events.consuming.following import Following
 from windshift.server.events.consuming.lookup import Found
-from windshift.server.events.consuming.parties import Broker, Client, ConsumeOptions
+from windshift.server.events.consuming.parties import Broker, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.pulls import Pulls
 from windshift.server.events.consuming.replay_feed import ReplayFeed
 from windshift.server.events.consuming.session import Session
@@ -60,6 +60,7 @@ class Attachment:
         found: the consumer, as it was found just now.
         window: the deliveries that the client holds; empty.
         options: timers.
+        gate: what the client may consume; None = everything.
     """
 
     __slots__ = (
@@ -106,6 +107,7 @@ class Attachment:
         found: Found,
         window: Window,
         options: ConsumeOptions,
+        gate: Gate | None = None,
     ) -> None:
         self._broker = broker
         self._counts = broker.counts
@@ -141,6 +143,7 @@ class Attachment:
             self._start,
             self.end,
         )
+        self._following.gate = gate
         self._settling = Settling(
             self._session,
             broker.replies,
@@ -206,6 +209,10 @@ class Attachment:
             await self._release()
         if self._failure is not None:
             raise self._failure
+
+    def check(self) -> None:
+        """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
+        self._following.check(self._following.found)
 
     def end(self, failure: Exception | None) -> None:
         """End the attachment once everything that the client asked for is confirmed; the first end counts.

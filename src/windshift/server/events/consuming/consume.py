@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Protocol
 
-from windshift.server.errors import ShuttingDown, SubscribeExpected
+from windshift.server.errors import ShuttingDown, SubscribeExpected, WindshiftError
 from windshift.server.events.consuming.attachment import Attachment
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
 from windshift.server.events.consuming.lookup import Found, find_consumer
-from windshift.server.events.consuming.parties import Broker, Client, ConsumeOptions
+from windshift.server.events.consuming.parties import Broker, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.window import Window
 from windshift.server.events.model import ConsumerKey
 
@@ -31,15 +31,19 @@ class Subscription:
         broker: NATS.
         client: the client.
         options: timers.
+        gate: what the client may consume; None = everything.
     """
 
-    __slots__ = ("_attachment", "_broker", "_client", "_draining", "_options", "_patience")
+    __slots__ = ("_attachment", "_broker", "_client", "_ended", "_gate", "_options", "_patience")
 
-    def __init__(self, broker: Broker, client: Subscriber, options: ConsumeOptions) -> None:
+    def __init__(
+        self, broker: Broker, client: Subscriber, options: ConsumeOptions, gate: Gate | None = None
+    ) -> None:
         self._broker = broker
         self._client = client
         self._options = options
-        self._draining = False
+        self._gate = gate
+        self._ended: WindshiftError | None = None
         self._patience: asyncio.Timeout | None = None
         self._attachment: Attachment | None = None
 
@@ -49,30 +53,44 @@ class Subscription:
         When it is over, however it ended, events that the client had not settled are with the broker again.
 
         Raises:
-            WindshiftError: the client made a mistake, the consumer is not there or not any more, the broker
-                could not be reached at the start, or this server is about to stop.
+            WindshiftError: the client made a mistake or may not consume this, the consumer is not there or
+                not any more, the broker could not be reached at the start, or this server is about to stop.
         """
+        if self._gate is not None:
+            self._gate.follow(self._check, self.end)
         commands = await self._first_commands()
         command = next(commands, None)
         if not isinstance(command, Subscribe):
             raise SubscribeExpected
         size = check_subscribe(command)
+        consumer, gate = ConsumerKey(command.stream, command.consumer), self._gate
+        if gate is not None:
+            gate.use_consumer(*consumer)
         found = await self._find(command, size)
-        if self._draining:
-            raise ShuttingDown
-        self._client.subscribed(found.timeout)
-        consumer = ConsumerKey(command.stream, command.consumer)
+        if self._ended is not None:
+            raise self._ended
         window = Window(size, found.timeout.total_seconds())
-        self._attachment = Attachment(self._broker, self._client, consumer, found, window, self._options)
-        await self._attachment.run(commands)
+        attachment = Attachment(self._broker, self._client, consumer, found, window, self._options, gate)
+        attachment.check()
+        self._attachment = attachment
+        self._client.subscribed(found.timeout)
+        await attachment.run(commands)
 
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
-        self._draining = True
+        self.end(ShuttingDown())
+
+    def end(self, error: WindshiftError) -> None:
+        """End the call soon, with an error, once what the client asked for so far is confirmed."""
+        self._ended = self._ended or error
         if self._attachment is not None:
-            self._attachment.end(ShuttingDown())
+            self._attachment.end(error)
         elif self._patience is not None:
             self._patience.reschedule(0)
+
+    def _check(self) -> None:
+        if self._attachment is not None:
+            self._attachment.check()
 
     async def _first_commands(self) -> Iterator[Command]:
         """Wait for the client's first message, and what came with it."""
@@ -81,7 +99,7 @@ class Subscription:
             async with asyncio.timeout(seconds) as self._patience:
                 commands = await self._client.receive()
         except TimeoutError:
-            raise ShuttingDown if self._draining else SubscribeExpected from None
+            raise self._ended or SubscribeExpected from None
         finally:
             self._patience = None
         if commands is None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from windshift.server.errors import BrokerUnavailable, ConsumerNotFound, WindshiftError
 from windshift.server.events.consuming.lookup import Found, find_consumer
+from windshift.server.events.consuming.parties import Gate
 from windshift.server.events.consuming.slots import enough_slots
 from windshift.server.events.consuming.triage import Triage
 from windshift.server.events.consuming.window import Window
@@ -36,6 +37,7 @@ class Following:
     Attributes:
         found: the consumer, as it was seen last.
         stale: whether something has to be learned before deliveries may be asked for.
+        gate: what the client may consume; None = everything.
 
     Args:
         consumers: where consumers are looked up.
@@ -61,6 +63,7 @@ class Following:
         "_triage",
         "_window",
         "found",
+        "gate",
         "stale",
     )
 
@@ -85,7 +88,13 @@ class Following:
         self._doubt = self._deleted = self._looking_up = self._refreshing = False
         self.found = found
         self.stale = found.policy.dead_letters
+        self.gate: Gate | None = None
         triage.policy, triage.timeout = found.policy, found.timeout
+
+    def check(self, found: Found) -> None:
+        """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
+        if self.gate is not None:
+            self.gate.consume(*self._consumer, durable=found.durable, subjects=found.subjects)
 
     def doubt(self, *, deleted: bool = False) -> None:
         """Look the consumer up with the next `tick`: it may be gone, or another."""
@@ -149,6 +158,7 @@ class Following:
         found = await find_consumer(self._consumers, *self._consumer, self._window.size, deadline)
         if found.state.created != self.found.state.created:
             raise ConsumerNotFound(self._consumer.name)
+        self.check(found)
         self.stale |= found.policy.dead_letters and not self._triage.policy.dead_letters
         self.found = found
         self._window.set_timeout(found.timeout.total_seconds())

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
+from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.pulls import LARGEST_LIMIT
 from windshift.server.events.retries import RetryPolicy, stored_policy
 from windshift.server.nats.consumers import ConsumerApi, ConsumerState
@@ -29,6 +30,16 @@ class Found:
     timeout: timedelta
     policy: RetryPolicy
     state: ConsumerState
+
+    @property
+    def durable(self) -> bool:
+        """Whether it has a name of its own."""
+        return bool(self.state.config.get("durable_name"))
+
+    @property
+    def subjects(self) -> set[str]:
+        """What it chooses."""
+        return chosen_subjects(self.state.config)
 
 
 async def find_consumer(

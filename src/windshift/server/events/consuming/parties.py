@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.session import Confirmation
@@ -43,6 +44,25 @@ class Client(Protocol):
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Answer a command."""
+        ...
+
+
+class Gate(Protocol):
+    """What a client may consume. Each method raises `PermissionDenied` when that is too much."""
+
+    def use_consumer(self, stream: str, consumer: str) -> None:
+        """See whether the client may attach to consumers of this name, whatever they choose."""
+        ...
+
+    def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
+        """See whether the client may have all that a consumer chooses; `durable` says that it has a name."""
+        ...
+
+    def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
+        """Call `check` whenever the answer may have become another, and `end` with what it raises.
+
+        `end` may be called for other reasons as well: the client is known no longer.
+        """
         ...
 
 

@@ -1,0 +1,222 @@
+"""Every call is asked who it is and judged by the rules, before its handler begins.
+
+Who calls is found out by the headers alone, before anything else of the call is read; what he wants, once the
+request is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final, NoReturn
+
+from windshift.rpc import Method, ServerCall, Service
+from windshift.server.api.errors import code_of
+from windshift.server.api.rules import CONSUMING, FOR_ALL, FOR_ALL_KNOWN, MANAGING, RULES, Rule, actions
+from windshift.server.auth.access import Access, Admission, require
+from windshift.server.auth.actions import Action, Publish
+from windshift.server.auth.audit import Audit, Caller
+from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+from windshift.server.auth.certificates import certificate_names
+from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+
+Handler = Callable[..., Awaitable[Any]]
+
+_DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
+_PUBLISHING: Final = ("/PublishEvent", "/Publish")
+
+
+class Guard:
+    """Lets calls through, or not.
+
+    Args:
+        access: the rules in force.
+        audit: the audit log.
+    """
+
+    def __init__(self, access: Access, audit: Audit) -> None:
+        self._access = access
+        self._audit = audit
+
+    def admit(self, call: ServerCall) -> Identity | Pending | None:
+        """Say who calls; see ``ServerOptions.admit``. Raise `Unauthenticated`."""
+        if call.method in FOR_ALL:
+            return None
+        try:
+            return _identify(call, self._access.authenticator)
+        except Unauthenticated as error:
+            self._audit.denied(Caller(call.method, call.peer), error, call.started)
+            raise
+
+    def protect(self, service: Service) -> None:
+        """Have the calls of a service judged."""
+        service.methods = {
+            path: method if path in FOR_ALL else replace(method, handler=self._protected(method))
+            for path, method in service.methods.items()
+        }
+
+    def _protected(self, method: Method) -> Handler:
+        if method.path.endswith(_PUBLISHING):
+            return self._publishing(method)
+        return self._streaming(method) if method.streaming else self._unary(method)
+
+    # -- kinds of methods ----------------------------------------------------------------------------
+
+    def _publishing(self, method: Method) -> Handler:
+        """Judge a publish: what `_unary` does, as quickly as can be."""
+        handler = method.handler
+
+        async def publish(request: Any, call: ServerCall) -> Any:
+            identity = call.caller
+            if not isinstance(identity, Identity):
+                identity = await self._resolved(call)
+            principal = identity.principal
+            if principal.max_rps is not None:
+                self._begin(call, identity)
+            if not principal.permissions.publishes(request.subject):
+                self._require(call, identity, [Publish(request.subject)])
+            return await handler(request, call)
+
+        return publish
+
+    def _unary(self, method: Method) -> Handler:
+        handler, rule = method.handler, RULES.get(method.path)
+
+        async def guarded(request: Any, call: ServerCall) -> Any:
+            identity = await self._resolved(call)
+            self._begin(call, identity)
+            if rule is None:
+                self._forbid(call, identity)
+            else:
+                self._require(call, identity, actions(rule, request))
+            return await handler(request, call)
+
+        return guarded
+
+    def _streaming(self, method: Method) -> Handler:
+        handler, rule = method.handler, RULES.get(method.path)
+        forbidden = rule is None and method.path not in CONSUMING | FOR_ALL_KNOWN
+
+        async def guarded(*arguments: Any) -> Any:
+            call: ServerCall = arguments[-1]
+            identity = await self._resolved(call)
+            self._begin(call, identity)
+            if forbidden:
+                self._forbid(call, identity)
+            asked = [] if rule is None else actions(rule, arguments[0])
+            self._require(call, identity, asked)
+            try:
+                usage = self._access.usage(identity.principal, call.started)
+                with self._access.admitted(identity, partial(_identify, call), usage) as admission:
+                    call.caller = admission
+                    admission.follow(
+                        partial(_require_all, admission, asked), partial(self._cut_off, call, identity)
+                    )
+                    return await handler(*arguments)
+            except _DENIALS as error:
+                self._deny(call, identity, error)
+                raise
+
+        return guarded
+
+    # -- steps ---------------------------------------------------------------------------------------
+
+    async def _resolved(self, call: ServerCall) -> Identity:
+        """Return who calls, when that had to wait for keys."""
+        caller = call.caller
+        if isinstance(caller, Identity):
+            return caller
+        if not isinstance(caller, Pending):
+            raise TypeError("a call that nobody was asked about")
+        try:
+            identity = await caller.resolve()
+        except Unauthenticated as error:
+            self._deny(call, None, error)
+            raise
+        call.caller = identity
+        return identity
+
+    def _begin(self, call: ServerCall, identity: Identity) -> None:
+        try:
+            self._access.usage(identity.principal, call.started).begin_call(identity.principal, call.started)
+        except QuotaExceeded as error:
+            self._deny(call, identity, error)
+            raise
+
+    def _require(self, call: ServerCall, identity: Identity, asked: list[Action]) -> None:
+        try:
+            for action in asked:
+                require(identity, action)
+        except PermissionDenied as error:
+            self._deny(call, identity, error)
+            raise
+
+    def _forbid(self, call: ServerCall, identity: Identity) -> NoReturn:
+        """Deny a method that has no rule."""
+        verb, rule = "call", "there is no rule for this method"
+        error = PermissionDenied(identity.principal.name, verb, call.method, rule)
+        self._deny(call, identity, error)
+        raise error
+
+    def _deny(
+        self,
+        call: ServerCall,
+        identity: Identity | None,
+        error: Unauthenticated | PermissionDenied | QuotaExceeded,
+    ) -> None:
+        now = asyncio.get_running_loop().time()
+        self._audit.denied(Caller(call.method, call.peer, identity), error, now)
+
+    def _cut_off(self, call: ServerCall, identity: Identity, error: WindshiftError) -> None:
+        """End a stream from outside, whose handler does not see to that itself."""
+        if not call.done:
+            if isinstance(error, _DENIALS):
+                self._deny(call, identity, error)
+            call.abort(error)
+
+
+def audited(service: Service, audit: Audit) -> None:
+    """Have the calls that manage something recorded."""
+    service.methods = {
+        path: replace(method, handler=_audited(method, RULES[path], audit)) if path in MANAGING else method
+        for path, method in service.methods.items()
+    }
+
+
+def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
+    handler = method.handler
+
+    async def managing(request: Any, call: ServerCall) -> Any:
+        failure: BaseException | None = None
+        try:
+            return await handler(request, call)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            identity = call.caller if isinstance(call.caller, Identity) else None
+            first = next(iter(rule(request)), None)
+            caller = Caller(call.method, call.peer, identity)
+            audit.managed(caller, "" if first is None else first.resource, code_of(call, failure).name)
+
+    return managing
+
+
+def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pending:
+    return authenticator.identify(call.raw_header(b"authorization"), lambda: _certificate(call))
+
+
+def _certificate(call: ServerCall) -> tuple[str, ...]:
+    """Return the names in the client's certificate, which are read once for each connection."""
+    connection = call.connection
+    if not isinstance(connection.known, tuple):
+        certificate = call.peer_certificate
+        connection.known = () if certificate is None else certificate_names(certificate)
+    return connection.known
+
+
+def _require_all(admission: Admission, asked: list[Action]) -> None:
+    for action in asked:
+        require(admission.identity, action)

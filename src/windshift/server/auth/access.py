@@ -1,0 +1,162 @@
+"""The rules in force, and the open streams of those whom they let in.
+
+Rules are replaced whole. Who begins a call after that is judged by the new ones; whoever has a stream open is
+judged again, by what he may do now and with the credentials that he came with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, Final, TypeAlias
+
+from windshift.server import names
+from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsumer
+from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.quotas import Usage
+from windshift.server.errors import PermissionDenied, Unauthenticated, WindshiftError
+
+_INTERVAL: Final = 1.0
+"""Seconds between two looks for credentials that have expired."""
+
+Identify: TypeAlias = Callable[[Authenticator], Identity | Pending]
+"""Says who sent certain credentials, by the rules that it is given. May raise `Unauthenticated`."""
+
+
+def require(identity: Identity, action: Action) -> None:
+    """Raise `PermissionDenied` unless the caller may do this."""
+    decision = identity.principal.permissions.decide(action)
+    if not decision.allowed:
+        raise PermissionDenied(identity.principal.name, action.verb, action.resource, decision.rule)
+
+
+class Admission:
+    """An open stream of a caller, who may lose what let him in.
+
+    Attributes:
+        identity: who it is, by the rules in force.
+        identify: says it anew.
+    """
+
+    __slots__ = ("_check", "_end", "identify", "identity")
+
+    def __init__(self, identity: Identity, identify: Identify) -> None:
+        self.identity = identity
+        self.identify = identify
+        self._check: Callable[[], None] | None = None
+        self._end: Callable[[WindshiftError], None] | None = None
+
+    def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
+        """Have the stream judged again whenever the rules change.
+
+        Args:
+            check: raises `PermissionDenied` when the caller may no longer do what he does.
+            end: ends the stream with an error, soon.
+        """
+        self._check = check
+        self._end = end
+
+    def use_consumer(self, stream: str, consumer: str) -> None:
+        """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
+        require(self.identity, UseConsumer(stream, None if names.is_generated(consumer) else consumer))
+
+    def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
+        """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
+        name = consumer if durable or not names.is_generated(consumer) else None
+        for subject in sorted(subjects) or (EVERYTHING,):
+            require(self.identity, Consume(stream, subject, name))
+
+    def review(self, identity: Identity) -> None:
+        """Go on as somebody whom the rules know now. Raise what speaks against it."""
+        if identity.principal.name != self.identity.principal.name:
+            raise Unauthenticated("the credentials belong to somebody else now")
+        self.identity = identity
+        if self._check is not None:
+            self._check()
+
+    def end(self, error: WindshiftError) -> None:
+        """End the stream."""
+        if self._end is not None:
+            self._end(error)
+
+
+class Access:
+    """Who may call now.
+
+    Args:
+        authenticator: the rules.
+        clock: gives the Unix time in seconds.
+    """
+
+    def __init__(self, authenticator: Authenticator, clock: Callable[[], float] = time.time) -> None:
+        self.authenticator = authenticator
+        self._clock = clock
+        self._usage: dict[str, Usage] = {}
+        self._open: set[Admission] = set()
+        self._resolving: set[asyncio.Task[None]] = set()
+
+    def usage(self, principal: Principal, now: float) -> Usage:
+        """Return what a principal uses. `now` is the loop's time."""
+        usage = self._usage.get(principal.name)
+        if usage is None:
+            usage = self._usage[principal.name] = Usage(now)
+        return usage
+
+    @contextmanager
+    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[Admission]:
+        """Count a stream as open, and review it, as long as the block lasts. Raise `QuotaExceeded`."""
+        usage.open_stream(identity.principal)
+        admission = Admission(identity, identify)
+        self._open.add(admission)
+        try:
+            yield admission
+        finally:
+            self._open.remove(admission)
+            usage.close_stream()
+
+    def replace(self, authenticator: Authenticator) -> None:
+        """Put other rules in force, and judge all open streams by them."""
+        self.authenticator = authenticator
+        for admission in list(self._open):
+            self._review(admission)
+
+    async def watch(self) -> None:
+        """End streams whose credentials expire, until cancelled."""
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            self.expire(self._clock())
+
+    def expire(self, now: float) -> None:
+        """End the streams whose credentials have expired by `now`, a Unix time in seconds."""
+        for admission in list(self._open):
+            if admission.identity.expires <= now:
+                admission.end(
+                    Unauthenticated(
+                        "expired while the call was open", "the credentials have expired; call with new ones"
+                    )
+                )
+
+    def _review(self, admission: Admission) -> None:
+        try:
+            identity = admission.identify(self.authenticator)
+            if isinstance(identity, Pending):
+                self._start(self._resolve(admission, identity))
+                return
+            admission.review(identity)
+        except WindshiftError as error:
+            admission.end(error)
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._resolving.add(task)
+        task.add_done_callback(self._resolving.discard)
+
+    async def _resolve(self, admission: Admission, pending: Pending) -> None:
+        """Judge a stream whose token needs keys that are to be fetched."""
+        try:
+            admission.review(await pending.resolve())
+        except WindshiftError as error:
+            admission.end(error)
