@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,17 +19,73 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-async def test_made_for_its_owner_alone(tmp_path: Path) -> None:
-    """Directories and files are private, also where a looser directory was there before."""
-    path = tmp_path / "some" / "data"
-    (path / "jetstream").mkdir(parents=True, mode=0o755)
-    directory = DataDirectory(path)
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Let the process make files that everybody may write to."""
+    before = os.umask(0)
+    yield
+    os.umask(before)
+
+
+def modes(directory: Path) -> dict[str, int]:
+    """Return the permissions of a directory and of everything in it."""
+    return {str(path.relative_to(directory)): mode(path) for path in (directory, *directory.rglob("*"))}
+
+
+PRIVATE = {
+    ".": 0o700,
+    "lock": 0o600,
+    "run": 0o700,
+    "run/nats.conf": 0o600,
+    "jetstream": 0o700,
+    "nats-server.log": 0o600,
+}
+
+
+def make(directory: Path, permissions: int, *names: str) -> None:
+    """Make empty files and, where the name ends with a slash, directories; then set the directory's mode."""
+    for name in names:
+        (directory / name).mkdir() if name.endswith("/") else (directory / name).touch()
+    directory.chmod(permissions)
+
+
+async def use(directory: DataDirectory) -> None:
+    """Have everything made that is made in a data directory."""
     await directory.acquire(0)
     directory.write_config("secret")
     os.close(directory.open_log())
-    assert [mode(each) for each in (directory.run, path / "jetstream")] == [0o700, 0o700]
-    assert [mode(each) for each in (directory.config, directory.log)] == [0o600, 0o600]
     directory.release()
+
+
+@pytest.mark.usefixtures("open_umask")
+async def test_made_for_its_owner_alone(tmp_path: Path) -> None:
+    """Directories and files are private whatever the umask, and so is each directory on the way there."""
+    await use(DataDirectory(tmp_path / "some" / "data"))
+    assert modes(tmp_path / "some" / "data") == PRIVATE
+    assert mode(tmp_path / "some") == 0o700
+
+
+@pytest.mark.usefixtures("open_umask")
+async def test_closed_where_it_was_open(tmp_path: Path) -> None:
+    """A looser directory that was there before is closed, and what is in it."""
+    make(
+        tmp_path, 0o755, "run/", "run/nats.conf", "jetstream/", "lock", "nats-server.log", "nats-server.log.1"
+    )
+    await use(DataDirectory(tmp_path))
+    assert modes(tmp_path) == {**PRIVATE, "nats-server.log.1": 0o600}
+
+
+@pytest.mark.parametrize(("before", "warns"), [(0o755, False), (0o777, True), (0o1777, False)])
+async def test_shared_with_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, before: int, warns: bool
+) -> None:
+    """A directory with other things in it stays as it is; where everybody may write the log warns of that."""
+    make(tmp_path, before, "others/")
+    await use(DataDirectory(tmp_path))
+    seen = modes(tmp_path)
+    assert seen.pop("others")
+    assert seen == {**PRIVATE, ".": before}
+    assert ("everybody may write" in caplog.text) is warns
 
 
 async def test_one_at_a_time(tmp_path: Path) -> None:

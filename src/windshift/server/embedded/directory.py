@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
+import stat
 import time
 from pathlib import Path
 
 from windshift.server.embedded.errors import EmbeddedError
 
+log = logging.getLogger(__name__)
+
 _PRIVATE = 0o700
+_PRIVATE_FILE = 0o600
 _POLL = 0.02
 
 
@@ -27,6 +32,7 @@ class DataDirectory:
         """What exists only while a server runs."""
         self.config = self.run / "nats.conf"
         self.log = path / "nats-server.log"
+        self._store = path / "jetstream"  # nats-server adds this name to its store_dir
         self._lock_file = path / "lock"
         self._lock = -1
 
@@ -66,7 +72,7 @@ class DataDirectory:
 
     def open_log(self) -> int:
         """Open nats-server's log for appending, and return the descriptor."""
-        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
 
     def ports_file(self, pid: int) -> Path | None:
         """Find the file in which the nats-server of this id says where it listens."""
@@ -96,14 +102,29 @@ class DataDirectory:
         )
 
     def _prepare(self) -> None:
-        self.path.mkdir(mode=_PRIVATE, parents=True, exist_ok=True)
-        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for directory in (
-            self.run,
-            self.path / "jetstream",
-        ):  # nats-server adds the latter's name to its store_dir
+        for directory in (*reversed(self.path.parents), self.path):
+            directory.mkdir(mode=_PRIVATE, exist_ok=True)
+        self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
+        for directory in (self.run, self._store):
             directory.mkdir(mode=_PRIVATE, exist_ok=True)
             directory.chmod(_PRIVATE)
+        self._close_to_others()
+
+    def _close_to_others(self) -> None:
+        """Take away what others may do here: of a directory that we share with nothing else, everything.
+
+        One with other things in it may be shared on purpose, as /tmp is: there our own files are closed.
+        """
+        logs = list(self.path.glob(f"{self.log.name}*"))
+        for file in (self._lock_file, *logs):
+            if file.is_file():
+                file.chmod(_PRIVATE_FILE)
+        state = self.path.stat()
+        ours = {self.run, self._store, self._lock_file, *logs}
+        if state.st_uid == os.geteuid() and ours.issuperset(self.path.iterdir()):
+            self.path.chmod(_PRIVATE)
+        elif state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX:
+            log.warning("everybody may write to the data directory %s, and replace what is in it", self.path)
 
     async def _take_lock(self, wait: float) -> None:
         give_up = time.monotonic() + wait
@@ -137,4 +158,4 @@ class DataDirectory:
 
 
 def _private_opener(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_EXCL, 0o600)
+    return os.open(path, flags | os.O_EXCL, _PRIVATE_FILE)

@@ -2,6 +2,7 @@
 
 Linux sends this process SIGTERM when its parent dies in whatever way, SIGKILL included; the request holds
 across `execv`. Elsewhere there is no such thing, and a killed parent leaves the program running.
+What the program writes is for its own user alone.
 Not done between fork and exec of the parent: code that runs there must not touch locks that other threads
 held.
 """
@@ -17,6 +18,7 @@ _SIGTERM = 15
 
 def main(parent: int, program: list[str]) -> None:
     """Become the program, unless the parent is gone already."""
+    os.umask(0o077)
     if sys.platform == "linux":
         import ctypes  # noqa: PLC0415 - takes longer than all the rest of this, and only Linux needs it
 
