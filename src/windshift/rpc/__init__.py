@@ -14,7 +14,7 @@ from .reflection import reflection_services
 from .server import Server, ServerOptions
 from .service import Method, Service
 from .status import RpcError, StatusCode
-from .tls import client_tls, server_tls
+from .tls import ReplaceableTls, client_tls, server_tls
 
 __all__ = [
     "Channel",
@@ -25,6 +25,7 @@ __all__ = [
     "HealthService",
     "Metadata",
     "Method",
+    "ReplaceableTls",
     "RpcError",
     "Server",
     "ServerCall",

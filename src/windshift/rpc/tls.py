@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
+from typing import Any, Self
 
 
-def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> ssl.SSLContext:
+def server_tls(
+    certificate: Path, key: Path, client_ca: Path | None = None, *, client_required: bool = True
+) -> ssl.SSLContext:
     """Return a server's context: TLS 1.2 or newer, ALPN ``h2``.
 
     Args:
@@ -14,19 +17,71 @@ def server_tls(certificate: Path, key: Path, client_ca: Path | None = None) -> s
         key: PEM file with its private key.
         client_ca: PEM file of the authorities whose client certificates are accepted; with it a client
             must show one.
+        client_required: whether it must; if not, one that it shows has to be good all the same.
 
     Raises:
         OSError: a file cannot be read (``ssl.SSLError`` is one: it holds no such thing, or the key does not
-            fit the certificate).
+            fit the certificate, or wants a password).
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    kind = ssl.SSLContext if client_ca is None else _WithoutResumption
+    context = kind(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["h2"])
-    context.load_cert_chain(certificate, key)
+    context.load_cert_chain(certificate, key, password=_no_password)
     if client_ca is not None:
         context.load_verify_locations(client_ca)
-        context.verify_mode = ssl.CERT_REQUIRED
+        context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
+        context.num_tickets = 0  # they would be good for nothing
+        context.options |= ssl.OP_NO_TICKET
     return context
+
+
+def _no_password() -> str:
+    """Stand in for OpenSSL's question on the terminal, for which a server would wait."""
+    return ""
+
+
+class _WithoutResumption(ssl.SSLContext):
+    """A context that looks at the client's certificate anew with each connection.
+
+    When a session is resumed OpenSSL does not: the certificate may have expired meanwhile. Here each
+    handshake begins with a context of its own, which knows no sessions, and goes on with this one: 0.1 ms and
+    12 KiB for a connection. (Python cannot switch off the cache of sessions that TLS 1.2 has beside tickets.)
+    """
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """Begin the handshake of a new connection; called by the event loop."""
+        front = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        front.minimum_version, front.options = self.minimum_version, self.options
+        front.num_tickets, front.verify_mode = self.num_tickets, self.verify_mode  # a swap leaves these alone
+        front.sni_callback = self._swap  # called without SNI as well
+        return front.wrap_bio(*args, **kwargs)
+
+    def _swap(self, connection: ssl.SSLObject, name: str | None, front: ssl.SSLContext) -> None:
+        connection.context = self
+
+
+class ReplaceableTls(ssl.SSLContext):
+    """A context for ``Server.listen`` that leaves each handshake to another one, which can be replaced.
+
+    Open connections keep what they began with. A live context must not be loaded again instead: a key that
+    does not fit breaks it, an RSA certificate does not take the place of one with an elliptic curve, and
+    sessions that the old authorities had let in could still be resumed.
+    """
+
+    _current: ssl.SSLContext
+
+    def __new__(cls) -> Self:
+        """Make one that must be given another context before it is used."""
+        return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
+
+    def replace(self, context: ssl.SSLContext) -> None:
+        """Use this one, made by ``server_tls``, for connections from now on."""
+        self._current = context
+
+    def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
+        """Begin the handshake of a new connection; called by the event loop."""
+        return self._current.wrap_bio(*args, **kwargs)
 
 
 def client_tls(
