@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from typing import NamedTuple
+from collections.abc import Coroutine, Iterator
+from typing import Any, NamedTuple
 
+from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc import (
     Failure,
     HealthService,
@@ -20,9 +22,12 @@ from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
+from windshift.server.api.guard import Guard, audited
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
-from windshift.server.config import NatsConfig, ServerConfig, TlsFiles
+from windshift.server.auth.audit import Audit
+from windshift.server.auth.authorization import Authorization
+from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig, TlsFiles
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.parties import Broker, ConsumeOptions
@@ -88,12 +93,19 @@ class App:
         self._dead_lettering = domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
         self.connection.on_lost.append(self._dead_lettering.settled.lose)
-        self._services = _services(config, domain, tracer)
+        audit = Audit()
+        self.authorization = None if config.auth_file is None else Authorization(config.auth_file)
+        """Who may do what; None = everybody everything."""
+        self._guard = None if self.authorization is None else Guard(self.authorization.access, audit)
+        self._services = _services(config, domain, tracer, audit)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._flush_by = 0.0
         self._health = HealthService()
         answered = [*self._services, self._health]
         self._answered = [*answered, *reflection_services(answered)]
+        if self._guard is not None:
+            for each in self._answered:
+                self._guard.protect(each)
         self.metrics: Metrics | None = None
         """Readings of this server, unless they are switched off."""
         if config.metrics:
@@ -128,8 +140,10 @@ class App:
         """Connect to NATS, and take calls.
 
         Raises `BrokerUnavailable` when NATS cannot be reached, OSError when the port or the TLS files cannot
-        be used.
+        be used, `NotUsable` when the authorization file cannot.
         """
+        if self.authorization is not None:
+            self.authorization.watched.start()
         tls = _tls(self._config.grpc_tls)
         await self._replies.start()
         await self._notes.start()
@@ -138,19 +152,32 @@ class App:
         listen = self._config.grpc
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
-        for watch in (self._dead_lettering.look_for_replays(), self._dead_lettering.alertness.watch()):
+        for watch in self._watching():
             self._watches.append(asyncio.create_task(watch))
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
         self._show_health()
 
+    def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
+        """Give what runs as long as the server does."""
+        yield self._dead_lettering.look_for_replays()
+        yield self._dead_lettering.alertness.watch()
+        if self.authorization is not None:
+            yield self.authorization.watch()
+
     def _make_server(self) -> Server:
         """Make the gRPC server, which takes messages as large as this broker stores."""
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
         calls = None if self.metrics is None else self.metrics.calls
+        limits = self._config.limits
         options = ServerOptions(
+            connection=rpc_options(limits),
             max_message_size=largest,
+            max_connections=limits.max_connections,
+            max_connections_per_address=limits.max_connections_per_address,
+            first_request_timeout=limits.handshake_timeout.total_seconds(),
+            admit=None if self._guard is None else self._guard.admit,
             translate=self._translate,
             on_call_finished=None if calls is None else calls.finished,
             on_call_refused=None if calls is None else calls.refused,
@@ -246,13 +273,17 @@ class _Domain:
         )
 
 
-def _services(config: ServerConfig, domain: _Domain, tracer: Tracer | None) -> tuple[Service, ...]:
+def _services(
+    config: ServerConfig, domain: _Domain, tracer: Tracer | None, audit: Audit
+) -> tuple[Service, ...]:
     """Bind the API to the domain."""
     services = (
         Service(EVENTS, domain.events),
         Service(STATE, domain.state),
         Service(DEAD_LETTERS, domain.dead_letters),
     )
+    for service in services:
+        audited(service, audit)
     if tracer is not None:
         for service in services:
             trace_calls(service, tracer, extractor(config.telemetry.propagators))
@@ -267,6 +298,16 @@ def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -
         tls_ca=config.tls.ca,
         tls_certificate=config.tls.certificate,
         tls_key=config.tls.key,
+    )
+
+
+def rpc_options(limits: LimitsConfig) -> RpcConnectionOptions:
+    """Translate the limits for the gRPC layer's connections."""
+    return RpcConnectionOptions(
+        max_concurrent_streams=limits.max_concurrent_streams,
+        keepalive_interval=limits.keepalive_interval.total_seconds(),
+        keepalive_timeout=limits.keepalive_timeout.total_seconds(),
+        handshake_timeout=limits.handshake_timeout.total_seconds(),
     )
 
 

@@ -14,17 +14,20 @@ import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from ipaddress import ip_address
 
 import uvloop
 
 from windshift.server.app import App
+from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.config import ListenConfig, ServerConfig
 from windshift.server.embedded import EmbeddedError, EmbeddedNats
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging, exported_logs
 from windshift.server.nats.options import ServerAddress
+from windshift.server.open_files import allow_connections
 from windshift.server.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
@@ -34,7 +37,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class StartError(Exception):
-    """The server cannot start. The text is one line for the operator, and says what to change."""
+    """The server cannot start. The text is for the operator, a line for each thing, and says what to change."""
 
 
 def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False) -> None:
@@ -110,7 +113,7 @@ class Process:
 
     async def _start(self, stack: AsyncExitStack) -> None:
         """Start everything. What the stack is given is stopped in reverse, after the drain."""
-        config = self._config
+        config = self._config = _with_room(self._config)
         health_port = await self._start_health(stack)
         servers = config.nats.servers or await self._start_embedded(stack)
         app = App(config, servers, share_port=self._share_port)
@@ -183,6 +186,21 @@ class Process:
             )
 
 
+def _with_room(config: ServerConfig) -> ServerConfig:
+    """See to it that there are files for all the connections that clients may make; else allow fewer."""
+    wanted = config.limits.max_connections
+    room = allow_connections(wanted)
+    if room == wanted:
+        return config
+    log.warning(
+        "the limit of open files lets %d connections in, not GRPC_MAX_CONNECTIONS=%d: raise the limit "
+        "(ulimit -Hn, or LimitNOFILE= of systemd), or set GRPC_MAX_CONNECTIONS to what it should be",
+        room,
+        wanted,
+    )
+    return replace(config, limits=replace(config.limits, max_connections=room))
+
+
 def _spare_collector() -> None:
     """Keep the garbage collector from looking at the same objects all the time.
 
@@ -201,6 +219,9 @@ async def _start_app(app: App, config: ServerConfig) -> None:
     except BrokerUnavailable as error:
         cause = "NATS_URL: " if config.nats.servers else "the embedded server: "
         raise StartError(f"{cause}{error.message}") from error
+    except PolicyNotUsable as error:
+        lines = (f"WINDSHIFT_AUTH_FILE: {config.auth_file}: {problem}" for problem in error.problems)
+        raise StartError("\n".join(lines)) from error
     except ssl.SSLError as error:
         raise StartError(
             f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error.reason or 'not usable'}; "

@@ -10,6 +10,7 @@ import pytest
 from windshift.server.config import (
     VARIABLES,
     ConfigurationError,
+    LimitsConfig,
     ListenConfig,
     LogLevel,
     OtlpProtocol,
@@ -112,6 +113,36 @@ def test_development_logs_more() -> None:
 def test_log_level(text: str, level: str) -> None:
     """Levels are read in any case; `warn` means warning."""
     assert read(LOG_LEVEL=text).log_level == level
+
+
+def test_limits() -> None:
+    """How much clients may take up has defaults, and can be told."""
+    assert read().limits == LimitsConfig()
+    limits = read(
+        GRPC_MAX_CONNECTIONS="100",
+        GRPC_MAX_CONNECTIONS_PER_ADDRESS="10",
+        GRPC_MAX_CONCURRENT_STREAMS="1000",
+        GRPC_KEEPALIVE_INTERVAL="0",
+        GRPC_KEEPALIVE_TIMEOUT="5.5",
+        GRPC_HANDSHAKE_TIMEOUT="3",
+    ).limits
+    assert limits == LimitsConfig(100, 10, 1000, timedelta(0), timedelta(seconds=5.5), timedelta(seconds=3))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("GRPC_MAX_CONNECTIONS", "0"),
+        ("GRPC_MAX_CONNECTIONS_PER_ADDRESS", "-1"),
+        ("GRPC_MAX_CONCURRENT_STREAMS", "10001"),
+        ("GRPC_KEEPALIVE_INTERVAL", "3601"),
+        ("GRPC_KEEPALIVE_TIMEOUT", "0"),
+        ("GRPC_HANDSHAKE_TIMEOUT", "nan"),
+    ],
+)
+def test_limits_out_of_range(name: str, text: str) -> None:
+    """A limit that would keep everybody out, or no one, is refused."""
+    assert [problem.partition(":")[0] for problem in problems(**{name: text})] == [name]
 
 
 def test_health_follows_the_api() -> None:

@@ -8,6 +8,7 @@ from windshift.server.config.reader import ConfigurationError
 from windshift.server.config.tree import (
     BatchConfig,
     EmbeddedConfig,
+    LimitsConfig,
     ListenConfig,
     LogLevel,
     NatsConfig,
@@ -26,6 +27,7 @@ __all__ = [
     "BatchConfig",
     "ConfigurationError",
     "EmbeddedConfig",
+    "LimitsConfig",
     "ListenConfig",
     "LogLevel",
     "NatsConfig",

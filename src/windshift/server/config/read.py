@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from windshift.server.config.health import read_health
+from windshift.server.config.limits import read_limits
 from windshift.server.config.reader import Reader
 from windshift.server.config.telemetry import read_telemetry
 from windshift.server.config.tree import (
@@ -32,6 +33,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         embedded=_embedded(reader),
         grpc=grpc,
         grpc_tls=_grpc_tls(reader),
+        limits=read_limits(reader),
         health=read_health(reader, grpc.host),
         log_level=reader.choice(
             "LOG_LEVEL", LogLevel.DEBUG if development else LogLevel.INFO, {"warn": "warning"}

@@ -91,13 +91,13 @@ class Reader:
         """Read a TCP port; 0 means any free one."""
         return self.integer(name, default, 0, 65535)
 
-    def seconds(self, name: str, default: float, high: float) -> timedelta:
-        """Read seconds, fractions allowed, from 0 to `high`."""
+    def seconds(self, name: str, default: float, high: float, low: float = 0) -> timedelta:
+        """Read seconds, fractions allowed, from `low` to `high`."""
 
         def parse(value: str) -> timedelta:
-            return timedelta(seconds=_within(float(value), 0, high))
+            return timedelta(seconds=_within(float(value), low, high))
 
-        return self.parsed(name, timedelta(seconds=default), parse, f"seconds from 0 to {high:g}")
+        return self.parsed(name, timedelta(seconds=default), parse, f"seconds from {low:g} to {high:g}")
 
     def telemetry_seconds(self, name: str, default: timedelta) -> timedelta:
         """Read seconds, or from 1000 on milliseconds, which are OpenTelemetry's own unit."""

@@ -80,6 +80,24 @@ class ListenConfig:
 
 
 @dataclass(frozen=True, slots=True)
+class LimitsConfig:
+    """How much of the API's side clients may take up, and for how long."""
+
+    max_connections: int = 10_000
+    """At once."""
+    max_connections_per_address: int = 0
+    """Of one IPv4 address or one /64 network of IPv6; 0 = no limit of their own."""
+    max_concurrent_streams: int = 256
+    """Calls at once on one connection."""
+    keepalive_interval: timedelta = timedelta(seconds=30)
+    """How long a connection may be silent before it is asked whether anybody is there; 0 = for ever."""
+    keepalive_timeout: timedelta = timedelta(seconds=10)
+    """How long the answer may take."""
+    handshake_timeout: timedelta = timedelta(seconds=10)
+    """How long a TLS handshake may take, and then how long it may take until the first call begins."""
+
+
+@dataclass(frozen=True, slots=True)
 class SignalConfig:
     """Where one kind of telemetry goes, and how. Without an endpoint: nowhere."""
 
@@ -152,6 +170,7 @@ class ServerConfig:
     embedded: EmbeddedConfig
     grpc: ListenConfig
     grpc_tls: TlsFiles | None
+    limits: LimitsConfig
     health: ListenConfig
     log_level: LogLevel
     development: bool

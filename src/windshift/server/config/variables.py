@@ -69,6 +69,28 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable(
         "GRPC_TLS_CLIENT_CA", "Authorities whose client certificates are required; needs GRPC_TLS_CERT."
     ),
+    Variable(
+        "GRPC_MAX_CONNECTIONS",
+        "Connections at once, 1 to 1,000,000, as far as the limit of open files lets; more are dropped.",
+        "10000",
+    ),
+    Variable(
+        "GRPC_MAX_CONNECTIONS_PER_ADDRESS",
+        "The same for one client address (of IPv6: for one /64 network); 0: no limit of its own.",
+        "0",
+    ),
+    Variable("GRPC_MAX_CONCURRENT_STREAMS", "Calls at once on one connection, 1 to 10,000.", "256"),
+    Variable(
+        "GRPC_KEEPALIVE_INTERVAL",
+        "Seconds of silence after which a client is asked whether it is there; 0: never.",
+        "30",
+    ),
+    Variable("GRPC_KEEPALIVE_TIMEOUT", "Seconds in which it must answer.", "10"),
+    Variable(
+        "GRPC_HANDSHAKE_TIMEOUT",
+        "Seconds that a client has for TLS, and then to begin its first call.",
+        "10",
+    ),
     Variable("HEALTH_PORT", "Port of /healthz, /readyz and /metrics; 0 means any free one.", "8088"),
     Variable("HEALTH_HOST", "Address of /healthz, /readyz and /metrics.", "GRPC_HOST"),
     Variable("WINDSHIFT_DATA_DIR", "Data of the embedded server.", "windshift under the user's data home"),

@@ -1,0 +1,37 @@
+"""How many files, and so connections, this process may have open."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final
+
+_RESERVED: Final = 384
+"""Open files that are kept for what is no connection of the API: probes (256), NATS, telemetry, the rest."""
+
+
+def allow_connections(wanted: int) -> int:
+    """Raise the limit of open files for so many connections, and return for how many there is room.
+
+    Not beyond the hard limit, which only an administrator can raise. A quarter of a limit that is very low is
+    kept for the rest of the process.
+    """
+    if sys.platform == "win32":  # has no such limit
+        return wanted
+    import resource  # noqa: PLC0415 - there is none on Windows
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    limit = _raised(soft, hard, wanted + _RESERVED, resource.RLIM_INFINITY)
+    if limit != soft:
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+        except (OSError, ValueError):  # macOS has another limit below an unlimited hard one
+            limit = soft
+    if limit == resource.RLIM_INFINITY:
+        return wanted
+    return min(wanted, limit - min(_RESERVED, limit // 4))
+
+
+def _raised(soft: int, hard: int, wanted: int, unlimited: int) -> int:
+    if soft == unlimited or soft >= wanted:
+        return soft
+    return wanted if hard == unlimited else min(wanted, hard)
