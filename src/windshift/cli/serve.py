@@ -55,7 +55,7 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
     try:
         process.run(config, _announce, share_port=share_port)
     except process.StartError as error:
-        _fail(_FAILED, str(error))
+        _fail(_FAILED, *str(error).splitlines())
     except OSError as error:  # click ends silently over some of them
         traceback.print_exception(error)
         _fail(_FAILED, f"it failed: {error.strerror or error}")

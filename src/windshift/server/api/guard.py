@@ -212,8 +212,7 @@ def _certificate(call: ServerCall) -> tuple[str, ...]:
     """Return the names in the client's certificate, which are read once for each connection."""
     connection = call.connection
     if not isinstance(connection.known, tuple):
-        certificate = call.peer_certificate
-        connection.known = () if certificate is None else certificate_names(certificate)
+        connection.known = certificate_names(call.peer_certificate)
     return connection.known
 
 

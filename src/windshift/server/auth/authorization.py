@@ -1,0 +1,69 @@
+"""The authorization file, read at the start and again whenever it changes, and the rules that it gives."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from windshift.server.auth.access import Access
+from windshift.server.auth.authenticate import Authenticator
+from windshift.server.auth.policy import Policy
+from windshift.server.auth.policy_file import LARGEST, PolicyError, parse_policy
+from windshift.server.reloading import NotUsable, Watched
+
+_log = logging.getLogger(__name__)
+
+_SHOWN: Final = 5
+"""Problems of a file that one line names."""
+
+
+class PolicyNotUsable(NotUsable):
+    """The file says something that it must not. `problems` holds a line for each."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        more = len(problems) - _SHOWN
+        super().__init__("; ".join(problems[:_SHOWN]) + (f"; and {more} more" if more > 0 else ""))
+        self.problems = problems
+
+
+class Authorization:
+    """Keeps the rules of a file in force.
+
+    Attributes:
+        access: the rules; nobody is known before `start`.
+        watched: loads the file again.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self.access = Access(Authenticator(Policy()))
+        self.watched = Watched("authorization", [file], self._load, self._take)
+
+    async def watch(self) -> None:
+        """Follow the file and end what has expired, until cancelled."""
+        await asyncio.gather(self.watched.watch(), self.access.watch())
+
+    def _load(self) -> Policy:
+        return read_policy(self._file)
+
+    def _take(self, policy: Policy) -> None:
+        self.access.replace(Authenticator(policy))
+        _log.info("%d principals may call", len(policy.principals))
+
+
+def read_policy(file: Path) -> Policy:
+    """Read a file. Raise `PolicyNotUsable`, or OSError when it cannot be read."""
+    with file.open("rb") as opened:
+        if os.fstat(opened.fileno()).st_mode & stat.S_IWOTH:
+            raise PolicyNotUsable(("anybody on this machine may write to it; chmod o-w",))
+        data = opened.read(LARGEST + 1)
+    try:
+        return parse_policy(data.decode())
+    except UnicodeDecodeError:
+        raise PolicyNotUsable(("it is not UTF-8",)) from None
+    except PolicyError as error:
+        raise PolicyNotUsable(error.problems) from error

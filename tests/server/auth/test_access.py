@@ -1,0 +1,163 @@
+"""Open streams follow the rules."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from math import inf
+
+import pytest
+
+from windshift.server.auth.access import Access, Admission
+from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.policy import Policy, Principal
+from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+
+Answer = Identity | Pending | Exception
+GENERATED = "0123456789abcdef01234567"
+
+
+def role(*subjects: str, consumers: tuple[str, ...] = ("ann-*",)) -> Role:
+    """Give a role that may consume these subjects of a stream."""
+    lists = {"streams.consume": ("S",), "streams.subjects": subjects, "consumers.use": consumers}
+    return Role("r", {key: tuple(Entry(each, 1) for each in value) for key, value in lists.items()})
+
+
+def identity(*subjects: str, name: str = "ann", expires: float = inf, streams: int | None = None) -> Identity:
+    permissions = Permissions(name, [role(*subjects)])
+    return Identity(Principal(name, permissions, max_streams=streams), "token", expires)
+
+
+class Stream:
+    """An open stream, and what it was ended with."""
+
+    def __init__(self, access: Access, who: Identity) -> None:
+        self.access = access
+        self.who = who
+        self.now: Answer = who
+        self.ended: list[WindshiftError] = []
+
+    def identify(self, _: Authenticator) -> Identity | Pending:
+        if isinstance(self.now, Exception):
+            raise self.now
+        return self.now
+
+    @contextmanager
+    def opened(self, subject: str = "a.b") -> Iterator[Admission]:
+        usage = self.access.usage(self.who.principal, 0)
+        with self.access.admitted(self.who, self.identify, usage) as admission:
+            admission.follow(
+                lambda: admission.consume("S", "ann-1", durable=True, subjects={subject}), self.ended.append
+            )
+            yield admission
+
+
+@pytest.fixture
+def access() -> Access:
+    return Access(Authenticator(Policy()))
+
+
+def renew(access: Access) -> None:
+    access.replace(Authenticator(Policy()))
+
+
+def test_who_still_may_goes_on(access: Access) -> None:
+    """A stream that the new rules allow stays, and is judged by them from then on."""
+    stream = Stream(access, identity("a.>"))
+    with stream.opened() as admission:
+        stream.now = identity("a.*")
+        renew(access)
+        assert stream.ended == []
+        with pytest.raises(PermissionDenied):
+            admission.consume("S", "ann-1", durable=True, subjects={"a.b.c"})
+
+
+def test_who_may_no_longer_is_ended(access: Access) -> None:
+    """A stream that the new rules do not allow is ended with what they say."""
+    stream = Stream(access, identity("a.>"))
+    with stream.opened():
+        stream.now = identity("b.>")
+        renew(access)
+    assert [type(error) for error in stream.ended] == [PermissionDenied]
+
+
+def test_who_is_not_known_any_more_is_ended(access: Access) -> None:
+    """So is one whose credentials are revoked, and one whose credentials are somebody else's now."""
+    streams = [Stream(access, identity("a.>")), Stream(access, identity("a.>"))]
+    with streams[0].opened(), streams[1].opened():
+        streams[0].now = Unauthenticated("revoked")
+        streams[1].now = identity("a.>", name="bob")
+        renew(access)
+    assert [[type(error) for error in stream.ended] for stream in streams] == [[Unauthenticated]] * 2
+
+
+async def test_keys_that_have_to_be_fetched(access: Access) -> None:
+    """A stream whose token needs keys first is judged when they are there."""
+
+    class Slow(Pending):
+        def __init__(self, outcome: Identity | WindshiftError) -> None:
+            self.outcome = outcome
+
+        async def resolve(self) -> Identity:
+            await asyncio.sleep(0)
+            if isinstance(self.outcome, WindshiftError):
+                raise self.outcome
+            return self.outcome
+
+    streams = [Stream(access, identity("a.>")) for _ in range(3)]
+    outcomes = [identity("a.>"), identity("b.>"), Unauthenticated("unknown key")]
+    with streams[0].opened(), streams[1].opened(), streams[2].opened():
+        for stream, outcome in zip(streams, outcomes, strict=True):
+            stream.now = Slow(outcome)
+        renew(access)
+        for _ in range(5):
+            await asyncio.sleep(0)
+    assert [[type(error) for error in stream.ended] for stream in streams] == [
+        [],
+        [PermissionDenied],
+        [Unauthenticated],
+    ]
+
+
+def test_expired_credentials(access: Access) -> None:
+    """A stream ends when its credentials expire, and is told so."""
+    early, late = Stream(access, identity("a.>", expires=100)), Stream(access, identity("a.>", expires=101))
+    with early.opened(), late.opened():
+        access.expire(99.9)
+        assert early.ended == []
+        access.expire(100)
+        assert "expired" in early.ended[0].message
+        assert late.ended == []
+
+
+def test_closed_streams_are_forgotten(access: Access) -> None:
+    """A stream that is closed is not judged, and makes room for another."""
+    stream = Stream(access, identity("a.>", streams=1))
+    with stream.opened(), pytest.raises(QuotaExceeded), Stream(access, stream.who).opened():
+        pass
+    stream.now = Unauthenticated("revoked")
+    renew(access)
+    access.expire(inf)
+    assert stream.ended == []
+    with stream.opened():
+        pass
+
+
+def test_generated_names(access: Access) -> None:
+    """A generated name needs no right of its own, unless it is one that somebody gave."""
+    with Stream(access, identity("a.>")).opened() as admission:
+        admission.use_consumer("S", GENERATED)
+        admission.consume("S", GENERATED, durable=False, subjects={"a.b"})
+        for consumer, durable in ((GENERATED, True), ("bob-1", False), (GENERATED.upper(), False)):
+            with pytest.raises(PermissionDenied):
+                admission.consume("S", consumer, durable=durable, subjects={"a.b"})
+
+
+def test_every_subject_counts(access: Access) -> None:
+    """One subject that is not allowed is one too many, and no subject is every subject."""
+    with Stream(access, identity("a.>")).opened() as admission:
+        for subjects in ({"a.b", "b.a"}, {">"}, set[str]()):
+            with pytest.raises(PermissionDenied):
+                admission.consume("S", "ann-1", durable=True, subjects=subjects)

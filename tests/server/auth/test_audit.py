@@ -1,0 +1,99 @@
+"""The audit log."""
+
+from __future__ import annotations
+
+import logging
+from math import inf
+from typing import Any
+
+import pytest
+
+from windshift.server.auth.audit import AUDIT, Audit, Caller
+from windshift.server.auth.authenticate import Identity
+from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.policy import Principal
+from windshift.server.config import LogLevel
+from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated
+from windshift.server.logging import configure_logging
+
+ANN = Identity(Principal("ann", Permissions()), "token 12345678", inf)
+CALLER = Caller("/a.B/C", "10.0.0.1:5", ANN)
+STANDARD = set(vars(logging.makeLogRecord({}))) | {"message", "asctime"}
+
+
+def fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Give what a record has beside what every record has."""
+    return {name: value for name, value in vars(record).items() if name not in STANDARD}
+
+
+def test_denied(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that was denied leaves a record of who wanted what, and which rule was against it."""
+    Audit().denied(CALLER, PermissionDenied("ann", "publish", "a.b", "no role of ann allows it"), 0)
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert fields(record) == {
+        "event": "denied",
+        "reason": "PERMISSION_DENIED",
+        "method": "/a.B/C",
+        "peer": "10.0.0.1:5",
+        "principal": "ann",
+        "credential": "token 12345678",
+        "verb": "publish",
+        "resource": "a.b",
+        "rule": "no role of ann allows it",
+    }
+
+
+def test_unknown_callers(caplog: pytest.LogCaptureFixture) -> None:
+    """A call of somebody unknown leaves a record of why, which the client is not told."""
+    error = Unauthenticated("the token is nobody's")
+    Audit().denied(Caller("/a.B/C", "10.0.0.1:5"), error, 0)
+    (record,) = caplog.records
+    assert fields(record) == {
+        "event": "denied",
+        "reason": "UNAUTHENTICATED",
+        "method": "/a.B/C",
+        "peer": "10.0.0.1:5",
+        "why": "the token is nobody's",
+    }
+    assert "nobody" not in error.message
+
+
+def test_quotas_that_are_reached(caplog: pytest.LogCaptureFixture) -> None:
+    """Calls beyond a quota are all counted, and one in ten seconds leaves a record, with how many did not."""
+    audit = Audit()
+    for now in (0, 1, 2, 9.9, 10.1):
+        audit.denied(CALLER, QuotaExceeded("max_rps", 5), now)
+    assert audit.denials["QUOTA_EXCEEDED"] == 5
+    assert [fields(record).get("more") for record in caplog.records] == [None, 3]
+
+
+def test_managed(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that manages something leaves a record of what, and of how it ended."""
+    with caplog.at_level(logging.INFO):
+        Audit().managed(CALLER, "ORDERS", "OK")
+    (record,) = caplog.records
+    assert fields(record) == {
+        "event": "managed",
+        "resource": "ORDERS",
+        "code": "OK",
+        "method": "/a.B/C",
+        "peer": "10.0.0.1:5",
+        "principal": "ann",
+        "credential": "token 12345678",
+    }
+
+
+def test_whatever_the_level(capsys: pytest.CaptureFixture[str]) -> None:
+    """Records are written though LOG_LEVEL is above them."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        configure_logging(LogLevel.ERROR, readable=False)
+        Audit().managed(CALLER, "ORDERS", "OK")
+        logging.getLogger("other").warning("not this")
+    finally:
+        root.handlers[:], root.level = before
+    written = capsys.readouterr().err
+    assert AUDIT in written
+    assert "not this" not in written

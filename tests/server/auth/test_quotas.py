@@ -1,0 +1,85 @@
+"""How much one principal may ask of a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.quotas import Usage
+from windshift.server.errors import QuotaExceeded
+
+
+def principal(*, streams: int | None = None, rps: float | None = None) -> Principal:
+    return Principal("ann", Permissions(), max_streams=streams, max_rps=rps)
+
+
+def begun(usage: Usage, who: Principal, now: float, most: int = 1000) -> int:
+    """Begin calls until one is refused, and return how many were not."""
+    for count in range(most):
+        try:
+            usage.begin_call(who, now)
+        except QuotaExceeded:
+            return count
+    return most
+
+
+def test_calls_without_a_quota() -> None:
+    """Who has no quota may begin any number of calls."""
+    assert begun(Usage(0), principal(), 0) == 1000
+
+
+def test_a_second_s_worth_at_once() -> None:
+    """Who was quiet may begin as many calls at once as in a second, and no more of them are saved up."""
+    usage, who = Usage(0), principal(rps=20)
+    assert begun(usage, who, 100) == 20
+    assert begun(usage, who, 100.5) == 10
+    assert begun(usage, who, 1000) == 20
+
+
+def test_slow_rates() -> None:
+    """Less than one call per second is one call in a while."""
+    usage, who = Usage(0), principal(rps=0.25)
+    assert begun(usage, who, 0) == 1
+    assert begun(usage, who, 3.9) == 0
+    assert begun(usage, who, 4.1) == 1
+
+
+def test_refused_calls_cost_nothing() -> None:
+    """Who keeps calling in vain gets as many calls through as one who keeps to the rate."""
+    usage, who = Usage(0), principal(rps=10)
+    through = sum(begun(usage, who, step / 100) for step in range(1000))
+    assert 10 + 99 - 1 <= through <= 10 + 100
+
+
+def test_a_changed_quota() -> None:
+    """Usage follows the rules: it outlives them."""
+    usage = Usage(0)
+    assert begun(usage, principal(rps=10), 0) == 10
+    assert begun(usage, principal(rps=1000), 0.01) == 10
+    assert begun(usage, principal(rps=2), 50) == 2
+
+
+def test_the_error_says_which_quota() -> None:
+    """A client is told which quota it met, and how high that is."""
+    usage, who = Usage(0), principal(rps=1, streams=0)
+    usage.begin_call(who, 0)
+    with pytest.raises(QuotaExceeded) as refused:
+        usage.begin_call(who, 0)
+    assert refused.value.metadata == {"quota": "max_rps", "limit": "1"}
+    with pytest.raises(QuotaExceeded) as refused:
+        usage.open_stream(who)
+    assert refused.value.metadata == {"quota": "max_streams", "limit": "0"}
+
+
+def test_streams() -> None:
+    """As many streams as the quota says may be open; one that ends makes room; refused ones do not count."""
+    usage, who = Usage(0), principal(streams=2)
+    usage.open_stream(who)
+    usage.open_stream(who)
+    for _ in range(3):
+        with pytest.raises(QuotaExceeded):
+            usage.open_stream(who)
+    usage.close_stream()
+    usage.open_stream(who)
+    assert usage.streams == 2
