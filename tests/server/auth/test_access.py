@@ -26,6 +26,7 @@ def role(*subjects: str, consumers: tuple[str, ...] = ("ann-*",)) -> Role:
 
 
 def identity(*subjects: str, name: str = "ann", expires: float = inf, streams: int | None = None) -> Identity:
+    """Give somebody who may consume these subjects."""
     permissions = Permissions(name, [role(*subjects)])
     return Identity(Principal(name, permissions, max_streams=streams), "token", expires)
 
@@ -56,10 +57,12 @@ class Stream:
 
 @pytest.fixture
 def access() -> Access:
+    """Rules that know nobody: streams are opened by who is let in beforehand."""
     return Access(Authenticator(Policy()))
 
 
 def renew(access: Access) -> None:
+    """Put other rules in force."""
     access.replace(Authenticator(Policy()))
 
 

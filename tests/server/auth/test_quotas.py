@@ -11,6 +11,7 @@ from windshift.server.errors import QuotaExceeded
 
 
 def principal(*, streams: int | None = None, rps: float | None = None) -> Principal:
+    """Give somebody with these quotas."""
     return Principal("ann", Permissions(), max_streams=streams, max_rps=rps)
 
 
