@@ -115,6 +115,7 @@ class App:
             self.metrics = Metrics(
                 counts, given_up, nats.writes, poll, self.connection, methods, config.telemetry, spans
             )
+            self.metrics.add_denials(audit.denials)
         self._server: Server | None = None
         self._made_at = asyncio.get_running_loop().time()
         self._serving_since: float | None = None

@@ -70,6 +70,10 @@ class Metrics:
         self._poll = poll
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
 
+    def add_denials(self, denials: Mapping[str, int]) -> None:
+        """Show how many calls were denied, by reason."""
+        self.registry.add(i.DENIALS, lambda: _by_label(denials))
+
     def start(self, server: Server) -> None:
         """Begin to observe the running event loop and a gRPC server."""
         _add_rpc(self.registry, server)

@@ -108,6 +108,13 @@ TRAFFIC: Final = Instrument(
     "Bytes of HTTP/2 from and to clients, without TLS",
     ("network.io.direction",),
 )
+DENIALS: Final = Instrument(
+    "windshift.auth.denials",
+    _C,
+    "{call}",
+    "Calls that were denied, and streams that were ended, by the reason that the client was told",
+    ("reason",),
+)
 
 # --- Events -----------------------------------------------------------------------------------------------
 
