@@ -24,12 +24,15 @@ from .frames import (
 )
 from .serving import DUPLEX, UNARY, simple
 
-_UNARY = encode(request_fields(UNARY))
-_DUPLEX = encode(request_fields(DUPLEX))
+Flood = tuple[Callable[[int], bytes], int]
+"""Makes the frames of a number, and says how many there are."""
+
 _NOWHERE = encode(request_fields("/no/Method"))
+_NAMED_ONCE = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000  # a literal that enters the header table …
+_NAMED_AGAIN = b"\xbe" * 16_000  # … and 16,000 references to it, 4 KB each
 
 
-def _request(i: int, block: bytes = _DUPLEX, flags: int = 0) -> bytes:
+def _request(i: int, block: bytes, flags: int = 0) -> bytes:
     return frame(Kind.HEADERS, END_HEADERS | flags, 2 * i + 1, block)
 
 
@@ -37,65 +40,86 @@ def _once(i: int, first: bytes, rest: bytes) -> bytes:
     return first + rest if i == 0 else rest
 
 
-_BIG_BLOCK = encode([*request_fields(UNARY), *((b"x-%d" % i, bytes(b"y" * 1000)) for i in range(100))])
-_NAMED_ONCE = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000  # a literal that enters the header table …
-_NAMED_AGAIN = b"\xbe" * 16_000  # … and 16,000 references to it, 4 KB each
+def rapid_reset(unary: str, body: bytes, amount: int = 30_000) -> Flood:
+    """Make a flood of whole calls that are cancelled at once (CVE-2023-44487)."""
+    block = encode(request_fields(unary))
+    return (
+        lambda i: _request(i, block) + data(2 * i + 1, body, end=True) + rst_stream(2 * i + 1),
+        amount,
+    )
 
-Flood = tuple[Callable[[int], bytes], int]
 
-ENDING: dict[str, Flood] = {
-    "rapid reset": (
-        lambda i: _request(i, _UNARY) + data(2 * i + 1, simple(), end=True) + rst_stream(2 * i + 1),
-        30_000,
-    ),
-    "rapid reset of streams": (lambda i: _request(i) + rst_stream(2 * i + 1), 30_000),
-    "resets provoked by WINDOW_UPDATE of 0": (lambda i: _request(i) + window_update(2 * i + 1, 0), 30_000),
-    "resets provoked by window overflow": (
-        lambda i: _request(i) + window_update(2 * i + 1, 0x7FFF_FFFF),
-        30_000,
-    ),
-    "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), 50_000),
-    "PING": (lambda _: ping(), 100_000),
-    "SETTINGS": (lambda i: settings({0x4: 65_535 + i % 2}), 50_000),
-    "SETTINGS acks": (lambda _: frame(Kind.SETTINGS, ACK), 1000),
-    "empty DATA": (lambda i: _once(i, _request(0), data(1)), 100_000),
-    "empty CONTINUATION": (lambda i: frame(Kind.HEADERS if i == 0 else Kind.CONTINUATION, 0, 1), 10_000),
-    "full CONTINUATION": (
-        lambda i: frame(
-            Kind.HEADERS if i == 0 else Kind.CONTINUATION,
-            0,
-            1,
-            b"\0\1a\x7f\x81\x7e" + bytes(b"x" * (MAX_FRAME - 6)),
+def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
+    """Make the floods that end the connection.
+
+    Args:
+        unary: a method of the server.
+        duplex: another one, that waits for its client.
+        body: of a call to ``unary``.
+    """
+    streaming = encode(request_fields(duplex))
+    fields = [*request_fields(unary), *((b"x-%d" % i, bytes(b"y" * 1000)) for i in range(100))]
+    big_block = encode(fields)
+
+    def opened(i: int) -> bytes:
+        return _request(i, streaming)
+
+    return {
+        "rapid reset": rapid_reset(unary, body),
+        "rapid reset of streams": (lambda i: opened(i) + rst_stream(2 * i + 1), 30_000),
+        "resets provoked by WINDOW_UPDATE of 0": (lambda i: opened(i) + window_update(2 * i + 1, 0), 30_000),
+        "resets provoked by window overflow": (
+            lambda i: opened(i) + window_update(2 * i + 1, 0x7FFF_FFFF),
+            30_000,
         ),
-        100,
-    ),
-    "PRIORITY": (lambda _: frame(Kind.PRIORITY, 0, 3, struct.pack(">IB", 1, 1)), 100_000),
-    "PRIORITY_UPDATE": (lambda i: frame(0x10, 0, 0, struct.pack(">I", 2 * i + 1) + b"u=1"), 100_000),
-    "unknown frames": (lambda _: frame(0xFA, 0, 0, b"x" * 10), 100_000),
-    "GOAWAY": (lambda _: goaway(), 10_000),
-    "streams": (_request, 10_000),
-    "streams that are refused": (lambda i: _request(i, _NOWHERE, END_STREAM), 10_000),
-    "a header block of 100 KB": (
-        lambda i: frame(
-            Kind.CONTINUATION if i else Kind.HEADERS,
-            END_HEADERS if i == 6 else 0,
-            1,
-            _BIG_BLOCK[i * MAX_FRAME : (i + 1) * MAX_FRAME],
+        "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), 50_000),
+        "PING": (lambda _: ping(), 100_000),
+        "SETTINGS": (lambda i: settings({0x4: 65_535 + i % 2}), 50_000),
+        "SETTINGS acks": (lambda _: frame(Kind.SETTINGS, ACK), 1000),
+        "empty DATA": (lambda i: _once(i, opened(0), data(1)), 100_000),
+        "empty CONTINUATION": (lambda i: frame(Kind.HEADERS if i == 0 else Kind.CONTINUATION, 0, 1), 10_000),
+        "full CONTINUATION": (
+            lambda i: frame(
+                Kind.HEADERS if i == 0 else Kind.CONTINUATION,
+                0,
+                1,
+                b"\0\1a\x7f\x81\x7e" + bytes(b"x" * (MAX_FRAME - 6)),
+            ),
+            100,
         ),
-        7,
-    ),
-    "2000 headers": (lambda i: headers(2 * i + 1, [*request_fields(UNARY), *[(b"x", b"y")] * 2000]), 1),
-    "a compressed header bomb": (lambda i: _request(i, _NAMED_ONCE * (i == 0) + _NAMED_AGAIN), 100),
-}
-"""Floods that end the connection."""
+        "PRIORITY": (lambda _: frame(Kind.PRIORITY, 0, 3, struct.pack(">IB", 1, 1)), 100_000),
+        "PRIORITY_UPDATE": (lambda i: frame(0x10, 0, 0, struct.pack(">I", 2 * i + 1) + b"u=1"), 100_000),
+        "unknown frames": (lambda _: frame(0xFA, 0, 0, b"x" * 10), 100_000),
+        "GOAWAY": (lambda _: goaway(), 10_000),
+        "streams": (opened, 10_000),
+        "streams that are refused": (lambda i: _request(i, _NOWHERE, END_STREAM), 10_000),
+        "a header block of 100 KB": (
+            lambda i: frame(
+                Kind.CONTINUATION if i else Kind.HEADERS,
+                END_HEADERS if i == 6 else 0,
+                1,
+                big_block[i * MAX_FRAME : (i + 1) * MAX_FRAME],
+            ),
+            7,
+        ),
+        "2000 headers": (lambda i: headers(2 * i + 1, [*request_fields(unary), *[(b"x", b"y")] * 2000]), 1),
+        "a compressed header bomb": (lambda i: _request(i, _NAMED_ONCE * (i == 0) + _NAMED_AGAIN), 100),
+    }
 
-HARMLESS: dict[str, Flood] = {
-    "WINDOW_UPDATE": (lambda _: window_update(0, 1), 100_000),
-    "DATA on a closed stream": (lambda i: _once(i, _request(0) + rst_stream(1), data(1)), 100_000),
-    "DATA behind a refusal": (lambda i: _once(i, _request(0, _NOWHERE), data(1, b"x")), 30_000),
-    "messages of 5 bytes": (lambda i: _once(i, _request(0), data(1, bytes(5))), 10_000),
-}
-"""Floods that cost no memory and little time, so that libnghttp2 lets them be."""
+
+def harmless(duplex: str) -> dict[str, Flood]:
+    """Make floods that cost no memory and little time, so that libnghttp2 lets them be."""
+    opened = _request(0, encode(request_fields(duplex)))
+    return {
+        "WINDOW_UPDATE": (lambda _: window_update(0, 1), 100_000),
+        "DATA on a closed stream": (lambda i: _once(i, opened + rst_stream(1), data(1)), 100_000),
+        "DATA behind a refusal": (lambda i: _once(i, _request(0, _NOWHERE), data(1, b"x")), 30_000),
+        "messages of 5 bytes": (lambda i: _once(i, opened, data(1, bytes(5))), 10_000),
+    }
+
+
+ENDING = ending(UNARY, DUPLEX, simple())
+HARMLESS = harmless(DUPLEX)
 
 
 def pieces(flood: Flood, frames: int = 500) -> list[bytes]:

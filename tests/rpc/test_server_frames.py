@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Callable
 
 import pytest
 
 from windshift.rpc import StatusCode
 
+from .breaches import PROTOCOL_ERROR, bad_headers, breaches, no_http2
 from .frames import (
     ACK,
     END_HEADERS,
-    END_STREAM,
     PADDED,
     PREFACE,
     Kind,
-    Peer,
     data,
     encode,
     frame,
@@ -46,12 +44,12 @@ from .serving import (
     simple,
 )
 
-PROTOCOL_ERROR = 0x1
-FLOW_CONTROL_ERROR = 0x3
-STREAM_CLOSED = 0x5
-FRAME_SIZE_ERROR = 0x6
 REFUSED_STREAM = 0x7
 PRIORITY_FLAG = 0x20
+
+NO_HTTP2 = no_http2(UNARY)
+BAD_HEADERS = bad_headers(UNARY)
+BREACHES = breaches(UNARY, DUPLEX)
 
 
 async def still_serves(running: Serving) -> None:
@@ -61,21 +59,6 @@ async def still_serves(running: Serving) -> None:
 
 
 # -- before HTTP/2 ------------------------------------------------------------------------------------------
-
-
-NO_HTTP2 = {
-    "http/1.1": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
-    "h2c upgrade": b"POST /grpc.testing.TestService/UnaryCall HTTP/1.1\r\nUpgrade: h2c\r\n\r\n",
-    "tls": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
-    "zeros": b"\0" * 100,
-    "ones": b"\xff" * 100_000,
-    "wrong preface": PREFACE[:-1] + b"x",
-    "lower case": PREFACE.lower(),
-    "preface and http/1.1": PREFACE + b"GET / HTTP/1.1\r\n\r\n",
-    "ping first": PREFACE + ping() + settings(),
-    "request first": PREFACE + headers(1, request_fields(UNARY)),
-    "settings ack first": PREFACE + frame(Kind.SETTINGS, ACK),
-}
 
 
 @pytest.mark.parametrize("name", NO_HTTP2)
@@ -215,30 +198,6 @@ async def test_windows_may_shrink_below_zero_and_grow_again() -> None:
 
 # -- errors of one stream -----------------------------------------------------------------------------------
 
-BAD_HEADERS: dict[str, list[tuple[bytes, bytes]]] = {
-    "upper case name": [*request_fields(UNARY), (b"Upper", b"x")],
-    "name with space": [*request_fields(UNARY), (b"a b", b"x")],
-    "empty name": [*request_fields(UNARY), (b"", b"x")],
-    "value with line break": [*request_fields(UNARY), (b"a", b"x\r\ny: z")],
-    "value with zero": [*request_fields(UNARY), (b"a", b"\0")],
-    "connection header": [*request_fields(UNARY), (b"connection", b"close")],
-    "transfer-encoding": [*request_fields(UNARY), (b"transfer-encoding", b"chunked")],
-    "te other than trailers": list(request_fields(UNARY, te=b"gzip")),
-    "pseudo header behind": [*request_fields(UNARY), (b":path", b"/")],
-    "unknown pseudo header": [(b":x", b"y"), *request_fields(UNARY)],
-    "response pseudo header": [(b":status", b"200"), *request_fields(UNARY)],
-    "no path": list(request_fields(UNARY, path=None)),
-    "no method": list(request_fields(UNARY, method=None)),
-    "no scheme": list(request_fields(UNARY, scheme=None)),
-    "no authority": list(request_fields(UNARY, authority=None)),
-    "two paths": [(b":path", b"/"), *request_fields(UNARY)],
-    "empty path": list(request_fields(b"")),
-    "wrong content-length": [*request_fields(UNARY), (b"content-length", b"3")],
-    "no number as content-length": [*request_fields(UNARY), (b"content-length", b"-1")],
-    "connect": list(request_fields(UNARY, method=b"CONNECT")),
-    "no headers": [],
-}
-
 
 @pytest.mark.parametrize("name", BAD_HEADERS)
 async def test_a_malformed_request_ends_its_stream_only(name: str) -> None:
@@ -312,78 +271,6 @@ async def test_cancelled_streams_make_room_for_others() -> None:
 
 
 # -- errors of the connection -------------------------------------------------------------------------------
-
-Breach = Callable[[Peer], None]
-
-
-def _open(peer: Peer) -> int:
-    return peer.request(DUPLEX, None, end=False)
-
-
-def _ended(peer: Peer) -> int:
-    return peer.request(DUPLEX, None, end=True)
-
-
-BREACHES: dict[str, tuple[Breach, set[int]]] = {
-    "DATA after the end": (lambda p: p.send(data(_ended(p), b"x")), {STREAM_CLOSED}),
-    "HEADERS after the end": (
-        lambda p: p.send(headers(_ended(p), [(b"a", b"b")], end=True)),
-        {STREAM_CLOSED, PROTOCOL_ERROR},
-    ),
-    "DATA on an idle stream": (lambda p: p.send(data(99, b"x")), {PROTOCOL_ERROR}),
-    "DATA on stream 0": (lambda p: p.send(data(0, b"x")), {PROTOCOL_ERROR}),
-    "HEADERS on stream 0": (lambda p: p.send(headers(0, request_fields(UNARY))), {PROTOCOL_ERROR}),
-    "HEADERS on an even stream": (lambda p: p.send(headers(2, request_fields(UNARY))), {PROTOCOL_ERROR}),
-    "a frame over 16 KiB": (lambda p: p.send(data(_open(p), bytes(16_385))), {FRAME_SIZE_ERROR}),
-    "the stream window overrun": (
-        lambda p: p.send(*(data(p._next_stream_id - 2, bytes(16_384)) for _ in range(1 + _open(p) * 5))),
-        {FLOW_CONTROL_ERROR},
-    ),
-    "the connection window overflown": (
-        lambda p: p.send(window_update(0, 0x7FFF_FFFF)),
-        {FLOW_CONTROL_ERROR},
-    ),
-    "WINDOW_UPDATE of 0": (lambda p: p.send(window_update(0, 0)), {PROTOCOL_ERROR}),
-    "WINDOW_UPDATE of 3 bytes": (
-        lambda p: p.send(frame(Kind.WINDOW_UPDATE, 0, 0, b"123")),
-        {FRAME_SIZE_ERROR},
-    ),
-    "WINDOW_UPDATE on an idle stream": (lambda p: p.send(window_update(99, 1)), {PROTOCOL_ERROR}),
-    "RST_STREAM on an idle stream": (lambda p: p.send(rst_stream(99)), {PROTOCOL_ERROR}),
-    "RST_STREAM on stream 0": (lambda p: p.send(rst_stream(0)), {PROTOCOL_ERROR}),
-    "PING of 7 bytes": (lambda p: p.send(ping(b"1234567")), {FRAME_SIZE_ERROR}),
-    "PING on a stream": (lambda p: p.send(frame(Kind.PING, 0, 1, bytes(8))), {PROTOCOL_ERROR}),
-    "SETTINGS of 5 bytes": (lambda p: p.send(frame(Kind.SETTINGS, payload=b"12345")), {FRAME_SIZE_ERROR}),
-    "SETTINGS on a stream": (lambda p: p.send(frame(Kind.SETTINGS, 0, 1)), {PROTOCOL_ERROR}),
-    "SETTINGS ACK with a payload": (
-        lambda p: p.send(frame(Kind.SETTINGS, ACK, 0, bytes(6))),
-        {FRAME_SIZE_ERROR},
-    ),
-    "a window setting over 2 GiB": (lambda p: p.send(settings({0x4: 0x8000_0000})), {FLOW_CONTROL_ERROR}),
-    "a frame size setting below 16 KiB": (lambda p: p.send(settings({0x5: 100})), {PROTOCOL_ERROR}),
-    "PUSH_PROMISE of a client": (
-        lambda p: p.send(frame(Kind.PUSH_PROMISE, END_HEADERS, _open(p), bytes(4))),
-        {PROTOCOL_ERROR},
-    ),
-    "CONTINUATION alone": (lambda p: p.send(frame(Kind.CONTINUATION, END_HEADERS, 1)), {PROTOCOL_ERROR}),
-    "HEADERS interrupted": (
-        lambda p: p.send(frame(Kind.HEADERS, 0, 1, encode(request_fields(UNARY))[:5]), ping()),
-        {PROTOCOL_ERROR},
-    ),
-    "more padding than frame": (
-        lambda p: p.send(frame(Kind.DATA, PADDED, _open(p), b"\xff12")),
-        {PROTOCOL_ERROR},
-    ),
-    "bytes that are no header block": (
-        lambda p: p.send(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 1, b"\xff" * 50)),
-        {0x9},
-    ),
-    "an index outside of the header table": (
-        lambda p: p.send(frame(Kind.HEADERS, END_HEADERS | END_STREAM, 1, b"\xff\x80\x10")),
-        {0x9},
-    ),
-    "GOAWAY with an impossible stream": (lambda p: p.send(goaway(99, 0)), {PROTOCOL_ERROR}),
-}
 
 
 @pytest.mark.parametrize("name", BREACHES)
