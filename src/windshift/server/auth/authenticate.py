@@ -2,10 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple
+import re
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from math import inf
+from typing import Final, NamedTuple
 
+from windshift.server.auth import json_web_tokens
+from windshift.server.auth.certificates import CertificateNames
+from windshift.server.auth.json_web_tokens import ReadToken, check_expiry, read_token
+from windshift.server.auth.jwks import KeySet, KeySets
 from windshift.server.auth.policy import Policy, Principal
+from windshift.server.auth.tokens import EXPIRED, matching_token, principal_of
+from windshift.server.errors import IdentityUnavailable, Unauthenticated
+
+_HEADER: Final = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+"""RFC 6750, with the scheme in whatever case (RFC 9110)."""
+_LONGEST_HEADER: Final = json_web_tokens.MAX_LENGTH + 64
+
+_KNOWN: Final = 10_000
+_KNOWN_BYTES: Final = 16 << 20
+"""How many callers stay known, and how large their headers may be in all."""
+_REFUSED: Final = 1000
+_REFUSED_FOR: Final = 10.0
+"""How many tokens without a valid signature stay known, and for how many seconds."""
+_VERIFIED_FOR: Final = 600.0
+"""Seconds after which a token is verified again, because its key may have been withdrawn."""
+_WAITING: Final = 1000
+"""How many callers may wait for keys."""
 
 
 class Identity(NamedTuple):
@@ -23,16 +49,40 @@ class Identity(NamedTuple):
 class Pending:
     """A caller whose token can be judged only when its issuer's keys have been fetched."""
 
+    def __init__(self, authenticator: Authenticator, header: bytes, token: ReadToken) -> None:
+        self._authenticator = authenticator
+        self._header = header
+        self._token = token
+
     async def resolve(self) -> Identity:
         """Return who it is. Raise `Unauthenticated`, or `IdentityUnavailable` without the keys."""
-        raise NotImplementedError
+        return await self._authenticator.wait(self._header, self._token)
 
 
 class Authenticator:
-    """Knows callers by one policy; what was verified stays known."""
+    """Knows callers by one policy; what was verified stays known.
 
-    def __init__(self, policy: Policy) -> None:
+    Args:
+        policy: who there is.
+        keys: the keys of its issuers, as `KeySets.for_policy` gives them. Without them they are fetched when
+            first needed, and anew for each authenticator.
+        clock: gives the Unix time in seconds.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        keys: Mapping[str, KeySet] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
         self._policy = policy
+        self._keys = KeySets().for_policy(policy) if keys is None else keys
+        self._issuers = {issuer.issuer: issuer for issuer in policy.issuers.values()}
+        self._clock = clock
+        self._known = _Known()
+        self._look_up = self._known.get
+        self._refused: OrderedDict[bytes, float] = OrderedDict()
+        self._waiting = 0
 
     def identify(
         self, authorization: bytes | None, certificate_names: Callable[[], tuple[str, ...]]
@@ -46,5 +96,136 @@ class Authenticator:
 
         Raises:
             Unauthenticated: there are no credentials, or none that are valid.
+            IdentityUnavailable: too many wait for keys, or the keys of the token's issuer cannot be had now.
         """
-        raise NotImplementedError
+        if authorization is None:
+            return self._by_certificate(certificate_names())
+        # A dictionary finds its keys by a hash with a secret, so that time tells nothing of what is in it.
+        known = self._look_up(authorization)
+        if known is not None and known[1] > self._clock():
+            return known[0]
+        return self._by_header(authorization)
+
+    def _by_header(self, authorization: bytes) -> Identity | Pending:
+        """Look closely at a header."""
+        match = None if len(authorization) > _LONGEST_HEADER else _HEADER.fullmatch(authorization)
+        if match is None:
+            raise Unauthenticated("the header is not Bearer and a token, or is too long")
+        token = match[1]
+        header = b"Bearer " + token  # one spelling of many
+        now = self._clock()
+        known = self._look_up(header)
+        if known is not None:
+            if known[1] > now:
+                return known[0]
+            self._known.forget(header)
+        if token.startswith(b"ws_"):
+            return self._by_token(header, token.decode(), now)
+        if not self._issuers or b"." not in token:
+            raise Unauthenticated("the token is neither a static one nor a JWT of an issuer")
+        return self._by_jwt(header, token, now)
+
+    def _by_token(self, header: bytes, token: str, now: float) -> Identity:
+        name = principal_of(token)
+        principal = None if name is None else self._policy.principals.get(name)
+        if principal is None:
+            raise Unauthenticated("the static token is nobody's")
+        digest = sha256(token.encode()).digest()
+        match = matching_token(principal.tokens, digest)
+        if match is None:
+            raise Unauthenticated(f"the static token names {principal.name!r}, but is none of its tokens")
+        expires = inf if match.expires is None else match.expires
+        credential = f"token {digest.hex()[:8]}"
+        if expires <= now:
+            raise Unauthenticated(f"{credential} of {principal.name!r} has expired", EXPIRED)
+        return self._known.add(header, Identity(principal, credential, expires), inf)
+
+    def _by_jwt(self, header: bytes, text: bytes, now: float) -> Identity | Pending:
+        token = read_token(text, self._issuers, now)
+        identity = self._verify(header, token, waited=False)
+        if identity is not None:
+            return identity
+        if self._waiting >= _WAITING:
+            raise IdentityUnavailable
+        return Pending(self, header, token)
+
+    async def wait(self, header: bytes, token: ReadToken) -> Identity:
+        """Judge a token when its issuer's keys have been fetched."""
+        if self._waiting >= _WAITING:
+            raise IdentityUnavailable
+        self._waiting += 1
+        try:
+            await self._keys[token.issuer.name].refreshed()
+        finally:
+            self._waiting -= 1
+        identity = self._verify(header, token, waited=True)
+        if identity is None:
+            raise IdentityUnavailable
+        return identity
+
+    def _verify(self, header: bytes, token: ReadToken, *, waited: bool) -> Identity | None:
+        """Return who it is; None when keys are to be waited for."""
+        key = self._keys[token.issuer.name].find(token.key_id, token.algorithm, waited=waited)
+        if key is None:
+            return None
+        now = self._clock()
+        check_expiry(token.issuer, token.expires, now)
+        digest = sha256(token.text).digest()
+        if self._refused.get(digest, 0) > now:
+            raise Unauthenticated("the JWT was refused lately, for its signature")
+        try:
+            json_web_tokens.verify(token, key)
+        except Unauthenticated:
+            if len(self._refused) >= _REFUSED:
+                self._refused.popitem(last=False)
+            self._refused[digest] = now + _REFUSED_FOR
+            raise
+        issuer, subject = token.issuer.name, token.subject
+        principal = self._policy.by_subject.get((issuer, subject))
+        if principal is None:
+            raise Unauthenticated(f"the JWT of {issuer!r} is about nobody who is known: {subject[:128]!r}")
+        identity = Identity(principal, f"jwt {issuer} {subject}", token.expires)
+        return self._known.add(header, identity, now + _VERIFIED_FOR)
+
+    def _by_certificate(self, names: tuple[str, ...]) -> Identity:
+        if not names:
+            raise Unauthenticated("there is neither a token nor a client certificate")
+        found = {
+            name: self._policy.by_certificate[name] for name in names if name in self._policy.by_certificate
+        }
+        if not found:
+            raise Unauthenticated(f"the client certificate is nobody's: {', '.join(names)[:256]}")
+        name, principal = next(iter(found.items()))
+        if any(other is not principal for other in found.values()):
+            who = ", ".join(f"{name} is {other.name!r}" for name, other in found.items())
+            raise Unauthenticated(f"the client certificate is that of several: {who}")
+        expires = names.expires if isinstance(names, CertificateNames) else inf
+        if expires <= self._clock():
+            raise Unauthenticated(
+                f"the client certificate {name} has expired",
+                "the client certificate has expired; connect with a new one",
+            )
+        return Identity(principal, f"certificate {name}", expires)
+
+
+class _Known:
+    """Callers by their header, each with the time at which to look closely again. The oldest goes first."""
+
+    def __init__(self) -> None:
+        self._entries: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
+        self.get: Final = self._entries.get
+        self._bytes = 0
+
+    def add(self, header: bytes, identity: Identity, until: float) -> Identity:
+        """Keep an identity until a Unix time, or until it expires. Return it."""
+        self.forget(header)
+        self._bytes += len(header)
+        self._entries[header] = (identity, min(until, identity.expires))
+        while len(self._entries) > _KNOWN or self._bytes > _KNOWN_BYTES:
+            self.forget(next(iter(self._entries)))
+        return identity
+
+    def forget(self, header: bytes) -> None:
+        """Keep it no longer."""
+        if self._entries.pop(header, None) is not None:
+            self._bytes -= len(header)

@@ -19,6 +19,8 @@ PREFIX: Final = "ws_"
 SECRET_BYTES: Final = 32
 SECRET_LENGTH: Final = 43
 """Characters that base64url without padding makes of 32 bytes."""
+EXPIRED: Final = "the token has expired; get a new one"
+"""What a client is told that comes with an old token, of whatever kind."""
 
 _PRINCIPAL: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 _TOKEN: Final = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{1,64}})_[A-Za-z0-9_-]{{{SECRET_LENGTH}}}")

@@ -1,0 +1,165 @@
+"""JSON web tokens (RFC 7519): what one must say to be believed, and whether its issuer said it.
+
+Reading comes first and is cheap; it decides by what the token claims whose key to look for, and refuses all
+that no signature could save. Nothing in a token says where a key comes from: `jku`, `jwk`, `x5u` and `x5c`
+mean nothing here, and `kid` is a look-up key and no more.
+"""
+
+from __future__ import annotations
+
+import binascii
+import re
+from base64 import urlsafe_b64decode
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from windshift.server.auth.jwks import ALGORITHMS, MAX_KEY_ID
+from windshift.server.auth.policy import Issuer
+from windshift.server.auth.strict_json import read_object
+from windshift.server.auth.tokens import EXPIRED
+from windshift.server.errors import Unauthenticated
+
+MAX_LENGTH: Final = 8192
+"""Characters of a token."""
+
+_FORM: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+_TYPES: Final = frozenset({"jwt", "at+jwt", "jose"})
+"""Values of `typ` for tokens that say who calls: others are for other ends, such as logging out."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadToken:
+    """What a token says, in order but not yet verified.
+
+    Attributes:
+        text: the token.
+        issuer: who is to have issued it.
+        algorithm: how it is signed, one of the issuer's.
+        key_id: by which key; None = it does not say.
+        subject: whom it is about.
+        expires: Unix time in seconds at which it is no longer valid.
+    """
+
+    text: bytes
+    issuer: Issuer
+    algorithm: str
+    key_id: str | None
+    subject: str
+    expires: int
+
+
+def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadToken:
+    """Read a token and judge all but its signature.
+
+    Args:
+        text: the token.
+        issuers: those who are trusted, by the `iss` of their tokens.
+        now: Unix time in seconds.
+
+    Raises:
+        Unauthenticated: it is malformed, not from one of them, not for us, or not valid now.
+    """
+    if len(text) > MAX_LENGTH:
+        raise Unauthenticated(f"the JWT has more than {MAX_LENGTH} characters")
+    parts = _FORM.fullmatch(text)
+    if parts is None:
+        raise Unauthenticated("the JWT has not three parts of base64url")
+    header, claims = _part(parts[1], "header"), _part(parts[2], "payload")
+    iss = claims.get("iss")
+    issuer = issuers.get(iss) if isinstance(iss, str) else None
+    if issuer is None:
+        raise Unauthenticated("the JWT is from none of the issuers")
+    algorithm, key_id = _signing(header, issuer)
+    _check_audience(claims.get("aud"), issuer)
+    expires = _check_times(claims, issuer, now)
+    subject = claims.get("sub")
+    if not isinstance(subject, str) or not subject:
+        raise _refusal(issuer, "has no sub")
+    return ReadToken(text, issuer, algorithm, key_id, subject, expires)
+
+
+def verify(token: ReadToken, key: Any) -> None:
+    """Verify the signature of a token with a public key that fits its algorithm.
+
+    Raises:
+        Unauthenticated: it is not the issuer's.
+    """
+    try:
+        _library().decode_complete(token.text, key, algorithms=[token.algorithm])
+    except Exception as error:  # noqa: BLE001 - whatever it is, the signature is not verified
+        raise _refusal(token.issuer, f"has no valid signature ({type(error).__name__})") from None
+
+
+@cache
+def _library() -> Any:
+    """Return what verifies signatures."""
+    import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
+
+    return jwt.PyJWS(algorithms=list(ALGORITHMS))
+
+
+def _part(text: bytes, name: str) -> dict[str, Any]:
+    try:
+        return read_object(urlsafe_b64decode(text + b"=" * (-len(text) % 4)))
+    except (ValueError, binascii.Error):
+        raise Unauthenticated(f"the {name} of the JWT is no JSON object") from None
+
+
+def _signing(header: Mapping[str, Any], issuer: Issuer) -> tuple[str, str | None]:
+    """Return the algorithm and the id of the key."""
+    algorithm = header.get("alg")
+    if not isinstance(algorithm, str) or algorithm not in issuer.algorithms or algorithm not in ALGORITHMS:
+        raise _refusal(issuer, "is signed in a way that is not allowed")
+    if "crit" in header or "b64" in header:
+        raise _refusal(issuer, "needs extensions")
+    kind = header.get("typ", "JWT")
+    if not isinstance(kind, str) or kind.lower().removeprefix("application/") not in _TYPES:
+        raise _refusal(issuer, "is of a type that is for other ends")
+    if "kid" not in header:
+        return algorithm, None
+    key_id = header["kid"]
+    if not isinstance(key_id, str) or len(key_id) > MAX_KEY_ID:
+        raise _refusal(issuer, "names its key by something that is no id")
+    return algorithm, key_id
+
+
+def _check_audience(audience: Any, issuer: Issuer) -> None:
+    values = [audience] if isinstance(audience, str) else audience
+    if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
+        raise _refusal(issuer, "has no aud")
+    if not any(value in issuer.audiences for value in values):
+        raise _refusal(issuer, "is for somebody else: its aud is not ours")
+
+
+def _check_times(claims: Mapping[str, Any], issuer: Issuer, now: float) -> int:
+    """Return when the token expires. Its end is kept to the second; clocks may differ about its begin."""
+    leeway = issuer.leeway.total_seconds()
+    expires, issued = _time(claims, "exp", issuer), _time(claims, "iat", issuer)
+    if issued > now + leeway:
+        raise _refusal(issuer, "is from the future: its iat")
+    if "nbf" in claims and _time(claims, "nbf", issuer) > now + leeway:
+        raise _refusal(issuer, "is not yet valid: its nbf")
+    # With that of iat, this bounds exp to max_lifetime and leeway from now.
+    if not 0 < expires - issued <= issuer.max_lifetime.total_seconds():
+        raise _refusal(issuer, "is valid for too long, or for no time: its exp is too far from its iat")
+    check_expiry(issuer, expires, now)
+    return expires
+
+
+def check_expiry(issuer: Issuer, expires: int, now: float) -> None:
+    """Raise `Unauthenticated` if a token has expired by now. Both are Unix times in seconds."""
+    if expires <= now:
+        raise Unauthenticated(f"the JWT of {issuer.name!r} has expired", EXPIRED)
+
+
+def _time(claims: Mapping[str, Any], name: str, issuer: Issuer) -> int:
+    value = claims.get(name)
+    if type(value) is not int or value < 0:  # a bool is an int, too
+        raise _refusal(issuer, f"has no {name}, or one that is not a number of seconds")
+    return value
+
+
+def _refusal(issuer: Issuer, why: str) -> Unauthenticated:
+    return Unauthenticated(f"the JWT of {issuer.name!r} {why}")

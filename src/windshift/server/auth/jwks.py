@@ -1,0 +1,290 @@
+"""The public keys of issuers: what is usable of a key set (RFC 7517), and how it is kept up to date.
+
+Keys are fetched by a thread of their own, one fetch at a time for each issuer, so that neither the event loop
+nor the end of the process ever waits for an issuer. All else happens in the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from math import inf
+from typing import Any, Final
+
+from windshift.server.auth.jwks_fetch import TIME_LIMIT, NotFetched, fetch
+from windshift.server.auth.policy import Issuer, Policy
+from windshift.server.auth.strict_json import read_object
+from windshift.server.errors import IdentityUnavailable, Unauthenticated
+
+_log = logging.getLogger(__name__)
+
+ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
+    "RS256": ("RSA", None),
+    "RS384": ("RSA", None),
+    "RS512": ("RSA", None),
+    "PS256": ("RSA", None),
+    "PS384": ("RSA", None),
+    "PS512": ("RSA", None),
+    "ES256": ("EC", "P-256"),
+    "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
+    "EdDSA": ("OKP", "Ed25519"),
+}
+"""The signature algorithms that there are, each with the type and the curve of the keys that fit."""
+
+MAX_KEY_ID: Final = 256
+"""Characters of a key's id."""
+_MAX_KEYS: Final = 100
+_RSA_BITS: Final = range(2048, 8192 + 1)
+
+_FRESH: Final = 600.0
+"""Seconds for which keys are used without asking for newer ones."""
+_GRACE: Final = 60.0
+"""Seconds more for which they are used while newer ones are on their way."""
+_STALE: Final = 24 * 3600.0
+"""Seconds for which keys are used when there are no newer ones to be had."""
+_INTERVAL: Final = 60.0
+"""Seconds from one fetch to the next, whatever tokens ask for."""
+_RETRY: Final = 10.0
+"""The same as long as there are no keys at all, from the end of a fetch that failed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """What is usable of a key set.
+
+    Attributes:
+        key_ids: the ids of its keys.
+        by_use: public keys by id (None: for tokens that name none) and algorithm; None where several would
+            do.
+        ignored: what is wrong with those that are not usable, each thing once.
+    """
+
+    key_ids: frozenset[str]
+    by_use: Mapping[tuple[str | None, str], Any]
+    ignored: tuple[str, ...] = ()
+
+
+class _Unusable(Exception):
+    """A single key cannot be used, and why."""
+
+
+def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
+    """Return the keys of a set that can verify signatures of these algorithms.
+
+    Raises:
+        NotFetched: it is no key set, or has more than 100 keys.
+    """
+    try:
+        entries = read_object(document).get("keys")
+    except ValueError:
+        raise NotFetched("it is not a JSON object") from None
+    if not isinstance(entries, list):
+        raise NotFetched("it has no list of keys")
+    if len(entries) > _MAX_KEYS:
+        raise NotFetched(f"it has more than {_MAX_KEYS} keys")
+    by_use: dict[tuple[str | None, str], Any] = {}
+    key_ids = set()
+    ignored = set()
+    for entry in entries:
+        try:
+            key_id, fitting = _describe(entry, algorithms)
+            key = _public_key(entry, fitting[0])
+        except _Unusable as unusable:
+            ignored.add(str(unusable))
+            continue
+        if key_id is not None:
+            key_ids.add(key_id)
+        for use in {(name, algorithm) for name in (key_id, None) for algorithm in fitting}:
+            by_use[use] = None if use in by_use else key
+    return Keys(frozenset(key_ids), by_use, tuple(sorted(ignored)))
+
+
+def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[str]]:
+    """Return a key's id, if it has one, and the algorithms that it is for: one at least."""
+    if not isinstance(entry, dict):
+        raise _Unusable("not an object")
+    if "d" in entry:
+        raise _Unusable("a private key")
+    if entry.get("use", "sig") != "sig":
+        raise _Unusable("not for signatures")
+    operations = entry.get("key_ops", ["verify"])
+    if not isinstance(operations, list) or "verify" not in operations:
+        raise _Unusable("not for verifying")
+    key_id = entry.get("kid")
+    if key_id is not None and not (isinstance(key_id, str) and len(key_id) <= MAX_KEY_ID):
+        raise _Unusable("an id that is none")
+    kind = entry.get("kty"), entry.get("crv")
+    only = entry.get("alg")
+    fitting = [name for name in algorithms if only in (None, name) and ALGORITHMS.get(name) == kind]
+    if not fitting:
+        raise _Unusable("for none of the algorithms")
+    return key_id, fitting
+
+
+def _public_key(entry: dict[str, Any], algorithm: str) -> Any:
+    """Return the key as `cryptography` has it."""
+    import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
+
+    try:
+        key: Any = jwt.PyJWK(entry, algorithm).key
+    except Exception:  # noqa: BLE001 - whatever a malformed key makes them raise
+        raise _Unusable("malformed") from None
+    if entry["kty"] == "RSA" and key.key_size not in _RSA_BITS:
+        raise _Unusable(f"not of {_RSA_BITS[0]} to {_RSA_BITS[-1]} bits")
+    return key
+
+
+class KeySet:
+    """The keys of one issuer. To be used by one event loop.
+
+    Args:
+        issuer: whose they are.
+        clock: gives seconds from whatever point in time.
+        time_limit: seconds that a fetch may take.
+    """
+
+    def __init__(
+        self, issuer: Issuer, clock: Callable[[], float] = time.monotonic, time_limit: float = TIME_LIMIT
+    ) -> None:
+        self._issuer = issuer
+        self._clock = clock
+        self._time_limit = time_limit
+        self._keys: Keys | None = None
+        self._fetched = -inf
+        self._attempted = -inf
+        self._failed = False
+        self._running: asyncio.Future[None] | None = None
+        self._told: tuple[str, ...] = ()
+
+    def prefetch(self) -> None:
+        """Begin to fetch the keys, if there are none yet. Return at once."""
+        if self._keys is None:
+            self._refresh(self._clock())
+
+    def find(self, key_id: str | None, algorithm: str, *, waited: bool = False) -> Any:
+        """Return the public key for a token; None: wait for `refreshed`, then ask again with `waited`.
+
+        Raises:
+            Unauthenticated: the issuer has no such key.
+            IdentityUnavailable: whether it has cannot be known now.
+        """
+        now = self._clock()
+        keys = self._keys
+        age = now - self._fetched
+        if keys is None or age > _STALE:
+            if waited or not self._refresh(now):
+                raise IdentityUnavailable
+            return None
+        if age > _FRESH and self._refresh(now) and age > _FRESH + _GRACE and not (waited or self._failed):
+            return None
+        try:
+            key = keys.by_use[key_id, algorithm]
+        except KeyError:
+            return self._missing(key_id, keys, now, waited=waited)
+        if key is None:
+            raise self._refusal("has several keys that the token may be signed with")
+        return key
+
+    def _missing(self, key_id: str | None, keys: Keys, now: float, *, waited: bool) -> None:
+        if key_id is None or key_id in keys.key_ids:
+            raise self._refusal("has no key for the token's algorithm")
+        if not waited and self._refresh(now):
+            return
+        if self._failed or self._running is not None:
+            raise IdentityUnavailable
+        raise self._refusal("has no key of the id that the token names")
+
+    def _refusal(self, why: str) -> Unauthenticated:
+        return Unauthenticated(f"the issuer {self._issuer.name!r} {why}")
+
+    async def refreshed(self) -> None:
+        """Wait until the fetch that is under way has ended, well or not, or takes too long."""
+        if self._running is not None:
+            await asyncio.wait([self._running], timeout=self._time_limit)
+
+    def _refresh(self, now: float) -> bool:
+        """Begin to fetch the keys unless that was done lately. Tell whether it is under way."""
+        if self._running is not None:
+            return True
+        usable = self._keys is not None and now - self._fetched <= _STALE
+        if now - self._attempted < (_INTERVAL if usable else _RETRY):
+            return False
+        self._attempted = now
+        loop = asyncio.get_running_loop()
+        self._running = loop.create_future()
+        # A thread of the loop's own pool would hold up the end of the process.
+        thread = threading.Thread(target=self._fetch, args=(loop,), name="windshift-keys", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:
+            self._finish("no thread can be started")
+        return self._running is not None
+
+    def _fetch(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Fetch the keys, in a thread of its own, and hand them to the loop."""
+        result: Keys | str
+        try:
+            result = read_keys(fetch(self._issuer.jwks, self._time_limit), self._issuer.algorithms)
+        except NotFetched as error:
+            result = str(error)
+        except Exception as error:  # noqa: BLE001 - somebody waits for an answer
+            result = type(error).__name__
+        try:
+            loop.call_soon_threadsafe(self._finish, result)
+        except RuntimeError:
+            pass  # the loop has ended meanwhile
+
+    def _finish(self, result: Keys | str) -> None:
+        if self._running is not None:
+            self._running.set_result(None)
+            self._running = None
+        if isinstance(result, str):
+            self._failed = True
+            self._attempted = self._clock()
+            _log.warning(
+                "the keys of the issuer %r cannot be had: %s",
+                self._issuer.name,
+                result,
+                extra={"issuer": self._issuer.name},
+            )
+            return
+        self._failed = False
+        self._fetched = self._clock()
+        self._keys = result
+        if result.ignored != self._told:
+            self._told = result.ignored
+            _log.warning(
+                "keys of the issuer %r are ignored: %s",
+                self._issuer.name,
+                ", ".join(result.ignored) or "none any more",
+                extra={"issuer": self._issuer.name},
+            )
+
+
+class KeySets:
+    """The keys of all issuers, across changes of the policy."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._sets: dict[Issuer, KeySet] = {}
+
+    def for_policy(self, policy: Policy) -> Mapping[str, KeySet]:
+        """Return the key sets for a policy, by the issuers' names.
+
+        Those of issuers that are as they were are kept with all that they know; others are forgotten.
+        """
+        self._sets = {
+            issuer: self._sets.get(issuer) or KeySet(issuer, self._clock)
+            for issuer in policy.issuers.values()
+        }
+        return {issuer.name: keys for issuer, keys in self._sets.items()}
+
+    def prefetch(self) -> None:
+        """Begin to fetch the keys of issuers that have none yet. Return at once."""
+        for keys in self._sets.values():
+            keys.prefetch()
