@@ -45,13 +45,15 @@ LABEL org.opencontainers.image.title="Windshift" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.created="${CREATED}"
 
-# Everybody outside the container is somebody else: the hosts are all addresses, and the server warns of it until
-# something restricts access. Data is written only while no NATS_URL is given.
+# Everybody outside the container is somebody else, so the hosts are all addresses, which a server without
+# authorization refuses unless it is told WINDSHIFT_INSECURE: a plain `docker run` is to work. The log warns of it until
+# WINDSHIFT_AUTH_FILE is set, which holds whatever WINDSHIFT_INSECURE says. Data is written only while no NATS_URL is given.
 ENV PATH=/opt/windshift/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     GRPC_HOST=0.0.0.0 \
     HEALTH_HOST=0.0.0.0 \
+    WINDSHIFT_INSECURE=true \
     WINDSHIFT_DATA_DIR=/data
 
 RUN install --directory --owner=65532 --group=65532 --mode=0700 /data

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.windshift_process import LIMIT, lives, wait_for
+from windshift.server.config import config_from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
 PLACES = re.compile("/opt/windshift|/tools|/wheels")
@@ -159,6 +160,7 @@ def test_image_runs_as_nobody_in_particular() -> None:
     assert arguments(last, "VOLUME") == [image_environment()["WINDSHIFT_DATA_DIR"]]
     assert arguments(last, "EXPOSE") == ["8080 8088"]
     assert {image_environment()[name] for name in ("GRPC_HOST", "HEALTH_HOST")} == {"0.0.0.0"}  # noqa: S104
+    assert config_from_environment({"HOME": "/", **image_environment()}).insecure
 
 
 @pytest.mark.timeout(BUILD_LIMIT)

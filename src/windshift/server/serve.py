@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from ipaddress import ip_address
 
 import uvloop
 
@@ -24,6 +23,7 @@ from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.config import ListenConfig, ServerConfig
 from windshift.server.embedded import EmbeddedError, EmbeddedNats
 from windshift.server.errors import BrokerUnavailable
+from windshift.server.exposure import warn
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging, exported_logs
 from windshift.server.nats.options import ServerAddress
@@ -120,7 +120,8 @@ class Process:
         stack.push_async_callback(app.close)
         await _start_app(app, config)
         self._app = app
-        self._warn()
+        warnings = asyncio.create_task(warn(config, app.port))
+        stack.callback(warnings.cancel)
         _spare_collector()
         self._tell(_ready_line(config, app.port, health_port))
 
@@ -152,15 +153,6 @@ class Process:
         except EmbeddedError as error:
             raise StartError(str(error)) from error
         return (embedded.address,)
-
-    def _warn(self) -> None:
-        """Say what may come as a surprise."""
-        hosts = {self._config.grpc.host, self._config.health.host}
-        if not self._config.insecure and not all(_is_loopback(host) for host in hosts):
-            log.warning(
-                "serving other machines without authorization: whoever reaches this port may do everything. "
-                "Set WINDSHIFT_INSECURE=true if that is meant, or GRPC_HOST=127.0.0.1"
-            )
 
     async def _scrape(self, accept: str) -> Exposition | None:
         """Give the text of all metrics, once there is a server that has any."""
@@ -243,13 +235,6 @@ def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError | UnicodeEr
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
         return StartError(f"{where}: this machine has no such address; set another {prefix}_HOST")
     return StartError(f"{where}: {error.strerror}; set another {prefix}_HOST or {prefix}_PORT")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ip_address(host.partition("%")[0]).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _address(host: str, port: int) -> str:

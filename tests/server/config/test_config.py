@@ -9,6 +9,7 @@ import pytest
 
 from windshift.server.config import (
     VARIABLES,
+    ClientAuth,
     ConfigurationError,
     LimitsConfig,
     ListenConfig,
@@ -70,8 +71,8 @@ def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) ->
     assert read().embedded.data_dir == Path("/users/somebody/Library/Application Support/windshift")
 
 
-DESCRIBED = {"HEALTH_HOST", "WINDSHIFT_DATA_DIR", "WINDSHIFT_NATS_SERVER"}
-"""Variables whose default is described rather than written out."""
+DESCRIBED = {"GRPC_TLS_CLIENT_AUTH", "HEALTH_HOST", "WINDSHIFT_DATA_DIR", "WINDSHIFT_NATS_SERVER"}
+"""Variables whose default is described rather than written out, or needs others beside it."""
 
 
 @pytest.mark.parametrize(
@@ -147,8 +148,9 @@ def test_limits_out_of_range(name: str, text: str) -> None:
 
 def test_health_follows_the_api() -> None:
     """Probes are answered where the API is, unless told otherwise."""
-    assert read(GRPC_HOST="0.0.0.0").health.host == "0.0.0.0"  # noqa: S104 - nothing listens
-    assert read(GRPC_HOST="10.0.0.1", HEALTH_HOST="::1").health.host == "::1"
+    assert read(GRPC_HOST="::1").health.host == "::1"
+    assert read(HEALTH_HOST="10.0.0.1").health.host == "10.0.0.1"
+    assert read(GRPC_HOST="::1", HEALTH_HOST="127.0.0.1").health.host == "127.0.0.1"
     assert read(GRPC_HOST="[::1]").grpc.host == "::1"
 
 
@@ -186,7 +188,27 @@ def test_api_tls(tmp_path: Path) -> None:
     file.touch()
     pair = {"GRPC_TLS_CERT": str(file), "GRPC_TLS_KEY": str(file)}
     assert read(**pair).grpc_tls == TlsFiles(None, file, file)
-    assert read(**pair, GRPC_TLS_CLIENT_CA=str(file)).grpc_tls == TlsFiles(file, file, file)
+    config = read(**pair, GRPC_TLS_CLIENT_CA=str(file))
+    assert (config.grpc_tls, config.grpc_client_auth) == (TlsFiles(file, file, file), ClientAuth.REQUIRE)
+    config = read(**pair, GRPC_TLS_CLIENT_CA=str(file), GRPC_TLS_CLIENT_AUTH="optional")
+    assert config.grpc_client_auth is ClientAuth.OPTIONAL
+
+
+@pytest.mark.parametrize("value", ["require", "optional"])
+def test_client_certificates_need_authorities(value: str) -> None:
+    """Whoever says how certificates are asked for and forgets the authorities is told."""
+    assert problems(GRPC_TLS_CLIENT_AUTH=value) == (
+        "GRPC_TLS_CLIENT_AUTH: needs GRPC_TLS_CLIENT_CA; set it too",
+    )
+
+
+def test_client_certificates_are_asked_for_in_one_way_or_the_other(tmp_path: Path) -> None:
+    """Another word for it is wrong."""
+    file = tmp_path / "file"
+    file.touch()
+    names = ("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA")
+    (line,) = problems(**dict.fromkeys(names, str(file)), GRPC_TLS_CLIENT_AUTH="none")
+    assert line == "GRPC_TLS_CLIENT_AUTH: 'none' is not allowed; use one of require, optional"
 
 
 @pytest.mark.parametrize("text", ["1s", "500ms", "2m", "1m30s", "1.5s", "always"])
@@ -369,6 +391,53 @@ def test_authorization_file(tmp_path: Path) -> None:
     file.touch()
     assert read().auth_file is None
     assert read(WINDSHIFT_AUTH_FILE=str(file)).auth_file == file
+
+
+OTHERS = [
+    "0.0.0.0",  # noqa: S104 - nothing listens
+    "::",
+    "10.0.0.1",
+    "::ffff:10.0.0.1",
+    "fe80::1%eth0",
+    "host",
+    "localhost.example",
+    "127.1",
+]
+"""Hosts that are, or may be, reached by other machines."""
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_safe_start(host: str, tmp_path: Path) -> None:
+    """Other machines are let in only where something says who may do what, or where that is meant."""
+    (line,) = problems(GRPC_HOST=host)
+    assert line == (
+        f"GRPC_HOST: {host!r} may let other machines in, and nothing says who may do what; set "
+        "WINDSHIFT_AUTH_FILE, or GRPC_HOST=127.0.0.1, or WINDSHIFT_INSECURE=true to let everybody who "
+        "reaches the port do everything"
+    )
+    file = tmp_path / "file"
+    file.touch()
+    assert read(GRPC_HOST=host, WINDSHIFT_INSECURE="true").insecure
+    assert read(GRPC_HOST=host, WINDSHIFT_AUTH_FILE=str(file)).authorizes
+    tls = {"GRPC_TLS_CERT": str(file), "GRPC_TLS_KEY": str(file)}
+    assert problems(GRPC_HOST=host, **tls) == (line,)
+    tls["GRPC_TLS_CLIENT_CA"] = str(file)
+    assert read(GRPC_HOST=host, **tls).authorizes
+    assert problems(GRPC_HOST=host, **tls, GRPC_TLS_CLIENT_AUTH="optional") == (line,)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "[::1]", "localhost", "LocalHost"])
+def test_loopback_is_safe(host: str) -> None:
+    """This machine alone gets there."""
+    config = read(GRPC_HOST=host)
+    assert config.grpc.loopback
+    assert not config.authorizes
+
+
+@pytest.mark.parametrize("host", OTHERS)
+def test_probes_may_come_from_anywhere(host: str) -> None:
+    """They can do nothing."""
+    assert read(HEALTH_HOST=host).health == ListenConfig(host, 8088)
 
 
 def test_all_problems_at_once() -> None:

@@ -7,6 +7,7 @@ from windshift.server.config.read import config_from_environment
 from windshift.server.config.reader import ConfigurationError
 from windshift.server.config.tree import (
     BatchConfig,
+    ClientAuth,
     EmbeddedConfig,
     LimitsConfig,
     ListenConfig,
@@ -25,6 +26,7 @@ from windshift.server.config.variables import VARIABLES, Variable
 __all__ = [
     "VARIABLES",
     "BatchConfig",
+    "ClientAuth",
     "ConfigurationError",
     "EmbeddedConfig",
     "LimitsConfig",

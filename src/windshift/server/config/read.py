@@ -11,6 +11,7 @@ from windshift.server.config.limits import read_limits
 from windshift.server.config.reader import Reader
 from windshift.server.config.telemetry import read_telemetry
 from windshift.server.config.tree import (
+    ClientAuth,
     EmbeddedConfig,
     ListenConfig,
     LogLevel,
@@ -34,6 +35,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
         grpc=grpc,
         grpc_tls=_grpc_tls(reader),
         limits=read_limits(reader),
+        grpc_client_auth=_client_auth(reader),
         health=read_health(reader, grpc.host),
         log_level=reader.choice(
             "LOG_LEVEL", LogLevel.DEBUG if development else LogLevel.INFO, {"warn": "warning"}
@@ -48,6 +50,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
     )
     _distinct_ports(reader, config)
     _enough_servers(reader, config)
+    _safe(reader, config)
     reader.finish()
     return config
 
@@ -64,6 +67,17 @@ def _enough_servers(reader: Reader, config: ServerConfig) -> None:
             "WINDSHIFT_DEFAULT_REPLICAS",
             f"{config.default_replicas} needs a cluster, and the embedded NATS is one server; "
             "set NATS_URL, or use 1",
+        )
+
+
+def _safe(reader: Reader, config: ServerConfig) -> None:
+    """Refuse to let other machines in where nothing says who may do what, unless that is meant."""
+    if not (config.grpc.loopback or config.authorizes or config.insecure):
+        reader.problem(
+            "GRPC_HOST",
+            f"{config.grpc.host!r} may let other machines in, and nothing says who may do what; set "
+            "WINDSHIFT_AUTH_FILE, or GRPC_HOST=127.0.0.1, or WINDSHIFT_INSECURE=true to let everybody who "
+            "reaches the port do everything",
         )
 
 
@@ -112,6 +126,13 @@ def _grpc_tls(reader: Reader) -> TlsFiles | None:
     if files.certificate is None and files.key is None:
         reader.problem("GRPC_TLS_CLIENT_CA", "needs GRPC_TLS_CERT and GRPC_TLS_KEY; set them too")
     return files
+
+
+def _client_auth(reader: Reader) -> ClientAuth:
+    name = "GRPC_TLS_CLIENT_AUTH"
+    if reader.text(name) is not None and reader.text("GRPC_TLS_CLIENT_CA") is None:
+        reader.problem(name, "needs GRPC_TLS_CLIENT_CA; set it too")
+    return reader.choice(name, ClientAuth.REQUIRE)
 
 
 def _tls_files(reader: Reader, ca: str, certificate: str, key: str) -> TlsFiles:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import ip_address
 from pathlib import Path
 
 from windshift.server.nats.options import ServerAddress
@@ -31,6 +32,14 @@ class OtlpCompression(StrEnum):
 
     NONE = "none"
     GZIP = "gzip"
+
+
+class ClientAuth(StrEnum):
+    """Whether clients of the API show certificates, where there are authorities to check them against."""
+
+    REQUIRE = "require"
+    OPTIONAL = "optional"
+    """One that is shown has to be good all the same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +86,14 @@ class ListenConfig:
 
     host: str
     port: int
+
+    @property
+    def loopback(self) -> bool:
+        """Whether only this machine gets there. Names but ``localhost`` may mean any address."""
+        try:
+            return ip_address(self.host.partition("%")[0]).is_loopback
+        except ValueError:
+            return self.host.lower() == "localhost"
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +188,8 @@ class ServerConfig:
     grpc: ListenConfig
     grpc_tls: TlsFiles | None
     limits: LimitsConfig
+    grpc_client_auth: ClientAuth
+    """Of no meaning without `grpc_tls.ca`."""
     health: ListenConfig
     log_level: LogLevel
     development: bool
@@ -182,3 +201,14 @@ class ServerConfig:
     """Whether other addresses than loopback may be served without authorization."""
     metrics: bool
     telemetry: TelemetryConfig
+
+    @property
+    def authorizes(self) -> bool:
+        """Whether somebody has to be known to get in: by the authorization file, or by a certificate."""
+        certificates = self.grpc_tls is not None and self.grpc_tls.ca is not None
+        return self.auth_file is not None or (certificates and self.grpc_client_auth is ClientAuth.REQUIRE)
+
+    @property
+    def reloads(self) -> bool:
+        """Whether there are files that are loaded again when they change."""
+        return self.grpc_tls is not None or self.auth_file is not None

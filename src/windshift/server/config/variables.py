@@ -67,7 +67,12 @@ VARIABLES: Final[tuple[Variable, ...]] = (
     Variable("GRPC_TLS_CERT", "Certificate of the API; needs GRPC_TLS_KEY. Absent: plain text."),
     Variable("GRPC_TLS_KEY", "Key of GRPC_TLS_CERT."),
     Variable(
-        "GRPC_TLS_CLIENT_CA", "Authorities whose client certificates are required; needs GRPC_TLS_CERT."
+        "GRPC_TLS_CLIENT_CA", "Authorities that client certificates are checked against; needs GRPC_TLS_CERT."
+    ),
+    Variable(
+        "GRPC_TLS_CLIENT_AUTH",
+        "Whether clients must show a certificate: require, or optional. Needs GRPC_TLS_CLIENT_CA.",
+        "require",
     ),
     Variable(
         "GRPC_MAX_CONNECTIONS",
@@ -110,7 +115,11 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         "WINDSHIFT_AUTH_FILE",
         "Who may do what: a TOML file. Absent: everybody may do everything.",
     ),
-    Variable("WINDSHIFT_INSECURE", "Serve other addresses than loopback without authorization.", "false"),
+    Variable(
+        "WINDSHIFT_INSECURE",
+        "Serve other addresses than loopback without authorization: everybody may do everything.",
+        "false",
+    ),
     Variable("WINDSHIFT_METRICS", "Take readings, for /metrics and for OTLP; false: neither.", "true"),
     Variable("OTEL_SDK_DISABLED", "Send no telemetry, whatever the rest says.", "false"),
     Variable("OTEL_SERVICE_NAME", "Name of this server in telemetry.", "windshift"),

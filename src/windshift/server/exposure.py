@@ -1,0 +1,39 @@
+"""Who gets to the API, and what is said in the log about it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from windshift.server.config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+_OPEN = (
+    "serving other machines without authorization: whoever reaches %s:%d may do everything. "
+    "WINDSHIFT_INSECURE allows it; set WINDSHIFT_AUTH_FILE, or GRPC_HOST=127.0.0.1"
+)
+_PLAIN = (
+    "serving other machines without TLS: tokens travel in plain text, unless a proxy in front of %s:%d ends "
+    "TLS. Set GRPC_TLS_CERT and GRPC_TLS_KEY"
+)
+
+
+def is_open(config: ServerConfig) -> bool:
+    """Tell whether anybody on other machines may do everything."""
+    return not (config.grpc.loopback or config.authorizes)
+
+
+def is_readable(config: ServerConfig) -> bool:
+    """Tell whether the network between may read what proves who somebody is."""
+    return config.auth_file is not None and config.grpc_tls is None and not config.grpc.loopback
+
+
+async def warn(config: ServerConfig, port: int, every: timedelta = timedelta(hours=1)) -> None:
+    """Say what is unsafe about a server that listens on this port: at once, and the worst again and again."""
+    if is_readable(config):
+        log.warning(_PLAIN, config.grpc.host, port)
+    while is_open(config):
+        log.warning(_OPEN, config.grpc.host, port)
+        await asyncio.sleep(every.total_seconds())
