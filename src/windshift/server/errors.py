@@ -258,6 +258,15 @@ class BrokerUnavailable(WindshiftError):
         super().__init__(message)
 
 
+class ForbiddenByBroker(BrokerUnavailable):
+    """The broker does not let this server do what the call needs; nothing was stored by it."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the broker does not let this server do that; its operator must give its NATS user the permission"
+        )
+
+
 class ShuttingDown(WindshiftError):
     """This server is about to stop. Try again elsewhere."""
 
@@ -311,8 +320,8 @@ class PermissionDenied(WindshiftError):
 
     reason = "PERMISSION_DENIED"
 
-    def __init__(self, principal: str, verb: str, resource: str, rule: str) -> None:
-        super().__init__(f"{principal!r} may not {verb} {resource!r}")
+    def __init__(self, principal: str, phrase: str, verb: str, resource: str, rule: str) -> None:
+        super().__init__(f"{principal!r} may not {phrase}")
         self.principal = principal
         self.verb = verb
         self.resource = resource

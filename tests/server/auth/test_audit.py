@@ -28,7 +28,9 @@ def fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def test_denied(caplog: pytest.LogCaptureFixture) -> None:
     """A call that was denied leaves a record of who wanted what, and which rule was against it."""
-    Audit().denied(CALLER, PermissionDenied("ann", "publish", "a.b", "no role of ann allows it"), 0)
+    Audit().denied(
+        CALLER, PermissionDenied("ann", "publish to 'a.b'", "publish", "a.b", "no role of ann allows it"), 0
+    )
     (record,) = caplog.records
     assert record.levelno == logging.WARNING
     assert fields(record) == {

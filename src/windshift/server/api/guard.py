@@ -155,8 +155,8 @@ class Guard:
 
     def _forbid(self, call: ServerCall, identity: Identity) -> NoReturn:
         """Deny a method that has no rule."""
-        verb, rule = "call", "there is no rule for this method"
-        error = PermissionDenied(identity.principal.name, verb, call.method, rule)
+        rule = "there is no rule for this method"
+        error = PermissionDenied(identity.principal.name, "call this method", "call", call.method, rule)
         self._deny(call, identity, error)
         raise error
 

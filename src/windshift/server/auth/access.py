@@ -30,7 +30,9 @@ def require(identity: Identity, action: Action) -> None:
     """Raise `PermissionDenied` unless the caller may do this."""
     decision = identity.principal.permissions.decide(action)
     if not decision.allowed:
-        raise PermissionDenied(identity.principal.name, action.verb, action.resource, decision.rule)
+        raise PermissionDenied(
+            identity.principal.name, action.phrase, action.verb, action.resource, decision.rule
+        )
 
 
 class Admission:

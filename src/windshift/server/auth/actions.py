@@ -22,8 +22,13 @@ class Publish:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return self.subject
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"publish to {self.subject!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +40,13 @@ class ManageStream:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return self.stream
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"manage stream {self.stream!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +58,13 @@ class Bind:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return self.subject
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"bind {self.subject!r} to a stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +77,13 @@ class Copy:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream} {self.subject}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"copy {self.subject!r} from stream {self.stream!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +97,13 @@ class Consume:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream} {self.subject} {self.consumer or '(ephemeral)'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"consume {self.subject!r} of stream {self.stream!r} through {_consumer(self.consumer)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,8 +116,13 @@ class UseConsumer:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream} {self.consumer or '(ephemeral)'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"use {_consumer(self.consumer)} of stream {self.stream!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +135,13 @@ class DeleteConsumer:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream} {self.consumer or '(ephemeral)'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"delete {_consumer(self.consumer)} of stream {self.stream!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +153,13 @@ class ManageStore:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return self.store
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"manage store {self.store!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +172,13 @@ class ReadKey:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.store} {self.key}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"read key {self.key!r} of store {self.store!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +191,13 @@ class WriteKey:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.store} {self.key}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"write key {self.key!r} of store {self.store!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,8 +210,13 @@ class ReadDeadLetters:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream or '*'} {self.consumer or '*'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"read dead letters of {_whose(self.stream, self.consumer)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,8 +229,13 @@ class ReplayDeadLetters:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream or '*'} {self.consumer or '*'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"replay dead letters of {_whose(self.stream, self.consumer)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,8 +248,22 @@ class PurgeDeadLetters:
 
     @property
     def resource(self) -> str:
-        """What it is done to, for people."""
+        """What it is done to, in few words: names and subjects alone."""
         return f"{self.stream or '*'} {self.consumer or '*'}"
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        return f"purge dead letters of {_whose(self.stream, self.consumer)}"
+
+
+def _consumer(name: str | None) -> str:
+    return "an ephemeral consumer" if name is None else f"consumer {name!r}"
+
+
+def _whose(stream: str, consumer: str) -> str:
+    of = f"consumer {consumer!r}" if consumer else "all consumers"
+    return f"{of} of stream {stream!r}" if stream else f"{of} of all streams"
 
 
 Action: TypeAlias = (

@@ -73,7 +73,7 @@ class Audit:
     def managed(self, caller: Caller, resource: str, code: str) -> None:
         """Record a call that manages something, and the status code that it ended with."""
         more = {"event": "managed", "resource": resource, "code": code}
-        _log.info("managed", extra=more | caller.fields())
+        _log.info("managed: %s", caller.method.rpartition("/")[2], extra=more | caller.fields())
 
 
 def _details(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Final
 
 from windshift.server.auth.access import Access
 from windshift.server.auth.authenticate import Authenticator
+from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.policy_file import LARGEST, PolicyError, parse_policy
 from windshift.server.reloading import NotUsable, Watched
@@ -40,6 +41,7 @@ class Authorization:
 
     def __init__(self, file: Path) -> None:
         self._file = file
+        self._keys = KeySets()
         self.access = Access(Authenticator(Policy()))
         self.watched = Watched("authorization", [file], self._load, self._take)
 
@@ -51,8 +53,10 @@ class Authorization:
         return read_policy(self._file)
 
     def _take(self, policy: Policy) -> None:
-        self.access.replace(Authenticator(policy))
-        _log.info("%d principals may call", len(policy.principals))
+        self.access.replace(Authenticator(policy, self._keys.for_policy(policy)))
+        self._keys.prefetch()
+        known = {"principals": len(policy.principals), "issuers": len(policy.issuers)}
+        _log.info("the rules of the authorization file are in force", extra=known)
 
 
 def read_policy(file: Path) -> Policy:
