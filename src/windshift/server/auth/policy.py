@@ -18,7 +18,7 @@ class StaticToken:
         expires: Unix time in seconds after which it is no longer valid; None = never.
     """
 
-    digest: bytes
+    digest: bytes = field(repr=False)
     expires: float | None = None
 
 
