@@ -63,7 +63,7 @@ def access() -> Access:
 
 def renew(access: Access) -> None:
     """Put other rules in force."""
-    access.replace(Authenticator(Policy()))
+    access.replace(Authenticator(Policy()), 1)
 
 
 def test_who_still_may_goes_on(access: Access) -> None:

@@ -70,8 +70,8 @@ class Guard:
 
         async def publish(request: Any, call: ServerCall) -> Any:
             identity = call.caller
-            if not isinstance(identity, Identity):
-                identity = await self._resolved(call)
+            if not isinstance(identity, Identity) or call.started <= self._access.replaced_at:
+                identity = await self._identified(call)
             principal = identity.principal
             if principal.max_rps is not None:
                 self._begin(call, identity)
@@ -85,7 +85,7 @@ class Guard:
         handler, rule = method.handler, RULES.get(method.path)
 
         async def guarded(request: Any, call: ServerCall) -> Any:
-            identity = await self._resolved(call)
+            identity = await self._identified(call)
             self._begin(call, identity)
             if rule is None:
                 self._forbid(call, identity)
@@ -101,7 +101,7 @@ class Guard:
 
         async def guarded(*arguments: Any) -> Any:
             call: ServerCall = arguments[-1]
-            identity = await self._resolved(call)
+            identity = await self._identified(call)
             self._begin(call, identity)
             if forbidden:
                 self._forbid(call, identity)
@@ -123,20 +123,22 @@ class Guard:
 
     # -- steps ---------------------------------------------------------------------------------------
 
-    async def _resolved(self, call: ServerCall) -> Identity:
-        """Return who calls, when that had to wait for keys."""
+    async def _identified(self, call: ServerCall) -> Identity:
+        """Return who calls, by the rules that are in force now: the request may have taken a while."""
         caller = call.caller
-        if isinstance(caller, Identity):
-            return caller
-        if not isinstance(caller, Pending):
-            raise TypeError("a call that nobody was asked about")
         try:
-            identity = await caller.resolve()
+            if call.started <= self._access.replaced_at:
+                caller = _identify(call, self._access.authenticator)
+            while isinstance(caller, Pending):
+                await caller.resolve()
+                caller = _identify(call, self._access.authenticator)
         except Unauthenticated as error:
             self._deny(call, None, error)
             raise
-        call.caller = identity
-        return identity
+        if not isinstance(caller, Identity):
+            raise TypeError("a call that nobody was asked about")
+        call.caller = caller
+        return caller
 
     def _begin(self, call: ServerCall, identity: Identity) -> None:
         try:

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from math import inf
 from typing import Any, Final, TypeAlias
 
 from windshift.server import names
@@ -88,6 +89,10 @@ class Admission:
 class Access:
     """Who may call now.
 
+    Attributes:
+        authenticator: the rules.
+        replaced_at: loop time at which they were put in force.
+
     Args:
         authenticator: the rules.
         clock: gives the Unix time in seconds.
@@ -95,6 +100,7 @@ class Access:
 
     def __init__(self, authenticator: Authenticator, clock: Callable[[], float] = time.time) -> None:
         self.authenticator = authenticator
+        self.replaced_at = -inf
         self._clock = clock
         self._usage: dict[str, Usage] = {}
         self._open: set[Admission] = set()
@@ -119,9 +125,10 @@ class Access:
             self._open.remove(admission)
             usage.close_stream()
 
-    def replace(self, authenticator: Authenticator) -> None:
-        """Put other rules in force, and judge all open streams by them."""
+    def replace(self, authenticator: Authenticator, now: float) -> None:
+        """Put other rules in force, and judge all open streams by them. `now` is the loop's time."""
         self.authenticator = authenticator
+        self.replaced_at = now
         for admission in list(self._open):
             self._review(admission)
 

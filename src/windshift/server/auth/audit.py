@@ -68,7 +68,8 @@ class Audit:
         skipped = self._exceeded.take_skipped() if isinstance(error, QuotaExceeded) else 0
         if skipped:
             fields["more"] = skipped
-        _log.warning("denied: %s", error.message, extra=fields)
+        text = error.why if isinstance(error, Unauthenticated) else error.message
+        _log.warning("denied: %s", text, extra=fields)
 
     def managed(self, caller: Caller, resource: str, code: str) -> None:
         """Record a call that manages something, and the status code that it ended with."""

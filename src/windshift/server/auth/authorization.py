@@ -53,7 +53,8 @@ class Authorization:
         return read_policy(self._file)
 
     def _take(self, policy: Policy) -> None:
-        self.access.replace(Authenticator(policy, self._keys.for_policy(policy)))
+        rules = Authenticator(policy, self._keys.for_policy(policy))
+        self.access.replace(rules, asyncio.get_running_loop().time())
         self._keys.prefetch()
         known = {"principals": len(policy.principals), "issuers": len(policy.issuers)}
         _log.info("the rules of the authorization file are in force", extra=known)
