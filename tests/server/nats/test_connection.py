@@ -328,29 +328,6 @@ async def test_a_connection_that_is_kicked(tmp_path: Path) -> None:
         server.kill()
 
 
-async def test_what_is_forbidden_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """What the broker does not let its user do is in the log, once for each kind, and ends nothing."""
-    config = tmp_path / "config"
-    config.write_text(
-        "authorization { users: [{user: a, password: a, permissions:"
-        ' {publish: {deny: ["no.>"]}, subscribe: {deny: ["no.>"]}}}] }'
-    )
-    server = NatsServer(tmp_path, "--config", str(config))
-    server.start()
-    try:
-        async with connect(f"nats://a:a@127.0.0.1:{server.port}") as broker:
-            for subject in ("no.a", "no.b"):
-                broker.connection.publish(subject, b"")
-                await broker.connection.subscribe(subject, lambda _: None)
-            await eventually(lambda: caplog.text.count("this user may not") == 2)
-            await broker.api.call("INFO", None, in_seconds(5))
-            assert broker.connection.reconnects == 0
-        assert "may not publish everything that is needed" in caplog.text
-        assert "no.a" in caplog.text
-    finally:
-        server.kill()
-
-
 @pytest.mark.parametrize("mishap", [RuntimeError("unexpected"), asyncio.CancelledError()])
 async def test_a_mishap_while_connecting(
     own_nats_server: NatsServer, own_broker: Broker, monkeypatch: pytest.MonkeyPatch, mishap: BaseException

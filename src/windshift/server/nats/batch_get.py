@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from nats.aio.msg import Msg
 
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.errors import BrokerUnavailable, ForbiddenByBroker
 from windshift.server.nats.connection import Connection, NotConnected
 from windshift.server.nats.inbox import Inbox
 from windshift.server.nats.jetstream import API_PREFIX, Backoff, RefusedByBroker, pause_within
@@ -77,11 +77,13 @@ class _Request:
         self._messages: list[Stored] = []
         self._end: Mapping[str, str] | None = None
         self._news = asyncio.Event()
+        self._forbidden = False
 
     async def ask(self, subject: str, body: bytes, deadline: float) -> Batch | None:
         """Ask once; `None` means that asking again is right."""
         inbox = Inbox(self._connection, self._on_message)
         self._connection.on_lost.append(self._news.set)
+        stop_watching = self._connection.violations.watch(subject, self._on_forbidden)
         try:
             if not await inbox.open():
                 return None
@@ -90,6 +92,7 @@ class _Request:
         except NotConnected:
             return None
         finally:
+            stop_watching()
             self._connection.on_lost.remove(self._news.set)
             await inbox.detach()
 
@@ -101,6 +104,8 @@ class _Request:
                     await self._news.wait()
             except TimeoutError:
                 return None
+            if self._forbidden:
+                raise ForbiddenByBroker
             if not self._connection.connected:
                 return None
         return self._batch(self._end)
@@ -114,6 +119,10 @@ class _Request:
         if status == NO_RESPONDERS_STATUS:
             raise NoDirectGet
         raise RefusedByBroker(0, int(status), end.get("Description", ""))
+
+    def _on_forbidden(self) -> None:
+        self._forbidden = True
+        self._news.set()
 
     def _on_message(self, message: Msg) -> None:
         headers = message.headers or {}

@@ -13,18 +13,29 @@ from urllib.parse import ParseResult
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
 from nats.errors import AuthorizationError, Error, NoServersError
+from nats.protocol.parser import ERR_RE
 
 from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
+from windshift.server.nats.violations import read_violation
 
 _FOR_EVER: Final = 1e9
 
 
 class _Client(Client):
-    """A client that survives subjects which are no UTF-8.
+    """A client that survives subjects which are no UTF-8, and says which subject was forbidden.
 
     The broker takes any bytes, so that a stream may hold such a message. nats-py's reading of the connection
-    ends with the first one, and would again with each redelivery.
+    ends with the first one, and would again with each redelivery. What the broker says of a forbidden subject
+    it passes on in small letters.
     """
+
+    async def _process_err(self, err_msg: str) -> None:
+        told = ERR_RE.match(self._ps.buf)  # what is being read now
+        violation = None if told is None or not told[1] else read_violation(told[1].decode(errors="replace"))
+        if violation is None:
+            await super()._process_err(err_msg)
+        else:
+            await self._error_cb(violation)
 
     def _build_message(
         self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: dict[str, str] | None

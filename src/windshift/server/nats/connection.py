@@ -14,11 +14,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-import re
 import secrets
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Final
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -28,15 +26,12 @@ from nats.errors import ConnectionClosedError, ConnectionDrainingError, Error, O
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.nats.client import ConnectFailed, abandon, discovered, open_client, told_by_broker
 from windshift.server.nats.options import ConnectionOptions, ServerAddress
+from windshift.server.nats.violations import Violation, Violations
 
 log = logging.getLogger(__name__)
 
 Hook = Callable[[], None]
 Receive = Callable[[Msg], None]
-
-
-_FORBIDDEN: Final = re.compile("permissions violation for (publish|subscription)", re.IGNORECASE)
-_FORBIDDEN_WORDS: Final = {"publish": "publish", "subscription": "subscribe to"}
 
 
 class NotConnected(Exception):
@@ -67,13 +62,17 @@ class Subscription:
     Messages that arrive while there is no connection are gone, as always in NATS.
     """
 
-    __slots__ = ("_connection", "_inner", "_receive", "client", "subject")
+    __slots__ = ("_connection", "_inner", "_receive", "client", "is_vital", "subject")
 
-    def __init__(self, connection: Connection, subject: str, receive: Receive) -> None:
+    def __init__(
+        self, connection: Connection, subject: str, receive: Receive, *, is_vital: bool = False
+    ) -> None:
         self._connection = connection
         self._receive = receive
         self._inner: ClientSubscription | None = None
         self.client: Client | None = None
+        self.is_vital = is_vital
+        """Whether a connection is of no use on which the broker forbids this."""
         self.subject = subject
 
     async def attach(self, client: Client) -> None:
@@ -114,6 +113,7 @@ class Connection:
         self._watch_task: asyncio.Task[None] | None = None
         self._closing = False
         self._told: set[str] = set()  # reasons that were logged since there was a connection
+        self._barred = ""  # why the present client, or the one that is being opened, is of no use
         self._look = asyncio.Event()
         self._up = asyncio.Event()
         self._closed = asyncio.Event()
@@ -129,6 +129,8 @@ class Connection:
         """Called, in order, when another client has taken over from one that still works: what is bound to
         that one has `linger` to move. Must neither block nor raise.
         """
+        self.violations = Violations(options.inbox_prefix)
+        """What the broker forbids."""
         self.since = 0.0
         """When `connected` last changed, in the loop's time."""
         self.last_error = ""
@@ -225,12 +227,13 @@ class Connection:
             raise NotConnected from None
         sending.close()
 
-    async def subscribe(self, subject: str, receive: Receive) -> Subscription:
+    async def subscribe(self, subject: str, receive: Receive, *, is_vital: bool = False) -> Subscription:
         """Call `receive` with each message to `subject` as it arrives. It must not block; nothing is queued.
 
-        Also when there is no connection now: the subscription is there from the next one on.
+        Also when there is no connection now: the subscription is there from the next one on. A server that
+        forbids a vital one counts as one that cannot be connected to.
         """
-        subscription = Subscription(self, subject, receive)
+        subscription = Subscription(self, subject, receive, is_vital=is_vital)
         self._subscriptions[subscription] = None
         if self._client is not None:
             try:
@@ -256,7 +259,7 @@ class Connection:
                 pass
             self._look.clear()
             try:
-                if not self.connected:
+                if self._barred or not self.connected:
                     await self._replace_client()
                 elif self._leaving:
                     await self._move()
@@ -270,7 +273,7 @@ class Connection:
         if client is not None:
             self._learn_servers(client)
             self._servers.rotate(-1)
-            self._mark_lost(_ended(client))
+            self._mark_lost(self._barred or _ended(client))
             ending = asyncio.ensure_future(self._retire(client))
         while not self._closing and not await self._try_server(self._servers[0]):
             await self._pause()
@@ -339,6 +342,7 @@ class Connection:
         return client is not None
 
     async def _open(self, server: ServerAddress, *, first: bool = False) -> Client | None:
+        self._barred = ""
         try:
             client = await open_client(
                 self._options, server, self._on_error, self._on_ended, self._on_leaving
@@ -357,9 +361,22 @@ class Connection:
             while missing := [known for known in self._subscriptions if known.client is not client]:
                 for subscription in missing:
                     await subscription.attach(client)
+            await self._hear_refusals(client)
         except Error:
             await abandon(client, self._options)
-            raise ConnectFailed("the connection ended at once") from None
+            raise ConnectFailed(
+                self._barred or "the connection ended at once", final=bool(self._barred)
+            ) from None
+
+    async def _hear_refusals(self, client: Client) -> None:
+        """Wait until the broker has said what it forbids; raise nats-py's `Error` for something vital."""
+        try:
+            async with asyncio.timeout(self._options.connect_timeout.total_seconds()):
+                await client.flush()
+        except TimeoutError as error:
+            raise Error from error
+        if self._barred:
+            raise Error
 
     def _mark_connected(self, client: Client, server: ServerAddress) -> None:
         self._use(client, server)
@@ -407,15 +424,13 @@ class Connection:
     async def _on_error(self, error: Exception) -> None:
         """Hear of an error from nats-py: mostly that the connection ended."""
         log.debug("NATS client: %s", type(error).__name__)
-        forbidden = _FORBIDDEN.search(str(error))
-        if forbidden is not None:  # nobody answers then: whoever asked waits in vain
-            self._tell_once(f"this user may not {_FORBIDDEN_WORDS[forbidden[1].lower()]}", str(error))
+        if isinstance(error, Violation):
+            self.violations.told(error)
+            if error.is_subscription and any(
+                known.is_vital and known.subject == error.subject for known in self._subscriptions
+            ):
+                self._barred = f"this user may not subscribe to {self.violations.shown(error.subject)}"
         self._look.set()
-
-    def _tell_once(self, reason: str, example: str) -> None:
-        if reason not in self._told:
-            self._told.add(reason)
-            log.warning("NATS: %s everything that is needed: %s", reason, example)
 
     async def _on_ended(self) -> None:
         self._look.set()

@@ -20,6 +20,7 @@ from windshift.server.nats.connection import Connection, NotConnected
 from windshift.server.nats.headers import DATA_TYPE, MESSAGE_ID, PUBLISHED_TIME, TRACE_PARENT, TRACE_STATE
 from windshift.server.nats.inbox import Inbox
 from windshift.server.nats.timestamps import NANOSECONDS, Time, from_unix_ns, parse_rfc3339
+from windshift.server.nats.violations import Hook
 
 StreamSeq = NewType("StreamSeq", int)
 """A message's number in its stream: the id of an event. Not the consumer's own count of deliveries."""
@@ -88,6 +89,7 @@ class Notice(Enum):
     REFUSED = "the broker does not take such a request now"
     UNHEARD = "nobody takes requests: the consumer is gone, or has no leader now"
     DELETED = "the consumer was deleted"
+    FORBIDDEN = "the broker lets this server make no such request"
 
 
 Arrival = Delivery | Ended | Notice
@@ -199,7 +201,7 @@ class Deliveries:
         receive: called with everything that arrives, in order. It must neither block nor raise.
     """
 
-    __slots__ = ("_connection", "_inbox", "_options", "_receive", "_subject", "_tail")
+    __slots__ = ("_connection", "_inbox", "_options", "_receive", "_stop_watching", "_subject", "_tail")
 
     def __init__(
         self,
@@ -214,6 +216,7 @@ class Deliveries:
         self._options = options
         self._receive = receive
         self._inbox: Inbox | None = None
+        self._stop_watching: Hook | None = None
         expires, heartbeat = int(options.expires * NANOSECONDS), int(options.heartbeat * NANOSECONDS)
         self._tail = f',"expires":{expires},"idle_heartbeat":{heartbeat}}}'
 
@@ -224,6 +227,7 @@ class Deliveries:
         opened = await inbox.open()
         if opened:
             self._inbox = inbox
+            self._stop_watching = self._connection.violations.watch(self._subject, self._on_forbidden)
         return opened
 
     def pull(self, batch: int, max_bytes: int = 0) -> bool:
@@ -259,15 +263,25 @@ class Deliveries:
 
     async def forget(self) -> None:
         """Close the inbox, and drop what is on its way."""
-        inbox, self._inbox = self._inbox, None
+        inbox = self._take_inbox()
         if inbox is not None:
             await inbox.detach()
 
     async def close(self) -> None:
         """Close the inbox, and return when what was on its way has been received."""
-        inbox, self._inbox = self._inbox, None
+        inbox = self._take_inbox()
         if inbox is not None:
             await inbox.drain(self._options.drain_timeout)
+
+    def _take_inbox(self) -> Inbox | None:
+        inbox, self._inbox = self._inbox, None
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+        return inbox
+
+    def _on_forbidden(self) -> None:
+        self._receive(Notice.FORBIDDEN)
 
     def _on_message(self, message: Msg) -> None:
         if message.reply:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from windshift.server.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
+    ForbiddenByBroker,
     MirrorChange,
     OutcomeUnknown,
     ReplicasUnavailable,
@@ -249,6 +250,8 @@ class JetStreamApi:
                 if refusal.err_code in TEMPORARY:
                     return None
                 raise
+        if outcome is NoReply.FORBIDDEN:
+            raise ForbiddenByBroker
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:
             raise OutcomeUnknown
         return None
@@ -270,9 +273,9 @@ class JetStreamApi:
                 if now() >= deadline:
                     raise
                 unknown = error
-            except BrokerUnavailable:
-                if until >= deadline:
-                    raise unknown or BrokerUnavailable from None
+            except BrokerUnavailable as error:
+                if until >= deadline or isinstance(error, ForbiddenByBroker):
+                    raise unknown or error from None
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:
         """List the streams that take messages of this subject."""

@@ -76,7 +76,10 @@ class ConnectionOptions:
     tls_key: Path | None = None
     name: str = "windshift"
     """Shown in NATS monitoring."""
-    inbox_prefix: str = "_INBOX"
+    inbox_prefix: str = "_INBOX_windshift"
+    """What replies are awaited below: one of our own, so that our user need not hear what others are told.
+    No client publishes there: first tokens that begin with ``_INBOX`` are reserved.
+    """
     start_timeout: timedelta = timedelta(seconds=5)
     """How long the first connect tries before it gives up. Later ones never do."""
     connect_timeout: timedelta = timedelta(seconds=2)

@@ -33,6 +33,7 @@ class NoReply(Enum):
     TIMED_OUT = "no answer in time; the message may have arrived"
     DISCONNECTED = "the connection ended; the message may have arrived"
     UNANSWERING = "who gets the message answers nobody; it may have arrived"
+    FORBIDDEN = "the broker does not let this server's user send that; the message is gone"
 
 
 Outcome = bytes | NoReply
@@ -55,12 +56,13 @@ class Replies:
         self._prefix = connection.inbox() + "."
         self._prefix_length = len(self._prefix)
         self._last_token = 0
-        self._waiting: dict[str, tuple[float, Handler]] = {}
+        self._waiting: dict[str, tuple[float, Handler, str]] = {}
         connection.on_lost.append(self._fail_all)
+        connection.violations.on_publish.append(self._fail_first)
 
     async def start(self) -> None:
         """Subscribe to the inbox; before that nothing may be sent."""
-        await self._connection.subscribe(self._prefix + "*", self._on_message)
+        await self._connection.subscribe(self._prefix + "*", self._on_message, is_vital=True)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -81,7 +83,7 @@ class Replies:
         self._last_token += 1
         token = str(self._last_token)
         self._connection.publish(subject, payload, headers, self._prefix + token)
-        self._waiting[token] = (deadline, handler)
+        self._waiting[token] = (deadline, handler, subject)
         if self._sweep_timer is None:
             self._arm()
         return token
@@ -138,7 +140,7 @@ class Replies:
     async def _doubt(self, token: str, subject: str, deadline: float, judge: Judge) -> Outcome:
         """Wait on, and see meanwhile whether that is of any use."""
         future: asyncio.Future[Outcome] = self.loop.create_future()
-        self._waiting[token] = (deadline, partial(_resolve, future))
+        self._waiting[token] = (deadline, partial(_resolve, future), subject)
         if self._sweep_timer is None:
             self._arm()
         judgement = await judge(subject, deadline)
@@ -177,7 +179,7 @@ class Replies:
     def _sweep(self) -> None:
         self._sweep_timer = None
         now = self.loop.time()
-        overdue = [token for token, (deadline, _) in self._waiting.items() if deadline <= now]
+        overdue = [token for token, (deadline, _, _) in self._waiting.items() if deadline <= now]
         for token in overdue:
             _call(self._waiting.pop(token)[1], NoReply.TIMED_OUT)
         if self._waiting:
@@ -185,8 +187,14 @@ class Replies:
 
     def _fail_all(self) -> None:
         waiting, self._waiting = self._waiting, {}
-        for _, handler in waiting.values():
+        for _, handler, _ in waiting.values():
             _call(handler, NoReply.DISCONNECTED)
+
+    def _fail_first(self, subject: str) -> None:
+        """Fail what was sent first to this subject: the broker forbids messages in their order."""
+        token = next((token for token, (_, _, sent_to) in self._waiting.items() if sent_to == subject), None)
+        if token is not None:
+            _call(self._waiting.pop(token)[1], NoReply.FORBIDDEN)
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

@@ -22,6 +22,7 @@ from typing import Final, NamedTuple, TypeAlias
 from windshift.server.errors import (
     BrokerUnavailable,
     EventTooLarge,
+    ForbiddenByBroker,
     OutcomeUnknown,
     TooManyInFlight,
     UnboundSubject,
@@ -185,6 +186,8 @@ class Writes:
             raise OutcomeUnknown(_NO_ACK)
         if sent and not write.repeatable:
             raise OutcomeUnknown
+        if outcome is NoReply.FORBIDDEN:
+            raise ForbiddenByBroker
         if outcome is _NotSent.NOT_CONNECTED or outcome is NoReply.DISCONNECTED:
             await self._connection.wait_connected(write.deadline)
         elif outcome is NoReply.NO_RESPONDERS:
@@ -268,6 +271,10 @@ _NO_ACK: Final = (
 )
 
 
+_GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN})
+"""Why there is no answer where the message certainly did not arrive."""
+
+
 def _read(outcome: _Outcome) -> PubAck | None:
     """Return the broker's word, `None` when the write is to be tried again; raise its final refusal."""
     if not isinstance(outcome, bytes):
@@ -283,4 +290,4 @@ def _read(outcome: _Outcome) -> PubAck | None:
 
 
 def _may_have_arrived(outcome: _Outcome) -> bool:
-    return isinstance(outcome, NoReply) and outcome is not NoReply.NO_RESPONDERS
+    return isinstance(outcome, NoReply) and outcome not in _GONE

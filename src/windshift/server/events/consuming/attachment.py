@@ -15,6 +15,7 @@ from math import inf
 from typing import Any
 
 from windshift.server.errors import (
+    ForbiddenByBroker,
     WindshiftError,
 )
 from windshift.server.events.consuming.commands import (
@@ -453,6 +454,8 @@ class Attachment:
             case Notice.LOST:
                 self._doubt_settlements(now)
                 self._reopen = True
+            case Notice.FORBIDDEN:
+                self.end(ForbiddenByBroker())
             case _:
                 self._pulls.refused(now)
                 if arrival is not Notice.REFUSED:
