@@ -7,6 +7,7 @@ from __future__ import annotations
 import random
 import tomllib
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from windshift.server.auth.actions import Consume, Publish
 from windshift.server.auth.permissions import LISTS
 from windshift.server.auth.policy import Issuer, JwtSubject, Policy
-from windshift.server.auth.policy_file import ALGORITHMS, LARGEST, PolicyError, parse_policy
+from windshift.server.auth.policy_file import ALGORITHMS, LARGEST, PolicyError, parse_policy, read_policy
 
 A, B = "a1" * 32, "B2" * 32
 TOKEN = "ws_billing_" + "Aa-_1" * 8 + "xyz"
@@ -527,6 +528,25 @@ def test_values_are_not_in_the_representation() -> None:
     """What is shown of a policy has no hash of a token."""
     assert A not in repr(parse_policy(WHOLE))
     assert repr(bytes.fromhex(A)) not in repr(parse_policy(WHOLE))
+
+
+def test_reading(tmp_path: Path) -> None:
+    """A file is read by its path; one that anybody may change is not trusted."""
+    file = tmp_path / "auth.toml"
+    file.write_text(WHOLE)
+    assert set(read_policy(file).roles) == {"order-writer", "nothing"}
+    file.write_bytes(WHOLE.encode() + b"\n# \xff")
+    with pytest.raises(PolicyError, match=f"^line {WHOLE.count(chr(10)) + 2}: not UTF-8$"):
+        read_policy(file)
+    file.write_bytes(b"#" * (LARGEST + 1))
+    with pytest.raises(PolicyError, match="larger than"):
+        read_policy(file)
+    file.write_text(WHOLE)
+    file.chmod(0o602)
+    with pytest.raises(PolicyError, match="chmod o-w"):
+        read_policy(file)
+    with pytest.raises(FileNotFoundError):
+        read_policy(tmp_path / "other")
 
 
 @given(st.data())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import stat
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +11,7 @@ from windshift.server.auth.access import Access
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.policy import Policy
-from windshift.server.auth.policy_file import LARGEST, PolicyError, parse_policy
+from windshift.server.auth.policy_file import PolicyError, read_policy
 from windshift.server.reloading import NotUsable, Watched
 
 _log = logging.getLogger(__name__)
@@ -50,7 +48,7 @@ class Authorization:
         await asyncio.gather(self.watched.watch(), self.access.watch())
 
     def _load(self) -> Policy:
-        return read_policy(self._file)
+        return _read(self._file)
 
     def _take(self, policy: Policy) -> None:
         rules = Authenticator(policy, self._keys.for_policy(policy))
@@ -60,15 +58,8 @@ class Authorization:
         _log.info("the rules of the authorization file are in force", extra=known)
 
 
-def read_policy(file: Path) -> Policy:
-    """Read a file. Raise `PolicyNotUsable`, or OSError when it cannot be read."""
-    with file.open("rb") as opened:
-        if os.fstat(opened.fileno()).st_mode & stat.S_IWOTH:
-            raise PolicyNotUsable(("anybody on this machine may write to it; chmod o-w",))
-        data = opened.read(LARGEST + 1)
+def _read(file: Path) -> Policy:
     try:
-        return parse_policy(data.decode())
-    except UnicodeDecodeError:
-        raise PolicyNotUsable(("it is not UTF-8",)) from None
+        return read_policy(file)
     except PolicyError as error:
         raise PolicyNotUsable(error.problems) from error

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.permissions import Permissions, Role
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,9 +86,11 @@ class Policy:
         issuers: by name.
         by_subject: principals by issuer's name and subject.
         by_certificate: principals by name in a certificate.
+        roles: by name, those that nobody has included.
     """
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
     issuers: Mapping[str, Issuer] = field(default_factory=dict)
     by_subject: Mapping[tuple[str, str], Principal] = field(default_factory=dict)
     by_certificate: Mapping[str, Principal] = field(default_factory=dict)
+    roles: Mapping[str, Role] = field(default_factory=dict)

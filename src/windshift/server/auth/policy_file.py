@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from math import inf, nextafter
+from pathlib import Path
 from typing import Final, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from windshift.server import names
 from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
 from windshift.server.auth.policy import Issuer, JwtSubject, Policy, Principal, StaticToken
-from windshift.server.auth.positions import Path
+from windshift.server.auth.positions import Path as Place
 from windshift.server.auth.reading import (
     PolicyError,
     Problems,
@@ -26,7 +29,7 @@ from windshift.server.auth.reading import (
 from windshift.server.auth.tokens import principal_of
 from windshift.server.errors import InvalidField
 
-__all__ = ["LARGEST", "PolicyError", "parse_policy"]
+__all__ = ["LARGEST", "PolicyError", "parse_policy", "read_policy"]
 
 LARGEST: Final = 1024 * 1024
 """The largest file, in bytes."""
@@ -87,6 +90,24 @@ def parse_policy(text: str) -> Policy:
     return principals.policy()
 
 
+def read_policy(file: Path) -> Policy:
+    """Return what the authorization file at a path says.
+
+    Raises:
+        PolicyError: it has problems.
+        OSError: it cannot be read.
+    """
+    with file.open("rb") as opened:
+        if os.fstat(opened.fileno()).st_mode & stat.S_IWOTH:
+            raise PolicyError(("line 1: anybody on this machine may write to the file; chmod o-w",))
+        data = opened.read(LARGEST + 1)
+    try:
+        return parse_policy(data.decode())
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise PolicyError((f"line {line}: not UTF-8",)) from None
+
+
 _Value = TypeVar("_Value")
 
 
@@ -95,9 +116,9 @@ class _Once(Generic[_Value]):
 
     def __init__(self, problems: Problems) -> None:
         self._problems = problems
-        self._seen: dict[_Value, Path] = {}
+        self._seen: dict[_Value, Place] = {}
 
-    def add(self, value: _Value, path: Path, text: str) -> None:
+    def add(self, value: _Value, path: Place, text: str) -> None:
         """Note a value; `text` says what is wrong when it is there already."""
         first = self._seen.setdefault(value, path)
         if first is not path:
@@ -318,6 +339,7 @@ class _Principals:
             issuers=self._issuers,
             by_subject={(jwt.issuer, jwt.sub): each for each in all_of_them for jwt in each.jwt},
             by_certificate={name: each for each in all_of_them for name in each.mtls},
+            roles=self._roles,
         )
 
     def read(self, table: Table) -> None:

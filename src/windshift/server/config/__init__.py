@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from windshift.server.config.authorization import auth_file
 from windshift.server.config.health import health_address
 from windshift.server.config.read import config_from_environment
 from windshift.server.config.reader import ConfigurationError
@@ -41,6 +42,7 @@ __all__ = [
     "TelemetryConfig",
     "TlsFiles",
     "Variable",
+    "auth_file",
     "config_from_environment",
     "health_address",
 ]
