@@ -273,9 +273,12 @@ async def test_demands_at_once(numbers: Numbers) -> None:
 
 
 async def test_a_first_load_that_fails(numbers: Numbers) -> None:
-    """There is nothing to go on with: the caller is told."""
+    """There is nothing to go on with: the caller is told, by one kind of error."""
     numbers.write(2, numbers.files[:1])
     with pytest.raises(NotUsable, match="the numbers differ"):
+        numbers.watched.start()
+    numbers.files[1].unlink()
+    with pytest.raises(NotUsable, match="two: No such file or directory"):
         numbers.watched.start()
     assert (numbers.taken, numbers.watched.failures) == ([], 0)
 

@@ -51,6 +51,8 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
     """
     signal.signal(signal.SIGTERM, stop_early)
     config = _read_config()
+    if config.reloads:
+        signal.signal(signal.SIGHUP, _not_yet)
     process = _import_server()
     try:
         process.run(config, _announce, share_port=share_port)
@@ -75,6 +77,10 @@ def stop_early(number: int, _: FrameType | None) -> NoReturn:
     sys.stderr.write(f"windshift: {signal.Signals(number).name}: stopped before it had started\n")
     sys.stderr.flush()
     os._exit(0)
+
+
+def _not_yet(number: int, _: FrameType | None) -> None:
+    """Do nothing on a SIGHUP that comes before anything has been loaded."""
 
 
 def _read_config() -> ServerConfig:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ssl
 from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ from windshift.rpc import (
     ServerOptions,
     Service,
     reflection_services,
-    server_tls,
 )
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
@@ -27,7 +25,7 @@ from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
-from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig, TlsFiles
+from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.parties import Broker, ConsumeOptions
@@ -58,6 +56,7 @@ from windshift.server.state.stores import Stores
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.tracer import Tracer
 from windshift.server.telemetry.tracing import start_tracing
+from windshift.server.tls import api_tls
 
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have beside the event: subject, key, type."""
@@ -94,8 +93,12 @@ class App:
         self._watches: list[asyncio.Task[None]] = []
         self.connection.on_lost.append(self._dead_lettering.settled.lose)
         audit = Audit()
+        self._tls = api_tls(config)
         self.authorization = None if config.auth_file is None else Authorization(config.auth_file)
         """Who may do what; None = everybody everything."""
+        self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
+        """The files that are loaded again when they change, or when that is demanded."""
+        self._demanded = asyncio.Event()
         self._guard = None if self.authorization is None else Guard(self.authorization.access, audit)
         self._services = _services(config, domain, tracer, audit)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
@@ -106,16 +109,8 @@ class App:
         if self._guard is not None:
             for each in self._answered:
                 self._guard.protect(each)
-        self.metrics: Metrics | None = None
+        self.metrics = self._make_metrics(nats, counts, given_up, audit) if config.metrics else None
         """Readings of this server, unless they are switched off."""
-        if config.metrics:
-            poll = Poll(self.connection, self._replies, CensusTaker(api))
-            methods = [path for service in self._answered for path in service.methods]
-            spans = None if self.tracing is None else self.tracing.export
-            self.metrics = Metrics(
-                counts, given_up, nats.writes, poll, self.connection, methods, config.telemetry, spans
-            )
-            self.metrics.add_denials(audit.denials)
         self._server: Server | None = None
         self._made_at = asyncio.get_running_loop().time()
         self._serving_since: float | None = None
@@ -125,6 +120,16 @@ class App:
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost.append(self._show_health)
         self._show_health()
+
+    def _make_metrics(self, nats: _Nats, counts: Counts, given_up: GivenUp, audit: Audit) -> Metrics:
+        connection, replies, api, writes, _ = nats
+        poll = Poll(connection, replies, CensusTaker(api))
+        methods = [path for service in self._answered for path in service.methods]
+        spans = None if self.tracing is None else self.tracing.export
+        metrics = Metrics(counts, given_up, writes, poll, connection, methods, self._config.telemetry, spans)
+        metrics.add_denials(audit.denials)
+        metrics.add_reloads(self.reloaders)
+        return metrics
 
     def readiness(self) -> Readiness:
         """Say whether calls should come here now."""
@@ -140,17 +145,17 @@ class App:
     async def start(self) -> None:
         """Connect to NATS, and take calls.
 
-        Raises `BrokerUnavailable` when NATS cannot be reached, OSError when the port or the TLS files cannot
-        be used, `NotUsable` when the authorization file cannot.
+        Raises `BrokerUnavailable` when NATS cannot be reached, OSError when the port cannot be used,
+        `TlsNotUsable` when the TLS files cannot, and `NotUsable` when the authorization file cannot.
         """
-        if self.authorization is not None:
-            self.authorization.watched.start()
-        tls = _tls(self._config.grpc_tls)
+        for each in self.reloaders:
+            each.start()
         await self._replies.start()
         await self._notes.start()
         await self.connection.connect()
         server = self._make_server()
         listen = self._config.grpc
+        tls = None if self._tls is None else self._tls.context
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
         for watch in self._watching():
@@ -164,8 +169,22 @@ class App:
         """Give what runs as long as the server does."""
         yield self._dead_lettering.look_for_replays()
         yield self._dead_lettering.alertness.watch()
+        if self._tls is not None:
+            yield self._tls.watched.watch()
         if self.authorization is not None:
             yield self.authorization.watch()
+        yield self._reload_on_demand()
+
+    def reload(self) -> None:
+        """Load all files anew soon that can be; the log tells what came of it."""
+        self._demanded.set()
+
+    async def _reload_on_demand(self) -> None:
+        while True:
+            await self._demanded.wait()
+            self._demanded.clear()
+            for each in self.reloaders:
+                await each.reload()
 
     def _make_server(self) -> Server:
         """Make the gRPC server, which takes messages as large as this broker stores."""
@@ -310,9 +329,3 @@ def rpc_options(limits: LimitsConfig) -> RpcConnectionOptions:
         keepalive_timeout=limits.keepalive_timeout.total_seconds(),
         handshake_timeout=limits.handshake_timeout.total_seconds(),
     )
-
-
-def _tls(files: TlsFiles | None) -> ssl.SSLContext | None:
-    if files is None or files.certificate is None or files.key is None:
-        return None
-    return server_tls(files.certificate, files.key, files.ca)

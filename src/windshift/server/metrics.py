@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
+from typing import Any
 
 from windshift.rpc import Server
 from windshift.server.config import TelemetryConfig
@@ -18,6 +19,7 @@ from windshift.server.nats.connection import Connection
 from windshift.server.nats.poll import Poll
 from windshift.server.nats.timestamps import NANOSECONDS
 from windshift.server.nats.writes import Writes
+from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.loop_lag import LoopLag
@@ -73,6 +75,11 @@ class Metrics:
     def add_denials(self, denials: Mapping[str, int]) -> None:
         """Show how many calls were denied, by reason."""
         self.registry.add(i.DENIALS, lambda: _by_label(denials))
+
+    def add_reloads(self, watched: Sequence[Watched[Any]]) -> None:
+        """Show how often files were loaded again, and whether what they hold now is refused."""
+        self.registry.add(i.RELOADS, lambda: _reloads(watched))
+        self.registry.add(i.RELOAD_FAILING, lambda: _refused(watched))
 
     def start(self, server: Server) -> None:
         """Begin to observe the running event loop and a gRPC server."""
@@ -149,6 +156,18 @@ def _settled(counts: Counts) -> Iterator[Point]:
     yield ("ping",), counts.prolonged
     yield ("expired",), counts.expired
     yield ("released",), counts.released
+
+
+def _reloads(watched: Sequence[Watched[Any]]) -> Iterator[Point]:
+    by = {each.what: each for each in watched}
+    for what in i.RELOADED:
+        yield (what, "ok"), by[what].reloads if what in by else 0
+        yield (what, "failed"), by[what].failures if what in by else 0
+
+
+def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
+    failing = {each.what for each in watched if each.failing}
+    return [((what,), int(what in failing)) for what in i.RELOADED]
 
 
 def _add_exports(registry: Registry, push: Push | None, spans: SpanExport | None) -> None:

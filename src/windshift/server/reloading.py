@@ -115,9 +115,12 @@ class Watched(Generic[T]):
         self.failing = False
 
     def start(self) -> None:
-        """Load for the first time, here and now. Raises what `load` raises."""
+        """Load for the first time, here and now. Raises `NotUsable`."""
         state = state_of(self.paths)
-        self._take(self._load())
+        try:
+            self._take(self._load())
+        except OSError as error:
+            raise NotUsable(_explained(error)) from error
         self._changes.loaded(state, asyncio.get_running_loop().time(), refused=False)
 
     async def watch(self) -> None:

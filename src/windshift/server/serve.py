@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -29,15 +28,17 @@ from windshift.server.logging import configure_logging, exported_logs
 from windshift.server.nats.options import ServerAddress
 from windshift.server.open_files import allow_connections
 from windshift.server.readiness import Readiness
+from windshift.server.reloading import NotUsable
 from windshift.server.telemetry.prometheus import Exposition
+from windshift.server.tls import TlsNotUsable
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StartError(Exception):
-    """The server cannot start. The text is for the operator, a line for each thing, and says what to change."""
+    """The server cannot start. The text is for the operator: a line for each thing, with what to change."""
 
 
 def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False) -> None:
@@ -75,8 +76,11 @@ class Process:
         """Start, serve, drain, stop. Raises `StartError`; whatever was started is stopped in any case."""
         loop = asyncio.get_running_loop()
         for each in _SIGNALS:
-            if each is not signal.SIGHUP or signal.getsignal(each) is not signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(each, self._on_signal, each)
+            loop.add_signal_handler(each, self._on_signal, each)
+        if self._config.reloads:
+            loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+        elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
         async with AsyncExitStack() as stack:
             await self._unless_stopped(self._start(stack))
             await self._stopping.wait()
@@ -94,6 +98,12 @@ class Process:
         sys.stderr.write(f"windshift: a second signal ({number.name}): not waiting any longer\n")
         sys.stderr.flush()
         os._exit(128 + number)
+
+    def _on_hangup(self) -> None:
+        """Load files again. While the server starts they are fresh, and later changes are noticed anyway."""
+        if self._app is not None and not self._stopping.is_set():
+            log.info("SIGHUP: reloading")
+            self._app.reload()
 
     async def _unless_stopped(self, work: Coroutine[None, None, None]) -> None:
         """Do the work, or leave it when a signal comes meanwhile."""
@@ -214,11 +224,10 @@ async def _start_app(app: App, config: ServerConfig) -> None:
     except PolicyNotUsable as error:
         lines = (f"WINDSHIFT_AUTH_FILE: {config.auth_file}: {problem}" for problem in error.problems)
         raise StartError("\n".join(lines)) from error
-    except ssl.SSLError as error:
-        raise StartError(
-            f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error.reason or 'not usable'}; "
-            "they must be PEM files, and the key the certificate's"
-        ) from error
+    except TlsNotUsable as error:
+        raise StartError(f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error}") from error
+    except NotUsable as error:
+        raise StartError(f"WINDSHIFT_AUTH_FILE: {error}") from error
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(config.grpc, "GRPC", error) from error
 

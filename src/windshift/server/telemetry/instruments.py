@@ -15,6 +15,9 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Final
 
+RELOADED: Final = ("tls", "authorization")
+"""What can be loaded again while the server runs."""
+
 OTHER_METHOD: Final = "_OTHER"
 """Stands for every method that the server does not have (semantic conventions, ``rpc.method``)."""
 
@@ -270,6 +273,16 @@ DESCRIPTORS: Final = Instrument(
     "{file_descriptor}",
     "File descriptors that the process has open",
     short="process_open_fds",
+)
+RELOADS: Final = Instrument(
+    "windshift.reloads",
+    _C,
+    "{reload}",
+    "Times that files were loaded again: ok, or failed (refused: what was loaded before stays)",
+    ("what", "result"),
+)
+RELOAD_FAILING: Final = Instrument(
+    "windshift.reload.failing", _G, "", "1 while what the files hold now is refused, else 0", ("what",)
 )
 UPTIME: Final = Instrument("process.uptime", _G, "s", "Time since the server was started")
 GC_COLLECTIONS: Final = Instrument(
