@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from typing import Any
 
@@ -12,7 +13,7 @@ from google.protobuf.message import Message
 from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import ConnectionOptions, RpcError, ServerCall, StatusCode
 
-from .frames import Peer, goaway, rst_stream
+from .frames import Peer, data, goaway, headers, request_fields, rst_stream
 from .serving import (
     DOWNLOAD,
     DUPLEX,
@@ -384,3 +385,26 @@ async def test_a_message_that_never_becomes_whole_times_out() -> None:
         assert (await peer.response(peer.request(UNARY, None, end=False))).status == DEADLINE_EXCEEDED
         assert not peer.responses[stream].over
     assert phases.started == 1
+
+
+@pytest.mark.parametrize(("path", "body"), [(UNARY, simple(b"x")), (DUPLEX, ask(b"x"))])
+async def test_calls_that_are_cancelled_before_they_begin_leave_no_garbage(path: str, body: bytes) -> None:
+    """A flood of them would fill memory until the collector comes, which is seldom."""
+    steps = Steps()
+    async with (
+        serving(unary_call=echo, full_duplex_call=steps.handler) as running,
+        await running.peer() as peer,
+    ):
+        await peer.call(UNARY, simple(b"x"))
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(20):
+                ids = [peer.stream_id() for _ in range(10)]
+                peer.send(*(headers(i, request_fields(path)) + data(i, body, end=True) + rst_stream(i) for i in ids))
+                await peer.pong()
+            assert len(running.finished) == 201
+            calls = sum(isinstance(each, ServerCall) for each in gc.get_objects())
+        finally:
+            gc.enable()
+        assert calls < 10

@@ -478,9 +478,12 @@ class ServerCall:
 
     def _cancel(self) -> None:
         """Cancel the handler, but only once: a second time would break off its clean-up."""
-        if self._task is not None and not self._cancelled:
+        task = self._task
+        if task is not None and not self._cancelled:
             self._cancelled = True
-            self._task.cancel()
+            task.cancel()
+            if not _has_begun(task):
+                self._task = None  # it will keep the error, whose traceback keeps this call: a cycle
 
     def check(self, now: float, body_timeout: float) -> None:
         """Check the timers that need no precision.
