@@ -401,7 +401,9 @@ async def test_calls_that_are_cancelled_before_they_begin_leave_no_garbage(path:
         try:
             for _ in range(20):
                 ids = [peer.stream_id() for _ in range(10)]
-                peer.send(*(headers(i, request_fields(path)) + data(i, body, end=True) + rst_stream(i) for i in ids))
+                peer.send(
+                    *(headers(i, request_fields(path)) + data(i, body, end=True) + rst_stream(i) for i in ids)
+                )
                 await peer.pong()
             assert len(running.finished) == 201
             calls = sum(isinstance(each, ServerCall) for each in gc.get_objects())
