@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from pathlib import Path
 
 import pytest
 
-from windshift.rpc import StatusCode
+from tests.support.certificates import Authority
+from windshift.rpc import ConnectionOptions, StatusCode, client_tls, server_tls
 
 from .breaches import PROTOCOL_ERROR, bad_headers, breaches, no_http2
 from .frames import (
@@ -326,6 +328,21 @@ async def test_a_connection_over_the_limit_is_dropped() -> None:
         await eventually(lambda: running.server.connections == 1)
         await still_serves(running)
         await second.close()
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plaintext", "tls"])
+async def test_a_closed_connection_is_let_go_when_its_peer_closes_too(tmp_path: Path, secured: bool) -> None:
+    """Not only after ``close_timeout``: a flood of broken connections would hold their memory till then."""
+    authority = Authority(tmp_path)
+    own = authority.issue("api")
+    options = server_options(ConnectionOptions(close_timeout=3600))
+    ssl = server_tls(own.certificate, own.key) if secured else None
+    async with serving(options, ssl=ssl, unary_call=echo) as running:
+        peer = await running.peer(ssl=client_tls(authority.certificate) if secured else None)
+        (connection,) = running.server._connections
+        peer.send(data(0, b"x"))
+        assert await peer.closed() == PROTOCOL_ERROR
+        await eventually(lambda: connection._cut_off is not None and connection._cut_off.cancelled())
 
 
 async def test_nothing_is_written_to_a_connection_that_breaks_between() -> None:

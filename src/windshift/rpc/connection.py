@@ -130,6 +130,7 @@ class Connection(asyncio.Protocol):
         self._h2 = ngh2.Connection(role, options.configuration())
         self._client = role is ngh2.Role.CLIENT
         self._transport: asyncio.Transport | None = None
+        self._cut_off: asyncio.TimerHandle | None = None
         self._flush_scheduled = False
         self._paused = self._receiving = False
         self._over = False  # nothing more can be sent or received
@@ -255,6 +256,8 @@ class Connection(asyncio.Protocol):
         """End everything that still stands on this connection."""
         self._end(exc)
         self._transport = None
+        if self._cut_off is not None:  # it would hold the transport, and TLS half a megabyte with it
+            self._cut_off.cancel()
         self.on_gone()
 
     def pause_writing(self) -> None:
@@ -511,7 +514,7 @@ class Connection(asyncio.Protocol):
             transport.write_eof()
         else:  # TLS: close() waits for the peer's close_notify, which some clients never send
             transport.close()
-        self._loop.call_later(self._options.close_timeout, transport.abort)
+        self._cut_off = self._loop.call_later(self._options.close_timeout, transport.abort)
 
     def _end(self, error: Exception | None) -> None:
         if self._over:
