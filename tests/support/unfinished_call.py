@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
@@ -14,10 +15,13 @@ PATH = "/grpc.health.v1.Health/Check"
 
 
 @contextmanager
-def unfinished_call(port: int) -> Iterator[socket.socket]:
+def unfinished_call(port: int, tls: ssl.SSLContext | None = None) -> Iterator[socket.socket]:
     """Hold a unary call open whose request message never comes, until the block ends."""
     connection = H2Connection(H2Configuration(client_side=True))
-    with socket.create_connection(("127.0.0.1", port), 10) as peer:
+    with ExitStack() as stack:
+        peer = stack.enter_context(socket.create_connection(("127.0.0.1", port), 10))
+        if tls is not None:
+            peer = stack.enter_context(tls.wrap_socket(peer, server_hostname="localhost"))
         connection.initiate_connection()
         connection.send_headers(
             connection.get_next_available_stream_id(),
