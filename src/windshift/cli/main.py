@@ -7,6 +7,7 @@ from importlib import import_module
 import click
 
 _COMMANDS = {
+    "auth": ("windshift.cli.auth", "Make tokens, and ask who may do what."),
     "health": ("windshift.cli.health", "Ask a server whether it is ready."),
     "serve": ("windshift.cli.serve", "Run a server."),
 }

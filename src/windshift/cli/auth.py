@@ -1,0 +1,356 @@
+"""`windshift auth`."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from math import inf
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeAlias
+
+import click
+
+from windshift.server.auth.actions import Action
+from windshift.server.auth.permissions import LISTS, NEEDS, Kind, Role
+from windshift.server.auth.policy import Issuer, Policy, Principal
+from windshift.server.config import ConfigurationError, auth_file
+
+Rows: TypeAlias = list[tuple[str, str]]
+
+_DENIED: Final = 1
+_USAGE: Final = 2
+_LONGEST: Final = 16 * 1024
+_PERIOD: Final = re.compile(r"(\d{1,6})([hdw])")
+_HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
+
+
+@click.group()
+def auth() -> None:
+    """Make tokens, verify the authorization file, and ask it who may do what."""
+
+
+@auth.command()
+@click.argument("name")
+@click.option(
+    "--expires",
+    metavar="WHEN",
+    help="When the token stops being valid: 90d, 12h or 4w from now, or a date (2027-01-01, at 00:00 UTC) or "
+    "a time with its offset (2027-01-01T12:00:00Z). Without it: never.",
+)
+def token(name: str, expires: str | None) -> None:
+    """Make a static token for the principal NAME.
+
+    The token goes to stdout. It is stored nowhere, and cannot be shown again. What belongs into the
+    authorization file is its SHA-256; a line with it goes to stderr.
+
+    \b
+    Examples:
+      windshift auth token billing
+      windshift auth token billing --expires 90d > billing.token
+    """  # noqa: D301 -- click's mark for lines that stay as they are
+    from windshift.server.auth.tokens import make_token, token_digest
+
+    until = None if expires is None else _moment(expires, datetime.now(UTC))
+    try:
+        made = make_token(name)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    digest = f'"{token_digest(made).hex()}"'
+    if until is not None:
+        digest = f"{{ sha256 = {digest}, expires = {until:%Y-%m-%dT%H:%M:%SZ} }}"
+    click.echo("The token is shown only now. Put its SHA-256 into the authorization file:", err=True)
+    click.echo(f'  {{ name = "{name}", token_sha256 = [{digest}], roles = ["…"] }},', err=True)
+    click.echo(
+        "or, when the principal is there already, only the part in [] into its token_sha256.", err=True
+    )
+    click.echo(made)
+
+
+@auth.command()
+@click.option(
+    "--file",
+    "given",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="The authorization file. Without it: what WINDSHIFT_AUTH_FILE says.",
+)
+@click.option("--as", "name", metavar="NAME", help="Ask as this principal.")
+@click.option(
+    "--token-stdin",
+    is_flag=True,
+    help="Ask as whoever has the token that is read from stdin, static or JWT. The keys of a JWT's issuer "
+    "are fetched as a server does it.",
+)
+@click.argument("question", nargs=-1, metavar="[VERB RESOURCE...]")
+def check(given: Path | None, name: str | None, token_stdin: bool, question: tuple[str, ...]) -> None:  # noqa: FBT001 -- click passes options by name
+    """Verify the authorization file, or ask it for a decision and the rule behind it.
+
+    Without a principal it shows all that is in the file, or every problem with its line. With one and nothing
+    else it shows what that principal has. With VERB and RESOURCE it decides as a server does: allowed or
+    denied, and by which line.
+
+    \b
+    Verbs:
+      publish SUBJECT
+      manage-stream STREAM
+      bind SUBJECT                        have a stream take it
+      copy STREAM SUBJECT                 have a stream copy it from STREAM
+      consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one
+      use-consumer STREAM CONSUMER        look at it, attach to it
+      delete-consumer STREAM CONSUMER
+      manage-store STORE
+      read-key STORE KEY
+      write-key STORE KEY
+      read-dead-letters STREAM CONSUMER   either may be '*': all
+      replay-dead-letters STREAM CONSUMER
+      purge-dead-letters STREAM CONSUMER
+    Subjects and keys may be patterns ('orders.>'): is all of it allowed?
+    Quote * and > for your shell.
+
+    \b
+    Examples:
+      windshift auth check --file auth.toml
+      windshift auth check --as billing publish orders.new
+      windshift auth check --as billing consume ORDERS 'orders.>' billing-1
+      windshift auth check --token-stdin < billing.token
+
+    Exits with 0 when the file is fine, the token is somebody's, or the action is allowed; 1 when the token is
+    nobody's or the action is denied; 2 when the file or the command is wrong.
+    """  # noqa: D301 -- click's mark for lines that stay as they are
+    if name is not None and token_stdin:
+        raise click.UsageError("--as and --token-stdin exclude each other")
+    if question and name is None and not token_stdin:
+        raise click.UsageError("say who asks: --as NAME, or --token-stdin")
+    action = _action(question) if question else None
+    policy = _read(given)
+    if token_stdin:
+        principal, rows = _whose(policy, sys.stdin.buffer.read(_LONGEST).strip())
+    elif name is not None:
+        principal = _named(policy, name)
+        rows = _principal(principal)
+    else:
+        _show_all(policy)
+        return
+    if action is None:
+        _show(rows)
+        click.echo()
+        _show_roles(policy, [role.name for role in principal.permissions.roles])
+    else:
+        _decide(principal, action)
+
+
+# Reading what was said
+
+
+def _moment(text: str, now: datetime) -> datetime:
+    """Return when a token expires, in UTC and in whole seconds."""
+    period = _PERIOD.fullmatch(text)
+    try:
+        if period is not None:
+            until = now + timedelta(hours=int(period[1]) * _HOURS[period[2]])
+        else:
+            until = datetime.fromisoformat(text)
+            if re.fullmatch(r"\d{4}-\d\d-\d\d", text) is not None:
+                until = until.replace(tzinfo=UTC)
+        if until.tzinfo is None:
+            raise click.BadParameter(
+                "a time needs its offset, as in 2027-01-01T12:00:00Z", param_hint="--expires"
+            )
+        until = until.astimezone(UTC).replace(microsecond=0)
+    except (ValueError, OverflowError):
+        raise click.BadParameter(
+            "use 90d, 12h or 4w, a date, or a time such as 2027-01-01T12:00:00Z", param_hint="--expires"
+        ) from None
+    if until <= now:
+        raise click.BadParameter("that is over already", param_hint="--expires")
+    return until
+
+
+def _action(question: tuple[str, ...]) -> Action:
+    """Return what is asked for. Whatever a server would refuse as malformed is wrong usage here."""
+    from windshift.server.errors import InvalidField
+
+    verb, *resource = question
+    kinds = {kind.verb: kind for kind in NEEDS}
+    if verb not in kinds:
+        raise click.UsageError(f"no verb {verb!r}; there are {', '.join(kinds)}")
+    needs = NEEDS[kinds[verb]]
+    if len(resource) != len(needs):
+        raise click.UsageError(f"write {verb} {' '.join(needs).upper()}")
+    values: dict[str, Any] = {}
+    for (attribute, key), text in zip(needs.items(), resource, strict=True):
+        try:
+            values[attribute] = _value(text, key, subject=LISTS[key] is Kind.SUBJECT)
+        except InvalidField as error:
+            raise click.UsageError(f"{attribute} {text!r}: {error.description}") from None
+    return kinds[verb](**values)
+
+
+def _value(text: str, key: str, *, subject: bool) -> str | None:
+    """Return one part of a resource as an action has it. Raise `InvalidField`."""
+    from windshift.server import names
+
+    if subject:
+        names.filter_subject("", text)
+        return text
+    if key.startswith("consumers.") and (text == "-" or names.is_generated(text)):
+        return None
+    if key.startswith("dead_letters.") and text == "*":
+        return ""
+    names.consumer_name("", text)
+    return text
+
+
+def _read(given: Path | None) -> Policy:
+    """Return what the file says, or end with its problems."""
+    from windshift.server.auth.policy_file import PolicyError, read_policy
+
+    try:
+        file = given or auth_file(os.environ)
+    except ConfigurationError as error:
+        _fail(_USAGE, *error.problems)
+    if file is None:
+        _fail(_USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
+    try:
+        return read_policy(file)
+    except ModuleNotFoundError as error:
+        _fail(
+            _USAGE, f"the server is not installed ({error.name} is missing): pip install 'windshift[server]'"
+        )
+    except OSError as error:
+        _fail(_USAGE, f"{file}: {error.strerror}")
+    except PolicyError as error:
+        for problem in error.problems:
+            line, _, text = problem.removeprefix("line ").partition(": ")
+            click.echo(f"{file}:{line}: {text}", err=True)
+        sys.exit(_USAGE)
+
+
+def _named(policy: Policy, name: str) -> Principal:
+    if name not in policy.principals:
+        known = ", ".join(sorted(policy.principals)) or "none"
+        raise click.UsageError(f"no principal {name!r}; there are {known}")
+    return policy.principals[name]
+
+
+def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
+    """Return whose token this is, and what to say of it, or end with the reason why it is nobody's."""
+    import asyncio
+
+    from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+    from windshift.server.errors import IdentityUnavailable, Unauthenticated
+
+    async def identify() -> Identity:
+        found = Authenticator(policy).identify(b"Bearer " + text, tuple)
+        return await found.resolve() if isinstance(found, Pending) else found
+
+    try:
+        identity = asyncio.run(identify())
+    except Unauthenticated as error:
+        _fail(_DENIED, f"not valid: {error.why}")
+    except IdentityUnavailable as error:
+        _fail(_DENIED, error.message)
+    until = "" if identity.expires == inf else f", until {_time(identity.expires)}"
+    name = identity.principal.name
+    return identity.principal, [("principal", name), ("credential", f"{identity.credential}{until}")]
+
+
+# Saying what is there
+
+
+def _decide(principal: Principal, action: Action) -> NoReturn:
+    """Say what is decided, and by which rule."""
+    allowed, rule = principal.permissions.decide(action)
+    _show(
+        [
+            ("principal", principal.name),
+            ("verb", action.verb),
+            ("resource", action.resource),
+            ("decision", "allowed" if allowed else "denied"),
+            ("rule", rule),
+        ]
+    )
+    sys.exit(0 if allowed else _DENIED)
+
+
+def _show_all(policy: Policy) -> None:
+    """Say all that is in the file."""
+    for principal in policy.principals.values():
+        _show(_principal(principal))
+        click.echo()
+    for issuer in policy.issuers.values():
+        _show(_issuer(issuer))
+        click.echo()
+    _show_roles(policy, list(policy.roles))
+    counts = (len(policy.principals), len(policy.issuers), len(policy.roles))
+    click.echo("principals: {}, issuers: {}, roles: {}; no problems".format(*counts))
+
+
+def _principal(principal: Principal) -> Rows:
+    rows = [("principal", principal.name)]
+    # By so much of its hash the audit log names a token too.
+    rows += [("token", f"{each.digest.hex()[:8]}{_validity(each.expires)}") for each in principal.tokens]
+    rows += [("jwt", f"{each.sub} of {each.issuer}") for each in principal.jwt]
+    rows += [("mtls", each) for each in principal.mtls]
+    rows.append(("roles", ", ".join(role.name for role in principal.permissions.roles)))
+    if principal.max_streams is not None:
+        rows.append(("max_streams", str(principal.max_streams)))
+    if principal.max_rps is not None:
+        rows.append(("max_rps", f"{principal.max_rps:g}"))
+    return rows
+
+
+def _issuer(issuer: Issuer) -> Rows:
+    return [
+        ("issuer", issuer.name),
+        ("iss", issuer.issuer),
+        ("audience", ", ".join(issuer.audiences)),
+        ("jwks", issuer.jwks),
+        ("algorithms", ", ".join(issuer.algorithms)),
+        ("max_lifetime", f"{issuer.max_lifetime.total_seconds():g}"),
+        ("leeway", f"{issuer.leeway.total_seconds():g}"),
+    ]
+
+
+def _show_roles(policy: Policy, names: list[str]) -> None:
+    """Say what roles allow and deny."""
+    used = {role.name for principal in policy.principals.values() for role in principal.permissions.roles}
+    for name in names:
+        unused = "" if name in used else " (nobody has it)"
+        _show([("role", f"{name}{unused}"), *_role(policy.roles[name])])
+        click.echo()
+
+
+def _role(role: Role) -> Rows:
+    return [
+        (f"{prefix}{key}", " ".join(entry.pattern for entry in lists[key]))
+        for prefix, lists in (("", role.allow), ("deny.", role.deny))
+        for key in LISTS
+        if key in lists
+    ]
+
+
+def _show(rows: Rows) -> None:
+    """Print keys and values in two columns."""
+    width = max(len(key) for key, _ in rows)
+    for key, value in rows:
+        click.echo(f"{key.ljust(width)}  {value}")
+
+
+def _validity(expires: float | None) -> str:
+    if expires is None:
+        return ""
+    return f" {'expired' if expires <= time.time() else 'until'} {_time(expires)}"
+
+
+def _time(moment: float) -> str:
+    return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def _fail(status: int, *lines: str) -> NoReturn:
+    for line in lines:
+        click.echo(f"windshift: {line}", err=True)
+    sys.exit(status)
