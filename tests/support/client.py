@@ -42,8 +42,12 @@ class Refusal:
 class Client:
     """Calls on one channel; methods by their Protobuf names."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, credentials: grpc.ChannelCredentials | None = None) -> None:
+        self.channel = (
+            grpc.insecure_channel(address)
+            if credentials is None
+            else grpc.secure_channel(address, credentials)
+        )
 
     def call(
         self, method: Any, request: Message, timeout: float | None = 10, metadata: Metadata | None = None

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
@@ -39,6 +39,8 @@ class WindshiftProcess:
             "WINDSHIFT_DATA_DIR": str(self.data),
             **environment,
         }
+        self.under: Sequence[str] = ()
+        """A program that runs the server in its stead, and its arguments: the server's own follow."""
         self._process: subprocess.Popen[bytes] | None = None
         self.api_port = self.health_port = 0
 
@@ -51,7 +53,7 @@ class WindshiftProcess:
         """
         with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "windshift", "serve", *self._options],
+                [*self.under, sys.executable, "-m", "windshift", "serve", *self._options],
                 env=self.environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out if stdout is None else stdout,

@@ -1,0 +1,1 @@
+"""What attacks can do to a real server process: docs/limits.md, row by row."""
