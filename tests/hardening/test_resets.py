@@ -1,0 +1,83 @@
+"""Calls that are cancelled as soon as they are made (S4, CVE-2023-44487)."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+from ssl import SSLError
+
+import pytest
+
+from tests.hardening.target import CONSUME, MIB, PUBLISH, Target, healthy, publish_request, tell
+from tests.rpc.floods import Flood, pieces, rapid_reset
+from tests.rpc.frames import Peer, data, headers, prefixed, request_fields, rst_stream
+
+BURST, PER_SECOND = 10_000, 1_000
+"""What honest clients may cancel."""
+
+RESETS = 100_000
+BODY = prefixed(publish_request("warm.reset").SerializeToString())
+
+
+def floods() -> dict[str, tuple[str, Flood]]:
+    """Make the floods, with the method that each of them calls."""
+    begun = request_fields(CONSUME)
+    return {
+        "whole publishes": (PUBLISH, rapid_reset(PUBLISH, BODY, RESETS)),
+        "half publishes": (
+            PUBLISH,
+            (
+                lambda i: (
+                    headers(2 * i + 1, request_fields(PUBLISH))
+                    + data(2 * i + 1, BODY[:-1])
+                    + rst_stream(2 * i + 1)
+                ),
+                RESETS,
+            ),
+        ),
+        "consume calls": (CONSUME, (lambda i: headers(2 * i + 1, begun) + rst_stream(2 * i + 1), RESETS)),
+    }
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", floods())
+async def test_a_rapid_reset_ends_its_connection(shared_server: Target, name: str) -> None:
+    """The server takes up no more calls than honest clients may cancel, and others are served meanwhile."""
+    method, flood = floods()[name]
+    chunks = pieces(flood)
+    await shared_server.warm_up()
+    async with healthy(shared_server, pause=0) as before:
+        await asyncio.sleep(1)
+    calls, memory = _calls(shared_server, method), shared_server.memory
+    peer = await shared_server.peer()
+    started = time.monotonic()
+    async with healthy(shared_server, pause=0) as meanwhile:
+        await _send(peer, chunks)
+        await peer.closed()
+        seconds = time.monotonic() - started
+    await peer.close()
+    made = _calls(shared_server, method) - calls
+    if method == PUBLISH:
+        made -= len(meanwhile.seconds)
+    growth = shared_server.memory - memory
+    tell(
+        f"{name}: {made:.0f} calls of {RESETS} in {seconds:.2f} s, memory +{growth / MIB:.1f} MiB",
+        f"a healthy client: {before} before, {meanwhile} meanwhile, "
+        f"p99 x{meanwhile.quantile(99) / before.quantile(99):.1f}",
+    )
+    assert made <= BURST + PER_SECOND * (seconds + 1)
+    assert growth <= 20 * MIB
+    assert shared_server.faults() == []
+
+
+async def _send(peer: Peer, chunks: list[bytes]) -> None:
+    with suppress(ConnectionError, SSLError):
+        for chunk in chunks:
+            if peer._writer.transport.is_closing():
+                return
+            await peer.send_slowly(chunk)
+
+
+def _calls(server: Target, method: str) -> float:
+    return server.metric("rpc_server_call_duration_seconds_count", rpc_method=method[1:])
