@@ -11,11 +11,14 @@ from tests.support.nats_server import NatsServer
 
 
 @contextmanager
-def running_cluster(new_directory: Callable[[], Path]) -> Iterator[list[NatsServer]]:
-    """Run a cluster for as long as the block lasts. It takes some seconds more until it has a leader."""
+def running_cluster(new_directory: Callable[[], Path], *arguments: str) -> Iterator[list[NatsServer]]:
+    """Run a cluster for as long as the block lasts. It takes some seconds more until it has a leader.
+
+    Each server is given the arguments.
+    """
     servers: list[NatsServer] = []
     for _ in range(5):  # another process may take a port that was free a moment ago
-        servers = cluster_of_three(new_directory())
+        servers = cluster_of_three(new_directory(), *arguments)
         try:
             for server in servers:
                 server.start()
@@ -30,7 +33,7 @@ def running_cluster(new_directory: Callable[[], Path]) -> Iterator[list[NatsServ
             server.kill()
 
 
-def cluster_of_three(directory: Path) -> list[NatsServer]:
+def cluster_of_three(directory: Path, *arguments: str) -> list[NatsServer]:
     """Make three servers that know each other's ports."""
     with ExitStack() as reserved:
         sockets = [reserved.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(3)]
@@ -41,5 +44,6 @@ def cluster_of_three(directory: Path) -> list[NatsServer]:
         own = directory / str(number)
         own.mkdir()
         name = ("--name", f"node{number}", "--cluster_name", "test")
-        servers.append(NatsServer(own, *name, "--cluster", f"nats://127.0.0.1:{port}", "--routes", routes))
+        cluster = ("--cluster", f"nats://127.0.0.1:{port}", "--routes", routes)
+        servers.append(NatsServer(own, *name, *cluster, *arguments))
     return servers

@@ -57,8 +57,11 @@ def _sign(issuer: Keys, subject: str, name: str, claims: Mapping[str, object]) -
     return f"{header}.{body}.{_b64(issuer.pair.sign(f'{header}.{body}'.encode()))}"
 
 
-def write_operator(directory: Path) -> tuple[Path, Path]:
-    """Write a nats-server configuration and the credentials of a user that it knows; return both paths."""
+def write_operator(directory: Path, permissions: Mapping[str, object] | None = None) -> tuple[Path, Path]:
+    """Write a nats-server configuration and the credentials of a user that it knows; return both paths.
+
+    `permissions` are those of the user, as its JWT has them: ``pub`` and ``sub``.
+    """
     operator = _keys(nkeys.PREFIX_BYTE_OPERATOR)
     system, account = _keys(nkeys.PREFIX_BYTE_ACCOUNT), _keys(nkeys.PREFIX_BYTE_ACCOUNT)
     user = _keys(nkeys.PREFIX_BYTE_USER)
@@ -74,7 +77,8 @@ def write_operator(directory: Path) -> tuple[Path, Path]:
         "resolver: MEMORY\n"
         f"resolver_preload: {json.dumps(accounts)}\n"
     )
-    jwt = _sign(account, user.public, "user", {"type": "user", "subs": -1, "data": -1, "payload": -1})
+    rights = {"type": "user", "subs": -1, "data": -1, "payload": -1, **(permissions or {})}
+    jwt = _sign(account, user.public, "user", rights)
     credentials = directory / "user.creds"
     credentials.write_text(
         f"-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n"

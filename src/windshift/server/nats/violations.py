@@ -50,7 +50,7 @@ class Violations:
             whatever stream, or an event of whatever subject.
     """
 
-    def __init__(self, inbox_prefix: str, interval: float = 60.0) -> None:
+    def __init__(self, inbox_prefix: str, interval: float = 600.0) -> None:
         self._inbox_prefix = inbox_prefix + "."
         self._interval = interval
         self._seldom: dict[tuple[bool, str], Seldom] = {}
