@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
+from tests.support.callers import Clock
 from tests.support.json_web_keys import Signer, issuer, key_set, policy, write_key_set
 from tests.support.jwks_server import KeyServer, content, key_server
 from tests.support.windshift_process import wait_for
@@ -25,16 +26,6 @@ from windshift.server.errors import IdentityUnavailable, Unauthenticated
 ALL = tuple(ALGORITHMS)
 MINUTE = 60.0
 DAY = 24 * 60 * MINUTE
-
-
-class Clock:
-    """A clock that stands still until it is set."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture

@@ -7,9 +7,8 @@ mean nothing here, and `kid` is a look-up key and no more.
 
 from __future__ import annotations
 
-import binascii
 import re
-from base64 import urlsafe_b64decode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +23,7 @@ from windshift.server.errors import Unauthenticated
 MAX_LENGTH: Final = 8192
 """Characters of a token."""
 
-_FORM: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+")
+_FORM: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _TYPES: Final = frozenset({"jwt", "at+jwt", "jose"})
 """Values of `typ` for tokens that say who calls: others are for other ends, such as logging out."""
 
@@ -67,6 +66,7 @@ def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadTo
     if parts is None:
         raise Unauthenticated("the JWT has not three parts of base64url")
     header, claims = _part(parts[1], "header"), _part(parts[2], "payload")
+    _check_spelling(parts[3])
     iss = claims.get("iss")
     issuer = issuers.get(iss) if isinstance(iss, str) else None
     if issuer is None:
@@ -102,9 +102,25 @@ def _library() -> Any:
 
 def _part(text: bytes, name: str) -> dict[str, Any]:
     try:
-        return read_object(urlsafe_b64decode(text + b"=" * (-len(text) % 4)))
-    except (ValueError, binascii.Error):
+        return read_object(_decoded(text))
+    except ValueError:
         raise Unauthenticated(f"the {name} of the JWT is no JSON object") from None
+
+
+def _check_spelling(signature: bytes) -> None:
+    """Refuse a signature that is spelled otherwise than its issuer did: one token is one text."""
+    try:
+        _decoded(signature)
+    except ValueError:
+        raise Unauthenticated("the signature of the JWT is no base64url") from None
+
+
+def _decoded(text: bytes) -> bytes:
+    """Return what base64url without padding stands for. Raise `ValueError` for all but its one spelling."""
+    data = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
+    if urlsafe_b64encode(data).rstrip(b"=") != text:
+        raise ValueError("not canonical")
+    return data
 
 
 def _signing(header: Mapping[str, Any], issuer: Issuer) -> tuple[str, str | None]:
