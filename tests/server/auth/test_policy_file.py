@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from windshift.server.auth import jwks
 from windshift.server.auth.actions import Consume, Publish
 from windshift.server.auth.permissions import LISTS
 from windshift.server.auth.policy import Issuer, JwtSubject, Policy
@@ -321,6 +322,11 @@ def test_issuers(values: dict[str, str], problem: str) -> None:
 def test_algorithms(algorithm: str) -> None:
     """Every asymmetric algorithm of the list can be named."""
     assert parse_policy(issuer(algorithms=f'["{algorithm}"]')).issuers["i"].algorithms == (algorithm,)
+
+
+def test_algorithms_can_be_verified() -> None:
+    """The algorithms that the file may name are those for which keys are found."""
+    assert set(ALGORITHMS) == set(jwks.ALGORITHMS)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,119 @@
+"""What docs/authorization.md claims: its file, its tables and its questions."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from windshift.server.api.rules import CONSUMING, FOR_ALL, FOR_ALL_KNOWN, RULES
+from windshift.server.auth import policy_file
+from windshift.server.auth.permissions import LISTS, NEEDS, Kind
+from windshift.server.auth.policy_file import parse_policy
+from windshift.server.auth.subjects import covers, covers_name, overlaps, overlaps_name
+
+TEXT = (Path(__file__).parent.parent / "docs" / "authorization.md").read_text()
+
+
+def part(kind: str, name: str) -> str:
+    """Return the part of the document behind a mark, as far as the next one."""
+    found = re.search(rf"<!-- {kind}: {name} -->\n(.*?)<!-- \w+: ", TEXT, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def table(kind: str, name: str) -> list[list[str]]:
+    """Return the rows of a table, without its head."""
+    rows = re.findall(r"^\|(.*)\|$", part(kind, name), re.MULTILINE)[2:]
+    return [[cell.strip().strip("`") for cell in row.split("|")] for row in rows]
+
+
+def example() -> str:
+    """Return the example of a file."""
+    (text,) = re.findall(r"```toml\n(.*?)```", part("example", "file"), re.DOTALL)
+    assert isinstance(text, str)
+    return text
+
+
+def test_the_example_file_is_one() -> None:
+    """The documented file has no problems, and everybody in it has something."""
+    policy = parse_policy(example())
+    assert list(policy.principals) == ["billing", "ci", "edge"]
+    assert set(policy.roles) == {"order-writer", "observer"}
+
+
+@pytest.mark.parametrize(("entry", "wanted", "allows", "denies"), table("example", "subjects"))
+def test_documented_subjects(entry: str, wanted: str, allows: str, denies: str) -> None:
+    """Each row of the table of subjects holds."""
+    assert (allows, denies) == tuple(
+        "yes" if told else "no" for told in (covers(entry, wanted), overlaps(entry, wanted))
+    )
+
+
+@pytest.mark.parametrize(("entry", "wanted", "allows", "denies"), table("example", "names"))
+def test_documented_names(entry: str, wanted: str, allows: str, denies: str) -> None:
+    """Each row of the table of names holds."""
+    told = (covers_name(entry, wanted), overlaps_name(entry, wanted))
+    assert (allows, denies) == tuple("yes" if each else "no" for each in told)
+
+
+def test_documented_keys() -> None:
+    """The tables have every key that the file may have, and no other."""
+    assert {row[0] for row in table("keys", "principals")} == set(policy_file._PRINCIPAL_KEYS)
+    assert {row[0] for row in table("keys", "issuers")} == set(policy_file._ISSUER_KEYS)
+    kinds = {Kind.SUBJECT: "subjects", Kind.NAME: "names"}
+    assert [(row[0], row[1]) for row in table("keys", "roles")] == [
+        (key, kinds[kind]) for key, kind in LISTS.items()
+    ]
+    (algorithms,) = (row[1] for row in table("keys", "issuers") if row[0] == "algorithms")
+    assert (
+        tuple(re.findall(r"\b[A-Z][A-Za-z]+\d*\b", algorithms.partition("those")[0]))
+        == policy_file.ALGORITHMS
+    )
+
+
+def test_documented_verbs() -> None:
+    """The table of verbs is that of the code."""
+    told = {row[0]: re.findall(r"[a-z_]+(?:\.[a-z]+)?", row[1]) for row in table("example", "verbs")}
+    assert told == {action.verb: list(needs.values()) for action, needs in NEEDS.items()}
+
+
+def test_documented_methods() -> None:
+    """Every method of the three services has a row, and every verb is in one of them."""
+    rows = table("example", "methods")
+    told = set()
+    for row in rows:
+        service, _, methods = row[0].partition("/")
+        told |= {f"{service}/{method}" for method in re.findall(r"\w+", methods)}
+    assert told == {path.rpartition(".")[2] for path in RULES.keys() | CONSUMING}
+    others = {row[0] for row in rows if "/" not in row[0]}
+    assert all(path.startswith(tuple(f"/{each}." for each in others)) for path in FOR_ALL | FOR_ALL_KNOWN)
+    needed = set(re.findall(r"[a-z-]+", " ".join(row[1] for row in rows)))
+    assert {action.verb for action in NEEDS} <= needed
+
+
+def questions() -> list[tuple[str, str]]:
+    """Return the documented commands that ask, and what they are answered."""
+    return re.findall(r"^windshift (.*?) +# (allowed|denied)$", part("example", "questions"), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("command", "answer"), questions())
+def test_documented_questions(command: str, answer: str, tmp_path: Path) -> None:
+    """Each question is answered as it says there; the whole answer shown is one of them."""
+    (tmp_path / "auth.toml").write_text(example())
+    done = subprocess.run(
+        [sys.executable, "-m", "windshift", *shlex.split(command)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0 if answer == "allowed" else 1, "")
+    assert f"decision   {answer}\n" in done.stdout
+    if "orders.internal.x" in command:
+        assert f"```\n{done.stdout}```" in TEXT
