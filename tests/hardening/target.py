@@ -6,7 +6,7 @@ import asyncio
 import json
 import ssl
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -49,6 +49,11 @@ class Target:
 
     process: WindshiftProcess
     authority: Authority | None = None
+
+    @property
+    def mode(self) -> str:
+        """How the API is spoken to."""
+        return "plaintext" if self.authority is None else "tls"
 
     @property
     def address(self) -> tuple[str, int]:
@@ -216,8 +221,3 @@ def varint(number: int) -> bytes:
 def delimited(number: int, *values: bytes) -> bytes:
     """Write length-delimited fields of one number as Protobuf does."""
     return b"".join(varint(number << 3 | 2) + varint(len(value)) + value for value in values)
-
-
-def join(parts: Sequence[str]) -> str:
-    """Write a list for people."""
-    return ", ".join(parts) or "none"
