@@ -8,10 +8,14 @@ from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
+from windshift.server import names
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import timestamp
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
+from windshift.server.auth.access import require
+from windshift.server.auth.actions import DeleteConsumer, UseConsumer
+from windshift.server.auth.authenticate import Identity
 from windshift.server.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.consuming.parties import Broker, ConsumeOptions
@@ -70,13 +74,18 @@ class EventsService:
     async def get_consumer(self, request: pb.GetConsumerRequest, call: ServerCall) -> pb.GetConsumerResponse:
         """Say what a consumer is."""
         stream, consumer = read_which_consumer(request)
-        return consumer_response(await self._consumers.get(stream, consumer, answer_by(call)))
+        found = await self._consumers.get(stream, consumer, answer_by(call))
+        _require_if_named(call, found, UseConsumer(stream, consumer))
+        return consumer_response(found)
 
     async def delete_consumer(
         self, request: pb.DeleteConsumerRequest, call: ServerCall
     ) -> pb.DeleteConsumerResponse:
         """Delete a consumer."""
         stream, consumer = read_which_consumer(request)
+        if names.is_generated(consumer) and isinstance(call.caller, Identity):
+            found = await self._consumers.get(stream, consumer, answer_by(call))
+            _require_if_named(call, found, DeleteConsumer(stream, consumer))
         await self._consumers.delete(stream, consumer, answer_by(call))
         return pb.DeleteConsumerResponse()
 
@@ -93,6 +102,12 @@ class EventsService:
 
     publish = publish_event
     consume = events
+
+
+def _require_if_named(call: ServerCall, found: ConsumerView, action: UseConsumer | DeleteConsumer) -> None:
+    """Ask for the right to a consumer that was given its name, though that looks like a generated one."""
+    if found.durable and names.is_generated(found.id) and isinstance(call.caller, Identity):
+        require(call.caller, action)
 
 
 def consumer_response(view: ConsumerView) -> pb.GetConsumerResponse:

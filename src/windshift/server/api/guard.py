@@ -14,7 +14,16 @@ from typing import Any, Final, NoReturn
 
 from windshift.rpc import Method, ServerCall, Service
 from windshift.server.api.errors import code_of
-from windshift.server.api.rules import CONSUMING, FOR_ALL, FOR_ALL_KNOWN, MANAGING, RULES, Rule, actions
+from windshift.server.api.rules import (
+    CONSUMING,
+    FOR_ALL,
+    FOR_ALL_KNOWN,
+    MANAGING,
+    PUBLISHING,
+    RULES,
+    Rule,
+    actions,
+)
 from windshift.server.auth.access import Access, Admission, require
 from windshift.server.auth.actions import Action, Publish
 from windshift.server.auth.audit import Audit, Caller
@@ -25,7 +34,6 @@ from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthentic
 Handler = Callable[..., Awaitable[Any]]
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
-_PUBLISHING: Final = ("/PublishEvent", "/Publish")
 
 
 class Guard:
@@ -58,7 +66,7 @@ class Guard:
         }
 
     def _protected(self, method: Method) -> Handler:
-        if method.path.endswith(_PUBLISHING):
+        if method.path in PUBLISHING:
             return self._publishing(method)
         return self._streaming(method) if method.streaming else self._unary(method)
 
@@ -91,7 +99,11 @@ class Guard:
                 self._forbid(call, identity)
             else:
                 self._require(call, identity, actions(rule, request))
-            return await handler(request, call)
+            try:
+                return await handler(request, call)
+            except PermissionDenied as error:  # what it looked up says more than the request
+                self._deny(call, identity, error)
+                raise
 
         return guarded
 

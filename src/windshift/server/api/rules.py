@@ -79,7 +79,10 @@ def _delete_consumer(request: events_pb.DeleteConsumerRequest) -> Iterator[Actio
 
 
 def _named(consumer: str) -> str | None:
-    """Return the name of a consumer; None for a generated one, which only those know who were given it."""
+    """Return the name of a consumer; None for a generated one, which only those know who were given it.
+
+    Somebody may have given a consumer such a name: the methods see that when they have looked it up.
+    """
     return None if names.is_generated(consumer) else consumer
 
 
@@ -165,6 +168,9 @@ RULES: Final[Mapping[str, Rule]] = {
     _DEAD_LETTERS + "Watch": _read_matching,
 }
 """Methods whose request says all."""
+
+PUBLISHING: Final = frozenset(path for path, rule in RULES.items() if rule is _publish)
+"""Methods that are called most, and whose requests have a subject."""
 
 CONSUMING: Final = frozenset({_EVENTS + "Events", _EVENTS + "Consume"})
 """Methods where the domain asks, once it knows the consumer."""

@@ -1,0 +1,330 @@
+"""Rows of the authorization matrix: who asks for what, the answer, and what really happened then."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+from queue import SimpleQueue
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.authorization.world import World
+from tests.support.client import Client, Refusal, read_refusal
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
+from windshift.rpc._gen.grpc.health.v1 import health_pb2 as health_pb
+from windshift.rpc._gen.grpc.reflection.v1 import reflection_pb2 as reflection_pb
+from windshift.rpc._gen.grpc.reflection.v1alpha import reflection_pb2 as older_reflection_pb
+
+Request: TypeAlias = Message | Callable[[World], Message]
+
+
+class Answer(NamedTuple):
+    """How a call ends."""
+
+    code: str
+    reason: str
+
+
+ALLOWED: Final = Answer("OK", "")
+DENIED: Final = Answer("PERMISSION_DENIED", "PERMISSION_DENIED")
+UNKNOWN: Final = Answer("UNAUTHENTICATED", "UNAUTHENTICATED")
+INVALID: Final = Answer("INVALID_ARGUMENT", "INVALID_FIELD")
+NO_STREAM: Final = Answer("NOT_FOUND", "STREAM_NOT_FOUND")
+NO_CONSUMER: Final = Answer("NOT_FOUND", "CONSUMER_NOT_FOUND")
+NO_STORE: Final = Answer("NOT_FOUND", "STORE_NOT_FOUND")
+NO_LETTER: Final = Answer("NOT_FOUND", "DEAD_LETTER_NOT_FOUND")
+UNBOUND: Final = Answer("FAILED_PRECONDITION", "UNBOUND_SUBJECT")
+OVERLAP: Final = Answer("FAILED_PRECONDITION", "SUBJECTS_OVERLAP")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row.
+
+    Attributes:
+        method: the service and the method, as in `EventsService/Publish`.
+        who: the principal.
+        request: what is asked for; a function makes it, and what it needs, when the row is played.
+        expected: the answer.
+        about: what this row is about.
+    """
+
+    method: str
+    who: str
+    request: Request
+    expected: Answer
+    about: str = ""
+
+    def __str__(self) -> str:
+        about = f" {self.about}" if self.about else ""
+        return f"{self.method} by {self.who}{about}: {self.expected.reason or self.expected.code}"
+
+
+SERVICES: Final = {
+    file.services_by_name[name].name + older: file.services_by_name[name]
+    for file, name, older in (
+        (events_pb.DESCRIPTOR, "EventsService", ""),
+        (state_pb.DESCRIPTOR, "StateService", ""),
+        (dead_letters_pb.DESCRIPTOR, "DeadLettersService", ""),
+        (health_pb.DESCRIPTOR, "Health", ""),
+        (reflection_pb.DESCRIPTOR, "ServerReflection", ""),
+        (older_reflection_pb.DESCRIPTOR, "ServerReflection", "Alpha"),
+    )
+}
+"""All services, by what rows call them."""
+BY_NAME: Final = {descriptor.full_name: descriptor for descriptor in SERVICES.values()}
+
+
+def method_of(name: str) -> Any:
+    """Return the descriptor of what a row calls a method."""
+    service, _, method = name.partition("/")
+    return SERVICES[service].methods_by_name[method]
+
+
+def path_of(method: Any) -> str:
+    """Return the path of a method's calls."""
+    return f"/{method.containing_service.full_name}/{method.name}"
+
+
+def services_told(client: Client) -> Iterator[Any]:
+    """Ask a server which services it has; give their descriptors."""
+    request = reflection_pb.ServerReflectionRequest(list_services="")
+    outcome = invoke(client, method_of("ServerReflection/ServerReflectionInfo"), request)
+    assert outcome.refusal is None
+    for service in outcome.responses[0].list_services_response.service:
+        yield BY_NAME[service.name]
+
+
+class Outcome(NamedTuple):
+    """What came back."""
+
+    responses: Sequence[Any]
+    refusal: Refusal | None
+
+    @property
+    def answer(self) -> Answer:
+        """How the call ended."""
+        refusal = self.refusal
+        return ALLOWED if refusal is None else Answer(refusal.code, refusal.reason)
+
+
+def invoke(client: Client, method: Any, request: Message, limit: int = 1) -> Outcome:
+    """Make a call of whatever kind with one request.
+
+    `limit` says how many responses of a server's stream are read (0: its headers alone), and how many events
+    a consume call waits for, which it acknowledges.
+    """
+    requests: SimpleQueue[Message | None] = SimpleQueue()
+    requests.put(request)
+    call = _start(client, method, requests)
+    responses: list[Any] = []
+    try:
+        if not method.server_streaming:
+            return Outcome([call.result()], None)
+        if isinstance(request, events_pb.EventsRequest):
+            _consume(call, requests, responses, limit)
+        elif limit == 0:
+            call.initial_metadata()
+        else:
+            responses.extend(islice(call, limit))
+    except grpc.RpcError as error:
+        return Outcome(responses, read_refusal(error))
+    finally:
+        requests.put(None)
+        call.cancel()
+    return Outcome(responses, None)
+
+
+def _start(client: Client, method: Any, requests: SimpleQueue[Message | None]) -> Any:
+    request = requests.get()
+    assert request is not None
+    codecs: dict[str, Any] = {
+        "request_serializer": type(request).SerializeToString,
+        "response_deserializer": GetMessageClass(method.output_type).FromString,
+    }
+    path = path_of(method)
+    channel: Any = client.channel
+    if method.client_streaming:
+        return channel.stream_stream(path, **codecs)(chain([request], iter(requests.get, None)), timeout=20)
+    if method.server_streaming:
+        return channel.unary_stream(path, **codecs)(request, timeout=20)
+    return channel.unary_unary(path, **codecs).future(request, timeout=20)
+
+
+def _consume(call: Any, requests: SimpleQueue[Message | None], responses: list[Any], limit: int) -> None:
+    """Take events, acknowledge all of them, and end the call."""
+    ids = []
+    for response in call:
+        responses.append(response)
+        if response.HasField("event"):
+            ids.append(response.event.id)
+        if len(ids) == limit and not response.HasField("ack_confirmation"):
+            requests.put(events_pb.EventsRequest(ack={"ids": ids}))
+        if response.HasField("ack_confirmation"):
+            requests.put(None)
+
+
+def play(world: World, row: Row) -> None:
+    """Play a row: the answer is as it should be, and so is what happened, or did not."""
+    request = row.request(world) if callable(row.request) else row.request
+    method = method_of(row.method)
+    before = world.effects()
+    outcome = invoke(world.caller(row.who), method, request, _limit(world, row, request))
+    assert outcome.answer == row.expected, outcome.refusal
+    if row.expected == ALLOWED:
+        EFFECTS[row.method](world, request, outcome.responses)
+    else:
+        assert world.effects() == before
+        assert outcome.responses == []
+
+
+def _limit(world: World, row: Row, request: Any) -> int:
+    """Return how much is to come."""
+    if row.expected == ALLOWED and isinstance(request, events_pb.EventsRequest):
+        consumer = world.witness.consumer(request.subscribe.stream, request.subscribe.consumer)
+        assert consumer is not None
+        return int(consumer["num_pending"])
+    return 0 if row.expected == ALLOWED and isinstance(request, dead_letters_pb.WatchRequest) else 1
+
+
+# What must have happened when a call was let through
+
+
+def _published(world: World, request: Any, responses: Any) -> None:
+    stream = world.witness.stream_of(request.subject)
+    assert stream is not None
+    stored = world.witness.message(stream, seq=responses[0].id)
+    assert stored is not None
+    assert stored["subject"] == request.subject
+
+
+def _stream_ensured(world: World, request: Any, _: Any) -> None:
+    stored = world.witness.stream(request.name)
+    assert stored is not None
+    config = stored["config"]
+    match request.WhichOneof("source"):
+        case "subjects":
+            assert sorted(config["subjects"]) == sorted(request.subjects.subjects)
+        case "mirror":
+            assert config["mirror"]["name"] == request.mirror.name
+        case _:
+            names = [source["name"] for source in config["sources"]]
+            assert sorted(names) == sorted(source.name for source in request.aggregate.sources)
+
+
+def filters_of(consumer: Any) -> set[str]:
+    """Return the filters of a consumer as JetStream has it."""
+    config = consumer["config"]
+    found = {*config.get("filter_subjects", ()), config.get("filter_subject", "")}
+    return found - {"", ">"}
+
+
+def _consumer_ensured(world: World, request: Any, responses: Any) -> None:
+    stored = world.witness.consumer(request.stream, responses[0].id)
+    assert stored is not None
+    assert filters_of(stored) == set(request.subjects) - {">"}
+
+
+def _consumer_seen(world: World, request: Any, responses: Any) -> None:
+    assert (responses[0].stream, responses[0].id) == (request.stream, request.id)
+
+
+def _consumer_deleted(world: World, request: Any, _: Any) -> None:
+    assert world.witness.consumer(request.stream, request.id) is None
+
+
+def _consumed(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].HasField("subscribed")
+    stored = world.witness.consumer(request.subscribe.stream, request.subscribe.consumer)
+    assert stored is not None
+    assert stored["num_ack_pending"] == stored["num_pending"] == 0
+
+
+def _store_ensured(world: World, request: Any, _: Any) -> None:
+    assert world.witness.stream(f"KV_{request.store}") is not None
+
+
+def _got(world: World, request: Any, responses: Any) -> None:
+    stored = _entry(world, request)
+    assert responses[0].revision == (0 if stored is None else stored["seq"])
+
+
+def _set(world: World, request: Any, responses: Any) -> None:
+    stored = _entry(world, request)
+    assert stored is not None
+    assert stored["seq"] == responses[0].revision
+
+
+def _deleted(world: World, request: Any, _: Any) -> None:
+    stored = _entry(world, request)
+    assert stored is None or "data" not in stored
+
+
+def _entry(world: World, request: Any) -> Any:
+    return world.witness.message(f"KV_{request.store}", last_by_subj=f"$KV.{request.store}.{request.key}")
+
+
+def _listed(world: World, request: Any, responses: Any) -> None:
+    letters = responses[0].dead_letters
+    assert letters
+    for letter in letters:
+        assert request.filter.stream in ("", letter.stream)
+        assert request.filter.consumer in ("", letter.consumer)
+
+
+def _letter_got(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].dead_letter.id == request.id
+
+
+def _replayed(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].replayed + responses[0].already_replaying >= max(1, len(request.ids))
+
+
+def _purged(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].purged >= max(1, len(request.ids))
+    for letter in request.ids if not request.dry_run else ():
+        stream, consumer, seq, stored = letter.rsplit(".", 3)
+        found = dead_letters_pb.ListRequest(filter={"stream": stream, "consumer": consumer}, page_size=500)
+        listed = invoke(world.admin, method_of("DeadLettersService/List"), found).responses[0]
+        assert f"{stream}.{consumer}.{seq}.{stored}" not in [each.id for each in listed.dead_letters]
+
+
+def _watching(world: World, request: Any, _: Any) -> None:
+    pass  # its headers came: the server watches
+
+
+def _told(world: World, request: Any, responses: Any) -> None:
+    assert len(responses) == 1
+
+
+EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
+    "EventsService/Publish": _published,
+    "EventsService/PublishEvent": _published,
+    "EventsService/EnsureStream": _stream_ensured,
+    "EventsService/EnsureConsumer": _consumer_ensured,
+    "EventsService/GetConsumer": _consumer_seen,
+    "EventsService/DeleteConsumer": _consumer_deleted,
+    "EventsService/Events": _consumed,
+    "EventsService/Consume": _consumed,
+    "StateService/EnsureStore": _store_ensured,
+    "StateService/Get": _got,
+    "StateService/Set": _set,
+    "StateService/Delete": _deleted,
+    "DeadLettersService/List": _listed,
+    "DeadLettersService/Get": _letter_got,
+    "DeadLettersService/Replay": _replayed,
+    "DeadLettersService/Purge": _purged,
+    "DeadLettersService/Watch": _watching,
+    "Health/Check": _told,
+    "Health/List": _told,
+    "Health/Watch": _told,
+    "ServerReflection/ServerReflectionInfo": _told,
+    "ServerReflectionAlpha/ServerReflectionInfo": _told,
+}
+"""For each method: sees that a call had its effect."""

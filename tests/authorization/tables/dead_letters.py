@@ -1,0 +1,142 @@
+"""Who may see, replay and purge which dead letters."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from google.protobuf.message import Message
+
+from tests.authorization.rows import ALLOWED, DENIED, INVALID, NO_LETTER, Answer, Row
+from tests.authorization.world import World
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+
+# By filter: the stream and the consumer, and how reading, replaying and purging are answered.
+
+_FILTERED: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
+    # How List and Watch, and Replay and Purge, are answered.
+    "reader": {
+        ("LEDGER", "ann-1"): (ALLOWED, DENIED),
+        ("LEDGER", "bob-1"): (DENIED, DENIED),
+        ("LEDGER", "ann"): (DENIED, DENIED),
+        ("LEDGER", ""): (DENIED, DENIED),
+        ("PAYMENTS", "ann-1"): (DENIED, DENIED),
+        ("ABSENT", "ann-1"): (DENIED, DENIED),
+        ("", ""): (DENIED, DENIED),
+        ("", "ann-1"): (DENIED, DENIED),
+        ("LEDGER", "*"): (DENIED, DENIED),
+        ("*", "ann-1"): (DENIED, DENIED),
+        ("LEDGER", "ann-*"): (INVALID, DENIED),
+    },
+    "undertaker": {
+        ("LEDGER", "ann-1"): (ALLOWED, ALLOWED),
+        ("LEDGER", "bob-1"): (DENIED, DENIED),
+        ("LEDGER", ""): (DENIED, DENIED),
+        ("", ""): (DENIED, DENIED),
+    },
+    "sexton": {
+        ("LEDGER", "ann-1"): (ALLOWED, ALLOWED),
+        ("LEDGER", "bob-1"): (ALLOWED, ALLOWED),
+        ("LEDGER", ""): (ALLOWED, ALLOWED),
+        ("PAYMENTS", ""): (DENIED, DENIED),
+        ("", ""): (DENIED, DENIED),
+    },
+    "sexton-holes": {
+        ("LEDGER", "ann-1"): (ALLOWED, ALLOWED),
+        ("LEDGER", "bob-1"): (DENIED, DENIED),
+        ("LEDGER", ""): (DENIED, DENIED),  # his are among them
+        ("PAYMENTS", "ann-1"): (DENIED, DENIED),
+        ("", ""): (DENIED, DENIED),
+    },
+    "all": {("", ""): (ALLOWED, ALLOWED), ("", "ann-1"): (INVALID, INVALID)},
+    "ann": {("LEDGER", "ann-1"): (DENIED, DENIED)},
+}
+
+# By ids: whose they are, and how Replay and Purge are answered.
+
+_HERS, _HIS, _ELSEWHERE = ("LEDGER", "ann-1"), ("LEDGER", "bob-1"), ("PAYMENTS", "ann-1")
+_MISSING, _NO_ID = ("LEDGER", "ann-missing"), ("", "")
+
+_NAMED: dict[str, dict[tuple[tuple[str, str], ...], Answer]] = {
+    "undertaker": {
+        (_HERS,): ALLOWED,
+        (_HERS, _HERS): ALLOWED,
+        (_HIS,): DENIED,
+        (_ELSEWHERE,): DENIED,
+        (_HERS, _HIS): DENIED,
+        (_HERS, _HERS, _ELSEWHERE): DENIED,
+        (_HIS, _HERS): DENIED,
+        (_HERS, _NO_ID): INVALID,
+        (_HIS, _NO_ID): DENIED,
+        (): INVALID,
+    },
+    "sexton": {(_HERS, _HIS): ALLOWED, (_HERS, _ELSEWHERE): DENIED},
+    "sexton-holes": {(_HERS,): ALLOWED, (_HERS, _HIS): DENIED, (_ELSEWHERE,): DENIED},
+    "reader": {(_HERS,): DENIED, (_HERS, _HERS): DENIED},
+    "all": {(_HERS, _HIS, _ELSEWHERE): ALLOWED},
+}
+
+_GOT: dict[str, dict[tuple[str, str], Answer]] = {
+    "reader": {_HERS: ALLOWED, _HIS: DENIED, _ELSEWHERE: DENIED, _MISSING: NO_LETTER, _NO_ID: INVALID},
+    "undertaker": {_HERS: ALLOWED, _HIS: DENIED},
+    "sexton": {_HIS: ALLOWED, _ELSEWHERE: DENIED},
+    "sexton-holes": {_HERS: ALLOWED, _HIS: DENIED, _ELSEWHERE: DENIED},
+    "ann": {_HERS: DENIED, _MISSING: DENIED},
+}
+
+
+def _letter(world: World, whose: tuple[str, str]) -> str:
+    if whose == _NO_ID:
+        return "not.an-id"
+    if whose == _MISSING:
+        return "LEDGER.ann-missing.1.1700000000000000000"
+    stream, consumer = whose
+    return world.letter(consumer, stream)
+
+
+def _of_letters(kind: Any, whose: tuple[tuple[str, str], ...]) -> Callable[[World], Message]:
+    def request(world: World) -> Message:
+        message: Message = kind(ids=[_letter(world, each) for each in whose])
+        return message
+
+    return request
+
+
+def _rows() -> Iterator[Row]:
+    for who, by_filter in _FILTERED.items():
+        for (stream, consumer), (read, done) in by_filter.items():
+            filter_ = pb.Filter(stream=stream, consumer=consumer)
+            about = f"{stream or '(all)'} {consumer or '(all)'}"
+            for method, request, answer in (
+                ("List", pb.ListRequest(filter=filter_), read),
+                ("Watch", pb.WatchRequest(filter=filter_), read),
+                ("Replay", pb.ReplayRequest(filter=filter_, dry_run=True), done),
+                ("Purge", pb.PurgeRequest(filter=filter_, dry_run=True), done),
+            ):
+                yield Row(f"DeadLettersService/{method}", who, request, answer, about)
+    for who, by_ids in _NAMED.items():
+        for whose, answer in by_ids.items():
+            about = " and ".join(f"an id of {stream} {consumer}" for stream, consumer in whose) or "no ids"
+            for method, kind in (("Replay", pb.ReplayRequest), ("Purge", pb.PurgeRequest)):
+                yield Row(f"DeadLettersService/{method}", who, _of_letters(kind, whose), answer, about)
+    for who, by_owner in _GOT.items():
+        for owner, answer in by_owner.items():
+            about = " ".join(owner) or "no id"
+            yield Row("DeadLettersService/Get", who, _of_one(owner), answer, about)
+    for method, kind in (("Replay", pb.ReplayRequest), ("Purge", pb.PurgeRequest)):
+        yield Row(f"DeadLettersService/{method}", "undertaker", _both(kind), DENIED, "ids and a filter")
+
+
+def _of_one(owner: tuple[str, str]) -> Callable[[World], Message]:
+    return lambda world: pb.GetRequest(id=_letter(world, owner))
+
+
+def _both(kind: Any) -> Callable[[World], Message]:
+    def request(world: World) -> Message:
+        message: Message = kind(ids=[world.letter("ann-1")], filter=pb.Filter(stream="LEDGER"))
+        return message
+
+    return request
+
+
+ROWS = list(_rows())

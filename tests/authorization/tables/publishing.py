@@ -1,0 +1,91 @@
+"""Who may publish what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.authorization.rows import ALLOWED, DENIED, INVALID, UNBOUND, Answer, Row
+from tests.support.client import any_of
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+
+_ANSWERS: dict[str, dict[str, Answer]] = {
+    "exact": {
+        "orders.a.b": ALLOWED,
+        "orders": ALLOWED,
+        "orders.a": DENIED,
+        "orders.a.b.c": DENIED,
+        "orders.a.B": DENIED,
+        "orders.a.b ": DENIED,
+        "ordersx.a.b": DENIED,
+    },
+    "star": {
+        "orders.a": ALLOWED,
+        "orders.a.b": DENIED,
+        "orders": DENIED,
+        "orders.": DENIED,
+        "ordersx.a": DENIED,
+        "xorders.a": DENIED,
+        "Orders.a": DENIED,
+        "orders.*": INVALID,  # it is covered, but nothing that is published to has a wildcard
+        "orders.>": DENIED,
+        "*.a": DENIED,
+    },
+    "tail": {
+        "orders.a": ALLOWED,
+        "orders.a.b": ALLOWED,
+        "orders.a.b.c.d.e": ALLOWED,
+        "orders": DENIED,
+        "ordersx.a": DENIED,
+        "orders..a": DENIED,
+        "orders.a.": DENIED,
+        ".orders.a": DENIED,
+        "orders.>": INVALID,
+        ">": DENIED,
+        "orders.a\r\nPUB x": DENIED,
+        "orders.\0": DENIED,
+        "": DENIED,
+        "payments.x": DENIED,
+        "$KV.cfg.billing.a": DENIED,
+    },
+    "middle": {
+        "orders.a.b": ALLOWED,
+        "orders.x.b": ALLOWED,
+        "orders.a.c": DENIED,
+        "orders.b": DENIED,
+        "orders.a.a.b": DENIED,
+        "orders.a.b.b": DENIED,
+        "orders.*.b": INVALID,
+    },
+    "holes": {
+        "orders.a": ALLOWED,
+        "orders.secret": ALLOWED,  # is not below it
+        "orders.secretx.a": ALLOWED,
+        "orders.a.hidden.b": ALLOWED,
+        "orders.hidden": ALLOWED,
+        "orders.secret.a": DENIED,
+        "orders.secret.a.b": DENIED,
+        "orders.a.hidden": DENIED,
+        "orders.secret.hidden": DENIED,
+        "orders.*.a": DENIED,  # overlaps with what is denied
+        "orders.>": DENIED,
+    },
+    "only-denies": {"orders.a": DENIED, "orders.a.b": DENIED, "payments.x": DENIED},
+    "star-and-refused": {"orders.b": ALLOWED, "orders.b.c": ALLOWED, "orders.a.c": DENIED, "orders": DENIED},
+    "all": {"ordersx.a": ALLOWED, "nobody.takes.this": UNBOUND, "a..b": DENIED},
+    "ann": {"orders.a": DENIED, "shop.a.b": DENIED},
+}
+
+
+def _rows() -> Iterator[Row]:
+    for who, answers in _ANSWERS.items():
+        for subject, answer in answers.items():
+            request = pb.PublishEventRequest(subject=subject, data=any_of("x"))
+            for method in ("Publish", "PublishEvent"):
+                yield Row(f"EventsService/{method}", who, request, answer, repr(subject))
+    longest = pb.PublishEventRequest(subject="orders." + "x" * 100_000, data=any_of("x"))
+    yield Row("EventsService/Publish", "tail", longest, INVALID, "a very long subject")
+    yield Row("EventsService/Publish", "star", longest, INVALID, "a very long subject")
+    yield Row("EventsService/Publish", "exact", longest, DENIED, "a very long subject")
+
+
+ROWS = list(_rows())

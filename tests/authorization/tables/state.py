@@ -1,0 +1,98 @@
+"""Who may make stores, read keys and write them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from tests.authorization.rows import ALLOWED, DENIED, INVALID, NO_STORE, Answer, Row
+from tests.authorization.world import World
+from tests.support.client import any_of
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
+
+_STORES: dict[str, dict[str, Answer]] = {
+    "keys": {"s-#": ALLOWED, "s-": ALLOWED, "s": DENIED, "S-#": DENIED, "xs-#": DENIED, "cfg": DENIED},
+    "keys-holes": {"s-lock": ALLOWED, "s-locked": DENIED, "s-locked-#": DENIED, "WS_x": INVALID},
+    "keys-read": {"cfg": DENIED, "c-#": DENIED},
+    "keys-write": {"cfg": DENIED},
+    "halves-and-keys": {"s-#": ALLOWED, "vault": DENIED},
+    "all": {"cfg": ALLOWED, "": DENIED},
+}
+
+_READ_AND_WRITTEN: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
+    # How Get, and Set and Delete, are answered.
+    "keys": {
+        ("cfg", "billing.a"): (ALLOWED, ALLOWED),
+        ("cfg", "billing.a.b"): (ALLOWED, ALLOWED),
+        ("cfg", "billing.new"): (ALLOWED, ALLOWED),
+        ("cfg", "billing"): (DENIED, DENIED),
+        ("cfg", "billingx.a"): (DENIED, DENIED),
+        ("cfg", "Billing.a"): (DENIED, DENIED),
+        ("cfg", "secret.a"): (DENIED, DENIED),
+        ("cfg", "absent"): (DENIED, DENIED),
+        ("cfg", "*"): (DENIED, DENIED),
+        ("cfg", ">"): (DENIED, DENIED),
+        ("cfg", "billing..a"): (DENIED, DENIED),
+        ("cfg", "billing.>"): (INVALID, INVALID),
+        ("cfg", ""): (DENIED, DENIED),
+        ("vault", "billing.a"): (DENIED, DENIED),
+        ("absent", "billing.a"): (DENIED, DENIED),
+        ("cf", "billing.a"): (DENIED, DENIED),
+        ("cfgx", "billing.a"): (DENIED, DENIED),
+    },
+    "keys-star": {
+        ("cfg", "billing.a"): (ALLOWED, ALLOWED),
+        ("cfg", "billing.a.b"): (DENIED, DENIED),
+        ("cfg", "billing"): (DENIED, DENIED),
+        ("cfg", "billing.*"): (INVALID, INVALID),
+        ("cfg", "billing.>"): (DENIED, DENIED),
+    },
+    "keys-read": {
+        ("cfg", "billing.a"): (ALLOWED, DENIED),
+        ("cfg", "secret.a"): (DENIED, DENIED),
+        ("gone", "billing.a"): (NO_STORE, DENIED),
+        ("vault", "billing.a"): (DENIED, DENIED),
+    },
+    "keys-write": {
+        ("cfg", "billing.a"): (DENIED, ALLOWED),
+        ("gone", "billing.a"): (DENIED, NO_STORE),
+    },
+    "keys-holes": {
+        ("cfg", "billing.a"): (ALLOWED, DENIED),
+        ("cfg", "secret.a"): (DENIED, DENIED),
+        ("cfg", "secret"): (ALLOWED, DENIED),
+        ("cfg", "a.hidden"): (DENIED, DENIED),
+        ("cfg", "a.hidden.b"): (ALLOWED, DENIED),
+        ("vault", "billing.a"): (DENIED, DENIED),
+    },
+    "halves-and-keys": {
+        ("vault", "open.a"): (ALLOWED, ALLOWED),
+        ("cfg", "billing.a"): (ALLOWED, ALLOWED),
+        ("vault", "billing.a"): (DENIED, DENIED),
+        ("cfg", "open.a"): (DENIED, DENIED),
+    },
+    "ann": {("cfg", "billing.a"): (DENIED, DENIED)},
+    "all": {("absent", "a"): (NO_STORE, NO_STORE), ("cfg", "a..b"): (DENIED, DENIED)},
+}
+
+
+def _ensuring(who: str, store: str, answer: Answer) -> Row:
+    def request(world: World) -> pb.EnsureStoreRequest:
+        return pb.EnsureStoreRequest(store=store.replace("#", world.name("n")))
+
+    return Row("StateService/EnsureStore", who, request, answer, store)
+
+
+def _rows() -> Iterator[Row]:
+    for who, answers in _STORES.items():
+        for store, answer in answers.items():
+            yield _ensuring(who, store, answer)
+    for who, by_key in _READ_AND_WRITTEN.items():
+        for (store, key), (read, written) in by_key.items():
+            about = f"{store} {key}"
+            set_ = pb.SetRequest(store=store, key=key, value=any_of("x"))
+            yield Row("StateService/Get", who, pb.GetRequest(store=store, key=key), read, about)
+            yield Row("StateService/Delete", who, pb.DeleteRequest(store=store, key=key), written, about)
+            yield Row("StateService/Set", who, set_, written, about)
+
+
+ROWS = list(_rows())
