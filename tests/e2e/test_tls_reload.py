@@ -337,3 +337,23 @@ def test_sighup_during_a_drain(
             server.signal(signal.SIGHUP)
             assert server.wait() == 0
         assert "they were cut off" in server.err
+
+
+def test_sighup_and_the_authorization_file(tmp_path: Path, nats_server: NatsServer) -> None:
+    """It is loaded again too, and a broken one keeps the rules that there were."""
+    file = tmp_path / "auth.toml"
+    file.touch(mode=0o600)
+    with windshift(tmp_path, NATS_URL=nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as server:
+
+        def reading(name: str, **labels: str) -> float:
+            return scrape(server.health_port).value(name, what="authorization", **labels)
+
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: reading("windshift_reloads_total", result="ok") == 1)
+        file.write_text("principals = 1\n")
+        server.signal(signal.SIGHUP)
+        server.wait_for(lambda: reading("windshift_reload_failing") == 1)
+        assert any(each.startswith("cannot reload authorization") for each in records(server, "error"))
+        file.write_text("")
+        server.wait_for(lambda: reading("windshift_reload_failing") == 0)
+        assert server.stop() == 0
