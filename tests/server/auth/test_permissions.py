@@ -293,6 +293,24 @@ def test_remembered_subjects_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
     assert len(billing._publishes) == 1
 
 
+def test_remembered_decisions_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Decisions that allow are remembered up to a number and a length; kinds of actions are not confused."""
+    monkeypatch.setattr(permissions, "REMEMBERED_DECISIONS", 10)
+    billing = may(WRITER)
+    for _ in range(2):
+        assert billing.decide(ReadKey("cfg", "billing.a")).allowed
+        assert not billing.decide(ReadKey("cfg", "other")).allowed
+        assert not billing.decide(WriteKey("flags", "billing.a")).allowed
+        assert billing.decide(ReadKey("flags", "billing.a")).allowed
+    assert len(billing._allowed) == 2
+    for index in range(101):
+        assert billing.decide(ReadKey("cfg", f"billing.{index}")).allowed
+        assert len(billing._allowed) <= 10
+    billing._allowed.clear()
+    assert billing.decide(ReadKey("cfg", "billing." + "x" * 300)).allowed
+    assert not billing._allowed
+
+
 def test_nothing_of_the_caller_is_in_the_rule() -> None:
     """The texts have what the file says, never what the caller sent."""
     for action in (Publish("se\ncret"), Consume("ORDERS", "secret", "secret"), ReadKey("cfg", "secret")):

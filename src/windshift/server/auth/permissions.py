@@ -25,9 +25,11 @@ from windshift.server.auth.subjects import (
 )
 
 REMEMBERED: Final = 4096
-"""How many subjects `Permissions.publishes` remembers; then it forgets all of them."""
+"""How many answers about publishes a principal's permissions remember; then they forget all of them."""
+REMEMBERED_DECISIONS: Final = 1024
+"""The same for decisions that allow, which take more memory."""
 LONGEST_REMEMBERED: Final = 255
-"""Longer subjects, in characters, are not remembered: none of them is valid."""
+"""Answers about longer subjects, or other resources, are not remembered; in characters."""
 
 
 class Kind(Enum):
@@ -127,11 +129,27 @@ class Permissions:
             for key, entries in role.deny.items()
             for entry in entries
         )
+        self._allowed: dict[Action, Decision] = {}
         self._publishes: dict[str, bool] = {}
 
     def decide(self, action: Action) -> Decision:
         """Decide about an action. A deny wins over all that allows; what nothing allows is denied."""
-        wanted = _wanted(action)
+        known = self._allowed.get(action)
+        if known is not None:
+            return known
+        decision = self._decide(_wanted(action))
+        if decision.allowed and len(action.resource) <= LONGEST_REMEMBERED:
+            if len(self._allowed) >= REMEMBERED_DECISIONS:
+                self._allowed.clear()
+            self._allowed[action] = decision
+        return decision
+
+    def publishes(self, subject: str) -> bool:
+        """Tell whether `Publish(subject)` is allowed, quickly: this is asked for every event."""
+        known = self._publishes.get(subject)
+        return self._learn(subject) if known is None else known
+
+    def _decide(self, wanted: _Wanted) -> Decision:
         denied = self._denied(wanted)
         if denied is not None:
             return Decision(allowed=False, rule=denied)
@@ -140,11 +158,6 @@ class Permissions:
             if wanted and None not in rules:
                 return Decision(allowed=True, rule=f"role {role.name}, {_joined(rules)}")
         return Decision(allowed=False, rule=f"no role of {self._principal} allows it{self._hint(wanted)}")
-
-    def publishes(self, subject: str) -> bool:
-        """Tell whether `Publish(subject)` is allowed, quickly: this is asked for every event."""
-        known = self._publishes.get(subject)
-        return self._learn(subject) if known is None else known
 
     def _learn(self, subject: str) -> bool:
         wanted: _Wanted = (("publish", tokens(subject)),)
