@@ -120,7 +120,10 @@ class ServerConnection(CallConnection):
     def _open_call(
         self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
     ) -> ServerCall:
-        call = ServerCall(self, stream_id, method, headers, fields, self._max_message_size, self._loop)
+        largest = self._max_message_size
+        if method.max_message_size is not None:
+            largest = min(largest, method.max_message_size)
+        call = ServerCall(self, stream_id, method, headers, fields, largest, self._loop)
         encoding = fields.get(b"grpc-encoding")
         if encoding is not None and encoding != b"identity":
             if encoding != b"gzip":

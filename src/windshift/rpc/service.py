@@ -27,6 +27,8 @@ class Method:
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
         streaming: whether either side does.
+        max_message_size: bytes of one request message, if that is less than what the server takes; None = as
+            much.
     """
 
     path: str
@@ -35,6 +37,7 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     streaming: bool
+    max_message_size: int | None = None
 
 
 class Service:

@@ -21,6 +21,7 @@ from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.guard import Guard, audited
+from windshift.server.api.sizes import limit_sizes
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import trace_calls
 from windshift.server.auth.audit import Audit
@@ -106,8 +107,9 @@ class App:
         self._health = HealthService()
         answered = [*self._services, self._health]
         self._answered = [*answered, *reflection_services(answered)]
-        if self._guard is not None:
-            for each in self._answered:
+        for each in self._answered:
+            limit_sizes(each)
+            if self._guard is not None:
                 self._guard.protect(each)
         self.metrics = self._make_metrics(nats, counts, given_up, audit) if config.metrics else None
         """Readings of this server, unless they are switched off."""
