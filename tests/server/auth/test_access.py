@@ -110,7 +110,11 @@ async def test_keys_that_have_to_be_fetched(access: Access) -> None:
             return self.outcome
 
     streams = [Stream(access, identity("a.>")) for _ in range(3)]
-    outcomes = [identity("a.>"), identity("b.>"), Unauthenticated("unknown key")]
+    outcomes: list[Identity | WindshiftError] = [
+        identity("a.>"),
+        identity("b.>"),
+        Unauthenticated("unknown key"),
+    ]
     with streams[0].opened(), streams[1].opened(), streams[2].opened():
         for stream, outcome in zip(streams, outcomes, strict=True):
             stream.now = Slow(outcome)
