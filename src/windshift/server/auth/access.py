@@ -18,6 +18,7 @@ from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsum
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import Usage
+from windshift.server.auth.subjects import tokens_cover
 from windshift.server.errors import PermissionDenied, Unauthenticated, WindshiftError
 
 _INTERVAL: Final = 1.0
@@ -71,6 +72,16 @@ class Admission:
         name = consumer if durable or not names.is_generated(consumer) else None
         for subject in sorted(subjects) or (EVERYTHING,):
             require(self.identity, Consume(stream, subject, name))
+
+    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool, subjects: set[str]) -> None:
+        """Raise `PermissionDenied` unless the caller may have an event.
+
+        What belongs to the subjects of the consumer, for which `consume` has let him through, is his. They
+        are compared as they are: other programs may store what is no subject here.
+        """
+        tokens = subject.split(".")
+        if not any(tokens_cover(chosen.split("."), tokens) for chosen in subjects):
+            self.consume(stream, consumer, durable=durable, subjects={subject})
 
     def review(self, identity: Identity) -> None:
         """Go on as somebody whom the rules know now. Raise what speaks against it."""

@@ -362,6 +362,11 @@ class Attachment:
                 if held.replay is None and self._triage.is_stale(delivery):
                     self._window.remove(delivery.id, held)
                     continue
+                try:
+                    self._following.let_through(delivery.subject)
+                except WindshiftError as error:
+                    self.end(error)
+                    return
                 client.deliver(delivery)
                 if held.span is not None:
                     held.span.end()

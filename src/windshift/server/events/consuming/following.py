@@ -25,6 +25,8 @@ from windshift.server.telemetry.seldom import Seldom
 
 _PAUSE: Final = 0.5
 """Seconds before the broker is asked again what has to be known."""
+_REMEMBERED: Final = 4096
+"""How many subjects that the client may have are remembered; then all of them are forgotten."""
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Following:
         "_deleted",
         "_doubt",
         "_end",
+        "_let_through",
         "_looking_up",
         "_patience",
         "_refreshing",
@@ -89,12 +92,27 @@ class Following:
         self.found = found
         self.stale = found.policy.dead_letters
         self.gate: Gate | None = None
+        self._let_through: set[str] = set()
         triage.policy, triage.timeout = found.policy, found.timeout
 
     def check(self, found: Found) -> None:
         """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
         if self.gate is not None:
+            self._let_through.clear()
             self.gate.consume(*self._consumer, durable=found.durable, subjects=found.subjects)
+
+    def let_through(self, subject: str) -> None:
+        """Raise `PermissionDenied` unless the client may have an event of this subject.
+
+        The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.
+        """
+        if self.gate is None or subject in self._let_through:
+            return
+        found = self.found
+        self.gate.receive(*self._consumer, subject, durable=found.durable, subjects=found.subjects)
+        if len(self._let_through) >= _REMEMBERED:
+            self._let_through.clear()
+        self._let_through.add(subject)
 
     def doubt(self, *, deleted: bool = False) -> None:
         """Look the consumer up with the next `tick`: it may be gone, or another."""

@@ -58,6 +58,10 @@ class Gate(Protocol):
         """See whether the client may have all that a consumer chooses; `durable` says that it has a name."""
         ...
 
+    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool, subjects: set[str]) -> None:
+        """See whether the client may have an event. That it may have what the consumer chose is known."""
+        ...
+
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
         """Call `check` whenever the answer may have become another, and `end` with what it raises.
 
