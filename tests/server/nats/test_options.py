@@ -32,7 +32,19 @@ def test_urls(text: str, servers: list[ServerAddress]) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "nats://", "ws://a", "http://me:s3cret@a", "nats://me:s3cret@a:port", "nats://a:1,", "nats://[x"],
+    [
+        *(
+            "",
+            "nats://",
+            "ws://a",
+            "http://me:s3cret@a",
+            "nats://me:s3cret@a:port",
+            "nats://a:1,",
+            "nats://[x",
+        ),
+        *("nats://s3cret/more@a", "nats://me:42?s3cret@a", "nats://s3cret#more@a", "nats://a:1/s3cret"),
+        *("nats://s3cret,more@a", "me:42,s3cret@a", "nats://a, nats://me:42,s3cret@b"),
+    ],
 )
 def test_malformed_urls(text: str) -> None:
     """A malformed URL is refused without repeating what may be a password."""

@@ -7,12 +7,13 @@ import re
 import socket
 import ssl
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any, Final
 from urllib.parse import ParseResult
 
 from nats.aio.client import Client, Server
 from nats.aio.msg import Msg
-from nats.errors import AuthorizationError, Error, NoServersError
+from nats.errors import AuthorizationError, Error, InvalidUserCredentialsError, NoServersError
 from nats.protocol.parser import ERR_RE
 
 from windshift.server.nats.options import ConnectionOptions, ServerAddress, WitnessedTls, tls_context
@@ -112,6 +113,8 @@ async def _connect(
     on_ended: Callable[[], Awaitable[None]],
     on_leaving: Callable[[], Awaitable[None]],
 ) -> None:
+    if options.credentials is not None:
+        _check_credentials(options.credentials)
     wants_tls = options.wants_tls or server.wants_tls
     tls = _tls(options) if wants_tls else None
     user, password, token = _credentials(server, tls)
@@ -138,6 +141,22 @@ async def _connect(
     )
     if tls is not None and not tls.used:
         raise ConnectFailed("the server does not offer TLS, which was asked for", final=True)
+
+
+_SECTIONS: Final = (b"BEGIN NATS USER JWT", b"BEGIN USER NKEY SEED")
+
+
+def _check_credentials(file: Path) -> None:
+    """Refuse a file that lacks a part: nats-py would read on for it without end, and let nothing else run."""
+    try:
+        text = file.read_bytes()
+    except OSError as error:
+        raise ConnectFailed("the credentials file cannot be read (NATS_CREDS)", final=True) from error
+    if not all(section in text for section in _SECTIONS):
+        raise ConnectFailed(_NO_CREDENTIALS, final=True)
+
+
+_NO_CREDENTIALS: Final = "the credentials file does not hold a user's JWT and seed (NATS_CREDS)"
 
 
 def _never(_servers: list[Server], _info: dict[str, Any]) -> tuple[Server | None, float]:
@@ -202,8 +221,7 @@ _REASONS: Final[tuple[tuple[type[Exception], str, bool], ...]] = (
     (TimeoutError, "it did not answer in time", False),
     (ConnectionRefusedError, "it refused the connection", False),
     (socket.gaierror, "its host name is unknown", False),
-    (FileNotFoundError, "the credentials file cannot be read (NATS_CREDS)", True),
-    (PermissionError, "the credentials file cannot be read (NATS_CREDS)", True),
+    (InvalidUserCredentialsError, _NO_CREDENTIALS, True),
     (OSError, "the connection failed", False),
     (AuthorizationError, "it refused the credentials", True),
     (Error, "it did not speak NATS", False),
@@ -219,6 +237,8 @@ def explain(error: Exception) -> ConnectFailed:
         return ConnectFailed(f"its certificate was refused: {error.verify_message}", final=True)
     if isinstance(error, Error) and "authorization" in str(error).lower():
         return ConnectFailed("it refused the credentials", final=True)
+    if type(error).__module__.partition(".")[0] == "nkeys":  # not imported by those who do not need it
+        return ConnectFailed(_NO_CREDENTIALS, final=True)
     for kind, text, final in _REASONS:
         if isinstance(error, kind):
             return ConnectFailed(text, final=final)

@@ -41,6 +41,11 @@ def parse_servers(text: str) -> tuple[ServerAddress, ...]:
     text, since it may hold a password.
     """
     parts = [part.strip() for part in text.split(",")]
+    if any("@" in part and "://" not in part for part in parts[1:]):  # the comma may be one of a password
+        raise ValueError(
+            "of several NATS servers each with credentials must begin with nats:// or tls://; "
+            "write , in a password as %2C"
+        )
     return tuple(parse_server(part) for part in parts)
 
 
@@ -53,6 +58,11 @@ def parse_server(text: str) -> ServerAddress:
         raise ValueError("a NATS server's URL has a malformed host or port") from None
     if parts.scheme not in ("nats", "tls"):
         raise ValueError("a NATS server's URL must begin with nats:// or tls://")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        # What looks like a host may be the beginning of a password, and hosts are shown.
+        raise ValueError(
+            "a NATS server's URL must end with its host and port; write / ? # in a password as %2F %3F %23"
+        )
     if not parts.hostname:
         raise ValueError("a NATS server's URL has no host")
     return ServerAddress(
