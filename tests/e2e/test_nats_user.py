@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,9 @@ from tests.support.exposition import scrape
 from tests.support.nats_server import NatsServer
 from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
-from tests.wire.management import ensure_stream
+from tests.wire.burying import listed
+from tests.wire.consuming import calling, subscribed
+from tests.wire.management import ensure_consumer, ensure_stream
 from windshift.server.nats.replies import NoReply
 
 URL = f"nats://windshift:{PASSWORD}@127.0.0.1"
@@ -223,6 +225,78 @@ async def test_little_else_is_allowed(tmp_path: Path, form: int) -> None:
             told = set(re.findall(r'Subscription Violation - Subject "([^"]+)"', broker.log))
             assert told == set(FORBIDDEN_TO_SUBSCRIBE)
             assert user.connection.reconnects == 0
+
+
+def consume_in_vain(client: Client) -> None:
+    """Subscribe without the permission to ask for events: the call ends."""
+    with calling(client) as call:
+        call.subscribe("ORDERS", "billing")
+        refusal = call.end(20)
+        assert refusal is not None
+        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "BROKER_UNAVAILABLE")
+
+
+def acknowledge_in_vain(client: Client) -> None:
+    """Acknowledge without the permission to: it may be tried again."""
+    with subscribed(client, "ORDERS", consumer="billing") as call:
+        event = call.event(20)
+        call.ack(event.id)
+        assert call.told(4) == ("ack", [], [], [event.id])
+
+
+def publish_in_vain(client: Client) -> None:
+    """Publish without the permission to."""
+    for key in ("", "k"):
+        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+            client.publish("orders.a", timeout=60, idempotency_key=key)
+
+
+def read_in_vain(client: Client) -> None:
+    """Read a key without the permission to."""
+    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+        client.get("settings", "a", timeout=60)
+
+
+def list_in_vain(client: Client) -> None:
+    """List dead letters without the permission to."""
+    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+        listed(client, "ORDERS")
+
+
+@pytest.mark.parametrize(
+    ("without", "told", "try_it"),
+    [
+        ("orders.>", "orders.a", publish_in_vain),
+        ("$JS.API.CONSUMER.MSG.NEXT.*.*", "$JS.API.CONSUMER.MSG.NEXT.ORDERS.billing", consume_in_vain),
+        ("$JS.ACK.>", "$JS.ACK.ORDERS.billing.1.", acknowledge_in_vain),
+        ("$JS.API.STREAM.MSG.GET.*", "$JS.API.STREAM.MSG.GET.KV_settings", read_in_vain),
+        ("$JS.API.DIRECT.GET.WS_DEAD_LETTERS", "$JS.API.DIRECT.GET.WS_DEAD_LETTERS", list_in_vain),
+    ],
+)
+def test_a_permission_that_is_missing(
+    tmp_path: Path, without: str, told: str, try_it: Callable[[Client], None]
+) -> None:
+    """What needs it fails at once, the log names the subject, and everything else goes on."""
+    config = write_configuration(tmp_path)
+    with served(tmp_path, config) as (broker, server):
+        client = Client(server.address)
+        ensure_stream(client, "ORDERS", subjects={"subjects": ["orders.>"]})
+        ensure_consumer(client, "ORDERS", name="billing", **{"from": {"start": True}})
+        client.publish("orders.a")
+        client.channel.close()
+        assert server.stop() == 0
+        permissions = tmp_path / "windshift.conf"
+        text = permissions.read_text()
+        assert f'"{without}"\n' in text
+        permissions.write_text(text.replace(f'"{without}"\n', "\n"))
+        broker.reload()
+        with windshift(tmp_path, NATS_URL=f"{URL}:{broker.port}") as limited:
+            client = Client(limited.address)
+            try_it(client)
+            limited.wait_for(lambda: f'this user may not publish to \\"{told}' in limited.err)
+            assert limited.probe("/readyz").status == 200
+            assert "ended" not in limited.err
+            client.channel.close()
 
 
 def test_narrower_user(tmp_path: Path) -> None:
