@@ -102,8 +102,9 @@ class DataDirectory:
         )
 
     def _prepare(self) -> None:
-        for directory in (*reversed(self.path.parents), self.path):
-            directory.mkdir(mode=_PRIVATE, exist_ok=True)
+        for missing in (each for each in reversed(self.path.parents) if not each.exists()):
+            missing.mkdir(mode=_PRIVATE, exist_ok=True)
+        self.path.mkdir(mode=_PRIVATE, exist_ok=True)
         self._lock = os.open(self._lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _PRIVATE_FILE)
         for directory in (self.run, self._store):
             directory.mkdir(mode=_PRIVATE, exist_ok=True)
