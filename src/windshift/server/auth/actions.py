@@ -12,6 +12,10 @@ from typing import ClassVar, Final, TypeAlias
 EVERYTHING: Final = ">"
 """The subject that stands for every one."""
 
+_EPHEMERAL: Final = "(ephemeral)"
+_TOLD: Final = 300
+"""How many characters of a name are told."""
+
 
 @dataclass(frozen=True, slots=True)
 class Publish:
@@ -23,12 +27,12 @@ class Publish:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return self.subject
+        return _cut(self.subject)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"publish to {self.subject!r}"
+        return f"publish to {_cut(self.subject)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,12 @@ class ManageStream:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return self.stream
+        return _cut(self.stream)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"manage stream {self.stream!r}"
+        return f"manage stream {_cut(self.stream)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +63,12 @@ class Bind:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return self.subject
+        return _cut(self.subject)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"bind {self.subject!r} to a stream"
+        return f"bind {_cut(self.subject)!r} to a stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,12 +82,12 @@ class Copy:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream} {self.subject}"
+        return _joined(self.stream, self.subject)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"copy {self.subject!r} from stream {self.stream!r}"
+        return f"copy {_cut(self.subject)!r} from stream {_cut(self.stream)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +102,13 @@ class Consume:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream} {self.subject} {self.consumer or '(ephemeral)'}"
+        return _joined(self.stream, self.subject, self.consumer or _EPHEMERAL)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"consume {self.subject!r} of stream {self.stream!r} through {_consumer(self.consumer)}"
+        what = f"{_cut(self.subject)!r} of stream {_cut(self.stream)!r}"
+        return f"consume {what} through {_consumer(self.consumer)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +122,12 @@ class UseConsumer:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream} {self.consumer or '(ephemeral)'}"
+        return _joined(self.stream, self.consumer or _EPHEMERAL)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"use {_consumer(self.consumer)} of stream {self.stream!r}"
+        return f"use {_consumer(self.consumer)} of stream {_cut(self.stream)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +141,12 @@ class DeleteConsumer:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream} {self.consumer or '(ephemeral)'}"
+        return _joined(self.stream, self.consumer or _EPHEMERAL)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"delete {_consumer(self.consumer)} of stream {self.stream!r}"
+        return f"delete {_consumer(self.consumer)} of stream {_cut(self.stream)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,12 +159,12 @@ class ManageStore:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return self.store
+        return _cut(self.store)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"manage store {self.store!r}"
+        return f"manage store {_cut(self.store)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,12 +178,12 @@ class ReadKey:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.store} {self.key}"
+        return _joined(self.store, self.key)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"read key {self.key!r} of store {self.store!r}"
+        return f"read key {_cut(self.key)!r} of store {_cut(self.store)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,12 +197,12 @@ class WriteKey:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.store} {self.key}"
+        return _joined(self.store, self.key)
 
     @property
     def phrase(self) -> str:
         """What it is, for people, as it goes on after "may not"."""
-        return f"write key {self.key!r} of store {self.store!r}"
+        return f"write key {_cut(self.key)!r} of store {_cut(self.store)!r}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +216,7 @@ class ReadDeadLetters:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream or '*'} {self.consumer or '*'}"
+        return _joined(self.stream or "*", self.consumer or "*")
 
     @property
     def phrase(self) -> str:
@@ -230,7 +235,7 @@ class ReplayDeadLetters:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream or '*'} {self.consumer or '*'}"
+        return _joined(self.stream or "*", self.consumer or "*")
 
     @property
     def phrase(self) -> str:
@@ -249,7 +254,7 @@ class PurgeDeadLetters:
     @property
     def resource(self) -> str:
         """What it is done to, in few words: names and subjects alone."""
-        return f"{self.stream or '*'} {self.consumer or '*'}"
+        return _joined(self.stream or "*", self.consumer or "*")
 
     @property
     def phrase(self) -> str:
@@ -258,12 +263,21 @@ class PurgeDeadLetters:
 
 
 def _consumer(name: str | None) -> str:
-    return "an ephemeral consumer" if name is None else f"consumer {name!r}"
+    return "an ephemeral consumer" if name is None else f"consumer {_cut(name)!r}"
 
 
 def _whose(stream: str, consumer: str) -> str:
-    of = f"consumer {consumer!r}" if consumer else "all consumers"
-    return f"{of} of stream {stream!r}" if stream else f"{of} of all streams"
+    of = f"consumer {_cut(consumer)!r}" if consumer else "all consumers"
+    return f"{of} of stream {_cut(stream)!r}" if stream else f"{of} of all streams"
+
+
+def _joined(*names: str) -> str:
+    return " ".join(map(_cut, names))
+
+
+def _cut(name: str) -> str:
+    """Return a name for people: no more of it than any can have, whatever a request holds in its place."""
+    return name if len(name) <= _TOLD else f"{name[:_TOLD]}…"
 
 
 Action: TypeAlias = (

@@ -3,14 +3,18 @@
 A subject is a pattern too, for itself alone: ``*`` stands for one token, ``>`` at the end for one or more. In
 names only a trailing ``*`` is special: ``billing-*`` stands for every name that begins so, ``billing-``
 itself included, and ``*`` for all. What is malformed (an empty token, ``>`` before the end, ``a*``, blanks
-and control characters in a subject; a ``*`` before the end of a name) stands for nothing: it covers nothing,
-nothing covers it, and it overlaps with nothing.
+and control characters in a subject; a ``*`` before the end of a name; more than `LONGEST` characters) stands
+for nothing: it covers nothing, nothing covers it, and it overlaps with nothing.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Final
+
+LONGEST: Final = 4096
+"""Characters of a subject or name; no broker takes one that is longer. A request may hold millions."""
 
 _WORD = r"(?:\*|[^.*>\s\x00-\x1f\x7f]+)"
 _SUBJECT = re.compile(rf">|{_WORD}(?:\.{_WORD})*(?:\.>)?")
@@ -40,7 +44,9 @@ def overlaps_name(a: str, b: str) -> bool:
 
 def tokens(subject: str) -> tuple[str, ...]:
     """Return the tokens of a subject or pattern; none when it is malformed."""
-    return tuple(subject.split(".")) if _SUBJECT.fullmatch(subject) is not None else ()
+    if len(subject) > LONGEST or _SUBJECT.fullmatch(subject) is None:
+        return ()
+    return tuple(subject.split("."))
 
 
 def tokens_cover(pattern: Sequence[str], wanted: Sequence[str]) -> bool:
@@ -69,7 +75,7 @@ def tokens_overlap(a: Sequence[str], b: Sequence[str]) -> bool:
 
 def parts(name: str) -> tuple[str, ...]:
     """Return a name alone, or a prefix and ``*``; nothing when it is malformed."""
-    if not name or "*" in name[:-1]:
+    if not name or len(name) > LONGEST or "*" in name[:-1]:
         return ()
     return (name[:-1], "*") if name[-1] == "*" else (name,)
 

@@ -17,8 +17,8 @@ LONGEST_TRACEBACK: Final = 20_000
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CREDENTIALS: Final = re.compile(r"(?<![^\s/@'\"])[^\s/@'\"]+@(?=[\w\[])")
-"""What a URL has before its host. It begins only where such a run begins: else time would grow with the square
-of its length, and clients could stall the server with a long name."""
+"""What a URL has before its host. It is looked for where such a run begins only: else time would grow with
+the square of its length, and clients could stall the server with a long name."""
 
 
 def harmless(text: str, longest: int = LONGEST_TEXT) -> str:

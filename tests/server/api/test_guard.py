@@ -1,0 +1,109 @@
+"""Calls are judged before their handlers begin, without holding up others."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.authorization.policies import principal, token_of
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.rpc import Service
+from windshift.server.api.events import EVENTS
+from windshift.server.api.guard import Guard
+from windshift.server.auth.access import Access
+from windshift.server.auth.audit import Audit
+from windshift.server.auth.authenticate import Authenticator
+from windshift.server.auth.policy_file import parse_policy
+from windshift.server.errors import PermissionDenied
+
+ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
+
+
+def rules(more: str = "") -> Authenticator:
+    """Let somebody make a stream of what begins with ``a``."""
+    role = '[role.ann]\nstreams = { manage = ["S"], bind = ["a.>"] }\n'
+    return Authenticator(parse_policy(role + more + principal("ann")))
+
+
+@dataclass
+class Call:
+    """A call that has come whole."""
+
+    method: str = ENSURE_STREAM
+    peer: str = "127.0.0.1:1"
+    started: float = 0
+    caller: Any = None
+    connection: Any = field(default_factory=lambda: SimpleNamespace(known=()))
+
+    def raw_header(self, _: bytes) -> bytes:
+        return f"Bearer {token_of('ann')}".encode()
+
+
+def method_name(name: str) -> str:
+    """Return the name of a method's handler."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class Behind:
+    """What stands behind a guard."""
+
+    def __init__(self) -> None:
+        self.access = Access(rules())
+        self.guard = Guard(self.access, Audit())
+        self.handled = 0
+        handlers = dict.fromkeys(map(method_name, EVENTS.methods_by_name), self.handle)
+        self.service = Service(EVENTS, SimpleNamespace(**handlers))
+        self.guard.protect(self.service)
+
+    async def handle(self, *_: Any) -> None:
+        self.handled += 1
+
+    async def ensure(self, subjects: int) -> None:
+        """Ask for a stream of so many subjects."""
+        call: Any = Call()
+        call.started = asyncio.get_running_loop().time()
+        call.caller = self.guard.admit(call)
+        request = pb.EnsureStreamRequest(name="S")
+        request.subjects.subjects.extend(f"a.{number}" for number in range(subjects))
+        await self.service.methods[ENSURE_STREAM].handler(request, call)
+
+
+async def turns(work: asyncio.Task[None]) -> int:
+    """Wait for the work, and count the turns that others have meanwhile."""
+    count = 0
+    while not work.done():
+        await asyncio.sleep(0)
+        count += 1
+    await work
+    return count
+
+
+async def test_a_few_things() -> None:
+    """What asks for little is judged in one turn of the loop."""
+    behind = Behind()
+    assert await turns(asyncio.create_task(behind.ensure(3))) <= 2
+    assert behind.handled == 1
+
+
+async def test_thousands_of_things() -> None:
+    """Other calls have their turns while a request is judged that asks for thousands of things."""
+    behind = Behind()
+    assert await turns(asyncio.create_task(behind.ensure(4000))) > 50
+    assert behind.handled == 1
+
+
+async def test_rules_that_change_meanwhile() -> None:
+    """All that is asked for is allowed by the same rules: those that are in force when the handler begins."""
+    behind = Behind()
+    work = asyncio.create_task(behind.ensure(4000))
+    for _ in range(20):
+        await asyncio.sleep(0)
+    behind.access.replace(rules('deny.streams.bind = ["a.1"]\n'), asyncio.get_running_loop().time())
+    with pytest.raises(PermissionDenied):
+        await work
+    assert behind.handled == 0
