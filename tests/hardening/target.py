@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -97,6 +98,17 @@ class Target:
     def _status(self, name: str) -> int:
         status = Path(f"/proc/{self.process.process.pid}/status").read_text()
         return int(status.partition(name)[2].split()[0]) * 1024
+
+    @property
+    def open_files(self) -> int:
+        """How many files it has open, connections included."""
+        return len(list(Path(f"/proc/{self.process.process.pid}/fd").iterdir()))
+
+    @property
+    def processor_seconds(self) -> float:
+        """How much processor time it has taken."""
+        fields = Path(f"/proc/{self.process.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def faults(self) -> list[str]:
         """Return what the server logged as an error, or wrote beside its log."""
