@@ -5,13 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
+import socket
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
-from windshift.server.reloading import Changes, NotUsable, Signature, State, Watched, state_of
+from windshift.server.reloading import (
+    Changes,
+    NotUsable,
+    Signature,
+    State,
+    Watched,
+    refuse_pipes,
+    state_of,
+)
 
 LIMIT = 30.0
 
@@ -301,3 +312,89 @@ async def test_a_symbolic_link_that_leads_elsewhere(tmp_path: Path) -> None:
     await until(lambda: taken == ["v1", "v2"])
     task.cancel()
     await asyncio.wait((task,))
+
+
+# Files that are none, and file systems that hang
+
+
+class Hangs(Numbers):
+    """Files whose reading hangs as long as `answers` is not set; then all that hung comes to its end."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.answers = threading.Event()
+        self.answers.set()
+        self.watched = Watched(
+            "numbers", self.files, self.load, self.taken.append, poll=0.02, retry=0.02, patience=0.1
+        )
+
+    def load(self) -> int:
+        self.answers.wait(LIMIT)
+        return super().load()
+
+
+@pytest.fixture
+def hanging(tmp_path: Path) -> Hangs:
+    """Write files that can be read, until that is changed."""
+    return Hangs(tmp_path)
+
+
+async def test_a_file_system_that_hangs(hanging: Hangs, caplog: pytest.LogCaptureFixture) -> None:
+    """What was loaded stays, with one error however long it lasts; later everything is taken as usual."""
+    async with watching(hanging) as watched:
+        hanging.answers.clear()
+        hanging.write(2)
+        await until(lambda: watched.failing)
+        await asyncio.sleep(1)
+        hung = "cannot reload numbers from .*; what was loaded before stays: reading does not come to an end"
+        assert [re.match(hung, error) is not None for error in errors(caplog)] == [True]
+        hanging.answers.set()
+        await until(lambda: not watched.failing)
+        assert hanging.taken == [1, 2]
+        hanging.write(3)
+        await until(lambda: hanging.taken == [1, 2, 3])
+
+
+async def test_threads_of_a_file_system_that_hangs(hanging: Hangs) -> None:
+    """There are only so many of them, and nothing waits for them."""
+    before = threading.active_count()
+    async with watching(hanging) as watched:
+        hanging.answers.clear()
+        hanging.write(2)
+        await until(lambda: watched.failing)
+        await asyncio.sleep(1)
+        assert threading.active_count() <= before + 5
+        assert not await watched.reload()
+    assert all(thread.daemon for thread in threading.enumerate() if thread.name == "windshift-files")
+    hanging.answers.set()
+
+
+async def test_threads_that_cannot_be_started(
+    numbers: Numbers, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The watch outlives that."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async with watching(numbers) as watched:
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            await until(lambda: watched.failing)
+        numbers.write(2)
+        await until(lambda: numbers.taken[-1] == 2)
+        assert len(errors(caplog)) == 1
+
+
+def test_what_is_no_file(tmp_path: Path) -> None:
+    """Pipes, sockets and devices are refused unread; whether others can be read shows when they are."""
+    pipe, listening, link = tmp_path / "pipe", tmp_path / "socket", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to("pipe")
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(listening))
+        for path in (pipe, link, listening, Path("/dev/zero")):
+            with pytest.raises(NotUsable, match=f"{path}: not a file"):
+                refuse_pipes([tmp_path, path])
+    (tmp_path / "file").write_text("")
+    refuse_pipes([tmp_path / "file", tmp_path / "missing", tmp_path])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import stat
+import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
@@ -14,10 +16,33 @@ T = TypeVar("T")
 
 _POLL: Final = 0.5
 _RETRY: Final = 30.0
+_PATIENCE: Final = 60.0
+_MOST_HANGING: Final = 4
 
 
 class NotUsable(Exception):
     """What the files hold cannot be used. The text says why, in one line without secrets."""
+
+
+class Hanging(NotUsable):
+    """A file system does not answer."""
+
+    def __init__(self) -> None:
+        super().__init__("reading does not come to an end; does the file system hang?")
+
+
+def refuse_pipes(paths: Iterable[Path]) -> None:
+    """Raise `NotUsable` for pipes and devices, which may never end, or hold something else the next time.
+
+    What cannot be looked at is left to whoever reads it.
+    """
+    for path in paths:
+        try:
+            mode = path.stat().st_mode
+        except OSError:
+            continue
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise NotUsable(f"{path}: not a file that can be read again and again")
 
 
 class Signature(NamedTuple):
@@ -32,6 +57,9 @@ class Signature(NamedTuple):
 
 State = tuple[Signature | None, ...]
 """The signatures of a group of files; None for one that is not there."""
+
+_UNKNOWN: Final[State] = ()
+"""The state of files that cannot be looked at: no other is the same."""
 
 
 def state_of(paths: Iterable[Path]) -> State:
@@ -72,6 +100,56 @@ class Changes:
         return new
 
 
+class Reading:
+    """Runs what reads files in threads that hold up neither the event loop nor the end of the process.
+
+    What does not end is left alone: it holds a thread, and once there are some of these, nothing is begun.
+
+    Args:
+        patience: seconds that something may take.
+    """
+
+    def __init__(self, patience: float = _PATIENCE) -> None:
+        self._patience = patience
+        self._running = 0
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Return what the work returns. Raise what it raises, or `Hanging`."""
+        if self._running >= _MOST_HANGING:
+            raise Hanging
+        loop = asyncio.get_running_loop()
+        ended = asyncio.Event()
+        outcome: list[T | Exception] = []
+
+        def end(result: T | Exception) -> None:
+            self._running -= 1
+            outcome.append(result)
+            ended.set()
+
+        def begin() -> None:
+            result: T | Exception
+            try:
+                result = work()
+            except Exception as error:  # noqa: BLE001 - it is raised again by whoever waits
+                result = error
+            try:
+                loop.call_soon_threadsafe(end, result)
+            except RuntimeError:
+                pass  # the loop has ended meanwhile
+
+        threading.Thread(target=begin, name="windshift-files", daemon=True).start()
+        self._running += 1
+        try:
+            async with asyncio.timeout(self._patience):
+                await ended.wait()
+        except TimeoutError:
+            raise Hanging from None
+        result = outcome.pop()
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+
 class Watched(Generic[T]):
     """A group of files that belong together, loaded again when one of them changes.
 
@@ -83,9 +161,11 @@ class Watched(Generic[T]):
     Args:
         what: what is loaded, in one word, for logs and metrics.
         paths: the files.
-        load: runs in a thread, never twice at the same time.
+        load: runs in a thread, never twice at the same time unless it takes longer than `patience`.
         take: must not wait, and not fail.
         poll: seconds between looks at the files.
+        retry: seconds until what was refused is tried again.
+        patience: seconds after which the file system is taken to hang, which is a refusal too.
 
     Attributes:
         reloads: how often something was loaded and taken, the first time not counted.
@@ -102,6 +182,7 @@ class Watched(Generic[T]):
         *,
         poll: float = _POLL,
         retry: float = _RETRY,
+        patience: float = _PATIENCE,
     ) -> None:
         self.what = what
         self.paths = tuple(paths)
@@ -109,6 +190,7 @@ class Watched(Generic[T]):
         self._take = take
         self._poll = poll
         self._changes = Changes(retry)
+        self._reading = Reading(patience)
         self._busy = asyncio.Lock()
         self.reloads = 0
         self.failures = 0
@@ -128,19 +210,32 @@ class Watched(Generic[T]):
         while True:
             await asyncio.sleep(self._poll)
             async with self._busy:
-                state = await asyncio.to_thread(state_of, self.paths)  # a file system may hang
-                if self._changes.due(state, asyncio.get_running_loop().time()):
-                    await self._reload(state, demanded=False)
+                await self._look()
+
+    async def _look(self) -> None:
+        """Load the files if they have changed."""
+        try:
+            state = await self._reading.run(lambda: state_of(self.paths))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
+            self._refused(_UNKNOWN, error, demanded=False)
+            return
+        if self._changes.due(state, asyncio.get_running_loop().time()):
+            await self._reload(state, demanded=False)
 
     async def reload(self) -> bool:
         """Load now, whatever polls have seen. Return whether it was taken; the log says so in any case."""
         async with self._busy:
-            return await self._reload(await asyncio.to_thread(state_of, self.paths), demanded=True)
+            try:
+                state = await self._reading.run(lambda: state_of(self.paths))
+            except Exception as error:  # noqa: BLE001 - the same
+                self._refused(_UNKNOWN, error, demanded=True)
+                return False
+            return await self._reload(state, demanded=True)
 
     async def _reload(self, state: State, *, demanded: bool) -> bool:
         """Load what was in this state just now: a change meanwhile shows at the next poll."""
         try:
-            self._take(await asyncio.to_thread(self._load))
+            self._take(await self._reading.run(self._load))
         except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has
             self._refused(state, error, demanded=demanded)
             return False
@@ -152,6 +247,8 @@ class Watched(Generic[T]):
 
     def _refused(self, state: State, error: Exception, *, demanded: bool) -> None:
         self.failing = True
+        if isinstance(error, Hanging):
+            state = _UNKNOWN
         new = self._changes.loaded(state, asyncio.get_running_loop().time(), refused=True)
         if not new and not demanded:
             return

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from windshift.rpc import ReplaceableTls, server_tls
 from windshift.server.config import ClientAuth, ServerConfig
-from windshift.server.reloading import NotUsable, Watched
+from windshift.server.reloading import NotUsable, Watched, refuse_pipes
 
 
 class TlsNotUsable(NotUsable):
@@ -36,6 +36,7 @@ class ApiTls:
 
     def _load(self) -> ssl.SSLContext:
         try:
+            refuse_pipes(self.watched.paths)
             for path in self.watched.paths:
                 path.open("rb").close()  # the errors of OpenSSL do not name the file
             return server_tls(*self._files, client_required=self._client_required)
@@ -46,6 +47,8 @@ class ApiTls:
             ) from error
         except OSError as error:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
+        except NotUsable as error:
+            raise TlsNotUsable(str(error)) from error
 
 
 def api_tls(config: ServerConfig) -> ApiTls | None:

@@ -12,7 +12,7 @@ from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.policy_file import PolicyError, read_policy
-from windshift.server.reloading import NotUsable, Watched
+from windshift.server.reloading import NotUsable, Watched, refuse_pipes
 
 _log = logging.getLogger(__name__)
 
@@ -48,6 +48,7 @@ class Authorization:
         await asyncio.gather(self.watched.watch(), self.access.watch())
 
     def _load(self) -> Policy:
+        refuse_pipes([self._file])
         return _read(self._file)
 
     def _take(self, policy: Policy) -> None:

@@ -1,0 +1,61 @@
+"""An authorization file that is none, or cannot be read: what was loaded stays, and the server obeys."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.authorization.policies import ALL, principal, put
+from tests.authorization.rows import DENIED, invoke, method_of
+from tests.authorization.served import served
+from tests.support.client import any_of
+from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import WindshiftProcess
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+
+PUBLISH = method_of("EventsService/Publish")
+POLICY = ALL + principal("all")
+DENYING = POLICY.replace("[role.all]", '[role.all]\ndeny.publish = ["odd.>"]')
+EVENT = pb.PublishEventRequest(subject="odd.x", data=any_of("text"))
+
+
+def make_pipe(file: Path) -> None:
+    """Put a pipe in the place of a file; nobody ever writes to it."""
+    file.unlink()
+    os.mkfifo(file)
+
+
+def make_link(file: Path) -> None:
+    """Put a link to a device in its place, which never ends."""
+    file.unlink()
+    file.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make_odd", [make_pipe, make_link])
+def test_while_it_runs(nats_server: NatsServer, tmp_path: Path, make_odd: Callable[[Path], None]) -> None:
+    """It is refused unread; the next file is taken, and the server ends when it is told to."""
+    with served(tmp_path, POLICY, NATS_URL=nats_server.url) as server:
+        caller = server.caller("all")
+        caller.ensure_stream("ODD", "odd.>")
+        make_odd(server.file)
+        server.hang_up("failed")
+        assert invoke(caller, PUBLISH, EVENT).refusal is None
+        server.put(DENYING)
+        assert invoke(caller, PUBLISH, EVENT).answer == DENIED
+        assert server.process.stop() == 0
+
+
+def test_at_the_start(tmp_path: Path) -> None:
+    """A server does not wait for somebody to write to it."""
+    file = put(tmp_path / "auth.toml", POLICY)
+    make_pipe(file)
+    process = WindshiftProcess(tmp_path, WINDSHIFT_AUTH_FILE=str(file))
+    try:
+        process.launch()
+        assert process.wait() == 2
+        assert f"WINDSHIFT_AUTH_FILE: {file}: not a file" in process.err
+    finally:
+        process.kill()
