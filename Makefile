@@ -38,6 +38,11 @@ faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200
 	@$(BIN)/python -m tests.faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
+.PHONY: fuzz
+fuzz: install ## Send the server frames and requests of chance, new ones at each run; EXAMPLES=20000 of each kind.
+	WINDSHIFT_TEST_FUZZ=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest -n auto --timeout 0 -rP $(PYTEST) \
+	  tests/rpc/test_server_fuzz.py tests/hardening/test_fuzz.py
+
 .PHONY: conformance
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
 	$(BIN)/python -m tests.conformance

@@ -1,0 +1,132 @@
+"""What docs/limits.md says of limits is what the code has."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from windshift.rpc import ConnectionOptions, ServerOptions
+from windshift.rpc.connection import SEND_QUEUE_MARK
+from windshift.server import health_http, names, open_files
+from windshift.server.api import dead_letters, deadlines, sizes, streams
+from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
+from windshift.server.events.consuming import commands
+from windshift.server.events.consuming.parties import ConsumeOptions
+from windshift.server.nats.writes import WriteOptions
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+TEXT: Final = (ROOT / "docs" / "limits.md").read_text()
+ROWS: Final = {
+    cells[0]: cells[1:]
+    for cells in (
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in re.findall(r"^\| (?!what \|).*\|$", TEXT, re.MULTILINE)
+    )
+}
+
+
+def seconds(value: timedelta | float) -> str:
+    """Write a time as the tables do."""
+    return f"{value.total_seconds() if isinstance(value, timedelta) else value:,.0f} s"
+
+
+def size(value: int) -> str:
+    """Write bytes as the tables do."""
+    return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value >> 10} KiB"
+
+
+def amount(*values: int) -> str:
+    """Write numbers as the tables do."""
+    return ", ".join(f"{value:,}" for value in values)
+
+
+LIMITS: Final = LimitsConfig()
+CONNECTION: Final = ConnectionOptions()
+SERVER: Final = ServerOptions()
+ENGINE: Final = CONNECTION.configuration()
+
+VALUES: Final = {
+    "connections at once": amount(LIMITS.max_connections),
+    "connections at once of one address": "no limit" if LIMITS.max_connections_per_address == 0 else "?",
+    "a TLS handshake": seconds(LIMITS.handshake_timeout),
+    "the start of HTTP/2, after that": seconds(LIMITS.handshake_timeout),
+    "the first call, after TLS": seconds(LIMITS.handshake_timeout),
+    "silence, until it is asked whether it is there": seconds(LIMITS.keepalive_interval),
+    "the answer to that": seconds(LIMITS.keepalive_timeout),
+    "the end of its side, after the server ended its own": seconds(CONNECTION.close_timeout),
+    "calls at once": amount(LIMITS.max_concurrent_streams),
+    "bytes on the way on one stream": size(CONNECTION.stream_window),
+    "bytes on the way on all streams": size(CONNECTION.whole_window),
+    "one header block": size(CONNECTION.max_header_list_size),
+    "fields in it": amount(ENGINE.max_inbound_header_count),
+    "CONTINUATION frames of it": amount(ENGINE.max_continuations),
+    "calls cancelled, in a burst and per second": amount(*ENGINE.stream_reset_rate_limit),
+    "PING and SETTINGS whose answers it does not read": amount(ENGINE.max_outbound_ack),
+    "frames that make no sense, in a burst and per second": amount(*ENGINE.glitch_rate_limit),
+    "the request of a call that has only one": seconds(SERVER.request_timeout),
+    "the first message of `Consume`": seconds(ConsumeOptions().subscribe_timeout),
+    "a call without a deadline": seconds(deadlines.UNSAID),
+    "the longest deadline": seconds(deadlines.LONGEST),
+    "the end of its side, after the status was sent": seconds(SERVER.discard_timeout),
+    "a message that carries a payload": size(SERVER.max_message_size),
+    "any other message": size(sizes.LARGEST_REQUEST),
+    "one about dead letters": size(sizes.LARGEST_OF_DEAD_LETTERS),
+    "bytes of answers that it does not read, on one stream": size(SEND_QUEUE_MARK),
+    "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
+    "names of stores": f"{names.MAX_STORE_NAME} characters",
+    "idempotency keys": f"{names.MAX_IDEMPOTENCY_KEY} characters",
+    "names of types": f"{names.MAX_TYPE_NAME:,} characters",
+    "an event, its headers counted; a value": "the broker's `max_payload`",
+    "ids in one `ack`, `reject` or `ping`": amount(commands.MOST_IDS),
+    "events that a consume call holds at once": amount(commands.MOST_PROCESSING_EVENTS),
+    "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
+    "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",
+    "the error type of a reject": f"{commands.LONGEST_ERROR_TYPE} characters",
+    "ids of dead letters in one request": amount(dead_letters._MOST_IDS),
+    "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
+    "replays per second": amount(dead_letters._FASTEST),
+    "replays of one request": amount(dead_letters._LARGEST_LIMIT),
+    "publishes on their way to the broker, of all clients": amount(NatsConfig().max_pending_publishes),
+    "publishes that wait for their turn": amount(WriteOptions().max_waiting),
+}
+
+
+def test_every_row_is_verified() -> None:
+    """Each row of the tables has its value here, and the other way round."""
+    assert sorted(ROWS) == sorted(VALUES)
+
+
+@pytest.mark.parametrize("row", VALUES)
+def test_a_value_is_the_codes(row: str) -> None:
+    """What a table says is what holds when no variable is set."""
+    assert ROWS[row][0] == VALUES[row]
+
+
+def test_every_limit_that_can_be_set_has_its_row() -> None:
+    """The variables of limits are in the tables, and nothing else is."""
+    found = {name for row in ROWS.values() for name in re.findall(r"`(\w+)`", row[1])}
+    limits = re.compile(r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING")
+    assert found == {each.name for each in VARIABLES if limits.fullmatch(each.name)}
+
+
+def test_the_text_beside_the_tables() -> None:
+    """Numbers that are no rows."""
+    assert f"keeps {open_files._RESERVED} for itself" in TEXT
+    assert f"takes {health_http._CONNECTIONS} connections at once" in TEXT
+    assert CONNECTION.whole_window == 2 * CONNECTION.max_concurrent_streams * CONNECTION.stream_window
+    assert ENGINE.max_inbound_header_list_size == 2 * CONNECTION.max_header_list_size
+    assert SERVER.max_connections == LIMITS.max_connections
+    assert SERVER.first_request_timeout == LIMITS.handshake_timeout.total_seconds()
+    assert (
+        ConnectionOptions(
+            max_concurrent_streams=LIMITS.max_concurrent_streams,
+            keepalive_interval=LIMITS.keepalive_interval.total_seconds(),
+            keepalive_timeout=LIMITS.keepalive_timeout.total_seconds(),
+            handshake_timeout=LIMITS.handshake_timeout.total_seconds(),
+        )
+        == CONNECTION
+    )
