@@ -118,9 +118,7 @@ async def test_connections_that_come_and_go(tmp_path: Path, mode: str) -> None:
     """Five thousand in a row leave no memory and no open file behind."""
     with target(tmp_path, mode) as server:
         await server.warm_up()
-        await _come_and_go(
-            server, 2500
-        )  # TLS takes half a megabyte for each at once
+        await _come_and_go(server, 2500)  # TLS takes half a megabyte for each at once
         before, started = server.memory, time.monotonic()
         await _come_and_go(server, 2500)
         seconds = time.monotonic() - started

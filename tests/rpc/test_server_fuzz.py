@@ -24,10 +24,15 @@ from . import frames as f
 from .fakes import FakeTransport
 from .serving import DOWNLOAD, DUPLEX, SERVICE, UNARY, UPLOAD, ask, output, piece, server_options, simple
 
-EXAMPLES = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "300"))
-"""Sequences that each test tries."""
+EXAMPLES = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "600"))
+"""Sequences that each test tries. When nobody asks for a number they are the same at every run."""
 
-fuzz = settings(max_examples=EXAMPLES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+fuzz = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="WINDSHIFT_TEST_FUZZ" not in os.environ,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 
 # -- handlers that do something of everything ---------------------------------------------------------------
 
