@@ -56,6 +56,6 @@ def test_at_the_start(tmp_path: Path) -> None:
     try:
         process.launch()
         assert process.wait() == 2
-        assert f"WINDSHIFT_AUTH_FILE: {file}: not a file" in process.err
+        assert f"WINDSHIFT_AUTH_FILE: cannot read the file '{file}'" in process.err
     finally:
         process.kill()
