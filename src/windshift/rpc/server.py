@@ -337,8 +337,11 @@ class ServerConnection(CallConnection):
 
 
 def _path_text(fields: Mapping[bytes, bytes]) -> str:
-    """Return what a client asked for: at most 200 bytes, and nothing beyond ASCII."""
-    return fields.get(b":path", b"")[:200].decode("ascii", "backslashreplace")
+    """Return what a client asked for: at most 200 bytes, and nothing beyond ASCII.
+
+    What follows a question mark is left out: it means nothing to gRPC, and may be a secret.
+    """
+    return fields.get(b":path", b"").partition(b"?")[0][:200].decode("ascii", "backslashreplace")
 
 
 def _is_grpc(fields: Mapping[bytes, bytes]) -> bool:

@@ -1,7 +1,8 @@
 """What a log record says, made harmless: bounded, and free of credentials and of what a terminal obeys.
 
 Texts of clients get into records, by errors about them. None can begin a line of its own, colour one, hide
-one, or fill the disk. Libraries repeat URLs that they were given, with what may stand before the host.
+one, or fill the disk. Libraries repeat URLs that they were given, with what may stand before the host; and a
+client may put its token where it does not belong.
 """
 
 from __future__ import annotations
@@ -19,11 +20,20 @@ _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asc
 _CREDENTIALS: Final = re.compile(r"(?<![^\s/@'\"])[^\s/@'\"]+@(?=[\w\[])")
 """What a URL has before its host. It is looked for where such a run begins only: else time would grow with
 the square of its length, and clients could stall the server with a long name."""
+_TOKENS: Final = re.compile(
+    r"ws_[A-Za-z0-9_-]{46,}|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?"
+)
+"""Static tokens of the API, which have no fewer characters, and JSON web tokens. Time grows with the length
+of the text, and no more."""
 
 
 def harmless(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text without credentials of URLs, and bounded."""
-    return bounded(_CREDENTIALS.sub("…@", text) if "@" in text else text, longest)
+    """Return a text without credentials of URLs and without tokens, and bounded."""
+    if "@" in text:
+        text = _CREDENTIALS.sub("…@", text)
+    if "ws_" in text or "eyJ" in text:
+        text = _TOKENS.sub("(a token)", text)
+    return bounded(text, longest)
 
 
 def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
