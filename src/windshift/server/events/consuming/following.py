@@ -25,7 +25,7 @@ from windshift.server.telemetry.seldom import Seldom
 
 _PAUSE: Final = 0.5
 """Seconds before the broker is asked again what has to be known."""
-_REMEMBERED: Final = 4096
+_REMEMBERED: Final = 256
 """How many subjects that the client may have are remembered; then all of them are forgotten."""
 
 log = logging.getLogger(__name__)
