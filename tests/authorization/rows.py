@@ -117,8 +117,8 @@ class Outcome(NamedTuple):
 def invoke(client: Client, method: Any, request: Message, limit: int = 1) -> Outcome:
     """Make a call of whatever kind with one request.
 
-    `limit` says how many responses of a server's stream are read (0: its headers alone), and how many events
-    a consume call waits for, which it acknowledges.
+    `limit` says how many responses of a server's stream are read, and how many events a consume call waits
+    for, which it acknowledges.
     """
     requests: SimpleQueue[Message | None] = SimpleQueue()
     requests.put(request)
@@ -129,8 +129,6 @@ def invoke(client: Client, method: Any, request: Message, limit: int = 1) -> Out
             return Outcome([call.result()], None)
         if isinstance(request, events_pb.EventsRequest):
             _consume(call, requests, responses, limit)
-        elif limit == 0:
-            call.initial_metadata()
         else:
             responses.extend(islice(call, limit))
     except grpc.RpcError as error:
@@ -190,7 +188,7 @@ def _limit(world: World, row: Row, request: Any) -> int:
         consumer = world.witness.consumer(request.subscribe.stream, request.subscribe.consumer)
         assert consumer is not None
         return int(consumer["num_pending"])
-    return 0 if row.expected == ALLOWED and isinstance(request, dead_letters_pb.WatchRequest) else 1
+    return 1
 
 
 # What must have happened when a call was let through
@@ -295,8 +293,10 @@ def _purged(world: World, request: Any, responses: Any) -> None:
         assert f"{stream}.{consumer}.{seq}.{stored}" not in [each.id for each in listed.dead_letters]
 
 
-def _watching(world: World, request: Any, _: Any) -> None:
-    pass  # its headers came: the server watches
+def _watching(world: World, request: Any, responses: Any) -> None:
+    letter = responses[0].dead_letter
+    assert request.filter.stream in ("", letter.stream)
+    assert request.filter.consumer in ("", letter.consumer)
 
 
 def _told(world: World, request: Any, responses: Any) -> None:

@@ -17,6 +17,12 @@ from tests.support.windshift_process import WindshiftProcess, windshift
 Record = dict[str, Any]
 
 
+def records(process: WindshiftProcess, **fields: Any) -> list[Record]:
+    """Return the records of a process's log that have these fields."""
+    found = [json.loads(line) for line in process.err.splitlines() if line.startswith("{")]
+    return [record for record in found if fields.items() <= record.items()]
+
+
 class Served:
     """A process, its file and its clients."""
 
@@ -31,8 +37,7 @@ class Served:
 
     def records(self, **fields: Any) -> list[Record]:
         """Return what the log has with these fields."""
-        found = [json.loads(line) for line in self.process.err.splitlines() if line.startswith("{")]
-        return [record for record in found if fields.items() <= record.items()]
+        return records(self.process, **fields)
 
     def seen(self) -> Exposition:
         """Return the metrics."""

@@ -64,7 +64,7 @@ REQUESTS: dict[str, Message | Make] = {
     "DeadLettersService/Get": lambda world: dead_letters_pb.GetRequest(id=world.letter("ann-1")),
     "DeadLettersService/Replay": _letter(dead_letters_pb.ReplayRequest),
     "DeadLettersService/Purge": _letter(dead_letters_pb.PurgeRequest),
-    "DeadLettersService/Watch": dead_letters_pb.WatchRequest(),
+    "DeadLettersService/Watch": dead_letters_pb.WatchRequest(existing=True),
     "Health/Check": health_pb.HealthCheckRequest(),
     "Health/List": health_pb.HealthListRequest(),
     "Health/Watch": health_pb.HealthCheckRequest(),

@@ -20,7 +20,7 @@ from tests.support.json_web_keys import AUDIENCE, ISSUER, Signer, claims, key_se
 from tests.support.jwks_server import content, key_server
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, wait_for
-from tests.wire.burying import watching
+from tests.wire.burying import consumer, kill_off, watching
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -153,7 +153,12 @@ def test_a_principal_with_another_role(usual: Served) -> None:
 
 def test_watches_follow_the_file(usual: Served) -> None:
     """A watch of dead letters ends like a consume call."""
-    with watching(usual.caller("ann")) as watch:
+    admin = usual.caller("all")
+    admin.ensure_stream("BURIED")
+    consumer(admin, "BURIED")
+    letter = kill_off(admin, "BURIED")
+    with watching(usual.caller("ann"), existing=True) as watch:
+        assert watch.next(LIMIT).dead_letter.id == letter.id
         usual.put(USUAL.replace('read = ["*"], consumers', 'read = ["X"], consumers'))
         assert forbidden(watch.end(LIMIT))
 

@@ -109,7 +109,7 @@ def _rows() -> Iterator[Row]:
             about = f"{stream or '(all)'} {consumer or '(all)'}"
             for method, request, answer in (
                 ("List", pb.ListRequest(filter=filter_), read),
-                ("Watch", pb.WatchRequest(filter=filter_), read),
+                ("Watch", pb.WatchRequest(filter=filter_, existing=True), read),
                 ("Replay", pb.ReplayRequest(filter=filter_, dry_run=True), done),
                 ("Purge", pb.PurgeRequest(filter=filter_, dry_run=True), done),
             ):
