@@ -10,15 +10,41 @@ import socket
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from typing import cast
 
 import pytest
 
 from tests.support.certificates import Authority
 from windshift.rpc import ConnectionOptions, client_tls, open_sockets, server_tls
-from windshift.rpc.listening import Listener, Places
+from windshift.rpc.listening import Listener, Places, Refusals
 
 from .frames import Peer
 from .serving import UNARY, Serving, echo, eventually, server_options, serving, simple
+
+
+class Hours:
+    """A clock that is set by hand."""
+
+    now = 100.0
+
+    def time(self) -> float:
+        """Return seconds."""
+        return self.now
+
+
+def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The first is told, further ones are counted, and the next one after ten seconds tells how many."""
+    clock = Hours()
+    refusals = Refusals(cast("asyncio.AbstractEventLoop", clock))
+    for seconds in (0, 1, 9):
+        clock.now = 100.0 + seconds
+        refusals.tell("192.0.2.1", "why")
+    clock.now = 111.0
+    refusals.tell("192.0.2.2", "why")
+    first, second = (vars(record) for record in caplog.records)
+    assert (first["peer"], "more" in first) == ("192.0.2.1", False)
+    assert (second["peer"], second["more"]) == ("192.0.2.2", 2)
+
 
 # -- places -------------------------------------------------------------------------------------------------
 

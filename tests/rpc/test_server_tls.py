@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl as tls
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import pytest
 from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2
-from tests.support.certificates import Authority
+from tests.support.certificates import Authority, Pair
 from windshift.rpc import ConnectionOptions, ServerCall, StatusCode, client_tls, server_tls
 from windshift.rpc.connection import SEND_QUEUE_MARK
 
@@ -108,6 +111,63 @@ async def test_a_client_that_does_not_speak_h2_is_closed(contexts: Contexts) -> 
             await peer.closed()
             assert peer.settings == {}
             assert running.server.connections == 0
+
+
+async def test_why_a_client_was_not_let_in_is_told(
+    contexts: Contexts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The client sees a closed connection alone, so that the log has to say it, with the client's address."""
+    stranger = Authority(tmp_path, "stranger")
+    other = stranger.issue("other")
+    without_alpn = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    without_alpn.check_hostname, without_alpn.verify_mode = False, tls.CERT_NONE
+    cases = (
+        (contexts.mutual_server, contexts.client, "the client showed no certificate"),
+        (contexts.mutual_server, _showing(other), "the client's certificate is not valid here: "),
+        (contexts.server, without_alpn, "the client does not offer HTTP/2 (ALPN h2)"),
+        (contexts.server, None, "what the client sent is not TLS"),
+    )
+    for server, client, why in cases:
+        caplog.clear()
+        async with serving(ssl=server, unary_call=echo) as running:
+            with suppress(tls.SSLError, ConnectionError):
+                peer = await running.peer(ssl=client, start=False)
+                peer.send(PREFACE)
+                await peer.closed()
+            await eventually(lambda: bool(caplog.records))
+        (record,) = caplog.records
+        assert record.levelname == "WARNING"
+        assert why in record.getMessage()
+        assert vars(record)["peer"].startswith("127.0.0.1")
+
+
+async def test_a_client_that_does_not_trust_the_server_is_told(
+    contexts: Contexts, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As when an intermediate certificate is missing: it says so, if in few words, before it leaves."""
+    context = client_tls(Authority(tmp_path, "stranger").certificate)
+
+    def connect(port: int) -> None:
+        with (
+            pytest.raises(tls.SSLCertVerificationError),
+            socket.create_connection(("127.0.0.1", port), 30) as plain,
+        ):
+            context.wrap_socket(plain, server_hostname="localhost")
+
+    async with serving(ssl=contexts.server, unary_call=echo) as running:
+        await asyncio.to_thread(connect, running.address[1])
+        await eventually(lambda: bool(caplog.records))
+    (record,) = caplog.records
+    assert "does not trust the server's certificate" in record.getMessage()
+
+
+def _showing(pair: Pair) -> tls.SSLContext:
+    """Return a client's context that trusts anybody and shows this certificate."""
+    context = tls.SSLContext(tls.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, tls.CERT_NONE
+    context.set_alpn_protocols(["h2"])
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context
 
 
 @pytest.mark.parametrize("first", [b"", b"GET / HTTP/1.1\r\n\r\n", PREFACE, b"\x16\x03\x01\x02\x00"])

@@ -145,6 +145,9 @@ class Connection(asyncio.Protocol):
 
     # -- what the subclasses answer ------------------------------------------------------------------
 
+    def on_no_http2(self) -> None:
+        """Note that the peer did not choose ``h2`` in the TLS handshake: the connection is dropped."""
+
     def on_ready(self) -> None:
         """Note that the transport is there and the preface is queued."""
 
@@ -194,6 +197,7 @@ class Connection(asyncio.Protocol):
         self.peer = _peer_name(transport)
         tls = transport.get_extra_info("ssl_object")
         if tls is not None and tls.selected_alpn_protocol() != "h2":
+            self.on_no_http2()
             self.abort()
             return
         sock = transport.get_extra_info("socket")

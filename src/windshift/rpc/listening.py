@@ -141,6 +141,26 @@ class Listener:
         close_sockets(self._sockets)
 
 
+class Refusals:
+    """Tells of connections that were refused before their first call: one in a while, with their number."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._tell_at = 0.0
+        self._skipped = 0
+
+    def tell(self, address: str, why: str) -> None:
+        """Note one, of a client with this address."""
+        now = self._loop.time()
+        if now < self._tell_at:
+            self._skipped += 1
+            return
+        self._tell_at = now + _TELL_AGAIN
+        fields = {"peer": address} | ({"more": self._skipped} if self._skipped else {})
+        self._skipped = 0
+        _log.warning("a connection was refused: %s", why, extra=fields)
+
+
 class Place:
     """The place of one connection."""
 

@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 
 from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, Failure, ServerCall
 from .connection import SERVER, ConnectionOptions, Headers
-from .listening import Listener, Place, Places, open_sockets
+from .listening import Listener, Place, Places, Refusals, open_sockets
 from .metadata import parse_timeout
 from .service import Method, Service
 from .status import HeaderList, RpcError, StatusCode, status_trailers
+from .tls import handshake_failure
 
 _log = logging.getLogger(__name__)
 
@@ -96,6 +97,10 @@ class ServerConnection(CallConnection):
         self._draining = self._going_away = False
 
     # -- hooks of the connection -------------------------------------------------------------------------
+
+    def on_no_http2(self) -> None:
+        """Have it told: a proxy in front that speaks HTTP/1.1 is easily overlooked."""
+        self._server.refusals.tell(self.peer, "the client does not offer HTTP/2 (ALPN h2)")
 
     def on_ready(self) -> None:
         """Register with the server."""
@@ -374,6 +379,7 @@ class Server:
         }
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Listener] = []
+        self.refusals = Refusals(self._loop)
         self._places = Places(self.options.max_connections, self.options.max_connections_per_address)
         self._beginning: set[asyncio.Task[None]] = set()  # connections in their TLS handshakes
         self._connections: set[ServerConnection] = set()
@@ -443,11 +449,13 @@ class Server:
             sock.close()
             self._tell_dropped(address)
             return
-        task = self._loop.create_task(self._begin(sock, place, ssl))
+        task = self._loop.create_task(self._begin(sock, address, place, ssl))
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
 
-    async def _begin(self, sock: socket.socket, place: Place, ssl: tls.SSLContext | None) -> None:
+    async def _begin(
+        self, sock: socket.socket, address: str, place: Place, ssl: tls.SSLContext | None
+    ) -> None:
         """Have a connection made, and its TLS handshake before it if it has one."""
         try:
             await self._loop.connect_accepted_socket(
@@ -456,7 +464,10 @@ class Server:
                 ssl=ssl,
                 ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
             )
-        except OSError as error:  # what comes of a handshake that fails or takes too long
+        except tls.SSLError as error:
+            self.refusals.tell(address, handshake_failure(error))
+            place.leave()
+        except OSError as error:  # the client is gone, or its handshake takes too long
             _log.debug("a connection did not begin: %s", error)
             place.leave()
         except BaseException:

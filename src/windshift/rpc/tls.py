@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
+
+_NO_TLS: Final = frozenset({"HTTP_REQUEST", "WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG"})
 
 
 def server_tls(
@@ -82,6 +84,20 @@ class ReplaceableTls(ssl.SSLContext):
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
         """Begin the handshake of a new connection; called by the event loop."""
         return self._current.wrap_bio(*args, **kwargs)
+
+
+def handshake_failure(error: ssl.SSLError) -> str:
+    """Say why a server let a client in no further, in one line: the client sees a closed connection."""
+    reason = error.reason or "no reason"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the client's certificate is not valid here: {error.verify_message}"
+    if reason == "PEER_DID_NOT_RETURN_A_CERTIFICATE":
+        return "the client showed no certificate"
+    if reason in _NO_TLS:
+        return "what the client sent is not TLS"
+    if "_ALERT_" in reason:
+        return f"the client broke off, as when it does not trust the server's certificate ({reason})"
+    return f"the TLS handshake failed ({reason})"
 
 
 def client_tls(
