@@ -6,6 +6,12 @@ from pathlib import Path
 
 import grpc
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.e2e.test_process import health, refused
 from tests.support.certificates import Authority, Pair
@@ -55,15 +61,34 @@ def test_client_certificates(tmp_path: Path) -> None:
 
 
 def test_unusable_files(tmp_path: Path) -> None:
-    """A key of another certificate, or no PEM at all: status 1 and one line."""
+    """Status 1, and one line that names the variable and the file, and says what is wrong with it."""
     authority = Authority(tmp_path)
     one, another = authority.issue("one"), authority.issue("another")
-    nothing = tmp_path / "nothing"
+    right = {
+        "GRPC_TLS_CERT": one.certificate,
+        "GRPC_TLS_KEY": one.key,
+        "GRPC_TLS_CLIENT_CA": authority.certificate,
+    }
+    nothing, damaged, locked = (tmp_path / name for name in ("nothing", "damaged", "locked"))
     nothing.write_text("nothing\n")
-    for key in (another.key, nothing):
-        status, told = refused(
-            tmp_path, GRPC_TLS_CERT=str(one.certificate), GRPC_TLS_KEY=str(key), LOG_LEVEL="error"
-        )
+    damaged.write_bytes(one.certificate.read_bytes()[:200])
+    key = load_pem_private_key(one.key.read_bytes(), None)
+    locked.write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret"))
+    )
+    for variable, file, what in (
+        ("GRPC_TLS_CERT", nothing, "holds no certificate in PEM"),
+        ("GRPC_TLS_CERT", one.key, "holds no certificate in PEM but a key"),
+        ("GRPC_TLS_CERT", damaged, "cut off or damaged"),
+        ("GRPC_TLS_KEY", nothing, "holds no private key in PEM"),
+        ("GRPC_TLS_KEY", one.certificate, "holds no private key in PEM but a certificate"),
+        ("GRPC_TLS_KEY", another.key, f"is not the key of the first certificate in {one.certificate}"),
+        ("GRPC_TLS_KEY", locked, "has a password; write it without: openssl pkey -in OLD -out NEW"),
+        ("GRPC_TLS_CLIENT_CA", one.key, "holds no certificate in PEM but a key"),
+    ):
+        files = {name: str(path) for name, path in (right | {variable: file}).items()}
+        status, told = refused(tmp_path, LOG_LEVEL="error", **files)
         assert status == 1
-        assert told.startswith("windshift: GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: ")
+        assert f"{variable}: {file}" in told
+        assert what in told
         assert len(told.splitlines()) == 1

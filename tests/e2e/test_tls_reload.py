@@ -151,7 +151,10 @@ def test_a_pair_that_does_not_fit(
         assert is_let_in(server, authority, None)
         (error,) = records(server, "error")
         names = f"{files.certificate}, {files.key}"
-        assert error.startswith(f"cannot reload tls from {names}; what was loaded before stays: KEY_VALUES")
+        assert error == (
+            f"cannot reload tls from {names}; what was loaded before stays: GRPC_TLS_KEY: {files.key} is not "
+            f"the key of the first certificate in {files.certificate}"
+        )
         assert (reloads(server), reloads(server, "failed")) == (0, 1)
         put(files.key, new.key)
         server.wait_for(lambda: not is_failing(server))
@@ -168,7 +171,8 @@ def test_a_file_that_disappears(
         files.key.unlink()
         server.wait_for(lambda: is_failing(server))
         assert shown(server, authority) == "old"
-        assert records(server, "error")[0].endswith(f"stays: {files.key}: No such file or directory")
+        error = records(server, "error")[0]
+        assert error.endswith(f"stays: GRPC_TLS_KEY: {files.key}: No such file or directory")
         files.hold(authority.issue("new"))
         server.wait_for(lambda: not is_failing(server))
         assert shown(server, authority) == "new"

@@ -225,7 +225,7 @@ async def _start_app(app: App, config: ServerConfig) -> None:
         lines = (f"WINDSHIFT_AUTH_FILE: {config.auth_file}: {problem}" for problem in error.problems)
         raise StartError("\n".join(lines)) from error
     except TlsNotUsable as error:
-        raise StartError(f"GRPC_TLS_CERT, GRPC_TLS_KEY, GRPC_TLS_CLIENT_CA: {error}") from error
+        raise StartError(str(error)) from error
     except NotUsable as error:
         raise StartError(f"WINDSHIFT_AUTH_FILE: {error}") from error
     except (OSError, UnicodeError) as error:

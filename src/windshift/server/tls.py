@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Final, NamedTuple
 
 from windshift.rpc import ReplaceableTls, server_tls
 from windshift.server.config import ClientAuth, ServerConfig
 from windshift.server.reloading import NotUsable, Watched, refuse_pipes
+
+_VARIABLES: Final = ("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA")
+
+_LONGEST: Final = 4 * 1024 * 1024
+
+_CERTIFICATE: Final = b"CERTIFICATE-----"
+_KEY: Final = b"PRIVATE KEY-----"
+_ENCRYPTED: Final = (b"ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
 class TlsNotUsable(NotUsable):
@@ -35,20 +45,52 @@ class ApiTls:
         self.watched = Watched("tls", filter(None, self._files), self._load, self.context.replace)
 
     def _load(self) -> ssl.SSLContext:
+        certificate, key, client_ca = self._files
+        refuse_pipes(self.watched.paths)
+        files = [_read(*named) for named in zip(_VARIABLES, self.watched.paths, strict=False)]
         try:
-            refuse_pipes(self.watched.paths)
-            for path in self.watched.paths:
-                path.open("rb").close()  # the errors of OpenSSL do not name the file
-            return server_tls(*self._files, client_required=self._client_required)
+            return server_tls(certificate, key, client_ca, client_required=self._client_required)
         except ssl.SSLError as error:
-            reason = error.reason or "not usable"
-            raise TlsNotUsable(
-                f"{reason}; they must be PEM files, and the key the certificate's and without a password"
-            ) from error
+            raise TlsNotUsable(_what_is_wrong(files, error.reason or "")) from error
         except OSError as error:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
-        except NotUsable as error:
-            raise TlsNotUsable(str(error)) from error
+
+
+class _File(NamedTuple):
+    variable: str
+    path: Path
+    text: bytes
+
+
+def _read(variable: str, path: Path) -> _File:
+    """Read what is enough to say what is wrong with a file: OpenSSL's errors do not even name it."""
+    try:
+        with path.open("rb") as file:
+            return _File(variable, path, file.read(_LONGEST))
+    except OSError as error:
+        raise TlsNotUsable(f"{variable}: {path}: {error.strerror}") from error
+
+
+def _what_is_wrong(files: Sequence[_File], reason: str) -> str:
+    """Say which of the files OpenSSL means, by the marks of PEM in them, and what to change."""
+    certificate, key, *_ = files
+    for each in files:
+        wanted, what = (_KEY, "private key") if each is key else (_CERTIFICATE, "certificate")
+        if wanted not in each.text:
+            held = (
+                " but a key"
+                if _KEY in each.text
+                else " but a certificate"
+                if _CERTIFICATE in each.text
+                else ""
+            )
+            return f"{each.variable}: {each.path} holds no {what} in PEM{held}"
+    if any(mark in key.text for mark in _ENCRYPTED):
+        return f"{key.variable}: {key.path} has a password; write it without: openssl pkey -in OLD -out NEW"
+    if reason == "KEY_VALUES_MISMATCH":
+        return f"{key.variable}: {key.path} is not the key of the first certificate in {certificate.path}"
+    names = ", ".join(f"{each.variable}: {each.path}" for each in files)
+    return f"cut off or damaged ({reason or 'no reason'}) is one of {names}"
 
 
 def api_tls(config: ServerConfig) -> ApiTls | None:
