@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, replace
 from typing import Any
 
 import grpc
 
 from windshift.rpc import Channel, HealthService, Server, StatusCode
 from windshift.rpc._gen.grpc.health.v1 import health_pb2 as pb
-from windshift.rpc.health import HEALTH
+from windshift.rpc.health import HEALTH, MOST_WATCHES
 
 from .calling import calling, failure
 from .frames import WAIT
@@ -119,10 +119,10 @@ async def test_many_watchers() -> None:
                 arrived += 1
                 return [first, await anext(statuses)]
 
-        watchers = [asyncio.ensure_future(watch()) for _ in range(50)]
-        await eventually(lambda: arrived == 50)
+        watchers = [asyncio.ensure_future(watch()) for _ in range(MOST_WATCHES)]
+        await eventually(lambda: arrived == MOST_WATCHES)
         it.health.set("", serving=False)
-        assert await asyncio.gather(*watchers) == [[SERVING, NOT_SERVING]] * 50
+        assert await asyncio.gather(*watchers) == [[SERVING, NOT_SERVING]] * MOST_WATCHES
 
 
 async def test_everything_stops_serving_before_a_drain() -> None:
@@ -158,3 +158,20 @@ async def test_a_client_of_grpcio() -> None:
         it.health.set("a.B", serving=True)
         assert (await call.read()).status == SERVING
         call.cancel()
+
+
+async def test_watches_of_one_connection() -> None:
+    """There is a limit to them; one that ends makes room for another; other connections have their own."""
+    async with probed() as it, AsyncExitStack() as watches:
+        last = AsyncExitStack()
+        for _ in range(MOST_WATCHES - 1):
+            assert await anext(await watches.enter_async_context(it.watching())) == SERVING
+        assert await anext(await last.enter_async_context(it.watching())) == SERVING
+        async with it.watching() as statuses:
+            assert (await failure(anext(statuses))).code is StatusCode.RESOURCE_EXHAUSTED
+        async with calling(it.target) as channel, replace(it, channel=channel).watching() as statuses:
+            assert await anext(statuses) == SERVING
+        await last.aclose()
+        await eventually(lambda: it.server.active_calls().total() == MOST_WATCHES - 1)
+        async with it.watching() as statuses:
+            assert await anext(statuses) == SERVING

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from windshift.rpc import RpcError, ServerCall, StatusCode
 
-from .serving import UNARY, UPLOAD, echo, server_options, serving, simple
+from .frames import headers, rst_stream
+from .serving import UNARY, UPLOAD, count, echo, server_options, serving, simple
 
 
 def admit(call: ServerCall) -> object:
@@ -64,3 +66,97 @@ async def test_a_mistake_in_admission() -> None:
         response = await peer.response(peer.request(UNARY))
     assert response.status == StatusCode.INTERNAL
     assert "secret" not in response.message
+
+
+# Calls that are let in later, or not at all
+
+
+class Doorman:
+    """Has every call wait until it says so."""
+
+    def __init__(self) -> None:
+        self.calls: list[ServerCall] = []
+        self.held: list[bool] = []
+
+    def admit(self, call: ServerCall) -> object:
+        self.calls.append(call)
+        self.held.append(call.hold())
+        return None
+
+
+async def test_a_call_that_has_to_wait() -> None:
+    """No more of its body is taken than the window has room for; released, it goes on as if nothing was."""
+    door, body = Doorman(), b"x" * 1_000_000
+    async with (
+        serving(server_options(admit=door.admit), unary_call=echo) as served,
+        await served.peer() as peer,
+    ):
+        stream_id = peer.request(UNARY, None, end=False)
+        upload = asyncio.create_task(peer.upload(stream_id, simple(body), end=True))
+        await asyncio.wait((upload,), timeout=0.5)
+        assert not upload.done()
+        assert peer.room(stream_id) == 0
+        assert not peer.responses[stream_id].headers
+        door.calls[0].release()
+        assert await upload
+        response = await peer.response(stream_id)
+        assert (response.status, len(response.messages[0]) >= len(body)) == (0, True)
+
+
+async def test_small_calls_that_have_to_wait() -> None:
+    """They come whole, in one piece or in several, and are answered once they are released."""
+    door = Doorman()
+    async with (
+        serving(server_options(admit=door.admit), unary_call=echo) as served,
+        await served.peer() as peer,
+    ):
+        whole = peer.request(UNARY, simple(b"abc"))
+        parts = peer.request(UNARY, None, end=False)
+        for position, byte in enumerate(simple(b"abc")):
+            peer.send(peer.data(parts, bytes((byte,)), end=position == len(simple(b"abc")) - 1))
+        trailers = peer.request(UNARY, simple(b"abc"), end=False)
+        peer.send(headers(trailers, [(b"x", b"y")], end=True))
+        await peer.pong()
+        assert not any(peer.responses[each].headers for each in (whole, parts, trailers))
+        for call in door.calls:
+            call.release()
+        answers = [await peer.response(each) for each in (whole, parts, trailers)]
+        assert [each.status for each in answers] == [0, 0, 0]
+        assert len({bytes(each.body) for each in answers}) == 1
+
+
+async def test_calls_that_waited_in_vain() -> None:
+    """They end with what is said, and give back the connection's window."""
+    door = Doorman()
+    async with (
+        serving(server_options(admit=door.admit), unary_call=echo) as served,
+        await served.peer() as peer,
+    ):
+        window = peer.window
+        for _ in range(10):
+            stream_id = peer.request(UNARY, None, end=False)
+            room = peer.room(stream_id)
+            peer.send(peer.data(stream_id, b"x" * room))
+            await peer.pong()
+            door.calls[-1].abort(RpcError(StatusCode.UNAUTHENTICATED, "nobody"))
+            assert (await peer.response(stream_id)).status == StatusCode.UNAUTHENTICATED
+            peer.send(peer.data(stream_id, b"", end=True))
+        await peer.pong()
+        await peer.until(lambda: peer.window > window // 2)
+        gone = peer.request(UNARY, simple(b"x"))
+        peer.send(rst_stream(gone))
+        await peer.pong()
+        door.calls[-1].release()
+        assert door.calls[-1].done
+
+
+async def test_calls_whose_handlers_wait_themselves() -> None:
+    """A handler that reads the requests itself begins at once, and there is nothing to release."""
+    door = Doorman()
+    async with (
+        serving(server_options(admit=door.admit), streaming_input_call=count) as served,
+        await served.peer() as peer,
+    ):
+        assert (await peer.response(peer.request(UPLOAD, None))).status == 0
+        assert door.held == [False]
+        door.calls[0].release()

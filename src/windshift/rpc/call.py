@@ -106,6 +106,7 @@ class ServerCall:
         "_headers",
         "_headers_sent",
         "_initial_metadata",
+        "_kept",
         "_loop",
         "_max_message_size",
         "_messages",
@@ -146,6 +147,7 @@ class ServerCall:
         self._loop = loop
         self._chunks: deque[bytes] | None = None
         self._messages: deque[bytes] | None = None
+        self._kept: deque[tuple[bytes, bool]] | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -321,6 +323,25 @@ class ServerCall:
             name = request_type.DESCRIPTOR.full_name
             raise RpcError(StatusCode.INVALID_ARGUMENT, f"the request is not a valid {name}") from error
 
+    # -- who may call --------------------------------------------------------------------------------
+
+    def hold(self) -> bool:
+        """Have the request wait until `release`, as far as the stream's window allows it to come.
+
+        For ``ServerOptions.admit``, when it is not known yet whether the call may go on. Return whether it
+        waits: a handler that reads the requests itself begins at once, and has to wait on its own.
+        """
+        if self._method.client_streaming:
+            return False
+        self._kept = deque()
+        return True
+
+    def release(self) -> None:
+        """Take the request that had to wait."""
+        kept, self._kept = self._kept, None
+        for data, ended in kept or ():
+            self.data(data, ended)
+
     # -- driven by the connection --------------------------------------------------------------------
 
     def begin(self, ended: bool) -> None:
@@ -346,13 +367,18 @@ class ServerCall:
                 self._ended = True
             self._wake()
             return
+        if self._kept is not None and not self._done:
+            self._kept.append((data, ended))
+            return
         self._connection.acknowledge(self._stream_id, len(data))
         if not self._done:
             self._unary_data(data, ended)
 
     def end(self) -> None:
         """Note that the client ended its side without further data."""
-        if self._chunks is None and not self._done and self._task is None:
+        if self._kept is not None:
+            self._kept.append((b"", True))
+        elif self._chunks is None and not self._done and self._task is None:
             self._unary_data(b"", True)
         self._ended = True
         self._wake()
@@ -575,6 +601,9 @@ class ServerCall:
         if self._chunks:
             self._connection.acknowledge(self._stream_id, sum(map(len, self._chunks)))
             self._chunks.clear()
+        if self._kept:
+            self._connection.acknowledge(self._stream_id, sum(len(data) for data, _ in self._kept))
+            self._kept.clear()
 
 
 def _has_begun(task: asyncio.Task[None]) -> bool:

@@ -6,6 +6,8 @@ Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
+from typing import Final
 
 from ._gen.grpc.health.v1 import health_pb2 as pb
 from .call import ServerCall
@@ -15,6 +17,9 @@ from .status import RpcError, StatusCode
 _SERVING = pb.HealthCheckResponse.SERVING
 _NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
+
+MOST_WATCHES: Final = 20
+"""How many watches one connection may have open. Anybody may open them, before it is known who it is."""
 
 HEALTH = pb.DESCRIPTOR.services_by_name["Health"]
 """Descriptor of the service, for clients."""
@@ -30,6 +35,7 @@ class HealthService(Service):
         super().__init__(HEALTH, self)
         self._statuses = {"": _SERVING}
         self._changed = asyncio.Event()
+        self._watches: Counter[int] = Counter()
 
     def set(self, service: str, serving: bool) -> None:
         """Say whether a service takes calls, and tell those who watch it.
@@ -68,7 +74,25 @@ class HealthService(Service):
         return response
 
     async def watch(self, request: pb.HealthCheckRequest, call: ServerCall) -> None:
-        """Send the status of one service, and again whenever it is another; only the latest counts."""
+        """Send the status of one service, and again whenever it is another; only the latest counts.
+
+        Raises:
+            RpcError: RESOURCE_EXHAUSTED, the connection has enough of them.
+        """
+        connection = id(call.connection)
+        if self._watches[connection] >= MOST_WATCHES:
+            raise RpcError(
+                StatusCode.RESOURCE_EXHAUSTED, f"a connection may have {MOST_WATCHES} watches; end some"
+            )
+        self._watches[connection] += 1
+        try:
+            await self._watch(request, call)
+        finally:
+            self._watches[connection] -= 1
+            if not self._watches[connection]:
+                del self._watches[connection]
+
+    async def _watch(self, request: pb.HealthCheckRequest, call: ServerCall) -> None:
         sent = None
         while True:
             changed = self._changed

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +12,7 @@ import pytest
 from tests.authorization.policies import principal, token_of
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Service
+from windshift.rpc.service import snake_case
 from windshift.server.api.events import EVENTS
 from windshift.server.api.guard import Guard
 from windshift.server.auth.access import Access
@@ -44,11 +44,6 @@ class Call:
         return f"Bearer {token_of('ann')}".encode()
 
 
-def method_name(name: str) -> str:
-    """Return the name of a method's handler."""
-    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
-
-
 class Behind:
     """What stands behind a guard."""
 
@@ -56,7 +51,7 @@ class Behind:
         self.access = Access(rules())
         self.guard = Guard(self.access, Audit())
         self.handled = 0
-        handlers = dict.fromkeys(map(method_name, EVENTS.methods_by_name), self.handle)
+        handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), self.handle)
         self.service = Service(EVENTS, SimpleNamespace(**handlers))
         self.guard.protect(self.service)
 

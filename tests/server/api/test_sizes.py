@@ -7,11 +7,16 @@ from types import SimpleNamespace
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
-from windshift.rpc import Service
+from windshift.rpc import HealthService, Service
 from windshift.rpc.service import snake_case
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
-from windshift.server.api.sizes import LARGEST_OF_DEAD_LETTERS, LARGEST_REQUEST, limit_sizes
+from windshift.server.api.sizes import (
+    LARGEST_OF_DEAD_LETTERS,
+    LARGEST_OF_HEALTH,
+    LARGEST_REQUEST,
+    limit_sizes,
+)
 from windshift.server.api.state import STATE
 
 CARRY_PAYLOADS = {"Publish", "PublishEvent", "Set"}
@@ -31,3 +36,10 @@ def test_only_payloads_may_be_as_large_as_the_broker_takes(descriptor: ServiceDe
     limits = {path.rpartition("/")[2]: each.max_message_size for path, each in service.methods.items()}
     assert limits == {name: None if name in CARRY_PAYLOADS else largest for name in limits}
     assert len(limits) == len(descriptor.methods)
+
+
+async def test_probes_are_small() -> None:
+    """Anybody may send them, and have the server keep what they hold for as long as they stay open."""
+    service = HealthService()
+    limit_sizes(service)
+    assert {each.max_message_size for each in service.methods.values()} == {LARGEST_OF_HEALTH}

@@ -50,16 +50,32 @@ class Guard:
     def __init__(self, access: Access, audit: Audit) -> None:
         self._access = access
         self._audit = audit
+        self._holding: set[asyncio.Task[None]] = set()
 
     def admit(self, call: ServerCall) -> Identity | Pending | None:
         """Say who calls; see ``ServerOptions.admit``. Raise `Unauthenticated`."""
         if call.method in FOR_ALL:
             return None
         try:
-            return _identify(call, self._access.authenticator)
+            caller = _identify(call, self._access.authenticator)
         except Unauthenticated as error:
             self._audit.denied(Caller(call.method, call.peer), error, call.started)
             raise
+        if isinstance(caller, Pending) and call.hold():
+            task = asyncio.create_task(self._release(call, caller))
+            self._holding.add(task)
+            task.add_done_callback(self._holding.discard)
+        return caller
+
+    async def _release(self, call: ServerCall, caller: Pending) -> None:
+        """Let a call go on when it is known who calls. Until then it costs as good as no memory."""
+        try:
+            identity = await caller.resolve()
+        except WindshiftError as error:
+            self._cut_off(call, None, error)
+        else:
+            call.caller = identity
+            call.release()
 
     def protect(self, service: Service) -> None:
         """Have the calls of a service judged."""
@@ -197,8 +213,8 @@ class Guard:
         now = asyncio.get_running_loop().time()
         self._audit.denied(Caller(call.method, call.peer, identity), error, now)
 
-    def _cut_off(self, call: ServerCall, identity: Identity, error: WindshiftError) -> None:
-        """End a stream from outside, whose handler does not see to that itself."""
+    def _cut_off(self, call: ServerCall, identity: Identity | None, error: WindshiftError) -> None:
+        """End a call from outside, whose handler does not see to that itself."""
         if not call.done:
             if isinstance(error, _DENIALS):
                 self._deny(call, identity, error)

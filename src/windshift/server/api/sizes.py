@@ -17,8 +17,12 @@ LARGEST_REQUEST: Final = 512 * 1024
 LARGEST_OF_DEAD_LETTERS: Final = 1024 * 1024
 """The same for those about dead letters, whose ids hold names: 1,000 of the longest."""
 
+LARGEST_OF_HEALTH: Final = 4 * 1024
+"""The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
+
 _STORING: Final = ("/Publish", "/PublishEvent", "/Set")
 _DEAD_LETTERS: Final = "/windshift.deadletters."
+_HEALTH: Final = "/grpc.health."
 
 
 def limit_sizes(service: Service) -> None:
@@ -30,4 +34,6 @@ def limit_sizes(service: Service) -> None:
 
 
 def _largest(path: str) -> int:
+    if path.startswith(_HEALTH):
+        return LARGEST_OF_HEALTH
     return LARGEST_OF_DEAD_LETTERS if path.startswith(_DEAD_LETTERS) else LARGEST_REQUEST
