@@ -53,6 +53,16 @@ def test_refused_calls_cost_nothing() -> None:
     assert 10 + 99 - 1 <= through <= 10 + 100
 
 
+def test_calls_whose_requests_took_a_while() -> None:
+    """A call that began before others were counted is one more, and takes nothing from those that follow."""
+    usage, who = Usage(0), principal(rps=10)
+    assert begun(usage, who, 100, most=5) == 5
+    assert begun(usage, who, 70, most=2) == 2
+    assert begun(usage, who, 100) == 3
+    assert begun(usage, who, 70) == 0
+    assert begun(usage, who, 100.5) == 5
+
+
 def test_a_changed_quota() -> None:
     """Usage follows the rules: it outlives them."""
     usage = Usage(0)

@@ -24,7 +24,7 @@ class Usage:
         self._filled_at = now
 
     def begin_call(self, principal: Principal, now: float) -> None:
-        """Count a call. `now` is a time in seconds of a clock that never goes back.
+        """Count a call that began at a time in seconds. It may have begun before others that were counted.
 
         Raises:
             QuotaExceeded: it is one too many.
@@ -33,6 +33,7 @@ class Usage:
         if rate is None:
             return
         size = max(rate, 1.0)
+        now = max(now, self._filled_at)
         tokens = size if self._tokens is None else min(size, self._tokens + (now - self._filled_at) * rate)
         self._filled_at = now
         if tokens < 1:
