@@ -128,6 +128,35 @@ async def test_keys_that_have_to_be_fetched(access: Access) -> None:
     ]
 
 
+async def test_keys_that_come_after_other_rules(access: Access) -> None:
+    """What earlier rules would have said counts for nothing, whether it is more or less."""
+
+    class Late(Pending):
+        def __init__(self, outcome: Identity | WindshiftError) -> None:
+            self.outcome = outcome
+
+        async def resolve(self) -> Identity:
+            await keys.wait()
+            if isinstance(self.outcome, WindshiftError):
+                raise self.outcome
+            return self.outcome
+
+    keys = asyncio.Event()
+    more, less = Stream(access, identity("a.>")), Stream(access, identity("a.>"))
+    with more.opened() as admission, less.opened():
+        more.now, less.now = Late(identity(">")), Late(Unauthenticated("unknown key"))
+        renew(access)
+        await asyncio.sleep(0)
+        more.now = less.now = identity("a.*")
+        renew(access)
+        keys.set()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert more.ended == less.ended == []
+        with pytest.raises(PermissionDenied):
+            admission.consume("S", "ann-1", durable=True, subjects={"b"})
+
+
 def test_expired_credentials(access: Access) -> None:
     """A stream ends when its credentials expire, and is told so."""
     early, late = Stream(access, identity("a.>", expires=100)), Stream(access, identity("a.>", expires=101))

@@ -163,7 +163,7 @@ class Access:
         try:
             identity = admission.identify(self.authenticator)
             if isinstance(identity, Pending):
-                self._start(self._resolve(admission, identity))
+                self._start(self._resolve(admission, identity, self.authenticator))
                 return
             admission.review(identity)
         except WindshiftError as error:
@@ -174,9 +174,12 @@ class Access:
         self._resolving.add(task)
         task.add_done_callback(self._resolving.discard)
 
-    async def _resolve(self, admission: Admission, pending: Pending) -> None:
-        """Judge a stream whose token needs keys that are to be fetched."""
+    async def _resolve(self, admission: Admission, pending: Pending, rules: Authenticator) -> None:
+        """Judge a stream whose token needs keys that are to be fetched, by these rules if no others came."""
         try:
-            admission.review(await pending.resolve())
+            identity = await pending.resolve()
+            if rules is self.authenticator:
+                admission.review(identity)
         except WindshiftError as error:
-            admission.end(error)
+            if rules is self.authenticator:
+                admission.end(error)
