@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import drain, memory, neighbours, telemetry, throughput
+from . import auth, auth_check, drain, encryption, memory, neighbours, telemetry, throughput
 from .figures import (
     COMPARISON,
     WINDSHIFT,
@@ -17,11 +17,14 @@ from .figures import (
 )
 
 _T, _M, _D, _O, _N = throughput, memory, drain, telemetry, neighbours
+_A, _C, _E = auth, auth_check, encryption
 
 
 def _consume(acks: int, client: str) -> str:
     return f"{_T.CONSUME}, acks of {acks}{client}"
 
+
+_WAYS = ((WINDSHIFT, ""), (memory.TOKENS, ", static tokens"), (memory.ISSUER, ", an issuer"))
 
 BARS = (
     Bar(f"publishes per second, ratio to {COMPARISON}", 8, False, ratio(_T.PUBLISH, _T.PER_SECOND)),
@@ -63,10 +66,48 @@ BARS = (
             (_O.ONE_PERCENT, _O.OFF, 1.08),
         )
     ),
-    Bar("resident memory of the idle server, MB", 60, True, median(_M.START, _M.RESIDENT)),
-    Bar("start to ready, seconds", 1, True, median(_M.START, _M.READY)),
-    Bar("idle consume stream, KiB each", 40, True, maximum(_M.IDLE, _M.KIB_EACH)),
-    Bar("idle consume streams that no event came to", 0, True, maximum(_M.IDLE, _M.NOT_SERVED)),
+    *(
+        Bar(
+            f"CPU of a publish, authorization {way}, ratio to off",
+            1.12,
+            True,
+            partial(Figures.ratio, measurement=_A.AUTH, quantity=_T.SERVER_CPU, subject=way, other=_A.OFF),
+        )
+        for way in (_A.TOKEN, _A.JWT)
+    ),
+    *(
+        Bar(f"authorization of one call, {way}, µs", limit, True, median(_A.CHECK, _A.MICROSECONDS, way))
+        for way, limit in ((_C.STATIC, 3), (_C.STATIC_SUBJECTS, 3), (_C.JWT, 3), (_C.NEW_JWT, 300))
+    ),
+    Bar(
+        f"publishes per second, {_E.ENCRYPTED}, ratio to {_E.PLAIN}",
+        0.85,
+        False,
+        partial(
+            Figures.ratio, measurement=_E.TLS, quantity=_T.PER_SECOND, subject=_E.ENCRYPTED, other=_E.PLAIN
+        ),
+    ),
+    *(
+        Bar(f"resident memory of the idle server, MB{text}", 60, True, median(_M.START, _M.RESIDENT, subject))
+        for subject, text in _WAYS
+    ),
+    *(
+        Bar(f"start to ready, seconds{text}", 1, True, median(_M.START, _M.READY, subject))
+        for subject, text in _WAYS
+    ),
+    *(
+        Bar(f"idle consume stream, KiB each{text}", 40, True, maximum(_M.IDLE, _M.KIB_EACH, subject))
+        for subject, text in _WAYS[:-1]
+    ),
+    *(
+        Bar(
+            f"idle consume streams that no event came to{text}",
+            0,
+            True,
+            maximum(_M.IDLE, _M.NOT_SERVED, subject),
+        )
+        for subject, text in _WAYS[:-1]
+    ),
     Bar(
         "growth over 1,000,000 requests and 1,000 killed connections, MB",
         1,

@@ -16,6 +16,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.test.v1 import test_pb2
 from windshift.rpc import Channel
 
+from .credentials import credentials_of
 from .h2load import publish_request
 from .processes import FailedToRun
 
@@ -88,17 +89,19 @@ async def connected(address: str) -> AsyncIterator[Broker]:
 
 
 @contextlib.asynccontextmanager
-async def new_stream(address: str, broker: Broker | None = None) -> AsyncIterator[str]:
+async def new_stream(address: str, broker: Broker | None = None, *, token: str = "") -> AsyncIterator[str]:
     """Make a stream through a Windshift server, with the defaults; its only subject is its name.
 
     Args:
         address: the server.
         broker: deletes the stream at the end; None = it stays.
+        token: of somebody who may do it; empty = nobody asks.
     """
     name = f"bench-{next(_names)}"
     request = events_pb.EnsureStreamRequest(name=name, subjects={"subjects": [name]})
     async with Channel(address) as channel:
-        await channel.unary(f"{_SERVICE}/EnsureStream", request, events_pb.EnsureStreamResponse)
+        response, metadata = events_pb.EnsureStreamResponse, credentials_of(token)
+        await channel.unary(f"{_SERVICE}/EnsureStream", request, response, metadata=metadata)
     try:
         yield name
     finally:
@@ -106,12 +109,15 @@ async def new_stream(address: str, broker: Broker | None = None) -> AsyncIterato
             await broker.delete(name)
 
 
-async def new_consumer(address: str, stream: str, *, timeout_seconds: int | None = None) -> str:
+async def new_consumer(
+    address: str, stream: str, *, timeout_seconds: int | None = None, token: str = ""
+) -> str:
     """Make a consumer of all events of a stream, from the first one, and return its name."""
     request = events_pb.EnsureConsumerRequest(stream=stream, name=f"bench-{next(_names)}")
     getattr(request, "from").start = True
     if timeout_seconds is not None:
         request.processing_timeout.FromSeconds(timeout_seconds)
     async with Channel(address) as channel:
-        answer = await channel.unary(f"{_SERVICE}/EnsureConsumer", request, events_pb.EnsureConsumerResponse)
+        response, metadata = events_pb.EnsureConsumerResponse, credentials_of(token)
+        answer = await channel.unary(f"{_SERVICE}/EnsureConsumer", request, response, metadata=metadata)
     return answer.id

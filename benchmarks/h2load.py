@@ -55,13 +55,20 @@ def write_request(path: Path, subject: str, size: int) -> None:
     path.write_bytes(b"\0" + len(payload).to_bytes(4, "big") + payload)
 
 
-async def publish(directory: Path, address: str, body: Path, count: int, headers: Iterable[str] = ()) -> Load:
-    """Send ``count`` publishes, as many at once as connections and streams allow."""
+async def publish(
+    directory: Path, address: str, body: Path, count: int, headers: Iterable[str] = (), *, tls: bool = False
+) -> Load:
+    """Send ``count`` publishes, as many at once as connections and streams allow.
+
+    Whose certificate the server shows is of no interest to h2load. A header ``authorization`` it writes out
+    with each request, as one that no table of HPACK may hold.
+    """
     command = ["h2load", f"-c{CONNECTIONS}", f"-m{STREAMS}", f"-n{count}", f"-d{body}"]
     command += ["-H", "content-type: application/grpc", "-H", "te: trailers"]
     for header in headers:
         command += ["-H", header]
-    text, cpu_seconds = await output(directory, [*command, f"http://{address}{PUBLISH}"])
+    scheme = "https" if tls else "http"
+    text, cpu_seconds = await output(directory, [*command, f"{scheme}://{address}{PUBLISH}"])
     return parse(text, cpu_seconds)
 
 

@@ -23,22 +23,26 @@ import uvloop
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import Channel, ClientCall, RpcError
 
+from .credentials import credentials_of
 from .h2load import PUBLISH, publish_request
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
 _STREAMS_PER_CONNECTION = 100
 
 
-async def publish(address: str, subject: str, count: int, connections: int, inflight: int) -> dict[str, Any]:
+async def publish(
+    address: str, subject: str, count: int, connections: int, inflight: int, token: str
+) -> dict[str, Any]:
     """Publish, with ``inflight`` calls under way on each connection all the time."""
     request = publish_request(subject, 100)
     left = iter(range(count))
     failures: Counter[str] = Counter()
+    metadata = credentials_of(token)
 
     async def worker(channel: Channel) -> None:
         for _ in left:
             try:
-                await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+                await channel.unary(PUBLISH, request, events_pb.PublishEventResponse, metadata=metadata)
             except RpcError as error:
                 failures[f"{error.code.name}: {error.message}"] += 1
 
@@ -129,10 +133,10 @@ def _percentile(seconds: list[float], percent: int) -> float:
 
 
 def _subscribe(
-    channel: Channel, stream: str, consumer: str, window: int
+    channel: Channel, stream: str, consumer: str, window: int, token: str = ""
 ) -> ClientCall[events_pb.EventsResponse]:
     """Open a consume call."""
-    call = channel.stream(EVENTS, events_pb.EventsResponse)
+    call = channel.stream(EVENTS, events_pb.EventsResponse, metadata=credentials_of(token))
     subscribe = events_pb.EventsRequest.Subscribe(
         stream=stream, consumer=consumer, max_processing_events=window
     )
@@ -223,13 +227,16 @@ async def deliver(
     return {"p50_ms": _percentile(latencies, 50), "p99_ms": _percentile(latencies, 99)}
 
 
-async def idle(address: str, stream: str, consumer: str, count: int, timeout: float) -> dict[str, Any]:
+async def idle(
+    address: str, stream: str, consumer: str, count: int, timeout: float, token: str
+) -> dict[str, Any]:
     """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
     served = 0
     async with asyncio.TaskGroup() as group:
         channels = [Channel(address) for _ in range(-(-count // _STREAMS_PER_CONNECTION))]
         calls = [
-            _subscribe(channels[n // _STREAMS_PER_CONNECTION], stream, consumer, 10) for n in range(count)
+            _subscribe(channels[n // _STREAMS_PER_CONNECTION], stream, consumer, 10, token)
+            for n in range(count)
         ]
         await asyncio.gather(*(call.receive() for call in calls))
         print(json.dumps({"open": len(calls)}), flush=True)
@@ -272,6 +279,7 @@ def _report(coroutine: Any) -> None:
 @click.option("--count", default=100_000, help="Publishes.")
 @click.option("--connections", default=4)
 @click.option("--inflight", default=50, help="Calls under way on each connection.")
+@click.option("--token", default="", help="Of somebody who may do it.")
 def _publish(**options: Any) -> None:
     """Publish as fast as the answers allow."""
     _report(publish(**options))
@@ -316,6 +324,7 @@ def _deliver(**options: Any) -> None:
 @click.argument("consumer")
 @click.option("--count", default=1000, help="Calls.")
 @click.option("--timeout", default=30.0, help="Seconds to wait for the events.")
+@click.option("--token", default="", help="Of somebody who may do it.")
 def _idle(**options: Any) -> None:
     """Open many consume calls and wait; a line on stdin begins the wait for events, another ends it all."""
     _report(idle(**options))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from google.protobuf import wrappers_pb2
 
 from . import h2load, sink
 from .bench import Bench
 from .broker import new_consumer, new_stream
+from .credentials import write_rules
 from .figures import WINDSHIFT, number
 from .peers import subscription
 from .processes import FailedToRun, Running, program, read_line, run_program, windshift_server, write_line
@@ -17,6 +19,7 @@ START, IDLE, STALLED, UPLOAD, SOAK = "start", "idle streams", "stalled readers",
 RESIDENT = "resident when idle, MB"
 READY = "start to ready, s"
 KIB_EACH = "KiB each"
+TOKENS, ISSUER = f"{WINDSHIFT}, static tokens", f"{WINDSHIFT}, an issuer"
 NOT_SERVED = "streams without an event"
 IDLE_CPU = "server CPU, % of a core"
 MB_GROWN = "growth, MB"
@@ -25,47 +28,64 @@ _SETTLE = 2.0
 
 async def measure_start(bench: Bench) -> None:
     """Start to ready, and the memory of a server that does nothing, with its embedded broker."""
+    ways = {
+        WINDSHIFT: {},
+        TOKENS: write_rules(bench.directory, issuer=False).environment,
+        ISSUER: write_rules(bench.directory, issuer=True).environment,
+    }
     for run in range(bench.options.runs):
-        bench.say(f"start, run {run + 1} of {bench.options.runs}")
-        async with windshift_server(bench.directory, None) as started:
-            await asyncio.sleep(_SETTLE)
-            resident = started.server.resident_kib() * 1024 / 1e6
-            bench.figures.add(START, WINDSHIFT, READY, started.seconds)
-            bench.figures.add(START, WINDSHIFT, RESIDENT, resident)
-            bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
+        for subject, environment in ways.items():
+            bench.say(f"start, run {run + 1} of {bench.options.runs}: {subject}")
+            async with windshift_server(bench.directory, None, environment=environment) as started:
+                await asyncio.sleep(_SETTLE)
+                resident = started.server.resident_kib() * 1024 / 1e6
+                bench.figures.add(START, subject, READY, started.seconds)
+                bench.figures.add(START, subject, RESIDENT, resident)
+                bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
 
 
 async def measure_idle_streams(bench: Bench) -> None:
     """Many consume streams of one consumer that wait, and then get an event each."""
+    await _idle(bench, WINDSHIFT, {})
+    rules = write_rules(bench.directory, issuer=False)
+    await _idle(bench, TOKENS, rules.environment, rules.token)
+
+
+async def _idle(bench: Bench, subject: str, environment: Mapping[str, str], token: str = "") -> None:
     streams = 200 if bench.options.quick else 1000
-    async with windshift_server(bench.directory, bench.nats) as started:
+    async with windshift_server(bench.directory, bench.nats, environment=environment) as started:
         server = started.server
-        async with new_stream(server.address, bench.broker) as stream:
-            consumer = await new_consumer(server.address, stream)
+        async with new_stream(server.address, bench.broker, token=token) as stream:
+            consumer = await new_consumer(server.address, stream, token=token)
             before = server.resident_kib()
-            bench.say(f"idle streams: opening {streams}")
-            arguments = ("idle", server.address, stream, consumer, f"--count={streams}")
+            bench.say(f"idle streams, {subject}: opening {streams}")
+            arguments = ("idle", server.address, stream, consumer, f"--count={streams}", f"--token={token}")
             async with program(bench.directory, "load", *arguments) as (client, _):
                 await asyncio.sleep(_SETTLE)
                 each = (server.resident_kib() - before) / streams
-                bench.figures.add(IDLE, WINDSHIFT, KIB_EACH, each)
+                bench.figures.add(IDLE, subject, KIB_EACH, each)
                 bench.say(f"    {each:.1f} KiB each")
-                await _watch_idle_cpu(bench, server)
-                await _serve_idle(bench, server, client, stream, streams)
+                bench.figures.add(IDLE, subject, IDLE_CPU, await _idle_cpu(bench, server))
+                publish = ("publish", server.address, stream, f"--count={streams}", f"--token={token}")
+                served = await _serve_idle(bench, client, publish)
+                events = await bench.broker.count(stream)
+    bench.figures.add(IDLE, subject, NOT_SERVED, streams - served)
+    bench.figures.add(IDLE, subject, "events until each had one", events)
+    bench.say(f"    {served} of {streams} streams were handed an event, of {number(events)}")
 
 
-async def _watch_idle_cpu(bench: Bench, server: Running) -> None:
+async def _idle_cpu(bench: Bench, server: Running) -> float:
     seconds = 5 if bench.options.quick else 15
     cpu = server.cpu_seconds()
     await asyncio.sleep(seconds)
-    bench.figures.add(IDLE, WINDSHIFT, IDLE_CPU, (server.cpu_seconds() - cpu) / seconds * 100)
+    return (server.cpu_seconds() - cpu) / seconds * 100
 
 
-async def _serve_idle(bench: Bench, server: Running, client: Running, stream: str, streams: int) -> None:
+async def _serve_idle(bench: Bench, client: Running, publish: tuple[str, ...]) -> int:
     """Publish events until each stream was handed one; ten for each would fill all windows."""
     await write_line(client)
     for _ in range(10):
-        await run_program(bench.directory, "load", "publish", server.address, stream, f"--count={streams}")
+        await run_program(bench.directory, "load", *publish)
         try:
             seen = await read_line(client, timeout=2)
         except TimeoutError:
@@ -74,10 +94,7 @@ async def _serve_idle(bench: Bench, server: Running, client: Running, stream: st
     else:
         seen = await read_line(client)
     await write_line(client)
-    events = await bench.broker.count(stream)
-    bench.figures.add(IDLE, WINDSHIFT, NOT_SERVED, streams - seen["served"])
-    bench.figures.add(IDLE, WINDSHIFT, "events until each had one", events)
-    bench.say(f"    {seen['served']} of {streams} streams were handed an event, of {number(events)}")
+    return int(seen["served"])
 
 
 async def measure_stalled(bench: Bench) -> None:

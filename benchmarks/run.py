@@ -13,9 +13,11 @@ from pathlib import Path
 
 import click
 
+from .auth import measure_auth, measure_auth_check
 from .bars import judge
 from .bench import Bench, Options, prepared
 from .drain import measure_drain
+from .encryption import measure_tls
 from .figures import Figures, as_json, table, verdict_table
 from .machine import describe
 from .memory import (
@@ -50,6 +52,9 @@ MEASUREMENTS = {
     "consume": Measurement(measure_consume),
     "nats-py": Measurement(measure_direct),
     "telemetry": Measurement(measure_telemetry),
+    "auth": Measurement(measure_auth),
+    "auth-check": Measurement(measure_auth_check),
+    "tls": Measurement(measure_tls),
     "start": Measurement(measure_start),
     "idle-streams": Measurement(measure_idle_streams),
     "stalled": Measurement(measure_stalled),

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from benchmarks.bars import judge
+from benchmarks.credentials import credentials_of, write_rules
 from benchmarks.figures import COMPARISON, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
 from benchmarks.peers import opening
 from benchmarks.processes import FailedToRun
 from benchmarks.run import MEASUREMENTS, chosen
 from benchmarks.throughput import PER_SECOND, PUBLISH, SERVER_CPU
+from windshift.server.auth.actions import Publish
+from windshift.server.auth.policy_file import read_policy
 
 REPORT = """
 finished in 2.63s, 38021.44 req/s, 1.38MB/s
@@ -81,3 +86,20 @@ def test_raw_clients_open_their_calls_in_one_write() -> None:
     sent = opening([("/a.B/C", b"\x08\x01", True)] * 3)
     assert sent.startswith(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
     assert sent.count(b"\0\0\0\0\x02\x08\x01") == 3
+
+
+def test_rules_are_a_valid_file_whose_callers_may_publish(tmp_path: Path) -> None:
+    """With an issuer and without; and each signed token is another one."""
+    for issuer in (False, True):
+        rules = write_rules(tmp_path, issuer=issuer)
+        policy = read_policy(rules.file)
+        assert len(policy.principals) == 50
+        assert bool(policy.issuers) is issuer
+        assert policy.principals["service-49"].permissions.decide(Publish("bench-1")).allowed
+        assert len(set(rules.tokens(2))) == 2
+
+
+def test_calls_without_a_token_send_no_credentials() -> None:
+    """Nobody asks for any, then."""
+    assert credentials_of("") == []
+    assert credentials_of("secret") == [("authorization", "Bearer secret")]
