@@ -85,6 +85,23 @@ def test_any_other_header_is_refused(clock: Clock, header: bytes) -> None:
     assert BILLING[-20:] not in f"{error}{error.why}"
 
 
+@pytest.mark.parametrize(
+    ("header", "why"),
+    [
+        ("Basic YTpi", "the header does not begin with Bearer and a blank"),
+        ("%s", "the header does not begin with Bearer and a blank"),
+        ('Bearer "%s"', "what follows Bearer is no token"),
+        ("Bearer Bearer %s", "what follows Bearer is no token"),
+        ("Bearer ", "what follows Bearer is no token: nothing, or"),
+        (f"Bearer {'x' * 10_000}", "the header has more than 8256 characters"),
+    ],
+)
+def test_why_a_header_is_refused(clock: Clock, header: str, why: str) -> None:
+    """The audit log tells the mistakes apart that clients make most."""
+    authenticator = Authenticator(people(principal("billing", BILLING)), None, clock)
+    assert refusal(authenticator, header.replace("%s", BILLING).encode()).why.startswith(why)
+
+
 # Static tokens
 
 
@@ -125,6 +142,18 @@ def test_a_wrong_secret_is_refused(clock: Clock) -> None:
         error = refusal(authenticator, bearer(token))
         assert error.message == DEFAULT
         assert token[-40:] not in error.why
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_hash_with_a_line_end_is_found_out(clock: Clock, end: str) -> None:
+    """`echo TOKEN | sha256sum` has the line end in it: the token is not accepted, and it is said why."""
+    billing = principal("billing", f"{BILLING}{end}")
+    error = refusal(Authenticator(people(billing), None, clock), bearer(BILLING))
+    digest = token_digest(BILLING).hex()[:8]
+    assert error.why.startswith(f"token {digest} names 'billing', but is none of its tokens; the file has")
+    assert "line end" in error.why
+    other = refusal(Authenticator(people(billing), None, clock), bearer(make_token("billing")))
+    assert other.why.endswith("names 'billing', but is none of its tokens")
 
 
 def test_two_tokens_stuck_together_get_into_no_log(clock: Clock) -> None:

@@ -104,6 +104,35 @@ async def test_a_token_that_expires_while_it_waits_is_refused(corp: Corp) -> Non
     assert caught.value.message == EXPIRED
 
 
+@pytest.mark.parametrize(
+    ("claims", "why"),
+    [
+        (
+            {"iss": "https://id.example/"},
+            "the JWT is from none of the issuers: its iss is 'https://id.example/'",
+        ),
+        ({"iss": ["x" * 500]}, f"the JWT is from none of the issuers: its iss is ['{'x' * 126}"),
+        ({"aud": ["api", "web"]}, "the JWT of 'corp' is for somebody else: its aud is ['api', 'web']"),
+        (
+            {"iat": int(NOW) + 90, "exp": int(NOW) + 100},
+            "is from the future: its iat is 90 s ahead; compare the clocks, or raise leeway",
+        ),
+        (
+            {"nbf": 10**4000},
+            f"is not yet valid: its nbf is {10**15} s ahead; compare the clocks, or raise leeway",
+        ),
+        (
+            {"iat": int(NOW), "exp": int(NOW) + 86401},
+            "for no time: from its iat to its exp it is 86401 s, and max_lifetime is 86400",
+        ),
+    ],
+)
+async def test_why_a_jwt_is_refused(corp: Corp, claims: dict[str, Any], why: str) -> None:
+    """The audit log has what is to be compared: the slash at the end of an issuer, the clocks."""
+    await corp.fetched()
+    assert refusal(corp.authenticator, corp.token(**claims)).why.endswith(why)
+
+
 async def test_a_known_jwt_expires(corp: Corp) -> None:
     """A token that is known ends when it says."""
     await corp.fetched()

@@ -542,8 +542,12 @@ def test_reading(tmp_path: Path) -> None:
     file.write_text(WHOLE)
     assert set(read_policy(file).roles) == {"order-writer", "nothing"}
     file.write_bytes(WHOLE.encode() + b"\n# \xff")
-    with pytest.raises(PolicyError, match=f"^line {WHOLE.count(chr(10)) + 2}: not UTF-8$"):
+    with pytest.raises(
+        PolicyError, match=f"^line {WHOLE.count(chr(10)) + 2}: not UTF-8; save the file as such$"
+    ):
         read_policy(file)
+    file.write_bytes(b"\xef\xbb\xbf" + WHOLE.replace("\n", "\r\n").encode())
+    assert set(read_policy(file).roles) == {"order-writer", "nothing"}  # as Windows' editors write it
     file.write_bytes(b"#" * (LARGEST + 1))
     with pytest.raises(PolicyError, match="larger than"):
         read_policy(file)

@@ -110,7 +110,7 @@ class Authenticator:
         """Look closely at a header."""
         match = None if len(authorization) > _LONGEST_HEADER else _HEADER.fullmatch(authorization)
         if match is None:
-            raise Unauthenticated("the header is not Bearer and a token, or is too long")
+            raise Unauthenticated(_malformed(authorization))
         token = match[1]
         header = b"Bearer " + token  # one spelling of many
         now = self._clock()
@@ -132,10 +132,11 @@ class Authenticator:
             raise Unauthenticated("the static token is nobody's")
         digest = sha256(token.encode()).digest()
         match = matching_token(principal.tokens, digest)
-        if match is None:
-            raise Unauthenticated(f"the static token names {principal.name!r}, but is none of its tokens")
-        expires = inf if match.expires is None else match.expires
         credential = f"token {digest.hex()[:8]}"
+        if match is None:
+            why = f"{credential} names {principal.name!r}, but is none of its tokens"
+            raise Unauthenticated(why + _hashed_with_line_end(principal, token))
+        expires = inf if match.expires is None else match.expires
         if expires <= now:
             raise Unauthenticated(f"{credential} of {principal.name!r} has expired", EXPIRED)
         return self._known.add(header, Identity(principal, credential, expires), inf)
@@ -206,6 +207,23 @@ class Authenticator:
                 "the client certificate has expired; connect with a new one",
             )
         return Identity(principal, f"certificate {name}", expires)
+
+
+def _malformed(header: bytes) -> str:
+    """Say what is wrong with a header of which nothing may be repeated."""
+    if len(header) > _LONGEST_HEADER:
+        return f"the header has more than {_LONGEST_HEADER} characters"
+    if header[:7].lower() != b"bearer ":
+        return "the header does not begin with Bearer and a blank"
+    return "what follows Bearer is no token: nothing, or something with a blank or a quote in it, or the like"
+
+
+def _hashed_with_line_end(principal: Principal, token: str) -> str:
+    """Say so if the file has what `echo TOKEN | sha256sum` gives."""
+    for end in ("\n", "\r\n"):
+        if matching_token(principal.tokens, sha256(f"{token}{end}".encode()).digest()) is not None:
+            return "; the file has the hash of it with a line end: take that of the token alone (printf %s)"
+    return ""
 
 
 class _Known:

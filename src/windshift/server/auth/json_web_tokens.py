@@ -24,6 +24,10 @@ MAX_LENGTH: Final = 8192
 """Characters of a token."""
 
 _FORM: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_SHOWN: Final = 128
+"""Characters of a claim that are shown."""
+_MANY: Final = 10**15
+"""No more seconds are shown: a token may have numbers of thousands of digits."""
 _TYPES: Final = frozenset({"jwt", "at+jwt", "jose"})
 """Values of `typ` for tokens that say who calls: others are for other ends, such as logging out."""
 
@@ -70,7 +74,7 @@ def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadTo
     iss = claims.get("iss")
     issuer = issuers.get(iss) if isinstance(iss, str) else None
     if issuer is None:
-        raise Unauthenticated("the JWT is from none of the issuers")
+        raise Unauthenticated(f"the JWT is from none of the issuers: its iss is {_shown(iss)}")
     algorithm, key_id = _signing(header, issuer)
     _check_audience(claims.get("aud"), issuer)
     expires = _check_times(claims, issuer, now)
@@ -146,7 +150,7 @@ def _check_audience(audience: Any, issuer: Issuer) -> None:
     if not isinstance(values, list) or not all(isinstance(value, str) for value in values):
         raise _refusal(issuer, "has no aud")
     if not any(value in issuer.audiences for value in values):
-        raise _refusal(issuer, "is for somebody else: its aud is not ours")
+        raise _refusal(issuer, f"is for somebody else: its aud is {_shown(audience)}")
 
 
 def _check_times(claims: Mapping[str, Any], issuer: Issuer, now: float) -> int:
@@ -154,14 +158,26 @@ def _check_times(claims: Mapping[str, Any], issuer: Issuer, now: float) -> int:
     leeway = issuer.leeway.total_seconds()
     expires, issued = _time(claims, "exp", issuer), _time(claims, "iat", issuer)
     if issued > now + leeway:
-        raise _refusal(issuer, "is from the future: its iat")
-    if "nbf" in claims and _time(claims, "nbf", issuer) > now + leeway:
-        raise _refusal(issuer, "is not yet valid: its nbf")
+        raise _refusal(issuer, f"is from the future: its iat is {_ahead(issued, now)}")
+    if "nbf" in claims and (begins := _time(claims, "nbf", issuer)) > now + leeway:
+        raise _refusal(issuer, f"is not yet valid: its nbf is {_ahead(begins, now)}")
     # With that of iat, this bounds exp to max_lifetime and leeway from now.
-    if not 0 < expires - issued <= issuer.max_lifetime.total_seconds():
-        raise _refusal(issuer, "is valid for too long, or for no time: its exp is too far from its iat")
+    longest = issuer.max_lifetime.total_seconds()
+    if not 0 < expires - issued <= longest:
+        lifetime = (
+            f"from its iat to its exp it is {_seconds(expires - issued)}, and max_lifetime is {longest:g}"
+        )
+        raise _refusal(issuer, f"is valid for too long, or for no time: {lifetime}")
     check_expiry(issuer, expires, now)
     return expires
+
+
+def _ahead(moment: int, now: float) -> str:
+    return f"{_seconds(moment - int(now))} ahead; compare the clocks, or raise leeway"
+
+
+def _seconds(number: int) -> str:
+    return f"{max(-_MANY, min(number, _MANY))} s"
 
 
 def check_expiry(issuer: Issuer, expires: int, now: float) -> None:
@@ -175,6 +191,11 @@ def _time(claims: Mapping[str, Any], name: str, issuer: Issuer) -> int:
     if type(value) is not int or value < 0:  # a bool is an int, too
         raise _refusal(issuer, f"has no {name}, or one that is not a number of seconds")
     return value
+
+
+def _shown(claim: Any) -> str:
+    """Return what a token says of itself, shortened. It may be anything: nobody has verified it."""
+    return ascii(claim)[:_SHOWN]
 
 
 def _refusal(issuer: Issuer, why: str) -> Unauthenticated:

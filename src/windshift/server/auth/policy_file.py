@@ -102,10 +102,10 @@ def read_policy(file: Path) -> Policy:
             raise PolicyError(("line 1: anybody on this machine may write to the file; chmod o-w",))
         data = opened.read(LARGEST + 1)
     try:
-        return parse_policy(data.decode())
+        return parse_policy(data.decode("utf-8-sig"))  # editors on Windows put a mark before the text
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise PolicyError((f"line {line}: not UTF-8",)) from None
+        raise PolicyError((f"line {line}: not UTF-8; save the file as such",)) from None
 
 
 _Value = TypeVar("_Value")
