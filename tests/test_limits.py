@@ -11,7 +11,7 @@ import pytest
 
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK
-from windshift.server import health_http, names, open_files
+from windshift.server import health_http, memory, names, open_files
 from windshift.server.api import dead_letters, deadlines, sizes, streams
 from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
 from windshift.server.events.consuming import commands
@@ -75,7 +75,11 @@ VALUES: Final = {
     "a message that carries a payload": size(SERVER.max_message_size),
     "any other message": size(sizes.LARGEST_REQUEST),
     "one about dead letters": size(sizes.LARGEST_OF_DEAD_LETTERS),
-    "bytes of answers that it does not read, on one stream": size(SEND_QUEUE_MARK),
+    "a probe (`grpc.health.v1`)": size(sizes.LARGEST_OF_HEALTH),
+    "bytes of half messages and unread answers, of all clients": next(
+        each.default for each in VARIABLES if each.name == "GRPC_MAX_HELD_MB"
+    ),
+    "bytes of events that it does not read, on one stream": size(SEND_QUEUE_MARK),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
     "names of stores": f"{names.MAX_STORE_NAME} characters",
     "idempotency keys": f"{names.MAX_IDEMPOTENCY_KEY} characters",
@@ -119,6 +123,7 @@ def test_the_text_beside_the_tables() -> None:
     assert f"takes {health_http._CONNECTIONS} connections at once" in TEXT
     assert CONNECTION.whole_window == 2 * CONNECTION.max_concurrent_streams * CONNECTION.stream_window
     assert ENGINE.max_inbound_header_list_size == 2 * CONNECTION.max_header_list_size
+    assert memory._SHARE == 4
     assert SERVER.max_connections == LIMITS.max_connections
     assert SERVER.first_request_timeout == LIMITS.handshake_timeout.total_seconds()
     assert (

@@ -53,7 +53,7 @@ async def subscribed(peer: Peer, consumer: str) -> int:
 
 
 async def test_timers_that_are_set(quick: Target) -> None:
-    """A client that answers PINGs stays with its idle call; one that does not, or does nothing, is dropped."""
+    """Who answers PINGs stays with an idle call; who does not, or calls nothing, is dropped."""
     async with await quick.peer() as idle, await quick.peer() as silent, await quick.peer() as mute:
         started = time.monotonic()
         stream = await subscribed(idle, "idle")

@@ -22,13 +22,14 @@ from tests.hardening.target import (
     call,
     delimited,
     publish_request,
+    varint,
 )
 from tests.rpc.frames import Peer, prefixed
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc import StatusCode
-from windshift.server.api.sizes import LARGEST_OF_DEAD_LETTERS, LARGEST_REQUEST
+from windshift.server.api.sizes import LARGEST_OF_DEAD_LETTERS, LARGEST_OF_HEALTH, LARGEST_REQUEST
 
 OK: Final = StatusCode.OK
 INVALID: Final = StatusCode.INVALID_ARGUMENT
@@ -91,7 +92,7 @@ def value(key: str, size: int = 1) -> state_pb.SetRequest:
 
 def padded(size: int) -> bytes:
     """Return a message of a size, in a field that nobody knows."""
-    return delimited(1000, bytes(size - 5)) if size < 2**21 else b""
+    return delimited(1000, bytes(size - 2 - len(varint(size - 4))))
 
 
 Size = tuple[str, int, Callable[[int], Message | bytes], StatusCode, StatusCode]
@@ -232,7 +233,7 @@ SIZES: Final[dict[str, Size]] = {
         INVALID,
         EXHAUSTED,
     ),
-    "a request for health": (CHECK, LARGEST_REQUEST, padded, OK, EXHAUSTED),
+    "a request for health": (CHECK, LARGEST_OF_HEALTH, padded, OK, EXHAUSTED),
 }
 
 

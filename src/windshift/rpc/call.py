@@ -452,6 +452,17 @@ class ServerCall:
         return self._task is None and not self._done
 
     @property
+    def held(self) -> int:
+        """Bytes that the client makes us hold: what it does not read, and what is not whole or not taken."""
+        held = self._connection.queued(self._stream_id)
+        if self._decoder is not None:
+            held += self._decoder.buffered
+        for waiting in (self._chunks, self._messages):
+            if waiting:
+                held += sum(map(len, waiting))
+        return held
+
+    @property
     def stream_id(self) -> int:
         """The HTTP/2 stream of the call."""
         return self._stream_id

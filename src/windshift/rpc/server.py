@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from .call import RESPONSE_HEADERS, CallConnection, ErrorTranslator, Failure, ServerCall
 from .connection import SERVER, ConnectionOptions, Headers
+from .holding import largest_holders
 from .listening import Listener, Place, Places, Refusals, open_sockets
 from .metadata import parse_timeout
 from .service import Method, Service
@@ -49,7 +50,10 @@ class ServerOptions:
         first_request_timeout: seconds in which a connection's first call must begin.
         discard_timeout: seconds in which a client must end its side after the status was sent; then the
             stream is reset.
-        tick_interval: seconds between two looks at the timers above.
+        max_held: bytes that clients together may make the server hold, of messages that are not whole and of
+            answers that they do not read; when it is more, the connections that hold most are dropped. None =
+            no bound.
+        tick_interval: seconds between two looks at the timers above, and at what is held.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
         admit: called with each call before anything of its body is read; what it returns becomes the call's
             ``caller``, what it raises its status. Must be quick.
@@ -71,6 +75,7 @@ class ServerOptions:
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
     discard_timeout: float = 5.0
+    max_held: int | None = None
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
     admit: Admission | None = None
@@ -225,6 +230,11 @@ class ServerConnection(CallConnection):
     def active_calls(self) -> list[ServerCall]:
         """The calls that have not ended."""
         return [call for call in self._calls.values() if not call.done]
+
+    @property
+    def held(self) -> int:
+        """Bytes that the client makes us hold, see ``ServerCall.held``."""
+        return sum(call.held for call in self._calls.values())
 
     # -- refusing ------------------------------------------------------------------------------------
 
@@ -478,7 +488,24 @@ class Server:
         now = self._loop.time()
         for connection in list(self._connections):
             connection.tick(now)
+        if self.options.max_held is not None:
+            self._drop_holders(self.options.max_held)
         self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
+
+    def _drop_holders(self, limit: int) -> None:
+        """Drop those who hold most of the memory, as far as needed."""
+        held = {connection: held for connection in self._connections if (held := connection.held)}
+        gone = largest_holders(held, limit)
+        for connection in gone:
+            connection.abort()
+        if gone:
+            _log.warning(
+                "clients hold too much memory: %d connections were dropped, the first one of %s, with %d MB of "
+                "messages that are not whole and of unread answers",
+                len(gone),
+                gone[0].peer,
+                held[gone[0]] // 1_000_000,
+            )
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection; called by it."""

@@ -198,6 +198,7 @@ class App:
             max_message_size=largest,
             max_connections=limits.max_connections,
             max_connections_per_address=limits.max_connections_per_address,
+            max_held=limits.max_held,
             first_request_timeout=limits.handshake_timeout.total_seconds(),
             admit=None if self._guard is None else self._guard.admit,
             translate=self._translate,

@@ -25,6 +25,7 @@ from windshift.server.errors import BrokerUnavailable
 from windshift.server.exposure import warn
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging, exported_logs
+from windshift.server.memory import memory_to_hold
 from windshift.server.nats.options import ServerAddress
 from windshift.server.open_files import allow_connections
 from windshift.server.readiness import Readiness
@@ -189,18 +190,18 @@ class Process:
 
 
 def _with_room(config: ServerConfig) -> ServerConfig:
-    """See to it that there are files for all the connections that clients may make; else allow fewer."""
+    """Fit the limits to what this process may have: memory, and a file for each connection."""
     wanted = config.limits.max_connections
     room = allow_connections(wanted)
-    if room == wanted:
-        return config
-    log.warning(
-        "the limit of open files lets %d connections in, not GRPC_MAX_CONNECTIONS=%d: raise the limit "
-        "(ulimit -Hn, or LimitNOFILE= of systemd), or set GRPC_MAX_CONNECTIONS to what it should be",
-        room,
-        wanted,
-    )
-    return replace(config, limits=replace(config.limits, max_connections=room))
+    limits = replace(config.limits, max_connections=room, max_held=config.limits.max_held or memory_to_hold())
+    if room < wanted:
+        log.warning(
+            "the limit of open files lets %d connections in, not GRPC_MAX_CONNECTIONS=%d: raise the limit "
+            "(ulimit -Hn, or LimitNOFILE= of systemd), or set GRPC_MAX_CONNECTIONS to what it should be",
+            room,
+            wanted,
+        )
+    return replace(config, limits=limits)
 
 
 def _spare_collector() -> None:

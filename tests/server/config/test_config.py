@@ -71,7 +71,13 @@ def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) ->
     assert read().embedded.data_dir == Path("/users/somebody/Library/Application Support/windshift")
 
 
-DESCRIBED = {"GRPC_TLS_CLIENT_AUTH", "HEALTH_HOST", "WINDSHIFT_DATA_DIR", "WINDSHIFT_NATS_SERVER"}
+DESCRIBED = {
+    "GRPC_MAX_HELD_MB",
+    "GRPC_TLS_CLIENT_AUTH",
+    "HEALTH_HOST",
+    "WINDSHIFT_DATA_DIR",
+    "WINDSHIFT_NATS_SERVER",
+}
 """Variables whose default is described rather than written out, or needs others beside it."""
 
 
@@ -126,8 +132,11 @@ def test_limits() -> None:
         GRPC_KEEPALIVE_INTERVAL="0",
         GRPC_KEEPALIVE_TIMEOUT="5.5",
         GRPC_HANDSHAKE_TIMEOUT="3",
+        GRPC_MAX_HELD_MB="64",
     ).limits
-    assert limits == LimitsConfig(100, 10, 1000, timedelta(0), timedelta(seconds=5.5), timedelta(seconds=3))
+    assert limits == LimitsConfig(
+        100, 10, 1000, timedelta(0), timedelta(seconds=5.5), timedelta(seconds=3), 64_000_000
+    )
 
 
 @pytest.mark.parametrize(
@@ -139,6 +148,7 @@ def test_limits() -> None:
         ("GRPC_KEEPALIVE_INTERVAL", "3601"),
         ("GRPC_KEEPALIVE_TIMEOUT", "0"),
         ("GRPC_HANDSHAKE_TIMEOUT", "nan"),
+        ("GRPC_MAX_HELD_MB", "0"),
     ],
 )
 def test_limits_out_of_range(name: str, text: str) -> None:

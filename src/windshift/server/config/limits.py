@@ -8,11 +8,13 @@ from windshift.server.config.tree import LimitsConfig
 _MOST_CONNECTIONS = 1_000_000
 _MOST_STREAMS = 10_000
 _LONGEST = 3600
+_MB = 1_000_000
 
 
 def read_limits(reader: Reader) -> LimitsConfig:
     """Read the limits of the API."""
     default = LimitsConfig()
+    held = reader.integer("GRPC_MAX_HELD_MB", 0, 1, 1_000_000)
     return LimitsConfig(
         max_connections=reader.integer("GRPC_MAX_CONNECTIONS", default.max_connections, 1, _MOST_CONNECTIONS),
         max_connections_per_address=reader.integer(
@@ -30,4 +32,5 @@ def read_limits(reader: Reader) -> LimitsConfig:
         handshake_timeout=reader.seconds(
             "GRPC_HANDSHAKE_TIMEOUT", default.handshake_timeout.total_seconds(), _LONGEST, low=1
         ),
+        max_held=held * _MB or None,
     )

@@ -112,6 +112,8 @@ class LimitsConfig:
     """How long the answer may take."""
     handshake_timeout: timedelta = timedelta(seconds=10)
     """How long a TLS handshake may take, and then how long it may take until the first call begins."""
+    max_held: int | None = None
+    """Bytes of half messages and of unread answers, of all clients; None = a share of the memory there is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -96,6 +96,12 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         "Seconds that a client has for TLS, and then to begin its first call.",
         "10",
     ),
+    Variable(
+        "GRPC_MAX_HELD_MB",
+        "Megabytes of messages that are not whole and of answers that are not read, of all clients together; "
+        "when it is more, the connections that hold most are dropped.",
+        "a quarter of the memory",
+    ),
     Variable("HEALTH_PORT", "Port of /healthz, /readyz and /metrics; 0 means any free one.", "8088"),
     Variable("HEALTH_HOST", "Address of /healthz, /readyz and /metrics.", "GRPC_HOST"),
     Variable("WINDSHIFT_DATA_DIR", "Data of the embedded server.", "windshift under the user's data home"),

@@ -1,0 +1,71 @@
+"""Clients that make the server hold what they can: answers that they do not read, messages without an end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from ssl import SSLError
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+
+from tests.hardening.target import MIB, MODES, PUBLISH, STATE, Target, call, healthy, target, tell
+from tests.rpc.frames import prefixed
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
+
+HELD_MB = 40
+GET = prefixed(state_pb.GetRequest(store="large", key="a").SerializeToString())
+
+
+@pytest.fixture(params=MODES)
+def narrow(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Target]:
+    """Run a server that lets clients hold little."""
+    with target(tmp_path, request.param, GRPC_MAX_HELD_MB=str(HELD_MB)) as server:
+        yield server
+
+
+async def _store_large_value(server: Target) -> None:
+    async with await server.peer() as peer:
+        store = state_pb.EnsureStoreRequest(store="large")
+        assert (await call(peer, STATE + "EnsureStore", store)).status == 0
+        value = AnyMessage(type_url="x.Y", value=bytes(1_000_000))
+        request = state_pb.SetRequest(store="large", key="a", value=value)
+        assert (await call(peer, STATE + "Set", request)).status == 0
+
+
+async def _attack(server: Target, stack: AsyncExitStack, kind: str) -> None:
+    """Have the server hold 30 MB for a connection."""
+    peer = await stack.enter_async_context(await server.peer(settings={0x4: 0}))
+    with suppress(ConnectionError, SSLError):
+        for _ in range(30):
+            if kind == "answers":
+                peer.request(STATE + "Get", GET)
+            elif not await peer.upload(peer.request(PUBLISH, None, end=False), prefixed(bytes(MIB))[:-1]):
+                break
+        await peer.pong()
+
+
+@pytest.mark.parametrize("kind", ["answers", "requests"])
+async def test_what_clients_hold_is_bounded(narrow: Target, kind: str) -> None:
+    """Those who hold most are dropped; the others, and memory, stay as they are."""
+    await narrow.warm_up()
+    await _store_large_value(narrow)
+    before = narrow.memory
+    narrow.forget_peak()
+    async with AsyncExitStack() as stack, healthy(narrow) as client:
+        for _ in range(5):
+            await _attack(narrow, stack, kind)
+            await _only_one_is_left(narrow)
+    tell(f"{kind}: memory +{(narrow.peak - before) / MIB:.0f} MiB at most; a healthy client: {client}")
+    assert "clients hold too much memory" in narrow.process.err
+    assert narrow.peak - before < 160 * MIB
+    assert narrow.faults() == []
+
+
+async def _only_one_is_left(server: Target) -> None:
+    """Wait until there is one connection beside the healthy client's."""
+    async with asyncio.timeout(20):
+        while server.metric("windshift_rpc_connections") > 2:  # noqa: ASYNC110 -- in another process
+            await asyncio.sleep(0.05)

@@ -1,0 +1,39 @@
+"""How much clients may make the server hold."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from windshift.server import memory
+
+GIB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    ("physical", "container", "held"),
+    [
+        (16 * GIB, "max", 4 * GIB),
+        (16 * GIB, str(2 * GIB), GIB // 2),
+        (16 * GIB, str(2**63 - 4096), 4 * GIB),
+        (16 * GIB, str(GIB // 8), GIB // 16),
+        (16 * GIB, None, 4 * GIB),
+        (0, None, GIB // 16),
+    ],
+)
+def test_a_quarter_of_the_memory_that_there_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, physical: int, container: str | None, held: int
+) -> None:
+    """Of the machine or of the container, whichever has less, and never too little to work with."""
+    file = tmp_path / "memory.max"
+    if container is not None:
+        file.write_text(container)
+    monkeypatch.setattr(memory, "_CONTROL_GROUPS", (file,))
+    monkeypatch.setattr(memory, "_physical", lambda: physical)
+    assert memory.memory_to_hold() == held
+
+
+def test_this_machine_has_memory() -> None:
+    """As every one that says so."""
+    assert memory.memory_to_hold() >= GIB // 16
