@@ -153,6 +153,12 @@ stores = { read = ["vault"], write = ["vault"], keys = ["open.>"] }
 [role.reader]
 dead_letters = { read = ["LEDGER"], consumers = ["ann-*"] }
 
+[role.replayer]
+dead_letters = { replay = ["LEDGER"], consumers = ["ann-*"] }
+
+[role.purger]
+dead_letters = { purge = ["LEDGER"], consumers = ["ann-*"] }
+
 [role.undertaker]
 dead_letters = { read = ["LEDGER"], replay = ["LEDGER"], purge = ["LEDGER"], consumers = ["ann-*"] }
 
