@@ -18,6 +18,7 @@ from windshift.server.api.rules import (
     CONSUMING,
     FOR_ALL,
     FOR_ALL_KNOWN,
+    LASTING,
     MANAGING,
     PUBLISHING,
     RULES,
@@ -110,6 +111,8 @@ class Guard:
 
     def _unary(self, method: Method) -> Handler:
         handler, rule = method.handler, RULES.get(method.path)
+        if method.path in LASTING:
+            handler = self._lasting(method)
 
         async def guarded(request: Any, call: ServerCall) -> Any:
             identity = await self._identified(call)
@@ -124,6 +127,20 @@ class Guard:
                 raise
 
         return guarded
+
+    def _lasting(self, method: Method) -> Handler:
+        """Judge a call again when the rules change: it may last for an hour."""
+        handler, rule = method.handler, RULES[method.path]
+
+        async def lasting(request: Any, call: ServerCall) -> Any:
+            identity = call.caller
+            if not isinstance(identity, Identity):
+                raise TypeError("a call that nobody was asked about")
+            with self._access.followed(identity, partial(_identify, call)) as admission:
+                self._follow(call, admission, actions(rule, request))
+                return await handler(request, call)
+
+        return lasting
 
     def _streaming(self, method: Method) -> Handler:
         handler, rule = method.handler, RULES.get(method.path)
@@ -141,9 +158,7 @@ class Guard:
                 usage = self._access.usage(identity.principal, call.started)
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
                     call.caller = admission
-                    admission.follow(
-                        partial(_require_all, admission, asked), partial(self._cut_off, call, identity)
-                    )
+                    self._follow(call, admission, asked)
                     return await handler(*arguments)
             except _DENIALS as error:
                 self._deny(call, identity, error)
@@ -203,6 +218,12 @@ class Guard:
         error = PermissionDenied(identity.principal.name, "call this method", "call", call.method, rule)
         self._deny(call, identity, error)
         raise error
+
+    def _follow(self, call: ServerCall, admission: Admission, asked: list[Action]) -> None:
+        """End a call when the rules allow it no longer."""
+        admission.follow(
+            partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
+        )
 
     def _deny(
         self,

@@ -199,3 +199,6 @@ MANAGING: Final = frozenset(
     }
 )
 """Methods that the audit log has a record of, each time."""
+
+LASTING: Final = frozenset({_DEAD_LETTERS + "Replay", _DEAD_LETTERS + "Purge"})
+"""Methods whose calls go on for as long as there is something to do, and the client wants: up to an hour."""

@@ -38,7 +38,7 @@ def require(identity: Identity, action: Action) -> None:
 
 
 class Admission:
-    """An open stream of a caller, who may lose what let him in.
+    """An open stream of a caller, or another call that lasts. The caller may lose what let him in.
 
     Attributes:
         identity: who it is, by the rules in force.
@@ -128,13 +128,21 @@ class Access:
     def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[Admission]:
         """Count a stream as open, and review it, as long as the block lasts. Raise `QuotaExceeded`."""
         usage.open_stream(identity.principal)
+        try:
+            with self.followed(identity, identify) as admission:
+                yield admission
+        finally:
+            usage.close_stream()
+
+    @contextmanager
+    def followed(self, identity: Identity, identify: Identify) -> Iterator[Admission]:
+        """Review a call that may last as long as the block does."""
         admission = Admission(identity, identify)
         self._open.add(admission)
         try:
             yield admission
         finally:
             self._open.remove(admission)
-            usage.close_stream()
 
     def replace(self, authenticator: Authenticator, now: float) -> None:
         """Put other rules in force, and judge all open streams by them. `now` is the loop's time."""
