@@ -500,8 +500,8 @@ class Server:
             connection.abort()
         if gone:
             _log.warning(
-                "clients hold too much memory: %d connections were dropped, the first one of %s, with %d MB of "
-                "messages that are not whole and of unread answers",
+                "clients hold too much memory: %d connections were dropped, the first one of %s, with %d MB "
+                "of messages that are not whole and of unread answers",
                 len(gone),
                 gone[0].peer,
                 held[gone[0]] // 1_000_000,
