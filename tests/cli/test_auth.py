@@ -75,16 +75,16 @@ def rows(output: str) -> dict[str, str]:
     return dict(line.split(maxsplit=1) for line in output.splitlines() if line)
 
 
-def test_a_token_fits_its_line(tmp_path: Path) -> None:
-    """The token alone is on stdout; the line on stderr, with a role in it, is what a file takes."""
+def test_a_token_fits_what_is_said_of_it(tmp_path: Path) -> None:
+    """The token alone is on stdout; the lines on stderr, with a role in them, are what a file takes."""
     made = auth("token", "new-one")
     assert made.returncode == 0
     assert re.fullmatch(r"ws_new-one_[A-Za-z0-9_-]{43}\n", made.stdout)
     assert "shown only now" in made.stderr
     assert made.stdout.strip() not in made.stderr
-    (line,) = (each for each in made.stderr.splitlines() if each.startswith("  {"))
+    _, lines, _ = made.stderr.strip().split("\n\n")
     file = tmp_path / "auth.toml"
-    file.write_text(f"principals = [\n{line.replace('…', 'r')}\n]\n[role.r]\n")
+    file.write_text(f"[role.r]\n{lines.replace('…', 'r')}")
     found = auth("check", "--file", file, "--token-stdin", text=made.stdout)
     assert found.returncode == 0
     assert rows(found.stdout)["principal"] == "new-one"

@@ -25,6 +25,16 @@ _USAGE: Final = 2
 _LONGEST: Final = 16 * 1024
 _PERIOD: Final = re.compile(r"(\d{1,6})([hdw])")
 _HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
+_FOR_THE_FILE: Final = """\
+The token is shown only now. This goes to the end of the authorization file, with the roles in it:
+
+[[principals]]
+name = "{name}"
+token_sha256 = [{digest}]
+roles = ["…"]
+
+When the principal is there already, put what is in [] beside what its token_sha256 has.
+"""
 
 
 @click.group()
@@ -44,7 +54,7 @@ def token(name: str, expires: str | None) -> None:
     """Make a static token for the principal NAME.
 
     The token goes to stdout. It is stored nowhere, and cannot be shown again. What belongs into the
-    authorization file is its SHA-256; a line with it goes to stderr.
+    authorization file, with its SHA-256, goes to stderr.
 
     \b
     Examples:
@@ -61,11 +71,7 @@ def token(name: str, expires: str | None) -> None:
     digest = f'"{token_digest(made).hex()}"'
     if until is not None:
         digest = f"{{ sha256 = {digest}, expires = {until:%Y-%m-%dT%H:%M:%SZ} }}"
-    click.echo("The token is shown only now. Put its SHA-256 into the authorization file:", err=True)
-    click.echo(f'  {{ name = "{name}", token_sha256 = [{digest}], roles = ["…"] }},', err=True)
-    click.echo(
-        "or, when the principal is there already, only the part in [] into its token_sha256.", err=True
-    )
+    click.echo(_FOR_THE_FILE.format(name=name, digest=digest), err=True)
     click.echo(made)
 
 
@@ -73,7 +79,7 @@ def token(name: str, expires: str | None) -> None:
 @click.option(
     "--file",
     "given",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),  # that is found out in one line by opening it
     metavar="FILE",
     help="The authorization file. Without it: what WINDSHIFT_AUTH_FILE says.",
 )
