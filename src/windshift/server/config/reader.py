@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import stat
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from enum import StrEnum
@@ -144,15 +146,15 @@ class Reader:
     def file(self, name: str) -> Path | None:
         """Read the path of a file that can be read."""
         path = self.path(name)
-        if path is not None and not (path.is_file() and os.access(path, os.R_OK)):
-            self.problem(name, f"cannot read the file '{path}'; name one that exists and may be read")
+        if path is not None and (why := _unusable(path, os.R_OK)):
+            self.problem(name, f"cannot read the file '{path}' ({why}); name one that exists and may be read")
         return path
 
     def program(self, name: str) -> Path | None:
         """Read the path of a program that may be run."""
         path = self.path(name)
-        if path is not None and not (path.is_file() and os.access(path, os.X_OK)):
-            self.problem(name, f"'{path}' is no program that may be run; name one that is")
+        if path is not None and (why := _unusable(path, os.X_OK)):
+            self.problem(name, f"'{path}' is no program that may be run ({why}); name one that is")
         return path
 
     def host(self, name: str, default: str) -> str:
@@ -218,6 +220,17 @@ def _pairs(value: str) -> tuple[tuple[str, str], ...]:
             )
         pairs.append((unquote(key.strip()), unquote(text.strip())))
     return tuple(pairs)
+
+
+def _unusable(path: Path, mode: int) -> str | None:
+    """Say why a file cannot be used so (`os.R_OK`, `os.X_OK`). None: it can. It is not opened: pipes wait."""
+    try:
+        found = path.stat()
+    except OSError as error:  # also when one of its directories is closed to this user
+        return error.strerror
+    if not stat.S_ISREG(found.st_mode):
+        return "not a regular file"
+    return None if os.access(path, mode) else os.strerror(errno.EACCES)
 
 
 def _path(value: str) -> Path:
