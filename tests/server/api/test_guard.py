@@ -10,17 +10,20 @@ from typing import Any
 import pytest
 
 from tests.authorization.policies import principal, token_of
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Service
 from windshift.rpc.service import snake_case
+from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
-from windshift.server.api.guard import Guard
+from windshift.server.api.guard import Guard, audited
 from windshift.server.auth.access import Access
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
 from windshift.server.errors import PermissionDenied
 
+PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
 
@@ -102,3 +105,36 @@ async def test_rules_that_change_meanwhile() -> None:
     with pytest.raises(PermissionDenied):
         await work
     assert behind.handled == 0
+
+
+# What the audit log names
+
+
+async def managed(caplog: pytest.LogCaptureFixture, method: str, request: Any) -> str:
+    """Have a call recorded, and return what it managed by that."""
+
+    async def handle(*_: Any) -> None:
+        pass
+
+    descriptor = DEAD_LETTERS if "deadletters" in method else EVENTS
+    handlers = dict.fromkeys(map(snake_case, descriptor.methods_by_name), handle)
+    service = Service(descriptor, SimpleNamespace(**handlers))
+    audited(service, Audit())
+    caplog.set_level("INFO")
+    await service.methods[method].handler(request, Call(method))
+    return str(caplog.records[-1].__dict__["resource"])
+
+
+async def test_all_that_is_managed_is_recorded(caplog: pytest.LogCaptureFixture) -> None:
+    """Who purges dead letters of several consumers hides none behind the first."""
+    ids = ["A.one.1.1", "A.one.2.1", "no id", "B.two.1.1"]
+    assert await managed(caplog, PURGE, dead_letters_pb.PurgeRequest(ids=ids)) == "A one, B two"
+    assert await managed(caplog, PURGE, dead_letters_pb.PurgeRequest(ids=["no id"])) == ""
+    of_all = dead_letters_pb.PurgeRequest(filter=dead_letters_pb.Filter(), ids=ids)
+    assert await managed(caplog, PURGE, of_all) == "* *, A one, B two"
+    many = dead_letters_pb.PurgeRequest(ids=[f"A.c{number}.1.1" for number in range(1000)])
+    named = await managed(caplog, PURGE, many)
+    assert named.startswith("A c0, A c1, ")
+    assert named.endswith("A c19, and 980 more")
+    stream = pb.EnsureStreamRequest(name="S", subjects={"subjects": ["a.>", "b.>"]})
+    assert await managed(caplog, ENSURE_STREAM, stream) == "S"

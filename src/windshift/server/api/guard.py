@@ -7,9 +7,10 @@ request is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any, Final, NoReturn
 
 from windshift.rpc import Method, ServerCall, Service
@@ -20,6 +21,7 @@ from windshift.server.api.rules import (
     FOR_ALL_KNOWN,
     LASTING,
     MANAGING,
+    MOST_ACTIONS,
     PUBLISHING,
     RULES,
     Rule,
@@ -36,6 +38,8 @@ Handler = Callable[..., Awaitable[Any]]
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
 
+_NAMED: Final = 20
+"""How many of the things that a call manages the audit log names."""
 _AT_ONCE: Final = 64
 """How many of the things that a request asks for are judged before other calls have their turn."""
 
@@ -262,11 +266,21 @@ def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
             raise
         finally:
             identity = call.caller if isinstance(call.caller, Identity) else None
-            first = next(iter(rule(request)), None)
             caller = Caller(call.method, call.peer, identity)
-            audit.managed(caller, "" if first is None else first.resource, code_of(call, failure).name)
+            audit.managed(caller, _managed(rule(request)), code_of(call, failure).name)
 
     return managing
+
+
+def _managed(asked: Iterator[Action]) -> str:
+    """Name what a call manages: all of it that is of the first's kind, as far as a line has room."""
+    first = next(asked, None)
+    if first is None:
+        return ""
+    alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
+    names = list(dict.fromkeys((first.resource, *alike)))
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
 
 
 def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pending:
