@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,3 +61,14 @@ def test_at_the_start(tmp_path: Path) -> None:
         assert f"WINDSHIFT_AUTH_FILE: cannot read the file '{file}'" in process.err
     finally:
         process.kill()
+
+
+def test_hangups_until_the_end(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Whoever asks for a reload while the server stops does not break that off, up to its very end."""
+    with served(tmp_path, POLICY, NATS_URL=nats_server.url) as server:
+        process = server.process
+        process.signal(signal.SIGTERM)
+        while process.process.poll() is None:
+            process.signal(signal.SIGHUP)
+            time.sleep(0.0005)
+        assert process.wait() == 0

@@ -57,6 +57,8 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
 
 async def _run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool) -> None:
     await Process(config, announce, share_port=share_port).run()
+    if config.reloads:  # the loop is about to let go of the signal, which would end the process then
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 class Process:
