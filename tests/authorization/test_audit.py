@@ -110,27 +110,30 @@ def test_one_record_for_each_denied_call(server: Served) -> None:
 def test_nobody(server: Served) -> None:
     """Who is not known is denied with a reason that only the log has, and without anything secret."""
     request = pb.PublishEventRequest(subject="audit.x", data=any_of("x"))
-    for metadata, why in (
-        ((), "there is neither a token nor a client certificate"),
-        ((("authorization", "Basic x"),), "the header is not Bearer and a token, or is too long"),
-        (bearer(token_of("ann", 2)), "the static token names 'ann', but is none of its tokens"),
-        (bearer(token_of("eve")), "the static token is nobody's"),
+    told = set()
+    for metadata in (
+        (),
+        (("authorization", "Basic x"),),
+        bearer(token_of("ann", 2)),
+        bearer(token_of("eve")),
     ):
         since = Since(server)
         caller = server.callers.with_metadata(metadata)
         outcome = invoke(caller, method_of("EventsService/Publish"), request)
         assert outcome.answer == UNKNOWN
         assert outcome.refusal is not None
-        assert why not in outcome.refusal.message
         (record,) = since.records()
+        why = record.pop("why")
+        told.add(why)
+        assert why not in outcome.refusal.message
         assert record == {
             "level": "warning",
             "message": f"denied: {why}",
             "event": "denied",
             "reason": "UNAUTHENTICATED",
             "method": "/windshift.events.v1alpha1.EventsService/Publish",
-            "why": why,
         }
+    assert len(told) == 4
 
 
 def test_managed(server: Served) -> None:

@@ -157,7 +157,7 @@ def test_watches_follow_the_file(usual: Served) -> None:
     admin.ensure_stream("BURIED")
     consumer(admin, "BURIED")
     letter = kill_off(admin, "BURIED")
-    with watching(usual.caller("ann"), existing=True) as watch:
+    with watching(usual.caller("ann"), "BURIED", existing=True) as watch:
         assert watch.next(LIMIT).dead_letter.id == letter.id
         usual.put(USUAL.replace('read = ["*"], consumers', 'read = ["X"], consumers'))
         assert forbidden(watch.end(LIMIT))
