@@ -53,3 +53,25 @@ def test_why_a_program_cannot_be_run(tmp_path: Path) -> None:
     program.touch(mode=0o600)
     assert "(Permission denied)" in problem(WINDSHIFT_NATS_SERVER=str(program))
     assert "(No such file or directory)" in problem(WINDSHIFT_NATS_SERVER=str(tmp_path / "absent"))
+
+
+@pytest.mark.parametrize("name", ["GRPC_TLS_KEY", "NATS_CREDS", "WINDSHIFT_AUTH_FILE", "WINDSHIFT_DATA_DIR"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----",
+        "-----BEGIN PRIVATE KEY----- s3cret",
+        "LS0tLS1CRUdJTiBQUklWQVRFIEtFWS0tLS0tCs3cret",
+        f"s3cret{'x' * 5000}",
+        "ws_billing_s3cret7890123456789012345678901234567890123",
+        "eyJhbGciOiJFUzI1NiIsInR5cCI6IkpXVCJ9.s3cret.s3cret",
+        'name = "s3cret"\r\nroles = []',
+    ],
+)
+def test_what_should_be_in_a_file_is_not_repeated(name: str, value: str) -> None:
+    """Keys and tokens end up in variables that are for paths; they must not end up in a log then."""
+    with pytest.raises(ConfigurationError) as caught:
+        config_from_environment({name: value})
+    told = f"{name}: needs a path, and has what looks like the content of the file; write that into one"
+    assert told in caught.value.problems
+    assert "s3cret" not in str(caught.value)

@@ -23,6 +23,12 @@ _MILLISECONDS_FROM = 1000
 _LONGEST_MILLISECONDS = 86_400_000
 _GO_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
 
+_LONGEST_PATH = 4095
+_CONTENT = re.compile(
+    r"[\x00-\x1f\x7f]|-----BEGIN|LS0tLS1CRUdJTi|\bws_[A-Za-z0-9_-]{43}|\beyJ[A-Za-z0-9_-]{16,}\."
+)
+"""What a file may hold and no path has: lines, PEM, that in base64, tokens."""
+
 
 class ConfigurationError(Exception):
     """One or more variables have wrong values. `problems` holds a line for each."""
@@ -141,7 +147,7 @@ class Reader:
 
     def path(self, name: str) -> Path | None:
         """Read a path, absolute or not; ``~`` and ``~user`` are homes."""
-        return self.parsed(name, None, _path, "a path; ~ needs a home directory")
+        return self.secret(name, None, _path)
 
     def file(self, name: str) -> Path | None:
         """Read the path of a file that can be read."""
@@ -234,10 +240,12 @@ def _unusable(path: Path, mode: int) -> str | None:
 
 
 def _path(value: str) -> Path:
+    if len(value) > _LONGEST_PATH or _CONTENT.search(value) is not None:
+        raise ValueError("needs a path, and has what looks like the content of the file; write that into one")
     try:
         return Path(value).expanduser().absolute()
     except RuntimeError as error:  # there is no such user, or the user has no home
-        raise ValueError from error
+        raise ValueError(f"{value!r} is not allowed; use a path; ~ needs a home directory") from error
 
 
 def _host(value: str) -> str:
