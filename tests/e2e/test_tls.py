@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 
 import grpc
@@ -92,3 +93,12 @@ def test_unusable_files(tmp_path: Path) -> None:
         assert f"{variable}: {file}" in told
         assert what in told
         assert len(told.splitlines()) == 1
+
+
+def test_a_certificate_that_has_expired(tmp_path: Path) -> None:
+    """The server starts, since only clients can refuse it, and the log says that they will."""
+    old = Authority(tmp_path).issue("old", lifetime=timedelta(days=-1))
+    with windshift(tmp_path, GRPC_TLS_CERT=str(old.certificate), GRPC_TLS_KEY=str(old.key)) as server:
+        told = f"clients will not accept the certificate in {old.certificate}: certificate has expired"
+        assert told in server.err
+        assert server.stop() == 0

@@ -10,7 +10,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 
 from tests.support.certificates import Authority, Pair
-from windshift.rpc import ReplaceableTls, client_tls, server_tls
+from windshift.rpc import ReplaceableTls, client_tls, objection, server_tls
 
 from .serving import UNARY, echo, serving, simple
 
@@ -237,3 +237,15 @@ async def test_open_connections_stay(authority: Authority) -> None:
             for peer, name in ((first, "old"), (second, "new")):
                 assert subject(peer._writer.get_extra_info("ssl_object")) == name
                 assert (await peer.call(UNARY, simple(b"x"))).status == 0
+
+
+@pytest.mark.parametrize("rsa", [False, True])
+@pytest.mark.parametrize("asks", [False, True])
+def test_what_clients_have_against_a_certificate(authority: Authority, rsa: bool, asks: bool) -> None:
+    """Nothing, whoever signed it and whatever its names are; unless it has expired."""
+    client_ca = authority.certificate if asks else None
+    good = authority.issue("good", dns=["elsewhere"], rsa=rsa)
+    assert objection(server_tls(good.certificate, good.key, client_ca), good.certificate) is None
+    old = authority.issue("old", lifetime=dt.timedelta(days=-1), rsa=rsa)
+    context = server_tls(old.certificate, old.key, client_ca)
+    assert objection(context, old.certificate) == "certificate has expired"

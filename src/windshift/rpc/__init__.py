@@ -14,7 +14,7 @@ from .reflection import reflection_services
 from .server import Server, ServerOptions
 from .service import Method, Service
 from .status import RpcError, StatusCode
-from .tls import ReplaceableTls, client_tls, server_tls
+from .tls import ReplaceableTls, client_tls, objection, server_tls
 
 __all__ = [
     "Channel",
@@ -33,6 +33,7 @@ __all__ = [
     "Service",
     "StatusCode",
     "client_tls",
+    "objection",
     "open_sockets",
     "reflection_services",
     "server_tls",

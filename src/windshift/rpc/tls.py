@@ -43,6 +43,33 @@ def _no_password() -> str:
     return ""
 
 
+def objection(context: ssl.SSLContext, certificate: Path) -> str | None:
+    """Return what clients have against a server's certificate even if they trust who signed it.
+
+    That is, for instance, that it has expired, or is for clients alone. It comes of a handshake in memory
+    with one that trusts the certificate itself.
+
+    Args:
+        context: made by ``server_tls``.
+        certificate: its certificate.
+    """
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.load_verify_locations(certificate)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    sides = client.wrap_bio(to_client, to_server), context.wrap_bio(to_server, to_client, server_side=True)
+    for side in sides * 2:
+        try:
+            side.do_handshake()
+        except ssl.SSLWantReadError:
+            continue
+        except ssl.SSLCertVerificationError as error:
+            return str(error.verify_message)
+        break
+    return None
+
+
 class _WithoutResumption(ssl.SSLContext):
     """A context that looks at the client's certificate anew with each connection.
 

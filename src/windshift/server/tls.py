@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from windshift.rpc import ReplaceableTls, server_tls
+from windshift.rpc import ReplaceableTls, objection, server_tls
 from windshift.server.config import ClientAuth, ServerConfig
 from windshift.server.reloading import NotUsable, Watched, refuse_pipes
+
+_log = logging.getLogger(__name__)
 
 _VARIABLES: Final = ("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA")
 
@@ -49,11 +52,15 @@ class ApiTls:
         refuse_pipes(self.watched.paths)
         files = [_read(*named) for named in zip(_VARIABLES, self.watched.paths, strict=False)]
         try:
-            return server_tls(certificate, key, client_ca, client_required=self._client_required)
+            context = server_tls(certificate, key, client_ca, client_required=self._client_required)
+            against = objection(context, certificate)
         except ssl.SSLError as error:
             raise TlsNotUsable(_what_is_wrong(files, error.reason or "")) from error
         except OSError as error:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
+        if against is not None:
+            _log.warning("clients will not accept the certificate in %s: %s", certificate, against)
+        return context
 
 
 class _File(NamedTuple):
