@@ -8,7 +8,15 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from windshift.server.auth.subjects import covers, covers_name, overlaps, overlaps_name, parts, tokens
+from windshift.server.auth.subjects import (
+    SubjectPatterns,
+    covers,
+    covers_name,
+    overlaps,
+    overlaps_name,
+    parts,
+    tokens,
+)
 
 WORDS = ("a", "b")
 UNIVERSE = [subject for length in range(1, 6) for subject in product((*WORDS, "other"), repeat=length)]
@@ -127,3 +135,33 @@ def test_what_is_longer_than_any(text: str) -> None:
     assert tokens(text) == parts(text) == ()
     assert not covers(">", text)
     assert not covers_name("*", text)
+
+
+ANY = st.one_of(PATTERNS, st.sampled_from(MALFORMED), st.just("a.*.*.b"), st.just("a.*.c.>"))
+
+
+@given(st.lists(ANY, max_size=12), ANY)
+@example(["a.*", "*.a", "a.a"], "a.a")
+@example(["*.*", "a.*"], "*.*")
+@example(["a", "a.>"], "a")
+@example(["a.b", "a.>"], "a.>")
+def test_many_patterns(patterns: list[str], wanted: str) -> None:
+    """In a set of patterns the first is found that would be found by comparing one after the other."""
+    found = SubjectPatterns()
+    for number, pattern in enumerate(patterns):
+        found.add(tokens(pattern), number)
+    covering = (number for number, pattern in enumerate(patterns) if covers(pattern, wanted))
+    overlapping = (number for number, pattern in enumerate(patterns) if overlaps(pattern, wanted))
+    assert found.covering(tokens(wanted)) == next(covering, None)
+    assert found.overlapping(tokens(wanted)) == next(overlapping, None)
+
+
+def test_a_hundred_thousand_patterns() -> None:
+    """Their number hardly matters: comparing with each would take minutes here."""
+    found = SubjectPatterns()
+    for number in range(100_000):
+        found.add(("a", f"b{number}", ">"), number)
+    for number in range(10_000):
+        assert found.covering(("a", f"b{number}", "c")) == number
+        assert found.overlapping(("a", f"b{number}", ">")) == number
+        assert found.overlapping(("a", "x", f"b{number}")) is None

@@ -15,14 +15,7 @@ from typing import Final, NamedTuple, TypeAlias
 
 from windshift.server.auth import actions
 from windshift.server.auth.actions import Action
-from windshift.server.auth.subjects import (
-    parts,
-    parts_cover,
-    parts_overlap,
-    tokens,
-    tokens_cover,
-    tokens_overlap,
-)
+from windshift.server.auth.subjects import SubjectPatterns, parts, parts_cover, parts_overlap, tokens
 
 REMEMBERED: Final = 4096
 """How many answers about publishes a principal's permissions remember; then they forget all of them."""
@@ -222,35 +215,47 @@ class _Allowing:
         return near, f"; role {self.name} comes nearest: {'; '.join(reasons)}" if near else ""
 
 
+class _NamePatterns:
+    """Numbered patterns of names, as `SubjectPatterns` has those of subjects."""
+
+    def __init__(self) -> None:
+        self._patterns: list[tuple[_Pattern, int]] = []
+
+    def add(self, pattern: _Pattern, number: int) -> None:
+        """Add what `parts` returned for a pattern."""
+        self._patterns.append((pattern, number))
+
+    def covering(self, wanted: _Pattern) -> int | None:
+        """Return the number of a pattern that covers what `parts` returned for a name."""
+        return next((number for pattern, number in self._patterns if parts_cover(pattern, wanted)), None)
+
+    def overlapping(self, wanted: _Pattern) -> int | None:
+        """Return the number of a pattern that has something in common with it."""
+        return next((number for pattern, number in self._patterns if parts_overlap(pattern, wanted)), None)
+
+
 class _Rules:
     """The entries of one list, ready to be compared, each with what to say when it decides."""
 
     def __init__(self, kind: Kind) -> None:
-        self._kind = kind
-        self._rules: list[tuple[_Pattern, str]] = []
-        subjects = kind is Kind.SUBJECT
-        self._covers = tokens_cover if subjects else parts_cover
-        self._overlaps = tokens_overlap if subjects else parts_overlap
+        self._read = _READ[kind]
+        self._patterns = SubjectPatterns() if kind is Kind.SUBJECT else _NamePatterns()
+        self._rules: list[str] = []
 
     def add(self, pattern: str, rule: str) -> None:
         """Add an entry."""
-        self._rules.append((_READ[self._kind](pattern), rule))
+        self._patterns.add(self._read(pattern), len(self._rules))
+        self._rules.append(rule)
 
     def covering(self, wanted: _Pattern) -> str | None:
         """Return the first rule that covers all that is wanted."""
-        covers = self._covers
-        for pattern, rule in self._rules:
-            if covers(pattern, wanted):
-                return rule
-        return None
+        number = self._patterns.covering(wanted)
+        return None if number is None else self._rules[number]
 
     def overlapping(self, wanted: _Pattern) -> str | None:
         """Return the first rule that has something in common with what is wanted."""
-        overlaps = self._overlaps
-        for pattern, rule in self._rules:
-            if overlaps(pattern, wanted):
-                return rule
-        return None
+        number = self._patterns.overlapping(wanted)
+        return None if number is None else self._rules[number]
 
 
 def _rules(entries: Iterable[tuple[str, Entry, str]]) -> dict[str, _Rules]:

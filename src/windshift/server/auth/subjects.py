@@ -92,3 +92,87 @@ def parts_overlap(a: tuple[str, ...], b: tuple[str, ...]) -> bool:
     if len(a) == len(b) == _OPEN:
         return a[0].startswith(b[0]) or b[0].startswith(a[0])
     return parts_cover(a, b) or parts_cover(b, a)
+
+
+class SubjectPatterns:
+    """Numbered patterns of subjects, in which those are found that matter for a subject.
+
+    They are a tree by their tokens, so that the time to find one grows with the tokens of what is wanted, and
+    with the number of patterns only as far as wildcards stand in the same places. Of several that fit, that
+    with the lowest number is found.
+    """
+
+    def __init__(self) -> None:
+        self._root = _Branch()
+
+    def add(self, pattern: Sequence[str], number: int) -> None:
+        """Add what `tokens` returned for a pattern. One that is malformed stands for nothing."""
+        if not pattern:
+            return
+        branch = self._root
+        for word in pattern:
+            branch.beyond = _lower(branch.beyond, number)
+            if word == ">":
+                branch.rest = _lower(branch.rest, number)
+                return
+            branch = branch.branches.setdefault(word, _Branch())
+        branch.end = _lower(branch.end, number)
+
+    def covering(self, wanted: Sequence[str]) -> int | None:
+        """Return the number of a pattern that covers what `tokens` returned for a subject."""
+        return _covering(self._root, wanted, 0) if wanted else None
+
+    def overlapping(self, wanted: Sequence[str]) -> int | None:
+        """Return the number of a pattern that has something in common with it."""
+        return _overlapping(self._root, wanted, 0) if wanted else None
+
+
+class _Branch:
+    """Patterns that begin with the same tokens.
+
+    Attributes:
+        branches: those that go on, by their next token; ``>`` is none of these.
+        end: the lowest number of those that end here; None = there is none.
+        rest: the same of those that go on with ``>``.
+        beyond: the same of all that go on.
+    """
+
+    __slots__ = ("beyond", "branches", "end", "rest")
+
+    def __init__(self) -> None:
+        self.branches: dict[str, _Branch] = {}
+        self.end: int | None = None
+        self.rest: int | None = None
+        self.beyond: int | None = None
+
+
+def _covering(branch: _Branch, wanted: Sequence[str], position: int) -> int | None:
+    if position == len(wanted):
+        return branch.end
+    found = branch.rest
+    word = wanted[position]
+    if word != ">" and branch.branches:
+        for each in (word, "*") if word != "*" else (word,):
+            if each in branch.branches:
+                found = _lower(found, _covering(branch.branches[each], wanted, position + 1))
+    return found
+
+
+def _overlapping(branch: _Branch, wanted: Sequence[str], position: int) -> int | None:
+    if position == len(wanted):
+        return branch.end
+    word = wanted[position]
+    if word == ">":
+        return branch.beyond
+    found = branch.rest
+    if branch.branches:
+        for each in branch.branches if word == "*" else (word, "*"):
+            if each in branch.branches:
+                found = _lower(found, _overlapping(branch.branches[each], wanted, position + 1))
+    return found
+
+
+def _lower(one: int | None, other: int | None) -> int | None:
+    if one is None or other is None:
+        return other if one is None else one
+    return min(one, other)
