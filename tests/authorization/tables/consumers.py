@@ -39,18 +39,18 @@ _ENSURED: dict[str, dict[tuple[str, str, tuple[str, ...]], Answer]] = {
         ("SHOP", "bob-#", ("shop.a.b",)): DENIED,
         ("SHOP", "Ann-#", ("shop.a.b",)): DENIED,
         ("SHOP", "xann-#", ("shop.a.b",)): DENIED,
-        ("SHOP", "*", ("shop.a.b",)): DENIED,
+        ("SHOP", "*", ("shop.a.b",)): INVALID,
         ("SHOP", _GUESSED, ("shop.a.b",)): DENIED,
         ("SHOP", NAMED_LIKE_GENERATED, ("shop.a.b",)): DENIED,
         ("SHOPX", "ann-#", ("shop.a.b",)): DENIED,
         ("SHO", "ann-#", ("shop.a.b",)): DENIED,
         ("shop", "ann-#", ("shop.a.b",)): DENIED,
         ("PAYMENTS", "ann-#", ("shop.a.b",)): DENIED,
-        ("WS_DEAD_LETTERS", "ann-#", ("shop.a.b",)): DENIED,
-        ("KV_cfg", "ann-#", ("shop.a.b",)): DENIED,
+        ("WS_DEAD_LETTERS", "ann-#", ("shop.a.b",)): INVALID,
+        ("KV_cfg", "ann-#", ("shop.a.b",)): INVALID,
         ("ABSENT", "ann-#", ("shop.a.b",)): DENIED,
         ("GONE", "ann-#", ("shop.a.b",)): NO_STREAM,
-        ("", "ann-#", ("shop.a.b",)): DENIED,
+        ("", "ann-#", ("shop.a.b",)): INVALID,
     },
     "ann-star": {
         ("SHOP", "ann-#", ("shop.z",)): ALLOWED,
@@ -94,7 +94,7 @@ _ENSURED: dict[str, dict[tuple[str, str, tuple[str, ...]], Answer]] = {
         ("PAYMENTS", "ann-#", ("shop.z",)): DENIED,
         ("SHOP", "", ("payments.x",)): DENIED,
     },
-    "all": {("SHOP", "ann-#", ("shop.a..b",)): DENIED, ("SHOP", "a.b", ("shop.a.b",)): INVALID},
+    "all": {("SHOP", "ann-#", ("shop.a..b",)): INVALID, ("SHOP", "a.b", ("shop.a.b",)): INVALID},
 }
 
 

@@ -15,7 +15,7 @@ _STORES: dict[str, dict[str, Answer]] = {
     "keys-read": {"cfg": DENIED, "c-#": DENIED},
     "keys-write": {"cfg": DENIED},
     "halves-and-keys": {"s-#": ALLOWED, "vault": DENIED},
-    "all": {"cfg": ALLOWED, "": DENIED},
+    "all": {"cfg": ALLOWED, "": INVALID},
 }
 
 _READ_AND_WRITTEN: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
@@ -29,11 +29,11 @@ _READ_AND_WRITTEN: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
         ("cfg", "Billing.a"): (DENIED, DENIED),
         ("cfg", "secret.a"): (DENIED, DENIED),
         ("cfg", "absent"): (DENIED, DENIED),
-        ("cfg", "*"): (DENIED, DENIED),
-        ("cfg", ">"): (DENIED, DENIED),
-        ("cfg", "billing..a"): (DENIED, DENIED),
+        ("cfg", "*"): (INVALID, INVALID),
+        ("cfg", ">"): (INVALID, INVALID),
+        ("cfg", "billing..a"): (INVALID, INVALID),
         ("cfg", "billing.>"): (INVALID, INVALID),
-        ("cfg", ""): (DENIED, DENIED),
+        ("cfg", ""): (INVALID, INVALID),
         ("vault", "billing.a"): (DENIED, DENIED),
         ("absent", "billing.a"): (DENIED, DENIED),
         ("cf", "billing.a"): (DENIED, DENIED),
@@ -44,7 +44,7 @@ _READ_AND_WRITTEN: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
         ("cfg", "billing.a.b"): (DENIED, DENIED),
         ("cfg", "billing"): (DENIED, DENIED),
         ("cfg", "billing.*"): (INVALID, INVALID),
-        ("cfg", "billing.>"): (DENIED, DENIED),
+        ("cfg", "billing.>"): (INVALID, INVALID),
     },
     "keys-read": {
         ("cfg", "billing.a"): (ALLOWED, DENIED),
@@ -71,7 +71,7 @@ _READ_AND_WRITTEN: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
         ("cfg", "open.a"): (DENIED, DENIED),
     },
     "ann": {("cfg", "billing.a"): (DENIED, DENIED)},
-    "all": {("absent", "a"): (NO_STORE, NO_STORE), ("cfg", "a..b"): (DENIED, DENIED)},
+    "all": {("absent", "a"): (NO_STORE, NO_STORE), ("cfg", "a..b"): (INVALID, INVALID)},
 }
 
 

@@ -53,12 +53,12 @@ _NAMES: dict[str, dict[str, Answer]] = {
         "B-#": DENIED,
         "xb-#": DENIED,
         "bb-#": DENIED,
-        "": DENIED,
-        "*": DENIED,
+        "": INVALID,
+        "*": INVALID,
         "b-*": INVALID,  # is below it, but no name
         "ORDERS": DENIED,
-        "KV_cfg": DENIED,
-        "WS_DEAD_LETTERS": DENIED,
+        "KV_cfg": INVALID,
+        "WS_DEAD_LETTERS": INVALID,
     },
     "builder-one": {"b-one": ALLOWED, "b-onex": DENIED, "b-on": DENIED, "b-two": DENIED},
     "builder-holes": {"b-lock#": ALLOWED, "b-locked": DENIED, "b-locked-#": DENIED},
@@ -75,13 +75,13 @@ _SUBJECTS: dict[str, dict[tuple[str, ...], Answer]] = {
         ("b",): DENIED,
         ("bx.#",): DENIED,
         ("B.#",): DENIED,
-        (">",): DENIED,
-        ("*.#",): DENIED,
+        (">",): INVALID,
+        ("*.#",): INVALID,
         ("b.#.a", "c.#"): DENIED,
         ("c.#", "b.#.a"): DENIED,
         ("orders.>",): DENIED,
-        ("_INBOX.>",): DENIED,
-        ("$JS.API.>",): DENIED,
+        ("_INBOX.>",): INVALID,
+        ("$JS.API.>",): INVALID,
     },
     "builder-star": {
         ("b.#",): ALLOWED,
@@ -115,8 +115,8 @@ _COPIES: dict[str, dict[_Sources, Answer]] = {
         (("PAYMENTS", ()),): DENIED,
         (("ABSENT", ("shop.a.>",)),): DENIED,
         (("GONE", ("shop.a.>",)),): NO_STREAM,
-        (("KV_vault", ()),): DENIED,
-        (("WS_DEAD_LETTERS", ()),): DENIED,
+        (("KV_vault", ()),): INVALID,
+        (("WS_DEAD_LETTERS", ()),): INVALID,
     },
     "builder-holes": {
         (("SHOP", ("shop.z",)),): ALLOWED,
@@ -156,7 +156,7 @@ def _rows() -> Iterator[Row]:
                 yield _copying(who, kind, sources, answer)
     yield _copying("builder", "mirror", (("SHOP", ("shop.a.b",)),), DENIED, "PAYMENTS")
     yield Row(_METHOD, "builder", pb.EnsureStreamRequest(name="b-none"), INVALID, "without a source")
-    yield Row(_METHOD, "ann", pb.EnsureStreamRequest(name="b-none"), DENIED, "without a source")
+    yield Row(_METHOD, "ann", pb.EnsureStreamRequest(name="b-none"), INVALID, "without a source")
 
 
 ROWS = list(_rows())

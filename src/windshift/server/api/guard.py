@@ -16,6 +16,7 @@ from typing import Any, Final, NoReturn
 from windshift.rpc import Method, ServerCall, Service
 from windshift.server.api.errors import code_of
 from windshift.server.api.rules import (
+    CHECKS,
     CONSUMING,
     FOR_ALL,
     FOR_ALL_KNOWN,
@@ -98,7 +99,7 @@ class Guard:
 
     def _publishing(self, method: Method) -> Handler:
         """Judge a publish: what `_unary` does, as quickly as can be."""
-        handler = method.handler
+        handler, check = method.handler, CHECKS[method.path]
 
         async def publish(request: Any, call: ServerCall) -> Any:
             identity = call.caller
@@ -108,13 +109,13 @@ class Guard:
             if principal.max_rps is not None:
                 self._begin(call, identity)
             if not principal.permissions.publishes(request.subject):
-                self._require(call, identity, [Publish(request.subject)])
+                self._require(call, identity, [Publish(request.subject)], partial(check, request))
             return await handler(request, call)
 
         return publish
 
     def _unary(self, method: Method) -> Handler:
-        handler, rule = method.handler, RULES.get(method.path)
+        handler, rule, check = method.handler, RULES.get(method.path), CHECKS.get(method.path, _fine)
         if method.path in LASTING:
             handler = self._lasting(method)
 
@@ -123,7 +124,7 @@ class Guard:
             self._begin(call, identity)
             if rule is None:
                 self._forbid(call, identity)
-            await self._require_in_turns(call, identity, actions(rule, request))
+            await self._require_in_turns(call, identity, actions(rule, request), partial(check, request))
             try:
                 return await handler(request, call)
             except PermissionDenied as error:  # what it looked up says more than the request
@@ -157,7 +158,7 @@ class Guard:
             if forbidden:
                 self._forbid(call, identity)
             asked = [] if rule is None else actions(rule, arguments[0])
-            self._require(call, identity, asked)
+            self._require(call, identity, asked, partial(_fine, arguments))
             try:
                 usage = self._access.usage(identity.principal, call.started)
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
@@ -196,25 +197,34 @@ class Guard:
             self._deny(call, identity, error)
             raise
 
-    def _require(self, call: ServerCall, identity: Identity, asked: list[Action]) -> None:
+    def _require(
+        self, call: ServerCall, identity: Identity, asked: list[Action], check: Callable[[], object]
+    ) -> None:
+        """See whether the caller may do all that is asked for.
+
+        If not, `check` is called first: what is malformed is refused as that, since nothing covers it.
+        """
         try:
             for action in asked:
                 require(identity, action)
         except PermissionDenied as error:
+            check()
             self._deny(call, identity, error)
             raise
 
-    async def _require_in_turns(self, call: ServerCall, identity: Identity, asked: list[Action]) -> None:
+    async def _require_in_turns(
+        self, call: ServerCall, identity: Identity, asked: list[Action], check: Callable[[], object]
+    ) -> None:
         """Do what `_require` does, and let other calls run in between: thousands of things take seconds."""
         done, rules = 0, self._access.authenticator
         while len(asked) - done > _AT_ONCE:
-            self._require(call, identity, asked[done : done + _AT_ONCE])
+            self._require(call, identity, asked[done : done + _AT_ONCE], check)
             done += _AT_ONCE
             await asyncio.sleep(0)
             if rules is not self._access.authenticator:  # they were replaced: all of it begins anew
                 done, rules = 0, self._access.authenticator
                 identity = await self._identified(call)
-        self._require(call, identity, asked[done:])
+        self._require(call, identity, asked[done:], check)
 
     def _forbid(self, call: ServerCall, identity: Identity) -> NoReturn:
         """Deny a method that has no rule."""
@@ -293,6 +303,10 @@ def _certificate(call: ServerCall) -> tuple[str, ...]:
     if not isinstance(connection.known, tuple):
         connection.known = certificate_names(call.peer_certificate)
     return connection.known
+
+
+def _fine(_: Any) -> None:
+    """Check nothing."""
 
 
 def _require_all(admission: Admission, asked: list[Action]) -> None:

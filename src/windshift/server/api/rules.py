@@ -13,6 +13,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.server import names
+from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     EVERYTHING,
     Action,
@@ -168,6 +169,37 @@ RULES: Final[Mapping[str, Rule]] = {
     _DEAD_LETTERS + "Watch": _read_matching,
 }
 """Methods whose request says all."""
+
+Check: TypeAlias = Callable[[Any], object]
+"""Raises `InvalidField` for a request that nobody's rights could make valid."""
+
+
+def _check_publish(request: events_pb.PublishEventRequest) -> None:
+    names.subject("subject", request.subject)
+
+
+def _check_store(request: state_pb.EnsureStoreRequest) -> None:
+    names.store_name("store", request.store)
+
+
+def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.DeleteRequest) -> None:
+    names.store_name("store", request.store)
+    names.key("key", request.key)
+
+
+CHECKS: Final[Mapping[str, Check]] = {
+    _EVENTS + "EnsureStream": read_stream,
+    _EVENTS + "EnsureConsumer": read_consumer,
+    _EVENTS + "GetConsumer": read_which_consumer,
+    _EVENTS + "DeleteConsumer": read_which_consumer,
+    _EVENTS + "PublishEvent": _check_publish,
+    _EVENTS + "Publish": _check_publish,
+    _STATE + "EnsureStore": _check_store,
+    _STATE + "Get": _check_key,
+    _STATE + "Set": _check_key,
+    _STATE + "Delete": _check_key,
+}
+"""Methods where what is malformed is told so, and not that it is denied: nothing covers a malformed name."""
 
 PUBLISHING: Final = frozenset(path for path, rule in RULES.items() if rule is _publish)
 """Methods that are called most, and whose requests have a subject."""
