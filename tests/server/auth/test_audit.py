@@ -70,6 +70,36 @@ def test_quotas_that_are_reached(caplog: pytest.LogCaptureFixture) -> None:
     assert [fields(record).get("more") for record in caplog.records] == [None, 3]
 
 
+def test_floods(caplog: pytest.LogCaptureFixture) -> None:
+    """Who is denied all the time leaves a thousand records in ten seconds, and how many did not."""
+    audit, denied = Audit(), PermissionDenied("ann", "publish to 'a'", "publish", "a", "no role allows it")
+    for now in (0, 1, 9, 11):
+        for _ in range(500):
+            audit.denied(CALLER, denied, now)
+    assert audit.denials["PERMISSION_DENIED"] == 2000
+    assert len(caplog.records) == 1500
+    assert {
+        position: more
+        for position, record in enumerate(caplog.records)
+        if (more := fields(record).get("more"))
+    } == {1000: 500}
+
+
+def test_floods_hide_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
+    """Strangers and each principal have a share of their own, and so have denials and quotas."""
+    audit = Audit()
+    bob = Caller("/a.B/C", "10.0.0.1:5", ANN._replace(principal=Principal("bob", Permissions())))
+    denied = PermissionDenied("ann", "publish to 'a'", "publish", "a", "no role allows it")
+    for _ in range(2000):
+        audit.denied(Caller("/a.B/C", "10.0.0.1:5"), Unauthenticated("the token is nobody's"), 0)
+        audit.denied(CALLER, denied, 0)
+        audit.denied(CALLER, QuotaExceeded("max_rps", 5), 0)
+    caplog.clear()
+    for error in (Unauthenticated("expired"), denied, QuotaExceeded("max_rps", 5)):
+        audit.denied(bob, error, 0)
+    assert len(caplog.records) == 3
+
+
 def test_managed(caplog: pytest.LogCaptureFixture) -> None:
     """A call that manages something leaves a record of what, and of how it ended."""
     with caplog.at_level(logging.INFO):

@@ -20,7 +20,10 @@ _log = logging.getLogger(AUDIT)
 _log.setLevel(logging.INFO)
 
 _INTERVAL: Final = 10.0
-"""Seconds between two records about quotas that were reached."""
+_MOST: Final = 1000
+"""Records of denied calls, of one principal or of all strangers, in that time: they must fill no disk."""
+_MOST_OF_QUOTAS: Final = 1
+"""The same where a quota was reached."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,21 +58,30 @@ class Audit:
 
     def __init__(self) -> None:
         self.denials = {Unauthenticated.reason: 0, PermissionDenied.reason: 0, QuotaExceeded.reason: 0}
-        self._exceeded = Seldom(_INTERVAL)
+        self._told: dict[tuple[str, str], Seldom] = {}
 
     def denied(
         self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded, now: float
     ) -> None:
         """Record a call that was denied, or ended because it would be now. `now` is the loop's time."""
         self.denials[error.reason] += 1
-        if isinstance(error, QuotaExceeded) and not self._exceeded.passes(now):
+        told = self._seldom(caller, error)
+        if not told.passes(now):
             return  # they come by the thousand
         fields = {"event": "denied", "reason": error.reason} | caller.fields() | _details(error)
-        skipped = self._exceeded.take_skipped() if isinstance(error, QuotaExceeded) else 0
-        if skipped:
+        if skipped := told.take_skipped():
             fields["more"] = skipped
         text = error.why if isinstance(error, Unauthenticated) else error.message
         _log.warning("denied: %s", text, extra=fields)
+
+    def _seldom(self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded) -> Seldom:
+        """Return what counts such records: who makes many of them hides none of others."""
+        key = error.reason, "" if caller.identity is None else caller.identity.principal.name
+        told = self._told.get(key)
+        if told is None:
+            most = _MOST_OF_QUOTAS if isinstance(error, QuotaExceeded) else _MOST
+            told = self._told[key] = Seldom(_INTERVAL, most)
+        return told
 
     def managed(self, caller: Caller, resource: str, code: str) -> None:
         """Record a call that manages something, and the status code that it ended with."""
