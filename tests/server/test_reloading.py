@@ -55,7 +55,7 @@ def test_nothing_is_loaded_while_nothing_changes() -> None:
 
 
 def test_a_change_is_loaded_once_it_rests() -> None:
-    """Two polls in a row must have seen it, and then it is known."""
+    """Polls must have seen it for a second, and then it is known."""
     assert decided(state(2), state(2), state(2), state(2)) == [False, True, False, False]
 
 

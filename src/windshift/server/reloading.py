@@ -15,6 +15,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _POLL: Final = 0.5
+_STEADY: Final = 1.0
 _RETRY: Final = 30.0
 _PATIENCE: Final = 60.0
 _MOST_HANGING: Final = 4
@@ -78,19 +79,23 @@ def _signature(path: Path) -> Signature | None:
 class Changes:
     """Decides when files are to be loaded, from what polls see of them.
 
-    A change counts once two polls in a row have seen the same: a file that is being written is left alone.
-    What was refused is tried again after `retry` seconds, since the files may not be the reason.
+    A change counts once polls have seen the same for `steady` seconds: a file that is being written is left
+    alone. What was refused is tried again after `retry` seconds, since the files may not be the reason.
     """
 
-    def __init__(self, retry: float = _RETRY) -> None:
+    def __init__(self, retry: float = _RETRY, steady: float = _STEADY) -> None:
         self._retry = retry
+        self._steady = steady
         self._loaded: State | None = None
         self._seen: State | None = None
+        self._seen_at = 0.0
         self._try_at: float | None = None
 
     def due(self, state: State, now: float) -> bool:
         """Take in what a poll saw at `now` (seconds), and say whether that is to be loaded."""
-        steady, self._seen = state == self._seen, state
+        if state != self._seen:
+            self._seen, self._seen_at = state, now
+        steady = now - self._seen_at >= self._steady
         return steady and (state != self._loaded or (self._try_at is not None and now >= self._try_at))
 
     def loaded(self, state: State, now: float, *, refused: bool) -> bool:
