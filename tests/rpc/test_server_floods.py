@@ -5,11 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
+from itertools import pairwise
 
 import pytest
 
+from windshift.rpc.server import ServerConnection
+
+from .fakes import FakeTransport
 from .floods import ENDING, HARMLESS, Flood, pieces
-from .frames import WAIT, Peer
+from .frames import PREFACE, WAIT, Peer, settings
 from .serving import UNARY, Serving, Steps, echo, eventually, server_options, serving, simple
 
 
@@ -108,3 +112,45 @@ async def test_an_endless_flood_does_not_keep_its_connection() -> None:
         async with asyncio.timeout(WAIT):
             await send_for_ever()
         assert running.server.connections == 0
+
+
+async def test_a_flood_takes_turns_with_others() -> None:
+    """However much of it arrives at once, some hundred calls are looked at before others get their turn."""
+    steps = Steps()
+    options = server_options()
+    async with serving(options, full_duplex_call=steps.handler) as running:
+        loop = asyncio.get_running_loop()
+        connection = ServerConnection(running.server, loop)
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings())
+        resets = b"".join(pieces((ENDING["rapid reset of streams"][0], 5000)))
+        seen = [0]
+        for size in (60_000, 250_000, 250_000):  # as sockets give it
+            transport.deliver(resets[:size])
+            resets = resets[size:]
+            seen.append(len(running.finished))
+            while not transport.reading:
+                await asyncio.sleep(0)
+                seen.append(len(running.finished))
+        assert sum(seen[-1:]) > 3000
+        assert max(after - before for before, after in pairwise(seen[2:])) < 1000
+        transport.lose()
+        await eventually(lambda: steps.ended == steps.started)
+
+
+async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> None:
+    """Nothing of them is looked at afterwards, and nothing is raised."""
+    async with serving(full_duplex_call=Steps().handler) as running:
+        loop = asyncio.get_running_loop()
+        connection = ServerConnection(running.server, loop)
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings())
+        transport.deliver(b"".join(pieces((ENDING["rapid reset of streams"][0], 5000))))
+        assert connection._rest
+        seen = len(running.finished)
+        transport.lose()
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(running.finished) == seen

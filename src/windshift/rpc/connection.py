@@ -41,7 +41,12 @@ CANCEL = 0x8
 REFUSED_STREAM = 0x7
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
-_READ_SIZE = 65_536
+_TURN = 262_144
+"""Bytes that are looked at in one turn of the loop, at most."""
+_PIECE, _SMALL_PIECE = 65_536, 8192
+"""Bytes that are looked at without asking what came of them; the smaller number for peers that flood."""
+_EVENTS = 1024
+"""What may come of one turn before other connections get theirs: some hundred calls."""
 SEND_QUEUE_MARK = 16_384
 """Bytes of a stream that may be queued before its sender waits."""
 _TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
@@ -134,6 +139,9 @@ class Connection(asyncio.Protocol):
         self._flush_scheduled = False
         self._paused = self._receiving = False
         self._over = False  # nothing more can be sent or received
+        self._rest = b""  # received, and left for the next turn of the loop
+        self._piece = _PIECE
+        self._events = 0
         self._heard = True
         self._heard_at = self._ping_at = 0.0
         self._made_at = 0.0
@@ -219,23 +227,44 @@ class Connection(asyncio.Protocol):
         """Feed the engine and hand on what came of it."""
         self._heard = True
         self.received += len(data)
-        if len(data) <= _READ_SIZE:
-            self._receive(data)
+        if self._rest or len(data) > self._piece:
+            self._rest += data
+            if len(self._rest) == len(data):
+                self._take_rest()
             return
-        for start in range(0, len(data), _READ_SIZE):
-            self._receive(data[start : start + _READ_SIZE])
-            self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
-        self._let_others_run()
+        self._events = 0
+        self._receive(data)
+        if self._events >= _EVENTS:
+            self._piece = _SMALL_PIECE
 
-    def _let_others_run(self) -> None:
-        """Read nothing more in this turn of the loop, which would go on for megabytes."""
+    def _take_rest(self) -> None:
+        """Feed the engine as much as one turn of the loop may take; what is left waits for the next one.
+
+        Otherwise a flood on one connection would hold up all others.
+        """
+        data, piece, self._events = self._rest, self._piece, 0
+        taken = 0
+        while taken < min(len(data), _TURN) and self._events < _EVENTS:
+            self._receive(data[taken : taken + piece])
+            taken += piece
+            if taken % _WRITE_SIZE == 0:
+                self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
+        self._piece = _PIECE if self._events < _EVENTS else _SMALL_PIECE
+        self._rest = b"" if self._over else data[taken:]
+        self._flush()
+        self._read_later()
+
+    def _read_later(self) -> None:
+        """Read nothing more in this turn of the loop."""
         transport = self._transport
         if transport is not None and not transport.is_closing():
             transport.pause_reading()
-            self._loop.call_soon(self._resume_reading)
+            self._loop.call_soon(self._go_on_reading)
 
-    def _resume_reading(self) -> None:
-        if self._transport is not None and not self._transport.is_closing():
+    def _go_on_reading(self) -> None:
+        if self._rest and not self._over:
+            self._take_rest()
+        if not self._rest and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def _receive(self, data: bytes) -> None:
@@ -451,7 +480,9 @@ class Connection(asyncio.Protocol):
     # -- events --------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        for event in self._h2.events():
+        events = self._h2.events()
+        self._events += len(events)
+        for event in events:
             kind = type(event)
             if kind is DataReceived:
                 self.on_data(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
