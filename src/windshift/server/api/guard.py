@@ -60,8 +60,10 @@ class Guard:
 
     def admit(self, call: ServerCall) -> Identity | Pending | None:
         """Say who calls; see ``ServerOptions.admit``. Raise `Unauthenticated`."""
-        if call.method in FOR_ALL:
-            return None
+        header = call.raw_header(b"authorization")
+        known = None if header is None else self._access.authenticator.known(header)
+        if known is not None or call.method in FOR_ALL:
+            return known
         try:
             caller = _identify(call, self._access.authenticator)
         except Unauthenticated as error:
@@ -99,16 +101,20 @@ class Guard:
 
     def _publishing(self, method: Method) -> Handler:
         """Judge a publish: what `_unary` does, as quickly as can be."""
-        handler, check = method.handler, CHECKS[method.path]
+        handler, check, access = method.handler, CHECKS[method.path], self._access
 
-        async def publish(request: Any, call: ServerCall) -> Any:
+        def publish(request: Any, call: ServerCall) -> Awaitable[Any]:
             identity = call.caller
-            if not isinstance(identity, Identity) or call.started <= self._access.replaced_at:
-                identity = await self._identified(call)
-            principal = identity.principal
-            if principal.max_rps is not None:
-                self._begin(call, identity)
-            if not principal.permissions.publishes(request.subject):
+            if isinstance(identity, Identity) and call.started > access.replaced_at:
+                principal = identity.principal
+                if principal.max_rps is None and principal.permissions.publishes(request.subject):
+                    return handler(request, call)
+            return judged(request, call)
+
+        async def judged(request: Any, call: ServerCall) -> Any:
+            identity = await self._identified(call)
+            self._begin(call, identity)
+            if not identity.principal.permissions.publishes(request.subject):
                 self._require(call, identity, [Publish(request.subject)], partial(check, request))
             return await handler(request, call)
 
