@@ -66,7 +66,7 @@ async def test_a_rapid_reset_ends_its_connection(shared_server: Target, name: st
         f"a healthy client: {before} before, {meanwhile} meanwhile, "
         f"p99 x{meanwhile.quantile(99) / before.quantile(99):.1f}",
     )
-    assert made <= BURST + PER_SECOND * (seconds + 1)
+    assert made <= BURST + PER_SECOND * (seconds + 2)  # the engine counts by whole seconds
     assert growth <= 20 * MIB
     assert shared_server.faults() == []
 
