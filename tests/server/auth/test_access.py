@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from math import inf
 
 import pytest
 
+from windshift.server.auth import access as access_module
 from windshift.server.auth.access import Access, Admission
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import Entry, Permissions, Role
@@ -155,6 +156,50 @@ async def test_keys_that_come_after_other_rules(access: Access) -> None:
         assert more.ended == less.ended == []
         with pytest.raises(PermissionDenied):
             admission.consume("S", "ann-1", durable=True, subjects={"b"})
+
+
+async def test_many_streams(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are judged one after the other, with turns of others in between, by the rules in force then."""
+    monkeypatch.setattr(access_module, "_SLICE", 0.0)
+    streams = [Stream(access, identity("a.>")) for _ in range(10)]
+    with ExitStack() as opened:
+        for stream in streams:
+            opened.enter_context(stream.opened())
+            stream.now = Unauthenticated("revoked")
+        renew(access)
+        assert sum(len(stream.ended) for stream in streams) == 1
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert 1 < sum(len(stream.ended) for stream in streams) < 10
+        left = [stream for stream in streams if not stream.ended]
+        for stream in streams:
+            stream.now = identity("a.*")
+        renew(access)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert [len(stream.ended) for stream in left] == [0] * len(left)
+        for stream in streams:
+            stream.now = identity("b")
+        renew(access)
+        for _ in range(30):
+            await asyncio.sleep(0)
+        assert all(stream.ended for stream in streams)
+
+
+async def test_streams_that_end_before_they_are_judged(
+    access: Access, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is said of them any more."""
+    monkeypatch.setattr(access_module, "_SLICE", 0.0)
+    streams = [Stream(access, identity("a.>")) for _ in range(5)]
+    with ExitStack() as opened:
+        for stream in streams:
+            opened.enter_context(stream.opened())
+            stream.now = Unauthenticated("revoked")
+        renew(access)
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert sum(len(stream.ended) for stream in streams) == 1
 
 
 def test_expired_credentials(access: Access) -> None:

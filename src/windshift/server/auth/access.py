@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from math import inf
@@ -23,6 +24,9 @@ from windshift.server.errors import PermissionDenied, Unauthenticated, Windshift
 
 _INTERVAL: Final = 1.0
 """Seconds between two looks for credentials that have expired."""
+
+_SLICE: Final = 0.01
+"""Seconds for which open streams are judged before other calls have their turn."""
 
 Identify: TypeAlias = Callable[[Authenticator], Identity | Pending]
 """Says who sent certain credentials, by the rules that it is given. May raise `Unauthenticated`."""
@@ -145,11 +149,13 @@ class Access:
             self._open.remove(admission)
 
     def replace(self, authenticator: Authenticator, now: float) -> None:
-        """Put other rules in force, and judge all open streams by them. `now` is the loop's time."""
+        """Put other rules in force, and judge all open streams by them, soon. `now` is the loop's time."""
         self.authenticator = authenticator
         self.replaced_at = now
-        for admission in list(self._open):
-            self._review(admission)
+        waiting = deque(self._open)
+        self._review_some(waiting)
+        if waiting:
+            self._start(self._review_others(waiting))
 
     async def watch(self) -> None:
         """End streams whose credentials expire, until cancelled."""
@@ -166,6 +172,25 @@ class Access:
                         "expired while the call was open", "the credentials have expired; call with new ones"
                     )
                 )
+
+    def _review_some(self, waiting: deque[Admission]) -> None:
+        """Judge streams for as long as others may be made to wait for that: one at least."""
+        until = time.perf_counter() + _SLICE
+        while waiting:
+            admission = waiting.popleft()
+            if admission in self._open:
+                self._review(admission)
+            if time.perf_counter() > until:
+                return
+
+    async def _review_others(self, waiting: deque[Admission]) -> None:
+        """Judge the rest, unless other rules were put in force, by which all are judged again."""
+        rules = self.authenticator
+        while waiting:
+            await asyncio.sleep(0)
+            if rules is not self.authenticator:
+                return
+            self._review_some(waiting)
 
     def _review(self, admission: Admission) -> None:
         try:
