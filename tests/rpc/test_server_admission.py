@@ -7,7 +7,7 @@ from typing import Any
 
 from windshift.rpc import RpcError, ServerCall, StatusCode
 
-from .frames import headers, rst_stream
+from .frames import INITIAL_WINDOW_SIZE, headers, rst_stream
 from .serving import UNARY, UPLOAD, count, echo, server_options, serving, simple
 
 
@@ -97,6 +97,7 @@ async def test_a_call_that_has_to_wait() -> None:
         assert not upload.done()
         assert peer.room(stream_id) == 0
         assert not peer.responses[stream_id].headers
+        assert door.calls[0].held >= peer.settings[INITIAL_WINDOW_SIZE] // 2
         door.calls[0].release()
         assert await upload
         response = await peer.response(stream_id)

@@ -460,6 +460,8 @@ class ServerCall:
         for waiting in (self._chunks, self._messages):
             if waiting:
                 held += sum(map(len, waiting))
+        if self._kept:
+            held += sum(len(data) for data, _ in self._kept)
         return held
 
     @property
