@@ -372,6 +372,7 @@ class Connection:
         """Wait until the broker has said what it forbids; raise nats-py's `Error` for something vital."""
         try:
             async with asyncio.timeout(self._options.connect_timeout.total_seconds()):
+                await client.flush()  # this ping may overtake what was subscribed to just now
                 await client.flush()
         except TimeoutError as error:
             raise Error from error
