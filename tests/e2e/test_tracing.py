@@ -149,7 +149,7 @@ def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> 
     assert time.monotonic() - started < 5
     assert "UNAVAILABLE" in server.err
     assert "Traceback" not in server.err
-    assert len([line for line in server.err.splitlines() if "span" in line]) <= 4
+    assert len([line for line in server.err.splitlines() if "spans " in line]) <= 4
 
 
 def test_a_collector_that_does_not_answer(start: Started, unique: Callable[[], str]) -> None:

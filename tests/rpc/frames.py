@@ -276,8 +276,11 @@ class Peer:
     # -- sending ---------------------------------------------------------------------------------------
 
     def send(self, *frames: bytes) -> None:
-        """Send bytes as they are."""
-        self._writer.write(b"".join(frames))
+        """Send bytes as they are. Raise `ConnectionError` when the connection is closed."""
+        try:
+            self._writer.write(b"".join(frames))
+        except RuntimeError as error:  # uvloop's
+            raise ConnectionError from error
 
     async def send_slowly(self, *frames: bytes) -> None:
         """Send bytes, and wait while the kernel takes no more."""
