@@ -6,277 +6,175 @@ patterns. An empty name in an action on dead letters stands for all there are.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar, Final, TypeAlias
 
 EVERYTHING: Final = ">"
 """The subject that stands for every one."""
 
-_EPHEMERAL: Final = "(ephemeral)"
 _TOLD: Final = 300
 """How many characters of a name are told."""
 
 
 @dataclass(frozen=True, slots=True)
-class Publish:
+class _Asked:
+    """What all actions have.
+
+    Attributes:
+        verb: what is to be done, in the word that documents and commands use.
+    """
+
+    verb: ClassVar[str]
+    _told_as: ClassVar[str]
+    """What `phrase` is made from: the fields stand in braces."""
+
+    @property
+    def resource(self) -> str:
+        """What it is done to, in few words: names and subjects alone."""
+        return " ".join(_short(getattr(self, field.name)) for field in fields(self))
+
+    @property
+    def phrase(self) -> str:
+        """What it is, for people, as it goes on after "may not"."""
+        told = {field.name: _quoted(getattr(self, field.name)) for field in fields(self)}
+        return self._told_as.format(**told)
+
+
+@dataclass(frozen=True, slots=True)
+class Publish(_Asked):
     """Store an event under a subject."""
 
     subject: str
-    verb: ClassVar[str] = "publish"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _cut(self.subject)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"publish to {_cut(self.subject)!r}"
+    verb = "publish"
+    _told_as = "publish to {subject}"
 
 
 @dataclass(frozen=True, slots=True)
-class ManageStream:
+class ManageStream(_Asked):
     """Create or change a stream."""
 
     stream: str
-    verb: ClassVar[str] = "manage-stream"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _cut(self.stream)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"manage stream {_cut(self.stream)!r}"
+    verb = "manage-stream"
+    _told_as = "manage stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class Bind:
+class Bind(_Asked):
     """Have a stream take the events of a subject."""
 
     subject: str
-    verb: ClassVar[str] = "bind"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _cut(self.subject)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"bind {_cut(self.subject)!r} to a stream"
+    verb = "bind"
+    _told_as = "bind {subject} to a stream"
 
 
 @dataclass(frozen=True, slots=True)
-class Copy:
+class Copy(_Asked):
     """Have a stream copy a subject's events from another stream."""
 
     stream: str
     subject: str
-    verb: ClassVar[str] = "copy"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream, self.subject)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"copy {_cut(self.subject)!r} from stream {_cut(self.stream)!r}"
+    verb = "copy"
+    _told_as = "copy {subject} from stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class Consume:
+class Consume(_Asked):
     """Read a subject's events of a stream through a consumer; None = one without a name of its own."""
 
     stream: str
     subject: str
     consumer: str | None
-    verb: ClassVar[str] = "consume"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream, self.subject, self.consumer or _EPHEMERAL)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        what = f"{_cut(self.subject)!r} of stream {_cut(self.stream)!r}"
-        return f"consume {what} through {_consumer(self.consumer)}"
+    verb = "consume"
+    _told_as = "consume {subject} of stream {stream} through consumer {consumer}"
 
 
 @dataclass(frozen=True, slots=True)
-class UseConsumer:
+class UseConsumer(_Asked):
     """Look at a consumer, or attach to it, whatever it chooses; None = one without a name of its own."""
 
     stream: str
     consumer: str | None
-    verb: ClassVar[str] = "use-consumer"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream, self.consumer or _EPHEMERAL)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"use {_consumer(self.consumer)} of stream {_cut(self.stream)!r}"
+    verb = "use-consumer"
+    _told_as = "use consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class DeleteConsumer:
+class DeleteConsumer(_Asked):
     """Delete a consumer; None = one without a name of its own."""
 
     stream: str
     consumer: str | None
-    verb: ClassVar[str] = "delete-consumer"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream, self.consumer or _EPHEMERAL)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"delete {_consumer(self.consumer)} of stream {_cut(self.stream)!r}"
+    verb = "delete-consumer"
+    _told_as = "delete consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class ManageStore:
+class ManageStore(_Asked):
     """Create a store."""
 
     store: str
-    verb: ClassVar[str] = "manage-store"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _cut(self.store)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"manage store {_cut(self.store)!r}"
+    verb = "manage-store"
+    _told_as = "manage store {store}"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadKey:
+class ReadKey(_Asked):
     """Read the value of a key."""
 
     store: str
     key: str
-    verb: ClassVar[str] = "read-key"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.store, self.key)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"read key {_cut(self.key)!r} of store {_cut(self.store)!r}"
+    verb = "read-key"
+    _told_as = "read key {key} of store {store}"
 
 
 @dataclass(frozen=True, slots=True)
-class WriteKey:
+class WriteKey(_Asked):
     """Set or delete a key."""
 
     store: str
     key: str
-    verb: ClassVar[str] = "write-key"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.store, self.key)
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"write key {_cut(self.key)!r} of store {_cut(self.store)!r}"
+    verb = "write-key"
+    _told_as = "write key {key} of store {store}"
 
 
 @dataclass(frozen=True, slots=True)
-class ReadDeadLetters:
+class ReadDeadLetters(_Asked):
     """Look at dead letters, the events in them included."""
 
     stream: str
     consumer: str
-    verb: ClassVar[str] = "read-dead-letters"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream or "*", self.consumer or "*")
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"read dead letters of {_whose(self.stream, self.consumer)}"
+    verb = "read-dead-letters"
+    _told_as = "read dead letters of consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class ReplayDeadLetters:
+class ReplayDeadLetters(_Asked):
     """Have dead letters delivered again."""
 
     stream: str
     consumer: str
-    verb: ClassVar[str] = "replay-dead-letters"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream or "*", self.consumer or "*")
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"replay dead letters of {_whose(self.stream, self.consumer)}"
+    verb = "replay-dead-letters"
+    _told_as = "replay dead letters of consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
-class PurgeDeadLetters:
+class PurgeDeadLetters(_Asked):
     """Remove dead letters for good."""
 
     stream: str
     consumer: str
-    verb: ClassVar[str] = "purge-dead-letters"
-
-    @property
-    def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
-        return _joined(self.stream or "*", self.consumer or "*")
-
-    @property
-    def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
-        return f"purge dead letters of {_whose(self.stream, self.consumer)}"
+    verb = "purge-dead-letters"
+    _told_as = "purge dead letters of consumer {consumer} of stream {stream}"
 
 
-def _consumer(name: str | None) -> str:
-    return "an ephemeral consumer" if name is None else f"consumer {_cut(name)!r}"
+def _quoted(name: str | None) -> str:
+    return repr(_short(name)) if name else _short(name)
 
 
-def _whose(stream: str, consumer: str) -> str:
-    of = f"consumer {_cut(consumer)!r}" if consumer else "all consumers"
-    return f"{of} of stream {_cut(stream)!r}" if stream else f"{of} of all streams"
-
-
-def _joined(*names: str) -> str:
-    return " ".join(map(_cut, names))
-
-
-def _cut(name: str) -> str:
+def _short(name: str | None) -> str:
     """Return a name for people: no more of it than any can have, whatever a request holds in its place."""
+    if not name:
+        return "(ephemeral)" if name is None else "*"
     return name if len(name) <= _TOLD else f"{name[:_TOLD]}…"
 
 
