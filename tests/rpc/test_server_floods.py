@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from windshift.rpc.server import ServerConnection
+from windshift.rpc.server_connection import ServerConnection
 
 from .fakes import FakeTransport
 from .floods import ENDING, HARMLESS, Flood, pieces

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
-from windshift.rpc.server import ServerConnection
+from windshift.rpc.server_connection import ServerConnection
 
 from . import frames as f
 from .fakes import FakeTransport

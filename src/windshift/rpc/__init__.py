@@ -11,7 +11,8 @@ from .health import HealthService
 from .listening import open_sockets
 from .metadata import Metadata
 from .reflection import reflection_services
-from .server import Server, ServerOptions
+from .server import Server
+from .server_options import ServerOptions
 from .service import Method, Service
 from .status import RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls

@@ -1,0 +1,67 @@
+"""The limits and timers of a server, and what it tells of its calls."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from .call import ErrorTranslator, Failure, ServerCall
+from .connection import ConnectionOptions
+from .status import StatusCode
+
+CallObserver = Callable[[ServerCall, StatusCode], None]
+RefusalObserver = Callable[[str | None, StatusCode], None]
+FailureObserver = Callable[[Failure], None]
+Admission = Callable[[ServerCall], object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerOptions:
+    """Limits and timers of a server.
+
+    Attributes:
+        connection: those of each connection.
+        max_message_size: bytes of one request message, after decompression too.
+        max_connections: connections at once, from the moment that they are accepted; further ones are
+            dropped at once.
+        max_connections_per_address: the same for one IPv4 address or one /64 network of IPv6; 0 = as many as
+            in all.
+        default_timeout: seconds after which a call without streams and without a deadline of its own is
+            cancelled; None = never. Kept with a precision of ``tick_interval``.
+        request_timeout: seconds in which the request message of such a call must arrive.
+        first_request_timeout: seconds in which a connection's first call must begin.
+        discard_timeout: seconds in which a client must end its side after the status was sent; then the
+            stream is reset.
+        max_held: bytes that clients together may make the server hold, of messages that are not whole and of
+            answers that they do not read; when it is more, the connections that hold most are dropped. None =
+            no bound.
+        tick_interval: seconds between two looks at the timers above, and at what is held.
+        drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
+        admit: called with each call before anything of its body is read; what it returns becomes the call's
+            ``caller``, what it raises its status. Must be quick.
+        translate: says what a client sees of an error, raised by a handler, by ``admit`` or by the gRPC layer
+            itself.
+        on_call_finished: called with each call and its status when it ends; must be quick and not raise.
+        on_call_refused: the same for a request that was answered before it became a call, with the path of
+            its method; None = there is no such method.
+        on_call_failed: called once with each call, refused ones included, that did not end with OK, and once
+            more when a handler fails after its client went away; must be quick and not raise. None = what
+            nobody expected is logged, and nothing else.
+    """
+
+    connection: ConnectionOptions = field(default_factory=ConnectionOptions)
+    max_message_size: int = 4 * 1024 * 1024
+    max_connections: int = 10_000
+    max_connections_per_address: int = 0
+    default_timeout: float | None = None
+    request_timeout: float = 30.0
+    first_request_timeout: float = 10.0
+    discard_timeout: float = 5.0
+    max_held: int | None = None
+    tick_interval: float = 1.0
+    drain_ping_timeout: float = 1.0
+    admit: Admission | None = None
+    translate: ErrorTranslator | None = None
+    on_call_finished: CallObserver | None = None
+    on_call_refused: RefusalObserver | None = None
+    on_call_failed: FailureObserver | None = None
