@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import pytest
 from google.protobuf.message import Message
@@ -143,6 +143,22 @@ async def _failing_stream(call: ServerCall) -> None:
         await call.receive()
     finally:
         raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("take", [ServerCall.receive, ServerCall.receive_many])
+async def test_a_handler_that_asks_for_more_than_its_request_fails(
+    failures: list[Failure], take: Callable[[ServerCall], Awaitable[object]]
+) -> None:
+    """Nothing will ever come: the handler made a mistake, and does not wait for it until the deadline."""
+
+    async def greedy(request: Message, call: ServerCall) -> Message:
+        await take(call)
+        raise AssertionError
+
+    options = server_options(on_call_failed=failures.append)
+    async with serving(options, unary_call=greedy) as running, await running.peer() as peer:
+        assert (await peer.call(UNARY, simple())).status == StatusCode.INTERNAL
+    assert isinstance(failures[0].error.fault, RuntimeError)
 
 
 async def test_connections_that_are_too_many_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:

@@ -3,7 +3,7 @@
 The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``.
 """
 
-from .call import Failure, ServerCall
+from .call import ServerCall
 from .channel import Channel, ChannelOptions
 from .client_stream import ClientCall
 from .connection import ConnectionOptions
@@ -12,7 +12,7 @@ from .listening import open_sockets
 from .metadata import Metadata
 from .reflection import reflection_services
 from .server import Server
-from .server_options import ServerOptions
+from .server_options import Failure, ServerOptions
 from .service import Method, Service
 from .status import RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls

@@ -15,49 +15,20 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Coroutine, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter
 from typing import Any, cast
 
-from google.protobuf.message import DecodeError, Message
-
 from .connection import Connection, Headers
-from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
+from .framing import MessageDecoder, decode_single
 from .metadata import Metadata, encode_metadata
+from .receiving import RequestStream, SingleRequest, parse
+from .sending import ResponseStream
 from .service import Method
-from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
+from .status import OK_TRAILERS, HeaderList, RpcError, StatusCode, status_trailers
 
-RESPONSE_HEADERS: HeaderList = [
-    (b":status", b"200"),
-    (b"content-type", b"application/grpc"),
-    ACCEPT_ENCODING,
-]
-
-ErrorTranslator = Callable[[str, Exception], RpcError | None]
-"""Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """A call that did not end with OK, for those who keep a record of it.
-
-    Attributes:
-        method: the path of the call, as far as the server knows it.
-        peer: the client's address.
-        error: what the client was told; its ``fault`` is what nobody expected.
-        fields: the headers of the request.
-    """
-
-    method: str
-    peer: str
-    error: RpcError
-    fields: Mapping[bytes, bytes] = field(repr=False)
-
-    def header(self, name: bytes) -> str:
-        """Return an ASCII header of the request, empty when absent."""
-        return self.fields.get(name, b"").decode("latin-1")
+_SINGLE = "the call has a single request, which its handler was given"
 
 
 class CallConnection(Connection):
@@ -80,7 +51,7 @@ class CallConnection(Connection):
         """Take note that a call ended with this error."""
 
 
-class ServerCall:
+class ServerCall(ResponseStream):
     """One call, given to its handler.
 
     Attributes:
@@ -96,27 +67,18 @@ class ServerCall:
 
     __slots__ = (
         "_cancelled",
-        "_chunks",
-        "_connection",
         "_deadline_passed",
-        "_decoder",
-        "_done",
-        "_ended",
         "_fields",
         "_headers",
-        "_headers_sent",
-        "_initial_metadata",
         "_kept",
         "_loop",
         "_max_message_size",
-        "_messages",
         "_metadata",
         "_method",
-        "_stream_id",
+        "_pieces",
+        "_requests",
         "_task",
         "_timer",
-        "_trailing_metadata",
-        "_waiter",
         "begun",
         "caller",
         "deadline",
@@ -125,6 +87,8 @@ class ServerCall:
         "on_drain",
         "started",
     )
+
+    _connection: CallConnection
 
     def __init__(
         self,
@@ -136,29 +100,24 @@ class ServerCall:
         max_message_size: int,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._connection = connection
-        self._stream_id = stream_id
+        super().__init__(connection, stream_id)
         self._method = method
         self._headers = headers
         self._fields = fields
         self._metadata: Metadata | None = None
         self._max_message_size = max_message_size
-        self._decoder: MessageDecoder | None = None
         self._loop = loop
-        self._chunks: deque[bytes] | None = None
-        self._messages: deque[bytes] | None = None
+        self._requests: RequestStream | None = None
+        self._pieces: SingleRequest | None = None
         self._kept: deque[tuple[bytes, bool]] | None = None
-        self._waiter: asyncio.Future[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._ended = self._done = self._headers_sent = self._deadline_passed = self._cancelled = False
-        self._initial_metadata: HeaderList | None = None
+        self._deadline_passed = self._cancelled = False
         self.encoding = "identity"
         self.deadline: float | None = None
         self.started = loop.time()
         self.begun = perf_counter()
         self.finished_at = 0.0
-        self._trailing_metadata: HeaderList | None = None
         self.caller: object = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -205,123 +164,27 @@ class ServerCall:
         """The client's verified certificate, as ``ssl.SSLSocket.getpeercert`` gives it."""
         return self._connection.peer_certificate
 
-    async def receive(self) -> Any:
+    def receive(self) -> Coroutine[Any, Any, Any]:
         """Return the next request message, or None after the client's last.
 
         Raises:
             RpcError: the bytes received are no messages of the request type.
+            RuntimeError: the call has a single request.
         """
-        messages = self._queue()
-        while not messages:
-            if not self._take_chunk() and not await self._more():
-                return None
-        return self._parse(messages.popleft())
+        if self._requests is None:
+            raise RuntimeError(_SINGLE)
+        return self._requests.receive()
 
-    async def receive_many(self) -> list[Any]:
+    def receive_many(self) -> Coroutine[Any, Any, list[Any]]:
         """Return every request message that has arrived, at least one; an empty list after the last.
 
         Raises:
             RpcError: the bytes received are no messages of the request type.
+            RuntimeError: the call has a single request.
         """
-        messages = self._queue()
-        while True:
-            while self._take_chunk():
-                pass
-            if messages:
-                batch = [self._parse(payload) for payload in messages]
-                messages.clear()
-                return batch
-            if not await self._more():
-                return []
-
-    def send(self, message: Message) -> None:
-        """Queue a response message; never blocks. After the end of the call nothing happens."""
-        self.send_bytes(message.SerializeToString())
-
-    def send_bytes(self, payload: bytes) -> None:
-        """Queue a response message that is serialized already."""
-        if self._done:
-            return
-        if not self._headers_sent:
-            self._send_headers()
-        self._connection.send_data(self._stream_id, encode_message(payload))
-
-    def begin_response(self) -> None:
-        """Send the headers now, ahead of the first message: the client sees that its call was taken up."""
-        if not self._done and not self._headers_sent:
-            self._send_headers()
-
-    async def ready(self) -> None:
-        """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
-        if self._connection.queued(self._stream_id) and not self._done:
-            await self._connection.writable(self._stream_id)
-
-    @property
-    def queued(self) -> int:
-        """Bytes that wait for the client to read."""
-        return self._connection.queued(self._stream_id)
-
-    def set_initial_metadata(self, pairs: Iterable[tuple[str, MetadataValue]]) -> None:
-        """Set the metadata sent ahead of the first message.
-
-        Raises:
-            RuntimeError: the headers have been sent.
-            ValueError: see ``encode_metadata``.
-        """
-        if self._headers_sent:
-            raise RuntimeError("the initial metadata has been sent already")
-        self._initial_metadata = encode_metadata(pairs)
-
-    def add_trailing_metadata(self, name: str, value: MetadataValue) -> None:
-        """Add a pair to the metadata sent with the status.
-
-        Raises:
-            ValueError: see ``encode_metadata``.
-        """
-        self._trailing_metadata = (self._trailing_metadata or []) + encode_metadata([(name, value)])
-
-    # -- receiving -----------------------------------------------------------------------------------
-
-    def _queue(self) -> deque[bytes]:
-        if self._messages is None:
-            self._messages = deque()
-        return self._messages
-
-    def _decode(self, data: bytes) -> None:
-        """Add the messages that ``data`` completes to the queue."""
-        if self._decoder is None:
-            self._decoder = MessageDecoder(self._max_message_size, self.encoding)
-        self._queue().extend(self._decoder.feed(data))
-
-    def _take_chunk(self) -> bool:
-        """Move one received chunk to the message decoder, and let the client send as much again."""
-        if not self._chunks:
-            return False
-        chunk = self._chunks.popleft()
-        self._connection.acknowledge(self._stream_id, len(chunk))
-        self._decode(chunk)
-        return True
-
-    async def _more(self) -> bool:
-        """Wait for something to arrive; False when the client has ended its side."""
-        if self._ended:
-            if self._decoder is not None and self._decoder.incomplete:
-                raise RpcError(StatusCode.INTERNAL, "the request ended in the middle of a message")
-            return False
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = None
-        return True
-
-    def _parse(self, payload: bytes) -> Message:
-        request_type = self._method.request_type
-        try:
-            return request_type.FromString(payload)
-        except DecodeError as error:
-            name = request_type.DESCRIPTOR.full_name
-            raise RpcError(StatusCode.INVALID_ARGUMENT, f"the request is not a valid {name}") from error
+        if self._requests is None:
+            raise RuntimeError(_SINGLE)
+        return self._requests.receive_many()
 
     # -- who may call --------------------------------------------------------------------------------
 
@@ -347,9 +210,15 @@ class ServerCall:
     def begin(self, ended: bool) -> None:
         """Take the call up: handlers of streaming requests start now, others with their message."""
         if self._method.client_streaming:
-            self._chunks = deque()
-            self._ended = ended
-            self._task = self._loop.create_task(self._run_streaming())
+            self._requests = RequestStream(
+                self._connection,
+                self._stream_id,
+                self._method.request_type,
+                self._decoder(),
+                ended,
+                self._loop,
+            )
+            self._task = self._loop.create_task(self._run(None))
         elif ended:
             self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
 
@@ -360,12 +229,8 @@ class ServerCall:
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes."""
-        if self._chunks is not None and not self._done:
-            if data:
-                self._chunks.append(data)
-            if ended:
-                self._ended = True
-            self._wake()
+        if self._requests is not None and not self._done:
+            self._requests.take(data, ended)
             return
         if self._kept is not None and not self._done:
             self._kept.append((data, ended))
@@ -378,40 +243,32 @@ class ServerCall:
         """Note that the client ended its side without further data."""
         if self._kept is not None:
             self._kept.append((b"", True))
-        elif self._chunks is None and not self._done and self._task is None:
+        elif self._requests is not None:
+            self._requests.take(b"", True)
+        elif not self._done and self._task is None:
             self._unary_data(b"", True)
-        self._ended = True
-        self._wake()
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
     def _unary_data(self, data: bytes, ended: bool) -> None:
         payload = None
-        if ended and self._decoder is None:
+        if ended and self._pieces is None:
             payload = decode_single(data, self._max_message_size)
         if payload is None:
             payload = self._collect(data, ended)
         if payload is not None:
-            run = self._run_server_streaming if self._method.server_streaming else self._run_unary
-            self._task = self._loop.create_task(run(payload))
+            self._task = self._loop.create_task(self._run(payload))
 
     def _collect(self, data: bytes, ended: bool) -> bytes | None:
         """Gather a request that arrives in pieces; return its payload once it is whole."""
+        if self._pieces is None:
+            self._pieces = SingleRequest(self._decoder())
         try:
-            self._decode(data)
+            return self._pieces.add(data, ended)
         except RpcError as error:
             self._fail(error)
             return None
-        messages = self._queue()
-        if len(messages) > 1:
-            self._fail_protocol(StatusCode.INTERNAL, "the request has more than one message")
-        elif ended and (not messages or (self._decoder is not None and self._decoder.incomplete)):
-            self._fail_protocol(StatusCode.INTERNAL, "the request is not one complete message")
-        elif ended:
-            return messages.popleft()
-        return None
+
+    def _decoder(self) -> MessageDecoder:
+        return MessageDecoder(self._max_message_size, self.encoding)
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
@@ -442,11 +299,6 @@ class ServerCall:
         self._cancel()
 
     @property
-    def done(self) -> bool:
-        """Whether the status was sent or the stream is gone."""
-        return self._done
-
-    @property
     def waits_for_request(self) -> bool:
         """Whether a call with a single request has not got it whole."""
         return self._task is None and not self._done
@@ -455,43 +307,31 @@ class ServerCall:
     def held(self) -> int:
         """Bytes that the client makes us hold: what it does not read, and what is not whole or not taken."""
         held = self._connection.queued(self._stream_id)
-        if self._decoder is not None:
-            held += self._decoder.buffered
-        for waiting in (self._chunks, self._messages):
-            if waiting:
-                held += sum(map(len, waiting))
+        if self._requests is not None:
+            held += self._requests.held
+        if self._pieces is not None:
+            held += self._pieces.held
         if self._kept:
             held += sum(len(data) for data, _ in self._kept)
         return held
 
-    @property
-    def stream_id(self) -> int:
-        """The HTTP/2 stream of the call."""
-        return self._stream_id
-
     # -- running the handler -------------------------------------------------------------------------
 
-    async def _run_unary(self, payload: bytes) -> None:
+    async def _run(self, payload: bytes | None) -> None:
+        """Run the handler with the request, or with nothing when requests stream, and answer."""
+        method = self._method
         try:
-            response = await self._method.handler(self._parse(payload), self)
-            self._finish_unary(response)
-        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
-            self._settle(error)
-
-    async def _run_server_streaming(self, payload: bytes) -> None:
-        try:
-            await self._method.handler(self._parse(payload), self)
-            self._finish_with(None)
-        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
-            self._settle(error)
-
-    async def _run_streaming(self) -> None:
-        try:
-            response = await self._method.handler(self)
-            if self._method.server_streaming:
-                self._finish_with(None)
+            if payload is None:
+                response = await method.handler(self)
             else:
-                self._finish_unary(response)
+                response = await method.handler(parse(method.request_type, payload), self)
+            if self._done:
+                return
+            if method.server_streaming:
+                self._send_status(OK_TRAILERS)
+            else:
+                self._send_last(response)
+            self._finished(StatusCode.OK)
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
@@ -554,51 +394,16 @@ class ServerCall:
     def _failed(self, error: RpcError) -> None:
         self._connection.call_failed(self._method.path, self._fields, error)
 
-    def _send_headers(self) -> None:
-        self._headers_sent = True
-        headers = RESPONSE_HEADERS
-        if self._initial_metadata:
-            headers = headers + self._initial_metadata
-        self._connection.send_response(self._stream_id, headers)
-
-    def _finish_unary(self, response: Message) -> None:
-        if self._done:
-            return
-        payload = encode_message(response.SerializeToString())
-        trailers = OK_TRAILERS
-        if self._trailing_metadata:
-            trailers = trailers + self._trailing_metadata
-        if self._headers_sent:
-            self._connection.send_data(self._stream_id, payload)
-            self._connection.send_trailers(self._stream_id, trailers)
-        else:
-            headers = RESPONSE_HEADERS
-            if self._initial_metadata:
-                headers = headers + self._initial_metadata
-            self._connection.send_message(self._stream_id, headers, payload, trailers)
-        self._finished(StatusCode.OK)
-
-    def _finish_with(self, error: RpcError | None) -> None:
+    def _finish_with(self, error: RpcError) -> None:
         """Send the status; headers that were not sent go with it."""
-        if self._done:
-            return
-        trailers = OK_TRAILERS
-        if error is not None:
-            try:
-                trailers = _error_trailers(error)
-            except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake
-                error = self._connection.translate(self._method.path, unsendable)
-                trailers = status_trailers(error)
-        if self._trailing_metadata:
-            trailers = trailers + self._trailing_metadata
-        if self._headers_sent:
-            self._connection.send_trailers(self._stream_id, trailers)
-        else:
-            headers = RESPONSE_HEADERS + (self._initial_metadata or [])
-            self._connection.send_response(self._stream_id, headers + trailers, end=True)
-        self._finished(StatusCode.OK if error is None else error.code)
-        if error is not None:
-            self._failed(error)
+        try:
+            trailers = _error_trailers(error)
+        except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake
+            error = self._connection.translate(self._method.path, unsendable)
+            trailers = status_trailers(error)
+        self._send_status(trailers)
+        self._finished(error.code)
+        self._failed(error)
 
     def _finished(self, code: StatusCode) -> None:
         self._done = True
@@ -611,9 +416,8 @@ class ServerCall:
 
     def _discard(self) -> None:
         """Give back the connection's window that bytes hold which nobody will read."""
-        if self._chunks:
-            self._connection.acknowledge(self._stream_id, sum(map(len, self._chunks)))
-            self._chunks.clear()
+        if self._requests is not None:
+            self._requests.discard()
         if self._kept:
             self._connection.acknowledge(self._stream_id, sum(len(data) for data, _ in self._kept))
             self._kept.clear()

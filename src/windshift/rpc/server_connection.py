@@ -7,11 +7,12 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
-from .call import RESPONSE_HEADERS, CallConnection, Failure, ServerCall
+from .call import CallConnection, ServerCall
 from .connection import SERVER, Headers
 from .listening import Place, Refusals
 from .metadata import parse_timeout
-from .server_options import ServerOptions
+from .sending import RESPONSE_HEADERS
+from .server_options import Failure, ServerOptions
 from .service import Method
 from .status import HeaderList, RpcError, StatusCode, status_trailers
 
@@ -89,7 +90,8 @@ class ServerConnection(CallConnection):
             self._refuse_call(stream_id, method.path, fields, error, ended)
             return
         self._calls[stream_id] = call
-        call.begin(ended)
+        if ended or method.client_streaming:
+            call.begin(ended)
 
     def _open_call(
         self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]

@@ -2,12 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from .call import ErrorTranslator, Failure, ServerCall
+from .call import ServerCall
 from .connection import ConnectionOptions
-from .status import StatusCode
+from .status import RpcError, StatusCode
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A call that did not end with OK, for those who keep a record of it.
+
+    Attributes:
+        method: the path of the call, as far as the server knows it.
+        peer: the client's address.
+        error: what the client was told; its ``fault`` is what nobody expected.
+        fields: the headers of the request.
+    """
+
+    method: str
+    peer: str
+    error: RpcError
+    fields: Mapping[bytes, bytes] = field(repr=False)
+
+    def header(self, name: bytes) -> str:
+        """Return an ASCII header of the request, empty when absent."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+
+ErrorTranslator = Callable[[str, Exception], RpcError | None]
+"""Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
 
 CallObserver = Callable[[ServerCall, StatusCode], None]
 RefusalObserver = Callable[[str | None, StatusCode], None]
