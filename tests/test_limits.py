@@ -10,7 +10,7 @@ from typing import Final
 import pytest
 
 from windshift.rpc import ConnectionOptions, ServerOptions
-from windshift.rpc.connection import SEND_QUEUE_MARK
+from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server import health_http, memory, names, open_files
 from windshift.server.api import dead_letters, deadlines, sizes, streams
 from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
@@ -47,7 +47,7 @@ def amount(*values: int) -> str:
 LIMITS: Final = LimitsConfig()
 CONNECTION: Final = ConnectionOptions()
 SERVER: Final = ServerOptions()
-ENGINE: Final = CONNECTION.configuration()
+ENGINE: Final = engine_configuration(CONNECTION)
 
 VALUES: Final = {
     "connections at once": amount(LIMITS.max_connections),

@@ -6,7 +6,7 @@ The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Serve
 from .call import ServerCall
 from .channel import Channel, ChannelOptions
 from .client_stream import ClientCall
-from .connection import ConnectionOptions
+from .connection_options import ConnectionOptions
 from .health import HealthService
 from .listening import open_sockets
 from .metadata import Metadata

@@ -20,7 +20,8 @@ from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter
 from typing import Any, cast
 
-from .connection import Connection, Headers
+from .connection import Connection
+from .connection_hooks import Headers
 from .framing import MessageDecoder, decode_single
 from .metadata import Metadata, encode_metadata
 from .receiving import RequestStream, SingleRequest, parse

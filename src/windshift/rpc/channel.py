@@ -33,7 +33,7 @@ from .backoff import Backoff
 from .client_call import Call, UnaryCall, request_headers, undecodable
 from .client_connection import ClientConnection
 from .client_stream import ClientCall
-from .connection import ConnectionOptions
+from .connection_options import ConnectionOptions
 from .deadlines import Deadlines
 from .dialing import describe, dial, split_target
 from .metadata import encode_metadata

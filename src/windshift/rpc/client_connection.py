@@ -7,7 +7,9 @@ import logging
 from typing import Protocol, cast
 
 from .client_call import Call, ClientCallConnection
-from .connection import CLIENT, ConnectionOptions, Headers
+from .connection import CLIENT
+from .connection_hooks import Headers
+from .connection_options import ConnectionOptions
 from .status import RpcError, StatusCode
 
 _log = logging.getLogger(__name__)
@@ -195,7 +197,7 @@ class ClientConnection(ClientCallConnection):
         if self._transport is None:  # it is still being dialled
             return
         if not self.calls and not self._keepalive_without_calls:
-            self._heard = True
+            self._keepalive.rest()
         if self.calls or not self.over:
             self.heal_window(sum(call.unacknowledged for call in self.calls.values()))
         super().tick(now)

@@ -1,8 +1,8 @@
 """One HTTP/2 connection: bytes in, stream events out, one flush per turn of the event loop.
 
-This is the only module that knows ngh2 (libnghttp2 without I/O) and the only one that touches a transport.
+This is the only module that knows ngh2 (libnghttp2 without I/O) and the only one that writes to a transport.
 ``Connection`` carries what both sides share: writing in bounded pieces, flow control, keepalive, the end of
-a connection. Subclasses answer the hooks ``on_…``; they never flush and never await in them.
+a connection. Subclasses answer the hooks ``on_…``, see ``ConnectionHooks``.
 
 Everything that is sent while one batch of received bytes is handled, and by the tasks that it woke, leaves
 in one ``transport.write``: that is where the speed comes from.
@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
-from dataclasses import dataclass
 from typing import cast
 
 import ngh2
@@ -29,7 +27,11 @@ from ngh2.events import (
     TrailersReceived,
 )
 
+from .connection_options import MAX_WINDOW, ConnectionOptions
+from .keepalive import Keepalive, Silence
 from .status import HeaderList
+from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
+from .turns import ReadingInTurns
 
 _log = logging.getLogger(__name__)
 
@@ -41,81 +43,33 @@ CANCEL = 0x8
 REFUSED_STREAM = 0x7
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
-_TURN = 262_144
-"""Bytes that are looked at in one turn of the loop, at most."""
-_PIECE, _SMALL_PIECE = 65_536, 8192
-"""Bytes that are looked at without asking what came of them; the smaller number for peers that flood."""
-_EVENTS = 1024
-"""What may come of one turn before other connections get theirs: some hundred calls."""
 SEND_QUEUE_MARK = 16_384
 """Bytes of a stream that may be queued before its sender waits."""
-_TCP_NOTSENT_LOWAT = 25  # Linux; absent from the socket module
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
 _HEAL_MARGIN = 32_768  # two frames that are being received now
-_MAX_WINDOW = 2**31 - 1
-
-Headers = tuple[tuple[bytes, bytes], ...]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ConnectionOptions:
-    """Limits and timers of one connection, the same for both sides.
-
-    Attributes:
-        max_concurrent_streams: calls that the peer may have open at once; libnghttp2 has no bound of its
-            own.
-        stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB to 1 MiB.
-        connection_window: the same over all streams; None = ``2 * max_concurrent_streams * stream_window``.
-            With less, stalled uploads block all others (libnghttp2 withholds up to half the window).
-        max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
-        max_header_count: fields in one header block.
-        reset_rate_limit: (burst, per second) of the peer's RST_STREAM frames; honest clients with short
-            deadlines send many.
-        keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
-        keepalive_timeout: seconds in which its answer must come.
-        handshake_timeout: seconds from the connection to the peer's SETTINGS.
-        close_timeout: seconds in which the peer must close its side of the socket after we closed ours.
-    """
-
-    max_concurrent_streams: int = 256
-    stream_window: int = 65_536
-    connection_window: int | None = None
-    max_header_list_size: int = 16_384
-    max_header_count: int = 128
-    reset_rate_limit: tuple[int, int] = (10_000, 1_000)
-    keepalive_interval: float = 30.0
-    keepalive_timeout: float = 10.0
-    handshake_timeout: float = 10.0
-    close_timeout: float = 1.0
-
-    @property
-    def whole_window(self) -> int:
-        """The bytes of ``connection_window``, also when it is to be found out."""
-        if self.connection_window is not None:
-            return self.connection_window
-        return min(2 * self.max_concurrent_streams * self.stream_window, _MAX_WINDOW)
-
-    def configuration(self) -> ngh2.Configuration:
-        """Return the engine's part of the options."""
-        return ngh2.Configuration(
-            auto_window_update=False,
-            stream_reset_rate_limit=self.reset_rate_limit,
-            max_inbound_header_list_size=2 * self.max_header_list_size,
-            max_inbound_header_count=self.max_header_count,
-        )
-
-    def settings(self) -> dict[ngh2.Setting, int]:
-        """Return the first SETTINGS frame."""
-        return {
-            ngh2.Setting.MAX_CONCURRENT_STREAMS: self.max_concurrent_streams,
-            ngh2.Setting.INITIAL_WINDOW_SIZE: self.stream_window,
-            ngh2.Setting.MAX_HEADER_LIST_SIZE: self.max_header_list_size,
-            ngh2.Setting.NO_RFC7540_PRIORITIES: 1,  # without it streams of equal priority starve each other
-        }
+def engine_configuration(options: ConnectionOptions) -> ngh2.Configuration:
+    """Return the engine's part of the options."""
+    return ngh2.Configuration(
+        auto_window_update=False,
+        stream_reset_rate_limit=options.reset_rate_limit,
+        max_inbound_header_list_size=2 * options.max_header_list_size,
+        max_inbound_header_count=options.max_header_count,
+    )
 
 
-class Connection(asyncio.Protocol):
+def _first_settings(options: ConnectionOptions) -> dict[ngh2.Setting, int]:
+    return {
+        ngh2.Setting.MAX_CONCURRENT_STREAMS: options.max_concurrent_streams,
+        ngh2.Setting.INITIAL_WINDOW_SIZE: options.stream_window,
+        ngh2.Setting.MAX_HEADER_LIST_SIZE: options.max_header_list_size,
+        ngh2.Setting.NO_RFC7540_PRIORITIES: 1,  # without it streams of equal priority starve each other
+    }
+
+
+class Connection(ReadingInTurns):
     """The driver of one connection.
 
     Args:
@@ -124,70 +78,25 @@ class Connection(asyncio.Protocol):
         loop: the event loop that runs the transport.
 
     Attributes:
-        received: bytes that came, without TLS.
         sent: bytes that were given to the transport.
         peer: the address of the other side.
     """
 
     def __init__(self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop)
         self._options = options
-        self._loop = loop
-        self._h2 = ngh2.Connection(role, options.configuration())
+        self._h2 = ngh2.Connection(role, engine_configuration(options))
         self._client = role is ngh2.Role.CLIENT
-        self._transport: asyncio.Transport | None = None
         self._cut_off: asyncio.TimerHandle | None = None
         self._flush_scheduled = False
         self._paused = self._receiving = False
-        self._over = False  # nothing more can be sent or received
-        self._rest = b""  # received, and left for the next turn of the loop
-        self._piece = _PIECE
-        self._events = 0
-        self._heard = True
-        self._heard_at = self._ping_at = 0.0
+        self._keepalive = Keepalive(options.keepalive_interval, options.keepalive_timeout)
         self._made_at = 0.0
         self._settings_received = False
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
-        self.received = self.sent = 0
+        self.sent = 0
         self.peer = ""
-
-    # -- what the subclasses answer ------------------------------------------------------------------
-
-    def on_no_http2(self) -> None:
-        """Note that the peer did not choose ``h2`` in the TLS handshake: the connection is dropped."""
-
-    def on_ready(self) -> None:
-        """Note that the transport is there and the preface is queued."""
-
-    def on_settings(self) -> None:
-        """Note that SETTINGS of the peer arrived; the first ones end the handshake."""
-
-    def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """Take the headers of a request (server side)."""
-
-    def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """Take the headers of a response (client side)."""
-
-    def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
-        """Take body bytes; every one of them must be given to ``acknowledge`` at some time."""
-
-    def on_trailers(self, stream_id: int, headers: Headers) -> None:
-        """Take trailers, and with them the end of the peer's side."""
-
-    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
-        """Forget a stream: nothing more comes of it and nothing more can be sent."""
-
-    def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
-        """Note that the peer takes no streams above ``last_stream_id``."""
-
-    def on_ping_answered(self, payload: bytes) -> None:
-        """Note that the peer answered a PING."""
-
-    def on_lost(self, error: Exception | None) -> None:
-        """Forget every stream: the connection is over. Called exactly once."""
-
-    def on_gone(self) -> None:
-        """Note that the socket is closed, for which a connection that is over still waits."""
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------
 
@@ -201,71 +110,20 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def _start(self, transport: asyncio.Transport) -> None:
-        self._made_at = self._heard_at = self._loop.time()
-        self.peer = _peer_name(transport)
-        tls = transport.get_extra_info("ssl_object")
-        if tls is not None and tls.selected_alpn_protocol() != "h2":
+        self._made_at = self._loop.time()
+        self.peer = name_of_peer(transport)
+        if not speaks_http2(transport):
             self.on_no_http2()
             self.abort()
             return
-        sock = transport.get_extra_info("socket")
-        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            # Otherwise a PING waits behind everything in a slow reader's kernel buffer.
-            sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, 131_072)
-        # 0 pauses at the first byte that the kernel does not take, so that a stalled peer holds one
-        # write, not two; uvloop's TLS would never resume with it.
-        transport.set_write_buffer_limits(high=0 if tls is None else _WRITE_SIZE)
-        settings = self._options.settings()
+        prepare(transport, _WRITE_SIZE)
+        settings = _first_settings(self._options)
         if self._client:
             settings[ngh2.Setting.ENABLE_PUSH] = 0
         self._h2.initiate_connection(settings)
         self._h2.set_local_window_size(self._window)
         self.on_ready()
         self.schedule_flush()
-
-    def data_received(self, data: bytes) -> None:
-        """Feed the engine and hand on what came of it."""
-        self._heard = True
-        self.received += len(data)
-        if self._rest or len(data) > self._piece:
-            self._rest += data
-            if len(self._rest) == len(data):
-                self._take_rest()
-            return
-        self._events = 0
-        self._receive(data)
-        if self._events >= _EVENTS:
-            self._piece = _SMALL_PIECE
-
-    def _take_rest(self) -> None:
-        """Feed the engine as much as one turn of the loop may take; what is left waits for the next one.
-
-        Otherwise a flood on one connection would hold up all others.
-        """
-        data, piece, self._events = self._rest, self._piece, 0
-        taken = 0
-        while taken < min(len(data), _TURN) and self._events < _EVENTS:
-            self._receive(data[taken : taken + piece])
-            taken += piece
-            if taken % _WRITE_SIZE == 0:
-                self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
-        self._piece = _PIECE if self._events < _EVENTS else _SMALL_PIECE
-        self._rest = b"" if self._over else data[taken:]
-        self._flush()
-        self._read_later()
-
-    def _read_later(self) -> None:
-        """Read nothing more in this turn of the loop."""
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.pause_reading()
-            self._loop.call_soon(self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._rest and not self._over:
-            self._take_rest()
-        if not self._rest and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
 
     def _receive(self, data: bytes) -> None:
         if self._over:
@@ -463,7 +321,7 @@ class Connection(asyncio.Protocol):
         expected = self._window // 2 - unacknowledged  # the engine withholds up to half of the window
         if self._over or self._h2.local_window_size >= expected - _HEAL_MARGIN:
             return
-        self._window = min(self._window + self._window // 2, _MAX_WINDOW)
+        self._window = min(self._window + self._window // 2, MAX_WINDOW)
         try:
             self._h2.set_local_window_size(self._window)
         except (ngh2.NGH2Error, ValueError):
@@ -503,7 +361,6 @@ class Connection(asyncio.Protocol):
                 self._settings_received = True
                 self.on_settings()
             case PingAcknowledged(payload):
-                self._ping_at = 0.0
                 self.on_ping_answered(payload)
             case GoAwayReceived(last_stream_id, error_code, debug):
                 self.on_goaway(last_stream_id, error_code, debug)
@@ -617,30 +474,16 @@ class Connection(asyncio.Protocol):
                 _log.debug("the peer %s did not start HTTP/2 in time", self.peer)
                 self.abort()
             return
-        if self._heard:
-            self._heard = False
-            self._heard_at = now
-            self._ping_at = 0.0
-        elif self._ping_at:
-            if now - self._ping_at > self._options.keepalive_timeout:
+        match self._keepalive.look(self.received, now):
+            case Silence.TO_ASK_ABOUT:
+                self._try_control(lambda: self._h2.ping(_KEEPALIVE_PING))
+            case Silence.FOR_GOOD:
                 _log.debug("the peer %s does not answer", self.peer)
                 self.abort()
-        elif self._options.keepalive_interval and now - self._heard_at >= self._options.keepalive_interval:
-            self._ping_at = now
-            self._try_control(lambda: self._h2.ping(_KEEPALIVE_PING))
+            case _:
+                pass
 
     @property
     def peer_certificate(self) -> dict[str, object] | None:
         """The peer's verified certificate as ``ssl.SSLSocket.getpeercert`` gives it."""
-        if self._transport is None:
-            return None
-        certificate: dict[str, object] | None = self._transport.get_extra_info("peercert")
-        return certificate or None
-
-
-def _peer_name(transport: asyncio.Transport) -> str:
-    name = transport.get_extra_info("peername")
-    if isinstance(name, tuple):
-        host, port = name[0], name[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    return str(name or "unknown")
+        return None if self._transport is None else certificate_of_peer(self._transport)

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from .call import CallConnection, ServerCall
-from .connection import SERVER, Headers
+from .connection import SERVER
+from .connection_hooks import Headers
 from .listening import Place, Refusals
 from .metadata import parse_timeout
 from .sending import RESPONSE_HEADERS

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from .call import ServerCall
-from .connection import ConnectionOptions
+from .connection_options import ConnectionOptions
 from .status import RpcError, StatusCode
 
 

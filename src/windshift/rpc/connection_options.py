@@ -1,0 +1,48 @@
+"""The limits and timers of a connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+MAX_WINDOW: Final = 2**31 - 1
+"""Bytes of the largest window that HTTP/2 knows (RFC 9113, section 6.9.1)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionOptions:
+    """Limits and timers of one connection, the same for both sides.
+
+    Attributes:
+        max_concurrent_streams: calls that the peer may have open at once; libnghttp2 has no bound of its
+            own.
+        stream_window: bytes that a peer may send on one stream before the receiver took any; 64 KiB to 1 MiB.
+        connection_window: the same over all streams; None = ``2 * max_concurrent_streams * stream_window``.
+            With less, stalled uploads block all others (libnghttp2 withholds up to half the window).
+        max_header_list_size: bytes of one header block, by the counting rule of RFC 9113, section 6.5.2.
+        max_header_count: fields in one header block.
+        reset_rate_limit: (burst, per second) of the peer's RST_STREAM frames; honest clients with short
+            deadlines send many.
+        keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
+        keepalive_timeout: seconds in which its answer must come.
+        handshake_timeout: seconds from the connection to the peer's SETTINGS.
+        close_timeout: seconds in which the peer must close its side of the socket after we closed ours.
+    """
+
+    max_concurrent_streams: int = 256
+    stream_window: int = 65_536
+    connection_window: int | None = None
+    max_header_list_size: int = 16_384
+    max_header_count: int = 128
+    reset_rate_limit: tuple[int, int] = (10_000, 1_000)
+    keepalive_interval: float = 30.0
+    keepalive_timeout: float = 10.0
+    handshake_timeout: float = 10.0
+    close_timeout: float = 1.0
+
+    @property
+    def whole_window(self) -> int:
+        """The bytes of ``connection_window``, also when it is to be found out."""
+        if self.connection_window is not None:
+            return self.connection_window
+        return min(2 * self.max_concurrent_streams * self.stream_window, MAX_WINDOW)
