@@ -25,9 +25,8 @@ from windshift.server.errors import (
     UnsupportedCombination,
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
-from windshift.server.events.consuming.attachment import STALLED
 from windshift.server.events.consuming.commands import Subscribe
-from windshift.server.events.consuming.parties import ConsumeOptions
+from windshift.server.events.consuming.parties import STALLED, ConsumeOptions
 from windshift.server.events.consuming.pulls import LARGEST_LIMIT
 from windshift.server.events.consuming.session import Kind
 
@@ -628,7 +627,7 @@ def test_timers_that_are_due_already(nats_server: NatsServer, unique: Unique) ->
                 assert attachment is not None
                 for late in (1, 2, 3):
                     attachment._window.due = now - late
-                    attachment._arm(now - late)
+                    attachment._alarm.set(now - late, now - late)
                 await consuming.publish()
                 assert (await worker.event()).id == 1
 

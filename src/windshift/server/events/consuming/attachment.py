@@ -14,41 +14,22 @@ from collections.abc import Coroutine, Iterator
 from math import inf
 from typing import Any
 
-from windshift.server.errors import (
-    ForbiddenByBroker,
-    WindshiftError,
-)
-from windshift.server.events.consuming.commands import (
-    Command,
-)
+from windshift.server.errors import ForbiddenByBroker, WindshiftError
+from windshift.server.events.consuming.alarm import Alarm
+from windshift.server.events.consuming.commands import Command
 from windshift.server.events.consuming.following import Following
 from windshift.server.events.consuming.lookup import Found
-from windshift.server.events.consuming.parties import Broker, Client, ConsumeOptions, Gate
+from windshift.server.events.consuming.parties import FLOODED, STALLED, Broker, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.pulls import Pulls
-from windshift.server.events.consuming.replay_feed import ReplayFeed
+from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
 from windshift.server.events.consuming.session import Session
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.triage import Triage
 from windshift.server.events.consuming.window import Held, Replay, Window
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.spans import ConsumeSpans, end_unanswered
-from windshift.server.nats.deliveries import (
-    Arrival,
-    Deliveries,
-    Delivery,
-    Ended,
-    Notice,
-)
-from windshift.server.nats.jetstream import RefusedByBroker
+from windshift.server.nats.deliveries import Arrival, Deliveries, Delivery, Ended, Notice
 from windshift.server.nats.notes import CONSUMER, REPLAY
-
-STALLED = 16 * 1024
-"""Bytes that wait for the client to read before no more deliveries are handed to it."""
-
-FLOODED = 256 * 1024
-"""Bytes that wait for the client to read before no more commands are read from it. It leaves room for the
-confirmations of a whole window: a client that settles all of it before it reads again must not be left
-hanging."""
 
 
 class Attachment:
@@ -65,6 +46,7 @@ class Attachment:
     """
 
     __slots__ = (
+        "_alarm",
         "_arrived",
         "_backlog",
         "_broker",
@@ -82,16 +64,13 @@ class Attachment:
         "_patience",
         "_pulls",
         "_reopen",
-        "_replay_room",
         "_resuming",
-        "_rings_at",
         "_room",
         "_session",
         "_settling",
         "_shared",
         "_spans",
         "_tasks",
-        "_timer",
         "_triage",
         "_unsent",
         "_wake",
@@ -134,6 +113,7 @@ class Attachment:
             self._decided,
         )
         self._wake = asyncio.Event()
+        self._alarm = Alarm(self._loop, self._wake.set)
         self._following = Following(
             broker.consumers,
             consumer,
@@ -160,9 +140,6 @@ class Attachment:
         self._arrived: list[Delivery] = []
         self._unsent: deque[tuple[Delivery, Held]] = deque()
         self._room = asyncio.Event()
-        self._replay_room = asyncio.Event()
-        self._timer: asyncio.TimerHandle | None = None
-        self._rings_at = inf
         self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._withdraw_at = inf
@@ -240,8 +217,7 @@ class Attachment:
 
         The inbox is closed first: the broker would else hand what comes back to this very call.
         """
-        if self._timer is not None:
-            self._timer.cancel()
+        self._alarm.stop()
         try:
             await self._deliveries.close()
         finally:
@@ -290,7 +266,8 @@ class Attachment:
             self._take_in(now)
             self._forward(now)
             self._pull(now)
-        self._arm(now)
+        due = min(self._session.due, self._pulls.due, self._withdraw_at, self._settling.slots.due)
+        self._alarm.set(due, now)  # there is to be a turn when time alone makes one necessary
 
     def _tick(self, now: float) -> None:
         if self._session.due <= now:
@@ -393,27 +370,12 @@ class Attachment:
 
     def _pull(self, now: float) -> None:
         if self._feed is not None and self._has_room_for_replays:
-            self._replay_room.set()
+            self._feed.make_room()
         if self._unsent or self._resuming or self._reopen:
             return
         pull = self._pulls.next(now, busy=self._session.busy)
         if pull is not None and not self._deliveries.pull(pull.batch, pull.max_bytes):
             self._pulls.unsent(pull)
-
-    def _arm(self, now: float) -> None:
-        """See to it that there is a turn when time alone makes one necessary."""
-        due = min(self._session.due, self._pulls.due, self._withdraw_at, self._settling.slots.due)
-        if due >= self._rings_at:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._loop.call_at(max(due, now), self._ring)
-        self._rings_at = due  # uvloop's timers do not all know that themselves
-
-    def _ring(self) -> None:
-        self._timer = None
-        self._rings_at = inf
-        self._wake.set()
 
     # -- the client's commands -----------------------------------------------------------------------
 
@@ -503,11 +465,8 @@ class Attachment:
 
     async def _look_for_replays(self) -> None:
         """See whether events are to be delivered again that the consumer had given up on."""
-        try:
-            if await self._shared.replays.outstanding(*self._consumer, self._loop.time() + self._patience):
-                self._ring_feed()
-        except (WindshiftError, RefusedByBroker):
-            pass  # looked at again with every new connection, and from time to time
+        if await any_replays(self._shared, self._consumer, self._loop.time() + self._patience):
+            self._ring_feed()
 
     def _ring_feed(self) -> None:
         if self._ending:
@@ -521,7 +480,7 @@ class Attachment:
                 lambda: self._following.found.timeout,
                 self._options.pull,
                 self._patience,
-                self._wait_for_replay_room,
+                lambda: self._has_room_for_replays,
                 self._replay,
             )
             self._start(feed.run())
@@ -530,11 +489,6 @@ class Attachment:
     @property
     def _has_room_for_replays(self) -> bool:
         return self._window.has_room and not self._backlog and not self._resuming and not self._unsent
-
-    async def _wait_for_replay_room(self) -> None:
-        while not self._has_room_for_replays:
-            self._replay_room.clear()
-            await self._replay_room.wait()
 
     def _replay(self, delivery: Delivery, replay: Replay) -> None:
         """Take an event that is delivered again though the consumer had given up on it."""

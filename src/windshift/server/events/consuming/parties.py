@@ -18,6 +18,14 @@ from windshift.server.nats.deliveries import Delivery, PullOptions
 from windshift.server.nats.replies import Replies
 from windshift.server.telemetry.tracer import Tracer
 
+STALLED = 16 * 1024
+"""Bytes that wait for the client to read before no more deliveries are handed to it."""
+
+FLOODED = 256 * 1024
+"""Bytes that wait for the client to read before no more commands are read from it. It leaves room for the
+confirmations of a whole window: a client that settles all of it before it reads again must not be left
+hanging."""
+
 
 class Client(Protocol):
     """The client's end of a consume call. All sending queues and never blocks."""

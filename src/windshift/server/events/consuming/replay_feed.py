@@ -7,7 +7,7 @@ nothing any more when all are delivered and settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from datetime import timedelta
 
 from windshift.server.errors import WindshiftError
@@ -28,6 +28,17 @@ from windshift.server.nats.deliveries import (
 from windshift.server.nats.jetstream import RefusedByBroker
 
 
+async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: float) -> bool:
+    """Whether the broker knows of replays for a consumer; no as well when it does not answer.
+
+    That is looked at again with every new connection, and from time to time.
+    """
+    try:
+        return bool(await shared.replays.outstanding(*consumer, deadline))
+    except (WindshiftError, RefusedByBroker):
+        return False
+
+
 class ReplayFeed:
     """Brings replayed events to an attachment.
 
@@ -38,7 +49,7 @@ class ReplayFeed:
         timeout: returns its processing timeout.
         pull: timers of the pull requests.
         patience: seconds that the broker has to answer.
-        room: returns when the client may hold one more event.
+        has_room: says whether the client may hold one more event; `make_room` is called when that changes.
         take: called with each delivery, and which replay it belongs to.
     """
 
@@ -47,6 +58,7 @@ class ReplayFeed:
         "_connection",
         "_consumer",
         "_ensured",
+        "_has_room",
         "_loop",
         "_patience",
         "_pull",
@@ -65,7 +77,7 @@ class ReplayFeed:
         timeout: Callable[[], timedelta],
         pull: PullOptions,
         patience: float,
-        room: Callable[[], Awaitable[None]],
+        has_room: Callable[[], bool],
         take: Callable[[Delivery, Replay], None],
     ) -> None:
         self._connection = connection
@@ -74,7 +86,8 @@ class ReplayFeed:
         self._timeout = timeout
         self._pull = pull
         self._patience = patience
-        self._room = room
+        self._has_room = has_room
+        self._room = asyncio.Event()
         self._take = take
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
@@ -84,6 +97,10 @@ class ReplayFeed:
     def ring(self) -> None:
         """Look whether there are replays."""
         self._told.set()
+
+    def make_room(self) -> None:
+        """Note that the client may hold one more event."""
+        self._room.set()
 
     def lose(self) -> None:
         """Wait for nothing any more that was asked for: the connection is another one."""
@@ -116,7 +133,7 @@ class ReplayFeed:
                 await asyncio.sleep(_PAUSE)
                 return
             while True:
-                await self._room()
+                await self._wait_for_room()
                 if not deliveries.pull(1):
                     await asyncio.sleep(_PAUSE)
                     return
@@ -133,6 +150,11 @@ class ReplayFeed:
                 arrival = self._arrivals.get_nowait()
                 if isinstance(arrival, Delivery):
                     deliveries.hand_back(arrival.reply)
+
+    async def _wait_for_room(self) -> None:
+        while not self._has_room():
+            self._room.clear()
+            await self._room.wait()
 
     async def _ensure_consumer(self) -> str:
         timeout = self._timeout()
