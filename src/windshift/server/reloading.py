@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import stat
-import threading
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
+
+from windshift.server.threads import in_thread
 
 log = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ class Changes:
 
 
 class Reading:
-    """Runs what reads files in threads that hold up neither the event loop nor the end of the process.
+    """Runs what reads files in threads of their own.
 
     What does not end is left alone: it holds a thread, and once there are some of these, nothing is begun.
 
@@ -122,37 +123,16 @@ class Reading:
         """Return what the work returns. Raise what it raises, or `Hanging`."""
         if self._running >= _MOST_HANGING:
             raise Hanging
-        loop = asyncio.get_running_loop()
-        ended = asyncio.Event()
-        outcome: list[T | Exception] = []
-
-        def end(result: T | Exception) -> None:
-            self._running -= 1
-            outcome.append(result)
-            ended.set()
-
-        def begin() -> None:
-            result: T | Exception
-            try:
-                result = work()
-            except Exception as error:  # noqa: BLE001 - it is raised again by whoever waits
-                result = error
-            try:
-                loop.call_soon_threadsafe(end, result)
-            except RuntimeError:
-                pass  # the loop has ended meanwhile
-
-        threading.Thread(target=begin, name="windshift-files", daemon=True).start()
+        reading = in_thread(work, "windshift-files")
         self._running += 1
-        try:
-            async with asyncio.timeout(self._patience):
-                await ended.wait()
-        except TimeoutError:
-            raise Hanging from None
-        result = outcome.pop()
-        if isinstance(result, Exception):
-            raise result
-        return result
+        reading.add_done_callback(self._ended)
+        await asyncio.wait([reading], timeout=self._patience)
+        if not reading.done():
+            raise Hanging
+        return reading.result()
+
+    def _ended(self, _: asyncio.Future[T]) -> None:
+        self._running -= 1
 
 
 class Watched(Generic[T]):
@@ -214,28 +194,23 @@ class Watched(Generic[T]):
         """Look at the files until cancelled, and load them when they have changed."""
         while True:
             await asyncio.sleep(self._poll)
-            async with self._busy:
-                await self._look()
-
-    async def _look(self) -> None:
-        """Load the files if they have changed."""
-        try:
-            state = await self._reading.run(lambda: state_of(self.paths))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
-            self._refused(_UNKNOWN, error, demanded=False)
-            return
-        if self._changes.due(state, asyncio.get_running_loop().time()):
-            await self._reload(state, demanded=False)
+            await self._look(demanded=False)
 
     async def reload(self) -> bool:
         """Load now, whatever polls have seen. Return whether it was taken; the log says so in any case."""
+        return await self._look(demanded=True)
+
+    async def _look(self, *, demanded: bool) -> bool:
+        """Look at the files, and load them if they changed or on demand. Return whether they were taken."""
         async with self._busy:
             try:
                 state = await self._reading.run(lambda: state_of(self.paths))
-            except Exception as error:  # noqa: BLE001 - the same
-                self._refused(_UNKNOWN, error, demanded=True)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the watch goes on
+                self._refused(_UNKNOWN, error, demanded=demanded)
                 return False
-            return await self._reload(state, demanded=True)
+            if demanded or self._changes.due(state, asyncio.get_running_loop().time()):
+                return await self._reload(state, demanded=demanded)
+            return False
 
     async def _reload(self, state: State, *, demanded: bool) -> bool:
         """Load what was in this state just now: a change meanwhile shows at the next poll."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from windshift.server.auth.jwks_fetch import TIME_LIMIT, NotFetched, fetch
 from windshift.server.auth.policy import Issuer, Policy
 from windshift.server.auth.strict_json import read_object
 from windshift.server.errors import IdentityUnavailable, Unauthenticated
+from windshift.server.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ class KeySet:
         self._fetched = -inf
         self._attempted = -inf
         self._failed = False
-        self._running: asyncio.Future[None] | None = None
+        self._running: asyncio.Future[Keys] | None = None
         self._told: tuple[str, ...] = ()
 
     def prefetch(self) -> None:
@@ -215,34 +215,25 @@ class KeySet:
         if now - self._attempted < (_INTERVAL if usable else _RETRY):
             return False
         self._attempted = now
-        loop = asyncio.get_running_loop()
-        self._running = loop.create_future()
-        # A thread of the loop's own pool would hold up the end of the process.
-        thread = threading.Thread(target=self._fetch, args=(loop,), name="windshift-keys", daemon=True)
+        source, algorithms, limit = self._issuer.jwks, self._issuer.algorithms, self._time_limit
         try:
-            thread.start()
+            self._running = in_thread(lambda: read_keys(fetch(source, limit), algorithms), "windshift-keys")
         except RuntimeError:
             self._finish("no thread can be started")
-        return self._running is not None
+            return False
+        self._running.add_done_callback(self._ended)
+        return True
 
-    def _fetch(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Fetch the keys, in a thread of its own, and hand them to the loop."""
-        result: Keys | str
-        try:
-            result = read_keys(fetch(self._issuer.jwks, self._time_limit), self._issuer.algorithms)
-        except NotFetched as error:
-            result = str(error)
-        except Exception as error:  # noqa: BLE001 - somebody waits for an answer
-            result = type(error).__name__
-        try:
-            loop.call_soon_threadsafe(self._finish, result)
-        except RuntimeError:
-            pass  # the loop has ended meanwhile
+    def _ended(self, fetched: asyncio.Future[Keys]) -> None:
+        self._running = None
+        error = fetched.exception()
+        if error is None:
+            self._finish(fetched.result())
+        else:
+            self._finish(str(error) if isinstance(error, NotFetched) else type(error).__name__)
 
     def _finish(self, result: Keys | str) -> None:
-        if self._running is not None:
-            self._running.set_result(None)
-            self._running = None
+        """Take in the keys, or why they could not be had."""
         if isinstance(result, str):
             self._failed = True
             self._attempted = self._clock()

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Protocol
 
 from windshift.server.config import TelemetryConfig
 from windshift.server.telemetry.registry import Family
+from windshift.server.threads import in_thread
 
 _log = logging.getLogger(__name__)
 
@@ -84,7 +84,7 @@ class Push:
 
     async def _push(self) -> None:
         families = await self._collect()
-        sent = await _in_thread(lambda: self._sender.send(families))
+        sent = await in_thread(lambda: self._sender.send(families), "windshift-metrics")
         if not sent:
             self.failures += 1
         if not sent and not self._failing:
@@ -92,27 +92,6 @@ class Push:
         elif sent and self._failing:
             _log.info("metrics are exported again; %d times they were not", self.failures)
         self._failing = not sent
-
-
-async def _in_thread(work: Callable[[], bool]) -> bool:
-    """Run what blocks in a thread that the process does not wait for when it ends."""
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[bool] = loop.create_future()
-
-    def run() -> None:
-        result = work()
-        try:
-            loop.call_soon_threadsafe(_resolve, done, result)
-        except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
-
-    threading.Thread(target=run, name="windshift-metrics", daemon=True).start()
-    return await done
-
-
-def _resolve(done: asyncio.Future[bool], result: bool) -> None:  # noqa: FBT001 - what call_soon passes on
-    if not done.done():
-        done.set_result(result)
 
 
 def make_push(config: TelemetryConfig, collect: Collect) -> Push | None:
