@@ -13,6 +13,7 @@ from typing import Any, Final, NoReturn, TypeAlias
 
 import click
 
+from windshift.cli.failing import fail
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, NEEDS, Kind, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal
@@ -217,17 +218,17 @@ def _read(given: Path | None) -> Policy:
     try:
         file = given or auth_file(os.environ)
     except ConfigurationError as error:
-        _fail(_USAGE, *error.problems)
+        fail(_USAGE, *error.problems)
     if file is None:
-        _fail(_USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
+        fail(_USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
     try:
         return read_policy(file)
     except ModuleNotFoundError as error:
-        _fail(
+        fail(
             _USAGE, f"the server is not installed ({error.name} is missing): pip install 'windshift[server]'"
         )
     except OSError as error:
-        _fail(_USAGE, f"{file}: {error.strerror}")
+        fail(_USAGE, f"{file}: {error.strerror}")
     except PolicyError as error:
         for problem in error.problems:
             line, _, text = problem.removeprefix("line ").partition(": ")
@@ -256,9 +257,9 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
     try:
         identity = asyncio.run(identify())
     except Unauthenticated as error:
-        _fail(_DENIED, f"not valid: {error.why}")
+        fail(_DENIED, f"not valid: {error.why}")
     except IdentityUnavailable as error:
-        _fail(_DENIED, error.message)
+        fail(_DENIED, error.message)
     until = "" if identity.expires == inf else f", until {_time(identity.expires)}"
     name = identity.principal.name
     return identity.principal, [("principal", name), ("credential", f"{identity.credential}{until}")]
@@ -354,9 +355,3 @@ def _validity(expires: float | None) -> str:
 
 def _time(moment: float) -> str:
     return f"{datetime.fromtimestamp(moment, UTC):%Y-%m-%dT%H:%M:%SZ}"
-
-
-def _fail(status: int, *lines: str) -> NoReturn:
-    for line in lines:
-        click.echo(f"windshift: {line}", err=True)
-    sys.exit(status)

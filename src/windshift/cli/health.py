@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
-from typing import NoReturn
 
 import click
 
+from windshift.cli.failing import fail
 from windshift.server.config import ConfigurationError, ListenConfig, health_address
 
 _NOT_READY = 1
@@ -48,10 +47,10 @@ def health(live: bool, timeout: float) -> None:  # noqa: FBT001 -- click passes 
     try:
         address = health_address(os.environ)
     except ConfigurationError as error:
-        _fail(_USAGE, *error.problems)
+        fail(_USAGE, *error.problems)
     told = ask(address, "/healthz" if live else "/readyz", timeout)
     if not told.well:
-        _fail(_NOT_READY, told.line)
+        fail(_NOT_READY, told.line)
     click.echo(told.line)
 
 
@@ -78,9 +77,3 @@ def _read(status: int, body: bytes) -> Told:
     except (ValueError, KeyError, TypeError, AttributeError):
         return Told(well=False, line=f"what answers is no Windshift server (status {status})")
     return Told(status == 200, line)
-
-
-def _fail(status: int, *lines: str) -> NoReturn:
-    for line in lines:
-        click.echo(f"windshift: {line}", err=True)
-    sys.exit(status)

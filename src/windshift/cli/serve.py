@@ -12,6 +12,7 @@ from typing import NoReturn
 
 import click
 
+from windshift.cli.failing import fail
 from windshift.server.config import VARIABLES, ConfigurationError, ServerConfig, config_from_environment
 
 _FAILED = 1
@@ -57,10 +58,10 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
     try:
         process.run(config, _announce, share_port=share_port)
     except process.StartError as error:
-        _fail(_FAILED, *str(error).splitlines())
+        fail(_FAILED, *str(error).splitlines())
     except OSError as error:  # click ends silently over some of them
         traceback.print_exception(error)
-        _fail(_FAILED, f"it failed: {error.strerror or error}")
+        fail(_FAILED, f"it failed: {error.strerror or error}")
 
 
 def _announce(line: str) -> None:
@@ -87,7 +88,7 @@ def _read_config() -> ServerConfig:
     try:
         return config_from_environment(os.environ)
     except ConfigurationError as error:
-        _fail(_USAGE, *error.problems)
+        fail(_USAGE, *error.problems)
 
 
 def _import_server() -> ModuleType:
@@ -97,10 +98,4 @@ def _import_server() -> ModuleType:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:
             raise
-        _fail(_FAILED, f"the server is not installed ({missing} is missing): pip install 'windshift[server]'")
-
-
-def _fail(status: int, *lines: str) -> NoReturn:
-    for line in lines:
-        click.echo(f"windshift: {line}", err=True)
-    sys.exit(status)
+        fail(_FAILED, f"the server is not installed ({missing} is missing): pip install 'windshift[server]'")
