@@ -101,7 +101,7 @@ class Guard:
 
     def _publishing(self, method: Method) -> Handler:
         """Judge a publish: what `_unary` does, as quickly as can be."""
-        handler, check, access = method.handler, CHECKS[method.path], self._access
+        handler, access = method.handler, self._access
 
         def publish(request: Any, call: ServerCall) -> Awaitable[Any]:
             identity = call.caller
@@ -115,13 +115,13 @@ class Guard:
             identity = await self._identified(call)
             self._begin(call, identity)
             if not identity.principal.permissions.publishes(request.subject):
-                self._require(call, identity, [Publish(request.subject)], partial(check, request))
+                self._require(call, identity, [Publish(request.subject)], request)
             return await handler(request, call)
 
         return publish
 
     def _unary(self, method: Method) -> Handler:
-        handler, rule, check = method.handler, RULES.get(method.path), CHECKS.get(method.path, _fine)
+        handler, rule = method.handler, RULES.get(method.path)
         if method.path in LASTING:
             handler = self._lasting(method)
 
@@ -130,7 +130,7 @@ class Guard:
             self._begin(call, identity)
             if rule is None:
                 self._forbid(call, identity)
-            await self._require_in_turns(call, identity, actions(rule, request), partial(check, request))
+            await self._require_in_turns(call, identity, actions(rule, request), request)
             try:
                 return await handler(request, call)
             except PermissionDenied as error:  # what it looked up says more than the request
@@ -164,7 +164,7 @@ class Guard:
             if forbidden:
                 self._forbid(call, identity)
             asked = [] if rule is None else actions(rule, arguments[0])
-            self._require(call, identity, asked, partial(_fine, arguments))
+            self._require(call, identity, asked, arguments[0])
             try:
                 usage = self._access.usage(identity.principal, call.started)
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
@@ -203,34 +203,33 @@ class Guard:
             self._deny(call, identity, error)
             raise
 
-    def _require(
-        self, call: ServerCall, identity: Identity, asked: list[Action], check: Callable[[], object]
-    ) -> None:
+    def _require(self, call: ServerCall, identity: Identity, asked: list[Action], request: Any) -> None:
         """See whether the caller may do all that is asked for.
 
-        If not, `check` is called first: what is malformed is refused as that, since nothing covers it.
+        If not, what is malformed is refused as that, since nothing covers it.
         """
         try:
             for action in asked:
                 require(identity, action)
         except PermissionDenied as error:
-            check()
+            if call.method in CHECKS:
+                CHECKS[call.method](request)
             self._deny(call, identity, error)
             raise
 
     async def _require_in_turns(
-        self, call: ServerCall, identity: Identity, asked: list[Action], check: Callable[[], object]
+        self, call: ServerCall, identity: Identity, asked: list[Action], request: Any
     ) -> None:
         """Do what `_require` does, and let other calls run in between: thousands of things take seconds."""
         done, rules = 0, self._access.authenticator
         while len(asked) - done > _AT_ONCE:
-            self._require(call, identity, asked[done : done + _AT_ONCE], check)
+            self._require(call, identity, asked[done : done + _AT_ONCE], request)
             done += _AT_ONCE
             await asyncio.sleep(0)
             if rules is not self._access.authenticator:  # they were replaced: all of it begins anew
                 done, rules = 0, self._access.authenticator
                 identity = await self._identified(call)
-        self._require(call, identity, asked[done:], check)
+        self._require(call, identity, asked[done:], request)
 
     def _forbid(self, call: ServerCall, identity: Identity) -> NoReturn:
         """Deny a method that has no rule."""
@@ -309,10 +308,6 @@ def _certificate(call: ServerCall) -> tuple[str, ...]:
     if not isinstance(connection.known, tuple):
         connection.known = certificate_names(call.peer_certificate)
     return connection.known
-
-
-def _fine(_: Any) -> None:
-    """Check nothing."""
 
 
 def _require_all(admission: Admission, asked: list[Action]) -> None:
