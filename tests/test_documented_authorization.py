@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
 from windshift.server.api.rules import CONSUMING, FOR_ALL, FOR_ALL_KNOWN, RULES
 from windshift.server.auth import policy_file
 from windshift.server.auth.permissions import LISTS, NEEDS, Kind
 from windshift.server.auth.policy_file import parse_policy
-from windshift.server.auth.subjects import covers, covers_name, overlaps, overlaps_name
 
 TEXT = (Path(__file__).parent.parent / "docs" / "authorization.md").read_text()
 

@@ -203,7 +203,7 @@ def _value(text: str, key: str, *, subject: bool) -> str | None:
     if subject:
         names.filter_subject("", text)
         return text
-    if key.startswith("consumers.") and (text == "-" or names.is_generated(text)):
+    if key.startswith("consumers.") and (text == "-" or names.given_name(text) is None):
         return None
     if key.startswith("dead_letters.") and text == "*":
         return ""

@@ -59,6 +59,14 @@ def is_generated(name: str) -> bool:
     return _GENERATED.fullmatch(name) is not None
 
 
+def given_name(name: str) -> str | None:
+    """Return a consumer's name; None for one that looks generated, which only those know who were given it.
+
+    Somebody may have given a consumer such a name: that shows when it is looked up.
+    """
+    return None if is_generated(name) else name
+
+
 def store_name(field: str, value: str) -> None:
     """Check the name of a store."""
     _check(

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.support.patterns import covers, overlaps
 from windshift.server.auth import permissions
 from windshift.server.auth.actions import (
     Action,
@@ -27,7 +28,6 @@ from windshift.server.auth.actions import (
     WriteKey,
 )
 from windshift.server.auth.permissions import LISTS, NEEDS, Entry, Permissions, Role
-from windshift.server.auth.subjects import covers, overlaps
 
 Texts = dict[str, list[str]]
 

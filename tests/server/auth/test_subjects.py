@@ -8,15 +8,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from windshift.server.auth.subjects import (
-    SubjectPatterns,
-    covers,
-    covers_name,
-    overlaps,
-    overlaps_name,
-    parts,
-    tokens,
-)
+from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
+from windshift.server.auth.subjects import SubjectPatterns, parts, tokens
 
 WORDS = ("a", "b")
 UNIVERSE = [subject for length in range(1, 6) for subject in product((*WORDS, "other"), repeat=length)]

@@ -72,19 +72,11 @@ def _ensure_consumer(request: events_pb.EnsureConsumerRequest) -> Iterator[Actio
 
 
 def _get_consumer(request: events_pb.GetConsumerRequest) -> Iterator[Action]:
-    yield UseConsumer(request.stream, _named(request.id))
+    yield UseConsumer(request.stream, names.given_name(request.id))
 
 
 def _delete_consumer(request: events_pb.DeleteConsumerRequest) -> Iterator[Action]:
-    yield DeleteConsumer(request.stream, _named(request.id))
-
-
-def _named(consumer: str) -> str | None:
-    """Return the name of a consumer; None for a generated one, which only those know who were given it.
-
-    Somebody may have given a consumer such a name: the methods see that when they have looked it up.
-    """
-    return None if names.is_generated(consumer) else consumer
+    yield DeleteConsumer(request.stream, names.given_name(request.id))
 
 
 # --- State ------------------------------------------------------------------------------------------------

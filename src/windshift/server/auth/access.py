@@ -19,7 +19,7 @@ from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsum
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import Usage
-from windshift.server.auth.subjects import tokens_cover
+from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.errors import PermissionDenied, Unauthenticated, WindshiftError
 
 _INTERVAL: Final = 1.0
@@ -49,11 +49,12 @@ class Admission:
         identify: says it anew.
     """
 
-    __slots__ = ("_check", "_end", "identify", "identity")
+    __slots__ = ("_check", "_chosen", "_end", "identify", "identity")
 
     def __init__(self, identity: Identity, identify: Identify) -> None:
         self.identity = identity
         self.identify = identify
+        self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
 
@@ -69,23 +70,26 @@ class Admission:
 
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
-        require(self.identity, UseConsumer(stream, None if names.is_generated(consumer) else consumer))
+        require(self.identity, UseConsumer(stream, names.given_name(consumer)))
 
     def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
         """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
-        name = consumer if durable or not names.is_generated(consumer) else None
-        for subject in sorted(subjects) or (EVERYTHING,):
+        name = consumer if durable else names.given_name(consumer)
+        chosen = SubjectPatterns()
+        for number, subject in enumerate(sorted(subjects) or (EVERYTHING,)):
             require(self.identity, Consume(stream, subject, name))
+            chosen.add(subject.split("."), number)
+        self._chosen = chosen
 
-    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool, subjects: set[str]) -> None:
+    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool) -> None:
         """Raise `PermissionDenied` unless the caller may have an event.
 
-        What belongs to the subjects of the consumer, for which `consume` has let him through, is his. They
-        are compared as they are: other programs may store what is no subject here.
+        What belongs to the subjects for which `consume` let him through is his. They are compared as they
+        are: other programs may store what is no subject here.
         """
-        tokens = subject.split(".")
-        if not any(tokens_cover(chosen.split("."), tokens) for chosen in subjects):
-            self.consume(stream, consumer, durable=durable, subjects={subject})
+        if self._chosen.covering(subject.split(".")) is None:
+            name = consumer if durable else names.given_name(consumer)
+            require(self.identity, Consume(stream, subject, name))
 
     def review(self, identity: Identity) -> None:
         """Go on as somebody whom the rules know now. Raise what speaks against it."""

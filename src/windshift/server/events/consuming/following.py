@@ -108,8 +108,7 @@ class Following:
         """
         if self.gate is None or subject in self._let_through:
             return
-        found = self.found
-        self.gate.receive(*self._consumer, subject, durable=found.durable, subjects=found.subjects)
+        self.gate.receive(*self._consumer, subject, durable=self.found.durable)
         if len(self._let_through) >= _REMEMBERED:
             self._let_through.clear()
         self._let_through.add(subject)

@@ -66,8 +66,8 @@ class Gate(Protocol):
         """See whether the client may have all that a consumer chooses; `durable` says that it has a name."""
         ...
 
-    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool, subjects: set[str]) -> None:
-        """See whether the client may have an event. That it may have what the consumer chose is known."""
+    def receive(self, stream: str, consumer: str, subject: str, *, durable: bool) -> None:
+        """See whether the client may have an event, after `consume` has let it through."""
         ...
 
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
