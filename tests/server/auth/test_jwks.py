@@ -19,8 +19,9 @@ from tests.support.callers import Clock
 from tests.support.json_web_keys import Signer, issuer, key_set, policy, write_key_set
 from tests.support.jwks_server import KeyServer, content, key_server
 from tests.support.windshift_process import wait_for
-from windshift.server.auth.jwks import ALGORITHMS, KeySet, KeySets, read_keys
+from windshift.server.auth.jwks import KeySet, KeySets, read_keys
 from windshift.server.auth.jwks_fetch import NotFetched
+from windshift.server.auth.policy import ALGORITHMS
 from windshift.server.errors import IdentityUnavailable, Unauthenticated
 
 ALL = tuple(ALGORITHMS)

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from windshift.server.auth.jwks import ALGORITHMS, MAX_KEY_ID
-from windshift.server.auth.policy import Issuer
+from windshift.server.auth.jwks import MAX_KEY_ID
+from windshift.server.auth.policy import ALGORITHMS, Issuer
 from windshift.server.auth.strict_json import read_object
 from windshift.server.auth.tokens import EXPIRED
 from windshift.server.errors import Unauthenticated

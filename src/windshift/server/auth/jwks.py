@@ -15,26 +15,12 @@ from math import inf
 from typing import Any, Final
 
 from windshift.server.auth.jwks_fetch import TIME_LIMIT, NotFetched, fetch
-from windshift.server.auth.policy import Issuer, Policy
+from windshift.server.auth.policy import ALGORITHMS, Issuer, Policy
 from windshift.server.auth.strict_json import read_object
 from windshift.server.errors import IdentityUnavailable, Unauthenticated
 from windshift.server.threads import in_thread
 
 _log = logging.getLogger(__name__)
-
-ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
-    "RS256": ("RSA", None),
-    "RS384": ("RSA", None),
-    "RS512": ("RSA", None),
-    "PS256": ("RSA", None),
-    "PS384": ("RSA", None),
-    "PS512": ("RSA", None),
-    "ES256": ("EC", "P-256"),
-    "ES384": ("EC", "P-384"),
-    "ES512": ("EC", "P-521"),
-    "EdDSA": ("OKP", "Ed25519"),
-}
-"""The signature algorithms that there are, each with the type and the curve of the keys that fit."""
 
 MAX_KEY_ID: Final = 256
 """Characters of a key's id."""

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 
 from windshift.server import names
 from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
-from windshift.server.auth.policy import Issuer, JwtSubject, Policy, Principal, StaticToken
+from windshift.server.auth.policy import ALGORITHMS, Issuer, JwtSubject, Policy, Principal, StaticToken
 from windshift.server.auth.positions import Path as Place
 from windshift.server.auth.reading import (
     PolicyError,
@@ -33,11 +33,6 @@ __all__ = ["LARGEST", "PolicyError", "parse_policy", "read_policy"]
 
 LARGEST: Final = 1024 * 1024
 """The largest file, in bytes."""
-
-ALGORITHMS: Final = (
-    "RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
-)  # fmt: skip
-"""The signature algorithms that may be accepted: those for which nobody but the issuer has a secret."""
 
 _NAME: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 _NAME_RULE: Final = "use 1 to 64 characters of A-Z a-z 0-9 _ -"
