@@ -4,30 +4,17 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.support.certificates import Authority
 from tests.support.client import Client, refused
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import running_nats
 from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.management import ensure_stream
-
-
-@contextmanager
-def nats(directory: Path, *arguments: str) -> Iterator[NatsServer]:
-    """Run a nats-server for as long as the block lasts."""
-    directory.mkdir(exist_ok=True)
-    server = NatsServer(directory, *arguments)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @pytest.fixture
@@ -54,7 +41,7 @@ def refuses(directory: Path, **environment: str) -> str:
 
 def test_several_servers_with_credentials(tmp_path: Path, nobody: str) -> None:
     """With several servers one that answers is enough; credentials in the URL are decoded."""
-    with nats(tmp_path / "nats", "--user", "me", "--pass", "p@ss word") as broker:
+    with running_nats(tmp_path / "nats", "--user", "me", "--pass", "p@ss word") as broker:
         urls = f"nats://me:p%40ss%20word@{nobody}, nats://me:p%40ss%20word@127.0.0.1:{broker.port}"
         with windshift(tmp_path, NATS_URL=urls) as server:
             assert server.out.endswith(f"data in nats://{nobody}, nats://127.0.0.1:{broker.port}\n")
@@ -67,7 +54,7 @@ def test_several_servers_with_credentials(tmp_path: Path, nobody: str) -> None:
 
 def test_broker_goes_and_comes(tmp_path: Path) -> None:
     """Without its NATS the server is not ready, and is again when it is back."""
-    with nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
+    with running_nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
         broker.kill()
         server.wait_for(lambda: server.probe("/readyz").status == 503)
         assert server.probe("/healthz").status == 200
@@ -79,7 +66,7 @@ def test_broker_goes_and_comes(tmp_path: Path) -> None:
 def test_credentials_file(tmp_path: Path) -> None:
     """NATS_CREDS holds a user's JWT and seed."""
     config, credentials = write_operator(tmp_path)
-    with nats(tmp_path / "nats", "--config", str(config)) as broker:
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         with windshift(tmp_path, NATS_URL=broker.url, NATS_CREDS=str(credentials)) as server:
             assert server.probe("/readyz").status == 200
             assert server.stop() == 0
@@ -96,7 +83,7 @@ def test_tls(tmp_path: Path) -> None:
         *("--tlscert", str(theirs.certificate), "--tlskey", str(theirs.key)),
         *("--tlsverify", "--tlscacert", str(authority.certificate)),
     )
-    with nats(tmp_path / "nats", *tls) as broker:
+    with running_nats(tmp_path / "nats", *tls) as broker:
         files = {
             "NATS_TLS_CA": str(authority.certificate),
             "NATS_TLS_CERT": str(ours.certificate),
@@ -120,7 +107,7 @@ def test_unreachable(tmp_path: Path, nobody: str) -> None:
 
 def test_refused_credentials(tmp_path: Path) -> None:
     """A wrong password: status 1 and one line."""
-    with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
+    with running_nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
         told = refuses(tmp_path, NATS_URL=f"nats://me:wr0ng@127.0.0.1:{broker.port}")
     assert "refused the credentials" in told
     assert "wr0ng" not in told
@@ -128,7 +115,7 @@ def test_refused_credentials(tmp_path: Path) -> None:
 
 def test_plain_text_when_tls_was_asked_for(tmp_path: Path) -> None:
     """A server without TLS is not talked to when TLS was asked for."""
-    with nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
+    with running_nats(tmp_path / "nats", "--user", "me", "--pass", "right") as broker:
         told = refuses(tmp_path, NATS_URL=f"tls://me:right@127.0.0.1:{broker.port}")
     assert "does not offer TLS" in told
 
@@ -136,7 +123,7 @@ def test_plain_text_when_tls_was_asked_for(tmp_path: Path) -> None:
 @pytest.mark.parametrize("fate", ["killed", "frozen"])
 def test_an_outage_as_clients_see_it(tmp_path: Path, fate: str) -> None:
     """While NATS is away calls fail in time and consume calls stay open; then all go on by themselves."""
-    with nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
+    with running_nats(tmp_path / "nats") as broker, windshift(tmp_path, NATS_URL=broker.url) as server:
         client = Client(server.address)
         ensure_stream(client, "S")
         ensure_consumer(client, "S")

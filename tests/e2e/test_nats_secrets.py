@@ -13,25 +13,13 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.client import Client
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import running_nats
 from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess
 
 PASSWORD = "pl4nted%/@:s3cret"
 ENCODED = "pl4nted%25%2F%40%3As3cret"
 PLANTED = (PASSWORD, ENCODED, "pl4nted", "s3cret")
-
-
-@contextmanager
-def nats(directory: Path, *arguments: str) -> Iterator[NatsServer]:
-    """Run a nats-server for as long as the block lasts."""
-    (directory / "nats").mkdir(exist_ok=True)
-    server = NatsServer(directory / "nats", *arguments)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
 
 
 @contextmanager
@@ -64,7 +52,7 @@ def test_while_all_goes_well_and_while_it_does_not(tmp_path: Path) -> None:
     """From the start over an outage, refused credentials and failed calls to the end nothing is shown."""
     config = tmp_path / "nats.conf"
     config.write_text(accounts(PASSWORD))
-    with nats(tmp_path, "--config", str(config)) as broker:
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         url = f"nats://windshift:{ENCODED}@127.0.0.1:{broker.port}"
         process = WindshiftProcess(tmp_path, NATS_URL=url, LOG_LEVEL="debug")
         try:
@@ -129,7 +117,7 @@ def test_credentials_file(tmp_path: Path) -> None:
     text = credentials.read_text()
     secrets = tuple(line for line in text.splitlines() if line and not line.startswith("-"))
     assert len(secrets) == 2
-    with nats(tmp_path, "--config", str(config)) as broker:
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         given = {"NATS_URL": broker.url, "NATS_CREDS": str(credentials)}
         with launched(tmp_path, **given) as process:
             process.wait_for(lambda: "windshift is ready" in process.out)
@@ -174,7 +162,7 @@ def test_tls_files(tmp_path: Path) -> None:
         *("--tlscert", str(theirs.certificate), "--tlskey", str(theirs.key)),
         *("--tlsverify", "--tlscacert", str(authority.certificate)),
     )
-    with nats(tmp_path, *arguments) as broker:
+    with running_nats(tmp_path / "nats", *arguments) as broker:
         url = f"tls://windshift:{ENCODED}@127.0.0.1:{broker.port}"
         files: Mapping[str, str] = {"NATS_URL": url, "NATS_TLS_CA": str(authority.certificate)}
         for certificate, key in (
@@ -186,6 +174,6 @@ def test_tls_files(tmp_path: Path) -> None:
             tls = {"NATS_TLS_CERT": str(certificate), "NATS_TLS_KEY": str(key)}
             assert "NATS" in fails(tmp_path, secrets, **files, **tls)
         assert "NATS" in fails(tmp_path, secrets, **{**files, "NATS_TLS_CA": str(stranger.certificate)})
-    with nats(tmp_path, "--user", "windshift", "--pass", PASSWORD) as broker:
+    with running_nats(tmp_path / "nats", "--user", "windshift", "--pass", PASSWORD) as broker:
         url = f"tls://windshift:{ENCODED}@127.0.0.1:{broker.port}"
         assert "does not offer TLS" in fails(tmp_path, NATS_URL=url)

@@ -28,7 +28,7 @@ from tests.support.broker import QUICK, connect, in_seconds
 from tests.support.client import Client, refused
 from tests.support.cluster import running_cluster
 from tests.support.exposition import scrape
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, running_nats
 from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.burying import listed
@@ -46,23 +46,11 @@ def _passwords(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextmanager
-def nats(directory: Path, config: Path, *arguments: str) -> Iterator[NatsServer]:
-    """Run a nats-server with a configuration for as long as the block lasts."""
-    (directory / "nats").mkdir()
-    server = NatsServer(directory / "nats", "--config", str(config), *arguments)
-    server.start()
-    try:
-        yield server
-    finally:
-        server.kill()
-
-
-@contextmanager
 def served(
     directory: Path, config: Path, *arguments: str, **environment: str
 ) -> Iterator[tuple[NatsServer, WindshiftProcess]]:
     """Run a nats-server with a configuration, and a server that uses it, by a password if by nothing else."""
-    with nats(directory, config, *arguments) as broker:
+    with running_nats(directory / "nats", "--config", str(config), *arguments) as broker:
         url = broker.url if "NATS_CREDS" in environment else f"{URL}:{broker.port}"
         with windshift(directory, NATS_URL=url, **environment) as server:
             yield broker, server
@@ -214,7 +202,7 @@ FORBIDDEN_TO_SUBSCRIBE = (
 @pytest.mark.parametrize("form", [0, 1], ids=["authorization", "accounts"])
 async def test_little_else_is_allowed(tmp_path: Path, form: int) -> None:
     """Neither the system account, nor other programs' subjects and answers, nor deleting streams."""
-    with nats(tmp_path, write_configuration(tmp_path, form)) as broker:
+    with running_nats(tmp_path / "nats", "--config", str(write_configuration(tmp_path, form))) as broker:
         async with connect(f"{URL}:{broker.port}", replace(QUICK, inbox_prefix="_INBOX_windshift")) as user:
             for subject in FORBIDDEN_TO_PUBLISH:
                 answer = await user.replies.request(subject, b"", None, in_seconds(20))
@@ -302,7 +290,7 @@ def test_a_permission_that_is_missing(
 def test_narrower_user(tmp_path: Path) -> None:
     """The narrow user works with what others have made, and with nothing else."""
     config = write_configuration(tmp_path)
-    with nats(tmp_path, config) as broker:
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         with windshift(tmp_path, NATS_URL=f"{URL}:{broker.port}") as server:
             client = Client(server.address)
             ensure_stream(client, "ORDERS", subjects={"subjects": ["orders.>"]})

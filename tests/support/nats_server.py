@@ -8,7 +8,8 @@ import signal
 import subprocess
 import sysconfig
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 BINARY = Path(sysconfig.get_path("scripts")) / "nats-server"
@@ -101,3 +102,15 @@ class NatsServer:
             process.send_signal(number)
             process.send_signal(signal.SIGCONT)
             process.wait(20)
+
+
+@contextmanager
+def running_nats(directory: Path, *arguments: str) -> Iterator[NatsServer]:
+    """Run a nats-server in a directory, which is made if need be, for as long as the block lasts."""
+    directory.mkdir(exist_ok=True)
+    server = NatsServer(directory, *arguments)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.kill()
