@@ -1,0 +1,55 @@
+"""NATS and JetStream on asyncio: a client that knows nothing of Windshift.
+
+From below: `protocol` turns bytes into events and back, without I/O; `wire` is that on one socket;
+`connection` outlives servers; `requests` are answered through one inbox; `jetstream` stands on these.
+`retry` is the one rule for trying again.
+"""
+
+from .connection import Connection, Subscription
+from .errors import (
+    ConnectFailed,
+    Forbidden,
+    JetStreamError,
+    MessageTooLarge,
+    NatsError,
+    NoBucket,
+    NoDirectGet,
+    NoStream,
+    NotConnected,
+    OutcomeUnknown,
+    Superseded,
+    TooManyInFlight,
+    Unavailable,
+)
+from .options import ConnectionOptions, ServerAddress, parse_server, parse_servers
+from .protocol import Message
+from .requests import NoReply, Outcome, Requests
+from .retry import Backoff, retry
+
+__all__ = [
+    "Backoff",
+    "ConnectFailed",
+    "Connection",
+    "ConnectionOptions",
+    "Forbidden",
+    "JetStreamError",
+    "Message",
+    "MessageTooLarge",
+    "NatsError",
+    "NoBucket",
+    "NoDirectGet",
+    "NoReply",
+    "NoStream",
+    "NotConnected",
+    "Outcome",
+    "OutcomeUnknown",
+    "Requests",
+    "ServerAddress",
+    "Subscription",
+    "Superseded",
+    "TooManyInFlight",
+    "Unavailable",
+    "parse_server",
+    "parse_servers",
+    "retry",
+]

@@ -1,0 +1,397 @@
+"""The connection to NATS that outlives its servers.
+
+A wire is a part that is replaced: when one ends, another is opened, to another server when there are several,
+and every subscription is put on it. What was under way is told at once to whoever asked (`on_lost`); nothing
+is sent later.
+
+A server that says that it is about to stop (lame-duck mode) is left before it does: the next wire is there
+before the old one ends, and what is under way still gets its answer (`on_moved`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Callable
+from typing import TypeAlias
+
+from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, Unavailable
+from windshift.nats.options import ConnectionOptions, ServerAddress
+from windshift.nats.protocol import Kind, ServerError, publish_frame
+from windshift.nats.retry import Backoff, retry
+from windshift.nats.violations import Violations
+from windshift.nats.wire import Receive, Wire
+
+log = logging.getLogger(__name__)
+
+Hook: TypeAlias = Callable[[], None]
+
+
+class Subscription:
+    """Interest in a subject.
+
+    Attributes:
+        subject: which one; it may have wildcards.
+        is_vital: whether a connection is of no use on which the server forbids this.
+    """
+
+    __slots__ = ("_connection", "_wire", "is_vital", "receive", "sid", "subject")
+
+    def __init__(
+        self, connection: Connection, sid: int, subject: bytes, receive: Receive, *, is_vital: bool
+    ) -> None:
+        self._connection = connection
+        self._wire: Wire | None = None
+        self.sid = sid
+        self.subject = subject
+        self.receive = receive
+        self.is_vital = is_vital
+
+    def attach(self, wire: Wire) -> None:
+        """Subscribe on this wire, and forget about any other."""
+        self._wire = wire
+        wire.subscribe(self.sid, self.subject, self.receive)
+
+    def unsubscribe(self) -> None:
+        """End the interest at once."""
+        self._connection.forget(self)
+        if self._wire is not None:
+            self._wire.unsubscribe(self.sid)
+
+    async def drain(self, timeout: float) -> None:
+        """End the interest, and return when what was on its way has been received.
+
+        Args:
+            timeout: seconds after which this returns in any case.
+        """
+        self._connection.forget(self)
+        if self._wire is not None:
+            await self._wire.drain(self.sid, timeout)
+
+
+class Connection:
+    """A connection to one of several NATS servers, kept up until `close`.
+
+    Attributes:
+        on_lost: called, in order, when a connection has ended. No hook may block or raise.
+        on_connected: called, in order, when a connection is up and all subscriptions are on it.
+        on_moved: called, in order, when another wire has taken over from one that still works: what is bound
+            to that one (`subscribe_once`) has `linger` to move.
+        violations: what the server forbids.
+        since: when `connected` last changed, in the loop's time.
+        last_error: why the last connection ended or could not be made, free of secrets; empty while all is
+            well.
+        max_payload: the most bytes, headers included, that the server takes in one message.
+        reconnects: how often a wire was replaced.
+    """
+
+    def __init__(self, options: ConnectionOptions) -> None:
+        self._options = options
+        self._servers = deque(options.servers)
+        self._wire: Wire | None = None
+        self._subscriptions: dict[int, Subscription] = {}
+        self._last_sid = 0
+        self._supervision: asyncio.Task[None] | None = None
+        self._told: set[str] = set()  # reasons that were logged since there was a connection
+        self._barred = ""  # why the present wire, or the one that is being opened, is of no use
+        self._look = asyncio.Event()
+        self._up = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._leaving = False
+        self._left: set[asyncio.Task[None]] = set()
+        self.on_lost: list[Hook] = []
+        self.on_connected: list[Hook] = []
+        self.on_moved: list[Hook] = []
+        self.violations = Violations()
+        self.since = 0.0
+        self.last_error = ""
+        self.max_payload = 1024 * 1024
+        self.reconnects = 0
+
+    # --- Using it -----------------------------------------------------------------------------------------
+
+    @property
+    def connected(self) -> bool:
+        """Whether messages can be sent now."""
+        return self._wire is not None
+
+    @property
+    def wire(self) -> Wire | None:
+        """The present wire; None while there is no connection."""
+        return self._wire
+
+    async def wait_ready(self, deadline: float) -> None:
+        """Return when there is a connection, and not too much waits to be sent on it.
+
+        Raise `Unavailable` when that is not so by `deadline` (loop time).
+        """
+        while (wire := self._wire) is None or wire.congested:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await (self._up.wait() if wire is None else wire.writable())
+            except TimeoutError:
+                raise Unavailable from None
+
+    def inbox(self) -> bytes:
+        """Make a subject that nobody else knows, to be answered on."""
+        return f"{self._options.inbox_prefix}.{secrets.token_hex(11)}".encode()
+
+    def publish(self, subject: bytes, body: bytes = b"", headers: bytes = b"", reply: bytes = b"") -> None:
+        """Hand a message to the connection, now.
+
+        Everything that one turn of the event loop publishes leaves in one write. Nothing waits and nothing is
+        confirmed: to know that a message arrived, ask for a reply (see `Requests`).
+        Subjects are not looked at: they must hold no white space, and stay far below 4 KiB together with the
+        reply, over which a server ends the connection (``max_control_line``).
+
+        Args:
+            subject: where to.
+            body: the payload.
+            headers: a block, see `windshift.nats.headers`; empty = none.
+            reply: where an answer is awaited; empty = nowhere.
+
+        Raises:
+            NotConnected: there is no connection now, or too much waits to be sent on it.
+            MessageTooLarge: the server would end the connection over it.
+        """
+        wire = self._wire
+        if wire is None:
+            raise NotConnected
+        if len(headers) + len(body) > self.max_payload:
+            raise MessageTooLarge(self.max_payload)
+        wire.send(publish_frame(subject, body, headers, reply))
+
+    def subscribe(self, subject: bytes, receive: Receive, *, is_vital: bool = False) -> Subscription:
+        """Call `receive` with each message to `subject` as it arrives, across reconnects.
+
+        It must not block; nothing is queued. What arrives while there is no connection is gone, as always in
+        NATS. A server that forbids a vital subscription counts as one that cannot be connected to.
+        """
+        self._last_sid += 1
+        subscription = Subscription(self, self._last_sid, subject, receive, is_vital=is_vital)
+        self._subscriptions[subscription.sid] = subscription
+        if self._wire is not None:
+            subscription.attach(self._wire)
+        return subscription
+
+    def subscribe_once(self, receive: Receive) -> Subscription | None:
+        """Subscribe to a fresh inbox, for the life of the present wire; None when there is none."""
+        if self._wire is None:
+            return None
+        self._last_sid += 1
+        subscription = Subscription(self, self._last_sid, self.inbox(), receive, is_vital=False)
+        subscription.attach(self._wire)
+        return subscription
+
+    def forget(self, subscription: Subscription) -> None:
+        """Do not put this subscription on coming wires."""
+        self._subscriptions.pop(subscription.sid, None)
+
+    # --- Beginning and end --------------------------------------------------------------------------------
+
+    async def connect(self) -> None:
+        """Connect for the first time, and keep connected from then on.
+
+        Raises:
+            ConnectFailed: no server can be used within `start_timeout`, or at once when trying again would
+                not help (refused credentials, an unfit certificate). Its text is for the operator: it names
+                hosts.
+        """
+        loop = asyncio.get_running_loop()
+        self.since = loop.time()
+        async for _ in self._attempts(self.since + self._options.start_timeout.total_seconds()):
+            wire = await self._open(self._servers[0], first=True)
+            if wire is not None:
+                self._mark_connected(wire)
+                self._supervision = loop.create_task(self._supervise(), name="nats connection")
+                return
+        raise self._unreachable()
+
+    async def close(self) -> None:
+        """Send what waits, disconnect, and stay disconnected."""
+        self._closed.set()
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.wait((self._supervision,))
+            self._supervision = None
+        wire, self._wire = self._wire, None
+        if wire is not None:
+            await wire.close(self._options.close_timeout.total_seconds())
+            self._mark_lost("closed")
+        if self._left:
+            await asyncio.wait(self._left)
+
+    # --- The life of the wires ----------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Replace the wire whenever it has ended, is of no use, or is about to end."""
+        while True:
+            await self._look.wait()
+            self._look.clear()
+            async for _ in self._attempts(None):
+                try:
+                    done = await (self._replace() if self._wire is None else self._move())
+                except Exception:  # without supervision there would never be a connection again
+                    log.exception("the connection to NATS could not be made anew; trying again")
+                else:
+                    if done:
+                        break
+
+    def _attempts(self, deadline: float | None) -> retry:
+        wait = self._options.reconnect_wait
+        return retry(deadline, Backoff(wait, wait))
+
+    async def _replace(self) -> bool:
+        wire = await self._open(self._servers[0])
+        if wire is None:
+            return False
+        self._mark_connected(wire)
+        self.reconnects += 1
+        return True
+
+    async def _move(self) -> bool:
+        """Go to another server while the present one, which is about to stop, still serves.
+
+        Without another one it is served to its end, and another one looked for meanwhile.
+        """
+        old = self._wire
+        if old is None or not self._leaving:
+            return old is not None
+        self._servers.rotate(-1)
+        for _ in range(len(self._servers)):
+            wire = await self._open(self._servers[0])
+            if wire is None:
+                continue
+            if self._wire is old:
+                self._use(wire)
+                for hook in self.on_moved:
+                    hook()
+                self._leave(old)
+            else:  # it ended meanwhile, and with it what was under way
+                self._mark_connected(wire)
+            self.reconnects += 1
+            return True
+        return False
+
+    def _leave(self, wire: Wire) -> None:
+        """End a wire in a while."""
+        task = asyncio.get_running_loop().create_task(
+            self._linger(wire), name="nats connection that was left"
+        )
+        self._left.add(task)
+        task.add_done_callback(self._left.discard)
+
+    async def _linger(self, wire: Wire) -> None:
+        try:
+            async with asyncio.timeout(self._options.linger.total_seconds()):
+                await self._closed.wait()
+        except TimeoutError:
+            pass
+        await wire.close(self._options.close_timeout.total_seconds())
+
+    async def _open(self, server: ServerAddress, *, first: bool = False) -> Wire | None:
+        """Connect to this server; on failure make the next one the first, and say so once per reason."""
+        self._barred = ""
+        try:
+            wire = await Wire.connect(self, self._options, server)
+            try:
+                await self._attach_all(wire)
+            except BaseException:
+                wire.abort("")
+                raise
+        except ConnectFailed as failure:
+            self._servers.rotate(-1)
+            self._note(f"{server.url}: {failure.text}")
+            if first and failure.final and len(self._servers) == 1:
+                raise self._unreachable() from None
+            return None
+        return wire
+
+    async def _attach_all(self, wire: Wire) -> None:
+        """Put every subscription on a wire, and wait until the server has said what it forbids."""
+        attached: set[int] = set()
+        try:
+            async with asyncio.timeout(self._options.connect_timeout.total_seconds()):
+                while missing := [each for sid, each in self._subscriptions.items() if sid not in attached]:
+                    for subscription in missing:
+                        subscription.attach(wire)
+                        attached.add(subscription.sid)
+                    await wire.ping()  # this one may overtake what the server has yet to say of the last
+                    await wire.ping()
+        except (NotConnected, TimeoutError):
+            raise ConnectFailed(wire.reason or "it did not answer in time") from None
+        if self._barred:
+            raise ConnectFailed(self._barred, final=True)
+
+    def _mark_connected(self, wire: Wire) -> None:
+        self._use(wire)
+        self.since = asyncio.get_running_loop().time()
+        self._up.set()
+        for hook in self.on_connected:
+            hook()
+
+    def _use(self, wire: Wire) -> None:
+        self._wire = wire
+        self._leaving = False
+        self.last_error = ""
+        self._told.clear()
+        self._learn(wire)
+        log.info("connected to NATS at %s", wire.server.url)
+
+    def _learn(self, wire: Wire) -> None:
+        self.max_payload = wire.info.max_payload
+        known = {(server.host, server.port) for server in self._servers}
+        for url in wire.info.connect_urls:
+            server = self._options.discovered(url)
+            if server is not None and (server.host, server.port) not in known:
+                self._servers.append(server)
+
+    def _mark_lost(self, reason: str) -> None:
+        self._up.clear()
+        self.since = asyncio.get_running_loop().time()
+        self._note(reason)
+        for hook in self.on_lost:
+            hook()
+
+    def _note(self, reason: str) -> None:
+        self.last_error = reason
+        if reason not in self._told:
+            self._told.add(reason)
+            log.log(logging.INFO if self._closed.is_set() else logging.WARNING, "NATS: %s", reason)
+
+    def _unreachable(self) -> ConnectFailed:
+        servers = ", ".join(server.url for server in self._options.servers)
+        return ConnectFailed(f"cannot connect to NATS at {servers} ({self.last_error})")
+
+    # --- Called by wires ----------------------------------------------------------------------------------
+
+    def wire_informed(self, wire: Wire) -> None:
+        """Learn of servers and limits; leave a server that is about to stop."""
+        if wire is not self._wire:
+            return
+        self._learn(wire)
+        if wire.info.ldm and not self._leaving:
+            log.info("NATS: the server is about to stop; going to another one")
+            self._leaving = True
+            self._look.set()
+
+    def wire_failed(self, wire: Wire, error: ServerError) -> None:
+        """Pass on what the server forbids; end a wire on which it forbids what is vital."""
+        if error.kind is Kind.SUBSCRIPTION_FORBIDDEN and any(
+            each.is_vital and each.subject == error.subject for each in self._subscriptions.values()
+        ):
+            self._barred = f"this user may not subscribe to {self._options.inbox_prefix}.>"
+            if wire is self._wire:
+                wire.abort(self._barred)
+        if error.kind in (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN):
+            self.violations.told(error)
+
+    def wire_ended(self, wire: Wire) -> None:
+        """Note that there is no connection now, and look for another one."""
+        if wire is self._wire:
+            self._wire = None
+            self._servers.rotate(-1)
+            self._mark_lost(wire.reason)
+            self._look.set()

@@ -1,0 +1,72 @@
+"""Who the client is: a user and a password, a token, a key (nkey) or a JWT with its key.
+
+Keys sign the server's nonce (nats-server's ``auth.go``; ``nkeys``); the seed never leaves the process.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import urlsafe_b64encode
+from pathlib import Path
+from typing import Final
+
+from windshift.nats.errors import ConnectFailed
+from windshift.nats.options import ConnectionOptions, ServerAddress
+
+_JWT: Final = re.compile(rb"-{3,}BEGIN NATS USER JWT-{3,}\s+([\w.=-]+)\s")
+_SEED: Final = re.compile(rb"-{3,}BEGIN USER NKEY SEED-{3,}\s+(\w+)\s")
+_BARE_SEED: Final = re.compile(rb"^\s*(SU[A-Z2-7]{50,})\s*$", re.MULTILINE)
+_LARGEST_FILE: Final = 64 * 1024
+
+
+def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -> dict[str, str]:
+    """Return what ``CONNECT`` says of the user.
+
+    Raises:
+        ConnectFailed: a file cannot be read or holds no key, or ``nkeys`` is not installed.
+    """
+    said: dict[str, str] = {}
+    if options.credentials is not None:
+        text = _read(options.credentials, "the credentials file cannot be read")
+        jwt, seed = _JWT.search(text), _SEED.search(text)
+        if jwt is None or seed is None:
+            raise ConnectFailed(_NO_CREDENTIALS, final=True)
+        said["jwt"] = jwt[1].decode()
+        said["sig"], _ = _sign(seed[1], nonce, _NO_CREDENTIALS)
+    elif options.nkey is not None:
+        seed = _BARE_SEED.search(_read(options.nkey, "the nkey file cannot be read"))
+        if seed is None:
+            raise ConnectFailed(_NO_SEED, final=True)
+        said["sig"], said["nkey"] = _sign(seed[1], nonce, _NO_SEED)
+    if server.user is not None and server.password is not None:
+        said["user"], said["pass"] = server.user, server.password
+    elif server.user is not None:
+        said["auth_token"] = server.user
+    return said
+
+
+_NO_CREDENTIALS: Final = "the credentials file does not hold a user's JWT and seed"
+_NO_SEED: Final = "the nkey file does not hold a user's seed"
+
+
+def _read(file: Path, failure: str) -> bytes:
+    try:
+        if not file.is_file():  # to open a pipe would hold up the event loop
+            raise ConnectFailed(failure, final=True)
+        with file.open("rb") as opened:
+            return opened.read(_LARGEST_FILE)
+    except OSError as error:
+        raise ConnectFailed(failure, final=True) from error
+
+
+def _sign(seed: bytes, nonce: str, failure: str) -> tuple[str, str]:
+    """Return the signature of the nonce, and the public key."""
+    try:
+        import nkeys  # noqa: PLC0415 - only who has a key needs it
+    except ImportError:
+        raise ConnectFailed("signing with a key needs the package nkeys", final=True) from None
+    try:
+        pair = nkeys.from_seed(bytearray(seed))
+        return urlsafe_b64encode(pair.sign(nonce.encode())).decode(), pair.public_key.decode()
+    except (nkeys.NkeysError, ValueError) as error:
+        raise ConnectFailed(failure, final=True) from error

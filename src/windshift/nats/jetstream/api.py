@@ -1,0 +1,318 @@
+"""JetStream's API: requests and answers in JSON, with patience for elections and lost connections.
+
+Subjects and bodies are those of nats-server's ``jetstream_api.go`` (2.15). Configurations stay the JSON
+objects they are: a class per configuration would drop the fields that it does not know, and an update would
+then reset what another program had set.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from windshift.nats.connection import Connection
+from windshift.nats.errors import (
+    Forbidden,
+    JetStreamError,
+    MessageTooLarge,
+    NotConnected,
+    OutcomeUnknown,
+    Unavailable,
+)
+from windshift.nats.headers import HeaderLines, split
+from windshift.nats.jetstream import codes
+from windshift.nats.requests import NoReply, Requests
+from windshift.nats.retry import Backoff, retry
+from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+
+JsonObject: TypeAlias = dict[str, Any]
+
+API_PREFIX: Final = "$JS.API."
+
+
+def to_json(value: Mapping[str, Any]) -> bytes:
+    """Write a request's body."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def read_answer(body: bytes) -> JsonObject:
+    """Read an answer of JetStream's API.
+
+    Raise `JetStreamError` for an error, `ValueError` for what is no JSON object.
+    """
+    answer = json.loads(body)
+    if not isinstance(answer, dict):
+        raise ValueError("not a JSON object")  # noqa: TRY004 - a broken value, as json.loads sees it
+    error = answer.get("error")
+    if error is not None:
+        raise JetStreamError(
+            int(error.get("err_code", 0)),
+            int(error.get("code", 0)),
+            str(error.get("description", "")),
+            str(answer.get("stream", "")),
+        )
+    return answer
+
+
+class StoredMessage(NamedTuple):
+    """A message exactly as a stream holds it."""
+
+    subject: str
+    sequence: int
+    headers: HeaderLines
+    body: bytes
+    time: Time
+    """When it was stored."""
+
+    @property
+    def unix_ns(self) -> int:
+        """When it was stored, in nanoseconds since 1970."""
+        return self.time.seconds * NANOSECONDS + self.time.nanos
+
+
+_NO_TIME: Final = Time(0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """A stream's configuration, and the last sequence it ever gave: 0 for none, kept by a purge."""
+
+    config: JsonObject
+    last_sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """A consumer's configuration, and how far it has come.
+
+    Attributes:
+        config: as the server stores it.
+        created: when it was made, as the server writes times. One that was deleted and made anew has another.
+        pending: messages that it has yet to deliver for the first time.
+        unsettled: messages that were delivered and not settled, those that wait for another attempt included.
+        settled_to: every message up to this sequence of the stream is settled.
+        delivered_to: no message after this sequence of the stream was delivered.
+    """
+
+    config: JsonObject
+    created: str
+    pending: int
+    unsettled: int
+    settled_to: int
+    delivered_to: int
+
+
+class JetStream:
+    """Asks JetStream's API.
+
+    Every `deadline` is a time of the running loop. All methods raise `JetStreamError` for an error that
+    another attempt would meet too, `Unavailable` when nothing was done, and those that change something
+    `OutcomeUnknown` when it may have been.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        requests: Requests,
+        backoff: Backoff | None = None,
+        attempt_timeout: timedelta = timedelta(seconds=3),
+    ) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._backoff = backoff or Backoff()
+        self._attempt_timeout = attempt_timeout.total_seconds()
+
+    # --- Asking -------------------------------------------------------------------------------------------
+
+    async def call(
+        self,
+        operation: str,
+        request: Mapping[str, Any] | None,
+        deadline: float,
+        *,
+        repeatable: bool = True,
+    ) -> JsonObject:
+        """Ask for an operation, such as ``STREAM.INFO.ORDERS``, until `deadline` at most.
+
+        `repeatable` says that asking twice does no harm (all reads; creating with the same configuration).
+        Otherwise the request is not sent again once it may have arrived.
+        """
+        subject = (API_PREFIX + operation).encode()
+        body = b"" if request is None else to_json(request)
+        async for _ in retry(deadline, self._backoff):
+            answer = await self._attempt(subject, body, deadline, repeatable=repeatable)
+            if answer is not None:
+                return answer
+        raise Unavailable
+
+    async def _attempt(
+        self, subject: bytes, body: bytes, deadline: float, *, repeatable: bool
+    ) -> JsonObject | None:
+        """Ask once; `None` means that asking again is right."""
+        await self._connection.wait_ready(deadline)
+        # A request to a leader that is no more is never answered: what is repeatable is asked again.
+        until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
+        try:
+            outcome = await self._requests.request(subject, body, b"", until)
+        except NotConnected:
+            return None
+        except MessageTooLarge:
+            raise JetStreamError(0, 400, "it is larger than a message may be; ask for less at once") from None
+        if isinstance(outcome, bytes):
+            try:
+                return read_answer(outcome)
+            except JetStreamError as error:
+                if error.err_code in codes.TEMPORARY:
+                    return None
+                raise
+        if outcome is NoReply.FORBIDDEN:
+            raise Forbidden
+        if outcome is not NoReply.NO_RESPONDERS and not repeatable:
+            raise OutcomeUnknown
+        return None
+
+    async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
+        """Ask for a change that may be made twice without harm, until it is answered or `deadline`.
+
+        When many changes are made to one thing at once, a cluster leaves some unanswered: they are asked for
+        again.
+        """
+        unknown: OutcomeUnknown | None = None
+        async for _ in retry(deadline, self._backoff):
+            until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
+            try:
+                return await self.call(operation, request, until, repeatable=False)
+            except OutcomeUnknown as error:
+                unknown = error
+            except Forbidden:
+                raise
+            except Unavailable:
+                pass
+        raise unknown or Unavailable
+
+    # --- Streams ------------------------------------------------------------------------------------------
+
+    async def stream_names(self, subject: str, deadline: float) -> list[str]:
+        """List the streams that take messages of this subject."""
+        answer = await self.call("STREAM.NAMES", {"subject": subject}, deadline)
+        return list(answer.get("streams") or ())
+
+    async def stream_info(self, stream: str, deadline: float) -> JsonObject:
+        """Give a stream's configuration and state, as JetStream words them."""
+        return await self.call(f"STREAM.INFO.{stream}", None, deadline)
+
+    async def find_stream(self, name: str, deadline: float) -> StreamState | None:
+        """Look a stream up; `None` if there is none."""
+        try:
+            info = await self.stream_info(name, deadline)
+        except JetStreamError as error:
+            if error.err_code == codes.STREAM_NOT_FOUND:
+                return None
+            raise
+        return StreamState(info["config"], info["state"]["last_seq"])
+
+    async def create_stream(self, config: JsonObject, deadline: float) -> None:
+        """Create a stream. Succeed too when it exists with this very configuration."""
+        await self.change(f"STREAM.CREATE.{config['name']}", config, deadline)
+
+    async def update_stream(self, config: JsonObject, deadline: float) -> None:
+        """Replace the configuration of an existing stream."""
+        await self.change(f"STREAM.UPDATE.{config['name']}", config, deadline)
+
+    async def subjects(self, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
+        """Ask the stream's leader for all subjects that match and have messages; yield a page at a time.
+
+        The server gives at most 100,000 of them with one answer. What is added or removed between two such
+        answers may be missed.
+        """
+        offset, total = 0, 1
+        while offset < total:
+            answer = await self.call(
+                f"STREAM.INFO.{stream}", {"subjects_filter": pattern, "offset": offset}, deadline
+            )
+            found = list(answer["state"].get("subjects") or ())
+            if not found:
+                return
+            yield found
+            offset += len(found)
+            total = int(answer.get("total") or 0)
+
+    # --- Messages -----------------------------------------------------------------------------------------
+
+    async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
+        """Read one stored message, the latest write included; `None` if there is none.
+
+        The stream's leader is asked. A direct get is answered by any replica, with what it has.
+        """
+        try:
+            answer = await self.call(f"STREAM.MSG.GET.{stream}", query, deadline)
+        except JetStreamError as error:
+            if error.err_code == codes.MESSAGE_NOT_FOUND:
+                return None
+            raise
+        message = answer["message"]
+        return StoredMessage(
+            message["subject"],
+            message["seq"],
+            split(b64decode(message.get("hdrs", ""))),
+            b64decode(message.get("data", "")),
+            parse_rfc3339(message["time"]) or _NO_TIME,
+        )
+
+    async def delete_message(self, stream: str, sequence: int, deadline: float) -> bool:
+        """Remove one message, without writing over its bytes; false when it is not there any more."""
+        try:
+            await self.change(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, deadline)
+        except JetStreamError as error:
+            if error.err_code not in codes.MESSAGE_GONE:
+                raise
+            return False
+        return True
+
+    # --- Consumers ----------------------------------------------------------------------------------------
+
+    async def consumer(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
+        """Return what the server knows of a consumer; `None` if the stream has no such consumer."""
+        try:
+            info = await self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
+        except JetStreamError as error:
+            if error.err_code == codes.CONSUMER_NOT_FOUND:
+                return None
+            raise
+        return ConsumerState(
+            info["config"],
+            info["created"],
+            info["num_pending"],
+            info["num_ack_pending"],
+            info["ack_floor"]["stream_seq"],
+            info["delivered"]["stream_seq"],
+        )
+
+    async def create_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
+        """Create a consumer. Succeed too when it exists with this very configuration."""
+        await self._tell("create", stream, name, config, deadline)
+
+    async def update_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
+        """Replace the configuration of an existing consumer; the server keeps its position."""
+        await self._tell("update", stream, name, config, deadline)
+
+    async def delete_consumer(self, stream: str, name: str, deadline: float) -> bool:
+        """Delete a consumer; false if the stream has no such consumer."""
+        if await self.consumer(stream, name, deadline) is None:
+            return False
+        try:
+            await self.change(f"CONSUMER.DELETE.{stream}.{name}", None, deadline)
+        except JetStreamError as error:
+            if error.err_code != codes.CONSUMER_NOT_FOUND:
+                raise
+            # An earlier request of ours was not answered, or somebody else was faster.
+        return True
+
+    async def _tell(self, action: str, stream: str, name: str, config: JsonObject, deadline: float) -> None:
+        # No filter in the subject of the request: the server would then refuse several of them.
+        request = {"stream_name": stream, "config": config, "action": action}
+        await self.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)

@@ -1,0 +1,123 @@
+"""JetStream's error codes, as far as one means something here (nats-server 2.15, ``errors.json``).
+
+Sets are named by what follows from them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+from windshift.nats.errors import JetStreamError, NatsError
+
+RESOURCES_EXCEEDED: Final = 10002  # of the account
+CLUSTER_INCOMPLETE: Final = 10004
+NO_SUITABLE_PEERS: Final = 10005
+CLUSTER_NOT_AVAILABLE: Final = 10008
+CLUSTER_NOT_ASSIGNED: Final = 10007
+CLUSTER_NOT_LEADER: Final = 10009
+CONSUMER_CREATE_FAILED: Final = 10012
+CONSUMER_NAME_EXISTS: Final = 10013
+CONSUMER_NOT_FOUND: Final = 10014
+INSUFFICIENT_RESOURCES: Final = 10023
+MEMORY_EXCEEDED: Final = 10028
+MESSAGE_NOT_FOUND: Final = 10037
+JETSTREAM_NOT_ENABLED_FOR_ACCOUNT: Final = 10039
+STORAGE_EXCEEDED: Final = 10047
+STREAM_CREATE_FAILED: Final = 10049
+INVALID_CONFIG: Final = 10052
+MESSAGE_TOO_LARGE: Final = 10054
+MIRROR_IMMUTABLE: Final = 10055
+MESSAGE_DELETE_FAILED: Final = 10057  # whatever the cause
+STREAM_NAME_EXISTS: Final = 10058
+STREAM_NOT_FOUND: Final = 10059
+OTHER_STREAM: Final = 10060
+"""Another stream than the expected one took the message."""
+SUBJECTS_OVERLAP: Final = 10065
+WRONG_LAST_SEQUENCE: Final = 10071
+REPLICAS_NOT_SUPPORTED: Final = 10074
+JETSTREAM_NOT_ENABLED: Final = 10076
+STORE_FAILED: Final = 10077
+HEADER_TOO_LARGE: Final = 10097
+WORKQUEUE_FILTERED_NOT_UNIQUE: Final = 10099
+WORKQUEUE_NOT_UNIQUE: Final = 10100
+WORKQUEUE_DELIVER_POLICY: Final = 10101
+CONSUMER_STORE_FAILED: Final = 10104
+SEALED: Final = 10109
+ROLLUP_NOT_ALLOWED: Final = 10111
+MAX_BYTES_REQUIRED: Final = 10113
+STREAM_OFFLINE: Final = 10118
+MAX_ACK_PENDING_EXCESS: Final = 10121
+MAX_BYTES_EXCEEDED: Final = 10122
+DUPLICATE_FILTER_SUBJECTS: Final = 10136
+OVERLAPPING_FILTERS: Final = 10138
+SOURCE_OVERLAPPING_FILTERS: Final = 10147
+CONSUMER_ALREADY_EXISTS: Final = 10148
+CONSUMER_DOES_NOT_EXIST: Final = 10149
+MIRROR_OVERLAPPING_FILTERS: Final = 10152
+DUPLICATE_IN_PROCESS: Final = 10158
+LEADER_NOT_CURRENT: Final = 10163
+WRONG_LAST_SEQUENCE_UNTOLD: Final = 10164
+"""`WRONG_LAST_SEQUENCE` of a cluster that had another write to the subject under way: which sequence is the
+last is not told."""
+TOO_MANY_REQUESTS: Final = 10167
+LEADER_CHANGING: Final = 10194
+
+TEMPORARY: Final = frozenset(
+    {
+        CLUSTER_INCOMPLETE,
+        CLUSTER_NOT_ASSIGNED,
+        CLUSTER_NOT_AVAILABLE,
+        CLUSTER_NOT_LEADER,
+        STREAM_OFFLINE,
+        LEADER_NOT_CURRENT,
+        TOO_MANY_REQUESTS,
+        LEADER_CHANGING,
+    }
+)
+"""No leader, an election, a stream that is being moved: the same request may succeed in a moment."""
+OUT_OF_SPACE: Final = frozenset(
+    {RESOURCES_EXCEEDED, INSUFFICIENT_RESOURCES, MEMORY_EXCEEDED, STORAGE_EXCEEDED}
+)
+"""The account or the server has no room left for what was asked."""
+NOT_ENABLED: Final = frozenset({JETSTREAM_NOT_ENABLED_FOR_ACCOUNT, JETSTREAM_NOT_ENABLED})
+TOO_FEW_SERVERS: Final = frozenset({NO_SUITABLE_PEERS, REPLICAS_NOT_SUPPORTED})
+FILTERS_OVERLAP: Final = frozenset(
+    {OVERLAPPING_FILTERS, SOURCE_OVERLAPPING_FILTERS, MIRROR_OVERLAPPING_FILTERS}
+)
+WORKQUEUE: Final = frozenset({WORKQUEUE_FILTERED_NOT_UNIQUE, WORKQUEUE_NOT_UNIQUE, WORKQUEUE_DELIVER_POLICY})
+"""A consumer that does not fit a work queue, or the consumers that it has."""
+STREAM_OVERTAKEN: Final = frozenset({STREAM_NAME_EXISTS, STREAM_NOT_FOUND})
+"""Somebody else created the stream otherwise, or deleted it, between a question and an order."""
+CONSUMER_OVERTAKEN: Final = frozenset(
+    {CONSUMER_NAME_EXISTS, CONSUMER_ALREADY_EXISTS, CONSUMER_DOES_NOT_EXIST}
+)
+"""The same of a consumer."""
+MESSAGE_GONE: Final = frozenset({MESSAGE_NOT_FOUND, MESSAGE_DELETE_FAILED, STREAM_NOT_FOUND})
+"""A message that was to be deleted: an earlier request was not answered, or somebody else was faster."""
+
+_LIMIT_REACHED: Final = re.compile("maximum .* exceeded")
+_CREATE_FAILED: Final = frozenset({CONSUMER_CREATE_FAILED, STREAM_CREATE_FAILED, CONSUMER_STORE_FAILED})
+
+
+def is_full(error: NatsError) -> bool:
+    """Whether a stream has no room for a message."""
+    if error.err_code == STORE_FAILED:  # of a limit that is reached, or of a broken disk
+        return isinstance(error, JetStreamError) and _LIMIT_REACHED.search(error.description) is not None
+    return error.err_code == SEALED
+
+
+def is_broken_disk(error: NatsError) -> bool:
+    """Whether the server could not make the files of a stream or a consumer. Only its text says that."""
+    if error.err_code not in _CREATE_FAILED or not isinstance(error, JetStreamError):
+        return False
+    return "creating store" in error.description
+
+
+_ACTUAL: Final = re.compile(r"wrong last sequence: (\d+)")
+
+
+def actual_last_sequence(error: JetStreamError) -> int | None:
+    """Return which sequence was the last one where another was expected; None if that is not told."""
+    told = _ACTUAL.match(error.description)
+    return None if told is None else int(told[1])

@@ -1,0 +1,141 @@
+"""NATS key-value buckets on JetStream: what other NATS clients read and write is what stands here (ADR-8).
+
+A bucket is a stream, a key is a subject of it, a revision is a sequence. A deleted key is a marker: a message
+without a value whose headers say so. It keeps its sequence, so "create" on a deleted key must expect that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Final, NamedTuple
+
+from windshift.nats import headers as h
+from windshift.nats.errors import JetStreamError, MessageTooLarge, NoBucket, NoStream, Superseded
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
+from windshift.nats.jetstream.writes import Write, Writes
+from windshift.nats.times import Time
+
+_OPERATION: Final = b"KV-Operation"
+_DELETED: Final = h.block(((_OPERATION, b"DEL"),))
+_MARKERS: Final = frozenset({b"DEL", b"PURGE"})
+"""What clients set `_OPERATION` to on a marker. With any other operation, or none, a message is a value."""
+_MARKER_REASON: Final = b"Nats-Marker-Reason"
+"""Set by the server on a marker of its own, when a value expired or was purged."""
+
+_OTHER_WRITE: Final = 0.005
+"""Seconds that another write, which a cluster has under way, may take to be seen by a read."""
+
+
+class Record(NamedTuple):
+    """The last message of a key. Without a value it is a marker; sequence 0 is none at all."""
+
+    sequence: int
+    value: bytes | None = None
+    time: Time = Time(0, 0)
+    """When it was written."""
+
+
+NEVER_WRITTEN: Final = Record(0)
+
+
+class Buckets:
+    """All key-value buckets of one account. Deadlines are in the loop's time.
+
+    Every method raises `NoBucket`, and the errors of `JetStream`; those that write a value those of
+    `Writes.write` and `Superseded`.
+    """
+
+    def __init__(self, api: JetStream, writes: Writes, default_replicas: int = 1) -> None:
+        self._api = api
+        self._writes = writes
+        self._default_replicas = default_replicas
+
+    async def ensure(self, bucket: str, deadline: float) -> None:
+        """Create a bucket; leave one that exists as it is."""
+        try:
+            await self._api.create_stream(_config(bucket, self._default_replicas), deadline)
+        except JetStreamError as error:
+            if error.err_code != codes.STREAM_NAME_EXISTS:
+                raise
+
+    async def read(self, bucket: str, key: str, deadline: float) -> Record:
+        """Read the last message of a key from the bucket's leader, so that every completed write is seen."""
+        query = {"last_by_subj": _subject(bucket, key)}
+        try:
+            message = await self._api.message(_stream(bucket), query, deadline)
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+        return NEVER_WRITTEN if message is None else _record(message)
+
+    async def put(
+        self, bucket: str, key: str, value: bytes, deadline: float, expected: int | None = None
+    ) -> int:
+        """Write a value, if `expected` is the sequence of the key's last message or `None`.
+
+        Return the value's sequence.
+        """
+        return await self._write(bucket, key, value, b"", deadline, expected)
+
+    async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
+        """Delete a key; otherwise like `put`."""
+        await self._write(bucket, key, b"", _DELETED, deadline, expected)
+
+    async def _write(
+        self, bucket: str, key: str, value: bytes, headers: bytes, deadline: float, expected: int | None
+    ) -> int:
+        if expected is not None:
+            condition = h.line(h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % expected)
+            headers = (headers.removesuffix(h.END) or h.BEGIN) + condition + h.END
+        # A second attempt could undo somebody else's write in between: nothing here is repeatable.
+        write = Write(_subject(bucket, key).encode(), value, headers, deadline)
+        try:
+            return (await self._writes.write(write)).sequence
+        except NoStream:
+            raise NoBucket(bucket) from None
+        except JetStreamError as error:
+            if error.err_code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
+                await asyncio.sleep(random.random() * _OTHER_WRITE)
+                raise Superseded from None
+            if error.err_code == codes.WRONG_LAST_SEQUENCE:
+                raise Superseded from None
+            if error.err_code == codes.MESSAGE_TOO_LARGE:
+                info = await self._api.stream_info(_stream(bucket), deadline)
+                raise MessageTooLarge(int(info["config"]["max_msg_size"])) from error
+            raise _unless_missing(error, bucket) from error
+
+
+def _stream(bucket: str) -> str:
+    return f"KV_{bucket}"
+
+
+def _subject(bucket: str, key: str) -> str:
+    return f"$KV.{bucket}.{key}"
+
+
+def _config(bucket: str, replicas: int) -> JsonObject:
+    """Word a bucket as NATS clients do: one value per key, no limits."""
+    return {
+        "name": _stream(bucket),
+        "subjects": [_subject(bucket, ">")],
+        "max_msgs_per_subject": 1,
+        "storage": "file",
+        "num_replicas": replicas,
+        "discard": "new",
+        "duplicate_window": 120_000_000_000,
+        "allow_direct": True,
+        "allow_rollup_hdrs": True,
+        "deny_delete": True,
+    }
+
+
+def _record(message: StoredMessage) -> Record:
+    is_marker = h.find(message.headers, _OPERATION) in _MARKERS
+    if is_marker or h.find(message.headers, _MARKER_REASON) is not None:
+        return Record(message.sequence, None, message.time)
+    return Record(message.sequence, message.body, message.time)
+
+
+def _unless_missing(error: JetStreamError, bucket: str) -> Exception:
+    return NoBucket(bucket) if error.err_code == codes.STREAM_NOT_FOUND else error

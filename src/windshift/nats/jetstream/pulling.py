@@ -1,0 +1,240 @@
+"""Pulling messages of a JetStream consumer: requests out, messages and statuses in; and settling them.
+
+The protocol is that of nats-server's ``consumer.go`` and ADR-13/ADR-37. A request for `batch` messages is
+published to ``$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`` with an inbox as its reply. Messages arrive
+there under their own subject, each with a reply subject that takes its acknowledgements and says which
+delivery of which message it is (`AckSubject`). What arrives without a reply subject is a status: a heartbeat,
+or word that a request has ended and with how much left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final, NamedTuple, TypeAlias
+
+from windshift.nats import headers as h
+from windshift.nats.connection import Connection, Subscription
+from windshift.nats.errors import NotConnected
+from windshift.nats.protocol import Message
+from windshift.nats.times import NANOSECONDS
+from windshift.nats.violations import Hook
+
+# --- Settling ---------------------------------------------------------------------------------------------
+
+ACK: Final = b"+ACK"
+PROGRESS: Final = b"+WPI"
+TERMINATE: Final = b"+TERM"
+NAK: Final = b"-NAK"
+
+
+def nak(delay_ns: int) -> bytes:
+    """Return the negative acknowledgement that has a message delivered again after a delay; 0 = at once."""
+    return NAK if delay_ns <= 0 else b'-NAK {"delay": %d}' % delay_ns
+
+
+class AckSubject(NamedTuple):
+    """What the reply subject of a delivery says (ADR-15).
+
+    Attributes:
+        attempt: which delivery of the message this is, from 1 up.
+        sequence: the message's, in its stream.
+        stored_ns: when the stream stored it, in nanoseconds since 1970.
+        pending: messages that the consumer had yet to hand over when it sent this one.
+    """
+
+    attempt: int
+    sequence: int
+    stored_ns: int
+    pending: int
+
+
+def read_ack_subject(reply: bytes) -> AckSubject:
+    """Read ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``.
+
+    With ``<domain>.<account>`` after ``$JS.ACK`` there is a token at the end, and possibly more later. Raise
+    `ValueError` for any other subject.
+    """
+    tokens = reply.split(b".")
+    count = len(tokens)
+    if count == 9:
+        return AckSubject(int(tokens[4]), int(tokens[5]), int(tokens[7]), int(tokens[8]))
+    if count >= 11:
+        return AckSubject(int(tokens[6]), int(tokens[7]), int(tokens[9]), int(tokens[10]))
+    raise ValueError("no acknowledgement subject of JetStream")
+
+
+# --- What arrives beside messages -------------------------------------------------------------------------
+
+
+class Ended(NamedTuple):
+    """A pull request is over.
+
+    Attributes:
+        left: messages that it had left.
+        bytes_left: bytes that it had left, where it was limited in bytes.
+        too_large: whether it ended because the next message was larger than that.
+    """
+
+    left: int
+    bytes_left: int
+    too_large: bool
+
+
+class Notice(Enum):
+    """What the server says of all pull requests of an inbox together."""
+
+    ALIVE = "heartbeat"
+    LOST = "the requests are void, pull again"
+    REFUSED = "the server does not take such a request now"
+    UNHEARD = "nobody takes requests: the consumer is gone, or has no leader now"
+    DELETED = "the consumer was deleted"
+    FORBIDDEN = "the server lets this user make no such request"
+
+
+Arrival: TypeAlias = Message | Ended | Notice
+
+
+def read_status(headers: bytes) -> Ended | Notice:
+    """Read a status. What is not known counts as the end of all requests: pulling again is always right."""
+    status = h.status(headers) or h.Status(0, "")
+    if status.code == 100:
+        return Notice.ALIVE
+    if status.code == 503:
+        return Notice.UNHEARD
+    left, bytes_left = (h.get(headers, name) or b"" for name in _LEFT)
+    if left.isdigit():
+        too_large = status.description.startswith("Message Size Exceeds MaxBytes")
+        return Ended(int(left), int(bytes_left) if bytes_left.isdigit() else 0, too_large)
+    if status.code == 409 and status.description.startswith("Consumer Deleted"):
+        return Notice.DELETED
+    if status.code == 409 and status.description.startswith("Leadership Change"):
+        return Notice.LOST
+    return Notice.LOST if status.code == 408 else Notice.REFUSED
+
+
+_LEFT: Final = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
+
+
+# --- Pulling ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PullOptions:
+    """Timers of pulling.
+
+    Attributes:
+        expires: seconds after which the server ends a pull request.
+        heartbeat: seconds of silence after which the server shows that it still has one; at most half of
+            `expires`.
+        drain_timeout: seconds to wait for what is on its way when an inbox is closed.
+    """
+
+    expires: float = 30.0
+    heartbeat: float = 5.0
+    drain_timeout: float = 1.0
+
+    @property
+    def silence(self) -> float:
+        """Seconds without a word after which the requests count as lost: servers drop some silently."""
+        return 2 * self.heartbeat
+
+
+class Puller:
+    """The inbox and the pull requests of one subscriber to a consumer.
+
+    Each `open` takes a fresh inbox: a request that the server may still have from before can deliver nothing
+    any more, so that nobody needs to count it.
+
+    Args:
+        connection: the connection to NATS.
+        stream: the stream's name.
+        consumer: the consumer's name.
+        options: timers.
+        receive: called with everything that arrives, in order. It must neither block nor raise.
+    """
+
+    __slots__ = ("_connection", "_inbox", "_options", "_receive", "_stop_watching", "_subject", "_tail")
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        consumer: str,
+        options: PullOptions,
+        receive: Callable[[Arrival], None],
+    ) -> None:
+        self._connection = connection
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
+        self._options = options
+        self._receive = receive
+        self._inbox: Subscription | None = None
+        self._stop_watching: Hook | None = None
+        expires, heartbeat = int(options.expires * NANOSECONDS), int(options.heartbeat * NANOSECONDS)
+        self._tail = b',"expires":%d,"idle_heartbeat":%d}' % (expires, heartbeat)
+
+    def open(self) -> bool:
+        """Drop the inbox there is and open another one; False when there is no connection now."""
+        self.forget()
+        self._inbox = self._connection.subscribe_once(self._on_message)
+        if self._inbox is None:
+            return False
+        self._stop_watching = self._connection.violations.watch(self._subject, self._on_forbidden)
+        return True
+
+    def pull(self, batch: int, max_bytes: int = 0) -> bool:
+        """Ask for `batch` messages; False when there is no connection or inbox: then nothing was sent.
+
+        Args:
+            batch: at least 1.
+            max_bytes: bytes that they may have together, headers and subjects included; 0 = no limit.
+        """
+        if self._inbox is None:
+            return False
+        limit = b',"max_bytes":%d' % max_bytes if max_bytes else b""
+        request = b'{"batch":%d%b%b' % (batch, limit, self._tail)
+        try:
+            self._connection.publish(self._subject, request, reply=self._inbox.subject)
+        except NotConnected:
+            return False
+        return True
+
+    def hand_back(self, reply: bytes, delay_ns: int = 0) -> None:
+        """Have a delivery given to somebody else, at once or after a delay.
+
+        Without a connection that happens after its timeout.
+        """
+        self.tell(reply, nak(delay_ns))
+
+    def tell(self, reply: bytes, acknowledgement: bytes) -> None:
+        """Send an acknowledgement of a delivery, and do not ask whether it arrived."""
+        try:
+            self._connection.publish(reply, acknowledgement)
+        except NotConnected:
+            pass
+
+    def forget(self) -> None:
+        """Close the inbox, and drop what is on its way."""
+        inbox = self._take_inbox()
+        if inbox is not None:
+            inbox.unsubscribe()
+
+    async def close(self) -> None:
+        """Close the inbox, and return when what was on its way has been received."""
+        inbox = self._take_inbox()
+        if inbox is not None:
+            await inbox.drain(self._options.drain_timeout)
+
+    def _take_inbox(self) -> Subscription | None:
+        inbox, self._inbox = self._inbox, None
+        if self._stop_watching is not None:
+            self._stop_watching()
+            self._stop_watching = None
+        return inbox
+
+    def _on_forbidden(self) -> None:
+        self._receive(Notice.FORBIDDEN)
+
+    def _on_message(self, message: Message) -> None:
+        self._receive(message if message.reply else read_status(message.headers))

@@ -1,0 +1,305 @@
+"""Writing to JetStream: one message, one answer, with patience until the caller's deadline.
+
+What is promised, and what not:
+
+- Nothing is sent while there is no connection. A write that waits for one, for its slot or for a leader was
+not stored, and `Unavailable` or `TooManyInFlight` say so.
+- A write that may have arrived is sent again only if that does no harm, because it carries a key by which the
+server knows it again. Otherwise, and at the deadline, the outcome is unknown and `OutcomeUnknown` says so.
+- What is said of a later attempt says nothing of an earlier one that may have arrived: see
+`JetStreamError.in_doubt`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from dataclasses import dataclass, field
+from datetime import timedelta
+from enum import Enum
+from functools import partial
+from typing import Final, NamedTuple, TypeAlias
+
+from windshift.nats.connection import Connection
+from windshift.nats.errors import (
+    Forbidden,
+    JetStreamError,
+    MessageTooLarge,
+    NatsError,
+    NoStream,
+    NotConnected,
+    OutcomeUnknown,
+    TooManyInFlight,
+    Unavailable,
+)
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, read_answer
+from windshift.nats.jetstream.slots import Slots
+from windshift.nats.requests import NoReply, Outcome, Requests, resolve
+from windshift.nats.retry import Backoff, retry
+
+
+@dataclass(frozen=True, slots=True)
+class WriteOptions:
+    """How many writes may be under way, and how patient each is."""
+
+    max_in_flight: int = 256
+    max_waiting: int = 10_000
+    patience: timedelta = timedelta(seconds=1)
+    """How long an answer may take before it is looked up whether a stream takes the subject at all."""
+    attempt_timeout: timedelta = timedelta(seconds=3)
+    """When a write that may be repeated is sent again: a leader that died does not answer."""
+    backoff: Backoff = field(default_factory=Backoff)
+    lookup_timeout: timedelta = timedelta(seconds=1)
+    bound_for: timedelta = timedelta(seconds=5)
+    """How long a subject is believed to have a stream, once one was found."""
+
+
+class Write(NamedTuple):
+    """A message for JetStream. There is one per publish, so it is a tuple."""
+
+    subject: bytes
+    body: bytes
+    headers: bytes
+    """A block, see `windshift.nats.headers`; empty = none."""
+    deadline: float
+    """In the loop's time."""
+    repeatable: bool = False
+    """Whether the server would know this message again, so that sending it twice does no harm."""
+
+
+class PubAck(NamedTuple):
+    """JetStream's word that a message is stored. There is one per publish, so it is a tuple."""
+
+    stream: str
+    sequence: int
+    duplicate: bool = False
+
+
+_PLAIN_ACK: Final = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
+
+
+def read_pub_ack(body: bytes) -> PubAck:
+    """Read the answer to a publish.
+
+    Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
+    """
+    plain = _PLAIN_ACK.fullmatch(body)
+    if plain is not None:
+        return PubAck(plain[1].decode(), int(plain[2]))
+    answer = read_answer(body)
+    try:
+        return PubAck(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate", False)))
+    except (KeyError, TypeError):
+        raise ValueError("not an answer to a publish") from None
+
+
+class _NotSent(Enum):
+    NOT_CONNECTED = "there was no connection"
+
+
+class _Found(NamedTuple):
+    """A stream that takes a subject."""
+
+    until: float
+    """How long that is believed."""
+    answers: bool
+    """Whether it says that it has stored something."""
+
+
+_Result: TypeAlias = Outcome | _NotSent
+
+_AGAIN: Final = codes.TEMPORARY | {codes.DUPLICATE_IN_PROCESS}
+_MOST_FOUND: Final = 4096
+_SHORT_LOOK: Final = 0.02
+"""Seconds that a lookup of the stream may hold up another attempt."""
+
+
+class Writes:
+    """Writes to streams. All of a process must go through one of these: it bounds them together."""
+
+    def __init__(
+        self, connection: Connection, requests: Requests, api: JetStream, options: WriteOptions | None = None
+    ) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._api = api
+        self._options = options or WriteOptions()
+        self._patience = self._options.patience.total_seconds()
+        self._attempt_timeout = self._options.attempt_timeout.total_seconds()
+        self._slots = Slots(self._options.max_in_flight, self._options.max_waiting)
+        self._patient = 0
+        self._found: dict[bytes, _Found] = {}
+        self._looking: dict[bytes, asyncio.Task[_Found | None]] = {}
+
+    @property
+    def in_flight(self) -> int:
+        """How many writes wait for the server's answer."""
+        return self._options.max_in_flight - self._slots.free
+
+    @property
+    def waiting(self) -> int:
+        """How many wait for their slot."""
+        return self._slots.waiting
+
+    async def write(self, write: Write) -> PubAck:
+        """Store a message; return the server's word for it.
+
+        Raise `JetStreamError` for an error that another attempt would meet too, `NoStream`, `MessageTooLarge`
+        for more than the server takes now, `TooManyInFlight`, `Unavailable` or `OutcomeUnknown`.
+        """
+        result = await self._attempt(write)
+        ack = _read(result)
+        return await self._persist(write, result) if ack is None else ack
+
+    async def _attempt(self, write: Write) -> _Result:
+        """Take a slot, send once and wait for the answer."""
+        if not self._slots.take_now():
+            await self._slots.take(write.deadline)
+        loop = self._requests.loop
+        now, until = loop.time(), write.deadline
+        doubt_at = min(now + self._patience, (now + until) / 2)
+        if write.repeatable:
+            until = min(until, now + self._attempt_timeout)
+        answer: asyncio.Future[Outcome] = loop.create_future()
+        token = b""
+        try:
+            token = self._requests.send(
+                write.subject, write.body, write.headers, partial(resolve, answer), min(doubt_at, until)
+            )
+            outcome = await answer
+            if outcome is NoReply.TIMED_OUT and doubt_at < until:
+                outcome = await self._doubt(token, write.subject, until)
+        except NotConnected:
+            return _NotSent.NOT_CONNECTED
+        except asyncio.CancelledError:
+            self._requests.forget(token)
+            if loop.time() >= write.deadline:
+                raise OutcomeUnknown from None
+            raise
+        finally:
+            self._slots.give_back()
+        return outcome
+
+    async def _doubt(self, token: bytes, subject: bytes, until: float) -> Outcome:
+        """Wait on, and see meanwhile whether that is of any use.
+
+        The server itself says `NO_RESPONDERS` only where nobody at all listens to a subject.
+        """
+        answer = self._requests.wait_on(token, subject, until)
+        looking = self._look_up(subject)
+        await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
+        if not answer.done():
+            found = looking.result()
+            if found is None or not found.answers:
+                self._requests.forget(token)
+                return NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING
+        return await answer
+
+    async def _persist(self, write: Write, result: _Result) -> PubAck:
+        """Go on after a first attempt that was not the last word."""
+        if self._patient >= self._options.max_waiting:
+            raise OutcomeUnknown if _may_have_arrived(result) else TooManyInFlight
+        self._patient += 1
+        sent = _may_have_arrived(result)
+        try:
+            await self._consider(write, result, sent=sent)
+            async for _ in retry(write.deadline, self._options.backoff, first=2):
+                await self._connection.wait_ready(write.deadline)
+                result = await self._attempt(write)
+                ack = _read(result)
+                if ack is not None:
+                    return ack
+                sent = sent or _may_have_arrived(result)
+                await self._consider(write, result, sent=sent)
+        except (Unavailable, MessageTooLarge, TooManyInFlight, NoStream):
+            if sent:
+                raise OutcomeUnknown from None
+            raise
+        except JetStreamError as error:
+            error.in_doubt = sent
+            raise
+        except asyncio.CancelledError:
+            if self._requests.loop.time() >= write.deadline:
+                raise OutcomeUnknown if sent else Unavailable from None
+            raise
+        finally:
+            self._patient -= 1
+        raise OutcomeUnknown if sent else Unavailable
+
+    async def _consider(self, write: Write, result: _Result, *, sent: bool) -> None:
+        """Return when it is right to send again; raise what the caller is to be told otherwise."""
+        if result is NoReply.UNANSWERING:
+            raise OutcomeUnknown(_NO_ACK)
+        if sent and not write.repeatable:
+            raise OutcomeUnknown
+        if result is NoReply.FORBIDDEN:
+            raise Forbidden
+        if result is NoReply.NO_RESPONDERS:
+            # While leaders change, who knows the streams may be away for longer than the stream.
+            looking = self._look_up(write.subject)
+            await asyncio.wait((looking,), timeout=_SHORT_LOOK)
+            if looking.done() and looking.result() is None:
+                raise NoStream(write.subject.decode(errors="replace"))
+
+    def _look_up(self, subject: bytes) -> asyncio.Task[_Found | None]:
+        """Find the stream that takes this subject, once for all who ask meanwhile."""
+        looking = self._looking.get(subject)
+        if looking is None:
+            looking = self._looking[subject] = self._requests.loop.create_task(self._find(subject))
+            looking.add_done_callback(lambda _: self._looking.pop(subject, None))
+        return looking
+
+    async def _find(self, subject: bytes) -> _Found | None:
+        """Ask for the stream that takes this subject. When nobody can tell now, believe that there is one."""
+        now = self._requests.loop.time
+        known = self._found.get(subject)
+        if known is not None and known.until > now():
+            return known
+        until = now() + self._options.lookup_timeout.total_seconds()
+        try:
+            streams = await self._api.stream_names(subject.decode(), until)
+            answers = not streams or await self._answers(streams[0], until)
+        except (NatsError, UnicodeDecodeError):
+            return _Found(now(), answers=True)
+        if not streams:
+            return None
+        if len(self._found) >= _MOST_FOUND:
+            self._found.clear()
+        found = _Found(now() + self._options.bound_for.total_seconds(), answers)
+        self._found[subject] = found
+        return found
+
+    async def _answers(self, stream: str, deadline: float) -> bool:
+        """Say whether a stream confirms what it stores; when it cannot be asked now, say yes."""
+        try:
+            info = await self._api.stream_info(stream, deadline)
+        except NatsError:
+            return True
+        return not info["config"].get("no_ack", False)
+
+
+_NO_ACK: Final = (
+    "the stream is set not to answer (no_ack), so nobody can tell whether it stored this; have it answer"
+)
+
+_GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN})
+"""Why there is no answer where the message certainly did not arrive."""
+
+
+def _read(result: _Result) -> PubAck | None:
+    """Return the server's word, `None` when the write is to be tried again; raise its final refusal."""
+    if not isinstance(result, bytes):
+        return None
+    try:
+        return read_pub_ack(result)
+    except JetStreamError as error:
+        if error.err_code in _AGAIN:
+            return None
+        raise
+    except ValueError:
+        raise OutcomeUnknown("something other than a stream answered; the write may be stored") from None
+
+
+def _may_have_arrived(result: _Result) -> bool:
+    return isinstance(result, NoReply) and result not in _GONE

@@ -1,0 +1,149 @@
+"""How to reach NATS: servers, credentials, TLS and every timer of the connection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from ipaddress import ip_address
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+DEFAULT_PORT = 4222
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAddress:
+    """One NATS server, with the credentials that its URL carried (never shown by `repr`).
+
+    A `user` without a `password` is a token. `tls_name` is the name that its certificate must have, where
+    that is not the host.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    user: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    tls_name: str | None = None
+
+    @property
+    def url(self) -> str:
+        """The URL without credentials, fit for messages and logs."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}:{self.port}"
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether the URL asks for TLS."""
+        return self.scheme == "tls"
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether the host is an IP address."""
+        try:
+            ip_address(self.host)
+        except ValueError:
+            return False
+        return True
+
+
+def parse_servers(text: str) -> tuple[ServerAddress, ...]:
+    """Read one or several comma-separated NATS URLs: ``nats://`` or ``tls://``, user and password or a token.
+
+    Percent-encoded credentials are decoded. Raises `ValueError` with a message that repeats nothing of the
+    text, since it may hold a password.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if any("@" in part and "://" not in part for part in parts[1:]):  # the comma may be one of a password
+        raise ValueError(
+            "of several NATS servers each with credentials must begin with nats:// or tls://; "
+            "write , in a password as %2C"
+        )
+    return tuple(parse_server(part) for part in parts)
+
+
+def parse_server(text: str) -> ServerAddress:
+    """Read one NATS URL; see `parse_servers`."""
+    try:
+        parts = urlsplit(text if "://" in text else f"nats://{text}")
+        port = parts.port or DEFAULT_PORT
+    except ValueError:
+        raise ValueError("a NATS server's URL has a malformed host or port") from None
+    if parts.scheme not in ("nats", "tls"):
+        raise ValueError("a NATS server's URL must begin with nats:// or tls://")
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        # What looks like a host may be the beginning of a password, and hosts are shown.
+        raise ValueError(
+            "a NATS server's URL must end with its host and port; write / ? # in a password as %2F %3F %23"
+        )
+    if not parts.hostname:
+        raise ValueError("a NATS server's URL has no host")
+    return ServerAddress(
+        parts.scheme, parts.hostname, port, _decoded(parts.username), _decoded(parts.password)
+    )
+
+
+def _decoded(text: str | None) -> str | None:
+    return None if text is None else unquote(text)
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """Everything that a `Connection` can be told. Durations bound one step each, not the whole.
+
+    Files are read at each connect, so that renewed ones count from the next one on.
+    """
+
+    servers: tuple[ServerAddress, ...]
+    credentials: Path | None = None
+    """A credentials file: a user's JWT and the seed of its key."""
+    nkey: Path | None = None
+    """A file with the seed of a user's key."""
+    tls_ca: Path | None = None
+    tls_certificate: Path | None = None
+    tls_key: Path | None = None
+    tls_first: bool = False
+    """Whether TLS comes before the server's first word (its ``handshake_first``), and not after it."""
+    name: str = ""
+    """Shown in NATS monitoring."""
+    inbox_prefix: str = "_INBOX"
+    """What replies are awaited below. With one of its own a user need not hear what others are told."""
+    start_timeout: timedelta = timedelta(seconds=5)
+    """How long the first connect tries before it gives up. Later ones never do."""
+    connect_timeout: timedelta = timedelta(seconds=2)
+    """TCP, TLS and the handshake with one server, all together."""
+    reconnect_wait: timedelta = timedelta(milliseconds=250)
+    """The longest pause between two attempts to connect; the shortest is half of it."""
+    ping_interval: timedelta = timedelta(seconds=3)
+    max_outstanding_pings: int = 2
+    """A server that leaves this many pings unanswered counts as gone at the next: 9 seconds by default."""
+    close_timeout: timedelta = timedelta(seconds=1)
+    """How long a peer that does not read holds up the end of a connection."""
+    linger: timedelta = timedelta(seconds=3)
+    """How long a connection that was left in good order is still listened to. A server that is about to stop
+    closes its connections after 10 seconds or more.
+    """
+
+    @property
+    def wants_tls(self) -> bool:
+        """Whether TLS was asked for, and a server without it is to be refused."""
+        files = (self.tls_ca, self.tls_certificate, self.tls_key)
+        return self.tls_first or any(files) or any(server.wants_tls for server in self.servers)
+
+    def discovered(self, url: str) -> ServerAddress | None:
+        """Return the server that a cluster names by ``host:port``; None of what is no such thing.
+
+        It comes without credentials, and clusters share their users: it gets those of the first server that
+        has some. Known by its number only, it must show a certificate for the first name that is known.
+        """
+        try:
+            server = parse_server(url)
+        except ValueError:
+            return None
+        lender = next((known for known in self.servers if known.user is not None), None)
+        if lender is not None:
+            server = replace(server, user=lender.user, password=lender.password)
+        if server.is_numeric:
+            name = next((known.host for known in self.servers if not known.is_numeric), None)
+            server = replace(server, tls_name=name)
+        return server

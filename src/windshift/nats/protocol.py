@@ -1,0 +1,309 @@
+"""The client protocol of NATS without I/O: bytes in, events out; frames out as bytes.
+
+Sources: the protocol's description (docs.nats.io/reference/reference-protocols/nats-protocol) and
+nats-server's ``parser.go``, ``client.go`` and ``errors.go`` of 2.15. Servers write operations in capitals and
+put single spaces between their arguments; nothing else is taken. Subjects are any bytes but white space: a
+stream may hold some that are no UTF-8.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import Enum
+from typing import Any, Final, NamedTuple, TypeAlias
+
+MAX_LINE: Final = 32 * 1024
+"""Bytes of a control line. The longest is ``INFO``, with all addresses of a cluster."""
+MAX_MESSAGE: Final = 64 * 1024 * 1024
+"""Bytes of a message with its headers: the most that a server can be set to take (``MAX_PAYLOAD_MAX_SIZE``),
+and more than JetStream's longest answers."""
+
+PING: Final = b"PING\r\n"
+PONG: Final = b"PONG\r\n"
+
+
+# --- Frames -----------------------------------------------------------------------------------------------
+
+
+def connect_frame(options: Mapping[str, Any]) -> bytes:
+    """Return ``CONNECT``, the client's answer to the first ``INFO``."""
+    return b"CONNECT %b\r\n" % json.dumps(options, separators=(",", ":")).encode()
+
+
+def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: bytes = b"") -> bytes:
+    """Return ``PUB``, or ``HPUB`` for a message with headers.
+
+    Subjects must hold no white space: they are not looked at here.
+    """
+    if headers:
+        size = len(headers)
+        return b"HPUB %b %b %d %d\r\n%b%b\r\n" % (subject, reply, size, size + len(body), headers, body)
+    return b"PUB %b %b %d\r\n%b\r\n" % (subject, reply, len(body), body)
+
+
+def subscribe_frame(subject: bytes, sid: int) -> bytes:
+    """Return ``SUB``: messages to the subject come with this number."""
+    return b"SUB %b %d\r\n" % (subject, sid)
+
+
+def unsubscribe_frame(sid: int) -> bytes:
+    """Return ``UNSUB``."""
+    return b"UNSUB %d\r\n" % sid
+
+
+# --- Events -----------------------------------------------------------------------------------------------
+
+
+class Message(NamedTuple):
+    """A message for one subscription. There is one per message, so it is a tuple.
+
+    Attributes:
+        sid: the subscription's number.
+        subject: what it was published to.
+        reply: where an answer is awaited; empty = nowhere.
+        headers: the block, see `windshift.nats.headers`; empty = none.
+        body: the payload.
+    """
+
+    sid: int
+    subject: bytes
+    reply: bytes
+    headers: bytes
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What a server says of itself when a connection begins, and again when something has changed.
+
+    Attributes:
+        server_id: names it in its cluster.
+        version: nats-server's.
+        client_id: this connection's number there.
+        max_payload: the most bytes of a message with its headers.
+        headers: whether it takes headers.
+        tls_required: whether it goes on with TLS only.
+        tls_available: whether it goes on with TLS if the client begins that.
+        nonce: to be signed by who has a key; empty = no keys are used.
+        connect_urls: ``host:port`` of the servers of the cluster.
+        ldm: whether it is about to stop (lame-duck mode).
+    """
+
+    server_id: str = ""
+    version: str = ""
+    client_id: int = 0
+    max_payload: int = 1024 * 1024
+    headers: bool = False
+    tls_required: bool = False
+    tls_available: bool = False
+    nonce: str = ""
+    connect_urls: tuple[str, ...] = ()
+    ldm: bool = False
+
+
+class Kind(Enum):
+    """The kinds of ``-ERR``: how the text begins, in small letters."""
+
+    PUBLISH_FORBIDDEN = "permissions violation for publish"
+    SUBSCRIPTION_FORBIDDEN = "permissions violation for subscription"
+    AUTHORIZATION = "authorization violation"
+    AUTHENTICATION_TIMEOUT = "authentication timeout"
+    USER_EXPIRED = "user authentication expired"
+    USER_REVOKED = "user authentication revoked"
+    ACCOUNT_EXPIRED = "account authentication expired"
+    STALE = "stale connection"
+    SLOW_CONSUMER = "slow consumer"
+    MAX_PAYLOAD = "maximum payload violation"
+    MAX_CONNECTIONS = "maximum connections exceeded"
+    MAX_ACCOUNT_CONNECTIONS = "maximum account active connections exceeded"
+    MAX_SUBSCRIPTIONS = "maximum subscriptions exceeded"
+    MAX_CONTROL_LINE = "maximum control line exceeded"
+    TLS_REQUIRED = "secure connection - tls required"
+    INVALID_SUBJECT = "invalid subject"
+    INVALID_PUBLISH_SUBJECT = "invalid publish subject"
+    PARSER = "parser error"
+    UNKNOWN_OPERATION = "unknown protocol operation"
+    SHUTDOWN = "server shutdown"
+    OTHER = ""
+
+
+class ServerError(NamedTuple):
+    """An ``-ERR``. Some end the connection, and the server closes it then.
+
+    Attributes:
+        kind: what it is about. Its value is fit for logs, as the text is not: that may hold a subject.
+        subject: what a user may not publish or subscribe to; empty otherwise.
+    """
+
+    kind: Kind
+    subject: bytes = b""
+
+
+class Signal(Enum):
+    """An operation without arguments."""
+
+    PING = "to be answered at once"
+    PONG = "the answer to the oldest ping that was not answered"
+
+
+class Broken(NamedTuple):
+    """The server does not speak NATS, or lies about lengths: nothing that follows can be understood."""
+
+    text: str
+
+
+Event: TypeAlias = Message | ServerInfo | ServerError | Signal | Broken
+
+_MSG: Final = re.compile(rb"MSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]+) )?([0-9]{1,9})\r\n")
+_HMSG: Final = re.compile(
+    rb"HMSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]+) )?([0-9]{1,9}) ([0-9]{1,9})\r\n"
+)
+_M: Final = ord("M")
+_H: Final = ord("H")
+
+
+class Parser:
+    """What a server sent, in pieces of any size; the events in it, in their order."""
+
+    __slots__ = ("_missing", "_parts", "broken")
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []  # the beginning of what is not whole yet
+        self._missing = 0  # bytes that it lacks at least
+        self.broken = False
+        """Whether nothing can be understood any more."""
+
+    @property
+    def idle(self) -> bool:
+        """Whether there is nothing that is not whole yet."""
+        return not self._parts
+
+    def receive(self, data: bytes) -> list[Event]:  # noqa: C901, PLR0912 - calls cost on the hot path
+        """Take some bytes; return the events that they complete. After `Broken` there are none."""
+        if self._parts:
+            self._parts.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._parts)
+            self._parts.clear()
+        events: list[Event] = []
+        position = 0
+        end = len(data) if not self.broken else 0
+        while position < end:
+            first = data[position]
+            if first == _H:
+                found = _HMSG.match(data, position)
+            elif first == _M:
+                found = _MSG.match(data, position)
+            else:
+                found = None
+            if found is None:
+                position = self._line(data, position, events)
+                if position < 0:
+                    break
+                continue
+            start = found.end()
+            if first == _H:
+                subject, sid, reply, head, size = found.groups(b"")
+                body = start + int(head)
+            else:
+                subject, sid, reply, size = found.groups(b"")
+                body = start
+            stop = start + int(size)
+            if stop + 2 > end:
+                if stop - start > MAX_MESSAGE:
+                    self._break(events, "a message is too large")
+                else:
+                    self._keep(data, position, stop + 2 - end)
+                break
+            if body > stop or data[stop : stop + 2] != b"\r\n":
+                self._break(events, "a message is not as long as it says")
+                break
+            events.append(Message(int(sid), subject, reply, data[start:body], data[body:stop]))
+            position = stop + 2
+        return events
+
+    def _line(self, data: bytes, position: int, events: list[Event]) -> int:
+        """Take another operation; return where the next one begins, -1 if there is none."""
+        stop = data.find(b"\r\n", position, position + MAX_LINE)
+        if stop < 0:
+            if len(data) - position >= MAX_LINE:
+                self._break(events, "a line is too long")
+            else:
+                self._keep(data, position, 1)
+            return -1
+        line = data[position:stop]
+        event = _read_line(line)
+        if isinstance(event, Broken):
+            self._break(events, event.text)
+            return -1
+        if event is not None:
+            events.append(event)
+        return stop + 2
+
+    def _keep(self, data: bytes, position: int, missing: int) -> None:
+        self._parts.append(data[position:])
+        self._missing = missing
+
+    def _break(self, events: list[Event], text: str) -> None:
+        self.broken = True
+        events.append(Broken(text))
+
+
+def _read_line(line: bytes) -> Event | None:
+    operation, _, rest = line.partition(b" ")
+    match operation.rstrip(b" \t"):
+        case b"PING":
+            return Signal.PING
+        case b"PONG":
+            return Signal.PONG
+        case b"+OK":
+            return None
+        case b"-ERR":
+            return read_error(rest)
+        case b"INFO":
+            return _read_info(rest)
+        case _:
+            return Broken("an operation is unknown")
+
+
+_SUBJECT: Final = re.compile(r'violation for (?:publish|subscription) to "([^"]*)"', re.IGNORECASE)
+
+
+def read_error(text: bytes) -> ServerError:
+    """Read what follows ``-ERR``: a text in single quotes, whose wording says the kind."""
+    told = text.decode("latin-1").strip().strip("'")  # keeps every byte of a subject
+    small = told.lower()
+    kind = next(kind for kind in Kind if small.startswith(kind.value))
+    subject = _SUBJECT.search(told) if kind in _FORBIDDEN else None
+    return ServerError(kind, subject[1].encode("latin-1") if subject else b"")
+
+
+_FORBIDDEN: Final = (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN)
+
+
+def _read_info(text: bytes) -> ServerInfo | Broken:
+    """Read a server's word of itself. What it leaves out, or says in an unknown way, has its default."""
+    try:
+        told = json.loads(text)
+    except (ValueError, RecursionError):
+        told = None
+    if not isinstance(told, dict):
+        return Broken("the server's information is no JSON object")
+    known: dict[str, Any] = {}
+    for each in fields(ServerInfo):
+        value = told.get(each.name)
+        if each.name == "connect_urls":
+            known[each.name] = (
+                tuple(url for url in value if isinstance(url, str)) if isinstance(value, list) else ()
+            )
+        elif type(value) is type(each.default):
+            known[each.name] = value
+    info = ServerInfo(**known)
+    if info.max_payload < 1:
+        return Broken("the server takes no messages")
+    return info

@@ -1,0 +1,191 @@
+"""Requests and their answers, all through one inbox.
+
+A request costs a publish and an entry in a table: there is one wildcard subscription for all answers, and no
+task and no timer per request. Who waits stands in a slot of a few milliseconds with all whose deadline falls
+into it, so that finding the overdue ones costs nothing for the others. Whoever asks gives a function that is
+called exactly once, from the event loop, with the answer's body or with the reason why there is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from enum import Enum
+from functools import partial
+from heapq import heappop, heappush
+from time import perf_counter
+from typing import Final, NamedTuple, TypeAlias
+
+from windshift.nats.connection import Connection
+from windshift.nats.errors import NotConnected
+from windshift.nats.headers import NO_RESPONDERS
+from windshift.nats.protocol import Message
+
+log = logging.getLogger(__name__)
+
+
+class NoReply(Enum):
+    """Why there is no answer."""
+
+    NO_RESPONDERS = "nobody listens to the subject; the message is gone"
+    TIMED_OUT = "no answer in time; the message may have arrived"
+    DISCONNECTED = "the connection ended; the message may have arrived"
+    UNANSWERING = "who gets the message answers nobody; it may have arrived"
+    FORBIDDEN = "the server does not let this user send that; the message is gone"
+
+
+Outcome: TypeAlias = bytes | NoReply
+Handler: TypeAlias = Callable[[Outcome], None]
+Token: TypeAlias = bytes
+"""The last token of the subject that an answer is awaited on."""
+
+_SLOTS_PER_SECOND: Final = 50
+
+
+class _Waiting(NamedTuple):
+    handler: Handler
+    subject: bytes
+    slot: set[Token]
+
+
+class Requests:
+    """Sends requests, and hands out the answers. To be made in a running event loop."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        # Asked for once: before Python 3.12 each get_running_loop costs a system call.
+        self.loop = asyncio.get_running_loop()
+        self._prefix = connection.inbox() + b"."
+        self._prefix_length = len(self._prefix)
+        self._last_token = 0
+        self._waiting: dict[Token, _Waiting] = {}
+        self._slots: dict[int, set[Token]] = {}
+        self._due: list[int] = []  # the numbers of the slots, a heap
+        self._timer: asyncio.TimerHandle | None = None
+        connection.on_lost.append(self._fail_all)
+        connection.violations.on_publish.append(self._fail_first)
+        connection.subscribe(self._prefix + b"*", self._on_message, is_vital=True)
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def send(self, subject: bytes, body: bytes, headers: bytes, handler: Handler, deadline: float) -> Token:
+        """Publish a request; `handler` is called once, at `deadline` (loop time) or 20 ms later at most.
+
+        Return a token for `forget`. Raise `NotConnected`, and do not call it, when there is no connection:
+        nothing was sent; `MessageTooLarge` likewise.
+        """
+        self._last_token += 1
+        token = b"%d" % self._last_token
+        self._connection.publish(subject, body, headers, self._prefix + token)
+        self._wait(token, handler, subject, deadline)
+        return token
+
+    def forget(self, token: Token) -> None:
+        """Never call the handler of this request."""
+        waiting = self._waiting.pop(token, None)
+        if waiting is not None:
+            waiting.slot.discard(token)
+
+    async def request(self, subject: bytes, body: bytes, headers: bytes, deadline: float) -> Outcome:
+        """Publish a request and wait for its answer until `deadline` (loop time).
+
+        Raise `NotConnected` when there is no connection, or `MessageTooLarge`: nothing was sent.
+        """
+        answer: asyncio.Future[Outcome] = self.loop.create_future()
+        token = self.send(subject, body, headers, partial(resolve, answer), deadline)
+        try:
+            return await answer
+        except asyncio.CancelledError:
+            self.forget(token)
+            raise
+
+    def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
+        """Return what becomes of a request whose time was over, and which is waited for after all."""
+        answer: asyncio.Future[Outcome] = self.loop.create_future()
+        self._wait(token, partial(resolve, answer), subject, deadline)
+        return answer
+
+    async def round_trip(self, deadline: float) -> float | None:
+        """Measure in seconds how long a message to the server and back takes.
+
+        None when it did not come back by `deadline` (loop time), or there is no connection.
+        """
+        begun = perf_counter()  # uvloop's time has milliseconds
+        own = self._prefix + b"%d" % (self._last_token + 1)  # where the answer to this request is awaited
+        try:
+            outcome = await self.request(own, b"", b"", deadline)
+        except NotConnected:
+            return None
+        return perf_counter() - begun if isinstance(outcome, bytes) else None
+
+    def _on_message(self, message: Message) -> None:
+        token = message.subject[self._prefix_length :]
+        waiting = self._waiting.pop(token, None)
+        if waiting is None:
+            return  # late, or somebody else's
+        waiting.slot.discard(token)
+        if message.headers.startswith(NO_RESPONDERS):
+            _call(waiting.handler, NoReply.NO_RESPONDERS)
+        else:
+            _call(waiting.handler, message.body)
+
+    # --- Time ---------------------------------------------------------------------------------------------
+
+    def _wait(self, token: Token, handler: Handler, subject: bytes, deadline: float) -> None:
+        number = int(deadline * _SLOTS_PER_SECOND) + 1
+        slot = self._slots.get(number)
+        if slot is None:
+            slot = self._slots[number] = set()
+            heappush(self._due, number)
+            if self._due[0] == number:
+                self._arm()
+        slot.add(token)
+        self._waiting[token] = _Waiting(handler, subject, slot)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self.loop.call_at(self._due[0] / _SLOTS_PER_SECOND, self._sweep)
+
+    def _sweep(self) -> None:
+        """Fail who waits in slots whose time is over."""
+        self._timer = None
+        now = self.loop.time() * _SLOTS_PER_SECOND
+        while self._due and self._due[0] <= now:
+            slot = self._slots.pop(heappop(self._due))
+            while slot:
+                _call(self._waiting.pop(slot.pop()).handler, NoReply.TIMED_OUT)
+        if self._due:
+            self._arm()
+
+    # --- Failures -----------------------------------------------------------------------------------------
+
+    def _fail_all(self) -> None:
+        for token in list(self._waiting):
+            waiting = self._waiting.get(token)
+            if waiting is not None:
+                self.forget(token)
+                _call(waiting.handler, NoReply.DISCONNECTED)
+
+    def _fail_first(self, subject: bytes) -> None:
+        """Fail what was sent first to this subject: the server forbids messages in their order."""
+        token = next((token for token, waiting in self._waiting.items() if waiting.subject == subject), None)
+        if token is not None:
+            handler = self._waiting[token].handler
+            self.forget(token)
+            _call(handler, NoReply.FORBIDDEN)
+
+
+def resolve(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    """Give a future its outcome, as a handler of `Requests.send` does."""
+    if not answer.done():  # cancelled in this very turn of the loop
+        answer.set_result(outcome)
+
+
+def _call(handler: Handler, outcome: Outcome) -> None:
+    try:
+        handler(outcome)
+    except Exception:
+        log.exception("a handler of a NATS reply failed")

@@ -1,0 +1,74 @@
+"""Times and durations as NATS has them.
+
+RFC 3339 is read as Protobuf wants it: whole seconds and nanoseconds, without datetime objects.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import NamedTuple
+
+NANOSECONDS = 1_000_000_000
+
+_EARLIEST = -62_135_596_800  # 0001-01-01T00:00:00Z, the first second of google.protobuf.Timestamp
+_LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, its last
+
+_FRACTION_OF_UTC = re.compile(r"(?:\.([0-9]{1,9}))?[Zz]", re.ASCII)
+_TAIL = re.compile(r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))", re.ASCII)
+_SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
+_TO_THE_SECOND = len("2006-01-02T15:04:05")
+
+
+class Time(NamedTuple):
+    """A moment: seconds since 1970 in UTC, rounded down, and the nanoseconds after that."""
+
+    seconds: int
+    nanos: int
+
+
+def from_unix_ns(unix_ns: int) -> Time:
+    """Split nanoseconds since 1970."""
+    return Time(*divmod(unix_ns, NANOSECONDS))
+
+
+def nanoseconds(duration: timedelta) -> int:
+    """Return a duration as JetStream wants it: whole nanoseconds."""
+    return duration // timedelta(microseconds=1) * 1000
+
+
+def parse_rfc3339(text: str) -> Time | None:
+    """Read a time with 0 to 9 digits of fraction and any offset; None when it is none.
+
+    Leap seconds and times outside of what a Protobuf Timestamp holds (the years 1 to 9999 in UTC) are none.
+    """
+    tail = _FRACTION_OF_UTC.fullmatch(text, _TO_THE_SECOND)
+    offset = 0
+    if tail is None:
+        tail = _TAIL.fullmatch(text, _TO_THE_SECOND)
+        if tail is None:
+            return None
+        offset = _offset(tail)
+    seconds = _seconds(text[:_TO_THE_SECOND])
+    if seconds is None or not _EARLIEST <= seconds - offset <= _LATEST:
+        return None
+    fraction = tail[1]
+    return Time(seconds - offset, int(fraction.ljust(9, "0")) if fraction else 0)
+
+
+def _offset(tail: re.Match[str]) -> int:
+    """Return how many seconds a local time is ahead of UTC."""
+    seconds = int(tail[3]) * 3600 + int(tail[4]) * 60
+    return -seconds if tail[2] == "-" else seconds
+
+
+@lru_cache(maxsize=64)
+def _seconds(text: str) -> int | None:
+    """Read a date and time of UTC. Events that follow each other mostly share the second: hence the cache."""
+    if _SECOND.fullmatch(text) is None:
+        return None
+    try:
+        return int(datetime.fromisoformat(text.upper()).replace(tzinfo=UTC).timestamp())
+    except ValueError:
+        return None

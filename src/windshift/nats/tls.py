@@ -1,0 +1,38 @@
+"""TLS towards a server: which contexts are made, and what a failed handshake means."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Final, NoReturn
+
+from windshift.nats.errors import ConnectFailed
+from windshift.nats.options import ConnectionOptions
+
+
+def client_context(options: ConnectionOptions) -> ssl.SSLContext:
+    """Build a context from the files as they are now.
+
+    Raises:
+        ConnectFailed: a file cannot be read, is no certificate or key, or the key is encrypted.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        if options.tls_ca is None:
+            context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+        else:
+            context.load_verify_locations(cafile=options.tls_ca)
+        if options.tls_certificate is not None:
+            context.load_cert_chain(options.tls_certificate, options.tls_key, password=_refuse)
+    except OSError as error:
+        raise ConnectFailed("the TLS files cannot be used", final=True) from error
+    return context
+
+
+def _refuse() -> NoReturn:
+    """Stand in for OpenSSL's question on the terminal, in which the event loop would stop."""
+    raise ConnectFailed(_ENCRYPTED, final=True)
+
+
+_ENCRYPTED: Final = "the TLS key is encrypted; give one that needs no password"
+NOT_OFFERED: Final = "the server does not offer TLS, which was asked for"

@@ -1,0 +1,398 @@
+"""One connection to one server: the protocol on a socket, from the first byte to the last.
+
+Everything that one turn of the event loop sends leaves in one write. What a server does not read waits here,
+up to a bound, and what it sends is handed to its subscription before more is read: nothing is queued, so a
+receiver that takes its time holds up the server, by TCP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import ssl
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final, Protocol, TypeAlias, cast
+
+from windshift.nats import protocol
+from windshift.nats.credentials import credentials
+from windshift.nats.errors import ConnectFailed, NotConnected
+from windshift.nats.options import ConnectionOptions, ServerAddress
+from windshift.nats.protocol import Broken, Kind, Message, Parser, ServerError, ServerInfo, Signal
+from windshift.nats.tls import NOT_OFFERED, client_context
+
+log = logging.getLogger(__name__)
+
+Receive: TypeAlias = Callable[[Message], None]
+
+_VERSION: Final = "1.0.0"
+"""Of this client, as servers show it in their monitoring."""
+_CHUNK: Final = 64 * 1024
+"""Bytes that are written at once: uvloop loses count of more than that under TLS."""
+_CONGESTED: Final = 1024 * 1024
+"""Bytes that wait to be sent, from which on who can should wait."""
+_MAX_PENDING: Final = 16 * 1024 * 1024
+"""Bytes that may wait to be sent."""
+
+_HARMLESS: Final = frozenset(
+    {
+        Kind.PUBLISH_FORBIDDEN,
+        Kind.SUBSCRIPTION_FORBIDDEN,
+        Kind.INVALID_SUBJECT,
+        Kind.INVALID_PUBLISH_SUBJECT,
+        Kind.MAX_SUBSCRIPTIONS,
+    }
+)
+"""What the server says and goes on."""
+
+
+class Owner(Protocol):
+    """Who is told what happens to a connection, from within the event loop."""
+
+    def wire_informed(self, wire: Wire) -> None:
+        """Hear that the server's information has changed: new servers, a stop that is near."""
+
+    def wire_failed(self, wire: Wire, error: ServerError) -> None:
+        """Hear an ``-ERR``."""
+
+    def wire_ended(self, wire: Wire) -> None:
+        """Hear that the connection has ended; once, and not when it was closed from here."""
+
+
+class Wire(asyncio.Protocol):
+    """A connection to a server.
+
+    Attributes:
+        server: which one.
+        info: what it said of itself last.
+        reason: why the connection has ended, fit for logs; empty before.
+        open: whether messages can be sent now.
+    """
+
+    def __init__(self, owner: Owner, server: ServerAddress) -> None:
+        self.server = server
+        self.info = ServerInfo()
+        self.reason = ""
+        self.open = False
+        self._owner = owner
+        self._loop = asyncio.get_running_loop()
+        self._parser = Parser()
+        self._receivers: dict[int, Receive] = {}
+        self._transport: asyncio.Transport | None = None
+        self._informed: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._told = Kind.OTHER
+        self._out: deque[bytes | memoryview] = deque()
+        self._pending = 0
+        self._paused = self._flushing = self._closing = False
+        self._writable: asyncio.Future[None] | None = None
+        self._pings: deque[asyncio.Future[None] | None] = deque()
+        self._unanswered = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    # --- Opening ------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def connect(cls, owner: Owner, options: ConnectionOptions, server: ServerAddress) -> Wire:
+        """Connect, and return when the server has accepted the user.
+
+        Raises:
+            ConnectFailed: it did not come to that in `connect_timeout`.
+        """
+        wire = cls(owner, server)
+        try:
+            async with asyncio.timeout(options.connect_timeout.total_seconds()):
+                await wire._connect(options)
+        except Exception as error:
+            wire.abort("")
+            raise _explain(error, wire._told) from error
+        except BaseException:
+            wire.abort("")
+            raise
+        return wire
+
+    async def _connect(self, options: ConnectionOptions) -> None:
+        wants_tls = options.wants_tls or self.server.wants_tls
+        context = client_context(options) if wants_tls else None
+        name = self.server.tls_name or self.server.host
+        first: dict[str, Any] = {"ssl": context, "server_hostname": name} if options.tls_first else {}
+        await self._loop.create_connection(lambda: self, self.server.host, self.server.port, **first)
+        await self._informed
+        if not options.tls_first and (wants_tls or self.info.tls_required):
+            await self._encrypt(context or client_context(options), name)
+        said = credentials(options, self.server, self.info.nonce)
+        features = {"headers": self.info.headers, "no_responders": self.info.headers}
+        about = {"name": options.name, "lang": "python", "version": _VERSION, "protocol": 1}
+        flags = {"verbose": False, "pedantic": False, "echo": True, "tls_required": wants_tls}
+        self._write(protocol.connect_frame({**flags, **about, **features, **said}))
+        await self.ping()
+        if not self.info.headers:
+            raise ConnectFailed("it does not take headers; it must be of version 2.2 or later", final=True)
+        self.open = True
+        self._beat_every(options.ping_interval.total_seconds(), options.max_outstanding_pings)
+
+    async def _encrypt(self, context: ssl.SSLContext, name: str) -> None:
+        """Go on with TLS. What came in plain text after the server's information is not to be trusted."""
+        if not (self.info.tls_required or self.info.tls_available):
+            raise ConnectFailed(NOT_OFFERED, final=True)
+        plain = self._transport
+        if plain is None or not self._parser.idle:
+            raise ConnectionError
+        self._transport = None  # nothing may be written meanwhile
+        encrypted = await self._loop.start_tls(plain, self, context, server_hostname=name)
+        if encrypted is None:
+            raise ConnectionError
+        self._transport = encrypted
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport; called by the event loop."""
+        self._transport = cast("asyncio.Transport", transport)
+
+    # --- Sending ------------------------------------------------------------------------------------------
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame; raise `NotConnected` when too much waits to be sent already."""
+        if not self.open or self._pending > _MAX_PENDING:
+            raise NotConnected
+        self._write(frame)
+
+    def subscribe(self, sid: int, subject: bytes, receive: Receive) -> None:
+        """Call `receive` with each message to `subject`, from now on."""
+        self._receivers[sid] = receive
+        self._write(protocol.subscribe_frame(subject, sid))
+
+    def unsubscribe(self, sid: int) -> None:
+        """Receive no more of a subscription."""
+        if self._receivers.pop(sid, None) is not None:
+            self._write(protocol.unsubscribe_frame(sid))
+
+    async def drain(self, sid: int, timeout: float) -> None:
+        """End a subscription, and return when what was on its way to it has been received.
+
+        Args:
+            sid: its number.
+            timeout: seconds after which this returns in any case, and what comes later is dropped.
+        """
+        if sid not in self._receivers:
+            return
+        self._write(protocol.unsubscribe_frame(sid))
+        try:
+            async with asyncio.timeout(timeout):
+                await self.ping()
+        except (TimeoutError, NotConnected):
+            pass
+        finally:
+            self._receivers.pop(sid, None)
+
+    def ping(self) -> asyncio.Future[None]:
+        """Return what is done when the server has taken in everything that was sent before, and answered.
+
+        It fails with `NotConnected` when the connection ends first.
+        """
+        answered: asyncio.Future[None] = self._loop.create_future()
+        answered.add_done_callback(_look_at)
+        if self._ended.done():
+            answered.set_exception(NotConnected())
+        else:
+            self._pings.append(answered)
+            self._write(protocol.PING)
+        return answered
+
+    @property
+    def congested(self) -> bool:
+        """Whether so much waits to be sent that who can should wait."""
+        return self._pending > _CONGESTED
+
+    def writable(self) -> asyncio.Future[None]:
+        """Return what is done when the connection is not congested any more, or has ended."""
+        if self._writable is None or self._writable.done():
+            self._writable = self._loop.create_future()
+        if not self.congested or self._ended.done():
+            self._writable.set_result(None)
+        return self._writable
+
+    def _write(self, frame: bytes) -> None:
+        self._out.append(frame)
+        self._pending += len(frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flushing = False
+        transport, out = self._transport, self._out
+        while out and not self._paused and transport is not None:
+            if self._pending <= _CHUNK:
+                data = b"".join(out)
+                out.clear()
+            else:
+                data = self._chunk()
+            self._pending -= len(data)
+            try:
+                transport.write(data)
+            except (OSError, RuntimeError):  # uvloop's, of a transport that has just closed
+                self.abort("the connection ended")
+                return
+        if self._closing and not out and transport is not None:
+            transport.close()
+        if self._writable is not None and not self.congested and not self._writable.done():
+            self._writable.set_result(None)
+
+    def _chunk(self) -> bytes:
+        """Take as much as may be written at once."""
+        parts, room = [], _CHUNK
+        while room and self._out:
+            frame = self._out.popleft()
+            if len(frame) > room:
+                view = memoryview(frame)
+                self._out.appendleft(view[room:])
+                frame = view[:room]
+            parts.append(frame)
+            room -= len(frame)
+        return b"".join(parts)
+
+    def pause_writing(self) -> None:
+        """Write no more; called by the event loop when the server does not read."""
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        """Write again; called by the event loop."""
+        self._paused = False
+        self._flush()
+
+    # --- Receiving ----------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        """Hand on what the server sent; called by the event loop."""
+        receivers = self._receivers
+        for event in self._parser.receive(data):
+            if type(event) is Message:
+                receive = receivers.get(event.sid)
+                if receive is not None:
+                    try:
+                        receive(event)
+                    except Exception:  # of one receiver, which must not end the others' messages
+                        log.exception("a message from NATS could not be handled")
+            else:
+                self._take(event)
+
+    def _take(self, event: ServerInfo | ServerError | Signal | Broken | Message) -> None:
+        match event:
+            case Signal.PING:
+                self._write(protocol.PONG)
+            case Signal.PONG:
+                self._unanswered = 0
+                waiting = self._pings.popleft() if self._pings else None
+                if waiting is not None and not waiting.done():
+                    waiting.set_result(None)
+            case ServerInfo():
+                self.info = event
+                if not self._informed.done():
+                    self._informed.set_result(None)
+                elif self.open:
+                    self._owner.wire_informed(self)
+            case ServerError():
+                if event.kind not in _HARMLESS:
+                    self._told = event.kind
+                self._owner.wire_failed(self, event)
+            case Broken():
+                self.abort(f"the connection ended ({event.text})")
+
+    # --- Watching and ending ------------------------------------------------------------------------------
+
+    def _beat_every(self, interval: float, limit: int) -> None:
+        """Ping the server from time to time, and end the connection if it leaves too many unanswered."""
+        if self._unanswered >= limit:
+            self.abort("the connection ended (the server does not answer)")
+            return
+        self._unanswered += 1
+        self._pings.append(None)
+        self._write(protocol.PING)
+        self._timer = self._loop.call_later(interval, self._beat_every, interval, limit)
+
+    async def close(self, timeout: float) -> None:
+        """Send what waits, and end the connection; after `timeout` seconds whether that was sent or not."""
+        if not self._ended.done():
+            self._stop()
+            self._closing = True
+            self._flush()
+            await asyncio.wait((self._ended,), timeout=timeout)
+        self.abort("")
+
+    def abort(self, reason: str) -> None:
+        """End the connection at once. With a reason the owner is told."""
+        if self._transport is not None:
+            self._transport.abort()
+        self._end(reason)
+
+    def eof_received(self) -> None:
+        """Let the connection end with the server's side; called by the event loop."""
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end; called by the event loop."""
+        told = f" ({self._told.value})" if self._told.value else ""
+        self._end(f"the connection ended{told}")
+
+    def _stop(self) -> None:
+        self.open = False
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _end(self, reason: str) -> None:
+        if self._ended.done():
+            return
+        self._ended.set_result(None)
+        was_open = self.open
+        self._stop()
+        self.reason = reason
+        self._transport = None
+        self._receivers.clear()
+        self._out.clear()
+        self._pending = 0
+        if not self._informed.done():
+            self._informed.set_exception(ConnectionError())
+            _look_at(self._informed)
+        if self._writable is not None and not self._writable.done():
+            self._writable.set_result(None)
+        pings, self._pings = self._pings, deque()
+        for waiting in pings:
+            if waiting is not None and not waiting.done():
+                waiting.set_exception(NotConnected())
+        if was_open and reason:
+            self._owner.wire_ended(self)
+
+
+def _look_at(future: asyncio.Future[None]) -> None:
+    """Keep a failure that nobody asks for from being reported as forgotten."""
+    if not future.cancelled():
+        future.exception()
+
+
+# --- What a failed connect means --------------------------------------------------------------------------
+
+_REFUSED: Final = frozenset({Kind.AUTHORIZATION, Kind.USER_EXPIRED, Kind.USER_REVOKED, Kind.ACCOUNT_EXPIRED})
+
+_REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
+    (ssl.SSLError, "the TLS handshake failed"),
+    (TimeoutError, "it did not answer in time"),
+    (ConnectionRefusedError, "it refused the connection"),
+    (socket.gaierror, "its host name is unknown"),
+)
+"""What an error of a connect means, most special first."""
+
+
+def _explain(error: Exception, told: Kind) -> ConnectFailed:
+    """Say why a connect failed, without another library's text: it might hold a secret or a path."""
+    if isinstance(error, ConnectFailed):
+        return error
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectFailed(f"its certificate was refused: {error.verify_message}", final=True)
+    if told in _REFUSED:
+        return ConnectFailed("it refused the credentials", final=True)
+    if told.value:
+        return ConnectFailed(f"the connection ended ({told.value})")
+    for kind, text in _REASONS:
+        if isinstance(error, kind):
+            return ConnectFailed(text)
+    return ConnectFailed("the connection failed")
