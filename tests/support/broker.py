@@ -1,4 +1,4 @@
-"""The NATS layer of a server, wired as the composition root wires it, for tests of what stands on it."""
+"""The NATS client of a server, wired as the composition root wires it, for tests of what stands on it."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.jetstream import JetStreamApi
-from windshift.server.nats.options import ConnectionOptions, parse_servers
-from windshift.server.nats.replies import Replies
+from windshift.nats import Connection, ConnectionOptions, Requests, parse_servers
+from windshift.nats.jetstream.api import JetStream
 
 QUICK = ConnectionOptions(
     servers=(),
+    inbox_prefix="_INBOX_windshift",
     start_timeout=timedelta(seconds=10),
-    reconnect_wait=timedelta(milliseconds=10),
-    reconnect_wait_jitter=timedelta(milliseconds=10),
-    watch_interval=timedelta(milliseconds=50),
+    reconnect_wait=timedelta(milliseconds=20),
     close_timeout=timedelta(milliseconds=200),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """A connection, its replies and JetStream's API."""
+    """A connection, requests on it and JetStream's API."""
 
     connection: Connection
-    replies: Replies
-    api: JetStreamApi
+    requests: Requests
+    api: JetStream
 
     async def stream(self, name: str, *subjects: str, **config: object) -> str:
         """Create a stream in memory and return its name."""
@@ -60,10 +57,9 @@ def in_seconds(seconds: float) -> float:
 async def connect(url: str, options: ConnectionOptions = QUICK) -> AsyncIterator[Broker]:
     """Connect to a server for as long as the block lasts."""
     connection = Connection(replace(options, servers=parse_servers(url)))
-    replies = Replies(connection)
-    await replies.start()
+    requests = Requests(connection)
     await connection.connect()
     try:
-        yield Broker(connection, replies, JetStreamApi(connection, replies))
+        yield Broker(connection, requests, JetStream(connection, requests))
     finally:
         await connection.close()
