@@ -2,8 +2,9 @@
 
 Sources: the protocol's description (docs.nats.io/reference/reference-protocols/nats-protocol) and
 nats-server's ``parser.go``, ``client.go`` and ``errors.go`` of 2.15. Servers write operations in capitals and
-put single spaces between their arguments; nothing else is taken. Subjects are any bytes but white space: a
-stream may hold some that are no UTF-8.
+put single spaces between their arguments; nothing else is taken. (What a server itself answers may have an
+empty reply, and a space on both sides of it.) Subjects are any bytes but white space: a stream may hold some
+that are no UTF-8.
 """
 
 from __future__ import annotations
@@ -157,9 +158,9 @@ class Broken(NamedTuple):
 
 Event: TypeAlias = Message | ServerInfo | ServerError | Signal | Broken
 
-_MSG: Final = re.compile(rb"MSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]+) )?([0-9]{1,9})\r\n")
+_MSG: Final = re.compile(rb"MSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]*) )?([0-9]{1,9})\r\n")
 _HMSG: Final = re.compile(
-    rb"HMSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]+) )?([0-9]{1,9}) ([0-9]{1,9})\r\n"
+    rb"HMSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]*) )?([0-9]{1,9}) ([0-9]{1,9})\r\n"
 )
 _M: Final = ord("M")
 _H: Final = ord("H")
