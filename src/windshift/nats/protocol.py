@@ -158,9 +158,13 @@ class Broken(NamedTuple):
 
 Event: TypeAlias = Message | ServerInfo | ServerError | Signal | Broken
 
-_MSG: Final = re.compile(rb"MSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]*) )?([0-9]{1,9})\r\n")
+_SUBJECT_SIZE: Final = 16_000
+"""Bytes. Two such subjects fit into a line; a longer one is refused in whatever pieces it comes."""
+_ANY: Final = rb"[^ \t\r\n]{1,%d}" % _SUBJECT_SIZE
+_ANY_OR_NONE: Final = rb"[^ \t\r\n]{0,%d}" % _SUBJECT_SIZE
+_MSG: Final = re.compile(rb"MSG (%b) ([0-9]{1,18}) (?:(%b) )?([0-9]{1,9})\r\n" % (_ANY, _ANY_OR_NONE))
 _HMSG: Final = re.compile(
-    rb"HMSG ([^ \t\r\n]+) ([0-9]{1,18}) (?:([^ \t\r\n]*) )?([0-9]{1,9}) ([0-9]{1,9})\r\n"
+    rb"HMSG (%b) ([0-9]{1,18}) (?:(%b) )?([0-9]{1,9}) ([0-9]{1,9})\r\n" % (_ANY, _ANY_OR_NONE)
 )
 _M: Final = ord("M")
 _H: Final = ord("H")
@@ -272,16 +276,30 @@ def _read_line(line: bytes) -> Event | None:
             return Broken("an operation is unknown")
 
 
-_SUBJECT: Final = re.compile(r'violation for (?:publish|subscription) to "([^"]*)"', re.IGNORECASE)
+_SUBJECT: Final = re.compile(rb'violation for (?:publish|subscription) to "((?:[^"\\]|\\.)*)"', re.IGNORECASE)
+_ESCAPED: Final = re.compile(
+    rb"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4})|U(00(?:0[0-9a-f]|10)[0-9a-f]{4})|(.))", re.DOTALL
+)
+_LETTERS: Final = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t", b"v": b"\v"}
 
 
 def read_error(text: bytes) -> ServerError:
     """Read what follows ``-ERR``: a text in single quotes, whose wording says the kind."""
-    told = text.decode("latin-1").strip().strip("'")  # keeps every byte of a subject
-    small = told.lower()
+    told = text.strip().strip(b"'")
+    small = told.lower().decode("latin-1")
     kind = next(kind for kind in Kind if small.startswith(kind.value))
     subject = _SUBJECT.search(told) if kind in _FORBIDDEN else None
-    return ServerError(kind, subject[1].encode("latin-1") if subject else b"")
+    return ServerError(kind, _ESCAPED.sub(_unescaped, subject[1]) if subject else b"")
+
+
+def _unescaped(found: re.Match[bytes]) -> bytes:
+    """Return what an escape stands for: subjects are quoted as Go's ``%q`` does."""
+    byte, short, long, letter = found.groups()
+    if byte is not None:
+        return bytes((int(byte, 16),))
+    if letter is not None:
+        return _LETTERS.get(letter, letter)
+    return chr(int(short or long, 16)).encode(errors="replace")
 
 
 _FORBIDDEN: Final = (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN)

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple
 
+from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
+from windshift.nats.jetstream import Buckets, JetStream, WriteOptions, Writes
 from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc import (
     Failure,
@@ -38,20 +40,13 @@ from windshift.server.events.dead_letters.replaying import Replaying
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.watching import WatchOptions
+from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
 from windshift.server.metrics import Metrics
-from windshift.server.nats.census import CensusTaker
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.jetstream import JetStreamApi
-from windshift.server.nats.kv import Buckets
-from windshift.server.nats.notes import Notes
-from windshift.server.nats.options import ConnectionOptions, ServerAddress
-from windshift.server.nats.poll import Poll
-from windshift.server.nats.replies import Replies
-from windshift.server.nats.streams import StreamApi
-from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.monitoring.census import CensusTaker
+from windshift.server.monitoring.poll import Poll
+from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.readiness import Readiness
 from windshift.server.state.stores import Stores
 from windshift.server.telemetry.propagation import extractor
@@ -59,6 +54,9 @@ from windshift.server.telemetry.tracer import Tracer
 from windshift.server.telemetry.tracing import start_tracing
 from windshift.server.tls import api_tls
 
+_INBOX_PREFIX = "_INBOX_windshift"
+"""One of our own, so that our NATS user need not hear what others are told. No client publishes there: first
+tokens that begin with ``_INBOX`` are reserved."""
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have beside the event: subject, key, type."""
 
@@ -79,15 +77,16 @@ class App:
         self._config = config
         self._share_port = share_port
         self.connection = Connection(connection_options(config.nats, servers))
-        self._replies = Replies(self.connection)
-        api = JetStreamApi(self.connection, self._replies)
-        writes = _writes(config.nats, self.connection, self._replies, api)
+        self.connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).told)
+        self._requests = Requests(self.connection)
+        api = JetStream(self.connection, self._requests)
+        writes = _writes(config.nats, self.connection, self._requests, api)
         counts, given_up = Counts(), GivenUp()
         self.tracing = start_tracing(config.telemetry)
         """Where spans go, if they go anywhere."""
         tracer = None if self.tracing is None else self.tracing.tracer
         self._notes = Notes(self.connection)
-        nats = _Nats(self.connection, self._replies, api, writes, self._notes)
+        nats = _Nats(self.connection, self._requests, api, writes, self._notes)
         domain = _Domain(config, nats, counts, given_up, tracer)
         self._dead_letters = domain.dead_letters
         self._dead_lettering = domain.dead_lettering
@@ -124,8 +123,8 @@ class App:
         self._show_health()
 
     def _make_metrics(self, nats: _Nats, counts: Counts, given_up: GivenUp, audit: Audit) -> Metrics:
-        connection, replies, api, writes, _ = nats
-        poll = Poll(connection, replies, CensusTaker(api))
+        connection, requests, api, writes, _ = nats
+        poll = Poll(connection, requests, CensusTaker(api))
         methods = [path for service in self._answered for path in service.methods]
         spans = None if self.tracing is None else self.tracing.export
         metrics = Metrics(counts, given_up, writes, poll, connection, methods, self._config.telemetry, spans)
@@ -147,13 +146,12 @@ class App:
     async def start(self) -> None:
         """Connect to NATS, and take calls.
 
-        Raises `BrokerUnavailable` when NATS cannot be reached, OSError when the port cannot be used,
+        Raises `ConnectFailed` when NATS cannot be reached, OSError when the port cannot be used,
         `TlsNotUsable` when the TLS files cannot, and `NotUsable` when the authorization file cannot.
         """
         for each in self.reloaders:
             each.start()
-        await self._replies.start()
-        await self._notes.start()
+        self._notes.start()
         await self.connection.connect()
         server = self._make_server()
         listen = self._config.grpc
@@ -256,14 +254,14 @@ class _Nats(NamedTuple):
     """The NATS layer, as the domain takes it."""
 
     connection: Connection
-    replies: Replies
-    api: JetStreamApi
+    requests: Requests
+    api: JetStream
     writes: Writes
     notes: Notes
 
 
-def _writes(config: NatsConfig, connection: Connection, replies: Replies, api: JetStreamApi) -> Writes:
-    return Writes(connection, replies, api, WriteOptions(max_in_flight=config.max_pending_publishes))
+def _writes(config: NatsConfig, connection: Connection, requests: Requests, api: JetStream) -> Writes:
+    return Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
 
 
 class _Domain:
@@ -272,16 +270,16 @@ class _Domain:
     def __init__(
         self, config: ServerConfig, nats: _Nats, counts: Counts, given_up: GivenUp, tracer: Tracer | None
     ) -> None:
-        connection, replies, api, writes, notes = nats
-        streams, consumers, replicas = StreamApi(api), ConsumerApi(api), config.default_replicas
-        letters = DeadLetterStore(connection, api, replies, writes, replicas)
-        replays = Replays(connection, api, writes, consumers, notes, replicas)
+        connection, requests, api, writes, notes = nats
+        replicas = config.default_replicas
+        letters = DeadLetterStore(connection, api, writes, replicas)
+        replays = Replays(api, writes, notes, replicas)
         shared = self.dead_lettering = DeadLettering(letters, replays, notes, given_up)
         self.events = EventsService(
-            Streams(streams, replicas),
-            Consumers(streams, consumers, letters, notes),
+            Streams(api, replicas),
+            Consumers(api, letters, notes),
             Publisher(api, writes, counts, tracer),
-            Broker(connection, replies, consumers, shared, counts, tracer),
+            Broker(connection, requests, api, shared, counts, tracer),
             ConsumeOptions(),
             extractor(config.telemetry.propagators),
         )
@@ -289,7 +287,7 @@ class _Domain:
         self.dead_letters = DeadLettersService(
             letters,
             LetterPages(letters, replays),
-            Replaying(letters, replays, consumers, given_up),
+            Replaying(letters, replays, api, given_up),
             Purging(letters),
             notes,
             WatchOptions(),
@@ -318,9 +316,13 @@ def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -
     return ConnectionOptions(
         servers=servers,
         credentials=config.credentials,
+        nkey=config.nkey,
+        tls_first=config.tls_first,
         tls_ca=config.tls.ca,
         tls_certificate=config.tls.certificate,
         tls_key=config.tls.key,
+        name="windshift",
+        inbox_prefix=_INBOX_PREFIX,
     )
 
 

@@ -8,17 +8,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
+from windshift.nats import Connection
+from windshift.nats.jetstream import Writes
+from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replays import replayed_to
-from windshift.server.nats.census import Census, ConsumerCensus
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.poll import Poll
-from windshift.server.nats.timestamps import NANOSECONDS
-from windshift.server.nats.writes import Writes
+from windshift.server.monitoring.census import Census, ConsumerCensus
+from windshift.server.monitoring.poll import Poll
 from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations

@@ -17,16 +17,15 @@ from dataclasses import replace
 
 import uvloop
 
+from windshift.nats import ConnectFailed, ServerAddress
 from windshift.server.app import App
 from windshift.server.auth.authorization import PolicyNotUsable
-from windshift.server.config import ListenConfig, ServerConfig
+from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
 from windshift.server.embedded import EmbeddedError, EmbeddedNats
-from windshift.server.errors import BrokerUnavailable
 from windshift.server.exposure import warn
 from windshift.server.health_http import HealthApplication, HealthServer
 from windshift.server.logging import configure_logging, exported_logs
 from windshift.server.memory import memory_to_hold
-from windshift.server.nats.options import ServerAddress
 from windshift.server.open_files import allow_connections
 from windshift.server.readiness import Readiness
 from windshift.server.reloading import NotUsable
@@ -221,9 +220,8 @@ def _spare_collector() -> None:
 async def _start_app(app: App, config: ServerConfig) -> None:
     try:
         await app.start()
-    except BrokerUnavailable as error:
-        cause = "NATS_URL: " if config.nats.servers else "the embedded server: "
-        raise StartError(f"{cause}{error.message}") from error
+    except ConnectFailed as error:
+        raise StartError(f"{_about_nats(config.nats)}: {error.text}") from error
     except PolicyNotUsable as error:
         lines = (f"WINDSHIFT_AUTH_FILE: {config.auth_file}: {problem}" for problem in error.problems)
         raise StartError("\n".join(lines)) from error
@@ -233,6 +231,21 @@ async def _start_app(app: App, config: ServerConfig) -> None:
         raise StartError(f"WINDSHIFT_AUTH_FILE: {error}") from error
     except (OSError, UnicodeError) as error:
         raise _cannot_listen(config.grpc, "GRPC", error) from error
+
+
+def _about_nats(config: NatsConfig) -> str:
+    """Name the settings that a connection to NATS depends on."""
+    if not config.servers:
+        return "the embedded server"
+    given = {
+        "NATS_CREDS": config.credentials,
+        "NATS_NKEY": config.nkey,
+        "NATS_TLS_CA": config.tls.ca,
+        "NATS_TLS_CERT": config.tls.certificate,
+        "NATS_TLS_KEY": config.tls.key,
+        "NATS_TLS_FIRST": config.tls_first,
+    }
+    return ", ".join(("NATS_URL", *(name for name, value in given.items() if value)))
 
 
 def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError | UnicodeError) -> StartError:

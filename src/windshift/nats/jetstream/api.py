@@ -8,6 +8,7 @@ then reset what another program had set.
 from __future__ import annotations
 
 import json
+from asyncio import sleep
 from base64 import b64decode
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 JsonObject: TypeAlias = dict[str, Any]
 
 API_PREFIX: Final = "$JS.API."
+_SUBJECTS_AT_ONCE: Final = 1_000
+"""Subjects that one turn of the event loop is busy with."""
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -224,10 +227,10 @@ class JetStream:
         await self.change(f"STREAM.UPDATE.{config['name']}", config, deadline)
 
     async def subjects(self, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
-        """Ask the stream's leader for all subjects that match and have messages; yield a page at a time.
+        """Ask the stream's leader for all subjects that match and have messages; yield some at a time.
 
-        The server gives at most 100,000 of them with one answer. What is added or removed between two such
-        answers may be missed.
+        The server gives at most 100,000 of them with one answer, and others get their turn meanwhile. What is
+        added or removed between two such answers may be missed.
         """
         offset, total = 0, 1
         while offset < total:
@@ -237,7 +240,9 @@ class JetStream:
             found = list(answer["state"].get("subjects") or ())
             if not found:
                 return
-            yield found
+            for start in range(0, len(found), _SUBJECTS_AT_ONCE):
+                yield found[start : start + _SUBJECTS_AT_ONCE]
+                await sleep(0)
             offset += len(found)
             total = int(answer.get("total") or 0)
 

@@ -36,8 +36,7 @@ class Slots:
     async def take(self, deadline: float) -> None:
         """Wait for a slot until `deadline` (loop time).
 
-        Raise `TooManyInFlight` when none came, or at once when too many wait already. That is also what a
-        caller whose deadline ends it, by cancelling, gets.
+        Raise `TooManyInFlight` when none came, or at once when too many wait already.
         """
         if len(self._waiting) >= self._max_waiting:
             raise TooManyInFlight
@@ -48,10 +47,8 @@ class Slots:
         try:
             got = await slot
         except asyncio.CancelledError:
-            if not slot.cancelled():  # the slot came in this very moment
-                self._return_unused(slot)
-            if loop.time() >= deadline:
-                raise TooManyInFlight from None
+            if not slot.cancelled() and slot.result():  # it came in this very moment
+                self.give_back()
             raise
         finally:
             timer.cancel()
@@ -67,10 +64,6 @@ class Slots:
                 slot.set_result(True)
                 return
         self._free += 1
-
-    def _return_unused(self, slot: asyncio.Future[bool]) -> None:
-        if slot.result():
-            self.give_back()
 
 
 def _expire(slot: asyncio.Future[bool]) -> None:

@@ -174,8 +174,6 @@ class Writes:
             return _NotSent.NOT_CONNECTED
         except asyncio.CancelledError:
             self._requests.forget(token)
-            if loop.time() >= write.deadline:
-                raise OutcomeUnknown from None
             raise
         finally:
             self._slots.give_back()
@@ -218,10 +216,6 @@ class Writes:
             raise
         except JetStreamError as error:
             error.in_doubt = sent
-            raise
-        except asyncio.CancelledError:
-            if self._requests.loop.time() >= write.deadline:
-                raise OutcomeUnknown if sent else Unavailable from None
             raise
         finally:
             self._patient -= 1

@@ -25,7 +25,8 @@ from windshift.server.events.consuming.commands import (
 from windshift.server.events.consuming.consume import Subscription
 from windshift.server.events.consuming.parties import Broker, ConsumeOptions
 from windshift.server.events.consuming.session import Confirmation, Kind
-from windshift.server.nats.deliveries import Delivery, StreamSeq
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
 

@@ -16,7 +16,7 @@ from windshift.server.events.dead_letters.purging import Purging
 from windshift.server.events.dead_letters.replaying import Replayed, Replaying, ReplayOrder
 from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
 from windshift.server.events.dead_letters.watching import Watch, WatchOptions, read_position, write_position
-from windshift.server.nats.notes import Notes
+from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
 

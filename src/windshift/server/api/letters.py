@@ -7,9 +7,9 @@ from typing import Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift.nats.times import Time, from_unix_ns
 from windshift.server.api.consume import write_event
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter, id_text
-from windshift.server.nats.timestamps import Time, from_unix_ns
 
 CAUSES: Final[dict[int, Cause | None]] = {
     pb.CAUSE_UNSPECIFIED: None,

@@ -69,9 +69,8 @@ def _value(request: pb.SetRequest) -> bytes:
 
 def _response(key: str, entry: Entry) -> pb.GetResponse:
     response = pb.GetResponse(revision=entry.revision, value=_any(key, entry.value))
-    if entry.last_updated is not None:
-        seconds, nanos = entry.last_updated
-        response.last_updated.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+    seconds, nanos = entry.last_updated
+    response.last_updated.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
     return response
 
 

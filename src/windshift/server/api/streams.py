@@ -14,6 +14,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     StreamPointer,
 )
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
+from windshift.nats.times import nanoseconds
 from windshift.server import names
 from windshift.server.api.fields import duration, duration_ns, number, real, unix_ns
 from windshift.server.errors import InvalidField
@@ -48,7 +49,6 @@ from windshift.server.events.specs import (
     StreamInput,
     StreamSpec,
 )
-from windshift.server.nats.timestamps import nanoseconds
 
 T = TypeVar("T")
 

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
+from windshift.nats import ServerAddress, parse_servers
 from windshift.server.config.health import read_health
 from windshift.server.config.limits import read_limits
 from windshift.server.config.reader import Reader
@@ -19,7 +20,6 @@ from windshift.server.config.tree import (
     ServerConfig,
     TlsFiles,
 )
-from windshift.server.nats.options import ServerAddress, parse_servers
 
 _LONGEST_DRAIN = 3600
 
@@ -83,10 +83,14 @@ def _safe(reader: Reader, config: ServerConfig) -> None:
 
 def _nats(reader: Reader) -> NatsConfig:
     nothing: tuple[ServerAddress, ...] = ()
+    if reader.text("NATS_CREDS") is not None and reader.text("NATS_NKEY") is not None:
+        reader.problem("NATS_NKEY", "not together with NATS_CREDS; set one of them")
     return NatsConfig(
         servers=reader.secret("NATS_URL", nothing, parse_servers),
         credentials=reader.file("NATS_CREDS"),
+        nkey=reader.file("NATS_NKEY"),
         tls=_tls_files(reader, "NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
+        tls_first=reader.boolean("NATS_TLS_FIRST"),
         max_pending_publishes=reader.integer("NATS_PUBLISH_ASYNC_MAX_PENDING", 256, 1, 10_000),
     )
 

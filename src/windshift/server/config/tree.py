@@ -8,7 +8,7 @@ from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
 
-from windshift.server.nats.options import ServerAddress
+from windshift.nats import ServerAddress
 
 
 class LogLevel(StrEnum):
@@ -65,7 +65,9 @@ class NatsConfig:
     servers: tuple[ServerAddress, ...] = ()
     """Empty: an embedded server is started."""
     credentials: Path | None = None
+    nkey: Path | None = None
     tls: TlsFiles = field(default_factory=TlsFiles)
+    tls_first: bool = False
     max_pending_publishes: int = 256
 
 

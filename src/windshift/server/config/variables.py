@@ -51,12 +51,14 @@ VARIABLES: Final[tuple[Variable, ...]] = (
         "URL of the NATS server, or several separated by commas; with user and password, or a token. "
         "Absent: an embedded server is started.",
     ),
-    Variable("NATS_CREDS", "Credentials file for NATS."),
+    Variable("NATS_CREDS", "Credentials file for NATS: a JWT and the seed of its key."),
+    Variable("NATS_NKEY", "File with the seed of an nkey for NATS; not together with NATS_CREDS."),
     Variable(
         "NATS_TLS_CA", "Certificates of the authorities that NATS servers are checked against; asks for TLS."
     ),
     Variable("NATS_TLS_CERT", "Client certificate for NATS; needs NATS_TLS_KEY."),
     Variable("NATS_TLS_KEY", "Key of NATS_TLS_CERT."),
+    Variable("NATS_TLS_FIRST", "TLS before the first word, for a nats-server with handshake_first.", "false"),
     Variable(
         "NATS_PUBLISH_ASYNC_MAX_PENDING",
         "Publishes that may wait for the broker's answer at once, 1 to 10,000; more wait their turn.",

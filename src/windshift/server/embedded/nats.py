@@ -13,12 +13,12 @@ from asyncio.subprocess import DEVNULL, Process
 from dataclasses import dataclass
 from pathlib import Path
 
+from windshift.nats import ServerAddress
 from windshift.server.config import EmbeddedConfig
 from windshift.server.embedded.directory import DataDirectory
 from windshift.server.embedded.errors import EmbeddedError
 from windshift.server.embedded.program import find_program
 from windshift.server.embedded.settings import Settings
-from windshift.server.nats.options import ServerAddress
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,11 @@ from datetime import timedelta
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
+from windshift.nats import NatsError, retry
+from windshift.nats.jetstream import ConsumerState, JetStream, JsonObject, StreamState, codes
+from windshift.nats.times import nanoseconds
 from windshift.server import names
+from windshift.server.broker_errors import domain_error, is_invalid
 from windshift.server.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -25,10 +29,7 @@ from windshift.server.errors import (
 from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
-from windshift.server.nats.consumers import ConsumerApi, ConsumerState
-from windshift.server.nats.jetstream import JsonObject, RefusedByBroker, domain_error
-from windshift.server.nats.streams import StreamApi, StreamState
-from windshift.server.nats.timestamps import nanoseconds
+from windshift.server.events.streams import OVERTAKEN_BACKOFF
 
 KEPT_UNUSED: Final = timedelta(days=30)
 """How long a consumer with a name is kept while nobody subscribes."""
@@ -48,9 +49,6 @@ it is no longer told of new events by nats-server (2.15), and pulls that wait st
 
 CHANGED: Final = "consumer"
 """The kind of note that says that a consumer was changed."""
-
-_ATTEMPTS: Final = 20
-_PAUSE: Final = 0.02
 
 
 class DeadLetterStream(Protocol):
@@ -106,21 +104,18 @@ class Consumers:
     """The consumers of one broker.
 
     Args:
-        streams: the broker's streams.
-        consumers: the broker's consumers.
+        api: asks the broker.
         dead_letters: where dead letters are kept.
         notes: tells other servers of changes.
     """
 
     def __init__(
         self,
-        streams: StreamApi,
-        consumers: ConsumerApi,
+        api: JetStream,
         dead_letters: DeadLetterStream,
         notes: Notes,
     ) -> None:
-        self._streams = streams
-        self._consumers = consumers
+        self._api = api
         self._dead_letters = dead_letters
         self._notes = notes
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
@@ -153,28 +148,27 @@ class Consumers:
             lock.release()
 
     async def _ensure_in_turn(self, name: str, spec: ConsumerSpec, deadline: float) -> str:
-        for attempt in range(_ATTEMPTS):
+        async for attempt in retry(deadline, OVERTAKEN_BACKOFF):
             try:
-                await self._ensure(name, spec, deadline, is_new=not spec.name and attempt == 0)
-            except RefusedByBroker as refusal:
-                if refusal.err_code not in _OVERTAKEN:
+                await self._ensure(name, spec, deadline, is_new=not spec.name and attempt == 1)
+            except NatsError as refusal:
+                if refusal.err_code not in codes.CONSUMER_OVERTAKEN:
                     raise refusal_error(refusal, spec) from refusal
             else:
                 return name
-            await asyncio.sleep(_PAUSE * attempt)
         raise BrokerUnavailable(f"consumer {name!r} kept being changed by others; try again")
 
     async def _ensure(self, name: str, spec: ConsumerSpec, deadline: float, *, is_new: bool) -> None:
-        stored = None if is_new else await self._consumers.find(spec.stream, name, deadline)
-        if stored is None:
+        state = None if is_new else await self._api.consumer(spec.stream, name, deadline)
+        if state is None:
             await self._create(name, spec, deadline)
             return
-        wanted = changed_config(stored, spec)
+        wanted = changed_config(state.config, spec)
         if stored_policy(wanted).dead_letters:
             stream = await self._stream(spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
-        if wanted != stored:
-            await self._consumers.update(spec.stream, name, wanted, deadline)
+        if wanted != state.config:
+            await self._api.update_consumer(spec.stream, name, wanted, deadline)
             self._notes.send(CHANGED, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float) -> None:
@@ -183,17 +177,17 @@ class Consumers:
         if stored_policy(config).dead_letters:
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         try:
-            await self._consumers.create(spec.stream, name, config, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code != _TOO_MANY_PENDING:
+            await self._api.create_consumer(spec.stream, name, config, deadline)
+        except NatsError as refusal:
+            if refusal.err_code != codes.MAX_ACK_PENDING_EXCESS:
                 raise
             # The account allows fewer. Which number, only its text says; without one the broker takes what it
             # allows.
             del config["max_ack_pending"]
-            await self._consumers.create(spec.stream, name, config, deadline)
+            await self._api.create_consumer(spec.stream, name, config, deadline)
 
     async def _stream(self, name: str, deadline: float) -> StreamState:
-        stream = await self._streams.find(name, deadline)
+        stream = await self._api.find_stream(name, deadline)
         if stream is None:
             raise StreamNotFound(name)
         return stream
@@ -201,8 +195,8 @@ class Consumers:
     async def get(self, stream: str, name: str, deadline: float) -> ConsumerView:
         """Say what a consumer is and how far it has come. Raise `ConsumerNotFound` or `StreamNotFound`."""
         try:
-            state = await self._consumers.state(stream, name, deadline)
-        except RefusedByBroker as refusal:
+            state = await self._api.consumer(stream, name, deadline)
+        except NatsError as refusal:
             raise domain_error(refusal, stream=stream, consumer=name) from refusal
         if state is None:
             raise ConsumerNotFound(name)
@@ -211,8 +205,8 @@ class Consumers:
     async def delete(self, stream: str, name: str, deadline: float) -> None:
         """Delete a consumer; calls that consume from it end. Raise `ConsumerNotFound` or `StreamNotFound`."""
         try:
-            existed = await self._consumers.delete(stream, name, deadline)
-        except RefusedByBroker as refusal:
+            existed = await self._api.delete_consumer(stream, name, deadline)
+        except NatsError as refusal:
             raise domain_error(refusal, stream=stream, consumer=name) from refusal
         if not existed:
             raise ConsumerNotFound(name)
@@ -272,7 +266,7 @@ def _within(value: int, limit: int | None) -> int:
 
 def _start(spec: ConsumerSpec, stream: StreamState) -> JsonObject:
     """Return where a new consumer starts. The end becomes an id: what starts at "new" cannot be reset."""
-    keys = start_keys(spec.start, stream.last_id)
+    keys = start_keys(spec.start, stream.last_sequence)
     match spec.start:
         case AtStart():
             return {"deliver_policy": "all"}
@@ -320,20 +314,15 @@ def view(stream: str, name: str, state: ConsumerState, dead_letters: int) -> Con
 
 # --- What the broker refuses ------------------------------------------------------------------------------
 
-_OVERTAKEN: Final = frozenset({10013, 10148, 10149})
-"""Another caller created or deleted the consumer between our question and our order."""
 
-_TOO_MANY_PENDING: Final = 10121
-
-
-def refusal_error(refusal: RefusedByBroker, spec: ConsumerSpec) -> Exception:
-    """Say in the contract's terms why the broker refused a consumer (codes: nats-server's errors.json)."""
-    if refusal.err_code in (10099, 10100, 10101):
+def refusal_error(refusal: NatsError, spec: ConsumerSpec) -> Exception:
+    """Say in the contract's terms why the broker refused a consumer."""
+    if refusal.err_code in codes.WORKQUEUE:
         return UnsupportedCombination(
             f"stream {spec.stream!r} is a work queue: its consumers have to start at its first event "
             "(from.start) and to share no subjects"
         )
     error = domain_error(refusal, stream=spec.stream, consumer=spec.name or "")
-    if isinstance(error, RefusedByBroker) and error.code == 400:
-        return UnsupportedCombination(f"the broker refuses this consumer: {refusal.description}")
+    if is_invalid(error):
+        return UnsupportedCombination(f"the broker refuses this consumer: {error.description}")
     return error

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, NewType
 
-from windshift.server.nats.timestamps import Time
+from windshift.nats.times import Time
 from windshift.server.telemetry.context import TraceContext
 
 StreamSeq = NewType("StreamSeq", int)

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from windshift.nats.times import parse_rfc3339
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
-from windshift.server.nats.timestamps import parse_rfc3339
 
 LATEST_UNIX_NS: Final = 2**63 - 1
 """11 April 2262. The broker counts nanoseconds in 64 bits and takes a later start for one long ago (measured

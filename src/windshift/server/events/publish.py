@@ -2,46 +2,33 @@
 
 from __future__ import annotations
 
-import re
 import time
 from functools import lru_cache
 from typing import Final
 
+from windshift.nats import JetStreamError, NatsError, retry
+from windshift.nats import headers as h
+from windshift.nats.jetstream import JetStream, PubAck, Write, Writes, codes
+from windshift.nats.times import NANOSECONDS
 from windshift.server import names
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (
     BrokerUnavailable,
     EventTooLarge,
     InvalidField,
     OutcomeUnknown,
-    StreamFull,
     WindshiftError,
     WrongLastId,
 )
+from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
 from windshift.server.events.spans import describe_ack, describe_publish
-from windshift.server.nats import headers as h
-from windshift.server.nats.jetstream import (
-    HEADER_TOO_LARGE,
-    MESSAGE_TOO_LARGE,
-    WRONG_LAST_SEQUENCE,
-    WRONG_LAST_SEQUENCE_UNTOLD,
-    Backoff,
-    JetStreamApi,
-    PubAck,
-    RefusedByBroker,
-    domain_error,
-    pause_within,
-)
-from windshift.server.nats.timestamps import NANOSECONDS
-from windshift.server.nats.writes import Write, Writes
 from windshift.server.telemetry.conventions import Kind
 from windshift.server.telemetry.tracer import Span, Tracer
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
-
-_ACTUAL = re.compile(r"wrong last sequence: (\d+)")
 
 
 class Publisher:
@@ -49,14 +36,13 @@ class Publisher:
 
     def __init__(
         self,
-        api: JetStreamApi,
+        api: JetStream,
         writes: Writes,
         counts: Counts | None = None,
         tracer: Tracer | None = None,
     ) -> None:
         self._api = api
         self._writes = writes
-        self._backoff = Backoff()
         self._counts = counts or Counts()
         self._tracer = tracer
 
@@ -93,51 +79,60 @@ class Publisher:
 
     async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
         write = Write(
-            request.subject, request.body, _headers(request), deadline, bool(request.idempotency_key)
+            request.subject.encode(), request.body, _headers(request), deadline, bool(request.idempotency_key)
         )
-        in_doubt = False  # whether an attempt may have stored the event, though a later one was refused
         try:
-            while True:
+            return await self._writes.write(write)
+        except JetStreamError as refusal:
+            return await self._refused(request, write, refusal)
+        except NatsError as error:
+            raise domain_error(error) from error
+
+    async def _refused(self, request: PublishRequest, write: Write, refusal: JetStreamError) -> PubAck:
+        """Raise what a refusal means; of an earlier attempt it says nothing.
+
+        A conditional publish may turn out to have been stored before, or to be worth other attempts.
+        """
+        in_doubt = refusal.in_doubt  # whether an attempt may have stored it, though a later one was refused
+        try:
+            ack = await self._settle(request, write, refusal, in_doubt=in_doubt)
+            if ack is not None:
+                return ack
+            async for _ in retry(write.deadline, first=2):
                 try:
                     return await self._writes.write(write)
-                except RefusedByBroker as refusal:
-                    in_doubt = in_doubt or refusal.in_doubt
-                    ack = await self._refused(request, write, refusal, in_doubt=in_doubt)
+                except JetStreamError as error:
+                    in_doubt = in_doubt or error.in_doubt
+                    ack = await self._settle(request, write, error, in_doubt=in_doubt)
                     if ack is not None:
                         return ack
         except WrongLastId:
             raise
-        except WindshiftError as error:
+        except (WindshiftError, NatsError) as error:
             if in_doubt:
                 raise OutcomeUnknown from error
-            raise
+            raise domain_error(error) if isinstance(error, NatsError) else error from error
+        raise OutcomeUnknown if in_doubt else BrokerUnavailable from refusal
 
-    async def _refused(
-        self, request: PublishRequest, write: Write, refusal: RefusedByBroker, *, in_doubt: bool
+    async def _settle(
+        self, request: PublishRequest, write: Write, refusal: JetStreamError, *, in_doubt: bool
     ) -> PubAck | None:
-        """Raise what a refusal means; of an earlier attempt it says nothing.
-
-        A conditional publish may turn out to have been stored before, or (`None`) to be worth another
-        attempt.
-        """
-        code = refusal.err_code
-        if code in (WRONG_LAST_SEQUENCE, WRONG_LAST_SEQUENCE_UNTOLD) and request.expected_last_id is not None:
-            return await self._settle_condition(
-                request, write, refusal, request.expected_last_id, in_doubt=in_doubt
-            )
-        if code == MESSAGE_TOO_LARGE:
-            raise EventTooLarge(await self._size_limit(refusal.stream, write.deadline)) from refusal
-        if code == HEADER_TOO_LARGE:
+        """Raise what a refusal means, or return what was stored before; `None` says to try again."""
+        code, expected = refusal.err_code, request.expected_last_id
+        if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD) and expected is not None:
+            return await self._settle_condition(request, write, refusal, expected, in_doubt=in_doubt)
+        if code == codes.MESSAGE_TOO_LARGE:
+            info = await self._api.stream_info(refusal.stream, write.deadline)
+            raise EventTooLarge(int(info["config"]["max_msg_size"])) from refusal
+        if code == codes.HEADER_TOO_LARGE:
             raise EventTooLarge(h.MAX_BLOCK) from refusal
-        if refusal.is_full:
-            raise StreamFull from refusal
         raise domain_error(refusal, stream=refusal.stream) from refusal
 
     async def _settle_condition(
         self,
         request: PublishRequest,
         write: Write,
-        refusal: RefusedByBroker,
+        refusal: JetStreamError,
         expected: int,
         *,
         in_doubt: bool,
@@ -150,35 +145,32 @@ class Publisher:
         """
         if request.idempotency_key:
             winner = await self._api.message(refusal.stream, {"seq": expected + 1}, write.deadline)
-            if winner is not None and winner.headers.get(h.MESSAGE_ID) == request.idempotency_key:
+            key = request.idempotency_key.encode()
+            if winner is not None and h.find(winner.headers, h.MESSAGE_ID) == key:
                 return PubAck(refusal.stream, winner.sequence, duplicate=True)
-            first = await self._recall(request.idempotency_key, write)
+            first = await self._recall(key, write)
             if first is not None:
                 return first
             if in_doubt and winner is None:
                 raise OutcomeUnknown from refusal
-        told = _ACTUAL.match(refusal.description)
-        actual = int(told[1]) if told else await self._last_sequence(refusal.stream, write.deadline)
+        actual = codes.actual_last_sequence(refusal)
+        if actual is None:
+            actual = await self._last_sequence(refusal.stream, write.deadline)
         if actual != expected:
             raise WrongLastId(expected, actual) from refusal
-        # Another write was under way when this one was refused, and came to nothing.
-        if not await pause_within(self._backoff.pauses(), write.deadline):
-            raise BrokerUnavailable from refusal
-        return None
+        return None  # another write was under way when this one was refused, and came to nothing
 
-    async def _recall(self, key: str, write: Write) -> PubAck | None:
+    async def _recall(self, key: bytes, write: Write) -> PubAck | None:
         """Ask the broker which event it stored for a key; `None` when it does not know the key.
 
-        There is no question for that. But of a message that says something impossible it looks at the key
-        before it refuses the rest. (Of all impossible things this one is safe: to expect a wrong last key
-        makes a replicated stream of nats-server 2.15.1 hang for good.)
+        JetStream has no lookup by message id, but checks the id before it rejects an invalid message. (Of all
+        that could be invalid, a rollup of an unknown kind is safe: to expect a wrong last key makes a
+        replicated stream of nats-server 2.15.1 hang for good.)
         """
-        headers = {h.MESSAGE_ID: h.Verified(key), h.ROLLUP: h.Verified("never")}
+        block = h.block(((h.MESSAGE_ID, key), (h.ROLLUP, b"never")))
         try:
-            ack = await self._writes.write(
-                Write(write.subject, b"", headers, write.deadline, repeatable=True)
-            )
-        except RefusedByBroker:
+            ack = await self._writes.write(Write(write.subject, b"", block, write.deadline, repeatable=True))
+        except JetStreamError:
             return None
         return ack if ack.duplicate else None
 
@@ -186,42 +178,32 @@ class Publisher:
         info = await self._api.stream_info(stream, deadline)
         return int(info["state"]["last_seq"])
 
-    async def _size_limit(self, stream: str, deadline: float) -> int:
-        info = await self._api.stream_info(stream, deadline)
-        return int(info["config"]["max_msg_size"])
 
-
-def _headers(request: PublishRequest) -> dict[str, h.Verified]:
+def _headers(request: PublishRequest) -> bytes:
     """Check everything that can be checked without the broker, and word it as headers."""
     names.subject("subject", request.subject)
     seconds, nanos = request.time or divmod(time.time_ns(), NANOSECONDS)
     type_url = request.type_url
-    headers = {
-        h.DATA_TYPE: _data_type(type_url) if len(type_url) <= _CACHED_URL else _read_data_type(type_url),
-        h.PUBLISHED_TIME: h.format_rfc3339(seconds, nanos),
-    }
+    begin = _begin(type_url) if len(type_url) <= _CACHED_URL else _read_type(type_url)
+    block = begin + headers.format_rfc3339(seconds, nanos) + b"\r\n"
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
-        headers[h.MESSAGE_ID] = h.Verified(request.idempotency_key)
+        block += h.line(h.MESSAGE_ID, request.idempotency_key.encode())
     if request.expected_last_id is not None:
-        headers[h.EXPECTED_LAST_SEQUENCE] = _sequence("expected_last_id", request.expected_last_id)
+        if request.expected_last_id > MAX_SEQUENCE:
+            raise InvalidField("expected_last_id", f"must be at most {MAX_SEQUENCE}")
+        block += h.line(h.EXPECTED_LAST_SEQUENCE, b"%d" % request.expected_last_id)
     if request.trace is not None:
-        headers[h.TRACE_PARENT] = h.Verified(request.trace.parent)
+        block += h.line(headers.TRACE_PARENT, request.trace.parent.encode())
         if request.trace.state:
-            headers[h.TRACE_STATE] = h.Verified(request.trace.state)
-    return headers
+            block += h.line(headers.TRACE_STATE, request.trace.state.encode())
+    return block + h.END
 
 
-def _read_data_type(type_url: str) -> h.Verified:
-    return h.Verified(names.type_name("data.type_url", type_url))
+def _read_type(type_url: str) -> bytes:
+    return headers.begin(names.type_name("data.type_url", type_url))
 
 
-_data_type = lru_cache(maxsize=1024)(_read_data_type)
+_begin = lru_cache(maxsize=1024)(_read_type)
 _CACHED_URL: Final = 256
 """Characters of a type URL up to which it may stay in memory."""
-
-
-def _sequence(field: str, value: int) -> h.Verified:
-    if value > MAX_SEQUENCE:
-        raise InvalidField(field, f"must be at most {MAX_SEQUENCE}")
-    return h.Verified(value)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final
 
-from windshift.server.nats.timestamps import nanoseconds
+from windshift.nats.times import nanoseconds
 
 METADATA_KEY: Final = "windshift.retry_policy"
 """Where a consumer's policy lies in the ``metadata`` of its configuration, as a JSON object."""

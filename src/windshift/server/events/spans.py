@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
+from windshift.nats import NoReply, Outcome
+from windshift.nats.jetstream import TERMINATE, PubAck
 from windshift.server.events.consuming.session import Errand, Kind
+from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import PublishRequest
-from windshift.server.nats.deliveries import TERMINATE, Delivery
-from windshift.server.nats.jetstream import PubAck
-from windshift.server.nats.replies import NoReply, Outcome
 from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.tracer import Attributes, Span, Tracer, bounded
 

@@ -7,11 +7,14 @@ this version has never heard of, must survive an update.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Final
 
+from windshift.nats import Backoff, NatsError, retry
+from windshift.nats.jetstream import JetStream, JsonObject, StreamState, codes
+from windshift.nats.times import nanoseconds
+from windshift.server.broker_errors import domain_error, is_invalid
 from windshift.server.errors import (
     BrokerUnavailable,
     InvalidField,
@@ -32,21 +35,10 @@ from windshift.server.events.specs import (
     StorageType,
     StreamSpec,
 )
-from windshift.server.nats.jetstream import (
-    INVALID_CONFIG,
-    NAME_IN_USE,
-    OUT_OF_SPACE,
-    STREAM_NOT_FOUND,
-    JsonObject,
-    RefusedByBroker,
-    domain_error,
-)
-from windshift.server.nats.streams import StreamApi, StreamState
-from windshift.server.nats.timestamps import nanoseconds
 
 UNLIMITED: Final = -1
-_ATTEMPTS = 20
-_PAUSE = 0.02
+OVERTAKEN_BACKOFF: Final = Backoff(timedelta(milliseconds=20), timedelta(milliseconds=200))
+"""Pauses of a change that others overtake."""
 
 
 class Streams:
@@ -55,7 +47,7 @@ class Streams:
     `default_replicas` is what a new stream gets when nobody says anything.
     """
 
-    def __init__(self, api: StreamApi, default_replicas: int) -> None:
+    def __init__(self, api: JetStream, default_replicas: int) -> None:
         self._api = api
         self._default_replicas = default_replicas
 
@@ -69,12 +61,12 @@ class Streams:
         refuse_contradictions(spec)
         try:
             await self._ensure(spec, deadline)
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             raise refusal_error(refusal, spec) from refusal
 
     async def _ensure(self, spec: StreamSpec, deadline: float) -> None:
-        for attempt in range(_ATTEMPTS):
-            stored = await self._api.find(spec.name, deadline)
+        async for _ in retry(deadline, OVERTAKEN_BACKOFF):
+            stored = await self._api.find_stream(spec.name, deadline)
             wanted = desired_config(
                 stored.config if stored else None,
                 spec,
@@ -83,7 +75,6 @@ class Streams:
             )
             if await self._tell(spec, stored, wanted, deadline):
                 return
-            await asyncio.sleep(_PAUSE * attempt)
         raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")
 
     async def _tell(
@@ -92,11 +83,11 @@ class Streams:
         """Create or update; false when another caller was faster and the stored stream must be read again."""
         try:
             if stored is None:
-                await self._api.create(wanted, deadline)
+                await self._api.create_stream(wanted, deadline)
             elif wanted != stored.config:
-                await self._api.update(wanted, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code in _OVERTAKEN:
+                await self._api.update_stream(wanted, deadline)
+        except NatsError as refusal:
+            if refusal.err_code in codes.STREAM_OVERTAKEN:
                 return False
             raise
         return True
@@ -106,10 +97,10 @@ class Streams:
     ) -> dict[str, int]:
         """Look up the last ids of the streams that are copied from; raise `StreamNotFound`."""
         names = _streams_to_look_up(stored.config if stored else {}, spec)
-        return {name: (await self._existing(name, deadline)).last_id for name in sorted(names)}
+        return {name: (await self._existing(name, deadline)).last_sequence for name in sorted(names)}
 
     async def _existing(self, name: str, deadline: float) -> StreamState:
-        stream = await self._api.find(name, deadline)
+        stream = await self._api.find_stream(name, deadline)
         if stream is None:
             raise StreamNotFound(name)
         return stream
@@ -295,17 +286,14 @@ def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
 
 # --- What the broker refuses --------------------------------------------------------------------------------
 
-_OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
-"""Another caller created the stream otherwise, or deleted it, between our question and our order."""
 
-
-def refusal_error(refusal: RefusedByBroker, spec: StreamSpec) -> Exception:
-    """Say in the contract's terms why the broker refused a stream; codes as in nats-server's errors.json."""
-    if refusal.err_code == 10113:
+def refusal_error(refusal: NatsError, spec: StreamSpec) -> Exception:
+    """Say in the contract's terms why the broker refused a stream."""
+    if refusal.err_code == codes.MAX_BYTES_REQUIRED:
         return InvalidField("retention_policy.max_bytes", "this broker takes no stream without this limit")
-    if refusal.err_code in OUT_OF_SPACE | {10122} and spec.retention.max_bytes:
+    if refusal.err_code in codes.OUT_OF_SPACE | {codes.MAX_BYTES_EXCEEDED} and spec.retention.max_bytes:
         return InvalidField("retention_policy.max_bytes", "the broker cannot set aside so much; ask for less")
     error = domain_error(refusal, stream=spec.name)
-    if isinstance(error, RefusedByBroker) and (error.code == 400 or error.err_code == INVALID_CONFIG):
-        return UnsupportedCombination(f"the broker refuses this stream: {refusal.description}")
+    if is_invalid(error):
+        return UnsupportedCombination(f"the broker refuses this stream: {error.description}")
     return error

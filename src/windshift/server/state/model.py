@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, NewType
 
-from windshift.server.nats.timestamps import Time
+from windshift.nats.times import Time
 
 Revision = NewType("Revision", int)
 """What a write gave to a key; it grows with every write to the store. 0 says that the key does not exist."""
@@ -19,5 +19,5 @@ class Entry:
 
     value: bytes
     revision: Revision
-    last_updated: Time | None
-    """The broker's time of the write; `None` should it be unreadable."""
+    last_updated: Time
+    """The broker's time of the write."""

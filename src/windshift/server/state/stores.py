@@ -7,11 +7,24 @@ keeps a marker with a revision for it, and every refusal can tell the key's actu
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
+from windshift.nats import Backoff, NatsError, Superseded, retry
+from windshift.nats.jetstream import Buckets, Record
 from windshift.server import names
-from windshift.server.errors import InvalidField, KeyExists, RevisionMismatch
-from windshift.server.nats.kv import Buckets, Record, Superseded
-from windshift.server.nats.timestamps import parse_rfc3339
+from windshift.server.broker_errors import broker_errors, domain_error, is_invalid
+from windshift.server.errors import (
+    BrokerUnavailable,
+    InvalidField,
+    KeyExists,
+    RevisionMismatch,
+    UnsupportedCombination,
+)
 from windshift.server.state.model import ABSENT, Entry, Revision
+
+_OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
+"""Pauses of a conditional write that others overtake."""
 
 
 class Stores:
@@ -27,12 +40,21 @@ class Stores:
     async def ensure(self, store: str, deadline: float) -> None:
         """Create a store; leave an existing one as it is."""
         names.store_name("store", store)
-        await self._buckets.ensure(store, deadline)
+        try:
+            await self._buckets.ensure(store, deadline)
+        except NatsError as error:
+            if is_invalid(error):
+                raise UnsupportedCombination(f"the broker refuses this store: {error.description}") from error
+            raise domain_error(error) from error
 
     async def get(self, store: str, key: str, deadline: float) -> Entry | None:
         """Return the latest value of a key; `None` if it does not exist."""
         _check(store, key)
-        return _entry(await self._buckets.read(store, key, deadline))
+        return _entry(await self._read(store, key, deadline))
+
+    async def _read(self, store: str, key: str, deadline: float) -> Record:
+        with broker_errors():
+            return await self._buckets.read(store, key, deadline)
 
     async def set(
         self,
@@ -53,33 +75,38 @@ class Stores:
         if create_only and last_revision is not None:
             raise InvalidField("last_revision", "cannot be combined with create_only; set one of them")
         if not create_only and last_revision is None:
-            return Revision(await self._buckets.put(store, key, value, deadline))
-        while True:
-            record = await self._buckets.read(store, key, deadline)
+            with broker_errors():
+                return Revision(await self._buckets.put(store, key, value, deadline))
+        async for _ in retry(deadline, _OTHER_WRITER):
+            record = await self._read(store, key, deadline)
             if create_only:
                 _require_absent(key, record)
             else:
                 _require_revision(last_revision, record)
             try:
-                return Revision(await self._buckets.put(store, key, value, deadline, record.sequence))
+                with broker_errors():
+                    return Revision(await self._buckets.put(store, key, value, deadline, record.sequence))
             except Superseded:
                 continue
+        raise BrokerUnavailable
 
     async def delete(
         self, store: str, key: str, deadline: float, *, last_revision: int | None = None
     ) -> None:
         """Delete a key; that it does not exist is fine, unless `last_revision` says otherwise."""
         _check(store, key)
-        while True:
-            record = await self._buckets.read(store, key, deadline)
+        async for _ in retry(deadline, _OTHER_WRITER):
+            record = await self._read(store, key, deadline)
             _require_revision(last_revision, record)
             if record.value is None:
                 return None
             try:
                 expected = None if last_revision is None else record.sequence
-                return await self._buckets.mark_deleted(store, key, deadline, expected)
+                with broker_errors():
+                    return await self._buckets.mark_deleted(store, key, deadline, expected)
             except Superseded:
                 continue
+        raise BrokerUnavailable
 
 
 def _check(store: str, key: str) -> None:
@@ -94,7 +121,7 @@ def _revision(record: Record) -> Revision:
 def _entry(record: Record) -> Entry | None:
     if record.value is None:
         return None
-    return Entry(record.value, Revision(record.sequence), parse_rfc3339(record.time))
+    return Entry(record.value, Revision(record.sequence), record.time)
 
 
 def _require_absent(key: str, record: Record) -> None:

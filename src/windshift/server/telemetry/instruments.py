@@ -5,7 +5,7 @@ begin with ``windshift.`` otherwise. In Prometheus they get its forms: ``_total`
 metrics have the names there that every Prometheus client library gives them.
 
 No label ever holds what a client chose, except the names of streams and consumers, of which a bounded number
-is shown (see `windshift.server.nats.census`).
+is shown (see `windshift.server.monitoring.census`).
 """
 
 from __future__ import annotations
@@ -139,10 +139,10 @@ PUBLISHES_WAITING: Final = Instrument(
     "windshift.publish.waiting", _U, "{publish}", "Writes that wait for their turn to be sent to JetStream"
 )
 DELIVERED: Final = Instrument(
-    "windshift.events.delivered", _C, "{event}", "Deliveries handed to clients, repeated ones included"
+    "windshift.events.delivered", _C, "{event}", "Puller handed to clients, repeated ones included"
 )
 REDELIVERED: Final = Instrument(
-    "windshift.events.redelivered", _C, "{event}", "Deliveries among them that were not their event's first"
+    "windshift.events.redelivered", _C, "{event}", "Puller among them that were not their event's first"
 )
 SETTLED: Final = Instrument(
     "windshift.events.settled",
@@ -153,7 +153,7 @@ SETTLED: Final = Instrument(
     ("kind",),
 )
 IN_FLIGHT: Final = Instrument(
-    "windshift.events.in_flight", _U, "{event}", "Deliveries that clients of this server hold unsettled"
+    "windshift.events.in_flight", _U, "{event}", "Puller that clients of this server hold unsettled"
 )
 CONFIRMATIONS_FAILED: Final = Instrument(
     "windshift.confirmations.failed",

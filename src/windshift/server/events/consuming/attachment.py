@@ -14,6 +14,8 @@ from collections.abc import Coroutine, Iterator
 from math import inf
 from typing import Any
 
+from windshift.nats import Message
+from windshift.nats.jetstream import Arrival, Ended, Notice, Puller
 from windshift.server.errors import ForbiddenByBroker, WindshiftError
 from windshift.server.events.consuming.alarm import Alarm
 from windshift.server.events.consuming.commands import Command
@@ -26,10 +28,10 @@ from windshift.server.events.consuming.session import Session
 from windshift.server.events.consuming.settling import Settling
 from windshift.server.events.consuming.triage import Triage
 from windshift.server.events.consuming.window import Held, Replay, Window
+from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import CONSUMER, REPLAY
 from windshift.server.events.spans import ConsumeSpans, end_unanswered
-from windshift.server.nats.deliveries import Arrival, Deliveries, Delivery, Ended, Notice
-from windshift.server.nats.notes import CONSUMER, REPLAY
 
 
 class Attachment:
@@ -53,7 +55,6 @@ class Attachment:
         "_client",
         "_consumer",
         "_counts",
-        "_deliveries",
         "_ending",
         "_failure",
         "_feed",
@@ -62,6 +63,7 @@ class Attachment:
         "_loop",
         "_options",
         "_patience",
+        "_puller",
         "_pulls",
         "_reopen",
         "_resuming",
@@ -99,13 +101,13 @@ class Attachment:
         self._patience = options.confirm_timeout.total_seconds()
         self._session = Session(window, self._patience)
         self._pulls = Pulls(window, options.pull.silence)
-        self._deliveries = Deliveries(broker.connection, *consumer, options.pull, self._arrive)
+        self._puller = Puller(broker.connection, *consumer, options.pull, self._arrive)
         self._loop = asyncio.get_running_loop()
         shared = self._shared = broker.dead_letters
         self._triage = Triage(
             shared,
-            broker.replies,
-            self._deliveries,
+            broker.requests,
+            self._puller,
             consumer,
             found.state.created,
             self._patience,
@@ -115,7 +117,7 @@ class Attachment:
         self._wake = asyncio.Event()
         self._alarm = Alarm(self._loop, self._wake.set)
         self._following = Following(
-            broker.consumers,
+            broker.api,
             consumer,
             found,
             window,
@@ -127,7 +129,7 @@ class Attachment:
         self._following.gate = gate
         self._settling = Settling(
             self._session,
-            broker.replies,
+            broker.requests,
             self._triage,
             broker.counts,
             self._spans,
@@ -219,19 +221,19 @@ class Attachment:
         """
         self._alarm.stop()
         try:
-            await self._deliveries.close()
+            await self._puller.close()
         finally:
             for delivery in self._arrived:
-                self._deliveries.hand_back(delivery.reply)
+                self._puller.hand_back(delivery.reply)
             for waiting, _, _ in self._backlog:
-                self._deliveries.hand_back(waiting.reply)
+                self._puller.hand_back(waiting.reply)
             for reply in self._triage.undecided:
-                self._deliveries.hand_back(reply)
+                self._puller.hand_back(reply)
             released = self._session.release()
             self._counts.released += len(released)
             for seq, held in released:
                 self._triage.failures.failed(seq, held)
-                self._deliveries.hand_back(held.reply)
+                self._puller.hand_back(held.reply)
 
     # -- turns ---------------------------------------------------------------------------------------
 
@@ -240,11 +242,11 @@ class Attachment:
             if self._reopen and not self._following.stale and not self._ending and not self._resuming:
                 self._reopen = False
                 self._window.lose_requests()
-                await self._deliveries.open()
+                self._puller.open()
             elif self._withdraw:
                 self._withdraw = False
                 self._window.lose_requests()
-                await self._deliveries.close()
+                await self._puller.close()
                 self._reopen = True
                 self._wake.set()
             self._turn()
@@ -374,7 +376,7 @@ class Attachment:
         if self._unsent or self._resuming or self._reopen:
             return
         pull = self._pulls.next(now, busy=self._session.busy)
-        if pull is not None and not self._deliveries.pull(pull.batch, pull.max_bytes):
+        if pull is not None and not self._puller.pull(pull.batch, pull.max_bytes):
             self._pulls.unsent(pull)
 
     # -- the client's commands -----------------------------------------------------------------------
@@ -404,8 +406,8 @@ class Attachment:
     # -- called from NATS: only note what happened, and wake -----------------------------------------
 
     def _arrive(self, arrival: Arrival) -> None:
-        if isinstance(arrival, Delivery):
-            self._arrived.append(arrival)
+        if isinstance(arrival, Message):
+            self._arrived.append(read_delivery(arrival))
             self._wake.set()
         elif arrival is Notice.ALIVE:
             self._pulls.heard(self._loop.time())

@@ -9,8 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
-from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 MOST: Final = 20_000
 """Events of which something is remembered."""

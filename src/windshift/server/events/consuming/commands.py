@@ -8,9 +8,9 @@ from typing import NamedTuple, TypeAlias
 
 from windshift.server.errors import InvalidField
 from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.names import consumer_name, stream_name
-from windshift.server.nats.deliveries import StreamSeq
 
 DEFAULT_PROCESSING_EVENTS = 50
 MOST_PROCESSING_EVENTS = 10_000

@@ -108,6 +108,4 @@ class Subscription:
 
     async def _find(self, subscribe: Subscribe, window: int) -> Found:
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
-        return await find_consumer(
-            self._broker.consumers, subscribe.stream, subscribe.consumer, window, deadline
-        )
+        return await find_consumer(self._broker.api, subscribe.stream, subscribe.consumer, window, deadline)

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
+from windshift.nats import NatsError
+from windshift.nats.jetstream import ConsumerState
 from windshift.server.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.alertness import Alertness
 from windshift.server.events.consuming.attempts import FailedAttempts
@@ -23,11 +25,9 @@ from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, Written
-from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.consumers import ConsumerState
-from windshift.server.nats.deliveries import StreamSeq, stored_at
-from windshift.server.nats.jetstream import RefusedByBroker
-from windshift.server.nats.notes import REPLAY, Notes
+from windshift.server.events.deliveries import stored_at
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.notes import REPLAY, Notes
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +69,7 @@ class DeadLettering:
 
         There are few. Others come as another attempt, if they come at all, and are looked up then.
         Calls that begin at about the same time, as after a reconnect, are answered by one request. Raise
-        `BrokerUnavailable` or `RefusedByBroker`.
+        `BrokerUnavailable` or `NatsError`.
         """
         key = consumer, state.created
         recall = self._recalls.get(key)
@@ -101,7 +101,7 @@ class DeadLettering:
             await asyncio.sleep(LOOK_INTERVAL)
             try:
                 outstanding = await self.replays.outstanding("", "", now() + LOOK_INTERVAL)
-            except (WindshiftError, RefusedByBroker):
+            except (WindshiftError, NatsError):
                 continue
             for stream, consumer in {(replay.stream, replay.consumer) for replay in outstanding}:
                 self.notes.tell(REPLAY, stream, consumer)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Coroutine
 from time import monotonic
 from typing import Any, Final
 
+from windshift.nats import NatsError
+from windshift.nats.jetstream import JetStream
 from windshift.server.errors import BrokerUnavailable, ConsumerNotFound, WindshiftError
 from windshift.server.events.consuming.lookup import Found, find_consumer
 from windshift.server.events.consuming.parties import Gate
@@ -19,8 +21,6 @@ from windshift.server.events.consuming.slots import enough_slots
 from windshift.server.events.consuming.triage import Triage
 from windshift.server.events.consuming.window import Window
 from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.jetstream import RefusedByBroker
 from windshift.server.telemetry.seldom import Seldom
 
 _PAUSE: Final = 0.5
@@ -42,7 +42,7 @@ class Following:
         gate: what the client may consume; None = everything.
 
     Args:
-        consumers: where consumers are looked up.
+        api: where consumers are looked up.
         consumer: what names this one.
         found: how it was found just now.
         window: what the client holds; it follows the timeout.
@@ -53,8 +53,8 @@ class Following:
     """
 
     __slots__ = (
+        "_api",
         "_consumer",
-        "_consumers",
         "_deleted",
         "_doubt",
         "_end",
@@ -72,7 +72,7 @@ class Following:
 
     def __init__(
         self,
-        consumers: ConsumerApi,
+        api: JetStream,
         consumer: ConsumerKey,
         found: Found,
         window: Window,
@@ -81,7 +81,7 @@ class Following:
         start: Callable[[Coroutine[Any, Any, None]], None],
         end: Callable[[Exception], None],
     ) -> None:
-        self._consumers = consumers
+        self._api = api
         self._consumer = consumer
         self._window = window
         self._triage = triage
@@ -172,7 +172,7 @@ class Following:
     async def _find(self) -> None:
         """Look the consumer up, and follow what was changed."""
         deadline = self._deadline()
-        found = await find_consumer(self._consumers, *self._consumer, self._window.size, deadline)
+        found = await find_consumer(self._api, *self._consumer, self._window.size, deadline)
         if found.state.created != self.found.state.created:
             raise ConsumerNotFound(self._consumer.name)
         self.check(found)
@@ -187,8 +187,8 @@ class Following:
     async def _raise_slots(self, found: Found, wanted: int, deadline: float) -> None:
         config = found.state.config | {"max_ack_pending": wanted}
         try:
-            await self._consumers.update(*self._consumer, config, deadline)
-        except (WindshiftError, RefusedByBroker):
+            await self._api.update_consumer(*self._consumer, config, deadline)
+        except (WindshiftError, NatsError):
             log.warning(
                 "events that wait for another attempt hold most places of a consumer, and it gets no more",
                 extra={"stream": self._consumer.stream, "consumer": self._consumer.name},

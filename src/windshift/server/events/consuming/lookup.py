@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+from windshift.nats import NatsError
+from windshift.nats.jetstream import ConsumerState, JetStream, JsonObject, PullOptions
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.pulls import LARGEST_LIMIT
 from windshift.server.events.retries import RetryPolicy, stored_policy
-from windshift.server.nats.consumers import ConsumerApi, ConsumerState
-from windshift.server.nats.deliveries import PullOptions
-from windshift.server.nats.jetstream import JsonObject, RefusedByBroker, domain_error
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
@@ -42,9 +42,7 @@ class Found:
         return chosen_subjects(self.state.config)
 
 
-async def find_consumer(
-    consumers: ConsumerApi, stream: str, consumer: str, window: int, deadline: float
-) -> Found:
+async def find_consumer(api: JetStream, stream: str, consumer: str, window: int, deadline: float) -> Found:
     """Return a consumer that a call with a window of this size can consume from.
 
     Raises:
@@ -54,8 +52,8 @@ async def find_consumer(
         BrokerUnavailable: the broker did not answer by `deadline`, a time of the running loop.
     """
     try:
-        state = await consumers.state(stream, consumer, deadline)
-    except RefusedByBroker as refusal:
+        state = await api.consumer(stream, consumer, deadline)
+    except NatsError as refusal:
         raise domain_error(refusal, stream=stream, consumer=consumer) from refusal
     if state is None:
         raise ConsumerNotFound(consumer)

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
+from windshift.nats import Connection, Requests
+from windshift.nats.jetstream import JetStream, PullOptions
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.session import Confirmation
 from windshift.server.events.counts import Counts
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.deliveries import Delivery, PullOptions
-from windshift.server.nats.replies import Replies
+from windshift.server.events.deliveries import Delivery
 from windshift.server.telemetry.tracer import Tracer
 
 STALLED = 16 * 1024
@@ -103,8 +102,8 @@ class Broker:
     """The parts of NATS that consuming needs, and where what happens is counted and traced."""
 
     connection: Connection
-    replies: Replies
-    consumers: ConsumerApi
+    requests: Requests
+    api: JetStream
     dead_letters: DeadLettering
     counts: Counts = field(default_factory=Counts)
     tracer: Tracer | None = None

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from math import inf
 from typing import NamedTuple
 
+from windshift.nats.jetstream import Ended
 from windshift.server.events.consuming.window import Window
-from windshift.server.nats.deliveries import Delivery, Ended, pending_after
+from windshift.server.events.deliveries import Delivery, pending_after
 
 SMALLEST_LIMIT = 16 * 1024
 """Bytes that a request to the broker may bring for a client of which nothing is known, or that does not
@@ -76,7 +77,7 @@ class Pulls:
         self._one_by_one = False
         self._size = float(USUAL_SIZE)
         self._taken = 0.0
-        self._last = ""
+        self._last = b""
         self._stuck_at = inf
         self._heard = inf  # nothing was asked yet
         self._resume_at = inf  # not paused

@@ -10,22 +10,14 @@ import asyncio
 from collections.abc import Callable
 from datetime import timedelta
 
+from windshift.nats import Connection, Message, NatsError
+from windshift.nats.jetstream import ACK, TERMINATE, Arrival, Notice, Puller, PullOptions
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.window import Replay
 from windshift.server.events.dead_letters.replays import STREAM, read_pointer
+from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.deliveries import (
-    ACK,
-    TERMINATE,
-    Arrival,
-    Deliveries,
-    Delivery,
-    Notice,
-    PullOptions,
-)
-from windshift.server.nats.jetstream import RefusedByBroker
 
 
 async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: float) -> bool:
@@ -35,7 +27,7 @@ async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: fl
     """
     try:
         return bool(await shared.replays.outstanding(*consumer, deadline))
-    except (WindshiftError, RefusedByBroker):
+    except (WindshiftError, NatsError):
         return False
 
 
@@ -115,7 +107,7 @@ class ReplayFeed:
             try:
                 while await self._is_any():
                     await self._bring()
-            except (WindshiftError, RefusedByBroker):
+            except (WindshiftError, NatsError):
                 await asyncio.sleep(_PAUSE)
                 self._told.set()
 
@@ -126,30 +118,30 @@ class ReplayFeed:
         """Bring replays until the broker ends a request for the next one, or is not heard any more."""
         name = await self._ensure_consumer()
         self._arrivals = asyncio.Queue()
-        deliveries = Deliveries(self._connection, STREAM, name, self._pull, self._arrivals.put_nowait)
+        puller = Puller(self._connection, STREAM, name, self._pull, self._arrivals.put_nowait)
         pointer: Delivery | None = None
         try:
-            if not await deliveries.open():
+            if not puller.open():
                 await asyncio.sleep(_PAUSE)
                 return
             while True:
                 await self._wait_for_room()
-                if not deliveries.pull(1):
+                if not puller.pull(1):
                     await asyncio.sleep(_PAUSE)
                     return
                 pointer = await self._next()
                 if pointer is None:
                     return
-                await self._follow(pointer, deliveries)
+                await self._follow(pointer, puller)
                 pointer = None
         finally:
-            await deliveries.close()
+            await puller.close()
             if pointer is not None:
-                deliveries.hand_back(pointer.reply)
+                puller.hand_back(pointer.reply)
             while not self._arrivals.empty():
                 arrival = self._arrivals.get_nowait()
-                if isinstance(arrival, Delivery):
-                    deliveries.hand_back(arrival.reply)
+                if isinstance(arrival, Message):
+                    puller.hand_back(arrival.reply)
 
     async def _wait_for_room(self) -> None:
         while not self._has_room():
@@ -170,24 +162,24 @@ class ReplayFeed:
                     arrival = await self._arrivals.get()
             except TimeoutError:
                 return None
-            if isinstance(arrival, Delivery):
-                return arrival
+            if isinstance(arrival, Message):
+                return read_delivery(arrival)
             if arrival is not Notice.ALIVE:
                 await asyncio.sleep(_PAUSE if isinstance(arrival, Notice) else 0)
                 return None
 
-    async def _follow(self, pointer: Delivery, deliveries: Deliveries) -> None:
+    async def _follow(self, pointer: Delivery, puller: Puller) -> None:
         """Pass on the event that a pointer stands for, or end the replay if there is nothing to deliver."""
         try:
             letter_id, count = read_pointer(pointer)
         except ValueError:  # somebody else's
-            deliveries.tell(pointer.reply, TERMINATE)
+            puller.tell(pointer.reply, TERMINATE)
             return
         if self._ensured != self._timeout():  # it was changed while this pointer was waited for
             await self._ensure_consumer()
         letter = await self._shared.store.get(letter_id, self._deadline())
         if letter is None or letter.failure.replay_count >= count:
-            deliveries.tell(pointer.reply, ACK)
+            puller.tell(pointer.reply, ACK)
         else:
             self._take(letter.delivery(pointer.attempt, pointer.reply), Replay(letter_id, count))
 

@@ -18,8 +18,9 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from math import inf
 
+from windshift.nats.jetstream import TERMINATE
 from windshift.server.events.consuming.window import Held, Window
-from windshift.server.nats.deliveries import TERMINATE, StreamSeq
+from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
 
 MOST_UNCONFIRMED = 20_000
@@ -121,7 +122,7 @@ class Errand:
         self._followers: list[Confirmation] | None = None
 
     @property
-    def reply(self) -> str:
+    def reply(self) -> bytes:
         """Where the broker takes acknowledgements of this delivery."""
         return self.held.reply
 

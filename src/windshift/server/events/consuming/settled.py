@@ -11,8 +11,7 @@ from collections.abc import Iterable
 from math import inf
 from typing import Final, TypeAlias
 
-from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 GENERATION: Final = 1.0
 """Seconds. At the loss of a connection the settlements of the last one to two of them are known."""

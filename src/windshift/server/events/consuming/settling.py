@@ -11,6 +11,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from typing import Any
 
+from windshift.nats import NatsError, NoReply, NotConnected, Outcome, Requests
+from windshift.nats.jetstream import ACK, PROGRESS, TERMINATE, nak
 from windshift.server.errors import AlreadySubscribed, WindshiftError
 from windshift.server.events.consuming.commands import (
     Ack,
@@ -29,11 +31,8 @@ from windshift.server.events.consuming.triage import Triage
 from windshift.server.events.consuming.window import Replay
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.letters import Failure
+from windshift.server.events.model import StreamSeq
 from windshift.server.events.spans import ConsumeSpans, end_settlement
-from windshift.server.nats.connection import NotConnected
-from windshift.server.nats.deliveries import ACK, PROGRESS, TERMINATE, StreamSeq, nak
-from windshift.server.nats.jetstream import RefusedByBroker
-from windshift.server.nats.replies import NoReply, Outcome, Replies
 
 
 class Settling:
@@ -44,7 +43,7 @@ class Settling:
 
     Args:
         session: what was asked and what is answered.
-        replies: where acknowledgements are sent.
+        requests: where acknowledgements are sent.
         triage: knows the consumer's policy and where dead letters go, and is told what was settled.
         counts: counts what the broker has stored.
         spans: records settlements, if anything is recorded.
@@ -58,7 +57,7 @@ class Settling:
         "_counts",
         "_failures",
         "_now",
-        "_replies",
+        "_requests",
         "_session",
         "_shared",
         "_spans",
@@ -71,7 +70,7 @@ class Settling:
     def __init__(
         self,
         session: Session,
-        replies: Replies,
+        requests: Requests,
         triage: Triage,
         counts: Counts,
         spans: ConsumeSpans | None,
@@ -80,7 +79,7 @@ class Settling:
         unheard: Callable[[], None],
     ) -> None:
         self._session = session
-        self._replies = replies
+        self._requests = requests
         self._shared = triage.shared
         self._triage = triage
         self._failures = triage.failures
@@ -89,7 +88,7 @@ class Settling:
         self._start = start
         self._answered = answered
         self._unheard = unheard
-        self._now = replies.loop.time
+        self._now = requests.loop.time
         self.slots = Slots()
 
     def obey(self, command: Command) -> None:
@@ -175,7 +174,7 @@ class Settling:
         try:
             with self._triage.prolonged(errand.reply, at_once=True):
                 await self._shared.store.delete(replay.id, deadline)
-        except (WindshiftError, RefusedByBroker):
+        except (WindshiftError, NatsError):
             return False
         return True
 
@@ -193,7 +192,7 @@ class Settling:
         """
         deadline = errand.confirmation.expires
         try:
-            self._replies.send(errand.reply, errand.payload, None, partial(self._on_answer, errand), deadline)
+            self._requests.send(errand.reply, errand.payload, b"", partial(self._on_answer, errand), deadline)
         except NotConnected:
             if not errand.may_repeat:
                 self._fail(errand)
@@ -222,7 +221,7 @@ class Settling:
     async def _see_whether_void(self, errand: Errand, outcome: Outcome) -> None:
         try:
             errand.void = await self._triage.is_dead(errand.seq, errand.reply)
-        except (WindshiftError, RefusedByBroker):
+        except (WindshiftError, NatsError):
             self._finish(errand, NoReply.TIMED_OUT)
             return
         if not errand.answered:

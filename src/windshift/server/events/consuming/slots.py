@@ -10,8 +10,8 @@ from __future__ import annotations
 from math import inf
 from typing import Final
 
+from windshift.nats.jetstream import ConsumerState
 from windshift.server.events.consumers import MAX_ACK_PENDING
-from windshift.server.nats.consumers import ConsumerState
 
 LONG_NS: Final = 1_000_000_000
 """Delays from here on are watched."""

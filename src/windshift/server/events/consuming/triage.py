@@ -16,26 +16,16 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
+from windshift.nats import NatsError, NotConnected, Requests
+from windshift.nats.jetstream import ACK, PROGRESS, TERMINATE, ConsumerState, Puller
+from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering, Failures
 from windshift.server.events.consuming.window import Replay
 from windshift.server.events.dead_letters.letters import LetterId
-from windshift.server.events.model import ConsumerKey
+from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
-from windshift.server.nats.connection import NotConnected
-from windshift.server.nats.consumers import ConsumerState
-from windshift.server.nats.deliveries import (
-    ACK,
-    PROGRESS,
-    TERMINATE,
-    Deliveries,
-    Delivery,
-    StreamSeq,
-    stored_at,
-)
-from windshift.server.nats.jetstream import RefusedByBroker
-from windshift.server.nats.replies import Replies
-from windshift.server.nats.timestamps import Time, parse_rfc3339
 
 EPOCH: Final = Time(0, 0)
 
@@ -59,8 +49,8 @@ class Triage:
 
     Args:
         shared: where dead letters go.
-        replies: where settlements are sent.
-        deliveries: the attachment's.
+        requests: where settlements are sent.
+        puller: the attachment's.
         consumer: the consumer.
         created: when it was made, as the broker writes times.
         patience: seconds that a decision may take.
@@ -74,10 +64,10 @@ class Triage:
         "_consumer",
         "_created",
         "_dead",
-        "_deliveries",
         "_made",
         "_patience",
-        "_replies",
+        "_puller",
+        "_requests",
         "_settled",
         "_start",
         "failures",
@@ -90,8 +80,8 @@ class Triage:
     def __init__(
         self,
         shared: DeadLettering,
-        replies: Replies,
-        deliveries: Deliveries,
+        requests: Requests,
+        puller: Puller,
         consumer: ConsumerKey,
         created: str,
         patience: float,
@@ -99,20 +89,20 @@ class Triage:
         admit: Callable[[Delivery | None, float], None],
     ) -> None:
         self.shared = shared
-        self._replies = replies
-        self._deliveries = deliveries
+        self._requests = requests
+        self._puller = puller
         self._consumer = consumer
-        self.failures = Failures(shared.attempts, consumer, replies.loop.time)
+        self.failures = Failures(shared.attempts, consumer, requests.loop.time)
         self._patience = patience
         self._start = start
         self._admit = admit
         self._made = created
-        self._settled = shared.settled.attach(consumer, created, replies.loop.time())
+        self._settled = shared.settled.attach(consumer, created, requests.loop.time())
         self._created = parse_rfc3339(created) or EPOCH
         self._dead: dict[StreamSeq, int] = {}
         self.policy = RetryPolicy()
         self.timeout = timedelta(seconds=30)
-        self.undecided: set[str] = set()
+        self.undecided: set[bytes] = set()
 
     # -- what is known -------------------------------------------------------------------------------
 
@@ -122,7 +112,7 @@ class Triage:
         A dead letter that is older than the consumer is of an earlier one with its name, and counts for
         nothing.
 
-        Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
+        Raise `BrokerUnavailable` or `NatsError` when that cannot be told now.
         """
         self._dead = {}
         if self.policy.dead_letters:
@@ -135,14 +125,14 @@ class Triage:
             self._dead.pop(seq, None)
 
     @contextmanager
-    def prolonged(self, reply: str, *, at_once: bool = False) -> Iterator[None]:
+    def prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
         """Have a delivery not made again while its event is dealt with, however long that takes."""
-        loop, pause = self._replies.loop, max(self.timeout.total_seconds() / 3, _SHORTEST_PAUSE)
+        loop, pause = self._requests.loop, max(self.timeout.total_seconds() / 3, _SHORTEST_PAUSE)
         timer: asyncio.TimerHandle
 
         def prolong() -> None:
             nonlocal timer
-            self._deliveries.tell(reply, PROGRESS)
+            self._puller.tell(reply, PROGRESS)
             timer = loop.call_later(pause, prolong)
 
         if at_once:
@@ -165,19 +155,19 @@ class Triage:
 
     def close(self) -> None:
         """Share nothing any more."""
-        self.shared.settled.detach(self._consumer, self._made, self._replies.loop.time())
+        self.shared.settled.detach(self._consumer, self._made, self._requests.loop.time())
 
     # -- deciding ------------------------------------------------------------------------------------
 
     def passes(self, delivery: Delivery, now: float) -> bool:
         """Whether the client is to have a delivery. If not, it is taken care of."""
         if self._settled.doubted and self._settled.knows(delivery.id, now):
-            self._deliveries.tell(delivery.reply, ACK)
+            self._puller.tell(delivery.reply, ACK)
             return False
         if delivery.attempt == 1 and not self._dead:
             return True
         if delivery.attempt > 1 and self._settled.lately(delivery.id):
-            self._deliveries.tell(delivery.reply, ACK)
+            self._puller.tell(delivery.reply, ACK)
             return False
         dead = self._dead.get(delivery.id)
         is_dead = dead is not None and dead == stored_at(delivery.reply)
@@ -193,41 +183,43 @@ class Triage:
         """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
         stale = (delivery.attempt > 1 or self._settled.doubted) and self._settled.lately(delivery.id)
         if stale:
-            self._deliveries.tell(delivery.reply, ACK)
+            self._puller.tell(delivery.reply, ACK)
         return stale
 
     def give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make no further attempt at an event."""
         self._divert(delivery.reply, self._give_up(delivery, replay))
 
-    def dead_letter(self, seq: StreamSeq, reply: str) -> None:
+    def dead_letter(self, seq: StreamSeq, reply: bytes) -> None:
         """Remember that an event is a dead letter and yet may be delivered."""
         self._dead[seq] = stored_at(reply)
 
-    def _divert(self, reply: str, work: Coroutine[Any, Any, None]) -> None:
+    def _divert(self, reply: bytes, work: Coroutine[Any, Any, None]) -> None:
         self.undecided.add(reply)
         self._start(work)
 
-    def _decided(self, reply: str) -> None:
+    def _decided(self, reply: bytes) -> None:
         self.undecided.discard(reply)
         self._admit(None, 0.0)
 
-    async def is_dead(self, seq: StreamSeq, reply: str) -> bool:
+    async def is_dead(self, seq: StreamSeq, reply: bytes) -> bool:
         """Whether an event is a dead letter of this consumer.
 
-        Raise `BrokerUnavailable` or `RefusedByBroker` when that cannot be told now.
+        Raise `BrokerUnavailable` or `NatsError` when that cannot be told now.
         """
-        letter = await self.shared.store.get(self._id(seq, reply), self._replies.loop.time() + self._patience)
+        letter = await self.shared.store.get(
+            self._id(seq, reply), self._requests.loop.time() + self._patience
+        )
         return letter is not None and letter.time >= self._created
 
     async def _verify(self, delivery: Delivery) -> None:
         """Pass on another attempt, unless a crash came between a dead letter and the end of its event."""
-        begun = self._replies.loop.time()
+        begun = self._requests.loop.time()
         since = self.shared.alertness.arrived(begun)
         try:
             with self.prolonged(delivery.reply):
                 is_dead = await self._look_up(delivery, begun + _ELECTION)
-        except (WindshiftError, RefusedByBroker):
+        except (WindshiftError, NatsError):
             self._return(delivery)  # it cannot be told now
             return
         if is_dead:
@@ -237,23 +229,23 @@ class Triage:
 
     def _pass_on(self, delivery: Delivery, since: float, begun: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
-        now, timeout = self._replies.loop.time(), self.timeout.total_seconds()
+        now, timeout = self._requests.loop.time(), self.timeout.total_seconds()
         if max(begun - since, now - self.shared.alertness.arrived(now)) >= timeout:
             self._decided(delivery.reply)
             return
         if now - since > timeout / 10:  # the client is to have all of it
-            self._deliveries.tell(delivery.reply, PROGRESS)
+            self._puller.tell(delivery.reply, PROGRESS)
             since = now
         self.undecided.discard(delivery.reply)
         self._admit(delivery, since)
 
     async def _look_up(self, delivery: Delivery, deadline: float) -> bool:
         """Ask `is_dead`, again if need be: to return the delivery would cost its event an attempt."""
-        now = self._replies.loop.time
+        now = self._requests.loop.time
         while True:
             try:
                 return await self.is_dead(delivery.id, delivery.reply)
-            except (WindshiftError, RefusedByBroker):
+            except (WindshiftError, NatsError):
                 if now() > deadline:
                     raise
                 await asyncio.sleep(_PAUSE)
@@ -262,7 +254,7 @@ class Triage:
         letter_id = self._id(delivery.id, delivery.reply) if replay is None else replay.id
         attempts = self.policy.max_attempts or delivery.attempt - 1
         failure = self.failures.exhausted(letter_id, attempts, replay.number if replay else 0)
-        deadline = self._replies.loop.time() + self._patience
+        deadline = self._requests.loop.time() + self._patience
         if not self.policy.dead_letters and replay is None:
             self.shared.told.dropped(failure, delivery.subject, delivery.type_name, delivery.trace_parent)
         else:
@@ -275,17 +267,17 @@ class Triage:
         await self._terminate(delivery.reply)
 
     def _return(self, delivery: Delivery) -> None:
-        self._deliveries.hand_back(delivery.reply, self.policy.backoff_ns(delivery.attempt, random.random()))
+        self._puller.hand_back(delivery.reply, self.policy.backoff_ns(delivery.attempt, random.random()))
         self._decided(delivery.reply)
 
-    async def _terminate(self, reply: str) -> None:
+    async def _terminate(self, reply: bytes) -> None:
         """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
         try:
-            deadline = self._replies.loop.time() + self._patience
-            await self._replies.request(reply, TERMINATE, None, deadline)
+            deadline = self._requests.loop.time() + self._patience
+            await self._requests.request(reply, TERMINATE, b"", deadline)
         except NotConnected:
             pass
         self._decided(reply)
 
-    def _id(self, seq: StreamSeq, reply: str) -> LetterId:
+    def _id(self, seq: StreamSeq, reply: bytes) -> LetterId:
         return LetterId(*self._consumer, seq, stored_at(reply))

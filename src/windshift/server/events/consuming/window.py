@@ -12,7 +12,7 @@ from math import inf
 from typing import NamedTuple, TypeAlias
 
 from windshift.server.events.dead_letters.letters import LetterId
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
 
 MARGIN = 0.05
@@ -47,7 +47,7 @@ class Held:
     __slots__ = ("attempt", "deadline", "replay", "reply", "settling", "since", "span", "unanswered")
 
     def __init__(
-        self, reply: str, attempt: int, deadline: float, since: float = 0.0, replay: Replay | None = None
+        self, reply: bytes, attempt: int, deadline: float, since: float = 0.0, replay: Replay | None = None
     ) -> None:
         self.reply = reply
         self.attempt = attempt
@@ -144,7 +144,7 @@ class Window:
             self.requested -= 1
 
     def admit(
-        self, seq: StreamSeq, reply: str, attempt: int, now: float, replay: Replay | None = None
+        self, seq: StreamSeq, reply: bytes, attempt: int, now: float, replay: Replay | None = None
     ) -> Held | None:
         """Hold a delivery that arrived at `now`; None when there is no room.
 

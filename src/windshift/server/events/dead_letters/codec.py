@@ -14,11 +14,16 @@ from __future__ import annotations
 
 import re
 from base64 import b64decode, b64encode
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 
+from windshift.nats import headers as h
+from windshift.nats.headers import HeaderLines
+from windshift.nats.jetstream import StoredMessage
+from windshift.nats.times import Time, from_unix_ns, parse_rfc3339
+from windshift.server.events import headers
 from windshift.server.events.dead_letters.letters import (
     Cause,
     DeadLetter,
@@ -27,41 +32,37 @@ from windshift.server.events.dead_letters.letters import (
     id_text,
     read_id,
 )
-from windshift.server.nats import headers as h
-from windshift.server.nats.stored import HeaderLines, Stored
-from windshift.server.nats.timestamps import Time, from_unix_ns, parse_rfc3339
 
 SUBJECTS: Final = "_WS.dead."
 """What the subjects of entries begin with; then comes the id."""
 RESTS: Final = "_WS.rest."
 """What the subjects of rests begin with; then come the id and the writer."""
 
-SUBJECT: Final = "WS-DL-Subject"
-ATTEMPTS: Final = "WS-DL-Attempts"
-FIRST_DELIVERY: Final = "WS-DL-First-Delivery"
-LAST_DELIVERY: Final = "WS-DL-Last-Delivery"
-CAUSE: Final = "WS-DL-Cause"
-REASON: Final = "WS-DL-Reason"
-ERROR_TYPE: Final = "WS-DL-Error-Type"
-REPLAY_COUNT: Final = "WS-DL-Replay-Count"
-MESSAGE_ID: Final = "WS-DL-Message-Id"
+SUBJECT: Final = b"WS-DL-Subject"
+ATTEMPTS: Final = b"WS-DL-Attempts"
+FIRST_DELIVERY: Final = b"WS-DL-First-Delivery"
+LAST_DELIVERY: Final = b"WS-DL-Last-Delivery"
+CAUSE: Final = b"WS-DL-Cause"
+REASON: Final = b"WS-DL-Reason"
+ERROR_TYPE: Final = b"WS-DL-Error-Type"
+REPLAY_COUNT: Final = b"WS-DL-Replay-Count"
+MESSAGE_ID: Final = b"WS-DL-Message-Id"
 """The idempotency key, which the broker would otherwise apply to the entry."""
-HEADERS: Final = "WS-DL-Headers"
+HEADERS: Final = b"WS-DL-Headers"
 """Base64 of header lines that cannot stand beside the others."""
-REST: Final = "WS-DL-Rest"
+REST: Final = b"WS-DL-Rest"
 """Bytes of the data, where the event is stored as a message of its own."""
-WRITER: Final = "WS-DL-Writer"
+WRITER: Final = b"WS-DL-Writer"
 """Which call wrote this: by it a repeated write knows its own entry."""
 
 ROOM_FOR_CONDITIONS: Final = 256
 """Bytes that are left free for the headers under which an entry is written."""
 
-_MESSAGE_ID = h.MESSAGE_ID.encode()
 _CONTROL = b"nats-"
 _OURS = b"ws-dl-"
 _PLAIN_NAME = re.compile(rb"[A-Za-z0-9_-]+")
 _PLAIN_VALUE = re.compile(rb"(?:[!-~](?:[ -~]*[!-~])?)?")
-_OF_EVENTS = (h.DATA_TYPE, h.PUBLISHED_TIME, h.TRACE_PARENT, h.TRACE_STATE)
+_OF_EVENTS = (headers.DATA_TYPE, headers.PUBLISHED_TIME, headers.TRACE_PARENT, headers.TRACE_STATE)
 _SHORT = 1024
 """Characters up to which a value of the event stands in the entry although there is a rest."""
 _END = 1024
@@ -81,7 +82,7 @@ class Event(NamedTuple):
 class Packed(NamedTuple):
     """What is to be stored."""
 
-    headers: dict[str, str]
+    headers: HeaderLines
     body: bytes
     rest: bytes | None
     """The body of the message that has to be stored first; `None` when everything fits into the entry."""
@@ -119,71 +120,71 @@ def rest_subject(id: LetterId, writer: str) -> str:  # noqa: A002
 # --- Writing ------------------------------------------------------------------------------------------------
 
 
-def kept_event(stored: Stored) -> Event:
+def kept_event(stored: StoredMessage) -> Event:
     """Take from a stored event what is kept of it."""
     lines = tuple(line for line in stored.headers if not line[0].lower().startswith(_CONTROL))
-    key = next((line for line in stored.headers if line[0] == _MESSAGE_ID), None)
+    key = next((line for line in stored.headers if line[0] == h.MESSAGE_ID), None)
     return Event(stored.subject, lines if key is None else (*lines, key), stored.body)
 
 
 def pack(event: Event, failure: Failure, writer: str, max_payload: int) -> Packed:
     """Say what is to be stored so that no message, headers included, is larger than `max_payload`."""
-    headers = _own_headers(event, failure, writer) | _event_headers(event.headers)
-    if _fits(headers, len(event.data), max_payload):
-        return Packed(headers, event.data, None)
-    headers = _own_headers(event, failure, writer) | _short_headers(event.headers)
-    headers[REST] = str(len(event.data))
-    if not _fits(headers, _END, max_payload):
-        for name in (REASON, ERROR_TYPE, h.TRACE_STATE, h.DATA_TYPE, MESSAGE_ID):
-            headers.pop(name, None)
+    told = _own_headers(event, failure, writer) | _event_headers(event.headers)
+    if _fits(told, len(event.data), max_payload):
+        return Packed(tuple(told.items()), event.data, None)
+    told = _own_headers(event, failure, writer) | _short_headers(event.headers)
+    told[REST] = b"%d" % len(event.data)
+    if not _fits(told, _END, max_payload):
+        for name in (REASON, ERROR_TYPE, headers.TRACE_STATE, headers.DATA_TYPE, MESSAGE_ID):
+            told.pop(name, None)
     cut = max(len(event.data) - _END, 0)
     rest = b"%b\r\n%b" % (_join_lines(event.headers), event.data[:cut])
-    return Packed(headers, event.data[cut:], rest)
+    return Packed(tuple(told.items()), event.data[cut:], rest)
 
 
-def _fits(headers: dict[str, str], data_size: int, max_payload: int) -> bool:
-    size = h.encoded_size(headers) + ROOM_FOR_CONDITIONS
+def _fits(told: Mapping[bytes, bytes], data_size: int, max_payload: int) -> bool:
+    size = len(h.block(told.items())) + ROOM_FOR_CONDITIONS
     return size <= h.MAX_BLOCK and size + data_size <= max_payload
 
 
-def _own_headers(event: Event, failure: Failure, writer: str) -> dict[str, str]:
-    headers = {
+def _own_headers(event: Event, failure: Failure, writer: str) -> dict[bytes, bytes]:
+    told = {
         SUBJECT: _quote(event.subject),
-        ATTEMPTS: str(failure.attempts),
-        FIRST_DELIVERY: str(failure.first_delivery_ns),
-        LAST_DELIVERY: str(failure.last_delivery_ns),
-        CAUSE: failure.cause.value,
-        WRITER: writer,
+        ATTEMPTS: b"%d" % failure.attempts,
+        FIRST_DELIVERY: b"%d" % failure.first_delivery_ns,
+        LAST_DELIVERY: b"%d" % failure.last_delivery_ns,
+        CAUSE: failure.cause.value.encode(),
+        WRITER: writer.encode(),
     }
     if failure.reason:
-        headers[REASON] = _quote(failure.reason)
+        told[REASON] = _quote(failure.reason)
     if failure.error_type:
-        headers[ERROR_TYPE] = _quote(failure.error_type)
+        told[ERROR_TYPE] = _quote(failure.error_type)
     if failure.replay_count:
-        headers[REPLAY_COUNT] = str(failure.replay_count)
-    return headers
+        told[REPLAY_COUNT] = b"%d" % failure.replay_count
+    return told
 
 
-def _event_headers(lines: HeaderLines) -> dict[str, str]:
+def _event_headers(lines: HeaderLines) -> dict[bytes, bytes]:
     """Word the headers of an event for the entry."""
-    headers: dict[str, str] = {}
+    told: dict[bytes, bytes] = {}
     others = []
     for name, value in lines:
-        if name == _MESSAGE_ID:
-            headers[MESSAGE_ID] = _outer_spaces(quote_from_bytes(value, _SAFE))
-        elif _is_plain(name, value) and name.decode() not in headers:
-            headers[name.decode()] = value.decode()
+        if name == h.MESSAGE_ID:
+            told[MESSAGE_ID] = _outer_spaces(quote_from_bytes(value, _SAFE))
+        elif _is_plain(name, value) and name not in told:
+            told[name] = value
         else:
             others.append((name, value))
     if others:
-        headers[HEADERS] = b64encode(_join_lines(others)).decode()
-    return headers
+        told[HEADERS] = b64encode(_join_lines(others))
+    return told
 
 
-def _short_headers(lines: HeaderLines) -> dict[str, str]:
+def _short_headers(lines: HeaderLines) -> dict[bytes, bytes]:
     """Word what an entry shows of an event whose headers are in the rest."""
-    headers = _event_headers(tuple(line for line in lines if len(line[1]) <= _SHORT))
-    return {name: value for name, value in headers.items() if name in (*_OF_EVENTS, MESSAGE_ID)}
+    told = _event_headers(tuple(line for line in lines if len(line[1]) <= _SHORT))
+    return {name: value for name, value in told.items() if name in (*_OF_EVENTS, MESSAGE_ID)}
 
 
 def _is_plain(name: bytes, value: bytes) -> bool:
@@ -199,40 +200,40 @@ def _join_lines(lines: Iterable[tuple[bytes, bytes]]) -> bytes:
     return b"".join(b"%b:%b\r\n" % line for line in lines)
 
 
-def _quote(text: str) -> str:
+def _quote(text: str) -> bytes:
     """Percent-encode what a header cannot hold; most text stays readable."""
     return _outer_spaces(quote(text, _SAFE, errors="replace"))
 
 
-def _outer_spaces(quoted: str) -> str:
+def _outer_spaces(quoted: str) -> bytes:
     """Encode a space at either end, which NATS would take away."""
     if quoted.startswith(" "):
         quoted = f"%20{quoted[1:]}"
-    return f"{quoted[:-1]}%20" if quoted.endswith(" ") else quoted
+    return (f"{quoted[:-1]}%20" if quoted.endswith(" ") else quoted).encode()
 
 
 # --- Reading ------------------------------------------------------------------------------------------------
 
 
-def read_entry(stored: Stored) -> Entry:
+def read_entry(stored: StoredMessage) -> Entry:
     """Read an entry; raise `ValueError` for what Windshift did not write."""
-    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in stored.headers}
+    told = {name: value.decode("latin-1") for name, value in stored.headers}
     try:
         failure = Failure(
             read_id(stored.subject.removeprefix(SUBJECTS)),
-            int(headers[ATTEMPTS]),
-            int(headers[FIRST_DELIVERY]),
-            int(headers[LAST_DELIVERY]),
-            Cause(headers[CAUSE]),
-            unquote(headers.get(REASON, "")),
-            unquote(headers.get(ERROR_TYPE, "")),
-            int(headers.get(REPLAY_COUNT, "0")),
+            int(told[ATTEMPTS]),
+            int(told[FIRST_DELIVERY]),
+            int(told[LAST_DELIVERY]),
+            Cause(told[CAUSE]),
+            unquote(told.get(REASON, "")),
+            unquote(told.get(ERROR_TYPE, "")),
+            int(told.get(REPLAY_COUNT, "0")),
         )
-        event = Event(unquote(headers[SUBJECT]), tuple(_event_lines(stored.headers)), stored.body)
-        rest_size = int(headers[REST]) if REST in headers else None
+        event = Event(unquote(told[SUBJECT]), tuple(_event_lines(stored.headers)), stored.body)
+        rest_size = int(told[REST]) if REST in told else None
     except KeyError as missing:
         raise ValueError(f"no {missing} in a dead letter") from None
-    return Entry(failure, stored.sequence, stored.time, headers.get(WRITER, ""), event, rest_size)
+    return Entry(failure, stored.sequence, stored.time, told.get(WRITER, ""), event, rest_size)
 
 
 def join_rest(event: Event, rest: bytes) -> Event:
@@ -243,27 +244,27 @@ def join_rest(event: Event, rest: bytes) -> Event:
 
 def letter(entry: Entry, event: Event, *, with_data: bool) -> DeadLetter:
     """Make a dead letter of its entry and the event, which is the entry's own unless that names a rest."""
-    headers: dict[str, str] = {}
+    told: dict[bytes, str] = {}
     others: dict[str, str] = {}
     for name, value in event.headers:
         known, text = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
-        if known in _OF_EVENTS or known == h.MESSAGE_ID:
-            headers[known] = text
+        if name in _OF_EVENTS or name == h.MESSAGE_ID:
+            told[name] = text
         else:
             others[known] = f"{others[known]}, {text}" if known in others else text
-    published = parse_rfc3339(headers.get(h.PUBLISHED_TIME, ""))
+    published = parse_rfc3339(told.get(headers.PUBLISHED_TIME, ""))
     return DeadLetter(
         entry.failure,
         entry.time,
         entry.position,
         event.subject,
-        headers.get(h.DATA_TYPE, ""),
+        told.get(headers.DATA_TYPE, ""),
         event.data if with_data else b"",
         len(event.data) if entry.rest_size is None else entry.rest_size,
         from_unix_ns(entry.failure.id.stored_ns) if published is None else published,
-        headers.get(h.MESSAGE_ID),
-        headers.get(h.TRACE_PARENT),
-        headers.get(h.TRACE_STATE),
+        told.get(h.MESSAGE_ID),
+        told.get(headers.TRACE_PARENT),
+        told.get(headers.TRACE_STATE),
         others,
     )
 
@@ -272,9 +273,9 @@ def _event_lines(lines: HeaderLines) -> Iterator[tuple[bytes, bytes]]:
     """Find the event's own headers among those of an entry."""
     set_aside = b""
     for name, value in lines:
-        if name == MESSAGE_ID.encode():
-            yield _MESSAGE_ID, unquote_to_bytes(value)
-        elif name == HEADERS.encode():
+        if name == MESSAGE_ID:
+            yield h.MESSAGE_ID, unquote_to_bytes(value)
+        elif name == HEADERS:
             set_aside = b64decode(value, validate=True)
         elif not name.lower().startswith((_CONTROL, _OURS)):
             yield name, value

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, NamedTuple
 
-from windshift.server.nats.deliveries import Delivery, StreamSeq
-from windshift.server.nats.timestamps import Time
+from windshift.nats.times import Time
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
 
 STREAM: Final = "WS_DEAD_LETTERS"
 
@@ -105,7 +106,7 @@ class DeadLetter:
     trace_state: str | None = None
     other_headers: dict[str, str] = field(default_factory=dict)
 
-    def delivery(self, attempt: int, reply: str = "") -> Delivery:
+    def delivery(self, attempt: int, reply: bytes = b"") -> Delivery:
         """Return the event as a delivery: which attempt it is, and what takes its acknowledgements."""
         return Delivery(
             self.failure.id.seq,

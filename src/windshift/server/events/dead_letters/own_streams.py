@@ -5,47 +5,28 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Iterable, Mapping
-from itertools import count
+from collections.abc import Iterable
 from typing import Final
 
+from windshift.nats import NatsError, NoStream, retry
+from windshift.nats import headers as h
+from windshift.nats.headers import HeaderLines
+from windshift.nats.jetstream import JetStream, JsonObject, PubAck, Write, Writes, codes
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
     StreamFull,
     SubjectsOverlap,
     TooManyInFlight,
-    UnboundSubject,
     WindshiftError,
 )
-from windshift.server.nats import headers as h
-from windshift.server.nats.jetstream import (
-    HEADER_TOO_LARGE,
-    MESSAGE_TOO_LARGE,
-    NAME_IN_USE,
-    STREAM_NOT_FOUND,
-    WRONG_LAST_SEQUENCE,
-    WRONG_LAST_SEQUENCE_UNTOLD,
-    Backoff,
-    JetStreamApi,
-    JsonObject,
-    PubAck,
-    RefusedByBroker,
-    domain_error,
-    pause_within,
-)
-from windshift.server.nats.streams import StreamApi
-from windshift.server.nats.writes import Write, Writes
 
 log = logging.getLogger(__name__)
 
-_EXPECTED_STREAM: Final = "Nats-Expected-Stream"
-_OTHER_STREAM: Final = 10060
-"""Another stream than the expected one took the message: ours is not there."""
-_NO_ROLLUP: Final = 10111
-_OTHERWISE: Final = frozenset({_OTHER_STREAM, _NO_ROLLUP})
+_EXPECTED_STREAM: Final = b"Nats-Expected-Stream"
+_OTHERWISE: Final = frozenset({codes.OTHER_STREAM, codes.ROLLUP_NOT_ALLOWED})
 """The stream is not, or not any more, as it has to be."""
-_OVERTAKEN: Final = frozenset({NAME_IN_USE, STREAM_NOT_FOUND})
 _ATTEMPTS_ON_DISK: Final = 4
 _OTHER_WRITE: Final = 0.005
 """Seconds that another write, which a cluster has under way, may take to be seen by a read."""
@@ -74,13 +55,13 @@ class OwnStream:
 
     def __init__(
         self,
-        api: JetStreamApi,
+        api: JetStream,
         writes: Writes,
         config: JsonObject,
         needed: Iterable[str],
         default_replicas: int,
     ) -> None:
-        self._streams = StreamApi(api)
+        self._api = api
         self._writes = writes
         self._config = config
         self._needed = tuple(needed)
@@ -94,36 +75,32 @@ class OwnStream:
         Raise `BrokerUnavailable`, `OutcomeUnknown`, `StreamFull`, `ReplicasUnavailable` or `SubjectsOverlap`.
         """
         self._asked = max(replicas or 0, self._asked or 0) or None
-        pauses = Backoff().pauses()
-        for attempt in count(1):
+        async for attempt in retry(deadline):
             try:
-                await self._ensure(deadline)
-            except RefusedByBroker as refusal:
+                return await self._ensure(deadline)
+            except NatsError as error:
                 # While nats-server removes its last stream, it may have no directory for a new one.
-                is_passing = refusal.is_broken_disk and attempt < _ATTEMPTS_ON_DISK
-                if refusal.err_code not in _OVERTAKEN and not is_passing:
-                    raise domain_error(refusal, stream=self.name) from refusal
-            else:
-                return
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+                is_passing = codes.is_broken_disk(error) and attempt < _ATTEMPTS_ON_DISK
+                if error.err_code not in codes.STREAM_OVERTAKEN and not is_passing:
+                    raise domain_error(error, stream=self.name) from error
+        raise BrokerUnavailable
 
     async def _ensure(self, deadline: float) -> None:
-        stored = await self._streams.find(self.name, deadline)
+        stored = await self._api.find_stream(self.name, deadline)
         if stored is None:
-            await self._streams.create(
+            await self._api.create_stream(
                 self._config | {"num_replicas": self._asked or self._replicas}, deadline
             )
             return
         wanted = changed_config(stored.config, self._config, self._needed, self._asked)
         if wanted != stored.config:
-            await self._streams.update(wanted, deadline)
+            await self._api.update_stream(wanted, deadline)
 
     async def put(
         self,
         subject: str,
         body: bytes,
-        headers: Mapping[str, str],
+        headers: HeaderLines,
         deadline: float,
         expected: int | None = None,
     ) -> PubAck:
@@ -133,24 +110,23 @@ class OwnStream:
         must be possible under the condition. Raise `Conflict`, which an earlier attempt of this very call may
         be the cause of; `StreamFull`; `BrokerUnavailable`: nothing was stored; `OutcomeUnknown`.
         """
-        conditions = {_EXPECTED_STREAM: self.name}
+        conditions = [(_EXPECTED_STREAM, self.name.encode())]
         if expected is not None:
-            conditions[h.EXPECTED_LAST_SUBJECT_SEQUENCE] = str(expected)
-        write = Write(subject, body, {**headers, **conditions}, deadline, repeatable=True)
-        pauses = Backoff().pauses()
-        while True:
+            conditions.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % expected))
+        block = h.block((*headers, *conditions))
+        write = Write(subject.encode(), body, block, deadline, repeatable=True)
+        async for _ in retry(deadline):
             try:
                 return await self._writes.write(write)
-            except UnboundSubject:
+            except NoStream:
                 pass
             except TooManyInFlight:
                 raise BrokerUnavailable from None
-            except RefusedByBroker as refusal:
-                if refusal.err_code not in _OTHERWISE:
-                    raise await _refusal(refusal, self.name) from refusal
+            except NatsError as error:
+                if error.err_code not in _OTHERWISE:
+                    raise await _refusal(error, self.name) from error
             await self._make(deadline)
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+        raise BrokerUnavailable
 
     async def _make(self, deadline: float) -> None:
         log.info("stream %s is not there, or not as it should be; it is made", self.name)
@@ -164,7 +140,7 @@ class OwnStream:
             raise BrokerUnavailable(
                 f"another stream takes the subjects of {self.name}; it must not, remove them there"
             ) from error
-        except (WindshiftError, RefusedByBroker) as error:
+        except WindshiftError as error:
             log.exception("stream %s cannot be made again", self.name)
             raise BrokerUnavailable(f"stream {self.name} cannot be made") from error
 
@@ -178,20 +154,20 @@ def changed_config(
     return wanted
 
 
-async def _refusal(refusal: RefusedByBroker, stream: str) -> Exception:
+async def _refusal(refusal: NatsError, stream: str) -> Exception:
     """Say what it means that the broker refused a message."""
     code = refusal.err_code
-    if code == WRONG_LAST_SEQUENCE_UNTOLD:
+    if code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
         await asyncio.sleep(random.random() * _OTHER_WRITE)
         return Conflict(is_certain=False)
-    if code == WRONG_LAST_SEQUENCE:
+    if code == codes.WRONG_LAST_SEQUENCE:
         return Conflict(is_certain=True)
-    if refusal.is_full:
+    if codes.is_full(refusal):
         return StreamFull(f"stream {stream} is full; raise its limits or remove something")
-    if code in (MESSAGE_TOO_LARGE, HEADER_TOO_LARGE):
+    if code in (codes.MESSAGE_TOO_LARGE, codes.HEADER_TOO_LARGE):
         return StreamFull(f"stream {stream} takes no message as large as this; raise its limit")
     error = domain_error(refusal, stream=stream)
-    if isinstance(error, (BrokerUnavailable, StreamFull)):
+    if isinstance(error, (BrokerUnavailable, OutcomeUnknown, StreamFull)):
         return error
     log.error("stream %s refuses a message: %s", stream, refusal)
     return BrokerUnavailable(f"stream {stream} refuses the message")

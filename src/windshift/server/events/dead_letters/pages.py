@@ -6,10 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
+from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.events.dead_letters.codec import RESTS, SUBJECTS, Entry, letter
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter
 from windshift.server.events.positions import rfc3339
-from windshift.server.nats.timestamps import NANOSECONDS, Time
 
 MOST_SCANNED: Final = 500
 """Entries that one page looks at, at most."""

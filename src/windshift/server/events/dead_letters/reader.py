@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Final
-
+from windshift.nats import NatsError
+from windshift.nats.jetstream import JetStream, StoredMessage, codes
+from windshift.server.broker_errors import broker_errors, domain_error
 from windshift.server.events.dead_letters.codec import Entry, Event, entry_subject, join_rest, read_entry
 from windshift.server.events.dead_letters.letters import LetterId
-from windshift.server.nats.jetstream import STREAM_NOT_FOUND, JetStreamApi, RefusedByBroker, domain_error
-from windshift.server.nats.stored import Stored, read_exactly
 
 
 class UnreadableEntry(Exception):
@@ -17,7 +16,7 @@ class UnreadableEntry(Exception):
 class LetterReader:
     """Reads entries from the leader of the stream of dead letters, so that every completed write is seen."""
 
-    def __init__(self, api: JetStreamApi, stream: str) -> None:
+    def __init__(self, api: JetStream, stream: str) -> None:
         self._api = api
         self._stream = stream
 
@@ -38,12 +37,12 @@ class LetterReader:
         rest = await self.last(entry.rest_subject, deadline)
         return None if rest is None else join_rest(entry.event, rest.body)
 
-    async def last(self, subject: str, deadline: float) -> Stored | None:
+    async def last(self, subject: str, deadline: float) -> StoredMessage | None:
         """Read the last message of a subject; `None` if there is none, or no stream."""
         try:
-            return await read_exactly(self._api, self._stream, {"last_by_subj": subject}, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code == STREAM_NOT_FOUND:
+            return await self._api.message(self._stream, {"last_by_subj": subject}, deadline)
+        except NatsError as refusal:
+            if refusal.err_code == codes.STREAM_NOT_FOUND:
                 return None
             raise domain_error(refusal) from refusal
 
@@ -55,16 +54,5 @@ class LetterReader:
 
     async def remove_at(self, sequence: int, deadline: float) -> bool:
         """Remove one message; false when it is not there any more. Raise `OutcomeUnknown`, too."""
-        request = {"seq": sequence, "no_erase": True}
-        try:
-            await self._api.change(f"STREAM.MSG.DELETE.{self._stream}", request, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code not in _NOT_THERE:
-                raise domain_error(refusal) from refusal
-            return False
-        return True
-
-
-_NOT_THERE: Final = frozenset({10037, 10057, STREAM_NOT_FOUND})
-"""An earlier request of ours was not answered, or somebody else was faster. (10057 is any failure to delete.)
-"""
+        with broker_errors():
+            return await self._api.delete_message(self._stream, sequence, deadline)

@@ -8,6 +8,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Final, NamedTuple
 
+from windshift.nats import NatsError
+from windshift.nats.jetstream import JetStream
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
@@ -23,8 +26,6 @@ from windshift.server.events.dead_letters.pace import AT_ONCE, Pace, groups, tog
 from windshift.server.events.dead_letters.page_tokens import BEGINNING, Place
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.jetstream import RefusedByBroker, domain_error
 
 _PAGE: Final = 500
 
@@ -75,12 +76,10 @@ class Replaying:
     What is done twice is harmless, so whoever gets an error may simply ask again.
     """
 
-    def __init__(
-        self, store: DeadLetterStore, replays: Replays, consumers: ConsumerApi, given_up: GivenUp
-    ) -> None:
+    def __init__(self, store: DeadLetterStore, replays: Replays, api: JetStream, given_up: GivenUp) -> None:
         self._store = store
         self._replays = replays
-        self._consumers = consumers
+        self._api = api
         self._given_up = given_up
         self._loop = asyncio.get_running_loop()
         self._draining = False
@@ -158,7 +157,7 @@ class Replaying:
         return there_are_more and run.room(outcome) > 0 and not self._draining
 
     def _run(self, order: ReplayOrder, deadline: float) -> _Run:
-        return _Run(self._replays, self._consumers, self._given_up, order, deadline, self._loop)
+        return _Run(self._replays, self._api, self._given_up, order, deadline, self._loop)
 
 
 class _Run:
@@ -167,14 +166,14 @@ class _Run:
     def __init__(
         self,
         replays: Replays,
-        consumers: ConsumerApi,
+        api: JetStream,
         given_up: GivenUp,
         order: ReplayOrder,
         deadline: float,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._replays = replays
-        self._consumers = consumers
+        self._api = api
         self._given_up = given_up
         self._order = order
         self.deadline = deadline
@@ -241,8 +240,8 @@ class _Run:
 
     async def _look_for(self, stream: str, consumer: str) -> WindshiftError | None:
         try:
-            found = await self._consumers.find(stream, consumer, self.deadline)
-        except RefusedByBroker as refusal:
+            found = await self._api.consumer(stream, consumer, self.deadline)
+        except NatsError as refusal:
             error = domain_error(refusal, stream=stream, consumer=consumer)
             if isinstance(error, StreamNotFound | ConsumerNotFound):
                 return error

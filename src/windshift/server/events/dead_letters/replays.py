@@ -12,32 +12,28 @@ from datetime import timedelta
 from hashlib import sha256
 from typing import Final
 
+from windshift.nats import NatsError, retry
+from windshift.nats.jetstream import (
+    JetStream,
+    JsonObject,
+    StoredMessage,
+    Writes,
+    codes,
+)
+from windshift.nats.times import NANOSECONDS, nanoseconds
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.consumers import KEPT_UNUSED, MAX_ACK_PENDING, MAX_WAITING
 from windshift.server.events.dead_letters.letters import LetterId, id_text, read_id
 from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream
 from windshift.server.events.dead_letters.pages import ids_of
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.deliveries import Delivery
-from windshift.server.nats.jetstream import (
-    STREAM_NOT_FOUND,
-    Backoff,
-    JetStreamApi,
-    JsonObject,
-    RefusedByBroker,
-    domain_error,
-    pause_within,
-)
-from windshift.server.nats.notes import REPLAY, Notes
-from windshift.server.nats.stored import Stored, read_exactly, subjects
-from windshift.server.nats.timestamps import NANOSECONDS, nanoseconds
-from windshift.server.nats.writes import Writes
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.notes import REPLAY, Notes
 
 STREAM: Final = "WS_REPLAYS"
 
 _SUBJECTS: Final = "_WS.replay."
-_WRITER: Final = "WS-Writer"
+_WRITER: Final = b"WS-Writer"
 """Which call wrote this: by it a repeated write knows its own pointer."""
 
 _CONFIG: Final[JsonObject] = {
@@ -52,9 +48,7 @@ _CONFIG: Final[JsonObject] = {
 }
 _NEEDED: Final = ("subjects", "max_msgs_per_subject")
 
-_OVERTAKEN: Final = frozenset({10013, 10148, 10149, STREAM_NOT_FOUND})
-"""Another server made, changed or removed the consumer between our question and our order."""
-_TOO_MANY_PENDING: Final = 10121
+_OVERTAKEN: Final = codes.CONSUMER_OVERTAKEN | {codes.STREAM_NOT_FOUND}
 
 
 class Replays:
@@ -66,16 +60,13 @@ class Replays:
 
     def __init__(
         self,
-        connection: Connection,
-        api: JetStreamApi,
+        api: JetStream,
         writes: Writes,
-        consumers: ConsumerApi,
         notes: Notes,
         default_replicas: int,
     ) -> None:
         self._api = api
         self._stream = OwnStream(api, writes, _CONFIG, _NEEDED, default_replicas)
-        self._consumers = consumers
         self._notes = notes
 
     async def replay(self, id: LetterId, replay_count: int, deadline: float) -> bool:  # noqa: A002
@@ -89,30 +80,28 @@ class Replays:
             self._notes.send(REPLAY, id.stream, id.consumer)
 
     async def _replay(self, subject: str, body: bytes, deadline: float) -> bool:
-        headers = {_WRITER: secrets.token_hex(8)}
-        pauses = Backoff().pauses()
-        while True:
+        writer = (_WRITER, secrets.token_hex(8).encode())
+        async for _ in retry(deadline):
             try:
-                await self._stream.put(subject, body, headers, deadline, expected=0)
+                await self._stream.put(subject, body, (writer,), deadline, expected=0)
             except Conflict as conflict:
                 try:
                     found = await self._last(subject, deadline)
                 except BrokerUnavailable:
                     raise OutcomeUnknown from None
                 if found is not None:
-                    return (_WRITER.encode(), headers[_WRITER].encode()) in found.headers
+                    return writer in found.headers
                 if conflict.is_certain:  # there was one: it is settled by now
                     return False
             else:
                 return True
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+        raise BrokerUnavailable
 
-    async def _last(self, subject: str, deadline: float) -> Stored | None:
+    async def _last(self, subject: str, deadline: float) -> StoredMessage | None:
         try:
-            return await read_exactly(self._api, STREAM, {"last_by_subj": subject}, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code == STREAM_NOT_FOUND:
+            return await self._api.message(STREAM, {"last_by_subj": subject}, deadline)
+        except NatsError as refusal:
+            if refusal.err_code == codes.STREAM_NOT_FOUND:
                 return None
             raise domain_error(refusal) from refusal
 
@@ -120,10 +109,10 @@ class Replays:
         """Say which replays of a consumer, of a stream, or of all are outstanding."""
         found: set[LetterId] = set()
         try:
-            async for some in subjects(self._api, STREAM, _SUBJECTS + ids_of(stream, consumer), deadline):
+            async for some in self._api.subjects(STREAM, _SUBJECTS + ids_of(stream, consumer), deadline):
                 found.update(read_id(subject.removeprefix(_SUBJECTS)) for subject in some)
-        except RefusedByBroker as refusal:
-            if refusal.err_code != STREAM_NOT_FOUND:
+        except NatsError as refusal:
+            if refusal.err_code != codes.STREAM_NOT_FOUND:
                 raise domain_error(refusal) from refusal
         return frozenset(found)
 
@@ -133,36 +122,34 @@ class Replays:
         Its timeout becomes `ack_wait`. Any number of callers may do this at once.
         """
         config = _consumer_config(stream, consumer, ack_wait)
-        pauses = Backoff().pauses()
-        while True:
+        async for _ in retry(deadline):
             try:
                 await self._ensure_consumer(config, deadline)
-            except RefusedByBroker as refusal:
+            except NatsError as refusal:
                 if refusal.err_code not in _OVERTAKEN:
                     raise domain_error(refusal, stream=STREAM) from refusal
-                if refusal.err_code == STREAM_NOT_FOUND:
+                if refusal.err_code == codes.STREAM_NOT_FOUND:
                     await self._stream.ensure(None, deadline)
             else:
                 return str(config["name"])
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+        raise BrokerUnavailable
 
     async def _ensure_consumer(self, config: JsonObject, deadline: float) -> None:
         name = config["name"]
-        stored = await self._consumers.find(STREAM, name, deadline)
+        stored = await self._api.consumer(STREAM, name, deadline)
         if stored is not None:
-            wanted = stored | {"ack_wait": config["ack_wait"]}
-            if wanted != stored:
-                await self._consumers.update(STREAM, name, wanted, deadline)
+            wanted = stored.config | {"ack_wait": config["ack_wait"]}
+            if wanted != stored.config:
+                await self._api.update_consumer(STREAM, name, wanted, deadline)
             return
         try:
-            await self._consumers.create(STREAM, name, config, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code != _TOO_MANY_PENDING:
+            await self._api.create_consumer(STREAM, name, config, deadline)
+        except NatsError as refusal:
+            if refusal.err_code != codes.MAX_ACK_PENDING_EXCESS:
                 raise
             # The account allows fewer, as with other consumers.
             without = {key: value for key, value in config.items() if key != "max_ack_pending"}
-            await self._consumers.create(STREAM, name, without, deadline)
+            await self._api.create_consumer(STREAM, name, without, deadline)
 
 
 def replayed_to(filter_subject: str) -> str:

@@ -6,6 +6,18 @@ import logging
 from time import time_ns
 from typing import Final
 
+from windshift.nats import Connection, NatsError, NoDirectGet, retry
+from windshift.nats.jetstream import (
+    Batch,
+    JetStream,
+    JsonObject,
+    StoredMessage,
+    Writes,
+    batch_get,
+    codes,
+)
+from windshift.nats.times import NANOSECONDS
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.dead_letters.codec import (
     RESTS,
@@ -34,22 +46,7 @@ from windshift.server.events.dead_letters.pages import (
 )
 from windshift.server.events.dead_letters.reader import LetterReader, UnreadableEntry
 from windshift.server.events.dead_letters.writer import LetterWriter, Written
-from windshift.server.nats.batch_get import Batch, NoDirectGet, batch_get
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.jetstream import (
-    STREAM_NOT_FOUND,
-    Backoff,
-    JetStreamApi,
-    JsonObject,
-    RefusedByBroker,
-    domain_error,
-    pause_within,
-)
-from windshift.server.nats.replies import Replies
-from windshift.server.nats.stored import Stored, subjects
-from windshift.server.nats.timestamps import NANOSECONDS
-from windshift.server.nats.writes import Writes
+from windshift.server.events.model import StreamSeq
 
 __all__ = ["DeadLetterStore", "LetterFilter", "Page", "Written"]
 
@@ -85,8 +82,7 @@ class DeadLetterStore:
     def __init__(
         self,
         connection: Connection,
-        api: JetStreamApi,
-        replies: Replies,
+        api: JetStream,
         writes: Writes,
         default_replicas: int,
     ) -> None:
@@ -116,11 +112,11 @@ class DeadLetterStore:
         """Say which events of a consumer are dead letters, by id and time in nanoseconds since 1970."""
         found: set[tuple[StreamSeq, int]] = set()
         try:
-            async for some in subjects(self._api, STREAM, subjects_of(stream, consumer), deadline):
+            async for some in self._api.subjects(STREAM, subjects_of(stream, consumer), deadline):
                 for subject in some:
                     seq, _, stored_ns = subject.rpartition(".")
                     found.add((StreamSeq(int(seq.rpartition(".")[2])), int(stored_ns)))
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             _unless_missing(refusal)
         return frozenset(found)
 
@@ -145,17 +141,18 @@ class DeadLetterStore:
 
     async def delete(self, id: LetterId, deadline: float) -> bool:  # noqa: A002
         """Remove a dead letter; false when there was none. Raise `OutcomeUnknown`, too."""
-        pauses = Backoff().pauses()
-        while (stored := await self._reader.last(entry_subject(id), deadline)) is not None:
+        async for _ in retry(deadline):
+            stored = await self._reader.last(entry_subject(id), deadline)
+            if stored is None:
+                return False
             removed = await self._reader.remove_at(stored.sequence, deadline)
             await self._remove_rest(stored, deadline)
             if removed:
                 return True
-            if not await pause_within(pauses, deadline):  # it was written anew
-                raise BrokerUnavailable
-        return False
+            # it was written anew
+        raise BrokerUnavailable
 
-    async def _remove_rest(self, stored: Stored, deadline: float) -> None:
+    async def _remove_rest(self, stored: StoredMessage, deadline: float) -> None:
         try:
             entry = read_entry(stored)
         except ValueError:
@@ -170,11 +167,11 @@ class DeadLetterStore:
         """
         pattern = rests_of(stream, consumer)
         try:
-            rests = [rest async for some in subjects(self._api, STREAM, pattern, deadline) for rest in some]
+            rests = [rest async for some in self._api.subjects(STREAM, pattern, deadline) for rest in some]
             unneeded = [rest for rest in rests if await self._is_unneeded(rest, deadline)]
             request = {"filter": subjects_of(stream, consumer)}
             answer = await self._api.change(f"STREAM.PURGE.{STREAM}", request, deadline)
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             _unless_missing(refusal)
             return 0
         for rest in unneeded:
@@ -237,31 +234,29 @@ class DeadLetterStore:
         """Return the position of the last dead letter that was ever written; 0 for none."""
         try:
             info = await self._api.stream_info(STREAM, deadline)
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             _unless_missing(refusal)
             return 0
         return int(info["state"]["last_seq"])
 
     async def _scan(self, query: JsonObject, deadline: float) -> Batch:
         """Read entries; none where there is no stream."""
-        pauses = Backoff().pauses()
-        while True:
+        async for _ in retry(deadline):
             try:
                 return await batch_get(self._connection, STREAM, query, deadline)
-            except RefusedByBroker as refusal:
-                raise domain_error(refusal) from refusal
             except NoDirectGet:
                 pass
+            except NatsError as error:
+                raise domain_error(error) from error
             if await self._is_missing(deadline):
                 return Batch([], 0)
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+        raise BrokerUnavailable
 
     async def _is_missing(self, deadline: float) -> bool:
         """Whether there is no stream. One that does not allow direct reads is made to."""
         try:
             info = await self._api.stream_info(STREAM, deadline)
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             _unless_missing(refusal)
             return True
         if not info["config"].get("allow_direct"):
@@ -269,14 +264,14 @@ class DeadLetterStore:
         return False
 
 
-def _entry_or_position(stored: Stored) -> Entry | int:
+def _entry_or_position(stored: StoredMessage) -> Entry | int:
     try:
         return read_entry(stored)
     except ValueError:
         return stored.sequence
 
 
-def _unless_missing(refusal: RefusedByBroker) -> None:
+def _unless_missing(refusal: NatsError) -> None:
     """Raise what a refusal means, unless it is that the stream does not exist."""
-    if refusal.err_code != STREAM_NOT_FOUND:
+    if refusal.err_code != codes.STREAM_NOT_FOUND:
         raise domain_error(refusal) from refusal

@@ -11,11 +11,11 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
+from windshift.nats.times import NANOSECONDS
 from windshift.server.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
 from windshift.server.events.dead_letters.letters import DeadLetter
 from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
-from windshift.server.nats.notes import DEAD, Notes
-from windshift.server.nats.timestamps import NANOSECONDS
+from windshift.server.events.notes import DEAD, Notes
 
 _PAGE: Final = 500
 _PAGE_BYTES: Final = 256 * 1024

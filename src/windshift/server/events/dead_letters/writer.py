@@ -15,6 +15,12 @@ from enum import Enum
 from time import time_ns
 from typing import Final
 
+from windshift.nats import Connection, NatsError, retry
+from windshift.nats import headers as h
+from windshift.nats.headers import HeaderLines
+from windshift.nats.jetstream import JetStream, PubAck, Slots, StoredMessage, codes
+from windshift.nats.times import from_unix_ns
+from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
@@ -35,21 +41,7 @@ from windshift.server.events.dead_letters.codec import (
 from windshift.server.events.dead_letters.letters import DeadLetter, Failure, id_text
 from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream
 from windshift.server.events.dead_letters.reader import LetterReader, UnreadableEntry
-from windshift.server.nats import headers as h
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.jetstream import (
-    STREAM_NOT_FOUND,
-    Backoff,
-    JetStreamApi,
-    PubAck,
-    RefusedByBroker,
-    domain_error,
-    pause_within,
-)
-from windshift.server.nats.notes import DEAD, send_note
-from windshift.server.nats.stored import Stored, read_exactly
-from windshift.server.nats.timestamps import from_unix_ns
-from windshift.server.nats.turns import Turns
+from windshift.server.events.notes import DEAD, send_note
 
 log = logging.getLogger(__name__)
 
@@ -85,13 +77,13 @@ class LetterWriter:
     """Writes the entries of one broker. Deadlines are in the loop's time."""
 
     def __init__(
-        self, connection: Connection, api: JetStreamApi, stream: OwnStream, reader: LetterReader
+        self, connection: Connection, api: JetStream, stream: OwnStream, reader: LetterReader
     ) -> None:
         self._connection = connection
         self._api = api
         self._stream = stream
         self._reader = reader
-        self._turns = Turns(_AT_ONCE, _WAITING)
+        self._slots = Slots(_AT_ONCE, _WAITING)
 
     async def write(self, failure: Failure, deadline: float) -> tuple[Written, DeadLetter | None]:
         """Store a copy of the event, unless there is one of this replay or a later one.
@@ -99,15 +91,15 @@ class LetterWriter:
         The dead letter that is returned has no data. Raise `StreamFull`; `BrokerUnavailable`: nothing was
         stored by this call; `OutcomeUnknown`.
         """
-        if not self._turns.take_now():
+        if not self._slots.take_now():
             try:
-                await self._turns.take(deadline)
+                await self._slots.take(deadline)
             except TooManyInFlight:
                 raise BrokerUnavailable from None
         try:
             return await self._attempt(_Attempt(failure, secrets.token_hex(8), deadline))
         finally:
-            self._turns.give_back()
+            self._slots.give_back()
 
     async def _attempt(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         """Write, and say what went wrong in terms of what is kept."""
@@ -122,15 +114,14 @@ class LetterWriter:
             if attempt.is_unsure:
                 raise OutcomeUnknown from None
             raise
-        except RefusedByBroker as refusal:
+        except NatsError as refusal:
             log.exception("the dead letter %s cannot be written", id_text(attempt.failure.id))
             raise BrokerUnavailable from refusal
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
         known = await self._reader.entry(failure.id, deadline) if failure.replay_count else None
-        pauses = Backoff().pauses()
-        while True:
+        async for _ in retry(deadline):
             if known is not None and known.failure.replay_count >= failure.replay_count:
                 return await self._found(known, attempt)
             event = await self._event(known, failure, deadline)
@@ -142,8 +133,7 @@ class LetterWriter:
             attempt.is_unsure = False
             if event is None and known == before:  # nothing else is coming
                 return (Written.GONE, None) if known is None else await self._found(known, attempt)
-            if not await pause_within(pauses, deadline):
-                raise BrokerUnavailable
+        raise BrokerUnavailable
 
     async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> Event | None:
         """Read the event, from the entry of the replay before if there is one, or where it was published."""
@@ -160,14 +150,16 @@ class LetterWriter:
             return None
         return kept_event(source)
 
-    async def _source(self, failure: Failure, deadline: float) -> Stored | None:
+    async def _source(self, failure: Failure, deadline: float) -> StoredMessage | None:
         """Read the event where it was published."""
         try:
-            return await read_exactly(self._api, failure.id.stream, {"seq": failure.id.seq}, deadline)
-        except RefusedByBroker as refusal:
-            if refusal.err_code == STREAM_NOT_FOUND and failure.replay_count:
+            return await self._api.message(failure.id.stream, {"seq": failure.id.seq}, deadline)
+        except NatsError as refusal:
+            if refusal.err_code == codes.STREAM_NOT_FOUND and failure.replay_count:
                 return None
-            if refusal.err_code == STREAM_NOT_FOUND:  # it ends the call that asks: nothing is to be settled
+            if (
+                refusal.err_code == codes.STREAM_NOT_FOUND
+            ):  # it ends the call that asks: nothing is to be settled
                 raise BrokerUnavailable from refusal
             raise domain_error(refusal, stream=failure.id.stream) from refusal
 
@@ -186,7 +178,7 @@ class LetterWriter:
         failure, writer, deadline = attempt.failure, attempt.writer, attempt.deadline
         packed = pack(event, failure, writer, self._connection.max_payload)
         if packed.rest is not None:
-            await self._put(rest_subject(failure.id, writer), packed.rest, {}, deadline, None)
+            await self._put(rest_subject(failure.id, writer), packed.rest, (), deadline, None)
             attempt.has_rest = True
         expected = 0 if known is None else known.position
         try:
@@ -202,20 +194,20 @@ class LetterWriter:
         return letter(entry, event, with_data=False)
 
     async def _put(
-        self, subject: str, body: bytes, headers: dict[str, str], deadline: float, expected: int | None
+        self, subject: str, body: bytes, headers: HeaderLines, deadline: float, expected: int | None
     ) -> PubAck:
-        if h.encoded_size(headers) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
+        if len(h.block(headers)) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
             raise StreamFull("the broker takes no message large enough for a dead letter; raise max_payload")
         # A killed broker remembers what a rollup has removed. What a limit of one message per subject removes
         # comes back with it when what took its place was deleted.
-        headers = headers if expected == 0 else {**headers, h.ROLLUP: "sub"}
+        headers = headers if expected == 0 else (*headers, (h.ROLLUP, b"sub"))
         return await self._stream.put(subject, body, headers, deadline, expected)
 
     async def _discard(self, subject: str, deadline: float) -> None:
         """Remove what nobody refers to. If that fails it stays for as long as dead letters may."""
         try:
             await self._reader.remove(subject, deadline)
-        except (WindshiftError, RefusedByBroker) as error:
+        except (WindshiftError, NatsError) as error:
             log.debug("%s stays: %s", subject, type(error).__name__)
 
     def _tell(self, failure: Failure) -> None:

@@ -6,11 +6,8 @@ import asyncio
 import logging
 from datetime import timedelta
 
-from windshift.server.errors import BrokerUnavailable
-from windshift.server.nats.census import Census, CensusTaker
-from windshift.server.nats.connection import Connection
-from windshift.server.nats.jetstream import RefusedByBroker
-from windshift.server.nats.replies import Replies
+from windshift.nats import Connection, NatsError, Requests
+from windshift.server.monitoring.census import Census, CensusTaker
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +17,7 @@ class Poll:
 
     Args:
         connection: the connection to NATS.
-        replies: measures the round trip.
+        requests: measures the round trip.
         taker: looks at streams and consumers.
         keep: how long a look is good for.
         keep_failure: how long not to look again after one that failed.
@@ -35,7 +32,7 @@ class Poll:
     def __init__(
         self,
         connection: Connection,
-        replies: Replies,
+        requests: Requests,
         taker: CensusTaker,
         *,
         keep: timedelta = timedelta(seconds=5),
@@ -43,7 +40,7 @@ class Poll:
         timeout: timedelta = timedelta(seconds=3),
     ) -> None:
         self._connection = connection
-        self._replies = replies
+        self._requests = requests
         self._taker = taker
         self._keep = keep.total_seconds()
         self._keep_failure = keep_failure.total_seconds()
@@ -76,10 +73,10 @@ class Poll:
         deadline = loop.time() + self._timeout
         self.census = None
         try:
-            self.round_trip = await self._replies.round_trip(deadline)
+            self.round_trip = await self._requests.round_trip(deadline)
             async with asyncio.timeout_at(deadline):
                 self.census = await self._taker.take(deadline)
-        except (BrokerUnavailable, RefusedByBroker, TimeoutError) as error:
+        except (NatsError, TimeoutError) as error:
             log.debug("JetStream could not be looked at: %s", type(error).__name__)
             self.failures += 1
         except Exception:

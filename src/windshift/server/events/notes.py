@@ -10,9 +10,7 @@ import logging
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
-from nats.aio.msg import Msg
-
-from windshift.server.nats.connection import Connection, NotConnected
+from windshift.nats import Connection, Message, NotConnected
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +34,9 @@ class Notes:
         self._connection = connection
         self._listeners: dict[_Topic, dict[object, Heard]] = {}
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Hear notes from now on, across reconnects."""
-        await self._connection.subscribe(f"{_PREFIX}.*.*.*", self._on_message)
+        self._connection.subscribe(f"{_PREFIX}.*.*.*".encode(), self._on_message)
 
     def listen(self, kind: str, stream: str, consumer: str, callback: Heard) -> Callable[[], None]:
         """Call `callback` at each such note, and stop when what is returned is called.
@@ -59,8 +57,8 @@ class Notes:
         """Tell all servers, this one included. Without a connection nobody is told."""
         send_note(self._connection, kind, stream, consumer)
 
-    def _on_message(self, message: Msg) -> None:
-        tokens = message.subject.split(".")
+    def _on_message(self, message: Message) -> None:
+        tokens = message.subject.decode(errors="replace").split(".")
         if len(tokens) == 5:
             self.tell(tokens[2], tokens[3], tokens[4])
 
@@ -77,6 +75,6 @@ class Notes:
 def send_note(connection: Connection, kind: str, stream: str, consumer: str) -> None:
     """Tell all servers. Without a connection nobody is told."""
     try:
-        connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}")
+        connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}".encode())
     except NotConnected:
         pass

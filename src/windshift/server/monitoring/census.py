@@ -12,8 +12,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-from windshift.server.nats.jetstream import JetStreamApi, JsonObject, RefusedByBroker
-from windshift.server.nats.timestamps import NANOSECONDS, parse_rfc3339
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream import JetStream, JsonObject
 
 _MOST_FILTERS: Final = 4
 _ANY: Final = ">"
@@ -115,7 +115,7 @@ class _Oldest(NamedTuple):
 class CensusTaker:
     """Looks at what JetStream holds."""
 
-    def __init__(self, api: JetStreamApi, limits: CensusLimits | None = None) -> None:
+    def __init__(self, api: JetStream, limits: CensusLimits | None = None) -> None:
         self._api = api
         self._limits = limits or CensusLimits()
         self._known: dict[ConsumerKey, _Oldest] = {}
@@ -123,7 +123,7 @@ class CensusTaker:
     async def take(self, deadline: float) -> Census:
         """Look, until `deadline` (loop time) at most.
 
-        Raise `BrokerUnavailable` or `RefusedByBroker` when that was not possible.
+        Raise `Unavailable` or `JetStreamError` when that was not possible.
         """
         census = Census()
         await self._look_at_streams(census, deadline)
@@ -155,7 +155,7 @@ class CensusTaker:
                 if seen == room:
                     census.omitted_consumers += page.total - seen
                     return
-        except RefusedByBroker:
+        except JetStreamError:
             return  # the stream was deleted meanwhile
 
     async def _pages(self, operation: str, key: str, deadline: float) -> AsyncIterator[_Page]:
@@ -200,12 +200,10 @@ class CensusTaker:
             query = {"seq": consumer.settled_to + 1, "next_by_subj": subject}
             try:
                 message = await self._api.message(consumer.stream, query, deadline)
-            except RefusedByBroker:
+            except JetStreamError:
                 return None  # the stream was deleted meanwhile
-            time = None if message is None else parse_rfc3339(message.time)
-            if message is not None and time is not None and (found is None or message.sequence < found.seq):
-                stored_ns = time.seconds * NANOSECONDS + time.nanos
-                found = _Oldest(consumer.settled_to, message.sequence, stored_ns)
+            if message is not None and (found is None or message.sequence < found.seq):
+                found = _Oldest(consumer.settled_to, message.sequence, message.unix_ns)
         return found
 
 

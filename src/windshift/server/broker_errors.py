@@ -1,0 +1,100 @@
+"""The border to NATS: what the library's errors mean in the domain's terms."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Final, TypeGuard
+
+from windshift import nats
+from windshift.nats.jetstream import codes
+from windshift.server.errors import (
+    BrokerUnavailable,
+    ConsumerNotFound,
+    EventTooLarge,
+    ForbiddenByBroker,
+    MirrorChange,
+    OutcomeUnknown,
+    ReplicasUnavailable,
+    StoreNotFound,
+    StreamFull,
+    StreamNotFound,
+    SubjectsOverlap,
+    TooManyInFlight,
+    UnboundSubject,
+    UnsupportedCombination,
+    WindshiftError,
+)
+
+
+def domain_error(error: nats.NatsError, *, stream: str = "", consumer: str = "") -> Exception:
+    """Say in the domain's terms what an error means; return the error itself if nothing is known.
+
+    What one operation knows better (the size limit of a stream, the revision of a key) it maps itself, first.
+    """
+    for kind, make in _BY_KIND:
+        if isinstance(error, kind):
+            return make(error)
+    return _refusal(error, stream, consumer) if isinstance(error, nats.JetStreamError) else error
+
+
+_BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError]], ...]] = (
+    (nats.Forbidden, lambda _: ForbiddenByBroker()),
+    (nats.Unavailable, lambda _: BrokerUnavailable()),
+    (nats.NotConnected, lambda _: BrokerUnavailable()),
+    (nats.NoDirectGet, lambda _: BrokerUnavailable()),
+    (nats.OutcomeUnknown, lambda error: OutcomeUnknown(error.text) if error.text else OutcomeUnknown()),
+    (nats.TooManyInFlight, lambda _: TooManyInFlight()),
+    (nats.NoStream, lambda error: UnboundSubject(error.subject)),
+    (nats.NoBucket, lambda error: StoreNotFound(error.bucket)),
+    (nats.MessageTooLarge, lambda error: EventTooLarge(error.limit)),
+)
+"""Most special first."""
+
+
+def is_invalid(error: Exception) -> TypeGuard[nats.JetStreamError]:
+    """Whether the broker refused a request as invalid, and nothing better is known of why."""
+    if not isinstance(error, nats.JetStreamError) or domain_error(error) is not error:
+        return False
+    return error.code == 400 or error.err_code == codes.INVALID_CONFIG
+
+
+@contextmanager
+def broker_errors(*, stream: str = "", consumer: str = "") -> Iterator[None]:
+    """Let the library's errors leave the block as the domain's."""
+    try:
+        yield
+    except nats.NatsError as error:
+        raise domain_error(error, stream=stream, consumer=consumer) from error
+
+
+def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exception:
+    code = error.err_code
+    if codes.is_broken_disk(error):
+        return BrokerUnavailable(_CANNOT_STORE)
+    if codes.is_full(error):
+        return StreamFull()
+    make = _BY_CODE.get(code)
+    return error if make is None else make(stream, consumer)
+
+
+_CANNOT_STORE = "the broker cannot store anything now; try again"
+_NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
+_NO_ROOM = "the broker has no room left; give it more, or remove events"
+_NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
+_FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
+_MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirrors; make another stream"
+
+_BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
+    **dict.fromkeys(codes.TEMPORARY, lambda *_: BrokerUnavailable()),
+    **dict.fromkeys(codes.OUT_OF_SPACE, lambda *_: StreamFull(_NO_ROOM)),
+    **dict.fromkeys(codes.NOT_ENABLED, lambda *_: BrokerUnavailable(_NO_JETSTREAM)),
+    **dict.fromkeys(codes.TOO_FEW_SERVERS, lambda *_: ReplicasUnavailable(_NO_REPLICAS)),
+    **dict.fromkeys(codes.FILTERS_OVERLAP, lambda *_: UnsupportedCombination(_FILTERS_OVERLAP)),
+    codes.STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
+    codes.CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
+    codes.CONSUMER_DOES_NOT_EXIST: lambda _, consumer: ConsumerNotFound(consumer),
+    codes.STORE_FAILED: lambda *_: BrokerUnavailable(_CANNOT_STORE),
+    codes.SUBJECTS_OVERLAP: lambda *_: SubjectsOverlap("another stream takes some of these subjects already"),
+    codes.MIRROR_IMMUTABLE: lambda *_: MirrorChange(_MIRROR_FIXED),
+}

@@ -1,0 +1,67 @@
+"""Deliveries: messages of a JetStream consumer as events."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from windshift.nats import Message
+from windshift.nats.jetstream import read_ack_subject
+from windshift.nats.times import Time, from_unix_ns
+from windshift.server.events import headers
+from windshift.server.events.model import StreamSeq
+
+
+class Delivery(NamedTuple):
+    """One attempt to hand over an event.
+
+    Attributes:
+        id: the event's sequence in its stream.
+        subject: the event's subject.
+        type_name: full Protobuf name of the data, empty when the publisher named none.
+        data: the serialized data.
+        time: when it was published; the broker's time when the publisher named none.
+        idempotency_key: the publisher's, if any.
+        trace_parent: W3C trace context, if any.
+        trace_state: W3C trace context, if any.
+        attempt: 1 for the first delivery.
+        reply: the subject that takes this delivery's acknowledgements.
+    """
+
+    id: StreamSeq
+    subject: str
+    type_name: str
+    data: bytes
+    time: Time
+    idempotency_key: str | None
+    trace_parent: str | None
+    trace_state: str | None
+    attempt: int
+    reply: bytes
+
+
+def read_delivery(message: Message) -> Delivery:
+    """Read a message that JetStream delivered; raise `ValueError` of any other."""
+    attempt, sequence, stored_ns, _ = read_ack_subject(message.reply)
+    type_name, time, key, trace_parent, trace_state = headers.read(message.headers)
+    return Delivery(
+        StreamSeq(sequence),
+        message.subject.decode(errors="replace"),
+        type_name,
+        message.body,
+        from_unix_ns(stored_ns) if time is None else time,
+        key,
+        trace_parent,
+        trace_state,
+        attempt,
+        message.reply,
+    )
+
+
+def stored_at(reply: bytes) -> int:
+    """Say when the stream stored a delivered message, in nanoseconds since 1970, by the delivery's reply."""
+    return read_ack_subject(reply).stored_ns
+
+
+def pending_after(reply: bytes) -> int:
+    """Say how many messages the consumer had yet to hand over when it sent this delivery."""
+    return read_ack_subject(reply).pending

@@ -1,0 +1,104 @@
+"""The headers by which events lie in JetStream, whose names other programs read and write too.
+
+An event's block is made of parts that are kept: those of the data type and of the second. One regular
+expression reads back what is written so, and whatever else another program wrote is read line by line.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from functools import lru_cache
+from typing import Final, NamedTuple
+
+from windshift.nats import headers as h
+from windshift.nats.times import Time, parse_rfc3339
+
+DATA_TYPE: Final = b"WS-Data-Type"
+"""The full name of the Protobuf message that the body holds."""
+PUBLISHED_TIME: Final = b"WS-Published-Time"
+"""RFC 3339, written in UTC with ``Z`` and nanoseconds."""
+TRACE_PARENT: Final = b"WS-Trace-Parent"
+TRACE_STATE: Final = b"WS-Trace-State"
+
+
+# --- Writing ----------------------------------------------------------------------------------------------
+
+
+def begin(data_type: str) -> bytes:
+    """Return how the block of an event of this type begins; it goes on with the time."""
+    return h.BEGIN + h.line(DATA_TYPE, data_type.encode()) + PUBLISHED_TIME + b": "
+
+
+@lru_cache(maxsize=64)
+def _second(seconds: int) -> bytes:
+    """Write a whole second. Events that follow each other mostly share it: hence the cache."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00").encode()
+
+
+def format_rfc3339(seconds: int, nanos: int) -> bytes:
+    """Write a time (see `Time`)."""
+    return b"%b.%09dZ" % (_second(seconds), nanos)
+
+
+# --- Reading ----------------------------------------------------------------------------------------------
+
+
+class EventHeaders(NamedTuple):
+    """What the headers of an event say; the type is empty where none is named, the time None."""
+
+    type_name: str
+    time: Time | None
+    idempotency_key: str | None
+    trace_parent: str | None
+    trace_state: str | None
+
+
+_PLAIN: Final = re.compile(
+    rb"NATS/1\.0\r\n"
+    rb"WS-Data-Type: ([!-~]{1,256})\r\n"
+    rb"WS-Published-Time: ([0-9T:-]{19})\.([0-9]{9})Z\r\n"
+    rb"(?:Nats-Msg-Id: ([!-~](?:[ -~]*[!-~])?)\r\n)?"
+    rb"(?:WS-Trace-Parent: ([!-~]+)\r\n)?"
+    rb"(?:WS-Trace-State: ([!-~](?:[ -~]*[!-~])?)\r\n)?"
+    rb"\r\n"
+)
+"""What a Windshift writes. Where this does not fit, `_read_lines` reads the same, and anything else."""
+
+
+def read(block: bytes) -> EventHeaders:
+    """Read the headers of a message. Those of other programs, or none, are fine."""
+    plain = _PLAIN.fullmatch(block)
+    if plain is None:
+        return _read_lines(block)
+    data_type, second, nanos, key, parent, state = plain.groups()
+    seconds = _seconds(second)
+    return EventHeaders(
+        _text(data_type),
+        None if seconds is None else Time(seconds, int(nanos)),
+        None if key is None else key.decode(),
+        None if parent is None else parent.decode(),
+        None if state is None else state.decode(),
+    )
+
+
+@lru_cache(maxsize=64)
+def _seconds(second: bytes) -> int | None:
+    time = parse_rfc3339(second.decode() + "Z")
+    return None if time is None else time.seconds
+
+
+@lru_cache(maxsize=1024)
+def _text(data_type: bytes) -> str:
+    return data_type.decode()
+
+
+def _read_lines(block: bytes) -> EventHeaders:
+    told = {name: value.decode(errors="replace") for name, value in reversed(h.split(block))}
+    return EventHeaders(
+        told.get(DATA_TYPE, ""),
+        parse_rfc3339(told.get(PUBLISHED_TIME, "")),
+        told.get(h.MESSAGE_ID),
+        told.get(TRACE_PARENT),
+        told.get(TRACE_STATE),
+    )

@@ -1,0 +1,1 @@
+"""What is looked at so that operators see it: what JetStream holds, and what the broker forbids."""

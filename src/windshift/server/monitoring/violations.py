@@ -1,0 +1,45 @@
+"""What the broker does not let this server's user do, told to the operator, once in a while for each kind."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from typing import Final
+
+from windshift.nats.protocol import Kind, ServerError
+from windshift.server.telemetry.seldom import Seldom
+
+log = logging.getLogger(__name__)
+
+_KINDS: Final = re.compile(r"\$JS\.API\.\w+\.(MSG\.)?\w+|\$JS\.\w+|\$KV|_WS\.\w+|_INBOX")
+
+
+class ViolationLog:
+    """Logs violations.
+
+    Args:
+        inbox_prefix: what this server's inboxes begin with. The rest of such a subject is told nobody.
+        interval: seconds between two log records of one kind: one operation of JetStream's API, say, of
+            whatever stream, or an event of whatever subject.
+    """
+
+    def __init__(self, inbox_prefix: str, interval: float = 600.0) -> None:
+        self._inbox_prefix = inbox_prefix + "."
+        self._interval = interval
+        self._seldom: dict[tuple[Kind, str], Seldom] = {}
+
+    def told(self, violation: ServerError) -> None:
+        """Log what the broker told, unless that was done lately."""
+        subject = violation.subject.decode(errors="replace")
+        kind = _KINDS.match(subject)
+        key = (violation.kind, kind[0] if kind else "")
+        seldom = self._seldom.setdefault(key, Seldom(self._interval))
+        if seldom.passes(time.monotonic()):
+            skipped = seldom.take_skipped()
+            log.error(
+                'NATS: this user may not %s "%s"; what needs it fails',
+                "publish to" if violation.kind is Kind.PUBLISH_FORBIDDEN else "subscribe to",
+                self._inbox_prefix + ">" if subject.startswith(self._inbox_prefix) else subject,
+                extra={"more": skipped} if skipped else None,
+            )

@@ -1,1 +1,0 @@
-"""The only place that speaks to NATS: the connection, its replies, JetStream's API on the wire."""
