@@ -322,6 +322,8 @@ class Connection:
                     await wire.ping()
         except (NotConnected, TimeoutError):
             raise ConnectFailed(wire.reason or "it did not answer in time") from None
+        if not wire.open:  # it has ended right behind the answer, in the same bytes
+            raise ConnectFailed(wire.reason)
         if self._barred:
             raise ConnectFailed(self._barred, final=True)
 

@@ -127,6 +127,8 @@ class Wire(asyncio.Protocol):
         flags = {"verbose": False, "pedantic": False, "echo": True, "tls_required": wants_tls}
         self._write(protocol.connect_frame({**flags, **about, **features, **said}))
         await self.ping()
+        if self._ended.done():  # right behind the answer, in the same bytes
+            raise ConnectionError
         if not self.info.headers:
             raise ConnectFailed("it does not take headers; it must be of version 2.2 or later", final=True)
         self.open = True
