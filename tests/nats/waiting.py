@@ -1,0 +1,30 @@
+"""Waiting for what has no event, and who serves a connection."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tests.support.broker import Broker
+from tests.support.nats_server import NatsServer
+from windshift.nats.wire import Wire
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - what is waited for has no event
+            await asyncio.sleep(0.005)
+
+
+def wire_of(broker: Broker) -> Wire:
+    """Return the present wire of a connection that is up."""
+    wire = broker.connection.wire
+    assert wire is not None
+    return wire
+
+
+def serving(broker: Broker, *servers: NatsServer) -> NatsServer:
+    """Say which of the servers the connection is to."""
+    port = wire_of(broker).server.port
+    return next(server for server in servers if server.port == port)
