@@ -59,8 +59,7 @@ def get(headers: bytes, name: bytes) -> bytes | None:
     start = headers.find(b"\r\n%b:" % name)
     if start < 0:
         return None
-    start += len(name) + 3
-    return headers[start : headers.find(b"\r\n", start)].strip()
+    return headers[start + len(name) + 3 :].partition(b"\r\n")[0].strip()
 
 
 def find(lines: HeaderLines, name: bytes) -> bytes | None:
