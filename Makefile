@@ -30,8 +30,8 @@ test: install ## Run the test suite, on all cores.
 	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST) $(TESTS)
 
 .PHONY: bench
-bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone.
-	$(BIN)/python -m benchmarks
+bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone; or BEFORE=another checkout.
+	$(BIN)/python -m benchmarks $(if $(BEFORE),--before "$(BEFORE)")
 
 .PHONY: faults
 faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200, SEED=17, EVENTS=100000, SHORT=1, REPORT=1.

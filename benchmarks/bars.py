@@ -6,6 +6,7 @@ from functools import partial
 
 from . import auth, auth_check, drain, encryption, memory, neighbours, telemetry, throughput
 from .figures import (
+    BEFORE,
     COMPARISON,
     WINDSHIFT,
     Bar,
@@ -117,6 +118,37 @@ BARS = (
 )
 
 
+def _to_before(
+    text: str, measurement: str, quantity: str, limit: float | None = None, *, at_most: bool = True
+) -> Bar:
+    return Bar(f"{text}, ratio to {BEFORE}", limit, at_most, ratio(measurement, quantity))
+
+
+VERSION_BARS = (
+    _to_before("server CPU of a publish", _T.PUBLISH, _T.SERVER_CPU, 0.72),
+    _to_before("publishes per second", _T.PUBLISH, _T.PER_SECOND, 1.3, at_most=False),
+    _to_before("broker CPU of a publish", _T.PUBLISH, _T.BROKER_CPU, 1.05),  # 1, and some noise
+    _to_before("server CPU of a publish, own client", _T.PUBLISH_OWN, _T.SERVER_CPU),
+    _to_before("publishes per second, own client", _T.PUBLISH_OWN, _T.PER_SECOND),
+    *(
+        bar
+        for client in ("", f", {_T.GO_CLIENT}")
+        for acks in (1, 25)
+        for text, name in ((f", acks of {acks}{client}", _consume(acks, client)),)
+        for bar in (
+            _to_before(f"server CPU of an event{text}", name, _T.SERVER_CPU),
+            _to_before(f"events per second{text}", name, _T.PER_SECOND, 1.3, at_most=False),
+        )
+    ),
+    _to_before("resident memory of the idle server", _M.START, _M.RESIDENT),
+    Bar("resident memory of the idle server, MB", 46, True, median(_M.START, _M.RESIDENT)),
+    _to_before("start to ready", _M.START, _M.READY),
+    Bar("start to ready, seconds", 0.3, True, median(_M.START, _M.READY)),
+)
+"""Those of a version that is measured beside the one before it."""
+
+
 def judge(figures: Figures) -> list[Verdict]:
     """Hold what was measured against the bars."""
-    return [verdict for bar in BARS if (verdict := bar.judge(figures)) is not None]
+    bars = VERSION_BARS if figures.other == BEFORE else BARS
+    return [verdict for bar in bars if (verdict := bar.judge(figures)) is not None]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .broker import Broker, connected
-from .figures import Figures
-from .processes import Running, nats_server, program, windshift_server
+from .figures import BEFORE, COMPARISON, WINDSHIFT, Figures
+from .processes import SERVER, Running, nats_server, program, windshift_server
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,12 +23,20 @@ class Options:
         quick: shorter runs.
         soak: also what takes minutes.
         load_client: an independent load client of the contract; None = there is none.
+        before: the program of another version, to measure beside this one; None = there is none.
     """
 
     runs: int
     quick: bool = False
     soak: bool = False
     load_client: Path | None = None
+    before: Path | None = None
+
+    @property
+    def versions(self) -> dict[str, Path]:
+        """The programs under test by the name of their subject, in the order in which they take turns."""
+        before = {} if self.before is None else {BEFORE: self.before}
+        return before | {WINDSHIFT: SERVER}
 
     def scaled(self, count: int) -> int:
         """Return a count of requests or events, smaller when it should be quick."""
@@ -66,11 +74,23 @@ async def prepared(directory: Path, options: Options, figures: Figures) -> Async
 
 
 @contextlib.asynccontextmanager
-async def both_servers(bench: Bench) -> AsyncIterator[tuple[Running, Running]]:
-    """Run Windshift and the comparison server on the broker."""
+async def windshift_servers(bench: Bench) -> AsyncIterator[dict[str, Running]]:
+    """Run each version of Windshift on the broker; give their processes by the name of their subject."""
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {}
+        for subject, path in bench.options.versions.items():
+            server = windshift_server(bench.directory, bench.nats, path=path)
+            servers[subject] = (await stack.enter_async_context(server)).server
+        yield servers
+
+
+@contextlib.asynccontextmanager
+async def compared_servers(bench: Bench) -> AsyncIterator[dict[str, Running]]:
+    """Run both versions of Windshift, or the one that there is and the comparison server."""
     url = f"nats://{bench.nats.address}"
-    async with (
-        windshift_server(bench.directory, bench.nats) as started,
-        program(bench.directory, "comparison_server", url, name="comparison server") as (comparison, _),
-    ):
-        yield started.server, comparison
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(windshift_servers(bench))
+        if bench.options.before is None:
+            server = program(bench.directory, "comparison_server", url, name="comparison server")
+            servers[COMPARISON], _ = await stack.enter_async_context(server)
+        yield servers

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 WINDSHIFT = "windshift"
+BEFORE = "before"
 COMPARISON = "grpc.aio"
 NATS = "nats-py"
 
 Rows = list[tuple[str, ...]]
+_PASSED = {True: "met", False: "MISSED", None: ""}
 
 
 @dataclass(slots=True)
@@ -44,14 +46,14 @@ class Verdict:
     Attributes:
         text: the bar in words.
         value: what was measured.
-        limit: the bar.
-        passed: whether the value is on the right side.
+        limit: the bar; None = there is none, the value is to be seen.
+        passed: whether the value is on the right side; None without a limit.
     """
 
     text: str
     value: float
-    limit: float
-    passed: bool
+    limit: float | None
+    passed: bool | None
 
 
 class Figures:
@@ -77,13 +79,18 @@ class Figures:
         """Return a figure, or None where it was not measured."""
         return self._figures.get((measurement, subject, quantity))
 
+    @property
+    def other(self) -> str:
+        """What Windshift is compared with: the version before, or else the comparison server."""
+        return BEFORE if any(figure.subject == BEFORE for figure in self) else COMPARISON
+
     def ratio(self, measurement: str, quantity: str, subject: str, other: str) -> float | None:
         """Return the median of the ratios of runs that followed each other, or None without both."""
         ours, theirs = self.get(measurement, subject, quantity), self.get(measurement, other, quantity)
         if ours is None or theirs is None:
             return None
-        pairs = zip(ours.values, theirs.values, strict=False)
-        return statistics.median(a / b for a, b in pairs if b)
+        ratios = [a / b for a, b in zip(ours.values, theirs.values, strict=False) if b]
+        return statistics.median(ratios) if ratios else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,13 +99,13 @@ class Bar:
 
     Attributes:
         text: in words.
-        limit: the number.
+        limit: the number; None = the figure is shown without one.
         at_most: whether the number is an upper bound; otherwise a lower one.
         value: finds the figure; None where it was not measured.
     """
 
     text: str
-    limit: float
+    limit: float | None
     at_most: bool
     value: Callable[[Figures], float | None]
 
@@ -108,7 +115,8 @@ class Bar:
         if value is None:
             return None
         compare = operator.le if self.at_most else operator.ge
-        return Verdict(self.text, value, self.limit, compare(value, self.limit))
+        passed = None if self.limit is None else compare(value, self.limit)
+        return Verdict(self.text, value, self.limit, passed)
 
 
 def median(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable[[Figures], float | None]:
@@ -142,8 +150,13 @@ def total(measurement: str, quantity: str, subject: str = WINDSHIFT) -> Callable
 
 
 def ratio(measurement: str, quantity: str) -> Callable[[Figures], float | None]:
-    """Return a function that finds the ratio of Windshift's figure to the comparison server's."""
-    return lambda figures: figures.ratio(measurement, quantity, WINDSHIFT, COMPARISON)
+    """Return a function that finds the ratio of Windshift's figure to that which it is compared with."""
+    return lambda figures: figures.ratio(measurement, quantity, WINDSHIFT, figures.other)
+
+
+def counterpart(subject: str, other: str) -> str:
+    """Return the subject of another server that stands beside one of Windshift."""
+    return subject.replace(WINDSHIFT, other, 1)
 
 
 def number(value: float) -> str:
@@ -154,15 +167,15 @@ def number(value: float) -> str:
 
 
 def table(figures: Figures) -> str:
-    """Lay the figures out as text: one row for each quantity, with the ratio to the comparison server."""
-    rows: Rows = [
-        ("measurement", "quantity", "subject", "median", "min", "max", "runs", f"ratio to {COMPARISON}")
-    ]
+    """Lay the figures out as text: one row for each quantity, with the ratio to what stands beside."""
+    other = figures.other
+    rows: Rows = [("measurement", "quantity", "subject", "median", "min", "max", "runs", f"ratio to {other}")]
     last = ""
     for figure in sorted(figures, key=lambda f: (_first(figures, f.measurement), f.quantity)):
         times = ""
-        if figure.subject == WINDSHIFT:
-            value = figures.ratio(figure.measurement, figure.quantity, WINDSHIFT, COMPARISON)
+        if figure.subject.startswith(WINDSHIFT):
+            beside = counterpart(figure.subject, other)
+            value = figures.ratio(figure.measurement, figure.quantity, figure.subject, beside)
             times = "" if value is None else f"{value:.2f}"
         values = (number(v) for v in (figure.median, min(figure.values), max(figure.values)))
         name = "" if figure.measurement == last else figure.measurement
@@ -178,7 +191,9 @@ def _first(figures: Figures, measurement: str) -> int:
 def verdict_table(verdicts: list[Verdict]) -> str:
     """Lay the bars out as text."""
     rows: Rows = [("bar", "limit", "measured", "")]
-    rows += [(v.text, number(v.limit), number(v.value), "met" if v.passed else "MISSED") for v in verdicts]
+    for verdict in verdicts:
+        limit = "" if verdict.limit is None else number(verdict.limit)
+        rows.append((verdict.text, limit, number(verdict.value), _PASSED[verdict.passed]))
     return _columns(rows, left=1)
 
 

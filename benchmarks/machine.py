@@ -29,6 +29,11 @@ def describe() -> dict[str, Any]:
     }
 
 
+def commit(checkout: Path) -> str | None:
+    """Return what is checked out in a directory, as git describes it; None where git knows nothing of it."""
+    return _first_line(["git", "--no-optional-locks", "-C", str(checkout), "describe", "--always", "--dirty"])
+
+
 def _processor() -> str:
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):

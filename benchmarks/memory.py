@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 
 from google.protobuf import wrappers_pb2
 
@@ -11,7 +12,7 @@ from . import h2load, sink
 from .bench import Bench
 from .broker import new_consumer, new_stream
 from .credentials import write_rules
-from .figures import WINDSHIFT, number
+from .figures import WINDSHIFT, counterpart, number
 from .peers import subscription
 from .processes import FailedToRun, Running, program, read_line, run_program, windshift_server, write_line
 
@@ -34,14 +35,20 @@ async def measure_start(bench: Bench) -> None:
         ISSUER: write_rules(bench.directory, issuer=True).environment,
     }
     for run in range(bench.options.runs):
-        for subject, environment in ways.items():
-            bench.say(f"start, run {run + 1} of {bench.options.runs}: {subject}")
-            async with windshift_server(bench.directory, None, environment=environment) as started:
-                await asyncio.sleep(_SETTLE)
-                resident = started.server.resident_kib() * 1024 / 1e6
-                bench.figures.add(START, subject, READY, started.seconds)
-                bench.figures.add(START, subject, RESIDENT, resident)
-                bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
+        for way, environment in ways.items():
+            for version, path in bench.options.versions.items():
+                subject = counterpart(way, version)
+                bench.say(f"start, run {run + 1} of {bench.options.runs}: {subject}")
+                await _start(bench, subject, path, environment)
+
+
+async def _start(bench: Bench, subject: str, path: Path, environment: Mapping[str, str]) -> None:
+    async with windshift_server(bench.directory, None, path=path, environment=environment) as started:
+        await asyncio.sleep(_SETTLE)
+        resident = started.server.resident_kib() * 1024 / 1e6
+    bench.figures.add(START, subject, READY, started.seconds)
+    bench.figures.add(START, subject, RESIDENT, resident)
+    bench.say(f"    ready in {started.seconds:.2f} s, {resident:.1f} MB resident")
 
 
 async def measure_idle_streams(bench: Bench) -> None:

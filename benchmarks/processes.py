@@ -11,6 +11,7 @@ import json
 import os
 import re
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -21,6 +22,8 @@ from typing import Any
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
+SERVER = BIN / "windshift"
+"""The program of this checkout."""
 _CPU_CLOCK = 2
 """Of the clocks of a process the exact one, see clock_getcpuclockid(3); /proc counts in steps of 10 ms."""
 _STOP_TIMEOUT = 15.0
@@ -121,6 +124,25 @@ async def stop(process: asyncio.subprocess.Process) -> float:
     return time.monotonic() - started
 
 
+def server_of(checkout: Path) -> Path:
+    """Return the server's program in another checkout, where ``make install`` puts it.
+
+    Raises:
+        FailedToRun: there is none, or it runs the code of yet another place, as a copied environment does.
+    """
+    programs = checkout / ".venv" / "bin"
+    command = [str(programs / "python"), "-c", "import windshift; print(windshift.__file__)"]
+    try:
+        source = subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        raise FailedToRun(
+            f"no Windshift is installed in {programs.parent}: run `make install` there"
+        ) from None
+    if not Path(source).resolve().is_relative_to(checkout.resolve()):
+        raise FailedToRun(f"what is installed in {programs.parent} is the code of {Path(source).parent}")
+    return programs / "windshift"
+
+
 def free_port() -> int:
     """Return a TCP port that was free a moment ago."""
     with socket.socket() as probe:
@@ -169,6 +191,7 @@ async def windshift_server(
     directory: Path,
     nats: Running | None,
     *,
+    path: Path = SERVER,
     port: int = 0,
     shared: bool = False,
     environment: Mapping[str, str] | None = None,
@@ -178,6 +201,7 @@ async def windshift_server(
     Args:
         directory: where logs lie, and the embedded broker's data.
         nats: the broker to use; None = the server's embedded one.
+        path: the program; that of another checkout brings its own packages.
         port: where to serve the API; 0 = any free port.
         shared: whether others may listen on the port too.
         environment: further settings.
@@ -190,7 +214,7 @@ async def windshift_server(
     }
     if nats is not None:
         settings["NATS_URL"] = f"nats://{nats.address}"
-    command = [str(BIN / "windshift"), "serve", *(["--share-port"] if shared else [])]
+    command = [str(path), "serve", *(["--share-port"] if shared else [])]
     begun = time.monotonic()
     async with running("windshift", command, directory, settings) as started:
         address = await _announced(started)

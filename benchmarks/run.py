@@ -18,8 +18,8 @@ from .bars import judge
 from .bench import Bench, Options, prepared
 from .drain import measure_drain
 from .encryption import measure_tls
-from .figures import Figures, as_json, table, verdict_table
-from .machine import describe
+from .figures import BEFORE, WINDSHIFT, Figures, as_json, table, verdict_table
+from .machine import commit, describe
 from .memory import (
     measure_idle_streams,
     measure_soak,
@@ -28,7 +28,7 @@ from .memory import (
     measure_upload,
 )
 from .neighbours import measure_neighbours
-from .processes import FailedToRun
+from .processes import ROOT, FailedToRun, server_of
 from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
 
@@ -39,23 +39,25 @@ class Measurement:
 
     Attributes:
         run: adds its figures to the bench's.
+        versions: whether it can measure two versions of Windshift in turns.
         long: whether it takes minutes and must be asked for.
     """
 
     run: Callable[[Bench], Awaitable[None]]
+    versions: bool = False
     long: bool = False
 
 
 MEASUREMENTS = {
-    "publish": Measurement(measure_publish),
+    "publish": Measurement(measure_publish, versions=True),
     "latency": Measurement(measure_latency),
-    "consume": Measurement(measure_consume),
+    "consume": Measurement(measure_consume, versions=True),
     "nats-py": Measurement(measure_direct),
     "telemetry": Measurement(measure_telemetry),
     "auth": Measurement(measure_auth),
     "auth-check": Measurement(measure_auth_check),
     "tls": Measurement(measure_tls),
-    "start": Measurement(measure_start),
+    "start": Measurement(measure_start, versions=True),
     "idle-streams": Measurement(measure_idle_streams),
     "stalled": Measurement(measure_stalled),
     "neighbours": Measurement(measure_neighbours),
@@ -65,11 +67,24 @@ MEASUREMENTS = {
 }
 
 
-def chosen(only: tuple[str, ...], *, soak: bool) -> list[str]:
-    """Return the names of the measurements to run, in their order."""
+def chosen(only: tuple[str, ...], *, soak: bool, before: bool = False) -> list[str]:
+    """Return the names of the measurements to run, in their order.
+
+    Args:
+        only: those asked for by name; none = all that need not be asked for.
+        soak: whether what is long was asked for.
+        before: whether two versions are measured, which not all can.
+
+    Raises:
+        click.UsageError: what was asked for cannot measure two versions.
+    """
+    able = [name for name, measurement in MEASUREMENTS.items() if measurement.versions or not before]
+    asked = (*only, *(["soak"] if soak else []))
+    if refused := [name for name in asked if name not in able]:
+        raise click.UsageError(f"--before does not go with {', '.join(refused)}")
     if only:
-        return [name for name in MEASUREMENTS if name in only]
-    return [name for name, measurement in MEASUREMENTS.items() if soak or not measurement.long]
+        return [name for name in able if name in only]
+    return [name for name in able if soak or not MEASUREMENTS[name].long]
 
 
 async def run(names: list[str], options: Options, figures: Figures) -> list[str]:
@@ -97,6 +112,13 @@ async def _run_until_signalled(names: list[str], options: Options, figures: Figu
     return await run(names, options, figures)
 
 
+def _server_of(checkout: Path) -> Path:
+    try:
+        return server_of(checkout.resolve())
+    except FailedToRun as error:
+        raise click.BadParameter(str(error), param_hint="--before") from None
+
+
 @click.command(context_settings={"show_default": True})
 @click.option("--runs", default=5, type=click.IntRange(1), help="How often each speed is measured.")
 @click.option("--quick", is_flag=True, help="Shorter runs, and three of each: for a look, not for quoting.")
@@ -110,6 +132,12 @@ async def _run_until_signalled(names: list[str], options: Options, figures: Figu
     help="A load client of the contract to consume with as well, as a cross-check.",
 )
 @click.option(
+    "--before",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Measure this version in turns with that of another checkout, with an environment of its own.",
+)
+@click.option(
     "--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the results here, as JSON."
 )
 def main(
@@ -119,28 +147,35 @@ def main(
     only: tuple[str, ...],
     soak: bool,
     load_client: Path | None,
+    before: Path | None,
     output: Path | None,
 ) -> None:
-    """Measure the server beside a plain grpc.aio server and nats-py alone.
+    """Measure the server beside a plain grpc.aio server and nats-py alone, or beside another version of it.
 
     Both servers use one broker and take turns, run by run; the table shows medians. Whether a bar is met is
     information: the exit status is 1 only when something failed to run.
     """
+    names = chosen(only, soak=soak, before=before is not None)
     options = Options(
         runs=min(runs, 3) if quick else runs,
         quick=quick,
         soak=soak,
         load_client=load_client and load_client.resolve(),
+        before=before and _server_of(before),
     )
     machine, figures = describe(), Figures()
+    if before is not None:
+        machine["commits"] = {BEFORE: commit(before), WINDSHIFT: commit(ROOT)}
     try:
-        failed = asyncio.run(_run_until_signalled(chosen(only, soak=soak), options, figures))
+        failed = asyncio.run(_run_until_signalled(names, options, figures))
     except (KeyboardInterrupt, asyncio.CancelledError):
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     verdicts = judge(figures)
-    print(f"\n{machine['processor']}, {machine['cores']} cores; Python {machine['python']}\n")
-    print(table(figures))
+    print(f"\n{machine['processor']}, {machine['cores']} cores; Python {machine['python']}")
+    for version, checked_out in machine.get("commits", {}).items():
+        print(f"{version}: {checked_out or 'not in git'}")
+    print(f"\n{table(figures)}")
     if verdicts:
         print(f"\n{verdict_table(verdicts)}")
     for note in figures.notes:

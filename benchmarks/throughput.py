@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
 from . import h2load
-from .bench import Bench, both_servers
+from .bench import Bench, compared_servers, windshift_servers
 from .broker import new_consumer, new_stream
 from .figures import COMPARISON, NATS, WINDSHIFT, number
 from .processes import FailedToRun, Running, output, run_program, windshift_server
 
 PUBLISH, LATENCY, CONSUME, DIRECT = "publish", "latency", "consume", "nats-py"
+PUBLISH_OWN = f"{PUBLISH}, own client"
 PER_SECOND, SERVER_CPU, BROKER_CPU = "per second", "server CPU, µs each", "broker CPU, µs each"
 P50, P99 = "p50, ms", "p99, ms"
 RATE = 2500
@@ -23,21 +25,20 @@ async def measure_publish(bench: Bench) -> None:
     """Unary publishes as fast as they are answered: h2load, and our own client."""
     if not h2load.available():
         bench.figures.note("h2load was not found (Debian: nghttp2-client), so its publishes were skipped.")
-    async with both_servers(bench) as (windshift, comparison):
-        counts = {WINDSHIFT: bench.options.scaled(100_000), COMPARISON: bench.options.scaled(15_000)}
+    async with compared_servers(bench) as servers:
+        owner = servers[WINDSHIFT]
         for run in range(bench.options.runs):
-            for subject, server in ((WINDSHIFT, windshift), (COMPARISON, comparison)):
+            for subject, server in servers.items():
                 bench.say(f"publish, run {run + 1} of {bench.options.runs}: {subject}")
+                count = bench.options.scaled(15_000 if subject == COMPARISON else 100_000)
                 if h2load.available():
-                    await _publish_h2load(bench, subject, server, windshift, counts[subject])
-                await _publish_own(bench, subject, server, windshift, counts[subject] // 2)
+                    await _publish_h2load(bench, subject, server, owner, count)
+                await _publish_own(bench, subject, server, owner, count // 2)
 
 
-async def _publish_h2load(
-    bench: Bench, subject: str, server: Running, windshift: Running, count: int
-) -> None:
+async def _publish_h2load(bench: Bench, subject: str, server: Running, owner: Running, count: int) -> None:
     warm_up = count // 10
-    async with new_stream(windshift.address, bench.broker) as stream:
+    async with new_stream(owner.address, bench.broker) as stream:
         body = bench.directory / "publish.bin"
         h2load.write_request(body, stream, 100)
         await h2load.publish(bench.directory, server.address, body, warm_up)
@@ -54,8 +55,8 @@ async def _publish_h2load(
     bench.say(f"    h2load: {number(load.per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
 
 
-async def _publish_own(bench: Bench, subject: str, server: Running, windshift: Running, count: int) -> None:
-    async with new_stream(windshift.address, bench.broker) as stream:
+async def _publish_own(bench: Bench, subject: str, server: Running, owner: Running, count: int) -> None:
+    async with new_stream(owner.address, bench.broker) as stream:
         cpu = server.cpu_seconds()
         seen = await run_program(
             bench.directory, "load", "publish", server.address, stream, f"--count={count}"
@@ -64,20 +65,19 @@ async def _publish_own(bench: Bench, subject: str, server: Running, windshift: R
         stored = await bench.broker.count(stream)
     if stored != count:
         raise FailedToRun(f"{subject}: {count} sent, {stored} stored, {seen['failures']}")
-    name = "publish, own client"
-    bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
-    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(name, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.figures.add(PUBLISH_OWN, subject, PER_SECOND, seen["per_second"])
+    bench.figures.add(PUBLISH_OWN, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(PUBLISH_OWN, subject, "client CPU, µs each", seen["client_cpu_us"])
 
 
 async def measure_latency(bench: Bench) -> None:
     """Unary publishes at a fixed rate that does not wait for answers."""
     seconds = 4 if bench.options.quick else 10
-    async with both_servers(bench) as (windshift, comparison):
+    async with compared_servers(bench) as servers:
         for run in range(bench.options.runs):
-            for subject, server in ((WINDSHIFT, windshift), (COMPARISON, comparison)):
+            for subject, server in servers.items():
                 bench.say(f"latency, run {run + 1} of {bench.options.runs}: {subject}")
-                async with new_stream(windshift.address, bench.broker) as stream:
+                async with new_stream(servers[WINDSHIFT].address, bench.broker) as stream:
                     arguments = (server.address, stream, f"--per-second={RATE}", f"--seconds={seconds}")
                     seen = await run_program(bench.directory, "load", "rate", *arguments)
                     stored = await bench.broker.count(stream)
@@ -96,20 +96,26 @@ async def measure_latency(bench: Bench) -> None:
 async def measure_consume(bench: Bench) -> None:
     """Consuming on one stream, every ack confirmed: one id each, and 25 ids each."""
     count = bench.options.scaled(60_000)
-    async with windshift_server(bench.directory, bench.nats) as started:
-        server = started.server
-        async with new_stream(server.address, bench.broker) as stream:
+    async with contextlib.AsyncExitStack() as stack:
+        servers = await stack.enter_async_context(windshift_servers(bench))
+        streams = {}
+        for subject in servers:
+            stream = new_stream(servers[WINDSHIFT].address, bench.broker)
+            streams[subject] = await stack.enter_async_context(stream)
             bench.say(f"consume: putting {number(count)} events into a stream")
-            await bench.broker.fill(stream, count, 100)
-            for run in range(bench.options.runs):
-                for acks in (1, 25):
-                    bench.say(f"consume, run {run + 1} of {bench.options.runs}: acks of {acks}")
-                    await _consume_own(bench, server, stream, count, acks)
-                    if bench.options.load_client is not None:
-                        await _consume_go(bench, bench.options.load_client, server, stream, count, acks)
+            await bench.broker.fill(streams[subject], count, 100)
+        for run in range(bench.options.runs):
+            for acks in (1, 25):
+                for subject, server in servers.items():
+                    bench.say(f"consume, run {run + 1} of {bench.options.runs}: {subject}, acks of {acks}")
+                    await _consume_own(bench, subject, server, streams[subject], count, acks)
+                    if (client := bench.options.load_client) is not None:
+                        await _consume_go(bench, client, subject, server, streams[subject], count, acks)
 
 
-async def _consume_own(bench: Bench, server: Running, stream: str, count: int, acks: int) -> None:
+async def _consume_own(
+    bench: Bench, subject: str, server: Running, stream: str, count: int, acks: int
+) -> None:
     consumer = await new_consumer(server.address, stream)
     cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
     arguments = (f"--count={count}", f"--acks={acks}", f"--window={WINDOW}")
@@ -117,18 +123,18 @@ async def _consume_own(bench: Bench, server: Running, stream: str, count: int, a
     cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
     if seen["invalid"] or seen["duplicates"]:
         bench.figures.note(
-            f"consume: {seen['invalid']} acks invalid, {seen['duplicates']} deliveries repeated"
+            f"consume, {subject}: {seen['invalid']} acks invalid, {seen['duplicates']} deliveries repeated"
         )
     name = f"{CONSUME}, acks of {acks}"
-    bench.figures.add(name, WINDSHIFT, PER_SECOND, seen["per_second"])
-    bench.figures.add(name, WINDSHIFT, SERVER_CPU, cpu / count * 1e6)
-    bench.figures.add(name, WINDSHIFT, BROKER_CPU, broker_cpu / count * 1e6)
-    bench.figures.add(name, WINDSHIFT, "client CPU, µs each", seen["client_cpu_us"])
+    bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
+    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
+    bench.figures.add(name, subject, "client CPU, µs each", seen["client_cpu_us"])
     bench.say(f"    {number(seen['per_second'])} events/s, {number(cpu / count * 1e6)} µs each")
 
 
 async def _consume_go(
-    bench: Bench, client: Path, server: Running, stream: str, count: int, acks: int
+    bench: Bench, client: Path, subject: str, server: Running, stream: str, count: int, acks: int
 ) -> None:
     consumer = await new_consumer(server.address, stream)
     command = [str(client), "consume", "-addr", server.address, "-stream", stream, "-subject", stream]
@@ -140,10 +146,10 @@ async def _consume_go(
     if found is None:
         raise FailedToRun(f"the load client said nothing of use: {text[-500:]}")
     if found[2] != "0":
-        bench.figures.note(f"consume, {GO_CLIENT}: {found[2]} acks invalid")
+        bench.figures.note(f"consume, {subject}, {GO_CLIENT}: {found[2]} acks invalid")
     name = f"{CONSUME}, acks of {acks}, {GO_CLIENT}"
-    bench.figures.add(name, WINDSHIFT, PER_SECOND, float(found[1]))
-    bench.figures.add(name, WINDSHIFT, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(name, subject, PER_SECOND, float(found[1]))
+    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
     bench.say(f"    {GO_CLIENT}: {number(float(found[1]))} events/s, {number(cpu / count * 1e6)} µs each")
 
 

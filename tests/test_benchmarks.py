@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import click
 import pytest
 
 from benchmarks.bars import judge
+from benchmarks.bench import Options
 from benchmarks.credentials import credentials_of, write_rules
-from benchmarks.figures import COMPARISON, WINDSHIFT, Figures, as_json, table, verdict_table
+from benchmarks.figures import BEFORE, COMPARISON, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
+from benchmarks.memory import RESIDENT, START, TOKENS
 from benchmarks.peers import opening
-from benchmarks.processes import FailedToRun
+from benchmarks.processes import SERVER, FailedToRun, server_of
 from benchmarks.run import MEASUREMENTS, chosen
 from benchmarks.throughput import PER_SECOND, PUBLISH, SERVER_CPU
 from windshift.server.auth.actions import Publish
@@ -34,6 +38,17 @@ def measured() -> Figures:
     return figures
 
 
+def measured_versions() -> Figures:
+    """Return figures of two runs with a version that needs half the CPU, and twice the memory."""
+    figures = Figures()
+    for cpu in (20.0, 30.0):
+        for subject, times in ((BEFORE, 2), (WINDSHIFT, 1)):
+            figures.add(PUBLISH, subject, SERVER_CPU, cpu * times)
+            figures.add(START, subject, RESIDENT, 48.0 / times)
+            figures.add(START, TOKENS.replace(WINDSHIFT, subject), RESIDENT, 60.0 / times)
+    return figures
+
+
 def test_h2load_reports_are_read() -> None:
     """The rate, and how many requests were answered with 2xx."""
     load = parse(REPORT, 1.5)
@@ -52,7 +67,11 @@ def test_requests_carry_a_text_of_the_size_asked_for() -> None:
 
 
 def test_ratios_are_those_of_runs_that_followed_each_other() -> None:
-    """The machine's speed may drift from run to run."""
+    """The machine's speed may drift from run to run. Nothing is a multiple of zero."""
+    idle = Figures()
+    for subject in (WINDSHIFT, COMPARISON):
+        idle.add(PUBLISH, subject, SERVER_CPU, 0.0)
+    assert idle.ratio(PUBLISH, SERVER_CPU, WINDSHIFT, COMPARISON) is None
     assert measured().ratio(PUBLISH, PER_SECOND, WINDSHIFT, COMPARISON) == 10
     assert Figures().ratio(PUBLISH, PER_SECOND, WINDSHIFT, COMPARISON) is None
 
@@ -61,6 +80,50 @@ def test_only_what_was_measured_is_judged() -> None:
     """A bar without its figure says nothing."""
     verdicts = judge(measured())
     assert [(verdict.value, verdict.passed) for verdict in verdicts] == [(10.0, True), (40.0, False)]
+
+
+def test_versions_are_held_against_each_other() -> None:
+    """Where the version before was measured, its bars are those that count; some figures have none."""
+    verdicts = judge(measured_versions())
+    assert [(verdict.value, verdict.limit, verdict.passed) for verdict in verdicts] == [
+        (0.5, 0.72, True),
+        (2.0, None, None),
+        (48.0, 46, False),
+    ]
+    printed = verdict_table(verdicts).splitlines()
+    assert [line.split()[-1] for line in printed[2:]] == ["met", "2", "MISSED"]
+    assert [bar["met"] for bar in as_json(Figures(), verdicts, {})["bars"]] == [True, None, False]
+
+
+def test_each_figure_stands_beside_that_of_the_version_before() -> None:
+    """Also where a subject says how the server was set up; the other version's rows have no ratio."""
+    printed = table(measured_versions())
+    assert printed.splitlines()[0].endswith(f"ratio to {BEFORE}")
+    ratios = [line.split()[-1] for line in printed.splitlines()[2:] if WINDSHIFT in line]
+    assert ratios == ["0.50", "2.00", "2.00"]
+    assert table(measured()).splitlines()[0].endswith(f"ratio to {COMPARISON}")
+
+
+def test_versions_take_turns_beginning_with_the_one_before() -> None:
+    """Alone, there is this one only."""
+    path = Path("before/.venv/bin/windshift")
+    assert list(Options(runs=1, before=path).versions.items()) == [(BEFORE, path), (WINDSHIFT, SERVER)]
+    assert Options(runs=1).versions == {WINDSHIFT: SERVER}
+
+
+def test_other_checkouts_must_run_their_own_code(tmp_path: Path) -> None:
+    """An environment that was copied runs the code of where it came from."""
+    programs = tmp_path / ".venv" / "bin"
+    with pytest.raises(FailedToRun, match="make install"):
+        server_of(tmp_path)
+    programs.mkdir(parents=True)
+    python = programs / "python"
+    python.write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    with pytest.raises(FailedToRun, match="is the code of"):
+        server_of(tmp_path)
+    python.write_text(f"#!/bin/sh\necho {tmp_path}/src/windshift/__init__.py\n")
+    assert server_of(tmp_path) == programs / "windshift"
 
 
 def test_results_are_printed_and_written() -> None:
@@ -79,6 +142,15 @@ def test_long_measurements_must_be_asked_for() -> None:
     assert "soak" not in chosen((), soak=False)
     assert chosen((), soak=True) == list(MEASUREMENTS)
     assert chosen(("soak", "publish"), soak=False) == ["publish", "soak"]
+
+
+def test_only_some_measurements_take_two_versions() -> None:
+    """The others are left out, and refused when they are asked for."""
+    assert chosen((), soak=False, before=True) == ["publish", "consume", "start"]
+    assert chosen(("start",), soak=False, before=True) == ["start"]
+    for only, soak in ((("latency",), False), ((), True)):
+        with pytest.raises(click.UsageError):
+            chosen(only, soak=soak, before=True)
 
 
 def test_raw_clients_open_their_calls_in_one_write() -> None:
