@@ -166,6 +166,7 @@ _MSG: Final = re.compile(rb"MSG (%b) ([0-9]{1,18}) (?:(%b) )?([0-9]{1,9})\r\n" %
 _HMSG: Final = re.compile(
     rb"HMSG (%b) ([0-9]{1,18}) (?:(%b) )?([0-9]{1,9}) ([0-9]{1,9})\r\n" % (_ANY, _ANY_OR_NONE)
 )
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _M: Final = ord("M")
 _H: Final = ord("H")
 
@@ -228,7 +229,7 @@ class Parser:
             if body > stop or data[stop : stop + 2] != b"\r\n":
                 self._break(events, "a message is not as long as it says")
                 break
-            events.append(Message(int(sid), subject, reply, data[start:body], data[body:stop]))
+            events.append(_new(Message, (int(sid), subject, reply, data[start:body], data[body:stop])))
             position = stop + 2
         return events
 

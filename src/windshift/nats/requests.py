@@ -15,7 +15,7 @@ from enum import Enum
 from functools import partial
 from heapq import heappop, heappush
 from time import perf_counter
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from windshift.nats.connection import Connection
 from windshift.nats.errors import NotConnected
@@ -43,10 +43,8 @@ Token: TypeAlias = bytes
 _SLOTS_PER_SECOND: Final = 50
 
 
-class _Waiting(NamedTuple):
-    handler: Handler
-    subject: bytes
-    slot: set[Token]
+_Waiting: TypeAlias = tuple[Handler, bytes, set[Token]]
+"""Who is to be told, the request's subject, and all tokens of the slot that its deadline falls into."""
 
 
 class Requests:
@@ -86,7 +84,7 @@ class Requests:
         """Never call the handler of this request."""
         waiting = self._waiting.pop(token, None)
         if waiting is not None:
-            waiting.slot.discard(token)
+            waiting[2].discard(token)
 
     async def request(self, subject: bytes, body: bytes, headers: bytes, deadline: float) -> Outcome:
         """Publish a request and wait for its answer until `deadline` (loop time).
@@ -125,11 +123,12 @@ class Requests:
         waiting = self._waiting.pop(token, None)
         if waiting is None:
             return  # late, or somebody else's
-        waiting.slot.discard(token)
-        if message.headers.startswith(NO_RESPONDERS):
-            _call(waiting.handler, NoReply.NO_RESPONDERS)
-        else:
-            _call(waiting.handler, message.body)
+        handler, _, slot = waiting
+        slot.discard(token)
+        headers = message.headers
+        _call(
+            handler, NoReply.NO_RESPONDERS if headers and headers.startswith(NO_RESPONDERS) else message.body
+        )
 
     # --- Time ---------------------------------------------------------------------------------------------
 
@@ -142,7 +141,7 @@ class Requests:
             if self._due[0] == number:
                 self._arm()
         slot.add(token)
-        self._waiting[token] = _Waiting(handler, subject, slot)
+        self._waiting[token] = handler, subject, slot
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -156,7 +155,7 @@ class Requests:
         while self._due and self._due[0] <= now:
             slot = self._slots.pop(heappop(self._due))
             while slot:
-                _call(self._waiting.pop(slot.pop()).handler, NoReply.TIMED_OUT)
+                _call(self._waiting.pop(slot.pop())[0], NoReply.TIMED_OUT)
         if self._due:
             self._arm()
 
@@ -167,13 +166,13 @@ class Requests:
             waiting = self._waiting.get(token)
             if waiting is not None:
                 self.forget(token)
-                _call(waiting.handler, NoReply.DISCONNECTED)
+                _call(waiting[0], NoReply.DISCONNECTED)
 
     def _fail_first(self, subject: bytes) -> None:
         """Fail what was sent first to this subject: the server forbids messages in their order."""
-        token = next((token for token, waiting in self._waiting.items() if waiting.subject == subject), None)
+        token = next((token for token, waiting in self._waiting.items() if waiting[1] == subject), None)
         if token is not None:
-            handler = self._waiting[token].handler
+            handler = self._waiting[token][0]
             self.forget(token)
             _call(handler, NoReply.FORBIDDEN)
 

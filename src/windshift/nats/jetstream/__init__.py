@@ -16,6 +16,7 @@ from .pulling import (
     PullOptions,
     nak,
     read_ack_subject,
+    split_ack_subject,
 )
 from .slots import Slots
 from .writes import PubAck, Write, WriteOptions, Writes
@@ -48,4 +49,5 @@ __all__ = [
     "codes",
     "nak",
     "read_ack_subject",
+    "split_ack_subject",
 ]

@@ -56,12 +56,18 @@ def read_ack_subject(reply: bytes) -> AckSubject:
     With ``<domain>.<account>`` after ``$JS.ACK`` there is a token at the end, and possibly more later. Raise
     `ValueError` for any other subject.
     """
+    tokens = split_ack_subject(reply)
+    return AckSubject(int(tokens[0]), int(tokens[1]), int(tokens[3]), int(tokens[4]))
+
+
+def split_ack_subject(reply: bytes) -> list[bytes]:
+    """Return the numbers in such a subject as they stand there, from the attempt on; raise `ValueError`."""
     tokens = reply.split(b".")
     count = len(tokens)
     if count == 9:
-        return AckSubject(int(tokens[4]), int(tokens[5]), int(tokens[7]), int(tokens[8]))
+        return tokens[4:]
     if count >= 11:
-        return AckSubject(int(tokens[6]), int(tokens[7]), int(tokens[9]), int(tokens[10]))
+        return tokens[6:11]
     raise ValueError("no acknowledgement subject of JetStream")
 
 

@@ -158,14 +158,16 @@ class Writes:
             await self._slots.take(write.deadline)
         loop = self._requests.loop
         now, until = loop.time(), write.deadline
-        doubt_at = min(now + self._patience, (now + until) / 2)
+        patience = (until - now) / 2
+        doubt_at = now + (min(self._patience, patience))
         if write.repeatable:
             until = min(until, now + self._attempt_timeout)
+            doubt_at = min(until, doubt_at)
         answer: asyncio.Future[Outcome] = loop.create_future()
         token = b""
         try:
             token = self._requests.send(
-                write.subject, write.body, write.headers, partial(resolve, answer), min(doubt_at, until)
+                write.subject, write.body, write.headers, partial(resolve, answer), doubt_at
             )
             outcome = await answer
             if outcome is NoReply.TIMED_OUT and doubt_at < until:

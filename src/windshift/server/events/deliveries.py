@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from windshift.nats import Message
-from windshift.nats.jetstream import read_ack_subject
+from windshift.nats.jetstream import read_ack_subject, split_ack_subject
 from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events import headers
 from windshift.server.events.model import StreamSeq
+
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
 class Delivery(NamedTuple):
@@ -41,19 +43,15 @@ class Delivery(NamedTuple):
 
 def read_delivery(message: Message) -> Delivery:
     """Read a message that JetStream delivered; raise `ValueError` of any other."""
-    attempt, sequence, stored_ns, _ = read_ack_subject(message.reply)
-    type_name, time, key, trace_parent, trace_state = headers.read(message.headers)
-    return Delivery(
-        StreamSeq(sequence),
-        message.subject.decode(errors="replace"),
-        type_name,
-        message.body,
-        from_unix_ns(stored_ns) if time is None else time,
-        key,
-        trace_parent,
-        trace_state,
-        attempt,
-        message.reply,
+    _, subject, reply, block, body = message
+    attempt, sequence, _, stored_ns, _ = split_ack_subject(reply)
+    type_name, time, key, trace_parent, trace_state = headers.read(block)
+    if time is None:
+        time = from_unix_ns(int(stored_ns))
+    text, number = subject.decode(errors="replace"), int(sequence)
+    return _new(
+        Delivery,
+        (number, text, type_name, body, time, key, trace_parent, trace_state, int(attempt), reply),
     )
 
 

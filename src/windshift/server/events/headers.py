@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from windshift.nats import headers as h
 from windshift.nats.times import Time, parse_rfc3339
@@ -20,6 +20,8 @@ PUBLISHED_TIME: Final = b"WS-Published-Time"
 """RFC 3339, written in UTC with ``Z`` and nanoseconds."""
 TRACE_PARENT: Final = b"WS-Trace-Parent"
 TRACE_STATE: Final = b"WS-Trace-State"
+
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
 # --- Writing ----------------------------------------------------------------------------------------------
@@ -44,14 +46,8 @@ def format_rfc3339(seconds: int, nanos: int) -> bytes:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
-class EventHeaders(NamedTuple):
-    """What the headers of an event say; the type is empty where none is named, the time None."""
-
-    type_name: str
-    time: Time | None
-    idempotency_key: str | None
-    trace_parent: str | None
-    trace_state: str | None
+EventHeaders: TypeAlias = tuple[str, Time | None, str | None, str | None, str | None]
+"""Type name (empty where none is named), time, idempotency key, trace parent and trace state."""
 
 
 _PLAIN: Final = re.compile(
@@ -73,13 +69,11 @@ def read(block: bytes) -> EventHeaders:
         return _read_lines(block)
     data_type, second, nanos, key, parent, state = plain.groups()
     seconds = _seconds(second)
-    return EventHeaders(
-        _text(data_type),
-        None if seconds is None else Time(seconds, int(nanos)),
-        None if key is None else key.decode(),
-        None if parent is None else parent.decode(),
-        None if state is None else state.decode(),
-    )
+    time = None if seconds is None else _new(Time, (seconds, int(nanos)))
+    if key is None and parent is None and state is None:
+        return _text(data_type), time, None, None, None
+    key, parent, state = (None if each is None else each.decode() for each in (key, parent, state))
+    return _text(data_type), time, key, parent, state
 
 
 @lru_cache(maxsize=64)
@@ -95,7 +89,7 @@ def _text(data_type: bytes) -> str:
 
 def _read_lines(block: bytes) -> EventHeaders:
     told = {name: value.decode(errors="replace") for name, value in reversed(h.split(block))}
-    return EventHeaders(
+    return (
         told.get(DATA_TYPE, ""),
         parse_rfc3339(told.get(PUBLISHED_TIME, "")),
         told.get(h.MESSAGE_ID),

@@ -185,7 +185,7 @@ def _headers(request: PublishRequest) -> bytes:
     seconds, nanos = request.time or divmod(time.time_ns(), NANOSECONDS)
     type_url = request.type_url
     begin = _begin(type_url) if len(type_url) <= _CACHED_URL else _read_type(type_url)
-    block = begin + headers.format_rfc3339(seconds, nanos) + b"\r\n"
+    block = b"%b%b\r\n" % (begin, headers.format_rfc3339(seconds, nanos))
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
         block += h.line(h.MESSAGE_ID, request.idempotency_key.encode())

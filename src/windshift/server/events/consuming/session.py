@@ -86,6 +86,7 @@ class Errand:
     Attributes:
         reply: the subject to send it to.
         payload: what to send.
+        settles: whether the delivery is over when the broker has stored this.
         prepared: whether it may be sent: what has to come before it is done.
         is_repeated: whether it was sent once more after a connection ended.
         void: whether it came too late, though the broker has stored it.
@@ -103,6 +104,7 @@ class Errand:
         "payload",
         "prepared",
         "seq",
+        "settles",
         "since",
         "span",
         "void",
@@ -115,6 +117,7 @@ class Errand:
         self.held = held
         self.payload = payload
         self.confirmation = confirmation
+        self.settles = confirmation.kind is not Kind.PING
         self.since = now
         self.prepared = True
         self.answered = self.void = self.is_repeated = False
@@ -125,11 +128,6 @@ class Errand:
     def reply(self) -> bytes:
         """Where the broker takes acknowledgements of this delivery."""
         return self.held.reply
-
-    @property
-    def settles(self) -> bool:
-        """Whether the delivery is over when the broker has stored this."""
-        return self.confirmation.kind is not Kind.PING
 
     @property
     def ends(self) -> bool:
