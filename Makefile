@@ -39,9 +39,9 @@ faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
 .PHONY: fuzz
-fuzz: install ## Send the server frames and requests of chance, new ones at each run; EXAMPLES=20000 of each kind.
+fuzz: install ## Send the server frames and requests of chance, and its NATS client bytes, new ones at each run; EXAMPLES=20000 of each kind.
 	WINDSHIFT_TEST_FUZZ=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest -n auto --timeout 0 -rP $(PYTEST) \
-	  tests/rpc/test_server_fuzz.py tests/hardening/test_fuzz.py
+	  tests/rpc/test_server_fuzz.py tests/hardening/test_fuzz.py tests/nats/test_protocol_fuzz.py
 
 .PHONY: conformance
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
