@@ -144,7 +144,7 @@ def check_end(parser: Parser, events: list[Event], stream: bytes) -> None:
             case Message(sid, subject, reply, headers, body):
                 assert 0 <= sid < 10**18
                 assert subject
-                assert not set(subject + reply) & set(b" \t\r\n")
+                assert b" " not in subject + reply
                 assert headers + body in stream
             case ServerInfo():
                 assert event.max_payload > 0

@@ -12,7 +12,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from enum import Enum
-from functools import partial
 from heapq import heappop, heappush
 from time import perf_counter
 from typing import Final, TypeAlias
@@ -92,7 +91,7 @@ class Requests:
         Raise `NotConnected` when there is no connection, or `MessageTooLarge`: nothing was sent.
         """
         answer: asyncio.Future[Outcome] = self.loop.create_future()
-        token = self.send(subject, body, headers, partial(resolve, answer), deadline)
+        token = self.send(subject, body, headers, answer.set_result, deadline)
         try:
             return await answer
         except asyncio.CancelledError:
@@ -102,7 +101,7 @@ class Requests:
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Return what becomes of a request whose time was over, and which is waited for after all."""
         answer: asyncio.Future[Outcome] = self.loop.create_future()
-        self._wait(token, partial(resolve, answer), subject, deadline)
+        self._wait(token, answer.set_result, subject, deadline)
         return answer
 
     async def round_trip(self, deadline: float) -> float | None:
@@ -177,14 +176,10 @@ class Requests:
             _call(handler, NoReply.FORBIDDEN)
 
 
-def resolve(answer: asyncio.Future[Outcome], outcome: Outcome) -> None:
-    """Give a future its outcome, as a handler of `Requests.send` does."""
-    if not answer.done():  # cancelled in this very turn of the loop
-        answer.set_result(outcome)
-
-
 def _call(handler: Handler, outcome: Outcome) -> None:
     try:
         handler(outcome)
+    except asyncio.InvalidStateError:
+        pass  # a future's `set_result`, whose task was cancelled in this very turn of the loop
     except Exception:
         log.exception("a handler of a NATS reply failed")

@@ -17,7 +17,7 @@ import re
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from functools import partial
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats.connection import Connection
@@ -35,7 +35,7 @@ from windshift.nats.errors import (
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
 from windshift.nats.jetstream.slots import Slots
-from windshift.nats.requests import NoReply, Outcome, Requests, resolve
+from windshift.nats.requests import NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
 
 
@@ -76,7 +76,15 @@ class PubAck(NamedTuple):
     duplicate: bool = False
 
 
-_PLAIN_ACK: Final = re.compile(rb'\{"stream":"([^"\\]+)", ?"seq":(\d+)\}')
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
+_LONGEST_BEGINNING: Final = 300
+_PLAIN_BEGINNING: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})')
+
+
+@lru_cache(maxsize=1024)
+def _plain_stream(beginning: bytes) -> str | None:
+    plain = _PLAIN_BEGINNING.fullmatch(beginning)
+    return None if plain is None else plain[1].decode()
 
 
 def read_pub_ack(body: bytes) -> PubAck:
@@ -84,9 +92,12 @@ def read_pub_ack(body: bytes) -> PubAck:
 
     Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
     """
-    plain = _PLAIN_ACK.fullmatch(body)
-    if plain is not None:
-        return PubAck(plain[1].decode(), int(plain[2]))
+    beginning, _, end = body.partition(b'", "seq":')  # how nats-server words it when there is no more to say
+    number = end[:-1]
+    if number.isdigit() and len(beginning) < _LONGEST_BEGINNING:
+        stream = _plain_stream(beginning)
+        if stream is not None and end == number + b"}":
+            return _new(PubAck, (stream, int(number), False))
     answer = read_answer(body)
     try:
         return PubAck(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate", False)))
@@ -166,9 +177,7 @@ class Writes:
         answer: asyncio.Future[Outcome] = loop.create_future()
         token = b""
         try:
-            token = self._requests.send(
-                write.subject, write.body, write.headers, partial(resolve, answer), doubt_at
-            )
+            token = self._requests.send(write.subject, write.body, write.headers, answer.set_result, doubt_at)
             outcome = await answer
             if outcome is NoReply.TIMED_OUT and doubt_at < until:
                 outcome = await self._doubt(token, write.subject, until)

@@ -33,14 +33,9 @@ def begin(data_type: str) -> bytes:
 
 
 @lru_cache(maxsize=64)
-def _second(seconds: int) -> bytes:
-    """Write a whole second. Events that follow each other mostly share it: hence the cache."""
+def second(seconds: int) -> bytes:
+    """Write a whole second since 1970. Events that follow each other mostly share it: hence the cache."""
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00").encode()
-
-
-def format_rfc3339(seconds: int, nanos: int) -> bytes:
-    """Write a time (see `Time`)."""
-    return b"%b.%09dZ" % (_second(seconds), nanos)
 
 
 # --- Reading ----------------------------------------------------------------------------------------------

@@ -22,13 +22,16 @@ from windshift.server.errors import (
 )
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
-from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
+from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.spans import describe_ack, describe_publish
 from windshift.server.telemetry.conventions import Kind
 from windshift.server.telemetry.tracer import Span, Tracer
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
+
+
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
 class Publisher:
@@ -68,7 +71,7 @@ class Publisher:
             counts.duplicates += 1
         else:
             counts.published += 1
-        return PublishReceipt(StreamSeq(ack.sequence), ack.duplicate)
+        return _new(PublishReceipt, (ack.sequence, ack.duplicate))
 
     async def _record(self, span: Span, request: PublishRequest, deadline: float) -> PubAck:
         describe_publish(span, request)
@@ -78,9 +81,8 @@ class Publisher:
         return ack
 
     async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
-        write = Write(
-            request.subject.encode(), request.body, _headers(request), deadline, bool(request.idempotency_key)
-        )
+        block, is_keyed = _headers(request), bool(request.idempotency_key)
+        write = _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed))
         try:
             return await self._writes.write(write)
         except JetStreamError as refusal:
@@ -185,7 +187,7 @@ def _headers(request: PublishRequest) -> bytes:
     seconds, nanos = request.time or divmod(time.time_ns(), NANOSECONDS)
     type_url = request.type_url
     begin = _begin(type_url) if len(type_url) <= _CACHED_URL else _read_type(type_url)
-    block = b"%b%b\r\n" % (begin, headers.format_rfc3339(seconds, nanos))
+    block = b"%b%b.%09dZ\r\n" % (begin, headers.second(seconds), nanos)
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
         block += h.line(h.MESSAGE_ID, request.idempotency_key.encode())
