@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from windshift.nats import Connection, ConnectionOptions, Requests, parse_servers
-from windshift.nats.jetstream.api import JetStream
+from windshift.nats import headers as h
+from windshift.nats.jetstream import JetStream, PubAck
+from windshift.nats.jetstream.writes import read_pub_ack
 
 QUICK = ConnectionOptions(
     servers=(),
@@ -36,6 +38,15 @@ class Broker:
             in_seconds(5),
         )
         return name
+
+    async def publish(
+        self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    ) -> PubAck:
+        """Store a message; return the server's word for it."""
+        block = h.block((name.encode(), value.encode()) for name, value in (headers or {}).items())
+        answer = await self.requests.request(subject.encode(), body, block, in_seconds(10))
+        assert isinstance(answer, bytes), answer
+        return read_pub_ack(answer)
 
     async def lost(self) -> None:
         """Wait until the connection has noticed that it is gone."""

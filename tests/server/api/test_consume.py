@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
+from windshift.nats.times import Time
 from windshift.server.api.consume import confirmation_response, event_response, read_command
 from windshift.server.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.session import Confirmation, Kind
-from windshift.server.nats.deliveries import Delivery, StreamSeq
-from windshift.server.nats.timestamps import Time
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
 
 LARGEST = StreamSeq(2**64 - 1)
 
@@ -74,7 +75,7 @@ def test_reasons_are_cut(letter: str) -> None:
 
 def test_a_delivery_is_written_with_all_it_has() -> None:
     """Each field of the event has its place."""
-    delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, "reply")
+    delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, b"reply")
     assert event_response(delivery) == EventsResponse(
         event={
             "id": LARGEST,
@@ -93,7 +94,7 @@ def test_a_delivery_is_written_with_all_it_has() -> None:
 
 def test_what_a_delivery_has_not_is_absent() -> None:
     """Optional headers are not written as empty ones; the time and the data are always there."""
-    delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, "reply")
+    delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, b"reply")
     event = event_response(delivery).event
     assert event.HasField("data")
     assert event.headers.HasField("timestamp")

@@ -11,6 +11,7 @@ from typing import Any
 
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
+from windshift.nats.jetstream import PullOptions, Writes
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.consume import Subscription
 from windshift.server.events.consuming.dead_lettering import DeadLettering
@@ -19,10 +20,9 @@ from windshift.server.events.consuming.session import Confirmation, Kind
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.deliveries import Delivery, PullOptions, StreamSeq
-from windshift.server.nats.notes import Notes
-from windshift.server.nats.writes import Writes
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
+from windshift.server.events.notes import Notes
 
 QUICK = ConsumeOptions(
     subscribe_timeout=timedelta(seconds=1),
@@ -35,11 +35,11 @@ QUICK = ConsumeOptions(
 
 def dead_lettering(nats: NatsBroker) -> DeadLettering:
     """Build what consume calls share."""
-    connection, api, replies = nats.connection, nats.api, nats.replies
-    writes, notes = Writes(connection, replies, api), Notes(connection)
+    connection, api = nats.connection, nats.api
+    writes, notes = Writes(connection, nats.requests, api), Notes(connection)
     return DeadLettering(
-        DeadLetterStore(connection, api, replies, writes, 1),
-        Replays(connection, api, writes, ConsumerApi(api), notes, 1),
+        DeadLetterStore(connection, api, writes, 1),
+        Replays(api, writes, notes, 1),
         notes,
         GivenUp(),
     )
@@ -196,9 +196,8 @@ class Consuming:
     def open(self) -> Worker:
         """Begin a call; nothing was said yet."""
         worker = Worker()
-        connection, replies, api = self.nats.connection, self.nats.replies, self.nats.api
         shared = self.shared or dead_lettering(self.nats)
-        broker = Broker(connection, replies, ConsumerApi(api), shared)
+        broker = Broker(self.nats.connection, self.nats.requests, self.nats.api, shared)
         worker.subscription = Subscription(broker, worker, self.options)
         worker.call = asyncio.create_task(worker.subscription.run())
         return worker
@@ -218,11 +217,8 @@ class Consuming:
 
     async def publish(self, count: int = 1, body: bytes = b"data", **headers: str) -> None:
         """Publish to the stream, and wait until it is stored."""
-        named = {name.replace("_", "-"): value for name, value in headers.items()} or None
-        subject = f"{self.stream}.x"
-        asked = [self.nats.replies.request(subject, body, named, in_seconds(10)) for _ in range(count)]
-        for outcome in await asyncio.gather(*asked):
-            assert isinstance(outcome, bytes), outcome
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        await asyncio.gather(*(self.nats.publish(f"{self.stream}.x", body, named) for _ in range(count)))
 
     async def info(self) -> dict[str, Any]:
         """Return what the broker knows of the consumer."""

@@ -6,19 +6,15 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from nats.aio.msg import Msg
-
 from tests.support.broker import Broker, in_seconds
+from windshift.nats import JetStreamError, Message
+from windshift.nats.jetstream import Writes
 from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, Failure, LetterId
 from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.jetstream import RefusedByBroker, read_pub_ack
-from windshift.server.nats.notes import Notes
-from windshift.server.nats.stored import read_exactly
-from windshift.server.nats.writes import Writes
+from windshift.server.events.model import StreamSeq
+from windshift.server.events.notes import Notes
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +28,11 @@ class Keeper:
 
     async def publish(self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
         """Publish an event; return its id."""
-        answer = await self.broker.replies.request(subject, body, headers, in_seconds(10))
-        assert isinstance(answer, bytes)
-        return read_pub_ack(answer).sequence
+        return (await self.broker.publish(subject, body, headers)).sequence
 
     async def failure(self, stream: str, seq: int, consumer: str = "c", **told: object) -> Failure:
         """Have a consumer give up on an event that is stored."""
-        stored = await read_exactly(self.broker.api, stream, {"seq": seq}, in_seconds(5))
+        stored = await self.broker.api.message(stream, {"seq": seq}, in_seconds(5))
         assert stored is not None
         return failure(LetterId(stream, consumer, StreamSeq(seq), stored.unix_ns), **told)
 
@@ -62,26 +56,27 @@ class Keeper:
         assert letter is not None
         return letter
 
-    async def next(self, stream: str, consumer: str) -> Msg:
+    async def next(self, stream: str, consumer: str) -> Message:
         """Receive the next message of a JetStream consumer, once that has a leader."""
         connection = self.broker.connection
-        arrived: asyncio.Queue[Msg] = asyncio.Queue()
+        arrived: asyncio.Queue[Message] = asyncio.Queue()
         inbox = connection.inbox()
-        subscription = await connection.subscribe(inbox, arrived.put_nowait)
+        subscription = connection.subscribe(inbox, arrived.put_nowait)
+        pull = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
         request = b'{"batch":1,"expires":5000000000}'
         async with asyncio.timeout(20):
             while True:
-                connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+                connection.publish(pull, request, reply=inbox)
                 message = await arrived.get()
                 if message.reply:
                     break
                 await asyncio.sleep(0.05)
-        await subscription.unsubscribe()
+        subscription.unsubscribe()
         return message
 
-    async def settle(self, message: Msg, word: bytes = b"+ACK") -> None:
+    async def settle(self, message: Message, word: bytes = b"+ACK") -> None:
         """Settle a message, and wait until the broker has."""
-        assert await self.broker.replies.request(message.reply, word, None, in_seconds(5)) == b""
+        assert await self.broker.requests.request(message.reply, word, b"", in_seconds(5)) == b""
 
     async def entries(self) -> int:
         """Count all that the stream of dead letters holds, rests included."""
@@ -95,13 +90,13 @@ def failure(id: LetterId, **told: object) -> Failure:  # noqa: A002
 
 async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
     """Wire the storage as the composition root does."""
-    writes = Writes(broker.connection, broker.replies, broker.api)
+    writes = Writes(broker.connection, broker.requests, broker.api)
     notes = Notes(broker.connection)
-    await notes.start()
+    notes.start()
     return Keeper(
         broker,
-        DeadLetterStore(broker.connection, broker.api, broker.replies, writes, default_replicas),
-        Replays(broker.connection, broker.api, writes, ConsumerApi(broker.api), notes, default_replicas),
+        DeadLetterStore(broker.connection, broker.api, writes, default_replicas),
+        Replays(broker.api, writes, notes, default_replicas),
         notes,
     )
 
@@ -115,5 +110,5 @@ async def forget_all(broker: Broker) -> None:
     for stream in (STREAM, REPLAYS):
         try:
             await broker.api.change(f"STREAM.DELETE.{stream}", None, in_seconds(10))
-        except RefusedByBroker:
+        except JetStreamError:
             pass

@@ -7,9 +7,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from nats.aio.msg import Msg
-
 from tests.support.broker import Broker, in_seconds
+from windshift.nats import Message, NoReply, Outcome
+from windshift.nats import headers as h
+from windshift.nats.jetstream import PubAck
+from windshift.nats.jetstream.writes import read_pub_ack
+from windshift.nats.times import parse_rfc3339
 from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes
 from windshift.server.events.specs import (
     ConsumerSpec,
@@ -20,11 +23,6 @@ from windshift.server.events.specs import (
     StreamSpec,
 )
 from windshift.server.events.streams import Streams
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.jetstream import PubAck, read_pub_ack
-from windshift.server.nats.replies import NoReply, Outcome
-from windshift.server.nats.streams import StreamApi
-from windshift.server.nats.timestamps import parse_rfc3339
 
 
 class Letters:
@@ -91,10 +89,11 @@ class Management:
 
     async def _publish(self, subject: str, headers: dict[str, str]) -> bytes:
         """Publish until somebody listens: in a cluster a new stream is not known everywhere at once."""
+        block = h.block((name.encode(), value.encode()) for name, value in headers.items())
         outcome: Outcome = NoReply.NO_RESPONDERS
         deadline = in_seconds(5)
         while outcome is NoReply.NO_RESPONDERS:
-            outcome = await self.broker.replies.request(subject, b"", headers or None, deadline)
+            outcome = await self.broker.requests.request(subject.encode(), b"", block, deadline)
         assert isinstance(outcome, bytes)
         return outcome
 
@@ -116,21 +115,22 @@ class Management:
         ids: list[int] = []
         done = asyncio.Event()
 
-        def take(message: Msg) -> None:
+        def take(message: Message) -> None:
             if message.reply:
-                ids.append(int(message.reply.split(".")[5]))
+                ids.append(int(message.reply.split(b".")[5]))
             else:
                 done.set()
             if len(ids) == most:
                 done.set()
 
         inbox = self.broker.connection.inbox()
-        subscription = await self.broker.connection.subscribe(inbox, take)
+        subscription = self.broker.connection.subscribe(inbox, take)
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
         request = b'{"batch":%d,%s}' % (most, b'"expires":4000000000' if wait else b'"no_wait":true')
-        self.broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}", request, reply=inbox)
+        self.broker.connection.publish(subject, request, reply=inbox)
         async with asyncio.timeout(5):
             await done.wait()
-        await subscription.unsubscribe()
+        subscription.unsubscribe()
         return ids
 
 
@@ -141,9 +141,8 @@ def manage(
     notes: Notes | None = None,
 ) -> Management:
     """Wire streams and consumers as the composition root does, without dead letters unless they are given."""
-    streams = StreamApi(broker.api)
-    consumers = Consumers(streams, ConsumerApi(broker.api), dead_letters or Letters(), notes or Told())
-    return Management(broker, Streams(streams, default_replicas), consumers)
+    consumers = Consumers(broker.api, dead_letters or Letters(), notes or Told())
+    return Management(broker, Streams(broker.api, default_replicas), consumers)
 
 
 async def eventually(question: Callable[[], Awaitable[object]], answer: object) -> None:

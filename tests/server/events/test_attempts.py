@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 from windshift.server.events.consuming.attempts import FailedAttempts
-from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 KEY = ConsumerKey("S", "c"), StreamSeq(1)
 

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream import ConsumerState, StreamState
 from windshift.server.errors import StreamNotFound, UnsupportedCombination
 from windshift.server.events.consumers import ConsumerView, changed_config, new_config, refusal_error, view
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, ConsumerSpec, StartPosition
-from windshift.server.nats.consumers import ConsumerState
-from windshift.server.nats.jetstream import RefusedByBroker
-from windshift.server.nats.streams import StreamState
 
-STREAM = StreamState({"name": "S"}, last_id=5)
+STREAM = StreamState({"name": "S"}, last_sequence=5)
 DAY = 86_400 * 10**9
 POLICY = RetryPolicy(5, timedelta(seconds=1), timedelta(minutes=1), 3.0, 0.5, dead_letters=True)
 
@@ -150,12 +149,12 @@ def test_limits_of_the_stream_hold() -> None:
         (10138, 400, UnsupportedCombination),
         (10101, 400, UnsupportedCombination),
         (10026, 400, UnsupportedCombination),
-        (10012, 500, RefusedByBroker),
+        (10012, 500, JetStreamError),
     ],
 )
 def test_refusals(err_code: int, code: int, error: type[Exception]) -> None:
     """The broker's error codes become the contract's; a text that may hold a path becomes no message."""
-    assert isinstance(refusal_error(RefusedByBroker(err_code, code, "why"), ConsumerSpec("S")), error)
+    assert isinstance(refusal_error(JetStreamError(err_code, code, "why"), ConsumerSpec("S")), error)
 
 
 def test_a_policy_lies_in_the_metadata() -> None:

@@ -85,10 +85,10 @@ async def test_a_call_leaves_nothing_behind(consuming: Consuming) -> None:
 
     def counts() -> tuple[int, ...]:
         connection = consuming.nats.connection
-        assert connection.client is not None
-        subscriptions = connection.client._subs  # nothing public tells
+        assert connection.wire is not None
+        subscriptions = connection.wire._receivers  # nothing public tells
         hooks = len(connection.on_lost) + len(connection.on_connected)
-        return len(subscriptions), hooks, len(asyncio.all_tasks()), len(consuming.nats.replies)
+        return len(subscriptions), hooks, len(asyncio.all_tasks()), len(consuming.nats.requests)
 
     before = counts()
     for number in range(20):
@@ -451,7 +451,7 @@ async def test_a_deleted_consumer_ends_a_call_that_asks_for_nothing(
     """A client that works on a full window is told in the end, also when others listen to what is asked."""
     await consuming.publish()
     if listener:  # with one the broker does not say that nobody else heard a request
-        await consuming.nats.connection.subscribe(f"$JS.ACK.{consuming.stream}.>", lambda _: None)
+        consuming.nats.connection.subscribe(f"$JS.ACK.{consuming.stream}.>".encode(), lambda _: None)
     async with consuming.worker(window=1) as worker:
         await worker.event()
         await consuming.delete(what)

@@ -9,7 +9,7 @@ import pytest
 from tests.server.events.test_window import admit, window
 from windshift.server import errors
 from windshift.server.events.counts import CANCELLED, PUBLISH_FAILURES, UNEXPECTED, Counts
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import StreamSeq
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_expiry_is_counted_once() -> None:
     held = window(timeout=1)
     by_time, late, again = admit(held, 1), admit(held, 2), admit(held, 3)
     late.unanswered = 1
-    held.admit(StreamSeq(3), "reply", 2, 0.5)
+    held.admit(StreamSeq(3), b"reply", 2, 0.5)
     assert held.expired == 1
     held.expire(1.2)
     assert held.expired == 2

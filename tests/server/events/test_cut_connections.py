@@ -13,12 +13,9 @@ from tests.server.events.test_publish import event, publisher
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.cutting_proxy import CuttingProxy, cutting
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream import Buckets, Writes
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.specs import ConsumerSpec
-from windshift.server.nats.consumers import ConsumerApi
-from windshift.server.nats.kv import Buckets
-from windshift.server.nats.streams import StreamApi
-from windshift.server.nats.writes import Writes
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -53,7 +50,7 @@ async def test_publishes(broker: Broker, nats_server: NatsServer, unique: Unique
     stream = await broker.stream(unique())
     async with cut_off(nats_server) as (behind, proxy):
         for number, point in enumerate(POINTS):
-            await behind.connection.wait_connected(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(10))
             before = await broker.messages(stream)
             proxy.cut_after(*point)
             request = event(f"{stream}.a", idempotency_key=key and f"{key}{number}")
@@ -72,13 +69,13 @@ async def test_publishes(broker: Broker, nats_server: NatsServer, unique: Unique
 async def test_state(broker: Broker, nats_server: NatsServer, unique: Unique, conditional: bool) -> None:
     """A write to a store is done where it is confirmed, and not done where it failed for certain."""
     store = unique()
-    plain = Stores(Buckets(broker.api, Writes(broker.connection, broker.replies, broker.api)))
+    plain = Stores(Buckets(broker.api, Writes(broker.connection, broker.requests, broker.api)))
     await plain.ensure(store, in_seconds(5))
     last = await plain.set(store, "a", b"first", in_seconds(5))
     async with cut_off(nats_server) as (behind, proxy):
-        stores = Stores(Buckets(behind.api, Writes(behind.connection, behind.replies, behind.api)))
+        stores = Stores(Buckets(behind.api, Writes(behind.connection, behind.requests, behind.api)))
         for number, point in enumerate(POINTS):
-            await behind.connection.wait_connected(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(10))
             proxy.cut_after(*point)
             value = b"%d" % number
             expected = last if conditional else None
@@ -99,17 +96,17 @@ async def test_streams_and_consumers(broker: Broker, nats_server: NatsServer, un
     async with cut_off(nats_server) as (behind, proxy):
         management = manage(behind)
         for point in POINTS:
-            await behind.connection.wait_connected(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(10))
             proxy.cut_after(*point)
             name = unique()
             told = await outcome(management.streams.ensure(on(f"{name}.>", name=name), in_seconds(10)))
-            found = await StreamApi(broker.api).find(name, in_seconds(5)) is not None
+            found = await broker.api.find_stream(name, in_seconds(5)) is not None
             assert told is OutcomeUnknown or found == (told is None)
 
-            await behind.connection.wait_connected(in_seconds(10))
+            await behind.connection.wait_ready(in_seconds(10))
             proxy.cut_after(*point)
             wanted = ConsumerSpec(existing, name)
             told_name = await outcome(management.consumers.ensure(wanted, in_seconds(10)))
-            found = await ConsumerApi(broker.api).find(existing, name, in_seconds(5)) is not None
+            found = await broker.api.consumer(existing, name, in_seconds(5)) is not None
             assert told_name is OutcomeUnknown or found == (told_name == name)
         assert proxy.cuts >= ENOUGH

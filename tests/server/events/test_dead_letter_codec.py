@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windshift.nats import headers as h
+from windshift.nats.jetstream import StoredMessage
+from windshift.nats.times import Time
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
     Entry,
@@ -28,10 +31,7 @@ from windshift.server.events.dead_letters.letters import (
     id_text,
     read_id,
 )
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.headers import MAX_BLOCK, encoded_size
-from windshift.server.nats.stored import Stored, split_headers
-from windshift.server.nats.timestamps import Time
+from windshift.server.events.model import StreamSeq
 
 MEBIBYTE = 1024 * 1024
 ID = LetterId("ORDERS", "billing", StreamSeq(17), 1_795_532_049_123_456_789)
@@ -66,12 +66,11 @@ def failure(**told: Any) -> Failure:
     return Failure(ID, 3, 1_000, 2_000, Cause.MAX_ATTEMPTS)._replace(**told)
 
 
-def stored(packed: Packed, id: LetterId = ID) -> Stored:  # noqa: A002
+def stored(packed: Packed, id: LetterId = ID) -> StoredMessage:  # noqa: A002
     """Store an entry as JetStream would, with what it adds."""
-    block = b"NATS/1.0\r\nNats-Expected-Last-Subject-Sequence: 0\r\n" + b"".join(
-        f"{name}: {value}\r\n".encode("ascii") for name, value in packed.headers.items()
-    )
-    return Stored(entry_subject(id), 42, split_headers(block + b"\r\n"), packed.body, WRITTEN)
+    block = h.block(((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"0"), *packed.headers))
+    assert block.isascii()
+    return StoredMessage(entry_subject(id), 42, h.split(block), packed.body, WRITTEN)
 
 
 def read(packed: Packed, id: LetterId = ID) -> tuple[Entry, Event]:  # noqa: A002
@@ -152,8 +151,8 @@ def test_nothing_is_larger_than_the_broker_takes(
     block = len(b"NATS/1.0\r\n\r\n") + sum(len(name) + len(value) + 3 for name, value in headers)
     kept = Event("a.b", headers, bytes(max(0, min(size, MEBIBYTE - block))))
     packed = pack(kept, why, "w", MEBIBYTE)
-    assert encoded_size(packed.headers) + ROOM_FOR_CONDITIONS <= MAX_BLOCK
-    assert encoded_size(packed.headers) + ROOM_FOR_CONDITIONS + len(packed.body) <= MEBIBYTE
+    assert len(h.block(packed.headers)) + ROOM_FOR_CONDITIONS <= h.MAX_BLOCK
+    assert len(h.block(packed.headers)) + ROOM_FOR_CONDITIONS + len(packed.body) <= MEBIBYTE
     if packed.rest is not None:
         assert len(packed.rest) + ROOM_FOR_CONDITIONS <= MEBIBYTE
     assert read(packed, why.id)[1].data == kept.data
@@ -177,9 +176,9 @@ def test_control_headers_are_left_out() -> None:
         *("Nats-Batch-Commit", "Nats-Stream-Source", "Nats-Marker-Reason", "Nats-Subject", "Nats-Sequence"),
     ]
     block = "NATS/1.0\r\nApp: 1\r\n" + "".join(f"{name}: key 1\r\n" for name in control) + "\r\n"
-    kept = kept_event(Stored("a", 1, split_headers(block.encode()), b"", WRITTEN))
+    kept = kept_event(StoredMessage("a", 1, h.split(block.encode()), b"", WRITTEN))
     packed = pack(kept, failure(), "w", MEBIBYTE)
-    assert not [name for name in packed.headers if name.lower().startswith("nats-")]
+    assert not [name for name, _ in packed.headers if name.lower().startswith(b"nats-")]
     assert written(kept).idempotency_key == "key 1"
     assert written(kept).other_headers == {"App": "1"}
 
@@ -242,20 +241,20 @@ def test_type_and_key_are_known_without_the_rest() -> None:
     assert (shown.data, shown.data_size) == (b"", MEBIBYTE - 100)
 
 
-@pytest.mark.parametrize("missing", ["WS-DL-Cause", "WS-DL-Attempts", "WS-DL-Subject", None])
-def test_foreign_entries_are_told_apart(missing: str | None) -> None:
+@pytest.mark.parametrize("missing", [b"WS-DL-Cause", b"WS-DL-Attempts", b"WS-DL-Subject", None])
+def test_foreign_entries_are_told_apart(missing: bytes | None) -> None:
     """What Windshift did not write is no entry."""
     packed = pack(event(), failure(), "w", MEBIBYTE)
-    headers = {} if missing is None else {k: v for k, v in packed.headers.items() if k != missing}
+    headers = () if missing is None else tuple(line for line in packed.headers if line[0] != missing)
     with pytest.raises(ValueError):
         read_entry(stored(packed._replace(headers=headers)))
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("WS-DL-Cause", "LATER"), ("WS-DL-Attempts", "many"), ("WS-DL-Headers", "!")]
+    ("name", "value"), [(b"WS-DL-Cause", b"LATER"), (b"WS-DL-Attempts", b"many"), (b"WS-DL-Headers", b"!")]
 )
-def test_entries_of_other_versions_are_told_apart(name: str, value: str) -> None:
+def test_entries_of_other_versions_are_told_apart(name: bytes, value: bytes) -> None:
     """A value that this version does not know makes no wrong entry."""
     packed = pack(event(), failure(), "w", MEBIBYTE)
     with pytest.raises(ValueError):
-        read_entry(stored(packed._replace(headers={**packed.headers, name: value})))
+        read_entry(stored(packed._replace(headers=tuple({**dict(packed.headers), name: value}.items()))))

@@ -10,11 +10,11 @@ import pytest
 from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
+from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events.dead_letters.codec import Entry, Event
 from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, LetterId
 from windshift.server.events.dead_letters.pages import Chosen, LetterFilter, choose, scan_query
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.timestamps import Time, from_unix_ns
+from windshift.server.events.model import StreamSeq
 
 Unique = Callable[[], str]
 
@@ -159,7 +159,7 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     await keeper.store.ensure(None, in_seconds(5))
     [sample] = await keeper.given_up(stream, 1)
     for number in range(1_250):  # entries that cannot be read count, too
-        keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1")
+        keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1".encode())
     await eventually(keeper.entries, 1_251)
     await keeper.given_up(stream, 1, cause=Cause.MAX_ATTEMPTS)
     pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.MAX_ATTEMPTS})), 10, 1000)

@@ -18,9 +18,8 @@ from windshift.server.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.letters import STREAM, Cause, LetterId
 from windshift.server.events.dead_letters.store import LetterFilter, Written
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.notes import DEAD
-from windshift.server.nats.stored import read_exactly
+from windshift.server.events.model import StreamSeq
+from windshift.server.events.notes import DEAD
 
 Unique = Callable[[], str]
 
@@ -307,12 +306,9 @@ async def test_a_rest_that_is_on_its_way_survives_a_purge(keeper: Keeper, unique
 async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None:
     """Headers that control NATS are not applied to the entry; bytes that are no text do no harm."""
     stream = await keeper.broker.stream(unique(), allow_msg_ttl=True, allow_rollup_hdrs=True)
-    client = keeper.broker.connection.client
-    assert client is not None
     control = b"Nats-TTL: 1h\r\nNats-Msg-Id: k\r\nNats-Rollup: sub\r\n"
     block = b"NATS/1.0\r\n%bBad: \xff\xfe\r\nOk: 1\r\nOk: 2\r\n\r\n" % control
-    sizes = len(block), len(block) + 1
-    await client._send_command(b"HPUB %b.a %d %d\r\n%bx\r\n" % (stream.encode(), *sizes, block))
+    keeper.broker.connection.publish(f"{stream}.a".encode(), b"x", block)
     await eventually(lambda: keeper.broker.messages(stream), 1)
     why = await keeper.failure(stream, 1)
     second = await keeper.failure(stream, 1, "other")
@@ -321,9 +317,7 @@ async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None
         kept = await keeper.get(one.id)
         assert (kept.data, kept.idempotency_key) == (b"x", "k")
         assert kept.other_headers == {"Bad": "\N{REPLACEMENT CHARACTER}" * 2, "Ok": "1, 2"}
-    stored = await read_exactly(
-        keeper.broker.api, STREAM, {"last_by_subj": entry_subject(why.id)}, in_seconds(5)
-    )
+    stored = await keeper.broker.api.message(STREAM, {"last_by_subj": entry_subject(why.id)}, in_seconds(5))
     assert stored is not None
     assert {name for name, _ in stored.headers if name.startswith(b"Nats-")} == {
         b"Nats-Expected-Stream",
@@ -341,7 +335,7 @@ async def test_streams_that_remove_what_is_settled(keeper: Keeper, unique: Uniqu
     )
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"data"))
     delivery = await keeper.next(stream, "c")
-    assert int(delivery.reply.split(".")[7]) == why.id.stored_ns
+    assert int(delivery.reply.split(b".")[7]) == why.id.stored_ns
     await keeper.store.write(why, in_seconds(5))
     await keeper.settle(delivery, b"+TERM")
     await eventually(lambda: keeper.broker.messages(stream), 0)
@@ -432,7 +426,7 @@ async def test_others_are_told(keeper: Keeper, unique: Unique) -> None:
     [letter] = await keeper.given_up(stream, 1)
     await keeper.store.write(letter.failure, in_seconds(5))
     await keeper.given_up(stream, 1)
-    await keeper.broker.replies.round_trip(in_seconds(5))
+    await keeper.broker.requests.round_trip(in_seconds(5))
     assert len(heard) == 2
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
+from windshift.nats.times import Time
 from windshift.server.errors import StreamFull
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure, LetterId
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.timestamps import Time
+from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.log_text import fields_of
 from windshift.server.telemetry.tracer import current_span
 

@@ -14,15 +14,15 @@ from tests.server.events.consuming import Consuming, Outcome, Worker, prepare
 from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats import Message
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.consuming.session import Kind
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.letters import STREAM, Cause, Failure, LetterId
+from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
-from windshift.server.nats.deliveries import Delivery, StreamSeq
-from windshift.server.nats.timestamps import Time
 
 Unique = Callable[[], str]
 
@@ -241,7 +241,7 @@ async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Uniq
         assert attachment is not None
         held = attachment._window.get(delivery.id)
         assert held is not None
-        held.reply, real = held.reply.replace(f".{consuming.consumer}.", ".nobody."), held.reply
+        held.reply, real = held.reply.replace(f".{consuming.consumer}.".encode(), b".nobody."), held.reply
         reject(worker, 1, Action.DEAD_LETTER)
         assert await worker.told() == (Kind.REJECT, [], [], [1])
         assert await letters(keeper, consuming) == {1: 0}
@@ -307,7 +307,7 @@ async def test_replays_go_on_after_a_restart(
     assert await keeper.replays.replay(letter, 1, in_seconds(5))
     own_nats_server.kill()
     own_nats_server.start()
-    await own_broker.connection.wait_connected(in_seconds(10))
+    await own_broker.connection.wait_ready(in_seconds(10))
     async with consuming.worker() as worker:
         assert (await worker.event(within=20)).id == 1
         own_nats_server.kill()
@@ -420,8 +420,8 @@ async def test_an_event_that_is_acknowledged_while_it_comes_again(keeper: Keeper
         assert await worker.told() == (Kind.ACK, [1], [], [])
         attachment = worker.subscription._attachment
         assert attachment is not None
-        reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.1.0"
-        attachment._arrive(Delivery(StreamSeq(1), "s", "", b"", Time(0, 0), None, None, None, 2, reply))
+        reply = f"$JS.ACK.{consuming.stream}.c.2.1.2.1.0".encode()
+        attachment._arrive(Message(0, b"s", reply, b"", b""))
         worker.read_on()
         await worker.nothing()
 
@@ -439,7 +439,7 @@ async def test_what_was_settled_is_known_to_the_next_call(
         own_nats_server.kill()
         await keeper.broker.lost()
     own_nats_server.start()
-    await keeper.broker.connection.wait_connected(in_seconds(10))
+    await keeper.broker.connection.wait_ready(in_seconds(10))
     async with consuming.worker(window=200) as worker:
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert worker.deliveries.empty()

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.nats.notes import CONSUMER, DEAD, REPLAY, Notes
+from windshift.server.events.notes import CONSUMER, DEAD, REPLAY, Notes
 
 
 class Ear:
@@ -37,15 +37,15 @@ async def other(nats_server: NatsServer) -> AsyncIterator[tuple[Broker, Notes]]:
 async def started(broker: Broker) -> Notes:
     """Hear notes from now on."""
     notes = Notes(broker.connection)
-    await notes.start()
-    await broker.replies.round_trip(in_seconds(5))
+    notes.start()
+    await broker.requests.round_trip(in_seconds(5))
     return notes
 
 
 async def settled(*brokers: Broker) -> None:
     """Wait until what was sent has arrived: a round trip after each other."""
     for broker in (*brokers, *brokers):
-        await broker.replies.round_trip(in_seconds(5))
+        await broker.requests.round_trip(in_seconds(5))
 
 
 async def test_all_servers_hear(broker: Broker, notes: Notes, other: tuple[Broker, Notes]) -> None:
@@ -110,7 +110,7 @@ async def test_after_a_reconnect(own_broker: Broker, own_nats_server: NatsServer
     await own_broker.lost()
     notes.send(DEAD, "s", "c")
     own_nats_server.start()
-    await own_broker.connection.wait_connected(in_seconds(20))
+    await own_broker.connection.wait_ready(in_seconds(20))
     notes.send(DEAD, "s", "c")
     await settled(own_broker)
     assert ear.heard == 1
@@ -120,7 +120,7 @@ async def test_strange_notes(broker: Broker, notes: Notes) -> None:
     """What is no note of ours is ignored."""
     ear = Ear()
     notes.listen(DEAD, "", "", ear)
-    for subject in ("_WS.note.later.s.c", "_WS.note.dead.s", "_WS.note.dead.s.c.d"):
+    for subject in (b"_WS.note.later.s.c", b"_WS.note.dead.s", b"_WS.note.dead.s.c.d"):
         broker.connection.publish(subject, b"body")
     await settled(broker)
     assert ear.heard == 0

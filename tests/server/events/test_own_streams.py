@@ -10,16 +10,16 @@ import pytest
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream import Writes
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
 from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream, changed_config
-from windshift.server.nats.writes import Writes
 
 Unique = Callable[[], str]
 
 
 def own_stream(broker: Broker, name: str, replicas: int = 1, **config: Any) -> OwnStream:
     """Wish for a stream."""
-    writes = Writes(broker.connection, broker.replies, broker.api)
+    writes = Writes(broker.connection, broker.requests, broker.api)
     config = {"name": name, "subjects": [f"{name}.>"], "max_msgs_per_subject": 1} | config
     return OwnStream(broker.api, writes, config, ("subjects", "max_msgs_per_subject"), replicas)
 
@@ -28,12 +28,12 @@ async def test_written_under_conditions(broker: Broker, unique: Unique) -> None:
     """A message is stored only where the subject's last message is the expected one."""
     name = unique()
     stream = own_stream(broker, name)
-    first = await stream.put(f"{name}.a", b"1", {}, in_seconds(5), expected=0)
+    first = await stream.put(f"{name}.a", b"1", (), in_seconds(5), expected=0)
     for wrong in (0, first.sequence + 1):
         with pytest.raises(Conflict):
-            await stream.put(f"{name}.a", b"2", {}, in_seconds(5), expected=wrong)
-    second = await stream.put(f"{name}.a", b"2", {}, in_seconds(5), expected=first.sequence)
-    third = await stream.put(f"{name}.a", b"3", {}, in_seconds(5))
+            await stream.put(f"{name}.a", b"2", (), in_seconds(5), expected=wrong)
+    second = await stream.put(f"{name}.a", b"2", (), in_seconds(5), expected=first.sequence)
+    third = await stream.put(f"{name}.a", b"3", (), in_seconds(5))
     assert (first.stream, second.sequence, third.sequence) == (name, 2, 3)
     assert await broker.messages(name) == 1
 
@@ -43,10 +43,10 @@ async def test_a_message_that_does_not_fit(broker: Broker, unique: Unique) -> No
     name = unique()
     stream = own_stream(broker, name, max_msg_size=100, max_msgs=1, discard="new")
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.a", bytes(200), {}, in_seconds(5))
-    await stream.put(f"{name}.a", b"", {}, in_seconds(5))
+        await stream.put(f"{name}.a", bytes(200), (), in_seconds(5))
+    await stream.put(f"{name}.a", b"", (), in_seconds(5))
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.b", b"", {}, in_seconds(5))
+        await stream.put(f"{name}.b", b"", (), in_seconds(5))
 
 
 async def test_a_sealed_stream(broker: Broker, unique: Unique) -> None:
@@ -57,7 +57,7 @@ async def test_a_sealed_stream(broker: Broker, unique: Unique) -> None:
     config = (await broker.api.stream_info(name, in_seconds(5)))["config"]
     await broker.api.call(f"STREAM.UPDATE.{name}", config | {"sealed": True}, in_seconds(5))
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.a", b"", {}, in_seconds(5))
+        await stream.put(f"{name}.a", b"", (), in_seconds(5))
 
 
 async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: NatsServer) -> None:
@@ -66,10 +66,10 @@ async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: N
     await stream.ensure(None, in_seconds(5))
     own_nats_server.freeze()
     with pytest.raises(OutcomeUnknown):
-        await stream.put("s.a", b"", {}, in_seconds(0.3), expected=0)
+        await stream.put("s.a", b"", (), in_seconds(0.3), expected=0)
     own_nats_server.thaw()
     with pytest.raises(Conflict):
-        await stream.put("s.a", b"", {}, in_seconds(10), expected=0)
+        await stream.put("s.a", b"", (), in_seconds(10), expected=0)
 
 
 async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> None:
@@ -78,7 +78,7 @@ async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> Non
     with pytest.raises(ReplicasUnavailable):
         await own_stream(broker, name).ensure(3, in_seconds(5))
     with pytest.raises(BrokerUnavailable):
-        await own_stream(broker, name, 3).put(f"{name}.a", b"", {}, in_seconds(5))
+        await own_stream(broker, name, 3).put(f"{name}.a", b"", (), in_seconds(5))
     await own_stream(broker, name).ensure(1, in_seconds(5))
     await own_stream(broker, name, 3).ensure(None, in_seconds(5))
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from windshift.nats.times import nanoseconds
 from windshift.server.events.positions import is_same_start, rfc3339, start_keys, without_start
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
-from windshift.server.nats.timestamps import nanoseconds
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,11 @@ import pytest
 from tests.server.events.test_publish import event, publisher
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats import Backoff
+from windshift.nats.jetstream import Buckets, WriteOptions, Writes
 from windshift.server.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
 from windshift.server.events.model import PublishReceipt
-from windshift.server.nats.jetstream import Backoff
-from windshift.server.nats.kv import Buckets
-from windshift.server.nats.writes import WriteOptions, Writes
+from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
 
@@ -86,7 +86,7 @@ async def test_nothing_known_after_an_attempt_without_answer(broker: Broker, uni
         unique(), no_ack=True, max_msgs_per_subject=1, duplicate_window=int(window.total_seconds() * 1e9)
     )
     publishing = await stored_unheard(broker, stream, expected_last_id=0)
-    broker.connection.publish(f"{stream}.a", b"another event of the subject")
+    broker.connection.publish(f"{stream}.a".encode(), b"another event of the subject")
     await has_stored(broker, stream, 2)
     await asyncio.sleep(2 * window.total_seconds())
     await update(broker, stream, no_ack=False)
@@ -97,7 +97,7 @@ async def test_nothing_known_after_an_attempt_without_answer(broker: Broker, uni
 async def test_overtaken_after_an_attempt_without_answer(broker: Broker, unique: Unique) -> None:
     """Where another event stands in the only place of ours, ours was not stored: that is certain."""
     stream = await broker.stream(unique(), no_ack=True, duplicate_window=100_000_000)
-    broker.connection.publish(f"{stream}.a", b"the only place")
+    broker.connection.publish(f"{stream}.a".encode(), b"the only place")
     await has_stored(broker, stream, 1)
     request = event(f"{stream}.a", idempotency_key="k", expected_last_id=0)
     publishing = asyncio.create_task(publisher(broker, HASTY).publish(request, in_seconds(20)))
@@ -174,19 +174,20 @@ async def test_a_stream_that_does_not_answer(broker: Broker, unique: Unique, key
 async def test_a_store_that_does_not_answer(broker: Broker, unique: Unique) -> None:
     """The same holds for a store."""
     store = unique()
-    writes = Writes(broker.connection, broker.replies, broker.api, CURIOUS)
-    await Buckets(broker.api, writes).ensure(store, in_seconds(5))
+    writes = Writes(broker.connection, broker.requests, broker.api, CURIOUS)
+    stores = Stores(Buckets(broker.api, writes))
+    await stores.ensure(store, in_seconds(5))
     await update(broker, f"KV_{store}", no_ack=True)
     with pytest.raises(OutcomeUnknown, match="no_ack"):
-        await Buckets(broker.api, writes).put(store, "a", b"", in_seconds(60))
+        await stores.set(store, "a", b"", in_seconds(60))
 
 
 async def test_ensuring_a_store_unheard(own_nats_server: NatsServer, own_broker: Broker) -> None:
     """A store whose making was asked for and not answered may exist."""
-    writes = Writes(own_broker.connection, own_broker.replies, own_broker.api)
+    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api)
     own_nats_server.freeze()
     with pytest.raises(OutcomeUnknown):
-        await Buckets(own_broker.api, writes).ensure("s", in_seconds(0.1))
+        await Stores(Buckets(own_broker.api, writes)).ensure("s", in_seconds(0.1))
     own_nats_server.thaw()
 
 
@@ -205,7 +206,7 @@ async def test_broker_takes_less_than_before(tmp_path: Path, key: str) -> None:
             publish = publisher(broker).publish
             with pytest.raises(OutcomeUnknown):
                 await publish(event("S.a", bytes(100_000), idempotency_key=key), in_seconds(20))
-            await broker.connection.wait_connected(in_seconds(10))
+            await broker.connection.wait_ready(in_seconds(10))
             with pytest.raises(EventTooLarge):
                 await publish(event("S.a", bytes(100_000), idempotency_key=key), in_seconds(20))
             assert broker.connection.reconnects == 1

@@ -6,6 +6,8 @@ from math import inf
 
 import pytest
 
+from windshift.nats.jetstream import Ended
+from windshift.nats.times import Time
 from windshift.server.events.consuming.pulls import (
     LARGEST_LIMIT,
     PAUSE,
@@ -16,8 +18,8 @@ from windshift.server.events.consuming.pulls import (
     Pulls,
 )
 from windshift.server.events.consuming.window import Window
-from windshift.server.nats.deliveries import Delivery, Ended, StreamSeq
-from windshift.server.nats.timestamps import Time
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
 
 SILENCE = 10.0
 SMALL = int(SMALLEST_LIMIT * SLACK) - 1
@@ -32,7 +34,7 @@ def pulls(size: int = 8) -> tuple[Pulls, Window]:
 
 def delivery(size: int, pending: int = 0) -> Delivery:
     """Make a delivery of so many bytes, after which the consumer has so many left."""
-    reply = f"$JS.ACK.S.c.1.1.1.1.{pending}"
+    reply = b"$JS.ACK.S.c.1.1.1.1.%d" % pending
     return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, reply)
 
 
@@ -123,7 +125,7 @@ def test_nothing_more_is_nothing_to_wait_for() -> None:
     full.next(0.0, busy=False)
     full.arrived([delivery(10, pending=5)], 1.0)
     window.arrive()
-    window.admit(StreamSeq(1), "reply", 1, 1.0)
+    window.admit(StreamSeq(1), b"reply", 1, 1.0)
     assert not full.stuck(1.0 + STUCK)
 
 
@@ -135,11 +137,11 @@ def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
     assert some.next(0.0, busy=False) == Pull(1, 0)
     assert some.next(0.0, busy=False) is None
     window.arrive()
-    window.admit(StreamSeq(1), "reply", 1, 0.0)
+    window.admit(StreamSeq(1), b"reply", 1, 0.0)
     some.delivered(delivery(50_000))
     assert some.next(0.0, busy=True) == Pull(1, 0)
     window.arrive()
-    window.admit(StreamSeq(2), "reply", 1, 0.0)
+    window.admit(StreamSeq(2), b"reply", 1, 0.0)
     some.delivered(delivery(100))
     assert some.next(0.0, busy=False) == Pull(6, SMALL)
 
@@ -180,7 +182,7 @@ def test_silence_is_told_without_a_request_too() -> None:
     some, window = pulls(1)
     some.next(0.0, busy=False)
     window.arrive()
-    window.admit(StreamSeq(1), "reply", 1, 0.0)
+    window.admit(StreamSeq(1), b"reply", 1, 0.0)
     assert some.due == SILENCE
     assert some.tick(SILENCE)
     assert some.due == 2 * SILENCE

@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import pytest
 
+from windshift.nats.jetstream import ConsumerState
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.consuming.dead_lettering import DeadLettering
 from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.consumers import ConsumerState
 
 KEY = ConsumerKey("S", "c")
 STATE = ConsumerState({}, "today", 0, 0, 2, 5)

@@ -18,7 +18,6 @@ from windshift.server.events.dead_letters.purging import Purged, Purging
 from windshift.server.events.dead_letters.replaying import Replayed, Replaying, ReplayOrder
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
-from windshift.server.nats.consumers import ConsumerApi
 
 Unique = Callable[[], str]
 
@@ -68,15 +67,14 @@ async def stream(keeper: Keeper, unique: Unique) -> str:
     """Make a stream with a consumer ``c``, and forty dead letters of it."""
     name = await keeper.broker.stream(unique())
     config = {"durable_name": "c", "ack_policy": "explicit"}
-    await ConsumerApi(keeper.broker.api).create(name, "c", config, in_seconds(5))
+    await keeper.broker.api.create_consumer(name, "c", config, in_seconds(5))
     await keeper.given_up(name, 40)
     return name
 
 
 def replaying(keeper: Keeper, replays: Replays | None = None, told: GivenUp | None = None) -> Replaying:
     """Make what replays."""
-    consumers = ConsumerApi(keeper.broker.api)
-    return Replaying(keeper.store, replays or keeper.replays, consumers, told or GivenUp())
+    return Replaying(keeper.store, replays or keeper.replays, keeper.broker.api, told or GivenUp())
 
 
 async def outstanding(keeper: Keeper, stream: str) -> int:

@@ -16,8 +16,9 @@ from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.dead_letters.letters import LetterId
 from windshift.server.events.dead_letters.replays import STREAM, read_pointer
-from windshift.server.nats.deliveries import StreamSeq, read_delivery
-from windshift.server.nats.notes import REPLAY
+from windshift.server.events.deliveries import read_delivery
+from windshift.server.events.model import StreamSeq
+from windshift.server.events.notes import REPLAY
 
 Unique = Callable[[], str]
 
@@ -135,7 +136,7 @@ async def test_whom_it_concerns_is_told(keeper: Keeper, unique: Unique) -> None:
     keeper.notes.listen(REPLAY, one.stream, one.consumer, lambda: heard.append(1))
     for _ in range(2):
         await keeper.replays.replay(one, 1, in_seconds(5))
-    await keeper.broker.replies.round_trip(in_seconds(5))
+    await keeper.broker.requests.round_trip(in_seconds(5))
     assert len(heard) == 2
 
 

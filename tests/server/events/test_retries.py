@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from windshift.nats.times import nanoseconds
 from windshift.server.events.retries import (
     DEFAULT_JITTER,
     LARGEST_MULTIPLIER,
@@ -21,7 +22,6 @@ from windshift.server.events.retries import (
     policy_metadata,
     stored_policy,
 )
-from windshift.server.nats.timestamps import nanoseconds
 
 MS = 10**6
 UNREADABLE = RetryPolicy(dead_letters=True)

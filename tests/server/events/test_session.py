@@ -8,7 +8,7 @@ import pytest
 
 from windshift.server.events.consuming.session import MOST_UNCONFIRMED, Errand, Kind, Session
 from windshift.server.events.consuming.window import Window
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import StreamSeq
 
 
 class Call:
@@ -22,7 +22,7 @@ class Call:
 
     def deliver(self, seq: int, attempt: int = 1) -> None:
         """Let a delivery arrive."""
-        self.session.window.admit(StreamSeq(seq), f"reply.{seq}.{attempt}", attempt, self.now)
+        self.session.window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, self.now)
 
     def ask(self, kind: Kind, *ids: int, payload: bytes = b"?") -> list[Errand]:
         """Take a command."""
@@ -46,7 +46,7 @@ def test_an_ack_is_confirmed_after_the_broker_stored_it() -> None:
     """Nothing is confirmed on the way, and the delivery is held until then."""
     call = Call(held=[1])
     errands = call.ask(Kind.ACK, 1, payload=b"+ACK")
-    assert [(errand.reply, errand.payload) for errand in errands] == [("reply.1.1", b"+ACK")]
+    assert [(errand.reply, errand.payload) for errand in errands] == [(b"reply.1.1", b"+ACK")]
     assert call.told() == []
     assert len(call.session.window) == 1
     call.answer(*errands)
@@ -190,7 +190,7 @@ def test_an_id_means_its_latest_delivery() -> None:
     call = Call(held=[1])
     call.deliver(1, attempt=2)
     (errand,) = call.ask(Kind.ACK, 1)
-    assert errand.reply == "reply.1.2"
+    assert errand.reply == b"reply.1.2"
 
 
 def test_the_answer_for_an_earlier_delivery_leaves_the_later_one() -> None:
@@ -222,7 +222,7 @@ def test_release_spares_what_is_being_settled() -> None:
     call = Call(held=[1, 2, 3])
     call.ask(Kind.ACK, 1)
     call.ask(Kind.PING, 2)
-    assert [held.reply for _, held in call.session.release()] == ["reply.2.1", "reply.3.1"]
+    assert [held.reply for _, held in call.session.release()] == [b"reply.2.1", b"reply.3.1"]
     assert len(call.session.window) == 0
 
 

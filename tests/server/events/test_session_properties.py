@@ -8,10 +8,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from windshift.nats.jetstream import Ended
 from windshift.server.events.consuming.pulls import Pulls
 from windshift.server.events.consuming.session import Confirmation, Errand, Kind, Session
 from windshift.server.events.consuming.window import MARGIN, Window
-from windshift.server.nats.deliveries import Ended, StreamSeq
+from windshift.server.events.model import StreamSeq
 
 CONFIRM_TIMEOUT = 5.0
 SILENCE = 10.0
@@ -64,7 +65,7 @@ class ConsumeCall(RuleBasedStateMachine):
             self.at_broker -= 1
             self.pulls.heard(self.now)
             self.attempts[seq] = self.attempts.get(seq, 0) + 1
-            reply = f"{seq}.{self.attempts[seq]}"
+            reply = b"%d.%d" % (seq, self.attempts[seq])
             self.window.arrive()
             held = self.window.admit(StreamSeq(seq), reply, self.attempts[seq], self.now)
             assert held is not None, "what was asked for has room"
@@ -128,7 +129,7 @@ class ConsumeCall(RuleBasedStateMachine):
         self.under_way += errands
         for errand in errands:
             assert errand.held is held_before[errand.seq], "about the latest delivery"
-            assert errand.reply == f"{errand.seq}.{self.attempts[errand.seq]}"
+            assert errand.reply == b"%d.%d" % (errand.seq, self.attempts[errand.seq])
             assert errand.held.deadline > self.now or errand.held.unanswered > 1
         assert len({errand.seq for errand in errands}) == len(errands)
 

@@ -7,8 +7,7 @@ from windshift.server.events.consuming.settled import (
     Settled,
     SettledByConsumer,
 )
-from windshift.server.events.model import ConsumerKey
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 
 def settled(*times: float) -> Settled:

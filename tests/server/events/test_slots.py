@@ -4,8 +4,8 @@ from math import inf
 
 import pytest
 
+from windshift.nats.jetstream import ConsumerState
 from windshift.server.events.consuming.slots import INTERVAL, LONG_NS, MOST, OFTEN, Slots, enough_slots
-from windshift.server.nats.consumers import ConsumerState
 
 
 @pytest.mark.parametrize(

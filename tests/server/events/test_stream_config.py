@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from windshift.nats import JetStreamError
 from windshift.server.errors import (
     InvalidField,
     MirrorChange,
@@ -32,7 +33,6 @@ from windshift.server.events.specs import (
     StreamSpec,
 )
 from windshift.server.events.streams import desired_config, refusal_error, refuse_contradictions
-from windshift.server.nats.jetstream import RefusedByBroker
 
 SUBJECTS = StreamSpec("S", FromSubjects(("s.>",)))
 LAST_IDS = {"A": 5, "B": 0}
@@ -316,10 +316,10 @@ def test_window_fits_in_age() -> None:
         (10140, 400, UnsupportedCombination),
         (10047, 500, InvalidField),
         (10113, 400, InvalidField),
-        (10049, 500, RefusedByBroker),
+        (10049, 500, JetStreamError),
     ],
 )
 def test_refusals(err_code: int, code: int, error: type[Exception]) -> None:
     """The broker's error codes become the contract's; a text that may hold a path becomes no message."""
     spec = replace(SUBJECTS, retention=RetentionSpec(max_bytes=1))
-    assert isinstance(refusal_error(RefusedByBroker(err_code, code, "why"), spec), error)
+    assert isinstance(refusal_error(JetStreamError(err_code, code, "why"), spec), error)

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from windshift.server.events.consuming.window import Held, Window
-from windshift.server.nats.deliveries import StreamSeq
+from windshift.server.events.model import StreamSeq
 
 
 def window(size: int = 8, timeout: float = 30.0) -> Window:
@@ -21,7 +21,7 @@ MANY = 10_000
 def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> Held:
     """Let a delivery in."""
     window.arrive()
-    held = window.admit(StreamSeq(seq), f"reply.{seq}.{attempt}", attempt, now)
+    held = window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, now)
     assert held is not None
     return held
 
@@ -76,7 +76,7 @@ def test_refuses_what_was_not_asked_for_and_has_no_room() -> None:
     one.request(1)
     admit(one, 1)
     assert not one.has_room
-    assert one.admit(StreamSeq(2), "reply", 1, 0.0) is None
+    assert one.admit(StreamSeq(2), b"reply", 1, 0.0) is None
     assert len(one) == 1
 
 
