@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 
 import pytest
-from nats.aio.msg import Msg
 
 from tests.support.broker import Broker, in_seconds
-from windshift.server.errors import BrokerUnavailable
-from windshift.server.nats.census import Census, CensusLimits, CensusTaker, ConsumerCensus
-from windshift.server.nats.timestamps import NANOSECONDS
+from windshift.nats import Message, Unavailable
+from windshift.nats.times import NANOSECONDS
+from windshift.server.monitoring.census import Census, CensusLimits, CensusTaker, ConsumerCensus
 
 Unique = Callable[[], str]
 
@@ -29,16 +28,16 @@ async def consumer(broker: Broker, stream: str, name: str, *, durable: bool = Tr
 async def publish(broker: Broker, *subjects: str, size: int = 10) -> None:
     """Store events."""
     for subject in subjects:
-        await broker.replies.request(subject, b"x" * size, None, in_seconds(5))
+        await broker.publish(subject, b"x" * size)
 
 
-async def pull(broker: Broker, stream: str, name: str) -> str:
+async def pull(broker: Broker, stream: str, name: str) -> bytes:
     """Let a consumer hand over an event; give where to settle it."""
-    inbox, arrived = broker.connection.inbox(), asyncio.Queue[Msg]()
-    subscription = await broker.connection.subscribe(inbox, arrived.put_nowait)
-    broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}", b"", reply=inbox)
+    inbox, arrived = broker.connection.inbox(), asyncio.Queue[Message]()
+    subscription = broker.connection.subscribe(inbox, arrived.put_nowait)
+    broker.connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{name}".encode(), reply=inbox)
     message = await arrived.get()
-    await subscription.unsubscribe()
+    subscription.unsubscribe()
     return message.reply
 
 
@@ -77,7 +76,7 @@ async def test_consumers(own_broker: Broker) -> None:
     await consumer(own_broker, stream, "passing", durable=False)
     await pull(own_broker, stream, "busy")
     for _ in range(3):
-        await own_broker.replies.request(await pull(own_broker, stream, "done"), b"", None, in_seconds(5))
+        await own_broker.requests.request(await pull(own_broker, stream, "done"), b"", b"", in_seconds(5))
     census = await take(own_broker)
     seen = {each.name: (each.pending, each.unacknowledged) for each in census.consumers}
     assert seen == {
@@ -114,7 +113,7 @@ async def test_oldest_moves(own_broker: Broker) -> None:
     await consumer(own_broker, stream, "c")
     taker = CensusTaker(own_broker.api)
     first = (await taker.take(in_seconds(10))).oldest["S", "c"]
-    await own_broker.replies.request(await pull(own_broker, stream, "c"), b"", None, in_seconds(5))
+    await own_broker.requests.request(await pull(own_broker, stream, "c"), b"", b"", in_seconds(5))
     second = (await taker.take(in_seconds(10))).oldest["S", "c"]
     await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(5))
     third = (await taker.take(in_seconds(10))).oldest["S", "c"]
@@ -171,5 +170,5 @@ async def test_large_events_are_not_read(own_broker: Broker) -> None:
 async def test_without_a_broker(own_broker: Broker) -> None:
     """Without a connection there is nothing to see."""
     await own_broker.connection.close()
-    with pytest.raises(BrokerUnavailable):
+    with pytest.raises(Unavailable):
         await CensusTaker(own_broker.api).take(in_seconds(0.1))

@@ -7,9 +7,9 @@ from datetime import timedelta
 
 from tests.support.broker import Broker
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import BrokerUnavailable
-from windshift.server.nats.census import Census, CensusTaker
-from windshift.server.nats.poll import Poll
+from windshift.nats import Unavailable
+from windshift.server.monitoring.census import Census, CensusTaker
+from windshift.server.monitoring.poll import Poll
 
 NEVER, ALWAYS = timedelta(hours=1), timedelta(0)
 
@@ -36,7 +36,7 @@ class CountingTaker(CensusTaker):
 
 def poll(broker: Broker, taker: CensusTaker, **options: timedelta) -> Poll:
     """Make a poll."""
-    return Poll(broker.connection, broker.replies, taker, **options)
+    return Poll(broker.connection, broker.requests, taker, **options)
 
 
 async def test_fresh_looks_are_kept(broker: Broker) -> None:
@@ -79,7 +79,7 @@ async def test_failures(broker: Broker) -> None:
     taker = CountingTaker(broker)
     kept = poll(broker, taker, keep=ALWAYS, keep_failure=NEVER)
     await kept.refresh()
-    for failure in (BrokerUnavailable(), ValueError("what is this?")):
+    for failure in (Unavailable(), ValueError("what is this?")):
         taker.failure = failure
         kept = poll(broker, taker, keep=ALWAYS, keep_failure=NEVER)
         await kept.refresh()
