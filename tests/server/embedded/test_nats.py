@@ -89,7 +89,7 @@ async def test_comes_back(tmp_path: Path) -> None:
             assert embedded.pid is not None
             os.kill(embedded.pid, signal.SIGKILL)
             await eventually(lambda times=times: embedded.restarts == times)  # type: ignore[misc]  # not inferred
-            await broker.connection.wait_connected(in_seconds(20))
+            await broker.connection.wait_ready(in_seconds(20))
             assert await broker.messages("kept") == 0
 
 
@@ -102,7 +102,7 @@ async def test_comes_back_when_frozen(tmp_path: Path, caplog: pytest.LogCaptureF
         assert embedded.pid is not None
         os.kill(embedded.pid, signal.SIGSTOP)
         await eventually(lambda: embedded.restarts == 1)
-        await broker.connection.wait_connected(in_seconds(20))
+        await broker.connection.wait_ready(in_seconds(20))
         assert await broker.messages("kept") == 0
     assert "nats-server does not answer; killing it" in caplog.text
 
