@@ -19,11 +19,10 @@ from tests.wire.consuming import Call, subscribed
 from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift.nats.jetstream import Writes
 from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.nats.deliveries import StreamSeq
-from windshift.server.nats.timestamps import NANOSECONDS, parse_rfc3339
-from windshift.server.nats.writes import Writes
+from windshift.server.events.model import StreamSeq
 
 
 def bury(nats_server: NatsServer, stream: str, *seqs: int, consumer: str = "c", **failure: Any) -> list[str]:
@@ -42,15 +41,13 @@ async def _bury(
         **failure,
     }
     async with connect(nats_server.url) as broker:
-        writes = Writes(broker.connection, broker.replies, broker.api)
-        store = DeadLetterStore(broker.connection, broker.api, broker.replies, writes, 1)
+        writes = Writes(broker.connection, broker.requests, broker.api)
+        store = DeadLetterStore(broker.connection, broker.api, writes, 1)
         ids = []
         for seq in seqs:
             stored = await broker.api.message(stream, {"seq": seq}, in_seconds(5))
             assert stored is not None
-            time = parse_rfc3339(stored.time)
-            assert time is not None
-            letter_id = LetterId(stream, consumer, StreamSeq(seq), time.seconds * NANOSECONDS + time.nanos)
+            letter_id = LetterId(stream, consumer, StreamSeq(seq), stored.unix_ns)
             await store.write(Failure(letter_id, **fields), in_seconds(10))
             ids.append(f"{stream}.{consumer}.{seq}.{letter_id.stored_ns}")
         return ids

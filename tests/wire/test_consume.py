@@ -89,7 +89,7 @@ async def test_what_other_programs_publish(client: Client, stream: str, nats_ser
     """Without headers, or with unreadable ones, an event has the broker's time and no type name."""
     async with connect(nats_server.url) as broker:
         for headers in (None, {"WS-Published-Time": "soon", "WS-Data-Type": "x.Y"}):
-            await broker.replies.request(f"{stream}.x", b"\xff\x00", headers, in_seconds(5))
+            await broker.publish(f"{stream}.x", b"\xff\x00", headers)
     with subscribed(client, stream) as call:
         plain, odd = call.events(2)
     assert (plain.data.type_url, plain.data.value) == ("type.googleapis.com/", b"\xff\x00")

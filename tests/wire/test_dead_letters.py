@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from tests.support.broker import connect, in_seconds
+from tests.support.broker import connect
 from tests.support.client import Client, any_of, refused, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import ask, bury, listed
@@ -114,7 +114,7 @@ def test_events_of_other_programs(client: Client, nats_server: NatsServer, strea
 async def publish_foreign(nats_server: NatsServer, subject: str, headers: dict[str, str]) -> None:
     """Publish as a program does that knows nothing of Windshift."""
     async with connect(nats_server.url) as broker:
-        await broker.replies.request(subject, b"", headers, in_seconds(5))
+        await broker.publish(subject, b"", headers)
 
 
 def test_without_data(client: Client, nats_server: NatsServer, stream: str) -> None:

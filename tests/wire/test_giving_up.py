@@ -206,7 +206,7 @@ async def publish_foreign(nats_server: NatsServer, subject: str, headers: dict[s
         info = await broker.api.stream_info(subject.partition(".")[0], in_seconds(5))
         config = info["config"] | {"allow_rollup_hdrs": True, "allow_msg_ttl": True}
         await broker.api.call(f"STREAM.UPDATE.{config['name']}", config, in_seconds(5))
-        await broker.replies.request(subject, b"data", headers, in_seconds(5))
+        await broker.publish(subject, b"data", headers)
 
 
 def test_the_largest_event(own_client: Client, own_nats_server: NatsServer) -> None:

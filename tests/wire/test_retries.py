@@ -329,7 +329,7 @@ async def test_long_delays_do_not_starve_a_consumer(
     stream, batch = events(client, unique(), 0), 1_000
     async with connect(nats_server.url) as broker:
         for _ in range(MAX_ACK_PENDING + batch):
-            broker.connection.publish(f"{stream}.x", b"")
+            broker.connection.publish(f"{stream}.x".encode())
         async with asyncio.timeout(20):
             while await broker.messages(stream) < MAX_ACK_PENDING + batch:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.05)

@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from nats.js.api import StorageType
 
 from tests.support.app import running_app
-from tests.support.broker import connect, in_seconds
+from tests.support.broker import connect
 from tests.support.client import Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.management import stored_stream
@@ -130,7 +130,7 @@ async def test_operations_of_other_programs(
     """A message is a value, be it empty, unless it says that the key was deleted or purged."""
     async with connect(nats_server.url) as broker:
         headers = None if operation is None else {"KV-Operation": operation}
-        await broker.replies.request(f"$KV.{store}.a", b"", headers, in_seconds(5))
+        await broker.publish(f"$KV.{store}.a", b"", headers)
     assert client.get(store, "a").HasField("value") is is_there
     assert client.get(store, "a").revision == int(is_there)
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from tests.support.app import running_app
-from tests.support.broker import connect, in_seconds
+from tests.support.broker import connect
 from tests.support.client import EVENTS, STATE, Client, Metadata, any_of
 from tests.support.collector import Collector, Span, grpc_collector
 from tests.support.nats_server import NatsServer
@@ -203,7 +203,7 @@ async def test_what_others_publish(nats_server: NatsServer, unique: Unique, head
         stream = client.ensure_stream(unique())
         async with connect(nats_server.url) as broker:
             headers = {"WS-Trace-Parent": header, "WS-Trace-State": "!"}
-            await broker.replies.request(f"{stream}.x", b"", headers, in_seconds(5))
+            await broker.publish(f"{stream}.x", b"", headers)
         ensure_consumer(client, stream)
         with subscribed(client, stream) as call:
             assert call.event().headers.trace_parent == header
