@@ -92,7 +92,7 @@ def read_pub_ack(body: bytes) -> PubAck:
 
     Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
     """
-    beginning, _, end = body.partition(b'", "seq":')  # how nats-server words it when there is no more to say
+    beginning, _, end = body.partition(b'","seq":')  # how nats-server words it when there is no more to say
     number = end[:-1]
     if number.isdigit() and len(beginning) < _LONGEST_BEGINNING:
         stream = _plain_stream(beginning)
