@@ -1,4 +1,4 @@
-"""Writes on a cluster, where what one server has stored another may not know yet."""
+"""Publishing and stores on a cluster, where what one server has stored another may not know yet."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import pytest
 
 from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.jetstream import Buckets, Writes
 from windshift.server.errors import KeyExists, RevisionMismatch, WrongLastId
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
-from windshift.server.nats.kv import Buckets
-from windshift.server.nats.writes import Writes
 from windshift.server.state.stores import Stores
 
 Unique = Callable[[], str]
@@ -46,7 +45,7 @@ async def members(cluster: list[NatsServer]) -> AsyncIterator[list[Member]]:
 
 def member(broker: Broker) -> Member:
     """Wire a server."""
-    writes = Writes(broker.connection, broker.replies, broker.api)
+    writes = Writes(broker.connection, broker.requests, broker.api)
     publisher = Publisher(broker.api, writes)
     return Member(broker, publisher, Stores(Buckets(broker.api, writes, 3)))
 
@@ -157,10 +156,9 @@ async def test_a_connection_moves_on(cluster: list[NatsServer], unique: Unique) 
         stream = await broker.stream(unique(), num_replicas=3)
         request = PublishRequest(f"{stream}.a", TYPE_URL, b"", idempotency_key="before")
         await publish(request, in_seconds(20))
-        client = broker.connection.client
-        assert client is not None
-        assert client.connected_url is not None
-        [victim] = [server for server in cluster if server.port == client.connected_url.port]
+        wire = broker.connection.wire
+        assert wire is not None
+        [victim] = [server for server in cluster if server.port == wire.server.port]
         victim.kill()
         try:
             receipts = await asyncio.gather(
