@@ -108,5 +108,5 @@ class Counts:
 
     @property
     def expired(self) -> int:
-        """Puller that were neither settled nor prolonged in time."""
+        """Deliveries that were neither settled nor prolonged in time."""
         return self._expired + sum(holding.expired for holding in self.holdings)

@@ -139,10 +139,10 @@ PUBLISHES_WAITING: Final = Instrument(
     "windshift.publish.waiting", _U, "{publish}", "Writes that wait for their turn to be sent to JetStream"
 )
 DELIVERED: Final = Instrument(
-    "windshift.events.delivered", _C, "{event}", "Puller handed to clients, repeated ones included"
+    "windshift.events.delivered", _C, "{event}", "Deliveries handed to clients, repeated ones included"
 )
 REDELIVERED: Final = Instrument(
-    "windshift.events.redelivered", _C, "{event}", "Puller among them that were not their event's first"
+    "windshift.events.redelivered", _C, "{event}", "Deliveries among them that were not their event's first"
 )
 SETTLED: Final = Instrument(
     "windshift.events.settled",
@@ -153,7 +153,7 @@ SETTLED: Final = Instrument(
     ("kind",),
 )
 IN_FLIGHT: Final = Instrument(
-    "windshift.events.in_flight", _U, "{event}", "Puller that clients of this server hold unsettled"
+    "windshift.events.in_flight", _U, "{event}", "Deliveries that clients of this server hold unsettled"
 )
 CONFIRMATIONS_FAILED: Final = Instrument(
     "windshift.confirmations.failed",
