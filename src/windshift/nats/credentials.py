@@ -67,6 +67,7 @@ def _sign(seed: bytes, nonce: str, failure: str) -> tuple[str, str]:
         raise ConnectFailed("signing with a key needs the package nkeys", final=True) from None
     try:
         pair = nkeys.from_seed(bytearray(seed))
-        return urlsafe_b64encode(pair.sign(nonce.encode())).decode(), pair.public_key.decode()
+        signature = urlsafe_b64encode(pair.sign(nonce.encode())).rstrip(b"=")  # the server takes no padding
+        return signature.decode(), pair.public_key.decode()
     except (nkeys.NkeysError, ValueError) as error:
         raise ConnectFailed(failure, final=True) from error
