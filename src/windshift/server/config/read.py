@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from windshift.nats import ServerAddress, parse_servers
 from windshift.server.config.health import read_health
 from windshift.server.config.limits import read_limits
 from windshift.server.config.reader import Reader
@@ -20,6 +20,9 @@ from windshift.server.config.tree import (
     ServerConfig,
     TlsFiles,
 )
+
+if TYPE_CHECKING:
+    from windshift.nats import ServerAddress
 
 _LONGEST_DRAIN = 3600
 
@@ -82,6 +85,8 @@ def _safe(reader: Reader, config: ServerConfig) -> None:
 
 
 def _nats(reader: Reader) -> NatsConfig:
+    from windshift.nats import parse_servers  # noqa: PLC0415 - and with it asyncio, which help does without
+
     nothing: tuple[ServerAddress, ...] = ()
     if reader.text("NATS_CREDS") is not None and reader.text("NATS_NKEY") is not None:
         reader.problem("NATS_NKEY", "not together with NATS_CREDS; set one of them")

@@ -7,8 +7,10 @@ from datetime import timedelta
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from windshift.nats import ServerAddress
+if TYPE_CHECKING:
+    from windshift.nats import ServerAddress  # and with it asyncio, which help and probes do without
 
 
 class LogLevel(StrEnum):

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine
+from datetime import timedelta
 from time import monotonic
 from typing import Any, Final
 
-from windshift.nats import NatsError
+from windshift.nats import Backoff, NatsError, retry
 from windshift.nats.jetstream import JetStream
 from windshift.server.errors import BrokerUnavailable, ConsumerNotFound, WindshiftError
 from windshift.server.events.consuming.lookup import Found, find_consumer
@@ -23,8 +24,8 @@ from windshift.server.events.consuming.window import Window
 from windshift.server.events.model import ConsumerKey
 from windshift.server.telemetry.seldom import Seldom
 
-_PAUSE: Final = 0.5
-"""Seconds before the broker is asked again what has to be known."""
+_PAUSES: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
+"""Pauses before the broker is asked again what has to be known."""
 _REMEMBERED: Final = 256
 """How many subjects that the client may have are remembered; then all of them are forgotten."""
 
@@ -143,11 +144,11 @@ class Following:
 
     async def _refresh(self) -> None:
         try:
-            while self.stale:
+            async for _ in retry(None, _PAUSES):
                 self.stale = not await self._learn()
-                if self.stale:
-                    self._tell_stale()
-                    await asyncio.sleep(_PAUSE)
+                if not self.stale:
+                    return
+                self._tell_stale()
         except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
             self._end(failure)
         finally:

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any, Final
 
-from windshift.nats import NatsError, NotConnected, Requests
+from windshift.nats import Backoff, NatsError, NotConnected, Requests, retry
 from windshift.nats.jetstream import ACK, PROGRESS, TERMINATE, ConsumerState, Puller
 from windshift.nats.times import Time, parse_rfc3339
-from windshift.server.errors import WindshiftError
+from windshift.server.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.dead_lettering import DeadLettering, Failures
 from windshift.server.events.consuming.window import Replay
 from windshift.server.events.dead_letters.letters import LetterId
@@ -31,8 +31,8 @@ EPOCH: Final = Time(0, 0)
 
 _ELECTION: Final = 20.0
 """Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
-_PAUSE: Final = 0.5
-"""Seconds before the broker is asked again."""
+_PAUSES: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
+"""Pauses before the broker is asked again."""
 _SHORTEST_PAUSE: Final = 0.03
 """Seconds between two messages that prolong a delivery."""
 
@@ -241,14 +241,12 @@ class Triage:
 
     async def _look_up(self, delivery: Delivery, deadline: float) -> bool:
         """Ask `is_dead`, again if need be: to return the delivery would cost its event an attempt."""
-        now = self._requests.loop.time
-        while True:
+        async for _ in retry(deadline, _PAUSES):
             try:
                 return await self.is_dead(delivery.id, delivery.reply)
             except (WindshiftError, NatsError):
-                if now() > deadline:
-                    raise
-                await asyncio.sleep(_PAUSE)
+                continue
+        raise BrokerUnavailable
 
     async def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         letter_id = self._id(delivery.id, delivery.reply) if replay is None else replay.id

@@ -123,7 +123,7 @@ class DeadLetterStore:
     async def get(self, id: LetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
         """Read a dead letter, the latest write included; `None` if there is none."""
         before = None
-        while True:
+        async for _ in retry(deadline):
             try:
                 entry = await self._reader.entry(id, deadline)
             except UnreadableEntry:
@@ -138,6 +138,7 @@ class DeadLetterStore:
                 log.error("the data of the dead letter %s is gone", id_text(id))
                 return None
             before = entry
+        raise BrokerUnavailable
 
     async def delete(self, id: LetterId, deadline: float) -> bool:  # noqa: A002
         """Remove a dead letter; false when there was none. Raise `OutcomeUnknown`, too."""
