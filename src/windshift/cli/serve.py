@@ -17,7 +17,7 @@ from windshift.server.config import VARIABLES, ConfigurationError, ServerConfig,
 
 _FAILED = 1
 _USAGE = 2
-_EXTRA = frozenset({"nats", "nkeys", "pythonjsonlogger", "uvicorn", "uvloop"})
+_EXTRA = frozenset({"nkeys", "pythonjsonlogger", "uvicorn", "uvloop"})
 """What the extra `server` brings, by the names under which it is imported."""
 
 
