@@ -26,8 +26,9 @@ _GO_DURATION = re.compile(r"([0-9]+(\.[0-9]+)?(ns|us|µs|ms|s|m|h))+")
 _LONGEST_PATH = 4095
 _CONTENT = re.compile(
     r"[\x00-\x1f\x7f]|-----BEGIN|LS0tLS1CRUdJTi|\bws_[A-Za-z0-9_-]{43}|\beyJ[A-Za-z0-9_-]{16,}\."
+    r"|\bS[ACNOUX][A-Z2-7]{56}\b"
 )
-"""What a file may hold and no path has: lines, PEM, that in base64, tokens."""
+"""What a file may hold and no path has: lines, PEM, that in base64, tokens, the seed of an nkey."""
 
 
 class ConfigurationError(Exception):
