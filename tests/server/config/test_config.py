@@ -188,8 +188,27 @@ def test_nats_files(tmp_path: Path) -> None:
     file.touch()
     names = ("NATS_CREDS", "NATS_TLS_CA", "NATS_TLS_CERT", "NATS_TLS_KEY")
     config = read(**dict.fromkeys(names, str(file)))
-    assert config.nats.credentials == file
+    assert (config.nats.credentials, config.nats.nkey) == (file, None)
     assert config.nats.tls == TlsFiles(file, file, file)
+    config = read(NATS_NKEY=str(file))
+    assert (config.nats.credentials, config.nats.nkey) == (None, file)
+
+
+def test_who_windshift_is_to_nats_is_said_once(tmp_path: Path) -> None:
+    """A credentials file has a key of its own; another one beside it is a mistake."""
+    file = tmp_path / "file"
+    file.touch()
+    assert problems(NATS_CREDS=str(file), NATS_NKEY=str(file)) == (
+        "NATS_NKEY: not together with NATS_CREDS; set one of them",
+    )
+    assert read(NATS_CREDS=str(file), NATS_NKEY=" ").nats.credentials == file
+
+
+def test_tls_before_the_first_word() -> None:
+    """NATS_TLS_FIRST is for a nats-server that wants it so."""
+    assert not read().nats.tls_first
+    assert not read(NATS_TLS_FIRST="false").nats.tls_first
+    assert read(NATS_TLS_FIRST="true").nats.tls_first
 
 
 def test_api_tls(tmp_path: Path) -> None:
@@ -256,6 +275,7 @@ WRONG = [
     ("LOG_LEVEL", "loud", "one of debug, info, warning, error"),
     ("NATS_PUBLISH_ASYNC_MAX_PENDING", "0", "a whole number from 1 to 10000"),
     ("NATS_PUBLISH_ASYNC_MAX_PENDING", "10001", "a whole number from 1 to 10000"),
+    ("NATS_TLS_FIRST", "always", "true or false"),
     ("GRPC_PORT", "http", "a whole number from 0 to 65535"),
     ("GRPC_PORT", "-1", "a whole number from 0 to 65535"),
     ("GRPC_PORT", "²", "a whole number from 0 to 65535"),
@@ -336,7 +356,7 @@ def test_wrong_url_hides_secrets(name: str, value: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("NATS_CREDS", "NATS_TLS_CA", "WINDSHIFT_AUTH_FILE"),
+        *("NATS_CREDS", "NATS_NKEY", "NATS_TLS_CA", "WINDSHIFT_AUTH_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
     ],
 )
