@@ -92,30 +92,33 @@ class Peer:
         heard: everything that came in plain text, and what came in TLS behind it.
         operations: what was understood of it.
         subscriptions: the subjects that it asked for, by number.
-        ended: whether the client has closed its side.
+        may_read: whether what comes is read; cleared, the client cannot send any more before long.
+        ended: whether the client has ended the connection, which is seen when everything before was read.
     """
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
         self._writer = writer
         self._unread = bytearray()
+        self._is_mute = False
         self.heard = bytearray()
         self.operations: list[Operation] = []
         self.subscriptions: dict[int, bytes] = {}
+        self.may_read = asyncio.Event()
+        self.may_read.set()
         self.ended = False
 
     def say(self, *frames: bytes) -> None:
-        """Send frames, in one piece."""
-        self._writer.write(b"".join(frames))
+        """Send frames, in one piece; none after `half_close`."""
+        if not self._is_mute:
+            self._writer.write(b"".join(frames))
 
     async def next(self) -> Operation | None:
         """Return the client's next operation; None at its end."""
         while (operation := take_operation(self._unread)) is None:
-            data = await self._reader.read(65_536)
+            data = await self._read()
             if not data:
-                self.ended = True
                 return None
-            self.heard += data
             self._unread += data
         self.operations.append(operation)
         if operation.name == b"SUB":
@@ -123,6 +126,16 @@ class Peer:
         elif operation.name == b"UNSUB":
             self.subscriptions.pop(int(operation.arguments[0]), None)
         return operation
+
+    async def read_some(self) -> None:
+        """Take some bytes, whatever they are."""
+        await self._read()
+
+    async def _read(self) -> bytes:
+        await self.may_read.wait()
+        data = await self._reader.read(65_536)
+        self.heard += data
+        return data
 
     async def until(self, name: bytes) -> Operation:
         """Read on to an operation of this name."""
@@ -134,8 +147,17 @@ class Peer:
     async def greet(self, **info: Any) -> None:
         """Speak first, and accept the client."""
         self.say(info_frame(**info))
+        await self.accept()
+
+    async def accept(self) -> None:
+        """Wait for the client's first word, and accept it."""
         await self.until(b"PING")
         self.say(PONG)
+
+    async def silence(self) -> None:
+        """Say nothing, and take what comes to the client's end."""
+        while await self._read():
+            pass
 
     async def serve(self, hear: Callable[[Operation], None] | None = None) -> None:
         """Answer pings to the client's end, and have every operation heard."""
@@ -156,6 +178,7 @@ class Peer:
     def half_close(self) -> None:
         """Say that nothing more will be said, and go on listening."""
         self._writer.write_eof()
+        self._is_mute = True
 
     def close(self) -> None:
         """End the connection when what was said has been sent."""
@@ -182,8 +205,9 @@ class FakeServer:
         peers: all connections that there were, in their order.
     """
 
-    def __init__(self, script: Script) -> None:
+    def __init__(self, script: Script, tls: ssl.SSLContext | None) -> None:
         self._script = script
+        self._tls = tls
         self._server: asyncio.Server | None = None
         self._playing: set[asyncio.Task[None]] = set()
         self.failures: list[BaseException] = []
@@ -200,7 +224,7 @@ class FakeServer:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)  # who does not read soon shows
         listener.bind(("127.0.0.1", 0))
         self.port = listener.getsockname()[1]
-        self._server = await asyncio.start_server(self._accept, sock=listener)
+        self._server = await asyncio.start_server(self._accept, sock=listener, ssl=self._tls)
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = Peer(reader, writer)
@@ -210,11 +234,13 @@ class FakeServer:
         self._playing.add(task)
         try:
             await self._script(peer)
+            await peer.silence()
         except (OSError, asyncio.CancelledError):
             pass  # the client has gone, or the test is over
         except BaseException as error:  # noqa: BLE001 - raised where the server was asked for
             self.failures.append(error)
         finally:
+            peer.ended = True
             self._playing.discard(task)
 
     async def stop(self) -> None:
@@ -229,9 +255,16 @@ class FakeServer:
 
 
 @asynccontextmanager
-async def fake_server(script: Script = honest) -> AsyncIterator[FakeServer]:
-    """Run a server for as long as the block lasts. What fails in a script fails there."""
-    server = FakeServer(script)
+async def fake_server(
+    script: Script = honest, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[FakeServer]:
+    """Run a server for as long as the block lasts. What fails in a script fails there.
+
+    Args:
+        script: what it does with each client.
+        tls: of its own, before the first word.
+    """
+    server = FakeServer(script, tls)
     await server.start()
     try:
         yield server

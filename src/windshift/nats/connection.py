@@ -91,6 +91,7 @@ class Connection:
         self._options = options
         self._servers = deque(options.servers)
         self._wire: Wire | None = None
+        self._used_since = 0.0  # when the present wire, or the last one, became that
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._supervision: asyncio.Task[None] | None = None
@@ -217,6 +218,7 @@ class Connection:
             await asyncio.wait((self._supervision,))
             self._supervision = None
         wire, self._wire = self._wire, None
+        self._up.clear()
         if wire is not None:
             await wire.close(self._options.close_timeout.total_seconds())
             self._mark_lost("closed")
@@ -230,7 +232,10 @@ class Connection:
         while True:
             await self._look.wait()
             self._look.clear()
-            async for _ in self._attempts(None):
+            # A server may end, or send away, every connection as soon as it is made.
+            lasted = asyncio.get_running_loop().time() - self._used_since
+            is_flapping = lasted < self._options.reconnect_wait.total_seconds()
+            async for _ in self._attempts(None, first=2 if is_flapping else 1):
                 try:
                     done = await (self._replace() if self._wire is None else self._move())
                 except Exception:  # without supervision there would never be a connection again
@@ -239,9 +244,9 @@ class Connection:
                     if done:
                         break
 
-    def _attempts(self, deadline: float | None) -> retry:
+    def _attempts(self, deadline: float | None, first: int = 1) -> retry:
         wait = self._options.reconnect_wait
-        return retry(deadline, Backoff(wait, wait))
+        return retry(deadline, Backoff(wait, wait), first=first)
 
     async def _replace(self) -> bool:
         wire = await self._open(self._servers[0])
@@ -336,6 +341,7 @@ class Connection:
 
     def _use(self, wire: Wire) -> None:
         self._wire = wire
+        self._used_since = asyncio.get_running_loop().time()
         self._leaving = False
         self.last_error = ""
         self._told.clear()
@@ -343,12 +349,17 @@ class Connection:
         log.info("connected to NATS at %s", wire.server.url)
 
     def _learn(self, wire: Wire) -> None:
+        """Keep to what a server says: its limit, and the servers of its cluster, if it names any."""
         self.max_payload = wire.info.max_payload
-        known = {(server.host, server.port) for server in self._servers}
-        for url in wire.info.connect_urls:
-            server = self._options.discovered(url)
-            if server is not None and (server.host, server.port) not in known:
-                self._servers.append(server)
+        found = filter(None, map(self._options.discovered, wire.info.connect_urls))
+        named = {(server.host, server.port): server for server in found}
+        if not named:
+            return
+        lasting = {wire.server, *self._options.servers}
+        for server in list(self._servers):
+            if named.pop((server.host, server.port), None) is None and server not in lasting:
+                self._servers.remove(server)
+        self._servers.extend(named.values())
 
     def _mark_lost(self, reason: str) -> None:
         self._up.clear()

@@ -151,8 +151,10 @@ class Requests:
         """Fail who waits in slots whose time is over."""
         self._timer = None
         now = self.loop.time() * _SLOTS_PER_SECOND
+        over: list[set[Token]] = []
         while self._due and self._due[0] <= now:
-            slot = self._slots.pop(heappop(self._due))
+            over.append(self._slots.pop(heappop(self._due)))
+        for slot in over:  # and not who begins to wait meanwhile
             while slot:
                 _call(self._waiting.pop(slot.pop())[0], NoReply.TIMED_OUT)
         if self._due:

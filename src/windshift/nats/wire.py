@@ -81,6 +81,7 @@ class Wire(asyncio.Protocol):
         self._receivers: dict[int, Receive] = {}
         self._transport: asyncio.Transport | None = None
         self._informed: asyncio.Future[None] = self._loop.create_future()
+        self._informed_alone = False  # whether nothing came in the same bytes behind the information
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._told = Kind.OTHER
         self._out: deque[bytes | memoryview] = deque()
@@ -139,7 +140,7 @@ class Wire(asyncio.Protocol):
         if not (self.info.tls_required or self.info.tls_available):
             raise ConnectFailed(NOT_OFFERED, final=True)
         plain = self._transport
-        if plain is None or not self._parser.idle:
+        if plain is None or not self._informed_alone:
             raise ConnectionError
         self._transport = None  # nothing may be written meanwhile
         encrypted = await self._loop.start_tls(plain, self, context, server_hostname=name)
@@ -207,12 +208,15 @@ class Wire(asyncio.Protocol):
         return self._pending > _CONGESTED
 
     def writable(self) -> asyncio.Future[None]:
-        """Return what is done when the connection is not congested any more, or has ended."""
+        """Return what is done when the connection is not congested any more, or has ended.
+
+        Each caller gets its own, to be cancelled without harm to others.
+        """
         if self._writable is None or self._writable.done():
             self._writable = self._loop.create_future()
         if not self.congested or self._ended.done():
             self._writable.set_result(None)
-        return self._writable
+        return asyncio.shield(self._writable)
 
     def _write(self, frame: bytes) -> None:
         self._out.append(frame)
@@ -268,7 +272,10 @@ class Wire(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Hand on what the server sent; called by the event loop."""
         receivers = self._receivers
-        for event in self._parser.receive(data):
+        events = self._parser.receive(data)
+        if not self.open and not self._informed.done():
+            self._informed_alone = len(events) == 1 and self._parser.idle
+        for event in events:
             if type(event) is Message:
                 receive = receivers.get(event.sid)
                 if receive is not None:
@@ -282,7 +289,7 @@ class Wire(asyncio.Protocol):
     def _take(self, event: ServerInfo | ServerError | Signal | Broken | Message) -> None:
         match event:
             case Signal.PING:
-                self._write(protocol.PONG)
+                self._pong()
             case Signal.PONG:
                 self._unanswered = 0
                 waiting = self._pings.popleft() if self._pings else None
@@ -300,6 +307,13 @@ class Wire(asyncio.Protocol):
                 self._owner.wire_failed(self, event)
             case Broken():
                 self.abort(f"the connection ended ({event.text})")
+
+    def _pong(self) -> None:
+        """Answer a ping, unless the server only asks and does not read."""
+        if self._pending > _MAX_PENDING:
+            self.abort("the connection ended (the server does not read)")
+        else:
+            self._write(protocol.PONG)
 
     # --- Watching and ending ------------------------------------------------------------------------------
 
