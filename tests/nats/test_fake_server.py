@@ -37,6 +37,7 @@ from windshift.nats import (
     ConnectFailed,
     Connection,
     ConnectionOptions,
+    JetStreamError,
     Message,
     MessageTooLarge,
     NoReply,
@@ -823,6 +824,45 @@ async def test_answers_to_nothing() -> None:
             assert isinstance(outcome, bytes)
             assert outcome.startswith(b"to _INBOX_windshift.")
         assert len(requests) == 0
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(b"", b"OK", b"[]", b"null", b'"x"', b"\xff", b"[" * 100_000, b'{"seq":' + b"9" * 5000 + b"}"),
+        *(b'{"error":"no"}', b'{"error":[]}', b'{"error":{"code":"x"}}', b'{"error":{"err_code":null}}'),
+        b'{"error":{"err_code":1e999}}',
+    ],
+    ids=lambda body: str(body[:30]),
+)
+async def test_answers_of_somebody_else(body: bytes) -> None:
+    """Anybody may answer: who asked JetStream is told so, and a write may be stored all the same."""
+
+    def answer(peer: Peer, operation: Operation) -> None:
+        peer.say(message_frame(1, reply_to(operation), body))
+
+    async with asking(answer) as requests:
+        for ask in (_call, _call_once, _change):
+            with pytest.raises(JetStreamError) as caught:
+                await ask(requests._connection, requests)
+            assert caught.value.err_code == 0
+        for write in (_write, _write_repeatable):
+            with pytest.raises(OutcomeUnknown, match="something other than a stream answered"):
+                await write(requests._connection, requests)
+
+
+@pytest.mark.parametrize(
+    "told", ['{"stream":"a"}', '{"seq":1}', '{"stream":"a","seq":"x"}', '{"stream":"a","seq":1e999}', "{}"]
+)
+async def test_half_an_acknowledgement(told: str) -> None:
+    """What does not say which message is stored where says nothing."""
+
+    def answer(peer: Peer, operation: Operation) -> None:
+        peer.say(message_frame(1, reply_to(operation), told.encode()))
+
+    async with asking(answer) as requests:
+        with pytest.raises(OutcomeUnknown, match="something other than a stream answered"):
+            await _write(requests._connection, requests)
 
 
 async def test_forbidden_requests_of_any_subject() -> None:

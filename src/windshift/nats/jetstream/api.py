@@ -45,20 +45,22 @@ def to_json(value: Mapping[str, Any]) -> bytes:
 def read_answer(body: bytes) -> JsonObject:
     """Read an answer of JetStream's API.
 
-    Raise `JetStreamError` for an error, `ValueError` for what is no JSON object.
+    Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
     """
-    answer = json.loads(body)
-    if not isinstance(answer, dict):
-        raise ValueError("not a JSON object")  # noqa: TRY004 - a broken value, as json.loads sees it
-    error = answer.get("error")
-    if error is not None:
-        raise JetStreamError(
+    try:
+        answer: JsonObject = json.loads(body)
+        error = answer.get("error")
+        if error is None:
+            return answer
+        refusal = JetStreamError(
             int(error.get("err_code", 0)),
             int(error.get("code", 0)),
             str(error.get("description", "")),
             str(answer.get("stream", "")),
         )
-    return answer
+    except (AttributeError, TypeError, OverflowError, RecursionError):
+        raise ValueError("not an answer of JetStream") from None
+    raise refusal
 
 
 class StoredMessage(NamedTuple):
@@ -172,6 +174,8 @@ class JetStream:
                 if error.err_code in codes.TEMPORARY:
                     return None
                 raise
+            except ValueError:
+                raise JetStreamError(0, 500, "something other than JetStream answered") from None
         if outcome is NoReply.FORBIDDEN:
             raise Forbidden
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:

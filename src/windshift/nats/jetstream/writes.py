@@ -101,7 +101,7 @@ def read_pub_ack(body: bytes) -> PubAck:
     answer = read_answer(body)
     try:
         return PubAck(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate", False)))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, OverflowError):
         raise ValueError("not an answer to a publish") from None
 
 
