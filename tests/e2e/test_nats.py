@@ -11,7 +11,7 @@ import pytest
 from tests.support.certificates import Authority
 from tests.support.client import Client, refused
 from tests.support.nats_server import running_nats
-from tests.support.operator import write_operator
+from tests.support.operator import user_key, write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.management import ensure_stream
@@ -75,6 +75,24 @@ def test_credentials_file(tmp_path: Path) -> None:
         assert "refused the credentials" in told
 
 
+def test_nkey_file(tmp_path: Path) -> None:
+    """NATS_NKEY holds the seed of a user's key; the wrong one is told by the names of the settings."""
+    key, other, file = user_key(), user_key(), tmp_path / "nkey"
+    config = tmp_path / "nats.conf"
+    config.write_text(f"authorization {{ users: [ {{ nkey: {key.public} }} ] }}")
+    file.write_text(f"{key.seed}\n")
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        given = {"NATS_URL": broker.url, "NATS_NKEY": str(file)}
+        with windshift(tmp_path, **given) as server:
+            assert server.probe("/readyz").status == 200
+            assert server.stop() == 0
+        for wrong, why in ((other.seed, "refused the credentials"), ("no seed", "does not hold")):
+            file.write_text(wrong)
+            told = refuses(tmp_path, **given)
+            assert told.startswith("windshift: NATS_URL, NATS_NKEY: ")
+            assert why in told
+
+
 def test_tls(tmp_path: Path) -> None:
     """NATS_TLS_* check the server, and show it a certificate of ours."""
     authority = Authority(tmp_path)
@@ -94,7 +112,26 @@ def test_tls(tmp_path: Path) -> None:
             assert server.stop() == 0
         stranger = Authority(tmp_path, "stranger")
         told = refuses(tmp_path, NATS_URL=broker.url, **{**files, "NATS_TLS_CA": str(stranger.certificate)})
+        assert told.startswith("windshift: NATS_URL, NATS_TLS_CA, NATS_TLS_CERT, NATS_TLS_KEY: ")
         assert "its certificate was refused" in told
+
+
+def test_tls_first(tmp_path: Path) -> None:
+    """NATS_TLS_FIRST is for a nats-server that says nothing before TLS; without it, that one is silent."""
+    authority = Authority(tmp_path)
+    theirs = authority.issue("nats")
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        f"tls {{ cert_file: '{theirs.certificate}', key_file: '{theirs.key}', handshake_first: true }}"
+    )
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        given = {"NATS_URL": broker.url, "NATS_TLS_CA": str(authority.certificate)}
+        with windshift(tmp_path, **given, NATS_TLS_FIRST="true") as server:
+            assert server.probe("/readyz").status == 200
+            assert server.stop() == 0
+        told = refuses(tmp_path, **given)
+        assert told.startswith("windshift: NATS_URL, NATS_TLS_CA: ")
+        assert "did not answer in time" in told
 
 
 def test_unreachable(tmp_path: Path, nobody: str) -> None:

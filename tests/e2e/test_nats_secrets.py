@@ -14,7 +14,7 @@ import pytest
 from tests.support.certificates import Authority
 from tests.support.client import Client
 from tests.support.nats_server import running_nats
-from tests.support.operator import write_operator
+from tests.support.operator import user_key, write_operator
 from tests.support.windshift_process import WindshiftProcess
 
 PASSWORD = "pl4nted%/@:s3cret"
@@ -57,9 +57,8 @@ def test_while_all_goes_well_and_while_it_does_not(tmp_path: Path) -> None:
         process = WindshiftProcess(tmp_path, NATS_URL=url, LOG_LEVEL="debug")
         try:
             process.start()
-            arguments = subprocess.run(
-                ["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True
-            ).stdout
+            arguments = arguments_of(process)
+            assert "windshift serve" in arguments
             broker.kill()
             process.wait_for(lambda: process.probe("/readyz").status == 503)
             told = [json.dumps(process.probe("/readyz").body), refusal(process)]
@@ -71,6 +70,15 @@ def test_while_all_goes_well_and_while_it_does_not(tmp_path: Path) -> None:
             assert_silent(process, PLANTED, arguments, *told)
         finally:
             process.kill()
+
+
+def arguments_of(process: WindshiftProcess) -> str:
+    """Return the command lines of a server and of what it has started."""
+    listed = subprocess.run(
+        ["ps", "axww", "-o", "pgid=,args="], capture_output=True, text=True, check=True
+    ).stdout
+    group = str(process.process.pid)
+    return "\n".join(line for line in listed.splitlines() if line.split()[0] == group)
 
 
 def accounts(password: str) -> str:
@@ -145,6 +153,32 @@ def broken_credentials(text: str) -> Iterator[str]:
     yield "".join(lines[: lines.index(seed)])
     yield "pl4nted s3cret"
     yield ""
+
+
+def test_nkey_file(tmp_path: Path) -> None:
+    """The seed is not shown, whether the broker takes it or not, or it stands where its file should be."""
+    key, other, file = user_key(), user_key(), tmp_path / "nkey"
+    secrets = (key.seed, other.seed, *PLANTED)
+    config = tmp_path / "nats.conf"
+    config.write_text(f"authorization {{ users: [ {{ nkey: {key.public} }} ] }}")
+    file.write_text(key.seed)
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        given = {"NATS_URL": broker.url, "NATS_NKEY": str(file)}
+        with launched(tmp_path, **given) as process:
+            process.wait_for(lambda: "windshift is ready" in process.out)
+            assert process.stop() == 0
+            assert_silent(process, secrets)
+        for broken in (
+            other.seed,
+            key.seed[:-1],
+            f"{key.seed[:20]}AAAAAA{key.seed[26:]}",
+            "pl4nted s3cret",
+            "",
+        ):
+            file.write_text(broken)
+            assert "NATS_NKEY" in fails(tmp_path, (*secrets, *filter(None, (broken,))), **given)
+        for name in ("NATS_NKEY", "NATS_CREDS"):
+            assert name in fails(tmp_path, secrets, NATS_URL=broker.url, **{name: key.seed})
 
 
 def test_tls_files(tmp_path: Path) -> None:
