@@ -116,15 +116,15 @@ def test_nobody_gets_in(tmp_path: Path) -> None:
 async def test_the_password_gives_no_system_account(tmp_path: Path) -> None:
     """Windshift's own user sees nothing of the server's system account, and can ask it for nothing."""
     with worked(tmp_path) as server:
-        seen: list[str] = []
+        seen: list[bytes] = []
         url = f"nats://windshift:{password(server)}@127.0.0.1:{nats_port(server)}"
         async with connect(url) as broker:
-            await broker.connection.subscribe("$SYS.>", lambda message: seen.append(message.subject))
+            broker.connection.subscribe(b"$SYS.>", lambda message: seen.append(message.subject))
             async with connect(url):  # the system account is told of this
-                for subject in ("$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.VARZ"):
-                    answer = await broker.replies.request(subject, b"", None, in_seconds(1))
+                for subject in (b"$SYS.REQ.SERVER.PING", b"$SYS.REQ.SERVER.PING.VARZ"):
+                    answer = await broker.requests.request(subject, b"", b"", in_seconds(1))
                     assert not isinstance(answer, bytes), subject
-        assert [subject for subject in seen if not subject.startswith("$SYS.REQ.")] == []
+        assert [subject for subject in seen if not subject.startswith(b"$SYS.REQ.")] == []
 
 
 @needs_proc

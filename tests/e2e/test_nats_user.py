@@ -34,7 +34,7 @@ from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.burying import listed
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer, ensure_stream
-from windshift.server.nats.replies import NoReply
+from windshift.nats import NoReply
 
 URL = f"nats://windshift:{PASSWORD}@127.0.0.1"
 
@@ -205,10 +205,10 @@ async def test_little_else_is_allowed(tmp_path: Path, form: int) -> None:
     with running_nats(tmp_path / "nats", "--config", str(write_configuration(tmp_path, form))) as broker:
         async with connect(f"{URL}:{broker.port}", replace(QUICK, inbox_prefix="_INBOX_windshift")) as user:
             for subject in FORBIDDEN_TO_PUBLISH:
-                answer = await user.replies.request(subject, b"", None, in_seconds(20))
+                answer = await user.requests.request(subject.encode(), b"", b"", in_seconds(20))
                 assert answer is NoReply.FORBIDDEN, subject
             for subject in FORBIDDEN_TO_SUBSCRIBE:
-                await user.connection.subscribe(subject, lambda _: None)
+                user.connection.subscribe(subject.encode(), lambda _: None)
             await user.api.call("STREAM.NAMES", None, in_seconds(20))
             told = set(re.findall(r'Subscription Violation - Subject "([^"]+)"', broker.log))
             assert told == set(FORBIDDEN_TO_SUBSCRIBE)
