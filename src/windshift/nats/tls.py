@@ -17,6 +17,9 @@ def client_context(options: ConnectionOptions) -> ssl.SSLContext:
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    files = (options.tls_ca, options.tls_certificate, options.tls_key)
+    if not all(file.is_file() for file in files if file is not None):  # a pipe would hold up the event loop
+        raise ConnectFailed(_UNUSABLE, final=True)
     try:
         if options.tls_ca is None:
             context.load_default_certs(ssl.Purpose.SERVER_AUTH)
@@ -25,7 +28,7 @@ def client_context(options: ConnectionOptions) -> ssl.SSLContext:
         if options.tls_certificate is not None:
             context.load_cert_chain(options.tls_certificate, options.tls_key, password=_refuse)
     except OSError as error:
-        raise ConnectFailed("the TLS files cannot be used", final=True) from error
+        raise ConnectFailed(_UNUSABLE, final=True) from error
     return context
 
 
@@ -34,5 +37,6 @@ def _refuse() -> NoReturn:
     raise ConnectFailed(_ENCRYPTED, final=True)
 
 
+_UNUSABLE: Final = "the TLS files cannot be used"
 _ENCRYPTED: Final = "the TLS key is encrypted; give one that needs no password"
 NOT_OFFERED: Final = "the server does not offer TLS, which was asked for"
