@@ -65,7 +65,10 @@ def broker_errors(*, stream: str = "", consumer: str = "") -> Iterator[None]:
     try:
         yield
     except nats.NatsError as error:
-        raise domain_error(error, stream=stream, consumer=consumer) from error
+        told = domain_error(error, stream=stream, consumer=consumer)
+        if told is error:  # as its own cause it would wait for the garbage collector, with all that it holds
+            raise
+        raise told from error
 
 
 def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exception:
