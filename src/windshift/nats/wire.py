@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 from collections import deque
@@ -84,6 +85,7 @@ class Wire(asyncio.Protocol):
         self._informed_alone = False  # whether nothing came in the same bytes behind the information
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._told = Kind.OTHER
+        self._failure: Exception | None = None
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
         self._paused = self._flushing = self._closing = False
@@ -107,7 +109,7 @@ class Wire(asyncio.Protocol):
                 await wire._connect(options)
         except Exception as error:
             wire.abort("")
-            raise _explain(error, wire._told) from error
+            raise _explain(error, wire._told, wire._failure) from error
         except BaseException:
             wire.abort("")
             raise
@@ -347,6 +349,7 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end; called by the event loop."""
+        self._failure = exc
         told = f" ({self._told.value})" if self._told.value else ""
         self._end(f"the connection ended{told}")
 
@@ -390,25 +393,39 @@ def _look_at(future: asyncio.Future[None]) -> None:
 _REFUSED: Final = frozenset({Kind.AUTHORIZATION, Kind.USER_EXPIRED, Kind.USER_REVOKED, Kind.ACCOUNT_EXPIRED})
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
-    (ssl.SSLError, "the TLS handshake failed"),
     (TimeoutError, "it did not answer in time"),
     (ConnectionRefusedError, "it refused the connection"),
     (socket.gaierror, "its host name is unknown"),
 )
-"""What an error of a connect means, most special first."""
+"""What an error of a connect means."""
+
+_OURS_REFUSED: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
+"""What OpenSSL calls a server's word that it wants another certificate of ours, or one at all."""
 
 
-def _explain(error: Exception, told: Kind) -> ConnectFailed:
-    """Say why a connect failed, without another library's text: it might hold a secret or a path."""
+def _explain(error: Exception, told: Kind, failure: Exception | None) -> ConnectFailed:
+    """Say why a connect failed, without another library's text: it might hold a secret or a path.
+
+    `failure` is what the connection ended of: a server may refuse our certificate after the handshake.
+    """
     if isinstance(error, ConnectFailed):
         return error
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return ConnectFailed(f"its certificate was refused: {error.verify_message}", final=True)
     if told in _REFUSED:
         return ConnectFailed("it refused the credentials", final=True)
     if told.value:
         return ConnectFailed(f"the connection ended ({told.value})")
+    error = failure or error
+    if isinstance(error, ssl.SSLError):
+        return _explain_tls(error)
     for kind, text in _REASONS:
         if isinstance(error, kind):
             return ConnectFailed(text)
     return ConnectFailed("the connection failed")
+
+
+def _explain_tls(error: ssl.SSLError) -> ConnectFailed:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return ConnectFailed(f"its certificate was refused: {error.verify_message}", final=True)
+    if _OURS_REFUSED.search(error.reason or ""):
+        return ConnectFailed("it refused our certificate, or wants one", final=True)
+    return ConnectFailed("the TLS handshake failed")
