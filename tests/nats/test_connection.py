@@ -550,6 +550,33 @@ async def test_a_connection_that_ends_as_it_begins(spoilt: int, subscriptions: i
             await connection.close()
 
 
+async def test_a_server_that_ends_every_connection() -> None:
+    """One that takes each connection and ends it once it is up is not pestered without a pause."""
+    taken = 0
+
+    async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal taken
+        taken += 1
+        writer.write(b'INFO {"headers": true}\r\n')
+        await reader.readuntil(b"PING\r\n")
+        writer.write(b"PONG\r\n")
+        await reader.readuntil(b"PING\r\n")  # the connection is up
+        writer.close()
+
+    server = await asyncio.start_server(take, "127.0.0.1", 0)
+    async with server:
+        url = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        options = replace(QUICK, servers=parse_servers(url), reconnect_wait=timedelta(milliseconds=100))
+        connection = Connection(options)
+        begun = time.monotonic()
+        await connection.connect()
+        try:
+            await eventually(lambda: taken == 6)
+        finally:
+            await connection.close()
+    assert time.monotonic() - begun > 5 * 0.05
+
+
 # --- The end ----------------------------------------------------------------------------------------------
 
 
