@@ -277,7 +277,10 @@ class JetStream:
         try:
             await self.change(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, deadline)
         except JetStreamError as error:
-            if error.err_code not in codes.MESSAGE_GONE:
+            is_gone = error.err_code in codes.MESSAGE_GONE
+            if error.err_code == codes.MESSAGE_DELETE_FAILED:
+                is_gone = await self.message(stream, {"seq": sequence}, deadline) is None
+            if not is_gone:
                 raise
             return False
         return True

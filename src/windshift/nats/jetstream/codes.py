@@ -23,6 +23,7 @@ INSUFFICIENT_RESOURCES: Final = 10023
 MEMORY_EXCEEDED: Final = 10028
 MESSAGE_NOT_FOUND: Final = 10037
 JETSTREAM_NOT_ENABLED_FOR_ACCOUNT: Final = 10039
+SEQUENCE_NOT_FOUND: Final = 10043
 STORAGE_EXCEEDED: Final = 10047
 STREAM_CREATE_FAILED: Final = 10049
 INVALID_CONFIG: Final = 10052
@@ -93,7 +94,7 @@ CONSUMER_OVERTAKEN: Final = frozenset(
     {CONSUMER_NAME_EXISTS, CONSUMER_ALREADY_EXISTS, CONSUMER_DOES_NOT_EXIST}
 )
 """The same of a consumer."""
-MESSAGE_GONE: Final = frozenset({MESSAGE_NOT_FOUND, MESSAGE_DELETE_FAILED, STREAM_NOT_FOUND})
+MESSAGE_GONE: Final = frozenset({MESSAGE_NOT_FOUND, SEQUENCE_NOT_FOUND, STREAM_NOT_FOUND})
 """A message that was to be deleted: an earlier request was not answered, or somebody else was faster."""
 
 _LIMIT_REACHED: Final = re.compile("maximum .* exceeded")
