@@ -1,0 +1,285 @@
+"""JetStream's API: streams, consumers and stored messages of a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from tests.support.broker import Broker, connect, in_seconds
+from tests.support.nats_server import NatsServer, running_nats
+from windshift.nats import JetStreamError, OutcomeUnknown, Unavailable
+from windshift.nats import headers as h
+from windshift.nats.jetstream import JsonObject, StreamState, codes
+
+Unique = Callable[[], str]
+
+
+async def store(broker: Broker, subject: str, body: bytes = b"", headers: bytes = b"") -> None:
+    """Store a message."""
+    stored = await broker.requests.request(subject.encode(), body, headers, in_seconds(20))
+    assert isinstance(stored, bytes)
+    assert b'"seq"' in stored
+
+
+def stream_config(name: str, **more: object) -> JsonObject:
+    """Word a small stream."""
+    return {"name": name, "subjects": [f"{name}.>"], "storage": "memory", **more}
+
+
+# --- Streams ----------------------------------------------------------------------------------------------
+
+
+async def test_streams_are_created_and_found(broker: Broker, unique: Unique) -> None:
+    """A stream that was made is found by its name and by its subjects."""
+    name = unique()
+    assert await broker.api.find_stream(name, in_seconds(20)) is None
+    assert await broker.api.stream_names(f"{name}.a", in_seconds(20)) == []
+    await broker.api.create_stream(stream_config(name, description="ours"), in_seconds(20))
+    await broker.api.create_stream(stream_config(name, description="ours"), in_seconds(20))
+    assert await broker.api.stream_names(f"{name}.a", in_seconds(20)) == [name]
+    state = await broker.api.find_stream(name, in_seconds(20))
+    assert isinstance(state, StreamState)
+    assert (state.config["description"], state.last_sequence) == ("ours", 0)
+    await store(broker, f"{name}.a")
+    state = await broker.api.find_stream(name, in_seconds(20))
+    assert state is not None
+    assert state.last_sequence == 1
+    assert (await broker.api.stream_info(name, in_seconds(20)))["state"]["messages"] == 1
+
+
+async def test_streams_are_changed(broker: Broker, unique: Unique) -> None:
+    """An update replaces the configuration; another configuration is no reason to create a stream anew."""
+    name = unique()
+    await broker.api.create_stream(stream_config(name), in_seconds(20))
+    await broker.api.update_stream(stream_config(name, max_msgs=5), in_seconds(20))
+    state = await broker.api.find_stream(name, in_seconds(20))
+    assert state is not None
+    assert state.config["max_msgs"] == 5
+    with pytest.raises(JetStreamError) as caught:
+        await broker.api.create_stream(stream_config(name, max_msgs=6), in_seconds(20))
+    assert caught.value.err_code == codes.STREAM_NAME_EXISTS
+    with pytest.raises(JetStreamError) as caught:
+        await broker.api.update_stream(stream_config(unique()), in_seconds(20))
+    assert caught.value.err_code == codes.STREAM_NOT_FOUND
+
+
+async def test_what_the_server_refuses(broker: Broker, unique: Unique) -> None:
+    """The server's number, its kind and its words are told."""
+    name = await broker.stream(unique())
+    with pytest.raises(JetStreamError) as caught:
+        await broker.api.create_stream({**stream_config(unique()), "subjects": [f"{name}.a"]}, in_seconds(20))
+    assert (caught.value.err_code, caught.value.code) == (codes.SUBJECTS_OVERLAP, 400)
+    assert caught.value.description == "subjects overlap with an existing stream"
+    with pytest.raises(JetStreamError) as caught:
+        await broker.api.stream_info(unique(), in_seconds(20))
+    assert (caught.value.err_code, caught.value.code) == (codes.STREAM_NOT_FOUND, 404)
+
+
+async def test_without_jetstream(tmp_path: Path) -> None:
+    """An account that has none is told so, at once."""
+    config = tmp_path / "config"
+    config.write_text("accounts { A: {users: [{user: a, password: a}]} }")
+    with running_nats(tmp_path / "nats", "--config", str(config)) as server:
+        async with connect(f"nats://a:a@127.0.0.1:{server.port}") as broker:
+            with pytest.raises(JetStreamError) as caught:
+                await broker.api.call("INFO", None, in_seconds(60))
+            assert caught.value.err_code in codes.NOT_ENABLED
+
+
+async def test_a_question_that_is_too_large(broker: Broker) -> None:
+    """A request that is larger than a message may be is refused; nothing waits for the deadline."""
+    with pytest.raises(JetStreamError) as caught:
+        await broker.api.call("INFO", {"x": "y" * broker.connection.max_payload}, in_seconds(60))
+    assert caught.value.code == 400
+
+
+# --- Subjects ---------------------------------------------------------------------------------------------
+
+
+async def all_subjects(broker: Broker, stream: str, pattern: str) -> list[list[str]]:
+    """List a stream's subjects, page by page."""
+    return [page async for page in broker.api.subjects(stream, pattern, in_seconds(40))]
+
+
+async def test_subjects(broker: Broker, unique: Unique) -> None:
+    """Subjects that match and have messages are listed, each once."""
+    stream = await broker.stream(unique())
+    assert await all_subjects(broker, stream, ">") == []
+    for subject in ("a", "b.c", "b.d", "a", "b.c"):
+        await store(broker, f"{stream}.{subject}")
+    [page] = await all_subjects(broker, stream, ">")
+    assert sorted(page) == [f"{stream}.{subject}" for subject in ("a", "b.c", "b.d")]
+    [page] = await all_subjects(broker, stream, f"{stream}.b.*")
+    assert sorted(page) == [f"{stream}.b.c", f"{stream}.b.d"]
+    assert await all_subjects(broker, stream, "other.>") == []
+    with pytest.raises(JetStreamError):
+        await all_subjects(broker, unique(), ">")
+
+
+@pytest.mark.timeout(120)
+async def test_more_subjects_than_one_answer_has(own_broker: Broker) -> None:
+    """All subjects of a stream are listed, also where they are more than 100,000."""
+    stream = await own_broker.stream("S")
+    for number in range(100_200):
+        own_broker.connection.publish(f"S.{number}".encode())
+        if own_broker.connection.wire is not None and own_broker.connection.wire.congested:
+            await own_broker.connection.wait_ready(in_seconds(40))
+    async with asyncio.timeout(60):
+        while await own_broker.messages(stream) < 100_200:  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.05)
+    pages = await all_subjects(own_broker, stream, "S.>")
+    assert max(len(page) for page in pages) <= 1_000
+    assert {subject for page in pages for subject in page} == {f"S.{number}" for number in range(100_200)}
+
+
+# --- Messages ---------------------------------------------------------------------------------------------
+
+
+async def test_messages_are_read(broker: Broker, unique: Unique) -> None:
+    """A stored message is read exactly as it is, by its sequence or its subject; there may be none."""
+    stream = await broker.stream(unique())
+    begun = datetime.now(UTC).timestamp()
+    lines = ((b"One", b"1"), (b"Two", b""), (b"One", b"\xff3"))
+    await store(broker, f"{stream}.a", b"\x00\xff\r\n", h.block(lines))
+    await store(broker, f"{stream}.b")
+    first = await broker.api.message(stream, {"seq": 1}, in_seconds(20))
+    assert first is not None
+    assert (first.subject, first.sequence, first.headers, first.body) == (
+        *(f"{stream}.a", 1, lines, b"\x00\xff\r\n"),
+    )
+    assert begun - 1 < first.unix_ns / 1e9 < datetime.now(UTC).timestamp() + 1
+    second = await broker.api.message(stream, {"last_by_subj": f"{stream}.b"}, in_seconds(20))
+    assert second is not None
+    assert (second.subject, second.sequence, second.headers, second.body) == (f"{stream}.b", 2, (), b"")
+    assert await broker.api.message(stream, {"seq": 2, "next_by_subj": ">"}, in_seconds(20)) == second
+    for nothing in ({"seq": 3}, {"last_by_subj": f"{stream}.c"}, {"seq": 3, "next_by_subj": ">"}):
+        assert await broker.api.message(stream, nothing, in_seconds(20)) is None
+    with pytest.raises(JetStreamError):
+        await broker.api.message(unique(), {"seq": 1}, in_seconds(20))
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+async def test_messages_are_deleted(broker: Broker, unique: Unique, storage: str) -> None:
+    """A message that was there is deleted; of one that is not there that is said, also without its stream."""
+    stream = await broker.stream(unique(), storage=storage)
+    await store(broker, f"{stream}.a")
+    assert await broker.api.delete_message(stream, 1, in_seconds(20)) is True
+    assert await broker.api.message(stream, {"seq": 1}, in_seconds(20)) is None
+    assert await broker.api.delete_message(stream, 1, in_seconds(20)) is False
+    assert await broker.api.delete_message(stream, 7, in_seconds(20)) is False
+    assert await broker.api.delete_message(unique(), 1, in_seconds(20)) is False
+
+
+@pytest.mark.parametrize("storage", ["memory", "file"])
+async def test_messages_that_may_not_be_deleted(broker: Broker, unique: Unique, storage: str) -> None:
+    """Where a stream lets nobody delete, the server's refusal is not taken for the message's end."""
+    stream = await broker.stream(unique(), storage=storage, deny_delete=True)
+    await store(broker, f"{stream}.a")
+    with pytest.raises(JetStreamError, match="message delete not permitted"):
+        await broker.api.delete_message(stream, 1, in_seconds(20))
+    assert await broker.api.message(stream, {"seq": 1}, in_seconds(20)) is not None
+
+
+# --- Consumers --------------------------------------------------------------------------------------------
+
+
+async def test_consumers(broker: Broker, unique: Unique) -> None:
+    """A consumer is made, looked at, changed and deleted by its name."""
+    stream, api = await broker.stream(unique()), broker.api
+    config = {
+        "durable_name": "c",
+        "ack_policy": "explicit",
+        "filter_subjects": [f"{stream}.a", f"{stream}.b"],
+    }
+    assert await api.consumer(stream, "c", in_seconds(20)) is None
+    assert await api.delete_consumer(stream, "c", in_seconds(20)) is False
+    await api.create_consumer(stream, "c", config, in_seconds(20))
+    await api.create_consumer(stream, "c", config, in_seconds(20))
+    for subject in ("a", "b", "c"):
+        await store(broker, f"{stream}.{subject}")
+    state = await api.consumer(stream, "c", in_seconds(20))
+    assert state is not None
+    assert state.config["filter_subjects"] == config["filter_subjects"]
+    assert (state.pending, state.unsettled, state.settled_to, state.delivered_to) == (2, 0, 0, 0)
+    await api.update_consumer(stream, "c", {**config, "max_deliver": 3}, in_seconds(20))
+    changed = await api.consumer(stream, "c", in_seconds(20))
+    assert changed is not None
+    assert changed.config["max_deliver"] == 3
+    assert changed.created == state.created
+    assert await api.delete_consumer(stream, "c", in_seconds(20)) is True
+    assert await api.consumer(stream, "c", in_seconds(20)) is None
+
+
+async def test_consumers_that_cannot_be(broker: Broker, unique: Unique) -> None:
+    """Creating one that is otherwise, changing one that is not, and a stream that is not are refused."""
+    stream, api = await broker.stream(unique()), broker.api
+    config = {"durable_name": "c", "ack_policy": "explicit"}
+    with pytest.raises(JetStreamError) as caught:
+        await api.update_consumer(stream, "c", config, in_seconds(20))
+    assert caught.value.err_code == codes.CONSUMER_DOES_NOT_EXIST
+    await api.create_consumer(stream, "c", config, in_seconds(20))
+    with pytest.raises(JetStreamError) as caught:
+        await api.create_consumer(stream, "c", {**config, "max_deliver": 3}, in_seconds(20))
+    assert caught.value.err_code == codes.CONSUMER_ALREADY_EXISTS
+    for ask in (api.consumer, api.delete_consumer):
+        with pytest.raises(JetStreamError) as caught:
+            await ask(unique(), "c", in_seconds(20))
+        assert caught.value.err_code == codes.STREAM_NOT_FOUND
+
+
+# --- Patience ---------------------------------------------------------------------------------------------
+
+
+async def test_a_server_that_is_away_for_a_while(own_broker: Broker, own_nats_server: NatsServer) -> None:
+    """Questions and changes wait for it, within their deadline, whether it comes back or wakes up."""
+    own_nats_server.kill()
+    await own_broker.lost()
+    asking = asyncio.create_task(own_broker.api.call("INFO", None, in_seconds(30)))
+    changing = asyncio.create_task(own_broker.api.create_stream(stream_config("S"), in_seconds(30)))
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    own_nats_server.start()
+    assert "memory" in await asking
+    await changing
+    own_nats_server.freeze()
+    asking = asyncio.create_task(own_broker.api.stream_info("S", in_seconds(30)))
+    changing = asyncio.create_task(
+        own_broker.api.update_stream(stream_config("S", max_msgs=5), in_seconds(30))
+    )
+    await asyncio.sleep(0.2)
+    assert not asking.done()
+    own_nats_server.thaw()
+    await changing
+    assert (await asking)["config"]["name"] == "S"
+
+
+async def test_a_server_that_stays_away(own_broker: Broker, own_nats_server: NatsServer) -> None:
+    """At the deadline it is said what is known: nothing was done, or it may have been."""
+    own_nats_server.freeze()
+    asking = own_broker.api.call("INFO", None, in_seconds(0.2))
+    changing = own_broker.api.create_stream(stream_config("S"), in_seconds(0.2))
+    asked, changed = await asyncio.gather(asking, changing, return_exceptions=True)
+    assert type(asked) is Unavailable
+    assert type(changed) is OutcomeUnknown
+    own_nats_server.thaw()
+    own_nats_server.kill()
+    await own_broker.lost()
+    asking = own_broker.api.call("INFO", None, in_seconds(0.2))
+    changing = own_broker.api.create_stream(stream_config("S"), in_seconds(0.2))
+    asked, changed = await asyncio.gather(asking, changing, return_exceptions=True)
+    assert type(asked) is Unavailable
+    assert type(changed) is Unavailable
+
+
+async def test_what_may_not_be_asked_twice(own_broker: Broker, own_nats_server: NatsServer) -> None:
+    """It is not asked again once it may have arrived: when the connection ends that is said at once."""
+    own_nats_server.freeze()
+    asking = asyncio.create_task(own_broker.api.call("INFO", None, in_seconds(60), repeatable=False))
+    await asyncio.sleep(0)
+    own_nats_server.kill()
+    with pytest.raises(OutcomeUnknown):
+        await asking
