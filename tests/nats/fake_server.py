@@ -109,7 +109,9 @@ class Peer:
         self.ended = False
 
     def say(self, *frames: bytes) -> None:
-        """Send frames, in one piece; none after `half_close`."""
+        """Send frames, in one piece; none after `half_close`. Raise `OSError` when nobody is there."""
+        if self._writer.is_closing():
+            raise ConnectionResetError
         if not self._is_mute:
             self._writer.write(b"".join(frames))
 

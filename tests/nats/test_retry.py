@@ -26,8 +26,8 @@ class Ticker:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(0)
             self.ticks += 1
+            await asyncio.sleep(0)
 
     async def stop(self) -> None:
         self._task.cancel()
@@ -115,7 +115,7 @@ async def test_a_dependency_that_fails_at_once_for_ever(backoff: Backoff | None)
     took = loop.time() - begun
     assert 0.27 <= took < 20
     assert len(ticks) == len(set(ticks))  # it ticked between any two of them
-    assert 3 <= len(ticks) <= 301  # at least a millisecond apart
+    assert 2 <= len(ticks) <= 301  # at least a millisecond apart
     await ticker.stop()
 
 
