@@ -16,7 +16,7 @@ from windshift.server import health_http, memory, names, open_files
 from windshift.server.api import dead_letters, deadlines, sizes, streams
 from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
 from windshift.server.events.consuming import commands
-from windshift.server.events.consuming.parties import ConsumeOptions
+from windshift.server.events.consuming.interfaces import ConsumeOptions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEXT: Final = (ROOT / "docs" / "limits.md").read_text()

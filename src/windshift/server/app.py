@@ -30,8 +30,8 @@ from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
-from windshift.server.events.consuming.dead_lettering import DeadLettering
-from windshift.server.events.consuming.parties import Broker, ConsumeOptions
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.shared import Broker, DeadLettering
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.listing import LetterPages
@@ -168,7 +168,7 @@ class App:
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Give what runs as long as the server does."""
         yield self._dead_lettering.look_for_replays()
-        yield self._dead_lettering.alertness.watch()
+        yield self._dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
         if self.authorization is not None:

@@ -9,7 +9,7 @@ from windshift.nats.times import Time
 from windshift.server.api.consume import confirmation_response, event_response, read_command
 from windshift.server.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
-from windshift.server.events.consuming.session import Confirmation, Kind
+from windshift.server.events.consuming.settlement import Confirmation, Kind
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 

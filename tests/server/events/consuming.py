@@ -12,11 +12,11 @@ from typing import Any
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
 from windshift.nats.jetstream import PullOptions, Writes
+from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
-from windshift.server.events.consuming.consume import Subscription
-from windshift.server.events.consuming.dead_lettering import DeadLettering
-from windshift.server.events.consuming.parties import Broker, ConsumeOptions
-from windshift.server.events.consuming.session import Confirmation, Kind
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.settlement import Confirmation, Kind
+from windshift.server.events.consuming.shared import Broker, DeadLettering
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore

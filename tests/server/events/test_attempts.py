@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from windshift.server.events.consuming.attempts import FailedAttempts
+from windshift.server.events.consuming.redelivery import FailedAttempts
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
-KEY = ConsumerKey("S", "c"), StreamSeq(1)
+KEY = ConsumerKey("S", "c"), StreamSeq(1), 1_700_000_000_000_000_000
 
 
 def test_remembers_first_and_last() -> None:
@@ -41,8 +41,8 @@ def test_forgets_what_is_settled() -> None:
 
 def test_is_bounded() -> None:
     """Beyond the bound, the events that failed longest ago are forgotten."""
-    attempts = FailedAttempts(most=3)
-    keys = [(KEY[0], StreamSeq(seq)) for seq in range(1, 5)]
+    attempts = FailedAttempts(limit=3)
+    keys = [(KEY[0], StreamSeq(seq), KEY[2]) for seq in range(1, 5)]
     for key in (*keys[:3], keys[0], keys[3]):
         attempts.failed(key, 1)
     assert len(attempts) == 3

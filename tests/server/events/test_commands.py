@@ -11,14 +11,14 @@ from windshift.server.events.consuming.commands import (
     LONGEST_DELAY_NS,
     MOST_IDS,
     Action,
-    Fate,
+    Decision,
+    Disposition,
     Reject,
     Subscribe,
-    Verdict,
     check_ids,
     check_reject,
     check_subscribe,
-    judge,
+    decide,
 )
 from windshift.server.events.dead_letters.letters import Cause
 from windshift.server.events.retries import RetryPolicy
@@ -28,9 +28,9 @@ PLAIN = RetryPolicy()
 FIVE = RetryPolicy(max_attempts=5)
 KEPT = RetryPolicy(max_attempts=5, dead_letters=True)
 KEPT_FOREVER = RetryPolicy(dead_letters=True)
-REJECTED = Verdict(Fate.DEAD_LETTER, cause=Cause.REJECTED)
-EXHAUSTED = Verdict(Fate.DEAD_LETTER, cause=Cause.MAX_ATTEMPTS)
-DROPPED = Verdict(Fate.DROPPED)
+REJECTED = Decision(Disposition.DEAD_LETTER, cause=Cause.REJECTED)
+EXHAUSTED = Decision(Disposition.DEAD_LETTER, cause=Cause.MAX_ATTEMPTS)
+DROPPED = Decision(Disposition.DROPPED)
 
 
 @pytest.mark.parametrize(("asked", "size"), [(0, 50), (1, 1), (10_000, 10_000)])
@@ -77,8 +77,8 @@ def reject(
 @pytest.mark.parametrize("permanently", [False, True])
 def test_what_a_client_asks_for_by_name_is_done(policy: RetryPolicy, attempt: int, permanently: bool) -> None:
     """Dead letter and drop mean the same under every policy and on every attempt."""
-    assert judge(reject(Action.DEAD_LETTER, permanently=permanently), policy, attempt, 0) == REJECTED
-    assert judge(reject(Action.DROP, permanently=permanently), policy, attempt, 0) == DROPPED
+    assert decide(reject(Action.DEAD_LETTER, permanently=permanently), policy, attempt, 0) == REJECTED
+    assert decide(reject(Action.DROP, permanently=permanently), policy, attempt, 0) == DROPPED
 
 
 @pytest.mark.parametrize("attempt", [1, 5, 6])
@@ -86,10 +86,10 @@ def test_what_a_client_asks_for_by_name_is_done(policy: RetryPolicy, attempt: in
     ("policy", "verdict"), [(PLAIN, DROPPED), (FIVE, DROPPED), (KEPT, REJECTED), (KEPT_FOREVER, REJECTED)]
 )
 def test_permanently_means_a_dead_letter_where_there_are_any(
-    policy: RetryPolicy, attempt: int, verdict: Verdict
+    policy: RetryPolicy, attempt: int, verdict: Decision
 ) -> None:
     """Without dead letters a permanent reject removes the event; it is the client's doing either way."""
-    assert judge(reject(permanently=True), policy, attempt, 0) == verdict
+    assert decide(reject(permanently=True), policy, attempt, 0) == verdict
 
 
 @pytest.mark.parametrize("action", [Action.UNSPECIFIED, Action.RETRY])
@@ -102,26 +102,26 @@ def test_permanently_means_a_dead_letter_where_there_are_any(
         (KEPT_FOREVER, 10**9, None),
         (FIVE, 4, None),
         (KEPT, 4, None),
-        (FIVE, 5, Verdict(Fate.DROPPED, cause=Cause.MAX_ATTEMPTS)),
-        (FIVE, 6, Verdict(Fate.DROPPED, cause=Cause.MAX_ATTEMPTS)),
+        (FIVE, 5, Decision(Disposition.DROPPED, cause=Cause.MAX_ATTEMPTS)),
+        (FIVE, 6, Decision(Disposition.DROPPED, cause=Cause.MAX_ATTEMPTS)),
         (KEPT, 5, EXHAUSTED),
         (KEPT, 6, EXHAUSTED),
         (RetryPolicy(1, dead_letters=True), 1, EXHAUSTED),
     ],
 )
 def test_a_failed_attempt_is_followed_by_another_unless_it_was_the_last(
-    action: Action, delay: int | None, policy: RetryPolicy, attempt: int, last: Verdict | None
+    action: Action, delay: int | None, policy: RetryPolicy, attempt: int, last: Decision | None
 ) -> None:
     """The client's delay counts if it named one, the backoff if not; nothing adds an attempt."""
-    again = Verdict(Fate.AGAIN, policy.backoff_ns(attempt, 0.5) if delay is None else delay)
-    assert judge(reject(action, delay=delay), policy, attempt, 0.5) == (last or again)
+    again = Decision(Disposition.AGAIN, policy.backoff_ns(attempt, 0.5) if delay is None else delay)
+    assert decide(reject(action, delay=delay), policy, attempt, 0.5) == (last or again)
 
 
 def test_an_undelayed_reject_backs_off() -> None:
     """Without a policy too, an event is not delivered again at once, over and over."""
-    delays = [judge(reject(), PLAIN, attempt, 0).delay_ns for attempt in range(1, 13)]
+    delays = [decide(reject(), PLAIN, attempt, 0).delay_ns for attempt in range(1, 13)]
     assert delays == [50 * MS * 2**n for n in range(10)] + [30_000 * MS] * 2
-    assert judge(reject(delay=0), PLAIN, 1, 0) == Verdict(Fate.AGAIN, 0)
+    assert decide(reject(delay=0), PLAIN, 1, 0) == Decision(Disposition.AGAIN, 0)
 
 
 @given(
@@ -141,13 +141,13 @@ def test_every_reject_that_is_let_through_has_a_sound_verdict(
         check_reject(asked)
     except InvalidField:
         return
-    verdict = judge(asked, policy, attempt, luck)
+    verdict = decide(asked, policy, attempt, luck)
     assert 0 <= verdict.delay_ns <= LONGEST_DELAY_NS
-    if verdict.fate is Fate.AGAIN:
+    if verdict.disposition is Disposition.AGAIN:
         assert not permanently
         assert not policy.is_last(attempt)
         assert action in (Action.UNSPECIFIED, Action.RETRY)
-    if verdict.fate is Fate.DEAD_LETTER:
+    if verdict.disposition is Disposition.DEAD_LETTER:
         assert policy.dead_letters or action is Action.DEAD_LETTER
 
 

@@ -26,9 +26,9 @@ from windshift.server.errors import (
 )
 from windshift.server.events.consumers import MAX_ACK_PENDING
 from windshift.server.events.consuming.commands import Subscribe
-from windshift.server.events.consuming.parties import STALLED, ConsumeOptions
-from windshift.server.events.consuming.pulls import LARGEST_LIMIT
-from windshift.server.events.consuming.session import Kind
+from windshift.server.events.consuming.flow import LARGEST_LIMIT
+from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions
+from windshift.server.events.consuming.settlement import Kind
 
 Unique = Callable[[], str]
 
@@ -626,8 +626,8 @@ def test_timers_that_are_due_already(nats_server: NatsServer, unique: Unique) ->
                 attachment, now = worker.subscription._attachment, asyncio.get_running_loop().time()
                 assert attachment is not None
                 for late in (1, 2, 3):
-                    attachment._window.due = now - late
-                    attachment._alarm.set(now - late, now - late)
+                    attachment.protocol.window.due = now - late
+                    attachment._timer.set(now - late, now - late)
                 await consuming.publish()
                 assert (await worker.event()).id == 1
 

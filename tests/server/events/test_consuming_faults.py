@@ -12,7 +12,7 @@ from tests.server.events.consuming import Consuming, Worker, consume_all, make_c
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable
-from windshift.server.events.consuming.session import Kind
+from windshift.server.events.consuming.settlement import Kind
 
 Unique = Callable[[], str]
 

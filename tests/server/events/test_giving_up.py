@@ -17,8 +17,8 @@ from tests.support.nats_server import NatsServer
 from windshift.nats import Message
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
-from windshift.server.events.consuming.dead_lettering import DeadLettering
-from windshift.server.events.consuming.session import Kind
+from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.letters import STREAM, Cause, Failure, LetterId
 from windshift.server.events.model import StreamSeq
@@ -239,7 +239,7 @@ async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Uniq
         delivery = await worker.event()
         attachment = worker.subscription._attachment
         assert attachment is not None
-        held = attachment._window.get(delivery.id)
+        held = attachment.protocol.window.get(delivery.id)
         assert held is not None
         held.reply, real = held.reply.replace(f".{consuming.consumer}.".encode(), b".nobody."), held.reply
         reject(worker, 1, Action.DEAD_LETTER)
@@ -335,7 +335,7 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(5))
         attachment = worker.subscription._attachment
         assert attachment is not None
-        attachment._ask_again()
+        attachment._doubt()
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert await letters(keeper, consuming) == {1: 0}
 
@@ -399,10 +399,10 @@ async def test_deliveries_that_waited_for_a_sleeping_server(keeper: Keeper, uniq
     assert consuming.shared is not None
     async with consuming.worker() as worker:
         now = asyncio.get_running_loop().time()
-        consuming.shared.alertness.look(now - 1.5)
+        consuming.shared.pauses.look(now - 1.5)
         await consuming.publish()
         await worker.nothing(0.3)
-        consuming.shared.alertness.look(asyncio.get_running_loop().time())
+        consuming.shared.pauses.look(asyncio.get_running_loop().time())
         event = await worker.event()
         assert event.attempt == 2
         worker.ack(1)

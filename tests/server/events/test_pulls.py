@@ -8,16 +8,16 @@ import pytest
 
 from windshift.nats.jetstream import Ended
 from windshift.nats.times import Time
-from windshift.server.events.consuming.pulls import (
+from windshift.server.events.consuming.flow import (
     LARGEST_LIMIT,
     PAUSE,
     SLACK,
     SMALLEST_LIMIT,
     STUCK,
     Pull,
-    Pulls,
+    PullPacer,
+    Window,
 )
-from windshift.server.events.consuming.window import Window
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 
@@ -26,10 +26,10 @@ SMALL = int(SMALLEST_LIMIT * SLACK) - 1
 LARGE = int(LARGEST_LIMIT * SLACK) - 1
 
 
-def pulls(size: int = 8) -> tuple[Pulls, Window]:
+def pulls(size: int = 8) -> tuple[PullPacer, Window]:
     """Make an empty window and what asks for it."""
     window = Window(size, 30.0)
-    return Pulls(window, SILENCE), window
+    return PullPacer(window, SILENCE), window
 
 
 def delivery(size: int, pending: int = 0) -> Delivery:
@@ -38,7 +38,7 @@ def delivery(size: int, pending: int = 0) -> Delivery:
     return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, reply)
 
 
-def take(some: Pulls, window: Window, *deliveries: Delivery, now: float = 0.0) -> None:
+def take(some: PullPacer, window: Window, *deliveries: Delivery, now: float = 0.0) -> None:
     """Let deliveries arrive, and the client settle them at once."""
     some.arrived(deliveries, now)
     for each in deliveries:

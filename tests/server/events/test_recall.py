@@ -9,7 +9,7 @@ import pytest
 
 from windshift.nats.jetstream import ConsumerState
 from windshift.server.errors import BrokerUnavailable
-from windshift.server.events.consuming.dead_lettering import DeadLettering
+from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.model import ConsumerKey
 
 KEY = ConsumerKey("S", "c")

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from windshift.server.events.consuming.settled import (
+from windshift.server.events.consuming.redelivery import (
     AFTERWARDS,
     GENERATION,
     KEPT_UNUSED,

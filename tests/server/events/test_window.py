@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from windshift.server.events.consuming.window import Held, Window
+from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.model import StreamSeq
 
 
@@ -18,7 +18,21 @@ def window(size: int = 8, timeout: float = 30.0) -> Window:
 MANY = 10_000
 
 
-def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> Held:
+def test_a_timeout_that_is_shortened() -> None:
+    """What is held by the shorter one is let go in time, though what is held by the longer one stays."""
+    two = window(2, 60.0)
+    admit(two, 1, now=0.0)
+    two.set_timeout(5.0)
+    admit(two, 2, now=1.0)
+    assert two.due < 7.0
+    two.expire(20.0)
+    assert two.get(StreamSeq(2)) is None
+    assert two.due == two.get(StreamSeq(1)).deadline  # type: ignore[union-attr]  # it is held
+    two.expire(70.0)
+    assert len(two) == 0
+
+
+def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> InFlight:
     """Let a delivery in."""
     window.arrive()
     held = window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, now)
@@ -35,18 +49,18 @@ def test_opens_at_once(size: int) -> None:
 def test_asks_for_nothing_while_full() -> None:
     """What is asked for and what is held share the window."""
     full = window(4)
-    full.request(2)
+    full.requested += 2
     admit(full, 1)
-    full.request(1)
+    full.requested += 1
     assert full.requested + len(full) == 3
-    full.request(1)
+    full.requested += 1
     assert full.wanted(MANY, busy=False) == 0
 
 
 def test_waits_for_a_quarter() -> None:
     """With requests at the broker, a new one goes out when a quarter of the window is free."""
     eight = window(8)
-    eight.request(7)
+    eight.requested += 7
     assert eight.wanted(MANY, busy=False) == 0
     eight.end_request(1)
     assert eight.wanted(MANY, busy=False) == 2
@@ -55,7 +69,7 @@ def test_waits_for_a_quarter() -> None:
 def test_asks_for_little_when_the_broker_has_no_request() -> None:
     """Free room is never left unused for good."""
     eight = window(8)
-    eight.request(7)
+    eight.requested += 7
     for seq in range(1, 8):
         admit(eight, seq)
     assert eight.wanted(MANY, busy=False) == 1
@@ -64,7 +78,7 @@ def test_asks_for_little_when_the_broker_has_no_request() -> None:
 def test_asks_for_little_only_when_no_more_room_is_about_to_come() -> None:
     """While settlements are under way, a small request waits for their room."""
     eight = window(8)
-    eight.request(7)
+    eight.requested += 7
     for seq in range(1, 8):
         admit(eight, seq)
     assert eight.wanted(MANY, busy=True) == 0
@@ -73,7 +87,7 @@ def test_asks_for_little_only_when_no_more_room_is_about_to_come() -> None:
 def test_refuses_what_was_not_asked_for_and_has_no_room() -> None:
     """A delivery beyond the window is not held."""
     one = window(1)
-    one.request(1)
+    one.requested += 1
     admit(one, 1)
     assert not one.has_room
     assert one.admit(StreamSeq(2), b"reply", 1, 0.0) is None
@@ -144,7 +158,7 @@ def test_prolonging_restarts_the_timeout() -> None:
 def test_lost_requests_are_asked_for_again() -> None:
     """What the broker no longer has counts no more."""
     some = window(4)
-    some.request(4)
+    some.requested += 4
     some.lose_requests()
     assert some.wanted(MANY, busy=False) == 4
 
@@ -152,7 +166,7 @@ def test_lost_requests_are_asked_for_again() -> None:
 def test_clearing_returns_what_was_held() -> None:
     """An emptied window holds and awaits nothing."""
     some = window(4)
-    some.request(3)
+    some.requested += 3
     held = admit(some, 1)
     assert some.clear() == [(1, held)]
     assert (len(some), some.requested, some.due) == (0, 0, inf)

@@ -11,6 +11,7 @@ from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.auth.access import Admission
 from windshift.server.errors import InvalidField
+from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import (
     LONGEST_ERROR_TYPE,
     LONGEST_REASON,
@@ -22,9 +23,9 @@ from windshift.server.events.consuming.commands import (
     Subscribe,
     check_ids,
 )
-from windshift.server.events.consuming.consume import Subscription
-from windshift.server.events.consuming.parties import Broker, ConsumeOptions
-from windshift.server.events.consuming.session import Confirmation, Kind
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.settlement import Confirmation, Kind
+from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 

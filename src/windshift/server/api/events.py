@@ -18,7 +18,8 @@ from windshift.server.auth.actions import DeleteConsumer, UseConsumer
 from windshift.server.auth.authenticate import Identity
 from windshift.server.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
-from windshift.server.events.consuming.parties import Broker, ConsumeOptions
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams

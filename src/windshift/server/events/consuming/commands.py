@@ -1,4 +1,4 @@
-"""What a client says in a consume call, as plain values, and what becomes of what it rejects."""
+"""What a client says in a consume call, as plain values, and what becomes of the events that it rejects."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def check_ids(field: str, count: int) -> None:
         raise InvalidField(field, f"must be at most {MOST_IDS} ids; send several messages")
 
 
-class Fate(Enum):
+class Disposition(Enum):
     """What becomes of a delivery that failed."""
 
     AGAIN = "delivered again, after the delay"
@@ -106,10 +106,10 @@ class Fate(Enum):
     DROPPED = "not delivered to this consumer again"
 
 
-class Verdict(NamedTuple):
+class Decision(NamedTuple):
     """The decision about a delivery that failed. `cause` says why it was given up on, if it was."""
 
-    fate: Fate
+    disposition: Disposition
     delay_ns: int = 0
     cause: Cause = Cause.REJECTED
 
@@ -132,24 +132,24 @@ def check_reject(reject: Reject) -> None:
         raise InvalidField("reject.delay", f"must be from 0 to {LONGEST_DELAY_NS // 10**9} seconds")
 
 
-def judge(reject: Reject, policy: RetryPolicy, attempt: int, luck: float) -> Verdict:
+def decide(reject: Reject, policy: RetryPolicy, attempt: int, rand: float) -> Decision:
     """Decide what becomes of a delivery that a client rejects.
 
     Args:
         reject: what the client said; checked.
         policy: the consumer's.
         attempt: which attempt the delivery is.
-        luck: a random number from 0 to 1, for the jitter.
+        rand: a random number from 0 to 1, for the jitter.
     """
     match reject.action:
         case Action.DEAD_LETTER:
-            return Verdict(Fate.DEAD_LETTER)
+            return Decision(Disposition.DEAD_LETTER)
         case Action.DROP:
-            return Verdict(Fate.DROPPED)
-    given_up = Fate.DEAD_LETTER if policy.dead_letters else Fate.DROPPED
+            return Decision(Disposition.DROPPED)
+    given_up = Disposition.DEAD_LETTER if policy.dead_letters else Disposition.DROPPED
     if reject.permanently:
-        return Verdict(given_up)
+        return Decision(given_up)
     if policy.is_last(attempt):
-        return Verdict(given_up, cause=Cause.MAX_ATTEMPTS)
-    delay_ns = policy.backoff_ns(attempt, luck) if reject.delay_ns is None else reject.delay_ns
-    return Verdict(Fate.AGAIN, delay_ns)
+        return Decision(given_up, cause=Cause.MAX_ATTEMPTS)
+    delay_ns = policy.backoff_ns(attempt, rand) if reject.delay_ns is None else reject.delay_ns
+    return Decision(Disposition.AGAIN, delay_ns)

@@ -1,4 +1,4 @@
-"""The events that are replayed to one attachment, one after the other.
+"""The events that are replayed to one call, one after the other.
 
 Replays are seldom: nothing is asked of the broker for them before somebody said that there are some, and
 nothing any more when all are delivered and settled.
@@ -7,14 +7,15 @@ nothing any more when all are delivered and settled.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import timedelta
 
 from windshift.nats import Connection, Message, NatsError
-from windshift.nats.jetstream import ACK, TERMINATE, Arrival, Notice, Puller, PullOptions
+from windshift.nats.jetstream import ACK, TERMINATE, Arrival, Notice, Puller
 from windshift.server.errors import WindshiftError
-from windshift.server.events.consuming.dead_lettering import DeadLettering
-from windshift.server.events.consuming.window import Replay
+from windshift.server.events.consuming.flow import Replay
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.protocol import ConsumeProtocol
+from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.dead_letters.replays import STREAM, read_pointer
 from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey
@@ -32,55 +33,45 @@ async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: fl
 
 
 class ReplayFeed:
-    """Brings replayed events to an attachment.
+    """Brings replayed events to a call.
 
     Args:
         connection: the connection to NATS.
         shared: where dead letters are.
-        consumer: whose replays.
-        timeout: returns its processing timeout.
-        pull: timers of the pull requests.
-        patience: seconds that the broker has to answer.
-        has_room: says whether the client may hold one more event; `make_room` is called when that changes.
-        take: called with each delivery, and which replay it belongs to.
+        protocol: the call; `make_room` is called when the client may hold one more event.
+        options: timers.
+        wake: set when the call has something to do.
     """
 
     __slots__ = (
         "_arrivals",
         "_connection",
-        "_consumer",
         "_ensured",
-        "_has_room",
         "_loop",
         "_patience",
+        "_protocol",
         "_pull",
         "_room",
         "_shared",
-        "_take",
-        "_timeout",
         "_told",
+        "_wake",
     )
 
     def __init__(
         self,
         connection: Connection,
         shared: DeadLettering,
-        consumer: ConsumerKey,
-        timeout: Callable[[], timedelta],
-        pull: PullOptions,
-        patience: float,
-        has_room: Callable[[], bool],
-        take: Callable[[Delivery, Replay], None],
+        protocol: ConsumeProtocol,
+        options: ConsumeOptions,
+        wake: asyncio.Event,
     ) -> None:
         self._connection = connection
         self._shared = shared
-        self._consumer = consumer
-        self._timeout = timeout
-        self._pull = pull
-        self._patience = patience
-        self._has_room = has_room
+        self._protocol = protocol
+        self._pull = options.pull
+        self._patience = options.confirm_timeout.total_seconds()
+        self._wake = wake
         self._room = asyncio.Event()
-        self._take = take
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
         self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
@@ -112,7 +103,7 @@ class ReplayFeed:
                 self._told.set()
 
     async def _is_any(self) -> bool:
-        return bool(await self._shared.replays.outstanding(*self._consumer, self._deadline()))
+        return bool(await self._shared.replays.outstanding(*self._protocol.consumer, self._deadline()))
 
     async def _bring(self) -> None:
         """Bring replays until the broker ends a request for the next one, or is not heard any more."""
@@ -144,13 +135,13 @@ class ReplayFeed:
                     puller.hand_back(arrival.reply)
 
     async def _wait_for_room(self) -> None:
-        while not self._has_room():
+        while not self._protocol.has_room_for_replays:
             self._room.clear()
             await self._room.wait()
 
     async def _ensure_consumer(self) -> str:
-        timeout = self._timeout()
-        name = await self._shared.replays.consumer(*self._consumer, timeout, self._deadline())
+        timeout = self._protocol.found.timeout
+        name = await self._shared.replays.consumer(*self._protocol.consumer, timeout, self._deadline())
         self._ensured = timeout
         return name
 
@@ -175,13 +166,15 @@ class ReplayFeed:
         except ValueError:  # somebody else's
             puller.tell(pointer.reply, TERMINATE)
             return
-        if self._ensured != self._timeout():  # it was changed while this pointer was waited for
+        if self._ensured != self._protocol.found.timeout:  # it was changed while this pointer was waited for
             await self._ensure_consumer()
         letter = await self._shared.store.get(letter_id, self._deadline())
         if letter is None or letter.failure.replay_count >= count:
             puller.tell(pointer.reply, ACK)
         else:
-            self._take(letter.delivery(pointer.attempt, pointer.reply), Replay(letter_id, count))
+            delivery = letter.delivery(pointer.attempt, pointer.reply)
+            self._protocol.replayed(delivery, Replay(letter_id, count), self._loop.time())
+            self._wake.set()
 
     def _deadline(self) -> float:
         return self._loop.time() + self._patience

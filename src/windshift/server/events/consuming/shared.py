@@ -1,4 +1,4 @@
-"""Giving up on events without losing them: what the consume calls of one process share for that.
+"""What the consume calls of one process share: the broker, dead letters, and what is remembered of events.
 
 An event is copied to the dead letters first, and settled only when the copy is stored. If that cannot be
 done, the event stays with the broker and comes again.
@@ -8,26 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from windshift.nats import NatsError
-from windshift.nats.jetstream import ConsumerState
+from windshift.nats import Connection, NatsError, Requests
+from windshift.nats.jetstream import ConsumerState, JetStream
 from windshift.server.errors import BrokerUnavailable, WindshiftError
-from windshift.server.events.consuming.alertness import Alertness
-from windshift.server.events.consuming.attempts import FailedAttempts
-from windshift.server.events.consuming.settled import SettledByConsumer
-from windshift.server.events.consuming.window import Held
+from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
+from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.letters import Failure
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, Written
-from windshift.server.events.deliveries import stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import REPLAY, Notes
+from windshift.server.telemetry.tracer import Tracer
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +50,7 @@ class DeadLettering:
         told: tells of events that were given up on.
         attempts: what is known of failed attempts.
         settled: what was settled lately.
-        alertness: since when this process has been awake.
+        pauses: since when this process has been awake.
     """
 
     store: DeadLetterStore
@@ -61,7 +59,7 @@ class DeadLettering:
     told: GivenUp
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
-    alertness: Alertness = field(default_factory=Alertness)
+    pauses: PauseDetector = field(default_factory=PauseDetector)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
     async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:
@@ -129,69 +127,13 @@ class DeadLettering:
         return True
 
 
-class Failures:
-    """Words the failures of one consumer's events.
+@dataclass(frozen=True, slots=True)
+class Broker:
+    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
 
-    Args:
-        shared: what is known of earlier attempts.
-        consumer: the consumer.
-        loop_time: the clock of `Held.since`.
-    """
-
-    __slots__ = ("_attempts", "_consumer", "_loop_time")
-
-    def __init__(
-        self, attempts: FailedAttempts, consumer: ConsumerKey, loop_time: Callable[[], float]
-    ) -> None:
-        self._attempts = attempts
-        self._consumer = consumer
-        self._loop_time = loop_time
-
-    def rejected(
-        self, seq: StreamSeq, held: Held, cause: Cause, reason: str = "", error_type: str = ""
-    ) -> Failure:
-        """Word that an event was given up on with the attempt that is `held`."""
-        began = self._began(held)
-        known = self._attempts.get((self._consumer, seq))
-        return Failure(
-            self._id(seq, held),
-            held.attempt,
-            known.first_ns if known else began,
-            began,
-            cause,
-            reason,
-            error_type,
-            held.replay.number if held.replay else 0,
-        )
-
-    def exhausted(self, letter_id: LetterId, attempts: int, replay_count: int) -> Failure:
-        """Word that an event was given up on because its attempts are used up, none of them being held."""
-        known = self._attempts.get((self._consumer, letter_id.seq))
-        if known is None:
-            return Failure(letter_id, attempts, 0, 0, Cause.MAX_ATTEMPTS, replay_count=replay_count)
-        return Failure(
-            letter_id,
-            attempts,
-            known.first_ns,
-            known.last_ns,
-            Cause.MAX_ATTEMPTS,
-            known.reason,
-            known.error_type,
-            replay_count,
-        )
-
-    def failed(self, seq: StreamSeq, held: Held, reason: str = "", error_type: str = "") -> None:
-        """Remember an attempt that failed and that is not the last."""
-        self._attempts.failed((self._consumer, seq), self._began(held), reason, error_type)
-
-    def settled(self, seq: StreamSeq) -> None:
-        """Forget what is known of an event."""
-        self._attempts.forget((self._consumer, seq))
-
-    def _began(self, held: Held) -> int:
-        return time.time_ns() - round((self._loop_time() - held.since) * 1e9)
-
-    def _id(self, seq: StreamSeq, held: Held) -> LetterId:
-        if held.replay is not None:
-            return held.replay.id
-        return LetterId(*self._consumer, seq, stored_at(held.reply))
+    connection: Connection
+    requests: Requests
+    api: JetStream
+    dead_letters: DeadLettering
+    counts: Counts = field(default_factory=Counts)
+    tracer: Tracer | None = None

@@ -5,7 +5,14 @@ from math import inf
 import pytest
 
 from windshift.nats.jetstream import ConsumerState
-from windshift.server.events.consuming.slots import INTERVAL, LONG_NS, MOST, OFTEN, Slots, enough_slots
+from windshift.server.events.consuming.consumer_state import (
+    INTERVAL,
+    LARGEST_ACK_PENDING,
+    LONG_NS,
+    OFTEN,
+    DelayedRejects,
+    raised_limit,
+)
 
 
 @pytest.mark.parametrize(
@@ -14,8 +21,8 @@ from windshift.server.events.consuming.slots import INTERVAL, LONG_NS, MOST, OFT
         (20_000, 9_999, None),
         (20_000, 10_000, 80_000),
         (20_000, 20_000, 80_000),
-        (800_000, 700_000, MOST),
-        (MOST, MOST, None),
+        (800_000, 700_000, LARGEST_ACK_PENDING),
+        (LARGEST_ACK_PENDING, LARGEST_ACK_PENDING, None),
         (-1, 10**9, None),
         (0, 0, None),
         (None, 5, None),
@@ -26,21 +33,21 @@ from windshift.server.events.consuming.slots import INTERVAL, LONG_NS, MOST, OFT
 def test_places_are_raised_at_half(most: int | None, unsettled: int, raised: int | None) -> None:
     """A consumer whose places are half used gets four times as many, within the bound."""
     state = ConsumerState({"max_ack_pending": most}, "", 0, unsettled, 0, 0)
-    assert enough_slots(state) == raised
+    assert raised_limit(state) == raised
 
 
 def test_short_delays_are_not_watched() -> None:
     """Rejects whose events come back within a second need no look at the consumer."""
-    slots = Slots()
+    slots = DelayedRejects()
     for _ in range(2 * OFTEN):
-        slots.reject(LONG_NS - 1, 0.0)
+        slots.add(LONG_NS - 1, 0.0)
     assert slots.due == inf
 
 
 def test_long_delays_are_watched_until_they_are_over() -> None:
     """While events wait long the consumer is looked at every few seconds, and once after."""
-    slots = Slots()
-    slots.reject(8 * 10**9, 0.0)
+    slots = DelayedRejects()
+    slots.add(8 * 10**9, 0.0)
     assert slots.due == INTERVAL
     assert not slots.look(INTERVAL - 0.1)
     assert slots.look(INTERVAL)
@@ -51,7 +58,7 @@ def test_long_delays_are_watched_until_they_are_over() -> None:
 
 def test_many_delays_are_looked_at_at_once() -> None:
     """After many delayed rejects nobody waits for the interval."""
-    slots = Slots()
+    slots = DelayedRejects()
     for _ in range(OFTEN):
-        slots.reject(3600 * 10**9, 1.0)
+        slots.add(3600 * 10**9, 1.0)
     assert slots.due == 1.0

@@ -9,9 +9,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from windshift.nats.jetstream import Ended
-from windshift.server.events.consuming.pulls import Pulls
-from windshift.server.events.consuming.session import Confirmation, Errand, Kind, Session
-from windshift.server.events.consuming.window import MARGIN, Window
+from windshift.server.events.consuming.flow import MARGIN, PullPacer, Window
+from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.model import StreamSeq
 
 CONFIRM_TIMEOUT = 5.0
@@ -27,7 +26,7 @@ class Asked:
     kind: Kind
     ids: set[int]
     at: float
-    errands: list[Errand] = field(default_factory=list)
+    errands: list[PendingAck] = field(default_factory=list)
 
 
 class ConsumeCall(RuleBasedStateMachine):
@@ -40,11 +39,11 @@ class ConsumeCall(RuleBasedStateMachine):
         self.size = size
         self.timeout = timeout
         self.window = Window(size, timeout)
-        self.session = Session(self.window, CONFIRM_TIMEOUT)
-        self.pulls = Pulls(self.window, SILENCE)
+        self.session = Settlements(self.window, CONFIRM_TIMEOUT)
+        self.pulls = PullPacer(self.window, SILENCE)
         self.at_broker = 0  # deliveries that the broker may still send
         self.attempts: dict[int, int] = {}
-        self.under_way: list[Errand] = []
+        self.under_way: list[PendingAck] = []
         self.asked: list[Asked] = []
         self.told = 0
 
@@ -95,7 +94,7 @@ class ConsumeCall(RuleBasedStateMachine):
             index = data.draw(st.integers(0, len(self.under_way) - 1))
             self.answer_one(self.under_way.pop(index), stored=yes)
 
-    def answer_one(self, errand: Errand, *, stored: bool) -> None:
+    def answer_one(self, errand: PendingAck, *, stored: bool) -> None:
         """Answer a message, and compare what that changed."""
         late, deadline = errand.answered, errand.held.deadline
         told = [list(some) for some in errand.confirmation.lists()]

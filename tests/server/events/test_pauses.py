@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import asyncio
 
-from windshift.server.events.consuming.alertness import INTERVAL, PAUSE, Alertness
+from windshift.server.events.consuming.pauses import INTERVAL, PAUSE, PauseDetector
 
 
-def awake(*looks: float) -> Alertness:
+def awake(*looks: float) -> PauseDetector:
     """Look at the clock at these times."""
-    alertness = Alertness()
+    alertness = PauseDetector()
     for now in looks:
         alertness.look(now)
     return alertness
@@ -34,7 +34,7 @@ def test_soon_after_a_pause_all_of_it_is_read() -> None:
 
 async def test_watching() -> None:
     """The clock is looked at as long as it is watched."""
-    alertness = Alertness()
+    alertness = PauseDetector()
     watching = asyncio.create_task(alertness.watch())
     await asyncio.sleep(0)
     now = asyncio.get_running_loop().time()

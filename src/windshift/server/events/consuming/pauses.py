@@ -17,7 +17,7 @@ PAUSE: Final = 2 * INTERVAL
 """Seconds between two looks from which on the process has been asleep."""
 
 
-class Alertness:
+class PauseDetector:
     """Notices pauses of the event loop. Without `watch` it takes the process to be awake."""
 
     __slots__ = ("_asleep_since", "_awake_since", "_seen")

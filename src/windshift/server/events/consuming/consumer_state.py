@@ -1,25 +1,31 @@
-"""Look up the consumer that a client wants to consume from."""
+"""The consumer of a call: what it is, and whether it has room for the deliveries that wait.
+
+Rejects with a delay hold places of the consumer until the delay is over. JetStream lets a consumer have
+``max_ack_pending`` deliveries unsettled, and one that was rejected with a delay counts among them. When many
+wait for long, nothing else would be delivered any more: so the number is raised in time.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream import ConsumerState, JetStream, JsonObject, PullOptions
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
-from windshift.server.events.consumers import chosen_subjects
-from windshift.server.events.consuming.pulls import LARGEST_LIMIT
+from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
+from windshift.server.events.consuming.flow import LARGEST_LIMIT
 from windshift.server.events.retries import RetryPolicy, stored_policy
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """A consumer that a call can consume from.
+class ConsumerSnapshot:
+    """A consumer that a call can consume from, as it was seen last.
 
     Attributes:
         timeout: its processing timeout.
@@ -42,7 +48,9 @@ class Found:
         return chosen_subjects(self.state.config)
 
 
-async def find_consumer(api: JetStream, stream: str, consumer: str, window: int, deadline: float) -> Found:
+async def find_consumer(
+    api: JetStream, stream: str, consumer: str, window: int, deadline: float
+) -> ConsumerSnapshot:
     """Return a consumer that a call with a window of this size can consume from.
 
     Raises:
@@ -58,7 +66,7 @@ async def find_consumer(api: JetStream, stream: str, consumer: str, window: int,
     if state is None:
         raise ConsumerNotFound(consumer)
     refuse_limits(consumer, state.config, window)
-    return Found(processing_timeout(consumer, state.config), stored_policy(state.config), state)
+    return ConsumerSnapshot(processing_timeout(consumer, state.config), stored_policy(state.config), state)
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
@@ -91,3 +99,60 @@ def processing_timeout(consumer: str, config: JsonObject) -> timedelta:
         )
     # With a list of backoffs the broker keeps the first, and so the shortest, as the timeout.
     return timedelta(microseconds=int(config["ack_wait"]) // 1000)
+
+
+# --- Room for what waits ----------------------------------------------------------------------------------
+
+LONG_NS: Final = 1_000_000_000
+"""Delays from here on are watched."""
+
+OFTEN: Final = 1_000
+"""Delayed rejects after which the consumer is looked at without waiting for `INTERVAL`."""
+
+INTERVAL: Final = 5.0
+"""Seconds between two looks."""
+
+GROWTH: Final = 4
+LARGEST_ACK_PENDING: Final = 1_000_000
+"""What ``max_ack_pending`` is raised to at most."""
+
+
+class DelayedRejects:
+    """When to look whether a consumer has enough places for the rejects that wait.
+
+    Attributes:
+        due: when `look` has something to do.
+    """
+
+    __slots__ = ("_count", "_until", "due")
+
+    def __init__(self) -> None:
+        self.due = inf
+        self._until = -inf
+        self._count = 0
+
+    def add(self, delay_ns: int, now: float) -> None:
+        """Note a reject with a delay."""
+        if delay_ns < LONG_NS:
+            return
+        self._until = max(self._until, now + delay_ns / 1e9)
+        self._count += 1
+        self.due = min(self.due, now if self._count % OFTEN == 0 else now + INTERVAL)
+
+    def look(self, now: float) -> bool:
+        """Whether the consumer is to be looked at now."""
+        if now < self.due:
+            return False
+        self.due = now + INTERVAL if self._until > now else inf
+        return True
+
+
+def raised_limit(state: ConsumerState) -> int | None:
+    """Return what a consumer's ``max_ack_pending`` should be raised to; None when there is no need.
+
+    One that is smaller than what consumers are made with was chosen by somebody, and stays.
+    """
+    limit = int(state.config.get("max_ack_pending") or 0)
+    if not MAX_ACK_PENDING <= limit < LARGEST_ACK_PENDING or state.unsettled * 2 < limit:
+        return None
+    return min(limit * GROWTH, LARGEST_ACK_PENDING)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from math import inf
 
 
-class Alarm:
+class DeadlineTimer:
     """Rings once at the earliest time that it was set to; then it has to be set anew.
 
     Args:

@@ -19,7 +19,8 @@ from enum import Enum
 from math import inf
 
 from windshift.nats.jetstream import TERMINATE
-from windshift.server.events.consuming.window import Held, Window
+from windshift.server.events.consuming.flow import InFlight, Window
+from windshift.server.events.dead_letters.letters import Failure
 from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
 
@@ -80,18 +81,19 @@ class Confirmation:
         self._waiting -= 1
 
 
-class Errand:
+class PendingAck:
     """One message to the broker about one delivery, and who waits for its answer.
 
     Attributes:
-        reply: the subject to send it to.
         payload: what to send.
         settles: whether the delivery is over when the broker has stored this.
-        prepared: whether it may be sent: what has to come before it is done.
+        ready: whether it may be sent: what has to come before it is done.
+        sent: whether it was handed to the connection.
         is_repeated: whether it was sent once more after a connection ended.
         void: whether it came too late, though the broker has stored it.
         answered: whether its outcome is known; what comes later changes nothing.
-        since: when it was sent.
+        since: when it was asked for.
+        dropped: the failure to be reported once the broker has stored this, if it drops the event.
         span: what is recorded of it, if anything is.
     """
 
@@ -99,10 +101,12 @@ class Errand:
         "_followers",
         "answered",
         "confirmation",
+        "dropped",
         "held",
         "is_repeated",
         "payload",
-        "prepared",
+        "ready",
+        "sent",
         "seq",
         "settles",
         "since",
@@ -111,7 +115,7 @@ class Errand:
     )
 
     def __init__(
-        self, seq: StreamSeq, held: Held, payload: bytes, confirmation: Confirmation, now: float
+        self, seq: StreamSeq, held: InFlight, payload: bytes, confirmation: Confirmation, now: float
     ) -> None:
         self.seq = seq
         self.held = held
@@ -119,8 +123,9 @@ class Errand:
         self.confirmation = confirmation
         self.settles = confirmation.kind is not Kind.PING
         self.since = now
-        self.prepared = True
-        self.answered = self.void = self.is_repeated = False
+        self.ready = True
+        self.sent = self.answered = self.void = self.is_repeated = False
+        self.dropped: Failure | None = None
         self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
 
@@ -137,8 +142,11 @@ class Errand:
 
     @property
     def may_repeat(self) -> bool:
-        """Whether it may be sent, once more perhaps, while it is not answered."""
-        if self.answered or not self.prepared:
+        """Whether it may be sent, once more perhaps, while it is not answered.
+
+        Not a message that asks for another delivery: had it arrived, a second could hit that delivery.
+        """
+        if self.answered or not self.ready:
             return False
         return self.ends or not self.settles
 
@@ -158,7 +166,7 @@ class Errand:
             later.place(self.seq, later.invalid_ids if stored else later.temporary_failed_ids)
 
 
-class Session:
+class Settlements:
     """The commands of one consume call.
 
     Args:
@@ -166,18 +174,18 @@ class Session:
         confirm_timeout: seconds that the broker has to answer.
     """
 
-    __slots__ = ("_confirm_timeout", "_due", "_errands", "_load", "_settling", "_unconfirmed", "window")
+    __slots__ = ("_confirm_timeout", "_due", "_load", "_pending", "_settling", "_unconfirmed", "window")
 
     def __init__(self, window: Window, confirm_timeout: float = 5.0) -> None:
         self.window = window
         self._confirm_timeout = confirm_timeout
         self._unconfirmed: deque[Confirmation] = deque()
-        self._errands: deque[Errand] = deque()
-        self._settling: dict[StreamSeq, Errand] = {}
+        self._pending: deque[PendingAck] = deque()
+        self._settling: dict[StreamSeq, PendingAck] = {}
         self._load = 0
         self._due = inf
 
-    # -- state ---------------------------------------------------------------------------------------
+    # --- State --------------------------------------------------------------------------------------------
 
     @property
     def busy(self) -> bool:
@@ -190,6 +198,11 @@ class Session:
         return not self._unconfirmed
 
     @property
+    def has_confirmation(self) -> bool:
+        """Whether a confirmation may leave now."""
+        return bool(self._unconfirmed) and self._unconfirmed[0].complete
+
+    @property
     def saturated(self) -> bool:
         """Whether so many commands wait for the broker that no more should be read."""
         return self._load >= MOST_UNCONFIRMED
@@ -199,9 +212,9 @@ class Session:
         """When `tick` has something to do, or earlier."""
         return min(self._due, self.window.due)
 
-    # -- commands ------------------------------------------------------------------------------------
+    # --- Commands -----------------------------------------------------------------------------------------
 
-    def command(self, kind: Kind, ids: Iterable[StreamSeq], payload: bytes, now: float) -> list[Errand]:
+    def command(self, kind: Kind, ids: Iterable[StreamSeq], payload: bytes, now: float) -> list[PendingAck]:
         """Take a command about deliveries and return the messages to send to the broker for it.
 
         Args:
@@ -215,19 +228,17 @@ class Session:
         distinct = dict.fromkeys(ids)
         confirmation.weight += len(distinct)
         self._load += confirmation.weight
-        errands = [
-            errand
-            for seq in distinct
-            if (errand := self._errand(confirmation, seq, payload, now)) is not None
+        pending = [
+            each for seq in distinct if (each := self._take(confirmation, seq, payload, now)) is not None
         ]
-        if errands:
-            self._errands.extend(errands)
+        if pending:
+            self._pending.extend(pending)
             self._due = min(self._due, confirmation.expires)
-        return errands
+        return pending
 
-    def _errand(
+    def _take(
         self, confirmation: Confirmation, seq: StreamSeq, payload: bytes, now: float
-    ) -> Errand | None:
+    ) -> PendingAck | None:
         held = self.window.get(seq)
         if held is None or not self.window.holds(seq, held, now):
             confirmation.invalid_ids.append(seq)
@@ -235,41 +246,41 @@ class Session:
         if held.settling:
             self._settling[seq].follow(confirmation)
             return None
-        errand = Errand(seq, held, payload, confirmation, now)
+        pending = PendingAck(seq, held, payload, confirmation, now)
         confirmation.wait()
         held.unanswered += 1
-        if errand.settles:
+        if pending.settles:
             held.settling = True
-            self._settling[seq] = errand
-        return errand
+            self._settling[seq] = pending
+        return pending
 
-    # -- answers -------------------------------------------------------------------------------------
+    # --- Answers ------------------------------------------------------------------------------------------
 
-    def answer(self, errand: Errand, *, stored: bool, now: float) -> None:
+    def answer(self, pending: PendingAck, *, stored: bool, now: float) -> None:
         """Take the broker's answer to a message, or the lack of one. Only the first counts."""
-        if errand.answered:
+        if pending.answered:
             return
-        errand.answered = True
-        held = errand.held
+        pending.answered = True
+        held = pending.held
         held.unanswered -= 1
-        if errand.settles:
+        if pending.settles:
             held.settling = False
-            if self._settling.get(errand.seq) is errand:
-                del self._settling[errand.seq]
-        self._apply(errand, stored=stored, now=now)
-        errand.conclude(stored=stored)
-        errands = self._errands
-        while errands and errands[0].answered:
-            errands.popleft()
+            if self._settling.get(pending.seq) is pending:
+                del self._settling[pending.seq]
+        self._apply(pending, stored=stored, now=now)
+        pending.conclude(stored=stored)
+        queue = self._pending
+        while queue and queue[0].answered:
+            queue.popleft()
 
-    def _apply(self, errand: Errand, *, stored: bool, now: float) -> None:
-        held = errand.held
-        if stored and errand.settles:
-            self.window.remove(errand.seq, held)
+    def _apply(self, pending: PendingAck, *, stored: bool, now: float) -> None:
+        held = pending.held
+        if stored and pending.settles:
+            self.window.remove(pending.seq, held)
         elif stored:
-            self.window.prolong(errand.seq, held, errand.since)
+            self.window.prolong(pending.seq, held, pending.since)
         elif held.deadline <= now and not held.unanswered:
-            self.window.drop(errand.seq, held)
+            self.window.drop(pending.seq, held)
 
     def confirmations(self) -> Iterator[Confirmation]:
         """Yield the confirmations that may leave now, in the order of their commands."""
@@ -279,43 +290,35 @@ class Session:
             self._load -= confirmation.weight
             yield confirmation
 
-    # -- time ----------------------------------------------------------------------------------------
+    # --- Time and loss ------------------------------------------------------------------------------------
 
-    def unanswered(self) -> list[Errand]:
-        """Return the messages that may be sent again when a connection broke while they were under way.
-
-        Those that ask for another delivery are not among them: had one arrived, a second could hit that one.
-        Nor are those that were not to be sent yet.
-        """
-        return [errand for errand in self._errands if errand.may_repeat]
+    def repeatable(self) -> list[PendingAck]:
+        """Return the messages that may be sent again when a connection broke while they were under way."""
+        return [pending for pending in self._pending if pending.may_repeat]
 
     def acks_under_way(self) -> list[StreamSeq]:
         """Return the events whose acknowledgement was sent, and is not answered."""
-        errands = self._errands
-        return [each.seq for each in errands if not each.answered and each.confirmation.kind is Kind.ACK]
+        return [
+            each.seq for each in self._pending if not each.answered and each.confirmation.kind is Kind.ACK
+        ]
 
-    def tick(self, now: float) -> list[Errand]:
+    def tick(self, now: float) -> list[PendingAck]:
         """Let time pass; return the messages that the broker did not answer in time."""
-        late = self._fail_late(now)
+        queue = self._pending
+        late: list[PendingAck] = []
+        while queue and queue[0].confirmation.expires <= now:
+            late.append(queue[0])
+            self.answer(queue[0], stored=False, now=now)
+        self._due = queue[0].confirmation.expires if queue else inf
         if self.window.due <= now:
             self.window.expire(now)
         return late
 
-    def _fail_late(self, now: float) -> list[Errand]:
-        errands = self._errands
-        late: list[Errand] = []
-        while errands and errands[0].confirmation.expires <= now:
-            late.append(errands[0])
-            self.answer(errands[0], stored=False, now=now)
-        self._due = errands[0].confirmation.expires if errands else inf
-        return late
-
-    # -- the end -------------------------------------------------------------------------------------
-
-    def release(self) -> list[tuple[StreamSeq, Held]]:
+    def release(self) -> list[tuple[StreamSeq, InFlight]]:
         """Give up all deliveries and return those that the broker should hand to somebody else at once.
 
-        What is being settled is not among them: its settlement is under way, and what comes after it has no
+        Not among them is what is being settled: its settlement was sent, and what comes after it has no
         effect.
         """
-        return [(seq, held) for seq, held in self.window.clear() if not held.settling]
+        sent = {seq for seq, pending in self._settling.items() if pending.sent}
+        return [(seq, held) for seq, held in self.window.clear() if seq not in sent]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from math import inf
 
-from windshift.server.events.consuming.alarm import Alarm
+from windshift.server.events.consuming.timer import DeadlineTimer
 
 LONG = 3600.0
 
@@ -13,31 +13,31 @@ LONG = 3600.0
 async def test_what_is_due_already_rings_at_once_and_once() -> None:
     """Afterwards it may be set anew, as often as there is something overdue."""
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
-    alarm = Alarm(loop, rung.set)
+    timer = DeadlineTimer(loop, rung.set)
     for late in (1.0, 2.0, 3.0):
         rung.clear()
-        alarm.set(loop.time() - late, loop.time())
-        alarm.set(loop.time() - late, loop.time())
+        timer.set(loop.time() - late, loop.time())
+        timer.set(loop.time() - late, loop.time())
         await asyncio.wait_for(rung.wait(), 30)
 
 
 async def test_the_earliest_time_counts() -> None:
     """What is later does not put it off; nothing that is due at all sets no timer."""
     loop, rung = asyncio.get_running_loop(), asyncio.Event()
-    alarm = Alarm(loop, rung.set)
+    timer = DeadlineTimer(loop, rung.set)
     now = loop.time()
     for due in (inf, now + LONG, now, now + LONG, inf):
-        alarm.set(due, now)
+        timer.set(due, now)
     await asyncio.wait_for(rung.wait(), 30)
 
 
-async def test_a_stopped_alarm_does_not_ring() -> None:
+async def test_a_stopped_timer_does_not_ring() -> None:
     """Others that are due at the same time do."""
     loop, rung, other = asyncio.get_running_loop(), asyncio.Event(), asyncio.Event()
     now = loop.time()
-    alarm, second = Alarm(loop, rung.set), Alarm(loop, other.set)
-    alarm.set(now, now)
+    timer, second = DeadlineTimer(loop, rung.set), DeadlineTimer(loop, other.set)
+    timer.set(now, now)
     second.set(now, now)
-    alarm.stop()
+    timer.stop()
     await asyncio.wait_for(other.wait(), 30)
     assert not rung.is_set()

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import pytest
 
-from windshift.server.events.consuming.session import MOST_UNCONFIRMED, Errand, Kind, Session
-from windshift.server.events.consuming.window import Window
+from windshift.server.events.consuming.flow import Window
+from windshift.server.events.consuming.settlement import MOST_UNCONFIRMED, Kind, PendingAck, Settlements
 from windshift.server.events.model import StreamSeq
 
 
@@ -16,7 +16,7 @@ class Call:
 
     def __init__(self, held: Iterable[int] = (), timeout: float = 30.0) -> None:
         self.now = 0.0
-        self.session = Session(Window(100, timeout), confirm_timeout=5.0)
+        self.session = Settlements(Window(100, timeout), confirm_timeout=5.0)
         for seq in held:
             self.deliver(seq)
 
@@ -24,11 +24,11 @@ class Call:
         """Let a delivery arrive."""
         self.session.window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, self.now)
 
-    def ask(self, kind: Kind, *ids: int, payload: bytes = b"?") -> list[Errand]:
+    def ask(self, kind: Kind, *ids: int, payload: bytes = b"?") -> list[PendingAck]:
         """Take a command."""
         return self.session.command(kind, [StreamSeq(seq) for seq in ids], payload, self.now)
 
-    def answer(self, *errands: Errand, stored: bool = True) -> None:
+    def answer(self, *errands: PendingAck, stored: bool = True) -> None:
         """Let the broker answer."""
         for errand in errands:
             self.session.answer(errand, stored=stored, now=self.now)
@@ -220,19 +220,28 @@ def test_an_answer_after_the_timeout_decides() -> None:
 def test_release_spares_what_is_being_settled() -> None:
     """At the end everything goes back but what the broker has been told about."""
     call = Call(held=[1, 2, 3])
-    call.ask(Kind.ACK, 1)
+    (ack,) = call.ask(Kind.ACK, 1)
+    ack.sent = True
     call.ask(Kind.PING, 2)
     assert [held.reply for _, held in call.session.release()] == [b"reply.2.1", b"reply.3.1"]
     assert len(call.session.window) == 0
+
+
+def test_release_of_what_was_not_sent() -> None:
+    """A settlement that waits for something else to be done first never reaches the broker: it goes back."""
+    call = Call(held=[1])
+    (reject,) = call.ask(Kind.REJECT, 1)
+    reject.ready = False
+    assert [held.reply for _, held in call.session.release()] == [b"reply.1.1"]
 
 
 def test_rejects_are_not_sent_twice() -> None:
     """On a new connection only what does no harm a second time is sent again."""
     call = Call(held=[1, 2, 3])
     ack, _, ping = call.ask(Kind.ACK, 1), call.ask(Kind.REJECT, 2), call.ask(Kind.PING, 3)
-    assert call.session.unanswered() == [*ack, *ping]
+    assert call.session.repeatable() == [*ack, *ping]
     call.answer(*ack)
-    assert call.session.unanswered() == ping
+    assert call.session.repeatable() == ping
 
 
 def test_reading_stops_while_too_much_is_unconfirmed() -> None:

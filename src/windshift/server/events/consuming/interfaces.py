@@ -1,4 +1,4 @@
-"""What an attachment stands between, a client and the broker, and how long either may take."""
+"""What a consume call needs of its client and of the rules, and how long anybody may take."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from windshift.nats import Connection, Requests
-from windshift.nats.jetstream import JetStream, PullOptions
+from windshift.nats.jetstream import PullOptions
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command
-from windshift.server.events.consuming.dead_lettering import DeadLettering
-from windshift.server.events.consuming.session import Confirmation
-from windshift.server.events.counts import Counts
+from windshift.server.events.consuming.settlement import Confirmation
 from windshift.server.events.deliveries import Delivery
-from windshift.server.telemetry.tracer import Tracer
 
 STALLED = 16 * 1024
 """Bytes that wait for the client to read before no more deliveries are handed to it."""
@@ -43,6 +39,10 @@ class Client(Protocol):
 
         Iterating may raise what is wrong with a command.
         """
+        ...
+
+    def subscribed(self, processing_timeout: timedelta) -> None:
+        """Tell the client that it is attached."""
         ...
 
     def deliver(self, delivery: Delivery) -> None:
@@ -95,15 +95,3 @@ class ConsumeOptions:
     confirm_timeout: timedelta = timedelta(seconds=5)
     stall_timeout: timedelta = timedelta(seconds=1)
     pull: PullOptions = field(default_factory=PullOptions)
-
-
-@dataclass(frozen=True, slots=True)
-class Broker:
-    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
-
-    connection: Connection
-    requests: Requests
-    api: JetStream
-    dead_letters: DeadLettering
-    counts: Counts = field(default_factory=Counts)
-    tracer: Tracer | None = None

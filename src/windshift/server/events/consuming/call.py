@@ -1,0 +1,581 @@
+"""A consume call: the asyncio around `ConsumeProtocol`, which decides everything.
+
+A call runs in two tasks. One reads the client's commands. The other takes a turn whenever something happened:
+it lets the protocol take in what arrived, hands deliveries and confirmations to the client, asks for more,
+and does the work that the protocol asks for, each piece in a task of its own. Everything that one turn sends
+leaves in one write, on either side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from time import monotonic
+from typing import Any, Final
+
+from windshift.nats import Backoff, Message, NatsError, NotConnected, Outcome, retry
+from windshift.nats.jetstream import PROGRESS, TERMINATE, Arrival, Notice, Puller
+from windshift.server.errors import (
+    BrokerUnavailable,
+    ShuttingDown,
+    SubscribeExpected,
+    WindshiftError,
+)
+from windshift.server.events.consuming import protocol as p
+from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
+from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer
+from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
+from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
+from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
+from windshift.server.events.consuming.settlement import PendingAck
+from windshift.server.events.consuming.shared import Broker
+from windshift.server.events.consuming.spans import ConsumeSpans
+from windshift.server.events.consuming.timer import DeadlineTimer
+from windshift.server.events.deliveries import Delivery, read_delivery
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.notes import CONSUMER, REPLAY
+from windshift.server.telemetry.seldom import Seldom
+
+log = logging.getLogger(__name__)
+
+_ELECTION: Final = 20.0
+"""Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
+_LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
+"""Pauses before the broker is asked again what has to be known."""
+_stale = Seldom(10.0)
+
+
+class Subscription:
+    """One consume call: a client subscribes with its first message, and is attached to a consumer.
+
+    Args:
+        broker: NATS, and what the calls of this process share.
+        client: the client.
+        options: timers.
+        gate: what the client may consume; None = everything.
+    """
+
+    __slots__ = ("_attachment", "_broker", "_client", "_ended", "_gate", "_options", "_patience")
+
+    def __init__(
+        self, broker: Broker, client: Client, options: ConsumeOptions, gate: Gate | None = None
+    ) -> None:
+        self._broker = broker
+        self._client = client
+        self._options = options
+        self._gate = gate
+        self._ended: WindshiftError | None = None
+        self._patience: asyncio.Timeout | None = None
+        self._attachment: _Attachment | None = None
+
+    async def run(self) -> None:
+        """Serve the call until the client has ended its side and everything is confirmed.
+
+        When it is over, however it ended, events that the client had not settled are with the broker again.
+
+        Raises:
+            WindshiftError: the client made a mistake or may not consume this, the consumer is not there or
+                not any more, the broker could not be reached at the start, or this server is about to stop.
+        """
+        if self._gate is not None:
+            self._gate.follow(self._check, self.end)
+        commands = await self._first_commands()
+        command = next(commands, None)
+        if not isinstance(command, Subscribe):
+            raise SubscribeExpected
+        size = check_subscribe(command)
+        consumer = ConsumerKey(command.stream, command.consumer)
+        if self._gate is not None:
+            self._gate.use_consumer(*consumer)
+        deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
+        found = await find_consumer(self._broker.api, *consumer, size, deadline)
+        if self._ended is not None:
+            raise self._ended
+        with self._memory(consumer, found) as memory:
+            protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
+            protocol.gate = self._gate
+            protocol.check()
+            self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
+            self._client.subscribed(found.timeout)
+            await self._attachment.run(commands)
+
+    @contextmanager
+    def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
+        shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
+        settled = shared.settled.attach(consumer, found.state.created, now())
+        try:
+            yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts)
+        finally:
+            shared.settled.detach(consumer, found.state.created, now())
+
+    def drain(self) -> None:
+        """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
+        self.end(ShuttingDown())
+
+    def end(self, error: WindshiftError) -> None:
+        """End the call soon, with an error, once what the client asked for so far is confirmed."""
+        self._ended = self._ended or error
+        if self._attachment is not None:
+            self._attachment.end(error)
+        elif self._patience is not None:
+            self._patience.reschedule(0)
+
+    def _check(self) -> None:
+        if self._attachment is not None:
+            self._attachment.protocol.check()
+
+    async def _first_commands(self) -> Iterator[Command]:
+        """Wait for the client's first message, and what came with it."""
+        seconds = self._options.subscribe_timeout.total_seconds()
+        try:
+            async with asyncio.timeout(seconds) as self._patience:
+                commands = await self._client.receive()
+        except TimeoutError:
+            raise self._ended or SubscribeExpected from None
+        finally:
+            self._patience = None
+        if commands is None:
+            raise SubscribeExpected
+        return commands
+
+
+class _Attachment:
+    """The shell around one call's protocol.
+
+    Args:
+        broker: NATS, and what the calls of this process share.
+        client: the client.
+        protocol: decides.
+        options: timers.
+    """
+
+    __slots__ = (
+        "_broker",
+        "_client",
+        "_consumer",
+        "_feed",
+        "_group",
+        "_is_closed",
+        "_loop",
+        "_options",
+        "_patience",
+        "_puller",
+        "_room",
+        "_shared",
+        "_tasks",
+        "_timer",
+        "_wake",
+        "protocol",
+    )
+
+    def __init__(
+        self, broker: Broker, client: Client, protocol: ConsumeProtocol, options: ConsumeOptions
+    ) -> None:
+        self.protocol = protocol
+        self._broker = broker
+        self._shared = broker.dead_letters
+        self._client = client
+        self._options = options
+        self._patience = options.confirm_timeout.total_seconds()
+        self._loop = asyncio.get_running_loop()
+        self._consumer = protocol.consumer
+        self._puller = Puller(broker.connection, *self._consumer, options.pull, self._arrive)
+        self._wake, self._room = asyncio.Event(), asyncio.Event()
+        self._timer = DeadlineTimer(self._loop, self._wake.set)
+        self._group = asyncio.TaskGroup()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._feed: ReplayFeed | None = None
+        self._is_closed = False
+        if broker.tracer is not None:
+            protocol.spans = ConsumeSpans(broker.tracer, *self._consumer)
+
+    async def run(self, commands: Iterator[Command]) -> None:
+        """Serve until the end, and release what the client had not settled then.
+
+        Args:
+            commands: what the client sent along with its subscription.
+
+        Raises:
+            Exception: what the call was ended with.
+        """
+        connection, notes, counts = self._broker.connection, self._shared.notes, self._broker.counts
+        hooks = (
+            (connection.on_lost, self._lose),
+            (connection.on_connected, self._recover),
+            (connection.on_moved, self._move),
+        )
+        for hook, method in hooks:
+            hook.append(method)
+        counts.attach(self.protocol.window)
+        self.protocol.begin(self._loop.time())
+        deaf = (
+            notes.listen(REPLAY, *self._consumer, self._ring_feed),
+            notes.listen(CONSUMER, *self._consumer, self._doubt),
+        )
+        try:
+            async with self._group:
+                self._start(self._read(commands))
+                self._start(self._look_for_replays())
+                await self._serve()
+                for task in self._tasks:
+                    task.cancel()
+        finally:
+            self.protocol.end(None)
+            for hook, method in hooks:
+                hook.remove(method)
+            for stop in deaf:
+                stop()
+            counts.detach(self.protocol.window)
+            await self._release()
+        if self.protocol.failure is not None:
+            raise self.protocol.failure
+
+    def end(self, failure: Exception | None) -> None:
+        """End the call once everything that the client asked for is confirmed."""
+        self.protocol.end(failure)
+        self._wake.set()
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._wake.set()
+
+    async def _release(self) -> None:
+        """Give the broker back what the client holds, and what is on its way to it.
+
+        The inbox is closed first: the broker would else hand what comes back to this very call.
+        """
+        self._is_closed = True
+        self._timer.stop()
+        try:
+            await self._puller.close()
+        finally:
+            for reply in self.protocol.close(self._loop.time()):
+                self._puller.hand_back(reply)
+
+    # --- Turns --------------------------------------------------------------------------------------------
+
+    async def _serve(self) -> None:
+        protocol = self.protocol
+        while True:
+            if protocol.takes_inbox():
+                self._puller.open()
+            elif protocol.takes_drain():
+                await self._puller.close()
+                self._wake.set()
+            self._turn()
+            if protocol.is_over:
+                return
+            await self._wake.wait()
+            self._wake.clear()
+
+    def _turn(self) -> None:
+        now, protocol, client = self._loop.time(), self.protocol, self._client
+        protocol.advance(now)
+        for confirmation in protocol.confirmations():
+            client.confirm(confirmation)
+        for delivery in protocol.deliverable(client.queued, now):
+            client.deliver(delivery)
+        queued = client.queued
+        if not protocol.is_ending:
+            protocol.read_so_far(queued, now)
+            if queued < FLOODED and not protocol.is_saturated:
+                self._room.set()
+            if self._feed is not None and protocol.has_room_for_replays:
+                self._feed.make_room()
+            pull = protocol.next_pull(now)
+            if pull is not None and not self._puller.pull(pull.batch, pull.max_bytes):
+                protocol.unsent(pull)
+        self._act()
+        self._timer.set(protocol.due, now)  # there is to be a turn when time alone makes one necessary
+
+    def _act(self) -> None:
+        """Do what the protocol asks for."""
+        protocol = self.protocol
+        if protocol.sends:
+            sends, protocol.sends = protocol.sends, []
+            for pending in sends:
+                self._send(pending)
+        if protocol.tells:
+            tells, protocol.tells = protocol.tells, []
+            for reply, payload in tells:
+                self._puller.tell(reply, payload)
+        if protocol.work and not self._is_closed:
+            work, protocol.work = protocol.work, []
+            for each in work:
+                self._begin(each)
+            self._wake.set()
+
+    def _send(self, pending: PendingAck) -> None:
+        try:
+            self._broker.requests.send(
+                pending.reply,
+                pending.payload,
+                b"",
+                partial(self._answered, pending),
+                pending.confirmation.expires,
+            )
+        except NotConnected:
+            self.protocol.not_sent(pending, self._loop.time())
+            self._wake.set()
+        else:
+            pending.sent = True
+
+    def _answered(self, pending: PendingAck, outcome: Outcome) -> None:
+        self.protocol.answered(pending, outcome, self._loop.time())
+        self._wake.set()
+
+    # --- The client's commands ----------------------------------------------------------------------------
+
+    async def _read(self, commands: Iterator[Command]) -> None:
+        batch: Iterator[Command] | None = commands
+        protocol = self.protocol
+        try:
+            while batch is not None:
+                for command in batch:
+                    if protocol.is_ending:
+                        return
+                    protocol.command(command, self._loop.time())
+                    if protocol.is_saturated:
+                        await self._make_room()
+                self._act()
+                if protocol.has_confirmation:
+                    self._wake.set()
+                if self._client.queued >= FLOODED:
+                    await self._make_room()
+                batch = await self._client.receive()
+            self.end(None)
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it, in good order
+            self._act()
+            self.end(failure)
+
+    async def _make_room(self) -> None:
+        self._act()
+        self._room.clear()
+        self._wake.set()
+        await self._room.wait()
+
+    # --- Called from NATS: only note what happened, and wake ----------------------------------------------
+
+    def _arrive(self, arrival: Arrival) -> None:
+        if isinstance(arrival, Message):
+            self.protocol.delivered(read_delivery(arrival))
+        elif arrival is Notice.ALIVE:
+            self.protocol.heard(self._loop.time())
+            return
+        else:
+            self.protocol.told(arrival, self._loop.time())
+        self._wake.set()
+
+    def _lose(self) -> None:
+        self.protocol.lost()
+        self._wake.set()
+
+    def _recover(self) -> None:
+        self.protocol.connected(self._loop.time())
+        self._lose_feed()
+
+    def _move(self) -> None:
+        self.protocol.moved()
+        self._lose_feed()
+
+    def _lose_feed(self) -> None:
+        if self._feed is not None:
+            self._feed.lose()
+        self._wake.set()
+
+    def _doubt(self) -> None:
+        """Look the consumer up: somebody changed it."""
+        self.protocol.doubt()
+        self._wake.set()
+
+    # --- Work ---------------------------------------------------------------------------------------------
+
+    def _begin(self, work: p.Work) -> None:
+        match work:
+            case p.ReportDropped(failure, event):
+                said = () if event is None else (event.subject, event.type_name, event.trace_parent)
+                self._shared.told.dropped(failure, *said)
+            case p.ForgetRecalls():
+                self._shared.forget_recalls()
+            case _:
+                self._start(self._do(work))
+
+    async def _do(self, work: p.Work) -> None:  # noqa: C901 - a table of what is done for which work
+        """Do a piece of work, and tell the protocol what came of it."""
+        match work:
+            case p.LookUp():
+                await self._look_up()
+            case p.Learn():
+                await self._learn()
+            case p.RaiseLimit():
+                await self._raise_limit(work)
+            case p.Verify():
+                await self._verify(work.delivery)
+            case p.GiveUp():
+                await self._give_up(work)
+            case p.Terminate():
+                await self._terminate(work.reply)
+            case p.Keep():
+                with self._prolonged(work.pending.reply, at_once=True):
+                    done = await self._shared.keep(work.failure, work.pending.confirmation.expires)
+                self.protocol.prepared(work, self._loop.time(), done=done)
+            case p.Remove():
+                await self._remove(work)
+            case p.CheckVoid():
+                await self._check_void(work)
+            case p.AwaitReader():
+                await self._client.ready()
+                self.protocol.reader_ready()
+
+    async def _find(self) -> None:
+        """Look the consumer up, and follow what was changed."""
+        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
+        size = self.protocol.window.size
+        self.protocol.consumer_seen(await find_consumer(self._broker.api, *self._consumer, size, deadline))
+
+    async def _look_up(self) -> None:
+        try:
+            await self._find()
+        except BrokerUnavailable:
+            self.protocol.consumer_unseen()
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
+            self.protocol.end(failure)
+
+    async def _learn(self) -> None:
+        dead: dict[StreamSeq, int] | None = None
+        try:
+            async for attempt in retry(None, _LEARNING):
+                if attempt > 1:
+                    self._tell_stale()
+                try:
+                    await self._find()
+                    dead = await self._recall()
+                    break
+                except (BrokerUnavailable, NatsError):
+                    continue
+        except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
+            self.protocol.end(failure)
+        self.protocol.learned(dead)
+
+    async def _recall(self) -> dict[StreamSeq, int]:
+        found = self.protocol.found
+        if not found.policy.dead_letters:
+            return {}
+        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
+        return dict(await self._shared.recall(self._consumer, found.state, deadline))
+
+    def _tell_stale(self) -> None:
+        if _stale.passes(monotonic()):
+            log.warning(
+                "a consume call waits: the broker does not say what the consumer has given up on",
+                extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
+            )
+
+    async def _raise_limit(self, work: p.RaiseLimit) -> None:
+        deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
+        try:
+            await self._broker.api.update_consumer(*self._consumer, work.config, deadline)
+        except (WindshiftError, NatsError):
+            log.warning(
+                "events that wait for another attempt hold most places of a consumer, and it gets no more",
+                extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
+            )
+
+    async def _verify(self, delivery: Delivery) -> None:
+        """Ask whether an event is a dead letter, again if need be: to return it would cost it an attempt."""
+        begun = self._loop.time()
+        since = self._shared.pauses.arrived(begun)
+        is_dead: bool | None = None
+        with self._prolonged(delivery.reply):
+            async for _ in retry(begun + _ELECTION, _LEARNING):
+                is_dead = await self._is_dead(delivery.id, delivery.reply)
+                if is_dead is not None:
+                    break
+        self.protocol.verified(delivery, since, begun, self._loop.time(), is_dead=is_dead)
+
+    async def _is_dead(self, seq: StreamSeq, reply: bytes) -> bool | None:
+        """Whether an event is a dead letter of this consumer; None: that cannot be told now."""
+        try:
+            letter = await self._shared.store.get(
+                self.protocol.letter_id(seq, reply), self._loop.time() + self._patience
+            )
+        except (WindshiftError, NatsError):
+            return None
+        return letter is not None and self.protocol.is_of_consumer(letter.time)
+
+    async def _give_up(self, work: p.GiveUp) -> None:
+        delivery, done = work.delivery, True
+        if work.keep:
+            with self._prolonged(delivery.reply):
+                done = await self._shared.keep(work.failure, self._loop.time() + self._patience)
+        else:
+            self._begin(p.ReportDropped(work.failure, delivery))
+        self.protocol.gave_up(delivery, done=done)
+
+    async def _terminate(self, reply: bytes) -> None:
+        """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
+        try:
+            await self._broker.requests.request(reply, TERMINATE, b"", self._loop.time() + self._patience)
+        except NotConnected:
+            pass
+        self.protocol.decided(reply)
+
+    async def _remove(self, work: p.Remove) -> None:
+        pending = work.pending
+        done = True
+        try:
+            with self._prolonged(pending.reply, at_once=True):
+                await self._shared.store.delete(work.letter, pending.confirmation.expires)
+        except (WindshiftError, NatsError):
+            done = False
+        self.protocol.prepared(work, self._loop.time(), done=done)
+
+    async def _check_void(self, work: p.CheckVoid) -> None:
+        void = await self._is_dead(work.pending.seq, work.pending.reply)
+        self.protocol.void_checked(work.pending, work.outcome, self._loop.time(), void=void)
+
+    @contextmanager
+    def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
+        """Have a delivery not made again while its event is dealt with, however long that takes."""
+        pause = prolong_every(self.protocol.found.timeout)
+        timer: asyncio.TimerHandle
+
+        def prolong() -> None:
+            nonlocal timer
+            self._puller.tell(reply, PROGRESS)
+            timer = self._loop.call_later(pause, prolong)
+
+        if at_once:
+            prolong()
+        else:
+            timer = self._loop.call_later(pause, prolong)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    # --- Replays ------------------------------------------------------------------------------------------
+
+    async def _look_for_replays(self) -> None:
+        """See whether events are to be delivered again that the consumer had given up on."""
+        if await any_replays(self._shared, self._consumer, self._loop.time() + self._patience):
+            self._ring_feed()
+
+    def _ring_feed(self) -> None:
+        if self.protocol.is_ending:
+            return
+        if self._feed is None:
+            self._feed = ReplayFeed(
+                self._broker.connection, self._shared, self.protocol, self._options, self._wake
+            )
+            self._start(self._feed.run())
+        self._feed.ring()

@@ -1,0 +1,383 @@
+"""The deliveries that a call holds, and when to ask the broker for how many more. No I/O, no clock.
+
+One rule stands over everything here: what was asked of the broker and has not come yet, plus what came and
+is not settled, never exceeds the size of the window. So the broker can never hand over more than the client
+agreed to hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import inf
+from typing import NamedTuple, TypeAlias
+
+from windshift.nats.jetstream import Ended
+from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.deliveries import Delivery, pending_after
+from windshift.server.events.model import StreamSeq
+from windshift.server.telemetry.tracer import Span
+
+# --- What is in flight ------------------------------------------------------------------------------------
+
+MARGIN = 0.05
+"""Seconds by which a delivery ends here before the broker's own timer does, which started a little
+earlier."""
+
+MARGIN_SHARE = 0.1
+"""Of a short processing timeout no more than this share is given away as the margin."""
+
+
+class Replay(NamedTuple):
+    """One replay of a dead letter: which one of it, from 1 up."""
+
+    id: LetterId
+    number: int
+
+
+class InFlight:
+    """One delivery that the call holds.
+
+    Attributes:
+        reply: where its acknowledgements go.
+        attempt: delivery attempt, from 1.
+        deadline: when the broker may hand the event to somebody else, by the clock of `now`.
+        since: when it arrived, by the same clock.
+        replay: which replay of a dead letter this delivery belongs to, if it does.
+        span: what is recorded of the delivery, if anything is.
+        settling: whether a settlement (ack or reject) is under way.
+        unanswered: messages about this delivery that the broker has not answered.
+    """
+
+    __slots__ = ("attempt", "deadline", "replay", "reply", "settling", "since", "span", "unanswered")
+
+    def __init__(
+        self, reply: bytes, attempt: int, deadline: float, since: float = 0.0, replay: Replay | None = None
+    ) -> None:
+        self.reply = reply
+        self.attempt = attempt
+        self.deadline = deadline
+        self.since = since
+        self.replay = replay
+        self.settling = False
+        self.unanswered = 0
+        self.span: Span | None = None
+
+
+OnExpired: TypeAlias = Callable[[StreamSeq, InFlight], None]
+
+
+def _ignore(seq: StreamSeq, held: InFlight) -> None:
+    """Do nothing about a delivery whose time is over."""
+
+
+class Window:
+    """The table of deliveries held, and the arithmetic of pull requests.
+
+    Args:
+        size: how many deliveries may be unsettled at once.
+        timeout: seconds in which the broker wants each one settled or prolonged.
+        on_expired: called with each delivery that is let go because its time is over.
+
+    Attributes:
+        expired: how many deliveries were neither settled nor prolonged in time.
+        requested: deliveries that the broker may still send by the pull requests that it has.
+        waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
+        due: no delivery times out before this moment (there may be none that does then).
+    """
+
+    __slots__ = (
+        "_held",
+        "_is_ordered",
+        "_lifetime",
+        "_on_expired",
+        "due",
+        "expired",
+        "requested",
+        "size",
+        "waiting",
+    )
+
+    def __init__(self, size: int, timeout: float, on_expired: OnExpired = _ignore) -> None:
+        self.size = size
+        self.requested = self.waiting = self.expired = 0
+        self.due = inf
+        self._held: dict[StreamSeq, InFlight] = {}
+        self._is_ordered = True  # the table is in the order of the deadlines
+        self._on_expired = on_expired
+        self._lifetime = 0.0
+        self.set_timeout(timeout)
+
+    def set_timeout(self, timeout: float) -> None:
+        """Change the timeout of deliveries that are held or prolonged from now on."""
+        lifetime = timeout - min(MARGIN, timeout * MARGIN_SHARE)
+        if lifetime < self._lifetime and self._held:
+            self._is_ordered = False
+        self._lifetime = lifetime
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def get(self, seq: StreamSeq) -> InFlight | None:
+        """Return the latest delivery of an event that is held, if any."""
+        return self._held.get(seq)
+
+    def wanted(self, limit: int, *, busy: bool) -> int:
+        """Return how many deliveries to ask for now, 0 for none.
+
+        A request is worth its cost when a quarter of what may be asked for is free. A smaller one goes out
+        only when the broker has no other, and not while the client is `busy` settling: then more room is
+        about to come. `limit` bounds what may have been asked for.
+        """
+        free = min(self.size - len(self._held) - self.waiting, limit) - self.requested
+        if free >= max(1, min(self.size, limit) // 4) or (free > 0 and not self.requested and not busy):
+            return free
+        return 0
+
+    def end_request(self, count: int) -> None:
+        """Forget `count` deliveries that a pull request had left when it ended."""
+        self.requested = max(0, self.requested - count)
+
+    def lose_requests(self) -> None:
+        """Forget every pull request: the broker has none of them any more."""
+        self.requested = 0
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the client may hold one more delivery now."""
+        return len(self._held) < self.size
+
+    def arrive(self) -> None:
+        """Count a delivery that the broker sent: it is one less that was asked for."""
+        if self.requested:
+            self.requested -= 1
+
+    def admit(
+        self, seq: StreamSeq, reply: bytes, attempt: int, now: float, replay: Replay | None = None
+    ) -> InFlight | None:
+        """Hold a delivery that arrived at `now`; None when there is no room.
+
+        A later delivery of an event takes the place of an earlier one.
+        """
+        earlier = self._held.pop(seq, None)
+        if earlier is not None:
+            self._expire(seq, earlier)
+        elif len(self._held) >= self.size:
+            return None
+        held = self._held[seq] = InFlight(reply, attempt, now + self._lifetime, now, replay)
+        self.due = min(self.due, held.deadline)
+        return held
+
+    def remove(self, seq: StreamSeq, held: InFlight) -> None:
+        """Let a delivery go, unless a later one of the same event took its place."""
+        if self._held.get(seq) is held:
+            del self._held[seq]
+
+    def drop(self, seq: StreamSeq, held: InFlight) -> None:
+        """Let a delivery go whose time is over."""
+        if self._held.get(seq) is held:
+            del self._held[seq]
+            self._expire(seq, held)
+
+    def _expire(self, seq: StreamSeq, held: InFlight) -> None:
+        self.expired += 1
+        self._on_expired(seq, held)
+
+    def prolong(self, seq: StreamSeq, held: InFlight, since: float) -> None:
+        """Restart the timeout of a delivery that the broker prolonged at `since` or later."""
+        held.deadline = max(held.deadline, since + self._lifetime)
+        if self._held.get(seq) is held:  # to the end: the table stays in the order of the deadlines
+            del self._held[seq]
+            self._held[seq] = held
+            self.due = min(self.due, held.deadline)
+
+    def holds(self, seq: StreamSeq, held: InFlight, now: float) -> bool:
+        """Whether a delivery is still the client's to settle."""
+        return self._held.get(seq) is held and (held.deadline > now or held.unanswered > 0)
+
+    def expire(self, now: float) -> None:
+        """Let go what timed out. What waits for an answer of the broker stays: the answer decides."""
+        expired: list[tuple[StreamSeq, InFlight]] = []
+        self.due = inf
+        for seq, held in self._held.items():
+            if held.deadline > now:
+                self.due = min(self.due, held.deadline)
+                if self._is_ordered:
+                    break
+            elif not held.unanswered:
+                expired.append((seq, held))
+        for seq, held in expired:
+            del self._held[seq]
+            self._expire(seq, held)
+        self._is_ordered = self._is_ordered or not self._held
+
+    def clear(self) -> list[tuple[StreamSeq, InFlight]]:
+        """Empty the table and return what was in it."""
+        released = list(self._held.items())
+        self._held.clear()
+        self.requested = 0
+        self.due = inf
+        return released
+
+
+# --- Asking for more --------------------------------------------------------------------------------------
+
+SMALLEST_LIMIT = 16 * 1024
+"""Bytes that a request to the broker may bring for a client of which nothing is known, or that does not
+read."""
+
+LARGEST_LIMIT = 64 * 1024
+
+SLACK = 5 / 4
+"""By how much more a request is limited in bytes than it should bring. See `PullPacer`."""
+
+OVERHEAD = 160
+"""Bytes of headers that an event usually has."""
+
+USUAL_SIZE = 256
+"""Bytes that a delivery is thought to have before there was one."""
+
+STUCK = 0.25
+"""Seconds after which a request is made anew when the broker has more and yet sends nothing."""
+
+PAUSE = 1.0
+"""Seconds before asking again when the broker refused to be asked."""
+
+
+class Pull(NamedTuple):
+    """A pull request: at most `batch` deliveries of at most `max_bytes` together (0 = no limit)."""
+
+    batch: int
+    max_bytes: int
+
+
+class PullPacer:
+    """Decides on pull requests.
+
+    Requests are limited in bytes too, so that a window of large events does not pile up here for a client
+    that does not read: little at first, more for one that took it. An event that is larger than the limit
+    is asked for alone and without one.
+
+    So many deliveries are asked for as should stay below the limit by the size of those before, and the limit
+    itself, with some slack, is told the broker as well. It should seldom come to that: when a delivery fills
+    a request to the last byte, nats-server (2.15) ends it without a word, and takes the rest of it as
+    delivered. Such a request, like one that got lost, is made anew when nothing comes though there is more.
+
+    Args:
+        window: how many deliveries there is room for.
+        silence: seconds without a word of the broker after which its requests count as lost, and the consumer
+            as possibly gone.
+    """
+
+    __slots__ = (
+        "_heard",
+        "_last",
+        "_limit",
+        "_one_by_one",
+        "_resume_at",
+        "_silence",
+        "_size",
+        "_stuck_at",
+        "_taken",
+        "_window",
+    )
+
+    def __init__(self, window: Window, silence: float) -> None:
+        self._window = window
+        self._silence = silence
+        self._limit = SMALLEST_LIMIT
+        self._one_by_one = False
+        self._size = float(USUAL_SIZE)
+        self._taken = 0.0
+        self._last = b""
+        self._stuck_at = inf
+        self._heard = inf  # nothing was asked yet
+        self._resume_at = inf  # not paused
+
+    @property
+    def due(self) -> float:
+        """When `tick` has something to do, or earlier."""
+        return min(self._heard + self._silence, self._resume_at, self._stuck_at)
+
+    def tick(self, now: float) -> bool:
+        """Let time pass; return whether the broker was silent for too long.
+
+        Requests that it had are lost then: it should have shown a sign of life. If there were none, it had no
+        cause to; whether there still is a consumer is another question, to be asked in either case.
+        """
+        if self._resume_at <= now:
+            self._resume_at = inf
+        if now < self._heard + self._silence:
+            return False
+        self._heard = now
+        self._window.lose_requests()
+        return True
+
+    def stuck(self, now: float) -> bool:
+        """Whether the broker should have sent something, so that its requests are to be made anew."""
+        if now < self._stuck_at:
+            return False
+        self._stuck_at = inf
+        return self._window.requested > 0 and pending_after(self._last) > 0
+
+    def next(self, now: float, *, busy: bool) -> Pull | None:
+        """Return the request to send now, if any; it counts as sent.
+
+        Args:
+            now: the time.
+            busy: see `Window.wanted`.
+        """
+        window = self._window
+        if self._resume_at != inf or (self._one_by_one and window.requested):
+            return None
+        limit = max(1, int(self._limit / self._size))
+        count = window.wanted(limit, busy=busy and not self._one_by_one)
+        if not count:
+            return None
+        if not window.requested:
+            self._heard = now
+        pull = Pull(1, 0) if self._one_by_one else Pull(count, int(self._limit * SLACK) - 1)
+        window.requested += pull.batch
+        return pull
+
+    def unsent(self, pull: Pull) -> None:
+        """Take back a request that could not be sent."""
+        self._window.end_request(pull.batch)
+
+    def heard(self, now: float) -> None:
+        """Note that the broker showed a sign of life."""
+        self._heard = now
+
+    def arrived(self, arrived: Sequence[Delivery], now: float) -> None:
+        """Note what the broker sent, one or more."""
+        self._heard = now
+        last = arrived[-1]
+        data = sum(len(delivery.data) for delivery in arrived) / len(arrived)
+        size = data + OVERHEAD + len(last.subject) + len(last.reply)
+        self._size = max(size, 0.75 * self._size + 0.25 * size)
+        self._last = last.reply
+        self._stuck_at = now + STUCK
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Note that a delivery was handed to the client, which reads."""
+        self._taken += self._size
+        if self._taken >= self._limit:
+            self._taken = 0.0
+            self._limit = min(2 * self._limit, LARGEST_LIMIT)
+        if self._one_by_one and len(delivery.data) < self._limit // 2:
+            self._one_by_one = False
+
+    def ended(self, end: Ended) -> None:
+        """Note that the broker ended a request."""
+        self._window.end_request(end.left)
+        if end.too_large and end.bytes_left >= self._limit:
+            self._one_by_one = True
+
+    def stalled(self) -> None:
+        """Note that the client does not read what it is sent."""
+        self._limit = SMALLEST_LIMIT
+        self._taken = 0.0
+
+    def refused(self, now: float) -> None:
+        """Note that the broker takes no request now."""
+        self._window.lose_requests()
+        self._resume_at = now + PAUSE

@@ -1,0 +1,822 @@
+"""One consume call as a protocol without I/O: what happens goes in, what is to be done comes out.
+
+In: the client's commands, deliveries and statuses of the broker, its answers to acknowledgements, what
+became of work that was asked for, and the time. Out: acknowledgements to send (`sends`), messages that nobody
+waits for (`tells`), deliveries and confirmations for the client, pull requests, and `work`: what takes a
+question to the broker. The shell around it (`call`) does these things and reports back; it decides nothing.
+
+Everything that affects the state of a call stands in this class: the consumer as it was seen last, its policy
+and its timeout, what the client holds, and what is known of events that come again.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from math import inf
+from typing import Final, NamedTuple, TypeAlias
+
+from windshift.nats import NoReply, Outcome
+from windshift.nats.jetstream import ACK, PROGRESS, TERMINATE, Ended, JsonObject, Notice, nak
+from windshift.nats.times import Time, parse_rfc3339
+from windshift.server.errors import (
+    AlreadySubscribed,
+    ConsumerNotFound,
+    ForbiddenByBroker,
+    WindshiftError,
+)
+from windshift.server.events.consuming.commands import (
+    Ack,
+    Command,
+    Decision,
+    Disposition,
+    Ping,
+    Reject,
+    Subscribe,
+    check_reject,
+    decide,
+)
+from windshift.server.events.consuming.consumer_state import (
+    ConsumerSnapshot,
+    DelayedRejects,
+    raised_limit,
+)
+from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Replay, Window
+from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
+from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
+from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
+from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
+from windshift.server.events.counts import Counts
+from windshift.server.events.dead_letters.letters import Failure, LetterId
+from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.retries import RetryPolicy
+
+_EPOCH: Final = Time(0, 0)
+_REMEMBERED: Final = 256
+"""How many subjects that the client may have are remembered; then all of them are forgotten."""
+
+
+class Memory(NamedTuple):
+    """What the calls of one process remember together, and this one needs.
+
+    Attributes:
+        settled: what was settled lately of the consumer.
+        attempts: what is known of failed attempts.
+        pauses: since when the process has been awake.
+        counts: what happened to events.
+    """
+
+    settled: Settled
+    attempts: FailedAttempts
+    pauses: PauseDetector
+    counts: Counts
+
+
+# --- Work: what takes a question to the broker ------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """See whether the consumer still is there: `consumer_seen`, `consumer_unseen`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Look the consumer up, and learn which of its events are dead letters: `consumer_seen`, `learned`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLimit:
+    """Give the consumer this configuration; that it cannot be done is only told in the log."""
+
+    config: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """See whether an event that came again is a dead letter: `verified`."""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Keep an event whose attempts are used up as a dead letter, if it is to be kept: `gave_up`."""
+
+    delivery: Delivery
+    failure: Failure
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Have a delivery never made again: `decided`."""
+
+    reply: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep an event as a dead letter before its settlement is sent: `prepared`."""
+
+    pending: PendingAck
+    failure: Failure
+    is_first: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Remove the dead letter of an event before its settlement is sent: `prepared`."""
+
+    pending: PendingAck
+    letter: LetterId
+
+
+@dataclass(frozen=True, slots=True)
+class CheckVoid:
+    """See whether an ack that is stored came after the event was given up on: `void_checked`."""
+
+    pending: PendingAck
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReader:
+    """Wait until the client reads again: `reader_ready`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDropped:
+    """Tell the operator of an event that was removed without a dead letter."""
+
+    failure: Failure
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRecalls:
+    """Ask anew which events are dead letters: the broker may have forgotten something."""
+
+
+Work: TypeAlias = (
+    LookUp
+    | Learn
+    | RaiseLimit
+    | Verify
+    | GiveUp
+    | Terminate
+    | Keep
+    | Remove
+    | CheckVoid
+    | AwaitReader
+    | ReportDropped
+    | ForgetRecalls
+)
+
+
+class ConsumeProtocol:
+    """A client attached to a consumer.
+
+    Args:
+        consumer: what names the consumer.
+        found: the consumer, as it was found just now.
+        size: how many deliveries the client may hold.
+        memory: what is remembered beyond this call.
+        options: timers.
+        rand: returns random numbers from 0 to 1.
+
+    Attributes:
+        consumer: what names the consumer.
+        found: the consumer, as it was seen last: its timeout and policy count.
+        window: what the client holds.
+        gate: what the client may consume; None = everything.
+        spans: records deliveries and settlements, if anything is recorded.
+        sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
+        tells: reply subjects and what to send there, without an answer.
+        work: what else is to be done now.
+        failure: what the call ended with; None is a proper end.
+        is_ending: whether the call takes nothing new.
+        due: when `advance` is to be called at the latest.
+    """
+
+    def __init__(
+        self,
+        consumer: ConsumerKey,
+        found: ConsumerSnapshot,
+        size: int,
+        memory: Memory,
+        options: ConsumeOptions,
+        rand: Callable[[], float] = random.random,
+    ) -> None:
+        self.consumer = consumer
+        self.found = found
+        self.gate: Gate | None = None
+        self.spans: ConsumeSpans | None = None
+        self._memory = memory
+        self._counts = memory.counts
+        self._settled = memory.settled
+        self._failures = Failures(memory.attempts, consumer)
+        self._stall_timeout = options.stall_timeout.total_seconds()
+        self._rand = rand
+        self._now = 0.0
+        self.window = Window(size, self._timeout, self._expired)
+        self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
+        self._pacer = PullPacer(self.window, options.pull.silence)
+        self._delayed = DelayedRejects()
+        # Deliveries on their way to the client
+        self._arrived: list[Delivery] = []
+        self._undecided: set[bytes] = set()  # reply subjects of those that work is done for
+        self._backlog: deque[tuple[Delivery, Replay | None, float]] = deque()  # those without room
+        self._unsent: deque[tuple[Delivery, InFlight]] = deque()
+        self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
+        self._allowed: set[str] = set()  # subjects that the client may have
+        # What is to be done
+        self.sends: list[PendingAck] = []
+        self.tells: list[tuple[bytes, bytes]] = []
+        self.work: list[Work] = []
+        self.failure: Exception | None = None
+        self.is_ending = self._is_closed = False
+        self._wants_inbox = True
+        self._wants_drain = self._is_stalled = False
+        self._drain_at = inf
+        self._in_doubt = self._is_deleted = self._is_looking_up = False
+        self._is_stale = found.policy.dead_letters
+        self._is_learning = False
+
+    @property
+    def policy(self) -> RetryPolicy:
+        """The consumer's retry policy."""
+        return self.found.policy
+
+    @property
+    def _timeout(self) -> float:
+        return self.found.timeout.total_seconds()
+
+    # --- The client ---------------------------------------------------------------------------------------
+
+    def command(self, command: Command, now: float) -> None:
+        """Carry out a command; raise what is wrong with it."""
+        match command:
+            case Ack():
+                self._acknowledge(Kind.ACK, command.ids, ACK, now)
+            case Ping():
+                self._acknowledge(Kind.PING, command.ids, PROGRESS, now)
+            case Reject():
+                self._reject(command, now)
+            case Subscribe():
+                raise AlreadySubscribed
+
+    def _acknowledge(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
+        for pending in self._settlements.command(kind, ids, payload, now):
+            replay = pending.held.replay
+            if replay is not None and kind is Kind.ACK:
+                self._prepare(pending, Remove(pending, replay.id))
+            else:
+                self._send(pending)
+
+    def _reject(self, reject: Reject, now: float) -> None:
+        check_reject(reject)
+        for pending in self._settlements.command(Kind.REJECT, reject.ids, TERMINATE, now):
+            decision = decide(reject, self.policy, pending.held.attempt, self._rand())
+            if decision.disposition is Disposition.AGAIN:
+                pending.payload = nak(decision.delay_ns)
+                self._failures.failed(pending.seq, pending.held, now, reject.reason, reject.error_type)
+                self._delayed.add(decision.delay_ns, now)
+                self._send(pending)
+            else:
+                self._give_up_rejected(pending, reject, decision, now)
+
+    def _give_up_rejected(self, pending: PendingAck, reject: Reject, decision: Decision, now: float) -> None:
+        held = pending.held
+        failure = self._failures.rejected(
+            pending.seq, held, now, decision.cause, reject.reason, reject.error_type
+        )
+        if decision.disposition is Disposition.DEAD_LETTER:
+            # The dead letter stands for the event from now on, though it may not get written: should the
+            # event be acknowledged after all, it is removed.
+            is_first = held.replay is None
+            held.replay = held.replay or Replay(failure.id, 0)
+            self._prepare(pending, Keep(pending, failure, is_first))
+            return
+        pending.dropped = failure
+        if held.replay is not None:
+            self._prepare(pending, Remove(pending, held.replay.id))
+        else:
+            self._send(pending)
+
+    def _prepare(self, pending: PendingAck, work: Keep | Remove) -> None:
+        """Do what has to come before a settlement may be sent."""
+        pending.ready = False
+        self.work.append(work)
+
+    def prepared(self, work: Keep | Remove, now: float, *, done: bool) -> None:
+        """Take what became of that: without it the settlement has failed for now."""
+        pending = work.pending
+        if done and isinstance(work, Keep) and work.is_first:
+            self._dead[pending.seq] = stored_at(pending.reply)
+        if pending.answered:
+            return
+        if done:
+            pending.ready = True
+            self._send(pending)
+        else:
+            self._settlements.answer(pending, stored=False, now=now)
+
+    def _send(self, pending: PendingAck) -> None:
+        if self.spans is not None and pending.held.span is not None:
+            self.spans.settle(pending, pending.held.span)
+        self.sends.append(pending)
+
+    def end(self, failure: Exception | None) -> None:
+        """Take nothing new, and end once everything that the client asked for is confirmed.
+
+        The first end counts.
+        """
+        if not self.is_ending:
+            self.is_ending = True
+            self.failure = failure
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the call has come to its end."""
+        return self.is_ending and self._settlements.confirmed
+
+    @property
+    def has_confirmation(self) -> bool:
+        """Whether a confirmation may leave now."""
+        return self._settlements.has_confirmation
+
+    @property
+    def is_saturated(self) -> bool:
+        """Whether so many commands wait for the broker that no more should be read."""
+        return self._settlements.saturated
+
+    def confirmations(self) -> Iterator[Confirmation]:
+        """Yield the confirmations that may leave now."""
+        for confirmation in self._settlements.confirmations():
+            if confirmation.invalid_ids:
+                self._counts.invalid += len(confirmation.invalid_ids)
+            if confirmation.temporary_failed_ids:
+                self._counts.failed += len(confirmation.temporary_failed_ids)
+            yield confirmation
+
+    def deliverable(self, queued: int, now: float) -> Iterator[Delivery]:
+        """Yield what the client is handed now, as long as it reads.
+
+        Args:
+            queued: bytes that were sent and that the client has not read.
+            now: the time.
+        """
+        unsent = self._unsent
+        while unsent and queued <= STALLED and not self.is_ending:
+            delivery, held = unsent.popleft()
+            if not self.window.holds(delivery.id, held, now):
+                continue
+            if held.replay is None and self._is_settled(delivery):
+                self.window.remove(delivery.id, held)
+                continue
+            try:
+                self._require_allowed(delivery.subject)
+            except WindshiftError as error:
+                self.end(error)
+                return
+            yield delivery
+            if held.span is not None:
+                held.span.end()
+            self._counts.delivered += 1
+            if delivery.attempt > 1:
+                self._counts.redelivered += 1
+            self._pacer.delivered(delivery)
+            queued += len(delivery.data)
+
+    def read_so_far(self, queued: int, now: float) -> None:
+        """Note how much the client leaves unread after it was handed what there was."""
+        if queued > STALLED and not self._is_stalled:
+            self._is_stalled = True
+            self._drain_at = now + self._stall_timeout
+            self._pacer.stalled()
+            self.work.append(AwaitReader())
+
+    def reader_ready(self) -> None:
+        """Note that the client reads again."""
+        self._is_stalled = False
+        self._drain_at = inf
+
+    # --- What the client may have -------------------------------------------------------------------------
+
+    def check(self, found: ConsumerSnapshot | None = None) -> None:
+        """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
+        if self.gate is not None:
+            found = found or self.found
+            self._allowed.clear()
+            self.gate.consume(*self.consumer, durable=found.durable, subjects=found.subjects)
+
+    def _require_allowed(self, subject: str) -> None:
+        """Raise `PermissionDenied` unless the client may have an event of this subject.
+
+        The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.
+        """
+        if self.gate is None or subject in self._allowed:
+            return
+        self.gate.receive(*self.consumer, subject, durable=self.found.durable)
+        if len(self._allowed) >= _REMEMBERED:
+            self._allowed.clear()
+        self._allowed.add(subject)
+
+    # --- Answers of the broker ----------------------------------------------------------------------------
+
+    def not_sent(self, pending: PendingAck, now: float) -> None:
+        """Note that there is no connection. What may be repeated waits for the next one, or its time ends."""
+        if not pending.may_repeat:
+            self._settlements.answer(pending, stored=False, now=now)
+
+    def answered(self, pending: PendingAck, outcome: Outcome, now: float) -> None:
+        """Take the broker's answer to an acknowledgement, or why there is none."""
+        if outcome is NoReply.DISCONNECTED and pending.may_repeat and not self._is_closed:
+            return  # sent again on the next connection, or failed when its time is over
+        if isinstance(outcome, bytes) and not pending.answered:
+            if self._may_be_void(pending):
+                self.work.append(CheckVoid(pending, outcome))
+                return
+            self._stored(pending, now)
+        self._finish(pending, outcome, now)
+
+    def _may_be_void(self, pending: PendingAck) -> bool:
+        """Whether an ack may have come after the event was given up on: the broker answers it all the same.
+
+        That takes a last attempt, which another server saw time out while this one or its client was held up,
+        or an ack that was sent again to a broker that had forgotten the delivery.
+        """
+        held = pending.held
+        if not self.policy.dead_letters or held.replay is not None or self._is_closed:
+            return False
+        if pending.confirmation.kind is not Kind.ACK:
+            return False
+        return self.policy.is_last(held.attempt) or pending.is_repeated
+
+    def void_checked(self, pending: PendingAck, outcome: Outcome, now: float, *, void: bool | None) -> None:
+        """Take whether an ack came too late; None: that cannot be told now."""
+        if void is None:
+            self._finish(pending, NoReply.TIMED_OUT, now)
+        elif not pending.answered:
+            pending.void = void
+            if not void:
+                self._stored(pending, now)
+            self._finish(pending, outcome, now)
+
+    def _stored(self, pending: PendingAck, now: float) -> None:
+        """Note that the broker has stored an acknowledgement."""
+        counts, kind = self._counts, pending.confirmation.kind
+        if kind is Kind.ACK:
+            counts.acknowledged += 1
+        elif kind is Kind.PING:
+            counts.prolonged += 1
+        elif pending.payload == TERMINATE:
+            counts.terminated += 1
+        else:
+            counts.rejected += 1
+        if pending.ends:
+            self._settled.add(pending.seq, now)
+            if self._dead:
+                self._dead.pop(pending.seq, None)
+            if pending.held.attempt > 1:
+                self._failures.settled(pending.seq, pending.reply)
+        if pending.dropped is not None:
+            self.work.append(ReportDropped(pending.dropped))
+
+    def _finish(self, pending: PendingAck, outcome: Outcome, now: float) -> None:
+        end_settlement(pending, outcome)
+        self._settlements.answer(pending, stored=isinstance(outcome, bytes), now=now)
+        if outcome is NoReply.NO_RESPONDERS:
+            self.doubt()
+
+    # --- Deliveries of the broker -------------------------------------------------------------------------
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take a delivery that arrived, to be looked at with the next `advance`."""
+        self._arrived.append(delivery)
+
+    def heard(self, now: float) -> None:
+        """Note that the broker shows that it still has a pull request."""
+        self._pacer.heard(now)
+
+    def told(self, status: Ended | Notice, now: float) -> None:
+        """Take what the broker says of pull requests."""
+        self._pacer.heard(now)
+        match status:
+            case Ended():
+                self._pacer.ended(status)
+            case Notice.ALIVE:
+                pass
+            case Notice.LOST:
+                self._doubt_settlements(now)
+                self._wants_inbox = True
+            case Notice.FORBIDDEN:
+                self.end(ForbiddenByBroker())
+            case _:
+                self._pacer.refused(now)
+                if status is not Notice.REFUSED:
+                    self._doubt_settlements(now)
+                    self.doubt(deleted=status is Notice.DELETED)
+
+    def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
+        """Take an event that is delivered again though the consumer had given up on it."""
+        if self.policy.is_beyond(delivery.attempt):
+            self._give_up(delivery, replay)
+        else:
+            self._backlog.append((delivery, replay, now))
+
+    @property
+    def has_room_for_replays(self) -> bool:
+        """Whether a replayed event would reach the client now."""
+        return self.window.has_room and not (self._backlog or self._is_stalled or self._unsent)
+
+    def _take_in(self, now: float) -> None:
+        """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
+        while self._backlog and self.window.has_room:
+            delivery, replay, since = self._backlog.popleft()
+            if since + self._timeout > now:  # it is not with the broker again
+                self._hold(delivery, replay, since)
+        if self._arrived:
+            arrived, self._arrived = self._arrived, []
+            since = self._memory.pauses.arrived(now)
+            self._pacer.arrived(arrived, now)
+            for delivery in arrived:
+                self.window.arrive()
+                if self._passes(delivery, now) and (self._backlog or not self._hold(delivery, None, since)):
+                    self._backlog.append((delivery, None, since))
+        self.window.waiting = len(self._backlog) + len(self._undecided)
+
+    def _hold(self, delivery: Delivery, replay: Replay | None, since: float) -> bool:
+        """Hand a delivery to the client soon; false when there is no room."""
+        held = self.window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
+        if held is None:
+            return False
+        if self.spans is not None:
+            held.span = self.spans.deliver(delivery)
+        self._unsent.append((delivery, held))
+        return True
+
+    def _expired(self, seq: StreamSeq, held: InFlight) -> None:
+        self._failures.failed(seq, held, self._now)
+
+    # --- Deliveries that the client is not to have, or not yet ----------------------------------------------
+
+    def _passes(self, delivery: Delivery, now: float) -> bool:
+        """Whether the client is to have a delivery. If not, it is taken care of.
+
+        Most pass at the cost of three comparisons.
+        """
+        if self._settled.doubted and self._settled.knows(delivery.id, now):
+            self.tells.append((delivery.reply, ACK))  # the broker has forgotten that it is settled
+            return False
+        if delivery.attempt == 1 and not self._dead:
+            return True
+        if delivery.attempt > 1 and self._settled.lately(delivery.id):
+            self.tells.append((delivery.reply, ACK))
+            return False
+        dead = self._dead.get(delivery.id)
+        is_dead = dead is not None and dead == stored_at(delivery.reply)
+        if self.policy.is_beyond(delivery.attempt) and not is_dead:
+            self._give_up(delivery, None)
+        elif is_dead or (self.policy.dead_letters and delivery.attempt > 1):
+            self._undecided.add(delivery.reply)
+            self.work.append(Verify(delivery))
+        else:
+            return True
+        return False
+
+    def _is_settled(self, delivery: Delivery) -> bool:
+        """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
+        settled = self._settled
+        is_settled = (delivery.attempt > 1 or settled.doubted) and settled.lately(delivery.id)
+        if is_settled:
+            self.tells.append((delivery.reply, ACK))
+        return is_settled
+
+    def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
+        """Make no further attempt at an event."""
+        letter_id = replay.id if replay else self._failures.id(delivery.id, delivery.reply)
+        attempts = self.policy.max_attempts or delivery.attempt - 1
+        failure = self._failures.exhausted(letter_id, attempts, replay.number if replay else 0)
+        keep = self.policy.dead_letters or replay is not None
+        self._undecided.add(delivery.reply)
+        self.work.append(GiveUp(delivery, failure, keep))
+
+    def gave_up(self, delivery: Delivery, *, done: bool) -> None:
+        """Take whether an event whose attempts are used up is taken care of; otherwise it comes again."""
+        if done:
+            self._failures.settled(delivery.id, delivery.reply)
+            self.work.append(Terminate(delivery.reply))
+        else:
+            self._return(delivery)
+
+    def verified(
+        self, delivery: Delivery, since: float, begun: float, now: float, *, is_dead: bool | None
+    ) -> None:
+        """Take whether a delivery is of a dead letter; None: that cannot be told now.
+
+        Args:
+            delivery: the delivery.
+            since: when it may have been here first.
+            begun: when it was asked.
+            now: the time.
+            is_dead: whether a crash came between the dead letter and the end of the event.
+        """
+        if is_dead is None:
+            self._return(delivery)
+        elif is_dead:
+            self.work.append(Terminate(delivery.reply))
+        else:
+            self._pass_on(delivery, since, begun, now)
+
+    def _pass_on(self, delivery: Delivery, since: float, begun: float, now: float) -> None:
+        """Let the client have a delivery, unless its time was over when it came, or while this slept."""
+        self._undecided.discard(delivery.reply)
+        if max(begun - since, now - self._memory.pauses.arrived(now)) >= self._timeout:
+            return
+        if now - since > self._timeout / 10:  # the client is to have all of it
+            self.tells.append((delivery.reply, PROGRESS))
+            since = now
+        self._backlog.append((delivery, None, since))  # it was counted all the while, so there is room
+
+    def _return(self, delivery: Delivery) -> None:
+        self._undecided.discard(delivery.reply)
+        delay_ns = self.policy.backoff_ns(delivery.attempt, self._rand())
+        self.tells.append((delivery.reply, nak(delay_ns)))
+
+    def decided(self, reply: bytes) -> None:
+        """Note that a delivery will not be made again."""
+        self._undecided.discard(reply)
+
+    # --- The consumer -------------------------------------------------------------------------------------
+
+    def doubt(self, *, deleted: bool = False) -> None:
+        """Look the consumer up: it may be gone, or another."""
+        self._in_doubt = True
+        self._is_deleted |= deleted
+
+    def consumer_seen(self, found: ConsumerSnapshot) -> None:
+        """Follow what was changed; raise why the call is to end."""
+        self._is_looking_up = False
+        if found.state.created != self.found.state.created:
+            raise ConsumerNotFound(self.consumer.name)
+        self.check(found)
+        self._is_stale |= found.policy.dead_letters and not self.policy.dead_letters
+        self.found = found
+        self.window.set_timeout(self._timeout)
+        limit = raised_limit(found.state)
+        if limit is not None:
+            self.work.append(RaiseLimit(found.state.config | {"max_ack_pending": limit}))
+        if self._is_deleted:  # and made again since
+            raise ConsumerNotFound(self.consumer.name)
+
+    def consumer_unseen(self) -> None:
+        """Note that the broker does not answer; the next request will bring the doubt back."""
+        self._is_looking_up = False
+
+    def learned(self, dead: Mapping[StreamSeq, int] | None) -> None:
+        """Take which events are dead letters that the broker may deliver nevertheless; None: not known.
+
+        A dead letter that is older than the consumer is of an earlier one with its name, and counts for
+        nothing.
+        """
+        self._is_learning = False
+        if dead is None:
+            self._is_stale = True
+        else:
+            self._dead = dict(dead)
+
+    def letter_id(self, seq: StreamSeq, reply: bytes) -> LetterId:
+        """Return which dead letter an event becomes, by a delivery of it."""
+        return self._failures.id(seq, reply)
+
+    def is_of_consumer(self, time: Time) -> bool:
+        """Whether a dead letter of this time is one of this consumer, not of an earlier one of its name."""
+        return time >= (parse_rfc3339(self.found.state.created) or _EPOCH)
+
+    # --- The connection -----------------------------------------------------------------------------------
+
+    def begin(self, now: float) -> None:
+        """Begin."""
+        self._settled.recover(now, self._timeout)
+
+    def lost(self) -> None:
+        """Note that the connection ended: the broker may forget what was settled just now."""
+        self.window.lose_requests()
+        self._settled.lose(self._settlements.acks_under_way())
+        self.work.append(ForgetRecalls())
+
+    def connected(self, now: float) -> None:
+        """Note that there is another connection: pull anew, and send again what may be."""
+        self._settled.recover(now, self._timeout)
+        self._is_stale = self._wants_inbox = True
+        for pending in self._settlements.repeatable():
+            pending.is_repeated = True
+            self.sends.append(pending)
+
+    def moved(self) -> None:
+        """Note that another connection took over: ask by way of it, once what is on its way has arrived."""
+        self._wants_drain = True
+
+    def _doubt_settlements(self, now: float) -> None:
+        """Note that the broker may have lost what it was told last: another of its servers speaks now."""
+        self._settled.lose(self._settlements.acks_under_way())
+        self.work.append(ForgetRecalls())
+        self._settled.recover(now, self._timeout)
+        self._is_stale |= self.policy.dead_letters
+
+    # --- Time and pulling ---------------------------------------------------------------------------------
+
+    def advance(self, now: float) -> None:
+        """Let time pass, and take in what arrived."""
+        self._now = now
+        if self._settlements.due <= now:
+            for pending in self._settlements.tick(now):
+                end_settlement(pending, NoReply.TIMED_OUT)
+        if self._pacer.due <= now:
+            requested = self.window.requested
+            if self._pacer.tick(now):
+                self.doubt()
+                self._doubt_settlements(now)
+                self._wants_inbox = self._wants_inbox or requested > 0
+        if self._pacer.stuck(now):
+            self._wants_drain = True
+        if self._drain_at <= now:
+            self._drain_at = inf
+            self._wants_drain = self._wants_drain or self.window.requested > 0
+        if self._delayed.due <= now and self._delayed.look(now):
+            self.doubt()
+        if not self.is_ending:
+            self._ask()
+            self._take_in(now)
+
+    def _ask(self) -> None:
+        if self._in_doubt and not self._is_looking_up:
+            self._in_doubt, self._is_looking_up = False, True
+            self.work.append(LookUp())
+        if self._is_stale and not self._is_learning:
+            self._is_stale, self._is_learning = False, True
+            self.work.append(Learn())
+
+    @property
+    def due(self) -> float:
+        """When `advance` is to be called at the latest."""
+        return min(self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due)
+
+    def takes_inbox(self) -> bool:
+        """Whether a fresh inbox is to be opened now, for the requests from now on."""
+        knows = not (self._is_stale or self._is_learning)
+        if not (self._wants_inbox and knows) or self.is_ending or self._is_stalled:
+            return False
+        self._wants_inbox = False
+        self.window.lose_requests()
+        return True
+
+    def takes_drain(self) -> bool:
+        """Whether the inbox is to be closed now, with what is on its way; then another one is opened."""
+        if not self._wants_drain:
+            return False
+        self._wants_drain, self._wants_inbox = False, True
+        self.window.lose_requests()
+        return True
+
+    def next_pull(self, now: float) -> Pull | None:
+        """Return the pull request to send now, if any; it counts as sent."""
+        if self.is_ending or self._unsent or self._is_stalled or self._wants_inbox:
+            return None
+        return self._pacer.next(now, busy=self._settlements.busy)
+
+    def unsent(self, pull: Pull) -> None:
+        """Take back a pull request that could not be sent."""
+        self._pacer.unsent(pull)
+
+    # --- The end ------------------------------------------------------------------------------------------
+
+    def close(self, now: float) -> list[bytes]:
+        """End; return the reply subjects of all deliveries that somebody else should get at once."""
+        self.is_ending = self._is_closed = True
+        released = self._settlements.release()
+        self._counts.released += len(released)
+        for seq, held in released:
+            self._failures.failed(seq, held, now)
+        return [
+            *(delivery.reply for delivery in self._arrived),
+            *(delivery.reply for delivery, _, _ in self._backlog),
+            *self._undecided,
+            *(held.reply for _, held in released),
+        ]
+
+
+PROLONG_SHARE: Final = 3
+SHORTEST_PROLONG: Final = timedelta(milliseconds=30)
+
+
+def prolong_every(timeout: timedelta) -> float:
+    """Return the seconds between two messages that prolong a delivery while its event is dealt with."""
+    return max(timeout / PROLONG_SHARE, SHORTEST_PROLONG).total_seconds()

@@ -1,0 +1,269 @@
+"""What is remembered of events that the broker may deliver again. No I/O, no clock.
+
+A nats-server writes down how far a consumer has come some ten times per second. When one is killed that has
+no replicas, it forgets the settlements of that last moment, though it had confirmed them, and delivers the
+events once more. This process remembers, and settles them again without anybody noticing.
+
+JetStream counts attempts and says nothing else of them: when the first began, and why the last failed, is
+remembered here for the dead letters that events may become. All of it is bounded, is this process's own, and
+ends with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from math import inf
+from time import time_ns
+from typing import Final, TypeAlias
+
+from windshift.server.events.consuming.flow import InFlight
+from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.deliveries import stored_at
+from windshift.server.events.model import ConsumerKey, StreamSeq
+
+# --- Settled lately ---------------------------------------------------------------------------------------
+
+GENERATION: Final = 1.0
+"""Seconds. At the loss of a connection the settlements of the last one to two of them are known."""
+
+AFTERWARDS: Final = 30.0
+"""Seconds, beside two timeouts of the consumer, for which they are kept once the broker is back: what it
+delivered before it was killed comes again when its timeout is over."""
+
+
+KEPT_UNUSED: Final = 120.0
+"""Seconds for which it is remembered what the calls of a consumer settled, when none of them is left."""
+
+
+class Settled:
+    """The events of one consumer that were settled lately.
+
+    Attributes:
+        users: how many calls share this.
+        doubted: whether the broker may have forgotten some.
+    """
+
+    __slots__ = ("_before", "_latest", "_lost", "_next", "_until", "doubted", "users")
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._latest: set[StreamSeq] = set()
+        self._before: set[StreamSeq] = set()
+        self._next = -inf
+        self._lost: set[StreamSeq] = set()
+        self._until = inf
+        self.doubted = False
+
+    def add(self, seq: StreamSeq, now: float) -> None:
+        """Note that the broker has confirmed a settlement."""
+        if now >= self._next:
+            self._before = self._latest if now < self._next + GENERATION else set()
+            self._latest = set()
+            self._next = now + GENERATION
+        self._latest.add(seq)
+
+    def lose(self, under_way: Iterable[StreamSeq]) -> None:
+        """Note that the connection ended: what was settled just before may be forgotten.
+
+        `under_way` are the events whose acknowledgement the broker has not answered. It may arrive yet or be
+        sent again, so nobody else is to work on them meanwhile.
+        """
+        self._lost |= self._latest
+        self._lost |= self._before
+        self._lost.update(under_way)
+        self._until = inf
+        self.doubted = bool(self._lost)
+
+    def recover(self, now: float, timeout: float) -> None:
+        """Note that the broker is back; `timeout` is the consumer's, in seconds."""
+        self._until = now + 2 * timeout + AFTERWARDS
+
+    def lately(self, seq: StreamSeq) -> bool:
+        """Whether an event was settled lately, whatever the broker remembers of that."""
+        return seq in self._latest or seq in self._before or seq in self._lost
+
+    def knows(self, seq: StreamSeq, now: float) -> bool:
+        """Whether an event was settled that the broker may have forgotten."""
+        if now > self._until:
+            self._lost = set()
+            self.doubted = False
+        return seq in self._lost
+
+
+class SettledByConsumer:
+    """What calls of one process remember, by consumer.
+
+    A consumer that was deleted and made anew under its name is another: hence the time of its making.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[_Key, Settled] = {}
+        self._unused: dict[_Key, float] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def attach(self, consumer: ConsumerKey, created: str, now: float) -> Settled:
+        """Share the memory of a consumer."""
+        self._purge(now)
+        key = consumer, created
+        settled = self._known.setdefault(key, Settled())
+        settled.users += 1
+        self._unused.pop(key, None)
+        return settled
+
+    def detach(self, consumer: ConsumerKey, created: str, now: float) -> None:
+        """Share it no more. It is kept for a while after its last user: clients come back."""
+        self._purge(now)
+        key = consumer, created
+        settled = self._known[key]
+        settled.users -= 1
+        if not settled.users:
+            self._unused[key] = now
+
+    def lose(self) -> None:
+        """Note that the connection ended, also for consumers without a call at the moment."""
+        for settled in self._known.values():
+            settled.lose(())
+
+    def _purge(self, now: float) -> None:
+        while self._unused:
+            key, since = next(iter(self._unused.items()))
+            if now < since + KEPT_UNUSED:
+                return
+            del self._unused[key], self._known[key]
+
+
+_Key: TypeAlias = tuple[ConsumerKey, str]
+
+
+# --- Failed attempts --------------------------------------------------------------------------------------
+
+MOST_REMEMBERED: Final = 20_000
+"""Events whose failed attempts are remembered."""
+
+EventKey: TypeAlias = tuple[ConsumerKey, StreamSeq, int]
+"""A consumer, an event's id, and when the stream stored it: one that is made anew gives its ids again."""
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The failed attempts of one event. Times are nanoseconds since 1970.
+
+    Attributes:
+        first_ns: when the first of them began.
+        last_ns: when the last of them began.
+        reason: what the last subscriber said that rejected the event.
+        error_type: the same.
+    """
+
+    first_ns: int
+    last_ns: int
+    reason: str = ""
+    error_type: str = ""
+
+
+class FailedAttempts:
+    """The failed attempts of events; those that failed longest ago are forgotten first."""
+
+    def __init__(self, limit: int = MOST_REMEMBERED) -> None:
+        self._limit = limit
+        self._known: dict[EventKey, Attempts] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def failed(self, key: EventKey, began_ns: int, reason: str = "", error_type: str = "") -> None:
+        """Note that an attempt failed which began at `began_ns`."""
+        known = self._known.pop(key, None) or Attempts(began_ns, began_ns)
+        known.last_ns = began_ns
+        if reason or error_type:
+            known.reason, known.error_type = reason, error_type
+        self._known[key] = known
+        if len(self._known) > self._limit:
+            del self._known[next(iter(self._known))]
+
+    def get(self, key: EventKey) -> Attempts | None:
+        """Return what is known of an event."""
+        return self._known.get(key)
+
+    def forget(self, key: EventKey) -> None:
+        """Forget an event: it is settled."""
+        self._known.pop(key, None)
+
+
+class Failures:
+    """Builds `Failure` records of one consumer's events.
+
+    Args:
+        attempts: what is known of earlier attempts.
+        consumer: the consumer.
+        unix_ns: the wall clock, in nanoseconds since 1970.
+    """
+
+    __slots__ = ("_attempts", "_consumer", "_unix_ns")
+
+    def __init__(
+        self, attempts: FailedAttempts, consumer: ConsumerKey, unix_ns: Callable[[], int] = time_ns
+    ) -> None:
+        self._attempts = attempts
+        self._consumer = consumer
+        self._unix_ns = unix_ns
+
+    def rejected(
+        self,
+        seq: StreamSeq,
+        held: InFlight,
+        now: float,
+        cause: Cause,
+        reason: str = "",
+        error_type: str = "",
+    ) -> Failure:
+        """Return the record of an event that was given up on with the attempt that is `held`."""
+        began = self._began(held, now)
+        known = self._attempts.get(self._key(seq, held.reply))
+        return Failure(
+            held.replay.id if held.replay else self.id(seq, held.reply),
+            held.attempt,
+            known.first_ns if known else began,
+            began,
+            cause,
+            reason,
+            error_type,
+            held.replay.number if held.replay else 0,
+        )
+
+    def exhausted(self, letter_id: LetterId, attempts: int, replay_count: int) -> Failure:
+        """Return the record of an event whose attempts are used up, none of them being held."""
+        known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
+        return Failure(
+            letter_id,
+            attempts,
+            known.first_ns,
+            known.last_ns,
+            Cause.MAX_ATTEMPTS,
+            known.reason,
+            known.error_type,
+            replay_count,
+        )
+
+    def failed(
+        self, seq: StreamSeq, held: InFlight, now: float, reason: str = "", error_type: str = ""
+    ) -> None:
+        """Remember an attempt that failed and that is not the last."""
+        self._attempts.failed(self._key(seq, held.reply), self._began(held, now), reason, error_type)
+
+    def settled(self, seq: StreamSeq, reply: bytes) -> None:
+        """Forget what is known of an event."""
+        self._attempts.forget(self._key(seq, reply))
+
+    def id(self, seq: StreamSeq, reply: bytes) -> LetterId:
+        """Return which dead letter an event becomes, by a delivery of it."""
+        return LetterId(*self._consumer, seq, stored_at(reply))
+
+    def _key(self, seq: StreamSeq, reply: bytes) -> EventKey:
+        return self._consumer, seq, stored_at(reply)
+
+    def _began(self, held: InFlight, now: float) -> int:
+        return self._unix_ns() - round((now - held.since) * 1e9)

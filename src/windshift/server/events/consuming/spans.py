@@ -1,0 +1,85 @@
+"""What is recorded of deliveries and settlements when they are traced.
+
+A delivery is a part of its producer's trace, and also links to the producer's span, since many deliveries may
+come of one. A settlement is a part of the delivery that it settles. The span of a delivery lasts from the
+arrival from NATS until the event is on its way to the client; how long the client takes is the time between
+that span and the one of the settlement.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from windshift.nats import NoReply, Outcome
+from windshift.nats.jetstream import TERMINATE
+from windshift.server.events.consuming.settlement import Kind, PendingAck
+from windshift.server.events.deliveries import Delivery
+from windshift.server.telemetry import conventions as c
+from windshift.server.telemetry.tracer import Attributes, Span, Tracer
+
+_SETTLEMENTS: Final = {Kind.ACK: c.ACK, Kind.REJECT: c.REJECT}
+
+
+class ConsumeSpans:
+    """The spans of one subscription.
+
+    Args:
+        tracer: begins spans.
+        stream: the stream's name.
+        consumer: the consumer's name.
+    """
+
+    __slots__ = ("_attributes", "_delivery_name", "_stream", "_tracer")
+
+    def __init__(self, tracer: Tracer, stream: str, consumer: str) -> None:
+        self._tracer = tracer
+        self._stream = stream
+        self._delivery_name = c.span_name(c.DELIVER, stream)
+        self._attributes: Attributes = {
+            c.MESSAGING_SYSTEM: c.NATS,
+            c.DESTINATION_NAME: stream,
+            c.CONSUMER_GROUP_NAME: consumer,
+        }
+
+    def deliver(self, delivery: Delivery) -> Span | None:
+        """Begin the span of a delivery that arrived; None when its event is not traced."""
+        span = self._tracer.follow(c.Kind.CLIENT, delivery.trace_parent, delivery.trace_state)
+        if span is not None:
+            span.name = self._delivery_name
+            span.attributes = {
+                **self._attributes,
+                c.OPERATION_NAME: c.DELIVER,
+                c.OPERATION_TYPE: c.RECEIVE,
+                c.MESSAGE_ID: str(delivery.id),
+                c.MESSAGE_BODY_SIZE: len(delivery.data),
+                c.SUBJECT: delivery.subject,
+                c.DELIVERY_ATTEMPT: delivery.attempt,
+            }
+        return span
+
+    def settle(self, pending: PendingAck, delivered: Span) -> None:
+        """Begin the span of a settlement; a ping is none."""
+        operation = _SETTLEMENTS.get(pending.confirmation.kind)
+        if operation is None:
+            return
+        span = pending.span = delivered.child(c.Kind.CLIENT)
+        span.link = delivered.link
+        span.name = c.span_name(operation, self._stream)
+        span.attributes = {
+            **self._attributes,
+            c.OPERATION_NAME: operation,
+            c.OPERATION_TYPE: c.SETTLE,
+            c.MESSAGE_ID: str(pending.seq),
+        }
+        if operation is c.REJECT:
+            span.attributes[c.PERMANENTLY] = pending.payload == TERMINATE
+
+
+def end_settlement(pending: PendingAck, outcome: Outcome) -> None:
+    """End the span of a settlement, if there is one, with the broker's first answer."""
+    span = pending.span
+    if span is not None:
+        pending.span = None
+        if isinstance(outcome, NoReply):
+            span.fail(outcome.name)
+        span.end()

@@ -1,0 +1,170 @@
+"""How calls, deliveries and what is remembered of them come to an end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.server.events.consuming import Consuming, Worker
+from tests.server.events.keeping import Keeper, keep
+from tests.server.events.test_giving_up import TWICE, failing, reject
+from tests.support.broker import Broker, in_seconds
+from windshift.nats import NotConnected
+from windshift.nats.jetstream import ACK, TERMINATE
+from windshift.server.errors import PermissionDenied
+from windshift.server.events.consuming.call import Subscription
+from windshift.server.events.consuming.commands import Action
+from windshift.server.events.consuming.shared import Broker as ConsumeBroker
+from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.retries import RetryPolicy
+
+Unique = Callable[[], str]
+
+
+@pytest.fixture
+async def keeper(own_broker: Broker) -> Keeper:
+    """Give a test a store of dead letters of its own."""
+    return await keep(own_broker)
+
+
+class Sending:
+    """Stands between a call and its acknowledgements."""
+
+    def __init__(self, consuming: Consuming) -> None:
+        self.requests = consuming.nats.requests
+        self.real = self.requests.send
+
+    def replace(self, send: Callable[..., Any]) -> None:
+        """Send by this function from now on."""
+        self.requests.send = send  # type: ignore[method-assign]
+
+
+async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, unique: Unique) -> None:
+    """When its client leaves, the event is with others at once."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    writing, write = asyncio.Event(), keeper.store.write
+
+    async def write_for_ever(*_: object) -> Any:
+        writing.set()
+        await asyncio.Event().wait()
+
+    keeper.store.write = write_for_ever  # type: ignore[assignment,method-assign]
+    async with consuming.worker() as first:
+        await consuming.publish()
+        reject(first, (await first.event()).id, Action.DEAD_LETTER)
+        await asyncio.wait_for(writing.wait(), 10)
+        await first.vanish()
+    keeper.store.write = write  # type: ignore[method-assign]
+    left = time.monotonic()
+    async with consuming.worker() as second:
+        await second.event(within=20)
+    assert time.monotonic() - left < 15
+
+
+class Denying:
+    """Rules by which nobody may have what the consumer chooses."""
+
+    def use_consumer(self, *_: str) -> None:
+        """Let everybody attach."""
+
+    def consume(self, *_: str, **__: object) -> None:
+        raise PermissionDenied("p", "consume", "consume", "r", "rule")
+
+    def receive(self, *_: str, **__: object) -> None:
+        """Let everything through."""
+
+    def follow(self, *_: object) -> None:
+        """Tell nobody of other rules."""
+
+
+async def test_a_call_that_is_denied_leaves_nothing(keeper: Keeper, unique: Unique) -> None:
+    """Nobody counts as a user of what is remembered of the consumer."""
+    consuming = await failing(keeper, unique(), TWICE)
+    assert consuming.shared is not None
+    for _ in range(3):
+        worker = Worker()
+        nats = consuming.nats
+        broker = ConsumeBroker(nats.connection, nats.requests, nats.api, consuming.shared)
+        worker.subscribe(consuming.stream, consuming.consumer)
+        with pytest.raises(PermissionDenied):
+            await Subscription(broker, worker, consuming.options, Denying()).run()
+    assert [settled.users for settled in consuming.shared.settled._known.values()] == [0]
+
+
+async def test_an_ack_that_is_answered_after_the_call(
+    keeper: Keeper, unique: Unique, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An ack of a last attempt harms nothing when the broker answers it late, and is counted."""
+    once = RetryPolicy(1, timedelta(milliseconds=1), timedelta(milliseconds=5), dead_letters=True)
+    consuming = await failing(keeper, unique(), once)
+    sending, held_up = Sending(consuming), asyncio.Queue[Callable[[], None]]()
+
+    def send(subject: bytes, payload: bytes, headers: bytes, handler: Any, deadline: float) -> bytes:
+        if payload != ACK:
+            return sending.real(subject, payload, headers, handler, deadline)
+        return sending.real(
+            subject, payload, headers, lambda told: held_up.put_nowait(lambda: handler(told)), deadline
+        )
+
+    async with consuming.worker() as worker:
+        await consuming.publish()
+        event = await worker.event()
+        sending.replace(send)
+        worker.ack(event.id)
+        answer = await asyncio.wait_for(held_up.get(), 10)
+        await worker.vanish()
+    with caplog.at_level(logging.ERROR):
+        answer()
+        await asyncio.sleep(0)
+    assert not caplog.records
+
+
+async def test_a_drop_is_told_once(keeper: Keeper, unique: Unique) -> None:
+    """An event counts as dropped when the broker has stored that, however often it was tried."""
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
+    assert consuming.shared is not None
+    sending, refused = Sending(consuming), [None, None]
+
+    def send(subject: bytes, payload: bytes, headers: bytes, handler: Any, deadline: float) -> bytes:
+        if payload == TERMINATE and refused:
+            refused.pop()
+            raise NotConnected
+        return sending.real(subject, payload, headers, handler, deadline)
+
+    async with consuming.worker() as worker:
+        await consuming.publish()
+        event = await worker.event()
+        sending.replace(send)
+        for _ in range(3):
+            reject(worker, event.id, Action.DROP)
+            await worker.told()
+        assert consuming.shared.told.drops["REJECTED"] == 1
+
+
+async def test_an_event_of_a_stream_that_was_made_anew(keeper: Keeper, unique: Unique) -> None:
+    """Nothing is told of it that is known of another event with its id."""
+    name = unique()
+    before = await failing(keeper, name, TWICE)
+    async with before.worker() as worker:
+        await before.publish()
+        reject(worker, (await worker.event()).id, Action.RETRY, "card declined")
+        await worker.told()
+        await worker.event()
+    await before.delete("STREAM")
+    after = replace(await failing(keeper, name, TWICE), shared=before.shared)
+    async with after.worker() as worker:
+        await after.publish()
+        reject(worker, (await worker.event()).id, Action.DEAD_LETTER)
+        await worker.told()
+    ((seq, stored_ns),) = await keeper.store.recall(name, "c", in_seconds(5))
+    letter = await keeper.get(LetterId(name, "c", seq, stored_ns))
+    assert letter is not None
+    assert letter.failure.first_delivery_ns >= stored_ns
+    assert letter.failure.reason == ""
