@@ -37,28 +37,28 @@ class Subscription:
         is_vital: whether a connection is of no use on which the server forbids this.
     """
 
-    __slots__ = ("_connection", "_wire", "is_vital", "receive", "sid", "subject")
+    __slots__ = ("_connection", "_wires", "is_vital", "receive", "sid", "subject")
 
     def __init__(
         self, connection: Connection, sid: int, subject: bytes, receive: Receive, *, is_vital: bool
     ) -> None:
         self._connection = connection
-        self._wire: Wire | None = None
+        self._wires: list[Wire] = []  # more than one while a server is being left
         self.sid = sid
         self.subject = subject
         self.receive = receive
         self.is_vital = is_vital
 
     def attach(self, wire: Wire) -> None:
-        """Subscribe on this wire, and forget about any other."""
-        self._wire = wire
+        """Subscribe on this wire, and stay on those that still serve."""
+        self._wires = [*(each for each in self._wires if each.open), wire]
         wire.subscribe(self.sid, self.subject, self.receive)
 
     def unsubscribe(self) -> None:
         """End the interest at once."""
         self._connection.forget(self)
-        if self._wire is not None:
-            self._wire.unsubscribe(self.sid)
+        for wire in self._wires:
+            wire.unsubscribe(self.sid)
 
     async def drain(self, timeout: float) -> None:
         """End the interest, and return when what was on its way has been received.
@@ -67,8 +67,8 @@ class Subscription:
             timeout: seconds after which this returns in any case.
         """
         self._connection.forget(self)
-        if self._wire is not None:
-            await self._wire.drain(self.sid, timeout)
+        if self._wires:
+            await asyncio.gather(*(wire.drain(self.sid, timeout) for wire in self._wires))
 
 
 class Connection:

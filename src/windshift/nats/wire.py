@@ -86,6 +86,7 @@ class Wire(asyncio.Protocol):
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self._told = Kind.OTHER
         self._failure: Exception | None = None
+        self._unreadable = ""
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
         self._paused = self._flushing = self._closing = False
@@ -109,7 +110,7 @@ class Wire(asyncio.Protocol):
                 await wire._connect(options)
         except Exception as error:
             wire.abort("")
-            raise _explain(error, wire._told, wire._failure) from error
+            raise wire._explain(error) from error
         except BaseException:
             wire.abort("")
             raise
@@ -136,6 +137,28 @@ class Wire(asyncio.Protocol):
             raise ConnectFailed("it does not take headers; it must be of version 2.2 or later", final=True)
         self.open = True
         self._beat_every(options.ping_interval.total_seconds(), options.max_outstanding_pings)
+
+    def _explain(self, error: Exception) -> ConnectFailed:  # noqa: PLR0911 - a list of causes
+        """Say why a connect failed, without another library's text: it might hold a secret or a path.
+
+        What the connection ended of says more than the error: a server may refuse our certificate after the
+        handshake.
+        """
+        if isinstance(error, ConnectFailed):
+            return error
+        if self._told in _REFUSED:
+            return ConnectFailed("it refused the credentials", final=True)
+        if self._told.value:
+            return ConnectFailed(f"the connection ended ({self._told.value})")
+        if self._unreadable:
+            return ConnectFailed(f"it does not speak NATS ({self._unreadable})")
+        error = self._failure or error
+        if isinstance(error, ssl.SSLError):
+            return _explain_tls(error)
+        for kind, text in _REASONS:
+            if isinstance(error, kind):
+                return ConnectFailed(text)
+        return ConnectFailed("the connection failed")
 
     async def _encrypt(self, context: ssl.SSLContext, name: str) -> None:
         """Go on with TLS. What came in plain text after the server's information is not to be trusted."""
@@ -308,6 +331,7 @@ class Wire(asyncio.Protocol):
                     self._told = event.kind
                 self._owner.wire_failed(self, event)
             case Broken():
+                self._unreadable = event.text
                 self.abort(f"the connection ended ({event.text})")
 
     def _pong(self) -> None:
@@ -401,26 +425,6 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 
 _OURS_REFUSED: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
 """What OpenSSL calls a server's word that it wants another certificate of ours, or one at all."""
-
-
-def _explain(error: Exception, told: Kind, failure: Exception | None) -> ConnectFailed:
-    """Say why a connect failed, without another library's text: it might hold a secret or a path.
-
-    `failure` is what the connection ended of: a server may refuse our certificate after the handshake.
-    """
-    if isinstance(error, ConnectFailed):
-        return error
-    if told in _REFUSED:
-        return ConnectFailed("it refused the credentials", final=True)
-    if told.value:
-        return ConnectFailed(f"the connection ended ({told.value})")
-    error = failure or error
-    if isinstance(error, ssl.SSLError):
-        return _explain_tls(error)
-    for kind, text in _REASONS:
-        if isinstance(error, kind):
-            return ConnectFailed(text)
-    return ConnectFailed("the connection failed")
 
 
 def _explain_tls(error: ssl.SSLError) -> ConnectFailed:
