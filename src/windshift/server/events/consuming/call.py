@@ -158,8 +158,6 @@ class _Attachment:
         "_client",
         "_consumer",
         "_feed",
-        "_group",
-        "_is_closed",
         "_loop",
         "_options",
         "_patience",
@@ -186,10 +184,8 @@ class _Attachment:
         self._puller = Puller(broker.connection, *self._consumer, options.pull, self._arrive)
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._timer = DeadlineTimer(self._loop, self._wake.set)
-        self._group = asyncio.TaskGroup()
         self._tasks: set[asyncio.Task[None]] = set()
         self._feed: ReplayFeed | None = None
-        self._is_closed = False
         if broker.tracer is not None:
             protocol.spans = ConsumeSpans(broker.tracer, *self._consumer)
 
@@ -217,19 +213,17 @@ class _Attachment:
             notes.listen(CONSUMER, *self._consumer, self._doubt),
         )
         try:
-            async with self._group:
-                self._start(self._read(commands))
-                self._start(self._look_for_replays())
-                await self._serve()
-                for task in self._tasks:
-                    task.cancel()
+            self._start(self._read(commands))
+            self._start(self._look_for_replays())
+            await self._serve()
         finally:
-            self.protocol.end(None)
+            self.protocol.leave()
             for hook, method in hooks:
                 hook.remove(method)
             for stop in deaf:
                 stop()
             counts.detach(self.protocol.window)
+            await self._stop()
             await self._release()
         if self.protocol.failure is not None:
             raise self.protocol.failure
@@ -240,20 +234,29 @@ class _Attachment:
         self._wake.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = self._group.create_task(work)
+        task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        failure = None if task.cancelled() else task.exception()
+        if isinstance(failure, Exception):  # nobody expected it: the call ends with it
+            self.protocol.end(failure)
         self._wake.set()
+
+    async def _stop(self) -> None:
+        """End what still runs beside the call."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
 
     async def _release(self) -> None:
         """Give the broker back what the client holds, and what is on its way to it.
 
         The inbox is closed first: the broker would else hand what comes back to this very call.
         """
-        self._is_closed = True
         self._timer.stop()
         try:
             await self._puller.close()
@@ -308,7 +311,7 @@ class _Attachment:
             tells, protocol.tells = protocol.tells, []
             for reply, payload in tells:
                 self._puller.tell(reply, payload)
-        if protocol.work and not self._is_closed:
+        if protocol.work:
             work, protocol.work = protocol.work, []
             for each in work:
                 self._begin(each)

@@ -798,9 +798,12 @@ class ConsumeProtocol:
 
     # --- The end ------------------------------------------------------------------------------------------
 
-    def close(self, now: float) -> list[bytes]:
-        """End; return the reply subjects of all deliveries that somebody else should get at once."""
+    def leave(self) -> None:
+        """Ask for no more work: the call is over, however it ended."""
         self.is_ending = self._is_closed = True
+
+    def close(self, now: float) -> list[bytes]:
+        """Return the reply subjects of all deliveries that somebody else should get at once."""
         released = self._settlements.release()
         self._counts.released += len(released)
         for seq, held in released:
