@@ -14,8 +14,8 @@ from windshift.server.api.errors import CODES, translate
 from windshift.server.api.failures import FailureLog
 from windshift.server.telemetry.context import TraceContext
 from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import Carrier, w3c
-from windshift.server.telemetry.seldom import Seldom
 from windshift.server.telemetry.tracer import Span, current_span
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -142,11 +142,11 @@ def test_a_drain_is_nothing_to_warn_of(records: list[logging.LogRecord]) -> None
     assert [record.levelname for record in records] == ["DEBUG"]
 
 
-def test_seldom_counts_what_it_skips() -> None:
+def test_throttle_counts_what_it_skips() -> None:
     """What was skipped is told once."""
-    seldom = Seldom(1)
-    assert [seldom.passes(now) for now in (0, 0.5, 1, 1.5)] == [True, False, True, False]
-    assert [seldom.take_skipped(), seldom.take_skipped()] == [2, 0]
+    throttle = LogThrottle(1)
+    assert [throttle.passes(now) for now in (0, 0.5, 1, 1.5)] == [True, False, True, False]
+    assert [throttle.take_skipped(), throttle.take_skipped()] == [2, 0]
 
 
 async def test_an_unknown_exception_is_one_record(caplog: pytest.LogCaptureFixture) -> None:

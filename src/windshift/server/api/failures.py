@@ -13,8 +13,8 @@ from typing import Any, Final
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from windshift.rpc import Failure, RpcError, StatusCode
+from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import Extract
-from windshift.server.telemetry.seldom import Seldom
 from windshift.server.telemetry.tracer import current_span
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class FailureLog:
 
     def __init__(self, extract: Extract, interval: float = 10.0) -> None:
         self._extract = extract
-        self._unavailable = Seldom(interval)
+        self._unavailable = LogThrottle(interval)
 
     def failed(self, failure: Failure, now: float) -> None:
         """Write a record of a call that failed, if its level is logged. `now` is the loop's time."""

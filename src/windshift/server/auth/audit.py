@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from windshift.server.auth.authenticate import Identity
 from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated
-from windshift.server.telemetry.seldom import Seldom
+from windshift.server.telemetry.log_throttle import LogThrottle
 
 AUDIT: Final = "windshift.audit"
 """The name of the logger."""
@@ -58,30 +58,32 @@ class Audit:
 
     def __init__(self) -> None:
         self.denials = {Unauthenticated.reason: 0, PermissionDenied.reason: 0, QuotaExceeded.reason: 0}
-        self._told: dict[tuple[str, str], Seldom] = {}
+        self._throttles: dict[tuple[str, str], LogThrottle] = {}
 
     def denied(
         self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded, now: float
     ) -> None:
         """Record a call that was denied, or ended because it would be now. `now` is the loop's time."""
         self.denials[error.reason] += 1
-        told = self._seldom(caller, error)
-        if not told.passes(now):
+        throttle = self._throttle(caller, error)
+        if not throttle.passes(now):
             return  # they come by the thousand
         fields = {"event": "denied", "reason": error.reason} | caller.fields() | _details(error)
-        if skipped := told.take_skipped():
+        if skipped := throttle.take_skipped():
             fields["more"] = skipped
         text = error.why if isinstance(error, Unauthenticated) else error.message
         _log.warning("denied: %s", text, extra=fields)
 
-    def _seldom(self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded) -> Seldom:
+    def _throttle(
+        self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded
+    ) -> LogThrottle:
         """Return what counts such records: who makes many of them hides none of others."""
         key = error.reason, "" if caller.identity is None else caller.identity.principal.name
-        told = self._told.get(key)
-        if told is None:
-            most = _MOST_OF_QUOTAS if isinstance(error, QuotaExceeded) else _MOST
-            told = self._told[key] = Seldom(_INTERVAL, most)
-        return told
+        throttle = self._throttles.get(key)
+        if throttle is None:
+            limit = _MOST_OF_QUOTAS if isinstance(error, QuotaExceeded) else _MOST
+            throttle = self._throttles[key] = LogThrottle(_INTERVAL, limit)
+        return throttle
 
     def managed(self, caller: Caller, resource: str, code: str) -> None:
         """Record a call that manages something, and the status code that it ended with."""

@@ -8,7 +8,7 @@ import time
 from typing import Final
 
 from windshift.nats.protocol import Kind, ServerError
-from windshift.server.telemetry.seldom import Seldom
+from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -27,16 +27,16 @@ class ViolationLog:
     def __init__(self, inbox_prefix: str, interval: float = 600.0) -> None:
         self._inbox_prefix = inbox_prefix + "."
         self._interval = interval
-        self._seldom: dict[tuple[Kind, str], Seldom] = {}
+        self._throttles: dict[tuple[Kind, str], LogThrottle] = {}
 
     def told(self, violation: ServerError) -> None:
         """Log what the broker told, unless that was done lately."""
         subject = violation.subject.decode(errors="replace")
         kind = _KINDS.match(subject)
         key = (violation.kind, kind[0] if kind else "")
-        seldom = self._seldom.setdefault(key, Seldom(self._interval))
-        if seldom.passes(time.monotonic()):
-            skipped = seldom.take_skipped()
+        throttle = self._throttles.setdefault(key, LogThrottle(self._interval))
+        if throttle.passes(time.monotonic()):
+            skipped = throttle.take_skipped()
             log.error(
                 'NATS: this user may not %s "%s"; what needs it fails',
                 "publish to" if violation.kind is Kind.PUBLISH_FORBIDDEN else "subscribe to",

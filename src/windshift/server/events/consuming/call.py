@@ -38,7 +38,7 @@ from windshift.server.events.consuming.timer import DeadlineTimer
 from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import CONSUMER, REPLAY
-from windshift.server.telemetry.seldom import Seldom
+from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ _ELECTION: Final = 20.0
 """Seconds that a cluster may take to find another leader, and in which an answer is waited for."""
 _LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
 """Pauses before the broker is asked again what has to be known."""
-_stale = Seldom(10.0)
+_stale = LogThrottle(10.0)
 
 
 class Subscription:

@@ -12,7 +12,7 @@ from typing import Any, Final
 from windshift.server.errors import WindshiftError
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure
 from windshift.server.telemetry.context import read_trace_context
-from windshift.server.telemetry.seldom import Seldom
+from windshift.server.telemetry.log_throttle import LogThrottle
 
 _log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class GivenUp:
         self.letters = dict.fromkeys(CAUSES, 0)
         self.drops = dict.fromkeys((*CAUSES, GONE), 0)
         self.failures = self.replays = 0
-        self._failed = Seldom(interval)
+        self._failed = LogThrottle(interval)
 
     def kept(self, letter: DeadLetter) -> None:
         """Tell of an event that is a dead letter now."""
