@@ -30,7 +30,7 @@ from tests.wire.burying import ask
 from tests.wire.consuming import ensure_consumer, subscribed
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
-from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
 METHOD = "windshift.events.v1alpha1.EventsService"
 
@@ -172,7 +172,12 @@ def test_every_instrument_appears(served: Served) -> None:
         assert labels == set(instrument.prometheus_labels), instrument
 
 
-TYPES = {Kind.COUNTER: "counter", Kind.UP_DOWN: "gauge", Kind.GAUGE: "gauge", Kind.HISTOGRAM: "histogram"}
+TYPES = {
+    InstrumentKind.COUNTER: "counter",
+    InstrumentKind.UP_DOWN: "gauge",
+    InstrumentKind.GAUGE: "gauge",
+    InstrumentKind.HISTOGRAM: "histogram",
+}
 
 
 def test_openmetrics(served: Served) -> None:
@@ -228,7 +233,11 @@ def test_dashboard_shows_every_instrument() -> None:
 def names(instrument: Instrument) -> set[str]:
     """Give the names of its series."""
     name = instrument.prometheus_name
-    return {f"{name}_bucket", f"{name}_sum", f"{name}_count"} if instrument.kind is Kind.HISTOGRAM else {name}
+    return (
+        {f"{name}_bucket", f"{name}_sum", f"{name}_count"}
+        if instrument.kind is InstrumentKind.HISTOGRAM
+        else {name}
+    )
 
 
 def test_switched_off(tmp_path: Path) -> None:

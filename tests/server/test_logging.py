@@ -14,7 +14,7 @@ import pytest
 
 from windshift.server.config import LogLevel
 from windshift.server.logging import configure_logging
-from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.tracer import Span, current_span
 
 
@@ -157,7 +157,9 @@ def test_span_of_the_call() -> None:
     """A record that is written during a call that is traced says which trace it belongs to."""
     stream = io.StringIO()
     configure_logging(LogLevel.INFO, readable=False, stream=stream)
-    span = Span(lambda _: None, Kind.SERVER, "4bf92f3577b34da6a3ce929d0e0e4736", "01", "", "", remote=True)
+    span = Span(
+        lambda _: None, SpanKind.SERVER, "4bf92f3577b34da6a3ce929d0e0e4736", "01", "", "", remote=True
+    )
     token = current_span.set(span)
     logging.getLogger("windshift.test").info("during")
     current_span.reset(token)

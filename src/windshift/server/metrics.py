@@ -22,8 +22,7 @@ from windshift.server.monitoring.poll import Poll
 from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
-from windshift.server.telemetry.loop_lag import LoopLag
-from windshift.server.telemetry.process import add_process
+from windshift.server.telemetry.process import LoopLag, add_process
 from windshift.server.telemetry.prometheus import Exposition, expose
 from windshift.server.telemetry.push import Push, make_push
 from windshift.server.telemetry.registry import Point, Registry

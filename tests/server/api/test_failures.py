@@ -12,10 +12,9 @@ from tests._gen.grpc.testing import messages_pb2, test_pb2
 from windshift.rpc import Channel, Failure, RpcError, Server, ServerCall, ServerOptions, Service, StatusCode
 from windshift.server.api.errors import CODES, translate
 from windshift.server.api.failures import FailureLog
-from windshift.server.telemetry.context import TraceContext
-from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.log_throttle import LogThrottle
-from windshift.server.telemetry.propagation import Carrier, w3c
+from windshift.server.telemetry.propagation import Carrier, TraceContext, w3c
 from windshift.server.telemetry.tracer import Span, current_span
 
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -96,7 +95,7 @@ def test_fields(records: list[logging.LogRecord]) -> None:
 
 def test_own_span_comes_before_the_callers(records: list[logging.LogRecord]) -> None:
     """A call that is recorded is found by the span that it has here."""
-    span = Span(lambda _: None, Kind.SERVER, TRACE, "01", "", CALLER, remote=True)
+    span = Span(lambda _: None, SpanKind.SERVER, TRACE, "01", "", CALLER, remote=True)
     token = current_span.set(span)
     FailureLog(w3c).failed(failure(StatusCode.NOT_FOUND), 0)
     current_span.reset(token)

@@ -10,7 +10,7 @@ from windshift.nats.times import Time
 from windshift.server.events.deliveries import Delivery, pending_after, read_delivery, stored_at
 from windshift.server.events.model import PublishRequest, StreamSeq
 from windshift.server.events.publish import _headers
-from windshift.server.telemetry.context import TraceContext
+from windshift.server.telemetry.propagation import TraceContext
 
 PLAIN = b"$JS.ACK.ORDERS.billing.3.17.42.1795532049123456789.5"
 WITH_DOMAIN = b"$JS.ACK.hub.ACCHASH.ORDERS.billing.3.17.42.1795532049123456789.5.x1"

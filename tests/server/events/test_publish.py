@@ -29,7 +29,7 @@ from windshift.server.errors import (
 )
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
-from windshift.server.telemetry.context import TraceContext
+from windshift.server.telemetry.propagation import TraceContext
 
 Unique = Callable[[], str]
 

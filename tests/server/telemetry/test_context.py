@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from windshift.server.telemetry.context import read_trace_context
+from windshift.server.telemetry.propagation import read_trace_context
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 PARENT = f"00-{TRACE}-{SPAN}-01"

@@ -13,11 +13,10 @@ from tests.server.config.test_config import read
 from tests.support.certificates import Authority
 from tests.support.collector import Collector, Tls, grpc_collector, http_collector
 from windshift.server.config import SamplerConfig
-from windshift.server.telemetry.context import TraceContext
-from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.exporters import OtlpSender
-from windshift.server.telemetry.sampling import Sampler
-from windshift.server.telemetry.tracer import Span, Tracer
+from windshift.server.telemetry.propagation import TraceContext
+from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 PROTOCOLS = ["grpc", "http/protobuf"]
 TRACE, CALLER = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -33,7 +32,7 @@ def collecting(protocol: str, tls: Tls | None = None) -> AbstractContextManager[
 def some_span() -> Span:
     """Record something."""
     tracer = Tracer(Sampler(SamplerConfig()), lambda _: None)
-    span = tracer.follow(Kind.CLIENT, f"00-{TRACE}-{CALLER}-01", "a=b")
+    span = tracer.follow(SpanKind.CLIENT, f"00-{TRACE}-{CALLER}-01", "a=b")
     assert span is not None
     span.name = "deliver orders"
     span.attributes = {"text": "ä", "number": 2**40, "flag": True}

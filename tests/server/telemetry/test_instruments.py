@@ -6,20 +6,20 @@ import re
 
 import pytest
 
-from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
-SETTLE = Instrument("windshift.events.settled", Kind.COUNTER, "{event}", "x", ("kind",))
+SETTLE = Instrument("windshift.events.settled", InstrumentKind.COUNTER, "{event}", "x", ("kind",))
 
 
 @pytest.mark.parametrize(
     ("instrument", "family", "name"),
     [
         (SETTLE, "windshift_events_settled", "windshift_events_settled_total"),
-        (Instrument("a.b", Kind.COUNTER, "By", "x"), "a_b_bytes", "a_b_bytes_total"),
-        (Instrument("a.lag", Kind.HISTOGRAM, "s", "x"), "a_lag_seconds", "a_lag_seconds"),
-        (Instrument("a.bytes", Kind.GAUGE, "By", "x"), "a_bytes", "a_bytes"),
+        (Instrument("a.b", InstrumentKind.COUNTER, "By", "x"), "a_b_bytes", "a_b_bytes_total"),
+        (Instrument("a.lag", InstrumentKind.HISTOGRAM, "s", "x"), "a_lag_seconds", "a_lag_seconds"),
+        (Instrument("a.bytes", InstrumentKind.GAUGE, "By", "x"), "a_bytes", "a_bytes"),
         (
-            Instrument("process.cpu.time", Kind.COUNTER, "s", "x", short="process_cpu"),
+            Instrument("process.cpu.time", InstrumentKind.COUNTER, "s", "x", short="process_cpu"),
             "process_cpu_seconds",
             "process_cpu_seconds_total",
         ),
@@ -32,7 +32,7 @@ def test_prometheus_names(instrument: Instrument, family: str, name: str) -> Non
 
 def test_prometheus_labels() -> None:
     """Labels have the characters that Prometheus allows."""
-    instrument = Instrument("a", Kind.GAUGE, "", "x", ("rpc.method", "kind"))
+    instrument = Instrument("a", InstrumentKind.GAUGE, "", "x", ("rpc.method", "kind"))
     assert instrument.prometheus_labels == ("rpc_method", "kind")
 
 
@@ -43,5 +43,5 @@ def test_table() -> None:
     for each in INSTRUMENTS:
         assert re.fullmatch(r"[a-z]+(\.[a-z_]+)+|windshift\.\w+", each.name), each
         assert re.fullmatch(r"[A-Z1].*[^.]", each.description), each
-        assert bool(each.bounds) == (each.kind is Kind.HISTOGRAM), each
+        assert bool(each.bounds) == (each.kind is InstrumentKind.HISTOGRAM), each
         assert list(each.bounds) == sorted(each.bounds)

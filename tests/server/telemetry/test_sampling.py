@@ -10,7 +10,7 @@ from opentelemetry.sdk.trace import sampling
 from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, set_span_in_context
 
 from windshift.server.config import SamplerConfig
-from windshift.server.telemetry.sampling import Sampler
+from windshift.server.telemetry.tracer import Sampler
 
 PAIRS = [
     (SamplerConfig(parent_based=False, ratio=1.0), sampling.ALWAYS_ON),

@@ -13,10 +13,9 @@ import pytest
 
 from tests.support.windshift_process import wait_for
 from windshift.server.config import BatchConfig, SamplerConfig
-from windshift.server.telemetry.conventions import Kind
-from windshift.server.telemetry.sampling import Sampler
+from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.span_export import SpanExport
-from windshift.server.telemetry.tracer import Span, Tracer
+from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 SOON, LATE = timedelta(milliseconds=5), timedelta(hours=1)
 
@@ -59,7 +58,7 @@ def finish(export: SpanExport, count: int) -> None:
     """Finish so many spans."""
     tracer = Tracer(Sampler(SamplerConfig()), export.add)
     for _ in range(count):
-        span = tracer.start(Kind.SERVER, None)
+        span = tracer.start(SpanKind.SERVER, None)
         assert span is not None
         span.end()
 

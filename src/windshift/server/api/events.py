@@ -23,8 +23,7 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
-from windshift.server.telemetry.context import TraceContext
-from windshift.server.telemetry.propagation import Extract, w3c
+from windshift.server.telemetry.propagation import Extract, TraceContext, w3c
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
 

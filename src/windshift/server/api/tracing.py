@@ -47,7 +47,7 @@ def trace_calls(service: Service, tracer: Tracer, extract: Extract) -> None:
 def _traced(method: Method, tracer: Tracer, extract: Extract) -> Callable[..., Awaitable[Any]]:
     handler, path = method.handler, method.path
     of_store = path.startswith(_STATE)
-    kind = c.Kind.CLIENT if of_store else c.Kind.SERVER
+    kind = c.SpanKind.CLIENT if of_store else c.SpanKind.SERVER
 
     async def traced(*arguments: Any) -> Any:
         call: ServerCall = arguments[-1]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, NewType
 
 from windshift.nats.times import Time
-from windshift.server.telemetry.context import TraceContext
+from windshift.server.telemetry.propagation import TraceContext
 
 StreamSeq = NewType("StreamSeq", int)
 """An event's id: its sequence in the stream, which publish returned. Not a consumer's sequence."""

@@ -24,7 +24,7 @@ from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.spans import describe_ack, describe_publish
-from windshift.server.telemetry.conventions import Kind
+from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.tracer import Span, Tracer
 
 MAX_SEQUENCE: Final = 2**63 - 1
@@ -58,7 +58,7 @@ class Publisher:
         The event carries the trace context of the request or, where it is recorded, that of its publication.
         """
         counts = self._counts
-        span = None if self._tracer is None else self._tracer.start(Kind.PRODUCER, request.trace)
+        span = None if self._tracer is None else self._tracer.start(SpanKind.PRODUCER, request.trace)
         try:
             if span is None:
                 ack = await self._store(request, deadline)

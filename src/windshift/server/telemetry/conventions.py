@@ -17,8 +17,8 @@ SCOPE: Final = "windshift.server"
 """The name of the instrumentation scope."""
 
 
-class Kind(Enum):
-    """On which side of what a span stands."""
+class SpanKind(Enum):
+    """OpenTelemetry's kinds of spans, as far as the server has them."""
 
     SERVER = "server"
     CLIENT = "client"

@@ -18,13 +18,14 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags, TraceSt
 from opentelemetry.trace.status import Status, StatusCode
 
 from windshift.server.config import OtlpProtocol, SignalConfig, TelemetryConfig
-from windshift.server.telemetry.context import TraceContext
-from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION, Kind
+from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION
+from windshift.server.telemetry.conventions import SpanKind as ConventionsKind
 from windshift.server.telemetry.otlp import Sender, grpc_arguments, http_arguments
+from windshift.server.telemetry.propagation import TraceContext
 from windshift.server.telemetry.resource import resource_attributes
 from windshift.server.telemetry.tracer import Span
 
-_KINDS: Final = {kind: SpanKind[kind.name] for kind in Kind}
+_KINDS: Final = {kind: SpanKind[kind.name] for kind in ConventionsKind}
 
 
 class _OnlyResource(Resource):

@@ -25,7 +25,7 @@ EPHEMERAL: Final = "(ephemeral)"
 """Stands for all consumers of a stream that have no name of their own. No consumer can be called so."""
 
 
-class Kind(Enum):
+class InstrumentKind(Enum):
     """What the values of an instrument mean, in the words of OpenTelemetry."""
 
     COUNTER = "counter"
@@ -55,7 +55,7 @@ class Instrument:
     """
 
     name: str
-    kind: Kind
+    kind: InstrumentKind
     unit: str
     description: str
     labels: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ class Instrument:
     @property
     def prometheus_name(self) -> str:
         """The name in Prometheus, as queries have it (of a histogram: without the ending of its parts)."""
-        return self.prometheus_family + ("_total" if self.kind is Kind.COUNTER else "")
+        return self.prometheus_family + ("_total" if self.kind is InstrumentKind.COUNTER else "")
 
     @property
     def prometheus_labels(self) -> tuple[str, ...]:
@@ -85,7 +85,8 @@ class Instrument:
         return tuple(re.sub("[^a-zA-Z0-9_]", "_", label) for label in self.labels)
 
 
-_C, _U, _G, _H = Kind.COUNTER, Kind.UP_DOWN, Kind.GAUGE, Kind.HISTOGRAM
+_C, _U = InstrumentKind.COUNTER, InstrumentKind.UP_DOWN
+_G, _H = InstrumentKind.GAUGE, InstrumentKind.HISTOGRAM
 
 # --- RPC --------------------------------------------------------------------------------------------------
 

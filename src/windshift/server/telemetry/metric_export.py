@@ -30,7 +30,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 
 from windshift.server.config import OtlpProtocol, SignalConfig, TelemetryConfig
 from windshift.server.telemetry.conventions import SCHEMA_URL, SCOPE, SERVICE_VERSION
-from windshift.server.telemetry.instruments import Instrument, Kind
+from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.otlp import Sender, grpc_arguments, http_arguments
 from windshift.server.telemetry.registry import Distribution, Family, Point
 from windshift.server.telemetry.resource import resource_attributes
@@ -76,13 +76,13 @@ class OtlpMetricSender(Sender[Family]):
 
 def _data(instrument: Instrument, points: Sequence[Point], started: int, now: int) -> DataT:
     match instrument.kind:
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             return Histogram(list(_distributions(instrument, points, started, now)), _CUMULATIVE)
-        case Kind.GAUGE:
+        case InstrumentKind.GAUGE:
             return Gauge(list(_numbers(instrument, points, started, now)))
         case _:
             numbers = list(_numbers(instrument, points, started, now))
-            return Sum(numbers, _CUMULATIVE, is_monotonic=instrument.kind is Kind.COUNTER)
+            return Sum(numbers, _CUMULATIVE, is_monotonic=instrument.kind is InstrumentKind.COUNTER)
 
 
 def _numbers(

@@ -1,19 +1,23 @@
-"""Readings of this process, from the operating system and the interpreter."""
+"""Readings of this process: from the operating system, the interpreter and the event loop."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import os
 import platform
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from time import perf_counter
+from typing import Final
 
 from windshift.server.telemetry import instruments as i
-from windshift.server.telemetry.registry import Point, Registry
+from windshift.server.telemetry.registry import Histogram, Point, Registry
 
-_STATM = Path("/proc/self/statm")
-_DESCRIPTORS = (Path("/proc/self/fd"), Path("/dev/fd"))
+_STATM: Final = Path("/proc/self/statm")
+_DESCRIPTORS: Final = (Path("/proc/self/fd"), Path("/dev/fd"))
+_LAG_INTERVAL: Final = 0.5
 
 
 def add_process(registry: Registry, version: str) -> None:
@@ -53,3 +57,28 @@ def _descriptors() -> float | None:
 def _collections() -> Iterator[Point]:
     for generation, statistics in enumerate(gc.get_stats()):
         yield (str(generation),), statistics["collections"]
+
+
+class LoopLag:
+    """Measures how late the running loop calls a timer: how long anything that is ready has to wait."""
+
+    def __init__(self, histogram: Histogram) -> None:
+        self._histogram = histogram
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        self._arm(asyncio.get_running_loop())
+
+    def stop(self) -> None:
+        """End."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _arm(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._timer = loop.call_later(_LAG_INTERVAL, self._observe, loop, perf_counter() + _LAG_INTERVAL)
+
+    def _observe(self, loop: asyncio.AbstractEventLoop, due: float) -> None:
+        self._histogram.observe(max(0.0, perf_counter() - due))
+        self._arm(loop)

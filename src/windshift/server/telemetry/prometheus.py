@@ -15,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
-from windshift.server.telemetry.instruments import Instrument, Kind
+from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.registry import Distribution, Family, Point
 
 _PIECE: Final = 100
@@ -75,9 +75,9 @@ def metric(instrument: Instrument, points: Sequence[Point]) -> Metric:
     name, text = instrument.prometheus_family, instrument.description + "."
     labels, unit = instrument.prometheus_labels, instrument.prometheus_unit
     match instrument.kind:
-        case Kind.COUNTER:
+        case InstrumentKind.COUNTER:
             return _filled(CounterMetricFamily(name, text, labels=labels, unit=unit), points)
-        case Kind.HISTOGRAM:
+        case InstrumentKind.HISTOGRAM:
             histogram = HistogramMetricFamily(name, text, labels=labels, unit=unit)
             for values, reading in points:
                 assert isinstance(reading, Distribution)  # noqa: S101 - of a histogram it is one

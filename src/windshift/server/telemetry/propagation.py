@@ -1,25 +1,51 @@
-"""Where a call's trace context is found in its gRPC metadata.
+"""The W3C trace context: how it is read from metadata and headers, and what is dropped.
 
-The W3C's is built in. Others are OpenTelemetry's propagators, which packages bring as entry points; what they
-find is worded as the W3C does, since that is how it goes on with the event. Baggage is accepted and goes
-nowhere: an event has no place for it.
+https://www.w3.org/TR/trace-context/. What is malformed is ignored, never an error, as the standard says.
+Other formats are read by OpenTelemetry's propagators, which packages bring as entry points, and are carried
+on as W3C's. Baggage is ignored: an event has no place for it.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.metadata import entry_points
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
-from windshift.server.telemetry.context import TraceContext, read_trace_context
+_IDS = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
+# Version 00 ends after the flags; a later one may go on after a dash; ff is no version.
+_PARENT = re.compile(rf"00-{_IDS}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}(?:-[!-~]*)?")
+_MEMBER = r"[ \t]*(?:[a-z0-9][a-z0-9_\-*/@]{0,255}=[ !-+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
+_STATE = re.compile(rf"{_MEMBER}(?:,{_MEMBER}){{0,31}}")
+_MAX_LENGTH = 512
+
+
+class TraceContext(NamedTuple):
+    """``traceparent`` and ``tracestate``; the latter may be empty."""
+
+    parent: str
+    state: str = ""
+
+
+def read_trace_context(parent: str, state: str) -> TraceContext | None:
+    """Check both headers. Return None without a valid parent; drop a malformed state."""
+    if len(parent) > _MAX_LENGTH or _PARENT.fullmatch(parent) is None:
+        return None
+    state = state.strip(" \t")
+    if len(state) > _MAX_LENGTH or _STATE.fullmatch(state) is None:
+        state = ""
+    return TraceContext(parent, state)
+
+
+# --- Calls -------------------------------------------------------------------------------------------------
 
 _GROUP: Final = "opentelemetry_propagator"
 _WITHOUT_TRACE: Final = ("baggage", "none")
 
 
 class Carrier(Protocol):
-    """A call, as far as its metadata goes."""
+    """A call with metadata."""
 
     def header(self, name: bytes) -> str:
         """Return a header, empty when absent."""
@@ -30,37 +56,30 @@ Extract = Callable[[Carrier], TraceContext | None]
 
 
 def extractor(propagators: Sequence[str]) -> Extract:
-    """Make what finds a trace context by any of these propagators; the last one that finds one counts.
+    """Return what extracts a trace context; if several propagators find one, the last of them counts.
 
     Raises:
-        LookupError: one is not installed.
+        LookupError: a propagator is not installed.
     """
-    extracts = [_one(name) for name in dict.fromkeys(propagators) if name not in _WITHOUT_TRACE]
-    if not extracts:
-        return _nothing
-    return extracts[0] if len(extracts) == 1 else partial(_last, extracts[::-1])
+    names = [name for name in dict.fromkeys(propagators) if name not in _WITHOUT_TRACE]
+    extracts = [w3c if name == "tracecontext" else _installed(name) for name in reversed(names)]
+    if len(extracts) == 1:
+        return extracts[0]
 
+    def extract(carrier: Carrier) -> TraceContext | None:
+        for each in extracts:
+            context = each(carrier)
+            if context is not None:
+                return context
+        return None
 
-def _one(name: str) -> Extract:
-    return w3c if name == "tracecontext" else _installed(name)
+    return extract
 
 
 def w3c(carrier: Carrier) -> TraceContext | None:
-    """Find a W3C trace context: ``traceparent`` and ``tracestate``."""
+    """Extract ``traceparent`` and ``tracestate``."""
     parent = carrier.header(b"traceparent")
     return read_trace_context(parent, carrier.header(b"tracestate")) if parent else None
-
-
-def _nothing(_: Carrier) -> TraceContext | None:
-    return None
-
-
-def _last(extracts: Sequence[Extract], carrier: Carrier) -> TraceContext | None:
-    for extract in extracts:
-        context = extract(carrier)
-        if context is not None:
-            return context
-    return None
 
 
 def _installed(name: str) -> Extract:
@@ -83,7 +102,7 @@ class _Getter:
 
 
 def _extract(propagator: Any, getter: Any, carrier: Carrier) -> TraceContext | None:
-    from opentelemetry import context, trace  # noqa: PLC0415 - nobody else needs it
+    from opentelemetry import context, trace  # noqa: PLC0415 - only installed propagators need it
 
     found = propagator.extract(carrier, context.Context(), getter)
     span = trace.get_current_span(found).get_span_context()

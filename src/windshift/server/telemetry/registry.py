@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import NamedTuple
 
-from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, Kind
+from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
 
 class Distribution(NamedTuple):
@@ -89,7 +89,7 @@ class Registry:
 
     def add_histogram(self, instrument: Instrument) -> Histogram:
         """Make the only series of a histogram, to be fed by the caller."""
-        if instrument.kind is not Kind.HISTOGRAM:
+        if instrument.kind is not InstrumentKind.HISTOGRAM:
             raise ValueError(f"{instrument.name} is no histogram")
         histogram = Histogram(instrument.bounds)
         self._readers[instrument] = lambda: (((), histogram.read()),)

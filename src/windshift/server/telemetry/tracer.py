@@ -1,7 +1,7 @@
-"""Spans: what is recorded of an operation, and by whom.
+"""Which operations are recorded, and what is recorded of them: sampler, spans, tracer.
 
-This is no `opentelemetry.sdk.trace.Tracer`, which costs 20 µs a span (docs/decisions/0004-tracing.md). A span
-here is an object of strings and numbers; what OpenTelemetry's exporters take is made of it in their thread.
+Not `opentelemetry.sdk.trace`, where a span costs 20 µs (docs/decisions/0004-tracing.md). A span here is an
+object of strings and numbers, and is converted for OpenTelemetry's exporters in their thread.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from random import getrandbits
 from time import time_ns
 from typing import Final, Self
 
+from windshift.server.config import SamplerConfig
 from windshift.server.errors import WindshiftError
-from windshift.server.telemetry.context import TraceContext, read_trace_context
-from windshift.server.telemetry.conventions import ERROR_TYPE, Kind
-from windshift.server.telemetry.sampling import Sampler
+from windshift.server.telemetry.conventions import ERROR_TYPE, SpanKind
+from windshift.server.telemetry.propagation import TraceContext, read_trace_context
 
 Attributes = dict[str, str | int | bool]
 
@@ -24,25 +24,57 @@ _RANDOM: Final = frozenset("2367abef")
 """Last digits of flags that have the second bit: the trace's id is random (W3C trace context level 2)."""
 _LONGEST: Final = 255
 """Characters of a text that a client chose and nobody has checked."""
+_SAMPLED: Final = frozenset("13579bdf")
+"""Last digits of flags that have the lowest bit."""
+_IDS: Final = 1 << 64
+"""How many different values the lower half of a trace's id has."""
+
+
+class Sampler:
+    """OpenTelemetry's six standard samplers: by the parent's flag or not, and a share of the other traces.
+
+    A share is decided by the lower 64 bits of the trace's id, as in OpenTelemetry's SDK for Python, so that
+    all servers with the same share come to the same decision.
+    https://opentelemetry.io/docs/specs/otel/trace/sdk/#built-in-samplers
+    """
+
+    __slots__ = ("_bound", "_parent_based")
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self._parent_based = config.parent_based
+        self._bound = round(config.ratio * _IDS)
+
+    def continues(self, parent: str) -> bool:
+        """Decide about a trace that came from outside, by its valid ``traceparent``."""
+        if self._parent_based:
+            return parent[54] in _SAMPLED
+        return int(parent[19:35], 16) < self._bound
+
+    def begins(self) -> str | None:
+        """Return the id of a new trace, or None if it is not recorded."""
+        low = getrandbits(64)
+        if low >= self._bound:
+            return None
+        return f"{getrandbits(64) or 1:016x}{low:016x}"
 
 
 class Span:
-    """An operation that is recorded. It is told to nobody before `end`.
+    """An operation that is recorded. It is exported once it has ended.
 
     Attributes:
-        name: what was done; there are few different ones.
-        kind: on which side of it this server stands.
+        name: the operation, and perhaps its target: of low cardinality.
+        kind: the role of this server in it.
         trace_id: 32 hexadecimal digits.
         span_id: 16 hexadecimal digits.
         flags: two hexadecimal digits, those of this span's own ``traceparent``.
-        state: the trace's ``tracestate``, perhaps empty.
-        parent_id: the span that this one is a part of, empty for the first of a trace.
-        remote: whether that one is another process's.
-        link: the context of the producer of the event that this is about, if it is about one.
+        state: the trace's ``tracestate``, may be empty.
+        parent_id: the parent span, empty for the first span of a trace.
+        remote: whether the parent is another process's.
+        link: the context of the event's producer, for operations on events.
         attributes: names and values.
-        error: the type of what went wrong, None when nothing did.
+        error: the type of the error, None without one.
         started: nanoseconds since 1970.
-        ended: the same.
+        ended: nanoseconds since 1970.
     """
 
     __slots__ = (
@@ -65,7 +97,7 @@ class Span:
     def __init__(
         self,
         finish: Callable[[Span], None],
-        kind: Kind,
+        kind: SpanKind,
         trace_id: str,
         flags: str,
         state: str,
@@ -90,15 +122,15 @@ class Span:
 
     @property
     def context(self) -> TraceContext:
-        """What is passed on to those whose work is a part of this."""
+        """The context to propagate."""
         return TraceContext(f"00-{self.trace_id}-{self.span_id}-{self.flags}", self.state)
 
-    def child(self, kind: Kind) -> Span:
-        """Begin a part of this operation. This one may have ended."""
+    def child(self, kind: SpanKind) -> Span:
+        """Start a child span. This one may have ended."""
         return Span(self._finish, kind, self.trace_id, self.flags, self.state, self.span_id, remote=False)
 
     def fail(self, error: str) -> None:
-        """Note the type of what went wrong."""
+        """Set the type of the error."""
         self.error = self.attributes[ERROR_TYPE] = error
 
     def __enter__(self) -> Self:
@@ -111,21 +143,21 @@ class Span:
         self.end()
 
     def end(self) -> None:
-        """Note that the operation is over. To be called once."""
+        """End the operation. To be called once."""
         self.ended = time_ns()
         self._finish(self)
 
 
 current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
-"""The span of the call that is being handled, when it is recorded: for log records."""
+"""The span of the current call, if it is recorded: for log records."""
 
 
 class Tracer:
-    """Begins spans, if the sampler wants them.
+    """Starts spans.
 
     Args:
-        sampler: decides.
-        finish: is given every span that has ended; must be quick and not raise.
+        sampler: decides which.
+        finish: called with every span that has ended; must be quick and not raise.
     """
 
     __slots__ = ("_finish", "_sampler")
@@ -134,8 +166,8 @@ class Tracer:
         self._sampler = sampler
         self._finish = finish
 
-    def start(self, kind: Kind, parent: TraceContext | None) -> Span | None:
-        """Begin an operation that a caller asked for; None when it is not recorded."""
+    def start(self, kind: SpanKind, parent: TraceContext | None) -> Span | None:
+        """Start the span of a call, or return None if it is not recorded."""
         if parent is not None:
             return self._continue(kind, parent) if self._sampler.continues(parent.parent) else None
         trace_id = self._sampler.begins()
@@ -143,11 +175,11 @@ class Tracer:
             return None
         return Span(self._finish, kind, trace_id, "03", "", "", remote=False)
 
-    def follow(self, kind: Kind, parent: str | None, state: str | None) -> Span | None:
-        """Begin an operation on an event, by its headers, which may hold anything.
+    def follow(self, kind: SpanKind, parent: str | None, state: str | None) -> Span | None:
+        """Start the span of an operation on an event, by its headers, which may hold anything.
 
-        It is a part of the trace of the event's producer, and links to the producer's span. Without such a
-        trace nothing is recorded.
+        It continues the trace of the event's producer and links to the producer's span. Without such a trace
+        nothing is recorded.
         """
         if parent is None or len(parent) < 55:
             return None
@@ -163,19 +195,19 @@ class Tracer:
         span.link = producer
         return span
 
-    def _continue(self, kind: Kind, parent: TraceContext) -> Span:
+    def _continue(self, kind: SpanKind, parent: TraceContext) -> Span:
         text = parent.parent
         flags = "03" if text[54] in _RANDOM else "01"
         return Span(self._finish, kind, text[3:35], flags, parent.state, text[36:52], remote=True)
 
 
 def error_type(error: BaseException) -> str:
-    """Name what went wrong: by the reason that clients are told, or by the exception's class."""
+    """Return the reason that clients get, or the name of the exception's class."""
     if isinstance(error, WindshiftError):
         return error.reason
     return "CANCELLED" if isinstance(error, CancelledError) else type(error).__qualname__
 
 
 def bounded(text: str) -> str:
-    """Cut a text that a client chose to what an attribute may have."""
+    """Cut a text from a client to the length of an attribute."""
     return text[:_LONGEST]

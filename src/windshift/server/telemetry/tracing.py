@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Final
 
 from windshift.server.config import TelemetryConfig
-from windshift.server.telemetry.sampling import Sampler
 from windshift.server.telemetry.span_export import SpanExport
 from windshift.server.telemetry.span_log import log_span
-from windshift.server.telemetry.tracer import Span, Tracer
+from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 _TURN: Final = 0.0005
 """Seconds that a thread may keep Python from the others. While a batch is put into Protobuf, calls would else

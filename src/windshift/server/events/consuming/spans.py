@@ -43,7 +43,7 @@ class ConsumeSpans:
 
     def deliver(self, delivery: Delivery) -> Span | None:
         """Begin the span of a delivery that arrived; None when its event is not traced."""
-        span = self._tracer.follow(c.Kind.CLIENT, delivery.trace_parent, delivery.trace_state)
+        span = self._tracer.follow(c.SpanKind.CLIENT, delivery.trace_parent, delivery.trace_state)
         if span is not None:
             span.name = self._delivery_name
             span.attributes = {
@@ -62,7 +62,7 @@ class ConsumeSpans:
         operation = _SETTLEMENTS.get(pending.confirmation.kind)
         if operation is None:
             return
-        span = pending.span = delivered.child(c.Kind.CLIENT)
+        span = pending.span = delivered.child(c.SpanKind.CLIENT)
         span.link = delivered.link
         span.name = c.span_name(operation, self._stream)
         span.attributes = {

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from windshift.server.errors import WindshiftError
 from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure
-from windshift.server.telemetry.context import read_trace_context
 from windshift.server.telemetry.log_throttle import LogThrottle
+from windshift.server.telemetry.propagation import read_trace_context
 
 _log = logging.getLogger(__name__)
 
