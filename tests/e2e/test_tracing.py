@@ -174,20 +174,23 @@ def test_a_collector_that_does_not_answer(start: Started, unique: Callable[[], s
         assert time.monotonic() - started < 5
         assert server.err.count("spans are being lost") == 1
         assert "spans were not exported" in server.err
+        assert "opentelemetry.exporter" not in server.err
 
 
 def test_a_stop_sends_what_waits(
     start: Started, collector: tuple[Collector, dict[str, str]], unique: Callable[[], str]
 ) -> None:
-    """Spans that wait for others are sent before the process ends."""
+    """Spans that wait for others are sent before the process ends, and so are metrics and log records."""
     collected, environment = collector
-    server = start(**environment, OTEL_BSP_SCHEDULE_DELAY="60000")
+    server = start(**environment, OTEL_BSP_SCHEDULE_DELAY="60000", OTEL_LOGS_EXPORTER="otlp")
     client = Client(server.address)
     stream = client.ensure_stream(unique())
     client.publish(f"{stream}.x", metadata=SAMPLED)
     assert collected.spans == []
     assert server.stop() == 0
     assert [span.name for span in collected.spans][-1] == f"send {stream}"
+    assert len(collected.metrics) == 1
+    assert "stopped" in str(collected.logs[-1])
     assert "WARNING" not in server.err.upper()
 
 
@@ -218,10 +221,10 @@ def test_nothing_is_imported_without_a_collector() -> None:
     program = (
         "import sys\n"
         "from windshift.server.config import config_from_environment\n"
-        "from windshift.server.telemetry.tracing import start_tracing\n"
+        "from windshift.server.telemetry.signals import Telemetry\n"
         "import windshift.server.serve\n"
         "for settings in {}, {'OTEL_TRACING_LOG': 'true'}:\n"
-        "    start_tracing(config_from_environment({'HOME': '/', **settings}).telemetry)\n"
+        "    Telemetry(config_from_environment({'HOME': '/', **settings}).telemetry)\n"
         "unwanted = {'opentelemetry', 'grpc', 'requests'}\n"
         "print([name for name in sys.modules if name.split('.')[0] in unwanted])\n"
     )

@@ -12,6 +12,7 @@ import uvloop
 
 from windshift.server.app import App
 from windshift.server.config import config_from_environment
+from windshift.server.telemetry.signals import Telemetry
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def running_app(nats_url: str, **environment: str) -> Iterator[str]:
     async def serve() -> None:
         stop = asyncio.Event()
         config = config_from_environment(settings)
-        app = App(config, config.nats.servers)
+        app = App(config, config.nats.servers, Telemetry(config.telemetry))
         await app.start()
         started.put((f"127.0.0.1:{app.port}", asyncio.get_running_loop(), stop))
         await stop.wait()

@@ -50,8 +50,8 @@ from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.readiness import Readiness
 from windshift.server.state.stores import Stores
 from windshift.server.telemetry.propagation import extractor
+from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
-from windshift.server.telemetry.tracing import start_tracing
 from windshift.server.tls import api_tls
 
 _INBOX_PREFIX = "_INBOX_windshift"
@@ -68,7 +68,12 @@ class App:
     """
 
     def __init__(
-        self, config: ServerConfig, servers: tuple[ServerAddress, ...], *, share_port: bool = False
+        self,
+        config: ServerConfig,
+        servers: tuple[ServerAddress, ...],
+        telemetry: Telemetry,
+        *,
+        share_port: bool = False,
     ) -> None:
         """Build everything; nothing is connected yet.
 
@@ -82,9 +87,8 @@ class App:
         api = JetStream(self.connection, self._requests)
         writes = _writes(config.nats, self.connection, self._requests, api)
         counts, given_up = Counts(), GivenUp()
-        self.tracing = start_tracing(config.telemetry)
-        """Where spans go, if they go anywhere."""
-        tracer = None if self.tracing is None else self.tracing.tracer
+        self._telemetry = telemetry
+        tracer = telemetry.tracer
         self._notes = Notes(self.connection)
         nats = _Nats(self.connection, self._requests, api, writes, self._notes)
         domain = _Domain(config, nats, counts, given_up, tracer)
@@ -126,8 +130,7 @@ class App:
         connection, requests, api, writes, _ = nats
         poll = Poll(connection, requests, CensusTaker(api))
         methods = [path for service in self._answered for path in service.methods]
-        spans = None if self.tracing is None else self.tracing.export
-        metrics = Metrics(counts, given_up, writes, poll, connection, methods, self._config.telemetry, spans)
+        metrics = Metrics(counts, given_up, writes, poll, connection, methods, self._telemetry)
         metrics.add_denials(audit.denials)
         metrics.add_reloads(self.reloaders)
         return metrics
@@ -243,8 +246,7 @@ class App:
         if self._server is not None:
             self._server.close()
         await self.connection.close()
-        if self.tracing is not None:
-            await self.tracing.close(self._time_to_flush())
+        await self._telemetry.close_spans(self._time_to_flush())
 
     def _time_to_flush(self) -> float:
         return max(0.0, self._flush_by - asyncio.get_running_loop().time())

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Final, TextIO
 
-from windshift.server.config import LogLevel, TelemetryConfig
+from windshift.server.config import LogLevel
 from windshift.server.telemetry.log_text import escaped, fields_of, harmless, message_of, traceback_of
+from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import current_span
 
 _LEVELS: Final = {
@@ -42,17 +43,15 @@ def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None 
 
 
 @contextmanager
-def exported_logs(config: TelemetryConfig) -> Iterator[None]:
+def exported_logs(telemetry: Telemetry) -> Iterator[None]:
     """Send all records to a collector too for as long as the block lasts, if that was asked for.
 
     Afterwards what waits is sent, for a second or two at most.
     """
-    if config.logs.endpoint is None:
+    handler = telemetry.log_handler()
+    if handler is None:
         yield
         return
-    from windshift.server.telemetry.log_export import OtlpHandler  # noqa: PLC0415 - most servers do not
-
-    handler = OtlpHandler(config)
     handler.addFilter(add_trace)
     root = logging.getLogger()
     root.addHandler(handler)
@@ -60,7 +59,7 @@ def exported_logs(config: TelemetryConfig) -> Iterator[None]:
         yield
     finally:
         root.removeHandler(handler)
-        handler.end(_LAST_EXPORT)
+        telemetry.close_logs(_LAST_EXPORT)
 
 
 def add_trace(record: logging.LogRecord) -> bool:

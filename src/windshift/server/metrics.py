@@ -12,7 +12,6 @@ from windshift.nats import Connection
 from windshift.nats.jetstream import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
-from windshift.server.config import TelemetryConfig
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.given_up import GivenUp
 from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
@@ -22,11 +21,12 @@ from windshift.server.monitoring.poll import Poll
 from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
+from windshift.server.telemetry.exporter import ExportQueue
 from windshift.server.telemetry.process import LoopLag, add_process
 from windshift.server.telemetry.prometheus import Exposition, expose
-from windshift.server.telemetry.push import Push, make_push
-from windshift.server.telemetry.registry import Point, Registry
-from windshift.server.telemetry.span_export import SpanExport
+from windshift.server.telemetry.registry import PeriodicReader, Point, Registry
+from windshift.server.telemetry.signals import Telemetry
+from windshift.server.telemetry.tracer import Span
 
 
 class Metrics:
@@ -44,7 +44,6 @@ class Metrics:
         connection: the connection to NATS.
         methods: the paths that the gRPC server answers.
         telemetry: where readings are pushed to.
-        spans: what exports spans, if anything does.
     """
 
     def __init__(
@@ -55,8 +54,7 @@ class Metrics:
         poll: Poll,
         connection: Connection,
         methods: Iterable[str],
-        telemetry: TelemetryConfig,
-        spans: SpanExport | None = None,
+        telemetry: Telemetry,
     ) -> None:
         registry = self.registry = Registry()
         self.calls = CallDurations(methods)
@@ -65,8 +63,8 @@ class Metrics:
         _add_given_up(registry, given_up)
         _add_nats(registry, connection, poll)
         add_process(registry, version("windshift"))
-        self._push = make_push(telemetry, registry.collect)
-        _add_exports(registry, self._push, spans)
+        self._push = telemetry.metric_reader(registry.collect)
+        _add_exports(registry, self._push, telemetry.spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
         self._poll = poll
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
@@ -169,7 +167,7 @@ def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
     return [((what,), int(what in failing)) for what in i.RELOADED]
 
 
-def _add_exports(registry: Registry, push: Push | None, spans: SpanExport | None) -> None:
+def _add_exports(registry: Registry, push: PeriodicReader | None, spans: ExportQueue[Span] | None) -> None:
     registry.add_number(i.PUSH_FAILURES, lambda: 0 if push is None else push.failures)
     registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
     registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)

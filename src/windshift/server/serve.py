@@ -30,6 +30,7 @@ from windshift.server.open_files import allow_connections
 from windshift.server.readiness import Readiness
 from windshift.server.reloading import NotUsable
 from windshift.server.telemetry.prometheus import Exposition
+from windshift.server.telemetry.signals import Telemetry
 from windshift.server.tls import TlsNotUsable
 
 log = logging.getLogger(__name__)
@@ -50,12 +51,15 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     """
     faulthandler.enable()  # a crash of a library in C says where
     configure_logging(config.log_level, readable=config.development)
-    with exported_logs(config.telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config, announce, share_port=share_port))
+    telemetry = Telemetry(config.telemetry)
+    with exported_logs(telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_run(config, telemetry, announce, share_port=share_port))
 
 
-async def _run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool) -> None:
-    await Process(config, announce, share_port=share_port).run()
+async def _run(
+    config: ServerConfig, telemetry: Telemetry, announce: Callable[[str], None], *, share_port: bool
+) -> None:
+    await Process(config, telemetry, announce, share_port=share_port).run()
     if config.reloads:  # the loop is about to let go of the signal, which would end the process then
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
@@ -64,9 +68,15 @@ class Process:
     """One server process, made in the event loop that it runs in."""
 
     def __init__(
-        self, config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False
+        self,
+        config: ServerConfig,
+        telemetry: Telemetry,
+        announce: Callable[[str], None],
+        *,
+        share_port: bool = False,
     ) -> None:
         self._config = config
+        self._telemetry = telemetry
         self._share_port = share_port
         self._announce = announce
         self._embedded: EmbeddedNats | None = None
@@ -128,7 +138,7 @@ class Process:
         config = self._config = _with_room(self._config)
         health_port = await self._start_health(stack)
         servers = config.nats.servers or await self._start_embedded(stack)
-        app = App(config, servers, share_port=self._share_port)
+        app = App(config, servers, self._telemetry, share_port=self._share_port)
         stack.push_async_callback(app.close)
         await _start_app(app, config)
         self._app = app

@@ -1,4 +1,4 @@
-"""The readings of all instruments, taken when somebody asks.
+"""The readings of all instruments, taken when somebody asks or every so often.
 
 Nothing happens here while events pass: whoever has something to count keeps a plain number, and a registry
 knows how to read it.
@@ -6,11 +6,16 @@ knows how to read it.
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from bisect import bisect_left
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import Any, NamedTuple
 
+from windshift.server.telemetry.exporter import ExportQueue
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
+
+_log = logging.getLogger(__name__)
 
 
 class Distribution(NamedTuple):
@@ -37,6 +42,10 @@ class Family(NamedTuple):
 
     instrument: Instrument
     points: Sequence[Point]
+
+
+Readings = Sequence[Family]
+Collect = Callable[[], Coroutine[Any, Any, Readings]]
 
 
 class Histogram:
@@ -104,3 +113,49 @@ class Registry:
             for instrument in INSTRUMENTS
             if instrument in self._readers
         ]
+
+
+class PeriodicReader:
+    """Takes readings every `interval` seconds, from `start` to `close`, and queues them to be exported.
+
+    While the last ones are still being sent none are taken.
+    """
+
+    def __init__(self, queue: ExportQueue[Readings], collect: Collect, interval: float) -> None:
+        self._queue = queue
+        self._collect = collect
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def failures(self) -> int:
+        """How often readings could not be sent."""
+        return self._queue.dropped
+
+    def start(self) -> None:
+        """Begin."""
+        self._task = asyncio.create_task(self._run(), name="metrics")
+
+    async def close(self, timeout: float) -> None:
+        """Send the last readings, for up to `timeout` seconds. A failing collector gets none."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        in_time = True
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+            if not self._queue.failing:
+                try:
+                    async with asyncio.timeout_at(deadline):
+                        self._queue.add(await self._collect())
+                except TimeoutError:
+                    in_time = False
+        sent = await asyncio.to_thread(self._queue.close, deadline - loop.time())
+        if not (in_time and sent):
+            _log.warning("the last metrics were not exported: no time was left")
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(self._interval)
+            if self._queue.idle:
+                self._queue.add(await self._collect())

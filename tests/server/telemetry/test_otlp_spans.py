@@ -14,7 +14,8 @@ from tests.support.certificates import Authority
 from tests.support.collector import Collector, Tls, grpc_collector, http_collector
 from windshift.server.config import SamplerConfig
 from windshift.server.telemetry.conventions import SpanKind
-from windshift.server.telemetry.exporters import OtlpSender
+from windshift.server.telemetry.otlp import OtlpSender
+from windshift.server.telemetry.otlp_signals import span_sender
 from windshift.server.telemetry.propagation import TraceContext
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
@@ -43,12 +44,12 @@ def some_span() -> Span:
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch) -> Iterator[Send]:
     """Send one span by what an environment says."""
-    senders: list[OtlpSender] = []
+    senders: list[OtlpSender[Span]] = []
 
     def send(**environment: str) -> bool:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        sender = OtlpSender(read(**environment).telemetry)
+        sender = span_sender(read(**environment).telemetry)
         senders.append(sender)
         return sender.send([some_span()])
 
@@ -194,7 +195,7 @@ def test_empty_variables_mean_nothing(send: Send, monkeypatch: pytest.MonkeyPatc
 def test_trouble_is_kept_for_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """What an exporter says goes to whoever exports, not to the log."""
     settings = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "OTEL_EXPORTER_OTLP_TIMEOUT": "0.3"}
-    sender = OtlpSender(read(**settings).telemetry)
+    sender = span_sender(read(**settings).telemetry)
     assert not sender.send([some_span()])
     assert "UNAVAILABLE" in sender.trouble
     assert caplog.records == []
@@ -206,7 +207,7 @@ def test_a_state_that_is_none() -> None:
     span = some_span()
     span.link, span.state = TraceContext(f"00-{TRACE}-{CALLER}-01"), ""
     with grpc_collector() as collector:
-        sender = OtlpSender(read(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint).telemetry)
+        sender = span_sender(read(OTEL_EXPORTER_OTLP_ENDPOINT=collector.endpoint).telemetry)
         assert sender.send([span])
         sender.close()
     assert (collector.spans[0].state, collector.spans[0].links) == ("", [(TRACE, CALLER)])

@@ -9,10 +9,10 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality
 
 from tests.server.config.test_config import read
-from tests.server.telemetry.test_exporters import PROTOCOLS, collecting
+from tests.server.telemetry.test_otlp_spans import PROTOCOLS, collecting
 from tests.support.collector import Collector
 from windshift.server.telemetry import instruments as i
-from windshift.server.telemetry.metric_export import OtlpMetricSender
+from windshift.server.telemetry.otlp_signals import metric_sender
 from windshift.server.telemetry.registry import Distribution, Family
 
 BUCKETS = len(i.CALL_DURATION.bounds) + 1
@@ -28,9 +28,9 @@ READINGS = [
 def send(endpoint: str, protocol: str, **environment: str) -> tuple[bool, str]:
     """Send the readings by what an environment says; tell whether that went well, and what was wrong."""
     config = read(OTEL_EXPORTER_OTLP_ENDPOINT=endpoint, OTEL_EXPORTER_OTLP_PROTOCOL=protocol, **environment)
-    sender = OtlpMetricSender(config.telemetry)
+    sender = metric_sender(config.telemetry)
     try:
-        return sender.send(READINGS), sender.trouble
+        return sender.send([READINGS]), sender.trouble
     finally:
         sender.close()
 

@@ -1,0 +1,208 @@
+"""One thread that sends spans, metrics and log records to collectors, from a bounded queue for each signal.
+
+Calls never wait for a collector: an item that finds its queue full is dropped and counted, and so is a batch
+that cannot be sent. The log has one line when a signal begins to fail, and one when it recovers.
+
+The signals take turns. A collector that does not answer delays the others by its timeout.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from windshift.server.config import BatchConfig
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+_log = logging.getLogger(__name__)
+
+_POLL = 0.02
+"""Seconds between two looks at a queue that is being closed."""
+
+
+class Sender(Protocol[T_contra]):
+    """Sends one signal to its collector. `send` runs in the exporter's thread."""
+
+    @property
+    def trouble(self) -> str:
+        """What went wrong with the current or the last batch; empty if nothing did."""
+        ...
+
+    def send(self, batch: Sequence[T_contra], /) -> bool:
+        """Send a batch and return whether the collector took it. Blocks, but not for ever."""
+        ...
+
+    def close(self) -> None:
+        """Abort the current `send` if possible."""
+        ...
+
+
+class Messages(NamedTuple):
+    """What the log says of a signal that fails.
+
+    Attributes:
+        failing: takes the reason.
+        recovered: takes the number of items that were lost.
+        lost: the same, for those lost at the end; empty to say nothing.
+        hint: what to change if items come too fast.
+    """
+
+    failing: str
+    recovered: str
+    lost: str
+    hint: str = ""
+
+
+class ExportQueue(Generic[T]):
+    """The items of one signal that wait for the exporter, made by `Exporter.open`.
+
+    Attributes:
+        exported: items that the collector took.
+        failing: whether the last batch was lost, or items were while it was sent.
+        closed: whether it is over; what is added now is never sent.
+        due: when to send a batch that is not full, by `time.monotonic`.
+    """
+
+    def __init__(
+        self, wake: threading.Event, sender: Sender[T], config: BatchConfig, messages: Messages
+    ) -> None:
+        self._wake = wake
+        self._sender = sender
+        self._delay = config.delay.total_seconds()
+        self._queue_size = config.queue_size
+        self._batch_size = config.batch_size
+        self._messages = messages
+        self._items: deque[T] = deque()
+        self._sending = self._closing = self.closed = False
+        self._overflown = self._failed = self._reported = 0
+        self.exported = 0
+        self.failing = False
+        self.due = time.monotonic() + self._delay
+
+    @property
+    def dropped(self) -> int:
+        """Items that are lost: the queue was full, or they could not be sent."""
+        return self._overflown + self._failed
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing waits or is being sent."""
+        return not self._items and not self._sending
+
+    def add(self, item: T) -> None:
+        """Queue an item, or drop it. Never blocks."""
+        waiting = len(self._items)
+        if waiting >= self._queue_size:
+            self._overflown += 1
+            return
+        self._items.append(item)
+        if waiting + 1 >= self._batch_size and not self._wake.is_set():
+            self._wake.set()
+
+    def close(self, timeout: float) -> bool:
+        """Send what waits, for up to `timeout` seconds, and return whether that was time enough. Blocks.
+
+        A collector that is failing is not waited for.
+        """
+        self._closing = True
+        self._wake.set()
+        deadline = time.monotonic() + timeout
+        while not (self.idle or self._is_hopeless()) and time.monotonic() < deadline:
+            time.sleep(_POLL)
+        in_time = self.idle or self._is_hopeless()
+        self._sender.close()
+        if self._sending:
+            time.sleep(_POLL)  # to count what was aborted
+        self._failed += len(self._items)
+        self._items.clear()
+        self.closed = True
+        self._wake.set()
+        lost = self.dropped - self._reported
+        if lost and self._messages.lost:
+            _log.warning(self._messages.lost, lost)
+        return in_time
+
+    def _is_hopeless(self) -> bool:
+        return self.failing or bool(self._sender.trouble)
+
+    # --- In the exporter's thread --------------------------------------------------------------------------
+
+    def export(self) -> bool:
+        """Send a batch if it is time to, and return whether another one is ready."""
+        if self.closed:
+            return False
+        if self._is_ready() or time.monotonic() >= self.due:
+            if self._items:
+                self._send()
+            self.due = time.monotonic() + self._delay
+        return self._is_ready()
+
+    def _is_ready(self) -> bool:
+        """Tell whether there is a reason not to wait for more items."""
+        if self._closing:
+            return bool(self._items) and not self.failing
+        return len(self._items) >= self._batch_size
+
+    def _send(self) -> None:
+        self._sending = True
+        overflown = self._overflown
+        batch: list[T] = []
+        with suppress(IndexError):  # `close` may clear the queue
+            while len(batch) < self._batch_size:
+                batch.append(self._items.popleft())
+        sent = self._sender.send(batch)
+        if sent:
+            self.exported += len(batch)
+        else:
+            self._failed += len(batch)
+        self._report(failing=not sent or self._overflown > overflown)
+        self._sending = False
+
+    def _report(self, *, failing: bool) -> None:
+        """Log the first failure, and the recovery."""
+        if failing and not self.failing:
+            too_fast = f"they come faster than they can be sent{self._messages.hint}"
+            _log.warning(self._messages.failing, self._sender.trouble or too_fast)
+        elif self.failing and not failing:
+            _log.info(self._messages.recovered, self.dropped - self._reported)
+            self._reported = self.dropped
+        self.failing = failing
+
+
+class Exporter:
+    """The thread, which lives from the first queue that is opened to the last one that is closed."""
+
+    def __init__(self) -> None:
+        self._wake = threading.Event()
+        self._lock = threading.Lock()
+        self._queues: list[ExportQueue[Any]] = []
+
+    def open(self, sender: Sender[T], config: BatchConfig, messages: Messages) -> ExportQueue[T]:
+        """Begin to export a signal."""
+        queue = ExportQueue(self._wake, sender, config, messages)
+        with self._lock:
+            self._queues.append(queue)
+            if len(self._queues) == 1:
+                threading.Thread(target=self._run, name="windshift telemetry", daemon=True).start()
+        self._wake.set()
+        return queue
+
+    def _run(self) -> None:
+        busy = False
+        while queues := self._open_queues():
+            if not busy:
+                self._wake.wait(max(0.0, min(queue.due for queue in queues) - time.monotonic()))
+                self._wake.clear()
+            busy = any([queue.export() for queue in queues])  # noqa: C419 - each has its turn
+
+    def _open_queues(self) -> list[ExportQueue[Any]]:
+        with self._lock:
+            self._queues = [queue for queue in self._queues if not queue.closed]
+            return list(self._queues)
