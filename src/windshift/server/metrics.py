@@ -21,7 +21,7 @@ from windshift.server.monitoring.poll import Poll
 from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
-from windshift.server.telemetry.exporter import ExportQueue
+from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.process import LoopLag, add_process
 from windshift.server.telemetry.prometheus import Exposition, expose
 from windshift.server.telemetry.registry import PeriodicReader, Point, Registry
@@ -167,7 +167,7 @@ def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
     return [((what,), int(what in failing)) for what in i.RELOADED]
 
 
-def _add_exports(registry: Registry, push: PeriodicReader | None, spans: ExportQueue[Span] | None) -> None:
+def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporter[Span] | None) -> None:
     registry.add_number(i.PUSH_FAILURES, lambda: 0 if push is None else push.failures)
     registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
     registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)

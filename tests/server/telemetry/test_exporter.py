@@ -1,4 +1,4 @@
-"""The queues between a process and its collectors: bounds, batches, counts, turns, and what is logged."""
+"""The queues between a process and its collectors: bounds, batches, counts, and what is logged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.windshift_process import wait_for
 from windshift.server.config import BatchConfig
-from windshift.server.telemetry.exporter import Exporter, ExportQueue
+from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.signals import SPANS
 
 SOON, LATE = timedelta(milliseconds=5), timedelta(hours=1)
@@ -41,19 +41,6 @@ class Collector:
         self.free.set()
 
 
-class Witness(Collector):
-    """A collector that notes how many batches another one had before."""
-
-    def __init__(self, other: Collector) -> None:
-        super().__init__()
-        self.before: list[int] = []
-        self._other = other
-
-    def send(self, batch: Sequence[int]) -> bool:
-        self.before.append(len(self._other.batches))
-        return super().send(batch)
-
-
 class StuckCollector(Collector):
     """A collector that nothing can be made to let go of."""
 
@@ -64,16 +51,16 @@ class StuckCollector(Collector):
 @contextmanager
 def exporting(
     collector: Collector, delay: timedelta = SOON, queue_size: int = 100, batch_size: int = 10
-) -> Iterator[ExportQueue[int]]:
+) -> Iterator[Exporter[int]]:
     """Export to this collector for as long as the block lasts."""
-    queue = Exporter().open(collector, BatchConfig(delay, queue_size, batch_size), SPANS)
+    queue = Exporter(collector, BatchConfig(delay, queue_size, batch_size), SPANS)
     try:
         yield queue
     finally:
         queue.close(1)
 
 
-def add(queue: ExportQueue[int], count: int) -> None:
+def add(queue: Exporter[int], count: int) -> None:
     """Queue so many items."""
     for number in range(count):
         queue.add(number)
@@ -146,7 +133,7 @@ def test_closing_waits_no_longer_than_it_may(caplog: pytest.LogCaptureFixture) -
     """A collector that does not answer does not hold up the end; the items are counted as lost."""
     collector = StuckCollector()
     collector.free.clear()
-    queue = Exporter().open(collector, BatchConfig(LATE, 100, 10), SPANS)
+    queue = Exporter(collector, BatchConfig(LATE, 100, 10), SPANS)
     add(queue, 15)
     collector.entered.wait(5)
     started = time.monotonic()
@@ -170,53 +157,20 @@ def test_closing_does_not_wait_for_a_broken_collector() -> None:
     assert queue.dropped == 51
 
 
-def exporting_threads() -> list[threading.Thread]:
-    """Return the threads of exporters."""
-    return [thread for thread in threading.enumerate() if thread.name == "windshift telemetry"]
-
-
-def test_one_thread_for_all_signals() -> None:
-    """All queues share one thread, which ends with the last of them and begins anew with the next."""
-    wait_for(lambda: not exporting_threads())
-    exporter, config = Exporter(), BatchConfig(SOON)
-    assert exporting_threads() == []
-    for _ in range(2):
-        queues = [exporter.open(Collector(), config, SPANS) for _ in range(3)]
-        assert len(exporting_threads()) == 1
-        for queue in queues:
-            add(queue, 1)
-            queue.close(5)
-        assert [queue.exported for queue in queues] == [1, 1, 1]
-        wait_for(lambda: not exporting_threads())
-
-
-def test_signals_take_turns() -> None:
-    """A signal with more than can be sent does not keep others from their collector."""
-    busy = Collector()
-    witness = Witness(busy)
-    exporter = Exporter()
-    flood = exporter.open(busy, BatchConfig(LATE, 10_000, 1), SPANS)
-    queue = exporter.open(witness, BatchConfig(LATE, 10, 1), SPANS)
-    busy.free.clear()
-    add(flood, 5_000)
-    busy.entered.wait(5)
-    add(queue, 1)
-    busy.free.set()
-    wait_for(lambda: queue.exported == 1)
-    assert witness.before[0] <= 2
-    flood.close(5)
+def test_the_thread_ends_with_the_queue() -> None:
+    """Nothing runs any more after the end."""
+    queue = Exporter(Collector(), BatchConfig(LATE), SPANS)
     queue.close(5)
+    wait_for(lambda: "windshift telemetry" not in [thread.name for thread in threading.enumerate()])
 
 
-def test_a_stuck_collector_is_let_go_when_its_signal_ends() -> None:
-    """Closing a signal aborts what is being sent, and the others go on."""
+def test_a_stuck_collector_holds_up_no_other_signal() -> None:
+    """Signals with different collectors fail by themselves."""
     stuck = Collector()
-    exporter, config = Exporter(), BatchConfig(SOON, 10, 1)
-    held, queue = exporter.open(stuck, config, SPANS), exporter.open(Collector(), config, SPANS)
     stuck.free.clear()
-    add(held, 1)
-    stuck.entered.wait(5)
-    add(queue, 1)
-    assert not held.close(0.05)
-    wait_for(lambda: queue.exported == 1)
-    queue.close(5)
+    with exporting(stuck, batch_size=1) as held, exporting(Collector()) as queue:
+        add(held, 1)
+        stuck.entered.wait(5)
+        add(queue, 1)
+        assert queue.close(5)
+        assert (queue.exported, held.exported) == (1, 0)

@@ -46,7 +46,7 @@ class Collector:
 
 def reader(collector: Collector, interval: float) -> PeriodicReader:
     """Make what exports the readings to this collector."""
-    queue = Exporter().open(collector, BatchConfig(queue_size=1, batch_size=1), METRICS)
+    queue = Exporter(collector, BatchConfig(queue_size=1, batch_size=1), METRICS)
     return PeriodicReader(queue, collect, interval)
 
 

@@ -1,9 +1,10 @@
-"""One thread that sends spans, metrics and log records to collectors, from a bounded queue for each signal.
+"""How spans, metrics and log records get to a collector: a bounded queue, and a thread that sends batches.
 
 Calls never wait for a collector: an item that finds its queue full is dropped and counted, and so is a batch
 that cannot be sent. The log has one line when a signal begins to fail, and one when it recovers.
 
-The signals take turns. A collector that does not answer delays the others by its timeout.
+Each signal has an exporter of its own: they may have different collectors, and one that does not answer must
+not hold up the others.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from windshift.server.config import BatchConfig
 
@@ -60,31 +61,27 @@ class Messages(NamedTuple):
     hint: str = ""
 
 
-class ExportQueue(Generic[T]):
-    """The items of one signal that wait for the exporter, made by `Exporter.open`.
+class Exporter(Generic[T]):
+    """The queue of one signal and its thread, which runs from the start until `close`.
 
     Attributes:
         exported: items that the collector took.
         failing: whether the last batch was lost, or items were while it was sent.
-        closed: whether it is over; what is added now is never sent.
-        due: when to send a batch that is not full, by `time.monotonic`.
     """
 
-    def __init__(
-        self, wake: threading.Event, sender: Sender[T], config: BatchConfig, messages: Messages
-    ) -> None:
-        self._wake = wake
+    def __init__(self, sender: Sender[T], config: BatchConfig, messages: Messages) -> None:
         self._sender = sender
         self._delay = config.delay.total_seconds()
         self._queue_size = config.queue_size
         self._batch_size = config.batch_size
         self._messages = messages
         self._items: deque[T] = deque()
-        self._sending = self._closing = self.closed = False
+        self._wake = threading.Event()
+        self._sending = self._closing = self._closed = False
         self._overflown = self._failed = self._reported = 0
         self.exported = 0
         self.failing = False
-        self.due = time.monotonic() + self._delay
+        threading.Thread(target=self._run, name="windshift telemetry", daemon=True).start()
 
     @property
     def dropped(self) -> int:
@@ -122,7 +119,7 @@ class ExportQueue(Generic[T]):
             time.sleep(_POLL)  # to count what was aborted
         self._failed += len(self._items)
         self._items.clear()
-        self.closed = True
+        self._closed = True
         self._wake.set()
         lost = self.dropped - self._reported
         if lost and self._messages.lost:
@@ -132,17 +129,16 @@ class ExportQueue(Generic[T]):
     def _is_hopeless(self) -> bool:
         return self.failing or bool(self._sender.trouble)
 
-    # --- In the exporter's thread --------------------------------------------------------------------------
+    # --- In the thread -------------------------------------------------------------------------------------
 
-    def export(self) -> bool:
-        """Send a batch if it is time to, and return whether another one is ready."""
-        if self.closed:
-            return False
-        if self._is_ready() or time.monotonic() >= self.due:
-            if self._items:
+    def _run(self) -> None:
+        while not self._closed:
+            self._wake.wait(self._delay)
+            self._wake.clear()
+            if self._items and not (self._closing and self.failing):
                 self._send()
-            self.due = time.monotonic() + self._delay
-        return self._is_ready()
+            while self._is_ready():
+                self._send()
 
     def _is_ready(self) -> bool:
         """Tell whether there is a reason not to wait for more items."""
@@ -174,35 +170,3 @@ class ExportQueue(Generic[T]):
             _log.info(self._messages.recovered, self.dropped - self._reported)
             self._reported = self.dropped
         self.failing = failing
-
-
-class Exporter:
-    """The thread, which lives from the first queue that is opened to the last one that is closed."""
-
-    def __init__(self) -> None:
-        self._wake = threading.Event()
-        self._lock = threading.Lock()
-        self._queues: list[ExportQueue[Any]] = []
-
-    def open(self, sender: Sender[T], config: BatchConfig, messages: Messages) -> ExportQueue[T]:
-        """Begin to export a signal."""
-        queue = ExportQueue(self._wake, sender, config, messages)
-        with self._lock:
-            self._queues.append(queue)
-            if len(self._queues) == 1:
-                threading.Thread(target=self._run, name="windshift telemetry", daemon=True).start()
-        self._wake.set()
-        return queue
-
-    def _run(self) -> None:
-        busy = False
-        while queues := self._open_queues():
-            if not busy:
-                self._wake.wait(max(0.0, min(queue.due for queue in queues) - time.monotonic()))
-                self._wake.clear()
-            busy = any([queue.export() for queue in queues])  # noqa: C419 - each has its turn
-
-    def _open_queues(self) -> list[ExportQueue[Any]]:
-        with self._lock:
-            self._queues = [queue for queue in self._queues if not queue.closed]
-            return list(self._queues)

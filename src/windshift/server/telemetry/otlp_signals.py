@@ -23,7 +23,7 @@ from opentelemetry.trace import SpanContext, TraceFlags, TraceState
 
 from windshift.server.config import TelemetryConfig
 from windshift.server.telemetry import conventions as c
-from windshift.server.telemetry.exporter import ExportQueue
+from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.log_text import fields_of, message_of, traceback_of
 from windshift.server.telemetry.otlp import OtlpSender
@@ -212,7 +212,7 @@ def log_sender(config: TelemetryConfig) -> OtlpSender[LoggedRecord]:
 class OtlpHandler(logging.Handler):
     """Queues records to be exported."""
 
-    def __init__(self, queue: ExportQueue[LoggedRecord]) -> None:
+    def __init__(self, queue: Exporter[LoggedRecord]) -> None:
         super().__init__()
         self._queue = queue
 

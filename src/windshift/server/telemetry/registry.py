@@ -12,7 +12,7 @@ from bisect import bisect_left
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Any, NamedTuple
 
-from windshift.server.telemetry.exporter import ExportQueue
+from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,7 @@ class PeriodicReader:
     While the last ones are still being sent none are taken.
     """
 
-    def __init__(self, queue: ExportQueue[Readings], collect: Collect, interval: float) -> None:
+    def __init__(self, queue: Exporter[Readings], collect: Collect, interval: float) -> None:
         self._queue = queue
         self._collect = collect
         self._interval = interval

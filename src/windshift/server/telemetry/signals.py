@@ -10,7 +10,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from windshift.server.config import BatchConfig, TelemetryConfig
-from windshift.server.telemetry.exporter import Exporter, ExportQueue, Messages
+from windshift.server.telemetry.exporter import Exporter, Messages
 from windshift.server.telemetry.registry import Collect, PeriodicReader
 from windshift.server.telemetry.span_log import log_span
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
@@ -38,27 +38,26 @@ LOGS: Final = Messages(
 
 
 class Telemetry:
-    """What a process tells of its work. Each signal that has an endpoint goes to the one exporter.
+    """What a process tells of its work. Each signal that has an endpoint has an exporter.
 
     Attributes:
-        spans: the queue of finished spans, None without an endpoint.
+        spans: exports finished spans, None without an endpoint.
         tracer: starts spans, None if they would go nowhere.
     """
 
     def __init__(self, config: TelemetryConfig) -> None:
         self._config = config
-        self._exporter = Exporter()
         self.spans = self._open_spans()
         self.tracer = self._make_tracer()
-        self._logs: ExportQueue[Any] | None = None
+        self._logs: Exporter[Any] | None = None
 
-    def _open_spans(self) -> ExportQueue[Span] | None:
+    def _open_spans(self) -> Exporter[Span] | None:
         if self._config.traces.endpoint is None:
             return None
         from windshift.server.telemetry.otlp_signals import span_sender  # noqa: PLC0415 - slow, rarely needed
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        return self._exporter.open(span_sender(self._config), self._config.batch, SPANS)
+        return Exporter(span_sender(self._config), self._config.batch, SPANS)
 
     def _make_tracer(self) -> Tracer | None:
         finishes: list[Callable[[Span], None]] = []
@@ -87,7 +86,7 @@ class Telemetry:
         from windshift.server.telemetry.otlp_signals import metric_sender  # noqa: PLC0415 - as above
 
         one_at_a_time = BatchConfig(queue_size=1, batch_size=1)
-        queue = self._exporter.open(metric_sender(self._config), one_at_a_time, METRICS)
+        queue = Exporter(metric_sender(self._config), one_at_a_time, METRICS)
         interval = max(_MIN_METRIC_INTERVAL, self._config.metric_interval.total_seconds())
         return PeriodicReader(queue, collect, interval)
 
@@ -98,7 +97,7 @@ class Telemetry:
         from windshift.server.telemetry.otlp_signals import OtlpHandler, log_sender  # noqa: PLC0415 - as above
 
         batch = BatchConfig(timedelta(seconds=1))
-        self._logs = self._exporter.open(log_sender(self._config), batch, LOGS)
+        self._logs = Exporter(log_sender(self._config), batch, LOGS)
         return OtlpHandler(self._logs)
 
     def close_logs(self, timeout: float) -> None:
