@@ -31,7 +31,7 @@ def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = C
 
 def positions(chosen: Chosen) -> tuple[list[int], int]:
     """Say which entries were chosen, and where to go on."""
-    return [each.position for each in chosen.entries], chosen.next
+    return [each.position for each in chosen.entries], chosen.seen if chosen.more else 0
 
 
 def test_the_last_page_says_so() -> None:
@@ -99,12 +99,11 @@ async def all_pages(
     """Read page after page, to the last."""
     pages, after = [], 0
     while True:
-        letters, after = await keeper.store.page(
-            which, after, most, most_bytes, in_seconds(10), with_data=with_data
-        )
-        pages.append(letters)
-        if not after:
+        page = await keeper.store.page(which, after, most, most_bytes, in_seconds(10), with_data=with_data)
+        pages.append(page.letters)
+        if not page.more:
             return pages
+        after = page.after
 
 
 async def test_page_after_page(keeper: Keeper, unique: Unique) -> None:

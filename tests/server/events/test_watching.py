@@ -83,11 +83,16 @@ class Observed(DeadLetterStore):
         vars(self).update(vars(store))
         self.pages = self.looks = 0
         self.away = False
+        self.replica_has = 1 << 63
 
     async def page(self, *arguments: Any, **options: Any) -> Page:
-        """Read a page."""
+        """Read a page from a replica, which may lag."""
         self.pages += 1
-        return await super().page(*arguments, **options)
+        page = await super().page(*arguments, **options)
+        if page.after <= self.replica_has:
+            return page
+        letters = [each for each in page.letters if each.position <= self.replica_has]
+        return Page(letters, max(self.replica_has, arguments[1]), more=False)
 
     async def last_position(self, deadline: float) -> int:
         """Look how far the stream is."""
@@ -205,6 +210,23 @@ async def test_a_broker_that_is_out_of_reach(keeper: Keeper, unique: Unique) -> 
         assert reader.told.empty()
         store.away = False
         assert (await reader.next()).failure == written[0].failure
+
+
+async def test_a_replica_that_lags(keeper: Keeper, unique: Unique) -> None:
+    """However long a replica lacks an entry, it is told once the replica has it."""
+    stream, reader = await keeper.broker.stream(unique()), Reader()
+    async with watching(keeper, LetterFilter(stream), reader) as store:
+        store.replica_has = await keeper.store.last_position(in_seconds(5))
+        written = await keeper.given_up(stream, 2)
+        for _ in range(5):
+            await store.look()
+        assert reader.told.empty()
+        store.replica_has = written[0].position
+        assert (await reader.next()).failure == written[0].failure
+        for _ in range(5):
+            await store.look()
+        store.replica_has = written[1].position
+        assert (await reader.next()).failure == written[1].failure
 
 
 async def test_a_broker_that_has_forgotten(keeper: Keeper, unique: Unique) -> None:

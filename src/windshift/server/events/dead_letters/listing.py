@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 
 from windshift.server.errors import DeadLetterNotFound
 from windshift.server.events.dead_letters.letters import DeadLetter, LetterId, id_text
-from windshift.server.events.dead_letters.page_tokens import Place
+from windshift.server.events.dead_letters.page_tokens import BEGINNING, Place
 from windshift.server.events.dead_letters.replays import Replays
 from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
 
@@ -47,7 +47,8 @@ class LetterPages:
         """Read up to `size` dead letters from a place on."""
         page = await self._store.page(which, begin.after, size, PAGE_BYTES, deadline, with_data=with_data)
         replaying = await outstanding(self._replays, (each.failure.id for each in page.letters), deadline)
-        return Entries([Entry(each, each.failure.id in replaying) for each in page.letters], Place(page.next))
+        entries = [Entry(each, each.failure.id in replaying) for each in page.letters]
+        return Entries(entries, Place(page.after) if page.more else BEGINNING)
 
     async def get(self, letter_id: LetterId, deadline: float) -> Entry:
         """Read one; raise `DeadLetterNotFound` when there is none."""

@@ -60,8 +60,10 @@ class Page(NamedTuple):
     """Some dead letters, in the order in which they were written."""
 
     letters: list[DeadLetter]
-    next: int
-    """The position to go on after; 0 = there are no more now."""
+    after: int
+    """The position to go on after."""
+    more: bool
+    """Whether there were more after it."""
 
 
 def subjects_of(stream: str, consumer: str) -> str:
@@ -101,7 +103,9 @@ class Chosen(NamedTuple):
     """What a scan found."""
 
     entries: list[Entry]
-    next: int
+    seen: int
+    """The position of the last entry that was looked at; 0 = none was."""
+    more: bool
 
 
 def choose(
@@ -124,15 +128,15 @@ def choose(
             last = entry
             continue
         if which.is_over(entry.time):
-            return Chosen(chosen, 0)
+            return Chosen(chosen, entry.position, more=False)
         one = letter(entry, entry.event, with_data=False)
         if which.takes(one):
             size += one.data_size if with_data else 0
             if len(chosen) == most or (chosen and size > most_bytes):
-                return Chosen(chosen, last)
+                return Chosen(chosen, last, more=True)
             chosen.append(entry)
         last = entry.position
-    return Chosen(chosen, last if left else 0)
+    return Chosen(chosen, last, more=left > 0)
 
 
 def _unix_ns(time: Time) -> int:

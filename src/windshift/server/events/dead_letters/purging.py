@@ -92,5 +92,5 @@ class Purging:
                 done = await together(self._store.delete(each.failure.id, deadline) for each in group)
                 outcome.purged += sum(done)
             outcome.next = Place(group[-1].position)
-        outcome.next = Place(page.next)
-        return page.next > 0 and not self._draining
+        outcome.next = Place(page.after) if page.more else BEGINNING
+        return page.more and not self._draining

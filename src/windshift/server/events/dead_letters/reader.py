@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from windshift.nats import NatsError
-from windshift.nats.jetstream import JetStream, StoredMessage, codes
+from windshift.nats.jetstream import JetStream, JsonObject, StoredMessage, codes
 from windshift.server.broker_errors import broker_errors, domain_error
 from windshift.server.events.dead_letters.codec import Entry, Event, entry_subject, join_rest, read_entry
 from windshift.server.events.dead_letters.letters import LetterId
@@ -39,8 +39,12 @@ class LetterReader:
 
     async def last(self, subject: str, deadline: float) -> StoredMessage | None:
         """Read the last message of a subject; `None` if there is none, or no stream."""
+        return await self.message({"last_by_subj": subject}, deadline)
+
+    async def message(self, query: JsonObject, deadline: float) -> StoredMessage | None:
+        """Read one message; `None` if there is none, or no stream."""
         try:
-            return await self._api.message(self._stream, {"last_by_subj": subject}, deadline)
+            return await self._api.message(self._stream, query, deadline)
         except NatsError as refusal:
             if refusal.err_code == codes.STREAM_NOT_FOUND:
                 return None

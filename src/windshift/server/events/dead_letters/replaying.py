@@ -152,8 +152,8 @@ class Replaying:
             outcome.next = Place(group[-1].position, upto)
         if next(letters, None) is not None:
             return False
-        there_are_more = 0 < page.next < upto
-        outcome.next = Place(page.next, upto) if there_are_more else BEGINNING
+        there_are_more = page.more and page.after < upto
+        outcome.next = Place(page.after, upto) if there_are_more else BEGINNING
         return there_are_more and run.room(outcome) > 0 and not self._draining
 
     def _run(self, order: ReplayOrder, deadline: float) -> _Run:

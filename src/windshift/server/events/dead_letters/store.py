@@ -203,7 +203,7 @@ class DeadLetterStore:
     ) -> Page:
         """Read dead letters after a position (0: from the first), as some replica has them.
 
-        A page looks at a bounded number of entries: it may be empty and still have a `next`.
+        A page looks at a bounded number of entries: it may be empty although there are more.
 
         Args:
             which: what passes.
@@ -223,7 +223,7 @@ class DeadLetterStore:
             event = await self._reader.event(entry, deadline) if with_data else entry.event
             if event is not None:  # it was removed, or written anew further on
                 letters.append(letter(entry, event, with_data=with_data))
-        return Page(letters, chosen.next)
+        return Page(letters, chosen.seen or after, chosen.more)
 
     async def count(self, stream: str, consumer: str, deadline: float) -> int:
         """Count the dead letters of a consumer, of a stream, or all, as some replica has them."""
@@ -239,6 +239,12 @@ class DeadLetterStore:
             _unless_missing(refusal)
             return 0
         return int(info["state"]["last_seq"])
+
+    async def next_position(self, stream: str, consumer: str, after: int, deadline: float) -> int | None:
+        """Return the position of the first dead letter after a position, as the leader has it, if any."""
+        query = {"seq": after + 1, "next_by_subj": subjects_of(stream, consumer)}
+        found = await self._reader.message(query, deadline)
+        return None if found is None else found.sequence
 
     async def _scan(self, query: JsonObject, deadline: float) -> Batch:
         """Read entries; none where there is no stream."""

@@ -124,8 +124,8 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._wake = asyncio.Event()
         self._reached = WatchPosition(0, 0)
-        self._last = 0
-        self._last_since = self._loop.time()
+        self._mark = 0
+        self._marked_at = self._loop.time()
 
     async def run(self, begin: WatchPosition | None, *, existing: bool) -> None:
         """Tell of dead letters until cancelled.
@@ -166,18 +166,25 @@ class Watch:
         more = last > self._reached.after
         while more:
             more = await self._tell_a_page()
-        self._pass_by(last)
+        await self._skip_others(last)
 
-    def _pass_by(self, last: int) -> None:
-        """Look no more at entries that concern nobody here.
+    async def _skip_others(self, last: int) -> None:
+        """Skip the entries of others, so that nothing new costs one request.
 
-        They are passed by when they are there for a while: a replica may have answered that lags behind.
+        Pages come from any replica, which may lag, so the leader has to confirm that none of ours is among
+        them. A server that led the stream a moment ago may answer as its leader: skip only what is older.
         """
         now = self._loop.time()
-        if last != self._last:
-            self._last, self._last_since = last, now
-        elif now - self._last_since >= self._options.interval.total_seconds():
-            self._reached = self._reached._replace(after=max(last, self._reached.after))
+        if now - self._marked_at < self._options.interval.total_seconds():
+            return
+        after, mark = self._reached.after, min(self._mark, last)
+        if mark > after and await self._next_position(after) is None:
+            self._reached = self._reached._replace(after=mark)
+        self._mark, self._marked_at = last, now
+
+    async def _next_position(self, after: int) -> int | None:
+        which = self._which
+        return await self._store.next_position(which.stream, which.consumer, after, self._deadline())
 
     def _go_back(self) -> None:
         """Begin anew, in a stream that is not what it was, with what can be new there."""
@@ -198,9 +205,8 @@ class Watch:
             self._reached = WatchPosition(letter.position, _time_ns(letter))
             if client.queued > _UNREAD:
                 await client.ready()
-        if page.next:
-            self._reached = self._reached._replace(after=page.next)
-        return page.next > 0
+        self._reached = self._reached._replace(after=max(page.after, self._reached.after))
+        return page.more
 
     def _deadline(self) -> float:
         return self._loop.time() + self._options.read_timeout.total_seconds()
