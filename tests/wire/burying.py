@@ -20,8 +20,9 @@ from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.nats.jetstream import Writes
-from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.model import StreamSeq
 
 
@@ -43,13 +44,14 @@ async def _bury(
     async with connect(nats_server.url) as broker:
         writes = Writes(broker.connection, broker.requests, broker.api)
         store = DeadLetterStore(broker.connection, broker.api, writes, 1)
+        writer = DeadLetterWriter(broker.connection, broker.api, store)
         ids = []
         for seq in seqs:
             stored = await broker.api.message(stream, {"seq": seq}, in_seconds(5))
             assert stored is not None
-            letter_id = LetterId(stream, consumer, StreamSeq(seq), stored.unix_ns)
-            await store.write(Failure(letter_id, **fields), in_seconds(10))
-            ids.append(f"{stream}.{consumer}.{seq}.{letter_id.stored_ns}")
+            dead_letter_id = DeadLetterId(stream, consumer, StreamSeq(seq), stored.unix_ns)
+            await writer.write(Failure(dead_letter_id, **fields), in_seconds(10))
+            ids.append(f"{stream}.{consumer}.{seq}.{dead_letter_id.stored_ns}")
         return ids
 
 

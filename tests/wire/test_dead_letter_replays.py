@@ -16,7 +16,7 @@ from tests.support.windshift_process import wait_for
 from tests.wire.burying import ask, bury, delete_stream, listed
 from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.dead_letters.model import Cause
 
 Unique = Callable[[], str]
 

@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from tests.wire.burying import ask, bury, listed
 from tests.wire.consuming import ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
-from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.dead_letters.model import Cause
 
 Unique = Callable[[], str]
 

@@ -33,13 +33,12 @@ from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Broker, DeadLettering
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.listing import LetterPages
-from windshift.server.events.dead_letters.purging import Purging
-from windshift.server.events.dead_letters.replaying import Replaying
-from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.admin import DeadLetterAdmin
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.watching import WatchOptions
+from windshift.server.events.dead_letters.watch import WatchOptions
+from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
@@ -86,12 +85,12 @@ class App:
         self._requests = Requests(self.connection)
         api = JetStream(self.connection, self._requests)
         writes = _writes(config.nats, self.connection, self._requests, api)
-        counts, given_up = Counts(), GivenUp()
+        counts, stats = Counts(), DeadLetterStats()
         self._telemetry = telemetry
         tracer = telemetry.tracer
         self._notes = Notes(self.connection)
         nats = _Nats(self.connection, self._requests, api, writes, self._notes)
-        domain = _Domain(config, nats, counts, given_up, tracer)
+        domain = _Domain(config, nats, counts, stats, tracer)
         self._dead_letters = domain.dead_letters
         self._dead_lettering = domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
@@ -114,7 +113,7 @@ class App:
             limit_sizes(each)
             if self._guard is not None:
                 self._guard.protect(each)
-        self.metrics = self._make_metrics(nats, counts, given_up, audit) if config.metrics else None
+        self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """Readings of this server, unless they are switched off."""
         self._server: Server | None = None
         self._made_at = asyncio.get_running_loop().time()
@@ -126,11 +125,11 @@ class App:
         self.connection.on_lost.append(self._show_health)
         self._show_health()
 
-    def _make_metrics(self, nats: _Nats, counts: Counts, given_up: GivenUp, audit: Audit) -> Metrics:
+    def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
         connection, requests, api, writes, _ = nats
         poll = Poll(connection, requests, CensusTaker(api))
         methods = [path for service in self._answered for path in service.methods]
-        metrics = Metrics(counts, given_up, writes, poll, connection, methods, self._telemetry)
+        metrics = Metrics(counts, stats, writes, poll, connection, methods, self._telemetry)
         metrics.add_denials(audit.denials)
         metrics.add_reloads(self.reloaders)
         return metrics
@@ -270,30 +269,25 @@ class _Domain:
     """The rules, built on the NATS layer."""
 
     def __init__(
-        self, config: ServerConfig, nats: _Nats, counts: Counts, given_up: GivenUp, tracer: Tracer | None
+        self, config: ServerConfig, nats: _Nats, counts: Counts, stats: DeadLetterStats, tracer: Tracer | None
     ) -> None:
         connection, requests, api, writes, notes = nats
         replicas = config.default_replicas
-        letters = DeadLetterStore(connection, api, writes, replicas)
-        replays = Replays(api, writes, notes, replicas)
-        shared = self.dead_lettering = DeadLettering(letters, replays, notes, given_up)
+        store = DeadLetterStore(connection, api, writes, replicas)
+        writer = DeadLetterWriter(connection, api, store)
+        queue = ReplayQueue(api, writes, notes, replicas)
+        shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
         self.events = EventsService(
             Streams(api, replicas),
-            Consumers(api, letters, notes),
+            Consumers(api, store, notes),
             Publisher(api, writes, counts, tracer),
             Broker(connection, requests, api, shared, counts, tracer),
             ConsumeOptions(),
             extractor(config.telemetry.propagators),
         )
         self.state = StateService(Stores(Buckets(api, writes, replicas)))
-        self.dead_letters = DeadLettersService(
-            letters,
-            LetterPages(letters, replays),
-            Replaying(letters, replays, api, given_up),
-            Purging(letters),
-            notes,
-            WatchOptions(),
-        )
+        admin = DeadLetterAdmin(store, queue, api, stats)
+        self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
 
 
 def _services(

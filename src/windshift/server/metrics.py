@@ -13,9 +13,9 @@ from windshift.nats.jetstream import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
-from windshift.server.events.dead_letters.replays import replayed_to
+from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
+from windshift.server.events.dead_letters.replay_queue import replayed_to
+from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.monitoring.census import Census, ConsumerCensus
 from windshift.server.monitoring.poll import Poll
 from windshift.server.reloading import Watched
@@ -38,7 +38,7 @@ class Metrics:
 
     Args:
         counts: what happened to events.
-        given_up: what happened to those that consumers gave up on.
+        dead_letters: what happened to those that consumers gave up on.
         writes: what is written to JetStream.
         poll: what JetStream holds.
         connection: the connection to NATS.
@@ -49,7 +49,7 @@ class Metrics:
     def __init__(
         self,
         counts: Counts,
-        given_up: GivenUp,
+        dead_letters: DeadLetterStats,
         writes: Writes,
         poll: Poll,
         connection: Connection,
@@ -60,7 +60,7 @@ class Metrics:
         self.calls = CallDurations(methods)
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
-        _add_given_up(registry, given_up)
+        _add_dead_letters(registry, dead_letters)
         _add_nats(registry, connection, poll)
         add_process(registry, version("windshift"))
         self._push = telemetry.metric_reader(registry.collect)
@@ -135,11 +135,11 @@ def _add_events(registry: Registry, counts: Counts, writes: Writes) -> None:
     registry.add_number(i.SUBSCRIPTIONS, lambda: len(counts.holdings))
 
 
-def _add_given_up(registry: Registry, given_up: GivenUp) -> None:
-    registry.add(i.DEAD_LETTERS, lambda: _by_label(given_up.letters))
-    registry.add_number(i.DEAD_LETTER_FAILURES, lambda: given_up.failures)
-    registry.add(i.DROPPED, lambda: _by_label(given_up.drops))
-    registry.add_number(i.REPLAYS, lambda: given_up.replays)
+def _add_dead_letters(registry: Registry, stats: DeadLetterStats) -> None:
+    registry.add(i.DEAD_LETTERS, lambda: _by_label(stats.written))
+    registry.add_number(i.DEAD_LETTER_FAILURES, lambda: stats.failures)
+    registry.add(i.DROPPED, lambda: _by_label(stats.drops))
+    registry.add_number(i.REPLAYS, lambda: stats.replays)
 
 
 def _by_label(counts: Mapping[str, int]) -> Iterable[Point]:

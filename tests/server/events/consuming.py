@@ -17,9 +17,10 @@ from windshift.server.events.consuming.commands import Ack, Command, Ping, Rejec
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settlement import Confirmation, Kind
 from windshift.server.events.consuming.shared import Broker, DeadLettering
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.replays import Replays
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import Notes
@@ -37,11 +38,13 @@ def dead_lettering(nats: NatsBroker) -> DeadLettering:
     """Build what consume calls share."""
     connection, api = nats.connection, nats.api
     writes, notes = Writes(connection, nats.requests, api), Notes(connection)
+    store = DeadLetterStore(connection, api, writes, 1)
     return DeadLettering(
-        DeadLetterStore(connection, api, writes, 1),
-        Replays(api, writes, notes, 1),
+        store,
+        DeadLetterWriter(connection, api, store),
+        ReplayQueue(api, writes, notes, 1),
         notes,
-        GivenUp(),
+        DeadLetterStats(),
     )
 
 

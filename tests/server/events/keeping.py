@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
 from windshift.nats.jetstream import Writes
-from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, Failure, LetterId
-from windshift.server.events.dead_letters.replays import STREAM as REPLAYS
-from windshift.server.events.dead_letters.replays import Replays
-from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
+from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore
+from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import Notes
 
@@ -23,7 +24,8 @@ class Keeper:
 
     broker: Broker
     store: DeadLetterStore
-    replays: Replays
+    writer: DeadLetterWriter
+    replays: ReplayQueue
     notes: Notes
 
     async def publish(self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None) -> int:
@@ -34,7 +36,7 @@ class Keeper:
         """Have a consumer give up on an event that is stored."""
         stored = await self.broker.api.message(stream, {"seq": seq}, in_seconds(5))
         assert stored is not None
-        return failure(LetterId(stream, consumer, StreamSeq(seq), stored.unix_ns), **told)
+        return failure(DeadLetterId(stream, consumer, StreamSeq(seq), stored.unix_ns), **told)
 
     async def given_up(
         self, stream: str, count: int, consumer: str = "c", **told: object
@@ -43,14 +45,14 @@ class Keeper:
         written = []
         for number in range(count):
             seq = await self.publish(f"{stream}.{number}", b"%d" % number)
-            _, letter = await self.store.write(
+            _, letter = await self.writer.write(
                 await self.failure(stream, seq, consumer, **told), in_seconds(10)
             )
             assert letter is not None
             written.append(letter)
         return written
 
-    async def get(self, id: LetterId) -> DeadLetter:  # noqa: A002
+    async def get(self, id: DeadLetterId) -> DeadLetter:  # noqa: A002
         """Read a dead letter that is there."""
         letter = await self.store.get(id, in_seconds(10))
         assert letter is not None
@@ -79,11 +81,11 @@ class Keeper:
         assert await self.broker.requests.request(message.reply, word, b"", in_seconds(5)) == b""
 
     async def entries(self) -> int:
-        """Count all that the stream of dead letters holds, rests included."""
+        """Count all that the stream of dead letters holds, overflow messages included."""
         return await self.broker.messages(STREAM)
 
 
-def failure(id: LetterId, **told: object) -> Failure:  # noqa: A002
+def failure(id: DeadLetterId, **told: object) -> Failure:  # noqa: A002
     """Say that a consumer gave up."""
     return Failure(id, 3, 1_000, 2_000, Cause.REJECTED)._replace(**told)  # type: ignore[arg-type]  # checked there
 
@@ -93,10 +95,12 @@ async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
     writes = Writes(broker.connection, broker.requests, broker.api)
     notes = Notes(broker.connection)
     notes.start()
+    store = DeadLetterStore(broker.connection, broker.api, writes, default_replicas)
     return Keeper(
         broker,
-        DeadLetterStore(broker.connection, broker.api, writes, default_replicas),
-        Replays(broker.api, writes, notes, default_replicas),
+        store,
+        DeadLetterWriter(broker.connection, broker.api, store),
+        ReplayQueue(broker.api, writes, notes, default_replicas),
         notes,
     )
 

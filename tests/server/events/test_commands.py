@@ -20,7 +20,7 @@ from windshift.server.events.consuming.commands import (
     check_subscribe,
     decide,
 )
-from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.dead_letters.model import Cause
 from windshift.server.events.retries import RetryPolicy
 
 MS = 10**6

@@ -22,7 +22,7 @@ from windshift.server.errors import PermissionDenied
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import Action
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker
-from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.retries import RetryPolicy
 
 Unique = Callable[[], str]
@@ -49,19 +49,19 @@ class Sending:
 async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, unique: Unique) -> None:
     """When its client leaves, the event is with others at once."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=30.0)
-    writing, write = asyncio.Event(), keeper.store.write
+    writing, write = asyncio.Event(), keeper.writer.write
 
     async def write_for_ever(*_: object) -> Any:
         writing.set()
         await asyncio.Event().wait()
 
-    keeper.store.write = write_for_ever  # type: ignore[assignment,method-assign]
+    keeper.writer.write = write_for_ever  # type: ignore[assignment,method-assign]
     async with consuming.worker() as first:
         await consuming.publish()
         reject(first, (await first.event()).id, Action.DEAD_LETTER)
         await asyncio.wait_for(writing.wait(), 10)
         await first.vanish()
-    keeper.store.write = write  # type: ignore[method-assign]
+    keeper.writer.write = write  # type: ignore[method-assign]
     left = time.monotonic()
     async with consuming.worker() as second:
         await second.event(within=20)
@@ -164,7 +164,7 @@ async def test_an_event_of_a_stream_that_was_made_anew(keeper: Keeper, unique: U
         reject(worker, (await worker.event()).id, Action.DEAD_LETTER)
         await worker.told()
     ((seq, stored_ns),) = await keeper.store.recall(name, "c", in_seconds(5))
-    letter = await keeper.get(LetterId(name, "c", seq, stored_ns))
+    letter = await keeper.get(DeadLetterId(name, "c", seq, stored_ns))
     assert letter is not None
     assert letter.failure.first_delivery_ns >= stored_ns
     assert letter.failure.reason == ""

@@ -14,31 +14,31 @@ from windshift.nats.times import Time
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
     Entry,
-    Event,
+    EventCopy,
     Packed,
+    copy_event,
+    dead_letter,
     entry_subject,
-    join_rest,
-    kept_event,
-    letter,
+    join_overflow,
     pack,
     read_entry,
 )
-from windshift.server.events.dead_letters.letters import (
+from windshift.server.events.dead_letters.model import (
     Cause,
     DeadLetter,
+    DeadLetterId,
     Failure,
-    LetterId,
-    id_text,
-    read_id,
 )
 from windshift.server.events.model import StreamSeq
 
 MEBIBYTE = 1024 * 1024
-ID = LetterId("ORDERS", "billing", StreamSeq(17), 1_795_532_049_123_456_789)
+ID = DeadLetterId("ORDERS", "billing", StreamSeq(17), 1_795_532_049_123_456_789)
 WRITTEN = Time(1_795_532_050, 5)
 
 names = st.text("ABCabc019_-", min_size=1, max_size=255)
-ids = st.builds(LetterId, names, names, st.integers(1, 2**64 - 1).map(StreamSeq), st.integers(0, 2**63 - 1))
+ids = st.builds(
+    DeadLetterId, names, names, st.integers(1, 2**64 - 1).map(StreamSeq), st.integers(0, 2**63 - 1)
+)
 failures = st.builds(
     Failure,
     ids,
@@ -56,9 +56,9 @@ datas = st.builds(bytes.__mul__, st.binary(max_size=2000), st.integers(0, 40))
 lines = st.lists(st.tuples(tokens, values), max_size=8).map(tuple)
 
 
-def event(*headers: tuple[bytes, bytes], data: bytes = b"data", subject: str = "orders.placed") -> Event:
+def event(*headers: tuple[bytes, bytes], data: bytes = b"data", subject: str = "orders.placed") -> EventCopy:
     """Make an event as it is kept."""
-    return Event(subject, headers, data)
+    return EventCopy(subject, headers, data)
 
 
 def failure(**told: Any) -> Failure:
@@ -66,30 +66,30 @@ def failure(**told: Any) -> Failure:
     return Failure(ID, 3, 1_000, 2_000, Cause.MAX_ATTEMPTS)._replace(**told)
 
 
-def stored(packed: Packed, id: LetterId = ID) -> StoredMessage:  # noqa: A002
+def stored(packed: Packed, id: DeadLetterId = ID) -> StoredMessage:  # noqa: A002
     """Store an entry as JetStream would, with what it adds."""
     block = h.block(((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"0"), *packed.headers))
     assert block.isascii()
     return StoredMessage(entry_subject(id), 42, h.split(block), packed.body, WRITTEN)
 
 
-def read(packed: Packed, id: LetterId = ID) -> tuple[Entry, Event]:  # noqa: A002
+def read(packed: Packed, id: DeadLetterId = ID) -> tuple[Entry, EventCopy]:  # noqa: A002
     """Read an entry back, and put its event together."""
     entry = read_entry(stored(packed, id))
-    return entry, entry.event if packed.rest is None else join_rest(entry.event, packed.rest)
+    return entry, entry.event if packed.overflow is None else join_overflow(entry.event, packed.overflow)
 
 
-def written(kept: Event, why: Failure | None = None, limit: int = MEBIBYTE) -> DeadLetter:
+def written(kept: EventCopy, why: Failure | None = None, limit: int = MEBIBYTE) -> DeadLetter:
     """Write a dead letter and read it back."""
     why = why or failure()
     entry, back = read(pack(kept, why, "w", limit), why.id)
-    return letter(entry, back, with_data=True)
+    return dead_letter(entry, back, with_data=True)
 
 
 @given(ids)
-def test_ids_come_back(given_id: LetterId) -> None:
+def test_ids_come_back(given_id: DeadLetterId) -> None:
     """An id that is written is read as the same id."""
-    assert read_id(id_text(given_id)) == given_id
+    assert DeadLetterId.parse(str(given_id)) == given_id
 
 
 @pytest.mark.parametrize(
@@ -114,14 +114,14 @@ def test_ids_come_back(given_id: LetterId) -> None:
 def test_other_texts_are_no_ids(text: str) -> None:
     """Anything else is refused, other spellings of the same id included."""
     with pytest.raises(ValueError):
-        read_id(text)
+        DeadLetterId.parse(text)
 
 
 def test_the_longest_names_fit_into_a_subject() -> None:
     """Two names of 255 characters and two large numbers make a subject that NATS takes."""
-    longest = LetterId("s" * 255, "c" * 255, StreamSeq(2**64 - 1), 2**63 - 1)
+    longest = DeadLetterId("s" * 255, "c" * 255, StreamSeq(2**64 - 1), 2**63 - 1)
     assert len(entry_subject(longest)) < 1024
-    assert read_id(id_text(longest)) == longest
+    assert DeadLetterId.parse(str(longest)) == longest
 
 
 @given(
@@ -131,15 +131,15 @@ def test_everything_comes_back(
     why: Failure, headers: tuple[tuple[bytes, bytes], ...], data: bytes, subject: str, limit: int
 ) -> None:
     """Any failure of any event is read as it was written, whether it takes one message or two."""
-    kept = Event(subject, headers, data)
+    kept = EventCopy(subject, headers, data)
     packed = pack(kept, why, "w", limit)
     entry, back = read(packed, why.id)
     assert entry.failure == why
     assert entry.writer == "w"
     assert (back.subject, back.data) == (subject, data)
     assert sorted(back.headers) == sorted(headers)
-    assert letter(entry, back, with_data=False).data_size == len(data)
-    assert letter(entry, entry.event, with_data=False).data_size == len(data)
+    assert dead_letter(entry, back, with_data=False).data_size == len(data)
+    assert dead_letter(entry, entry.event, with_data=False).data_size == len(data)
 
 
 @given(failures, lines, st.integers(0, MEBIBYTE), st.integers(0, 65_000))
@@ -149,12 +149,12 @@ def test_nothing_is_larger_than_the_broker_takes(
     """No message of a dead letter is larger than its event was allowed to be."""
     headers = (*headers, (b"L", b"l" * long_header), (b"M", b"\xff" * (long_header // 2)))
     block = len(b"NATS/1.0\r\n\r\n") + sum(len(name) + len(value) + 3 for name, value in headers)
-    kept = Event("a.b", headers, bytes(max(0, min(size, MEBIBYTE - block))))
+    kept = EventCopy("a.b", headers, bytes(max(0, min(size, MEBIBYTE - block))))
     packed = pack(kept, why, "w", MEBIBYTE)
     assert len(h.block(packed.headers)) + ROOM_FOR_CONDITIONS <= h.MAX_BLOCK
     assert len(h.block(packed.headers)) + ROOM_FOR_CONDITIONS + len(packed.body) <= MEBIBYTE
-    if packed.rest is not None:
-        assert len(packed.rest) + ROOM_FOR_CONDITIONS <= MEBIBYTE
+    if packed.overflow is not None:
+        assert len(packed.overflow) + ROOM_FOR_CONDITIONS <= MEBIBYTE
     assert read(packed, why.id)[1].data == kept.data
 
 
@@ -176,7 +176,7 @@ def test_control_headers_are_left_out() -> None:
         *("Nats-Batch-Commit", "Nats-Stream-Source", "Nats-Marker-Reason", "Nats-Subject", "Nats-Sequence"),
     ]
     block = "NATS/1.0\r\nApp: 1\r\n" + "".join(f"{name}: key 1\r\n" for name in control) + "\r\n"
-    kept = kept_event(StoredMessage("a", 1, h.split(block.encode()), b"", WRITTEN))
+    kept = copy_event(StoredMessage("a", 1, h.split(block.encode()), b"", WRITTEN))
     packed = pack(kept, failure(), "w", MEBIBYTE)
     assert not [name for name, _ in packed.headers if name.lower().startswith(b"nats-")]
     assert written(kept).idempotency_key == "key 1"
@@ -230,13 +230,13 @@ def test_an_event_that_says_nothing() -> None:
     assert (kept.type_name, kept.idempotency_key, kept.trace_parent) == ("", None, None)
 
 
-def test_type_and_key_are_known_without_the_rest() -> None:
+def test_type_and_key_are_known_without_the_overflow() -> None:
     """Of an event that takes two messages, a list without data still knows type, time and key."""
     kept = event(
         (b"WS-Data-Type", b"acme.v1.Order"), (b"Nats-Msg-Id", b"k"), (b"A", b"x"), data=bytes(MEBIBYTE - 100)
     )
     entry, _ = read(pack(kept, failure(), "w", MEBIBYTE))
-    shown = letter(entry, entry.event, with_data=False)
+    shown = dead_letter(entry, entry.event, with_data=False)
     assert (shown.type_name, shown.idempotency_key) == ("acme.v1.Order", "k")
     assert (shown.data, shown.data_size) == (b"", MEBIBYTE - 100)
 

@@ -11,22 +11,22 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
 from windshift.nats.times import Time, from_unix_ns
-from windshift.server.events.dead_letters.codec import Entry, Event
-from windshift.server.events.dead_letters.letters import STREAM, Cause, DeadLetter, LetterId
-from windshift.server.events.dead_letters.pages import Chosen, LetterFilter, choose, scan_query
+from windshift.server.events.dead_letters.codec import Entry, EventCopy
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
+from windshift.server.events.dead_letters.store import STREAM, Chosen, choose, scan_query
 from windshift.server.events.model import StreamSeq
 
 Unique = Callable[[], str]
 
-ALL = LetterFilter()
+ALL = DeadLetterFilter()
 LONG_AGO = Time(1_000, 0)
 MINUTE = 60 * 10**9
 
 
 def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = Cause.REJECTED) -> Entry:
     """Make an entry as a scan finds it."""
-    why = failure(LetterId("s", "c", StreamSeq(position), 1), cause=cause)
-    return Entry(why, position, time, "w", Event("a", (), bytes(size)), None)
+    why = failure(DeadLetterId("s", "c", StreamSeq(position), 1), cause=cause)
+    return Entry(why, position, time, "w", EventCopy("a", (), bytes(size)), size, has_overflow=False)
 
 
 def positions(chosen: Chosen) -> tuple[list[int], int]:
@@ -36,54 +36,54 @@ def positions(chosen: Chosen) -> tuple[list[int], int]:
 
 def test_the_last_page_says_so() -> None:
     """When nothing is left the page is the last one."""
-    assert positions(choose([entry(3), entry(7)], 0, ALL, 5, 100, with_data=True)) == ([3, 7], 0)
+    assert positions(choose([entry(3), entry(7)], 0, ALL, 5, 100)) == ([3, 7], 0)
 
 
 def test_more_is_left() -> None:
     """What was not scanned comes after the last entry that was, whether that passed or not."""
-    some = LetterFilter(causes=frozenset({Cause.REJECTED}))
+    some = DeadLetterFilter(causes=frozenset({Cause.REJECTED}))
     scanned: list[Entry | int] = [entry(3), entry(7, cause=Cause.MAX_ATTEMPTS), 9]
-    assert positions(choose(scanned, 1, some, 5, 100, with_data=True)) == ([3], 9)
+    assert positions(choose(scanned, 1, some, 5, 100)) == ([3], 9)
 
 
 def test_a_full_page_goes_on_after_its_last_entry() -> None:
     """What was scanned beyond the page comes with the next."""
     scanned: list[Entry | int] = [entry(3), entry(7), 8, entry(9), entry(11)]
-    assert positions(choose(scanned, 0, ALL, 2, 100, with_data=True)) == ([3, 7], 8)
+    assert positions(choose(scanned, 0, ALL, 2, 100)) == ([3, 7], 8)
 
 
 def test_data_is_bounded() -> None:
     """A page ends before the entry that would be too much, but has one at least."""
     scanned: list[Entry | int] = [entry(3, 60), entry(7, 60), entry(9)]
-    assert positions(choose(scanned, 0, ALL, 9, 100, with_data=True)) == ([3], 3)
-    assert positions(choose(scanned[1:], 0, ALL, 9, 50, with_data=True)) == ([7], 7)
-    assert positions(choose(scanned, 0, ALL, 9, 100, with_data=False)) == ([3, 7, 9], 0)
+    assert positions(choose(scanned, 0, ALL, 9, 100)) == ([3], 3)
+    assert positions(choose(scanned[1:], 0, ALL, 9, 50)) == ([7], 7)
+    assert positions(choose(scanned, 0, ALL, 9, 1_000)) == ([3, 7, 9], 0)
 
 
 def test_nothing_that_passes() -> None:
     """A page may be empty and still not be the last."""
-    none = LetterFilter(type_name="acme.v1.Order")
-    assert positions(choose([entry(3), entry(7)], 5, none, 9, 100, with_data=True)) == ([], 7)
-    assert positions(choose([], 0, none, 9, 100, with_data=True)) == ([], 0)
+    none = DeadLetterFilter(type_name="acme.v1.Order")
+    assert positions(choose([entry(3), entry(7)], 5, none, 9, 100)) == ([], 7)
+    assert positions(choose([], 0, none, 9, 100)) == ([], 0)
 
 
 def test_times_end_the_scan() -> None:
     """Entries well after the end are not looked for, those just after it are only left out."""
-    until = LetterFilter(until_ns=1_000 * 10**9)
+    until = DeadLetterFilter(until_ns=1_000 * 10**9)
     scanned: list[Entry | int] = [entry(3, time=Time(999, 0)), entry(4, time=Time(1_000, 0))]
-    assert positions(choose(scanned, 9, until, 9, 100, with_data=True)) == ([3], 4)
+    assert positions(choose(scanned, 9, until, 9, 100)) == ([3], 4)
     late = [*scanned, entry(5, time=Time(1_100, 0))]
-    assert positions(choose(late, 9, until, 9, 100, with_data=True)) == ([3], 0)
+    assert positions(choose(late, 9, until, 9, 100)) == ([3], 0)
 
 
 def test_where_a_scan_begins() -> None:
     """The first page of those since a time begins there, with a minute for clocks; others by position."""
-    since = LetterFilter("s", "c", since_ns=1_000 * 10**9)
-    query = scan_query(since, 0, 10, 100, with_data=True)
+    since = DeadLetterFilter("s", "c", since_ns=1_000 * 10**9)
+    query = scan_query(since, 0, 10, 100)
     assert query["start_time"] == "1970-01-01T00:15:40.000000000Z"
     assert query["next_by_subj"] == "_WS.dead.s.c.>"
-    assert scan_query(since, 5, 10, 100, with_data=True)["seq"] == 6
-    assert scan_query(ALL, 0, 10, 100, with_data=True)["seq"] == 1
+    assert scan_query(since, 5, 10, 100)["seq"] == 6
+    assert scan_query(ALL, 0, 10, 100)["seq"] == 1
 
 
 @pytest.fixture
@@ -94,13 +94,13 @@ async def keeper(broker: Broker) -> Keeper:
 
 
 async def all_pages(
-    keeper: Keeper, which: LetterFilter, most: int, most_bytes: int, *, with_data: bool = True
+    keeper: Keeper, which: DeadLetterFilter, most: int, most_bytes: int, *, with_data: bool = True
 ) -> list[list[DeadLetter]]:
     """Read page after page, to the last."""
     pages, after = [], 0
     while True:
         page = await keeper.store.page(which, after, most, most_bytes, in_seconds(10), with_data=with_data)
-        pages.append(page.letters)
+        pages.append(page.dead_letters)
         if not page.more:
             return pages
         after = page.after
@@ -127,29 +127,29 @@ async def test_filters(keeper: Keeper, unique: Unique) -> None:
     await keeper.given_up(first, 2, "other", cause=Cause.MAX_ATTEMPTS)
     await keeper.given_up(second, 2, cause=Cause.MAX_ATTEMPTS)
     seq = await keeper.publish(f"{second}.a", b"9", {"WS-Data-Type": "acme.v1.Order"})
-    await keeper.store.write(await keeper.failure(second, seq), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(second, seq), in_seconds(5))
 
-    async def found(which: LetterFilter) -> list[tuple[str, str]]:
+    async def found(which: DeadLetterFilter) -> list[tuple[str, str]]:
         pages = await all_pages(keeper, which, 3, 10**6)
         ids = [letter.failure.id for page in pages for letter in page]
         return [(id.stream, id.consumer) for id in ids]  # noqa: A001 - as the field is called
 
     assert await found(ALL) == [(first, "c")] * 2 + [(first, "other")] * 2 + [(second, "c")] * 3
-    assert await found(LetterFilter(first)) == [(first, "c")] * 2 + [(first, "other")] * 2
-    assert await found(LetterFilter(first, "other")) == [(first, "other")] * 2
+    assert await found(DeadLetterFilter(first)) == [(first, "c")] * 2 + [(first, "other")] * 2
+    assert await found(DeadLetterFilter(first, "other")) == [(first, "other")] * 2
     causes = frozenset({Cause.MAX_ATTEMPTS})
-    assert await found(LetterFilter(causes=causes)) == [(first, "other")] * 2 + [(second, "c")] * 2
-    assert await found(LetterFilter(type_name="acme.v1.Order")) == [(second, "c")]
-    assert await found(LetterFilter(first, "c", causes=frozenset({Cause.MAX_ATTEMPTS}))) == []
-    assert len(await found(LetterFilter(since_ns=begun))) == 7
-    assert await found(LetterFilter(since_ns=begun + 10 * MINUTE)) == []
-    assert await found(LetterFilter(until_ns=begun)) == []
-    assert len(await found(LetterFilter(until_ns=begun + MINUTE))) == 7
-    middle = (await all_pages(keeper, LetterFilter(first, "other"), 9, 100))[0][0].time
+    assert await found(DeadLetterFilter(causes=causes)) == [(first, "other")] * 2 + [(second, "c")] * 2
+    assert await found(DeadLetterFilter(type_name="acme.v1.Order")) == [(second, "c")]
+    assert await found(DeadLetterFilter(first, "c", causes=frozenset({Cause.MAX_ATTEMPTS}))) == []
+    assert len(await found(DeadLetterFilter(since_ns=begun))) == 7
+    assert await found(DeadLetterFilter(since_ns=begun + 10 * MINUTE)) == []
+    assert await found(DeadLetterFilter(until_ns=begun)) == []
+    assert len(await found(DeadLetterFilter(until_ns=begun + MINUTE))) == 7
+    middle = (await all_pages(keeper, DeadLetterFilter(first, "other"), 9, 100))[0][0].time
     middle_ns = middle.seconds * 10**9 + middle.nanos
     assert from_unix_ns(middle_ns) == middle
-    assert len(await found(LetterFilter(since_ns=middle_ns))) == 5
-    assert len(await found(LetterFilter(until_ns=middle_ns))) == 2
+    assert len(await found(DeadLetterFilter(since_ns=middle_ns))) == 5
+    assert len(await found(DeadLetterFilter(until_ns=middle_ns))) == 2
 
 
 async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
@@ -161,7 +161,7 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
         keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1".encode())
     await eventually(keeper.entries, 1_251)
     await keeper.given_up(stream, 1, cause=Cause.MAX_ATTEMPTS)
-    pages = await all_pages(keeper, LetterFilter(causes=frozenset({Cause.MAX_ATTEMPTS})), 10, 1000)
+    pages = await all_pages(keeper, DeadLetterFilter(causes=frozenset({Cause.MAX_ATTEMPTS})), 10, 1000)
     assert [len(page) for page in pages] == [0, 0, 1]
     assert await keeper.store.count(stream, "c", in_seconds(5)) == 1_252
     assert len(await keeper.store.recall(stream, "c", in_seconds(5))) == 1_252
@@ -174,7 +174,7 @@ async def test_without_data(keeper: Keeper, unique: Unique) -> None:
     limit = keeper.broker.connection.max_payload
     for size in (3, limit):
         why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", bytes(size)))
-        await keeper.store.write(why, in_seconds(5))
+        await keeper.writer.write(why, in_seconds(5))
     [page] = await all_pages(keeper, ALL, 10, 100, with_data=False)
     assert [(letter.data, letter.data_size) for letter in page] == [(b"", 3), (b"", limit)]
     pages = await all_pages(keeper, ALL, 10, 100)
@@ -186,12 +186,12 @@ async def test_written_anew_comes_again(keeper: Keeper, unique: Unique) -> None:
     stream = await keeper.broker.stream(unique())
     first, _ = await keeper.given_up(stream, 2)
     before = await keeper.store.last_position(in_seconds(5))
-    await keeper.store.write(first.failure._replace(replay_count=1), in_seconds(5))
+    await keeper.writer.write(first.failure._replace(replay_count=1), in_seconds(5))
     [page] = await all_pages(keeper, ALL, 10, 100)
     assert [letter.data for letter in page] == [b"1", b"0"]
     after = await keeper.store.page(ALL, before, 10, 100, in_seconds(5))
-    assert [letter.failure.replay_count for letter in after.letters] == [1]
-    assert await keeper.store.last_position(in_seconds(5)) == after.letters[0].position
+    assert [letter.failure.replay_count for letter in after.dead_letters] == [1]
+    assert await keeper.store.last_position(in_seconds(5)) == after.dead_letters[0].position
 
 
 async def test_direct_reads_are_switched_on_again(keeper: Keeper, unique: Unique) -> None:

@@ -16,8 +16,9 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
-from windshift.server.events.dead_letters.letters import STREAM, Cause, LetterId
-from windshift.server.events.dead_letters.store import LetterFilter, Written
+from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
+from windshift.server.events.dead_letters.store import STREAM
+from windshift.server.events.dead_letters.writer import Written
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import DEAD
 
@@ -48,7 +49,7 @@ async def test_an_event_is_kept_whole(keeper: Keeper, unique: Unique) -> None:
     }
     seq = await keeper.publish(f"{stream}.placed", b"data", headers)
     why = await keeper.failure(stream, seq, cause=Cause.MAX_ATTEMPTS, reason="no stöck\r\n", error_type="E")
-    outcome, written = await keeper.store.write(why, in_seconds(5))
+    outcome, written = await keeper.writer.write(why, in_seconds(5))
     kept = await keeper.get(why.id)
     assert outcome is Written.WRITTEN
     assert written is not None
@@ -65,9 +66,9 @@ async def test_a_repeat_finds_it_written(keeper: Keeper, unique: Unique) -> None
     stream = await keeper.broker.stream(unique())
     [letter] = await keeper.given_up(stream, 1)
     again = letter.failure._replace(reason="other")
-    assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(again, in_seconds(5)))[0] is Written.ALREADY
     await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
-    outcome, found = await keeper.store.write(again, in_seconds(5))
+    outcome, found = await keeper.writer.write(again, in_seconds(5))
     assert outcome is Written.ALREADY
     assert found is not None
     assert found == replace(letter, time=found.time)
@@ -80,7 +81,7 @@ async def test_many_writers_at_once(keeper: Keeper, unique: Unique) -> None:
     seq = await keeper.publish(f"{stream}.a", b"data")
     why = await keeper.failure(stream, seq)
     outcomes = await asyncio.gather(
-        *(keeper.store.write(why._replace(attempts=n + 1), in_seconds(20)) for n in range(100))
+        *(keeper.writer.write(why._replace(attempts=n + 1), in_seconds(20)) for n in range(100))
     )
     assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
     assert [outcome for outcome, _ in outcomes].count(Written.ALREADY) == 99
@@ -100,7 +101,7 @@ async def test_an_answer_that_was_lost(
     for body, entries in ((b"small", 1), (data, 3)):
         why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", body))
         for _ in range(2):
-            assert (await keeper.store.write(why, in_seconds(5)))[0] is Written.WRITTEN
+            assert (await keeper.writer.write(why, in_seconds(5)))[0] is Written.WRITTEN
         assert (await keeper.get(why.id)).data == body
         assert await keeper.entries() == entries
 
@@ -111,8 +112,8 @@ async def test_an_event_that_is_gone(keeper: Keeper, unique: Unique) -> None:
     seq = await keeper.publish(f"{stream}.a")
     why = await keeper.failure(stream, seq)
     await keeper.broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": seq}, in_seconds(5))
-    assert await keeper.store.write(why, in_seconds(5)) == (Written.GONE, None)
-    assert await keeper.store.write(why._replace(replay_count=1), in_seconds(5)) == (Written.GONE, None)
+    assert await keeper.writer.write(why, in_seconds(5)) == (Written.GONE, None)
+    assert await keeper.writer.write(why._replace(replay_count=1), in_seconds(5)) == (Written.GONE, None)
     assert await keeper.store.get(why.id, in_seconds(5)) is None
 
 
@@ -123,14 +124,14 @@ async def test_another_event_of_the_same_id(keeper: Keeper, unique: Unique) -> N
     await keeper.broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
     await keeper.broker.stream(stream)
     await keeper.publish(f"{stream}.a", b"new")
-    assert await keeper.store.write(why, in_seconds(5)) == (Written.GONE, None)
+    assert await keeper.writer.write(why, in_seconds(5)) == (Written.GONE, None)
 
 
 async def test_a_stream_that_is_gone(keeper: Keeper, unique: Unique) -> None:
     """Without the event's stream there is nobody to settle for: the caller is not told to settle."""
-    why = failure(LetterId(unique(), "c", StreamSeq(1), 1))
+    why = failure(DeadLetterId(unique(), "c", StreamSeq(1), 1))
     with pytest.raises(BrokerUnavailable):
-        await keeper.store.write(why, in_seconds(0.5))
+        await keeper.writer.write(why, in_seconds(0.5))
 
 
 async def test_a_replay_that_fails_again(keeper: Keeper, unique: Unique) -> None:
@@ -140,15 +141,15 @@ async def test_a_replay_that_fails_again(keeper: Keeper, unique: Unique) -> None
     await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
     for count in (1, 2, 7):
         again = letter.failure._replace(replay_count=count, reason=f"again {count}")
-        assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.WRITTEN
-        assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.ALREADY
+        assert (await keeper.writer.write(again, in_seconds(5)))[0] is Written.WRITTEN
+        assert (await keeper.writer.write(again, in_seconds(5)))[0] is Written.ALREADY
         kept = await keeper.get(again.id)
         assert kept.failure == again
         assert kept.data == b"0"
         assert kept.position > letter.position
         assert await keeper.entries() == 1
     late = letter.failure._replace(replay_count=3)
-    assert (await keeper.store.write(late, in_seconds(5)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(late, in_seconds(5)))[0] is Written.ALREADY
 
 
 async def test_replays_that_fail_again_at_once(keeper: Keeper, unique: Unique) -> None:
@@ -156,7 +157,7 @@ async def test_replays_that_fail_again_at_once(keeper: Keeper, unique: Unique) -
     stream = await keeper.broker.stream(unique())
     [letter] = await keeper.given_up(stream, 1)
     again = letter.failure._replace(replay_count=1)
-    outcomes = await asyncio.gather(*(keeper.store.write(again, in_seconds(20)) for _ in range(50)))
+    outcomes = await asyncio.gather(*(keeper.writer.write(again, in_seconds(20)) for _ in range(50)))
     assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
     assert (await keeper.get(again.id)).failure.replay_count == 1
     assert await keeper.entries() == 1
@@ -168,7 +169,7 @@ async def test_purged_while_it_is_replayed(keeper: Keeper, unique: Unique) -> No
     [letter] = await keeper.given_up(stream, 1)
     assert await keeper.store.purge(stream, "c", in_seconds(5)) == 1
     again = letter.failure._replace(replay_count=1)
-    assert (await keeper.store.write(again, in_seconds(5)))[0] is Written.WRITTEN
+    assert (await keeper.writer.write(again, in_seconds(5)))[0] is Written.WRITTEN
     assert (await keeper.get(again.id)).data == b"0"
 
 
@@ -184,7 +185,7 @@ async def test_a_full_stream(keeper: Keeper, unique: Unique, limit: str) -> None
         with pytest.raises(StreamFull):
             await keeper.given_up(stream, 1)
     assert await keeper.entries() == len(letters)
-    assert (await keeper.store.write(letters[0].failure, in_seconds(5)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(letters[0].failure, in_seconds(5)))[0] is Written.ALREADY
     await keeper.store.delete(letters[0].failure.id, in_seconds(5))
     assert await keeper.given_up(stream, 1)
 
@@ -210,7 +211,7 @@ async def test_what_was_removed_stays_so(
     letters = await own_keeper.given_up(stream, 20)
     for count in (1, 2):
         for letter in letters:
-            await own_keeper.store.write(letter.failure._replace(replay_count=count), in_seconds(10))
+            await own_keeper.writer.write(letter.failure._replace(replay_count=count), in_seconds(10))
     for letter in letters[:10]:
         assert await own_keeper.store.delete(letter.failure.id, in_seconds(10))
     own_nats_server.kill()
@@ -230,7 +231,7 @@ async def test_a_stream_that_takes_no_more_replays(keeper: Keeper, unique: Uniqu
     await keeper.broker.api.call(
         f"STREAM.UPDATE.{STREAM}", config | {"allow_rollup_hdrs": False}, in_seconds(5)
     )
-    outcome, _ = await keeper.store.write(letter.failure._replace(replay_count=1), in_seconds(10))
+    outcome, _ = await keeper.writer.write(letter.failure._replace(replay_count=1), in_seconds(10))
     assert outcome is Written.WRITTEN
     assert await keeper.entries() == 1
 
@@ -267,12 +268,12 @@ async def test_as_large_as_the_broker_allows(keeper: Keeper, unique: Unique, hea
     lines = {"A": "a" * (headers - len("NATS/1.0\r\nA: \r\n\r\n"))} if headers else None
     seq = await keeper.publish(f"{stream}.a", data[headers:], lines)
     why = await keeper.failure(stream, seq, reason="é" * 1024)
-    assert (await keeper.store.write(why, in_seconds(10)))[0] is Written.WRITTEN
-    assert (await keeper.store.write(why, in_seconds(10)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(why, in_seconds(10)))[0] is Written.WRITTEN
+    assert (await keeper.writer.write(why, in_seconds(10)))[0] is Written.ALREADY
     await keeper.broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
     for count in (0, 1):
         why = why._replace(replay_count=count)
-        await keeper.store.write(why, in_seconds(10))
+        await keeper.writer.write(why, in_seconds(10))
         kept = await keeper.get(why.id)
         assert (kept.data, kept.failure) == (data[headers:], why)
         assert kept.other_headers == (lines or {})
@@ -286,7 +287,7 @@ async def test_many_writers_of_a_large_event(keeper: Keeper, unique: Unique) -> 
     stream = await keeper.broker.stream(unique())
     data = bytes(keeper.broker.connection.max_payload)
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", data))
-    outcomes = await asyncio.gather(*(keeper.store.write(why, in_seconds(20)) for _ in range(10)))
+    outcomes = await asyncio.gather(*(keeper.writer.write(why, in_seconds(20)) for _ in range(10)))
     assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
     assert (await keeper.get(why.id)).data == data
     assert await keeper.entries() == 2
@@ -294,7 +295,7 @@ async def test_many_writers_of_a_large_event(keeper: Keeper, unique: Unique) -> 
     assert await keeper.entries() == 0
 
 
-async def test_a_rest_that_is_on_its_way_survives_a_purge(keeper: Keeper, unique: Unique) -> None:
+async def test_an_overflow_that_waits_for_its_entry_survives_a_purge(keeper: Keeper, unique: Unique) -> None:
     """What a writer stored just before its entry is not taken away from it."""
     stream = await keeper.broker.stream(unique())
     [letter] = await keeper.given_up(stream, 1)
@@ -313,7 +314,7 @@ async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None
     why = await keeper.failure(stream, 1)
     second = await keeper.failure(stream, 1, "other")
     for one in (why, second):  # the same idempotency key twice is no duplicate here
-        assert (await keeper.store.write(one, in_seconds(5)))[0] is Written.WRITTEN
+        assert (await keeper.writer.write(one, in_seconds(5)))[0] is Written.WRITTEN
         kept = await keeper.get(one.id)
         assert (kept.data, kept.idempotency_key) == (b"x", "k")
         assert kept.other_headers == {"Bad": "\N{REPLACEMENT CHARACTER}" * 2, "Ok": "1, 2"}
@@ -336,18 +337,18 @@ async def test_streams_that_remove_what_is_settled(keeper: Keeper, unique: Uniqu
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", b"data"))
     delivery = await keeper.next(stream, "c")
     assert int(delivery.reply.split(b".")[7]) == why.id.stored_ns
-    await keeper.store.write(why, in_seconds(5))
+    await keeper.writer.write(why, in_seconds(5))
     await keeper.settle(delivery, b"+TERM")
     await eventually(lambda: keeper.broker.messages(stream), 0)
     assert (await keeper.get(why.id)).data == b"data"
-    assert (await keeper.store.write(why, in_seconds(5)))[0] is Written.ALREADY
+    assert (await keeper.writer.write(why, in_seconds(5)))[0] is Written.ALREADY
 
 
 async def test_the_longest_names(keeper: Keeper, unique: Unique) -> None:
     """A stream and a consumer with names of 255 characters have dead letters like others."""
     stream = await keeper.broker.stream(unique().ljust(255, "s"), "long.>")
     why = await keeper.failure(stream, await keeper.publish("long.a"), "c" * 255)
-    await keeper.store.write(why, in_seconds(5))
+    await keeper.writer.write(why, in_seconds(5))
     assert (await keeper.get(why.id)).failure == why
     assert await keeper.store.recall(stream, "c" * 255, in_seconds(5)) == {(1, why.id.stored_ns)}
     await keeper.broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
@@ -361,7 +362,7 @@ async def test_removing_one(keeper: Keeper, unique: Unique) -> None:
     assert not await keeper.store.delete(one.failure.id, in_seconds(5))
     assert await keeper.store.get(one.failure.id, in_seconds(5)) is None
     assert (await keeper.get(other.failure.id)).data == b"1"
-    assert (await keeper.store.write(one.failure, in_seconds(5)))[0] is Written.WRITTEN
+    assert (await keeper.writer.write(one.failure, in_seconds(5)))[0] is Written.WRITTEN
 
 
 async def test_what_a_consumer_has_given_up_on(keeper: Keeper, unique: Unique) -> None:
@@ -387,7 +388,7 @@ async def test_what_a_consumer_has_given_up_on(keeper: Keeper, unique: Unique) -
 
 async def test_nothing_is_there(keeper: Keeper, unique: Unique) -> None:
     """Without a stream of dead letters there are none, and none is made by looking."""
-    store, gone = keeper.store, LetterId(unique(), "c", StreamSeq(1), 1)
+    store, gone = keeper.store, DeadLetterId(unique(), "c", StreamSeq(1), 1)
     assert await store.recall("s", "c", in_seconds(5)) == frozenset()
     assert await store.get(gone, in_seconds(5)) is None
     assert not await store.delete(gone, in_seconds(5))
@@ -413,7 +414,7 @@ async def test_entries_that_cannot_be_read(keeper: Keeper, unique: Unique) -> No
     why = await keeper.failure(stream, await keeper.publish(f"{stream}.a"))
     await keeper.store.ensure(None, in_seconds(5))
     await keeper.publish(entry_subject(why.id), b"what?")
-    assert await keeper.store.write(why, in_seconds(5)) == (Written.ALREADY, None)
+    assert await keeper.writer.write(why, in_seconds(5)) == (Written.ALREADY, None)
     assert await keeper.store.get(why.id, in_seconds(5)) is None
     assert await keeper.entries() == 1
 
@@ -424,7 +425,7 @@ async def test_others_are_told(keeper: Keeper, unique: Unique) -> None:
     heard: list[int] = []
     keeper.notes.listen(DEAD, stream, "c", lambda: heard.append(1))
     [letter] = await keeper.given_up(stream, 1)
-    await keeper.store.write(letter.failure, in_seconds(5))
+    await keeper.writer.write(letter.failure, in_seconds(5))
     await keeper.given_up(stream, 1)
     await keeper.broker.requests.round_trip(in_seconds(5))
     assert len(heard) == 2
@@ -451,7 +452,7 @@ async def test_the_broker_is_killed_again_and_again(own_keeper: Keeper, own_nats
 
         async def one(each: int) -> Written:
             async with gate:
-                outcome, _ = await keeper.store.write(failures[each], in_seconds(40))
+                outcome, _ = await keeper.writer.write(failures[each], in_seconds(40))
             reached[each * 4 // count].set()
             return outcome
 
@@ -461,8 +462,8 @@ async def test_the_broker_is_killed_again_and_again(own_keeper: Keeper, own_nats
     assert set(outcomes) == {Written.WRITTEN, Written.ALREADY}
     assert outcomes.count(Written.WRITTEN) == count
     assert await keeper.entries() == count
-    page = await keeper.store.page(LetterFilter(), 0, count, 10**6, in_seconds(5))
-    assert sorted(int(letter.data) for letter in page.letters) == list(range(count))
+    page = await keeper.store.page(DeadLetterFilter(), 0, count, 10**6, in_seconds(5))
+    assert sorted(int(letter.data) for letter in page.dead_letters) == list(range(count))
 
 
 async def test_the_broker_is_away(own_keeper: Keeper, own_nats_server: NatsServer) -> None:
@@ -472,9 +473,9 @@ async def test_the_broker_is_away(own_keeper: Keeper, own_nats_server: NatsServe
     own_nats_server.kill()
     await own_keeper.broker.lost()
     with pytest.raises(BrokerUnavailable):
-        await own_keeper.store.write(why, in_seconds(0.3))
+        await own_keeper.writer.write(why, in_seconds(0.3))
     own_nats_server.start()
-    assert (await own_keeper.store.write(why, in_seconds(20)))[0] is Written.WRITTEN
+    assert (await own_keeper.writer.write(why, in_seconds(20)))[0] is Written.WRITTEN
 
 
 @pytest.mark.timeout(120)
@@ -497,7 +498,7 @@ async def test_two_servers_on_a_cluster(cluster: list[NatsServer], unique: Uniqu
             for count in (0, 1):
                 again = why._replace(replay_count=count)
                 outcomes = await asyncio.gather(
-                    *(keepers[n % 3].store.write(again, in_seconds(30)) for n in range(12))
+                    *(keepers[n % 3].writer.write(again, in_seconds(30)) for n in range(12))
                 )
                 assert [outcome for outcome, _ in outcomes].count(Written.WRITTEN) == 1
                 for keeper in keepers:

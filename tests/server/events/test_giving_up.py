@@ -19,8 +19,9 @@ from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.settlement import Kind
 from windshift.server.events.consuming.shared import DeadLettering
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.letters import STREAM, Cause, Failure, LetterId
+from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
+from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
 
@@ -35,7 +36,7 @@ async def failing(
     """Prepare a consumer with a policy."""
     metadata = {METADATA_KEY: policy_metadata(policy)}
     consuming = await prepare(keeper.broker, name, ack_wait, metadata=metadata, **config)
-    shared = DeadLettering(keeper.store, keeper.replays, keeper.notes, GivenUp())
+    shared = DeadLettering(keeper.store, keeper.writer, keeper.replays, keeper.notes, DeadLetterStats())
     return replace(consuming, shared=shared)
 
 
@@ -54,7 +55,7 @@ async def letters(keeper: Keeper, consuming: Consuming) -> dict[int, int]:
     """Return the ids of events that are dead letters, and how many replays of each failed."""
     found = {}
     for seq, stored_ns in await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5)):
-        letter = await keeper.get(LetterId(consuming.stream, consuming.consumer, seq, stored_ns))
+        letter = await keeper.get(DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns))
         found[int(seq)] = letter.failure.replay_count
     return found
 
@@ -70,10 +71,10 @@ async def next_of(*workers: Worker) -> Worker:
             await asyncio.sleep(0.01)
 
 
-async def only_letter(keeper: Keeper, consuming: Consuming) -> LetterId:
+async def only_letter(keeper: Keeper, consuming: Consuming) -> DeadLetterId:
     """Return the id of the one dead letter that there is."""
     ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5))
-    return LetterId(consuming.stream, consuming.consumer, seq, stored_ns)
+    return DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
 
 
 async def eventually(ask: Callable[[], Awaitable[object]], expected: object) -> None:
@@ -123,7 +124,7 @@ async def test_a_crash_before_the_event_is_settled(
     await consuming.publish(2)
     async with consuming.worker() as worker:
         await worker.events(2)
-        await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
         await worker.vanish()
     async with consuming.worker() as worker:
         assert (await worker.event()).id == 2
@@ -137,13 +138,13 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
     own_broker: Broker, keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The event is not delivered again meanwhile: somebody else could acknowledge it."""
-    write = keeper.store.write
+    write = keeper.writer.write
 
     async def slowly(failure: Failure, deadline: float) -> object:
         await asyncio.sleep(0.6)
         return await write(failure, deadline)
 
-    monkeypatch.setattr(keeper.store, "write", slowly)
+    monkeypatch.setattr(keeper.writer, "write", slowly)
     consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)
     await consuming.publish()
     async with consuming.worker() as worker, consuming.worker() as other:
@@ -161,7 +162,7 @@ async def test_dead_letters_out_of_reach(
     """While nobody can tell whether an event is a dead letter it waits, and no attempt is counted."""
     get, refusals = keeper.store.get, iter(range(2))
 
-    async def at_last(letter_id: LetterId, deadline: float) -> object:
+    async def at_last(letter_id: DeadLetterId, deadline: float) -> object:
         for _ in refusals:
             raise BrokerUnavailable
         return await get(letter_id, deadline)
@@ -180,7 +181,7 @@ async def test_deliveries_that_the_broker_forgot(own_broker: Broker, keeper: Kee
     """An event that is a dead letter is settled too when the broker takes its delivery for the first."""
     consuming = await failing(keeper, unique(), TWICE)
     await consuming.publish(2)
-    await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
     async with consuming.worker() as worker:
         assert (await worker.event()).id == 2
         worker.ack(2)
@@ -195,7 +196,7 @@ async def test_dead_letters_of_an_earlier_consumer(
     stream = unique()
     await own_broker.stream(stream, storage="memory")
     seq = await keeper.publish(f"{stream}.x")
-    await keeper.store.write(await keeper.failure(stream, seq), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(stream, seq), in_seconds(5))
     consuming = await failing(keeper, stream, TWICE)
     async with consuming.worker() as worker:
         assert (await worker.event()).id == seq
@@ -260,7 +261,7 @@ async def test_replays_fit_a_full_window(own_broker: Broker, keeper: Keeper, uni
         reject(worker, 1, Action.DEAD_LETTER)
         await worker.told()
         assert (await worker.event()).id == 2
-        assert await keeper.replays.replay(await only_letter(keeper, consuming), 1, in_seconds(5))
+        assert await keeper.replays.add(await only_letter(keeper, consuming), 1, in_seconds(5))
         seen: list[int] = []
         for held in (2, 3, 4, 1):
             await worker.nothing()
@@ -283,7 +284,7 @@ async def test_a_replay_that_is_given_up_on_counts(
         reject(worker, 1, Action.DEAD_LETTER)
         await worker.told()
         for number in (1, 2):
-            assert await keeper.replays.replay(await only_letter(keeper, consuming), number, in_seconds(5))
+            assert await keeper.replays.add(await only_letter(keeper, consuming), number, in_seconds(5))
             assert [(await worker.event(10)).attempt, (await worker.event(10)).attempt] == [1, 2]
             await eventually(partial(letters, keeper, consuming), {1: number})
             await eventually(
@@ -304,7 +305,7 @@ async def test_replays_go_on_after_a_restart(
         await worker.told()
         letter = await only_letter(keeper, consuming)
         await worker.vanish()
-    assert await keeper.replays.replay(letter, 1, in_seconds(5))
+    assert await keeper.replays.add(letter, 1, in_seconds(5))
     own_nats_server.kill()
     own_nats_server.start()
     await own_broker.connection.wait_ready(in_seconds(10))
@@ -351,7 +352,7 @@ async def test_an_ack_after_the_event_was_given_up_on(keeper: Keeper, unique: Un
         await worker.told()
         await worker.told()
         assert [event.attempt for event in await worker.events(2)] == [2, 2]
-        await keeper.store.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
         worker.ack(1, 2)
         assert await worker.told() == (Kind.ACK, [2], [1], [])
         assert await letters(keeper, consuming) == {1: 0}

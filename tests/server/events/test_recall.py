@@ -34,7 +34,7 @@ class Store:
 def shared(store: Store) -> DeadLettering:
     """Share this store between calls."""
     unused = cast("Any", None)
-    return DeadLettering(cast("Any", store), unused, unused, unused)
+    return DeadLettering(cast("Any", store), unused, unused, unused, unused)
 
 
 async def test_one_question_for_many_calls() -> None:

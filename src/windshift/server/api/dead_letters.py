@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
+from windshift.nats.times import Time, from_unix_ns
 from windshift.rpc import ServerCall
 from windshift.server import names
+from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number, unix_ns
-from windshift.server.api.letters import CAUSES, letter_message
 from windshift.server.errors import InvalidField
-from windshift.server.events.dead_letters.letters import Cause, DeadLetter, LetterId, id_text, read_id
-from windshift.server.events.dead_letters.listing import LetterPages
-from windshift.server.events.dead_letters.page_tokens import read_token, write_token
-from windshift.server.events.dead_letters.purging import Purging
-from windshift.server.events.dead_letters.replaying import Replayed, Replaying, ReplayOrder
-from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
-from windshift.server.events.dead_letters.watching import Watch, WatchOptions, read_position, write_position
+from windshift.server.events.dead_letters.admin import (
+    DeadLetterAdmin,
+    ReplayOptions,
+    ReplayResult,
+    read_page_token,
+    write_page_token,
+)
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
+from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.watch import Watch, WatchOptions, read_position, write_position
 from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
@@ -29,58 +37,56 @@ _LARGEST_LIMIT = 100_000
 _LIMIT = 1_000
 _MOST_CAUSES = 100
 
+_CAUSES: Final[dict[int, Cause | None]] = {
+    pb.CAUSE_UNSPECIFIED: None,
+    pb.CAUSE_MAX_ATTEMPTS: Cause.MAX_ATTEMPTS,
+    pb.CAUSE_REJECTED: Cause.REJECTED,
+}
+_NUMBERS: Final = {cause: number for number, cause in _CAUSES.items()}
+
 
 class DeadLettersService:
-    """Dead letters: looked at, sent back, removed, watched.
+    """Lists, gets, replays, purges and watches dead letters.
 
     Args:
+        admin: does all but watch.
         store: the dead letters.
-        pages: reads them.
-        replaying: sends them back.
-        purging: removes them.
-        notes: what servers tell each other.
+        notes: notifications between servers.
         watch_options: timers of watches.
     """
 
     def __init__(
-        self,
-        store: DeadLetterStore,
-        pages: LetterPages,
-        replaying: Replaying,
-        purging: Purging,
-        notes: Notes,
-        watch_options: WatchOptions,
+        self, admin: DeadLetterAdmin, store: DeadLetterStore, notes: Notes, watch_options: WatchOptions
     ) -> None:
+        self._admin = admin
         self._store = store
-        self._pages = pages
-        self._replaying = replaying
-        self._purging = purging
         self._notes = notes
         self._watch_options = watch_options
 
     def drain(self) -> None:
-        """Have calls end soon that could go on for long."""
-        self._replaying.drain()
-        self._purging.drain()
+        """End calls soon that could take long."""
+        self._admin.drain()
 
     async def list(self, request: pb.ListRequest, call: ServerCall) -> pb.ListResponse:
         """List dead letters."""
         which = _filter(request.filter)
         size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
-        begin = read_token("page_token", which, request.page_token)
-        page = await self._pages.page(which, begin, size, answer_by(call), with_data=not request.without_data)
-        letters = [letter_message(entry.letter, replaying=entry.replaying) for entry in page.entries]
-        return pb.ListResponse(dead_letters=letters, next_page_token=write_token(which, page.next))
+        begin = read_page_token("page_token", which, request.page_token)
+        page = await self._admin.list(which, begin, size, answer_by(call), with_data=not request.without_data)
+        return pb.ListResponse(
+            dead_letters=[_message(each, replaying=each.id in page.replaying) for each in page.dead_letters],
+            next_page_token=write_page_token(which, page.next),
+        )
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
         """Get one."""
-        entry = await self._pages.get(_id("id", request.id), answer_by(call))
-        return pb.GetResponse(dead_letter=letter_message(entry.letter, replaying=entry.replaying))
+        dead_letter, replaying = await self._admin.get(_id("id", request.id), answer_by(call))
+        return pb.GetResponse(dead_letter=_message(dead_letter, replaying=replaying))
 
     async def replay(self, request: pb.ReplayRequest, call: ServerCall) -> pb.ReplayResponse:
-        """Have events delivered again."""
+        """Have events redelivered."""
         ids, which = _ids_or_filter(request)
-        order = ReplayOrder(
+        options = ReplayOptions(
             number("rate", request.rate, _FASTEST) or _RATE,
             request.dry_run,
             number("limit", request.limit, _LARGEST_LIMIT) or _LIMIT,
@@ -88,24 +94,23 @@ class DeadLettersService:
         if which is None:
             if request.limit:
                 raise InvalidField("limit", "goes with a filter only; the ids say how many")
-            done = await self._replaying.these(ids, order, answer_by(call))
-            return _replay_response(done, "")
-        begin = read_token("page_token", which, request.page_token)
-        done = await self._replaying.matching(which, order, begin, answer_by(call))
-        return _replay_response(done, write_token(which, done.next))
+            return _replay_response(await self._admin.replay(ids, options, answer_by(call)), "")
+        begin = read_page_token("page_token", which, request.page_token)
+        result = await self._admin.replay_matching(which, options, begin, answer_by(call))
+        return _replay_response(result, write_page_token(which, result.next))
 
     async def purge(self, request: pb.PurgeRequest, call: ServerCall) -> pb.PurgeResponse:
         """Remove some for good."""
         ids, which = _ids_or_filter(request)
         if which is None:
-            done = await self._purging.these(ids, answer_by(call), dry_run=request.dry_run)
-            return pb.PurgeResponse(purged=done.purged, missing_ids=map(id_text, done.missing))
-        begin = read_token("page_token", which, request.page_token)
-        done = await self._purging.matching(which, begin, answer_by(call), dry_run=request.dry_run)
-        return pb.PurgeResponse(purged=done.purged, next_page_token=write_token(which, done.next))
+            result = await self._admin.purge(ids, answer_by(call), dry_run=request.dry_run)
+            return pb.PurgeResponse(purged=result.purged, missing_ids=map(str, result.missing))
+        begin = read_page_token("page_token", which, request.page_token)
+        result = await self._admin.purge_matching(which, begin, answer_by(call), dry_run=request.dry_run)
+        return pb.PurgeResponse(purged=result.purged, next_page_token=write_page_token(which, result.next))
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
-        """Tell of dead letters as they are written. A drain of the server ends the call."""
+        """Send dead letters as they are written. A drain of the server ends the call."""
         which = _filter(request.filter)
         begin = read_position("position", request.position) if request.position else None
         watch = Watch(
@@ -129,7 +134,7 @@ class CallWatcher:
 
     @property
     def queued(self) -> int:
-        """Bytes that were sent and that the client has not read."""
+        """Bytes sent that the client has not read."""
         return self._call.queued
 
     async def ready(self) -> None:
@@ -137,32 +142,63 @@ class CallWatcher:
         await self._call.ready()
 
     def begin(self) -> None:
-        """Send the headers: a client that has got them misses nothing."""
+        """Send the headers: a client that received them misses nothing."""
         self._call.begin_response()
 
-    def tell(self, letter: DeadLetter) -> None:
+    def send(self, dead_letter: DeadLetter) -> None:
         """Send a dead letter."""
-        self._call.send(
-            pb.WatchResponse(
-                dead_letter=letter_message(letter, replaying=False), position=write_position(letter)
-            )
-        )
+        message, position = _message(dead_letter, replaying=False), write_position(dead_letter)
+        self._call.send(pb.WatchResponse(dead_letter=message, position=position))
 
 
-def _replay_response(done: Replayed, token: str) -> pb.ReplayResponse:
+# --- Responses --------------------------------------------------------------------------------------------
+
+
+def _replay_response(result: ReplayResult, token: str) -> pb.ReplayResponse:
     return pb.ReplayResponse(
-        replayed=done.replayed,
-        already_replaying=done.already,
-        missing_ids=map(id_text, done.missing),
-        without_consumer=done.without_consumer,
+        replayed=result.replayed,
+        already_replaying=result.already,
+        missing_ids=map(str, result.missing),
+        without_consumer=result.without_consumer,
         next_page_token=token,
     )
+
+
+def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
+    """Convert a dead letter."""
+    failure = dead_letter.failure
+    message = pb.DeadLetter(
+        id=str(failure.id),
+        stream=failure.id.stream,
+        consumer=failure.id.consumer,
+        attempts=failure.attempts,
+        time=_timestamp(dead_letter.time),
+        cause=_NUMBERS[failure.cause],  # type: ignore[arg-type] # the stubs want the enum's own type
+        reason=failure.reason,
+        error_type=failure.error_type,
+        replay_count=failure.replay_count,
+        replaying=replaying,
+        data_size=dead_letter.data_size,
+        other_headers=dead_letter.other_headers,
+    )
+    if failure.first_delivery_ns:
+        message.first_delivery.CopyFrom(_timestamp(from_unix_ns(failure.first_delivery_ns)))
+    if failure.last_delivery_ns:
+        message.last_delivery.CopyFrom(_timestamp(from_unix_ns(failure.last_delivery_ns)))
+    write_event(message.event, dead_letter.delivery(failure.attempts))
+    return message
+
+
+def _timestamp(time: Time) -> Timestamp:
+    return Timestamp(seconds=time.seconds, nanos=time.nanos)
 
 
 # --- Requests ---------------------------------------------------------------------------------------------
 
 
-def _ids_or_filter(request: pb.ReplayRequest | pb.PurgeRequest) -> tuple[list[LetterId], LetterFilter | None]:
+def _ids_or_filter(
+    request: pb.ReplayRequest | pb.PurgeRequest,
+) -> tuple[list[DeadLetterId], DeadLetterFilter | None]:
     """Read which dead letters are meant: by ids, or, when there is a filter, by that."""
     if not request.HasField("filter"):
         if not request.ids:
@@ -175,24 +211,24 @@ def _ids_or_filter(request: pb.ReplayRequest | pb.PurgeRequest) -> tuple[list[Le
     return [], _filter(request.filter)
 
 
-def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[LetterId]:
+def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[DeadLetterId]:
     if len(request.ids) > _MOST_IDS:
         raise InvalidField("ids", f"must have at most {_MOST_IDS} elements")
     return [_id(f"ids[{position}]", text) for position, text in enumerate(request.ids)]
 
 
-def _id(field: str, text: str) -> LetterId:
+def _id(field: str, text: str) -> DeadLetterId:
     try:
-        letter_id = read_id(text)
+        dead_letter_id = DeadLetterId.parse(text)
     except ValueError:
         raise InvalidField(field, "is no id of a dead letter; pass on one that was listed") from None
-    names.stream_name(field, letter_id.stream)
-    names.consumer_name(field, letter_id.consumer)
-    number(field, max(letter_id.seq, letter_id.stored_ns))
-    return letter_id
+    names.stream_name(field, dead_letter_id.stream)
+    names.consumer_name(field, dead_letter_id.consumer)
+    number(field, max(dead_letter_id.seq, dead_letter_id.stored_ns))
+    return dead_letter_id
 
 
-def _filter(filter_: pb.Filter) -> LetterFilter:
+def _filter(filter_: pb.Filter) -> DeadLetterFilter:
     if filter_.stream:
         names.stream_name("filter.stream", filter_.stream)
     if filter_.consumer:
@@ -203,7 +239,7 @@ def _filter(filter_: pb.Filter) -> LetterFilter:
             )
     if filter_.type and names.type_name("filter.type", filter_.type) != filter_.type:
         raise InvalidField("filter.type", "must be the name alone, without what a type URL has before it")
-    return LetterFilter(
+    return DeadLetterFilter(
         filter_.stream,
         filter_.consumer,
         _causes(filter_),
@@ -217,6 +253,6 @@ def _causes(filter_: pb.Filter) -> frozenset[Cause]:
     if len(filter_.causes) > _MOST_CAUSES:
         raise InvalidField("filter.causes", f"must have at most {_MOST_CAUSES} elements")
     for position, cause in enumerate(filter_.causes):
-        if cause not in CAUSES:
+        if cause not in _CAUSES:
             raise InvalidField(f"filter.causes[{position}]", f"{cause} is none of its values")
-    return frozenset(filter(None, (CAUSES[cause] for cause in filter_.causes)))
+    return frozenset(filter(None, (_CAUSES[cause] for cause in filter_.causes)))

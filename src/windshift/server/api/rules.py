@@ -32,7 +32,7 @@ from windshift.server.auth.actions import (
     WriteKey,
 )
 from windshift.server.errors import InvalidField
-from windshift.server.events.dead_letters.letters import read_id
+from windshift.server.events.dead_letters.model import DeadLetterId
 
 Rule: TypeAlias = Callable[[Any], Iterator[Action]]
 """Says what a request asks for. The request may be malformed: whatever it names is only compared."""
@@ -129,12 +129,12 @@ def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
     seen = set()
     for text in islice(ids, MOST_ACTIONS + 1):
         try:
-            letter = read_id(text)
+            named = DeadLetterId.parse(text)
         except ValueError:
             continue
-        if (letter.stream, letter.consumer) not in seen:
-            seen.add((letter.stream, letter.consumer))
-            yield action(letter.stream, letter.consumer)
+        if (named.stream, named.consumer) not in seen:
+            seen.add((named.stream, named.consumer))
+            yield action(named.stream, named.consumer)
 
 
 # --- The table --------------------------------------------------------------------------------------------

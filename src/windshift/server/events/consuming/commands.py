@@ -7,7 +7,7 @@ from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 from windshift.server.errors import InvalidField
-from windshift.server.events.dead_letters.letters import Cause
+from windshift.server.events.dead_letters.model import Cause
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.names import consumer_name, stream_name

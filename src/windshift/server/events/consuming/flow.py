@@ -12,7 +12,7 @@ from math import inf
 from typing import NamedTuple, TypeAlias
 
 from windshift.nats.jetstream import Ended
-from windshift.server.events.dead_letters.letters import LetterId
+from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after
 from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
@@ -30,7 +30,7 @@ MARGIN_SHARE = 0.1
 class Replay(NamedTuple):
     """One replay of a dead letter: which one of it, from 1 up."""
 
-    id: LetterId
+    id: DeadLetterId
     number: int
 
 

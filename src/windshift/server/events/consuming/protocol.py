@@ -51,7 +51,7 @@ from windshift.server.events.consuming.redelivery import FailedAttempts, Failure
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.letters import Failure, LetterId
+from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.deliveries import Delivery, stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
@@ -134,7 +134,7 @@ class Remove:
     """Remove the dead letter of an event before its settlement is sent: `prepared`."""
 
     pending: PendingAck
-    letter: LetterId
+    letter: DeadLetterId
 
 
 @dataclass(frozen=True, slots=True)
@@ -692,7 +692,7 @@ class ConsumeProtocol:
         else:
             self._dead = dict(dead)
 
-    def letter_id(self, seq: StreamSeq, reply: bytes) -> LetterId:
+    def letter_id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
         """Return which dead letter an event becomes, by a delivery of it."""
         return self._failures.id(seq, reply)
 

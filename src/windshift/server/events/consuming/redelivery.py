@@ -18,7 +18,7 @@ from time import time_ns
 from typing import Final, TypeAlias
 
 from windshift.server.events.consuming.flow import InFlight
-from windshift.server.events.dead_letters.letters import Cause, Failure, LetterId
+from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.deliveries import stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 
@@ -234,7 +234,7 @@ class Failures:
             held.replay.number if held.replay else 0,
         )
 
-    def exhausted(self, letter_id: LetterId, attempts: int, replay_count: int) -> Failure:
+    def exhausted(self, letter_id: DeadLetterId, attempts: int, replay_count: int) -> Failure:
         """Return the record of an event whose attempts are used up, none of them being held."""
         known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
         return Failure(
@@ -258,9 +258,9 @@ class Failures:
         """Forget what is known of an event."""
         self._attempts.forget(self._key(seq, reply))
 
-    def id(self, seq: StreamSeq, reply: bytes) -> LetterId:
+    def id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
         """Return which dead letter an event becomes, by a delivery of it."""
-        return LetterId(*self._consumer, seq, stored_at(reply))
+        return DeadLetterId(*self._consumer, seq, stored_at(reply))
 
     def _key(self, seq: StreamSeq, reply: bytes) -> EventKey:
         return self._consumer, seq, stored_at(reply)

@@ -16,7 +16,7 @@ from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import DeadLettering
-from windshift.server.events.dead_letters.replays import STREAM, read_pointer
+from windshift.server.events.dead_letters.replay_queue import STREAM, read_pointer
 from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey
 
@@ -141,7 +141,7 @@ class ReplayFeed:
 
     async def _ensure_consumer(self) -> str:
         timeout = self._protocol.found.timeout
-        name = await self._shared.replays.consumer(*self._protocol.consumer, timeout, self._deadline())
+        name = await self._shared.replays.ensure_consumer(*self._protocol.consumer, timeout, self._deadline())
         self._ensured = timeout
         return name
 

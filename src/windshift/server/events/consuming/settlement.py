@@ -20,7 +20,7 @@ from math import inf
 
 from windshift.nats.jetstream import TERMINATE
 from windshift.server.events.consuming.flow import InFlight, Window
-from windshift.server.events.dead_letters.letters import Failure
+from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
 

@@ -19,10 +19,11 @@ from windshift.server.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.letters import Failure
-from windshift.server.events.dead_letters.replays import Replays
-from windshift.server.events.dead_letters.store import DeadLetterStore, Written
+from windshift.server.events.dead_letters.model import Failure
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.writer import DeadLetterWriter, Written
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import REPLAY, Notes
 from windshift.server.telemetry.tracer import Tracer
@@ -44,7 +45,8 @@ class DeadLettering:
     """What the consume calls of one process share.
 
     Attributes:
-        store: keeps dead letters.
+        store: reads and removes dead letters.
+        writer: writes them.
         replays: has events delivered again.
         notes: what servers tell each other.
         told: tells of events that were given up on.
@@ -54,9 +56,10 @@ class DeadLettering:
     """
 
     store: DeadLetterStore
-    replays: Replays
+    writer: DeadLetterWriter
+    replays: ReplayQueue
     notes: Notes
-    told: GivenUp
+    told: DeadLetterStats
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
@@ -111,7 +114,7 @@ class DeadLettering:
         """
         try:
             async with asyncio.timeout_at(deadline):
-                written, letter = await self.store.write(failure, deadline)
+                written, letter = await self.writer.write(failure, deadline)
         except TimeoutError:
             self.told.not_kept(failure, BrokerUnavailable())
             return False

@@ -1,1 +1,1 @@
-"""Dead letters: how they lie in JetStream, and what can be done with them."""
+"""Dead letters: how JetStream stores them, and what can be done with them."""

@@ -1,75 +1,77 @@
-"""The stream of dead letters: written exactly once, read, counted and removed."""
+"""The stream of dead letters: read, counted and removed. `writer` writes to it."""
 
 from __future__ import annotations
 
 import logging
+import sys
 from time import time_ns
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from windshift.nats import Connection, NatsError, NoDirectGet, retry
-from windshift.nats.jetstream import (
-    Batch,
-    JetStream,
-    JsonObject,
-    StoredMessage,
-    Writes,
-    batch_get,
-    codes,
-)
+from windshift.nats.jetstream import Batch, JetStream, JsonObject, StoredMessage, Writes, batch_get
 from windshift.nats.times import NANOSECONDS
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import BrokerUnavailable
 from windshift.server.events.dead_letters.codec import (
-    RESTS,
+    OVERFLOW_SUBJECTS,
     SUBJECTS,
     Entry,
+    EventCopy,
+    dead_letter,
     entry_subject,
-    letter,
+    join_overflow,
     read_entry,
 )
-from windshift.server.events.dead_letters.letters import (
-    STREAM,
+from windshift.server.events.dead_letters.model import (
     DeadLetter,
-    Failure,
-    LetterId,
-    id_text,
-    read_id,
+    DeadLetterFilter,
+    DeadLetterId,
+    id_pattern,
 )
-from windshift.server.events.dead_letters.own_streams import OwnStream
-from windshift.server.events.dead_letters.pages import (
-    LetterFilter,
-    Page,
-    choose,
-    rests_of,
-    scan_query,
-    subjects_of,
-)
-from windshift.server.events.dead_letters.reader import LetterReader, UnreadableEntry
-from windshift.server.events.dead_letters.writer import LetterWriter, Written
+from windshift.server.events.managed_stream import ManagedStream
 from windshift.server.events.model import StreamSeq
-
-__all__ = ["DeadLetterStore", "LetterFilter", "Page", "Written"]
+from windshift.server.events.positions import rfc3339
 
 log = logging.getLogger(__name__)
 
-_DAY: Final = 24 * 60 * 60 * NANOSECONDS
+STREAM: Final = "WS_DEAD_LETTERS"
 
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
     "description": "Events that consumers of Windshift gave up on.",
-    "subjects": [f"{SUBJECTS}>", f"{RESTS}>"],
+    "subjects": [f"{SUBJECTS}>", f"{OVERFLOW_SUBJECTS}>"],
     "storage": "file",
     "retention": "limits",
     "max_msgs_per_subject": -1,
     "allow_rollup_hdrs": True,
     "discard": "new",
-    "max_age": 30 * _DAY,
+    "max_age": 30 * 24 * 60 * 60 * NANOSECONDS,
     "allow_direct": True,
 }
 _NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_rollup_hdrs", "allow_direct")
 
 _WRITTEN_WITHIN: Final = 5 * 60 * NANOSECONDS
-"""Time after which no entry that refers to a rest is on its way any more."""
+"""Age from which an overflow message is not waiting for its entry any more."""
+_MAX_SCANNED: Final = 500
+"""Entries that one page scans at most."""
+_MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
+"""Bytes of entries after which a page stops scanning."""
+_HEADER_SIZE: Final = 512
+"""Approximate bytes of an entry without its data."""
+
+
+class UnreadableEntry(Exception):
+    """Where a dead letter should be is a message that this version did not write."""
+
+
+class Page(NamedTuple):
+    """Some dead letters, in the order in which they were written."""
+
+    dead_letters: list[DeadLetter]
+    after: int
+    """The position to continue after."""
+    more: bool
+    """Whether there were more after it."""
 
 
 class DeadLetterStore:
@@ -77,174 +79,163 @@ class DeadLetterStore:
 
     Every method raises `BrokerUnavailable` when the broker does not answer in time. Where the stream of dead
     letters does not exist there are none.
+
+    Attributes:
+        stream: the stream itself.
     """
 
-    def __init__(
-        self,
-        connection: Connection,
-        api: JetStream,
-        writes: Writes,
-        default_replicas: int,
-    ) -> None:
+    def __init__(self, connection: Connection, api: JetStream, writes: Writes, default_replicas: int) -> None:
         self._connection = connection
-        self._api = api
-        self._stream = OwnStream(api, writes, _CONFIG, _NEEDED, default_replicas)
-        self._reader = LetterReader(api, STREAM)
-        self._writer = LetterWriter(connection, api, self._stream, self._reader)
+        self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas)
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
-        """Create the stream, or raise the number of its replicas to this one; leave what others set.
+        """Create the stream, or raise the number of its replicas; leave what others set.
 
-        Raise `StreamFull`, `ReplicasUnavailable`, `SubjectsOverlap` or `OutcomeUnknown`, too.
+        May also raise `StreamFull`, `ReplicasUnavailable`, `SubjectsOverlap` or `OutcomeUnknown`.
         """
-        await self._stream.ensure(replicas, deadline)
+        await self.stream.ensure(replicas, deadline)
 
-    async def write(self, failure: Failure, deadline: float) -> tuple[Written, DeadLetter | None]:
-        """Keep an event that a consumer gave up on. Doing so again is harmless, and finds it done.
+    # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 
-        The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
-        returned has no data. Raise `StreamFull`; `BrokerUnavailable`, when nothing was stored;
-        `OutcomeUnknown`.
-        """
-        return await self._writer.write(failure, deadline)
-
-    async def recall(self, stream: str, consumer: str, deadline: float) -> frozenset[tuple[StreamSeq, int]]:
-        """Say which events of a consumer are dead letters, by id and time in nanoseconds since 1970."""
-        found: set[tuple[StreamSeq, int]] = set()
+    async def entry(self, id: DeadLetterId, deadline: float) -> Entry | None:  # noqa: A002
+        """Read an entry; `None` if there is none. May also raise `UnreadableEntry`."""
+        stored = await self.stream.last(entry_subject(id), deadline)
+        if stored is None:
+            return None
         try:
-            async for some in self._api.subjects(STREAM, subjects_of(stream, consumer), deadline):
-                for subject in some:
-                    seq, _, stored_ns = subject.rpartition(".")
-                    found.add((StreamSeq(int(seq.rpartition(".")[2])), int(stored_ns)))
-        except NatsError as refusal:
-            _unless_missing(refusal)
-        return frozenset(found)
+            return read_entry(stored)
+        except ValueError as error:
+            raise UnreadableEntry from error
 
-    async def get(self, id: LetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
-        """Read a dead letter, the latest write included; `None` if there is none."""
+    async def event(self, entry: Entry, deadline: float) -> EventCopy | None:
+        """Reassemble an entry's event; `None` if its overflow is gone, as the entry should be by now."""
+        if not entry.has_overflow:
+            return entry.event
+        overflow = await self.stream.last(entry.overflow_subject, deadline)
+        return None if overflow is None else join_overflow(entry.event, overflow.body)
+
+    async def get(self, id: DeadLetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
+        """Read a dead letter; `None` if there is none."""
         before = None
         async for _ in retry(deadline):
             try:
-                entry = await self._reader.entry(id, deadline)
+                entry = await self.entry(id, deadline)
             except UnreadableEntry:
-                log.warning("the dead letter %s cannot be read", id_text(id))
+                log.warning("the dead letter %s cannot be read", id)
                 return None
             if entry is None:
                 return None
-            event = await self._reader.event(entry, deadline)
+            event = await self.event(entry, deadline)
             if event is not None:
-                return letter(entry, event, with_data=True)
+                return dead_letter(entry, event, with_data=True)
             if entry == before:
-                log.error("the data of the dead letter %s is gone", id_text(id))
+                log.error("the data of the dead letter %s is gone", id)
                 return None
             before = entry
         raise BrokerUnavailable
 
-    async def delete(self, id: LetterId, deadline: float) -> bool:  # noqa: A002
-        """Remove a dead letter; false when there was none. Raise `OutcomeUnknown`, too."""
+    async def delete(self, id: DeadLetterId, deadline: float) -> bool:  # noqa: A002
+        """Remove a dead letter; false when there was none. May also raise `OutcomeUnknown`."""
         async for _ in retry(deadline):
-            stored = await self._reader.last(entry_subject(id), deadline)
+            stored = await self.stream.last(entry_subject(id), deadline)
             if stored is None:
                 return False
-            removed = await self._reader.remove_at(stored.sequence, deadline)
-            await self._remove_rest(stored, deadline)
+            removed = await self.stream.delete(stored.sequence, deadline)
+            try:
+                entry = read_entry(stored)
+            except ValueError:
+                pass
+            else:
+                if entry.has_overflow:
+                    await self.stream.delete_last(entry.overflow_subject, deadline)
             if removed:
                 return True
-            # it was written anew
+            # it was rewritten meanwhile
         raise BrokerUnavailable
 
-    async def _remove_rest(self, stored: StoredMessage, deadline: float) -> None:
-        try:
-            entry = read_entry(stored)
-        except ValueError:
-            return
-        if entry.rest_size is not None:
-            await self._reader.remove(entry.rest_subject, deadline)
+    # --- All of a consumer, of a stream, or all, as the leader has them ------------------------------------
+
+    async def recall(self, stream: str, consumer: str, deadline: float) -> frozenset[tuple[StreamSeq, int]]:
+        """Return which events of a consumer are dead letters, by id and time in nanoseconds since 1970."""
+        found: set[tuple[StreamSeq, int]] = set()
+        async for subject in self.stream.subjects(_pattern(stream, consumer), deadline):
+            seq, _, stored_ns = subject.rpartition(".")
+            found.add((StreamSeq(int(seq.rpartition(".")[2])), int(stored_ns)))
+        return frozenset(found)
 
     async def purge(self, stream: str, consumer: str, deadline: float) -> int:
-        """Remove all of a consumer, of a stream, or all; return how many there were.
+        """Remove all; return how many there were. May also raise `OutcomeUnknown`."""
+        overflows = self.stream.subjects(OVERFLOW_SUBJECTS + id_pattern(stream, consumer), deadline)
+        unneeded = [each async for each in overflows if await self._is_unneeded(each, deadline)]
+        purged = await self.stream.purge(_pattern(stream, consumer), deadline)
+        for subject in unneeded:
+            await self.stream.delete_last(subject, deadline)
+        return purged
 
-        Raise `OutcomeUnknown`, too.
-        """
-        pattern = rests_of(stream, consumer)
+    async def _is_unneeded(self, overflow: str, deadline: float) -> bool:
+        """Whether an overflow message is useless without its present entry, and no write is under way."""
+        id_text, _, writer = overflow.removeprefix(OVERFLOW_SUBJECTS).rpartition(".")
         try:
-            rests = [rest async for some in self._api.subjects(STREAM, pattern, deadline) for rest in some]
-            unneeded = [rest for rest in rests if await self._is_unneeded(rest, deadline)]
-            request = {"filter": subjects_of(stream, consumer)}
-            answer = await self._api.change(f"STREAM.PURGE.{STREAM}", request, deadline)
-        except NatsError as refusal:
-            _unless_missing(refusal)
-            return 0
-        for rest in unneeded:
-            await self._reader.remove(rest, deadline)
-        return int(answer.get("purged", 0))
-
-    async def _is_unneeded(self, rest: str, deadline: float) -> bool:
-        """Whether nobody will read this rest once its entry is gone. One may be on its way just now."""
-        name, _, writer = rest.removeprefix(RESTS).rpartition(".")
-        try:
-            entry = await self._reader.entry(read_id(name), deadline)
+            entry = await self.entry(DeadLetterId.parse(id_text), deadline)
         except (UnreadableEntry, ValueError):
             return False
         if entry is not None and entry.writer == writer:
             return True
-        stored = await self._reader.last(rest, deadline)
+        stored = await self.stream.last(overflow, deadline)
         return stored is not None and time_ns() - stored.unix_ns > _WRITTEN_WITHIN
+
+    async def last_position(self, deadline: float) -> int:
+        """Return the position of the last dead letter ever written; 0 for none."""
+        info = await self.stream.info(deadline)
+        return 0 if info is None else int(info["state"]["last_seq"])
+
+    async def next_position(self, stream: str, consumer: str, after: int, deadline: float) -> int | None:
+        """Return the position of the first dead letter after a position; `None` for none."""
+        query = {"seq": after + 1, "next_by_subj": _pattern(stream, consumer)}
+        found = await self.stream.message(query, deadline)
+        return None if found is None else found.sequence
+
+    # --- Many, as some replica has them: the latest may be missing ------------------------------------------
 
     async def page(
         self,
-        which: LetterFilter,
+        which: DeadLetterFilter,
         after: int,
-        most: int,
-        most_bytes: int,
+        limit: int,
+        max_bytes: int,
         deadline: float,
         *,
         with_data: bool = True,
     ) -> Page:
-        """Read dead letters after a position (0: from the first), as some replica has them.
+        """Read dead letters after a position (0: from the first).
 
-        A page looks at a bounded number of entries: it may be empty although there are more.
+        A page scans a limited number of entries, so it may be empty although there are more.
 
         Args:
-            which: what passes.
+            which: the filter.
             after: the position.
-            most: how many there may be, 1 or more.
-            most_bytes: how much data they may have, but for the first.
+            limit: most dead letters, 1 or more.
+            max_bytes: most data, except for the first.
             deadline: when to give up.
-            with_data: whether data is wanted. Without it, other programs' headers are left out where an event
-                is so large that it takes two messages.
+            with_data: whether to read data. If not, dead letters with an overflow message lack the headers of
+                other programs.
         """
-        query = scan_query(which, after, most, most_bytes, with_data=with_data)
-        batch = await self._scan(query, deadline)
-        entries = [_entry_or_position(stored) for stored in batch.messages]
-        chosen = choose(entries, batch.left, which, most, most_bytes, with_data=with_data)
-        letters = []
+        max_bytes = max_bytes if with_data else sys.maxsize
+        batch = await self._scan(scan_query(which, after, limit, max_bytes), deadline)
+        scanned = [_entry_or_position(stored) for stored in batch.messages]
+        chosen = choose(scanned, batch.left, which, limit, max_bytes)
+        dead_letters = []
         for entry in chosen.entries:
-            event = await self._reader.event(entry, deadline) if with_data else entry.event
-            if event is not None:  # it was removed, or written anew further on
-                letters.append(letter(entry, event, with_data=with_data))
-        return Page(letters, chosen.seen or after, chosen.more)
+            event = await self.event(entry, deadline) if with_data else entry.event
+            if event is not None:  # else it was removed, or rewritten further on
+                dead_letters.append(dead_letter(entry, event, with_data=with_data))
+        return Page(dead_letters, chosen.seen or after, chosen.more)
 
     async def count(self, stream: str, consumer: str, deadline: float) -> int:
-        """Count the dead letters of a consumer, of a stream, or all, as some replica has them."""
-        query = {"seq": 1, "next_by_subj": subjects_of(stream, consumer), "batch": 1}
+        """Count the dead letters of a consumer, a stream, or all."""
+        query = {"seq": 1, "next_by_subj": _pattern(stream, consumer), "batch": 1}
         batch = await self._scan(query, deadline)
         return len(batch.messages) + batch.left
-
-    async def last_position(self, deadline: float) -> int:
-        """Return the position of the last dead letter that was ever written; 0 for none."""
-        try:
-            info = await self._api.stream_info(STREAM, deadline)
-        except NatsError as refusal:
-            _unless_missing(refusal)
-            return 0
-        return int(info["state"]["last_seq"])
-
-    async def next_position(self, stream: str, consumer: str, after: int, deadline: float) -> int | None:
-        """Return the position of the first dead letter after a position, as the leader has it, if any."""
-        query = {"seq": after + 1, "next_by_subj": subjects_of(stream, consumer)}
-        found = await self._reader.message(query, deadline)
-        return None if found is None else found.sequence
 
     async def _scan(self, query: JsonObject, deadline: float) -> Batch:
         """Read entries; none where there is no stream."""
@@ -260,15 +251,72 @@ class DeadLetterStore:
         raise BrokerUnavailable
 
     async def _is_missing(self, deadline: float) -> bool:
-        """Whether there is no stream. One that does not allow direct reads is made to."""
-        try:
-            info = await self._api.stream_info(STREAM, deadline)
-        except NatsError as refusal:
-            _unless_missing(refusal)
-            return True
-        if not info["config"].get("allow_direct"):
-            await self._stream.ensure(None, deadline)
-        return False
+        """Whether there is no stream. If it does not allow direct gets, make it do so."""
+        info = await self.stream.info(deadline)
+        if info is not None and not info["config"].get("allow_direct"):
+            await self.stream.ensure(None, deadline)
+        return info is None
+
+
+# --- Pages, decided without I/O -----------------------------------------------------------------------------
+
+
+class Chosen(NamedTuple):
+    """The entries of a page."""
+
+    entries: list[Entry]
+    seen: int
+    """The position of the last entry that was looked at; 0 for none."""
+    more: bool
+
+
+def scan_query(which: DeadLetterFilter, after: int, limit: int, max_bytes: int) -> dict[str, Any]:
+    """Return the request for the entries to scan."""
+    query: dict[str, Any] = {
+        "next_by_subj": _pattern(which.stream, which.consumer),
+        "batch": _MAX_SCANNED,
+        "max_bytes": _MAX_BYTES_SCANNED,
+    }
+    if which.is_everything:  # then scan no more than fits
+        query["batch"] = min(limit, _MAX_SCANNED)
+        query["max_bytes"] = min(max_bytes + limit * _HEADER_SIZE, _MAX_BYTES_SCANNED)
+    if after == 0 and which.scan_from_ns is not None:
+        return query | {"start_time": rfc3339(which.scan_from_ns)}
+    return query | {"seq": after + 1}
+
+
+def choose(
+    scanned: list[Entry | int], left: int, which: DeadLetterFilter, limit: int, max_bytes: int
+) -> Chosen:
+    """Choose the entries of a page.
+
+    Args:
+        scanned: entries in order; an unreadable one is just its position.
+        left: how many more follow these.
+        which: the filter.
+        limit: most entries.
+        max_bytes: most data, except for the first entry.
+    """
+    chosen: list[Entry] = []
+    seen = size = 0
+    for entry in scanned:
+        if isinstance(entry, int):
+            seen = entry
+            continue
+        candidate = dead_letter(entry, entry.event, with_data=False)
+        if which.is_past(candidate):
+            return Chosen(chosen, entry.position, more=False)
+        if which.matches(candidate):
+            size += entry.data_size
+            if len(chosen) == limit or (chosen and size > max_bytes):
+                return Chosen(chosen, seen, more=True)
+            chosen.append(entry)
+        seen = entry.position
+    return Chosen(chosen, seen, more=left > 0)
+
+
+def _pattern(stream: str, consumer: str) -> str:
+    return SUBJECTS + id_pattern(stream, consumer)
 
 
 def _entry_or_position(stored: StoredMessage) -> Entry | int:
@@ -276,9 +324,3 @@ def _entry_or_position(stored: StoredMessage) -> Entry | int:
         return read_entry(stored)
     except ValueError:
         return stored.sequence
-
-
-def _unless_missing(refusal: NatsError) -> None:
-    """Raise what a refusal means, unless it is that the stream does not exist."""
-    if refusal.err_code != codes.STREAM_NOT_FOUND:
-        raise domain_error(refusal) from refusal

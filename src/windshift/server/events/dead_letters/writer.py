@@ -1,8 +1,8 @@
-"""Writing dead letters: each exactly once, whatever ends in between and however many try.
+"""Writes dead letters: each exactly once, whatever crashes in between and however many servers try.
 
-The subject of an entry names event and consumer, and every write says what must lie there: nothing, or the
-entry of an earlier replay. So no entry is ever written over by what was written before it, and a repeat finds
-what it would have written. None of this depends on how much time passes.
+The subject of an entry identifies event and consumer, and each write states what it replaces: nothing, or
+the entry of an earlier replay. So nothing older ever overwrites an entry, and a repeated write finds what it
+would have written. None of this depends on timing.
 """
 
 from __future__ import annotations
@@ -31,65 +31,64 @@ from windshift.server.errors import (
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,
     Entry,
-    Event,
+    EventCopy,
+    copy_event,
+    dead_letter,
     entry_subject,
-    kept_event,
-    letter,
+    overflow_subject,
     pack,
-    rest_subject,
 )
-from windshift.server.events.dead_letters.letters import DeadLetter, Failure, id_text
-from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream
-from windshift.server.events.dead_letters.reader import LetterReader, UnreadableEntry
+from windshift.server.events.dead_letters.model import DeadLetter, Failure
+from windshift.server.events.dead_letters.store import DeadLetterStore, UnreadableEntry
+from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.notes import DEAD, send_note
 
 log = logging.getLogger(__name__)
 
 _AT_ONCE: Final = 32
-"""Writes that are made at once: each holds an event, in several forms."""
+"""Concurrent writes; each holds several copies of an event in memory."""
 _DOUBT: Final = 0.2
-"""Seconds after which it is asked once more for an event that is not there."""
+"""Seconds to wait before looking again for an event that was not found."""
 _WAITING: Final = 100_000
-"""Writes that may wait for their turn: they hold no event."""
+"""Writes that may wait for their turn; they hold no event yet."""
 
 
 class Written(Enum):
-    """What became of a dead letter that was to be written."""
+    """The outcome of a write."""
 
-    WRITTEN = "it is stored, by this call"
-    ALREADY = "it was stored before, or by another server"
-    GONE = "there is no such event any more, nor a dead letter of it"
+    WRITTEN = "this call stored it"
+    ALREADY = "it was already stored, perhaps by another server"
+    GONE = "neither the event nor a dead letter of it exists any more"
 
 
 @dataclass(slots=True)
 class _Attempt:
-    """One call to write, and what is known of it."""
+    """The state of one write."""
 
     failure: Failure
     writer: str
     deadline: float
-    has_rest: bool = False
+    has_overflow: bool = False
+    """Whether this call stored an overflow message."""
     is_unsure: bool = False
-    """Whether the entry that stood in the way may be that of this very call."""
+    """Whether the conflicting entry may be from this very call."""
 
 
-class LetterWriter:
-    """Writes the entries of one broker. Deadlines are in the loop's time."""
+class DeadLetterWriter:
+    """Writes the dead letters of one account. Deadlines are in the loop's time."""
 
-    def __init__(
-        self, connection: Connection, api: JetStream, stream: OwnStream, reader: LetterReader
-    ) -> None:
+    def __init__(self, connection: Connection, api: JetStream, store: DeadLetterStore) -> None:
         self._connection = connection
         self._api = api
-        self._stream = stream
-        self._reader = reader
+        self._store = store
         self._slots = Slots(_AT_ONCE, _WAITING)
 
     async def write(self, failure: Failure, deadline: float) -> tuple[Written, DeadLetter | None]:
-        """Store a copy of the event, unless there is one of this replay or a later one.
+        """Store a copy of the event, unless one of this replay or a later one exists. Safe to repeat.
 
-        The dead letter that is returned has no data. Raise `StreamFull`; `BrokerUnavailable`: nothing was
-        stored by this call; `OutcomeUnknown`.
+        The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
+        returned has no data. Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
+        `OutcomeUnknown`.
         """
         if not self._slots.take_now():
             try:
@@ -97,118 +96,116 @@ class LetterWriter:
             except TooManyInFlight:
                 raise BrokerUnavailable from None
         try:
-            return await self._attempt(_Attempt(failure, secrets.token_hex(8), deadline))
+            return await self._run(_Attempt(failure, secrets.token_hex(8), deadline))
         finally:
             self._slots.give_back()
 
-    async def _attempt(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
-        """Write, and say what went wrong in terms of what is kept."""
+    async def _run(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
+        """Write, and map errors to what is known to be stored."""
         try:
             return await self._write(attempt)
         except UnreadableEntry:
-            log.warning(
-                "what lies in place of the dead letter %s cannot be read", id_text(attempt.failure.id)
-            )
+            log.warning("the message in place of the dead letter %s cannot be read", attempt.failure.id)
             return Written.ALREADY, None
         except BrokerUnavailable:
             if attempt.is_unsure:
                 raise OutcomeUnknown from None
             raise
         except NatsError as refusal:
-            log.exception("the dead letter %s cannot be written", id_text(attempt.failure.id))
+            log.exception("the dead letter %s cannot be written", attempt.failure.id)
             raise BrokerUnavailable from refusal
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
-        known = await self._reader.entry(failure.id, deadline) if failure.replay_count else None
+        known = await self._store.entry(failure.id, deadline) if failure.replay_count else None
         async for _ in retry(deadline):
             if known is not None and known.failure.replay_count >= failure.replay_count:
                 return await self._found(known, attempt)
             event = await self._event(known, failure, deadline)
             if event is not None:
-                stored = await self._store(event, known, attempt)
+                stored = await self._store_entry(event, known, attempt)
                 if stored is not None:
                     return Written.WRITTEN, stored
-            before, known = known, await self._reader.entry(failure.id, deadline)
+            before, known = known, await self._store.entry(failure.id, deadline)
             attempt.is_unsure = False
-            if event is None and known == before:  # nothing else is coming
+            if event is None and known == before:  # nothing else will turn up
                 return (Written.GONE, None) if known is None else await self._found(known, attempt)
         raise BrokerUnavailable
 
-    async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> Event | None:
-        """Read the event, from the entry of the replay before if there is one, or where it was published."""
+    async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> EventCopy | None:
+        """Read the event from the entry of the previous replay, if there is one, or from its stream."""
         if known is not None:
-            event = await self._reader.event(known, deadline)
+            event = await self._store.event(known, deadline)
             if event is not None:
                 return event
         source = await self._source(failure, deadline)
         if source is None and known is None and not failure.replay_count:
-            # A server that led the stream until a moment ago may not have the event yet and still answer.
+            # A server that is no longer the stream's leader may answer, and lack the event.
             await asyncio.sleep(min(_DOUBT, max(0.0, deadline - asyncio.get_running_loop().time())))
             source = await self._source(failure, deadline)
         if source is None or source.unix_ns != failure.id.stored_ns:
             return None
-        return kept_event(source)
+        return copy_event(source)
 
     async def _source(self, failure: Failure, deadline: float) -> StoredMessage | None:
-        """Read the event where it was published."""
+        """Read the event from its stream."""
         try:
             return await self._api.message(failure.id.stream, {"seq": failure.id.seq}, deadline)
         except NatsError as refusal:
-            if refusal.err_code == codes.STREAM_NOT_FOUND and failure.replay_count:
+            if refusal.err_code != codes.STREAM_NOT_FOUND:
+                raise domain_error(refusal, stream=failure.id.stream) from refusal
+            if failure.replay_count:
                 return None
-            if (
-                refusal.err_code == codes.STREAM_NOT_FOUND
-            ):  # it ends the call that asks: nothing is to be settled
-                raise BrokerUnavailable from refusal
-            raise domain_error(refusal, stream=failure.id.stream) from refusal
+            raise BrokerUnavailable from refusal  # that ends the consume call: there is nothing to settle
 
     async def _found(self, known: Entry, attempt: _Attempt) -> tuple[Written, DeadLetter]:
-        """Say of an entry that is as it should be who wrote it."""
-        written = letter(known, known.event, with_data=False)
+        """Return who wrote an entry that is as it should be."""
+        written = dead_letter(known, known.event, with_data=False)
         if known.writer == attempt.writer:  # the answer to an earlier attempt was lost
-            self._tell(attempt.failure)
+            self._notify(attempt.failure)
             return Written.WRITTEN, written
-        if attempt.has_rest:
-            await self._discard(rest_subject(known.failure.id, attempt.writer), attempt.deadline)
+        if attempt.has_overflow:
+            await self._discard(overflow_subject(known.failure.id, attempt.writer), attempt.deadline)
         return Written.ALREADY, written
 
-    async def _store(self, event: Event, known: Entry | None, attempt: _Attempt) -> DeadLetter | None:
-        """Store the entry; `None` when another one lies there than was thought."""
+    async def _store_entry(
+        self, event: EventCopy, known: Entry | None, attempt: _Attempt
+    ) -> DeadLetter | None:
+        """Store the entry in place of a known one; `None` when that is not the present one."""
         failure, writer, deadline = attempt.failure, attempt.writer, attempt.deadline
         packed = pack(event, failure, writer, self._connection.max_payload)
-        if packed.rest is not None:
-            await self._put(rest_subject(failure.id, writer), packed.rest, (), deadline, None)
-            attempt.has_rest = True
+        if packed.overflow is not None:
+            await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline, None)
+            attempt.has_overflow = True
         expected = 0 if known is None else known.position
         try:
             ack = await self._put(entry_subject(failure.id), packed.body, packed.headers, deadline, expected)
         except Conflict:
             attempt.is_unsure = True
             return None
-        self._tell(failure)
-        if known is not None and known.rest_size is not None:
-            await self._discard(known.rest_subject, deadline)
-        rest_size = None if packed.rest is None else len(event.data)
-        entry = Entry(failure, ack.sequence, from_unix_ns(time_ns()), writer, event, rest_size)
-        return letter(entry, event, with_data=False)
+        self._notify(failure)
+        if known is not None and known.has_overflow:
+            await self._discard(known.overflow_subject, deadline)
+        now = from_unix_ns(time_ns())
+        entry = Entry(failure, ack.sequence, now, writer, event, len(event.data), packed.overflow is not None)
+        return dead_letter(entry, event, with_data=False)
 
     async def _put(
         self, subject: str, body: bytes, headers: HeaderLines, deadline: float, expected: int | None
     ) -> PubAck:
         if len(h.block(headers)) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
             raise StreamFull("the broker takes no message large enough for a dead letter; raise max_payload")
-        # A killed broker remembers what a rollup has removed. What a limit of one message per subject removes
-        # comes back with it when what took its place was deleted.
+        # A rollup's removals survive a crash of the broker. Those of a limit of one message per subject do
+        # not, once the message that took the place is deleted.
         headers = headers if expected == 0 else (*headers, (h.ROLLUP, b"sub"))
-        return await self._stream.put(subject, body, headers, deadline, expected)
+        return await self._store.stream.put(subject, body, headers, deadline, expected)
 
     async def _discard(self, subject: str, deadline: float) -> None:
-        """Remove what nobody refers to. If that fails it stays for as long as dead letters may."""
+        """Remove an overflow message that nothing refers to. If that fails, it stays until it expires."""
         try:
-            await self._reader.remove(subject, deadline)
+            await self._store.stream.delete_last(subject, deadline)
         except (WindshiftError, NatsError) as error:
-            log.debug("%s stays: %s", subject, type(error).__name__)
+            log.debug("%s is left over: %s", subject, type(error).__name__)
 
-    def _tell(self, failure: Failure) -> None:
+    def _notify(self, failure: Failure) -> None:
         send_note(self._connection, DEAD, failure.id.stream, failure.id.consumer)

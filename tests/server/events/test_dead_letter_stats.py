@@ -10,15 +10,15 @@ import pytest
 
 from windshift.nats.times import Time
 from windshift.server.errors import StreamFull
-from windshift.server.events.dead_letters.given_up import GivenUp
-from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure, LetterId
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
+from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.log_text import fields_of
 from windshift.server.telemetry.tracer import current_span
 
 TRACE, SPAN = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 FAILURE = Failure(
-    LetterId("ORDERS", "billing", StreamSeq(7), 1), 3, 1, 2, Cause.MAX_ATTEMPTS, "no stock", "OutOfStock"
+    DeadLetterId("ORDERS", "billing", StreamSeq(7), 1), 3, 1, 2, Cause.MAX_ATTEMPTS, "no stock", "OutOfStock"
 )
 TOLD = {
     "stream": "ORDERS",
@@ -54,25 +54,25 @@ def letter(trace_parent: str | None) -> DeadLetter:
 
 def test_a_dead_letter(caplog: pytest.LogCaptureFixture) -> None:
     """It is counted by its cause; the record says which event it was, and nothing of its data."""
-    given_up = GivenUp()
-    given_up.kept(letter(f"00-{TRACE}-{SPAN}-01"))
-    assert given_up.letters == {"MAX_ATTEMPTS": 1, "REJECTED": 0}
+    stats = DeadLetterStats()
+    stats.kept(letter(f"00-{TRACE}-{SPAN}-01"))
+    assert stats.written == {"MAX_ATTEMPTS": 1, "REJECTED": 0}
     assert records(caplog) == [("WARNING", "an event became a dead letter", TOLD | EVENT)]
     assert "secret" not in str(vars(caplog.records[0]))
 
 
 def test_a_malformed_trace_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     """Other programs may write anything into the header."""
-    GivenUp().kept(letter("00-nonsense"))
+    DeadLetterStats().kept(letter("00-nonsense"))
     assert "trace_id" not in fields_of(caplog.records[0])
 
 
 def test_an_event_that_was_dropped(caplog: pytest.LogCaptureFixture) -> None:
     """It is told of as a dead letter is: that is all that is left of it."""
-    given_up = GivenUp()
-    given_up.dropped(FAILURE, "ORDERS.new", "acme.v1.Order", f"00-{TRACE}-{SPAN}-01")
-    given_up.dropped(FAILURE._replace(cause=Cause.REJECTED, reason="", error_type=""))
-    assert given_up.drops == {"MAX_ATTEMPTS": 1, "REJECTED": 1, "GONE": 0}
+    stats = DeadLetterStats()
+    stats.dropped(FAILURE, "ORDERS.new", "acme.v1.Order", f"00-{TRACE}-{SPAN}-01")
+    stats.dropped(FAILURE._replace(cause=Cause.REJECTED, reason="", error_type=""))
+    assert stats.drops == {"MAX_ATTEMPTS": 1, "REJECTED": 1, "GONE": 0}
     bare = {name: TOLD[name] for name in ("stream", "consumer", "event_id", "attempts")}
     assert records(caplog) == [
         ("WARNING", "an event was dropped without a dead letter", TOLD | EVENT),
@@ -82,22 +82,22 @@ def test_an_event_that_was_dropped(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_an_event_that_was_gone(caplog: pytest.LogCaptureFixture) -> None:
     """The stream's limits had removed it."""
-    given_up = GivenUp()
-    given_up.gone(FAILURE)
-    assert given_up.drops["GONE"] == 1
+    stats = DeadLetterStats()
+    stats.gone(FAILURE)
+    assert stats.drops["GONE"] == 1
     message = "an event was removed by its stream before it became a dead letter"
     assert records(caplog) == [("WARNING", message, TOLD)]
 
 
 def test_dead_letters_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -> None:
     """Each is counted; a full stream does not fill the log as well."""
-    given_up = GivenUp(interval=0)
-    given_up.not_kept(FAILURE, StreamFull())
-    given_up.not_kept(FAILURE, ZeroDivisionError("secret"))
-    seldom = GivenUp()
+    stats = DeadLetterStats(interval=0)
+    stats.not_kept(FAILURE, StreamFull())
+    stats.not_kept(FAILURE, ZeroDivisionError("secret"))
+    seldom = DeadLetterStats()
     for _ in range(100):
         seldom.not_kept(FAILURE, StreamFull())
-    assert (given_up.failures, seldom.failures) == (2, 100)
+    assert (stats.failures, seldom.failures) == (2, 100)
     errors = [fields_of(record)["error"] for record in caplog.records]
     assert errors == ["STREAM_FULL", "ZeroDivisionError", "STREAM_FULL"]
     assert {record.levelno for record in caplog.records} == {logging.WARNING}
@@ -105,6 +105,6 @@ def test_dead_letters_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -
 
 def test_replays() -> None:
     """They are counted."""
-    given_up = GivenUp()
-    given_up.replayed()
-    assert given_up.replays == 1
+    stats = DeadLetterStats()
+    stats.replayed()
+    assert stats.replays == 1

@@ -1,18 +1,18 @@
-"""Streams that Windshift keeps for itself: made when they are missing, written to under conditions."""
+"""Streams that Windshift keeps for itself: created when missing, and written to conditionally."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 import random
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import AsyncIterator, Awaitable, Iterable
+from typing import Final, TypeVar
 
 from windshift.nats import NatsError, NoStream, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
-from windshift.nats.jetstream import JetStream, JsonObject, PubAck, Write, Writes, codes
-from windshift.server.broker_errors import domain_error
+from windshift.nats.jetstream import JetStream, JsonObject, PubAck, StoredMessage, Write, Writes, codes
+from windshift.server.broker_errors import broker_errors, domain_error
 from windshift.server.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
@@ -24,18 +24,20 @@ from windshift.server.errors import (
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 _EXPECTED_STREAM: Final = b"Nats-Expected-Stream"
 _OTHERWISE: Final = frozenset({codes.OTHER_STREAM, codes.ROLLUP_NOT_ALLOWED})
-"""The stream is not, or not any more, as it has to be."""
+"""The stream does not exist, or is not configured as it has to be."""
 _ATTEMPTS_ON_DISK: Final = 4
 _OTHER_WRITE: Final = 0.005
-"""Seconds that another write, which a cluster has under way, may take to be seen by a read."""
+"""Seconds until a read sees another write that a cluster has under way."""
 
 
 class Conflict(Exception):
-    """The subject's last message is another one than expected; nothing was stored by this attempt.
+    """The subject's last message is not the expected one; this attempt stored nothing.
 
-    Not certain is that on a cluster, which may have had another write under way that comes to nothing.
+    Uncertain on a cluster, where another write may have been under way that then failed.
     """
 
     def __init__(self, *, is_certain: bool) -> None:
@@ -43,14 +45,17 @@ class Conflict(Exception):
         self.is_certain = is_certain
 
 
-class OwnStream:
-    """One such stream. Deadlines are in the loop's time.
+class ManagedStream:
+    """A stream that Windshift keeps for itself. While it does not exist, it reads as empty.
+
+    Deadlines are in the loop's time. Reads are answered by the stream's leader, so that they see every
+    completed write; they raise `BrokerUnavailable`.
 
     Args:
-        config: what it is made with. Of an existing stream only the keys in `needed` are set, and the number
-            of replicas is raised; everything else in it is the operator's.
-        needed: keys without which the stream is of no use.
-        default_replicas: what a new stream gets when nobody asked for more.
+        config: the configuration of a new stream. Of an existing one, only the keys in `needed` are set and
+            the number of replicas is raised; everything else is the operator's.
+        needed: keys without which the stream is useless.
+        default_replicas: replicas of a new stream, unless more are asked for.
     """
 
     def __init__(
@@ -70,7 +75,7 @@ class OwnStream:
         self.name: str = config["name"]
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
-        """Make the stream, or give it what it needs and at least so many replicas.
+        """Create the stream, or give it what it needs and at least this many replicas.
 
         Raise `BrokerUnavailable`, `OutcomeUnknown`, `StreamFull`, `ReplicasUnavailable` or `SubjectsOverlap`.
         """
@@ -106,9 +111,9 @@ class OwnStream:
     ) -> PubAck:
         """Store a message if `expected` is the sequence of the subject's last one (0: none) or `None`.
 
-        The stream is made when it is missing. It must do no harm to store the message twice, or only one time
-        must be possible under the condition. Raise `Conflict`, which an earlier attempt of this very call may
-        be the cause of; `StreamFull`; `BrokerUnavailable`: nothing was stored; `OutcomeUnknown`.
+        Create the stream when it is missing. Attempts are repeated, so storing the message twice must be
+        harmless, or impossible under the condition. Raise `Conflict`, perhaps caused by an earlier attempt of
+        this very call; `StreamFull`; `BrokerUnavailable` when nothing was stored; `OutcomeUnknown`.
         """
         conditions = [(_EXPECTED_STREAM, self.name.encode())]
         if expected is not None:
@@ -125,24 +130,70 @@ class OwnStream:
             except NatsError as error:
                 if error.err_code not in _OTHERWISE:
                     raise await _refusal(error, self.name) from error
-            await self._make(deadline)
+            await self._recreate(deadline)
         raise BrokerUnavailable
 
-    async def _make(self, deadline: float) -> None:
-        log.info("stream %s is not there, or not as it should be; it is made", self.name)
+    async def _recreate(self, deadline: float) -> None:
+        log.info("stream %s does not exist, or not as it should be; creating it", self.name)
         try:
             await self.ensure(None, deadline)
         except (BrokerUnavailable, StreamFull):
             raise
-        except OutcomeUnknown:  # of making the stream; the message was not stored
+        except OutcomeUnknown:  # of creating the stream; the message was not stored
             raise BrokerUnavailable from None
         except SubjectsOverlap as error:
             raise BrokerUnavailable(
                 f"another stream takes the subjects of {self.name}; it must not, remove them there"
             ) from error
         except WindshiftError as error:
-            log.exception("stream %s cannot be made again", self.name)
+            log.exception("stream %s cannot be created", self.name)
             raise BrokerUnavailable(f"stream {self.name} cannot be made") from error
+
+    async def info(self, deadline: float) -> JsonObject | None:
+        """Return the broker's description of the stream; `None` if it does not exist."""
+        return await _unless_missing(self._api.stream_info(self.name, deadline))
+
+    async def message(self, query: JsonObject, deadline: float) -> StoredMessage | None:
+        """Read a message; `None` if there is none."""
+        return await _unless_missing(self._api.message(self.name, query, deadline))
+
+    async def last(self, subject: str, deadline: float) -> StoredMessage | None:
+        """Read the last message of a subject; `None` if there is none."""
+        return await self.message({"last_by_subj": subject}, deadline)
+
+    async def subjects(self, pattern: str, deadline: float) -> AsyncIterator[str]:
+        """Yield the subjects of all messages that match."""
+        found = aiter(self._api.subjects(self.name, pattern, deadline))
+        while some := await _unless_missing(anext(found, None)):
+            for subject in some:
+                yield subject
+
+    async def delete(self, sequence: int, deadline: float) -> bool:
+        """Remove a message; false when there was none. May also raise `OutcomeUnknown`."""
+        with broker_errors():
+            return await self._api.delete_message(self.name, sequence, deadline)
+
+    async def delete_last(self, subject: str, deadline: float) -> None:
+        """Remove the last message of a subject, if there is one. May also raise `OutcomeUnknown`."""
+        found = await self.last(subject, deadline)
+        if found is not None:
+            await self.delete(found.sequence, deadline)
+
+    async def purge(self, pattern: str, deadline: float) -> int:
+        """Remove all messages that match; return how many. May also raise `OutcomeUnknown`."""
+        request = self._api.change(f"STREAM.PURGE.{self.name}", {"filter": pattern}, deadline)
+        return int((await _unless_missing(request) or {}).get("purged", 0))
+
+
+async def _unless_missing(work: Awaitable[T]) -> T | None:
+    """Return the result of a request; `None` if the stream does not exist."""
+    with broker_errors():
+        try:
+            return await work
+        except NatsError as refusal:
+            if refusal.err_code != codes.STREAM_NOT_FOUND:
+                raise
+    return None
 
 
 def changed_config(
@@ -155,7 +206,7 @@ def changed_config(
 
 
 async def _refusal(refusal: NatsError, stream: str) -> Exception:
-    """Say what it means that the broker refused a message."""
+    """Map the broker's refusal of a message to an error."""
     code = refusal.err_code
     if code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
         await asyncio.sleep(random.random() * _OTHER_WRITE)

@@ -1,6 +1,6 @@
-"""Telling of dead letters as they are written.
+"""Watches: streams of dead letters as they are written.
 
-A note from whoever wrote one makes it fast; looking from time to time makes it certain.
+A notification from the writer makes a watch fast; polling makes it complete.
 """
 
 from __future__ import annotations
@@ -11,17 +11,16 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
-from windshift.nats.times import NANOSECONDS
 from windshift.server.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
-from windshift.server.events.dead_letters.letters import DeadLetter
-from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter
+from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.notes import DEAD, Notes
 
-_PAGE: Final = 500
+_PAGE_SIZE: Final = 500
 _PAGE_BYTES: Final = 256 * 1024
-"""Data that one watch holds in memory, beside what its client has not read."""
-_UNREAD: Final = 16 * 1024
-"""Bytes that wait for the client to read before no more is sent."""
+"""Data that one watch holds in memory, besides what its client has not read."""
+_MAX_QUEUED: Final = 16 * 1024
+"""Bytes queued for the client above which sending pauses."""
 
 _POSITION: Final = re.compile(r"(0|[1-9][0-9]{0,18})-(0|[1-9][0-9]{0,18})", re.ASCII)
 
@@ -30,22 +29,22 @@ class WatchPosition(NamedTuple):
     """How far a watch has come.
 
     Attributes:
-        after: the position of the last entry.
-        time_ns: when that entry was written, in nanoseconds since 1970. Only for a broker that has lost
-            entries, or the whole stream, and gives out positions again.
+        after: the position of the last dead letter.
+        time_ns: when that was written, in nanoseconds since 1970. Needed only if the broker loses dead
+            letters, or the whole stream, and then assigns the same positions again.
     """
 
     after: int
     time_ns: int
 
 
-def write_position(letter: DeadLetter) -> str:
-    """Write where a dead letter stands."""
-    return f"{letter.position}-{_time_ns(letter)}"
+def write_position(dead_letter: DeadLetter) -> str:
+    """Write the position of a dead letter."""
+    return f"{dead_letter.position}-{dead_letter.time_ns}"
 
 
 def read_position(field: str, text: str) -> WatchPosition:
-    """Read what `write_position` wrote; raise `InvalidField` for anything else."""
+    """Read a position; raise `InvalidField` for anything that `write_position` did not write."""
     found = _POSITION.fullmatch(text)
     if found is None:
         raise InvalidField(field, "is no position; pass on that of the last entry that was received")
@@ -57,7 +56,7 @@ class Watcher(Protocol):
 
     @property
     def queued(self) -> int:
-        """Bytes that were sent and that the client has not read."""
+        """Bytes sent that the client has not read."""
         ...
 
     async def ready(self) -> None:
@@ -65,10 +64,10 @@ class Watcher(Protocol):
         ...
 
     def begin(self) -> None:
-        """Tell the client that what is written from now on will be told."""
+        """Signal that from now on nothing is missed."""
         ...
 
-    def tell(self, letter: DeadLetter) -> None:
+    def send(self, dead_letter: DeadLetter) -> None:
         """Send a dead letter."""
         ...
 
@@ -78,38 +77,38 @@ class WatchOptions:
     """Timers of a watch.
 
     Attributes:
-        interval: how often to look without having been told.
-        retry_interval: how long to wait after the broker could not be asked.
+        interval: how often to poll.
+        retry_interval: how long to wait after the broker was unavailable.
         read_timeout: how long the broker may take to answer.
-        gather: least time from one look to the next: what is written meanwhile is read together. Hundreds of
-            watches would otherwise look without a pause while many dead letters are written.
+        min_interval: least time between two polls, so that a burst of dead letters is read in few pages even
+            with hundreds of watches.
         overlap: how far to go back in time when the broker has lost entries.
     """
 
     interval: timedelta = timedelta(seconds=3)
     retry_interval: timedelta = timedelta(milliseconds=250)
     read_timeout: timedelta = timedelta(seconds=5)
-    gather: timedelta = timedelta(milliseconds=100)
+    min_interval: timedelta = timedelta(milliseconds=100)
     overlap: timedelta = timedelta(minutes=1)
 
 
 class Watch:
-    """One watch. To be made in a running event loop.
+    """One watch. Create it in a running event loop.
 
     Args:
         store: the dead letters.
-        notes: what servers tell each other.
-        which: those to tell of.
-        with_data: whether to read the events' data.
-        client: whom to tell.
+        notes: notifications between servers.
+        which: what to watch.
+        client: where to send it.
         options: timers.
+        with_data: whether to read the events' data.
     """
 
     def __init__(
         self,
         store: DeadLetterStore,
         notes: Notes,
-        which: LetterFilter,
+        which: DeadLetterFilter,
         client: Watcher,
         options: WatchOptions,
         *,
@@ -128,10 +127,10 @@ class Watch:
         self._marked_at = self._loop.time()
 
     async def run(self, begin: WatchPosition | None, *, existing: bool) -> None:
-        """Tell of dead letters until cancelled.
+        """Send dead letters until cancelled.
 
-        Without a place to begin, `existing` says whether those count that there are. Raise
-        `BrokerUnavailable` when the broker cannot be asked at the beginning; later that is waited out.
+        Without a position to begin at, `existing` says whether to include those already there. Raise
+        `BrokerUnavailable` if the broker is unavailable at the beginning; later, wait for it.
         """
         stop = self._notes.listen(DEAD, self._which.stream, self._which.consumer, self._wake.set)
         try:
@@ -139,40 +138,41 @@ class Watch:
             self._reached = begin or WatchPosition(0 if existing else last, 0)
             self._client.begin()
             while True:
-                await self._look_patiently()
+                await self._poll_and_wait()
         finally:
             stop()
 
-    async def _look_patiently(self) -> None:
-        """Tell of what is new, then wait until there may be more."""
-        pause, again_at = self._options.interval, self._loop.time() + self._options.gather.total_seconds()
+    async def _poll_and_wait(self) -> None:
+        """Send what is new, then wait until there may be more."""
+        timeout = self._options.interval
+        again_at = self._loop.time() + self._options.min_interval.total_seconds()
         try:
-            await self._look()
+            await self._poll()
         except (BrokerUnavailable, OutcomeUnknown):
-            pause = self._options.retry_interval
+            timeout = self._options.retry_interval
             self._wake.clear()
         try:
-            async with asyncio.timeout(pause.total_seconds()):
+            async with asyncio.timeout(timeout.total_seconds()):
                 await self._wake.wait()
         except TimeoutError:
             pass
         await asyncio.sleep(max(0.0, again_at - self._loop.time()))
 
-    async def _look(self) -> None:
+    async def _poll(self) -> None:
         self._wake.clear()
         last = await self._store.last_position(self._deadline())
         if last < self._reached.after:
             self._go_back()
         more = last > self._reached.after
         while more:
-            more = await self._tell_a_page()
+            more = await self._send_page()
         await self._skip_others(last)
 
     async def _skip_others(self, last: int) -> None:
-        """Skip the entries of others, so that nothing new costs one request.
+        """Skip dead letters that do not match, so that polling costs one request when nothing is new.
 
-        Pages come from any replica, which may lag, so the leader has to confirm that none of ours is among
-        them. A server that led the stream a moment ago may answer as its leader: skip only what is older.
+        Pages come from any replica, which may lag, so the leader has to confirm that nothing matches. A
+        former leader may still answer as such, so skip only what has been there for `interval`.
         """
         now = self._loop.time()
         if now - self._marked_at < self._options.interval.total_seconds():
@@ -187,30 +187,30 @@ class Watch:
         return await self._store.next_position(which.stream, which.consumer, after, self._deadline())
 
     def _go_back(self) -> None:
-        """Begin anew, in a stream that is not what it was, with what can be new there."""
+        """Start over, in a stream that lost something, with what may be new."""
         time_ns = self._reached.time_ns
         if time_ns:
             since_ns = time_ns - self._options.overlap // timedelta(microseconds=1) * 1000
             self._which = replace(self._which, since_ns=max(since_ns, self._which.since_ns or since_ns))
         self._reached = WatchPosition(0, time_ns)
 
-    async def _tell_a_page(self) -> bool:
-        """Tell of some; say whether there are more."""
-        client = self._client
+    async def _send_page(self) -> bool:
+        """Send a page; return whether there are more."""
         page = await self._store.page(
-            self._which, self._reached.after, _PAGE, _PAGE_BYTES, self._deadline(), with_data=self._with_data
+            self._which,
+            self._reached.after,
+            _PAGE_SIZE,
+            _PAGE_BYTES,
+            self._deadline(),
+            with_data=self._with_data,
         )
-        for letter in page.letters:
-            client.tell(letter)
-            self._reached = WatchPosition(letter.position, _time_ns(letter))
-            if client.queued > _UNREAD:
-                await client.ready()
+        for dead_letter in page.dead_letters:
+            self._client.send(dead_letter)
+            self._reached = WatchPosition(dead_letter.position, dead_letter.time_ns)
+            if self._client.queued > _MAX_QUEUED:
+                await self._client.ready()
         self._reached = self._reached._replace(after=max(page.after, self._reached.after))
         return page.more
 
     def _deadline(self) -> float:
         return self._loop.time() + self._options.read_timeout.total_seconds()
-
-
-def _time_ns(letter: DeadLetter) -> int:
-    return letter.time.seconds * NANOSECONDS + letter.time.nanos

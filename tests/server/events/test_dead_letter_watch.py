@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +14,9 @@ import pytest
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.support.broker import Broker, in_seconds
 from windshift.server.errors import BrokerUnavailable, InvalidField
-from windshift.server.events.dead_letters.letters import Cause, DeadLetter
-from windshift.server.events.dead_letters.store import DeadLetterStore, LetterFilter, Page
-from windshift.server.events.dead_letters.watching import (
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter
+from windshift.server.events.dead_letters.store import DeadLetterStore, Page
+from windshift.server.events.dead_letters.watch import (
     Watch,
     WatchOptions,
     WatchPosition,
@@ -28,7 +29,7 @@ Unique = Callable[[], str]
 QUICK = WatchOptions(
     interval=timedelta(milliseconds=20),
     retry_interval=timedelta(milliseconds=10),
-    gather=timedelta(milliseconds=1),
+    min_interval=timedelta(milliseconds=1),
 )
 SLOW = WatchOptions(interval=timedelta(hours=1))
 
@@ -39,7 +40,7 @@ class Reader:
     queued = 0
 
     def __init__(self) -> None:
-        self.told: asyncio.Queue[DeadLetter] = asyncio.Queue()
+        self.received: asyncio.Queue[DeadLetter] = asyncio.Queue()
         self.begun = asyncio.Event()
 
     async def ready(self) -> None:
@@ -49,14 +50,14 @@ class Reader:
         """Note that the watch has begun."""
         self.begun.set()
 
-    def tell(self, letter: DeadLetter) -> None:
+    def send(self, dead_letter: DeadLetter) -> None:
         """Keep a dead letter."""
-        self.told.put_nowait(letter)
+        self.received.put_nowait(dead_letter)
 
     async def next(self) -> DeadLetter:
         """Wait for the next one."""
         async with asyncio.timeout(10):
-            return await self.told.get()
+            return await self.received.get()
 
 
 class SlowReader(Reader):
@@ -91,7 +92,7 @@ class Observed(DeadLetterStore):
         page = await super().page(*arguments, **options)
         if page.after <= self.replica_has:
             return page
-        letters = [each for each in page.letters if each.position <= self.replica_has]
+        letters = [each for each in page.dead_letters if each.position <= self.replica_has]
         return Page(letters, max(self.replica_has, arguments[1]), more=False)
 
     async def last_position(self, deadline: float) -> int:
@@ -119,7 +120,7 @@ async def keeper(broker: Broker) -> Keeper:
 @asynccontextmanager
 async def watching(
     keeper: Keeper,
-    which: LetterFilter,
+    which: DeadLetterFilter,
     reader: Reader,
     options: WatchOptions = QUICK,
     begin: WatchPosition | None = None,
@@ -140,7 +141,7 @@ async def watching(
 async def test_a_note_is_enough(keeper: Keeper, unique: Unique) -> None:
     """A watch that would look once an hour is told at once."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
-    async with watching(keeper, LetterFilter(stream), reader, SLOW):
+    async with watching(keeper, DeadLetterFilter(stream), reader, SLOW):
         written = await keeper.given_up(stream, 3)
         assert [(await reader.next()).failure for _ in range(3)] == [each.failure for each in written]
 
@@ -148,8 +149,8 @@ async def test_a_note_is_enough(keeper: Keeper, unique: Unique) -> None:
 async def test_many_notes_make_few_looks(keeper: Keeper, unique: Unique) -> None:
     """What is written while a watch pauses is told of together."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
-    rarely = WatchOptions(interval=timedelta(hours=1), gather=timedelta(seconds=1))
-    async with watching(keeper, LetterFilter(stream), reader, rarely) as store:
+    rarely = WatchOptions(interval=timedelta(hours=1), min_interval=timedelta(seconds=1))
+    async with watching(keeper, DeadLetterFilter(stream), reader, rarely) as store:
         await keeper.given_up(stream, 100)
         for _ in range(100):
             await reader.next()
@@ -159,8 +160,8 @@ async def test_many_notes_make_few_looks(keeper: Keeper, unique: Unique) -> None
 async def test_no_note_is_needed(keeper: Keeper, unique: Unique) -> None:
     """What no note tells of is found nevertheless."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
-    deaf = Keeper(keeper.broker, keeper.store, keeper.replays, type(keeper.notes)(keeper.broker.connection))
-    async with watching(deaf, LetterFilter(stream), reader):
+    deaf = replace(keeper, notes=type(keeper.notes)(keeper.broker.connection))
+    async with watching(deaf, DeadLetterFilter(stream), reader):
         written = await keeper.given_up(stream, 1)
         assert (await reader.next()).failure == written[0].failure
 
@@ -169,7 +170,7 @@ async def test_nothing_new_costs_one_question(keeper: Keeper, unique: Unique) ->
     """Where nothing was written nothing is read; what concerns others is read for a while only."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
     await keeper.given_up(stream, 1)
-    which = LetterFilter(stream, causes=frozenset({Cause.MAX_ATTEMPTS}))
+    which = DeadLetterFilter(stream, causes=frozenset({Cause.MAX_ATTEMPTS}))
     async with watching(keeper, which, reader) as store:
         await store.look()
         assert store.pages == 0
@@ -188,12 +189,12 @@ async def test_nothing_new_costs_one_question(keeper: Keeper, unique: Unique) ->
 async def test_a_reader_that_is_slow(keeper: Keeper, unique: Unique) -> None:
     """It is sent no more than it reads."""
     stream, reader = await keeper.broker.stream(unique()), SlowReader()
-    async with watching(keeper, LetterFilter(stream), reader) as store:
+    async with watching(keeper, DeadLetterFilter(stream), reader) as store:
         written = await keeper.given_up(stream, 3)
         assert (await reader.next()).failure == written[0].failure
         looks = store.looks
         await asyncio.sleep(0.1)
-        assert reader.told.empty()
+        assert reader.received.empty()
         assert store.looks == looks
         reader.turns.release()
         assert (await reader.next()).failure == written[1].failure
@@ -202,12 +203,12 @@ async def test_a_reader_that_is_slow(keeper: Keeper, unique: Unique) -> None:
 async def test_a_broker_that_is_out_of_reach(keeper: Keeper, unique: Unique) -> None:
     """It is waited out; what was written meanwhile is told."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
-    async with watching(keeper, LetterFilter(stream), reader) as store:
+    async with watching(keeper, DeadLetterFilter(stream), reader) as store:
         store.away = True
         await store.look()
         written = await keeper.given_up(stream, 1)
         await store.look()
-        assert reader.told.empty()
+        assert reader.received.empty()
         store.away = False
         assert (await reader.next()).failure == written[0].failure
 
@@ -215,12 +216,12 @@ async def test_a_broker_that_is_out_of_reach(keeper: Keeper, unique: Unique) -> 
 async def test_a_replica_that_lags(keeper: Keeper, unique: Unique) -> None:
     """However long a replica lacks an entry, it is told once the replica has it."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
-    async with watching(keeper, LetterFilter(stream), reader) as store:
+    async with watching(keeper, DeadLetterFilter(stream), reader) as store:
         store.replica_has = await keeper.store.last_position(in_seconds(5))
         written = await keeper.given_up(stream, 2)
         for _ in range(5):
             await store.look()
-        assert reader.told.empty()
+        assert reader.received.empty()
         store.replica_has = written[0].position
         assert (await reader.next()).failure == written[0].failure
         for _ in range(5):
@@ -234,18 +235,18 @@ async def test_a_broker_that_has_forgotten(keeper: Keeper, unique: Unique) -> No
     stream, reader = await keeper.broker.stream(unique()), Reader()
     written = await keeper.given_up(stream, 2)
     time_ns = written[0].time.seconds * 10**9 + written[0].time.nanos
-    async with watching(keeper, LetterFilter(stream), reader, begin=WatchPosition(1000, time_ns)):
+    async with watching(keeper, DeadLetterFilter(stream), reader, begin=WatchPosition(1000, time_ns)):
         assert [(await reader.next()).failure for _ in range(2)] == [each.failure for each in written]
     later = WatchPosition(1000, time_ns + 120 * 10**9)
-    async with watching(keeper, LetterFilter(stream), reader, begin=later) as store:
+    async with watching(keeper, DeadLetterFilter(stream), reader, begin=later) as store:
         await store.look()
-        assert reader.told.empty()
+        assert reader.received.empty()
 
 
 async def test_no_listener_is_left(keeper: Keeper, unique: Unique) -> None:
     """When a watch ends nothing listens for it any more."""
     stream = await keeper.broker.stream(unique())
-    async with watching(keeper, LetterFilter(stream), Reader()):
+    async with watching(keeper, DeadLetterFilter(stream), Reader()):
         assert vars(keeper.notes)["_listeners"]
     assert not vars(keeper.notes)["_listeners"]
 

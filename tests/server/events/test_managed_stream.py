@@ -12,22 +12,22 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream import Writes
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
-from windshift.server.events.dead_letters.own_streams import Conflict, OwnStream, changed_config
+from windshift.server.events.managed_stream import Conflict, ManagedStream, changed_config
 
 Unique = Callable[[], str]
 
 
-def own_stream(broker: Broker, name: str, replicas: int = 1, **config: Any) -> OwnStream:
+def managed_stream(broker: Broker, name: str, replicas: int = 1, **config: Any) -> ManagedStream:
     """Wish for a stream."""
     writes = Writes(broker.connection, broker.requests, broker.api)
     config = {"name": name, "subjects": [f"{name}.>"], "max_msgs_per_subject": 1} | config
-    return OwnStream(broker.api, writes, config, ("subjects", "max_msgs_per_subject"), replicas)
+    return ManagedStream(broker.api, writes, config, ("subjects", "max_msgs_per_subject"), replicas)
 
 
 async def test_written_under_conditions(broker: Broker, unique: Unique) -> None:
     """A message is stored only where the subject's last message is the expected one."""
     name = unique()
-    stream = own_stream(broker, name)
+    stream = managed_stream(broker, name)
     first = await stream.put(f"{name}.a", b"1", (), in_seconds(5), expected=0)
     for wrong in (0, first.sequence + 1):
         with pytest.raises(Conflict):
@@ -41,7 +41,7 @@ async def test_written_under_conditions(broker: Broker, unique: Unique) -> None:
 async def test_a_message_that_does_not_fit(broker: Broker, unique: Unique) -> None:
     """A message larger than the stream's limit, or one more than it takes, finds it full."""
     name = unique()
-    stream = own_stream(broker, name, max_msg_size=100, max_msgs=1, discard="new")
+    stream = managed_stream(broker, name, max_msg_size=100, max_msgs=1, discard="new")
     with pytest.raises(StreamFull):
         await stream.put(f"{name}.a", bytes(200), (), in_seconds(5))
     await stream.put(f"{name}.a", b"", (), in_seconds(5))
@@ -52,7 +52,7 @@ async def test_a_message_that_does_not_fit(broker: Broker, unique: Unique) -> No
 async def test_a_sealed_stream(broker: Broker, unique: Unique) -> None:
     """A stream that takes nothing any more is full."""
     name = unique()
-    stream = own_stream(broker, name)
+    stream = managed_stream(broker, name)
     await stream.ensure(None, in_seconds(5))
     config = (await broker.api.stream_info(name, in_seconds(5)))["config"]
     await broker.api.call(f"STREAM.UPDATE.{name}", config | {"sealed": True}, in_seconds(5))
@@ -62,7 +62,7 @@ async def test_a_sealed_stream(broker: Broker, unique: Unique) -> None:
 
 async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """What may have arrived has an unknown outcome; writing it again tells."""
-    stream = own_stream(own_broker, "s")
+    stream = managed_stream(own_broker, "s")
     await stream.ensure(None, in_seconds(5))
     own_nats_server.freeze()
     with pytest.raises(OutcomeUnknown):
@@ -76,17 +76,17 @@ async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> Non
     """A stream cannot have more replicas than there are servers: ensuring says so, writing tries in vain."""
     name = unique()
     with pytest.raises(ReplicasUnavailable):
-        await own_stream(broker, name).ensure(3, in_seconds(5))
+        await managed_stream(broker, name).ensure(3, in_seconds(5))
     with pytest.raises(BrokerUnavailable):
-        await own_stream(broker, name, 3).put(f"{name}.a", b"", (), in_seconds(5))
-    await own_stream(broker, name).ensure(1, in_seconds(5))
-    await own_stream(broker, name, 3).ensure(None, in_seconds(5))
+        await managed_stream(broker, name, 3).put(f"{name}.a", b"", (), in_seconds(5))
+    await managed_stream(broker, name).ensure(1, in_seconds(5))
+    await managed_stream(broker, name, 3).ensure(None, in_seconds(5))
 
 
 async def test_made_by_many(broker: Broker, unique: Unique) -> None:
     """Any number of servers may make it at once, also with differing wishes."""
     name = unique()
-    streams = [own_stream(broker, name, max_age=(n + 1) * 10**12) for n in range(20)]
+    streams = [managed_stream(broker, name, max_age=(n + 1) * 10**12) for n in range(20)]
     await asyncio.gather(*(stream.ensure(None, in_seconds(20)) for stream in streams))
     assert await broker.messages(name) == 0
 

@@ -1,6 +1,6 @@
-"""What is told of events that consumers gave up on: a log record for each, and counts.
+"""Logs and counts the events that consumers gave up on.
 
-A record says which event it was and what happened to it, never what is in it.
+A log record says which event it was and what happened to it, never what is in it.
 """
 
 from __future__ import annotations
@@ -10,63 +10,65 @@ from time import monotonic
 from typing import Any, Final
 
 from windshift.server.errors import WindshiftError
-from windshift.server.events.dead_letters.letters import Cause, DeadLetter, Failure
+from windshift.server.events.dead_letters.model import Cause, DeadLetter, Failure
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import read_trace_context
 
 _log = logging.getLogger(__name__)
 
 GONE: Final = "GONE"
-"""Stands for the cause where there was nothing left to keep: the stream had removed the event."""
+"""The cause of a drop when the stream had already removed the event."""
 
 CAUSES: Final = tuple(cause.value for cause in Cause)
 
 
-class GivenUp:
-    """Tells of events that consumers gave up on. Each method is called once per event, after the fact.
+class DeadLetterStats:
+    """Logs and counts what became of events that consumers gave up on; called once per event, afterwards.
 
     Attributes:
-        letters: dead letters that were written, by cause.
+        written: dead letters that were written, by cause.
         drops: events that were given up on without one, by cause or `GONE`.
-        failures: times that one could not be written; the event stays where it is.
-        replays: replays that were begun.
+        failures: failed attempts to write one; the event stays where it is.
+        replays: replays that were started.
 
     Args:
-        interval: seconds between two records about dead letters that cannot be written.
+        interval: least seconds between two log records about failures.
     """
 
-    __slots__ = ("_failed", "drops", "failures", "letters", "replays")
+    __slots__ = ("_failed", "drops", "failures", "replays", "written")
 
     def __init__(self, interval: float = 10.0) -> None:
-        self.letters = dict.fromkeys(CAUSES, 0)
+        self.written = dict.fromkeys(CAUSES, 0)
         self.drops = dict.fromkeys((*CAUSES, GONE), 0)
         self.failures = self.replays = 0
         self._failed = LogThrottle(interval)
 
-    def kept(self, letter: DeadLetter) -> None:
-        """Tell of an event that is a dead letter now."""
-        failure = letter.failure
-        self.letters[failure.cause.value] += 1
-        fields = _fields(failure) | _event(letter.subject, letter.type_name, letter.trace_parent)
+    def kept(self, dead_letter: DeadLetter) -> None:
+        """Report an event that became a dead letter."""
+        failure = dead_letter.failure
+        self.written[failure.cause.value] += 1
+        fields = _fields(failure) | _event(
+            dead_letter.subject, dead_letter.type_name, dead_letter.trace_parent
+        )
         _log.warning("an event became a dead letter", extra=fields)
 
     def dropped(
         self, failure: Failure, subject: str = "", type_name: str = "", trace_parent: str | None = None
     ) -> None:
-        """Tell of an event that was removed without a dead letter, because that was asked for."""
+        """Report an event that was dropped without a dead letter, as requested."""
         self.drops[failure.cause.value] += 1
         fields = _fields(failure) | _event(subject, type_name, trace_parent)
         _log.warning("an event was dropped without a dead letter", extra=fields)
 
     def gone(self, failure: Failure) -> None:
-        """Tell of an event that its stream had removed before a dead letter was made of it."""
+        """Report an event that its stream removed before it could become a dead letter."""
         self.drops[GONE] += 1
         _log.warning(
             "an event was removed by its stream before it became a dead letter", extra=_fields(failure)
         )
 
     def not_kept(self, failure: Failure, error: Exception) -> None:
-        """Tell of a dead letter that could not be written; the event will come again."""
+        """Report a dead letter that could not be written; the event will be redelivered."""
         self.failures += 1
         if self._failed.passes(monotonic()):
             skipped = self._failed.take_skipped()
@@ -74,7 +76,7 @@ class GivenUp:
             _log.warning("a dead letter cannot be written; the event stays", extra=_fields(failure) | more)
 
     def replayed(self) -> None:
-        """Count a replay that was begun."""
+        """Count a replay that was started."""
         self.replays += 1
 
 

@@ -1,0 +1,169 @@
+"""Dead letters as plain values, and which of them are meant."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NamedTuple, Self
+
+from windshift.nats.times import NANOSECONDS, Time
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import StreamSeq
+
+_NAME: Final = "([A-Za-z0-9_-]{1,255})"
+_ID: Final = re.compile(rf"{_NAME}\.{_NAME}\.([1-9][0-9]{{0,19}})\.(0|[1-9][0-9]{{0,19}})", re.ASCII)
+_NAME_OR_ANY: Final = re.compile("[A-Za-z0-9_-]*")
+_SKEW_NS: Final = 60 * NANOSECONDS
+"""How far times may fall from one dead letter to the next: another leader has another clock."""
+
+
+class Cause(Enum):
+    """Why a consumer gave up on an event. The values are stored."""
+
+    MAX_ATTEMPTS = "MAX_ATTEMPTS"
+    REJECTED = "REJECTED"
+
+
+class DeadLetterId(NamedTuple):
+    """Identifies a dead letter; as a string, it is what clients see and what subjects end with.
+
+    Attributes:
+        stream: the event's stream.
+        consumer: the consumer that gave up.
+        seq: the event's id.
+        stored_ns: when the stream stored it, in nanoseconds since 1970. It distinguishes events with the same
+            id in a stream that was deleted and recreated.
+    """
+
+    stream: str
+    consumer: str
+    seq: StreamSeq
+    stored_ns: int
+
+    def __str__(self) -> str:
+        return f"{self.stream}.{self.consumer}.{self.seq}.{self.stored_ns}"
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Parse the string form; raise `ValueError` for anything else, other spellings included."""
+        found = _ID.fullmatch(text)
+        if found is None:
+            raise ValueError("not the id of a dead letter")
+        return cls(found[1], found[2], StreamSeq(int(found[3])), int(found[4]))
+
+
+def id_pattern(stream: str, consumer: str) -> str:
+    """Return the NATS pattern of ids of a consumer, a stream or all; raise `ValueError` for invalid names."""
+    if _NAME_OR_ANY.fullmatch(stream) is None or _NAME_OR_ANY.fullmatch(consumer) is None:
+        raise ValueError("not the names of a stream and a consumer")
+    return f"{stream or '*'}.{consumer or '*'}.>"
+
+
+class Failure(NamedTuple):
+    """Records that a consumer gave up on an event. Times are nanoseconds since 1970."""
+
+    id: DeadLetterId
+    attempts: int
+    first_delivery_ns: int
+    last_delivery_ns: int
+    cause: Cause
+    reason: str = ""
+    error_type: str = ""
+    replay_count: int = 0
+    """The number of the replay that failed; 0 for the original delivery."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A dead letter with the complete event.
+
+    Attributes:
+        failure: what happened.
+        time: when it was written.
+        position: its sequence in the stream of dead letters; one that is rewritten gets a higher one.
+        subject: the event's subject.
+        type_name: full Protobuf name of the data, empty when the publisher named none.
+        data: the serialized data; empty where it was not asked for.
+        data_size: bytes of data, whether asked for or not.
+        published: when the event was published; the broker's time when the publisher named none.
+        idempotency_key: the publisher's, if any.
+        trace_parent: W3C trace context, if any.
+        trace_state: W3C trace context, if any.
+        other_headers: headers of other programs.
+    """
+
+    failure: Failure
+    time: Time
+    position: int
+    subject: str
+    type_name: str
+    data: bytes
+    data_size: int
+    published: Time
+    idempotency_key: str | None = None
+    trace_parent: str | None = None
+    trace_state: str | None = None
+    other_headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def id(self) -> DeadLetterId:
+        """Its id."""
+        return self.failure.id
+
+    @property
+    def time_ns(self) -> int:
+        """When it was written, in nanoseconds since 1970."""
+        return self.time.seconds * NANOSECONDS + self.time.nanos
+
+    def delivery(self, attempt: int, reply: bytes = b"") -> Delivery:
+        """Return the event as a delivery; `reply` takes its acknowledgements."""
+        return Delivery(
+            self.id.seq,
+            self.subject,
+            self.type_name,
+            self.data,
+            self.published,
+            self.idempotency_key,
+            self.trace_parent,
+            self.trace_state,
+            attempt,
+            reply,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterFilter:
+    """Selects dead letters; an unset field matches all. Times are nanoseconds since 1970."""
+
+    stream: str = ""
+    consumer: str = ""
+    causes: frozenset[Cause] = frozenset()
+    type_name: str = ""
+    since_ns: int | None = None
+    """Inclusive."""
+    until_ns: int | None = None
+    """Exclusive."""
+
+    def matches(self, dead_letter: DeadLetter) -> bool:
+        """Whether a dead letter passes. Stream and consumer are not checked."""
+        return (
+            (not self.causes or dead_letter.failure.cause in self.causes)
+            and (not self.type_name or dead_letter.type_name == self.type_name)
+            and (self.since_ns is None or dead_letter.time_ns >= self.since_ns)
+            and (self.until_ns is None or dead_letter.time_ns < self.until_ns)
+        )
+
+    def is_past(self, dead_letter: DeadLetter) -> bool:
+        """Whether nothing written after this one can pass."""
+        return self.until_ns is not None and dead_letter.time_ns >= self.until_ns + _SKEW_NS
+
+    @property
+    def scan_from_ns(self) -> int | None:
+        """When the first dead letter that may pass was written at the earliest; `None` for no limit."""
+        return None if self.since_ns is None else self.since_ns - _SKEW_NS
+
+    @property
+    def is_everything(self) -> bool:
+        """Whether all of the stream and consumer pass."""
+        return not self.causes and not self.type_name and self.since_ns is None and self.until_ns is None

@@ -1,0 +1,322 @@
+"""Calls that list, replay and purge: page tokens, rates, and how they end with the broker, time or server."""
+
+from __future__ import annotations
+
+import asyncio
+from base64 import urlsafe_b64encode
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.server.events.keeping import Keeper, forget_all, keep
+from tests.support.broker import Broker, in_seconds
+from windshift.server.errors import (
+    BrokerUnavailable,
+    InvalidField,
+    OutcomeUnknown,
+    StreamFull,
+    WindshiftError,
+)
+from windshift.server.events.dead_letters.admin import (
+    MAX_CONCURRENT,
+    START,
+    Cursor,
+    DeadLetterAdmin,
+    PurgeResult,
+    RateLimit,
+    ReplayOptions,
+    ReplayResult,
+    batches,
+    read_page_token,
+    together,
+    write_page_token,
+)
+from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.store import DeadLetterStore
+
+Unique = Callable[[], str]
+
+FAST = ReplayOptions(10_000, dry_run=False, limit=1_000)
+
+
+ALL = DeadLetterFilter()
+SOME = DeadLetterFilter("s", "c", frozenset({Cause.REJECTED, Cause.MAX_ATTEMPTS}), "acme.v1.Order", 1, 2)
+
+
+class Failing(ReplayQueue):
+    """Replays that fail from some call on."""
+
+    def __init__(self, queue: ReplayQueue, error: WindshiftError, after: int) -> None:
+        vars(self).update(vars(queue))
+        self._error = error
+        self._left = after
+
+    async def add(self, id: DeadLetterId, replay_count: int, deadline: float) -> bool:  # noqa: A002
+        """Replay, or fail."""
+        if self._left == 0:
+            raise self._error
+        self._left -= 1
+        return await super().add(id, replay_count, deadline)
+
+
+class Unremovable(DeadLetterStore):
+    """Dead letters that cannot be removed from some call on."""
+
+    def __init__(self, store: DeadLetterStore, after: int) -> None:
+        vars(self).update(vars(store))
+        self._left = after
+
+    async def delete(self, *arguments: Any) -> bool:
+        """Remove one, or fail."""
+        if self._left == 0:
+            raise BrokerUnavailable
+        self._left -= 1
+        return await super().delete(*arguments)
+
+
+@pytest.fixture
+async def keeper(broker: Broker) -> Keeper:
+    """Keep dead letters on the shared broker, where there are none yet."""
+    await forget_all(broker)
+    return await keep(broker)
+
+
+@pytest.fixture
+async def stream(keeper: Keeper, unique: Unique) -> str:
+    """Make a stream with a consumer ``c``, and forty dead letters of it."""
+    name = await keeper.broker.stream(unique())
+    config = {"durable_name": "c", "ack_policy": "explicit"}
+    await keeper.broker.api.create_consumer(name, "c", config, in_seconds(5))
+    await keeper.given_up(name, 40)
+    return name
+
+
+def admin(
+    keeper: Keeper, queue: ReplayQueue | None = None, stats: DeadLetterStats | None = None
+) -> DeadLetterAdmin:
+    """Make what lists, replays and purges."""
+    return DeadLetterAdmin(
+        keeper.store, queue or keeper.replays, keeper.broker.api, stats or DeadLetterStats()
+    )
+
+
+async def outstanding(keeper: Keeper, stream: str) -> int:
+    """Count the replays that are outstanding."""
+    return len(await keeper.replays.outstanding(stream, "", in_seconds(5)))
+
+
+async def test_replays_are_counted(keeper: Keeper, stream: str) -> None:
+    """Each that was begun is, and none that was not."""
+    stats = DeadLetterStats()
+    calls = admin(keeper, stats=stats)
+    dry = FAST._replace(dry_run=True)
+    assert await calls.replay_matching(DeadLetterFilter(stream), dry, START, in_seconds(10)) == ReplayResult(
+        40
+    )
+    assert stats.replays == 0
+    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(10)) == ReplayResult(
+        40
+    )
+    assert await calls.replay_matching(DeadLetterFilter(stream), FAST, START, in_seconds(10)) == ReplayResult(
+        0, 40
+    )
+    assert stats.replays == 40
+
+
+@pytest.mark.parametrize("error", [BrokerUnavailable(), OutcomeUnknown(), StreamFull()])
+async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: WindshiftError) -> None:
+    """A call by filter says how far it came; the next one goes on there, and nothing is done twice."""
+    which = DeadLetterFilter(stream)
+    broken = admin(keeper, Failing(keeper.replays, error, 33))
+    first = await broken.replay_matching(which, FAST, START, in_seconds(10))
+    assert (first.replayed, first.next.after > 0) == (32, True)
+    with pytest.raises(type(error)):
+        await broken.replay_matching(which, FAST, first.next, in_seconds(10))
+    assert await outstanding(keeper, stream) == 33
+    rest = await admin(keeper).replay_matching(which, FAST, first.next, in_seconds(10))
+    assert rest == ReplayResult(7, 1)
+
+
+async def test_errors_by_ids(keeper: Keeper, stream: str) -> None:
+    """They are raised; the same call again does the rest."""
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, 1 << 20, in_seconds(5))
+    ids = [letter.failure.id for letter in page.dead_letters]
+    with pytest.raises(BrokerUnavailable):
+        await admin(keeper, Failing(keeper.replays, BrokerUnavailable(), 5)).replay(ids, FAST, in_seconds(10))
+    assert await admin(keeper).replay(ids, FAST, in_seconds(10)) == ReplayResult(35, 5)
+
+
+async def test_a_drain(keeper: Keeper, stream: str) -> None:
+    """A call by filter ends soon, and says how to go on; one by ids is done to its end."""
+    calls = admin(keeper)
+    task = asyncio.create_task(
+        calls.replay_matching(
+            DeadLetterFilter(stream), ReplayOptions(20, dry_run=False, limit=1000), START, in_seconds(60)
+        )
+    )
+    async with asyncio.timeout(10):
+        while await outstanding(keeper, stream) == 0:  # noqa: ASYNC110 - the broker is asked
+            await asyncio.sleep(0.01)
+        calls.drain()
+        first = await task
+    assert 0 < first.replayed < 40
+    rest = await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, first.next, in_seconds(10))
+    assert first.replayed + rest.replayed == 40
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, 1 << 20, in_seconds(5))
+    ids = [letter.failure.id for letter in page.dead_letters]
+    assert (await calls.replay(ids, FAST, in_seconds(10))).already == 2
+
+
+async def test_a_token_of_positions_that_are_gone(keeper: Keeper, stream: str) -> None:
+    """A place beyond all there is leads nowhere."""
+    place = Cursor(10**9, 10**9)
+    assert (
+        await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, place, in_seconds(10))
+        == ReplayResult()
+    )
+
+
+async def test_a_purge_that_breaks_off(keeper: Keeper, stream: str) -> None:
+    """It says how far it came, and the next call goes on there."""
+    which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
+    broken = admin(replace(keeper, store=Unremovable(keeper.store, 32)))
+    first = await broken.purge_matching(which, START, in_seconds(10), dry_run=False)
+    assert (first.purged, first.next.after > 0) == (32, True)
+    with pytest.raises(BrokerUnavailable):
+        await broken.purge_matching(which, first.next, in_seconds(10), dry_run=False)
+    rest = await admin(keeper).purge_matching(which, first.next, in_seconds(10), dry_run=False)
+    assert rest == PurgeResult(8)
+    assert await keeper.store.count(stream, "", in_seconds(5)) == 0
+
+
+async def test_a_purge_and_a_drain(keeper: Keeper, stream: str) -> None:
+    """It ends at once, with what was done."""
+    which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
+    calls = admin(keeper)
+    calls.drain()
+    assert await calls.purge_matching(which, START, in_seconds(10), dry_run=False) == PurgeResult()
+
+
+async def test_a_purge_without_time(keeper: Keeper, stream: str) -> None:
+    """What the deadline leaves no time for is left for the next call."""
+    which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
+    with pytest.raises(BrokerUnavailable):
+        await admin(keeper).purge_matching(which, START, in_seconds(-1), dry_run=False)
+    assert await keeper.store.count(stream, "", in_seconds(5)) == 40
+
+
+# Page tokens
+
+
+@given(after=st.integers(1, 2**63 - 1), upto=st.integers(0, 2**63 - 1))
+def test_page_tokens(after: int, upto: int) -> None:
+    """A token is read as the cursor that was written."""
+    token = write_page_token(SOME, Cursor(after, upto))
+    assert read_page_token("page_token", SOME, token) == Cursor(after, upto)
+    assert token.isascii()
+
+
+def test_the_token_of_the_beginning() -> None:
+    """It has no token, and no token is it."""
+    assert write_page_token(SOME, START) == ""
+    assert read_page_token("page_token", SOME, "") == START
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        ALL,
+        replace(SOME, stream="t"),
+        replace(SOME, consumer="d"),
+        replace(SOME, causes=frozenset({Cause.REJECTED})),
+        replace(SOME, type_name="acme.v1.Other"),
+        replace(SOME, since_ns=None),
+        replace(SOME, until_ns=3),
+    ],
+)
+def test_a_token_of_another_filter(other: DeadLetterFilter) -> None:
+    """A token of another filter is refused, whatever they differ in."""
+    with pytest.raises(InvalidField, match="another filter"):
+        read_page_token("page_token", other, write_page_token(SOME, Cursor(7)))
+
+
+@pytest.mark.parametrize(
+    "text", ["7", "7.0", "0.0.0123456789abcdef", "-1.0.0123456789abcdef", "a.b.c", "7.0.x"]
+)
+def test_made_up_tokens(text: str) -> None:
+    """What was never written is refused."""
+    with pytest.raises(InvalidField, match="no token"):
+        read_page_token("page_token", ALL, urlsafe_b64encode(text.encode()).decode())
+
+
+@given(token=st.text(min_size=1))
+def test_nonsense_for_a_token(token: str) -> None:
+    """Any text at all is refused with the name of the field."""
+    with pytest.raises(InvalidField) as caught:
+        read_page_token("page_token", ALL, token)
+    assert caught.value.field == "page_token"
+
+
+# Rates and batches
+
+
+@pytest.mark.parametrize(("rate", "size"), [(1, 1), (20, 1), (100, 5), (10_000, MAX_CONCURRENT)])
+def test_groups_follow_the_rate(rate: int, size: int) -> None:
+    """A slow limit goes one by one, a fast one in groups."""
+    assert RateLimit(rate).batch_size == size
+
+
+@pytest.mark.parametrize("rate", [1, 7, 100, 10_000])
+def test_the_rate_is_kept(rate: int) -> None:
+    """In no second more is done than the rate and one group allow; with nothing to wait for, that much is."""
+    limit, now, done = RateLimit(rate), 0.0, 0
+    while now < 10:
+        limit.did(limit.batch_size, now)
+        done += limit.batch_size
+        now += limit.wait(now)
+    assert 10 * rate <= done <= 10 * rate + limit.batch_size
+
+
+def test_idle_time_is_not_made_up_for() -> None:
+    """After a pause the limit is what it was."""
+    limit = RateLimit(10)
+    limit.did(1, 0)
+    assert limit.wait(5) == 0
+    limit.did(1, 5)
+    assert limit.wait(5) == pytest.approx(0.1)
+
+
+def test_what_was_not_done_costs_no_time() -> None:
+    """Looking at things without doing anything may go on at once."""
+    limit = RateLimit(1)
+    limit.did(0, 3)
+    assert limit.wait(3) == 0
+
+
+def test_batches() -> None:
+    """A sequence is cut into pieces, the last one shorter."""
+    assert list(batches([1, 2, 3], 2)) == [[1, 2], [3]]
+    assert list(batches([], 2)) == []
+
+
+async def test_together_lets_all_end() -> None:
+    """Results keep their order; the first error is raised once nothing is under way any more."""
+    ended: list[int] = []
+
+    async def work(number: int, *, fails: bool = False) -> int:
+        await asyncio.sleep(0)
+        ended.append(number)
+        if fails:
+            raise ValueError(number)
+        return number
+
+    assert await together(work(number) for number in (1, 2)) == [1, 2]
+    with pytest.raises(ValueError, match="3"):
+        await together([work(3, fails=True), work(4), work(5, fails=True)])
+    assert ended == [1, 2, 3, 4, 5]
