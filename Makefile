@@ -70,7 +70,7 @@ generate: .venv-generate/.installed ## Write the protobuf code from the .proto f
 	.venv-generate/bin/python scripts/generate.py
 
 .PHONY: environment
-environment: install ## Write the tables of environment variables in README.md and docs/.
+environment: install ## Write the tables of environment variables in README.md and docs/, and .envrc.example.
 	$(BIN)/python scripts/environment.py
 
 .PHONY: metrics

@@ -1,76 +1,100 @@
-"""Write the tables of environment variables into the documents, from the one list that the server has.
+"""Write the tables of settings into the documents, and .envrc.example, from the one list that the server has.
 
 A table stands between the lines `<!-- environment: NAME -->` and `<!-- environment: end -->`; NAME is
 `telemetry` for the variables of OpenTelemetry, or `server` for all others.
 
-    environment.py           rewrite the tables
-    environment.py --check   exit 1 when one of them is not what it would be rewritten to
+    environment.py           rewrite the tables and the example
+    environment.py --check   exit 1 when one of them is stale
 """
 
 from __future__ import annotations
 
 import re
 import sys
+import textwrap
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
-from windshift.server.config import VARIABLES, Variable
+from windshift.server.config import GROUPS, SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
+EXAMPLE = ROOT / ".envrc.example"
 DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "observability.md")
 
+_WIDTH = 110
+_INTRODUCTION = """\
+# Every variable that `windshift serve` reads, written by `make environment`.
+# Copy to .envrc (direnv) or source it. Lines that are commented out show the default, or an example.
+"""
+_SET = {"DEVELOPMENT": "true"}
+"""What the example sets; the rest is commented out."""
+
 _BLOCK = re.compile(r"(<!-- environment: (\w+) -->\n).*?(<!-- environment: end -->)", re.DOTALL)
-_OF_ONE_KIND = re.compile(r"OTEL_EXPORTER_OTLP_\w+ for (\w+) alone\.")
-_CODE = re.compile(r"(?<![\w/])(?:[A-Z][A-Z0-9]*_[A-Z0-9_]+|/(?:healthz|readyz|metrics))\b")
+_CODE = re.compile(r"(?<![\w/])(?:[A-Z][A-Z0-9]*_[A-Z0-9_]*|/(?:healthz|readyz|metrics))\b")
 
 
-def chosen(name: str) -> list[Variable]:
-    """Return the variables of one table."""
+def rows(settings: Iterable[Setting[Any]]) -> list[list[Setting[Any]]]:
+    """Group settings that share a meaning, as those of one signal do."""
+    return [list(group) for _, group in groupby(settings, lambda each: each.meaning)]
+
+
+def description(row: list[Setting[Any]]) -> str:
+    """Return what the settings of a row mean; ranges are only of one alone."""
+    return row[0].description if len(row) == 1 else row[0].meaning
+
+
+def table(name: str) -> str:
+    """Return one of the tables, in Markdown."""
     telemetry = {"telemetry": True, "server": False}[name]
-    return [each for each in VARIABLES if each.name.startswith("OTEL_") is telemetry]
-
-
-def table(variables: list[Variable]) -> str:
-    """Return a Markdown table. What only repeats others for one kind of telemetry shares a row."""
-    rows = ["| variable | meaning | default |", "|---|---|---|"]
-    for kind, group in groupby(variables, _kind):
-        if kind is None:
-            rows += [_row([each.name], each.meaning, each.default) for each in group]
-        else:
-            meaning = f"The same for {kind} alone, over those without `{kind.upper()}_`."
-            rows.append(_row([each.name for each in group], meaning, ""))
-    return "\n".join(rows)
-
-
-def _kind(variable: Variable) -> str | None:
-    found = _OF_ONE_KIND.fullmatch(variable.meaning)
-    return found and found[1]
-
-
-def _row(names: list[str], meaning: str, default: str) -> str:
-    cells = (", ".join(f"`{name}`" for name in names), _prose(meaning), _prose(default))
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+    lines = ["| variable | meaning | default |", "|---|---|---|"]
+    for row in rows(each for each in SETTINGS.values() if each.name.startswith("OTEL_") is telemetry):
+        names = ", ".join(f"`{each.name}`" for each in row)
+        cells = (names, _prose(description(row)), _prose(row[0].shown_default))
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
 
 
 def _prose(text: str) -> str:
     return _CODE.sub(lambda found: f"`{found[0]}`", text.removesuffix("."))
 
 
+def example() -> str:
+    """Return the text of .envrc.example."""
+    lines = [_INTRODUCTION]
+    for heading, settings in GROUPS.items():
+        lines.append(f"# --- {heading} ".ljust(_WIDTH, "-") + "\n")
+        for row in rows(settings):
+            otherwise = f" Default: {row[0].otherwise}." if row[0].otherwise else ""
+            text = description(row) + otherwise
+            lines += textwrap.wrap(text, _WIDTH, initial_indent="# ", subsequent_indent="# ")
+            lines += map(_assignment, row)
+        lines[-1] += "\n"
+    return "\n".join(lines)
+
+
+def _assignment(setting: Setting[Any]) -> str:
+    if setting.name in _SET:
+        return f"export {setting.name}={_SET[setting.name]}"
+    return f"# export {setting.name}={setting.default or setting.parser.example}"
+
+
 def rewritten(text: str) -> str:
     """Return a document with its tables as they should be."""
-    return _BLOCK.sub(lambda found: f"{found[1]}\n{table(chosen(found[2]))}\n\n{found[3]}", text)
+    return _BLOCK.sub(lambda found: f"{found[1]}\n{table(found[2])}\n\n{found[3]}", text)
 
 
 def main(arguments: list[str]) -> int:
     """Rewrite or check, and return the exit status."""
-    stale = [path for path in DOCUMENTS if rewritten(path.read_text()) != path.read_text()]
+    wanted = {path: rewritten(path.read_text()) for path in DOCUMENTS} | {EXAMPLE: example()}
+    stale = {path: text for path, text in wanted.items() if path.read_text() != text}
     if arguments == ["--check"]:
         for path in stale:
-            where = path.relative_to(ROOT)
-            print(f"{where}: the environment table is stale: run `make environment`.", file=sys.stderr)
+            print(f"{path.relative_to(ROOT)} is stale: run `make environment`.", file=sys.stderr)
         return 1 if stale else 0
-    for path in stale:
-        path.write_text(rewritten(path.read_text()))
+    for path, text in stale.items():
+        path.write_text(text)
     return 0
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.config import VARIABLES
+from windshift.server.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
@@ -24,13 +24,13 @@ def test_tables_list_every_setting_once() -> None:
     text = (ROOT / "README.md").read_text() + (ROOT / "docs" / "observability.md").read_text()
     tables = "".join(re.findall(r"<!-- environment: \w+ -->.*?<!-- environment: end -->", text, re.DOTALL))
     listed = documented_variables(tables, r"^\| (`[^|]*) \|")
-    assert sorted(listed) == sorted(variable.name for variable in VARIABLES)
+    assert sorted(listed) == sorted(SETTINGS)
 
 
 def test_example_environment_lists_every_setting_once() -> None:
     """.envrc.example sets, or shows commented out, the variables that the server reads."""
     listed = documented_variables((ROOT / ".envrc.example").read_text(), r"^(?:# )?export (\w+)=")
-    assert sorted(listed) == sorted(variable.name for variable in VARIABLES)
+    assert sorted(listed) == sorted(SETTINGS)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))

@@ -160,7 +160,7 @@ def test_image_runs_as_nobody_in_particular() -> None:
     assert arguments(last, "VOLUME") == [image_environment()["WINDSHIFT_DATA_DIR"]]
     assert arguments(last, "EXPOSE") == ["8080 8088"]
     assert {image_environment()[name] for name in ("GRPC_HOST", "HEALTH_HOST")} == {"0.0.0.0"}  # noqa: S104
-    assert config_from_environment({"HOME": "/", **image_environment()}).insecure
+    assert config_from_environment({"HOME": "/", **image_environment()}).auth.insecure
 
 
 @pytest.mark.timeout(BUILD_LIMIT)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from datetime import timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
@@ -14,7 +14,7 @@ from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server import health_http, memory, names, open_files
 from windshift.server.api import dead_letters, deadlines, sizes, streams
-from windshift.server.config import VARIABLES, LimitsConfig, NatsConfig
+from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 
@@ -50,15 +50,7 @@ SERVER: Final = ServerOptions()
 ENGINE: Final = engine_configuration(CONNECTION)
 
 VALUES: Final = {
-    "connections at once": amount(LIMITS.max_connections),
-    "connections at once of one address": "no limit" if LIMITS.max_connections_per_address == 0 else "?",
-    "a TLS handshake": seconds(LIMITS.handshake_timeout),
-    "the start of HTTP/2, after that": seconds(LIMITS.handshake_timeout),
-    "the first call, after TLS": seconds(LIMITS.handshake_timeout),
-    "silence, until it is asked whether it is there": seconds(LIMITS.keepalive_interval),
-    "the answer to that": seconds(LIMITS.keepalive_timeout),
     "the end of its side, after the server ended its own": seconds(CONNECTION.close_timeout),
-    "calls at once": amount(LIMITS.max_concurrent_streams),
     "bytes on the way on one stream": size(CONNECTION.stream_window),
     "bytes on the way on all streams": size(CONNECTION.whole_window),
     "one header block": size(CONNECTION.max_header_list_size),
@@ -76,9 +68,6 @@ VALUES: Final = {
     "any other message": size(sizes.LARGEST_REQUEST),
     "one about dead letters": size(sizes.LARGEST_OF_DEAD_LETTERS),
     "a probe (`grpc.health.v1`)": size(sizes.LARGEST_OF_HEALTH),
-    "bytes of half messages and unread answers, of all clients": next(
-        each.default for each in VARIABLES if each.name == "GRPC_MAX_HELD_MB"
-    ),
     "bytes of events that it does not read, on one stream": size(SEND_QUEUE_MARK),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
     "names of stores": f"{names.MAX_STORE_NAME} characters",
@@ -94,27 +83,43 @@ VALUES: Final = {
     "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
-    "publishes on their way to the broker, of all clients": amount(NatsConfig().max_pending_publishes),
     "publishes that wait for their turn": amount(WriteOptions().max_waiting),
 }
 
 
+SET: Final = {row: cells[1].strip("`") for row, cells in ROWS.items() if cells[1]}
+"""Rows with a variable, and its name."""
+
+
 def test_every_row_is_verified() -> None:
-    """Each row of the tables has its value here, and the other way round."""
-    assert sorted(ROWS) == sorted(VALUES)
+    """Each row of the tables has a variable or a value here, and the other way round."""
+    assert sorted(ROWS) == sorted([*SET, *VALUES])
 
 
 @pytest.mark.parametrize("row", VALUES)
 def test_a_value_is_the_codes(row: str) -> None:
-    """What a table says is what holds when no variable is set."""
+    """What a table says of a fixed limit is what the code has."""
     assert ROWS[row][0] == VALUES[row]
+
+
+@pytest.mark.parametrize("row", SET)
+def test_a_value_is_the_default(row: str) -> None:
+    """What a table says of a limit that can be set is what holds when no variable is set."""
+    assert ROWS[row][0] == shown(SETTINGS[SET[row]])
+
+
+def shown(setting: Setting[Any]) -> str:
+    """Write a default as the tables do."""
+    if setting.default is None:
+        return setting.otherwise
+    value = setting.parser.parse(setting.default)
+    return seconds(value) if isinstance(value, timedelta) else amount(value) if value else "no limit"
 
 
 def test_every_limit_that_can_be_set_has_its_row() -> None:
     """The variables of limits are in the tables, and nothing else is."""
-    found = {name for row in ROWS.values() for name in re.findall(r"`(\w+)`", row[1])}
     limits = re.compile(r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING")
-    assert found == {each.name for each in VARIABLES if limits.fullmatch(each.name)}
+    assert set(SET.values()) == set(filter(limits.fullmatch, SETTINGS))
 
 
 def test_the_text_beside_the_tables() -> None:

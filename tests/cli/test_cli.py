@@ -14,7 +14,7 @@ import pytest
 from click.testing import CliRunner
 
 from windshift.cli import main
-from windshift.server.config import VARIABLES, ListenConfig, health_address
+from windshift.server.config import SETTINGS, ListenConfig, health_address
 
 HEAVY = ("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "uvicorn", "uvloop", "windshift.nats")
 
@@ -59,10 +59,10 @@ def test_serve_help_lists_variables() -> None:
     result = CliRunner().invoke(main, ["serve", "--help"], terminal_width=300, max_content_width=300)
     assert result.exit_code == 0
     rows = dict(re.findall(r"^  ([A-Z][A-Z_]+)\s+(.*)$", result.output, re.MULTILINE))
-    assert list(rows) == [each.name for each in VARIABLES]
-    for each in VARIABLES:
-        assert rows[each.name].startswith(each.meaning)
-        assert rows[each.name].endswith(f"[default: {each.default}]" if each.default else each.meaning)
+    assert list(rows) == list(SETTINGS)
+    for name, each in SETTINGS.items():
+        default = f" [default: {each.shown_default}]" if each.shown_default else ""
+        assert rows[name] == each.description + default
 
 
 def test_serve_takes_no_arguments() -> None:

@@ -8,12 +8,18 @@ import sys
 import traceback
 from importlib import import_module
 from types import FrameType, ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from windshift.cli.failing import fail
-from windshift.server.config import VARIABLES, ConfigurationError, ServerConfig, config_from_environment
+from windshift.server.config import (
+    SETTINGS,
+    ConfigurationError,
+    ServerConfig,
+    Setting,
+    config_from_environment,
+)
 
 _FAILED = 1
 _USAGE = 2
@@ -28,12 +34,14 @@ class CommandWithVariables(click.Command):
         """List every variable, its meaning and its default."""
         with formatter.section("Environment"):
             formatter.write_dl(
-                [
-                    (each.name, f"{each.meaning} [default: {each.default}]" if each.default else each.meaning)
-                    for each in VARIABLES
-                ],
+                [(name, _explained(each)) for name, each in SETTINGS.items()],
                 col_max=36,
             )
+
+
+def _explained(setting: Setting[Any]) -> str:
+    default = setting.shown_default
+    return f"{setting.description} [default: {default}]" if default else setting.description
 
 
 @click.command(cls=CommandWithVariables)

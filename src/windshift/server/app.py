@@ -97,7 +97,7 @@ class App:
         self.connection.on_lost.append(self._dead_lettering.settled.lose)
         audit = Audit()
         self._tls = api_tls(config)
-        self.authorization = None if config.auth_file is None else Authorization(config.auth_file)
+        self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
         """Who may do what; None = everybody everything."""
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are loaded again when they change, or when that is demanded."""
@@ -156,7 +156,7 @@ class App:
         self._notes.start()
         await self.connection.connect()
         server = self._make_server()
-        listen = self._config.grpc
+        listen = self._config.grpc.listen
         tls = None if self._tls is None else self._tls.context
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
@@ -192,7 +192,7 @@ class App:
         """Make the gRPC server, which takes messages as large as this broker stores."""
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
         calls = None if self.metrics is None else self.metrics.calls
-        limits = self._config.limits
+        limits = self._config.grpc.limits
         options = ServerOptions(
             connection=rpc_options(limits),
             max_message_size=largest,
@@ -272,7 +272,7 @@ class _Domain:
         self, config: ServerConfig, nats: _Nats, counts: Counts, stats: DeadLetterStats, tracer: Tracer | None
     ) -> None:
         connection, requests, api, writes, notes = nats
-        replicas = config.default_replicas
+        replicas = config.nats.default_replicas
         store = DeadLetterStore(connection, api, writes, replicas)
         writer = DeadLetterWriter(connection, api, store)
         queue = ReplayQueue(api, writes, notes, replicas)

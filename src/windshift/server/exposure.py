@@ -22,18 +22,22 @@ _PLAIN = (
 
 def is_open(config: ServerConfig) -> bool:
     """Tell whether anybody on other machines may do everything."""
-    return not (config.grpc.loopback or config.authorizes)
+    return not (config.grpc.listen.loopback or config.authorizes)
 
 
 def is_readable(config: ServerConfig) -> bool:
     """Tell whether the network between may read what proves who somebody is."""
-    return config.auth_file is not None and config.grpc_tls is None and not config.grpc.loopback
+    return (
+        config.auth.file is not None
+        and config.grpc.tls.certificate is None
+        and not config.grpc.listen.loopback
+    )
 
 
 async def warn(config: ServerConfig, port: int, every: timedelta = timedelta(hours=1)) -> None:
     """Say what is unsafe about a server that listens on this port: at once, and the worst again and again."""
     if is_readable(config):
-        log.warning(_PLAIN, config.grpc.host, port)
+        log.warning(_PLAIN, config.grpc.listen.host, port)
     while is_open(config):
-        log.warning(_OPEN, config.grpc.host, port)
+        log.warning(_OPEN, config.grpc.listen.host, port)
         await asyncio.sleep(every.total_seconds())

@@ -50,7 +50,7 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     A second signal ends the process at once. Raises `StartError`.
     """
     faulthandler.enable()  # a crash of a library in C says where
-    configure_logging(config.log_level, readable=config.development)
+    configure_logging(config.log.level, readable=config.log.development)
     telemetry = Telemetry(config.telemetry)
     with exported_logs(telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_run(config, telemetry, announce, share_port=share_port))
@@ -191,7 +191,7 @@ class Process:
     async def _drain(self) -> None:
         if self._app is None:
             return
-        timeout = self._config.drain_timeout.total_seconds()
+        timeout = self._config.grpc.drain_timeout.total_seconds()
         if await self._app.drain(timeout):
             log.info("drained: all calls ended")
         else:
@@ -202,9 +202,10 @@ class Process:
 
 def _with_room(config: ServerConfig) -> ServerConfig:
     """Fit the limits to what this process may have: memory, and a file for each connection."""
-    wanted = config.limits.max_connections
+    limits = config.grpc.limits
+    wanted = limits.max_connections
     room = allow_connections(wanted)
-    limits = replace(config.limits, max_connections=room, max_held=config.limits.max_held or memory_to_hold())
+    limits = replace(limits, max_connections=room, max_held=limits.max_held or memory_to_hold())
     if room < wanted:
         log.warning(
             "the limit of open files lets %d connections in, not GRPC_MAX_CONNECTIONS=%d: raise the limit "
@@ -212,7 +213,7 @@ def _with_room(config: ServerConfig) -> ServerConfig:
             room,
             wanted,
         )
-    return replace(config, limits=limits)
+    return replace(config, grpc=replace(config.grpc, limits=limits))
 
 
 def _spare_collector() -> None:
@@ -233,14 +234,14 @@ async def _start_app(app: App, config: ServerConfig) -> None:
     except ConnectFailed as error:
         raise StartError(f"{_about_nats(config.nats)}: {error.text}") from error
     except PolicyNotUsable as error:
-        lines = (f"WINDSHIFT_AUTH_FILE: {config.auth_file}: {problem}" for problem in error.problems)
+        lines = (f"WINDSHIFT_AUTH_FILE: {config.auth.file}: {problem}" for problem in error.problems)
         raise StartError("\n".join(lines)) from error
     except TlsNotUsable as error:
         raise StartError(str(error)) from error
     except NotUsable as error:
         raise StartError(f"WINDSHIFT_AUTH_FILE: {error}") from error
     except (OSError, UnicodeError) as error:
-        raise _cannot_listen(config.grpc, "GRPC", error) from error
+        raise _cannot_listen(config.grpc.listen, "GRPC", error) from error
 
 
 def _about_nats(config: NatsConfig) -> str:
@@ -279,8 +280,8 @@ def _address(host: str, port: int) -> str:
 def _ready_line(config: ServerConfig, port: int, health_port: int) -> str:
     nats = ", ".join(server.url for server in config.nats.servers)
     return (
-        f"windshift is ready: API on {_address(config.grpc.host, port)}"
-        f"{' (TLS)' if config.grpc_tls else ''}, "
+        f"windshift is ready: API on {_address(config.grpc.listen.host, port)}"
+        f"{' (TLS)' if config.grpc.tls.certificate else ''}, "
         f"health on http://{_address(config.health.host, health_port)}, "
         f"data in {nats or config.embedded.data_dir}"
     )

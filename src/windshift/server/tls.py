@@ -102,7 +102,7 @@ def _what_is_wrong(files: Sequence[_File], reason: str) -> str:
 
 def api_tls(config: ServerConfig) -> ApiTls | None:
     """Make what is configured. None: the API speaks plain text."""
-    files = config.grpc_tls
-    if files is None or files.certificate is None or files.key is None:
+    files = config.grpc.tls
+    if files.certificate is None or files.key is None:
         return None
-    return ApiTls(files.certificate, files.key, files.ca, config.grpc_client_auth)
+    return ApiTls(files.certificate, files.key, files.ca, config.grpc.client_auth)

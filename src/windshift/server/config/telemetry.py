@@ -1,34 +1,58 @@
-"""From the environment to the part of the tree that is about telemetry.
+"""The settings of telemetry.
 
 The variables are OpenTelemetry's own:
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
-https://opentelemetry.io/docs/specs/otel/protocol/exporter/. They are read here and not by OpenTelemetry's
-libraries, so that wrong ones are told at the start, and so that seconds mean seconds wherever they do.
+https://opentelemetry.io/docs/specs/otel/protocol/exporter/. They are read here, not by OpenTelemetry's
+libraries, so that wrong values are reported at the start, and so that seconds are seconds everywhere.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from importlib.metadata import entry_points
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-from windshift.server.config.reader import Reader
-from windshift.server.config.tree import (
-    BatchConfig,
-    OtlpCompression,
-    OtlpProtocol,
-    SamplerConfig,
-    SignalConfig,
-    TelemetryConfig,
-    TlsFiles,
-)
+from windshift.server.config import parsers as p
+from windshift.server.config.settings import Reader, Section, Setting, computed, optional, section, setting
 
-_PROPAGATORS: Final = ("tracecontext", "baggage", "none")
-_PROPAGATOR_GROUP: Final = "opentelemetry_propagator"
-_LARGEST_QUEUE: Final = 1_000_000
-_FILES: Final = ("CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files, readable when the configuration was read.
+
+    `certificate` and `key` are both there or both absent.
+    """
+
+    ca: Path | None = None
+    """Authorities to verify the peer against. Absent: the system's for a client, nobody for a server."""
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+def tls_files(certificate: Setting[Path], key: str, ca: Setting[Path]) -> TlsFiles:
+    """Declare the files of one side of TLS: the settings of two, and the name of the third."""
+    return section(
+        TlsFiles,
+        certificate=replace(certificate, needs=(key,)),
+        key=Setting(key, p.file, f"Private key of {certificate.name}.", needs=(certificate.name,)),
+        ca=ca,
+    )
+
+
+class OtlpProtocol(StrEnum):
+    """How telemetry is sent."""
+
+    GRPC = "grpc"
+    HTTP_PROTOBUF = "http/protobuf"
+
+
+class OtlpCompression(StrEnum):
+    """How telemetry is compressed on the wire."""
+
+    NONE = "none"
+    GZIP = "gzip"
 
 
 class _Exporter(StrEnum):
@@ -45,137 +69,213 @@ class _Sampler(StrEnum):
     PARENT_RATIO = "parentbased_traceidratio"
 
 
-@dataclass(frozen=True, slots=True)
-class _Otlp:
-    """The values of one prefix, ``OTEL_EXPORTER_OTLP`` or that of one kind of telemetry."""
-
-    prefix: str
-    protocol: OtlpProtocol
-    endpoint: str | None
-    timeout: timedelta
-    headers: tuple[tuple[str, str], ...]
-    compression: OtlpCompression
-    tls: TlsFiles
-    insecure: bool
-
-
-def read_telemetry(reader: Reader) -> TelemetryConfig:
-    """Read everything that is about telemetry."""
-    resource = dict(reader.pairs("OTEL_RESOURCE_ATTRIBUTES"))
-    every = _otlp(reader, "OTEL_EXPORTER_OTLP", _DEFAULTS)
-    enabled = not reader.boolean("OTEL_SDK_DISABLED")
-    traces, metrics = _signal(reader, "TRACES", every), _signal(reader, "METRICS", every)
-    logs = _signal(reader, "LOGS", every, _Exporter.NONE)
-    return TelemetryConfig(
-        service_name=reader.text("OTEL_SERVICE_NAME") or resource.pop("service.name", "windshift"),
-        resource=tuple((key, value) for key, value in resource.items() if key != "service.name"),
-        propagators=reader.parsed(
-            "OTEL_PROPAGATORS", ("tracecontext", "baggage"), _propagators, _propagators_allowed()
-        ),
-        traces=traces if enabled else SignalConfig(),
-        metrics=metrics if enabled else SignalConfig(),
-        logs=logs if enabled else SignalConfig(),
-        sampler=_sampler(reader),
-        batch=_batch(reader),
-        metric_interval=reader.telemetry_seconds("OTEL_METRIC_EXPORT_INTERVAL", timedelta(seconds=60)),
-        metric_timeout=reader.telemetry_seconds("OTEL_METRIC_EXPORT_TIMEOUT", timedelta(seconds=30)),
-        log_spans=reader.boolean("OTEL_TRACING_LOG") and enabled,
-    )
-
-
 # --- Where telemetry goes ---------------------------------------------------------------------------------
 
-_DEFAULTS: Final = _Otlp(
-    "", OtlpProtocol.GRPC, None, timedelta(seconds=10), (), OtlpCompression.NONE, TlsFiles(), insecure=False
+
+@dataclass(frozen=True, slots=True)
+class SignalConfig:
+    """Where one signal goes, and how. Without an endpoint: nowhere."""
+
+    endpoint: str | None = optional(
+        "OTEL_EXPORTER_OTLP_ENDPOINT", p.endpoint, "Where to send traces, metrics and logs. Absent: nowhere."
+    )
+    """Over HTTP the whole URL; over gRPC a URL, or ``host:port``."""
+    timeout: timedelta = setting(
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        p.otel_seconds,
+        "Seconds an export may take; here and in every _TIMEOUT, values from 1000 on are milliseconds.",
+        "10",
+    )
+    protocol: OtlpProtocol = setting(
+        "OTEL_EXPORTER_OTLP_PROTOCOL", p.choice(OtlpProtocol), "Protocol of OTLP exports.", "grpc"
+    )
+    headers: tuple[tuple[str, str], ...] = setting(
+        "OTEL_EXPORTER_OTLP_HEADERS", p.pairs, "Headers of OTLP exports: key=value,key=value.", ""
+    )
+    compression: OtlpCompression = setting(
+        "OTEL_EXPORTER_OTLP_COMPRESSION", p.choice(OtlpCompression), "Compression of OTLP exports.", "none"
+    )
+    tls: TlsFiles = tls_files(
+        Setting("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", p.file, "Client certificate for the collector."),
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+        Setting("OTEL_EXPORTER_OTLP_CERTIFICATE", p.file, "CA certificates to verify the collector against."),
+    )
+    insecure: bool = setting(
+        "OTEL_EXPORTER_OTLP_INSECURE", p.boolean, "No TLS to a gRPC endpoint that is not a URL.", "false"
+    )
+
+    @property
+    def plaintext(self) -> bool:
+        """Whether there is no TLS. The scheme of a URL takes precedence over `insecure`."""
+        scheme, separator, _ = (self.endpoint or "").partition("://")
+        return scheme.lower() == "http" if separator else self.insecure
+
+
+_NOWHERE: Final = SignalConfig()
+_SHARED: Final = Section.of(SignalConfig)
+_PREFIX: Final = "OTEL_EXPORTER_OTLP_"
+_DISABLED: Final = Setting(
+    "OTEL_SDK_DISABLED", p.boolean, "Send no telemetry, whatever else is set.", "false"
 )
 
 
-def _otlp(reader: Reader, prefix: str, default: _Otlp) -> _Otlp:
-    """Read the values of one prefix. What it lacks is that of `default`."""
-    protocol = reader.choice(f"{prefix}_PROTOCOL", default.protocol)
-    endpoint = reader.endpoint(f"{prefix}_ENDPOINT", bare=protocol is OtlpProtocol.GRPC)
-    return _Otlp(
-        prefix if endpoint else default.prefix,
-        protocol,
-        endpoint or default.endpoint,
-        reader.telemetry_seconds(f"{prefix}_TIMEOUT", default.timeout),
-        reader.pairs(f"{prefix}_HEADERS") or default.headers,
-        reader.choice(f"{prefix}_COMPRESSION", default.compression),
-        _tls(reader, prefix, default.tls),
-        reader.boolean(f"{prefix}_INSECURE", default=default.insecure),
+def _read_otlp(
+    reader: Reader, signal: Section[SignalConfig] = _SHARED, prefix: str = _PREFIX
+) -> SignalConfig:
+    config, own = signal.read(reader), reader.text(f"{prefix}ENDPOINT")
+    if config.protocol is OtlpProtocol.HTTP_PROTOBUF and own == config.endpoint and own and "://" not in own:
+        reader.problem(f"{prefix}ENDPOINT", p.URL_EXPECTED)
+    return config
+
+
+def _signal(kind: str, default: str) -> SignalConfig:
+    """Declare the settings of one signal, which override the shared ones; `default` is its exporter."""
+    prefix = f"{_PREFIX}{kind.upper()}_"
+
+    def own(shared: Setting[Any]) -> Setting[Any]:
+        name = shared.name.replace(_PREFIX, prefix)
+        meaning = f"Overrides the setting without {kind.upper()}_, for {kind} alone."
+        if name.endswith("_ENDPOINT"):
+            meaning = f"Where to send {kind}; over HTTP the whole URL."
+        needs = tuple(each.replace(_PREFIX, prefix) for each in shared.needs)
+        return Setting(name, shared.parser, meaning, fallback=shared.read, needs=needs)
+
+    def read(reader: Reader) -> SignalConfig:
+        config = _read_otlp(reader, signal, prefix)
+        if reader.value(exporter) is _Exporter.NONE or reader.value(_DISABLED):
+            return _NOWHERE
+        whole = config.protocol is OtlpProtocol.GRPC or reader.text(f"{prefix}ENDPOINT") is not None
+        if config.endpoint is None or whole:
+            return config
+        return replace(config, endpoint=f"{config.endpoint.rstrip('/')}/v1/{kind}")
+
+    signal = _SHARED.with_settings(own)
+    exporter = Setting(f"OTEL_{kind.upper()}_EXPORTER", p.choice(_Exporter), f"Exporter of {kind}.", default)
+    return computed(read, exporter, *signal.settings)
+
+
+# --- Spans ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class SamplerConfig:
+    """Which traces are recorded."""
+
+    parent_based: bool = True
+    """Whether to follow the caller's decision where there is one, instead of `ratio`."""
+    ratio: float = 1.0
+    """The share of traces to record, from 0 to 1, decided by trace id."""
+
+
+_SAMPLER: Final = Setting(
+    "OTEL_TRACES_SAMPLER",
+    p.choice(_Sampler),
+    "Which traces to record; those with parentbased_ follow the caller where there is one.",
+    "parentbased_always_on",
+)
+_SAMPLER_ARG: Final = Setting(
+    "OTEL_TRACES_SAMPLER_ARG", p.ratio, "The share of traces that traceidratio records.", "1.0"
+)
+
+
+def _read_sampler(reader: Reader) -> SamplerConfig:
+    name = str(reader.value(_SAMPLER))
+    parent_based = name.startswith("parentbased_")
+    if name.endswith("traceidratio"):
+        return SamplerConfig(parent_based, reader.value(_SAMPLER_ARG) or 0.0)
+    return SamplerConfig(parent_based, 1.0 if name.endswith("on") else 0.0)
+
+
+_MAX_QUEUE: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class BatchConfig:
+    """How finished spans are batched for export."""
+
+    delay: timedelta = setting(
+        "OTEL_BSP_SCHEDULE_DELAY", p.milliseconds, "Milliseconds a finished span waits for others.", "5000"
+    )
+    queue_size: int = setting(
+        "OTEL_BSP_MAX_QUEUE_SIZE", p.integer(1, _MAX_QUEUE), "Spans that may wait; more are dropped.", "2048"
+    )
+    batch_size: int = setting(
+        "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", p.integer(1, _MAX_QUEUE), "Spans in one export.", "512"
+    )
+    """As many are exported without waiting."""
+    timeout: timedelta = setting(
+        "OTEL_BSP_EXPORT_TIMEOUT", p.otel_seconds, "Seconds the export of a batch may take.", "30"
     )
 
 
-def _tls(reader: Reader, prefix: str, default: TlsFiles) -> TlsFiles:
-    authority, certificate, key = (reader.file(f"{prefix}_{each}") for each in _FILES)
-    if certificate is not None and key is None:
-        reader.problem(f"{prefix}_CLIENT_CERTIFICATE", f"needs {prefix}_CLIENT_KEY; set it too")
-    if key is not None and certificate is None:
-        reader.problem(f"{prefix}_CLIENT_KEY", f"needs {prefix}_CLIENT_CERTIFICATE; set it too")
-    if certificate is None:
-        certificate, key = default.certificate, default.key
-    return TlsFiles(authority or default.ca, certificate, key)
+_LOG_SPANS: Final = Setting("OTEL_TRACING_LOG", p.boolean, "Log finished spans.", "false")
 
 
-def _signal(reader: Reader, kind: str, every: _Otlp, exporter: _Exporter = _Exporter.OTLP) -> SignalConfig:
-    """Read one kind's own values, which come before those of all kinds; `exporter` holds without any."""
-    own = _otlp(reader, f"OTEL_EXPORTER_OTLP_{kind}", every)
-    wanted = reader.choice(f"OTEL_{kind}_EXPORTER", exporter) is _Exporter.OTLP
-    return _resolved(own, kind.lower()) if wanted else SignalConfig()
+def _read_log(reader: Reader) -> bool:
+    return reader.value(_LOG_SPANS) is True and not reader.value(_DISABLED)
 
 
-def _resolved(values: _Otlp, kind: str) -> SignalConfig:
-    """Give one kind its URL: over HTTP the endpoint of all kinds gets the kind's path, its own is whole."""
-    endpoint = values.endpoint
-    if endpoint and values.protocol is OtlpProtocol.HTTP_PROTOBUF and values.prefix == "OTEL_EXPORTER_OTLP":
-        endpoint = f"{endpoint.rstrip('/')}/v1/{kind}"
-    return SignalConfig(
-        endpoint,
-        values.timeout,
-        values.protocol,
-        values.headers,
-        values.compression,
-        values.tls,
-        values.insecure,
+@dataclass(frozen=True, slots=True)
+class SpanConfig:
+    """Which spans are made, and what becomes of them."""
+
+    sampler: SamplerConfig = computed(_read_sampler, _SAMPLER, _SAMPLER_ARG)
+    batch: BatchConfig = section(BatchConfig)
+    log: bool = computed(_read_log, _LOG_SPANS)
+
+
+# --- The whole --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MetricExportConfig:
+    """How often metrics are exported."""
+
+    interval: timedelta = setting(
+        "OTEL_METRIC_EXPORT_INTERVAL", p.otel_seconds, "Seconds between exports of metrics.", "60"
+    )
+    timeout: timedelta = setting(
+        "OTEL_METRIC_EXPORT_TIMEOUT", p.otel_seconds, "Seconds an export of metrics may take.", "30"
     )
 
 
-# --- Which spans, and how -----------------------------------------------------------------------------------
+_ATTRIBUTES: Final = Setting(
+    "OTEL_RESOURCE_ATTRIBUTES", p.pairs, "Attributes of this server: key=value,key=value.", ""
+)
 
 
-def _sampler(reader: Reader) -> SamplerConfig:
-    sampler = reader.choice("OTEL_TRACES_SAMPLER", _Sampler.PARENT_ON)
-    parent_based = sampler.startswith("parentbased_")
-    if sampler in (_Sampler.RATIO, _Sampler.PARENT_RATIO):
-        return SamplerConfig(parent_based, reader.ratio("OTEL_TRACES_SAMPLER_ARG", 1.0))
-    return SamplerConfig(parent_based, 1.0 if sampler.endswith("on") else 0.0)
+def _name_in_attributes(reader: Reader) -> str | None:
+    attributes = reader.value(_ATTRIBUTES)
+    return dict(attributes or ()).get("service.name")
 
 
-def _batch(reader: Reader) -> BatchConfig:
-    default = BatchConfig()
-    queue = reader.integer("OTEL_BSP_MAX_QUEUE_SIZE", default.queue_size, 1, _LARGEST_QUEUE)
-    return BatchConfig(
-        reader.milliseconds("OTEL_BSP_SCHEDULE_DELAY", default.delay),
-        queue,
-        min(reader.integer("OTEL_BSP_MAX_EXPORT_BATCH_SIZE", default.batch_size, 1, _LARGEST_QUEUE), queue),
-        reader.telemetry_seconds("OTEL_BSP_EXPORT_TIMEOUT", default.timeout),
+@dataclass(frozen=True, slots=True)
+class ResourceConfig:
+    """How this server identifies itself in telemetry."""
+
+    service_name: str = setting(
+        "OTEL_SERVICE_NAME", p.text, "Name of this server.", "windshift", fallback=_name_in_attributes
+    )
+    attributes: tuple[tuple[str, str], ...] = computed(
+        lambda reader: reader.value(_ATTRIBUTES) or (), _ATTRIBUTES
     )
 
 
-def _propagators(value: str) -> tuple[str, ...]:
-    names = tuple(name.strip().lower() for name in value.split(",") if name.strip())
-    if not names or not all(name in _PROPAGATORS or _installed(name) for name in names):
-        raise ValueError
-    return names
+@dataclass(frozen=True, slots=True)
+class TelemetryConfig:
+    """What the server reports about its work."""
 
-
-def _propagators_allowed() -> str:
-    known = ", ".join(_PROPAGATORS)
-    return (
-        f"some of {known}, separated by commas; others, such as b3, can be used once the package that has "
-        "them is installed (opentelemetry-propagator-b3 for b3 and b3multi)"
+    otlp: SignalConfig = computed(_read_otlp, _DISABLED, *_SHARED.settings)
+    """What applies to every signal that does not override it."""
+    resource: ResourceConfig = section(ResourceConfig)
+    propagators: tuple[str, ...] = setting(
+        "OTEL_PROPAGATORS",
+        p.propagators,
+        "How trace context travels in gRPC metadata: tracecontext, baggage, none, or any installed.",
+        "tracecontext,baggage",
     )
-
-
-def _installed(name: str) -> bool:
-    return bool(entry_points(group=_PROPAGATOR_GROUP, name=name))
+    traces: SignalConfig = _signal("traces", _Exporter.OTLP)
+    metrics: SignalConfig = _signal("metrics", _Exporter.OTLP)
+    logs: SignalConfig = _signal("logs", _Exporter.NONE)
+    spans: SpanConfig = section(SpanConfig)
+    metric_export: MetricExportConfig = section(MetricExportConfig)

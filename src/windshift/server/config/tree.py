@@ -1,20 +1,34 @@
-"""The tree itself: frozen values, all of them verified when they were read."""
+"""The configuration of a server: every setting, declared as the field that holds its value."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import sys
+from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
+
+from windshift.server.config import parsers as p
+from windshift.server.config.settings import (
+    Reader,
+    Section,
+    Setting,
+    computed,
+    optional,
+    section,
+    setting,
+    settings_of,
+)
+from windshift.server.config.telemetry import TelemetryConfig, TlsFiles, tls_files
 
 if TYPE_CHECKING:
-    from windshift.nats import ServerAddress  # and with it asyncio, which help and probes do without
+    from windshift.nats import ServerAddress  # imports asyncio, which `--help` and probes do without
 
 
 class LogLevel(StrEnum):
-    """How much is logged."""
+    """The least severe records that are logged."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -22,66 +36,112 @@ class LogLevel(StrEnum):
     ERROR = "error"
 
 
-class OtlpProtocol(StrEnum):
-    """How telemetry is sent."""
-
-    GRPC = "grpc"
-    HTTP_PROTOBUF = "http/protobuf"
-
-
-class OtlpCompression(StrEnum):
-    """How telemetry is compressed on its way."""
-
-    NONE = "none"
-    GZIP = "gzip"
-
-
 class ClientAuth(StrEnum):
-    """Whether clients of the API show certificates, where there are authorities to check them against."""
+    """Whether clients must present a certificate, where there are authorities to verify it against."""
 
     REQUIRE = "require"
     OPTIONAL = "optional"
-    """One that is shown has to be good all the same."""
+    """One that is presented must be valid all the same."""
+
+
+def _level(reader: Reader) -> LogLevel | None:
+    return LogLevel.DEBUG if reader.value(SETTINGS["DEVELOPMENT"]) else None
 
 
 @dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files, readable when the configuration was read.
+class LogConfig:
+    """What is logged, and in which form."""
 
-    `certificate` and `key` are both there or both absent.
-    """
-
-    ca: Path | None = None
-    """Authorities that the other side is checked against.
-
-    Absent: the system's for a client, no check for a server.
-    """
-    certificate: Path | None = None
-    key: Path | None = None
+    development: bool = setting(
+        "DEVELOPMENT", p.boolean, "Development mode: readable logs, debug level.", "false"
+    )
+    level: LogLevel = setting(
+        "LOG_LEVEL", p.choice(LogLevel, warn="warning"), "Lowest level to log.", "info", fallback=_level
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class NatsConfig:
-    """How to reach NATS, and how much may be under way."""
+    """How to connect to NATS, and how to use it."""
 
-    servers: tuple[ServerAddress, ...] = ()
-    """Empty: an embedded server is started."""
-    credentials: Path | None = None
-    nkey: Path | None = None
-    tls: TlsFiles = field(default_factory=TlsFiles)
-    tls_first: bool = False
-    max_pending_publishes: int = 256
+    servers: tuple[ServerAddress, ...] = setting(
+        "NATS_URL",
+        p.servers,
+        "URL of the NATS server, or several separated by commas; with user and password or a token. "
+        "Absent: an embedded server is started.",
+        "",
+    )
+    credentials: Path | None = optional(
+        "NATS_CREDS", p.file, "Credentials file for NATS: a JWT and the seed of its nkey."
+    )
+    nkey: Path | None = optional(
+        "NATS_NKEY", p.file, "File with an nkey seed for NATS; not together with NATS_CREDS."
+    )
+    tls: TlsFiles = tls_files(
+        Setting("NATS_TLS_CERT", p.file, "Client certificate for NATS; needs NATS_TLS_KEY."),
+        "NATS_TLS_KEY",
+        Setting("NATS_TLS_CA", p.file, "CA certificates to verify NATS servers against; requires TLS."),
+    )
+    tls_first: bool = setting(
+        "NATS_TLS_FIRST", p.boolean, "Start with TLS, for a nats-server with handshake_first.", "false"
+    )
+    max_pending_publishes: int = setting(
+        "NATS_PUBLISH_ASYNC_MAX_PENDING",
+        p.integer(1, 10_000),
+        "Publishes that may await the broker's answer at once; further ones wait their turn.",
+        "256",
+    )
+    default_replicas: int = setting(
+        "WINDSHIFT_DEFAULT_REPLICAS",
+        p.integer(1, 5),
+        "Replicas of streams and stores whose request names no number; more than 1 needs NATS_URL.",
+        "1",
+    )
+
+
+def _data_dir(reader: Reader) -> Path:
+    return reader.value(_DATA_DIR) or _data_home(reader) / "windshift"
+
+
+def _data_home(reader: Reader) -> Path:
+    """Return the platform's directory for a user's data."""
+    xdg = reader.text("XDG_DATA_HOME")
+    if xdg is not None and Path(xdg).is_absolute():  # the XDG specification has relative ones ignored
+        return Path(xdg)
+    return _home(reader) / ("Library/Application Support" if sys.platform == "darwin" else ".local/share")
+
+
+def _home(reader: Reader) -> Path:
+    home = reader.text("HOME")
+    if home is not None:
+        return Path(home)
+    try:
+        return Path.home()
+    except RuntimeError:  # as in a container that runs as an unknown user
+        if reader.text("NATS_URL") is None:
+            reader.problem(_DATA_DIR.name, "this user has no home directory for data; set it")
+        return Path("/")
+
+
+_DATA_DIR: Final = Setting(
+    "WINDSHIFT_DATA_DIR", p.path, "Data of the embedded server.", None, "windshift under the user's data home"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedConfig:
-    """The nats-server that is started when no other is named."""
+    """The nats-server that is started when NATS_URL is absent."""
 
-    data_dir: Path
-    program: Path | None = None
-    """Absent: the one of the installed wheel."""
-    sync: str = "1s"
-    """How often nats-server flushes to disk, as it writes durations, or ``always``."""
+    data_dir: Path = computed(_data_dir, _DATA_DIR)
+    program: Path | None = optional(
+        "WINDSHIFT_NATS_SERVER", p.program, "The nats-server to embed.", otherwise="the installed wheel's"
+    )
+    sync: str = setting(
+        "WINDSHIFT_NATS_SYNC",
+        p.flush_interval,
+        "How often the embedded server flushes to disk, such as 500ms or 2m, or always: before every answer.",
+        "1s",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +153,7 @@ class ListenConfig:
 
     @property
     def loopback(self) -> bool:
-        """Whether only this machine gets there. Names but ``localhost`` may mean any address."""
+        """Whether only this machine can connect. Names other than ``localhost`` may mean any address."""
         try:
             return ip_address(self.host.partition("%")[0]).is_loopback
         except ValueError:
@@ -102,119 +162,140 @@ class ListenConfig:
 
 @dataclass(frozen=True, slots=True)
 class LimitsConfig:
-    """How much of the API's side clients may take up, and for how long."""
+    """How much of the server clients may take up, and for how long."""
 
-    max_connections: int = 10_000
-    """At once."""
-    max_connections_per_address: int = 0
-    """Of one IPv4 address or one /64 network of IPv6; 0 = no limit of their own."""
-    max_concurrent_streams: int = 256
-    """Calls at once on one connection."""
-    keepalive_interval: timedelta = timedelta(seconds=30)
-    """How long a connection may be silent before it is asked whether anybody is there; 0 = for ever."""
-    keepalive_timeout: timedelta = timedelta(seconds=10)
-    """How long the answer may take."""
-    handshake_timeout: timedelta = timedelta(seconds=10)
-    """How long a TLS handshake may take, and then how long it may take until the first call begins."""
-    max_held: int | None = None
-    """Bytes of half messages and of unread answers, of all clients; None = a share of the memory there is."""
-
-
-@dataclass(frozen=True, slots=True)
-class SignalConfig:
-    """Where one kind of telemetry goes, and how. Without an endpoint: nowhere."""
-
-    endpoint: str | None = None
-    """For HTTP the whole URL; for gRPC a URL, or ``host:port`` alone."""
-    timeout: timedelta = timedelta(seconds=10)
-    """How long one export may take, its retries included."""
-    protocol: OtlpProtocol = OtlpProtocol.GRPC
-    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
-    """Sent along with every export; they may hold credentials."""
-    compression: OtlpCompression = OtlpCompression.NONE
-    tls: TlsFiles = field(default_factory=TlsFiles)
-    insecure: bool = False
-    """Whether a gRPC endpoint that is no URL is spoken to without TLS."""
-
-    @property
-    def plaintext(self) -> bool:
-        """Whether there is no TLS. The scheme of a URL comes before `insecure`."""
-        scheme, separator, _ = (self.endpoint or "").partition("://")
-        return scheme.lower() == "http" if separator else self.insecure
+    max_connections: int = setting(
+        "GRPC_MAX_CONNECTIONS",
+        p.integer(1, 1_000_000),
+        "Connections at once, as far as the limit on open files allows; further ones are closed.",
+        "10000",
+    )
+    max_connections_per_address: int = setting(
+        "GRPC_MAX_CONNECTIONS_PER_ADDRESS",
+        p.integer(0, 1_000_000),
+        "Connections at once from one IPv4 address or IPv6 /64 network; 0: no limit.",
+        "0",
+    )
+    max_concurrent_streams: int = setting(
+        "GRPC_MAX_CONCURRENT_STREAMS", p.integer(1, 10_000), "Calls at once on one connection.", "256"
+    )
+    keepalive_interval: timedelta = setting(
+        "GRPC_KEEPALIVE_INTERVAL", p.seconds(0, 3600), "Seconds of silence before a PING; 0: never.", "30"
+    )
+    keepalive_timeout: timedelta = setting(
+        "GRPC_KEEPALIVE_TIMEOUT", p.seconds(1, 3600), "Seconds a client has to answer a PING.", "10"
+    )
+    handshake_timeout: timedelta = setting(
+        "GRPC_HANDSHAKE_TIMEOUT",
+        p.seconds(1, 3600),
+        "Seconds a client has for the TLS handshake, and then to begin its first call.",
+        "10",
+    )
+    max_held: int | None = optional(
+        "GRPC_MAX_HELD_MB",
+        p.integer(1, 1_000_000, unit=1_000_000),
+        "Megabytes of incomplete messages and unread answers, of all clients together; beyond that, the "
+        "connections that hold most are closed.",
+        otherwise="a quarter of the memory",
+    )
+    """In bytes."""
 
 
 @dataclass(frozen=True, slots=True)
-class SamplerConfig:
-    """Which traces are recorded."""
+class GrpcConfig:
+    """The API: where it listens, and on which terms."""
 
-    parent_based: bool = True
-    """Whether traces that come from outside are recorded if they are there. Else `ratio` decides too."""
-    ratio: float = 1.0
-    """The share of traces that are recorded, from 0 to 1, decided by the trace's id."""
+    listen: ListenConfig = section(
+        ListenConfig,
+        host=Setting("GRPC_HOST", p.host, "Address of the API.", "127.0.0.1"),
+        port=Setting("GRPC_PORT", p.port, "Port of the API; 0: any free one.", "8080"),
+    )
+    tls: TlsFiles = tls_files(
+        Setting("GRPC_TLS_CERT", p.file, "Certificate of the API; needs GRPC_TLS_KEY. Absent: plain text."),
+        "GRPC_TLS_KEY",
+        Setting(
+            "GRPC_TLS_CLIENT_CA",
+            p.file,
+            "CA certificates to verify client certificates against; needs GRPC_TLS_CERT.",
+            needs=("GRPC_TLS_CERT", "GRPC_TLS_KEY"),
+        ),
+    )
+    client_auth: ClientAuth = setting(
+        "GRPC_TLS_CLIENT_AUTH",
+        p.choice(ClientAuth),
+        "Whether clients must present a certificate; needs GRPC_TLS_CLIENT_CA.",
+        "require",
+        needs=("GRPC_TLS_CLIENT_CA",),
+    )
+    limits: LimitsConfig = section(LimitsConfig)
+    drain_timeout: timedelta = setting(
+        "WINDSHIFT_DRAIN_TIMEOUT", p.seconds(0, 3600), "Seconds a stop waits for calls in flight.", "10"
+    )
 
 
 @dataclass(frozen=True, slots=True)
-class BatchConfig:
-    """How finished spans are gathered for an export."""
+class AuthConfig:
+    """Who may do what."""
 
-    delay: timedelta = timedelta(seconds=5)
-    """How long a span waits for others."""
-    queue_size: int = 2048
-    """Spans that may wait; further ones are dropped."""
-    batch_size: int = 512
-    """Spans in one export; as many are exported without waiting."""
-    timeout: timedelta = timedelta(seconds=30)
-    """How long the export of a batch may take; the exporter's own timeout counts too."""
+    file: Path | None = optional(
+        "WINDSHIFT_AUTH_FILE", p.file, "TOML file: who may do what. Absent: everybody may do everything."
+    )
+    insecure: bool = setting(
+        "WINDSHIFT_INSECURE",
+        p.boolean,
+        "Serve other addresses than loopback without authorization: everybody may do everything.",
+        "false",
+    )
 
 
-@dataclass(frozen=True, slots=True)
-class TelemetryConfig:
-    """What is told to the outside about the server's work."""
-
-    service_name: str
-    resource: tuple[tuple[str, str], ...]
-    """Further attributes of the resource."""
-    propagators: tuple[str, ...]
-    traces: SignalConfig
-    metrics: SignalConfig
-    logs: SignalConfig
-    sampler: SamplerConfig
-    batch: BatchConfig
-    metric_interval: timedelta
-    metric_timeout: timedelta
-    log_spans: bool
+_HEALTH_HOST: Final = Setting(
+    "HEALTH_HOST",
+    p.host,
+    "Address of /healthz, /readyz and /metrics.",
+    otherwise="GRPC_HOST",
+    fallback=lambda reader: reader.value(SETTINGS["GRPC_HOST"]),
+)
+_HEALTH_PORT: Final = Setting(
+    "HEALTH_PORT", p.port, "Port of /healthz, /readyz and /metrics; 0: any free one.", "8088"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ServerConfig:
-    """Everything that a server process can be told."""
+    """Everything a server process can be configured with."""
 
-    nats: NatsConfig
-    embedded: EmbeddedConfig
-    grpc: ListenConfig
-    grpc_tls: TlsFiles | None
-    limits: LimitsConfig
-    grpc_client_auth: ClientAuth
-    """Of no meaning without `grpc_tls.ca`."""
-    health: ListenConfig
-    log_level: LogLevel
-    development: bool
-    default_replicas: int
-    drain_timeout: timedelta
-    auth_file: Path | None
-    """The file that says who may do what. None: everybody may do everything."""
-    insecure: bool
-    """Whether other addresses than loopback may be served without authorization."""
-    metrics: bool
-    telemetry: TelemetryConfig
+    log: LogConfig = section(LogConfig, "Logs")
+    nats: NatsConfig = section(NatsConfig, "NATS")
+    embedded: EmbeddedConfig = section(EmbeddedConfig, "The embedded NATS server")
+    grpc: GrpcConfig = section(GrpcConfig, "The API")
+    auth: AuthConfig = section(AuthConfig, "Authorization")
+    health: ListenConfig = section(ListenConfig, "Probes and metrics", host=_HEALTH_HOST, port=_HEALTH_PORT)
+    metrics: bool = setting("WINDSHIFT_METRICS", p.boolean, "Collect metrics, for /metrics and OTLP.", "true")
+    telemetry: TelemetryConfig = section(TelemetryConfig, "OpenTelemetry")
 
     @property
     def authorizes(self) -> bool:
-        """Whether somebody has to be known to get in: by the authorization file, or by a certificate."""
-        certificates = self.grpc_tls is not None and self.grpc_tls.ca is not None
-        return self.auth_file is not None or (certificates and self.grpc_client_auth is ClientAuth.REQUIRE)
+        """Whether clients must identify themselves: by the authorization file, or by a certificate."""
+        certificates = self.grpc.tls.ca is not None and self.grpc.client_auth is ClientAuth.REQUIRE
+        return self.auth.file is not None or certificates
 
     @property
     def reloads(self) -> bool:
-        """Whether there are files that are loaded again when they change."""
-        return self.grpc_tls is not None or self.auth_file is not None
+        """Whether there are files that are reloaded when they change."""
+        return self.grpc.tls.certificate is not None or self.auth.file is not None
+
+
+def _by_heading() -> dict[str, tuple[Setting[Any], ...]]:
+    groups: dict[str, tuple[Setting[Any], ...]] = {}
+    heading = ""
+    for part in SERVER.parts.values():
+        heading = getattr(part, "heading", heading)
+        groups[heading] = groups.get(heading, ()) + settings_of(part)
+    return groups
+
+
+SERVER: Final = Section.of(ServerConfig)
+GROUPS: Final = _by_heading()
+"""Every setting, under its heading in the documentation."""
+SETTINGS: Final[dict[str, Setting[Any]]] = {each.name: each for group in GROUPS.values() for each in group}
+"""Every setting by name, in the order of the documentation."""

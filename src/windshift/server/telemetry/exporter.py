@@ -73,7 +73,7 @@ class Exporter(Generic[T]):
         self._sender = sender
         self._delay = config.delay.total_seconds()
         self._queue_size = config.queue_size
-        self._batch_size = config.batch_size
+        self._batch_size = min(config.batch_size, config.queue_size)
         self._messages = messages
         self._items: deque[T] = deque()
         self._wake = threading.Event()

@@ -16,7 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
-from windshift.server.config import VARIABLES, OtlpCompression, OtlpProtocol, SignalConfig
+from windshift.server.config import SETTINGS, OtlpCompression, OtlpProtocol, SignalConfig
 
 T = TypeVar("T")
 
@@ -120,7 +120,7 @@ def _without_environment() -> Iterator[None]:
 
     Exporters would use them as defaults, in other units, and fail on empty ones.
     """
-    names = (each.name for each in VARIABLES if each.name.startswith("OTEL_"))
+    names = (name for name in SETTINGS if name.startswith("OTEL_"))
     hidden = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield

@@ -53,8 +53,8 @@ def _make_resource(config: TelemetryConfig) -> Resource:
         c.SDK_NAME: "opentelemetry",
         c.SDK_LANGUAGE: "python",
         c.SDK_VERSION: _version("opentelemetry-sdk"),
-        **dict(config.resource),
-        c.SERVICE_NAME: config.service_name,
+        **dict(config.resource.attributes),
+        c.SERVICE_NAME: config.resource.service_name,
     }
     return _Resource(attributes, c.SCHEMA_URL)
 
@@ -102,7 +102,7 @@ def span_sender(config: TelemetryConfig) -> OtlpSender[Span]:
             instrumentation_scope=scope,
         )
 
-    timeout = min(config.traces.timeout, config.batch.timeout)
+    timeout = min(config.traces.timeout, config.spans.batch.timeout)
     return OtlpSender("traces", config.traces, timeout, lambda batch: list(map(readable, batch)))
 
 
@@ -139,7 +139,7 @@ def metric_sender(config: TelemetryConfig) -> OtlpSender[Readings]:
         scoped = otel.ScopeMetrics(scope, metrics, c.SCHEMA_URL)
         return otel.MetricsData([otel.ResourceMetrics(resource, [scoped], c.SCHEMA_URL)])
 
-    timeout = min(config.metrics.timeout, config.metric_timeout)
+    timeout = min(config.metrics.timeout, config.metric_export.timeout)
     return OtlpSender("metrics", config.metrics, timeout, encode, max_export_batch_size=_MAX_SERIES)
 
 

@@ -57,13 +57,13 @@ class Telemetry:
         from windshift.server.telemetry.otlp_signals import span_sender  # noqa: PLC0415 - slow, rarely needed
 
         sys.setswitchinterval(_SWITCH_INTERVAL)
-        return Exporter(span_sender(self._config), self._config.batch, SPANS)
+        return Exporter(span_sender(self._config), self._config.spans.batch, SPANS)
 
     def _make_tracer(self) -> Tracer | None:
         finishes: list[Callable[[Span], None]] = []
         if self.spans is not None:
             finishes.append(self.spans.add)
-        if self._config.log_spans:
+        if self._config.spans.log:
             finishes.append(log_span)
         if not finishes:
             return None
@@ -72,7 +72,7 @@ class Telemetry:
             for finish in finishes:
                 finish(span)
 
-        return Tracer(Sampler(self._config.sampler), finishes[0] if len(finishes) == 1 else finish_all)
+        return Tracer(Sampler(self._config.spans.sampler), finishes[0] if len(finishes) == 1 else finish_all)
 
     async def close_spans(self, timeout: float) -> None:
         """Send the spans that wait, for up to `timeout` seconds."""
@@ -87,7 +87,7 @@ class Telemetry:
 
         one_at_a_time = BatchConfig(queue_size=1, batch_size=1)
         queue = Exporter(metric_sender(self._config), one_at_a_time, METRICS)
-        interval = max(_MIN_METRIC_INTERVAL, self._config.metric_interval.total_seconds())
+        interval = max(_MIN_METRIC_INTERVAL, self._config.metric_export.interval.total_seconds())
         return PeriodicReader(queue, collect, interval)
 
     def log_handler(self) -> logging.Handler | None:
