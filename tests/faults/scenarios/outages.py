@@ -118,9 +118,7 @@ ERRORS = (
 )
 
 
-@scenario(
-    "closed", "the connection to NATS is ended with each kind of -ERR, after which nats-py gives up for good"
-)
+@scenario("closed", "the connection to NATS is ended with each kind of -ERR")
 async def closed(run: Run) -> None:
     """Make the connection anew, and go on."""
     async with (
