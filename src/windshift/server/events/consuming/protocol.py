@@ -293,6 +293,12 @@ class ConsumeProtocol:
 
     def _give_up_rejected(self, pending: PendingAck, reject: Reject, decision: Decision, now: float) -> None:
         held = pending.held
+        if held.replay is None and self._settled.lately(pending.seq):
+            # Another call of this process has got it settled: after a crash of the broker two may hold it.
+            pending.void = True
+            self.tells.append((held.reply, ACK))
+            self._settlements.answer(pending, stored=True, now=now)
+            return
         failure = self._failures.rejected(
             pending.seq, held, now, decision.cause, reject.reason, reject.error_type
         )
