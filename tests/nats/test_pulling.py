@@ -154,6 +154,9 @@ async def test_messages_and_their_acknowledgements(broker: Broker, unique: Uniqu
     """As many messages come as were asked for, each says which one it is, and stays settled once it is."""
     some = await pulling(broker, unique())
     some.publish(b"1", b"2", b"3")
+    async with asyncio.timeout(20):
+        while (await some.state()).pending < 3:  # noqa: ASYNC110 - only the server knows
+            await asyncio.sleep(0.005)
     assert some.puller.pull(2)
     first, second = await some.messages(2)
     assert (first.subject, first.body, second.body) == (f"{some.stream}.a".encode(), b"1", b"2")

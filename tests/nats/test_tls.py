@@ -466,7 +466,7 @@ async def test_servers_that_a_cluster_names_by_number(
             await eventually(lambda: len(wire_of(broker).info.connect_urls) == 3)
             assert all(each.startswith("127.0.0.1:") for each in wire_of(broker).info.connect_urls)
             servers[0].kill()
-            await broker.lost()
+            await eventually(lambda: broker.connection.reconnects == 1)
             await broker.connection.wait_ready(in_seconds(30))
             assert serving(broker, *servers) is not servers[0]
             assert wire_of(broker).server.host == "127.0.0.1"
