@@ -12,13 +12,13 @@ import json
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import uvloop
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import ConnectionOptions, Method, ServerCall
-from windshift.rpc.call import CallConnection
-from windshift.rpc.connection import SERVER
+from windshift.rpc.connection import SERVER, Connection, ConnectionHandler
 from windshift.server.api.guard import Guard
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Identity, Pending
@@ -39,8 +39,9 @@ class Calls:
     """Calls without a connection behind them."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._connection = CallConnection(SERVER, ConnectionOptions(), self._loop)
+        self._owner: Any = None  # nothing is told of these calls
+        loop = asyncio.get_running_loop()
+        self._connection = Connection(SERVER, ConnectionOptions(), ConnectionHandler(), loop)
         self._method = Method(PUBLISH, asyncio.sleep, Request, False, False, False)
 
     def make(self, token: str) -> ServerCall:
@@ -54,7 +55,7 @@ class Calls:
             (b"te", b"trailers"),
             (b"authorization", bearer(token).encode()),
         )
-        return ServerCall(self._connection, 1, self._method, headers, dict(headers), 1 << 20, self._loop)
+        return ServerCall(self._owner, self._connection, 1, self._method, headers, dict(headers))
 
 
 async def check(rules: Rules) -> dict[str, float]:

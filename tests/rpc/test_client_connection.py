@@ -241,7 +241,7 @@ async def test_a_call_that_was_never_written_moves_to_the_next_connection() -> N
         await waiting
         call = task(unary(channel))
         peer._writer.transport.abort()
-        channel._connection.connection_lost(None)  # type: ignore[union-attr] # before the call is flushed
+        channel._connection.http2.connection_lost(None)  # type: ignore[union-attr] # before the call is flushed
         await asyncio.sleep(0)
         peer = await server.accept()
         await peer.until(lambda: peer.responses[1].ended)
@@ -326,11 +326,12 @@ async def test_a_connection_without_stream_ids_is_replaced(monkeypatch: pytest.M
     async with serving(unary_call=echo) as server, calling(server) as channel:
         assert await unary(channel, b"x") == b"x"
         used_up = channel._connection
+        assert used_up is not None
 
-        def send_whole_request(*_: object) -> int:
+        def send_request(*_: object) -> int:
             raise ConnectionError("the connection takes no more calls")
 
-        monkeypatch.setattr(used_up, "send_whole_request", send_whole_request)
+        monkeypatch.setattr(used_up.http2, "send_request", send_request)
         assert await unary(channel, b"y") == b"y"
         assert channel._connection is not used_up
         await eventually(lambda: channel.connections == 1)

@@ -88,7 +88,7 @@ def test_any_bytes_in_any_chunks_decode_as_the_reference_says(
 ) -> None:
     """What comes out, and the error that ends it, does not depend on where the chunks were cut."""
     expected, error = reference(stream, compressed=compressed)
-    decoder = MessageDecoder(LIMIT, "gzip" if compressed else "identity")
+    decoder = MessageDecoder(LIMIT, gzip=compressed)
     found, raised = fed(decoder, chunked(stream, cuts))
     assert raised == error
     assert found == expected if error is None else found == expected[: len(found)]
@@ -156,7 +156,7 @@ def test_a_gzip_bomb_stops_at_the_limit() -> None:
     tracemalloc.start()
     try:
         with pytest.raises(RpcError) as raised:
-            MessageDecoder(limit, "gzip").feed(struct.pack(">BI", 1, len(bomb)) + bomb)
+            MessageDecoder(limit, gzip=True).feed(struct.pack(">BI", 1, len(bomb)) + bomb)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()

@@ -126,12 +126,13 @@ async def test_many_watchers() -> None:
 
 
 async def test_everything_stops_serving_before_a_drain() -> None:
-    """``set_all`` covers every service, and a drain ends the watchers with UNAVAILABLE."""
+    """Watchers see it, and a drain ends them with UNAVAILABLE."""
     async with probed() as it, it.watching("a.B") as statuses:
         it.health.set("a.B", serving=True)
         while await anext(statuses) != SERVING:
             pass
-        it.health.set_all(serving=False)
+        for service in ("", "a.B"):
+            it.health.set(service, serving=False)
         assert await anext(statuses) == NOT_SERVING
         assert await it.check() == NOT_SERVING
         draining = asyncio.ensure_future(it.server.drain(WAIT))

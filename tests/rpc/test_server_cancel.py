@@ -345,33 +345,6 @@ async def test_a_handler_sees_its_deadline() -> None:
     assert 95 < seen[1] <= 100
 
 
-async def test_calls_without_a_deadline_get_the_default_one() -> None:
-    """Unary calls do; streams may last."""
-    phases = Phases()
-    options = server_options(default_timeout=0.05)
-    async with serving(options, **phases.handlers()) as running, await running.peer() as peer:
-        stream = peer.request(DUPLEX, None, end=False)
-        assert (await peer.response(run_unary(peer))).status == DEADLINE_EXCEEDED
-        own = with_deadline(peer, UNARY, simple(), b"10S")
-        assert (await peer.response(run_unary(peer))).status == DEADLINE_EXCEEDED
-        await peer.pong()
-        assert not peer.responses[stream].over
-        assert not peer.responses[own].over
-
-
-async def test_a_default_deadline_and_a_client_that_goes_cancel_once() -> None:
-    """The same as with a deadline of the client's."""
-    phases = Phases()
-    options = server_options(default_timeout=0.02)
-    async with serving(options, unary_call=phases.handler) as running, await running.peer() as peer:
-        stream_id = run_unary(peer)
-        await eventually(lambda: phases.cancelled == 1)
-        peer.send(rst_stream(stream_id))
-        await peer.pong()
-        await eventually(lambda: phases.ended == 1)
-        assert phases.cancelled == 1
-
-
 async def test_a_message_that_never_becomes_whole_times_out() -> None:
     """``request_timeout`` bounds the time for the message of a call that takes one."""
     phases = Phases()

@@ -441,7 +441,7 @@ async def test_a_client_that_does_not_read_is_dropped_at_the_limit(stalled: str)
         await eventually(lambda: len(running.finished) == 1)
         assert not await running.server.drain(0.2)
         assert running.server.connections == 0
-        assert connection._transport is None
+        assert connection.http2._transport is None
         await peer.close()
 
 
@@ -454,10 +454,10 @@ async def test_a_drain_ends_when_the_sockets_have() -> None:
         await peer.until(lambda: False)  # the server's side is closed
         await asyncio.sleep(0.1)
         assert not drained.done()
-        assert connection._transport is not None
+        assert connection.http2._transport is not None
         await peer.close()
         assert await drained
-        assert connection._transport is None
+        assert connection.http2._transport is None
 
 
 async def test_a_drain_of_a_server_without_connections_is_immediate() -> None:

@@ -120,7 +120,7 @@ async def test_a_flood_takes_turns_with_others() -> None:
     options = server_options()
     async with serving(options, full_duplex_call=steps.handler) as running:
         loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop)
+        connection = ServerConnection(running.server, loop).http2
         transport = FakeTransport(connection, loop)
         connection.connection_made(transport)
         transport.deliver(PREFACE + settings())
@@ -143,7 +143,7 @@ async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> 
     """Nothing of them is looked at afterwards, and nothing is raised."""
     async with serving(full_duplex_call=Steps().handler) as running:
         loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop)
+        connection = ServerConnection(running.server, loop).http2
         transport = FakeTransport(connection, loop)
         connection.connection_made(transport)
         transport.deliver(PREFACE + settings())

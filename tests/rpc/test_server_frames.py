@@ -340,9 +340,10 @@ async def test_a_closed_connection_is_let_go_when_its_peer_closes_too(tmp_path: 
     async with serving(options, ssl=ssl, unary_call=echo) as running:
         peer = await running.peer(ssl=client_tls(authority.certificate) if secured else None)
         (connection,) = running.server._connections
+        http2 = connection.http2
         peer.send(data(0, b"x"))
         assert await peer.closed() == PROTOCOL_ERROR
-        await eventually(lambda: connection._cut_off is not None and connection._cut_off.cancelled())
+        await eventually(lambda: http2._cut_off is not None and http2._cut_off.cancelled())
 
 
 async def test_nothing_is_written_to_a_connection_that_breaks_between() -> None:

@@ -242,15 +242,14 @@ class Driver:
         options = server_options(
             max_message_size=20_000,
             tick_interval=3600,
-            default_timeout=50,
             discard_timeout=5,
             drain_ping_timeout=0.001,
             on_call_finished=note,
         )
         self.server = Server([Service(SERVICE, watch)], options)
         self.connection = ServerConnection(self.server, self._loop)
-        self.transport = FakeTransport(self.connection, self._loop)
-        self.connection.connection_made(self.transport)
+        self.transport = FakeTransport(self.connection.http2, self._loop)
+        self.connection.http2.connection_made(self.transport)
 
     async def run(self, script: list[Step], *, begin: bool) -> None:
         """Do what the script says, then lose the connection."""
@@ -268,8 +267,8 @@ class Driver:
     async def _act(self, what: str) -> None:
         now = self._loop.time()
         actions: dict[str, Callable[[], Any]] = {
-            "pause": self.connection.pause_writing,
-            "resume": self.connection.resume_writing,
+            "pause": self.connection.http2.pause_writing,
+            "resume": self.connection.http2.resume_writing,
             "tick": lambda: self.connection.tick(now),
             "late tick": lambda: self.connection.tick(now + 100),
             "drain": self.connection.drain,
@@ -280,7 +279,7 @@ class Driver:
         await turns(2)
 
     def _end(self) -> None:
-        if not self.connection.eof_received():
+        if not self.connection.http2.eof_received():
             self.transport.close()
 
 
@@ -300,14 +299,14 @@ async def survive(script: list[Step], *, begin: bool, caught: list[dict[str, Any
     assert caught == []
     assert driver.connection._calls == {}
     assert driver.connection._unread == {}
-    assert driver.connection._senders == {}
+    assert driver.connection.http2._senders == {}
     assert driver.server.connections == 0
     assert not driver.server._sockets
     assert asyncio.all_tasks() <= tasks
     assert watch.running == 0
     assert watch.cancels <= 1
     assert set(watch.finished.values()) <= {1}
-    assert driver.connection.over
+    assert driver.connection.http2.over
 
 
 def check(script: list[Step], *, begin: bool = True) -> None:

@@ -252,7 +252,8 @@ async def test_a_client_that_begins_to_read_again_gets_everything() -> None:
         peer.send(window_update(0, 1 << 30))
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.unwritten and connection.queued(stream_id) > SEND_QUEUE_MARK)
+        http2 = connection.http2
+        await eventually(lambda: http2.unwritten and http2.queued(stream_id) > SEND_QUEUE_MARK)
         response = await peer.response(stream_id)
         assert response.status == 0
         sizes = [len(message) for message in response.messages]
@@ -270,11 +271,11 @@ async def test_a_stalled_client_that_resets_frees_its_handler() -> None:
     async with serving(streaming_output_call=produce) as running, await running.peer() as peer:
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.queued(stream_id) > SEND_QUEUE_MARK)
+        await eventually(lambda: connection.http2.queued(stream_id) > SEND_QUEUE_MARK)
         peer.send(frame(Kind.RST_STREAM, 0, stream_id, struct.pack(">I", 8)))
         await eventually(lambda: steps.ended == 1)
         assert steps.cancelled == 1
-        assert connection.queued(stream_id) == 0
+        assert connection.http2.queued(stream_id) == 0
 
 
 # -- peers that vanish in the middle ------------------------------------------------------------------------

@@ -226,7 +226,7 @@ async def test_a_client_that_begins_to_read_again_gets_everything(contexts: Cont
         peer.send(window_update(0, 1 << 30))
         stream_id = peer.request(DOWNLOAD)
         (connection,) = running.server._connections
-        await eventually(lambda: connection.queued(stream_id) > SEND_QUEUE_MARK)
+        await eventually(lambda: connection.http2.queued(stream_id) > SEND_QUEUE_MARK)
         response = await peer.response(stream_id)
         sizes = [len(message) for message in response.messages]
         assert (response.status, len(sizes), sizes) == (0, total, sorted(sizes))

@@ -147,7 +147,7 @@ async def test_a_status_that_waits_behind_a_stalled_transport_is_not_lost() -> N
         peer.send(window_update(0, 0x7F00_0000))
         peer.request(DOWNLOAD)  # fills the socket, since nobody reads
         (connection,) = running.server._connections
-        await eventually(lambda: connection.unwritten and connection.queued(1) > SEND_QUEUE_MARK)
+        await eventually(lambda: connection.http2.unwritten and connection.http2.queued(1) > SEND_QUEUE_MARK)
         refused = peer.request(DUPLEX, None, end=False)
         await asyncio.sleep(0.2)  # many ticks of the server, and more than the timeout
         assert (await peer.response(refused)).status == StatusCode.PERMISSION_DENIED

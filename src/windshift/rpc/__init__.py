@@ -4,8 +4,9 @@ The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Serve
 """
 
 from .call import ServerCall
-from .channel import Channel, ChannelOptions
-from .client_stream import ClientCall
+from .channel import Channel
+from .channel_options import ChannelOptions
+from .client_call import ClientCall
 from .connection_options import ConnectionOptions
 from .health import HealthService
 from .listening import open_sockets

@@ -14,36 +14,35 @@ INTERNAL with a fixed text for the client and one log record for us.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from .connection import Connection
-from .connection_hooks import Headers
-from .framing import MessageDecoder, decode_single
+from google.protobuf.message import Message
+
+from .connection import Connection, Headers
+from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
+from .message_stream import Direction, MessageStream
 from .metadata import Metadata, encode_metadata
-from .receiving import RequestStream, SingleRequest, parse
-from .sending import ResponseStream
 from .service import Method
-from .status import OK_TRAILERS, HeaderList, RpcError, StatusCode, status_trailers
+from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
 
+RESPONSE_HEADERS: HeaderList = [
+    (b":status", b"200"),
+    (b"content-type", b"application/grpc"),
+    ACCEPT_ENCODING,
+]
+
+_PARSE = Direction.REQUEST.parse
 _SINGLE = "the call has a single request, which its handler was given"
 
 
-class CallConnection(Connection):
-    """A connection that carries server calls: what a call asks of it beyond its streams.
-
-    Attributes:
-        known: what ``ServerOptions.admit`` wants to keep about the client.
-    """
-
-    known: object = None
+class CallOwner(Protocol):
+    """What a call needs of the server."""
 
     def translate(self, path: str, error: Exception) -> RpcError:
         """Return what the client of a call to ``path`` sees of ``error``."""
-        raise NotImplementedError
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Take note that a call ended with ``code``."""
@@ -52,7 +51,7 @@ class CallConnection(Connection):
         """Take note that a call ended with this error."""
 
 
-class ServerCall(ResponseStream):
+class ServerCall:
     """One call, given to its handler.
 
     Attributes:
@@ -68,18 +67,23 @@ class ServerCall(ResponseStream):
 
     __slots__ = (
         "_cancelled",
+        "_connection",
         "_deadline_passed",
+        "_done",
         "_fields",
         "_headers",
-        "_kept",
+        "_headers_sent",
+        "_held",
+        "_initial_metadata",
         "_loop",
-        "_max_message_size",
         "_metadata",
         "_method",
-        "_pieces",
+        "_owner",
         "_requests",
+        "_stream_id",
         "_task",
         "_timer",
+        "_trailing_metadata",
         "begun",
         "caller",
         "deadline",
@@ -89,40 +93,38 @@ class ServerCall(ResponseStream):
         "started",
     )
 
-    _connection: CallConnection
-
     def __init__(
         self,
-        connection: CallConnection,
+        owner: CallOwner,
+        connection: Connection,
         stream_id: int,
         method: Method,
         headers: Headers,
         fields: Mapping[bytes, bytes],
-        max_message_size: int,
-        loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(connection, stream_id)
+        self._owner = owner
+        self._connection = connection
+        self._stream_id = stream_id
         self._method = method
         self._headers = headers
         self._fields = fields
+        self._loop = connection.loop
         self._metadata: Metadata | None = None
-        self._max_message_size = max_message_size
-        self._loop = loop
-        self._requests: RequestStream | None = None
-        self._pieces: SingleRequest | None = None
-        self._kept: deque[tuple[bytes, bool]] | None = None
+        self._requests: MessageStream[Any] | None = None  # none as long as a single one may come whole
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._deadline_passed = self._cancelled = False
+        self._done = self._headers_sent = self._held = self._deadline_passed = self._cancelled = False
+        self._initial_metadata: HeaderList | None = None
+        self._trailing_metadata: HeaderList | None = None
         self.encoding = "identity"
         self.deadline: float | None = None
-        self.started = loop.time()
+        self.started = self._loop.time()
         self.begun = perf_counter()
         self.finished_at = 0.0
         self.caller: object = None
         self.on_drain: Callable[[], None] | None = None
 
-    # -- what handlers use ---------------------------------------------------------------------------
+    # -- the request ---------------------------------------------------------------------------------
 
     @property
     def method(self) -> str:
@@ -156,7 +158,7 @@ class ServerCall(ResponseStream):
         return self._connection.peer
 
     @property
-    def connection(self) -> CallConnection:
+    def connection(self) -> Connection:
         """What the call came over: the same object for all calls of one connection."""
         return self._connection
 
@@ -172,7 +174,7 @@ class ServerCall(ResponseStream):
             RpcError: the bytes received are no messages of the request type.
             RuntimeError: the call has a single request.
         """
-        if self._requests is None:
+        if self._requests is None or not self._method.client_streaming:
             raise RuntimeError(_SINGLE)
         return self._requests.receive()
 
@@ -183,9 +185,88 @@ class ServerCall(ResponseStream):
             RpcError: the bytes received are no messages of the request type.
             RuntimeError: the call has a single request.
         """
-        if self._requests is None:
+        if self._requests is None or not self._method.client_streaming:
             raise RuntimeError(_SINGLE)
         return self._requests.receive_many()
+
+    # -- the response --------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queue a response message; never blocks. After the end of the call nothing happens."""
+        self.send_bytes(message.SerializeToString())
+
+    def send_bytes(self, payload: bytes) -> None:
+        """Queue a response message that is serialized already."""
+        if self._done:
+            return
+        if not self._headers_sent:
+            self._send_headers()
+        self._connection.send_data(self._stream_id, encode_message(payload))
+
+    def begin_response(self) -> None:
+        """Send the headers now, ahead of the first message: the client sees that its call was taken up."""
+        if not self._done and not self._headers_sent:
+            self._send_headers()
+
+    async def ready(self) -> None:
+        """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
+        if self._connection.queued(self._stream_id) and not self._done:
+            await self._connection.writable(self._stream_id)
+
+    @property
+    def queued(self) -> int:
+        """Bytes that wait for the client to read."""
+        return self._connection.queued(self._stream_id)
+
+    def set_initial_metadata(self, pairs: Iterable[tuple[str, MetadataValue]]) -> None:
+        """Set the metadata sent ahead of the first message.
+
+        Raises:
+            RuntimeError: the headers have been sent.
+            ValueError: see ``encode_metadata``.
+        """
+        if self._headers_sent:
+            raise RuntimeError("the initial metadata has been sent already")
+        self._initial_metadata = encode_metadata(pairs)
+
+    def add_trailing_metadata(self, name: str, value: MetadataValue) -> None:
+        """Add a pair to the metadata sent with the status.
+
+        Raises:
+            ValueError: see ``encode_metadata``.
+        """
+        self._trailing_metadata = (self._trailing_metadata or []) + encode_metadata([(name, value)])
+
+    @property
+    def done(self) -> bool:
+        """Whether the status was sent or the stream is gone."""
+        return self._done
+
+    def _response_headers(self) -> HeaderList:
+        return RESPONSE_HEADERS + self._initial_metadata if self._initial_metadata else RESPONSE_HEADERS
+
+    def _send_headers(self) -> None:
+        self._headers_sent = True
+        self._connection.send_response(self._stream_id, self._response_headers())
+
+    def _send_last(self, response: Message) -> None:
+        """Send the only response, or the last one, with the status OK."""
+        payload = encode_message(response.SerializeToString())
+        if self._headers_sent:
+            self._connection.send_data(self._stream_id, payload)
+            self._send_status(OK_TRAILERS)
+            return
+        trailers = OK_TRAILERS + self._trailing_metadata if self._trailing_metadata else OK_TRAILERS
+        self._connection.send_message(self._stream_id, self._response_headers(), payload, trailers)
+
+    def _send_status(self, trailers: HeaderList) -> None:
+        """Send a status; headers that were not sent go with it."""
+        if self._trailing_metadata:
+            trailers = trailers + self._trailing_metadata
+        if self._headers_sent:
+            self._connection.send_trailers(self._stream_id, trailers)
+        else:
+            self._connection.send_response(self._stream_id, self._response_headers() + trailers, end=True)
 
     # -- who may call --------------------------------------------------------------------------------
 
@@ -195,30 +276,21 @@ class ServerCall(ResponseStream):
         For ``ServerOptions.admit``, when it is not known yet whether the call may go on. Return whether it
         waits: a handler that reads the requests itself begins at once, and has to wait on its own.
         """
-        if self._method.client_streaming:
-            return False
-        self._kept = deque()
-        return True
+        self._held = not self._method.client_streaming
+        return self._held
 
     def release(self) -> None:
         """Take the request that had to wait."""
-        kept, self._kept = self._kept, None
-        for data, ended in kept or ():
-            self.data(data, ended)
+        self._held = False
+        if self._requests is not None and not self._done:
+            self._run_when_whole(self._requests)
 
     # -- driven by the connection --------------------------------------------------------------------
 
     def begin(self, ended: bool) -> None:
         """Take the call up: handlers of streaming requests start now, others with their message."""
         if self._method.client_streaming:
-            self._requests = RequestStream(
-                self._connection,
-                self._stream_id,
-                self._method.request_type,
-                self._decoder(),
-                ended,
-                self._loop,
-            )
+            self._new_requests().take(b"", ended)
             self._task = self._loop.create_task(self._run(None))
         elif ended:
             self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
@@ -230,46 +302,42 @@ class ServerCall(ResponseStream):
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes."""
-        if self._requests is not None and not self._done:
-            self._requests.take(data, ended)
+        requests = self._requests
+        if self._done:
+            self._connection.acknowledge(self._stream_id, len(data))
             return
-        if self._kept is not None and not self._done:
-            self._kept.append((data, ended))
-            return
-        self._connection.acknowledge(self._stream_id, len(data))
-        if not self._done:
-            self._unary_data(data, ended)
+        if requests is None:
+            if ended and not self._held:  # nearly every request comes in one piece
+                payload = decode_single(data, self._method.max_message_size)
+                if payload is not None:
+                    self._connection.acknowledge(self._stream_id, len(data))
+                    self._task = self._loop.create_task(self._run(payload))
+                    return
+            requests = self._new_requests()
+        requests.take(data, ended)
+        if not self._held and not self._method.client_streaming:
+            self._run_when_whole(requests)
 
     def end(self) -> None:
         """Note that the client ended its side without further data."""
-        if self._kept is not None:
-            self._kept.append((b"", True))
-        elif self._requests is not None:
-            self._requests.take(b"", True)
-        elif not self._done and self._task is None:
-            self._unary_data(b"", True)
+        self.data(b"", True)
 
-    def _unary_data(self, data: bytes, ended: bool) -> None:
-        payload = None
-        if ended and self._pieces is None:
-            payload = decode_single(data, self._max_message_size)
-        if payload is None:
-            payload = self._collect(data, ended)
-        if payload is not None:
-            self._task = self._loop.create_task(self._run(payload))
+    def _new_requests(self) -> MessageStream[Any]:
+        method = self._method
+        decoder = MessageDecoder(method.max_message_size, gzip=self.encoding == "gzip")
+        self._requests = MessageStream(method.request_type, decoder, Direction.REQUEST, self._loop)
+        self._requests.attach(self._connection, self._stream_id)
+        return self._requests
 
-    def _collect(self, data: bytes, ended: bool) -> bytes | None:
-        """Gather a request that arrives in pieces; return its payload once it is whole."""
-        if self._pieces is None:
-            self._pieces = SingleRequest(self._decoder())
+    def _run_when_whole(self, requests: MessageStream[Any]) -> None:
+        """Start the handler of a single request, once that is there."""
         try:
-            return self._pieces.add(data, ended)
+            payload = requests.single()
         except RpcError as error:
             self._fail(error)
-            return None
-
-    def _decoder(self) -> MessageDecoder:
-        return MessageDecoder(self._max_message_size, self.encoding)
+            return
+        if payload is not None:
+            self._task = self._loop.create_task(self._run(payload))
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
@@ -277,9 +345,7 @@ class ServerCall(ResponseStream):
             self._timer.cancel()
         self.on_drain = None  # it mostly holds what holds this call: a cycle, left to the collector
         if not self._done:
-            self._done = True
-            self._discard()
-            self._connection.call_finished(self, StatusCode.CANCELLED)
+            self._finished(StatusCode.CANCELLED)
             self._failed(RpcError(StatusCode.CANCELLED, "the client went away"))
             self._cancel()
 
@@ -300,21 +366,10 @@ class ServerCall(ResponseStream):
         self._cancel()
 
     @property
-    def waits_for_request(self) -> bool:
-        """Whether a call with a single request has not got it whole."""
-        return self._task is None and not self._done
-
-    @property
     def held(self) -> int:
         """Bytes that the client makes us hold: what it does not read, and what is not whole or not taken."""
         held = self._connection.queued(self._stream_id)
-        if self._requests is not None:
-            held += self._requests.held
-        if self._pieces is not None:
-            held += self._pieces.held
-        if self._kept:
-            held += sum(len(data) for data, _ in self._kept)
-        return held
+        return held if self._requests is None else held + self._requests.held
 
     # -- running the handler -------------------------------------------------------------------------
 
@@ -325,7 +380,7 @@ class ServerCall(ResponseStream):
             if payload is None:
                 response = await method.handler(self)
             else:
-                response = await method.handler(parse(method.request_type, payload), self)
+                response = await method.handler(_PARSE(method.request_type, payload), self)
             if self._done:
                 return
             if method.server_streaming:
@@ -366,18 +421,13 @@ class ServerCall(ResponseStream):
                 self._task = None  # it will keep the error, whose traceback keeps this call: a cycle
 
     def check(self, now: float, body_timeout: float) -> None:
-        """Check the timers that need no precision.
+        """Check the timer that needs no precision.
 
         Args:
             now: ``loop.time()``.
             body_timeout: seconds in which the message of a call with a single request must be whole.
         """
-        if self._done:
-            return
-        if self._timer is None and self.deadline is not None and now >= self.deadline:
-            if not self._deadline_passed:
-                self._pass_deadline()
-        elif self.waits_for_request and now - self.started > body_timeout:
+        if self._task is None and not self._done and now - self.started > body_timeout:
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")
 
     # -- ending --------------------------------------------------------------------------------------
@@ -386,21 +436,21 @@ class ServerCall(ResponseStream):
         self._fail(RpcError(code, message))
 
     def _fail(self, error: Exception) -> None:
-        told = self._connection.translate(self._method.path, error)
+        told = self._owner.translate(self._method.path, error)
         if not self._done:
             self._finish_with(told)
         elif told.fault is not None:  # nobody is there to be told, but it is a mistake of ours
             self._failed(told)
 
     def _failed(self, error: RpcError) -> None:
-        self._connection.call_failed(self._method.path, self._fields, error)
+        self._owner.call_failed(self._method.path, self._fields, error)
 
     def _finish_with(self, error: RpcError) -> None:
         """Send the status; headers that were not sent go with it."""
         try:
             trailers = _error_trailers(error)
         except Exception as unsendable:  # noqa: BLE001 -- the client must not wait because of our mistake
-            error = self._connection.translate(self._method.path, unsendable)
+            error = self._owner.translate(self._method.path, unsendable)
             trailers = status_trailers(error)
         self._send_status(trailers)
         self._finished(error.code)
@@ -412,16 +462,9 @@ class ServerCall(ResponseStream):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        self._discard()
-        self._connection.call_finished(self, code)
-
-    def _discard(self) -> None:
-        """Give back the connection's window that bytes hold which nobody will read."""
         if self._requests is not None:
             self._requests.discard()
-        if self._kept:
-            self._connection.acknowledge(self._stream_id, sum(len(data) for data, _ in self._kept))
-            self._kept.clear()
+        self._owner.call_finished(self, code)
 
 
 def _has_begun(task: asyncio.Task[None]) -> bool:

@@ -21,21 +21,21 @@ import logging
 import ssl as tls
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from google.protobuf.descriptor import MethodDescriptor
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 from .backoff import Backoff
-from .client_call import Call, UnaryCall, request_headers, undecodable
+from .channel_options import ChannelOptions
+from .client_call import Call, ClientCall, UnaryCall, request_headers
 from .client_connection import ClientConnection
-from .client_stream import ClientCall
-from .connection_options import ConnectionOptions
 from .deadlines import Deadlines
 from .dialing import describe, dial, split_target
+from .message_stream import Direction
 from .metadata import encode_metadata
 from .status import HeaderList, MetadataValue, RpcError, StatusCode
 
@@ -46,47 +46,6 @@ MetadataPairs = Iterable[tuple[str, MetadataValue]]
 
 
 _TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
-
-
-def _client_connection_options() -> ConnectionOptions:
-    return ConnectionOptions(stream_window=262_144, keepalive_interval=360.0)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ChannelOptions:
-    """Limits and timers of a channel. The defaults of connecting are those of gRPC's connection backoff.
-
-    Attributes:
-        connection: those of each connection. Servers in general end connections that are pinged more often
-            than every five minutes, so the default interval is longer.
-        max_message_size: bytes of one response message, after decompression too.
-        wait_for_ready: what calls do that do not say: True = wait while the server cannot be reached.
-        connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
-        backoff_initial: seconds between the starts of the first two attempts.
-        backoff_multiplier: growth of that time from failure to failure.
-        backoff_jitter: share by which it varies.
-        backoff_maximum: its upper bound, in seconds.
-        retry_buffer: bytes of a streaming call's requests that are kept until the response begins, so that
-            the call can start again when the server refuses it unseen.
-        keepalive_without_calls: whether an idle connection is pinged too; many servers forbid it.
-        server_name: name that the server's certificate must carry, and ``:authority``; None = the target's.
-        user_agent: value of the header ``user-agent``.
-        tick_interval: seconds between two looks at a connection's timers.
-    """
-
-    connection: ConnectionOptions = field(default_factory=_client_connection_options)
-    max_message_size: int = 4 * 1024 * 1024
-    wait_for_ready: bool = False
-    connect_timeout: float = 20.0
-    backoff_initial: float = 1.0
-    backoff_multiplier: float = 1.6
-    backoff_jitter: float = 0.2
-    backoff_maximum: float = 120.0
-    retry_buffer: int = 262_144
-    keepalive_without_calls: bool = False
-    server_name: str | None = None
-    user_agent: str = "grpc-python-windshift"
-    tick_interval: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +156,6 @@ class Channel:
         known = self._methods.get(method) or self._learn(method)
         call = UnaryCall(
             self,
-            self.options,
             known.headers + encode_metadata(metadata) if metadata else known.headers,
             request.SerializeToString(),
             timeout,
@@ -210,11 +168,7 @@ class Channel:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        answer_type = response_type or _response_type(known)
-        try:
-            return answer_type.FromString(payload)
-        except DecodeError as error:
-            raise undecodable(answer_type) from error
+        return Direction.RESPONSE.parse(response_type or _response_type(known), payload)
 
     @overload
     def stream(
@@ -254,7 +208,6 @@ class Channel:
         known = self._methods.get(method) or self._learn(method)
         call: ClientCall[Any] = ClientCall(
             self,
-            self.options,
             known.headers + encode_metadata(metadata) if metadata else known.headers,
             response_type or _response_type(known),
             timeout,
@@ -398,14 +351,7 @@ class Channel:
             self._attempting = False
 
     def _new_connection(self) -> ClientConnection:
-        options = self.options
-        connection = ClientConnection(
-            self,
-            self.target,
-            options.connection,
-            self._loop,
-            keepalive_without_calls=options.keepalive_without_calls,
-        )
+        connection = ClientConnection(self, self._loop)
         self._connections.add(connection)
         connection.closed.add_done_callback(lambda _: self._connections.discard(connection))
         return connection

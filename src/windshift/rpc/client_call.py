@@ -1,4 +1,4 @@
-"""One call as the client sees it: its life from the start to its status, and the form of it that is unary.
+"""One call as the client sees it: its life from the start to its status, unary or with streams of messages.
 
 A call waits at its channel until a connection takes it (``open``); the connection then hands it what the
 server sends. What the server surely did not look at (REFUSED_STREAM, above the last stream of a GOAWAY, never
@@ -8,22 +8,33 @@ written) is given back to the channel once, without the caller noticing.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Generic, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
 
+from .channel_options import ChannelOptions
 from .connection import CANCEL, NO_ERROR, REFUSED_STREAM, Connection
-from .framing import ACCEPT_ENCODING, PREFIX_SIZE, MessageDecoder, encode_message
+from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
+from .message_stream import Direction, MessageStream
 from .metadata import Metadata, encode_timeout
 from .outcome import HeaderPairs, final_error, reset_error, response_error
 from .status import HeaderList, RpcError, StatusCode
 
+M = TypeVar("M", bound=Message)
+
+_SEND_QUEUE_MARK = 65_536
 _OK: HeaderPairs = ((b"grpc-status", b"0"),)
 _PLAIN = b"identity"
 
 
 class CallOwner(Protocol):
     """What a call needs of its channel."""
+
+    @property
+    def options(self) -> ChannelOptions:
+        """Its limits."""
 
     def submit(self, call: Call) -> None:
         """Give the call to a connection, now or as soon as there is one."""
@@ -33,28 +44,6 @@ class CallOwner(Protocol):
 
     def finished(self, call: Call) -> None:
         """Take note that a call is done that has a ticket."""
-
-
-class CallLimits(Protocol):
-    """What a call needs of its channel's options."""
-
-    @property
-    def max_message_size(self) -> int:
-        """Bytes of one response message."""
-
-    @property
-    def retry_buffer(self) -> int:
-        """Bytes of a call's request that are kept until the response begins."""
-
-
-class ClientCallConnection(Connection):
-    """What a call needs of its connection.
-
-    Attributes:
-        plain_response: headers of an earlier response without anything special; most calls get the same.
-    """
-
-    plain_response: HeaderPairs = ()
 
 
 class Call:
@@ -71,8 +60,8 @@ class Call:
     __slots__ = (
         "_connection",
         "_headers",
-        "_limits",
         "_loop",
+        "_options",
         "_owner",
         "_retriable",
         "deadline",
@@ -85,17 +74,16 @@ class Call:
     def __init__(
         self,
         owner: CallOwner,
-        limits: CallLimits,
         headers: HeaderList,
         timeout: float | None,
         wait_for_ready: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
         self._owner = owner
-        self._limits = limits
+        self._options = owner.options
         self._headers = headers
         self._loop = loop
-        self._connection: ClientCallConnection | None = None
+        self._connection: Connection | None = None
         self._retriable = True
         self.done = False
         self.deadline = None if timeout is None else loop.time() + timeout
@@ -105,7 +93,7 @@ class Call:
 
     # -- driven by the channel and the connection ----------------------------------------------------
 
-    def open(self, connection: ClientCallConnection) -> int:
+    def open(self, connection: Connection) -> int:
         """Send the request, as far as it is known, and return the stream's id.
 
         Raises:
@@ -123,14 +111,14 @@ class Call:
         """Take the headers of the response."""
         self._retriable = False
         connection = self._connection
-        if connection is not None and headers != connection.plain_response:
+        if connection is not None and headers != connection.state:
             self._judge(connection, headers, ended)
         if not self.done:
             self._take_headers(headers)
             if ended:
                 self.trailers(headers)
 
-    def _judge(self, connection: ClientCallConnection, headers: HeaderPairs, ended: bool) -> None:
+    def _judge(self, connection: Connection, headers: HeaderPairs, ended: bool) -> None:
         fields = dict(headers)
         error = response_error(fields)
         encoding = fields.get(b"grpc-encoding", _PLAIN)
@@ -143,7 +131,7 @@ class Call:
             text = encoding.decode("latin-1")
             self.abandon(RpcError(StatusCode.INTERNAL, f"the server uses the unknown encoding {text}"))
         elif not ended:
-            connection.plain_response = headers
+            connection.state = headers
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes of the response."""
@@ -213,10 +201,10 @@ class Call:
 
     # -- what differs --------------------------------------------------------------------------------
 
-    def _send_request(self, connection: ClientCallConnection, headers: HeaderList) -> int:
+    def _send_request(self, connection: Connection, headers: HeaderList) -> int:
         raise NotImplementedError
 
-    def _sending(self, connection: ClientCallConnection) -> bool:
+    def _sending(self, connection: Connection) -> bool:
         """Whether our side of the stream is still open."""
         raise NotImplementedError
 
@@ -247,27 +235,26 @@ class UnaryCall(Call):
     def __init__(
         self,
         owner: CallOwner,
-        limits: CallLimits,
         headers: HeaderList,
         payload: bytes,
         timeout: float | None,
         wait_for_ready: bool,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        super().__init__(owner, limits, headers, timeout, wait_for_ready, loop)
+        super().__init__(owner, headers, timeout, wait_for_ready, loop)
         self._body = encode_message(payload)
         self._payload: bytes | None = None
         self._decoder: MessageDecoder | None = None
         self.future: asyncio.Future[bytes] = loop.create_future()
 
-    def _send_request(self, connection: ClientCallConnection, headers: HeaderList) -> int:
-        return connection.send_whole_request(headers, self._body)
+    def _send_request(self, connection: Connection, headers: HeaderList) -> int:
+        return connection.send_request(headers, self._body)
 
-    def _sending(self, connection: ClientCallConnection) -> bool:
+    def _sending(self, connection: Connection) -> bool:
         return connection.queued(self.stream_id) > 0
 
     def _use_gzip(self) -> None:
-        self._decoder = MessageDecoder(self._limits.max_message_size, "gzip")
+        self._decoder = MessageDecoder(self._options.max_message_size, gzip=True)
 
     def data(self, data: bytes, ended: bool) -> None:
         """Take body bytes of the response: usually the whole message."""
@@ -282,14 +269,14 @@ class UnaryCall(Call):
 
     def _collect(self, data: bytes) -> None:
         if self._decoder is None:
-            size = len(data) - PREFIX_SIZE
-            if self._payload is None and 0 <= size <= self._limits.max_message_size and is_whole(data):
-                self._payload = data[PREFIX_SIZE:]
+            payload = decode_single(data, self._options.max_message_size)
+            if payload is not None and self._payload is None:
+                self._payload = payload
                 return
-            self._decoder = MessageDecoder(self._limits.max_message_size)
+            self._decoder = MessageDecoder(self._options.max_message_size)
         for payload in self._decoder.feed(data):
             if self._payload is not None:
-                raise RpcError(StatusCode.INTERNAL, "the response has more than one message")
+                raise Direction.RESPONSE.error("has more than one message")
             self._payload = payload
 
     def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
@@ -301,19 +288,212 @@ class UnaryCall(Call):
         if error is not None:
             self.future.set_exception(error)
         elif self._payload is None:
-            self.future.set_exception(RpcError(StatusCode.INTERNAL, "the response has no complete message"))
+            self.future.set_exception(Direction.RESPONSE.error("has no complete message"))
         else:
             self.future.set_result(self._payload)
 
 
-def is_whole(data: bytes) -> bool:
-    """Return whether ``data``, longer than a prefix, is exactly one message that is not compressed."""
-    return data[0] == 0 and int.from_bytes(data[1:PREFIX_SIZE], "big") == len(data) - PREFIX_SIZE
+class ClientCall(Call, Generic[M]):
+    """A call with a stream of messages either way, or both.
 
+    Sending and receiving are independent: one task may send while another receives. Only one task may
+    receive, and only one may wait in ``ready``. A call that its holder no longer wants must be cancelled
+    (``async with`` does it): nobody else will. Cancelling a task that waits in one of the methods does not
+    cancel the call.
+    """
 
-def undecodable(response_type: type[Message]) -> RpcError:
-    """Return the error for a response that is no message of its type."""
-    return RpcError(StatusCode.INTERNAL, f"the response is not a valid {response_type.DESCRIPTOR.full_name}")
+    __slots__ = (
+        "_closing",
+        "_initial",
+        "_outbox",
+        "_outbox_size",
+        "_responses",
+        "_trailing",
+        "_waiters",
+    )
+
+    def __init__(
+        self,
+        owner: CallOwner,
+        headers: HeaderList,
+        response_type: type[M],
+        timeout: float | None,
+        wait_for_ready: bool,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(owner, headers, timeout, wait_for_ready, loop)
+        self._outbox: list[bytes] | None = []  # what was sent, while it may have to be sent again
+        self._outbox_size = 0
+        self._closing = False
+        decoder = MessageDecoder(self._options.max_message_size)
+        self._responses = MessageStream(response_type, decoder, Direction.RESPONSE, loop)
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._initial: HeaderPairs | None = None
+        self._trailing: HeaderPairs = ()
+
+    # -- sending -------------------------------------------------------------------------------------
+
+    def send(self, message: Message) -> None:
+        """Queue a request message; never blocks. After the end of the call nothing happens."""
+        self.send_bytes(message.SerializeToString())
+
+    def send_bytes(self, payload: bytes) -> None:
+        """Queue a request message that is serialized already.
+
+        Raises:
+            RuntimeError: after ``close_send``.
+        """
+        if self._closing:
+            raise RuntimeError("close_send was called already")
+        if self.done:
+            return
+        frame = encode_message(payload)
+        if self._outbox is not None:
+            self._outbox.append(frame)
+            self._outbox_size += len(frame)
+        if self._connection is not None:
+            self._connection.send_data(self.stream_id, frame)
+            self._limit_outbox()
+
+    def close_send(self) -> None:
+        """Say that no more messages come. Nothing happens the second time or after the end of the call."""
+        if self._closing:
+            return
+        self._closing = True
+        if self._connection is not None and not self.done:
+            self._connection.end_stream(self.stream_id)
+
+    async def ready(self) -> None:
+        """Wait until little of what was sent is still queued; a slow server must not fill the memory."""
+        while self._connection is None and not self.done and self._outbox_size > _SEND_QUEUE_MARK:
+            await self._change()
+        connection = self._connection
+        if connection is not None and not self.done and connection.queued(self.stream_id):
+            await connection.writable(self.stream_id)
+
+    def _send_request(self, connection: Connection, headers: HeaderList) -> int:
+        stream_id = connection.send_request(headers)
+        self._responses.attach(connection, stream_id)
+        for frame in self._outbox or ():
+            connection.send_data(stream_id, frame)
+        if self._closing:
+            connection.end_stream(stream_id)
+        self._limit_outbox()
+        self._wake()
+        return stream_id
+
+    def _limit_outbox(self) -> None:
+        if not self._retriable or self._outbox_size > self._options.retry_buffer:
+            self._retriable = False
+            self._outbox = None
+
+    def _sending(self, connection: Connection) -> bool:
+        return not self._closing or connection.queued(self.stream_id) > 0
+
+    # -- receiving -----------------------------------------------------------------------------------
+
+    async def receive(self) -> M | None:
+        """Return the next response message, or None after the last one of a call that ended with OK.
+
+        Raises:
+            RpcError: the call ended with another status; messages that came before it are returned first.
+        """
+        try:
+            return await self._responses.receive()
+        except RpcError as error:
+            self._fail_locally(error)
+            raise
+
+    async def receive_many(self) -> list[M]:
+        """Return every response message that has arrived, at least one; an empty list after the last.
+
+        Raises:
+            RpcError: see ``receive``.
+        """
+        try:
+            return await self._responses.receive_many()
+        except RpcError as error:
+            self._fail_locally(error)
+            raise
+
+    async def initial_metadata(self) -> Metadata:
+        """Wait for the metadata that the server sent ahead of its first message.
+
+        A call that ends without any has empty metadata.
+        """
+        while self._initial is None and not self.done:
+            await self._change()
+        return Metadata(self._initial or ())
+
+    @property
+    def trailing_metadata(self) -> Metadata:
+        """The metadata sent with the status; empty before the end of the call."""
+        return Metadata(self._trailing)
+
+    def __aiter__(self) -> AsyncIterator[M]:
+        return self._iterate()
+
+    async def _iterate(self) -> AsyncIterator[M]:
+        while (message := await self.receive()) is not None:
+            yield message
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.cancel()
+
+    def _fail_locally(self, error: RpcError) -> None:
+        self.abandon(error)
+        self._responses.fail(error)
+
+    async def _change(self) -> None:
+        """Wait for a connection, the headers, or the end."""
+        waiter = self._loop.create_future()
+        self._waiters.add(waiter)
+        try:
+            await waiter
+        finally:
+            self._waiters.discard(waiter)
+
+    def _wake(self) -> None:
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+
+    # -- driven by the connection --------------------------------------------------------------------
+
+    def _use_gzip(self) -> None:
+        self._responses.decoder.gzip = True
+
+    def _take_headers(self, headers: HeaderPairs) -> None:
+        self._initial = headers
+        self._outbox = None
+        self._wake()
+
+    def data(self, data: bytes, ended: bool) -> None:
+        """Take body bytes of the response; they wait here until ``receive`` asks for them."""
+        self._responses.take(data, False)
+        if ended:
+            self.trailers(())
+
+    @property
+    def unacknowledged(self) -> int:
+        """Bytes received that were not given back to the server's window."""
+        return self._responses.unread
+
+    def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
+        if self.done:
+            return
+        self._mark_done()
+        self._trailing = trailers
+        self._outbox = None
+        self._connection = None
+        self._responses.end(error)
+        self._wake()
 
 
 def request_headers(authority: str, scheme: str, path: str, user_agent: str) -> list[tuple[bytes, bytes]]:

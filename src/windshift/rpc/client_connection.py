@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Protocol, cast
+from typing import Protocol
 
-from .client_call import Call, ClientCallConnection
-from .connection import CLIENT
-from .connection_hooks import Headers
-from .connection_options import ConnectionOptions
+from .channel_options import ChannelOptions
+from .client_call import Call
+from .connection import CLIENT, Connection, ConnectionHandler, Headers
 from .status import RpcError, StatusCode
 
 _log = logging.getLogger(__name__)
@@ -17,6 +16,14 @@ _log = logging.getLogger(__name__)
 
 class ConnectionOwner(Protocol):
     """What a connection needs of its channel."""
+
+    @property
+    def target(self) -> str:
+        """Its server."""
+
+    @property
+    def options(self) -> ChannelOptions:
+        """Its limits and timers."""
 
     def connection_free(self, connection: ClientConnection) -> None:
         """Give waiting calls to the connection: it may take more."""
@@ -28,32 +35,22 @@ class ConnectionOwner(Protocol):
         """Forget the connection."""
 
 
-class ClientConnection(ClientCallConnection):
+class ClientConnection(ConnectionHandler):
     """One connection of a channel.
 
     Attributes:
+        http2: the connection itself.
         ready: done when the server's first SETTINGS arrived; ``ConnectionError`` when that will not be.
         closed: done when the socket is closed.
         calls: those whose streams are open, by stream id.
     """
 
-    def __init__(
-        self,
-        owner: ConnectionOwner,
-        target: str,
-        options: ConnectionOptions,
-        loop: asyncio.AbstractEventLoop,
-        *,
-        keepalive_without_calls: bool = False,
-    ) -> None:
-        super().__init__(CLIENT, options, loop)
+    def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
+        self.http2 = Connection(CLIENT, owner.options.connection, self, loop)
         self._owner = owner
-        self._target = target
-        self._keepalive_without_calls = keepalive_without_calls
+        self._loop = loop
         self._limit = 0
         self._leaving = False
-        self._next_stream = 1
-        self._unwritten = 1  # id of the first stream of which nothing was written
         self.ready: asyncio.Future[None] = loop.create_future()
         self.closed: asyncio.Future[None] = loop.create_future()
         self.calls: dict[int, Call] = {}
@@ -71,12 +68,11 @@ class ClientConnection(ClientCallConnection):
     def open(self, call: Call) -> bool:
         """Start a call on a stream of its own; False when the connection takes no more."""
         try:
-            stream_id = call.open(self)
+            stream_id = call.open(self.http2)
         except ConnectionError:
             self.leave()
             return False
         self.calls[stream_id] = call
-        self._next_stream = stream_id + 2
         return True
 
     def leave(self) -> None:
@@ -91,7 +87,7 @@ class ClientConnection(ClientCallConnection):
 
         A connection that is given up while it is being made may never hear that it was lost.
         """
-        self.abort()
+        self.http2.abort()
         if not self.closed.done():
             self.closed.set_result(None)
 
@@ -107,15 +103,15 @@ class ClientConnection(ClientCallConnection):
             self._close()
 
     def _close(self) -> None:
-        if not self.over:
-            self.send_goaway()
-            self._loop.call_soon(self.close_gracefully)
+        if not self.http2.over:
+            self.http2.send_goaway()
+            self._loop.call_soon(self.http2.close_gracefully)
 
-    # -- hooks of Connection -------------------------------------------------------------------------
+    # -- hooks of the connection ----------------------------------------------------------------------
 
     def on_settings(self) -> None:
         """Learn how many calls may run at once; the first time, report that the connection stands."""
-        self._limit = self._h2.remote_settings[3]
+        self._limit = self.http2.max_streams
         if not self.ready.done():
             self.ready.set_result(None)
         elif self.free:
@@ -131,7 +127,7 @@ class ClientConnection(ClientCallConnection):
         """Hand on body bytes; those of a call that is over only free the window."""
         call = self.calls.get(stream_id)
         if call is None or call.done:
-            self.acknowledge(stream_id, len(data))
+            self.http2.acknowledge(stream_id, len(data))
         else:
             call.data(data, ended)
 
@@ -155,7 +151,10 @@ class ClientConnection(ClientCallConnection):
         """Let what runs finish; the engine closes the streams that the server did not take."""
         if error_code:
             _log.warning(
-                "the server %s ended the connection with error %#x: %s", self._target, error_code, debug[:200]
+                "the server %s ended the connection with error %#x: %s",
+                self._owner.target,
+                error_code,
+                debug[:200],
             )
         self.leave()
 
@@ -170,34 +169,15 @@ class ClientConnection(ClientCallConnection):
         calls = list(self.calls.items())
         self.calls.clear()
         for stream_id, call in calls:
-            lost = RpcError(StatusCode.UNAVAILABLE, f"the connection to {self._target} was lost{why}")
-            call.lost(lost, written=stream_id < self._unwritten)
+            lost = RpcError(StatusCode.UNAVAILABLE, f"the connection to {self._owner.target} was lost{why}")
+            call.lost(lost, written=self.http2.was_flushed(stream_id))
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start HTTP/2, unless the connection was given up meanwhile."""
-        super().connection_made(transport)
-        if self.over:
-            cast("asyncio.Transport", transport).abort()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Note that the socket is closed."""
-        super().connection_lost(exc)
+    def on_socket_closed(self) -> None:
+        """Report it."""
         if not self.closed.done():
             self.closed.set_result(None)
 
-    # -- writing and time ----------------------------------------------------------------------------
-
-    def _flush(self) -> None:
-        if not self._paused:
-            self._unwritten = self._next_stream
-        super()._flush()
-
     def tick(self, now: float) -> None:
         """Check the timers of the connection; to be called about once a second."""
-        if self._transport is None:  # it is still being dialled
-            return
-        if not self.calls and not self._keepalive_without_calls:
-            self._keepalive.rest()
-        if self.calls or not self.over:
-            self.heal_window(sum(call.unacknowledged for call in self.calls.values()))
-        super().tick(now)
+        self.http2.heal_window(sum(call.unacknowledged for call in self.calls.values()))
+        self.http2.tick(now, quiet=not self.calls and not self._owner.options.keepalive_without_calls)

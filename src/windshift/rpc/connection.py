@@ -1,8 +1,8 @@
 """One HTTP/2 connection: bytes in, stream events out, one flush per turn of the event loop.
 
 This is the only module that knows ngh2 (libnghttp2 without I/O) and the only one that writes to a transport.
-``Connection`` carries what both sides share: writing in bounded pieces, flow control, keepalive, the end of
-a connection. Subclasses answer the hooks ``on_…``, see ``ConnectionHooks``.
+``Connection`` carries what both sides share: reading and writing in bounded pieces, flow control, keepalive,
+the end of a connection. What happens on it goes to a ``ConnectionHandler``: a server's or a client's.
 
 Everything that is sent while one batch of received bytes is handled, and by the tasks that it woke, leaves
 in one ``transport.write``: that is where the speed comes from.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import cast
 
 import ngh2
@@ -31,7 +32,6 @@ from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, Silence
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
-from .turns import ReadingInTurns
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +47,62 @@ SEND_QUEUE_MARK = 16_384
 """Bytes of a stream that may be queued before its sender waits."""
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
+
+_READ_SIZE = 262_144
+"""Bytes that are parsed in one turn of the loop, at most."""
+_PIECE, _SMALL_PIECE = 65_536, 8192
+"""Bytes that are parsed before the events are counted; the smaller number is for peers that flood."""
+_READ_EVENTS = 1024
+"""Events of one turn, after which other connections get theirs: some hundred calls."""
 _HEAL_MARGIN = 32_768  # two frames that are being received now
+
+Headers = tuple[tuple[bytes, bytes], ...]
+
+
+class ConnectionHandler:
+    """What a connection calls when something happened; each does nothing unless a subclass says what.
+
+    None of them may flush, or await.
+    """
+
+    def on_no_http2(self) -> None:
+        """Note that the peer did not choose ``h2`` in the TLS handshake: the connection is dropped."""
+
+    def on_ready(self) -> None:
+        """Note that the transport is there and the preface is queued."""
+
+    def on_settings(self) -> None:
+        """Note that SETTINGS of the peer arrived; the first ones end the handshake."""
+
+    def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """Take the headers of a request (server side)."""
+
+    def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
+        """Take the headers of a response (client side)."""
+
+    def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
+        """Take body bytes; every one of them must be given to ``acknowledge`` at some time."""
+
+    def on_trailers(self, stream_id: int, headers: Headers) -> None:
+        """Take trailers, and with them the end of the peer's side."""
+
+    def on_stream_closed(self, stream_id: int, error_code: int) -> None:
+        """Forget a stream: nothing more comes of it and nothing more can be sent."""
+
+    def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
+        """Note that the peer takes no streams above ``last_stream_id``."""
+
+    def on_ping_answered(self, payload: bytes) -> None:
+        """Note that the peer answered a PING."""
+
+    def on_lost(self, error: Exception | None) -> None:
+        """Forget every stream: the connection is over. Called exactly once."""
+
+    def on_socket_closed(self) -> None:
+        """Note that the socket is closed, for which a connection that is over still waits."""
+
+
+_NOBODY = ConnectionHandler()
 
 
 def engine_configuration(options: ConnectionOptions) -> ngh2.Configuration:
@@ -69,40 +124,61 @@ def _first_settings(options: ConnectionOptions) -> dict[ngh2.Setting, int]:
     }
 
 
-class Connection(ReadingInTurns):
+class Connection(asyncio.Protocol):
     """The driver of one connection.
 
     Args:
         role: which side this is.
         options: limits and timers.
+        handler: told of what happens; let go when the socket is closed.
         loop: the event loop that runs the transport.
 
     Attributes:
+        loop: the same.
+        received: bytes that came, without TLS.
         sent: bytes that were given to the transport.
+        made_at: ``loop.time()`` when the transport was there.
         peer: the address of the other side.
+        state: what those who use the connection keep about the other side.
     """
 
-    def __init__(self, role: ngh2.Role, options: ConnectionOptions, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop)
+    def __init__(
+        self,
+        role: ngh2.Role,
+        options: ConnectionOptions,
+        handler: ConnectionHandler,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        self.loop = loop
         self._options = options
+        self._handler = handler
         self._h2 = ngh2.Connection(role, engine_configuration(options))
         self._client = role is ngh2.Role.CLIENT
+        self._transport: asyncio.Transport | None = None
+        self._over = False  # nothing more can be sent or received
         self._cut_off: asyncio.TimerHandle | None = None
-        self._flush_scheduled = False
-        self._paused = self._receiving = False
+        self._flush_scheduled = self._paused = self._receiving = False
+        self._rest = b""  # received, and left for the next turn of the loop
+        self._piece = _PIECE
+        self._events = 0  # of this turn so far
         self._keepalive = Keepalive(options.keepalive_interval, options.keepalive_timeout)
-        self._made_at = 0.0
+        self.made_at = 0.0
         self._settings_received = False
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
-        self.sent = 0
+        self._last_request = self._last_flushed = 0  # stream ids
+        self.received = self.sent = 0
         self.peer = ""
+        self.state: object = None
 
     # -- asyncio.Protocol ----------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start HTTP/2 on ``transport``."""
+        """Start HTTP/2 on ``transport``, unless the connection was given up meanwhile."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._over:
+            self._transport.abort()
+            return
         try:
             self._start(self._transport)
         except Exception:  # noqa: BLE001 -- uvloop only logs it and would leak the socket
@@ -110,10 +186,10 @@ class Connection(ReadingInTurns):
             self.abort()
 
     def _start(self, transport: asyncio.Transport) -> None:
-        self._made_at = self._loop.time()
+        self.made_at = self.loop.time()
         self.peer = name_of_peer(transport)
         if not speaks_http2(transport):
-            self.on_no_http2()
+            self._handler.on_no_http2()
             self.abort()
             return
         prepare(transport, _WRITE_SIZE)
@@ -122,8 +198,47 @@ class Connection(ReadingInTurns):
             settings[ngh2.Setting.ENABLE_PUSH] = 0
         self._h2.initiate_connection(settings)
         self._h2.set_local_window_size(self._window)
-        self.on_ready()
+        self._handler.on_ready()
         self.schedule_flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Feed the engine and hand on the events."""
+        self.received += len(data)
+        if self._rest or len(data) > self._piece:
+            self._rest += data
+            if len(self._rest) == len(data):
+                self._take_rest()
+            return
+        self._events = 0
+        self._receive(data)
+        if self._events >= _READ_EVENTS:
+            self._piece = _SMALL_PIECE
+
+    def _take_rest(self) -> None:
+        """Feed the engine as much as one turn of the loop may take; the rest waits for the next one.
+
+        Otherwise a flood on one connection would hold up all others.
+        """
+        data, piece, self._events = self._rest, self._piece, 0
+        taken = 0
+        while taken < min(len(data), _READ_SIZE) and self._events < _READ_EVENTS:
+            self._receive(data[taken : taken + piece])
+            taken += piece
+            if taken % _PIECE == 0:
+                self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
+        self._piece = _PIECE if self._events < _READ_EVENTS else _SMALL_PIECE
+        self._rest = b"" if self._over else data[taken:]
+        self._flush()
+        transport = self._transport
+        if transport is not None and not transport.is_closing():
+            transport.pause_reading()
+            self.loop.call_soon(self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        if self._rest and not self._over:
+            self._take_rest()
+        if not self._rest and self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def _receive(self, data: bytes) -> None:
         if self._over:
@@ -149,7 +264,8 @@ class Connection(ReadingInTurns):
         self._transport = None
         if self._cut_off is not None:  # it would hold the transport, and TLS half a megabyte with it
             self._cut_off.cancel()
-        self.on_gone()
+        handler, self._handler = self._handler, _NOBODY  # they hold each other: a cycle
+        handler.on_socket_closed()
 
     def pause_writing(self) -> None:
         """Stop writing: the peer does not read."""
@@ -166,13 +282,15 @@ class Connection(ReadingInTurns):
         """Write what is queued, once, in the next turn of the loop."""
         if not self._flush_scheduled:
             self._flush_scheduled = True
-            self._loop.call_soon(self._flush)
+            self.loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flush_scheduled = False
         transport = self._transport
         if transport is None or self._over:
             return
+        if not self._paused:
+            self._last_flushed = self._last_request
         try:
             while not self._paused:
                 data = self._h2.data_to_send(_WRITE_SIZE)
@@ -205,65 +323,40 @@ class Connection(ReadingInTurns):
     async def writable(self, stream_id: int) -> None:
         """Wait until little of the stream's body is queued. Only one task may wait per stream."""
         while self._h2.queued_body_size(stream_id) > SEND_QUEUE_MARK and not self._over:
-            waiter = self._senders[stream_id] = self._loop.create_future()
+            waiter = self._senders[stream_id] = self.loop.create_future()
             try:
                 await waiter
             finally:
                 if self._senders.get(stream_id) is waiter:
                     del self._senders[stream_id]
 
-    def send_request(self, headers: HeaderList) -> int:
-        """Open a stream and return its id.
+    def send_request(self, headers: HeaderList, body: bytes | None = None) -> int:
+        """Open a stream and return its id; with a body queue that and the end of our side, too.
 
         Raises:
             ConnectionError: no stream can be opened on this connection any more.
         """
         try:
-            stream_id = self._h2.send_request(headers)
-        except ngh2.NGH2Error as error:
-            raise ConnectionError("the connection takes no more calls") from error
-        self.schedule_flush()
-        return stream_id
-
-    def send_whole_request(self, headers: HeaderList, data: bytes) -> int:
-        """Open a stream, queue its only body bytes and the end of our side, and return its id.
-
-        Raises:
-            ConnectionError: no stream can be opened on this connection any more.
-        """
-        try:
-            stream_id = self._h2.send_request(headers)
-            self._h2.send_data(stream_id, data, end_stream=True)
+            stream_id = self._last_request = self._h2.send_request(headers)
+            if body is not None:
+                self._h2.send_data(stream_id, body, end_stream=True)
         except ngh2.NGH2Error as error:
             raise ConnectionError("the connection takes no more calls") from error
         if not self._flush_scheduled:
             self.schedule_flush()
         return stream_id
 
-    def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None:
-        """Queue response headers. On a stream that is closed already nothing happens."""
+    @property
+    def max_streams(self) -> int:
+        """Streams that the peer lets us have open at once."""
         try:
-            self._h2.send_response(stream_id, headers, end_stream=end)
-        except ngh2.NGH2Error:
-            return
-        self.schedule_flush()
+            return self._h2.remote_settings[ngh2.Setting.MAX_CONCURRENT_STREAMS]
+        except ngh2.NGH2Error:  # these were its last words
+            return 0
 
-    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
-        """Queue body bytes. On a stream that is closed already nothing happens."""
-        try:
-            self._h2.send_data(stream_id, data, end_stream=end)
-        except ngh2.NGH2Error:
-            return
-        if not self._flush_scheduled:
-            self.schedule_flush()
-
-    def send_trailers(self, stream_id: int, headers: HeaderList) -> None:
-        """Queue trailers and the end of our side. On a closed stream nothing happens."""
-        try:
-            self._h2.send_trailers(stream_id, headers)
-        except ngh2.NGH2Error:
-            return
-        self.schedule_flush()
+    def was_flushed(self, stream_id: int) -> bool:
+        """Return whether any of a request may have been written."""
+        return stream_id <= self._last_flushed
 
     def send_message(self, stream_id: int, headers: HeaderList, data: bytes, trailers: HeaderList) -> None:
         """Queue a whole response: headers, one body, trailers. On a closed stream nothing happens."""
@@ -277,13 +370,26 @@ class Connection(ReadingInTurns):
         if not self._flush_scheduled:
             self.schedule_flush()
 
-    def end_stream(self, stream_id: int) -> None:
-        """Queue the end of our side. On a closed stream nothing happens."""
+    def send_data(self, stream_id: int, data: bytes, *, end: bool = False) -> None:
+        """Queue body bytes. On a closed stream nothing happens."""
         try:
-            self._h2.end_stream(stream_id)
+            self._h2.send_data(stream_id, data, end_stream=end)
         except ngh2.NGH2Error:
             return
-        self.schedule_flush()
+        if not self._flush_scheduled:
+            self.schedule_flush()
+
+    def send_response(self, stream_id: int, headers: HeaderList, *, end: bool = False) -> None:
+        """Queue response headers. On a closed stream nothing happens."""
+        self._queue(lambda: self._h2.send_response(stream_id, headers, end_stream=end))
+
+    def send_trailers(self, stream_id: int, headers: HeaderList) -> None:
+        """Queue trailers and the end of our side. On a closed stream nothing happens."""
+        self._queue(lambda: self._h2.send_trailers(stream_id, headers))
+
+    def end_stream(self, stream_id: int) -> None:
+        """Queue the end of our side. On a closed stream nothing happens."""
+        self._queue(lambda: self._h2.end_stream(stream_id))
 
     def reset(self, stream_id: int, error_code: int = CANCEL) -> None:
         """Queue RST_STREAM.
@@ -291,9 +397,29 @@ class Connection(ReadingInTurns):
         A server that resets an upload loses connection window for ever (a partly received DATA frame is
         not credited): it sends trailers and discards instead, and resets only what does not end by itself.
         """
+        self._queue(lambda: self._h2.reset_stream(stream_id, error_code))
+
+    def share_fairly(self, stream_id: int) -> None:
+        """Let the stream take turns with others; without it the first one with data starves the rest."""
+        self._queue(lambda: self._h2.set_stream_priority(stream_id, _STREAMING_PRIORITY))
+
+    def send_shutdown_notice(self, ping: bytes) -> None:
+        """Queue the first GOAWAY, which forbids new streams without refusing any, and a PING behind it.
+
+        Its answer (``on_ping_answered``) means that the peer saw the notice.
+        """
+        self._queue(self._h2.send_shutdown_notice)
+        self._queue(lambda: self._h2.ping(ping))
+
+    def send_goaway(self) -> None:
+        """Queue the final GOAWAY: streams that arrive after it are dropped without a word."""
+        self._queue(self._h2.send_goaway)
+
+    def _queue(self, action: Callable[[], object]) -> None:
+        """Have the engine queue something; it refuses what comes too late."""
         try:
-            self._h2.reset_stream(stream_id, error_code)
-        except ngh2.NGH2Error:
+            action()
+        except (ngh2.NGH2Error, ValueError):
             return
         self.schedule_flush()
 
@@ -319,51 +445,43 @@ class Connection(ReadingInTurns):
             unacknowledged: bytes handed to ``on_data`` that were not given to ``acknowledge`` yet.
         """
         expected = self._window // 2 - unacknowledged  # the engine withholds up to half of the window
-        if self._over or self._h2.local_window_size >= expected - _HEAL_MARGIN:
+        if self._transport is None or self._over:
+            return
+        if self._h2.local_window_size >= expected - _HEAL_MARGIN:
             return
         self._window = min(self._window + self._window // 2, MAX_WINDOW)
-        try:
-            self._h2.set_local_window_size(self._window)
-        except (ngh2.NGH2Error, ValueError):
-            return
-        self.schedule_flush()
-
-    def share_fairly(self, stream_id: int) -> None:
-        """Let the stream take turns with others; without it the first one with data starves the rest."""
-        try:
-            self._h2.set_stream_priority(stream_id, _STREAMING_PRIORITY)
-        except ngh2.NGH2Error:
-            return
+        self._queue(lambda: self._h2.set_local_window_size(self._window))
 
     # -- events --------------------------------------------------------------------------------------
 
     def _dispatch(self) -> None:
-        events = self._h2.events()
+        events, handler = self._h2.events(), self._handler
         self._events += len(events)
         for event in events:
             kind = type(event)
             if kind is DataReceived:
-                self.on_data(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
+                handler.on_data(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
             elif kind is RequestReceived:
-                self.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
+                handler.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is StreamClosed:
                 self._stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
             elif kind is ResponseReceived:
-                self.on_response(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
+                handler.on_response(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is TrailersReceived:
-                self.on_trailers(event.stream_id, event.headers)  # type: ignore[attr-defined]
+                handler.on_trailers(event.stream_id, event.headers)  # type: ignore[attr-defined]
             else:
                 self._dispatch_rare(event)
 
     def _dispatch_rare(self, event: object) -> None:
+        handler = self._handler
         match event:
             case SettingsReceived():
                 self._settings_received = True
-                self.on_settings()
+                handler.on_settings()
             case PingAcknowledged(payload):
-                self.on_ping_answered(payload)
+                handler.on_ping_answered(payload)
             case GoAwayReceived(last_stream_id, error_code, debug):
-                self.on_goaway(last_stream_id, error_code, debug)
+                handler.on_goaway(last_stream_id, error_code, debug)
             case ConnectionClosed():
                 self._close_when_flushed()
             case _:
@@ -373,7 +491,7 @@ class Connection(ReadingInTurns):
         waiter = self._senders.pop(stream_id, None)
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
-        self.on_stream_closed(stream_id, error_code)
+        self._handler.on_stream_closed(stream_id, error_code)
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -406,7 +524,7 @@ class Connection(ReadingInTurns):
             transport.write_eof()
         else:  # TLS: close() waits for the peer's close_notify, which some clients never send
             transport.close()
-        self._cut_off = self._loop.call_later(self._options.close_timeout, transport.abort)
+        self._cut_off = self.loop.call_later(self._options.close_timeout, transport.abort)
 
     def _end(self, error: Exception | None) -> None:
         if self._over:
@@ -416,7 +534,7 @@ class Connection(ReadingInTurns):
             if not waiter.done():
                 waiter.set_result(None)
         self._senders.clear()
-        self.on_lost(error)
+        self._handler.on_lost(error)
 
     def abort(self) -> None:
         """Drop the connection now, with whatever is unsent."""
@@ -430,20 +548,6 @@ class Connection(ReadingInTurns):
         """Whether the connection can carry nothing more."""
         return self._over
 
-    # -- graceful shutdown ---------------------------------------------------------------------------
-
-    def send_shutdown_notice(self, ping: bytes) -> None:
-        """Queue the first GOAWAY, which forbids new streams without refusing any, and a PING behind it.
-
-        Its answer (``on_ping_answered``) means that the peer saw the notice.
-        """
-        self._try_control(self._h2.send_shutdown_notice)
-        self._try_control(lambda: self._h2.ping(ping))
-
-    def send_goaway(self) -> None:
-        """Queue the final GOAWAY: streams that arrive after it are dropped without a word."""
-        self._try_control(self._h2.send_goaway)
-
     def close_gracefully(self) -> None:
         """Flush, half-close, and drop the connection when the peer does not close its side in time."""
         if self._over:
@@ -452,31 +556,27 @@ class Connection(ReadingInTurns):
             self._flush()
         self._close_when_flushed()
 
-    def _try_control(self, action: object) -> None:
-        try:
-            action()  # type: ignore[operator]
-        except ngh2.NGH2Error:
-            return
-        self.schedule_flush()
-
     # -- time ----------------------------------------------------------------------------------------
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float, *, quiet: bool = False) -> None:
         """Check the timers of the connection; to be called about once a second.
 
         Args:
             now: ``loop.time()``.
+            quiet: whether a silent peer is not to be asked with a PING now.
         """
-        if self._over:
+        if self._transport is None or self._over:
             return
         if not self._settings_received:
-            if now - self._made_at > self._options.handshake_timeout:
+            if now - self.made_at > self._options.handshake_timeout:
                 _log.debug("the peer %s did not start HTTP/2 in time", self.peer)
                 self.abort()
             return
+        if quiet:
+            self._keepalive.rest()
         match self._keepalive.look(self.received, now):
             case Silence.TO_ASK_ABOUT:
-                self._try_control(lambda: self._h2.ping(_KEEPALIVE_PING))
+                self._queue(lambda: self._h2.ping(_KEEPALIVE_PING))
             case Silence.FOR_GOOD:
                 _log.debug("the peer %s does not answer", self.peer)
                 self.abort()

@@ -7,28 +7,17 @@ import os
 import socket
 import ssl as tls
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
+from .channel_options import ChannelOptions
 from .client_connection import ClientConnection
-
-
-class DialOptions(Protocol):
-    """What an attempt needs of a channel's options."""
-
-    @property
-    def connect_timeout(self) -> float:
-        """Seconds for the whole attempt."""
-
-    @property
-    def server_name(self) -> str | None:
-        """Name in the server's certificate; None = the host that is dialled."""
 
 
 async def dial(
     host: str,
     port: int,
     ssl: tls.SSLContext | None,
-    options: DialOptions,
+    options: ChannelOptions,
     new_connection: Callable[[], ClientConnection],
 ) -> ClientConnection:
     """Try every address of the server in turn, each with its share of the time, and connect to one.
@@ -66,7 +55,7 @@ async def _connect(
 ) -> ClientConnection:
     loop = asyncio.get_running_loop()
     try:
-        transport, _ = await loop.create_connection(lambda: connection, host, port, **security)
+        transport, _ = await loop.create_connection(lambda: connection.http2, host, port, **security)
         _check_protocol(transport)
         await connection.ready
         _check_standing(connection)

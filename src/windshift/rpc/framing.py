@@ -83,14 +83,14 @@ class MessageDecoder:
 
     Args:
         max_size: largest payload accepted, in bytes, after decompression too.
-        encoding: value of ``grpc-encoding``; ``gzip`` allows compressed messages.
+        gzip: whether messages may be compressed: ``grpc-encoding`` says so.
     """
 
-    __slots__ = ("_buffer", "_gzip", "_max_size", "_needed")
+    __slots__ = ("_buffer", "_max_size", "_needed", "gzip")
 
-    def __init__(self, max_size: int, encoding: str = "identity") -> None:
+    def __init__(self, max_size: int, *, gzip: bool = False) -> None:
         self._max_size = max_size
-        self._gzip = encoding == "gzip"
+        self.gzip = gzip
         self._buffer = bytearray()
         self._needed = PREFIX_SIZE
 
@@ -144,7 +144,7 @@ class MessageDecoder:
     def _check_prefix(self, flag: int, size: int) -> None:
         if flag > 1:
             raise RpcError(StatusCode.INTERNAL, f"the message prefix has an unknown flag {flag:#04x}")
-        if flag and not self._gzip:
+        if flag and not self.gzip:
             raise RpcError(StatusCode.INTERNAL, "a message is compressed but grpc-encoding names no encoding")
         if size > self._max_size:
             raise _too_large(self._max_size)

@@ -48,11 +48,6 @@ class HealthService(Service):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def set_all(self, serving: bool) -> None:
-        """Say the same of every service that is known, as before a drain."""
-        for service in list(self._statuses):
-            self.set(service, serving)
-
     # -- the methods of the service ------------------------------------------------------------------
 
     async def check(self, request: pb.HealthCheckRequest, call: ServerCall) -> pb.HealthCheckResponse:

@@ -8,6 +8,7 @@ import socket
 import ssl as tls
 from collections import Counter
 from collections.abc import Iterable
+from dataclasses import replace
 
 from .holding import largest_holders
 from .listening import Listener, Place, Places, Refusals, open_sockets
@@ -35,8 +36,11 @@ class Server:
     def __init__(self, services: Iterable[Service], options: ServerOptions | None = None) -> None:
         self.options = options or ServerOptions()
         self.services = tuple(services)
+        largest = self.options.max_message_size
         self.methods: dict[bytes, Method] = {
-            path.encode(): method for service in self.services for path, method in service.methods.items()
+            path.encode(): replace(method, max_message_size=min(method.max_message_size, largest))
+            for service in self.services
+            for path, method in service.methods.items()
         }
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Listener] = []
@@ -57,12 +61,12 @@ class Server:
     @property
     def received(self) -> int:
         """Bytes that came over all connections, without TLS."""
-        return self._received + sum(connection.received for connection in self._sockets)
+        return self._received + sum(connection.http2.received for connection in self._sockets)
 
     @property
     def sent(self) -> int:
         """Bytes that were sent over all connections, without TLS."""
-        return self._sent + sum(connection.sent for connection in self._sockets)
+        return self._sent + sum(connection.http2.sent for connection in self._sockets)
 
     def active_calls(self) -> Counter[str]:
         """Count the calls that have not ended, by the path of their method."""
@@ -120,7 +124,7 @@ class Server:
         """Have a connection made, and its TLS handshake before it if it has one."""
         try:
             await self._loop.connect_accepted_socket(
-                lambda: ServerConnection(self, self._loop, place),
+                lambda: ServerConnection(self, self._loop, place).http2,
                 sock,
                 ssl=ssl,
                 ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
@@ -148,13 +152,13 @@ class Server:
         held = {connection: held for connection in self._connections if (held := connection.held)}
         gone = largest_holders(held, limit)
         for connection in gone:
-            connection.abort()
+            connection.http2.abort()
         if gone:
             _log.warning(
                 "clients hold too much memory: %d connections were dropped, the first one of %s, with %d MB "
                 "of messages that are not whole and of unread answers",
                 len(gone),
-                gone[0].peer,
+                gone[0].http2.peer,
                 held[gone[0]] // 1_000_000,
             )
 
@@ -188,8 +192,8 @@ class Server:
         """Forget the socket of a connection; called by it."""
         if connection in self._sockets:
             self._sockets.remove(connection)
-            self._received += connection.received
-            self._sent += connection.sent
+            self._received += connection.http2.received
+            self._sent += connection.http2.sent
         if not self._sockets:
             self._closed.set()
 
@@ -229,7 +233,7 @@ class Server:
         for task in self._beginning:
             task.cancel()
         for connection in list(self._connections):
-            connection.abort()
+            connection.http2.abort()
 
     def _close_listeners(self) -> None:
         for listener in self._listeners:

@@ -7,12 +7,10 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
-from .call import CallConnection, ServerCall
-from .connection import SERVER
-from .connection_hooks import Headers
+from .call import RESPONSE_HEADERS, ServerCall
+from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
 from .listening import Place, Refusals
 from .metadata import parse_timeout
-from .sending import RESPONSE_HEADERS
 from .server_options import Failure, ServerOptions
 from .service import Method
 from .status import HeaderList, RpcError, StatusCode, status_trailers
@@ -49,19 +47,22 @@ class ConnectionOwner(Protocol):
         """Forget the socket of a connection."""
 
 
-class ServerConnection(CallConnection):
-    """One client's connection and its calls."""
+class ServerConnection(ConnectionHandler):
+    """One client's connection and its calls.
+
+    Attributes:
+        http2: the connection itself.
+    """
 
     def __init__(
         self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop, place: Place | None = None
     ) -> None:
-        super().__init__(SERVER, owner.options.connection, loop)
+        self.http2 = Connection(SERVER, owner.options.connection, self, loop)
         self._owner = owner
         self._place = place
         self._methods = owner.methods
-        self._max_message_size = owner.options.max_message_size
-        self._default_timeout = owner.options.default_timeout
         self._admit = owner.options.admit
+        self._loop = loop
         self._calls: dict[int, ServerCall] = {}
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
         self._had_request = False
@@ -71,7 +72,7 @@ class ServerConnection(CallConnection):
 
     def on_no_http2(self) -> None:
         """Have it told: a proxy in front that speaks HTTP/1.1 is easily overlooked."""
-        self._owner.refusals.tell(self.peer, "the client does not offer HTTP/2 (ALPN h2)")
+        self._owner.refusals.tell(self.http2.peer, "the client does not offer HTTP/2 (ALPN h2)")
 
     def on_ready(self) -> None:
         """Register with the server."""
@@ -97,10 +98,7 @@ class ServerConnection(CallConnection):
     def _open_call(
         self, stream_id: int, method: Method, headers: Headers, fields: Mapping[bytes, bytes]
     ) -> ServerCall:
-        largest = self._max_message_size
-        if method.max_message_size is not None:
-            largest = min(largest, method.max_message_size)
-        call = ServerCall(self, stream_id, method, headers, fields, largest, self._loop)
+        call = ServerCall(self, self.http2, stream_id, method, headers, fields)
         encoding = fields.get(b"grpc-encoding")
         if encoding is not None and encoding != b"identity":
             if encoding != b"gzip":
@@ -114,10 +112,8 @@ class ServerConnection(CallConnection):
             call.caller = self._admit(call)
         if seconds is not None:
             call.set_timeout(seconds)
-        elif self._default_timeout is not None and not method.streaming:
-            call.deadline = call.started + self._default_timeout
         if method.streaming:
-            self.share_fairly(stream_id)
+            self.http2.share_fairly(stream_id)
         return call
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
@@ -126,7 +122,7 @@ class ServerConnection(CallConnection):
         if call is not None:
             call.data(data, ended)
         else:
-            self.acknowledge(stream_id, len(data))
+            self.http2.acknowledge(stream_id, len(data))
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
         """End the client's side: its trailers mean nothing else."""
@@ -157,7 +153,7 @@ class ServerConnection(CallConnection):
             call.closed()
         self._owner.connection_lost(self)
 
-    def on_gone(self) -> None:
+    def on_socket_closed(self) -> None:
         """Let the server forget the socket."""
         if self._place is not None:
             self._place.leave()
@@ -189,7 +185,7 @@ class ServerConnection(CallConnection):
         """Tell who wants to know; nobody: log what nobody expected."""
         observer = self._owner.options.on_call_failed
         if observer is not None:
-            observer(Failure(method, self.peer, error, fields))
+            observer(Failure(method, self.http2.peer, error, fields))
         elif error.fault is not None:
             _log.error("the handler of %s failed", method, exc_info=error.fault)
 
@@ -246,9 +242,9 @@ class ServerConnection(CallConnection):
 
     def _answer_http(self, stream_id: int, headers: HeaderList, ended: bool, body: bytes = b"") -> None:
         """Send a whole response; what the client still sends is read and dropped, never reset."""
-        self.send_response(stream_id, headers, end=not body)
+        self.http2.send_response(stream_id, headers, end=not body)
         if body:
-            self.send_data(stream_id, body, end=True)
+            self.http2.send_data(stream_id, body, end=True)
         if not ended:
             self._unread[stream_id] = self._loop.time()
 
@@ -256,28 +252,28 @@ class ServerConnection(CallConnection):
 
     def tick(self, now: float) -> None:
         """Check the timers of the connection and its calls."""
-        super().tick(now)
+        self.http2.tick(now)
         options = self._owner.options
-        if self.over:
+        if self.http2.over:
             return
-        if not self._had_request and now - self._made_at > options.first_request_timeout:
+        if not self._had_request and now - self.http2.made_at > options.first_request_timeout:
             self._had_request = True
             self.drain()
             return
         for call in list(self._calls.values()):
             call.check(now, options.request_timeout)
-        if not self.unwritten:  # a reset would overtake the status that was sent before it
+        if not self.http2.unwritten:  # a reset would overtake the status that was sent before it
             self._reset_unended(now - options.discard_timeout)
 
     def _reset_unended(self, before: float) -> None:
         """Reset streams that were answered before a time and whose clients did not end their side."""
-        for call in list(self._calls.values()):
-            if call.done and call.finished_at < before and not self.queued(call.stream_id):
-                self.reset(call.stream_id, 0)
+        for stream_id, call in list(self._calls.items()):
+            if call.done and call.finished_at < before and not call.queued:
+                self.http2.reset(stream_id, NO_ERROR)
         for stream_id, since in list(self._unread.items()):
             if since < before:
                 del self._unread[stream_id]
-                self.reset(stream_id, 0)
+                self.http2.reset(stream_id, NO_ERROR)
 
     # -- drain ---------------------------------------------------------------------------------------
 
@@ -287,18 +283,18 @@ class ServerConnection(CallConnection):
         The order matters (measured with grpcio and grpc-go under load, no call lost): first GOAWAY and a
         PING, its answer, the end of the streaming calls, the final GOAWAY, the last stream, half-close.
         """
-        if self._draining or self.over:
+        if self._draining or self.http2.over:
             return
         self._draining = True
-        self.send_shutdown_notice(_DRAIN_PING)
+        self.http2.send_shutdown_notice(_DRAIN_PING)
         self._loop.call_later(self._owner.options.drain_ping_timeout, self._go_away)
 
     def _go_away(self) -> None:
-        if self._going_away or self.over:
+        if self._going_away or self.http2.over:
             return
         for call in list(self._calls.values()):
             call.drain()
-        self.send_goaway()
+        self.http2.send_goaway()
         self._going_away = True
         if not self._calls:
             self._finish_drain()
@@ -309,13 +305,13 @@ class ServerConnection(CallConnection):
     def _close_when_idle(self) -> None:
         """Close, unless calls came right behind the frame that ended the wait: GOAWAY has let them in."""
         if not self._calls:
-            self.close_gracefully()
+            self.http2.close_gracefully()
 
     def give_up(self) -> None:
         """End the calls that did not finish within the drain, and the connection."""
         for call in list(self._calls.values()):
             call.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
-        self.close_gracefully()
+        self.http2.close_gracefully()
 
 
 def _path_text(fields: Mapping[bytes, bytes]) -> str:

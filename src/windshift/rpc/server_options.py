@@ -51,9 +51,7 @@ class ServerOptions:
             dropped at once.
         max_connections_per_address: the same for one IPv4 address or one /64 network of IPv6; 0 = as many as
             in all.
-        default_timeout: seconds after which a call without streams and without a deadline of its own is
-            cancelled; None = never. Kept with a precision of ``tick_interval``.
-        request_timeout: seconds in which the request message of such a call must arrive.
+        request_timeout: seconds in which the request message of a call without streams must arrive.
         first_request_timeout: seconds in which a connection's first call must begin.
         discard_timeout: seconds in which a client must end its side after the status was sent; then the
             stream is reset.
@@ -78,7 +76,6 @@ class ServerOptions:
     max_message_size: int = 4 * 1024 * 1024
     max_connections: int = 10_000
     max_connections_per_address: int = 0
-    default_timeout: float | None = None
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
     discard_timeout: float = 5.0

@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+
+UNLIMITED: Final = 2**32 - 1
+"""Bytes of the largest message that the wire format knows."""
 
 Handler = Callable[..., Awaitable[Any]]
 
@@ -27,8 +30,7 @@ class Method:
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
         streaming: whether either side does.
-        max_message_size: bytes of one request message, if that is less than what the server takes; None = as
-            much.
+        max_message_size: bytes of one request message; a server may take less.
     """
 
     path: str
@@ -37,7 +39,7 @@ class Method:
     client_streaming: bool
     server_streaming: bool
     streaming: bool
-    max_message_size: int | None = None
+    max_message_size: int = UNLIMITED
 
 
 class Service:

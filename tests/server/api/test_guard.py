@@ -41,7 +41,7 @@ class Call:
     peer: str = "127.0.0.1:1"
     started: float = 0
     caller: Any = None
-    connection: Any = field(default_factory=lambda: SimpleNamespace(known=()))
+    connection: Any = field(default_factory=lambda: SimpleNamespace(state=()))
 
     def raw_header(self, _: bytes) -> bytes:
         return f"Bearer {token_of('ann')}".encode()

@@ -305,9 +305,9 @@ def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pend
 def _certificate(call: ServerCall) -> tuple[str, ...]:
     """Return the names in the client's certificate, which are read once for each connection."""
     connection = call.connection
-    if not isinstance(connection.known, tuple):
-        connection.known = certificate_names(call.peer_certificate)
-    return connection.known
+    if not isinstance(connection.state, tuple):
+        connection.state = certificate_names(call.peer_certificate)
+    return connection.state
 
 
 def _require_all(admission: Admission, asked: list[Action]) -> None:

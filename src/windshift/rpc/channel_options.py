@@ -1,0 +1,48 @@
+"""The limits and timers of a channel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from .connection_options import ConnectionOptions
+
+
+def _client_connection_options() -> ConnectionOptions:
+    return ConnectionOptions(stream_window=262_144, keepalive_interval=360.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChannelOptions:
+    """Limits and timers of a channel. The defaults of connecting are those of gRPC's connection backoff.
+
+    Attributes:
+        connection: those of each connection. Servers in general end connections that are pinged more often
+            than every five minutes, so the default interval is longer.
+        max_message_size: bytes of one response message, after decompression too.
+        wait_for_ready: what calls do that do not say: True = wait while the server cannot be reached.
+        connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
+        backoff_initial: seconds between the starts of the first two attempts.
+        backoff_multiplier: growth of that time from failure to failure.
+        backoff_jitter: share by which it varies.
+        backoff_maximum: its upper bound, in seconds.
+        retry_buffer: bytes of a streaming call's requests that are kept until the response begins, so that
+            the call can start again when the server refuses it unseen.
+        keepalive_without_calls: whether an idle connection is pinged too; many servers forbid it.
+        server_name: name that the server's certificate must carry, and ``:authority``; None = the target's.
+        user_agent: value of the header ``user-agent``.
+        tick_interval: seconds between two looks at a connection's timers.
+    """
+
+    connection: ConnectionOptions = field(default_factory=_client_connection_options)
+    max_message_size: int = 4 * 1024 * 1024
+    wait_for_ready: bool = False
+    connect_timeout: float = 20.0
+    backoff_initial: float = 1.0
+    backoff_multiplier: float = 1.6
+    backoff_jitter: float = 0.2
+    backoff_maximum: float = 120.0
+    retry_buffer: int = 262_144
+    keepalive_without_calls: bool = False
+    server_name: str | None = None
+    user_agent: str = "grpc-python-windshift"
+    tick_interval: float = 1.0
