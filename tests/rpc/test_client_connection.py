@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as tls
+import sys
 from collections.abc import Awaitable
 from contextlib import closing
 from typing import Any
@@ -195,6 +196,15 @@ async def test_ipv6() -> None:
             pytest.skip("this machine has no IPv6")
         async with calling(f"[::1]:{port}") as channel:
             assert await unary(channel, b"x") == b"x"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems call the interface otherwise")
+async def test_the_scope_of_an_ipv6_address() -> None:
+    """A link-local address means nothing without its interface: the kernel calls that an invalid argument."""
+    async with calling("[fe80::1%lo]:9", channel_options(connect_timeout=0.5)) as channel:
+        error = await failure(unary(channel))
+        assert error.code is StatusCode.UNAVAILABLE
+        assert "invalid argument" not in error.message
 
 
 # -- losing the connection ----------------------------------------------------------------------------------

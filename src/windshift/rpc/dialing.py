@@ -38,7 +38,7 @@ async def dial(
         share = (give_up_at - loop.time()) / (len(addresses) - index)
         try:
             async with asyncio.timeout(share):
-                return await _connect(address[0], address[1], security, new_connection())
+                return await _connect(_host(address), address[1], security, new_connection())
         except OSError as error:
             failure = error
     raise failure
@@ -48,6 +48,11 @@ async def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
     """Return the addresses of a name, as ``socket.getaddrinfo`` does."""
     loop = asyncio.get_running_loop()
     return [*await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+
+def _host(address: tuple[Any, ...]) -> str:
+    """Return the host of a socket address; that of IPv6 has its scope beside it."""
+    return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
 
 
 async def _connect(
