@@ -198,6 +198,7 @@ async def test_ipv6() -> None:
             assert await unary(channel, b"x") == b"x"
 
 
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems call the interface otherwise")
 async def test_the_scope_of_an_ipv6_address() -> None:
     """A link-local address means nothing without its interface: the kernel calls that an invalid argument."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import ssl as tls
 import threading
 from collections import Counter
@@ -19,9 +20,9 @@ from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2
 from tests.support.certificates import Authority
-from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode, server_tls
+from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode, client_tls, server_tls
 
-from .frames import WAIT
+from .frames import WAIT, Peer
 from .serving import (
     DOWNLOAD,
     DUPLEX,
@@ -458,6 +459,41 @@ async def test_a_drain_ends_when_the_sockets_have() -> None:
         await peer.close()
         assert await drained
         assert connection.http2._transport is None
+
+
+@pytest.mark.parametrize("secure", [False, True], ids=["plaintext", "tls"])
+async def test_a_connection_that_is_being_made_belongs_to_the_drain(
+    authority: Authority, server_context: tls.SSLContext, secure: bool
+) -> None:
+    """It was accepted: it is told that the server goes away, and is closed when the drain is over."""
+    client = client_tls(authority.certificate) if secure else None
+    async with serving(OPTIONS, ssl=server_context if secure else None, unary_call=echo) as running:
+        sock = socket.create_connection(running.address)
+        while not running.server._beginning:  # noqa: ASYNC110 -- it lasts for a turn of the loop or two
+            await asyncio.sleep(0)
+        drained = asyncio.create_task(running.server.drain(WAIT))
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert not drained.done()
+        name = "localhost" if secure else None
+        peer = Peer(*await asyncio.open_connection(sock=sock, ssl=client, server_hostname=name))
+        await peer.start()
+        await peer.until(lambda: bool(peer.goaways))
+        await peer.close()
+        assert await drained
+
+
+async def test_a_handshake_that_does_not_go_on_does_not_hold_a_drain(server_context: tls.SSLContext) -> None:
+    """Who has not finished it has no calls; the socket is closed."""
+    options = server_options(drain_ping_timeout=0.1)
+    async with serving(options, ssl=server_context) as running:
+        with socket.create_connection(running.address) as silent:
+            await eventually(lambda: bool(running.server._beginning))
+            assert await running.server.drain(WAIT)
+            assert not running.server._beginning
+            silent.setblocking(False)
+            async with asyncio.timeout(WAIT):
+                assert await asyncio.get_running_loop().sock_recv(silent, 1) == b""
 
 
 async def test_a_drain_of_a_server_without_connections_is_immediate() -> None:

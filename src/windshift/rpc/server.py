@@ -216,9 +216,12 @@ class Server:
             connection.drain()
         ended = True
         try:
-            await asyncio.wait_for(self._idle.wait(), timeout)
+            async with asyncio.timeout(timeout):
+                await self._finish_handshakes()
+                await self._idle.wait()
         except TimeoutError:
             ended = False
+            self._drop_handshakes()
             for connection in list(self._connections):
                 connection.give_up()
         finally:
@@ -226,12 +229,23 @@ class Server:
         await self._closed.wait()
         return ended
 
+    async def _finish_handshakes(self) -> None:
+        """Wait for connections that are being made; one that takes long has no calls, and is dropped."""
+        if self._beginning:
+            await asyncio.wait(self._beginning, timeout=self.options.drain_ping_timeout)
+        self._drop_handshakes()
+        if self._beginning:
+            await asyncio.wait(self._beginning)
+
+    def _drop_handshakes(self) -> None:
+        for task in self._beginning:
+            task.cancel()
+
     def close(self) -> None:
         """Drop everything now."""
         self._close_listeners()
         self._stop_ticker()
-        for task in self._beginning:
-            task.cancel()
+        self._drop_handshakes()
         for connection in list(self._connections):
             connection.http2.abort()
 

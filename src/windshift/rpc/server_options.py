@@ -59,7 +59,8 @@ class ServerOptions:
             answers that they do not read; when it is more, the connections that hold most are dropped. None =
             no bound.
         tick_interval: seconds between two looks at the timers above, and at what is held.
-        drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY.
+        drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
+            handshakes that have begun.
         admit: called with each call before anything of its body is read; what it returns becomes the call's
             ``caller``, what it raises its status. Must be quick.
         translate: says what a client sees of an error, raised by a handler, by ``admit`` or by the gRPC layer
