@@ -19,9 +19,9 @@ import uvloop
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import ConnectionOptions, Method, ServerCall
 from windshift.rpc.connection import SERVER, Connection, ConnectionHandler
-from windshift.server.api.guard import Guard
+from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.auth.audit import Audit
-from windshift.server.auth.authenticate import Identity, Pending
+from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.authorization import Authorization
 
 from .credentials import Rules, bearer, write_rules
@@ -62,17 +62,17 @@ async def check(rules: Rules) -> dict[str, float]:
     """Measure calls with one token and with a new one each time, to one subject and to many."""
     authorization = Authorization(rules.file)
     authorization.watched.start()
-    guard, calls = Guard(authorization.access, Audit()), Calls()
+    interceptor, calls = AuthInterceptor(authorization.access, Audit()), Calls()
     first, *new = rules.tokens(_BATCH + 1)
-    caller = guard.admit(calls.make(first))
-    if isinstance(caller, Pending):
-        await caller.resolve()  # with the issuer's keys
+    waiting = interceptor.on_headers(calls.make(first))
+    if waiting is not None:
+        await waiting  # for the issuer's keys
     subjects = [Request(subject=f"orders.{n}.created") for n in range(_BATCH)]
     same = subjects[:1] * _BATCH
 
     def cost(tokens: list[str], requests: list[Request], batches: int = _BATCHES) -> float:
         taken = sum(
-            _measure(guard, [calls.make(token) for token in tokens], requests) for _ in range(batches)
+            _measure(interceptor, [calls.make(token) for token in tokens], requests) for _ in range(batches)
         )
         return taken / (batches * _BATCH) * 1e6
 
@@ -85,12 +85,13 @@ async def check(rules: Rules) -> dict[str, float]:
     }
 
 
-def _measure(guard: Guard, calls: list[ServerCall], requests: list[Request]) -> float:
+def _measure(interceptor: AuthInterceptor, calls: list[ServerCall], requests: list[Request]) -> float:
     """Admit calls that are all new, ask whether they may publish, and return the seconds that it took."""
-    admit = guard.admit
+    on_headers = interceptor.on_headers
     begun = time.process_time()
     for call, request in zip(calls, requests, strict=True):
-        caller = admit(call)
+        on_headers(call)
+        caller = call.state
         if not isinstance(caller, Identity) or not caller.principal.permissions.publishes(request.subject):
             raise RuntimeError("the call was not let through")
     return time.process_time() - begun

@@ -13,7 +13,7 @@ from windshift.nats.jetstream import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server import health_http, memory, names, open_files
-from windshift.server.api import dead_letters, deadlines, sizes, streams
+from windshift.server.api import dead_letters, deadlines, policies, streams
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
@@ -65,9 +65,9 @@ VALUES: Final = {
     "the longest deadline": seconds(deadlines.LONGEST),
     "the end of its side, after the status was sent": seconds(SERVER.discard_timeout),
     "a message that carries a payload": size(SERVER.max_message_size),
-    "any other message": size(sizes.LARGEST_REQUEST),
-    "one about dead letters": size(sizes.LARGEST_OF_DEAD_LETTERS),
-    "a probe (`grpc.health.v1`)": size(sizes.LARGEST_OF_HEALTH),
+    "any other message": size(policies.LARGEST_REQUEST),
+    "one about dead letters": size(policies.LARGEST_OF_DEAD_LETTERS),
+    "a probe (`grpc.health.v1`)": size(policies.LARGEST_OF_HEALTH),
     "bytes of events that it does not read, on one stream": size(SEND_QUEUE_MARK),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
     "names of stores": f"{names.MAX_STORE_NAME} characters",

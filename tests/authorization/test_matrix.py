@@ -27,7 +27,7 @@ from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc._gen.grpc.health.v1 import health_pb2 as health_pb
 from windshift.rpc._gen.grpc.reflection.v1 import reflection_pb2 as reflection_pb
 from windshift.rpc._gen.grpc.reflection.v1alpha import reflection_pb2 as older_reflection_pb
-from windshift.server.api.rules import CONSUMING, FOR_ALL, FOR_ALL_KNOWN, RULES
+from windshift.server.api.policies import POLICIES
 
 Make = Callable[[World], Message]
 
@@ -110,12 +110,11 @@ def test_size() -> None:
 def test_every_method_has_rows_and_a_rule(world: World) -> None:
     """A method of a served service that nobody has thought of is found here."""
     names = {descriptor.full_name: name for name, descriptor in SERVICES.items()}
-    rules = {*RULES, *CONSUMING, *FOR_ALL_KNOWN, *FOR_ALL}
     served = list(services_told(world.admin))
     assert len(served) == len(SERVICES)
     for service in served:
         for method in service.methods:
-            assert path_of(method) in rules
+            assert path_of(method) in POLICIES
             called = f"{names[service.full_name]}/{method.name}"
             asked = {row.who for row in ROWS if row.method == called}
             assert asked >= {NOBODY, STRANGER, "nothing", "refused", "all"}, called
@@ -124,4 +123,4 @@ def test_every_method_has_rows_and_a_rule(world: World) -> None:
 def test_no_rule_is_left_over(world: World) -> None:
     """Every rule is one of a method that is served."""
     served = {path_of(method) for service in services_told(world.admin) for method in service.methods}
-    assert {*RULES, *CONSUMING, *FOR_ALL_KNOWN, *FOR_ALL} == served
+    assert POLICIES.keys() == served

@@ -29,7 +29,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as letters
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc import StatusCode
-from windshift.server.api.sizes import LARGEST_OF_DEAD_LETTERS, LARGEST_OF_HEALTH, LARGEST_REQUEST
+from windshift.server.api.policies import LARGEST_OF_DEAD_LETTERS, LARGEST_OF_HEALTH, LARGEST_REQUEST
 
 OK: Final = StatusCode.OK
 INVALID: Final = StatusCode.INVALID_ARGUMENT

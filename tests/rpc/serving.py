@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl as tls
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2, test_pb2
-from windshift.rpc import ConnectionOptions, Server, ServerCall, ServerOptions, Service
+from windshift.rpc import ConnectionOptions, Interceptor, Server, ServerCall, ServerOptions, Service
 
 from .frames import WAIT, Peer, prefixed
 
@@ -47,7 +47,11 @@ class Serving:
 
 @asynccontextmanager
 async def serving(
-    options: ServerOptions | None = None, *, ssl: tls.SSLContext | None = None, **handlers: Handler
+    options: ServerOptions | None = None,
+    *,
+    ssl: tls.SSLContext | None = None,
+    interceptors: Sequence[Interceptor] = (),
+    **handlers: Handler,
 ) -> AsyncIterator[Serving]:
     """Serve the methods of ``grpc.testing.TestService`` that ``handlers`` names.
 
@@ -59,7 +63,7 @@ async def serving(
     options = replace(options, on_call_finished=lambda call, code: finished.append((call.method, int(code))))
     tasks = asyncio.all_tasks()
     with strict_loop():
-        server = Server([Service(SERVICE, SimpleNamespace(**handlers))], options)
+        server = Server([Service(SERVICE, SimpleNamespace(**handlers))], options, interceptors)
         try:
             yield Serving(server, await server.listen("127.0.0.1", 0, ssl=ssl), finished)
         finally:

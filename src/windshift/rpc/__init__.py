@@ -14,7 +14,7 @@ from .metadata import Metadata
 from .reflection import reflection_services
 from .server import Server
 from .server_options import Failure, ServerOptions
-from .service import Method, Service
+from .service import Interceptor, Method, Service
 from .status import RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls
 
@@ -25,6 +25,7 @@ __all__ = [
     "ConnectionOptions",
     "Failure",
     "HealthService",
+    "Interceptor",
     "Metadata",
     "Method",
     "ReplaceableTls",

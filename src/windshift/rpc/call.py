@@ -60,12 +60,13 @@ class ServerCall:
         begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
-        caller: what ``ServerOptions.admit`` returned.
+        state: what interceptors keep about the call, such as who makes it.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
     """
 
     __slots__ = (
+        "_admission",
         "_cancelled",
         "_connection",
         "_deadline_passed",
@@ -85,12 +86,12 @@ class ServerCall:
         "_timer",
         "_trailing_metadata",
         "begun",
-        "caller",
         "deadline",
         "encoding",
         "finished_at",
         "on_drain",
         "started",
+        "state",
     )
 
     def __init__(
@@ -111,6 +112,7 @@ class ServerCall:
         self._loop = connection.loop
         self._metadata: Metadata | None = None
         self._requests: MessageStream[Any] | None = None  # none as long as a single one may come whole
+        self._admission: asyncio.Task[None] | None = None
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._done = self._headers_sent = self._held = self._deadline_passed = self._cancelled = False
@@ -121,7 +123,7 @@ class ServerCall:
         self.started = self._loop.time()
         self.begun = perf_counter()
         self.finished_at = 0.0
-        self.caller: object = None
+        self.state: object = None
         self.on_drain: Callable[[], None] | None = None
 
     # -- the request ---------------------------------------------------------------------------------
@@ -268,30 +270,34 @@ class ServerCall:
         else:
             self._connection.send_response(self._stream_id, self._response_headers() + trailers, end=True)
 
-    # -- who may call --------------------------------------------------------------------------------
-
-    def hold(self) -> bool:
-        """Have the request wait until `release`, as far as the stream's window allows it to come.
-
-        For ``ServerOptions.admit``, when it is not known yet whether the call may go on. Return whether it
-        waits: a handler that reads the requests itself begins at once, and has to wait on its own.
-        """
-        self._held = not self._method.client_streaming
-        return self._held
-
-    def release(self) -> None:
-        """Take the request that had to wait."""
-        self._held = False
-        if self._requests is not None and not self._done:
-            self._run_when_whole(self._requests)
-
     # -- driven by the connection --------------------------------------------------------------------
+
+    def hold(self, admission: Coroutine[Any, Any, None]) -> None:
+        """Start the handler when ``admission`` is done, or end the call with what it raises.
+
+        Until then the request waits, as far as the stream's window allows it to come.
+        """
+        self._held = True
+        self._admission = self._loop.create_task(admission)
+        self._admission.add_done_callback(self._admitted)
+
+    def _admitted(self, admission: asyncio.Task[None]) -> None:
+        self._admission = None
+        self._held = False
+        if admission.cancelled():
+            self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
+        elif (error := admission.exception()) is not None:
+            self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
+        elif self._requests is not None and not self._done:
+            self._go_on(self._requests)
 
     def begin(self, ended: bool) -> None:
         """Take the call up: handlers of streaming requests start now, others with their message."""
         if self._method.client_streaming:
-            self._new_requests().take(b"", ended)
-            self._task = self._loop.create_task(self._run(None))
+            requests = self._new_requests()
+            requests.take(b"", ended)
+            if not self._held:
+                self._go_on(requests)
         elif ended:
             self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
 
@@ -315,8 +321,8 @@ class ServerCall:
                     return
             requests = self._new_requests()
         requests.take(data, ended)
-        if not self._held and not self._method.client_streaming:
-            self._run_when_whole(requests)
+        if self._task is None and not self._held:
+            self._go_on(requests)
 
     def end(self) -> None:
         """Note that the client ended its side without further data."""
@@ -329,15 +335,18 @@ class ServerCall:
         self._requests.attach(self._connection, self._stream_id)
         return self._requests
 
-    def _run_when_whole(self, requests: MessageStream[Any]) -> None:
-        """Start the handler of a single request, once that is there."""
-        try:
-            payload = requests.single()
-        except RpcError as error:
-            self._fail(error)
-            return
-        if payload is not None:
-            self._task = self._loop.create_task(self._run(payload))
+    def _go_on(self, requests: MessageStream[Any]) -> None:
+        """Start the handler: of streaming requests at once, of a single one when that is there."""
+        payload = None
+        if not self._method.client_streaming:
+            try:
+                payload = requests.single()
+            except RpcError as error:
+                self._fail(error)
+                return
+            if payload is None:
+                return
+        self._task = self._loop.create_task(self._run(payload))
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
@@ -413,6 +422,8 @@ class ServerCall:
 
     def _cancel(self) -> None:
         """Cancel the handler, but only once: a second time would break off its clean-up."""
+        if self._admission is not None:
+            self._admission.cancel()
         task = self._task
         if task is not None and not self._cancelled:
             self._cancelled = True
@@ -427,7 +438,9 @@ class ServerCall:
             now: ``loop.time()``.
             body_timeout: seconds in which the message of a call with a single request must be whole.
         """
-        if self._task is None and not self._done and now - self.started > body_timeout:
+        if self._done or self._task is not None or self._method.client_streaming:
+            return
+        if now - self.started > body_timeout:
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")
 
     # -- ending --------------------------------------------------------------------------------------

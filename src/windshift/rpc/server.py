@@ -7,14 +7,14 @@ import logging
 import socket
 import ssl as tls
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .holding import largest_holders
 from .listening import Listener, Place, Places, Refusals, open_sockets
 from .server_connection import ServerConnection
 from .server_options import ServerOptions
-from .service import Method, Service
+from .service import Interceptor, Method, Service
 from .tls import handshake_failure
 
 _log = logging.getLogger(__name__)
@@ -31,14 +31,19 @@ class Server:
     Args:
         services: what it answers.
         options: limits and timers.
+        interceptors: stand before every method; calls come to the first of them first.
     """
 
-    def __init__(self, services: Iterable[Service], options: ServerOptions | None = None) -> None:
+    def __init__(
+        self,
+        services: Iterable[Service],
+        options: ServerOptions | None = None,
+        interceptors: Sequence[Interceptor] = (),
+    ) -> None:
         self.options = options or ServerOptions()
         self.services = tuple(services)
-        largest = self.options.max_message_size
         self.methods: dict[bytes, Method] = {
-            path.encode(): replace(method, max_message_size=min(method.max_message_size, largest))
+            path.encode(): self._intercepted(method, interceptors)
             for service in self.services
             for path, method in service.methods.items()
         }
@@ -57,6 +62,11 @@ class Server:
         self._dropped = 0  # connections, since that was told
         self._tell_dropped_at = 0.0
         self._received = self._sent = 0  # by connections that are gone
+
+    def _intercepted(self, method: Method, interceptors: Sequence[Interceptor]) -> Method:
+        for interceptor in reversed(interceptors):
+            method = interceptor.intercept(method)
+        return replace(method, max_message_size=min(method.max_message_size, self.options.max_message_size))
 
     @property
     def received(self) -> int:

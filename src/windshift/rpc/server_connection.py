@@ -61,7 +61,6 @@ class ServerConnection(ConnectionHandler):
         self._owner = owner
         self._place = place
         self._methods = owner.methods
-        self._admit = owner.options.admit
         self._loop = loop
         self._calls: dict[int, ServerCall] = {}
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
@@ -108,12 +107,13 @@ class ServerConnection(ConnectionHandler):
             call.encoding = "gzip"
         timeout = fields.get(b"grpc-timeout")
         seconds = None if timeout is None else _read_timeout(timeout)
-        if self._admit is not None:
-            call.caller = self._admit(call)
+        admission = None if method.on_headers is None else method.on_headers(call)
         if seconds is not None:
             call.set_timeout(seconds)
         if method.streaming:
             self.http2.share_fairly(stream_id)
+        if admission is not None:
+            call.hold(admission)
         return call
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:

@@ -37,7 +37,6 @@ ErrorTranslator = Callable[[str, Exception], RpcError | None]
 CallObserver = Callable[[ServerCall, StatusCode], None]
 RefusalObserver = Callable[[str | None, StatusCode], None]
 FailureObserver = Callable[[Failure], None]
-Admission = Callable[[ServerCall], object]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,10 +60,8 @@ class ServerOptions:
         tick_interval: seconds between two looks at the timers above, and at what is held.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
             handshakes that have begun.
-        admit: called with each call before anything of its body is read; what it returns becomes the call's
-            ``caller``, what it raises its status. Must be quick.
-        translate: says what a client sees of an error, raised by a handler, by ``admit`` or by the gRPC layer
-            itself.
+        translate: says what a client sees of an error, raised by a handler, by an interceptor or by the gRPC
+            layer itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
         on_call_refused: the same for a request that was answered before it became a call, with the path of
             its method; None = there is no such method.
@@ -83,7 +80,6 @@ class ServerOptions:
     max_held: int | None = None
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
-    admit: Admission | None = None
     translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
     on_call_refused: RefusalObserver | None = None

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -17,11 +17,14 @@ UNLIMITED: Final = 2**32 - 1
 """Bytes of the largest message that the wire format knows."""
 
 Handler = Callable[..., Awaitable[Any]]
+OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 
 
 @dataclass(frozen=True, slots=True)
 class Method:
     """One method as the server needs it.
+
+    An interceptor changes ``handler``, ``on_headers`` and ``max_message_size``.
 
     Attributes:
         path: the ``:path`` of its calls, ``/package.Service/Method``.
@@ -31,6 +34,8 @@ class Method:
         server_streaming: whether the server does.
         streaming: whether either side does.
         max_message_size: bytes of one request message; a server may take less.
+        on_headers: called with each call before anything of its body is read; must be quick. What it raises
+            becomes the call's status; a coroutine that it returns has to end before the handler starts.
     """
 
     path: str
@@ -40,6 +45,17 @@ class Method:
     server_streaming: bool
     streaming: bool
     max_message_size: int = UNLIMITED
+    on_headers: OnHeaders | None = None
+
+
+class Interceptor(Protocol):
+    """Stands between calls and the handlers of methods.
+
+    It is asked once for each method, when the server is made: a call pays only for what it put there.
+    """
+
+    def intercept(self, method: Method) -> Method:
+        """Return the method as calls are to find it, with what it had inside."""
 
 
 class Service:

@@ -12,20 +12,23 @@ from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc import (
     Failure,
     HealthService,
+    Interceptor,
     RpcError,
     Server,
     ServerOptions,
     Service,
     reflection_services,
 )
+from windshift.server.api.auditing import AuditInterceptor
+from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
-from windshift.server.api.guard import Guard, audited
-from windshift.server.api.sizes import limit_sizes
+from windshift.server.api.policies import policy_of
+from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE, StateService
-from windshift.server.api.tracing import trace_calls
+from windshift.server.api.tracing import TracingInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
@@ -66,6 +69,13 @@ class App:
     Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.serve`.
     """
 
+    port = 0
+    """Where the API listens, once it does."""
+    _server: Server | None = None
+    _serving_since: float | None = None
+    _draining_since: float | None = None
+    _flush_by = 0.0
+
     def __init__(
         self,
         config: ServerConfig,
@@ -80,49 +90,31 @@ class App:
         """
         self._config = config
         self._share_port = share_port
-        self.connection = Connection(connection_options(config.nats, servers))
-        self.connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).told)
-        self._requests = Requests(self.connection)
-        api = JetStream(self.connection, self._requests)
-        writes = _writes(config.nats, self.connection, self._requests, api)
-        counts, stats = Counts(), DeadLetterStats()
         self._telemetry = telemetry
+        self._made_at = asyncio.get_running_loop().time()
+        nats = _nats(config.nats, servers)
+        self.connection, self._notes = nats.connection, nats.notes
+        counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         tracer = telemetry.tracer
-        self._notes = Notes(self.connection)
-        nats = _Nats(self.connection, self._requests, api, writes, self._notes)
         domain = _Domain(config, nats, counts, stats, tracer)
-        self._dead_letters = domain.dead_letters
-        self._dead_lettering = domain.dead_lettering
+        self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
-        self.connection.on_lost.append(self._dead_lettering.settled.lose)
-        audit = Audit()
         self._tls = api_tls(config)
         self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
         """Who may do what; None = everybody everything."""
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are loaded again when they change, or when that is demanded."""
         self._demanded = asyncio.Event()
-        self._guard = None if self.authorization is None else Guard(self.authorization.access, audit)
-        self._services = _services(config, domain, tracer, audit)
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        self._flush_by = 0.0
-        self._health = HealthService()
+        self._services, self._health = _services(domain), HealthService()
         answered = [*self._services, self._health]
         self._answered = [*answered, *reflection_services(answered)]
-        for each in self._answered:
-            limit_sizes(each)
-            if self._guard is not None:
-                self._guard.protect(each)
+        _check_policies(self._answered)
+        self._interceptors = _interceptors(config, self.authorization, tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """Readings of this server, unless they are switched off."""
-        self._server: Server | None = None
-        self._made_at = asyncio.get_running_loop().time()
-        self._serving_since: float | None = None
-        self._draining_since: float | None = None
-        self.port = 0
-        """Where the API listens, once it does."""
         self.connection.on_connected.append(self._show_health)
-        self.connection.on_lost.append(self._show_health)
+        self.connection.on_lost += [self._dead_lettering.settled.lose, self._show_health]
         self._show_health()
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
@@ -200,13 +192,12 @@ class App:
             max_connections_per_address=limits.max_connections_per_address,
             max_held=limits.max_held,
             first_request_timeout=limits.handshake_timeout.total_seconds(),
-            admit=None if self._guard is None else self._guard.admit,
             translate=self._translate,
             on_call_finished=None if calls is None else calls.finished,
             on_call_refused=None if calls is None else calls.refused,
             on_call_failed=self._failed,
         )
-        return Server(self._answered, options)
+        return Server(self._answered, options, self._interceptors)
 
     def _failed(self, failure: Failure) -> None:
         self._failures.failed(failure, asyncio.get_running_loop().time())
@@ -261,8 +252,13 @@ class _Nats(NamedTuple):
     notes: Notes
 
 
-def _writes(config: NatsConfig, connection: Connection, requests: Requests, api: JetStream) -> Writes:
-    return Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
+def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
+    connection = Connection(connection_options(config, servers))
+    connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).told)
+    requests = Requests(connection)
+    api = JetStream(connection, requests)
+    writes = Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
+    return _Nats(connection, requests, api, writes, Notes(connection))
 
 
 class _Domain:
@@ -290,21 +286,33 @@ class _Domain:
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
 
 
-def _services(
-    config: ServerConfig, domain: _Domain, tracer: Tracer | None, audit: Audit
-) -> tuple[Service, ...]:
+def _services(domain: _Domain) -> tuple[Service, ...]:
     """Bind the API to the domain."""
-    services = (
+    return (
         Service(EVENTS, domain.events),
         Service(STATE, domain.state),
         Service(DEAD_LETTERS, domain.dead_letters),
     )
+
+
+def _check_policies(services: list[Service]) -> None:
+    """Raise `NoPolicy` for a method that is not in the table, before anything is connected."""
     for service in services:
-        audited(service, audit)
+        for path in service.methods:
+            policy_of(path)
+
+
+def _interceptors(
+    config: ServerConfig, authorization: Authorization | None, tracer: Tracer | None, audit: Audit
+) -> list[Interceptor]:
+    """List what stands before the handlers: a call that is denied has no span, and no record of its work."""
+    interceptors: list[Interceptor] = [SizeInterceptor()]
+    if authorization is not None:
+        interceptors.append(AuthInterceptor(authorization.access, audit))
     if tracer is not None:
-        for service in services:
-            trace_calls(service, tracer, extractor(config.telemetry.propagators))
-    return services
+        interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
+    interceptors.append(AuditInterceptor(audit))
+    return interceptors
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:

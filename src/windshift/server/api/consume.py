@@ -41,7 +41,7 @@ _ACTIONS = {
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
     """Answer an `Events` call until it ends; a drain of the server ends it in good order."""
-    gate = call.caller if isinstance(call.caller, Admission) else None
+    gate = call.state if isinstance(call.state, Admission) else None
     subscription = Subscription(broker, CallClient(call), options, gate)
     call.on_drain = subscription.drain
     await subscription.run()

@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import RpcError, ServerCall, StatusCode
+from windshift.server.api.policies import POLICIES
 from windshift.server.errors import (
     EventTooLarge,
     InvalidField,
@@ -53,9 +54,6 @@ CODES: Mapping[str, StatusCode] = {
     "IDENTITY_UNAVAILABLE": StatusCode.UNAVAILABLE,
     "PERMISSION_DENIED": StatusCode.PERMISSION_DENIED,
 }
-
-_NO_WRITES = ("/Get", "/GetConsumer", "/Events", "/Consume", "/List", "/Watch")
-_STORING = ("/PublishEvent", "/Publish", "/Set")
 
 
 def translate(path: str, error: Exception, max_payload: int) -> RpcError | None:
@@ -97,7 +95,8 @@ def _bad_request(field: str, description: str) -> BadRequest:
 
 def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
     """Give an error of the gRPC layer the reason of the contract that fits it, or its code's name."""
-    writes = path.startswith("/windshift.") and not path.endswith(_NO_WRITES)
+    policy = POLICIES.get(path)  # none of a method that does not exist
+    writes = policy is not None and policy.writes
     match error.code:
         case StatusCode.DEADLINE_EXCEEDED if writes:
             return _of_the_domain(OutcomeUnknown())
@@ -108,7 +107,7 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
         case StatusCode.INVALID_ARGUMENT:
             more = (_bad_request("", error.message),)
             return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, more)
-        case StatusCode.RESOURCE_EXHAUSTED if path.endswith(_STORING):
+        case StatusCode.RESOURCE_EXHAUSTED if policy is not None and policy.stores:
             return _of_the_domain(EventTooLarge(max_payload))
         case _:
             return _with_details(error.code, error.message, error.code.name, {}, ())

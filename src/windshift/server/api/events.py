@@ -83,7 +83,7 @@ class EventsService:
     ) -> pb.DeleteConsumerResponse:
         """Delete a consumer."""
         stream, consumer = read_which_consumer(request)
-        if names.is_generated(consumer) and isinstance(call.caller, Identity):
+        if names.is_generated(consumer) and isinstance(call.state, Identity):
             found = await self._consumers.get(stream, consumer, answer_by(call))
             _require_if_named(call, found, DeleteConsumer(stream, consumer))
         await self._consumers.delete(stream, consumer, answer_by(call))
@@ -106,8 +106,8 @@ class EventsService:
 
 def _require_if_named(call: ServerCall, found: ConsumerView, action: UseConsumer | DeleteConsumer) -> None:
     """Ask for the right to a consumer that was given its name, though that looks like a generated one."""
-    if found.durable and names.is_generated(found.id) and isinstance(call.caller, Identity):
-        require(call.caller, action)
+    if found.durable and names.is_generated(found.id) and isinstance(call.state, Identity):
+        require(call.state, action)
 
 
 def consumer_response(view: ConsumerView) -> pb.GetConsumerResponse:

@@ -7,19 +7,17 @@ but of their events' own traces.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Final
 
-from windshift.rpc import Method, ServerCall, Service, StatusCode
+from windshift.rpc import Method, ServerCall, StatusCode
+from windshift.rpc.service import Handler
 from windshift.server.api.errors import code_of
+from windshift.server.api.policies import Trace, policy_of
 from windshift.server.errors import InvalidField, StoreNotFound
 from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
-
-_TRACED_BELOW: Final = ("/Publish", "/PublishEvent")
-_STATE: Final = "/windshift.state."
 
 _FAULTS: Final = frozenset(
     {
@@ -34,19 +32,29 @@ _FAULTS: Final = frozenset(
 """Codes that are errors of the server by the conventions; with the others it did its work."""
 
 
-def trace_calls(service: Service, tracer: Tracer, extract: Extract) -> None:
-    """Have the calls of a service recorded."""
-    service.methods = {
-        path: method
-        if path.endswith(_TRACED_BELOW)
-        else replace(method, handler=_traced(method, tracer, extract))
-        for path, method in service.methods.items()
-    }
+class TracingInterceptor:
+    """Has calls recorded.
+
+    Args:
+        tracer: begins spans.
+        extract: finds the trace context of a call.
+    """
+
+    def __init__(self, tracer: Tracer, extract: Extract) -> None:
+        self._tracer = tracer
+        self._extract = extract
+
+    def intercept(self, method: Method) -> Method:
+        """Have the calls of a method recorded, unless the domain does it, or nobody."""
+        trace = policy_of(method.path).trace
+        if trace is Trace.NONE:
+            return method
+        return replace(method, handler=_traced(method, trace, self._tracer, self._extract))
 
 
-def _traced(method: Method, tracer: Tracer, extract: Extract) -> Callable[..., Awaitable[Any]]:
+def _traced(method: Method, trace: Trace, tracer: Tracer, extract: Extract) -> Handler:
     handler, path = method.handler, method.path
-    of_store = path.startswith(_STATE)
+    of_store = trace is Trace.STORE
     kind = c.SpanKind.CLIENT if of_store else c.SpanKind.SERVER
 
     async def traced(*arguments: Any) -> Any:

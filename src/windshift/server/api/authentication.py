@@ -7,27 +7,14 @@ request is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
-from windshift.rpc import Method, ServerCall, Service
-from windshift.server.api.errors import code_of
-from windshift.server.api.rules import (
-    CHECKS,
-    CONSUMING,
-    FOR_ALL,
-    FOR_ALL_KNOWN,
-    LASTING,
-    MANAGING,
-    MOST_ACTIONS,
-    PUBLISHING,
-    RULES,
-    Rule,
-    actions,
-)
+from windshift.rpc import Method, ServerCall
+from windshift.rpc.service import Handler
+from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
 from windshift.server.auth.access import Access, Admission, require
 from windshift.server.auth.actions import Action, Publish
 from windshift.server.auth.audit import Audit, Caller
@@ -35,17 +22,13 @@ from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
 from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
-Handler = Callable[..., Awaitable[Any]]
-
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
 
-_NAMED: Final = 20
-"""How many of the things that a call manages the audit log names."""
 _AT_ONCE: Final = 64
 """How many of the things that a request asks for are judged before other calls have their turn."""
 
 
-class Guard:
+class AuthInterceptor:
     """Lets calls through, or not.
 
     Args:
@@ -56,46 +39,43 @@ class Guard:
     def __init__(self, access: Access, audit: Audit) -> None:
         self._access = access
         self._audit = audit
-        self._holding: set[asyncio.Task[None]] = set()
 
-    def admit(self, call: ServerCall) -> Identity | Pending | None:
-        """Say who calls; see ``ServerOptions.admit``. Raise `Unauthenticated`."""
+    def intercept(self, method: Method) -> Method:
+        """Have the calls of a method judged, unless anybody may call it."""
+        policy = policy_of(method.path)
+        if not policy.identified:
+            return method
+        if policy.publishes:
+            handler = self._publishing(method)
+        elif policy.quota is Quota.STREAMS:
+            handler = self._streaming(method, policy)
+        else:
+            handler = self._unary(method, policy)
+        return replace(method, handler=handler, on_headers=self.on_headers)
+
+    def on_headers(self, call: ServerCall) -> Coroutine[Any, Any, None] | None:
+        """Find out who calls; return a coroutine when that takes a while. Raise `Unauthenticated`."""
         header = call.raw_header(b"authorization")
-        known = None if header is None else self._access.authenticator.known(header)
-        if known is not None or call.method in FOR_ALL:
-            return known
+        caller = None if header is None else self._access.authenticator.known(header)
+        if caller is not None:
+            call.state = caller
+            return None
         try:
-            caller = _identify(call, self._access.authenticator)
+            found = _identify(call, self._access.authenticator)
         except Unauthenticated as error:
             self._audit.denied(Caller(call.method, call.peer), error, call.started)
             raise
-        if isinstance(caller, Pending) and call.hold():
-            task = asyncio.create_task(self._release(call, caller))
-            self._holding.add(task)
-            task.add_done_callback(self._holding.discard)
-        return caller
+        call.state = found
+        return self._wait(call, found) if isinstance(found, Pending) else None
 
-    async def _release(self, call: ServerCall, caller: Pending) -> None:
-        """Let a call go on when it is known who calls. Until then it costs as good as no memory."""
+    async def _wait(self, call: ServerCall, caller: Pending) -> None:
+        """Wait until it is known who calls. The call uses almost no memory until then."""
         try:
-            identity = await caller.resolve()
-        except WindshiftError as error:
-            self._cut_off(call, None, error)
-        else:
-            call.caller = identity
-            call.release()
-
-    def protect(self, service: Service) -> None:
-        """Have the calls of a service judged."""
-        service.methods = {
-            path: method if path in FOR_ALL else replace(method, handler=self._protected(method))
-            for path, method in service.methods.items()
-        }
-
-    def _protected(self, method: Method) -> Handler:
-        if method.path in PUBLISHING:
-            return self._publishing(method)
-        return self._streaming(method) if method.streaming else self._unary(method)
+            call.state = await caller.resolve()
+        except Unauthenticated as error:
+            if not call.done:
+                self._deny(call, None, error)
+            raise
 
     # -- kinds of methods ----------------------------------------------------------------------------
 
@@ -104,7 +84,7 @@ class Guard:
         handler, access = method.handler, self._access
 
         def publish(request: Any, call: ServerCall) -> Awaitable[Any]:
-            identity = call.caller
+            identity = call.state
             if isinstance(identity, Identity) and call.started > access.replaced_at:
                 principal = identity.principal
                 if principal.max_rps is None and principal.permissions.publishes(request.subject):
@@ -120,16 +100,14 @@ class Guard:
 
         return publish
 
-    def _unary(self, method: Method) -> Handler:
-        handler, rule = method.handler, RULES.get(method.path)
-        if method.path in LASTING:
-            handler = self._lasting(method)
+    def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
+        handler, rule = method.handler, policy.rule or _nothing
+        if policy.lasting:
+            handler = self._lasting(handler, rule)
 
         async def guarded(request: Any, call: ServerCall) -> Any:
             identity = await self._identified(call)
             self._begin(call, identity)
-            if rule is None:
-                self._forbid(call, identity)
             await self._require_in_turns(call, identity, actions(rule, request), request)
             try:
                 return await handler(request, call)
@@ -139,12 +117,11 @@ class Guard:
 
         return guarded
 
-    def _lasting(self, method: Method) -> Handler:
+    def _lasting(self, handler: Handler, rule: Rule) -> Handler:
         """Judge a call again when the rules change: it may last for an hour."""
-        handler, rule = method.handler, RULES[method.path]
 
         async def lasting(request: Any, call: ServerCall) -> Any:
-            identity = call.caller
+            identity = call.state
             if not isinstance(identity, Identity):
                 raise TypeError("a call that nobody was asked about")
             with self._access.followed(identity, partial(_identify, call)) as admission:
@@ -153,22 +130,19 @@ class Guard:
 
         return lasting
 
-    def _streaming(self, method: Method) -> Handler:
-        handler, rule = method.handler, RULES.get(method.path)
-        forbidden = rule is None and method.path not in CONSUMING | FOR_ALL_KNOWN
+    def _streaming(self, method: Method, policy: MethodPolicy) -> Handler:
+        handler, rule = method.handler, policy.rule or _nothing
 
         async def guarded(*arguments: Any) -> Any:
             call: ServerCall = arguments[-1]
             identity = await self._identified(call)
             self._begin(call, identity)
-            if forbidden:
-                self._forbid(call, identity)
-            asked = [] if rule is None else actions(rule, arguments[0])
+            asked = actions(rule, arguments[0])
             self._require(call, identity, asked, arguments[0])
             try:
                 usage = self._access.usage(identity.principal, call.started)
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
-                    call.caller = admission
+                    call.state = admission
                     self._follow(call, admission, asked)
                     return await handler(*arguments)
             except _DENIALS as error:
@@ -181,7 +155,7 @@ class Guard:
 
     async def _identified(self, call: ServerCall) -> Identity:
         """Return who calls, by the rules that are in force now: the request may have taken a while."""
-        caller = call.caller
+        caller = call.state
         try:
             if call.started <= self._access.replaced_at:
                 caller = _identify(call, self._access.authenticator)
@@ -193,7 +167,7 @@ class Guard:
             raise
         if not isinstance(caller, Identity):
             raise TypeError("a call that nobody was asked about")
-        call.caller = caller
+        call.state = caller
         return caller
 
     def _begin(self, call: ServerCall, identity: Identity) -> None:
@@ -212,8 +186,9 @@ class Guard:
             for action in asked:
                 require(identity, action)
         except PermissionDenied as error:
-            if call.method in CHECKS:
-                CHECKS[call.method](request)
+            check = policy_of(call.method).check
+            if check is not None:
+                check(request)
             self._deny(call, identity, error)
             raise
 
@@ -230,13 +205,6 @@ class Guard:
                 done, rules = 0, self._access.authenticator
                 identity = await self._identified(call)
         self._require(call, identity, asked[done:], request)
-
-    def _forbid(self, call: ServerCall, identity: Identity) -> NoReturn:
-        """Deny a method that has no rule."""
-        rule = "there is no rule for this method"
-        error = PermissionDenied(identity.principal.name, "call this method", "call", call.method, rule)
-        self._deny(call, identity, error)
-        raise error
 
     def _follow(self, call: ServerCall, admission: Admission, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
@@ -261,41 +229,9 @@ class Guard:
             call.abort(error)
 
 
-def audited(service: Service, audit: Audit) -> None:
-    """Have the calls that manage something recorded."""
-    service.methods = {
-        path: replace(method, handler=_audited(method, RULES[path], audit)) if path in MANAGING else method
-        for path, method in service.methods.items()
-    }
-
-
-def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
-    handler = method.handler
-
-    async def managing(request: Any, call: ServerCall) -> Any:
-        failure: BaseException | None = None
-        try:
-            return await handler(request, call)
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            identity = call.caller if isinstance(call.caller, Identity) else None
-            caller = Caller(call.method, call.peer, identity)
-            audit.managed(caller, _managed(rule(request)), code_of(call, failure).name)
-
-    return managing
-
-
-def _managed(asked: Iterator[Action]) -> str:
-    """Name what a call manages: all of it that is of the first's kind, as far as a line has room."""
-    first = next(asked, None)
-    if first is None:
-        return ""
-    alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
-    names = list(dict.fromkeys((first.resource, *alike)))
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+def _nothing(_: object) -> Iterator[Action]:
+    """Ask for nothing: the rule of a method that has none."""
+    return iter(())
 
 
 def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pending:

@@ -14,9 +14,10 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Service
 from windshift.rpc.service import snake_case
+from windshift.server.api.auditing import AuditInterceptor
+from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
-from windshift.server.api.guard import Guard, audited
 from windshift.server.auth.access import Access
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
@@ -40,7 +41,7 @@ class Call:
     method: str = ENSURE_STREAM
     peer: str = "127.0.0.1:1"
     started: float = 0
-    caller: Any = None
+    state: Any = None
     connection: Any = field(default_factory=lambda: SimpleNamespace(state=()))
 
     def raw_header(self, _: bytes) -> bytes:
@@ -48,15 +49,14 @@ class Call:
 
 
 class Behind:
-    """What stands behind a guard."""
+    """What stands behind the interceptor."""
 
     def __init__(self) -> None:
         self.access = Access(rules())
-        self.guard = Guard(self.access, Audit())
         self.handled = 0
         handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), self.handle)
-        self.service = Service(EVENTS, SimpleNamespace(**handlers))
-        self.guard.protect(self.service)
+        method = Service(EVENTS, SimpleNamespace(**handlers)).methods[ENSURE_STREAM]
+        self.method = AuthInterceptor(self.access, Audit()).intercept(method)
 
     async def handle(self, *_: Any) -> None:
         self.handled += 1
@@ -65,10 +65,11 @@ class Behind:
         """Ask for a stream of so many subjects."""
         call: Any = Call()
         call.started = asyncio.get_running_loop().time()
-        call.caller = self.guard.admit(call)
+        assert self.method.on_headers is not None
+        assert self.method.on_headers(call) is None
         request = pb.EnsureStreamRequest(name="S")
         request.subjects.subjects.extend(f"a.{number}" for number in range(subjects))
-        await self.service.methods[ENSURE_STREAM].handler(request, call)
+        await self.method.handler(request, call)
 
 
 async def turns(work: asyncio.Task[None]) -> int:
@@ -119,9 +120,9 @@ async def managed(caplog: pytest.LogCaptureFixture, method: str, request: Any) -
     descriptor = DEAD_LETTERS if "deadletters" in method else EVENTS
     handlers = dict.fromkeys(map(snake_case, descriptor.methods_by_name), handle)
     service = Service(descriptor, SimpleNamespace(**handlers))
-    audited(service, Audit())
+    intercepted = AuditInterceptor(Audit()).intercept(service.methods[method])
     caplog.set_level("INFO")
-    await service.methods[method].handler(request, Call(method))
+    await intercepted.handler(request, Call(method))
     return str(caplog.records[-1].__dict__["resource"])
 
 

@@ -1,0 +1,66 @@
+"""Calls that manage something leave a record in the audit log, each time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final
+
+from windshift.rpc import Method, ServerCall
+from windshift.rpc.service import Handler
+from windshift.server.api.errors import code_of
+from windshift.server.api.policies import MOST_ACTIONS, Rule, policy_of
+from windshift.server.auth.actions import Action
+from windshift.server.auth.audit import Audit, Caller
+from windshift.server.auth.authenticate import Identity
+
+_NAMED: Final = 20
+"""How many of the things that a call manages the audit log names."""
+
+
+class AuditInterceptor:
+    """Records calls.
+
+    Args:
+        audit: the audit log.
+    """
+
+    def __init__(self, audit: Audit) -> None:
+        self._audit = audit
+
+    def intercept(self, method: Method) -> Method:
+        """Have the calls of a method recorded, if they manage something."""
+        policy = policy_of(method.path)
+        if not policy.managed or policy.rule is None:
+            return method
+        return replace(method, handler=_audited(method, policy.rule, self._audit))
+
+
+def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
+    handler = method.handler
+
+    async def managing(request: Any, call: ServerCall) -> Any:
+        failure: BaseException | None = None
+        try:
+            return await handler(request, call)
+        except BaseException as error:
+            failure = error
+            raise
+        finally:
+            identity = call.state if isinstance(call.state, Identity) else None
+            caller = Caller(call.method, call.peer, identity)
+            audit.managed(caller, _resources(rule(request)), code_of(call, failure).name)
+
+    return managing
+
+
+def _resources(asked: Iterator[Action]) -> str:
+    """Name what a call manages: all of it that is of the first's kind, as far as a line has room."""
+    first = next(asked, None)
+    if first is None:
+        return ""
+    alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
+    names = list(dict.fromkeys((first.resource, *alike)))
+    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more

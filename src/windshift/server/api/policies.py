@@ -1,0 +1,315 @@
+"""What the server knows about each method that it serves: one table, in which every method must be.
+
+Interceptors ask it once for each method, when the server is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from enum import Enum
+from itertools import islice
+from typing import Any, Final, TypeAlias
+
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
+from windshift.rpc.service import UNLIMITED
+from windshift.server import names
+from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
+from windshift.server.auth.actions import (
+    EVERYTHING,
+    Action,
+    Bind,
+    Consume,
+    Copy,
+    DeleteConsumer,
+    ManageStore,
+    ManageStream,
+    Publish,
+    PurgeDeadLetters,
+    ReadDeadLetters,
+    ReadKey,
+    ReplayDeadLetters,
+    UseConsumer,
+    WriteKey,
+)
+from windshift.server.errors import InvalidField
+from windshift.server.events.dead_letters.model import DeadLetterId
+
+Rule: TypeAlias = Callable[[Any], Iterator[Action]]
+"""Says what a request asks for. The request may be malformed: whatever it names is only compared."""
+
+Check: TypeAlias = Callable[[Any], object]
+"""Raises `InvalidField` for a request that nobody's rights could make valid."""
+
+MOST_ACTIONS: Final = 16_384
+"""Things that one request may ask for; no broker takes one that has more."""
+
+LARGEST_REQUEST: Final = 512 * 1024
+"""Bytes of a request that carries no payload: 10,000 ids, or 4,096 subjects of 125 characters.
+
+A list of elements of two bytes each takes 16 to 32 times the memory once it is decoded, before anybody can
+count it. So only what carries payloads may be as large as those.
+"""
+
+LARGEST_OF_DEAD_LETTERS: Final = 1024 * 1024
+"""The same for those about dead letters, whose ids hold names: 1,000 of the longest."""
+
+LARGEST_OF_HEALTH: Final = 4 * 1024
+"""The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
+
+
+class Quota(Enum):
+    """What a call counts towards.
+
+    Attributes:
+        NONE: nothing.
+        CALLS: its principal's calls per second.
+        STREAMS: these, and its principal's open streams.
+    """
+
+    NONE = 0
+    CALLS = 1
+    STREAMS = 2
+
+
+class Trace(Enum):
+    """What span the API makes of a call.
+
+    Attributes:
+        NONE: none; the domain makes one where there is one.
+        CALL: that of a remote procedure call.
+        STORE: that of an operation on a database, which a store is to its caller.
+    """
+
+    NONE = 0
+    CALL = 1
+    STORE = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodPolicy:
+    """What holds for the calls of one method.
+
+    Attributes:
+        rule: gives what a request asks for; None = the method asks for no rights, or the domain does once it
+            knows more than the request says.
+        check: tells a request that is malformed that, and not that it is denied: nothing covers a malformed
+            name.
+        identified: whether a caller needs an identity; probes have none.
+        quota: what a call counts towards.
+        trace: what span the API makes of it.
+        max_size: bytes of a request.
+        writes: whether the outcome is unknown when a call is cut off.
+        stores: whether a request carries what the broker stores, and is limited by what that takes.
+        managed: whether the audit log has a record of each call.
+        lasting: whether a call goes on as long as there is something to do, up to an hour.
+    """
+
+    rule: Rule | None
+    check: Check | None = None
+    identified: bool = True
+    quota: Quota = Quota.CALLS
+    trace: Trace = Trace.CALL
+    max_size: int = LARGEST_REQUEST
+    writes: bool = False
+    stores: bool = False
+    managed: bool = False
+    lasting: bool = False
+
+    @property
+    def publishes(self) -> bool:
+        """Whether a request is an event; such calls are the most, and have a subject."""
+        return self.rule is _publish
+
+
+def actions(rule: Rule, request: Any) -> list[Action]:
+    """Return all that a request asks for. Raise `InvalidField` when that is too much."""
+    asked = list(islice(rule(request), MOST_ACTIONS + 1))
+    if len(asked) > MOST_ACTIONS:
+        raise InvalidField("", f"the request names more than {MOST_ACTIONS} things")
+    return asked
+
+
+# --- Events -----------------------------------------------------------------------------------------------
+
+
+def _publish(request: events_pb.PublishEventRequest) -> Iterator[Action]:
+    yield Publish(request.subject)
+
+
+def _ensure_stream(request: events_pb.EnsureStreamRequest) -> Iterator[Action]:
+    yield ManageStream(request.name)
+    yield from map(Bind, request.subjects.subjects)
+    sources = [request.mirror] if request.HasField("mirror") else request.aggregate.sources
+    for source in sources:
+        for subject in source.filter_subjects or (EVERYTHING,):
+            yield Copy(source.name, subject)
+
+
+def _ensure_consumer(request: events_pb.EnsureConsumerRequest) -> Iterator[Action]:
+    name = request.name if request.HasField("name") else None
+    for subject in request.subjects or (EVERYTHING,):
+        yield Consume(request.stream, subject, name)
+
+
+def _get_consumer(request: events_pb.GetConsumerRequest) -> Iterator[Action]:
+    yield UseConsumer(request.stream, names.given_name(request.id))
+
+
+def _delete_consumer(request: events_pb.DeleteConsumerRequest) -> Iterator[Action]:
+    yield DeleteConsumer(request.stream, names.given_name(request.id))
+
+
+# --- State ------------------------------------------------------------------------------------------------
+
+
+def _ensure_store(request: state_pb.EnsureStoreRequest) -> Iterator[Action]:
+    yield ManageStore(request.store)
+
+
+def _get(request: state_pb.GetRequest) -> Iterator[Action]:
+    yield ReadKey(request.store, request.key)
+
+
+def _write(request: state_pb.SetRequest | state_pb.DeleteRequest) -> Iterator[Action]:
+    yield WriteKey(request.store, request.key)
+
+
+# --- Dead letters -----------------------------------------------------------------------------------------
+
+
+def _read_matching(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> Iterator[Action]:
+    yield ReadDeadLetters(request.filter.stream, request.filter.consumer)
+
+
+def _read_one(request: dead_letters_pb.GetRequest) -> Iterator[Action]:
+    yield from _of_ids(ReadDeadLetters, [request.id])
+
+
+def _replay(request: dead_letters_pb.ReplayRequest) -> Iterator[Action]:
+    return _of_ids_or_filter(ReplayDeadLetters, request)
+
+
+def _purge(request: dead_letters_pb.PurgeRequest) -> Iterator[Action]:
+    return _of_ids_or_filter(PurgeDeadLetters, request)
+
+
+_OfDeadLetters: TypeAlias = Callable[[str, str], Action]
+
+
+def _of_ids_or_filter(
+    action: _OfDeadLetters, request: dead_letters_pb.ReplayRequest | dead_letters_pb.PurgeRequest
+) -> Iterator[Action]:
+    if request.HasField("filter"):
+        yield action(request.filter.stream, request.filter.consumer)
+    yield from _of_ids(action, request.ids)
+
+
+def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
+    """Give an action for each consumer whose dead letters are named. What is no id is refused later."""
+    seen = set()
+    for text in islice(ids, MOST_ACTIONS + 1):
+        try:
+            named = DeadLetterId.parse(text)
+        except ValueError:
+            continue
+        if (named.stream, named.consumer) not in seen:
+            seen.add((named.stream, named.consumer))
+            yield action(named.stream, named.consumer)
+
+
+# --- Malformed requests ----------------------------------------------------------------------------------
+
+
+def _check_publish(request: events_pb.PublishEventRequest) -> None:
+    names.subject("subject", request.subject)
+
+
+def _check_store(request: state_pb.EnsureStoreRequest) -> None:
+    names.store_name("store", request.store)
+
+
+def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.DeleteRequest) -> None:
+    names.store_name("store", request.store)
+    names.key("key", request.key)
+
+
+# --- The table --------------------------------------------------------------------------------------------
+
+_PUBLISH: Final = MethodPolicy(
+    rule=_publish,
+    check=_check_publish,
+    trace=Trace.NONE,
+    max_size=UNLIMITED,
+    writes=True,
+    stores=True,
+)
+_CONSUME: Final = MethodPolicy(rule=None, quota=Quota.STREAMS)
+_PROBE: Final = MethodPolicy(
+    rule=None, identified=False, quota=Quota.NONE, trace=Trace.NONE, max_size=LARGEST_OF_HEALTH
+)
+_REFLECTION: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, trace=Trace.NONE)
+
+
+def _state(rule: Rule, check: Check, *, writes: bool = True, managed: bool = False) -> MethodPolicy:
+    return MethodPolicy(rule=rule, check=check, trace=Trace.STORE, writes=writes, managed=managed)
+
+
+def _dead_letters(rule: Rule, quota: Quota = Quota.CALLS, *, changes: bool = False) -> MethodPolicy:
+    return MethodPolicy(
+        rule=rule,
+        quota=quota,
+        max_size=LARGEST_OF_DEAD_LETTERS,
+        writes=changes,
+        managed=changes,
+        lasting=changes,
+    )
+
+
+_EVENTS: Final = "/windshift.events.v1alpha1.EventsService/"
+_STATE: Final = "/windshift.state.v1alpha1.StateService/"
+_DEAD_LETTERS: Final = "/windshift.deadletters.v1alpha1.DeadLettersService/"
+_HEALTH: Final = "/grpc.health.v1.Health/"
+
+POLICIES: Final[Mapping[str, MethodPolicy]] = {
+    _EVENTS + "EnsureStream": MethodPolicy(rule=_ensure_stream, check=read_stream, writes=True, managed=True),
+    _EVENTS + "EnsureConsumer": MethodPolicy(
+        rule=_ensure_consumer, check=read_consumer, writes=True, managed=True
+    ),
+    _EVENTS + "GetConsumer": MethodPolicy(rule=_get_consumer, check=read_which_consumer),
+    _EVENTS + "DeleteConsumer": MethodPolicy(
+        rule=_delete_consumer, check=read_which_consumer, writes=True, managed=True
+    ),
+    _EVENTS + "PublishEvent": _PUBLISH,
+    _EVENTS + "Publish": _PUBLISH,
+    _EVENTS + "Events": _CONSUME,
+    _EVENTS + "Consume": _CONSUME,
+    _STATE + "EnsureStore": _state(_ensure_store, _check_store, managed=True),
+    _STATE + "Get": _state(_get, _check_key, writes=False),
+    _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, stores=True),
+    _STATE + "Delete": _state(_write, _check_key),
+    _DEAD_LETTERS + "List": _dead_letters(_read_matching),
+    _DEAD_LETTERS + "Get": _dead_letters(_read_one),
+    _DEAD_LETTERS + "Replay": _dead_letters(_replay, changes=True),
+    _DEAD_LETTERS + "Purge": _dead_letters(_purge, changes=True),
+    _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, Quota.STREAMS),
+    _HEALTH + "Check": _PROBE,
+    _HEALTH + "List": _PROBE,
+    _HEALTH + "Watch": _PROBE,
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo": _REFLECTION,
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": _REFLECTION,
+}
+
+
+class NoPolicy(Exception):
+    """A method is to be served that nobody has thought of."""
+
+
+def policy_of(path: str) -> MethodPolicy:
+    """Return the policy of a method. Raise `NoPolicy` when it is not in the table."""
+    policy = POLICIES.get(path)
+    if policy is None:
+        raise NoPolicy(f"{path} has no policy; say in {__name__} who may call it, and how")
+    return policy

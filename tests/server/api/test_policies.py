@@ -1,0 +1,79 @@
+"""The table of methods, and how large their requests may be."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from google.protobuf.descriptor import ServiceDescriptor
+
+from windshift.rpc import HealthService, Service, reflection_services
+from windshift.rpc.service import UNLIMITED, snake_case
+from windshift.server.api.dead_letters import DEAD_LETTERS
+from windshift.server.api.events import EVENTS
+from windshift.server.api.policies import (
+    LARGEST_OF_DEAD_LETTERS,
+    LARGEST_OF_HEALTH,
+    LARGEST_REQUEST,
+    POLICIES,
+    NoPolicy,
+    Quota,
+    policy_of,
+)
+from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.api.state import STATE
+
+CARRY_PAYLOADS = {"Publish", "PublishEvent", "Set"}
+
+
+async def _handler(*_: object) -> None:
+    """Do nothing."""
+
+
+def service(descriptor: ServiceDescriptor) -> Service:
+    """Return a service all of whose methods are there."""
+    return Service(
+        descriptor, SimpleNamespace(**{snake_case(each.name): _handler for each in descriptor.methods})
+    )
+
+
+def limits(of: Service) -> dict[str, int]:
+    """Return the bytes that the requests of each method may have."""
+    return {
+        path.rpartition("/")[2]: SizeInterceptor().intercept(method).max_message_size
+        for path, method in of.methods.items()
+    }
+
+
+@pytest.mark.parametrize("descriptor", [EVENTS, STATE, DEAD_LETTERS], ids=lambda each: each.name)
+def test_only_payloads_may_be_as_large_as_the_broker_takes(descriptor: ServiceDescriptor) -> None:
+    """Every other request has a limit of its own."""
+    largest = LARGEST_OF_DEAD_LETTERS if descriptor is DEAD_LETTERS else LARGEST_REQUEST
+    found = limits(service(descriptor))
+    assert found == {name: UNLIMITED if name in CARRY_PAYLOADS else largest for name in found}
+    assert len(found) == len(descriptor.methods)
+
+
+async def test_probes_are_small() -> None:
+    """Anybody may send them, and have the server keep what they hold for as long as they stay open."""
+    assert set(limits(HealthService()).values()) == {LARGEST_OF_HEALTH}
+
+
+async def test_the_table_is_what_the_server_has() -> None:
+    """Each method is in it, and nothing else; nobody but probes is let in without being asked who it is."""
+    answered = [service(EVENTS), service(STATE), service(DEAD_LETTERS), HealthService()]
+    methods = [
+        method for each in [*answered, *reflection_services(answered)] for method in each.methods.values()
+    ]
+    assert {method.path for method in methods} == POLICIES.keys()
+    for method in methods:
+        policy = policy_of(method.path)
+        assert policy.identified == (not method.path.startswith("/grpc.health."))
+        assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
+        assert policy.stores == (policy.max_size == UNLIMITED)
+
+
+def test_a_method_that_is_not_in_the_table() -> None:
+    """The error names it."""
+    with pytest.raises(NoPolicy, match=r"/windshift\.tomorrow\.Service/Publish has no policy"):
+        policy_of("/windshift.tomorrow.Service/Publish")
