@@ -17,7 +17,7 @@ from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.policies import NoPolicy
 from windshift.server.api.sizes import SizeInterceptor
-from windshift.server.auth.access import Access
+from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
@@ -62,7 +62,7 @@ async def _handler(*_: object) -> None:
 
 def interceptors() -> list[Interceptor]:
     """List those that a server has."""
-    access = Access(Authenticator(parse_policy(ALL + principal("all"))))
+    access = ActivePolicy(Authenticator(parse_policy(ALL + principal("all"))))
     return [SizeInterceptor(), AuthInterceptor(access, Audit()), AuditInterceptor(Audit())]
 
 

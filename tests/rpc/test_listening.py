@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.certificates import Authority
 from windshift.rpc import ConnectionOptions, client_tls, open_sockets, server_tls
-from windshift.rpc.listening import Listener, Places, Refusals
+from windshift.rpc.listening import ConnectionLimiter, Listener, RejectionLog
 
 from .frames import Peer
 from .serving import UNARY, Serving, echo, eventually, server_options, serving, simple
@@ -35,31 +35,31 @@ class Hours:
 def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """The first is told, further ones are counted, and the next one after ten seconds tells how many."""
     clock = Hours()
-    refusals = Refusals(cast("asyncio.AbstractEventLoop", clock))
+    log = RejectionLog(cast("asyncio.AbstractEventLoop", clock))
     for seconds in (0, 1, 9):
         clock.now = 100.0 + seconds
-        refusals.tell("192.0.2.1", "why")
+        log.rejected("192.0.2.1", "why")
     clock.now = 111.0
-    refusals.tell("192.0.2.2", "why")
+    log.rejected("192.0.2.2", "why")
     first, second = (vars(record) for record in caplog.records)
     assert (first["peer"], "more" in first) == ("192.0.2.1", False)
     assert (second["peer"], second["more"]) == ("192.0.2.2", 2)
 
 
-# -- places -------------------------------------------------------------------------------------------------
+# -- limits -------------------------------------------------------------------------------------------------
 
 
 def test_places_are_taken_and_left() -> None:
     """There are as many as were asked for, and a place that is left twice is left once."""
-    places = Places(2)
-    first, second = places.take("192.0.2.1"), places.take("192.0.2.2")
+    limiter = ConnectionLimiter(2)
+    first, second = limiter.acquire("192.0.2.1"), limiter.acquire("192.0.2.2")
     assert first is not None
     assert second is not None
-    assert places.take("192.0.2.3") is None
-    first.leave()
-    first.leave()
-    assert places.take("192.0.2.3") is not None
-    assert places.take("192.0.2.4") is None
+    assert limiter.acquire("192.0.2.3") is None
+    first.release()
+    first.release()
+    assert limiter.acquire("192.0.2.3") is not None
+    assert limiter.acquire("192.0.2.4") is None
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_places_are_taken_and_left() -> None:
 )
 def test_an_address_has_places_of_its_own(first: str, other: str, same: bool) -> None:
     """An IPv4 address counts whole, an IPv6 address by its /64; what is nobody's is forgotten."""
-    places = Places(10, per_address=1)
-    place = places.take(first)
+    limiter = ConnectionLimiter(10, per_address=1)
+    place = limiter.acquire(first)
     assert place is not None
-    assert (places.take(other) is None) == same
-    place.leave()
-    again = places.take(first)
+    assert (limiter.acquire(other) is None) == same
+    place.release()
+    again = limiter.acquire(first)
     assert again is not None
-    again.leave()
-    assert len(places._by_address) == (not same)
+    again.release()
+    assert len(limiter._by_address) == (not same)
 
 
 # -- at a server --------------------------------------------------------------------------------------------
@@ -135,13 +135,13 @@ async def test_a_handshake_that_does_not_begin_takes_a_place(tmp_path: Path) -> 
         with ExitStack() as stack:
             for _ in range(2):
                 stack.enter_context(socket.create_connection(running.address))
-            await eventually(lambda: running.server._places._taken == 3)
+            await eventually(lambda: running.server._limiter._taken == 3)
             assert await refused(running)
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
-            await eventually(lambda: running.server._places._taken == 1)
+            await eventually(lambda: running.server._limiter._taken == 1)
         async with await running.peer(ssl=client) as second:
             assert (await second.call(UNARY, simple(b"x"))).status == 0
-        await eventually(lambda: running.server._places._taken == 1)
+        await eventually(lambda: running.server._limiter._taken == 1)
 
 
 async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> No
             silent.setblocking(False)
             async with asyncio.timeout(10):
                 assert await asyncio.get_running_loop().sock_recv(silent, 1) == b""
-    assert running.server._places._taken == 0
+    assert running.server._limiter._taken == 0
 
 
 async def test_the_window_of_a_connection_follows_its_streams() -> None:

@@ -95,11 +95,6 @@ class MessageDecoder:
         self._needed = PREFIX_SIZE
 
     @property
-    def incomplete(self) -> bool:
-        """Whether the bytes fed so far end inside a message."""
-        return bool(self._buffer)
-
-    @property
     def buffered(self) -> int:
         """Bytes held of a message that is not complete."""
         return len(self._buffer)

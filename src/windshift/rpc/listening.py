@@ -1,8 +1,7 @@
-"""Listening sockets, and places for the connections that come in.
+"""Listening sockets, and limits for the connections that come in.
 
-Connections are accepted here and not by the event loop's own server: so a connection takes its place before
-its TLS handshake begins, and one that never finishes it counts like any other. And the event loop would say
-nothing of a process that has no files left.
+Connections are accepted here and not by the event loop's own server, so that they count before their TLS
+handshake begins. And the event loop would say nothing when the process has run out of files.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _BATCH: Final = 64
 _RETRY: Final = 0.5
 """Seconds until another attempt after the process, or the system, had no files left."""
 
-_TELL_AGAIN: Final = 10.0
+_WARNING_INTERVAL: Final = 10.0
 """Seconds between two warnings."""
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
@@ -46,8 +45,7 @@ async def open_sockets(
         backlog: connections that may wait to be accepted.
 
     Raises:
-        OSError: none of the addresses can be had, or one of them not for another reason than that this
-            machine has no such address.
+        OSError: no address worked, or one failed with anything but EADDRNOTAVAIL.
     """
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
@@ -93,7 +91,7 @@ class Listener:
         self._accepted = accepted
         self._loop = loop
         self._pause: asyncio.TimerHandle | None = None
-        self._tell_at = 0.0
+        self._warn_at = 0.0
         for each in self._sockets:
             each.setblocking(False)
         self._listen()
@@ -120,12 +118,12 @@ class Listener:
             self._accepted(connection, address[0])
 
     def _wait(self, error: OSError) -> None:
-        """Leave connections where they wait for a moment: trying again at once would only heat the room."""
+        """Stop accepting for a moment: trying again at once would only spin."""
         self._stop()
         self._pause = self._loop.call_later(_RETRY, self._listen)
         now = self._loop.time()
-        if now >= self._tell_at:
-            self._tell_at = now + _TELL_AGAIN
+        if now >= self._warn_at:
+            self._warn_at = now + _WARNING_INTERVAL
             _log.warning("connections have to wait to be accepted: %s", error.strerror)
 
     def _stop(self) -> None:
@@ -141,44 +139,44 @@ class Listener:
         close_sockets(self._sockets)
 
 
-class Refusals:
-    """Tells of connections that were refused before their first call: one in a while, with their number."""
+class RejectionLog:
+    """Logs connections that were refused before their first call: one in a while, and how many others."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._tell_at = 0.0
+        self._next_at = 0.0
         self._skipped = 0
 
-    def tell(self, address: str, why: str) -> None:
+    def rejected(self, address: str, why: str) -> None:
         """Note one, of a client with this address."""
         now = self._loop.time()
-        if now < self._tell_at:
+        if now < self._next_at:
             self._skipped += 1
             return
-        self._tell_at = now + _TELL_AGAIN
+        self._next_at = now + _WARNING_INTERVAL
         fields = {"peer": address} | ({"more": self._skipped} if self._skipped else {})
         self._skipped = 0
         _log.warning("a connection was refused: %s", why, extra=fields)
 
 
-class Place:
-    """The place of one connection."""
+class Slot:
+    """What one connection takes of a limit."""
 
-    __slots__ = ("_key", "_places")
+    __slots__ = ("_key", "_limiter")
 
-    def __init__(self, places: Places, key: bytes | str) -> None:
-        self._places: Places | None = places
+    def __init__(self, limiter: ConnectionLimiter, key: bytes | str) -> None:
+        self._limiter: ConnectionLimiter | None = limiter
         self._key = key
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Make room for another connection; once is enough."""
-        if self._places is not None:
-            self._places.left(self._key)
-            self._places = None
+        if self._limiter is not None:
+            self._limiter.released(self._key)
+            self._limiter = None
 
 
-class Places:
-    """How many connections there may be at once.
+class ConnectionLimiter:
+    """Limits how many connections there are at once.
 
     Args:
         total: in all.
@@ -191,8 +189,8 @@ class Places:
         self._taken = 0
         self._by_address: dict[bytes | str, int] = {}
 
-    def take(self, address: str) -> Place | None:
-        """Return a place for a connection of this address, None when there is none left."""
+    def acquire(self, address: str) -> Slot | None:
+        """Return a slot for a connection of this address, None when there is none left."""
         if self._taken >= self._total:
             return None
         key: bytes | str = ""
@@ -203,10 +201,10 @@ class Places:
                 return None
             self._by_address[key] = taken + 1
         self._taken += 1
-        return Place(self, key)
+        return Slot(self, key)
 
-    def left(self, key: bytes | str) -> None:
-        """Take a place back; called by it."""
+    def released(self, key: bytes | str) -> None:
+        """Take a slot back; called by it."""
         self._taken -= 1
         if self._per_address:
             self._by_address[key] -= 1

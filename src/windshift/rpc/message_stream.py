@@ -147,7 +147,7 @@ class MessageStream(Generic[M]):
             raise self._direction.error("has more than one message")
         if not self._ended:
             return None
-        if not self._messages or self.decoder.incomplete:
+        if not self._messages or self.decoder.buffered:
             raise self._direction.error("is not one complete message")
         return self._messages.popleft()
 
@@ -196,7 +196,7 @@ class MessageStream(Generic[M]):
         if self._error is not None:
             raise self._error
         if self._ended:
-            if self.decoder.incomplete:
+            if self.decoder.buffered:
                 raise self._direction.error("ended in the middle of a message")
             return False
         self._waiter = self._loop.create_future()

@@ -11,16 +11,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from .holding import largest_holders
-from .listening import Listener, Place, Places, Refusals, open_sockets
+from .listening import ConnectionLimiter, Listener, RejectionLog, Slot, open_sockets
 from .server_connection import ServerConnection
 from .server_options import ServerOptions
 from .service import Interceptor, Method, Service
 from .tls import handshake_failure
 
 _log = logging.getLogger(__name__)
-
-_TELL_AGAIN = 10.0
-"""Seconds between two warnings of the same kind."""
 
 
 class Server:
@@ -49,8 +46,11 @@ class Server:
         }
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Listener] = []
-        self.refusals = Refusals(self._loop)
-        self._places = Places(self.options.max_connections, self.options.max_connections_per_address)
+        self.rejections = RejectionLog(self._loop)
+        self._too_many = RejectionLog(self._loop)
+        self._limiter = ConnectionLimiter(
+            self.options.max_connections, self.options.max_connections_per_address
+        )
         self._beginning: set[asyncio.Task[None]] = set()  # connections in their TLS handshakes
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
@@ -59,8 +59,6 @@ class Server:
         self._idle.set()
         self._closed.set()
         self._draining = False
-        self._dropped = 0  # connections, since that was told
-        self._tell_dropped_at = 0.0
         self._received = self._sent = 0  # by connections that are gone
 
     def _intercepted(self, method: Method, interceptors: Sequence[Interceptor]) -> Method:
@@ -119,34 +117,32 @@ class Server:
 
     def _accepted(self, sock: socket.socket, address: str, ssl: tls.SSLContext | None) -> None:
         """Begin a connection, or drop it when there are too many."""
-        place = self._places.take(address)
-        if place is None:
+        slot = self._limiter.acquire(address)
+        if slot is None:
             sock.close()
-            self._tell_dropped(address)
+            self._too_many.rejected(address, "too many connections are open")
             return
-        task = self._loop.create_task(self._begin(sock, address, place, ssl))
+        task = self._loop.create_task(self._begin(sock, address, slot, ssl))
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
 
-    async def _begin(
-        self, sock: socket.socket, address: str, place: Place, ssl: tls.SSLContext | None
-    ) -> None:
+    async def _begin(self, sock: socket.socket, address: str, slot: Slot, ssl: tls.SSLContext | None) -> None:
         """Have a connection made, and its TLS handshake before it if it has one."""
         try:
             await self._loop.connect_accepted_socket(
-                lambda: ServerConnection(self, self._loop, place).http2,
+                lambda: ServerConnection(self, self._loop, slot).http2,
                 sock,
                 ssl=ssl,
                 ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
             )
         except tls.SSLError as error:
-            self.refusals.tell(address, handshake_failure(error))
-            place.leave()
+            self.rejections.rejected(address, handshake_failure(error))
+            slot.release()
         except OSError as error:  # the client is gone, or its handshake takes too long
             _log.debug("a connection did not begin: %s", error)
-            place.leave()
+            slot.release()
         except BaseException:
-            place.leave()
+            slot.release()
             raise
 
     def _tick(self) -> None:
@@ -180,17 +176,6 @@ class Server:
         self._closed.clear()
         if self._draining:
             connection.drain()
-
-    def _tell_dropped(self, address: str) -> None:
-        """Say that connections were one too many; whoever opens thousands does not fill the log."""
-        self._dropped += 1
-        now = self._loop.time()
-        if now >= self._tell_dropped_at:
-            self._tell_dropped_at = now + _TELL_AGAIN
-            _log.warning(
-                "too many connections are open: %d were dropped, the last one of %s", self._dropped, address
-            )
-            self._dropped = 0
 
     def connection_lost(self, connection: ServerConnection) -> None:
         """Forget a connection; called by it."""

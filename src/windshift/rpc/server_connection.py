@@ -9,7 +9,7 @@ from typing import Protocol
 
 from .call import RESPONSE_HEADERS, ServerCall
 from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
-from .listening import Place, Refusals
+from .listening import RejectionLog, Slot
 from .metadata import parse_timeout
 from .server_options import Failure, ServerOptions
 from .service import Method
@@ -34,8 +34,8 @@ class ConnectionOwner(Protocol):
         """What it answers, by path."""
 
     @property
-    def refusals(self) -> Refusals:
-        """Who is told of connections that were refused."""
+    def rejections(self) -> RejectionLog:
+        """Where connections are logged that were refused."""
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection."""
@@ -55,11 +55,11 @@ class ServerConnection(ConnectionHandler):
     """
 
     def __init__(
-        self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop, place: Place | None = None
+        self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop, slot: Slot | None = None
     ) -> None:
         self.http2 = Connection(SERVER, owner.options.connection, self, loop)
         self._owner = owner
-        self._place = place
+        self._slot = slot
         self._methods = owner.methods
         self._loop = loop
         self._calls: dict[int, ServerCall] = {}
@@ -71,7 +71,7 @@ class ServerConnection(ConnectionHandler):
 
     def on_no_http2(self) -> None:
         """Have it told: a proxy in front that speaks HTTP/1.1 is easily overlooked."""
-        self._owner.refusals.tell(self.http2.peer, "the client does not offer HTTP/2 (ALPN h2)")
+        self._owner.rejections.rejected(self.http2.peer, "the client does not offer HTTP/2 (ALPN h2)")
 
     def on_ready(self) -> None:
         """Register with the server."""
@@ -155,8 +155,8 @@ class ServerConnection(ConnectionHandler):
 
     def on_socket_closed(self) -> None:
         """Let the server forget the socket."""
-        if self._place is not None:
-            self._place.leave()
+        if self._slot is not None:
+            self._slot.release()
         self._owner.connection_gone(self)
 
     # -- for calls -----------------------------------------------------------------------------------
@@ -204,9 +204,9 @@ class ServerConnection(ConnectionHandler):
     def _refuse(self, stream_id: int, fields: Mapping[bytes, bytes], ended: bool) -> None:
         """Answer a request that no method takes."""
         if fields.get(b":method") != b"POST":
-            self._answer_text(stream_id, b"405", (b"allow", b"POST"), fields, ended)
+            self._answer_http(stream_id, b"405", (b"allow", b"POST"), fields, ended)
         elif not _is_grpc(fields):
-            self._answer_text(stream_id, b"415", (b"accept-post", b"application/grpc"), fields, ended)
+            self._answer_http(stream_id, b"415", (b"accept-post", b"application/grpc"), fields, ended)
         else:
             text = _path_text(fields)
             error = RpcError(StatusCode.UNIMPLEMENTED, f"the server has no method {text}")
@@ -217,17 +217,14 @@ class ServerConnection(ConnectionHandler):
     ) -> None:
         """Answer a request that does not become a call; without a path there is no such method."""
         text = _path_text(fields)
-        told = self.translate(text, error)
-        self._answer(stream_id, told, ended)
+        seen = self.translate(text, error)
+        self._answer(stream_id, RESPONSE_HEADERS + status_trailers(seen), b"", ended)
         observer = self._owner.options.on_call_refused
         if observer is not None:
-            observer(path, told.code)
-        self.call_failed(text, fields, told)
+            observer(path, seen.code)
+        self.call_failed(text, fields, seen)
 
-    def _answer(self, stream_id: int, error: RpcError, ended: bool) -> None:
-        self._answer_http(stream_id, RESPONSE_HEADERS + status_trailers(error), ended)
-
-    def _answer_text(
+    def _answer_http(
         self,
         stream_id: int,
         status: bytes,
@@ -236,11 +233,11 @@ class ServerConnection(ConnectionHandler):
         ended: bool,
     ) -> None:
         """Answer a client that speaks HTTP but not gRPC."""
-        headers = [(b":status", status), header, (b"content-type", b"text/plain")]
         body = b"" if fields.get(b":method") == b"HEAD" else _NOT_GRPC
-        self._answer_http(stream_id, headers, ended, body)
+        headers = [(b":status", status), header, (b"content-type", b"text/plain")]
+        self._answer(stream_id, headers, body, ended)
 
-    def _answer_http(self, stream_id: int, headers: HeaderList, ended: bool, body: bytes = b"") -> None:
+    def _answer(self, stream_id: int, headers: HeaderList, body: bytes, ended: bool) -> None:
         """Send a whole response; what the client still sends is read and dropped, never reset."""
         self.http2.send_response(stream_id, headers, end=not body)
         if body:

@@ -18,7 +18,7 @@ from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS
 from windshift.server.api.events import EVENTS
-from windshift.server.auth.access import Access
+from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
@@ -52,7 +52,7 @@ class Behind:
     """What stands behind the interceptor."""
 
     def __init__(self) -> None:
-        self.access = Access(rules())
+        self.access = ActivePolicy(rules())
         self.handled = 0
         handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), self.handle)
         method = Service(EVENTS, SimpleNamespace(**handlers)).methods[ENSURE_STREAM]

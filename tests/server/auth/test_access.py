@@ -10,7 +10,7 @@ from math import inf
 import pytest
 
 from windshift.server.auth import access as access_module
-from windshift.server.auth.access import Access, Admission
+from windshift.server.auth.access import ActivePolicy, AuthorizedStream
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import Entry, Permissions, Role
 from windshift.server.auth.policy import Policy, Principal
@@ -35,7 +35,7 @@ def identity(*subjects: str, name: str = "ann", expires: float = inf, streams: i
 class Stream:
     """An open stream, and what it was ended with."""
 
-    def __init__(self, access: Access, who: Identity) -> None:
+    def __init__(self, access: ActivePolicy, who: Identity) -> None:
         self.access = access
         self.who = who
         self.now: Answer = who
@@ -47,7 +47,7 @@ class Stream:
         return self.now
 
     @contextmanager
-    def opened(self, subject: str = "a.b") -> Iterator[Admission]:
+    def opened(self, subject: str = "a.b") -> Iterator[AuthorizedStream]:
         usage = self.access.usage(self.who.principal, 0)
         with self.access.admitted(self.who, self.identify, usage) as admission:
             admission.follow(
@@ -57,17 +57,17 @@ class Stream:
 
 
 @pytest.fixture
-def access() -> Access:
+def access() -> ActivePolicy:
     """Rules that know nobody: streams are opened by who is let in beforehand."""
-    return Access(Authenticator(Policy()))
+    return ActivePolicy(Authenticator(Policy()))
 
 
-def renew(access: Access) -> None:
+def renew(access: ActivePolicy) -> None:
     """Put other rules in force."""
     access.replace(Authenticator(Policy()), 1)
 
 
-def test_who_still_may_goes_on(access: Access) -> None:
+def test_who_still_may_goes_on(access: ActivePolicy) -> None:
     """A stream that the new rules allow stays, and is judged by them from then on."""
     stream = Stream(access, identity("a.>"))
     with stream.opened() as admission:
@@ -78,7 +78,7 @@ def test_who_still_may_goes_on(access: Access) -> None:
             admission.consume("S", "ann-1", durable=True, subjects={"a.b.c"})
 
 
-def test_who_may_no_longer_is_ended(access: Access) -> None:
+def test_who_may_no_longer_is_ended(access: ActivePolicy) -> None:
     """A stream that the new rules do not allow is ended with what they say."""
     stream = Stream(access, identity("a.>"))
     with stream.opened():
@@ -87,7 +87,7 @@ def test_who_may_no_longer_is_ended(access: Access) -> None:
     assert [type(error) for error in stream.ended] == [PermissionDenied]
 
 
-def test_who_is_not_known_any_more_is_ended(access: Access) -> None:
+def test_who_is_not_known_any_more_is_ended(access: ActivePolicy) -> None:
     """So is one whose credentials are revoked, and one whose credentials are somebody else's now."""
     streams = [Stream(access, identity("a.>")), Stream(access, identity("a.>"))]
     with streams[0].opened(), streams[1].opened():
@@ -97,7 +97,7 @@ def test_who_is_not_known_any_more_is_ended(access: Access) -> None:
     assert [[type(error) for error in stream.ended] for stream in streams] == [[Unauthenticated]] * 2
 
 
-async def test_keys_that_have_to_be_fetched(access: Access) -> None:
+async def test_keys_that_have_to_be_fetched(access: ActivePolicy) -> None:
     """A stream whose token needs keys first is judged when they are there."""
 
     class Slow(Pending):
@@ -129,7 +129,7 @@ async def test_keys_that_have_to_be_fetched(access: Access) -> None:
     ]
 
 
-async def test_keys_that_come_after_other_rules(access: Access) -> None:
+async def test_keys_that_come_after_other_rules(access: ActivePolicy) -> None:
     """What earlier rules would have said counts for nothing, whether it is more or less."""
 
     class Late(Pending):
@@ -158,7 +158,7 @@ async def test_keys_that_come_after_other_rules(access: Access) -> None:
             admission.consume("S", "ann-1", durable=True, subjects={"b"})
 
 
-async def test_many_streams(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_streams(access: ActivePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are judged one after the other, with turns of others in between, by the rules in force then."""
     monkeypatch.setattr(access_module, "_SLICE", 0.0)
     streams = [Stream(access, identity("a.>")) for _ in range(10)]
@@ -187,7 +187,7 @@ async def test_many_streams(access: Access, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_streams_that_end_before_they_are_judged(
-    access: Access, monkeypatch: pytest.MonkeyPatch
+    access: ActivePolicy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is said of them any more."""
     monkeypatch.setattr(access_module, "_SLICE", 0.0)
@@ -202,7 +202,7 @@ async def test_streams_that_end_before_they_are_judged(
     assert sum(len(stream.ended) for stream in streams) == 1
 
 
-def test_expired_credentials(access: Access) -> None:
+def test_expired_credentials(access: ActivePolicy) -> None:
     """A stream ends when its credentials expire, and is told so."""
     early, late = Stream(access, identity("a.>", expires=100)), Stream(access, identity("a.>", expires=101))
     with early.opened(), late.opened():
@@ -213,7 +213,7 @@ def test_expired_credentials(access: Access) -> None:
         assert late.ended == []
 
 
-def test_closed_streams_are_forgotten(access: Access) -> None:
+def test_closed_streams_are_forgotten(access: ActivePolicy) -> None:
     """A stream that is closed is not judged, and makes room for another."""
     stream = Stream(access, identity("a.>", streams=1))
     with stream.opened(), pytest.raises(QuotaExceeded), Stream(access, stream.who).opened():
@@ -226,7 +226,7 @@ def test_closed_streams_are_forgotten(access: Access) -> None:
         pass
 
 
-def test_generated_names(access: Access) -> None:
+def test_generated_names(access: ActivePolicy) -> None:
     """A generated name needs no right of its own, unless it is one that somebody gave."""
     with Stream(access, identity("a.>")).opened() as admission:
         admission.use_consumer("S", GENERATED)
@@ -236,7 +236,7 @@ def test_generated_names(access: Access) -> None:
                 admission.consume("S", consumer, durable=durable, subjects={"a.b"})
 
 
-def test_every_subject_counts(access: Access) -> None:
+def test_every_subject_counts(access: ActivePolicy) -> None:
     """One subject that is not allowed is one too many, and no subject is every subject."""
     with Stream(access, identity("a.>")).opened() as admission:
         for subjects in ({"a.b", "b.a"}, {">"}, set[str]()):

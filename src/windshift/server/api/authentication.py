@@ -15,7 +15,7 @@ from typing import Any, Final
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
-from windshift.server.auth.access import Access, Admission, require
+from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
 from windshift.server.auth.actions import Action, Publish
 from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
@@ -36,7 +36,7 @@ class AuthInterceptor:
         audit: the audit log.
     """
 
-    def __init__(self, access: Access, audit: Audit) -> None:
+    def __init__(self, access: ActivePolicy, audit: Audit) -> None:
         self._access = access
         self._audit = audit
 
@@ -206,7 +206,7 @@ class AuthInterceptor:
                 identity = await self._identified(call)
         self._require(call, identity, asked[done:], request)
 
-    def _follow(self, call: ServerCall, admission: Admission, asked: list[Action]) -> None:
+    def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
         admission.follow(
             partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
@@ -246,6 +246,6 @@ def _certificate(call: ServerCall) -> tuple[str, ...]:
     return connection.state
 
 
-def _require_all(admission: Admission, asked: list[Action]) -> None:
+def _require_all(admission: AuthorizedStream, asked: list[Action]) -> None:
     for action in asked:
         require(admission.identity, action)

@@ -9,7 +9,7 @@ from typing import cast
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
-from windshift.server.auth.access import Admission
+from windshift.server.auth.access import AuthorizedStream
 from windshift.server.errors import InvalidField
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import (
@@ -41,7 +41,7 @@ _ACTIONS = {
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
     """Answer an `Events` call until it ends; a drain of the server ends it in good order."""
-    gate = call.state if isinstance(call.state, Admission) else None
+    gate = call.state if isinstance(call.state, AuthorizedStream) else None
     subscription = Subscription(broker, CallClient(call), options, gate)
     call.on_drain = subscription.drain
     await subscription.run()

@@ -41,7 +41,7 @@ def require(identity: Identity, action: Action) -> None:
         )
 
 
-class Admission:
+class AuthorizedStream:
     """An open stream of a caller, or another call that lasts. The caller may lose what let him in.
 
     Attributes:
@@ -105,7 +105,7 @@ class Admission:
             self._end(error)
 
 
-class Access:
+class ActivePolicy:
     """Who may call now.
 
     Attributes:
@@ -122,7 +122,7 @@ class Access:
         self.replaced_at = -inf
         self._clock = clock
         self._usage: dict[str, Usage] = {}
-        self._open: set[Admission] = set()
+        self._open: set[AuthorizedStream] = set()
         self._resolving: set[asyncio.Task[None]] = set()
 
     def usage(self, principal: Principal, now: float) -> Usage:
@@ -133,7 +133,7 @@ class Access:
         return usage
 
     @contextmanager
-    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[Admission]:
+    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:
         """Count a stream as open, and review it, as long as the block lasts. Raise `QuotaExceeded`."""
         usage.open_stream(identity.principal)
         try:
@@ -143,9 +143,9 @@ class Access:
             usage.close_stream()
 
     @contextmanager
-    def followed(self, identity: Identity, identify: Identify) -> Iterator[Admission]:
+    def followed(self, identity: Identity, identify: Identify) -> Iterator[AuthorizedStream]:
         """Review a call that may last as long as the block does."""
-        admission = Admission(identity, identify)
+        admission = AuthorizedStream(identity, identify)
         self._open.add(admission)
         try:
             yield admission
@@ -177,7 +177,7 @@ class Access:
                     )
                 )
 
-    def _review_some(self, waiting: deque[Admission]) -> None:
+    def _review_some(self, waiting: deque[AuthorizedStream]) -> None:
         """Judge streams for as long as others may be made to wait for that: one at least."""
         until = time.perf_counter() + _SLICE
         while waiting:
@@ -187,7 +187,7 @@ class Access:
             if time.perf_counter() > until:
                 return
 
-    async def _review_others(self, waiting: deque[Admission]) -> None:
+    async def _review_others(self, waiting: deque[AuthorizedStream]) -> None:
         """Judge the rest, unless other rules were put in force, by which all are judged again."""
         rules = self.authenticator
         while waiting:
@@ -196,7 +196,7 @@ class Access:
                 return
             self._review_some(waiting)
 
-    def _review(self, admission: Admission) -> None:
+    def _review(self, admission: AuthorizedStream) -> None:
         try:
             identity = admission.identify(self.authenticator)
             if isinstance(identity, Pending):
@@ -211,7 +211,7 @@ class Access:
         self._resolving.add(task)
         task.add_done_callback(self._resolving.discard)
 
-    async def _resolve(self, admission: Admission, pending: Pending, rules: Authenticator) -> None:
+    async def _resolve(self, admission: AuthorizedStream, pending: Pending, rules: Authenticator) -> None:
         """Judge a stream whose token needs keys that are to be fetched, by these rules if no others came."""
         try:
             identity = await pending.resolve()

@@ -7,7 +7,7 @@ import logging
 from pathlib import Path
 from typing import Final
 
-from windshift.server.auth.access import Access
+from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.policy import Policy
@@ -40,7 +40,7 @@ class Authorization:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._keys = KeySets()
-        self.access = Access(Authenticator(Policy()))
+        self.access = ActivePolicy(Authenticator(Policy()))
         self.watched = Watched("authorization", [file], self._load, self._take)
 
     async def watch(self) -> None:
