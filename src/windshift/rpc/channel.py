@@ -45,6 +45,7 @@ M = TypeVar("M", bound=Message)
 MetadataPairs = Iterable[tuple[str, MetadataValue]]
 
 
+_PARSE = Direction.RESPONSE.parse
 _TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
 
 
@@ -168,7 +169,7 @@ class Channel:
         except asyncio.CancelledError:
             call.cancel()
             raise
-        return Direction.RESPONSE.parse(response_type or _response_type(known), payload)
+        return _PARSE(response_type or _response_type(known), payload)
 
     @overload
     def stream(

@@ -8,9 +8,9 @@ written) is given back to the channel once, without the caller noticing.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Coroutine
 from types import TracebackType
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from google.protobuf.message import Message
 
@@ -373,7 +373,7 @@ class ClientCall(Call, Generic[M]):
 
     def _send_request(self, connection: Connection, headers: HeaderList) -> int:
         stream_id = connection.send_request(headers)
-        self._responses.attach(connection, stream_id)
+        self._responses.attach(connection, stream_id, self.abandon)
         for frame in self._outbox or ():
             connection.send_data(stream_id, frame)
         if self._closing:
@@ -392,29 +392,21 @@ class ClientCall(Call, Generic[M]):
 
     # -- receiving -----------------------------------------------------------------------------------
 
-    async def receive(self) -> M | None:
+    def receive(self) -> Coroutine[Any, Any, M | None]:
         """Return the next response message, or None after the last one of a call that ended with OK.
 
         Raises:
             RpcError: the call ended with another status; messages that came before it are returned first.
         """
-        try:
-            return await self._responses.receive()
-        except RpcError as error:
-            self._fail_locally(error)
-            raise
+        return self._responses.receive()
 
-    async def receive_many(self) -> list[M]:
+    def receive_many(self) -> Coroutine[Any, Any, list[M]]:
         """Return every response message that has arrived, at least one; an empty list after the last.
 
         Raises:
             RpcError: see ``receive``.
         """
-        try:
-            return await self._responses.receive_many()
-        except RpcError as error:
-            self._fail_locally(error)
-            raise
+        return self._responses.receive_many()
 
     async def initial_metadata(self) -> Metadata:
         """Wait for the metadata that the server sent ahead of its first message.
@@ -444,10 +436,6 @@ class ClientCall(Call, Generic[M]):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.cancel()
-
-    def _fail_locally(self, error: RpcError) -> None:
-        self.abandon(error)
-        self._responses.fail(error)
 
     async def _change(self) -> None:
         """Wait for a connection, the headers, or the end."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from typing import Generic, TypeVar
 
@@ -35,9 +36,15 @@ class Direction(Enum):
         try:
             return message_type.FromString(payload)
         except DecodeError as error:
-            noun, code = self.value
-            name = message_type.DESCRIPTOR.full_name
-            raise RpcError(code, f"the {noun} is not a valid {name}") from error
+            raise self.invalid(message_type) from error
+
+    def invalid(self, message_type: type[Message]) -> RpcError:
+        """Return the error for a payload that is no such message."""
+        noun, code = self.value
+        return RpcError(code, f"the {noun} is not a valid {message_type.DESCRIPTOR.full_name}")
+
+
+_RESPONSE = Direction.RESPONSE
 
 
 class MessageStream(Generic[M]):
@@ -59,9 +66,11 @@ class MessageStream(Generic[M]):
         "_direction",
         "_ended",
         "_error",
+        "_from_string",
         "_loop",
         "_message_type",
         "_messages",
+        "_on_error",
         "_stream_id",
         "_waiter",
         "decoder",
@@ -77,6 +86,8 @@ class MessageStream(Generic[M]):
         self.decoder = decoder
         self._message_type = message_type
         self._direction = direction
+        self._from_string = message_type.FromString
+        self._on_error: Callable[[RpcError], None] | None = None
         self._loop = loop
         self._connection: Connection | None = None
         self._stream_id = 0
@@ -88,8 +99,11 @@ class MessageStream(Generic[M]):
 
     # -- for the call --------------------------------------------------------------------------------
 
-    def attach(self, connection: Connection, stream_id: int) -> None:
-        """Say where the bytes come from, and where their window is given back."""
+    def attach(
+        self, connection: Connection, stream_id: int, on_error: Callable[[RpcError], None] | None = None
+    ) -> None:
+        """Say where the bytes come from, and who has to know when they are no messages."""
+        self._on_error = on_error
         self._connection = connection
         self._stream_id = stream_id
 
@@ -108,17 +122,11 @@ class MessageStream(Generic[M]):
         self.release()
         self.take(b"", True)
 
-    def fail(self, error: RpcError) -> None:
-        """Raise ``error`` in place of whatever came."""
-        self._error = error
-        self._messages.clear()
-        self.discard()
-
     def release(self) -> None:
         """Give back the connection's window that unread bytes hold: perhaps nobody will read them."""
         if self._connection is not None:
             self._connection.acknowledge(self._stream_id, self.unread)
-            self._connection = None
+            self._connection = self._on_error = None
 
     def discard(self) -> None:
         """Drop the bytes that nobody will read."""
@@ -159,10 +167,16 @@ class MessageStream(Generic[M]):
         Raises:
             RpcError: what came is no message, or the call ended with an error.
         """
-        while not self._messages:
-            if not self._take_chunk() and not await self._more():
-                return None
-        return self._direction.parse(self._message_type, self._messages.popleft())
+        try:
+            while not self._messages:
+                if not self._take_chunk() and not await self._more():
+                    return None
+            return self._from_string(self._messages.popleft())
+        except DecodeError as error:
+            raise self._failed(self._direction.invalid(self._message_type)) from error
+        except RpcError as error:
+            self._failed(error)
+            raise
 
     async def receive_many(self) -> list[M]:
         """Return every message that has arrived, at least one; an empty list after the last.
@@ -170,16 +184,31 @@ class MessageStream(Generic[M]):
         Raises:
             RpcError: see ``receive``.
         """
-        while True:
-            while self._take_chunk():
-                pass
-            if self._messages:
-                parse, message_type = self._direction.parse, self._message_type
-                batch = [parse(message_type, payload) for payload in self._messages]
-                self._messages.clear()
-                return batch
-            if not await self._more():
-                return []
+        try:
+            while True:
+                while self._take_chunk():
+                    pass
+                if self._messages:
+                    batch = list(map(self._from_string, self._messages))
+                    self._messages.clear()
+                    return batch
+                if not await self._more():
+                    return []
+        except DecodeError as error:
+            raise self._failed(self._direction.invalid(self._message_type)) from error
+        except RpcError as error:
+            self._failed(error)
+            raise
+
+    def _failed(self, error: RpcError) -> RpcError:
+        """End a client's call with an error that was found here; it is raised again from now on."""
+        if self._on_error is not None:
+            self._on_error(error)
+        if self._direction is _RESPONSE:  # a server's call ends with its handler: it needs no memory of it
+            self._error = error
+            self._messages.clear()
+            self.discard()
+        return error
 
     def _take_chunk(self) -> bool:
         """Move one received chunk to the decoder, and let the peer send as much again."""
