@@ -125,9 +125,10 @@ class Requests:
         handler, _, slot = waiting
         slot.discard(token)
         headers = message.headers
-        _call(
-            handler, NoReply.NO_RESPONDERS if headers and headers.startswith(NO_RESPONDERS) else message.body
-        )
+        try:
+            handler(NoReply.NO_RESPONDERS if headers and headers.startswith(NO_RESPONDERS) else message.body)
+        except asyncio.InvalidStateError:
+            pass  # see `_call`; the wire logs what else a receiver raises
 
     # --- Time ---------------------------------------------------------------------------------------------
 

@@ -161,7 +161,7 @@ class Writes:
         """
         result = await self._attempt(write)
         ack = _read(result)
-        return await self._persist(write, result) if ack is None else ack
+        return ack or await self._persist(write, result)
 
     async def _attempt(self, write: Write) -> _Result:
         """Take a slot, send once and wait for the answer."""
