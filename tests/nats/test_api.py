@@ -13,7 +13,8 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import JetStreamError, OutcomeUnknown, Unavailable
 from windshift.nats import headers as h
-from windshift.nats.jetstream import JsonObject, StreamState, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JsonObject, StreamState
 
 Unique = Callable[[], str]
 

@@ -12,7 +12,7 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, NoDirectGet, Unavailable
 from windshift.nats import headers as h
-from windshift.nats.jetstream import Batch, batch_get
+from windshift.nats.jetstream.batch_get import Batch, batch_get
 
 Unique = Callable[[], str]
 

@@ -13,7 +13,9 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, MessageTooLarge, NoBucket, OutcomeUnknown, Superseded, Unavailable
 from windshift.nats import headers as h
-from windshift.nats.jetstream import NEVER_WRITTEN, Buckets, WriteOptions, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.kv import NEVER_WRITTEN, Buckets
+from windshift.nats.jetstream.writes import WriteOptions, Writes
 
 Unique = Callable[[], str]
 

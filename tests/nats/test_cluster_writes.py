@@ -15,7 +15,9 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Superseded
 from windshift.nats import headers as h
-from windshift.nats.jetstream import Buckets, PubAck, Write, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import PubAck, Write, Writes
 
 Unique = Callable[[], str]
 

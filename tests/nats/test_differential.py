@@ -23,17 +23,9 @@ from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Message, NoReply, NoStream, Superseded
 from windshift.nats import headers as h
-from windshift.nats.jetstream import (
-    ACK,
-    Arrival,
-    Buckets,
-    Puller,
-    PullOptions,
-    Write,
-    Writes,
-    nak,
-    read_ack_subject,
-)
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.pulling import ACK, Arrival, Puller, PullOptions, nak, split_ack_subject
+from windshift.nats.jetstream.writes import Write, Writes
 
 Unique = Callable[[], str]
 Headers = Mapping[str, str]
@@ -234,8 +226,8 @@ class Ours:
         while len(delivered) < count:
             arrival = await arrivals.get()
             assert isinstance(arrival, Message)
-            told = read_ack_subject(arrival.reply)
-            delivered.append(Delivered(_seen_by_us(arrival), told.attempt, told.sequence, told.pending))
+            attempt, sequence, _, _, pending = map(int, split_ack_subject(arrival.reply))
+            delivered.append(Delivered(_seen_by_us(arrival), attempt, sequence, pending))
             puller.tell(arrival.reply, acknowledgement)
         await puller.close()
         return delivered

@@ -32,7 +32,8 @@ from windshift.nats import (
     parse_servers,
 )
 from windshift.nats import headers as h
-from windshift.nats.jetstream import ACK, Arrival, Ended, Puller, PullOptions, Write, Writes, read_ack_subject
+from windshift.nats.jetstream.pulling import ACK, Arrival, Ended, Puller, PullOptions, split_ack_subject
+from windshift.nats.jetstream.writes import Write, Writes
 
 WAKEFUL = replace(
     QUICK,
@@ -193,7 +194,7 @@ async def test_pulls_all_the_time(wakeful: Broker, own_nats_server: NatsServer, 
 
     def take(arrival: Arrival) -> None:
         if isinstance(arrival, Message):
-            seen[read_ack_subject(arrival.reply).sequence] += 1
+            seen[int(split_ack_subject(arrival.reply)[1])] += 1
             puller.tell(arrival.reply, ACK)
             puller.pull(1)
         elif isinstance(arrival, Ended):

@@ -25,16 +25,9 @@ from windshift.nats import (
     Unavailable,
     parse_servers,
 )
-from windshift.nats.jetstream import (
-    Arrival,
-    Notice,
-    Puller,
-    PullOptions,
-    Write,
-    WriteOptions,
-    Writes,
-    batch_get,
-)
+from windshift.nats.jetstream.batch_get import batch_get
+from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions
+from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 from windshift.nats.protocol import Kind, ServerError
 from windshift.nats.violations import Violations
 

@@ -24,7 +24,8 @@ from windshift.nats import (
     Unavailable,
 )
 from windshift.nats import headers as h
-from windshift.nats.jetstream import PubAck, Write, WriteOptions, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.writes import PubAck, Write, WriteOptions, Writes
 
 Unique = Callable[[], str]
 
