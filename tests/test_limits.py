@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import pytest
 
-from windshift.nats.jetstream import WriteOptions
+from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server import health_http, memory, names, open_files

@@ -19,7 +19,7 @@ from tests.wire.consuming import Call, subscribed
 from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
-from windshift.nats.jetstream import Writes
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Failure
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter

@@ -20,7 +20,7 @@ from tests.support.client import Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.management import ensure_stream
 from windshift.nats import headers as h
-from windshift.nats.jetstream import StoredMessage
+from windshift.nats.jetstream.api import StoredMessage
 
 Unique = Callable[[], str]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from ipaddress import ip_address
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -36,15 +35,6 @@ class ServerAddress:
     def wants_tls(self) -> bool:
         """Whether the URL asks for TLS."""
         return self.scheme == "tls"
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether the host is an IP address."""
-        try:
-            ip_address(self.host)
-        except ValueError:
-            return False
-        return True
 
 
 def parse_servers(text: str) -> tuple[ServerAddress, ...]:
@@ -81,6 +71,10 @@ def parse_server(text: str) -> ServerAddress:
     return ServerAddress(
         parts.scheme, parts.hostname, port, _decoded(parts.username), _decoded(parts.password)
     )
+
+
+def _is_number(server: ServerAddress) -> bool:
+    return ":" in server.host or server.host.replace(".", "").isdigit()
 
 
 def _decoded(text: str | None) -> str | None:
@@ -143,7 +137,7 @@ class ConnectionOptions:
         lender = next((known for known in self.servers if known.user is not None), None)
         if lender is not None:
             server = replace(server, user=lender.user, password=lender.password)
-        if server.is_numeric:
-            name = next((known.host for known in self.servers if not known.is_numeric), None)
+        if _is_number(server):
+            name = next((known.host for known in self.servers if not _is_number(known)), None)
             server = replace(server, tls_name=name)
         return server

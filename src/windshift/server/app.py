@@ -7,7 +7,9 @@ from collections.abc import Coroutine, Iterator
 from typing import Any, NamedTuple
 
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
-from windshift.nats.jetstream import Buckets, JetStream, WriteOptions, Writes
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc import (
     Failure,

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from windshift.nats import Connection
-from windshift.nats.jetstream import Writes
+from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.events.counts import Counts

@@ -11,7 +11,8 @@ from typing import Any
 
 from tests.support.broker import Broker as NatsBroker
 from tests.support.broker import in_seconds
-from windshift.nats.jetstream import PullOptions, Writes
+from windshift.nats.jetstream.pulling import PullOptions
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import Ack, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.interfaces import ConsumeOptions

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import JetStreamError, Message
-from windshift.nats.jetstream import Writes
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue

@@ -8,7 +8,8 @@ from datetime import timedelta
 import pytest
 
 from windshift.nats import NoReply
-from windshift.nats.jetstream import ACK, TERMINATE, ConsumerState, Notice
+from windshift.nats.jetstream.api import ConsumerState
+from windshift.nats.jetstream.pulling import ACK, TERMINATE, Notice
 from windshift.nats.times import Time
 from windshift.server.errors import ConsumerNotFound
 from windshift.server.events.consuming.commands import Ack, Action, Reject

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from windshift.nats import JetStreamError
-from windshift.nats.jetstream import ConsumerState, StreamState
+from windshift.nats.jetstream.api import ConsumerState, StreamState
 from windshift.server.errors import StreamNotFound, UnsupportedCombination
 from windshift.server.events.consumers import ConsumerView, changed_config, new_config, refusal_error, view
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy

@@ -13,7 +13,8 @@ from tests.server.events.test_publish import event, publisher
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.cutting_proxy import CuttingProxy, cutting
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream import Buckets, Writes
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.specs import ConsumerSpec
 from windshift.server.state.stores import Stores

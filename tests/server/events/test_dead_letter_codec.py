@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from windshift.nats import headers as h
-from windshift.nats.jetstream import StoredMessage
+from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time
 from windshift.server.events.dead_letters.codec import (
     ROOM_FOR_CONDITIONS,

@@ -4,7 +4,7 @@ from math import inf
 
 import pytest
 
-from windshift.nats.jetstream import ConsumerState
+from windshift.nats.jetstream.api import ConsumerState
 from windshift.server.events.consuming.consumer_state import (
     INTERVAL,
     LARGEST_ACK_PENDING,

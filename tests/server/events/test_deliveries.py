@@ -99,7 +99,7 @@ def test_a_subject_that_is_no_text() -> None:
     assert delivery.reply == PLAIN.replace(b"ORDERS", b"\xff")
 
 
-@pytest.mark.parametrize("reply", [b"x", b"", b"$JS.ACK.a.b.1.2.3.4.x"])
+@pytest.mark.parametrize("reply", [b"x", b"", b"$JS.ACK.a.b.1.2.3.x.x"])
 def test_what_no_reply_subject_tells(reply: bytes) -> None:
     """Only a delivery's reply says when its message was stored, and how many there are to come."""
     for ask in (stored_at, pending_after):

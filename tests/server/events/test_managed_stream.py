@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream import Writes
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
 from windshift.server.events.managed_stream import Conflict, ManagedStream, changed_config
 

@@ -14,8 +14,8 @@ import pytest
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream import StoredMessage, WriteOptions, Writes
-from windshift.nats.jetstream.writes import _Found
+from windshift.nats.jetstream.api import StoredMessage
+from windshift.nats.jetstream.writes import WriteOptions, Writes, _Found
 from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.errors import (
     BrokerUnavailable,

@@ -14,7 +14,8 @@ from tests.server.events.test_publish import event, publisher
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import Backoff
-from windshift.nats.jetstream import Buckets, WriteOptions, Writes
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.server.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
 from windshift.server.events.model import PublishReceipt
 from windshift.server.state.stores import Stores

@@ -6,7 +6,7 @@ from math import inf
 
 import pytest
 
-from windshift.nats.jetstream import Ended
+from windshift.nats.jetstream.pulling import Ended
 from windshift.nats.times import Time
 from windshift.server.events.consuming.flow import (
     LARGEST_LIMIT,

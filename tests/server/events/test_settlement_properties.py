@@ -8,7 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from windshift.nats.jetstream import Ended
+from windshift.nats.jetstream.pulling import Ended
 from windshift.server.events.consuming.flow import MARGIN, PullPacer, Window
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.model import StreamSeq

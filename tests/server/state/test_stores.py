@@ -12,7 +12,8 @@ from nats.js import JetStreamContext
 
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream import Buckets, Writes
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.errors import (
     BrokerUnavailable,
     EventTooLarge,

@@ -3,8 +3,8 @@
 The protocol is that of nats-server's ``consumer.go`` and ADR-13/ADR-37. A request for `batch` messages is
 published to ``$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`` with an inbox as its reply. Messages arrive
 there under their own subject, each with a reply subject that takes its acknowledgements and says which
-delivery of which message it is (`AckSubject`). What arrives without a reply subject is a status: a heartbeat,
-or word that a request has ended and with how much left.
+delivery of which message it is (`split_ack_subject`). What arrives without a reply subject is a status: a
+heartbeat, or word that a request has ended and with how much left.
 """
 
 from __future__ import annotations
@@ -34,34 +34,14 @@ def nak(delay_ns: int) -> bytes:
     return NAK if delay_ns <= 0 else b'-NAK {"delay": %d}' % delay_ns
 
 
-class AckSubject(NamedTuple):
-    """What the reply subject of a delivery says (ADR-15).
-
-    Attributes:
-        attempt: which delivery of the message this is, from 1 up.
-        sequence: the message's, in its stream.
-        stored_ns: when the stream stored it, in nanoseconds since 1970.
-        pending: messages that the consumer had yet to hand over when it sent this one.
-    """
-
-    attempt: int
-    sequence: int
-    stored_ns: int
-    pending: int
-
-
-def read_ack_subject(reply: bytes) -> AckSubject:
-    """Read ``$JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``.
-
-    With ``<domain>.<account>`` after ``$JS.ACK`` there is a token at the end, and possibly more later. Raise
-    `ValueError` for any other subject.
-    """
-    tokens = split_ack_subject(reply)
-    return AckSubject(int(tokens[0]), int(tokens[1]), int(tokens[3]), int(tokens[4]))
-
-
 def split_ack_subject(reply: bytes) -> list[bytes]:
-    """Return the numbers in such a subject as they stand there, from the attempt on; raise `ValueError`."""
+    """Return what the reply subject of a delivery says (ADR-15), as digits; raise `ValueError` of any other.
+
+    That is: which delivery of the message this is, from 1 up; the message's sequence in the stream; the
+    consumer's; when the stream stored it, in nanoseconds since 1970; how many messages the consumer had yet
+    to hand over. They follow ``$JS.ACK.<stream>.<consumer>``. With ``<domain>.<account>`` after ``$JS.ACK``
+    there is a token at the end, and possibly more later.
+    """
     tokens = reply.split(b".")
     count = len(tokens)
     if count == 9:
@@ -205,13 +185,6 @@ class Puller:
         except NotConnected:
             return False
         return True
-
-    def hand_back(self, reply: bytes, delay_ns: int = 0) -> None:
-        """Have a delivery given to somebody else, at once or after a delay.
-
-        Without a connection that happens after its timeout.
-        """
-        self.tell(reply, nak(delay_ns))
 
     def tell(self, reply: bytes, acknowledgement: bytes) -> None:
         """Send an acknowledgement of a delivery, and do not ask whether it arrived."""

@@ -16,7 +16,8 @@ from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
 from windshift.nats import NatsError, retry
-from windshift.nats.jetstream import ConsumerState, JetStream, JsonObject, StreamState, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
 from windshift.server import names
 from windshift.server.broker_errors import domain_error, is_invalid

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from windshift.nats import Message
-from windshift.nats.jetstream import read_ack_subject, split_ack_subject
+from windshift.nats.jetstream.pulling import split_ack_subject
 from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events import headers
 from windshift.server.events.model import StreamSeq
@@ -57,9 +57,9 @@ def read_delivery(message: Message) -> Delivery:
 
 def stored_at(reply: bytes) -> int:
     """Say when the stream stored a delivered message, in nanoseconds since 1970, by the delivery's reply."""
-    return read_ack_subject(reply).stored_ns
+    return int(split_ack_subject(reply)[3])
 
 
 def pending_after(reply: bytes) -> int:
     """Say how many messages the consumer had yet to hand over when it sent this delivery."""
-    return read_ack_subject(reply).pending
+    return int(split_ack_subject(reply)[4])

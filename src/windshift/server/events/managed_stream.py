@@ -11,7 +11,9 @@ from typing import Final, TypeVar
 from windshift.nats import NatsError, NoStream, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
-from windshift.nats.jetstream import JetStream, JsonObject, PubAck, StoredMessage, Write, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
+from windshift.nats.jetstream.writes import PubAck, Write, Writes
 from windshift.server.broker_errors import broker_errors, domain_error
 from windshift.server.errors import (
     BrokerUnavailable,

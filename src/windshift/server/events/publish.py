@@ -8,7 +8,9 @@ from typing import Final
 
 from windshift.nats import JetStreamError, NatsError, retry
 from windshift.nats import headers as h
-from windshift.nats.jetstream import JetStream, PubAck, Write, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.writes import PubAck, Write, Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server import names
 from windshift.server.broker_errors import domain_error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from windshift.nats.jetstream import PubAck
+from windshift.nats.jetstream.writes import PubAck
 from windshift.server.events.model import PublishRequest
 from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.tracer import Span, bounded

@@ -12,7 +12,8 @@ from datetime import timedelta
 from typing import Final
 
 from windshift.nats import Backoff, NatsError, retry
-from windshift.nats.jetstream import JetStream, JsonObject, StreamState, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
 from windshift.server.broker_errors import domain_error, is_invalid
 from windshift.server.errors import (

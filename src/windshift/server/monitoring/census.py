@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
 from windshift.nats import JetStreamError
-from windshift.nats.jetstream import JetStream, JsonObject
+from windshift.nats.jetstream.api import JetStream, JsonObject
 
 _MOST_FILTERS: Final = 4
 _ANY: Final = ">"

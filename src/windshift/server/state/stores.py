@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Final
 
 from windshift.nats import Backoff, NatsError, Superseded, retry
-from windshift.nats.jetstream import Buckets, Record
+from windshift.nats.jetstream.kv import Buckets, Record
 from windshift.server import names
 from windshift.server.broker_errors import broker_errors, domain_error, is_invalid
 from windshift.server.errors import (

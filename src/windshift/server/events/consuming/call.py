@@ -18,7 +18,7 @@ from time import monotonic
 from typing import Any, Final
 
 from windshift.nats import Backoff, Message, NatsError, NotConnected, Outcome, retry
-from windshift.nats.jetstream import PROGRESS, TERMINATE, Arrival, Notice, Puller
+from windshift.nats.jetstream.pulling import NAK, PROGRESS, TERMINATE, Arrival, Notice, Puller
 from windshift.server.errors import (
     BrokerUnavailable,
     ShuttingDown,
@@ -262,7 +262,7 @@ class _Attachment:
             await self._puller.close()
         finally:
             for reply in self.protocol.close(self._loop.time()):
-                self._puller.hand_back(reply)
+                self._puller.tell(reply, NAK)
 
     # --- Turns --------------------------------------------------------------------------------------------
 

@@ -13,7 +13,8 @@ from math import inf
 from typing import Final
 
 from windshift.nats import NatsError
-from windshift.nats.jetstream import ConsumerState, JetStream, JsonObject, PullOptions
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
+from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
 
-from windshift.nats.jetstream import PullOptions
+from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command
 from windshift.server.events.consuming.settlement import Confirmation

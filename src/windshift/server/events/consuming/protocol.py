@@ -20,7 +20,8 @@ from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import NoReply, Outcome
-from windshift.nats.jetstream import ACK, PROGRESS, TERMINATE, Ended, JsonObject, Notice, nak
+from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Ended, Notice, nak
 from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.errors import (
     AlreadySubscribed,

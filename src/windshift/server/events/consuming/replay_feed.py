@@ -10,7 +10,7 @@ import asyncio
 from datetime import timedelta
 
 from windshift.nats import Connection, Message, NatsError
-from windshift.nats.jetstream import ACK, TERMINATE, Arrival, Notice, Puller
+from windshift.nats.jetstream.pulling import ACK, NAK, TERMINATE, Arrival, Notice, Puller
 from windshift.server.errors import WindshiftError
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
@@ -128,11 +128,11 @@ class ReplayFeed:
         finally:
             await puller.close()
             if pointer is not None:
-                puller.hand_back(pointer.reply)
+                puller.tell(pointer.reply, NAK)
             while not self._arrivals.empty():
                 arrival = self._arrivals.get_nowait()
                 if isinstance(arrival, Message):
-                    puller.hand_back(arrival.reply)
+                    puller.tell(arrival.reply, NAK)
 
     async def _wait_for_room(self) -> None:
         while not self._protocol.has_room_for_replays:

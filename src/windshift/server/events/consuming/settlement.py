@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from math import inf
 
-from windshift.nats.jetstream import TERMINATE
+from windshift.nats.jetstream.pulling import TERMINATE
 from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.model import StreamSeq

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 from windshift.nats import NoReply, Outcome
-from windshift.nats.jetstream import TERMINATE
+from windshift.nats.jetstream.pulling import TERMINATE
 from windshift.server.events.consuming.settlement import Kind, PendingAck
 from windshift.server.events.deliveries import Delivery
 from windshift.server.telemetry import conventions as c

@@ -17,7 +17,7 @@ from hashlib import blake2b
 from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import NatsError
-from windshift.nats.jetstream import JetStream
+from windshift.nats.jetstream.api import JetStream
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (
     BrokerUnavailable,

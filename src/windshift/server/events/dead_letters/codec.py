@@ -21,7 +21,7 @@ from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
-from windshift.nats.jetstream import StoredMessage
+from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time, from_unix_ns, parse_rfc3339
 from windshift.server.events import headers
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure

@@ -14,7 +14,9 @@ from hashlib import sha256
 from typing import Final
 
 from windshift.nats import NatsError, retry
-from windshift.nats.jetstream import JetStream, JsonObject, Writes, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, nanoseconds
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import BrokerUnavailable, OutcomeUnknown

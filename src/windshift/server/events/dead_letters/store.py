@@ -8,7 +8,9 @@ from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from windshift.nats import Connection, NatsError, NoDirectGet, retry
-from windshift.nats.jetstream import Batch, JetStream, JsonObject, StoredMessage, Writes, batch_get
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
+from windshift.nats.jetstream.batch_get import Batch, batch_get
+from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import BrokerUnavailable

@@ -18,7 +18,10 @@ from typing import Final
 from windshift.nats import Connection, NatsError, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
-from windshift.nats.jetstream import JetStream, PubAck, Slots, StoredMessage, codes
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream, StoredMessage
+from windshift.nats.jetstream.slots import Slots
+from windshift.nats.jetstream.writes import PubAck
 from windshift.nats.times import from_unix_ns
 from windshift.server.broker_errors import domain_error
 from windshift.server.errors import (

@@ -12,7 +12,8 @@ import pytest
 
 from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats.jetstream import Buckets, Writes
+from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.writes import Writes
 from windshift.server.errors import KeyExists, RevisionMismatch, WrongLastId
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
