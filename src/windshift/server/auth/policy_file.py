@@ -6,26 +6,18 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address
 from math import inf, nextafter
 from pathlib import Path
-from typing import Final, Generic, TypeVar
+from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
 from windshift.server import names
+from windshift.server.auth.document import PolicyError, Value, read_document, shown, type_name
 from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
 from windshift.server.auth.policy import ALGORITHMS, Issuer, JwtSubject, Policy, Principal, StaticToken
-from windshift.server.auth.positions import Path as Place
-from windshift.server.auth.reading import (
-    PolicyError,
-    Problems,
-    Table,
-    Text,
-    kind_of,
-    read_document,
-    shown,
-)
 from windshift.server.auth.tokens import principal_of
 from windshift.server.errors import InvalidField
 
@@ -41,7 +33,11 @@ _DIGEST: Final = re.compile("[0-9A-Fa-f]{64}")
 _TOKEN: Final = re.compile(r"\s*(?:bearer\s+)?(?:ws_|eyJ)", re.IGNORECASE)
 _LONGEST_CLAIM: Final = 256
 
-_ROLE_KEYS: Final = {key.partition(".")[0] for key in LISTS}
+_GROUPS: Final = {
+    group: {key.partition(".")[2]: kind for key, kind in LISTS.items() if key.startswith(f"{group}.")}
+    for group in sorted({key.partition(".")[0] for key in LISTS} - {"publish"})
+}
+"""The tables in a role, and the lists in each."""
 _NEEDED: Final = {
     "streams.consume": "streams.subjects",
     "consumers.use": "streams.consume",
@@ -56,7 +52,6 @@ _NEEDED: Final = {
 
 _ISSUER_KEYS: Final = ("name", "issuer", "audience", "jwks", "algorithms", "max_lifetime", "leeway")
 _PRINCIPAL_KEYS: Final = ("name", "roles", "token_sha256", "jwt", "mtls", "max_streams", "max_rps")
-_SECONDS_OF_30_DAYS: Final = 30 * 24 * 3600
 
 _PLAIN: Final = r'(?:[^\\",+;<>]|\\[\\",+;<>])'
 _VALUE: Final = rf"(?:\\[# ]|(?![# ]){_PLAIN})(?:{_PLAIN}*(?:(?! ){_PLAIN}|\\ ))?"
@@ -75,14 +70,19 @@ def parse_policy(text: str) -> Policy:
     if len(text) > LARGEST or len(text.encode(errors="replace")) > LARGEST:
         raise PolicyError((f"line 1: the file is larger than {LARGEST} bytes",))
     document = read_document(text)
-    document.only(("issuers", "principals", "role"))
-    roles = _roles(document)
-    issuers = _issuers(document)
-    principals = _Principals(document.problems, roles, issuers)
-    for table in document.tables("principals"):
-        principals.read(table)
-    document.problems.check()
-    return principals.policy()
+    document.only("issuers", "principals", "role")
+    roles = _roles(document["role"].table())
+    issuers = _issuers(document["issuers"])
+    reader = _Principals(roles, issuers)
+    principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
+    document.check()
+    return Policy(
+        principals={each.name: each for each in principals},
+        issuers=issuers,
+        by_subject={(jwt.issuer, jwt.sub): each for each in principals for jwt in each.jwt},
+        by_certificate={name: each for each in principals for name in each.mtls},
+        roles=roles,
+    )
 
 
 def read_policy(file: Path) -> Policy:
@@ -103,69 +103,84 @@ def read_policy(file: Path) -> Policy:
         raise PolicyError((f"line {line}: not UTF-8; save the file as such",)) from None
 
 
-_Value = TypeVar("_Value")
+_Key = TypeVar("_Key")
 
 
-class _Once(Generic[_Value]):
-    """Values that may be in the file once only."""
+def _once(seen: dict[_Key, int], key: _Key, place: Value, text: str) -> None:
+    """Note a key that may be in the file only once, or report that it is there already."""
+    if key in seen:
+        place.wrong(f"{text} is there already (line {seen[key]})")
+    seen.setdefault(key, place.line)
 
-    def __init__(self, problems: Problems) -> None:
-        self._problems = problems
-        self._seen: dict[_Value, Place] = {}
 
-    def add(self, value: _Value, path: Place, text: str) -> None:
-        """Note a value; `text` says what is wrong when it is there already."""
-        first = self._seen.setdefault(value, path)
-        if first is not path:
-            self._problems.add(path, f"{text} (line {self._problems.line(first)})")
+def _named_tables(array: Value, *known: str) -> Iterator[tuple[str, Value]]:
+    """Yield the tables of an array, each with its name; a name that cannot be used is empty."""
+    seen: dict[str, int] = {}
+    for table in array.elements(dict):
+        name = _name(table.required("name"))
+        if name:
+            _once(seen, name, table["name"], shown(name))
+        named = replace(table, label=f"{array.label}.{name}") if name else table
+        named.only(*known)
+        yield name, named
+
+
+def _name(value: Value) -> str:
+    name = value.text()
+    if name is None:
+        return ""
+    if _NAME.fullmatch(name) is None:
+        value.wrong(f"{shown(name)}: {_NAME_RULE}")
+    elif principal_of(name) is not None:
+        value.wrong("this looks like a token, which does not belong here; make a new one")
+    else:
+        return name
+    return ""
 
 
 # Roles
 
 
-def _roles(document: Table) -> dict[str, Role]:
+def _roles(section: Value) -> dict[str, Role]:
     roles = {}
-    section = document.table("role")
-    for name in section.values if section is not None else ():
-        if section is None or (table := section.table(name)) is None:
-            roles[name] = Role(name)  # wrong, but known
-            continue
+    for name in section.keys:
+        table = section[name].table()
         if _NAME.fullmatch(name) is None:
             table.wrong(f"not a name for a role: {_NAME_RULE}")
         roles[name] = _role(name, table)
     return roles
 
 
-def _role(name: str, table: Table) -> Role:
-    allow = _lists(table, {*_ROLE_KEYS, "deny"})
+def _role(name: str, table: Value) -> Role:
+    allow = _lists(table, "deny")
     for key, needed in _NEEDED.items():
         if allow.get(key) and not allow.get(needed):
-            path = (*table.path, *key.split("."))
-            table.problems.add(path, f"{table.inside(key)}: allows nothing without {needed}; name them too")
-    denying = table.table("deny")
-    return Role(name, allow, {} if denying is None else _lists(denying, _ROLE_KEYS))
+            group, _, inner = key.partition(".")
+            table[group][inner].wrong(f"allows nothing without {needed}; name them too")
+    return Role(name, allow, _lists(table["deny"].table()))
 
 
-def _lists(table: Table, known: Iterable[str]) -> dict[str, tuple[Entry, ...]]:
+def _lists(table: Value, *others: str) -> dict[str, tuple[Entry, ...]]:
     """Return the lists of a table that allows or denies."""
-    table.only(set(known))
-    lists = {"publish": _entries(table, "publish", Kind.SUBJECT)}
-    for group in sorted(_ROLE_KEYS - {"publish"}):
-        keys = {key.partition(".")[2]: kind for key, kind in LISTS.items() if key.startswith(f"{group}.")}
-        inner = table.table(group, f"a table with {', '.join(keys)}")
-        if inner is not None:
-            inner.only(keys)
-            lists |= {f"{group}.{key}": _entries(inner, key, kind) for key, kind in keys.items()}
+    table.only("publish", *_GROUPS, *others)
+    lists = {"publish": _entries(table["publish"], Kind.SUBJECT)}
+    for group, keys in _GROUPS.items():
+        if group not in table.keys:
+            continue
+        inner = table[group].table(f"a table with {', '.join(keys)}")
+        inner.only(*keys)
+        lists |= {f"{group}.{key}": _entries(inner[key], kind) for key, kind in keys.items()}
     return {key: entries for key, entries in lists.items() if entries}
 
 
-def _entries(table: Table, key: str, kind: Kind) -> tuple[Entry, ...]:
+def _entries(array: Value, kind: Kind) -> tuple[Entry, ...]:
     entries = []
-    for text, path in table.texts(key):
+    for each in array.elements(str):
+        text = each.value
         problem = _subject_problem(text) if kind is Kind.SUBJECT else _name_problem(text)
         if problem is not None:
-            table.problems.add(path, f"{table.inside(key)}: {shown(text)}: {problem}")
-        entries.append(Entry(text, table.problems.line(path)))
+            each.wrong(f"{shown(text)}: {problem}")
+        entries.append(Entry(text, each.line))
     return tuple(entries)
 
 
@@ -188,105 +203,63 @@ def _name_problem(text: str) -> str | None:
 # Issuers
 
 
-def _issuers(document: Table) -> dict[str, Issuer]:
-    found: dict[str, Issuer] = {}
-    once: _Once[tuple[str, str]] = _Once(document.problems)
-    for table in document.tables("issuers"):
-        issuer = _issuer(table)
-        for key, value in (("name", issuer.name), ("issuer", issuer.issuer)):
-            if value:
-                once.add((key, value), (*table.path, key), f"issuers: {key} {shown(value)} is there already")
-        found.setdefault(issuer.name, issuer)
-    return found
+def _issuers(array: Value) -> dict[str, Issuer]:
+    issuers: dict[str, Issuer] = {}
+    seen: dict[str, int] = {}
+    for name, table in _named_tables(array, *_ISSUER_KEYS):
+        claim = _claim(table.required("issuer"))
+        if claim:
+            _once(seen, claim, table["issuer"], shown(claim))
+        issuer = Issuer(
+            name,
+            issuer=claim,
+            audiences=tuple(map(_claim, table.required("audience").elements(str, or_one=True))),
+            jwks=_jwks(table.required("jwks")),
+            algorithms=tuple(map(_algorithm, table.required("algorithms").elements(str))),
+            max_lifetime=_seconds(table["max_lifetime"], 60, 30 * 24 * 3600, timedelta(hours=24)),
+            leeway=_seconds(table["leeway"], 0, 300, timedelta(seconds=30)),
+        )
+        issuers.setdefault(name, issuer)
+    return issuers
 
 
-def _issuer(table: Table) -> Issuer:
-    """Return an issuer; what is wrong in it is empty, and a problem."""
-    name = _own_name(table)
-    if name:
-        table = Table(table.problems, table.path, table.values, f"issuers.{name}")
-    table.only(_ISSUER_KEYS)
-    lifetime = table.number(
-        "max_lifetime", 60, _SECONDS_OF_30_DAYS, "a whole number of seconds from 60 to 2592000", whole=True
-    )
-    leeway = table.number("leeway", 0, 300, "a whole number of seconds from 0 to 300", whole=True)
-    return Issuer(
-        name,
-        issuer=_claim(table, "issuer"),
-        audiences=tuple(_audiences(table)),
-        jwks=_jwks(table),
-        algorithms=tuple(_algorithms(table)),
-        max_lifetime=timedelta(hours=24) if lifetime is None else timedelta(seconds=lifetime),
-        leeway=timedelta(seconds=30) if leeway is None else timedelta(seconds=leeway),
-    )
+def _seconds(value: Value, least: int, most: int, default: timedelta) -> timedelta:
+    seconds = value.number(int, least, most, f"a whole number of seconds from {least} to {most}")
+    return default if seconds is None else timedelta(seconds=seconds)
 
 
-def _own_name(table: Table) -> str:
-    """Return the name in a table, empty when there is none that can be used."""
-    name = table.text("name")
-    if name is None:
-        return ""
-    if _NAME.fullmatch(name) is None:
-        table.problem("name", f"{shown(name)}: {_NAME_RULE}")
-    elif principal_of(name) is not None:
-        table.problem("name", "this looks like a token, which does not belong here; make a new one")
-    else:
-        return name
-    return ""
-
-
-def _claim(table: Table, key: str) -> str:
+def _claim(value: Value) -> str:
     """Return the text that a claim of a token must equal."""
-    text = table.text(key)
-    if text is not None and (problem := _claim_problem(text)) is not None:
-        table.problem(key, problem)
-    return text or ""
+    text = value.text()
+    if text is None:
+        return ""
+    if not 1 <= len(text) <= _LONGEST_CLAIM or not text.isprintable():
+        value.wrong(f"must be 1 to {_LONGEST_CLAIM} printable characters")
+    return text
 
 
-def _claim_problem(text: str) -> str | None:
-    if 1 <= len(text) <= _LONGEST_CLAIM and text.isprintable():
-        return None
-    return f"must be 1 to {_LONGEST_CLAIM} printable characters"
-
-
-def _audiences(table: Table) -> Iterator[str]:
-    texts = table.texts("audience", or_one=True)
-    if not texts and table.values.get("audience") in (None, []):
-        table.wrong("has no audience")
-    for text, path in texts:
-        if (problem := _claim_problem(text)) is not None:
-            table.problems.add(path, f"{table.inside('audience')}: {problem}")
-        yield text
-
-
-def _algorithms(table: Table) -> Iterator[str]:
-    texts = table.texts("algorithms")
-    if not texts and table.values.get("algorithms") in (None, []):
-        table.wrong("has no algorithms")
-    for text, path in texts:
-        if text not in ALGORITHMS:
-            table.problems.add(path, f"{table.inside('algorithms')}: {_algorithm_problem(text)}")
-        yield text
-
-
-def _algorithm_problem(text: str) -> str:
+def _algorithm(value: Value) -> str:
+    text: str = value.value
     allowed = f"allowed are {', '.join(ALGORITHMS)}"
     if text.upper().startswith("HS"):
-        return f"{shown(text)} is refused, as whoever can verify such a token can also make one; {allowed}"
-    if text.lower() == "none":
-        return f"{shown(text)} is refused, as anybody can make such a token; {allowed}"
-    return f"{shown(text)} is unknown; {allowed}"
-
-
-def _jwks(table: Table) -> str:
-    text = table.text("jwks")
-    if text is not None and not _is_place_of_keys(text):
-        table.problem(
-            "jwks",
-            "must be an https:// URL without user and fragment (http:// for loopback addresses only), "
-            "or an absolute path",
+        value.wrong(
+            f"{shown(text)} is refused, as whoever can verify such a token can also make one; {allowed}"
         )
-    return text or ""
+    elif text.lower() == "none":
+        value.wrong(f"{shown(text)} is refused, as anybody can make such a token; {allowed}")
+    elif text not in ALGORITHMS:
+        value.wrong(f"{shown(text)} is unknown; {allowed}")
+    return text
+
+
+def _jwks(value: Value) -> str:
+    text = value.text() or ""
+    if isinstance(value.value, str) and not _is_place_of_keys(text):
+        value.wrong(
+            "must be an https:// URL without user and fragment (http:// for loopback addresses only), "
+            "or an absolute path"
+        )
+    return text
 
 
 def _is_place_of_keys(text: str) -> bool:
@@ -313,135 +286,102 @@ def _is_loopback(host: str) -> bool:
 # Principals
 
 
+@dataclass(frozen=True, slots=True)
 class _Principals:
-    """The principals of the file, one after the other."""
+    """Reads the principals of a file; what identifies one may be there only once."""
 
-    def __init__(self, problems: Problems, roles: Mapping[str, Role], issuers: Mapping[str, Issuer]) -> None:
-        self._problems = problems
-        self._roles = roles
-        self._issuers = issuers
-        self._principals: dict[str, Principal] = {}
-        self._names: _Once[str] = _Once(problems)
-        self._digests: _Once[bytes] = _Once(problems)
-        self._subjects: _Once[JwtSubject] = _Once(problems)
-        self._certificates: _Once[str] = _Once(problems)
+    roles: Mapping[str, Role]
+    issuers: Mapping[str, Issuer]
+    digests: dict[bytes, int] = field(default_factory=dict)
+    subjects: dict[JwtSubject, int] = field(default_factory=dict)
+    certificates: dict[str, int] = field(default_factory=dict)
 
-    def policy(self) -> Policy:
-        """Return what was read, if it has no problems."""
-        all_of_them = self._principals.values()
-        return Policy(
-            principals=self._principals,
-            issuers=self._issuers,
-            by_subject={(jwt.issuer, jwt.sub): each for each in all_of_them for jwt in each.jwt},
-            by_certificate={name: each for each in all_of_them for name in each.mtls},
-            roles=self._roles,
-        )
-
-    def read(self, table: Table) -> None:
-        """Read one more."""
-        name = _own_name(table)
-        if name:
-            self._names.add(name, (*table.path, "name"), f'principals: name "{name}" is there already')
-            table = Table(table.problems, table.path, table.values, f"principals.{name}")
-        table.only(_PRINCIPAL_KEYS)
-        if all(table.values.get(key) in (None, []) for key in ("token_sha256", "jwt", "mtls")):
+    def read(self, name: str, table: Value) -> Principal:
+        if all(table[key].is_missing for key in ("token_sha256", "jwt", "mtls")):
             table.wrong("has no credential; give it token_sha256, jwt or mtls")
-        streams = table.number("max_streams", 1, inf, "a whole number of at least 1", whole=True)
-        self._principals[name] = Principal(
+        return Principal(
             name,
-            Permissions(name, self._roles_of(table)),
-            tokens=tuple(self._tokens(table)),
-            jwt=tuple(self._jwt(table)),
-            mtls=tuple(self._mtls(table)),
-            max_streams=None if streams is None else int(streams),
-            max_rps=table.number("max_rps", _ABOVE_ZERO, _FINITE, "a number above 0", whole=False),
+            Permissions(name, self._roles(table.required("roles"))),
+            tokens=tuple(self._tokens(table["token_sha256"])),
+            jwt=tuple(self._jwt(table["jwt"])),
+            mtls=tuple(self._mtls(table["mtls"])),
+            max_streams=table["max_streams"].number(int, 1, inf, "a whole number of at least 1"),
+            max_rps=table["max_rps"].number(float, nextafter(0, 1), nextafter(inf, 0), "a number above 0"),
         )
 
-    def _roles_of(self, table: Table) -> Iterator[Role]:
-        if table.values.get("roles") in (None, []):
-            table.wrong("has no roles")
-        seen = set()
-        for name, path in table.texts("roles"):
-            if name not in self._roles:
-                known = ", ".join(sorted(map(shown, self._roles))) or "none"
-                self._problems.add(
-                    path, f"{table.inside('roles')}: unknown role {shown(name)}; known are {known}"
-                )
-            elif name not in seen:
-                seen.add(name)
-                yield self._roles[name]
-
-    def _tokens(self, table: Table) -> Iterator[StaticToken]:
-        for each in table.texts_or_tables("token_sha256"):
-            expires = None
-            if isinstance(each, Table):
-                each.only(("sha256", "expires"))
-                text = each.text("sha256")
-                expires = _expires(each)
-                if text is None:
-                    continue
-                given = Text(text, (*each.path, "sha256"))
+    def _roles(self, array: Value) -> Iterable[Role]:
+        found = {}
+        for each in array.elements(str):
+            if each.value in self.roles:
+                found[each.value] = self.roles[each.value]
             else:
-                given = each
-            digest = self._digest(table, given)
+                each.wrong(f"unknown role {shown(each.value)}; known are {_listed(self.roles)}")
+        return found.values()
+
+    def _tokens(self, value: Value) -> Iterator[StaticToken]:
+        for each in value.elements(str, dict, or_one=True):
+            each.only("sha256", "expires")
+            given = each if isinstance(each.value, str) else each.required("sha256")
+            digest, expires = self._digest(given), _expires(each["expires"])
             if digest is not None:
                 yield StaticToken(digest, expires)
 
-    def _digest(self, table: Table, given: Text) -> bytes | None:
-        """Return a digest. Nothing of what stands in its place is ever shown: it may be the token."""
-        label = table.inside("token_sha256")
-        if _DIGEST.fullmatch(given.value) is not None:
-            digest = bytes.fromhex(given.value)
-            self._digests.add(digest, given.path, f"{label}: the same token is there already")
+    def _digest(self, value: Value) -> bytes | None:
+        """Return a digest. Nothing that stands in its place is shown: it may be the token."""
+        text = value.text()
+        if text is None:
+            return None
+        if _DIGEST.fullmatch(text) is not None:
+            digest = bytes.fromhex(text)
+            _once(self.digests, digest, value, "the same token")
             return digest
-        if _TOKEN.match(given.value) is not None:
-            problem = (
+        if _TOKEN.match(text) is not None:
+            value.wrong(
                 "write its SHA-256, not the token itself; and make a new one, as others may have read this"
             )
         else:
-            problem = "must be 64 hexadecimal digits, the SHA-256 of a token; windshift auth token makes both"
-        self._problems.add(given.path, f"{label}: {problem}")
+            value.wrong(
+                "must be 64 hexadecimal digits, the SHA-256 of a token; windshift auth token makes both"
+            )
         return None
 
-    def _jwt(self, table: Table) -> Iterator[JwtSubject]:
-        for each in table.tables("jwt", or_one=True):
-            each.only(("issuer", "sub"))
-            issuer, sub = each.text("issuer"), _claim(each, "sub")
+    def _jwt(self, value: Value) -> Iterator[JwtSubject]:
+        for table in value.elements(dict, or_one=True):
+            table.only("issuer", "sub")
+            issuer, sub = table.required("issuer").text(), _claim(table.required("sub"))
             if issuer is None:
                 continue
-            if issuer not in self._issuers:
-                known = ", ".join(sorted(map(shown, filter(None, self._issuers)))) or "none"
-                each.problem("issuer", f"unknown issuer {shown(issuer)}; known are {known}")
+            if issuer not in self.issuers:
+                known = _listed(filter(None, self.issuers))
+                table["issuer"].wrong(f"unknown issuer {shown(issuer)}; known are {known}")
             subject = JwtSubject(issuer, sub)
             if sub:
-                text = f"{table.inside('jwt')}: this subject is there already"
-                self._subjects.add(subject, (*each.path, "sub"), text)
+                _once(self.subjects, subject, table["sub"], "this subject")
             yield subject
 
-    def _mtls(self, table: Table) -> Iterator[str]:
-        label = table.inside("mtls")
-        for text, path in table.texts("mtls", or_one=True):
+    def _mtls(self, value: Value) -> Iterator[str]:
+        for each in value.elements(str, or_one=True):
             try:
-                name = _certificate_name(text)
+                name = _certificate_name(each.value)
             except ValueError as error:
-                self._problems.add(path, f"{label}: {shown(text)}: {error}")
-                continue
-            self._certificates.add(name, path, f"{label}: this name is there already")
-            yield name
+                each.wrong(f"{shown(each.value)}: {error}")
+            else:
+                _once(self.certificates, name, each, "this name")
+                yield name
 
 
-_ABOVE_ZERO: Final = nextafter(0, 1)
-_FINITE: Final = nextafter(inf, 0)
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(map(shown, names))) or "none"
 
 
-def _expires(table: Table) -> float | None:
-    value = table.values.get("expires")
+def _expires(place: Value) -> float | None:
+    value = place.value
     if value is None:
         return None
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.timestamp()
-    what = "one without an offset" if isinstance(value, datetime) else kind_of(value)
-    table.problem("expires", f"must be a date-time with an offset, as in 2027-01-01T00:00:00Z, not {what}")
+    what = "one without an offset" if isinstance(value, datetime) else type_name(value)
+    place.wrong(f"must be a date-time with an offset, as in 2027-01-01T00:00:00Z, not {what}")
     return None
 
 
