@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from windshift.server.auth.permissions import NEEDS
 
 HEAVY = (
-    *("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "tree_sitter", "uvicorn", "uvloop"),
+    *("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "uvicorn", "uvloop"),
     "windshift.nats",
 )
 TOKEN = "ws_billing_" + "Aa-_1" * 8 + "xyz"
@@ -338,16 +338,22 @@ def test_little_is_imported(arguments: list[str]) -> None:
 
 
 def test_without_the_server_extra(file: Path) -> None:
-    """Where only the client is installed, `check` says what to install; tokens can be made."""
-    code = "import sys; sys.modules['tree_sitter'] = None; from windshift.cli import main; main()"
-    done = subprocess.run(
-        [sys.executable, "-c", code, "auth", "check", "--file", file],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
-        "windshift: the server is not installed (tree_sitter is missing): pip install 'windshift[server]'\n"
+    """Where only the client is installed, files are checked; asking for a token says what to install."""
+    code = "import sys; sys.modules['jwt'] = None; from windshift.cli import main; main()"
+
+    def check(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, "auth", "check", "--file", file, *arguments],
+            input=text,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=30,
+        )
+
+    assert check().returncode == 0
+    told = check("--token-stdin", text=TOKEN)
+    assert told.returncode == 2
+    assert told.stderr == (
+        "windshift: the server is not installed (jwt is missing): pip install 'windshift[server]'\n"
     )

@@ -7,6 +7,7 @@ import re
 import sys
 import time
 from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
 from math import inf
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeAlias
@@ -223,10 +224,6 @@ def _read(given: Path | None) -> Policy:
         fail(_USAGE, "name a file with --file, or set WINDSHIFT_AUTH_FILE")
     try:
         return read_policy(file)
-    except ModuleNotFoundError as error:
-        fail(
-            _USAGE, f"the server is not installed ({error.name} is missing): pip install 'windshift[server]'"
-        )
     except OSError as error:
         fail(_USAGE, f"{file}: {error.strerror}")
     except PolicyError as error:
@@ -249,6 +246,9 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
 
     from windshift.server.auth.authenticate import Authenticator, Identity, Pending
     from windshift.server.errors import IdentityUnavailable, Unauthenticated
+
+    if find_spec("jwt") is None:
+        fail(_USAGE, "the server is not installed (jwt is missing): pip install 'windshift[server]'")
 
     async def identify() -> Identity:
         found = Authenticator(policy).identify(b"Bearer " + text, tuple)
