@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.nats.waiting import eventually
+from tests.nats.waiting import eventually, wire_of
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import (
@@ -366,3 +366,26 @@ async def test_a_connection_that_ends_under_a_write(own_broker: Broker, own_nats
     stored = await bodies(own_broker, "S")
     assert stored.count(b"keyed") == 1
     assert stored.index(b"keyed") == ack.sequence - 1
+
+
+async def test_a_socket_that_was_aborted_below(own_broker: Broker) -> None:
+    """A write on a socket that is gone lets others run before anybody is told; then it is stored once."""
+    await own_broker.stream("S")
+    transport = wire_of(own_broker)._transport
+    assert transport is not None
+    transport.abort()
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    counting = asyncio.create_task(others())
+    async with asyncio.timeout(20):
+        await writes_on(own_broker).write(message("S.a", b"keyed", key=b"k"))
+    counting.cancel()
+    assert turns > 1
+    assert own_broker.connection.reconnects == 1
+    assert await bodies(own_broker, "S") == [b"keyed"]
