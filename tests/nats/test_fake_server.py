@@ -1010,45 +1010,40 @@ async def at_a_bearable_rate(count: Callable[[], int]) -> None:
     await ticker.stop()
 
 
-async def test_a_server_that_cannot_be_reached_any_more(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """It is tried for ever, with pauses, and mentioned once."""
+@asynccontextmanager
+async def losing_its_server(monkeypatch: pytest.MonkeyPatch, error: Exception) -> AsyncIterator[Connection]:
+    """Give a connection whose attempts to reconnect fail, with pauses; at the end they succeed again."""
     async with fake_server() as server, connected(server, reconnect_wait=PAUSE) as connection:
         attempts = 0
 
         async def fail(*_: object) -> Wire:
             nonlocal attempts
             attempts += 1
-            raise ConnectFailed("it is not there")
+            raise error
 
         monkeypatch.setattr(Wire, "connect", fail)
         server.peers[0].abort()
         await at_a_bearable_rate(lambda: attempts)
-        assert not connection.connected
-        assert caplog.text.count("it is not there") == 1
+        yield connection
         monkeypatch.undo()
         await connection.wait_ready(in_seconds(LIMIT))
+
+
+async def test_a_server_that_cannot_be_reached_any_more(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is tried for ever, with pauses, and mentioned once."""
+    async with losing_its_server(monkeypatch, ConnectFailed("it is not there")) as connection:
+        assert not connection.connected
+        assert caplog.text.count("it is not there") == 1
 
 
 async def test_a_mishap_at_every_attempt(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What nobody thought of is logged, and tried again, with pauses."""
-    async with fake_server() as server, connected(server, reconnect_wait=PAUSE) as connection:
-        attempts = 0
-
-        async def fail(*_: object) -> Wire:
-            nonlocal attempts
-            attempts += 1
-            raise RuntimeError("nobody thought of this")
-
-        monkeypatch.setattr(Wire, "connect", fail)
-        server.peers[0].abort()
-        await at_a_bearable_rate(lambda: attempts)
+    async with losing_its_server(monkeypatch, RuntimeError("nobody thought of this")):
         assert "nobody thought of this" in caplog.text
-        monkeypatch.undo()
-        await connection.wait_ready(in_seconds(LIMIT))
 
 
 async def test_the_first_connect_fails_at_once_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from datetime import timedelta
 
 import pytest
 
+from tests.nats.waiting import serving
 from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.kv import Buckets
@@ -157,9 +158,7 @@ async def test_a_connection_moves_on(cluster: list[NatsServer], unique: Unique) 
         stream = await broker.stream(unique(), num_replicas=3)
         request = PublishRequest(f"{stream}.a", TYPE_URL, b"", idempotency_key="before")
         await publish(request, in_seconds(20))
-        wire = broker.connection.wire
-        assert wire is not None
-        [victim] = [server for server in cluster if server.port == wire.server.port]
+        victim = serving(broker, *cluster)
         victim.kill()
         try:
             receipts = await asyncio.gather(
