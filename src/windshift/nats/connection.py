@@ -77,8 +77,8 @@ class Connection:
     Attributes:
         on_lost: called, in order, when a connection has ended. No hook may block or raise.
         on_connected: called, in order, when a connection is up and all subscriptions are on it.
-        on_moved: called, in order, when another wire has taken over from one that still works: what is bound
-            to that one (`subscribe_once`) has `linger` to move.
+        on_moved: called, in order, when another wire has taken over from one that still works. What is bound
+            to the old one (`subscribe_once`) has `linger` to move.
         violations: what the server forbids.
         since: when `connected` last changed, in the loop's time.
         last_error: why the last connection ended or could not be made, free of secrets; empty while all is
@@ -144,8 +144,8 @@ class Connection:
 
         Everything that one turn of the event loop publishes leaves in one write. Nothing waits and nothing is
         confirmed: to know that a message arrived, ask for a reply (see `Requests`).
-        Subjects are not looked at: they must hold no white space, and stay far below 4 KiB together with the
-        reply, over which a server ends the connection (``max_control_line``).
+        Subjects are not checked: they must hold no white space, and together with the reply stay well below
+        4 KiB (``max_control_line``), above which the server ends the connection.
 
         Args:
             subject: where to.
@@ -349,7 +349,7 @@ class Connection:
         log.info("connected to NATS at %s", wire.server.url)
 
     def _learn(self, wire: Wire) -> None:
-        """Keep to what a server says: its limit, and the servers of its cluster, if it names any."""
+        """Take over the server's message size limit, and the servers of its cluster if it names any."""
         self.max_payload = wire.info.max_payload
         found = filter(None, map(self._options.discovered, wire.info.connect_urls))
         named = {(server.host, server.port): server for server in found}

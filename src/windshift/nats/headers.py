@@ -22,7 +22,7 @@ MESSAGE_ID: Final = b"Nats-Msg-Id"
 EXPECTED_LAST_SEQUENCE: Final = b"Nats-Expected-Last-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE: Final = b"Nats-Expected-Last-Subject-Sequence"
 ROLLUP: Final = b"Nats-Rollup"
-"""Replaces earlier messages by this one, for two values that it may have. Others are refused."""
+"""Has the message replace earlier ones, with the value ``sub`` or ``all``; other values are refused."""
 
 MAX_BLOCK: Final = 65_535
 """The most bytes of headers that JetStream takes (``JSStreamHeaderExceedsMaximumErr``)."""

@@ -37,7 +37,7 @@ def connect_frame(options: Mapping[str, Any]) -> bytes:
 def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: bytes = b"") -> bytes:
     """Return ``PUB``, or ``HPUB`` for a message with headers.
 
-    Subjects must hold no white space: they are not looked at here.
+    Subjects must hold no white space; that is not checked here.
     """
     if headers:
         size = len(headers)
@@ -86,9 +86,9 @@ class ServerInfo:
         client_id: this connection's number there.
         max_payload: the most bytes of a message with its headers.
         headers: whether it takes headers.
-        tls_required: whether it goes on with TLS only.
-        tls_available: whether it goes on with TLS if the client begins that.
-        nonce: to be signed by who has a key; empty = no keys are used.
+        tls_required: whether it requires TLS.
+        tls_available: whether it accepts TLS if the client starts it.
+        nonce: what a client with an nkey signs; empty = the server uses no keys.
         connect_urls: ``host:port`` of the servers of the cluster.
         ldm: whether it is about to stop (lame-duck mode).
     """
@@ -167,19 +167,19 @@ class _Unreadable(Exception):
 
 
 class Parser:
-    """What a server sent, in pieces of any size; the events in it, in their order."""
+    """Turns what a server sends, in chunks of any size, into events in order."""
 
     __slots__ = ("_missing", "_parts", "broken")
 
     def __init__(self) -> None:
-        self._parts: list[bytes] = []  # the beginning of what is not whole yet
-        self._missing = 0  # bytes that it lacks at least
+        self._parts: list[bytes] = []  # the beginning of an incomplete event
+        self._missing = 0  # bytes it lacks at least
         self.broken = False
         """Whether nothing can be understood any more."""
 
     @property
     def idle(self) -> bool:
-        """Whether there is nothing that is not whole yet."""
+        """Whether no incomplete event is buffered."""
         return not self._parts
 
     def receive(self, data: bytes) -> list[Event]:
@@ -293,7 +293,7 @@ _FORBIDDEN: Final = (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN)
 
 
 def _read_info(text: bytes) -> ServerInfo:
-    """Read a server's word of itself. What it leaves out, or says in an unknown way, has its default."""
+    """Read the JSON of ``INFO``. A field that is missing or of another type gets its default."""
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):

@@ -1,7 +1,7 @@
-"""What a server does not let this user do, told to whoever waits in vain.
+"""Permissions violations, passed on to whoever would otherwise wait in vain.
 
-A server says so beside the messages, and ends nothing over it: it just drops what was sent, or does not
-subscribe. It names the subject, but not which of several messages it was.
+The server reports one with ``-ERR`` and keeps the connection: it drops the message, or does not subscribe. It
+names the subject, but not which of several messages it was.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Hook: TypeAlias = Callable[[], None]
 
 
 class Violations:
-    """Passes on what a user may not do. No hook may block or raise.
+    """Passes violations on to hooks. No hook may block or raise.
 
     Attributes:
         on_any: called, in order, with every violation: its kind says whether it was about publishing or

@@ -32,7 +32,7 @@ _VERSION: Final = "1.0.0"
 _CHUNK: Final = 64 * 1024
 """Bytes that are written at once: uvloop loses count of more than that under TLS."""
 _CONGESTED: Final = 1024 * 1024
-"""Bytes that wait to be sent, from which on who can should wait."""
+"""Bytes waiting to be sent above which callers that can wait should."""
 _MAX_PENDING: Final = 16 * 1024 * 1024
 """Bytes that may wait to be sent."""
 
@@ -45,20 +45,20 @@ _HARMLESS: Final = frozenset(
         Kind.MAX_SUBSCRIPTIONS,
     }
 )
-"""What the server says and goes on."""
+"""Errors that do not end the connection."""
 
 
 class Owner(Protocol):
     """Who is told what happens to a connection, from within the event loop."""
 
     def wire_informed(self, wire: Wire) -> None:
-        """Hear that the server's information has changed: new servers, a stop that is near."""
+        """Handle another ``INFO``: new servers, or lame-duck mode."""
 
     def wire_failed(self, wire: Wire, error: ServerError) -> None:
-        """Hear an ``-ERR``."""
+        """Handle an ``-ERR``."""
 
     def wire_ended(self, wire: Wire) -> None:
-        """Hear that the connection has ended; once, and not when it was closed from here."""
+        """Handle the end of the connection; called once, and not when this side closed it."""
 
 
 class Wire(asyncio.Protocol):
@@ -66,7 +66,7 @@ class Wire(asyncio.Protocol):
 
     Attributes:
         server: which one.
-        info: what it said of itself last.
+        info: its latest ``INFO``.
         reason: why the connection has ended, fit for logs; empty before.
         open: whether messages can be sent now.
     """
@@ -214,9 +214,10 @@ class Wire(asyncio.Protocol):
             self._receivers.pop(sid, None)
 
     def ping(self) -> asyncio.Future[None]:
-        """Return what is done when the server has taken in everything that was sent before, and answered.
+        """Send a ping; return a future that completes with its answer.
 
-        It fails with `NotConnected` when the connection ends first.
+        By then the server has processed everything that was sent before. The future fails with `NotConnected`
+        when the connection ends first.
         """
         answered: asyncio.Future[None] = self._loop.create_future()
         answered.add_done_callback(_look_at)
@@ -229,13 +230,13 @@ class Wire(asyncio.Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether so much waits to be sent that who can should wait."""
+        """Whether so much waits to be sent that callers that can wait should."""
         return self._pending > _CONGESTED
 
     def writable(self) -> asyncio.Future[None]:
-        """Return what is done when the connection is not congested any more, or has ended.
+        """Return a future that completes when the connection is no longer congested, or has ended.
 
-        Each caller gets its own, to be cancelled without harm to others.
+        Each caller gets its own, and may cancel it without effect on the others.
         """
         if self._writable is None or self._writable.done():
             self._writable = self._loop.create_future()
@@ -407,7 +408,7 @@ class Wire(asyncio.Protocol):
 
 
 def _look_at(future: asyncio.Future[None]) -> None:
-    """Keep a failure that nobody asks for from being reported as forgotten."""
+    """Retrieve a future's exception, or asyncio reports that nobody did."""
     if not future.cancelled():
         future.exception()
 
@@ -424,7 +425,7 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
 """What an error of a connect means."""
 
 _OURS_REFUSED: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
-"""What OpenSSL calls a server's word that it wants another certificate of ours, or one at all."""
+"""OpenSSL's reasons for an alert by which a server refuses our certificate, or the lack of one."""
 
 
 def _explain_tls(error: ssl.SSLError) -> ConnectFailed:

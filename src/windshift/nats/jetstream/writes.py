@@ -6,7 +6,7 @@ What is promised, and what not:
 not stored, and `Unavailable` or `TooManyInFlight` say so.
 - A write that may have arrived is sent again only if that does no harm, because it carries a key by which the
 server knows it again. Otherwise, and at the deadline, the outcome is unknown and `OutcomeUnknown` says so.
-- What is said of a later attempt says nothing of an earlier one that may have arrived: see
+- The answer to a later attempt says nothing about an earlier one that may have arrived: see
 `JetStreamError.in_doubt`.
 """
 
@@ -46,7 +46,7 @@ class WriteOptions:
     max_in_flight: int = 256
     max_waiting: int = 10_000
     patience: timedelta = timedelta(seconds=1)
-    """How long an answer may take before it is looked up whether a stream takes the subject at all."""
+    """How long to wait for an answer before looking up whether any stream takes the subject."""
     attempt_timeout: timedelta = timedelta(seconds=3)
     """When a write that may be repeated is sent again: a leader that died does not answer."""
     backoff: Backoff = field(default_factory=Backoff)
@@ -69,7 +69,7 @@ class Write(NamedTuple):
 
 
 class PubAck(NamedTuple):
-    """JetStream's word that a message is stored. There is one per publish, so it is a tuple."""
+    """JetStream's acknowledgement that a message is stored. There is one per publish, so it is a tuple."""
 
     stream: str
     sequence: int
@@ -154,7 +154,7 @@ class Writes:
         return self._slots.waiting
 
     async def write(self, write: Write) -> PubAck:
-        """Store a message; return the server's word for it.
+        """Store a message; return the server's acknowledgement.
 
         Raise `JetStreamError` for an error that another attempt would meet too, `NoStream`, `MessageTooLarge`
         for more than the server takes now, `TooManyInFlight`, `Unavailable` or `OutcomeUnknown`.
@@ -170,7 +170,7 @@ class Writes:
         loop = self._requests.loop
         now, until = loop.time(), write.deadline
         patience = (until - now) / 2
-        doubt_at = now + (min(self._patience, patience))
+        doubt_at = now + min(self._patience, patience)
         if write.repeatable:
             until = min(until, now + self._attempt_timeout)
             doubt_at = min(until, doubt_at)
@@ -207,10 +207,10 @@ class Writes:
 
     async def _persist(self, write: Write, result: _Result) -> PubAck:
         """Go on after a first attempt that was not the last word."""
-        if self._patient >= self._options.max_waiting:
-            raise OutcomeUnknown if _may_have_arrived(result) else TooManyInFlight
-        self._patient += 1
         sent = _may_have_arrived(result)
+        if self._patient >= self._options.max_waiting:
+            raise OutcomeUnknown if sent else TooManyInFlight
+        self._patient += 1
         try:
             await self._consider(write, result, sent=sent)
             async for _ in retry(write.deadline, self._options.backoff, first=2):
@@ -293,7 +293,7 @@ _GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN})
 
 
 def _read(result: _Result) -> PubAck | None:
-    """Return the server's word, `None` when the write is to be tried again; raise its final refusal."""
+    """Return the acknowledgement, or `None` when the write is to be tried again; raise a final refusal."""
     if not isinstance(result, bytes):
         return None
     try:
