@@ -378,19 +378,25 @@ async def test_large_messages_both_ways(tmp_path: Path, authority: Authority, *,
             connect(secure_url(server), options) as broker,
             connect(secure_url(server), options) as other,
         ):
+            arrived = asyncio.Queue[Message]()
             got, echoed = list[bytes](), list[bytes]()
 
-            def echo(message: Message) -> None:
-                got.append(message.body)
-                other.connection.publish(message.reply, message.body)
+            async def echo() -> None:
+                for _ in range(count):
+                    message = await arrived.get()
+                    got.append(message.body)
+                    await other.connection.wait_ready(in_seconds(20))
+                    other.connection.publish(message.reply, message.body)
 
-            other.connection.subscribe(b"there", echo)
+            echoing = asyncio.create_task(echo())
+            other.connection.subscribe(b"there", arrived.put_nowait)
             broker.connection.subscribe(b"back", lambda message: echoed.append(message.body))
             await is_up(other)
             begun = time.monotonic()
             for body in bodies:
                 await broker.connection.wait_ready(in_seconds(20))
                 broker.connection.publish(b"there", body, reply=b"back")
+            await echoing
             await eventually(lambda: len(echoed) == count)
             assert time.monotonic() - begun < 20
             assert got == bodies
