@@ -12,11 +12,12 @@ import pytest
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
-from windshift.server import health_http, memory, names, open_files
 from windshift.server.api import dead_letters, deadlines, policies, streams
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
+from windshift.server.domain import names
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.process import health_http, memory, open_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEXT: Final = (ROOT / "docs" / "limits.md").read_text()

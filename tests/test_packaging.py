@@ -66,7 +66,7 @@ def test_nats_stands_alone() -> None:
 
 def test_server_does_without_the_clients_of_others() -> None:
     """The server loads neither nats-py nor grpcio. The one it does not bring at all: the tests have it."""
-    assert modules_after("import windshift.server.serve").isdisjoint(TESTS_ONLY)
+    assert modules_after("import windshift.server.process.serve").isdisjoint(TESTS_ONLY)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert not any(each.startswith("nats-py") for each in extras["server"])
     assert any(each.startswith("nats-py") for each in extras["dev"])

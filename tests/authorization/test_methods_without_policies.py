@@ -12,7 +12,6 @@ from google.protobuf.descriptor_pool import Default
 from tests.authorization.policies import ALL, principal
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Interceptor, Server, Service
-from windshift.server import app
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.policies import NoPolicy
@@ -22,6 +21,7 @@ from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
 from windshift.server.config import config_from_environment
+from windshift.server.process import app
 from windshift.server.telemetry.signals import Telemetry
 
 

@@ -18,7 +18,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.unfinished_call import unfinished_call
 from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, windshift
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
-from windshift.server.embedded.program import find_program
+from windshift.server.process.embedded.program import find_program
 
 
 def health(address: str, service: str = "", credentials: grpc.ChannelCredentials | None = None) -> str:

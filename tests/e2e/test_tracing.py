@@ -222,7 +222,7 @@ def test_nothing_is_imported_without_a_collector() -> None:
         "import sys\n"
         "from windshift.server.config import config_from_environment\n"
         "from windshift.server.telemetry.signals import Telemetry\n"
-        "import windshift.server.serve\n"
+        "import windshift.server.process.serve\n"
         "for settings in {}, {'OTEL_TRACING_LOG': 'true'}:\n"
         "    Telemetry(config_from_environment({'HOME': '/', **settings}).telemetry)\n"
         "unwanted = {'opentelemetry', 'grpc', 'requests'}\n"

@@ -10,8 +10,8 @@ from queue import SimpleQueue
 
 import uvloop
 
-from windshift.server.app import App
 from windshift.server.config import config_from_environment
+from windshift.server.process.app import App
 from windshift.server.telemetry.signals import Telemetry
 
 

@@ -11,7 +11,7 @@ from windshift.server.auth.authenticate import Authenticator, Identity
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Policy, Principal, StaticToken
 from windshift.server.auth.tokens import token_digest
-from windshift.server.errors import Unauthenticated
+from windshift.server.domain.errors import Unauthenticated
 
 NOW = 1_800_000_000.0
 """When a `Clock` begins, a Unix time."""

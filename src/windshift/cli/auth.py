@@ -179,7 +179,7 @@ def _moment(text: str, now: datetime) -> datetime:
 
 def _action(question: tuple[str, ...]) -> Action:
     """Return what is asked for. Whatever a server would refuse as malformed is wrong usage here."""
-    from windshift.server.errors import InvalidField
+    from windshift.server.domain.errors import InvalidField
 
     verb, *resource = question
     kinds = {kind.verb: kind for kind in NEEDS}
@@ -199,7 +199,7 @@ def _action(question: tuple[str, ...]) -> Action:
 
 def _value(text: str, key: str, *, subject: bool) -> str | None:
     """Return one part of a resource as an action has it. Raise `InvalidField`."""
-    from windshift.server import names
+    from windshift.server.domain import names
 
     if subject:
         names.filter_subject("", text)
@@ -245,7 +245,7 @@ def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
     import asyncio
 
     from windshift.server.auth.authenticate import Authenticator, Identity, Pending
-    from windshift.server.errors import IdentityUnavailable, Unauthenticated
+    from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
     if find_spec("jwt") is None:
         fail(_USAGE, "the server is not installed (jwt is missing): pip install 'windshift[server]'")

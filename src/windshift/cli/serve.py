@@ -101,7 +101,7 @@ def _read_config() -> ServerConfig:
 
 def _import_server() -> ModuleType:
     try:
-        return import_module("windshift.server.serve")
+        return import_module("windshift.server.process.serve")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:

@@ -22,7 +22,7 @@ from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
-from windshift.server.errors import PermissionDenied
+from windshift.server.domain.errors import PermissionDenied
 
 PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"

@@ -7,7 +7,7 @@ import pytest
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
 from windshift.nats.times import Time
 from windshift.server.api.consume import confirmation_response, event_response, read_command
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.settlement import Confirmation, Kind
 from windshift.server.events.deliveries import Delivery

@@ -9,7 +9,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import RpcError, StatusCode
 from windshift.server.api.errors import CODES, translate
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     DeadLetterNotFound,
     EventTooLarge,

@@ -22,7 +22,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
     RetryPolicy as PolicyMessage,
 )
 from windshift.server.api.streams import MOST_IN_A_LIST, read_consumer, read_stream, read_which_consumer
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.specs import (
     AtEnd,

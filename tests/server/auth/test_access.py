@@ -14,7 +14,7 @@ from windshift.server.auth.access import ActivePolicy, AuthorizedStream
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.permissions import Entry, Permissions, Role
 from windshift.server.auth.policy import Policy, Principal
-from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 Answer = Identity | Pending | Exception
 GENERATED = "0123456789abcdef01234567"

@@ -13,8 +13,8 @@ from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
 from windshift.server.config import LogLevel
-from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated
-from windshift.server.logging import configure_logging
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated
+from windshift.server.process.logging import configure_logging
 
 ANN = Identity(Principal("ann", Permissions()), "token 12345678", inf)
 CALLER = Caller("/a.B/C", "10.0.0.1:5", ANN)

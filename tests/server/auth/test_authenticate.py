@@ -10,7 +10,7 @@ from tests.support.callers import HOUR, NOW, Clock, bearer, known, people, princ
 from windshift.server.auth.authenticate import Authenticator, Identity, _Known
 from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.tokens import EXPIRED, make_token, token_digest
-from windshift.server.errors import Unauthenticated
+from windshift.server.domain.errors import Unauthenticated
 
 DEFAULT = Unauthenticated("").message
 

@@ -25,7 +25,7 @@ from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.jwks import KeySet, KeySets
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.tokens import EXPIRED, make_token
-from windshift.server.errors import IdentityUnavailable, Unauthenticated
+from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
 DEFAULT = Unauthenticated("").message
 

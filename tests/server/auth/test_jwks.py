@@ -22,7 +22,7 @@ from tests.support.windshift_process import wait_for
 from windshift.server.auth.jwks import KeySet, KeySets, read_keys
 from windshift.server.auth.jwks_fetch import NotFetched
 from windshift.server.auth.policy import ALGORITHMS
-from windshift.server.errors import IdentityUnavailable, Unauthenticated
+from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
 ALL = tuple(ALGORITHMS)
 MINUTE = 60.0
@@ -466,7 +466,7 @@ def test_a_server_without_issuers_does_not_load_cryptography() -> None:
 import sys
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy import Policy
-from windshift.server.errors import Unauthenticated
+from windshift.server.domain.errors import Unauthenticated
 for header in (b"Bearer ws_a_" + b"x" * 43, b"Bearer a.b.c"):
     try:
         Authenticator(Policy()).identify(header, tuple)

@@ -32,7 +32,7 @@ from tests.support.json_web_keys import (
 from windshift.server.auth.authenticate import Authenticator, Identity
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.tokens import EXPIRED
-from windshift.server.errors import Unauthenticated
+from windshift.server.domain.errors import Unauthenticated
 
 NOW: Final = 1_800_000_000.5
 """When all of this happens, and between two seconds."""

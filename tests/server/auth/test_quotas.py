@@ -7,7 +7,7 @@ import pytest
 from windshift.server.auth.permissions import Permissions
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import Usage
-from windshift.server.errors import QuotaExceeded
+from windshift.server.domain.errors import QuotaExceeded
 
 
 def principal(*, streams: int | None = None, rps: float | None = None) -> Principal:

@@ -12,7 +12,7 @@ import pytest
 from tests.server.events.management import Management, eventually, manage
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import ReplicasUnavailable
+from windshift.server.domain.errors import ReplicasUnavailable
 from windshift.server.events.specs import (
     AtStart,
     ConsumerSpec,

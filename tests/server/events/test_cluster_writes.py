@@ -15,7 +15,7 @@ from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
-from windshift.server.errors import KeyExists, RevisionMismatch, WrongLastId
+from windshift.server.domain.errors import KeyExists, RevisionMismatch, WrongLastId
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.state.stores import Stores

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import (
     LONGEST_DELAY_NS,
     MOST_IDS,

@@ -11,7 +11,7 @@ from windshift.nats import NoReply
 from windshift.nats.jetstream.api import ConsumerState
 from windshift.nats.jetstream.pulling import ACK, TERMINATE, Notice
 from windshift.nats.times import Time
-from windshift.server.errors import ConsumerNotFound
+from windshift.server.domain.errors import ConsumerNotFound
 from windshift.server.events.consuming.commands import Ack, Action, Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions

@@ -10,7 +10,7 @@ import pytest
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream.api import ConsumerState, StreamState
-from windshift.server.errors import StreamNotFound, UnsupportedCombination
+from windshift.server.domain.errors import StreamNotFound, UnsupportedCombination
 from windshift.server.events.consumers import ConsumerView, changed_config, new_config, refusal_error, view
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, ConsumerSpec, StartPosition

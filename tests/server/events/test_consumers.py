@@ -14,7 +14,7 @@ import pytest
 from tests.server.events.management import Letters, Management, Told, manage
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
     StreamNotFound,

@@ -15,7 +15,7 @@ import uvloop
 from tests.server.events.consuming import Consuming, make_consumer, prepare
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
     InvalidField,

@@ -18,7 +18,7 @@ from tests.server.events.test_giving_up import TWICE, failing, reject
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import NotConnected
 from windshift.nats.jetstream.pulling import ACK, TERMINATE
-from windshift.server.errors import PermissionDenied
+from windshift.server.domain.errors import PermissionDenied
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import Action
 from windshift.server.events.consuming.shared import Broker as ConsumeBroker

@@ -11,7 +11,7 @@ import pytest
 from tests.server.events.consuming import Consuming, Worker, consume_all, make_consumer, prepare
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.settlement import Kind
 
 Unique = Callable[[], str]

@@ -18,7 +18,7 @@ from tests.server.events.management import (
     source_stream,
 )
 from tests.support.broker import Broker, in_seconds
-from windshift.server.errors import MirrorChange, StreamNotFound, UnsupportedCombination
+from windshift.server.domain.errors import MirrorChange, StreamNotFound, UnsupportedCombination
 from windshift.server.events.specs import AtEnd, AtId, AtTime, RetentionSpec, SourceSpec
 
 Unique = Callable[[], str]

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.server.events.test_window import admit, window
-from windshift.server import errors
+from windshift.server.domain import errors
 from windshift.server.events.counts import CANCELLED, PUBLISH_FAILURES, UNEXPECTED, Counts
 from windshift.server.events.model import StreamSeq
 

@@ -15,7 +15,7 @@ from tests.support.cutting_proxy import CuttingProxy, cutting
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
-from windshift.server.errors import BrokerUnavailable, OutcomeUnknown
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.specs import ConsumerSpec
 from windshift.server.state.stores import Stores
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.support.broker import Broker, in_seconds
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     OutcomeUnknown,

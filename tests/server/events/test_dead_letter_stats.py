@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from windshift.nats.times import Time
-from windshift.server.errors import StreamFull
+from windshift.server.domain.errors import StreamFull
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.model import StreamSeq

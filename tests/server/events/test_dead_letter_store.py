@@ -14,7 +14,7 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import BrokerUnavailable, StreamFull
+from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import entry_subject
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import STREAM

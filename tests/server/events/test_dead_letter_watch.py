@@ -13,7 +13,7 @@ import pytest
 
 from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.support.broker import Broker, in_seconds
-from windshift.server.errors import BrokerUnavailable, InvalidField
+from windshift.server.domain.errors import BrokerUnavailable, InvalidField
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter
 from windshift.server.events.dead_letters.store import DeadLetterStore, Page
 from windshift.server.events.dead_letters.watch import (

@@ -15,7 +15,7 @@ from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import Message
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.settlement import Kind
 from windshift.server.events.consuming.shared import DeadLettering

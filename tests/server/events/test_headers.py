@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from windshift.nats import headers as h
 from windshift.nats.times import Time
+from windshift.server.domain.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
 from windshift.server.events.headers import _PLAIN, _read_lines, read
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import _headers
-from windshift.server.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
 from windshift.server.telemetry.propagation import TraceContext
 
 PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"

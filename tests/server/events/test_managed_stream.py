@@ -11,7 +11,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.writes import Writes
-from windshift.server.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown, ReplicasUnavailable, StreamFull
 from windshift.server.events.managed_stream import Conflict, ManagedStream, changed_config
 
 Unique = Callable[[], str]

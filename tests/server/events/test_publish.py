@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.writes import WriteOptions, Writes, _Found
 from windshift.nats.times import Time, parse_rfc3339
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
     InvalidField,

@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats import Backoff
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import WriteOptions, Writes
-from windshift.server.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
+from windshift.server.domain.errors import EventTooLarge, OutcomeUnknown, UnboundSubject, WrongLastId
 from windshift.server.events.model import PublishReceipt
 from windshift.server.state.stores import Stores
 

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 
 from windshift.nats.jetstream.api import ConsumerState
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.shared import DeadLettering
 from windshift.server.events.model import ConsumerKey
 

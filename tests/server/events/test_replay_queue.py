@@ -13,7 +13,7 @@ from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.replay_queue import STREAM, read_pointer
 from windshift.server.events.deliveries import read_delivery

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from windshift.nats import JetStreamError
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     InvalidField,
     MirrorChange,
     ReplicasUnavailable,

@@ -23,8 +23,8 @@ from tests.server.events.management import (
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Message
-from windshift.server.broker_errors import broker_errors
-from windshift.server.errors import (
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     OutcomeUnknown,

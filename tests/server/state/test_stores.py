@@ -14,7 +14,7 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import Writes
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
     InvalidField,

@@ -20,7 +20,7 @@ from windshift.server.auth.actions import Action, Publish
 from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
-from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
 

@@ -10,7 +10,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRe
 from windshift.rpc import ServerCall
 from windshift.server.api.fields import duration_ns
 from windshift.server.auth.access import AuthorizedStream
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import (
     LONGEST_ERROR_TYPE,

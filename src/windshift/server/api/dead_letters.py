@@ -9,11 +9,11 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import Time, from_unix_ns
 from windshift.rpc import ServerCall
-from windshift.server import names
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number, unix_ns
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.dead_letters.admin import (
     DeadLetterAdmin,
     ReplayOptions,

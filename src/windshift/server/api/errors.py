@@ -15,7 +15,7 @@ from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import RpcError, ServerCall, StatusCode
 from windshift.server.api.policies import POLICIES
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     EventTooLarge,
     InvalidField,
     OutcomeUnknown,

@@ -8,7 +8,6 @@ from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
-from windshift.server import names
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import timestamp
@@ -16,7 +15,8 @@ from windshift.server.api.streams import read_consumer, read_stream, read_which_
 from windshift.server.auth.access import require
 from windshift.server.auth.actions import DeleteConsumer, UseConsumer
 from windshift.server.auth.authenticate import Identity
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Broker

@@ -9,7 +9,7 @@ from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 
 LARGEST: Final = 2**63 - 1
 """What the broker's counters hold, and its durations in nanoseconds (292 years)."""

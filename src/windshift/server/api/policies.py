@@ -15,7 +15,6 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
-from windshift.server import names
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     EVERYTHING,
@@ -34,7 +33,8 @@ from windshift.server.auth.actions import (
     UseConsumer,
     WriteKey,
 )
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.dead_letters.model import DeadLetterId
 
 Rule: TypeAlias = Callable[[Any], Iterator[Action]]

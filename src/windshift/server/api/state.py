@@ -11,7 +11,7 @@ from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number
-from windshift.server.errors import InvalidField, ValueNotAny
+from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.state.model import Entry
 from windshift.server.state.stores import Stores
 

@@ -15,9 +15,9 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
 )
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
 from windshift.nats.times import nanoseconds
-from windshift.server import names
 from windshift.server.api.fields import duration, duration_ns, number, real, unix_ns
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 from windshift.server.events.retries import (
     DEFAULT_INITIAL_BACKOFF,
     DEFAULT_JITTER,

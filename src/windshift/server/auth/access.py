@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from windshift.server import names
 from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.quotas import Usage
 from windshift.server.auth.subjects import SubjectPatterns
-from windshift.server.errors import PermissionDenied, Unauthenticated, WindshiftError
+from windshift.server.domain import names
+from windshift.server.domain.errors import PermissionDenied, Unauthenticated, WindshiftError
 
 _INTERVAL: Final = 1.0
 """Seconds between two looks for credentials that have expired."""

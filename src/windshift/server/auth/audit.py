@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from windshift.server.auth.authenticate import Identity
-from windshift.server.errors import PermissionDenied, QuotaExceeded, Unauthenticated
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 AUDIT: Final = "windshift.audit"

@@ -16,7 +16,7 @@ from windshift.server.auth.json_web_tokens import ReadToken, check_expiry, read_
 from windshift.server.auth.jwks import KeySet, KeySets
 from windshift.server.auth.policy import Policy, Principal
 from windshift.server.auth.tokens import EXPIRED, matching_token, principal_of
-from windshift.server.errors import IdentityUnavailable, Unauthenticated
+from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
 _HEADER: Final = re.compile(rb"bearer +([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 """RFC 6750, with the scheme in whatever case (RFC 9110)."""

@@ -12,7 +12,7 @@ from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.policy_file import PolicyError, read_policy
-from windshift.server.reloading import NotUsable, Watched, refuse_pipes
+from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
 
 _log = logging.getLogger(__name__)
 

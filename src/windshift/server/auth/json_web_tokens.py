@@ -18,7 +18,7 @@ from windshift.server.auth.jwks import MAX_KEY_ID
 from windshift.server.auth.policy import ALGORITHMS, Issuer
 from windshift.server.auth.strict_json import read_object
 from windshift.server.auth.tokens import EXPIRED
-from windshift.server.errors import Unauthenticated
+from windshift.server.domain.errors import Unauthenticated
 
 MAX_LENGTH: Final = 8192
 """Characters of a token."""

@@ -17,8 +17,8 @@ from typing import Any, Final
 from windshift.server.auth.jwks_fetch import TIME_LIMIT, NotFetched, fetch
 from windshift.server.auth.policy import ALGORITHMS, Issuer, Policy
 from windshift.server.auth.strict_json import read_object
-from windshift.server.errors import IdentityUnavailable, Unauthenticated
-from windshift.server.threads import in_thread
+from windshift.server.background.threads import in_thread
+from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
 
 _log = logging.getLogger(__name__)
 

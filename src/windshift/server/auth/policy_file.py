@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Final, TypeVar
 from urllib.parse import urlsplit
 
-from windshift.server import names
 from windshift.server.auth.document import PolicyError, Value, read_document, shown, type_name
 from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
 from windshift.server.auth.policy import ALGORITHMS, Issuer, JwtSubject, Policy, Principal, StaticToken
 from windshift.server.auth.tokens import principal_of
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 
 __all__ = ["LARGEST", "PolicyError", "parse_policy", "read_policy"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from windshift.server.auth.policy import Principal
-from windshift.server.errors import QuotaExceeded
+from windshift.server.domain.errors import QuotaExceeded
 
 
 class Usage:

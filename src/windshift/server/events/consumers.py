@@ -19,9 +19,9 @@ from windshift.nats import NatsError, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
-from windshift.server import names
-from windshift.server.broker_errors import domain_error, is_invalid
-from windshift.server.errors import (
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import domain_error, is_invalid
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
     StreamNotFound,

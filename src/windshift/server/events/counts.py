@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final, Protocol
 
-from windshift.server import errors
+from windshift.server.domain import errors
 
 CANCELLED: Final = "CANCELLED"
 UNEXPECTED: Final = "INTERNAL"

@@ -14,8 +14,8 @@ from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import PubAck, Write, Writes
-from windshift.server.broker_errors import broker_errors, domain_error
-from windshift.server.errors import (
+from windshift.server.domain.broker_errors import broker_errors, domain_error
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
     StreamFull,

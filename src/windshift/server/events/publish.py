@@ -12,9 +12,9 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import PubAck, Write, Writes
 from windshift.nats.times import NANOSECONDS
-from windshift.server import names
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import (
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
     InvalidField,

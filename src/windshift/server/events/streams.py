@@ -15,8 +15,8 @@ from windshift.nats import Backoff, NatsError, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
-from windshift.server.broker_errors import domain_error, is_invalid
-from windshift.server.errors import (
+from windshift.server.domain.broker_errors import domain_error, is_invalid
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     MirrorChange,

@@ -12,9 +12,9 @@ from typing import Final
 
 from windshift.nats import Backoff, NatsError, Superseded, retry
 from windshift.nats.jetstream.kv import Buckets, Record
-from windshift.server import names
-from windshift.server.broker_errors import broker_errors, domain_error, is_invalid
-from windshift.server.errors import (
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import broker_errors, domain_error, is_invalid
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     KeyExists,

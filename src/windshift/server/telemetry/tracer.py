@@ -14,7 +14,7 @@ from time import time_ns
 from typing import Final, Self
 
 from windshift.server.config import SamplerConfig
-from windshift.server.errors import WindshiftError
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.telemetry.conventions import ERROR_TYPE, SpanKind
 from windshift.server.telemetry.propagation import TraceContext, read_trace_context
 

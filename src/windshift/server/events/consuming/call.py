@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from windshift.nats import Backoff, Message, NatsError, NotConnected, Outcome, retry
 from windshift.nats.jetstream.pulling import NAK, PROGRESS, TERMINATE, Arrival, Notice, Puller
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     ShuttingDown,
     SubscribeExpected,

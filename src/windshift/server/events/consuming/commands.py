@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.names import consumer_name, stream_name
 from windshift.server.events.dead_letters.model import Cause
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import RetryPolicy
-from windshift.server.names import consumer_name, stream_name
 
 DEFAULT_PROCESSING_EVENTS = 50
 MOST_PROCESSING_EVENTS = 10_000

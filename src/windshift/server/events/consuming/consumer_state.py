@@ -15,8 +15,8 @@ from typing import Final
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import ConsumerNotFound, UnsupportedCombination
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
 from windshift.server.events.consuming.flow import LARGEST_LIMIT
 from windshift.server.events.retries import RetryPolicy, stored_policy

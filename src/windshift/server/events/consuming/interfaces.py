@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Protocol
 
 from windshift.nats.jetstream.pulling import PullOptions
-from windshift.server.errors import WindshiftError
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consuming.commands import Command
 from windshift.server.events.consuming.settlement import Confirmation
 from windshift.server.events.deliveries import Delivery

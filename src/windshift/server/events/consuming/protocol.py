@@ -23,7 +23,7 @@ from windshift.nats import NoReply, Outcome
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Ended, Notice, nak
 from windshift.nats.times import Time, parse_rfc3339
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
     ForbiddenByBroker,

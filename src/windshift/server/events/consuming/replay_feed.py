@@ -11,7 +11,7 @@ from datetime import timedelta
 
 from windshift.nats import Connection, Message, NatsError
 from windshift.nats.jetstream.pulling import ACK, NAK, TERMINATE, Arrival, Notice, Puller
-from windshift.server.errors import WindshiftError
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
-from windshift.server.errors import BrokerUnavailable, WindshiftError
+from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
 from windshift.server.events.counts import Counts

@@ -18,8 +18,8 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import (
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
     DeadLetterNotFound,

@@ -18,8 +18,8 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, nanoseconds
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import BrokerUnavailable, OutcomeUnknown
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.consumers import KEPT_UNUSED, MAX_ACK_PENDING, MAX_WAITING
 from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
 from windshift.server.events.deliveries import Delivery

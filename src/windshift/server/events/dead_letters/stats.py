@@ -9,7 +9,7 @@ import logging
 from time import monotonic
 from typing import Any, Final
 
-from windshift.server.errors import WindshiftError
+from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, Failure
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import read_trace_context

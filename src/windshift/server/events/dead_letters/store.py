@@ -12,8 +12,8 @@ from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.batch_get import Batch, batch_get
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import BrokerUnavailable
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.dead_letters.codec import (
     OVERFLOW_SUBJECTS,
     SUBJECTS,

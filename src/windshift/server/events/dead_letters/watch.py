@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Final, NamedTuple, Protocol
 
-from windshift.server.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
+from windshift.server.domain.errors import BrokerUnavailable, InvalidField, OutcomeUnknown
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.notes import DEAD, Notes

@@ -23,8 +23,8 @@ from windshift.nats.jetstream.api import JetStream, StoredMessage
 from windshift.nats.jetstream.slots import Slots
 from windshift.nats.jetstream.writes import PubAck
 from windshift.nats.times import from_unix_ns
-from windshift.server.broker_errors import domain_error
-from windshift.server.errors import (
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
     StreamFull,

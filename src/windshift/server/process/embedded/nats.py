@@ -15,10 +15,10 @@ from pathlib import Path
 
 from windshift.nats import ServerAddress
 from windshift.server.config import EmbeddedConfig
-from windshift.server.embedded.directory import DataDirectory
-from windshift.server.embedded.errors import EmbeddedError
-from windshift.server.embedded.program import find_program
-from windshift.server.embedded.settings import Settings
+from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.errors import EmbeddedError
+from windshift.server.process.embedded.program import find_program
+from windshift.server.process.embedded.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from windshift.server.open_files import _raised, allow_connections
+from windshift.server.process.open_files import _raised, allow_connections
 
 NO_LIMIT = -1
 

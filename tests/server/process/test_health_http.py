@@ -12,8 +12,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from windshift.server.health_http import HealthApplication, HealthServer, Scrape
-from windshift.server.readiness import Readiness
+from windshift.server.process.health_http import HealthApplication, HealthServer, Scrape
+from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
 

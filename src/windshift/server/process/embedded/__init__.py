@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from windshift.server.embedded.directory import DataDirectory
-from windshift.server.embedded.errors import EmbeddedError
-from windshift.server.embedded.nats import EmbeddedNats, EmbeddedTimers
+from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.errors import EmbeddedError
+from windshift.server.process.embedded.nats import EmbeddedNats, EmbeddedTimers
 
 __all__ = ["DataDirectory", "EmbeddedError", "EmbeddedNats", "EmbeddedTimers"]

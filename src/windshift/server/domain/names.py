@@ -14,7 +14,7 @@ import re
 import secrets
 from functools import lru_cache
 
-from windshift.server.errors import InvalidField
+from windshift.server.domain.errors import InvalidField
 
 MAX_LENGTH = 255
 MAX_STORE_NAME = MAX_LENGTH - len("KV_")

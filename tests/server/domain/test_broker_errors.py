@@ -6,8 +6,8 @@ import pytest
 
 from windshift import nats
 from windshift.nats.jetstream import codes
-from windshift.server import errors
-from windshift.server.broker_errors import _BY_CODE, broker_errors, domain_error, is_invalid
+from windshift.server.domain import errors
+from windshift.server.domain.broker_errors import _BY_CODE, broker_errors, domain_error, is_invalid
 
 NO_ROOM = "the broker has no room left; give it more, or remove events"
 NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"

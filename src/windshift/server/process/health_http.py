@@ -19,7 +19,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from windshift.rpc import open_sockets
-from windshift.server.readiness import Readiness
+from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
 Scope = MutableMapping[str, Any]

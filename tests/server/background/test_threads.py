@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from windshift.server.threads import in_thread
+from windshift.server.background.threads import in_thread
 
 
 async def test_what_comes_of_it() -> None:

@@ -18,20 +18,20 @@ from dataclasses import replace
 import uvloop
 
 from windshift.nats import ConnectFailed, ServerAddress
-from windshift.server.app import App
 from windshift.server.auth.authorization import PolicyNotUsable
+from windshift.server.background.reloading import NotUsable
 from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
-from windshift.server.embedded import EmbeddedError, EmbeddedNats
-from windshift.server.exposure import warn
-from windshift.server.health_http import HealthApplication, HealthServer
-from windshift.server.logging import configure_logging, exported_logs
-from windshift.server.memory import memory_to_hold
-from windshift.server.open_files import allow_connections
-from windshift.server.readiness import Readiness
-from windshift.server.reloading import NotUsable
+from windshift.server.process.app import App
+from windshift.server.process.embedded import EmbeddedError, EmbeddedNats
+from windshift.server.process.exposure import warn
+from windshift.server.process.health_http import HealthApplication, HealthServer
+from windshift.server.process.logging import configure_logging, exported_logs
+from windshift.server.process.memory import memory_to_hold
+from windshift.server.process.open_files import allow_connections
+from windshift.server.process.readiness import Readiness
+from windshift.server.process.tls import TlsNotUsable
 from windshift.server.telemetry.prometheus import Exposition
 from windshift.server.telemetry.signals import Telemetry
-from windshift.server.tls import TlsNotUsable
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import stat
 import time
 from pathlib import Path
 
-from windshift.server.embedded.errors import EmbeddedError
+from windshift.server.process.embedded.errors import EmbeddedError
 
 log = logging.getLogger(__name__)
 

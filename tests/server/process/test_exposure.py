@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from windshift.server.config import ServerConfig, config_from_environment
-from windshift.server.exposure import is_open, is_readable, warn
+from windshift.server.process.exposure import is_open, is_readable, warn
 
 ANY = "0.0.0.0"  # noqa: S104 - nothing listens
 

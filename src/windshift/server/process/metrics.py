@@ -12,13 +12,13 @@ from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
+from windshift.server.background.reloading import Watched
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import replayed_to
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.monitoring.census import Census, ConsumerCensus
 from windshift.server.monitoring.poll import Poll
-from windshift.server.reloading import Watched
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter

@@ -14,8 +14,8 @@ import pytest
 
 from tests.support.broker import connect, in_seconds
 from windshift.server.config import EmbeddedConfig
-from windshift.server.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers
-from windshift.server.embedded.program import find_program
+from windshift.server.process.embedded import EmbeddedError, EmbeddedNats, EmbeddedTimers
+from windshift.server.process.embedded.program import find_program
 
 QUICK = EmbeddedTimers(restart_first=0.01, restart_longest=0.1)
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from windshift.server.threads import in_thread
+from windshift.server.background.threads import in_thread
 
 log = logging.getLogger(__name__)
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from windshift.rpc import ReplaceableTls, objection, server_tls
+from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
 from windshift.server.config import ClientAuth, ServerConfig
-from windshift.server.reloading import NotUsable, Watched, refuse_pipes
 
 _log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server import memory
+from windshift.server.process import memory
 
 GIB = 1 << 30
 

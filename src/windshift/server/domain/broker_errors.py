@@ -8,7 +8,7 @@ from typing import Any, Final, TypeGuard
 
 from windshift import nats
 from windshift.nats.jetstream import codes
-from windshift.server.errors import (
+from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
     EventTooLarge,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from windshift.server.embedded.settings import Settings
+from windshift.server.process.embedded.settings import Settings
 
 
 def settings(path: Path) -> Settings:

@@ -47,16 +47,16 @@ from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
-from windshift.server.metrics import Metrics
 from windshift.server.monitoring.census import CensusTaker
 from windshift.server.monitoring.poll import Poll
 from windshift.server.monitoring.violations import ViolationLog
-from windshift.server.readiness import Readiness
+from windshift.server.process.metrics import Metrics
+from windshift.server.process.readiness import Readiness
+from windshift.server.process.tls import api_tls
 from windshift.server.state.stores import Stores
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
-from windshift.server.tls import api_tls
 
 _INBOX_PREFIX = "_INBOX_windshift"
 """One of our own, so that our NATS user need not hear what others are told. No client publishes there: first
@@ -68,7 +68,7 @@ _MESSAGE_MARGIN = 64 * 1024
 class App:
     """A server in the running event loop, without the process around it.
 
-    Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.serve`.
+    Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.process.serve`.
     """
 
     port = 0

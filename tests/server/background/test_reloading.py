@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.reloading import (
+from windshift.server.background.reloading import (
     Changes,
     NotUsable,
     Signature,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from windshift.server.embedded import DataDirectory, EmbeddedError
+from windshift.server.process.embedded import DataDirectory, EmbeddedError
 
 
 def mode(path: Path) -> int:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from windshift.server import names
-from windshift.server.errors import InvalidField
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
 
 Rule = Callable[[str, str], object]
 

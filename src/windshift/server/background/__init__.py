@@ -1,0 +1,1 @@
+"""Work beside the event loop: in threads, and on files that change."""
