@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, lives, wait_for
 from windshift.server.config import config_from_environment
 
@@ -206,3 +207,29 @@ def test_image_serves(image: Image, tmp_path: Path) -> None:
     finally:
         server.kill()
         server.wait()
+
+
+@pytest.mark.timeout(BUILD_LIMIT)
+def test_image_serves_another_nats(image: Image, nats_server: NatsServer, tmp_path: Path) -> None:
+    """NATS_URL alone is enough, and the log says that everybody may do everything."""
+    log = tmp_path / "log"
+    server = image.start(
+        *("windshift", "serve"), output=log, GRPC_PORT="0", HEALTH_PORT="0", NATS_URL=nats_server.url
+    )
+    try:
+        wait_for(lambda: "without authorization: whoever reaches" in log.read_text(), log.read_text)
+        assert "windshift is ready" in log.read_text()
+        server.terminate()
+        assert server.wait(LIMIT) == 0
+    finally:
+        server.kill()
+        server.wait()
+
+
+@pytest.mark.timeout(BUILD_LIMIT)
+@pytest.mark.parametrize("name", ["WINDSHIFT_AUTH_FILE", "WINDSHIFT_AUTHFILE", "WINDSHIFT_AUTH"])
+def test_image_is_not_open_by_mistake(image: Image, tmp_path: Path, name: str) -> None:
+    """Beside any setting of authorization the image serves nobody without rules."""
+    log = tmp_path / "log"
+    assert image.run("windshift", "serve", output=log, **{name: ""}) == 2
+    assert log.read_text().startswith(f"windshift: {name}: ")

@@ -32,7 +32,9 @@ def address(tmp_path: Path) -> Iterator[str]:
     """Run `windshift serve` with an embedded broker; stop it in good order."""
     port = free_port()
     settings = {"GRPC_PORT": str(port), "HEALTH_PORT": "0", "WINDSHIFT_DATA_DIR": str(tmp_path / "data")}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("NATS_")}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("NATS_", "WINDSHIFT_"))
+    }
     program = Path(sys.executable).parent / "windshift"
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([program, "serve"], env=inherited | settings, stdout=log, stderr=log)

@@ -41,7 +41,7 @@ URL = f"nats://windshift:{PASSWORD}@127.0.0.1"
 
 @pytest.fixture(autouse=True)
 def _passwords(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WINDSHIFT_NATS_PASSWORD", PASSWORD)
+    monkeypatch.setenv("NATS_WINDSHIFT_PASSWORD", PASSWORD)
     monkeypatch.setenv("ADMIN_NATS_PASSWORD", "s3cret-of-admin")
 
 

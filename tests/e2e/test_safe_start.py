@@ -73,3 +73,17 @@ def test_an_authorization_file(tmp_path: Path, nats_server: NatsServer) -> None:
             assert server.stop() == 0
             assert ("tokens travel in plain text" in server.err) == warned
             assert "without authorization" not in server.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("WINDSHIFT_AUTHFILE", "auth.toml", "there is no such setting; did you mean WINDSHIFT_AUTH_FILE?"),
+        ("WINDSHIFT_AUTH_FILE", "", "it is set, and empty; give it a value, or unset it"),
+        ("WINDSHIFT_AUTH_FILE", " ", "it is set, and empty; give it a value, or unset it"),
+    ],
+)
+def test_a_file_that_was_meant(tmp_path: Path, name: str, value: str, told: str) -> None:
+    """Authorization that is misspelt or empty is no server, also where an open one would be allowed."""
+    found = refused(tmp_path, GRPC_HOST=ANY, WINDSHIFT_INSECURE="true", **{name: value})
+    assert found == (2, f"windshift: {name}: {told}\n")

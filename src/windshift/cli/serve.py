@@ -55,8 +55,9 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
     """Run a server, until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Without NATS_URL it starts a NATS server of its own, for itself alone. Everything is told by environment
-    variables; an empty value counts as an absent one. Exits with 0 after an orderly stop, 1 when it cannot
-    start, 2 when the environment is wrong.
+    variables; an empty value counts as an absent one. Of those that begin with WINDSHIFT_, one that is empty,
+    or that there is not, is an error. Exits with 0 after an orderly stop, 1 when it cannot start, 2 when the
+    environment is wrong.
     """
     signal.signal(signal.SIGTERM, stop_early)
     config = _read_config()

@@ -87,10 +87,10 @@ def test_a_default_can_be_set(name: str) -> None:
     assert read(**{name: str(SETTINGS[name].default)}) == read()
 
 
-@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("name", [name for name in SETTINGS if not name.startswith("WINDSHIFT_")])
 @pytest.mark.parametrize("blank", ["", "  "])
 def test_empty_counts_as_absent(name: str, blank: str) -> None:
-    """An empty value of any variable is as good as none."""
+    """An empty value of a variable whose name others use too is as good as none."""
     assert read(**{name: blank}) == read()
 
 

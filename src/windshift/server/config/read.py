@@ -19,6 +19,7 @@ def config_from_environment(environment: Mapping[str, str]) -> ServerConfig:
     """Read and validate everything. Raises `ConfigurationError`, which names every variable that is wrong."""
     reader = Reader(environment)
     config = SERVER.read(reader)
+    reader.refuse_unknown(SETTINGS)
     for check in _RULES:
         check(reader, config)
     reader.finish()

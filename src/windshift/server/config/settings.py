@@ -5,11 +5,12 @@ Each setting stands in one place, the field that holds its value: name, parser, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Final, Generic, TypeAlias, TypedDict, TypeVar, Unpack, cast
 
 from windshift.server.config.parsers import Parser
+from windshift.server.config.unknown import PREFIX, unknown
 
 T = TypeVar("T")
 
@@ -26,7 +27,7 @@ class ConfigurationError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Setting(Generic[T]):
-    """One environment variable. An empty value counts as absent."""
+    """One environment variable. An empty value counts as absent; of one of ours it is an error too."""
 
     name: str
     parser: Parser[T]
@@ -76,6 +77,11 @@ class Reader:
         """Record what is wrong with a setting. The text must not contain secrets."""
         self._problems.append(f"{name}: {text}")
 
+    def refuse_unknown(self, known: Iterable[str]) -> None:
+        """Record a problem for each variable of ours that is not among the known ones."""
+        for name, text in unknown(self._environment.items(), known).items():
+            self.problem(name, text)
+
     def text(self, name: str) -> str | None:
         """Return the text of a variable without surrounding blanks; None when absent or empty."""
         return self._environment.get(name, "").strip() or None
@@ -90,6 +96,8 @@ class Reader:
     def _parse(self, setting: Setting[T]) -> T | None:
         text, parser = self.text(setting.name), setting.parser
         if text is None:
+            if setting.name.startswith(PREFIX) and setting.name in self._environment:
+                self.problem(setting.name, "it is set, and empty; give it a value, or unset it")
             return self._absent(setting)
         try:
             value: T | None = parser.parse(text)

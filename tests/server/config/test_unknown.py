@@ -1,0 +1,91 @@
+"""Variables that are ours by their names: misspelt, empty, of clients, of Kubernetes."""
+
+from __future__ import annotations
+
+import pytest
+
+from windshift.server.config import SETTINGS, ConfigurationError, config_from_environment
+
+
+def problems(**environment: str) -> list[str]:
+    """Return what is said about an environment with these variables."""
+    try:
+        config_from_environment({"HOME": "/", **environment})
+    except ConfigurationError as error:
+        return list(error.problems)
+    return []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("WINDSHIFT_AUTHFILE", "WINDSHIFT_AUTH_FILE"),
+        ("WINDSHIFT_AUTH_FLIE", "WINDSHIFT_AUTH_FILE"),
+        ("WINDSHIFT_AUTHORIZATION_FILE", "WINDSHIFT_AUTH_FILE"),
+        ("windshift_auth_file", "WINDSHIFT_AUTH_FILE"),
+        ("WINDSHIFT-AUTH-FILE", "WINDSHIFT_AUTH_FILE"),
+        ("WINDSHFIT_AUTH_FILE", "WINDSHIFT_AUTH_FILE"),
+        ("WINSHIFT_AUTH_FILE", "WINDSHIFT_AUTH_FILE"),
+        ("WINDSHIFT_DATADIR", "WINDSHIFT_DATA_DIR"),
+        ("WINDSHIFT_NATS_URL", "NATS_URL"),
+        ("WINDSHIFT_GRPC_PORT", "GRPC_PORT"),
+        ("WINDSHIFT_PORT", "GRPC_PORT"),
+        ("WINDSHIFT_TOKN", "WINDSHIFT_TOKEN"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", ""])
+def test_misspelt(name: str, meant: str, value: str) -> None:
+    """It is named, with what was probably meant, whatever its value."""
+    assert problems(**{name: value}) == [f"{name}: there is no such setting; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize("name", ["WINDSHIFT_XYZZY", "WINDSHIFT_", "WINDSHIFT_TEST_FUZZ"])
+def test_like_nothing(name: str) -> None:
+    """Where nothing is alike, it is said where all of them are listed."""
+    (problem,) = problems(**{name: "1"})
+    assert problem.startswith(f"{name}: there is no such setting")
+    assert "--help" in problem
+
+
+@pytest.mark.parametrize("name", [name for name in SETTINGS if name.startswith("WINDSHIFT_")])
+@pytest.mark.parametrize("blank", ["", "  "])
+def test_empty(name: str, blank: str) -> None:
+    """One of ours that is set, and empty, is an error."""
+    assert problems(**{name: blank}) == [f"{name}: it is set, and empty; give it a value, or unset it"]
+
+
+def test_all_are_told_at_once() -> None:
+    """Wrong names and wrong values are said together."""
+    wrong = {"WINDSHIFT_AUTHFILE": "x", "WINDSHIFT_DATADIR": "x", "WINDSHIFT_INSECURE": "", "GRPC_PORT": "x"}
+    assert {each.partition(":")[0] for each in problems(**wrong)} == set(wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("WINDSHIFT_SERVICE_HOST", "10.0.0.1"),
+        ("WINDSHIFT_SERVICE_PORT", "8080"),
+        ("WINDSHIFT_SERVICE_PORT_GRPC", "8080"),
+        ("WINDSHIFT_PORT", "tcp://10.0.0.1:8080"),
+        ("WINDSHIFT_PORT_8080_TCP", "tcp://10.0.0.1:8080"),
+        ("WINDSHIFT_PORT_8080_TCP_ADDR", "10.0.0.1"),
+        ("WINDSHIFT_PORT_8080_TCP_PORT", "8080"),
+        ("WINDSHIFT_PORT_8080_TCP_PROTO", "tcp"),
+        ("WINDSHIFT_HEADLESS_SERVICE_HOST", "10.0.0.1"),
+        ("WINDSHIFT_HEADLESS_SERVICE_PORT", "8088"),
+        ("WINDSHIFT_HEADLESS_PORT", "tcp://10.0.0.1:8088"),
+        ("WINDSHIFT_HEADLESS_PORT_8088_TCP", "tcp://10.0.0.1:8088"),
+        ("WINDSHIFT_HEADLESS_PORT_8088_TCP_ADDR", "10.0.0.1"),
+        ("WINDSHIFT_AUTH_SERVICE_HOST", "10.0.0.1"),
+        ("WINDSHIFT_ADDRESS", "127.0.0.1:8080"),
+        ("WINDSHIFT_TOKEN", ""),
+        ("WINDSHIFT_TLS_CA", "ca.pem"),
+        ("WINDSHIFT", "1"),
+        ("WINDOWID", "1"),
+        ("WINDOWS_TRACING_FLAGS", "1"),
+        ("WAYLAND_DISPLAY", "wayland-0"),
+    ],
+)
+def test_those_of_others(name: str, value: str) -> None:
+    """What Kubernetes puts there, what clients read, and what only looks alike is left alone."""
+    assert problems(**{name: value}) == []
