@@ -257,10 +257,13 @@ def test_wrong_usage(file: Path, arguments: list[str], text: str) -> None:
 
 
 def test_no_file() -> None:
-    """Without a file there is nothing to check."""
-    told = auth("check", WINDSHIFT_AUTH_FILE="")
+    """Without a file there is nothing to check; an empty name is a mistake, as it is for the server."""
+    told = auth("check")
     assert (told.returncode, told.stdout) == (2, "")
     assert told.stderr == "windshift: name a file with --file, or set WINDSHIFT_AUTH_FILE\n"
+    told = auth("check", WINDSHIFT_AUTH_FILE="")
+    assert (told.returncode, told.stdout) == (2, "")
+    assert told.stderr.startswith("windshift: WINDSHIFT_AUTH_FILE: it is set, and empty")
 
 
 def test_whose_a_token_is(file: Path) -> None:
