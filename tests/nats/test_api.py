@@ -127,7 +127,7 @@ async def test_more_subjects_than_one_answer_has(own_broker: Broker) -> None:
     stream = await own_broker.stream("S")
     for number in range(100_200):
         own_broker.connection.publish(f"S.{number}".encode())
-        if own_broker.connection.wire is not None and own_broker.connection.wire.congested:
+        if own_broker.connection._wire is not None and own_broker.connection._wire.congested:
             await own_broker.connection.wait_ready(in_seconds(40))
     async with asyncio.timeout(60):
         while await own_broker.messages(stream) < 100_200:  # noqa: ASYNC110 - only the server knows

@@ -191,7 +191,7 @@ class Ours:
         return seen
 
     async def flush(self) -> None:
-        wire = self.broker.connection.wire
+        wire = self.broker.connection._wire
         assert wire is not None
         await wire.ping()
 

@@ -49,7 +49,6 @@ from windshift.nats import (
 )
 from windshift.nats import wire as wire_module
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.batch_get import batch_get
 from windshift.nats.jetstream.writes import Write, Writes
 from windshift.nats.protocol import ServerError
 from windshift.nats.wire import Wire
@@ -107,8 +106,8 @@ def losses(connection: Connection) -> list[str]:
 
 def wire_of(connection: Connection) -> Wire:
     """Return the present wire of a connection that is up."""
-    assert connection.wire is not None
-    return connection.wire
+    assert connection._wire is not None
+    return connection._wire
 
 
 async def settled(connection: Connection) -> None:
@@ -935,8 +934,8 @@ def _change(connection: Connection, requests: Requests) -> Awaitable[object]:
     return JetStream(connection, requests).change("STREAM.CREATE.S", {}, in_seconds(0.3))
 
 
-def _batch_get(connection: Connection, requests: Requests) -> Awaitable[object]:
-    return batch_get(connection, "S", {"batch": 1}, in_seconds(0.3))
+def _batch(connection: Connection, requests: Requests) -> Awaitable[object]:
+    return JetStream(connection, requests).batch("S", {"batch": 1}, in_seconds(0.3))
 
 
 def _write(connection: Connection, requests: Requests) -> Awaitable[object]:
@@ -949,7 +948,7 @@ def _write_repeatable(connection: Connection, requests: Requests) -> Awaitable[o
     return writes.write(Write(b"a", b"", b"", in_seconds(0.3), repeatable=True))
 
 
-@pytest.mark.parametrize("work", [_call, _call_once, _change, _batch_get, _write, _write_repeatable])
+@pytest.mark.parametrize("work", [_call, _call_once, _change, _batch, _write, _write_repeatable])
 async def test_a_connection_that_sends_nothing(work: Work, monkeypatch: pytest.MonkeyPatch) -> None:
     """While it says that it is up, who tries again pauses: that once hung the process for good."""
     async with asking(lambda *_: None) as requests:
@@ -982,7 +981,7 @@ async def test_a_server_that_refuses_at_once(work: Work, nobody: bool) -> None:
         await until_deadline(attempts, ticker, work(requests._connection, requests))
 
 
-@pytest.mark.parametrize("work", [_call, _change, _batch_get, _write_repeatable])
+@pytest.mark.parametrize("work", [_call, _change, _batch, _write_repeatable])
 async def test_a_server_that_hangs_up_on_every_request(work: Work) -> None:
     """Each attempt costs a connection, and neither comes without a pause."""
     attempts, ticker, peers = list[int](), Ticker(), set[Peer]()

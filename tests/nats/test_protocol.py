@@ -161,7 +161,6 @@ infos = st.builds(
     st.builds(
         ServerInfo,
         server_id=texts,
-        version=texts,
         client_id=st.integers(0, 2**64),
         max_payload=st.integers(1, 2**40),
         headers=st.booleans(),
@@ -425,7 +424,6 @@ def test_the_info_of_nats_server() -> None:
     assert parsed(line) == [
         ServerInfo(
             server_id="ND",
-            version="2.15.1",
             client_id=5,
             headers=True,
             nonce="n0nce",

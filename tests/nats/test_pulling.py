@@ -333,7 +333,7 @@ async def test_without_a_connection(own_broker: Broker, own_nats_server: NatsSer
 async def test_nothing_is_left_of_a_puller(broker: Broker, unique: Unique) -> None:
     """Opening and closing inboxes leaves nothing behind."""
     some = await pulling(broker, unique())
-    wire = broker.connection.wire
+    wire = broker.connection._wire
     assert wire is not None
     receivers, hooks = len(wire._receivers), len(broker.connection.violations._hooks)
     for _ in range(10):

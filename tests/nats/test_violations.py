@@ -25,11 +25,10 @@ from windshift.nats import (
     Unavailable,
     parse_servers,
 )
-from windshift.nats.jetstream.batch_get import batch_get
+from windshift.nats.connection import Violations
 from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions
 from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 from windshift.nats.protocol import Kind, ServerError
-from windshift.nats.violations import Violations
 
 OTHERS = '{user: other, password: other, permissions: {publish: ">", subscribe: ">"}}'
 NOT_NO = '{deny: "No.>"}'
@@ -202,7 +201,7 @@ async def test_pulls_and_batches_fail_at_once(tmp_path: Path) -> None:
             assert await arrivals.get() is Notice.FORBIDDEN
         await puller.close()
         with pytest.raises(Forbidden):
-            await batch_get(broker.connection, "S", {"seq": 1}, in_seconds(60))
+            await broker.api.batch("S", {"seq": 1}, in_seconds(60))
 
 
 async def test_start_without_replies(tmp_path: Path) -> None:

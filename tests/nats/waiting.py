@@ -19,7 +19,7 @@ async def eventually(condition: Callable[[], bool], seconds: float = 30) -> None
 
 def wire_of(broker: Broker) -> Wire:
     """Return the present wire of a connection that is up."""
-    wire = broker.connection.wire
+    wire = broker.connection._wire
     assert wire is not None
     return wire
 

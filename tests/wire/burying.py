@@ -43,7 +43,7 @@ async def _bury(
     }
     async with connect(nats_server.url) as broker:
         writes = Writes(broker.connection, broker.requests, broker.api)
-        store = DeadLetterStore(broker.connection, broker.api, writes, 1)
+        store = DeadLetterStore(broker.api, writes, 1)
         writer = DeadLetterWriter(broker.connection, broker.api, store)
         ids = []
         for seq in seqs:

@@ -21,12 +21,51 @@ from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, 
 from windshift.nats.options import ConnectionOptions, ServerAddress
 from windshift.nats.protocol import Kind, ServerError, publish_frame
 from windshift.nats.retry import Backoff, retry
-from windshift.nats.violations import Violations
 from windshift.nats.wire import Receive, Wire
 
 log = logging.getLogger(__name__)
 
 Hook: TypeAlias = Callable[[], None]
+
+
+class Violations:
+    """Passes permissions violations on to whoever would otherwise wait in vain. No hook may block or raise.
+
+    The server reports one with ``-ERR`` and keeps the connection: it drops the message, or does not
+    subscribe. It names the subject, but not which of several messages it was.
+
+    Attributes:
+        on_any: called, in order, with every violation: its kind says whether it was about publishing or
+            subscribing.
+        on_publish: called, in order, with the subject of each message that was dropped.
+    """
+
+    def __init__(self) -> None:
+        self.on_any: list[Callable[[ServerError], None]] = []
+        self.on_publish: list[Callable[[bytes], None]] = []
+        self._hooks: dict[bytes, dict[object, Hook]] = {}
+
+    def told(self, violation: ServerError) -> None:
+        """Pass on what the server said."""
+        for hear in self.on_any:
+            hear(violation)
+        if violation.kind is Kind.PUBLISH_FORBIDDEN:
+            for tell in self.on_publish:
+                tell(violation.subject)
+            for hook in list(self._hooks.get(violation.subject, {}).values()):
+                hook()
+
+    def watch(self, subject: bytes, hook: Hook) -> Hook:
+        """Call `hook` when a message to this subject was dropped; stop when the result is called."""
+        key = object()
+        self._hooks.setdefault(subject, {})[key] = hook
+
+        def stop() -> None:
+            hooks = self._hooks.get(subject)
+            if hooks is not None and hooks.pop(key, None) is not None and not hooks:
+                del self._hooks[subject]
+
+        return stop
 
 
 class Subscription:
@@ -117,11 +156,6 @@ class Connection:
     def connected(self) -> bool:
         """Whether messages can be sent now."""
         return self._wire is not None
-
-    @property
-    def wire(self) -> Wire | None:
-        """The present wire; None while there is no connection."""
-        return self._wire
 
     async def wait_ready(self, deadline: float) -> None:
         """Return when there is a connection, and not too much waits to be sent on it.

@@ -82,7 +82,6 @@ class ServerInfo:
 
     Attributes:
         server_id: names it in its cluster.
-        version: nats-server's.
         client_id: this connection's number there.
         max_payload: the most bytes of a message with its headers.
         headers: whether it takes headers.
@@ -94,7 +93,6 @@ class ServerInfo:
     """
 
     server_id: str = ""
-    version: str = ""
     client_id: int = 0
     max_payload: int = 1024 * 1024
     headers: bool = False

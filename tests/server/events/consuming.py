@@ -39,7 +39,7 @@ def dead_lettering(nats: NatsBroker) -> DeadLettering:
     """Build what consume calls share."""
     connection, api = nats.connection, nats.api
     writes, notes = Writes(connection, nats.requests, api), Notes(connection)
-    store = DeadLetterStore(connection, api, writes, 1)
+    store = DeadLetterStore(api, writes, 1)
     return DeadLettering(
         store,
         DeadLetterWriter(connection, api, store),

@@ -95,7 +95,7 @@ async def keep(broker: Broker, default_replicas: int = 1) -> Keeper:
     writes = Writes(broker.connection, broker.requests, broker.api)
     notes = Notes(broker.connection)
     notes.start()
-    store = DeadLetterStore(broker.connection, broker.api, writes, default_replicas)
+    store = DeadLetterStore(broker.api, writes, default_replicas)
     return Keeper(
         broker,
         store,

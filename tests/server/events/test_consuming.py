@@ -85,8 +85,8 @@ async def test_a_call_leaves_nothing_behind(consuming: Consuming) -> None:
 
     def counts() -> tuple[int, ...]:
         connection = consuming.nats.connection
-        assert connection.wire is not None
-        subscriptions = connection.wire._receivers  # nothing public tells
+        assert connection._wire is not None
+        subscriptions = connection._wire._receivers  # nothing public tells
         hooks = len(connection.on_lost) + len(connection.on_connected)
         return len(subscriptions), hooks, len(asyncio.all_tasks()), len(consuming.nats.requests)
 

@@ -15,11 +15,10 @@ from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
-from windshift.nats.connection import Connection, Subscription
+from windshift.nats.connection import Connection, Hook, Subscription
 from windshift.nats.errors import NotConnected
 from windshift.nats.protocol import Message
 from windshift.nats.times import NANOSECONDS
-from windshift.nats.violations import Hook
 
 # --- Settling ---------------------------------------------------------------------------------------------
 

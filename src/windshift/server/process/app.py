@@ -271,7 +271,7 @@ class _Domain:
     ) -> None:
         connection, requests, api, writes, notes = nats
         replicas = config.nats.default_replicas
-        store = DeadLetterStore(connection, api, writes, replicas)
+        store = DeadLetterStore(api, writes, replicas)
         writer = DeadLetterWriter(connection, api, store)
         queue = ReplayQueue(api, writes, notes, replicas)
         shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)

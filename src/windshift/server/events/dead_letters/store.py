@@ -7,9 +7,8 @@ import sys
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
-from windshift.nats import Connection, NatsError, NoDirectGet, retry
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
-from windshift.nats.jetstream.batch_get import Batch, batch_get
+from windshift.nats import NatsError, NoDirectGet, retry
+from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain.broker_errors import domain_error
@@ -86,8 +85,8 @@ class DeadLetterStore:
         stream: the stream itself.
     """
 
-    def __init__(self, connection: Connection, api: JetStream, writes: Writes, default_replicas: int) -> None:
-        self._connection = connection
+    def __init__(self, api: JetStream, writes: Writes, default_replicas: int) -> None:
+        self._api = api
         self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas)
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
@@ -243,7 +242,7 @@ class DeadLetterStore:
         """Read entries; none where there is no stream."""
         async for _ in retry(deadline):
             try:
-                return await batch_get(self._connection, STREAM, query, deadline)
+                return await self._api.batch(STREAM, query, deadline)
             except NoDirectGet:
                 pass
             except NatsError as error:

@@ -12,7 +12,7 @@ from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, NoDirectGet, Unavailable
 from windshift.nats import headers as h
-from windshift.nats.jetstream.batch_get import Batch, batch_get
+from windshift.nats.jetstream.api import Batch
 
 Unique = Callable[[], str]
 
@@ -31,7 +31,7 @@ async def filled(broker: Broker, name: str, count: int, body: bytes = b"x") -> s
 async def get(broker: Broker, stream: str, seconds: float = 20, **query: Any) -> Batch:
     """Ask for messages of all subjects."""
     query = {"seq": 1, "next_by_subj": f"{stream}.>", "batch": 10} | query
-    return await batch_get(broker.connection, stream, query, in_seconds(seconds))
+    return await broker.api.batch(stream, query, in_seconds(seconds))
 
 
 async def test_messages_come_in_order(broker: Broker, unique: Unique) -> None:
@@ -102,7 +102,7 @@ async def test_a_request_that_makes_no_sense(broker: Broker, unique: Unique) -> 
     """The server's refusal of a request is told as that."""
     stream = await filled(broker, unique(), 1)
     with pytest.raises(JetStreamError) as caught:
-        await batch_get(broker.connection, stream, {"batch": 1}, in_seconds(20))
+        await broker.api.batch(stream, {"batch": 1}, in_seconds(20))
     assert caught.value.code == 408
     assert caught.value.description
 
