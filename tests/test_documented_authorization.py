@@ -103,6 +103,7 @@ def questions() -> list[tuple[str, str]]:
 @pytest.mark.parametrize(("command", "answer"), questions())
 def test_documented_questions(command: str, answer: str, tmp_path: Path) -> None:
     """Each question is answered as it says there; the whole answer shown is one of them."""
+    (tmp_path / "auth.toml").touch(0o600)
     (tmp_path / "auth.toml").write_text(example())
     done = subprocess.run(
         [sys.executable, "-m", "windshift", *shlex.split(command)],

@@ -136,6 +136,18 @@ def test_nobody(server: Served) -> None:
     assert len(told) == 4
 
 
+def test_floods_hide_no_guess(server: Served) -> None:
+    """Whoever tries a token that names a principal is seen, however many others call without any."""
+    publish, request = method_of("EventsService/Publish"), pb.PublishEventRequest(subject="audit.x")
+    stranger, guess = server.callers.with_metadata(()), server.callers.with_token(token_of("few", 2))
+    for _ in range(310):
+        invoke(stranger, publish, request)
+    invoke(guess, publish, request)
+    server.process.wait_for(
+        lambda: any("names 'few'" in each["why"] for each in server.records(reason="UNAUTHENTICATED"))
+    )
+
+
 def test_managed(server: Served) -> None:
     """Each call that manages something is one record, with the status that it ended with."""
     admin = server.caller("all")

@@ -36,9 +36,14 @@ def make_link(file: Path) -> None:
     file.symlink_to("/dev/zero")
 
 
-@pytest.mark.parametrize("make_odd", [make_pipe, make_link])
+def let_a_group_write(file: Path) -> None:
+    """Let others in its group write to it, with rules in it that would be taken else."""
+    put(file, DENYING).chmod(0o660)
+
+
+@pytest.mark.parametrize("make_odd", [make_pipe, make_link, let_a_group_write])
 def test_while_it_runs(nats_server: NatsServer, tmp_path: Path, make_odd: Callable[[Path], None]) -> None:
-    """It is refused unread; the next file is taken, and the server ends when it is told to."""
+    """It is refused; the next file is taken, and the server ends when it is told to."""
     with served(tmp_path, POLICY, NATS_URL=nats_server.url) as server:
         caller = server.caller("all")
         caller.ensure_stream("ODD", "odd.>")
@@ -59,6 +64,19 @@ def test_at_the_start(tmp_path: Path) -> None:
         process.launch()
         assert process.wait() == 2
         assert f"WINDSHIFT_AUTH_FILE: cannot read the file '{file}'" in process.err
+    finally:
+        process.kill()
+
+
+def test_at_the_start_a_group_that_writes(tmp_path: Path) -> None:
+    """A server does not start by rules that a group can change, and says what to do."""
+    file = put(tmp_path / "auth.toml", POLICY)
+    file.chmod(0o664)
+    process = WindshiftProcess(tmp_path, WINDSHIFT_AUTH_FILE=str(file))
+    try:
+        process.launch()
+        assert process.wait() == 1
+        assert f"line 1: a group may write to the file; chmod go-w {file}" in process.err
     finally:
         process.kill()
 

@@ -56,6 +56,7 @@ deny.publish = ["orders.internal.>"]
 def file(tmp_path: Path) -> Path:
     """Return an authorization file."""
     path = tmp_path / "auth.toml"
+    path.touch(0o600)
     path.write_text(FILE.replace("JWKS", str(tmp_path / "jwks.json")))
     return path
 
@@ -87,6 +88,7 @@ def test_a_token_fits_what_is_said_of_it(tmp_path: Path) -> None:
     assert made.stdout.strip() not in made.stderr
     _, lines, _ = made.stderr.strip().split("\n\n")
     file = tmp_path / "auth.toml"
+    file.touch(0o600)
     file.write_text(f"[role.r]\n{lines.replace('…', 'r')}")
     found = auth("check", "--file", file, "--token-stdin", text=made.stdout)
     assert found.returncode == 0

@@ -23,10 +23,11 @@ _FILTERED: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
         ("PAYMENTS", "ann-1"): (DENIED, DENIED),
         ("ABSENT", "ann-1"): (DENIED, DENIED),
         ("", ""): (DENIED, DENIED),
-        ("", "ann-1"): (DENIED, DENIED),
-        ("LEDGER", "*"): (DENIED, DENIED),
-        ("*", "ann-1"): (DENIED, DENIED),
-        ("LEDGER", "ann-*"): (INVALID, DENIED),
+        ("", "ann-1"): (INVALID, INVALID),
+        ("LEDGER", "*"): (INVALID, INVALID),
+        ("*", "ann-1"): (INVALID, INVALID),
+        ("LEDGER", "ann-*"): (INVALID, INVALID),
+        ("WS_DEAD_LETTERS", "ann-1"): (INVALID, INVALID),
     },
     "undertaker": {
         ("LEDGER", "ann-1"): (ALLOWED, ALLOWED),
@@ -48,7 +49,12 @@ _FILTERED: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
         ("PAYMENTS", "ann-1"): (DENIED, DENIED),
         ("", ""): (DENIED, DENIED),
     },
-    "all": {("", ""): (ALLOWED, ALLOWED), ("", "ann-1"): (INVALID, INVALID)},
+    "all": {
+        ("", ""): (ALLOWED, ALLOWED),
+        ("", "ann-1"): (INVALID, INVALID),
+        ("a*b", "c"): (INVALID, INVALID),
+        ("LEDGER", "a*b"): (INVALID, INVALID),
+    },
     "ann": {("LEDGER", "ann-1"): (DENIED, DENIED)},
 }
 
@@ -67,7 +73,7 @@ _NAMED: dict[str, dict[tuple[tuple[str, str], ...], Answer]] = {
         (_HERS, _HERS, _ELSEWHERE): DENIED,
         (_HIS, _HERS): DENIED,
         (_HERS, _NO_ID): INVALID,
-        (_HIS, _NO_ID): DENIED,
+        (_HIS, _NO_ID): INVALID,
         (): INVALID,
     },
     "sexton": {(_HERS, _HIS): ALLOWED, (_HERS, _ELSEWHERE): DENIED},
@@ -124,7 +130,7 @@ def _rows() -> Iterator[Row]:
             about = " ".join(owner) or "no id"
             yield Row("DeadLettersService/Get", who, _of_one(owner), answer, about)
     for method, kind in (("Replay", pb.ReplayRequest), ("Purge", pb.PurgeRequest)):
-        yield Row(f"DeadLettersService/{method}", "undertaker", _both(kind), DENIED, "ids and a filter")
+        yield Row(f"DeadLettersService/{method}", "undertaker", _both(kind), INVALID, "ids and a filter")
 
 
 def _of_one(owner: tuple[str, str]) -> Callable[[World], Message]:

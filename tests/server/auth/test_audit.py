@@ -86,7 +86,7 @@ def test_floods(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_floods_hide_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
-    """Strangers and each principal have a share of their own, and so have denials and quotas."""
+    """Each principal has a share of its own, and so have denials and quotas."""
     audit = Audit()
     bob = Caller("/a.B/C", "10.0.0.1:5", ANN._replace(principal=Principal("bob", Permissions())))
     denied = PermissionDenied("ann", "publish to 'a'", "publish", "a", "no role allows it")
@@ -100,10 +100,39 @@ def test_floods_hide_nothing_else(caplog: pytest.LogCaptureFixture) -> None:
     assert len(caplog.records) == 3
 
 
+def test_a_guess_at_a_token_is_not_hidden(caplog: pytest.LogCaptureFixture) -> None:
+    """Calls without credentials, those that name nobody, and those that name somebody have shares."""
+    audit, stranger = Audit(), Caller("/a.B/C", "10.0.0.1:5")
+    floods = [
+        Unauthenticated("there is no token", about=about) for about in ("(nothing)", "", "ann", "issuer x")
+    ]
+    for error in floods:
+        for _ in range(1000):
+            audit.denied(stranger, error, 0)
+    assert len(caplog.records) == 4 * 300
+    audit.denied(stranger, Unauthenticated("it names root, but is none of its tokens", about="root"), 0)
+    assert len(caplog.records) == 4 * 300 + 1
+
+
+def test_floods_of_what_is_managed(caplog: pytest.LogCaptureFixture) -> None:
+    """They fill no disk: 300 records in ten seconds, 30 of calls that failed, of each principal."""
+    audit = Audit()
+    bob = Caller("/a.B/C", "10.0.0.1:5", ANN._replace(principal=Principal("bob", Permissions())))
+    with caplog.at_level(logging.INFO):
+        for _ in range(500):
+            audit.managed(CALLER, "ORDERS", "OK", 0)
+            audit.managed(CALLER, "ORDERS", "NOT_FOUND", 0)
+        assert len(caplog.records) == 330
+        caplog.clear()
+        audit.managed(bob, "ORDERS", "OK", 0)
+        audit.managed(CALLER, "ORDERS", "OK", 10)
+    assert [fields(record).get("more") for record in caplog.records] == [None, 200]
+
+
 def test_managed(caplog: pytest.LogCaptureFixture) -> None:
     """A call that manages something leaves a record of what, and of how it ended."""
     with caplog.at_level(logging.INFO):
-        Audit().managed(CALLER, "ORDERS", "OK")
+        Audit().managed(CALLER, "ORDERS", "OK", 0)
     (record,) = caplog.records
     assert fields(record) == {
         "event": "managed",
@@ -122,7 +151,7 @@ def test_whatever_the_level(capsys: pytest.CaptureFixture[str]) -> None:
     before = root.handlers[:], root.level
     try:
         configure_logging(LogLevel.ERROR, readable=False)
-        Audit().managed(CALLER, "ORDERS", "OK")
+        Audit().managed(CALLER, "ORDERS", "OK", 0)
         logging.getLogger("other").warning("not this")
     finally:
         root.handlers[:], root.level = before

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tomllib
 from datetime import UTC, datetime, timedelta
@@ -540,6 +541,7 @@ def test_values_are_not_in_the_representation() -> None:
 def test_reading(tmp_path: Path) -> None:
     """A file is read by its path; one that anybody may change is not trusted."""
     file = tmp_path / "auth.toml"
+    file.touch(0o600)
     file.write_text(WHOLE)
     assert set(read_policy(file).roles) == {"order-writer", "nothing"}
     file.write_bytes(WHOLE.encode() + b"\n# \xff")
@@ -552,12 +554,60 @@ def test_reading(tmp_path: Path) -> None:
     file.write_bytes(b"#" * (LARGEST + 1))
     with pytest.raises(PolicyError, match="larger than"):
         read_policy(file)
-    file.write_text(WHOLE)
-    file.chmod(0o602)
-    with pytest.raises(PolicyError, match="chmod o-w"):
-        read_policy(file)
     with pytest.raises(FileNotFoundError):
         read_policy(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("mode", "who"), [(0o602, "anybody on this machine"), (0o620, "a group"), (0o666, "anybody")]
+)
+def test_files_that_others_write_to_are_refused(tmp_path: Path, mode: int, who: str) -> None:
+    """Whoever may write to the file makes the rules: a group does not, and neither does anybody else."""
+    file = tmp_path / "auth.toml"
+    file.write_text(WHOLE)
+    file.chmod(mode)
+    with pytest.raises(PolicyError, match=f"^line 1: {who}.* may write to the file; chmod go-w {file}$"):
+        read_policy(file)
+    file.chmod(0o644)
+    assert read_policy(file).roles
+
+
+def test_files_that_anybody_may_replace_are_refused(tmp_path: Path) -> None:
+    """In a directory that everybody may write to, a file is anybody's, unless the sticky bit protects it."""
+    shared, own = tmp_path / "shared", tmp_path / "own"
+    for directory in (shared, own):
+        directory.mkdir()
+        (directory / "auth.toml").write_text(WHOLE)
+        (directory / "auth.toml").chmod(0o600)
+    (own / "link.toml").symlink_to(shared / "auth.toml")
+    shared.chmod(0o777)
+    for file in (shared / "auth.toml", own / "link.toml"):
+        with pytest.raises(
+            PolicyError, match=f"anybody .* may replace the file; chmod o-w {shared}, or keep"
+        ):
+            read_policy(file)
+    assert read_policy(own / "auth.toml").roles
+    for mode in (0o1777, 0o775):
+        shared.chmod(mode)
+        assert read_policy(shared / "auth.toml").roles
+
+
+def test_volumes_of_kubernetes_are_fine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ConfigMap or Secret is a directory of mode 0777, mounted read-only, with links to what is in force."""
+    version = tmp_path / "..2026_11_28_00_00_00.1"
+    version.mkdir(mode=0o755)
+    (version / "auth.toml").write_text(WHOLE)
+    (version / "auth.toml").chmod(0o644)
+    (tmp_path / "..data").symlink_to(version.name)
+    (tmp_path / "auth.toml").symlink_to("..data/auth.toml")
+    tmp_path.chmod(0o777)
+    with pytest.raises(PolicyError, match="anybody"):
+        read_policy(tmp_path / "auth.toml")
+    mounted = os.statvfs(tmp_path)
+    fields = [*mounted]
+    fields[8] |= os.ST_RDONLY
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(fields))
+    assert read_policy(tmp_path / "auth.toml").roles
 
 
 @given(st.data())

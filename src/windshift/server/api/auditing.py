@@ -1,7 +1,8 @@
-"""Calls that manage something leave a record in the audit log, each time."""
+"""Calls that manage something leave a record in the audit log."""
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import islice
@@ -17,6 +18,8 @@ from windshift.server.auth.authenticate import Identity
 
 _NAMED: Final = 20
 """How many of the things that a call manages the audit log names."""
+_LONGEST: Final = 1000
+"""Characters after which it names no more of them."""
 
 
 class AuditInterceptor:
@@ -50,7 +53,8 @@ def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
         finally:
             identity = call.state if isinstance(call.state, Identity) else None
             caller = Caller(call.method, call.peer, identity)
-            audit.managed(caller, _resources(rule(request)), code_of(call, failure).name)
+            now = get_running_loop().time()
+            audit.managed(caller, _resources(rule(request)), code_of(call, failure).name, now)
 
     return managing
 
@@ -62,5 +66,11 @@ def _resources(asked: Iterator[Action]) -> str:
         return ""
     alike = (each.resource for each in islice(asked, MOST_ACTIONS) if type(each) is type(first))
     names = list(dict.fromkeys((first.resource, *alike)))
-    more = f", and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
+    told, length = names[:1], len(names[0])
+    for name in names[1:_NAMED]:
+        length += len(name)
+        if length > _LONGEST:
+            break
+        told.append(name)
+    more = f", and {len(names) - len(told)} more" if len(names) > len(told) else ""
+    return ", ".join(told) + more

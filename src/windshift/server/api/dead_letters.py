@@ -69,7 +69,7 @@ class DeadLettersService:
 
     async def list(self, request: pb.ListRequest, call: ServerCall) -> pb.ListResponse:
         """List dead letters."""
-        which = _filter(request.filter)
+        which = read_filter(request.filter)
         size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
         begin = read_page_token("page_token", which, request.page_token)
         page = await self._admin.list(which, begin, size, answer_by(call), with_data=not request.without_data)
@@ -80,12 +80,12 @@ class DeadLettersService:
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
         """Get one."""
-        dead_letter, replaying = await self._admin.get(_id("id", request.id), answer_by(call))
+        dead_letter, replaying = await self._admin.get(read_id(request), answer_by(call))
         return pb.GetResponse(dead_letter=_message(dead_letter, replaying=replaying))
 
     async def replay(self, request: pb.ReplayRequest, call: ServerCall) -> pb.ReplayResponse:
         """Have events redelivered."""
-        ids, which = _ids_or_filter(request)
+        ids, which = read_ids_or_filter(request)
         options = ReplayOptions(
             number("rate", request.rate, _FASTEST) or _RATE,
             request.dry_run,
@@ -101,7 +101,7 @@ class DeadLettersService:
 
     async def purge(self, request: pb.PurgeRequest, call: ServerCall) -> pb.PurgeResponse:
         """Remove some for good."""
-        ids, which = _ids_or_filter(request)
+        ids, which = read_ids_or_filter(request)
         if which is None:
             result = await self._admin.purge(ids, answer_by(call), dry_run=request.dry_run)
             return pb.PurgeResponse(purged=result.purged, missing_ids=map(str, result.missing))
@@ -111,7 +111,7 @@ class DeadLettersService:
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
         """Send dead letters as they are written. A drain of the server ends the call."""
-        which = _filter(request.filter)
+        which = read_filter(request.filter)
         begin = read_position("position", request.position) if request.position else None
         watch = Watch(
             self._store,
@@ -196,10 +196,10 @@ def _timestamp(time: Time) -> Timestamp:
 # --- Requests ---------------------------------------------------------------------------------------------
 
 
-def _ids_or_filter(
+def read_ids_or_filter(
     request: pb.ReplayRequest | pb.PurgeRequest,
 ) -> tuple[list[DeadLetterId], DeadLetterFilter | None]:
-    """Read which dead letters are meant: by ids, or, when there is a filter, by that."""
+    """Read which dead letters are meant: by ids, or by a filter; raise `InvalidField`."""
     if not request.HasField("filter"):
         if not request.ids:
             raise InvalidField("ids", "set either ids or filter; an empty filter stands for all")
@@ -208,7 +208,12 @@ def _ids_or_filter(
         return _ids(request), None
     if request.ids:
         raise InvalidField("filter", "must not be set beside ids")
-    return [], _filter(request.filter)
+    return [], read_filter(request.filter)
+
+
+def read_id(request: pb.GetRequest) -> DeadLetterId:
+    """Read which dead letter is meant; raise `InvalidField`."""
+    return _id("id", request.id)
 
 
 def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[DeadLetterId]:
@@ -228,7 +233,8 @@ def _id(field: str, text: str) -> DeadLetterId:
     return dead_letter_id
 
 
-def _filter(filter_: pb.Filter) -> DeadLetterFilter:
+def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
+    """Read which dead letters are chosen; raise `InvalidField`."""
     if filter_.stream:
         names.stream_name("filter.stream", filter_.stream)
     if filter_.consumer:

@@ -15,6 +15,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
+from windshift.server.api.dead_letters import read_filter, read_id, read_ids_or_filter
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     EVERYTHING,
@@ -236,6 +237,10 @@ def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.Del
     names.key("key", request.key)
 
 
+def _check_filter(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> None:
+    read_filter(request.filter)
+
+
 # --- The table --------------------------------------------------------------------------------------------
 
 _PUBLISH: Final = MethodPolicy(
@@ -257,9 +262,12 @@ def _state(rule: Rule, check: Check, *, writes: bool = True, managed: bool = Fal
     return MethodPolicy(rule=rule, check=check, trace=Trace.STORE, writes=writes, managed=managed)
 
 
-def _dead_letters(rule: Rule, quota: Quota = Quota.CALLS, *, changes: bool = False) -> MethodPolicy:
+def _dead_letters(
+    rule: Rule, check: Check, quota: Quota = Quota.CALLS, *, changes: bool = False
+) -> MethodPolicy:
     return MethodPolicy(
         rule=rule,
+        check=check,
         quota=quota,
         max_size=LARGEST_OF_DEAD_LETTERS,
         writes=changes,
@@ -290,11 +298,11 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "Get": _state(_get, _check_key, writes=False),
     _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, stores=True),
     _STATE + "Delete": _state(_write, _check_key),
-    _DEAD_LETTERS + "List": _dead_letters(_read_matching),
-    _DEAD_LETTERS + "Get": _dead_letters(_read_one),
-    _DEAD_LETTERS + "Replay": _dead_letters(_replay, changes=True),
-    _DEAD_LETTERS + "Purge": _dead_letters(_purge, changes=True),
-    _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, Quota.STREAMS),
+    _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
+    _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
+    _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "Purge": _dead_letters(_purge, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
     _HEALTH + "Check": _PROBE,
     _HEALTH + "List": _PROBE,
     _HEALTH + "Watch": _PROBE,

@@ -21,9 +21,16 @@ _log.setLevel(logging.INFO)
 
 _INTERVAL: Final = 10.0
 _MOST: Final = 1000
-"""Records of denied calls, of one principal or of all strangers, in that time: they must fill no disk."""
+"""Records of calls that were not allowed to one principal, in that time: they must fill no disk."""
+_MOST_OF_STRANGERS: Final = 300
+"""The same of calls without valid credentials: of those that have none, of those that name nobody, and of
+those that name one principal or issuer."""
 _MOST_OF_QUOTAS: Final = 1
-"""The same where a quota was reached."""
+"""The same where one principal reached a quota."""
+_MOST_MANAGED: Final = 300
+"""The same of calls of one principal that managed something."""
+_MOST_FAILED: Final = 30
+"""The same of those that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +46,11 @@ class Caller:
     method: str
     peer: str
     identity: Identity | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the principal; empty when nobody is known."""
+        return "" if self.identity is None else self.identity.principal.name
 
     def fields(self) -> dict[str, Any]:
         """Say it as fields of a record."""
@@ -59,36 +71,51 @@ class Audit:
     def __init__(self) -> None:
         self.denials = {Unauthenticated.reason: 0, PermissionDenied.reason: 0, QuotaExceeded.reason: 0}
         self._throttles: dict[tuple[str, str], LogThrottle] = {}
+        """By what happened, and to whom: the rules bound how many there are."""
 
     def denied(
         self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded, now: float
     ) -> None:
         """Record a call that was denied, or ended because it would be now. `now` is the loop's time."""
         self.denials[error.reason] += 1
-        throttle = self._throttle(caller, error)
+        about = error.about if isinstance(error, Unauthenticated) else ""
+        throttle = self._throttle(error.reason, caller.name or about, _most(error))
         if not throttle.passes(now):
             return  # they come by the thousand
-        fields = {"event": "denied", "reason": error.reason} | caller.fields() | _details(error)
-        if skipped := throttle.take_skipped():
-            fields["more"] = skipped
         text = error.why if isinstance(error, Unauthenticated) else error.message
-        _log.warning("denied: %s", text, extra=fields)
+        fields = {"event": "denied", "reason": error.reason} | caller.fields() | _details(error)
+        _log.warning("denied: %s", text, extra=fields | _more(throttle))
 
-    def _throttle(
-        self, caller: Caller, error: Unauthenticated | PermissionDenied | QuotaExceeded
-    ) -> LogThrottle:
-        """Return what counts such records: who makes many of them hides none of others."""
-        key = error.reason, "" if caller.identity is None else caller.identity.principal.name
-        throttle = self._throttles.get(key)
+    def managed(self, caller: Caller, resource: str, code: str, now: float) -> None:
+        """Record a call that manages something, and the status code that it ended with at `now`."""
+        what, most = ("managed", _MOST_MANAGED) if code == "OK" else ("failed", _MOST_FAILED)
+        throttle = self._throttle(what, caller.name, most)
+        if throttle.passes(now):
+            fields = {"event": "managed", "resource": resource, "code": code} | caller.fields()
+            _log.info("managed: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
+
+    def _throttle(self, what: str, whom: str, most: int) -> LogThrottle:
+        """Return what counts records of one kind: who makes many of them hides none of other kinds."""
+        throttle = self._throttles.get((what, whom))
         if throttle is None:
-            limit = _MOST_OF_QUOTAS if isinstance(error, QuotaExceeded) else _MOST
-            throttle = self._throttles[key] = LogThrottle(_INTERVAL, limit)
+            throttle = self._throttles[what, whom] = LogThrottle(_INTERVAL, most)
         return throttle
 
-    def managed(self, caller: Caller, resource: str, code: str) -> None:
-        """Record a call that manages something, and the status code that it ended with."""
-        more = {"event": "managed", "resource": resource, "code": code}
-        _log.info("managed: %s", caller.method.rpartition("/")[2], extra=more | caller.fields())
+
+def _more(throttle: LogThrottle) -> dict[str, Any]:
+    """Say how many records were left out before this one."""
+    skipped = throttle.take_skipped()
+    return {"more": skipped} if skipped else {}
+
+
+def _most(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> int:
+    match error:
+        case Unauthenticated():
+            return _MOST_OF_STRANGERS
+        case PermissionDenied():
+            return _MOST
+        case QuotaExceeded():
+            return _MOST_OF_QUOTAS
 
 
 def _details(error: Unauthenticated | PermissionDenied | QuotaExceeded) -> dict[str, Any]:

@@ -32,6 +32,8 @@ _VERIFIED_FOR: Final = 600.0
 """Seconds after which a token is verified again, because its key may have been withdrawn."""
 _WAITING: Final = 1000
 """How many callers may wait for keys."""
+_NOTHING: Final = "(nothing)"
+"""What a call without credentials is about."""
 
 
 class Identity(NamedTuple):
@@ -137,10 +139,12 @@ class Authenticator:
         credential = f"token {digest.hex()[:8]}"
         if match is None:
             why = f"{credential} names {principal.name!r}, but is none of its tokens"
-            raise Unauthenticated(why + _hashed_with_line_end(principal, token))
+            raise Unauthenticated(why + _hashed_with_line_end(principal, token), about=principal.name)
         expires = inf if match.expires is None else match.expires
         if expires <= now:
-            raise Unauthenticated(f"{credential} of {principal.name!r} has expired", EXPIRED)
+            raise Unauthenticated(
+                f"{credential} of {principal.name!r} has expired", EXPIRED, about=principal.name
+            )
         return self._known.add(header, Identity(principal, credential, expires), inf)
 
     def _by_jwt(self, header: bytes, text: bytes, now: float) -> Identity | Pending:
@@ -175,7 +179,9 @@ class Authenticator:
         check_expiry(token.issuer, token.expires, now)
         digest = sha256(token.text).digest()
         if self._refused.get(digest, 0) > now:
-            raise Unauthenticated("the JWT was refused lately, for its signature")
+            raise Unauthenticated(
+                "the JWT was refused lately, for its signature", about=f"issuer {token.issuer.name}"
+            )
         try:
             json_web_tokens.verify(token, key)
         except Unauthenticated:
@@ -186,13 +192,16 @@ class Authenticator:
         issuer, subject = token.issuer.name, token.subject
         principal = self._policy.by_subject.get((issuer, subject))
         if principal is None:
-            raise Unauthenticated(f"the JWT of {issuer!r} is about nobody who is known: {subject[:128]!r}")
+            raise Unauthenticated(
+                f"the JWT of {issuer!r} is about nobody who is known: {subject[:128]!r}",
+                about=f"issuer {issuer}",
+            )
         identity = Identity(principal, f"jwt {issuer} {subject}", token.expires)
         return self._known.add(header, identity, now + _VERIFIED_FOR)
 
     def _by_certificate(self, names: tuple[str, ...]) -> Identity:
         if not names:
-            raise Unauthenticated("there is neither a token nor a client certificate")
+            raise Unauthenticated("there is neither a token nor a client certificate", about=_NOTHING)
         found = {
             name: self._policy.by_certificate[name] for name in names if name in self._policy.by_certificate
         }
@@ -201,12 +210,13 @@ class Authenticator:
         name, principal = next(iter(found.items()))
         if any(other is not principal for other in found.values()):
             who = ", ".join(f"{name} is {other.name!r}" for name, other in found.items())
-            raise Unauthenticated(f"the client certificate is that of several: {who}")
+            raise Unauthenticated(f"the client certificate is that of several: {who}", about=principal.name)
         expires = names.expires if isinstance(names, CertificateNames) else inf
         if expires <= self._clock():
             raise Unauthenticated(
                 f"the client certificate {name} has expired",
                 "the client certificate has expired; connect with a new one",
+                about=principal.name,
             )
         return Identity(principal, f"certificate {name}", expires)
 

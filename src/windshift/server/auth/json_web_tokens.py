@@ -183,7 +183,9 @@ def _seconds(number: int) -> str:
 def check_expiry(issuer: Issuer, expires: int, now: float) -> None:
     """Raise `Unauthenticated` if a token has expired by now. Both are Unix times in seconds."""
     if expires <= now:
-        raise Unauthenticated(f"the JWT of {issuer.name!r} has expired", EXPIRED)
+        raise Unauthenticated(
+            f"the JWT of {issuer.name!r} has expired", EXPIRED, about=f"issuer {issuer.name}"
+        )
 
 
 def _time(claims: Mapping[str, Any], name: str, issuer: Issuer) -> int:
@@ -199,4 +201,4 @@ def _shown(claim: Any) -> str:
 
 
 def _refusal(issuer: Issuer, why: str) -> Unauthenticated:
-    return Unauthenticated(f"the JWT of {issuer.name!r} {why}")
+    return Unauthenticated(f"the JWT of {issuer.name!r} {why}", about=f"issuer {issuer.name}")

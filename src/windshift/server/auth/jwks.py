@@ -186,7 +186,8 @@ class KeySet:
         raise self._refusal("has no key of the id that the token names")
 
     def _refusal(self, why: str) -> Unauthenticated:
-        return Unauthenticated(f"the issuer {self._issuer.name!r} {why}")
+        name = self._issuer.name
+        return Unauthenticated(f"the issuer {name!r} {why}", about=f"issuer {name}")
 
     async def refreshed(self) -> None:
         """Wait until the fetch that is under way has ended, well or not, or takes too long."""

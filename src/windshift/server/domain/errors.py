@@ -292,7 +292,11 @@ class OutcomeUnknown(WindshiftError):
 
 
 class Unauthenticated(WindshiftError):
-    """The call carries no credentials, or none that are valid. `why` is for the log alone."""
+    """The call carries no credentials, or none that are valid.
+
+    Both attributes are for the log alone: `why`, and `about`, the principal or issuer of the rules whom the
+    credentials name, though they are not its. It is empty for others.
+    """
 
     reason = "UNAUTHENTICATED"
 
@@ -301,9 +305,12 @@ class Unauthenticated(WindshiftError):
         why: str,
         message: str = "the call has no valid credentials; send `authorization: Bearer` with a token, or a "
         "client certificate",
+        *,
+        about: str = "",
     ) -> None:
         super().__init__(message)
         self.why = why
+        self.about = about
 
 
 class IdentityUnavailable(WindshiftError):
