@@ -35,7 +35,7 @@ def test_told_seldom(caplog: pytest.LogCaptureFixture) -> None:
     ]
     for subject in subjects:
         for kind in (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN):
-            log.told(forbidden(subject, kind))
+            log.log(forbidden(subject, kind))
     for what in ("publish", "subscribe"):
         assert [text for text in texts(caplog) if f"may not {what} to" in text] == [
             f'NATS: this user may not {what} to "{subject}"; what needs it fails'
@@ -59,7 +59,7 @@ def test_kinds(caplog: pytest.LogCaptureFixture, one: str, other: str) -> None:
     """Different operations are told of each."""
     log = ViolationLog("_INBOX_me", interval=3600)
     for subject in (one, other, one, other):
-        log.told(forbidden(subject))
+        log.log(forbidden(subject))
     assert len(texts(caplog)) == 2
 
 
@@ -69,11 +69,11 @@ def test_how_many_were_left_out(caplog: pytest.LogCaptureFixture, monkeypatch: p
     monkeypatch.setattr("windshift.server.monitoring.violations.time.monotonic", lambda: now)
     log = ViolationLog("_INBOX_me")
     for number in range(4):
-        log.told(forbidden(f"orders.{number}"))
+        log.log(forbidden(f"orders.{number}"))
     now += 599
-    log.told(forbidden("orders.late"))
+    log.log(forbidden("orders.late"))
     now += 1
-    log.told(forbidden("orders.later"))
+    log.log(forbidden("orders.later"))
     assert [fields_of(record) for record in caplog.records] == [{}, {"more": 4}]
     assert 'publish to "orders.later"' in texts(caplog)[1]
 
@@ -81,13 +81,13 @@ def test_how_many_were_left_out(caplog: pytest.LogCaptureFixture, monkeypatch: p
 @pytest.mark.parametrize("subject", ["_INBOX_meandmore.x", "_INBOX_me", "_INBOX.others.x"])
 def test_inboxes_of_others(caplog: pytest.LogCaptureFixture, subject: str) -> None:
     """Only what is below our own prefix is cut."""
-    ViolationLog("_INBOX_me").told(forbidden(subject))
+    ViolationLog("_INBOX_me").log(forbidden(subject))
     assert f'"{subject}"' in texts(caplog)[0]
 
 
 def test_a_subject_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
     """It is shown as well as can be."""
-    ViolationLog("_INBOX_me").told(forbidden(b"a.\xff"))
+    ViolationLog("_INBOX_me").log(forbidden(b"a.\xff"))
     assert '"a.\ufffd"' in texts(caplog)[0]
 
 
@@ -101,7 +101,7 @@ async def test_what_is_forbidden_ends_nothing(tmp_path: Path, caplog: pytest.Log
     try:
         async with connect(f"nats://me:me@127.0.0.1:{server.port}") as broker:
             connection = broker.connection
-            connection.violations.on_any.append(ViolationLog("_INBOX_windshift").told)
+            connection.violations.on_any.append(ViolationLog("_INBOX_windshift").log)
             for subject in (b"No.A", b"No.B"):
                 connection.publish(subject)
                 connection.subscribe(subject, lambda _: None)

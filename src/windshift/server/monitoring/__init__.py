@@ -1,1 +1,1 @@
-"""What is looked at so that operators see it: what JetStream holds, and what the broker forbids."""
+"""What operators want to know of the broker: what JetStream holds, and what it forbids."""

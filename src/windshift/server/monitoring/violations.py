@@ -1,4 +1,4 @@
-"""What the broker does not let this server's user do, told to the operator, once in a while for each kind."""
+"""Logs what the broker forbids this server's user, throttled by kind."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ class ViolationLog:
     """Logs violations.
 
     Args:
-        inbox_prefix: what this server's inboxes begin with. The rest of such a subject is told nobody.
-        interval: seconds between two log records of one kind: one operation of JetStream's API, say, of
-            whatever stream, or an event of whatever subject.
+        inbox_prefix: what this server's inboxes begin with. The rest of such a subject is never logged.
+        interval: seconds between two records of one kind, such as one operation of JetStream's API on any
+            stream, or an event on any subject.
     """
 
     def __init__(self, inbox_prefix: str, interval: float = 600.0) -> None:
@@ -29,8 +29,8 @@ class ViolationLog:
         self._interval = interval
         self._throttles: dict[tuple[Kind, str], LogThrottle] = {}
 
-    def told(self, violation: ServerError) -> None:
-        """Log what the broker told, unless that was done lately."""
+    def log(self, violation: ServerError) -> None:
+        """Log a violation, unless one of its kind was logged lately."""
         subject = violation.subject.decode(errors="replace")
         kind = _KINDS.match(subject)
         key = (violation.kind, kind[0] if kind else "")

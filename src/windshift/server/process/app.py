@@ -47,8 +47,8 @@ from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
-from windshift.server.monitoring.census import CensusTaker
-from windshift.server.monitoring.poll import Poll
+from windshift.server.monitoring.snapshot import SnapshotCollector
+from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import Readiness
@@ -121,9 +121,9 @@ class App:
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
         connection, requests, api, writes, _ = nats
-        poll = Poll(connection, requests, CensusTaker(api))
+        cache = SnapshotCache(connection, requests, SnapshotCollector(api))
         methods = [path for service in self._answered for path in service.methods]
-        metrics = Metrics(counts, stats, writes, poll, connection, methods, self._telemetry)
+        metrics = Metrics(counts, stats, writes, cache, connection, methods, self._telemetry)
         metrics.add_denials(audit.denials)
         metrics.add_reloads(self.reloaders)
         return metrics
@@ -256,7 +256,7 @@ class _Nats(NamedTuple):
 
 def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     connection = Connection(connection_options(config, servers))
-    connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).told)
+    connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).log)
     requests = Requests(connection)
     api = JetStream(connection, requests)
     writes = Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))

@@ -17,8 +17,8 @@ from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import replayed_to
 from windshift.server.events.dead_letters.stats import DeadLetterStats
-from windshift.server.monitoring.census import Census, ConsumerCensus
-from windshift.server.monitoring.poll import Poll
+from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
+from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
@@ -40,7 +40,7 @@ class Metrics:
         counts: what happened to events.
         dead_letters: what happened to those that consumers gave up on.
         writes: what is written to JetStream.
-        poll: what JetStream holds.
+        cache: what JetStream holds.
         connection: the connection to NATS.
         methods: the paths that the gRPC server answers.
         telemetry: where readings are pushed to.
@@ -51,7 +51,7 @@ class Metrics:
         counts: Counts,
         dead_letters: DeadLetterStats,
         writes: Writes,
-        poll: Poll,
+        cache: SnapshotCache,
         connection: Connection,
         methods: Iterable[str],
         telemetry: Telemetry,
@@ -61,12 +61,12 @@ class Metrics:
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
         _add_dead_letters(registry, dead_letters)
-        _add_nats(registry, connection, poll)
+        _add_nats(registry, connection, cache)
         add_process(registry, version("windshift"))
         self._push = telemetry.metric_reader(registry.collect)
         _add_exports(registry, self._push, telemetry.spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
-        self._poll = poll
+        self._cache = cache
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
 
     def add_denials(self, denials: Mapping[str, int]) -> None:
@@ -90,7 +90,7 @@ class Metrics:
         if self._push is not None:
             await self._push.close(timeout)
         self._lag.stop()
-        self._poll.stop()
+        self._cache.stop()
 
     async def expose(self, accept: str) -> Exposition:
         """Give all readings as text. Requests that come at the same time get the same."""
@@ -176,48 +176,48 @@ def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporte
 # --- NATS -------------------------------------------------------------------------------------------------
 
 
-def _add_nats(registry: Registry, connection: Connection, poll: Poll) -> None:
-    registry.refresh.append(poll.refresh)
+def _add_nats(registry: Registry, connection: Connection, cache: SnapshotCache) -> None:
+    registry.refresh.append(cache.refresh)
     registry.add_number(i.NATS_CONNECTED, lambda: int(connection.connected))
     registry.add_number(i.NATS_RECONNECTS, lambda: connection.reconnects)
-    registry.add_number(i.NATS_ROUND_TRIP, lambda: poll.round_trip)
-    registry.add_number(i.POLL_FAILURES, lambda: poll.failures)
-    registry.add(i.POLL_OMITTED, lambda: _omitted(poll.census))
-    registry.add(i.STREAM_MESSAGES, lambda: _streams(poll.census, "messages"))
-    registry.add(i.STREAM_SIZE, lambda: _streams(poll.census, "size"))
-    registry.add(i.STREAM_LAST_ID, lambda: _streams(poll.census, "last_id"))
-    registry.add(i.CONSUMER_PENDING, lambda: _consumers(poll.census, "pending"))
-    registry.add(i.CONSUMER_UNACKNOWLEDGED, lambda: _consumers(poll.census, "unacknowledged"))
-    registry.add(i.CONSUMER_REDELIVERED, lambda: _consumers(poll.census, "redelivered"))
-    registry.add(i.CONSUMER_OLDEST, lambda: _ages(poll.census, time.time_ns()))
+    registry.add_number(i.NATS_ROUND_TRIP, lambda: cache.round_trip)
+    registry.add_number(i.POLL_FAILURES, lambda: cache.failures)
+    registry.add(i.POLL_OMITTED, lambda: _omitted(cache.snapshot))
+    registry.add(i.STREAM_MESSAGES, lambda: _streams(cache.snapshot, "messages"))
+    registry.add(i.STREAM_SIZE, lambda: _streams(cache.snapshot, "size"))
+    registry.add(i.STREAM_LAST_ID, lambda: _streams(cache.snapshot, "last_id"))
+    registry.add(i.CONSUMER_PENDING, lambda: _consumers(cache.snapshot, "pending"))
+    registry.add(i.CONSUMER_UNACKNOWLEDGED, lambda: _consumers(cache.snapshot, "unacknowledged"))
+    registry.add(i.CONSUMER_REDELIVERED, lambda: _consumers(cache.snapshot, "redelivered"))
+    registry.add(i.CONSUMER_OLDEST, lambda: _ages(cache.snapshot, time.time_ns()))
 
 
-def _omitted(census: Census | None) -> Iterator[Point]:
-    if census is not None:
-        yield ("stream",), census.omitted_streams
-        yield ("consumer",), census.omitted_consumers
-        yield ("age",), census.omitted_ages
+def _omitted(snapshot: Snapshot | None) -> Iterator[Point]:
+    if snapshot is not None:
+        yield ("stream",), snapshot.omitted_streams
+        yield ("consumer",), snapshot.omitted_consumers
+        yield ("age",), snapshot.omitted_ages
 
 
-def _streams(census: Census | None, attribute: str) -> Iterator[Point]:
-    for stream in () if census is None else census.streams:
+def _streams(snapshot: Snapshot | None, attribute: str) -> Iterator[Point]:
+    for stream in () if snapshot is None else snapshot.streams:
         yield (stream.name,), getattr(stream, attribute)
 
 
-def _consumers(census: Census | None, attribute: str) -> Iterable[Point]:
+def _consumers(snapshot: Snapshot | None, attribute: str) -> Iterable[Point]:
     sums: dict[tuple[str, ...], int] = {}
-    for consumer in () if census is None else census.consumers:
+    for consumer in () if snapshot is None else snapshot.consumers:
         labels = _labels(consumer)
         sums[labels] = sums.get(labels, 0) + getattr(consumer, attribute)
     return sums.items()
 
 
-def _ages(census: Census | None, now_ns: int) -> Iterable[Point]:
+def _ages(snapshot: Snapshot | None, now_ns: int) -> Iterable[Point]:
     ages: dict[tuple[str, ...], float] = {}
-    if census is None:
+    if snapshot is None:
         return ()
-    for consumer in census.consumers:
-        stored_ns = census.oldest.get((consumer.stream, consumer.name))
+    for consumer in snapshot.consumers:
+        stored_ns = snapshot.oldest.get((consumer.stream, consumer.name))
         if stored_ns is None and consumer.behind:
             continue  # not known
         age = 0.0 if stored_ns is None else max(0.0, (now_ns - stored_ns) / NANOSECONDS)
@@ -226,7 +226,7 @@ def _ages(census: Census | None, now_ns: int) -> Iterable[Point]:
     return ages.items()
 
 
-def _labels(consumer: ConsumerCensus) -> tuple[str, str]:
+def _labels(consumer: ConsumerProgress) -> tuple[str, str]:
     if consumer.stream == REPLAYS and consumer.filters:
         return REPLAYS, replayed_to(consumer.filters[0])  # its name is a hash
     return consumer.stream, consumer.name if consumer.durable else i.EPHEMERAL

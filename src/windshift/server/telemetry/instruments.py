@@ -5,7 +5,7 @@ begin with ``windshift.`` otherwise. In Prometheus they get its forms: ``_total`
 metrics have the names there that every Prometheus client library gives them.
 
 No label ever holds what a client chose, except the names of streams and consumers, of which a bounded number
-is shown (see `windshift.server.monitoring.census`).
+is shown (see `windshift.server.monitoring.snapshot`).
 """
 
 from __future__ import annotations

@@ -8,13 +8,13 @@ from datetime import timedelta
 from tests.support.broker import Broker
 from tests.support.nats_server import NatsServer
 from windshift.nats import Unavailable
-from windshift.server.monitoring.census import Census, CensusTaker
-from windshift.server.monitoring.poll import Poll
+from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
+from windshift.server.monitoring.snapshot_cache import SnapshotCache
 
 NEVER, ALWAYS = timedelta(hours=1), timedelta(0)
 
 
-class CountingTaker(CensusTaker):
+class CountingCollector(SnapshotCollector):
     """Counts how often it looks; while `failure` is set a look fails."""
 
     def __init__(self, broker: Broker) -> None:
@@ -25,85 +25,85 @@ class CountingTaker(CensusTaker):
         self.open = asyncio.Event()
         self.open.set()
 
-    async def take(self, deadline: float) -> Census:
+    async def collect(self, deadline: float) -> Snapshot:
         self.looks += 1
         self.looking.set()
         await self.open.wait()
         if self.failure is not None:
             raise self.failure
-        return await super().take(deadline)
+        return await super().collect(deadline)
 
 
-def poll(broker: Broker, taker: CensusTaker, **options: timedelta) -> Poll:
-    """Make a poll."""
-    return Poll(broker.connection, broker.requests, taker, **options)
+def cached(broker: Broker, collector: SnapshotCollector, **options: timedelta) -> SnapshotCache:
+    """Make a cache."""
+    return SnapshotCache(broker.connection, broker.requests, collector, **options)
 
 
 async def test_fresh_looks_are_kept(broker: Broker) -> None:
     """Who asks soon after gets what was seen before."""
-    taker = CountingTaker(broker)
-    kept = poll(broker, taker, keep=NEVER)
+    collector = CountingCollector(broker)
+    kept = cached(broker, collector, keep=NEVER)
     for _ in range(3):
         await kept.refresh()
-    assert taker.looks == 1
-    assert kept.census is not None
+    assert collector.looks == 1
+    assert kept.snapshot is not None
     assert kept.round_trip is not None
     assert 0 < kept.round_trip < 5
 
 
 async def test_old_looks_are_not(broker: Broker) -> None:
     """Who asks later makes another look."""
-    taker = CountingTaker(broker)
-    kept = poll(broker, taker, keep=ALWAYS)
+    collector = CountingCollector(broker)
+    kept = cached(broker, collector, keep=ALWAYS)
     for _ in range(3):
         await kept.refresh()
-    assert taker.looks == 3
+    assert collector.looks == 3
 
 
 async def test_one_look_at_a_time(broker: Broker) -> None:
     """Who asks during a look waits for that one; giving up does not end it for others."""
-    taker = CountingTaker(broker)
-    taker.open.clear()
-    kept = poll(broker, taker, keep=ALWAYS)
+    collector = CountingCollector(broker)
+    collector.open.clear()
+    kept = cached(broker, collector, keep=ALWAYS)
     tasks = [asyncio.create_task(kept.refresh()) for _ in range(3)]
-    await taker.looking.wait()
+    await collector.looking.wait()
     tasks[0].cancel()
-    taker.open.set()
+    collector.open.set()
     await asyncio.gather(*tasks[1:])
-    assert taker.looks == 1
-    assert kept.census is not None
+    assert collector.looks == 1
+    assert kept.snapshot is not None
 
 
 async def test_failures(broker: Broker) -> None:
     """A look that fails is counted, shows nothing old, and is not repeated at once."""
-    taker = CountingTaker(broker)
-    kept = poll(broker, taker, keep=ALWAYS, keep_failure=NEVER)
+    collector = CountingCollector(broker)
+    kept = cached(broker, collector, keep=ALWAYS, keep_failure=NEVER)
     await kept.refresh()
     for failure in (Unavailable(), ValueError("what is this?")):
-        taker.failure = failure
-        kept = poll(broker, taker, keep=ALWAYS, keep_failure=NEVER)
+        collector.failure = failure
+        kept = cached(broker, collector, keep=ALWAYS, keep_failure=NEVER)
         await kept.refresh()
         await kept.refresh()
         assert kept.failures == 1
-        assert kept.census is None
+        assert kept.snapshot is None
 
 
 async def test_slow_looks_end(broker: Broker) -> None:
     """A look has its time, and fails when that is over."""
-    taker = CountingTaker(broker)
-    taker.open.clear()
-    kept = poll(broker, taker, timeout=timedelta(milliseconds=20))
+    collector = CountingCollector(broker)
+    collector.open.clear()
+    kept = cached(broker, collector, timeout=timedelta(milliseconds=20))
     await kept.refresh()
-    assert (kept.failures, kept.census) == (1, None)
+    assert (kept.failures, kept.snapshot) == (1, None)
 
 
 async def test_stop(broker: Broker) -> None:
     """A look that is under way at the end does not go on."""
-    taker = CountingTaker(broker)
-    taker.open.clear()
-    kept = poll(broker, taker)
+    collector = CountingCollector(broker)
+    collector.open.clear()
+    kept = cached(broker, collector)
     task = asyncio.create_task(kept.refresh())
-    await taker.looking.wait()
+    await collector.looking.wait()
     kept.stop()
     async with asyncio.timeout(1):
         await task
@@ -112,17 +112,17 @@ async def test_stop(broker: Broker) -> None:
 
 async def test_without_nats(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """Without a connection nothing is asked, and nothing old is shown."""
-    taker = CountingTaker(own_broker)
-    kept = poll(own_broker, taker, keep=NEVER)
+    collector = CountingCollector(own_broker)
+    kept = cached(own_broker, collector, keep=NEVER)
     await kept.refresh()
     own_nats_server.kill()
     await own_broker.lost()
     await kept.refresh()
-    assert (kept.census, kept.round_trip, kept.failures) == (None, None, 0)
+    assert (kept.snapshot, kept.round_trip, kept.failures) == (None, None, 0)
     own_nats_server.start()
     async with asyncio.timeout(10):
         while not own_broker.connection.connected:  # noqa: ASYNC110 - `on_connected` is for the code under test
             await asyncio.sleep(0.005)
     await kept.refresh()
-    assert kept.census is not None
-    assert taker.looks == 2
+    assert kept.snapshot is not None
+    assert collector.looks == 2

@@ -11,7 +11,7 @@ import pytest
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message, Unavailable
 from windshift.nats.times import NANOSECONDS
-from windshift.server.monitoring.census import Census, CensusLimits, CensusTaker, ConsumerCensus
+from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot, SnapshotCollector, SnapshotLimits
 
 Unique = Callable[[], str]
 
@@ -41,14 +41,14 @@ async def pull(broker: Broker, stream: str, name: str) -> bytes:
     return message.reply
 
 
-async def take(broker: Broker, limits: CensusLimits | None = None) -> Census:
+async def take(broker: Broker, limits: SnapshotLimits | None = None) -> Snapshot:
     """Look once."""
-    return await CensusTaker(broker.api, limits).take(in_seconds(10))
+    return await SnapshotCollector(broker.api, limits).collect(in_seconds(10))
 
 
-def found(census: Census, stream: str, name: str) -> ConsumerCensus:
+def found(snapshot: Snapshot, stream: str, name: str) -> ConsumerProgress:
     """Find a consumer."""
-    return next(each for each in census.consumers if (each.stream, each.name) == (stream, name))
+    return next(each for each in snapshot.consumers if (each.stream, each.name) == (stream, name))
 
 
 async def test_streams(own_broker: Broker) -> None:
@@ -77,8 +77,8 @@ async def test_consumers(own_broker: Broker) -> None:
     await pull(own_broker, stream, "busy")
     for _ in range(3):
         await own_broker.requests.request(await pull(own_broker, stream, "done"), b"", b"", in_seconds(5))
-    census = await take(own_broker)
-    seen = {each.name: (each.pending, each.unacknowledged) for each in census.consumers}
+    snapshot = await take(own_broker)
+    seen = {each.name: (each.pending, each.unacknowledged) for each in snapshot.consumers}
     assert seen == {
         "idle": (3, 0),
         "busy": (2, 1),
@@ -88,9 +88,9 @@ async def test_consumers(own_broker: Broker) -> None:
         "several": (1, 0),
         "passing": (3, 0),
     }
-    assert not found(census, stream, "passing").durable
-    assert found(census, stream, "idle").durable
-    oldest = {name: stored for (_, name), stored in census.oldest.items()}
+    assert not found(snapshot, stream, "passing").durable
+    assert found(snapshot, stream, "idle").durable
+    oldest = {name: stored for (_, name), stored in snapshot.oldest.items()}
     assert set(oldest) == {"idle", "busy", "some", "several", "passing"}
     assert oldest["idle"] == oldest["busy"] < oldest["some"] == oldest["several"]
     assert before - NANOSECONDS < oldest["idle"] < time.time_ns() + NANOSECONDS
@@ -111,12 +111,12 @@ async def test_oldest_moves(own_broker: Broker) -> None:
     stream = await own_broker.stream("S")
     await publish(own_broker, "S.a", "S.a", "S.a")
     await consumer(own_broker, stream, "c")
-    taker = CensusTaker(own_broker.api)
-    first = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    collector = SnapshotCollector(own_broker.api)
+    first = (await collector.collect(in_seconds(10))).oldest["S", "c"]
     await own_broker.requests.request(await pull(own_broker, stream, "c"), b"", b"", in_seconds(5))
-    second = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    second = (await collector.collect(in_seconds(10))).oldest["S", "c"]
     await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(5))
-    third = (await taker.take(in_seconds(10))).oldest["S", "c"]
+    third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
     assert first < second < third
 
 
@@ -126,10 +126,10 @@ async def test_many(own_broker: Broker) -> None:
         await own_broker.stream(f"S{number:03}")
     for number in range(300):
         await consumer(own_broker, "S000", f"c{number:03}")
-    census = await take(own_broker)
-    assert [stream.name for stream in census.streams] == [f"S{number:03}" for number in range(300)]
-    assert len({each.name for each in census.consumers}) == 300
-    assert (census.omitted_streams, census.omitted_consumers) == (0, 0)
+    snapshot = await take(own_broker)
+    assert [stream.name for stream in snapshot.streams] == [f"S{number:03}" for number in range(300)]
+    assert len({each.name for each in snapshot.consumers}) == 300
+    assert (snapshot.omitted_streams, snapshot.omitted_consumers) == (0, 0)
 
 
 async def test_limits(own_broker: Broker) -> None:
@@ -139,13 +139,13 @@ async def test_limits(own_broker: Broker) -> None:
         for name in ("one", "two", "three"):
             await consumer(own_broker, stream, name)
         await publish(own_broker, f"{stream}.x")
-    census = await take(own_broker, CensusLimits(streams=2, consumers=4, ages=3))
-    assert [stream.name for stream in census.streams] == ["A", "B"]
-    assert (census.omitted_streams, census.omitted_consumers, census.omitted_ages) == (1, 2, 1)
-    assert len(census.consumers) == 4
-    assert len(census.oldest) == 3
-    census = await take(own_broker, CensusLimits(consumers=3))
-    assert census.omitted_consumers == 6
+    snapshot = await take(own_broker, SnapshotLimits(streams=2, consumers=4, ages=3))
+    assert [stream.name for stream in snapshot.streams] == ["A", "B"]
+    assert (snapshot.omitted_streams, snapshot.omitted_consumers, snapshot.omitted_ages) == (1, 2, 1)
+    assert len(snapshot.consumers) == 4
+    assert len(snapshot.oldest) == 3
+    snapshot = await take(own_broker, SnapshotLimits(consumers=3))
+    assert snapshot.omitted_consumers == 6
 
 
 async def test_ages_that_are_known_cost_nothing(own_broker: Broker) -> None:
@@ -154,8 +154,8 @@ async def test_ages_that_are_known_cost_nothing(own_broker: Broker) -> None:
     for number in range(5):
         await consumer(own_broker, stream, f"c{number}")
     await publish(own_broker, "S.x")
-    taker = CensusTaker(own_broker.api, CensusLimits(ages=2))
-    omitted = [(await taker.take(in_seconds(10))).omitted_ages for _ in range(4)]
+    collector = SnapshotCollector(own_broker.api, SnapshotLimits(ages=2))
+    omitted = [(await collector.collect(in_seconds(10))).omitted_ages for _ in range(4)]
     assert omitted == [3, 1, 0, 0]
 
 
@@ -164,11 +164,11 @@ async def test_large_events_are_not_read(own_broker: Broker) -> None:
     stream = await own_broker.stream("S")
     await consumer(own_broker, stream, "c")
     await publish(own_broker, "S.x", size=10_000)
-    assert (await take(own_broker, CensusLimits(age_bytes=9_000))).omitted_ages == 1
+    assert (await take(own_broker, SnapshotLimits(age_bytes=9_000))).omitted_ages == 1
 
 
 async def test_without_a_broker(own_broker: Broker) -> None:
     """Without a connection there is nothing to see."""
     await own_broker.connection.close()
     with pytest.raises(Unavailable):
-        await CensusTaker(own_broker.api).take(in_seconds(0.1))
+        await SnapshotCollector(own_broker.api).collect(in_seconds(0.1))

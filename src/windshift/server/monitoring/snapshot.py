@@ -1,8 +1,9 @@
-"""What JetStream holds, looked at from time to time: streams, their consumers, and how far these are behind.
+"""A snapshot of what JetStream holds: streams, their consumers, and how far behind these are.
 
-Looking costs the broker a request for every 256 streams, one for every 256 consumers of a stream that has
-any, and one for each consumer that is behind, to read how old its oldest event is. They are made one after
-the other, and all of them are bounded: what goes beyond a bound is left out and counted.
+It costs the broker a request for every 256 streams, one for every 256 consumers of a stream, and one for each
+consumer that is behind, to read the age of its oldest event. The requests are made one after the other, and
+their number is bounded: what exceeds a bound is left out and counted. When to take one is the business of
+`snapshot_cache`.
 """
 
 from __future__ import annotations
@@ -20,14 +21,14 @@ _ANY: Final = ">"
 
 
 @dataclass(frozen=True, slots=True)
-class CensusLimits:
-    """How much one look may take in.
+class SnapshotLimits:
+    """The bounds of one snapshot.
 
     Attributes:
-        streams: the first ones by name.
-        consumers: of those streams.
-        ages: requests for the oldest event of a consumer; those known from the look before need none.
-        age_bytes: bytes of events that these may read, as far as the mean size of a stream's events tells.
+        streams: how many streams, the first by name.
+        consumers: how many consumers of these.
+        ages: requests for oldest events; those known from the last snapshot need none.
+        age_bytes: bytes of events that these requests may read, estimated by the mean size in the stream.
     """
 
     streams: int = 500
@@ -37,7 +38,7 @@ class CensusLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class StreamCensus:
+class StreamUsage:
     """One stream."""
 
     name: str
@@ -49,18 +50,18 @@ class StreamCensus:
 
 
 @dataclass(frozen=True, slots=True)
-class ConsumerCensus:
+class ConsumerProgress:
     """One consumer.
 
     Attributes:
         stream: the stream's name.
-        name: its own.
-        durable: whether somebody gave it that name.
-        pending: events that it has yet to hand over.
-        unacknowledged: events that it has handed over and that are not settled.
-        redelivered: those among them that it has handed over more than once.
-        settled_to: every event of its up to this id is settled.
-        filters: the subjects that it takes; empty = all.
+        name: the consumer's name.
+        durable: whether a client chose the name.
+        pending: events not delivered yet.
+        unacknowledged: events delivered but not settled.
+        redelivered: those of them that were delivered more than once.
+        settled_to: every event up to this id is settled.
+        filters: subjects that it takes; empty = all.
     """
 
     stream: str
@@ -74,7 +75,7 @@ class ConsumerCensus:
 
     @property
     def behind(self) -> bool:
-        """Whether there are events that are not settled."""
+        """Whether some events are not settled."""
         return self.pending > 0 or self.unacknowledged > 0
 
 
@@ -83,21 +84,21 @@ ConsumerKey = tuple[str, str]
 
 
 @dataclass(slots=True)
-class Census:
-    """What one look has found.
+class Snapshot:
+    """What JetStream held at one time.
 
     Attributes:
-        streams: those that were looked at.
-        consumers: the same.
-        oldest: when the oldest event was stored that a consumer has not got settled, in nanoseconds since
-            1970; those that are not behind have none.
-        omitted_streams: how many were left out.
-        omitted_consumers: the same.
-        omitted_ages: consumers that are behind and whose oldest event was not asked for.
+        streams: streams, within the bounds.
+        consumers: their consumers, within the bounds.
+        oldest: when the oldest unsettled event of a consumer was stored, in nanoseconds since 1970; only for
+            consumers that are behind.
+        omitted_streams: how many streams were left out.
+        omitted_consumers: how many consumers were left out.
+        omitted_ages: how many consumers are behind whose oldest event was not read.
     """
 
-    streams: list[StreamCensus] = field(default_factory=list)
-    consumers: list[ConsumerCensus] = field(default_factory=list)
+    streams: list[StreamUsage] = field(default_factory=list)
+    consumers: list[ConsumerProgress] = field(default_factory=list)
     oldest: dict[ConsumerKey, int] = field(default_factory=dict)
     omitted_streams: int = 0
     omitted_consumers: int = 0
@@ -105,61 +106,58 @@ class Census:
 
 
 class _Oldest(NamedTuple):
-    """The oldest event that a consumer had not got settled when it was looked at last."""
+    """The oldest unsettled event of a consumer in the last snapshot."""
 
     settled_to: int
     seq: int
     stored_ns: int
 
 
-class CensusTaker:
-    """Looks at what JetStream holds."""
+class SnapshotCollector:
+    """Takes snapshots of JetStream."""
 
-    def __init__(self, api: JetStream, limits: CensusLimits | None = None) -> None:
+    def __init__(self, api: JetStream, limits: SnapshotLimits | None = None) -> None:
         self._api = api
-        self._limits = limits or CensusLimits()
+        self._limits = limits or SnapshotLimits()
         self._known: dict[ConsumerKey, _Oldest] = {}
 
-    async def take(self, deadline: float) -> Census:
-        """Look, until `deadline` (loop time) at most.
-
-        Raise `Unavailable` or `JetStreamError` when that was not possible.
-        """
-        census = Census()
-        await self._look_at_streams(census, deadline)
-        for stream in census.streams:
+    async def collect(self, deadline: float) -> Snapshot:
+        """Take a snapshot by `deadline` (loop time); raise `Unavailable` or `JetStreamError` on failure."""
+        snapshot = Snapshot()
+        await self._add_streams(snapshot, deadline)
+        for stream in snapshot.streams:
             if stream.consumers:
-                await self._look_at_consumers(census, stream, deadline)
-        await self._look_at_ages(census, deadline)
-        return census
+                await self._add_consumers(snapshot, stream, deadline)
+        await self._add_ages(snapshot, deadline)
+        return snapshot
 
-    async def _look_at_streams(self, census: Census, deadline: float) -> None:
+    async def _add_streams(self, snapshot: Snapshot, deadline: float) -> None:
         async for page in self._pages("STREAM.LIST", "streams", deadline):
-            room = self._limits.streams - len(census.streams)
-            census.streams += [_stream(info) for info in page.items[:room]]
-            census.omitted_streams = max(0, page.total - len(census.streams))
-            if len(census.streams) == self._limits.streams:
+            room = self._limits.streams - len(snapshot.streams)
+            snapshot.streams += [_stream(info) for info in page.items[:room]]
+            snapshot.omitted_streams = max(0, page.total - len(snapshot.streams))
+            if len(snapshot.streams) == self._limits.streams:
                 return
 
-    async def _look_at_consumers(self, census: Census, stream: StreamCensus, deadline: float) -> None:
-        room = self._limits.consumers - len(census.consumers)
+    async def _add_consumers(self, snapshot: Snapshot, stream: StreamUsage, deadline: float) -> None:
+        room = self._limits.consumers - len(snapshot.consumers)
         if room == 0:
-            census.omitted_consumers += stream.consumers
+            snapshot.omitted_consumers += stream.consumers
             return
         seen = 0
         try:
             async for page in self._pages(f"CONSUMER.LIST.{stream.name}", "consumers", deadline):
                 taken = page.items[: room - seen]
                 seen += len(taken)
-                census.consumers += map(_consumer, taken)
+                snapshot.consumers += map(_consumer, taken)
                 if seen == room:
-                    census.omitted_consumers += page.total - seen
+                    snapshot.omitted_consumers += page.total - seen
                     return
         except JetStreamError:
-            return  # the stream was deleted meanwhile
+            return  # the stream was just deleted
 
     async def _pages(self, operation: str, key: str, deadline: float) -> AsyncIterator[_Page]:
-        """Ask for a list, page by page."""
+        """Request a list, page by page."""
         offset, total = 0, 1
         while offset < total:
             answer = await self._api.call(operation, {"offset": offset}, deadline)
@@ -173,11 +171,11 @@ class CensusTaker:
 
     # Ages
 
-    async def _look_at_ages(self, census: Census, deadline: float) -> None:
-        streams = {stream.name: stream for stream in census.streams}
+    async def _add_ages(self, snapshot: Snapshot, deadline: float) -> None:
+        streams = {stream.name: stream for stream in snapshot.streams}
         known, self._known = self._known, {}
         requests, room = self._limits.ages, self._limits.age_bytes
-        for consumer in census.consumers:
+        for consumer in snapshot.consumers:
             if not consumer.behind:
                 continue
             key, stream = (consumer.stream, consumer.name), streams[consumer.stream]
@@ -186,37 +184,37 @@ class CensusTaker:
                 cost = max(1, len(consumer.filters))
                 size = cost * (stream.size // max(1, stream.messages))
                 if cost > min(requests, _MOST_FILTERS) or size > room:
-                    census.omitted_ages += 1
+                    snapshot.omitted_ages += 1
                     continue
                 requests, room = requests - cost, room - size
                 oldest = await self._oldest(consumer, deadline)
             if oldest is not None:
                 self._known[key] = oldest
-                census.oldest[key] = oldest.stored_ns
+                snapshot.oldest[key] = oldest.stored_ns
 
-    async def _oldest(self, consumer: ConsumerCensus, deadline: float) -> _Oldest | None:
+    async def _oldest(self, consumer: ConsumerProgress, deadline: float) -> _Oldest | None:
         found: _Oldest | None = None
         for subject in consumer.filters or (_ANY,):
             query = {"seq": consumer.settled_to + 1, "next_by_subj": subject}
             try:
                 message = await self._api.message(consumer.stream, query, deadline)
             except JetStreamError:
-                return None  # the stream was deleted meanwhile
+                return None  # the stream was just deleted
             if message is not None and (found is None or message.sequence < found.seq):
                 found = _Oldest(consumer.settled_to, message.sequence, message.unix_ns)
         return found
 
 
 class _Page(NamedTuple):
-    """A part of a list, and how long all of it is."""
+    """Part of a list, and the length of the whole."""
 
     items: list[JsonObject]
     total: int
 
 
-def _stream(info: Mapping[str, Any]) -> StreamCensus:
+def _stream(info: Mapping[str, Any]) -> StreamUsage:
     state = info["state"]
-    return StreamCensus(
+    return StreamUsage(
         info["config"]["name"],
         state["messages"],
         state["bytes"],
@@ -226,10 +224,10 @@ def _stream(info: Mapping[str, Any]) -> StreamCensus:
     )
 
 
-def _consumer(info: Mapping[str, Any]) -> ConsumerCensus:
+def _consumer(info: Mapping[str, Any]) -> ConsumerProgress:
     config = info["config"]
     one = config.get("filter_subject")
-    return ConsumerCensus(
+    return ConsumerProgress(
         info["stream_name"],
         info["name"],
         bool(config.get("durable_name")),

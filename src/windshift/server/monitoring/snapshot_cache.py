@@ -1,0 +1,88 @@
+"""The latest snapshot of JetStream: taken on demand, at most every few seconds, less often after a failure."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from datetime import timedelta
+
+from windshift.nats import Connection, NatsError, Requests
+from windshift.server.monitoring.snapshot import Snapshot, SnapshotCollector
+
+log = logging.getLogger(__name__)
+
+
+class SnapshotCache:
+    """Keeps a snapshot for a while.
+
+    Args:
+        connection: the connection to NATS.
+        requests: measures the round trip.
+        collector: takes snapshots.
+        keep: how long a snapshot is good for.
+        keep_failure: how long to wait after a failure.
+        timeout: how long a snapshot may take.
+
+    Attributes:
+        snapshot: the latest one; None after a failure, or before the first.
+        round_trip: seconds to NATS and back; None = unknown.
+        failures: how many snapshots failed.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        requests: Requests,
+        collector: SnapshotCollector,
+        *,
+        keep: timedelta = timedelta(seconds=5),
+        keep_failure: timedelta = timedelta(seconds=30),
+        timeout: timedelta = timedelta(seconds=3),
+    ) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._collector = collector
+        self._keep = keep.total_seconds()
+        self._keep_failure = keep_failure.total_seconds()
+        self._timeout = timeout.total_seconds()
+        self._good_until = 0.0
+        self._running: asyncio.Task[None] | None = None
+        self.snapshot: Snapshot | None = None
+        self.round_trip: float | None = None
+        self.failures = 0
+
+    def stop(self) -> None:
+        """Cancel a snapshot that is being taken."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def refresh(self) -> None:
+        """Take a snapshot unless the latest is fresh. Concurrent callers share one."""
+        loop = asyncio.get_running_loop()
+        if not self._connection.connected:
+            self.snapshot = self.round_trip = None
+            self._good_until = 0.0
+            return
+        if self._running is None and loop.time() >= self._good_until:
+            self._running = loop.create_task(self._run())
+        if self._running is not None:
+            await asyncio.wait((self._running,))
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        self.snapshot = None
+        try:
+            self.round_trip = await self._requests.round_trip(deadline)
+            async with asyncio.timeout_at(deadline):
+                self.snapshot = await self._collector.collect(deadline)
+        except (NatsError, TimeoutError) as error:
+            log.debug("no snapshot of JetStream: %s", type(error).__name__)
+            self.failures += 1
+        except Exception:
+            log.exception("no snapshot of JetStream")
+            self.failures += 1
+        finally:
+            failed = self.snapshot is None and self._connection.connected
+            self._good_until = loop.time() + (self._keep_failure if failed else self._keep)
+            self._running = None
