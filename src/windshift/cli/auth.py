@@ -1,4 +1,4 @@
-"""`windshift auth`."""
+"""`windshift auth`: makes tokens, checks an authorization file, and says what a principal may do."""
 
 from __future__ import annotations
 

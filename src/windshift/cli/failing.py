@@ -1,4 +1,4 @@
-"""How a command ends that failed."""
+"""How a command fails: lines on stderr and exit code 1."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`windshift health`."""
+"""`windshift health`: asks the HTTP health endpoints of a server, for container health checks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`windshift serve`."""
+"""`windshift serve`: reads the configuration and runs the server."""
 
 from __future__ import annotations
 

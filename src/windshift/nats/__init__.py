@@ -1,8 +1,8 @@
 """NATS and JetStream on asyncio: a client that knows nothing of Windshift.
 
-From below: `protocol` turns bytes into events and back, without I/O; `wire` is that on one socket;
-`connection` outlives servers; `requests` are answered through one inbox; `jetstream` stands on these.
-`retry` is the one rule for trying again.
+From below: `protocol` turns bytes into events and back, without I/O; `wire` runs it on one socket;
+`connection` reconnects; `requests` awaits replies in one inbox; `jetstream` is built on these. `retry` is the
+one rule for trying again.
 """
 
 from .connection import Connection, Subscription

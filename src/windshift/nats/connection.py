@@ -1,11 +1,8 @@
-"""The connection to NATS that outlives its servers.
+"""The connection to NATS: one wire at a time. When it ends, another is opened, with all subscriptions on it.
 
-A wire is a part that is replaced: when one ends, another is opened, to another server when there are several,
-and every subscription is put on it. What was under way is told at once to whoever asked (`on_lost`); nothing
-is sent later.
-
-A server that says that it is about to stop (lame-duck mode) is left before it does: the next wire is there
-before the old one ends, and what is under way still gets its answer (`on_moved`).
+Whoever has a request under way is told at once when a wire ends (`on_lost`); nothing is sent later. A server
+in lame-duck mode is left before it stops: the next wire is up before the old one ends, and requests under way
+still get their replies (`on_moved`).
 """
 
 from __future__ import annotations

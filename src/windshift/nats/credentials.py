@@ -1,4 +1,4 @@
-"""Who the client is: a user and a password, a token, a key (nkey) or a JWT with its key.
+"""Who the client is: user and password, a token, a key (nkey), or a JWT with its key.
 
 Keys sign the server's nonce (nats-server's ``auth.go``; ``nkeys``); the seed never leaves the process.
 """

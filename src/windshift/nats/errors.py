@@ -1,4 +1,4 @@
-"""What this library fails with. An error says whether what was asked was done, was not, or may have been."""
+"""The errors of this library. Each says whether the request was carried out, was not, or may have been."""
 
 from __future__ import annotations
 

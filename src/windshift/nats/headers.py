@@ -1,7 +1,7 @@
-"""Message headers as they travel: a block of bytes, built once and read where it is needed (ADR-4).
+"""Message headers: a block of bytes, built once and parsed only where needed (ADR-4).
 
-A block is ``NATS/1.0``, perhaps with a status, then ``Name: value`` lines, then an empty line. An empty block
-is no headers at all. JetStream's own headers are named here.
+A block is ``NATS/1.0``, optionally a status, then ``Name: value`` lines, then an empty line. No headers are
+an empty block. JetStream's own header names are here.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How to reach NATS: servers, credentials, TLS and every timer of the connection."""
+"""How to connect to NATS: servers, credentials, TLS, and every timer of the connection."""
 
 from __future__ import annotations
 

@@ -1,10 +1,9 @@
-"""The client protocol of NATS without I/O: bytes in, events out; frames out as bytes.
+"""The NATS client protocol without I/O: bytes in, events out; frames out as bytes.
 
-Sources: the protocol's description (docs.nats.io/reference/reference-protocols/nats-protocol) and
-nats-server's ``parser.go``, ``client.go`` and ``errors.go`` of 2.15. Servers write operations in capitals and
-put single spaces between their arguments; nothing else is taken. (What a server itself answers may have an
-empty reply, and a space on both sides of it.) Subjects are any bytes but spaces: a stream may hold some that
-are no UTF-8.
+Sources: docs.nats.io/reference/reference-protocols/nats-protocol, and ``parser.go``, ``client.go`` and
+``errors.go`` of nats-server 2.15. Servers write operations in capitals with single spaces between arguments;
+nothing else is accepted. (Replies of the server itself may have an empty reply subject with a space on either
+side.) Subjects are any bytes but spaces: a stream may hold some that are not UTF-8.
 """
 
 from __future__ import annotations

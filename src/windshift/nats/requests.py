@@ -1,9 +1,9 @@
-"""Requests and their answers, all through one inbox.
+"""Requests and their replies, all through one inbox.
 
-A request costs a publish and an entry in a table: there is one wildcard subscription for all answers, and no
-task and no timer per request. Who waits stands in a slot of a few milliseconds with all whose deadline falls
-into it, so that finding the overdue ones costs nothing for the others. Whoever asks gives a function that is
-called exactly once, from the event loop, with the answer's body or with the reason why there is none.
+A request costs a publish and a table entry: one wildcard subscription serves all replies, and there is no
+task and no timer per request. Requests whose deadlines fall into the same few milliseconds share a slot, so
+finding the overdue ones costs the others nothing. The caller's handler is called exactly once, in the event
+loop, with the reply's body or the reason why there is none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Times and durations as NATS has them.
+"""Times and durations as NATS writes them.
 
-RFC 3339 is read as Protobuf wants it: whole seconds and nanoseconds, without datetime objects.
+RFC 3339 is parsed to what Protobuf wants, whole seconds and nanoseconds, without datetime objects.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""TLS towards a server: which contexts are made, and what a failed handshake means."""
+"""TLS contexts for connections to NATS, built from the files as they are now."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """One connection to one server: the protocol on a socket, from the first byte to the last.
 
-Everything that one turn of the event loop sends leaves in one write. What a server does not read waits here,
-up to a bound, and what it sends is handed to its subscription before more is read: nothing is queued, so a
-receiver that takes its time holds up the server, by TCP.
+Everything sent in one turn of the event loop leaves in one write. Bytes that the server does not read wait
+here, up to a bound. What the server sends goes to its subscription before more is read: nothing is queued, so
+a slow receiver slows the server down, through TCP.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""When to try the next connection, without I/O.
+"""The delays between attempts to connect, without I/O.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/connection-backoff.md
 """

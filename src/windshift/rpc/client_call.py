@@ -1,8 +1,8 @@
-"""One call as the client sees it: its life from the start to its status, unary or with streams of messages.
+"""One call on the client's side, unary or streaming, from its start to its status.
 
-A call waits at its channel until a connection takes it (``open``); the connection then hands it what the
-server sends. What the server surely did not look at (REFUSED_STREAM, above the last stream of a GOAWAY, never
-written) is given back to the channel once, without the caller noticing.
+A call waits in its channel until a connection takes it (``open``); then the connection passes on what the
+server sends. A call that the server certainly did not process (REFUSED_STREAM, above the last stream of a
+GOAWAY, never written) goes back to the channel once, transparently.
 """
 
 from __future__ import annotations

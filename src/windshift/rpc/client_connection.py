@@ -1,4 +1,4 @@
-"""A client's connection: which calls run on it, how many may, and when it takes no more."""
+"""A client's connection: its calls, how many more it takes, and when it takes no more."""
 
 from __future__ import annotations
 

@@ -1,11 +1,11 @@
 """One HTTP/2 connection: bytes in, stream events out, one flush per turn of the event loop.
 
-This is the only module that knows ngh2 (libnghttp2 without I/O) and the only one that writes to a transport.
-``Connection`` carries what both sides share: reading and writing in bounded pieces, flow control, keepalive,
-the end of a connection. What happens on it goes to a ``ConnectionHandler``: a server's or a client's.
+The only module that knows ngh2 (libnghttp2 without I/O), and the only one that writes to a transport.
+``Connection`` has what both sides share: bounded reads and writes, flow control, keepalive, and the end of a
+connection. Events go to a ``ConnectionHandler``, the server's or the client's.
 
-Everything that is sent while one batch of received bytes is handled, and by the tasks that it woke, leaves
-in one ``transport.write``: that is where the speed comes from.
+Everything sent while one batch of received bytes is handled, and by the tasks that it woke, leaves in one
+``transport.write``: that is where the speed comes from.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The deadlines of many calls behind one timer, without I/O.
 
-A timer of the event loop per call costs more than the rest of its bookkeeping, and nearly all calls end
+One event loop timer per call would cost more than the rest of its bookkeeping, and nearly all calls end
 before their deadline.
 """
 

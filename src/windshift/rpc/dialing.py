@@ -1,4 +1,4 @@
-"""One attempt to connect to a server: its name, its addresses, TLS, the first SETTINGS."""
+"""One attempt to connect to a server: name resolution, addresses, TLS, the first SETTINGS."""
 
 from __future__ import annotations
 

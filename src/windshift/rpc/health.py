@@ -1,4 +1,4 @@
-"""``grpc.health.v1``: whether services take calls, for probes and load balancers.
+"""``grpc.health.v1``: whether services are serving, for probes and load balancers.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/health-checking.md
 """

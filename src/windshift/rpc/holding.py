@@ -1,7 +1,7 @@
-"""What clients make the server hold in memory: messages that are not whole, answers that they do not read.
+"""Which clients to cut off when all of them together make the server hold too much memory.
 
-Flow control bounds neither: a message is gathered until it is whole, and the answer of a call with a single
-response is there as soon as its handler returns, whether or not its client opens the window for it.
+Flow control does not bound two things: incomplete messages, which are collected until they are complete, and
+the response of a call with a single response, which exists whether or not its client opens the window.
 """
 
 from __future__ import annotations

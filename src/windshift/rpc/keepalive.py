@@ -1,4 +1,4 @@
-"""Whether a silent peer is still there, without I/O."""
+"""When to ping a silent peer, and when to give it up, without I/O."""
 
 from __future__ import annotations
 

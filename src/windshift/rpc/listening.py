@@ -1,7 +1,7 @@
-"""Listening sockets, and limits for the connections that come in.
+"""Listening sockets, and limits on incoming connections.
 
-Connections are accepted here and not by the event loop's own server, so that they count before their TLS
-handshake begins. And the event loop would say nothing when the process has run out of files.
+Connections are accepted here rather than by the event loop's own server, so that they count before their TLS
+handshake. The event loop would also say nothing when the process runs out of files.
 """
 
 from __future__ import annotations

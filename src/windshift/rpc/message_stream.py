@@ -1,4 +1,4 @@
-"""What one side of a call sends, as the other one reads it: from bytes of the body to messages."""
+"""The messages that the other side of a call sends: body bytes in, messages out."""
 
 from __future__ import annotations
 

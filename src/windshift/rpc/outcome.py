@@ -1,4 +1,4 @@
-"""How a client reads the end of a call, without I/O: headers, HTTP statuses and resets become statuses.
+"""How a client maps the end of a call to a status: headers, HTTP statuses and resets. Without I/O.
 
 Sources: https://github.com/grpc/grpc/blob/master/doc/http-grpc-status-mapping.md and
 https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md ("Responses", "Errors").

@@ -1,4 +1,4 @@
-"""Server reflection, v1 and v1alpha: tools such as grpcurl learn the services from the server itself.
+"""Server reflection, v1 and v1alpha: tools such as grpcurl learn the API from the server itself.
 
 Source: https://github.com/grpc/grpc/blob/master/doc/server-reflection.md
 """

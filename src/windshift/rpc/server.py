@@ -1,4 +1,4 @@
-"""The server: listeners, what all connections may hold together, and the drain."""
+"""The server: listeners, the limits of all connections together, and the drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A client's connection: from a request's headers to its handler or a refusal, and the end in a drain."""
+"""A client's connection: from request headers to a handler or a refusal, and the end of it in a drain."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The limits and timers of a server, and what it tells of its calls."""
+"""The limits and timers of a server, and its observers."""
 
 from __future__ import annotations
 

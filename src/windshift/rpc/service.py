@@ -1,4 +1,4 @@
-"""Services: Protobuf descriptors bound to the coroutines that answer them."""
+"""Services: Protobuf descriptors bound to the coroutines that serve them."""
 
 from __future__ import annotations
 

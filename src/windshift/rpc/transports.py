@@ -1,4 +1,4 @@
-"""What a connection has to know of the transport below it, and to set there."""
+"""What a connection needs to know about its transport, and sets on it."""
 
 from __future__ import annotations
 

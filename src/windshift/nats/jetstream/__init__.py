@@ -1,1 +1,1 @@
-"""JetStream on `windshift.nats`: its API, writing, reading, pulling and settling, and key-value buckets."""
+"""JetStream on `windshift.nats`: its API, writes, pulls, acknowledgements and key-value buckets."""

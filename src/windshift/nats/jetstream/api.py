@@ -1,8 +1,8 @@
-"""JetStream's API: requests and answers in JSON, with patience for elections and lost connections.
+"""JetStream's API: JSON requests and replies, repeated during elections and reconnects.
 
-Subjects and bodies are those of nats-server's ``jetstream_api.go`` (2.15). Configurations stay the JSON
-objects they are: a class per configuration would drop the fields that it does not know, and an update would
-then reset what another program had set.
+Subjects and bodies are those of nats-server's ``jetstream_api.go`` (2.15). Configurations remain JSON
+objects: classes would drop fields that they do not know, and an update would reset what another program had
+set.
 """
 
 from __future__ import annotations

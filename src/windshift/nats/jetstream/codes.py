@@ -1,6 +1,6 @@
-"""JetStream's error codes, as far as one means something here (nats-server 2.15, ``errors.json``).
+"""The error codes of JetStream that matter here (nats-server 2.15, ``errors.json``).
 
-Sets are named by what follows from them.
+Sets are named after what to do about them.
 """
 
 from __future__ import annotations

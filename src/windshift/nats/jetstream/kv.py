@@ -1,7 +1,7 @@
-"""NATS key-value buckets on JetStream: what other NATS clients read and write is what stands here (ADR-8).
+"""Key-value buckets on JetStream, compatible with other NATS clients (ADR-8).
 
-A bucket is a stream, a key is a subject of it, a revision is a sequence. A deleted key is a marker: a message
-without a value whose headers say so. It keeps its sequence, so "create" on a deleted key must expect that.
+A bucket is a stream, a key is a subject, a revision is a sequence. A deleted key is a marker: a message
+without a value whose headers say so. It has a sequence, which "create" on a deleted key must expect.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Pulling messages of a JetStream consumer: requests out, messages and statuses in; and settling them.
+"""Pulling messages from a JetStream consumer, and acknowledging them.
 
 The protocol is that of nats-server's ``consumer.go`` and ADR-13/ADR-37. A request for `batch` messages is
-published to ``$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`` with an inbox as its reply. Messages arrive
-there under their own subject, each with a reply subject that takes its acknowledgements and says which
-delivery of which message it is (`split_ack_subject`). What arrives without a reply subject is a status: a
-heartbeat, or word that a request has ended and with how much left.
+published to ``$JS.API.CONSUMER.MSG.NEXT.<stream>.<consumer>`` with an inbox as its reply subject. Messages
+arrive there under their own subjects; the reply subject of each takes its acknowledgements and identifies the
+delivery (`split_ack_subject`). A message without a reply subject is a status: a heartbeat, or the end of a
+request with what it had left.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The services: from Protobuf to the domain and back. Nothing is decided here."""
+"""The gRPC services: Protobuf to the domain and back. No rule is decided here."""

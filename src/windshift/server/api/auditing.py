@@ -1,4 +1,4 @@
-"""Calls that manage something leave a record in the audit log."""
+"""Writes an audit record for each call that manages something."""
 
 from __future__ import annotations
 

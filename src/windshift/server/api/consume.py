@@ -1,4 +1,4 @@
-"""The `Events` call: its messages as commands, deliveries and confirmations as its messages."""
+"""The consume call: its requests as commands, deliveries and confirmations as its responses."""
 
 from __future__ import annotations
 

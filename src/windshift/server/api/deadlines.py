@@ -1,4 +1,4 @@
-"""When a call must be answered."""
+"""The deadline of a call: its own, or a default."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """What clients see of errors: the one table from reasons to gRPC codes, and the details beside them.
 
-Every error that leaves carries a ``google.rpc.ErrorInfo`` with the domain ``windshift``, a stable reason and
-metadata; an invalid field also a ``google.rpc.BadRequest``. What is in no table becomes INTERNAL with a fixed
-text: that is the gRPC layer's part.
+Every error carries a ``google.rpc.ErrorInfo`` with the domain ``windshift``, a stable reason and metadata; an
+invalid field also a ``google.rpc.BadRequest``. An error in no table becomes INTERNAL with a fixed text, which
+is the gRPC layer's part.
 """
 
 from __future__ import annotations

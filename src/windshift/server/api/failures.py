@@ -1,8 +1,7 @@
-"""One log record for each call that failed, at the level that the operator's interest has.
+"""One log record for each failed call.
 
-Mistakes of the server are errors. A broker that cannot be reached is a warning, but not one for each call
-that meets it. All else is what clients do wrong, or what was asked for (a deadline, a drain): of interest
-while debugging, and counted by the metrics.
+Bugs of the server are errors. An unreachable broker is a warning, throttled. Everything else is a mistake of
+a client or was asked for (a deadline, a drain): logged at debug level, and counted by the metrics.
 """
 
 from __future__ import annotations

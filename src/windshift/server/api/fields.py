@@ -1,4 +1,4 @@
-"""Read fields of requests that can hold more than they may. Each function takes the path of the field."""
+"""Read request fields whose range is smaller than their type. Each function takes the path of the field."""
 
 from __future__ import annotations
 

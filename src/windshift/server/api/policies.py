@@ -1,6 +1,6 @@
-"""What the server knows about each method that it serves: one table, in which every method must be.
+"""The table of methods: what the server knows about each method that it serves.
 
-Interceptors ask it once for each method, when the server is made.
+The server does not start with a method that is not in it. Interceptors look a method up once, at the start.
 """
 
 from __future__ import annotations

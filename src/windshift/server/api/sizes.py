@@ -1,4 +1,4 @@
-"""How large requests may be."""
+"""Limits the size of requests."""
 
 from __future__ import annotations
 

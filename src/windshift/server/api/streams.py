@@ -1,4 +1,4 @@
-"""Read requests about streams and consumers."""
+"""Converts requests about streams and consumers to their specs."""
 
 from __future__ import annotations
 

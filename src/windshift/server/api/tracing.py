@@ -1,8 +1,8 @@
-"""Spans of calls: what is recorded of every method but publishing, whose span the domain makes.
+"""The spans of calls, for every method except publishing, whose span the domain makes.
 
-A call to a store is described as what it is to its caller, an operation on a database; every other call as
-a remote procedure call. The span of a consume call lasts as long as the call; deliveries are not parts of it
-but of their events' own traces.
+A call to a store is traced as what it is to its caller, a database operation; every other call as a remote
+procedure call. The span of a consume call lasts as long as the call; its deliveries belong to the traces of
+their events.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Work beside the event loop: in threads, and on files that change."""
+"""Work beside the event loop: threads, and files that are reloaded when they change."""

@@ -1,4 +1,4 @@
-"""Files that are loaded again when they change, or on demand, while what they gave before serves."""
+"""Files that are reloaded when they change, or on demand. What was loaded before serves until then."""
 
 from __future__ import annotations
 

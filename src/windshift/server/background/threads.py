@@ -1,4 +1,4 @@
-"""Work that blocks, in threads that hold up neither the event loop nor the end of the process."""
+"""Blocking work in threads that delay neither the event loop nor the end of the process."""
 
 from __future__ import annotations
 

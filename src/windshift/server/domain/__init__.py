@@ -1,1 +1,1 @@
-"""What every part of the server knows: which names are allowed, and what can go wrong."""
+"""What the whole server shares: which names are valid, and what can go wrong."""

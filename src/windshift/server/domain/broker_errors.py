@@ -1,4 +1,4 @@
-"""The border to NATS: what the library's errors mean in the domain's terms."""
+"""Translates the errors of `windshift.nats` to those of the domain."""
 
 from __future__ import annotations
 

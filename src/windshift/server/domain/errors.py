@@ -1,10 +1,10 @@
-"""Everything the domain refuses or fails with.
+"""Every error of the domain: one tree, one class per reason of the contract.
 
-One tree, one class per reason of the contract. An error carries attributes, not prose to be parsed: `reason`
-is the stable name that clients branch on, `metadata` what they need to act, `message` what a person should
-change. How a reason travels (gRPC code, details) is decided once, in `windshift.server.api.errors`.
+An error has attributes rather than prose to parse: `reason` is the stable name that clients branch on,
+`metadata` what they need to act, `message` what a person should change. `windshift.server.api.errors` decides
+how a reason travels (gRPC code, details).
 
-No message holds text of an exception, a path or a credential: all of it may be shown to a client.
+Clients may see every message, so none holds the text of an exception, a path or a credential.
 """
 
 from __future__ import annotations

@@ -1,11 +1,10 @@
-"""What may be called how: the contract's rules for names, subjects, keys and types, as pure functions.
+"""The contract's rules for names, subjects, keys and types, as pure functions.
 
-Each function takes the path of the request's field and its value, returns nothing when the value is fine and
-raises `InvalidField` when it is not. They stand on the way of every publish: one dictionary look-up for a
-subject seen lately, one regular expression otherwise.
+Each takes the path of the request's field and its value, and raises `InvalidField` for an invalid value. They
+run on every publish: one dictionary lookup for a recent subject, one regular expression otherwise.
 
-The rules are stricter than the broker's. It stores a publish to ``a.*`` under that very name, takes control
-characters, and would let a client reach its own API through ``$JS.API.…`` or other clients' inboxes.
+The rules are stricter than the broker's. It stores a publish to ``a.*`` under that very name, accepts control
+characters, and would let a client reach its own API through ``$JS.API.…``, or inboxes of other clients.
 """
 
 from __future__ import annotations

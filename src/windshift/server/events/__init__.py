@@ -1,1 +1,1 @@
-"""Events: streams, publishing and consuming, without protobuf and without HTTP."""
+"""Events: streams, consumers, publishing, consuming and dead letters. Knows neither gRPC nor Protobuf."""

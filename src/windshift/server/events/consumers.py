@@ -1,8 +1,8 @@
-"""Consumers: what the broker is to be told so that a consumer is as a client wants it.
+"""Ensures consumers: which configuration JetStream gets so that a consumer is as a client wants it.
 
-`new_config` and `changed_config` decide, without I/O; `Consumers` asks, decides and tells. As with streams,
-the configuration of an existing consumer stays the broker's own JSON object, with all that others set in it.
-What the broker has no place for, the retry policy, lies in the metadata of that object.
+`new_config` and `changed_config` decide, without I/O; `Consumers` reads, decides and writes. As with streams,
+the configuration of an existing consumer stays JetStream's JSON object, with all that others set in it. The
+retry policy, which JetStream has no field for, is in its metadata.
 """
 
 from __future__ import annotations

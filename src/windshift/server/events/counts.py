@@ -1,7 +1,7 @@
-"""What happened to events since the start, in plain numbers.
+"""Counters of what happened to events since the start.
 
-They are counted where it happens, at the cost of an addition, and read by whoever wants to know. No number
-depends on what clients choose: there are as many as stand here.
+Counting is an addition where it happens; the metrics read the sums. No counter depends on what clients
+choose, so there are no more than the ones here.
 """
 
 from __future__ import annotations

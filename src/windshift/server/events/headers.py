@@ -1,7 +1,7 @@
-"""The headers by which events lie in JetStream, whose names other programs read and write too.
+"""How an event is stored in JetStream: its headers, whose names other programs read and write too.
 
-An event's block is made of parts that are kept: those of the data type and of the second. One regular
-expression reads back what is written so, and whatever else another program wrote is read line by line.
+The parts of a block that repeat (type, second) are cached. One regular expression reads blocks that Windshift
+wrote; those of other programs are parsed line by line.
 """
 
 from __future__ import annotations

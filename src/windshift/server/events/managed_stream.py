@@ -1,4 +1,4 @@
-"""Streams that Windshift keeps for itself: created when missing, and written to conditionally."""
+"""Streams of Windshift itself: created when missing, and written to conditionally."""
 
 from __future__ import annotations
 

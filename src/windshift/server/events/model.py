@@ -1,6 +1,6 @@
-"""Plain values that the domain of events shares.
+"""Values that the domain of events shares.
 
-There is one of each of these per event, so they are tuples: making one costs a third of a frozen dataclass.
+Some exist once per event, so they are tuples: creating one costs a third of a frozen dataclass.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Start positions and times as JetStream writes them in its configurations."""
+"""Start positions and times as JetStream writes them in configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Publishing an event: check it, say it in JetStream's terms, and say what the broker's answer means."""
+"""Publishing an event: validate it, write it to JetStream, interpret the reply."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What happens to events that are not acknowledged: how often and when they are tried again, and what then.
+"""Retry policies: how often and when an event that was not acknowledged is delivered again, and what then.
 
-The policy belongs to a consumer and lies in its JetStream metadata, so that every server applies the same
-one. JetStream's own limit of deliveries stays unlimited: it would skip an event without a trace (a crash of
-the broker on the last attempt loses the advisory about it).
+A policy belongs to a consumer and is stored in its JetStream metadata, so that every server applies the same
+one. JetStream's own limit of deliveries stays unlimited: it would skip an event without a trace (a broker
+that crashes on the last attempt loses the advisory about it).
 """
 
 from __future__ import annotations

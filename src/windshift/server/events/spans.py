@@ -1,4 +1,4 @@
-"""What is recorded of a publication when it is traced."""
+"""The span of a publish."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a client wants of a stream or of a consumer, as plain values.
+"""What a client wants of a stream or a consumer, as plain values.
 
-A spec is complete: what the request left out stands here as its default, so that ensuring twice with the same
-request means the same. Three things only may stay open, because what is stored decides them: a stream's
-replicas and a consumer's retry policy (`None` keeps what is stored), and where "the end" is.
+A spec is complete, with defaults for what the request left out, so that ensuring twice with one request means
+the same. Only three things may stay open because what is stored decides them: a stream's replicas, a
+consumer's retry policy (`None` keeps what is stored), and where "the end" is.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Streams: what the broker is to be told so that a stream is as a client wants it.
+"""Ensures streams: which configuration JetStream gets so that a stream is as a client wants it.
 
-`desired_config` decides, without I/O; `Streams.ensure` asks, decides and tells. A stream's configuration
-stays the broker's own JSON object all the way, because what other programs set in it, fields included that
-this version has never heard of, must survive an update.
+`desired_config` decides, without I/O; `Streams.ensure` reads, decides and writes. A configuration stays
+JetStream's JSON object throughout, because what other programs set in it, and fields that this version does
+not know, must survive an update.
 """
 
 from __future__ import annotations

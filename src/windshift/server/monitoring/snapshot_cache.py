@@ -1,4 +1,4 @@
-"""The latest snapshot of JetStream: taken on demand, at most every few seconds, less often after a failure."""
+"""The latest snapshot of JetStream: taken on demand, every few seconds at most, rarely after a failure."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""The process: what is built, how it starts, reports how it is, and drains."""
+"""The process: what it is built of, how it starts, reports its health, and drains."""

@@ -1,4 +1,4 @@
-"""The composition root: everything that answers calls, built and connected."""
+"""The composition root: builds everything that serves calls, and connects it."""
 
 from __future__ import annotations
 

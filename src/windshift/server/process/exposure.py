@@ -1,4 +1,4 @@
-"""Who gets to the API, and what is said in the log about it."""
+"""Warns about an API that is open to other machines."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""`/healthz`, `/readyz` and `/metrics` over HTTP, in the event loop of the server.
+"""`/healthz`, `/readyz` and `/metrics` over HTTP, in the server's event loop.
 
-`/healthz` says that the process answers, nothing more: a probe that restarts processes must not restart them
-because NATS is away. `/readyz` says whether calls should be sent here. Both say since when.
+`/healthz` says that the process answers, no more: a probe that restarts processes must not restart them
+because NATS is down. `/readyz` says whether to send calls here. Both say since when.
 """
 
 from __future__ import annotations

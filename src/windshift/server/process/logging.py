@@ -1,4 +1,4 @@
-"""Where log records go and what they look like: stderr, JSON lines for machines, plain lines for people."""
+"""Where log records go and what they look like: stderr, as JSON lines or as plain lines for people."""
 
 from __future__ import annotations
 

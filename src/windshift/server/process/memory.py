@@ -1,4 +1,4 @@
-"""How much memory this process may have."""
+"""How much memory clients may make this process hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which instrument reads what: the table of `windshift.server.telemetry.instruments`, applied to a server."""
+"""Connects each instrument of `windshift.server.telemetry.instruments` to what it reads."""
 
 from __future__ import annotations
 

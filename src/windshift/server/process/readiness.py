@@ -1,4 +1,4 @@
-"""Whether calls should be sent to a server."""
+"""Whether calls should be sent to this server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The process: it starts everything in order, waits for a signal, and stops everything in the other order."""
+"""The process: starts everything in order, waits for a signal, stops everything in reverse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TLS of the API: a context made of the configured files, and made anew when they change."""
+"""TLS of the API: a context built from the configured files, and rebuilt when they change."""
 
 from __future__ import annotations
 

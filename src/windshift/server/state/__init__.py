@@ -1,1 +1,1 @@
-"""The domain of state: stores of values by key, with compare-and-swap."""
+"""State: stores of values by key, with compare-and-swap. Knows neither gRPC nor Protobuf."""

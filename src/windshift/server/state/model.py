@@ -1,4 +1,4 @@
-"""Plain values of the domain of state."""
+"""Values of the domain of state."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Stores: get, set and delete values by key, on condition if wanted.
+"""Stores: get, set and delete values by key, conditionally if wanted.
 
-A conditional write reads the key first, decides, and writes expecting exactly what it read; should another
-write have come between, it starts again. That way a key that was deleted counts as absent, though the broker
-keeps a marker with a revision for it, and every refusal can tell the key's actual revision.
+A conditional write reads the key, decides, and writes expecting exactly what it read; if another write came
+between, it starts over. So a deleted key counts as absent, though the broker keeps a marker with a revision
+for it, and every refusal can tell the actual revision.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What the server tells about its work: traces, metrics, logs."""
+"""Telemetry: traces, metrics and logs, and how they are exported."""

@@ -1,10 +1,10 @@
-"""The names of OpenTelemetry's semantic conventions that spans and resources use. Nothing else spells them.
+"""The attribute names of OpenTelemetry's semantic conventions, the only place that spells them.
 
-They are those of version 1.44.0, https://opentelemetry.io/docs/specs/semconv/. Their state there: `db`,
-`error`, `network`, `service` stable; `rpc` a release candidate; `messaging` in development, so that its names
-may change with a later version, and with them `SCHEMA_URL`.
+Version 1.44.0, https://opentelemetry.io/docs/specs/semconv/. There `db`, `error`, `network` and `service` are
+stable, `rpc` is a release candidate, and `messaging` is in development: its names may change with a later
+version, and `SCHEMA_URL` with them.
 
-What the conventions have no name for begins with ``windshift.``.
+Names that the conventions lack begin with ``windshift.``.
 """
 
 from __future__ import annotations

@@ -1,10 +1,9 @@
-"""How spans, metrics and log records get to a collector: a bounded queue, and a thread that sends batches.
+"""How spans, metrics and log records reach a collector: a bounded queue, and a thread that sends batches.
 
-Calls never wait for a collector: an item that finds its queue full is dropped and counted, and so is a batch
-that cannot be sent. The log has one line when a signal begins to fail, and one when it recovers.
+Calls never wait for a collector: an item that finds the queue full is dropped and counted, and so is a batch
+that cannot be sent. One log line says that a signal began to fail, one that it recovered.
 
-Each signal has an exporter of its own: they may have different collectors, and one that does not answer must
-not hold up the others.
+Each signal has its own exporter: collectors may differ, and one that hangs must not hold up the others.
 """
 
 from __future__ import annotations

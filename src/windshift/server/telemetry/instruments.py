@@ -1,11 +1,11 @@
-"""Every instrument that the server has: the list that both exporters and the documentation are made from.
+"""Every instrument of the server: the list that both exporters and the documentation are made from.
 
-Names follow OpenTelemetry's semantic conventions where these have one (1.44.0: rpc, process, cpython), and
-begin with ``windshift.`` otherwise. In Prometheus they get its forms: ``_total``, units spelled out. Process
-metrics have the names there that every Prometheus client library gives them.
+Names follow OpenTelemetry's semantic conventions (1.44.0: rpc, process, cpython), and begin with
+``windshift.`` where there is none. Prometheus gets its own forms: ``_total``, units spelled out, and for
+process metrics the names that every Prometheus client library uses.
 
-No label ever holds what a client chose, except the names of streams and consumers, of which a bounded number
-is shown (see `windshift.server.monitoring.snapshot`).
+No label holds what a client chose, except names of streams and consumers, of which a bounded number is shown
+(see `windshift.server.monitoring.snapshot`).
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""What a log record says, made harmless: bounded, and free of credentials and of what a terminal obeys.
+"""The text of log records, made harmless: bounded, without credentials or terminal control characters.
 
-Texts of clients get into records, by errors about them. None can begin a line of its own, colour one, hide
-one, or fill the disk. Libraries repeat URLs that they were given, with what may stand before the host; and a
-client may put its token where it does not belong.
+Texts from clients reach log records in errors. None may start a line of its own, colour one, hide one, or
+fill the disk. Libraries repeat URLs with the credentials in them, and a client may put its token anywhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Spans, readings and log records as OpenTelemetry's exporters take them."""
+"""Converts spans, metrics and log records for OpenTelemetry's exporters."""
 
 from __future__ import annotations
 

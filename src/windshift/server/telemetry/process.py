@@ -1,4 +1,4 @@
-"""Readings of this process: from the operating system, the interpreter and the event loop."""
+"""Metrics of this process: from the operating system, the interpreter and the event loop."""
 
 from __future__ import annotations
 

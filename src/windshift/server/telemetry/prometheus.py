@@ -1,6 +1,6 @@
-"""Readings as text that Prometheus scrapes, in its own format or as OpenMetrics.
+"""Metrics as text for Prometheus, in its own format or as OpenMetrics.
 
-The text is made in pieces, with the event loop free in between: a thousand consumers make several thousand
+The text is made in pieces with the event loop free in between: a thousand consumers make several thousand
 lines.
 """
 

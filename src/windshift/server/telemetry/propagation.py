@@ -1,8 +1,9 @@
-"""The W3C trace context: how it is read from metadata and headers, and what is dropped.
+"""The W3C trace context: how it is read from metadata and headers.
 
-https://www.w3.org/TR/trace-context/. What is malformed is ignored, never an error, as the standard says.
-Other formats are read by OpenTelemetry's propagators, which packages bring as entry points, and are carried
-on as W3C's. Baggage is ignored: an event has no place for it.
+https://www.w3.org/TR/trace-context/. Malformed values are ignored, never an error, as the standard says.
+Other formats are read by OpenTelemetry's propagators, found as entry points, and passed on as W3C's. Baggage
+is
+ignored: an event has no place for it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The readings of all instruments, taken when somebody asks or every so often.
+"""The registry of metrics: reads all instruments on demand or periodically.
 
-Nothing happens here while events pass: whoever has something to count keeps a plain number, and a registry
-knows how to read it.
+Nothing happens here while events pass: whoever counts something keeps a plain number, and the registry knows
+how to read it.
 """
 
 from __future__ import annotations

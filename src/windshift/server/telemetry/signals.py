@@ -1,4 +1,4 @@
-"""Traces, metrics and logs of one process: what is configured is made here, and ends here."""
+"""Traces, metrics and logs of one process: builds what is configured, and closes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finished spans as log records, for people who want to see them without a collector."""
+"""Finished spans as log records, for use without a collector."""
 
 from __future__ import annotations
 

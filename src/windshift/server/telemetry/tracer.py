@@ -1,7 +1,7 @@
-"""Which operations are recorded, and what is recorded of them: sampler, spans, tracer.
+"""The tracer: the sampler and the spans.
 
 Not `opentelemetry.sdk.trace`, where a span costs 20 µs (docs/decisions/0004-tracing.md). A span here is an
-object of strings and numbers, and is converted for OpenTelemetry's exporters in their thread.
+object of strings and numbers; a thread converts it for OpenTelemetry's exporters.
 """
 
 from __future__ import annotations
