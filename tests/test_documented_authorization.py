@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
 from windshift.server.api.policies import POLICIES
 from windshift.server.auth import policy_file
 from windshift.server.auth.permissions import LISTS, NEEDS, Kind
-from windshift.server.auth.policy import ALGORITHMS
+from windshift.server.auth.policy import ALGORITHMS, QUOTAS_IN_BYTES, Quotas
 from windshift.server.auth.policy_file import parse_policy
 
 TEXT = (Path(__file__).parent.parent / "docs" / "authorization.md").read_text()
@@ -66,12 +67,23 @@ def test_documented_keys() -> None:
     """The tables have every key that the file may have, and no other."""
     assert {row[0] for row in table("keys", "principals")} == set(policy_file._PRINCIPAL_KEYS)
     assert {row[0] for row in table("keys", "issuers")} == set(policy_file._ISSUER_KEYS)
+    assert {row[0]: row[2] for row in table("keys", "quotas")} == {
+        name: f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else str(limit)
+        for name, limit in asdict(Quotas()).items()
+    }
     kinds = {Kind.SUBJECT: "subjects", Kind.NAME: "names"}
     assert [(row[0], row[1]) for row in table("keys", "roles")] == [
         (key, kinds[kind]) for key, kind in LISTS.items()
     ]
     (algorithms,) = (row[1] for row in table("keys", "issuers") if row[0] == "algorithms")
     assert tuple(re.findall(r"\b[A-Z][A-Za-z]+\d*\b", algorithms.partition("those")[0])) == tuple(ALGORITHMS)
+
+
+def test_documented_quotas() -> None:
+    """The example of quotas gives what its comments say."""
+    (text,) = re.findall(r"```toml\n(.*?)```", part("example", "quotas"), re.DOTALL)
+    (batch,) = parse_policy(text).principals.values()
+    assert batch.quotas == Quotas(streams=50, reserved_bytes=100 << 30, stores=20, ephemeral_consumers=None)
 
 
 def test_documented_verbs() -> None:

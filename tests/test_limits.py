@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -13,6 +14,8 @@ from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server.api import dead_letters, deadlines, policies, streams
+from windshift.server.auth import quotas
+from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
 from windshift.server.events.consuming import commands
@@ -85,6 +88,12 @@ VALUES: Final = {
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "publishes that wait for their turn": amount(WriteOptions().max_waiting),
+    **{
+        f"{quotas.PHRASES[name]} (`quotas.{name}`)": (
+            f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else amount(limit)
+        )
+        for name, limit in asdict(Quotas()).items()
+    },
 }
 
 

@@ -226,6 +226,8 @@ def test_quotas_are_told_seldom(server: Served) -> None:
     (record,) = since.records()
     assert (record["reason"], record["quota"], record["limit"]) == ("QUOTA_EXCEEDED", "max_rps", 0.001)
     assert server.seen().value("windshift_auth_denials_total", reason="QUOTA_EXCEEDED") == 29
+    assert server.seen().value("windshift_auth_quotas_exceeded_total", quota="max_rps") == 29
+    assert server.seen().value("windshift_auth_quotas_exceeded_total", quota="streams") == 0
 
 
 @pytest.mark.parametrize("level", ["debug", "warning"])

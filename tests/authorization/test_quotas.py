@@ -16,10 +16,12 @@ from tests.support.app import running_app
 from tests.support.client import Refusal, any_of
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, wait_for
+from tests.wire.burying import watching
 from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc._gen.grpc.reflection.v1 import reflection_pb2 as reflection_pb
 
 EXCEEDED = Answer("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED")
@@ -49,6 +51,7 @@ POLICY = (
     + limited("three-calls", "max_rps = 3")
     + limited("seldom", "max_rps = 0.001")
     + limited("seldom-too", "max_rps = 0.001")
+    + limited("two-watches", "quotas = { calls = 16 }")
 )
 
 
@@ -94,7 +97,10 @@ def test_streams(callers: Callers) -> None:
         refusal = refused_stream(caller)
         assert (refusal.code, refusal.reason) == EXCEEDED
         assert refusal.metadata == {"quota": "max_streams", "limit": "2"}
-        assert refusal.message == "no more than 2 open streams at once; wait, or have the quota raised"
+        assert refusal.message == (
+            "'two-streams' may have no more than 2 open streams at once; wait, or have max_streams raised in "
+            "the rules"
+        )
         closing.close()
         wait_for(lambda: _opens(callers, caller))
 
@@ -135,7 +141,9 @@ def test_calls_per_second(callers: Callers) -> None:
     assert refusal is not None
     assert second.answer == EXCEEDED
     assert refusal.metadata == {"quota": "max_rps", "limit": "0.001"}
-    assert refusal.message == "no more than 0.001 calls per second; wait, or have the quota raised"
+    assert refusal.message == (
+        "'seldom' may have no more than 0.001 calls per second; wait, or have max_rps raised in the rules"
+    )
     other = invoke(callers.with_token(token_of("seldom", 2)), PUBLISH, event())
     assert other.answer == EXCEEDED  # another token of the same principal
 
@@ -162,3 +170,25 @@ def test_calls_are_let_in_again(callers: Callers) -> None:
     assert EXCEEDED in answers
     assert [invoke(other, PUBLISH, event()).answer for _ in range(50)] == [ALLOWED] * 50
     wait_for(lambda: invoke(caller, PUBLISH, event()).answer == ALLOWED)
+
+
+def test_calls_at_once(callers: Callers) -> None:
+    """Calls count by weight as long as they are under way; events are published all the same."""
+    caller = callers.with_token(token_of("two-watches"))
+    listing = method_of("DeadLettersService/List"), dead_letters_pb.ListRequest()
+    callers.with_token(token_of("all")).ensure_store("quotas")
+    with watching(caller, "QUOTAS"), ExitStack() as closing:
+        closing.enter_context(watching(caller, "QUOTAS"))
+        for method, request in (
+            listing,
+            (method_of("DeadLettersService/Watch"), dead_letters_pb.WatchRequest()),
+            (method_of("StateService/Get"), state_pb.GetRequest(store="quotas", key="k")),
+        ):
+            refusal = invoke(caller, method, request).refusal
+            assert refusal is not None
+            assert (refusal.code, refusal.reason) == EXCEEDED
+            assert refusal.metadata == {"quota": "calls", "limit": "16"}
+        assert invoke(caller, PUBLISH, event()).answer == ALLOWED
+        assert invoke(callers.with_token(token_of("all")), *listing).answer == ALLOWED
+        closing.close()
+        wait_for(lambda: invoke(caller, *listing).answer == ALLOWED)

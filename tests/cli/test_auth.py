@@ -36,6 +36,7 @@ max_rps = 0.5
 name = "ci"
 jwt = {{ issuer = "corp", sub = "repo:acme/app" }}
 roles = ["writer"]
+quotas = {{ stores = 7, consumers = "off" }}
 [[issuers]]
 name = "corp"
 issuer = "https://id.example"
@@ -146,9 +147,11 @@ roles        writer
 max_streams  3
 max_rps      0.5
 
-principal  ci
-jwt        repo:acme/app of corp
-roles      writer
+principal         ci
+jwt               repo:acme/app of corp
+roles             writer
+quotas.stores     7
+quotas.consumers  off
 
 issuer        corp
 iss           https://id.example
@@ -182,6 +185,10 @@ def test_what_one_principal_has(file: Path) -> None:
     assert "orders.internal.>" in told.stdout
     assert "billing\n" not in told.stdout
     assert "spare" not in told.stdout
+    quotas = [line.split(maxsplit=1) for line in told.stdout.splitlines() if line.startswith("quotas.")]
+    assert ["quotas.streams", "1000 (default)"] in quotas
+    assert ["quotas.stores", "7"] in quotas
+    assert ["quotas.consumers", "off"] in quotas
 
 
 def test_problems_have_their_places(file: Path) -> None:
@@ -192,35 +199,35 @@ def test_problems_have_their_places(file: Path) -> None:
     told = auth("check", "--file", file, "--as", "billing", "publish", "orders.new")
     assert (told.returncode, told.stdout) == (2, "")
     lines = [re.match(r"(.*):(\d+): \S", line) for line in told.stderr.splitlines()]
-    assert [(line[1], int(line[2])) for line in lines if line] == [(str(file), 3), (str(file), 22)]
+    assert [(line[1], int(line[2])) for line in lines if line] == [(str(file), 3), (str(file), 23)]
 
 
 @pytest.mark.parametrize(
     ("question", "status", "rule"),
     [
-        (["publish", "orders.new"], 0, 'role writer, publish "orders.>" (line 20)'),
-        (["publish", "orders.internal.x"], 1, 'role writer, deny.publish "orders.internal.>" (line 24)'),
-        (["publish", "orders.>"], 1, 'role writer, deny.publish "orders.internal.>" (line 24)'),
+        (["publish", "orders.new"], 0, 'role writer, publish "orders.>" (line 21)'),
+        (["publish", "orders.internal.x"], 1, 'role writer, deny.publish "orders.internal.>" (line 25)'),
+        (["publish", "orders.>"], 1, 'role writer, deny.publish "orders.internal.>" (line 25)'),
         (["publish", "other"], 1, "no role of billing allows it"),
         (
             ["consume", "ORDERS", "orders.eu", "-"],
             0,
-            'role writer, streams.consume "ORDERS" (line 21), streams.subjects "orders.>" (line 21)',
+            'role writer, streams.consume "ORDERS" (line 22), streams.subjects "orders.>" (line 22)',
         ),
         (
             ["consume", "ORDERS", "orders.eu", "0123456789abcdef01234567"],
             0,
-            'role writer, streams.consume "ORDERS" (line 21), streams.subjects "orders.>" (line 21)',
+            'role writer, streams.consume "ORDERS" (line 22), streams.subjects "orders.>" (line 22)',
         ),
         (
             ["use-consumer", "ORDERS", "billing-1"],
             0,
-            'role writer, streams.consume "ORDERS" (line 21), consumers.use "billing-*" (line 22)',
+            'role writer, streams.consume "ORDERS" (line 22), consumers.use "billing-*" (line 23)',
         ),
         (
             ["read-dead-letters", "*", "*"],
             0,
-            'role writer, dead_letters.read "*" (line 23), dead_letters.consumers "*" (line 23)',
+            'role writer, dead_letters.read "*" (line 24), dead_letters.consumers "*" (line 24)',
         ),
         (["write-key", "cfg", "a.b"], 1, "no role of billing allows it"),
     ],

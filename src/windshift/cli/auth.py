@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from math import inf
@@ -17,11 +18,12 @@ import click
 from windshift.cli.failing import fail
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, NEEDS, Kind, Role
-from windshift.server.auth.policy import Issuer, Policy, Principal
+from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
 from windshift.server.config import ConfigurationError, auth_file
 
 Rows: TypeAlias = list[tuple[str, str]]
 
+_DEFAULTS: Final = Quotas()
 _DENIED: Final = 1
 _USAGE: Final = 2
 _LONGEST: Final = 16 * 1024
@@ -143,7 +145,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
         _show_all(policy)
         return
     if action is None:
-        _show(rows)
+        _show(rows + _quotas(principal.quotas))
         click.echo()
         _show_roles(policy, [role.name for role in principal.permissions.roles])
     else:
@@ -286,7 +288,7 @@ def _decide(principal: Principal, action: Action) -> NoReturn:
 def _show_all(policy: Policy) -> None:
     """Say all that is in the file."""
     for principal in policy.principals.values():
-        _show(_principal(principal))
+        _show(_principal(principal) + _quotas(principal.quotas, only_set=True))
         click.echo()
     for issuer in policy.issuers.values():
         _show(_issuer(issuer))
@@ -308,6 +310,20 @@ def _principal(principal: Principal) -> Rows:
     if principal.max_rps is not None:
         rows.append(("max_rps", f"{principal.max_rps:g}"))
     return rows
+
+
+def _quotas(quotas: Quotas, *, only_set: bool = False) -> Rows:
+    """Say how much somebody may have, or what of that is not the default."""
+    rows = []
+    for key, limit in asdict(quotas).items():
+        is_default = limit == getattr(_DEFAULTS, key)
+        if not (only_set and is_default):
+            rows.append((f"quotas.{key}", _limit(limit) + (" (default)" if is_default else "")))
+    return rows
+
+
+def _limit(limit: int | None) -> str:
+    return "off" if limit is None else f"{limit}"
 
 
 def _issuer(issuer: Issuer) -> Rows:
@@ -337,7 +353,7 @@ def _role(role: Role) -> Rows:
         for prefix, lists in (("", role.allow), ("deny.", role.deny))
         for key in LISTS
         if key in lists
-    ]
+    ] + [(f"quotas.{key}", _limit(limit)) for key, limit in role.quotas.items()]
 
 
 def _show(rows: Rows) -> None:

@@ -18,6 +18,7 @@ from windshift.server.api.policies import (
     POLICIES,
     NoPolicy,
     Quota,
+    Weight,
     policy_of,
 )
 from windshift.server.api.sizes import SizeInterceptor
@@ -71,6 +72,17 @@ async def test_the_table_is_what_the_server_has() -> None:
         assert policy.identified == (not method.path.startswith("/grpc.health."))
         assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
         assert policy.stores == (policy.max_size == UNLIMITED)
+
+
+def test_weights() -> None:
+    """Whatever lasts, lists or changes weighs more than a call that asks the broker once or twice."""
+    for policy in POLICIES.values():
+        if policy.lasting:
+            assert policy.weight is Weight.BULK
+        elif policy.managed:
+            assert policy.weight is Weight.CHANGE
+        elif policy.publishes or not policy.identified:
+            assert policy.weight is Weight.NONE
 
 
 def test_a_method_that_is_not_in_the_table() -> None:

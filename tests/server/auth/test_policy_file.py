@@ -17,7 +17,7 @@ from jwt.algorithms import get_default_algorithms
 
 from windshift.server.auth.actions import Consume, Publish
 from windshift.server.auth.permissions import LISTS
-from windshift.server.auth.policy import ALGORITHMS, Issuer, JwtSubject, Policy
+from windshift.server.auth.policy import ALGORITHMS, QUOTAS, Issuer, JwtSubject, Policy, Quotas
 from windshift.server.auth.policy_file import LARGEST, PolicyError, parse_policy, read_policy
 
 A, B = "a1" * 32, "B2" * 32
@@ -99,6 +99,46 @@ def issuer(**values: str) -> str:
     return f"issuers = [{{ {inside} }}]\n"
 
 
+def test_quotas() -> None:
+    """What a principal says holds, else the most that a role says, else what holds for all, else the default."""
+    policy = parse_policy(
+        f"""
+[quotas]
+streams = 1
+stores = 2
+consumers = 3
+reserved_bytes = "2 MiB"
+[role.a]
+quotas = {{ stores = 20, consumers = 30, sources = 5, replicas = 1 }}
+[role.b.quotas]
+stores = 10
+consumers = "off"
+sources = 0
+[role.c]
+[[principals]]
+name = "one"
+roles = ["a", "b"]
+token_sha256 = "{A}"
+quotas = {{ stores = 0, memory_bytes = "3GiB" }}
+[[principals]]
+name = "two"
+roles = ["c"]
+token_sha256 = "{B}"
+"""
+    )
+    one, two = policy.principals.values()
+    assert one.quotas == Quotas(
+        streams=1,
+        stores=0,
+        consumers=None,
+        sources=5,
+        replicas=1,
+        reserved_bytes=2 << 20,
+        memory_bytes=3 << 30,
+    )
+    assert two.quotas == Quotas(streams=1, stores=2, consumers=3, reserved_bytes=2 << 20)
+
+
 def test_the_whole_file() -> None:
     """Everything that the file says is in the policy."""
     policy = parse_policy(WHOLE)
@@ -176,7 +216,7 @@ def test_nobody() -> None:
         ("#" + "é" * (LARGEST // 2), "line 1: the file is larger than 1048576 bytes"),
         (
             "roles = 1",
-            'line 1: unknown key "roles" (did you mean "role"?); known are issuers, principals, role',
+            'line 1: unknown key "roles" (did you mean "role"?); known are issuers, principals, quotas, role',
         ),
         ("principals = {}", "line 1: principals: must be an array of tables, not a table"),
         ("principals = [1]", "line 1: principals: must be a table, not an integer"),
@@ -279,6 +319,15 @@ consumers.used = ["x"]
         ({"max_rps": "inf"}, "principals.p.max_rps: must be a number above 0"),
         ({"max_rps": "nan"}, "principals.p.max_rps: must be a number above 0"),
         ({"max_rps": "'1'"}, "principals.p.max_rps: must be a number above 0"),
+        ({"quotas": "5"}, f"principals.p.quotas: must be a table with {', '.join(QUOTAS)}, not an integer"),
+        ({"quotas": "{ streams = -1 }"}, 'principals.p.quotas.streams: must be a whole number, or "off"'),
+        ({"quotas": "{ streams = 1.0 }"}, 'principals.p.quotas.streams: must be a whole number, or "off"'),
+        ({"quotas": "{ streams = false }"}, 'principals.p.quotas.streams: must be a whole number, or "off"'),
+        ({"quotas": "{ streams = '1GiB' }"}, 'principals.p.quotas.streams: must be a whole number, or "off"'),
+        (
+            {"quotas": "{ memory_bytes = '1GB' }"},
+            'principals.p.quotas.memory_bytes: must be a number of bytes, a size such as "10GiB", or "off"',
+        ),
     ],
 )  # fmt: skip
 def test_principals(values: dict[str, str], problem: str) -> None:

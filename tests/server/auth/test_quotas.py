@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from windshift.server.auth.permissions import Permissions
-from windshift.server.auth.policy import Principal
+from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import Usage
 from windshift.server.domain.errors import QuotaExceeded
 
@@ -94,3 +94,25 @@ def test_streams() -> None:
     usage.close_stream()
     usage.open_stream(who)
     assert usage.streams == 2
+
+
+def test_calls_at_once() -> None:
+    """As much as the quota says may be under way; what was refused does not count; what ends makes room."""
+    usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(calls=10))
+    usage.begin_work(who, 8)
+    usage.begin_work(who, 2)
+    for _ in range(2):
+        with pytest.raises(QuotaExceeded) as refused:
+            usage.begin_work(who, 1)
+        assert refused.value.metadata == {"quota": "calls", "limit": "10"}
+    usage.end_work(2)
+    usage.begin_work(who, 1)
+    assert usage.weight == 9
+
+
+def test_a_call_alone_is_never_too_heavy() -> None:
+    """Otherwise a low quota would be a hidden denial."""
+    usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(calls=1))
+    usage.begin_work(who, 32)
+    with pytest.raises(QuotaExceeded):
+        usage.begin_work(who, 1)

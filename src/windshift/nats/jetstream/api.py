@@ -211,6 +211,23 @@ class JetStream:
                 pass
         raise unknown or Unavailable
 
+    async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+        """Give all elements of a list that is asked for page by page, and let others run in between.
+
+        What is added or removed meanwhile may be missed, or be there twice.
+        """
+        offset, total = 0, 1
+        while offset < total:
+            answer = await self.call(operation, {"offset": offset}, deadline)
+            page = answer.get(key) or ()
+            if not page:
+                return
+            for element in page:
+                yield element
+            offset += len(page)
+            total = int(answer.get("total") or 0)
+            await asyncio.sleep(0)
+
     # --- Streams ------------------------------------------------------------------------------------------
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
@@ -52,10 +53,17 @@ class Buckets:
         self._writes = writes
         self._default_replicas = default_replicas
 
-    async def ensure(self, bucket: str, deadline: float) -> None:
-        """Create a bucket; leave one that exists as it is."""
+    async def exists(self, bucket: str, deadline: float) -> bool:
+        """Tell whether there is such a bucket."""
+        return await self._api.find_stream(_stream(bucket), deadline) is not None
+
+    async def ensure(self, bucket: str, deadline: float, metadata: Mapping[str, str] | None = None) -> None:
+        """Create a bucket, with metadata perhaps; leave one that exists as it is."""
+        config = _config(bucket, self._default_replicas)
+        if metadata:
+            config["metadata"] = dict(metadata)
         try:
-            await self._api.create_stream(_config(bucket, self._default_replicas), deadline)
+            await self._api.create_stream(config, deadline)
         except JetStreamError as error:
             if error.err_code != codes.STREAM_NAME_EXISTS:
                 raise

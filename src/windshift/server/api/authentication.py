@@ -20,6 +20,7 @@ from windshift.server.auth.actions import Action, Publish
 from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
+from windshift.server.auth.quotas import Usage
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
@@ -101,17 +102,23 @@ class AuthInterceptor:
         return publish
 
     def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
-        handler, rule = method.handler, policy.rule or _nothing
+        handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
         if policy.lasting:
             handler = self._lasting(handler, rule)
 
         async def guarded(request: Any, call: ServerCall) -> Any:
             identity = await self._identified(call)
-            self._begin(call, identity)
-            await self._require_in_turns(call, identity, actions(rule, request), request)
+            usage = self._begin(call, identity, weight)
+            try:
+                await self._require_in_turns(call, identity, actions(rule, request), request)
+                return await deciding(request, call, identity)
+            finally:
+                usage.end_work(weight)
+
+        async def deciding(request: Any, call: ServerCall, identity: Identity) -> Any:
             try:
                 return await handler(request, call)
-            except PermissionDenied as error:  # what it looked up says more than the request
+            except (PermissionDenied, QuotaExceeded) as error:  # what it looked up says more than the request
                 self._deny(call, identity, error)
                 raise
 
@@ -131,16 +138,23 @@ class AuthInterceptor:
         return lasting
 
     def _streaming(self, method: Method, policy: MethodPolicy) -> Handler:
-        handler, rule = method.handler, policy.rule or _nothing
+        handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
 
         async def guarded(*arguments: Any) -> Any:
             call: ServerCall = arguments[-1]
             identity = await self._identified(call)
-            self._begin(call, identity)
-            asked = actions(rule, arguments[0])
-            self._require(call, identity, asked, arguments[0])
+            usage = self._begin(call, identity, weight)
             try:
-                usage = self._access.usage(identity.principal, call.started)
+                asked = actions(rule, arguments[0])
+                self._require(call, identity, asked, arguments[0])
+                return await admitted(call, identity, usage, asked, arguments)
+            finally:
+                usage.end_work(weight)
+
+        async def admitted(
+            call: ServerCall, identity: Identity, usage: Usage, asked: list[Action], arguments: Any
+        ) -> Any:
+            try:
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
                     call.state = admission
                     self._follow(call, admission, asked)
@@ -170,12 +184,17 @@ class AuthInterceptor:
         call.state = caller
         return caller
 
-    def _begin(self, call: ServerCall, identity: Identity) -> None:
+    def _begin(self, call: ServerCall, identity: Identity, weight: int = 0) -> Usage:
+        """Count a call, and what it weighs; `end_work` must follow."""
+        principal = identity.principal
+        usage = self._access.usage(principal, call.started)
         try:
-            self._access.usage(identity.principal, call.started).begin_call(identity.principal, call.started)
+            usage.begin_call(principal, call.started)
+            usage.begin_work(principal, weight)
         except QuotaExceeded as error:
             self._deny(call, identity, error)
             raise
+        return usage
 
     def _require(self, call: ServerCall, identity: Identity, asked: list[Action], request: Any) -> None:
         """See whether the caller may do all that is asked for.

@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
+from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import timestamp
@@ -60,16 +61,15 @@ class EventsService:
         self, request: pb.EnsureStreamRequest, call: ServerCall
     ) -> pb.EnsureStreamResponse:
         """Create or update a stream."""
-        await self._streams.ensure(read_stream(request), answer_by(call))
+        await self._streams.ensure(read_stream(request), answer_by(call), caller_of(call))
         return pb.EnsureStreamResponse()
 
     async def ensure_consumer(
         self, request: pb.EnsureConsumerRequest, call: ServerCall
     ) -> pb.EnsureConsumerResponse:
         """Create or update a consumer."""
-        return pb.EnsureConsumerResponse(
-            id=await self._consumers.ensure(read_consumer(request), answer_by(call))
-        )
+        name = await self._consumers.ensure(read_consumer(request), answer_by(call), caller_of(call))
+        return pb.EnsureConsumerResponse(id=name)
 
     async def get_consumer(self, request: pb.GetConsumerRequest, call: ServerCall) -> pb.GetConsumerResponse:
         """Say what a consumer is."""

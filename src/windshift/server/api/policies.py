@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from enum import Enum
+from enum import Enum, IntEnum
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -75,6 +75,24 @@ class Quota(Enum):
     STREAMS = 2
 
 
+class Weight(IntEnum):
+    """What a call weighs as long as it is under way, towards its principal's quota `calls`.
+
+    Attributes:
+        NONE: nothing: it has a limit of its own.
+        LIGHT: one request to the broker, or a few.
+        CHANGE: several, and what they change lasts.
+        LIST: an answer of a megabyte, or a stream that each dead letter is work for.
+        BULK: thousands of requests to the broker, one after the other.
+    """
+
+    NONE = 0
+    LIGHT = 1
+    CHANGE = 4
+    LIST = 8
+    BULK = 32
+
+
 class Trace(Enum):
     """What span the API makes of a call.
 
@@ -100,6 +118,7 @@ class MethodPolicy:
             name.
         identified: whether a caller needs an identity; probes have none.
         quota: what a call counts towards.
+        weight: what a call counts in `quotas.calls`; publishes wait for their turn instead.
         trace: what span the API makes of it.
         max_size: bytes of a request.
         writes: whether the outcome is unknown when a call is cut off.
@@ -112,6 +131,7 @@ class MethodPolicy:
     check: Check | None = None
     identified: bool = True
     quota: Quota = Quota.CALLS
+    weight: Weight = Weight.LIGHT
     trace: Trace = Trace.CALL
     max_size: int = LARGEST_REQUEST
     writes: bool = False
@@ -246,20 +266,33 @@ def _check_filter(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRe
 _PUBLISH: Final = MethodPolicy(
     rule=_publish,
     check=_check_publish,
+    weight=Weight.NONE,
     trace=Trace.NONE,
     max_size=UNLIMITED,
     writes=True,
     stores=True,
 )
-_CONSUME: Final = MethodPolicy(rule=None, quota=Quota.STREAMS)
+_CONSUME: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, weight=Weight.NONE)
 _PROBE: Final = MethodPolicy(
-    rule=None, identified=False, quota=Quota.NONE, trace=Trace.NONE, max_size=LARGEST_OF_HEALTH
+    rule=None,
+    identified=False,
+    quota=Quota.NONE,
+    weight=Weight.NONE,
+    trace=Trace.NONE,
+    max_size=LARGEST_OF_HEALTH,
 )
-_REFLECTION: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, trace=Trace.NONE)
+_REFLECTION: Final = MethodPolicy(rule=None, quota=Quota.STREAMS, weight=Weight.NONE, trace=Trace.NONE)
+
+
+def _changes(rule: Rule, check: Check) -> MethodPolicy:
+    return MethodPolicy(rule=rule, check=check, weight=Weight.CHANGE, writes=True, managed=True)
 
 
 def _state(rule: Rule, check: Check, *, writes: bool = True, managed: bool = False) -> MethodPolicy:
-    return MethodPolicy(rule=rule, check=check, trace=Trace.STORE, writes=writes, managed=managed)
+    weight = Weight.CHANGE if managed else Weight.LIGHT
+    return MethodPolicy(
+        rule=rule, check=check, weight=weight, trace=Trace.STORE, writes=writes, managed=managed
+    )
 
 
 def _dead_letters(
@@ -269,6 +302,7 @@ def _dead_letters(
         rule=rule,
         check=check,
         quota=quota,
+        weight=Weight.BULK if changes else Weight.LIST,
         max_size=LARGEST_OF_DEAD_LETTERS,
         writes=changes,
         managed=changes,
@@ -282,14 +316,10 @@ _DEAD_LETTERS: Final = "/windshift.deadletters.v1alpha1.DeadLettersService/"
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
 POLICIES: Final[Mapping[str, MethodPolicy]] = {
-    _EVENTS + "EnsureStream": MethodPolicy(rule=_ensure_stream, check=read_stream, writes=True, managed=True),
-    _EVENTS + "EnsureConsumer": MethodPolicy(
-        rule=_ensure_consumer, check=read_consumer, writes=True, managed=True
-    ),
+    _EVENTS + "EnsureStream": _changes(_ensure_stream, read_stream),
+    _EVENTS + "EnsureConsumer": _changes(_ensure_consumer, read_consumer),
     _EVENTS + "GetConsumer": MethodPolicy(rule=_get_consumer, check=read_which_consumer),
-    _EVENTS + "DeleteConsumer": MethodPolicy(
-        rule=_delete_consumer, check=read_which_consumer, writes=True, managed=True
-    ),
+    _EVENTS + "DeleteConsumer": _changes(_delete_consumer, read_which_consumer),
     _EVENTS + "PublishEvent": _PUBLISH,
     _EVENTS + "Publish": _PUBLISH,
     _EVENTS + "Events": _CONSUME,

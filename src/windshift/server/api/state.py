@@ -9,6 +9,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
+from windshift.server.api.callers import caller_of
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number
 from windshift.server.domain.errors import InvalidField, ValueNotAny
@@ -26,7 +27,7 @@ class StateService:
 
     async def ensure_store(self, request: pb.EnsureStoreRequest, call: ServerCall) -> pb.EnsureStoreResponse:
         """Create a store, or leave it as it is."""
-        await self._stores.ensure(request.store, answer_by(call))
+        await self._stores.ensure(request.store, answer_by(call), caller_of(call))
         return pb.EnsureStoreResponse()
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:

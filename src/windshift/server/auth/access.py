@@ -16,7 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
-from windshift.server.auth.policy import Principal
+from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
@@ -131,6 +131,11 @@ class ActivePolicy:
         if usage is None:
             usage = self._usage[principal.name] = Usage(now)
         return usage
+
+    def quotas_of(self, principal: str) -> Quotas | None:
+        """Return how much a principal may have; None when the rules know nobody of that name."""
+        found = self.authenticator.principal(principal)
+        return None if found is None else found.quotas
 
     @contextmanager
     def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:

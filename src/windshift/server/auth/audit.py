@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from windshift.server.auth.authenticate import Identity
+from windshift.server.auth.quotas import ALL_QUOTAS
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated
 from windshift.server.telemetry.log_throttle import LogThrottle
 
@@ -66,10 +67,12 @@ class Audit:
 
     Attributes:
         denials: calls that were denied, by reason.
+        exceeded: those among them that were too much, by quota.
     """
 
     def __init__(self) -> None:
         self.denials = {Unauthenticated.reason: 0, PermissionDenied.reason: 0, QuotaExceeded.reason: 0}
+        self.exceeded = dict.fromkeys(ALL_QUOTAS, 0)
         self._throttles: dict[tuple[str, str], LogThrottle] = {}
         """By what happened, and to whom: the rules bound how many there are."""
 
@@ -78,8 +81,11 @@ class Audit:
     ) -> None:
         """Record a call that was denied, or ended because it would be now. `now` is the loop's time."""
         self.denials[error.reason] += 1
-        about = error.about if isinstance(error, Unauthenticated) else ""
-        throttle = self._throttle(error.reason, caller.name or about, _most(error))
+        what, about = error.reason, error.about if isinstance(error, Unauthenticated) else ""
+        if isinstance(error, QuotaExceeded):
+            what = error.quota
+            self.exceeded[what] += 1
+        throttle = self._throttle(what, caller.name or about, _most(error))
         if not throttle.passes(now):
             return  # they come by the thousand
         text = error.why if isinstance(error, Unauthenticated) else error.message

@@ -86,6 +86,10 @@ class Authenticator:
         self._refused: OrderedDict[bytes, float] = OrderedDict()
         self._waiting = 0
 
+    def principal(self, name: str) -> Principal | None:
+        """Return a principal of the policy; None when there is none of that name."""
+        return self._policy.principals.get(name)
+
     def identify(
         self, authorization: bytes | None, certificate_names: Callable[[], tuple[str, ...]]
     ) -> Identity | Pending:

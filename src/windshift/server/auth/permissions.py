@@ -95,11 +95,13 @@ class Role:
         name: how the file calls it.
         allow: what it allows, by keys of `LISTS`; a list that is missing is empty.
         deny: what it denies, the same.
+        quotas: how much of what whoever has it may have; None = any number.
     """
 
     name: str
     allow: Lists = field(default_factory=dict)
     deny: Lists = field(default_factory=dict)
+    quotas: Mapping[str, int | None] = field(default_factory=dict)
 
 
 class Decision(NamedTuple):

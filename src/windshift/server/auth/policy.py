@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Final
 
@@ -23,6 +23,8 @@ ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
 }
 """The signature algorithms that may be accepted: those for which nobody but the issuer has a secret. Each has
 the type and the curve of the keys that fit."""
+
+_GIB: Final = 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,45 @@ class Issuer:
     leeway: timedelta = timedelta(seconds=30)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quotas:
+    """How much a principal may have; None = any number. What is left out is the default.
+
+    What lasts belongs to the principal that made it, and counts wherever it was made. Bytes count once for
+    each replica.
+
+    Attributes:
+        streams: streams.
+        memory_streams: those among them that are kept in memory.
+        stores: stores.
+        consumers: consumers that have a name.
+        ephemeral_consumers: consumers that have none.
+        reserved_bytes: what the broker sets aside on disk for its streams: their `max_bytes`.
+        memory_bytes: what its streams in memory may hold: their `max_bytes`, and without one what they hold.
+        sources: sources of one stream.
+        replicas: replicas of one stream.
+        calls: the weight of the calls that are under way at once on one server.
+    """
+
+    streams: int | None = 1_000
+    memory_streams: int | None = 100
+    stores: int | None = 100
+    consumers: int | None = 1_000
+    ephemeral_consumers: int | None = 250
+    reserved_bytes: int | None = 10 * _GIB
+    memory_bytes: int | None = _GIB
+    sources: int | None = 64
+    replicas: int | None = 5
+    calls: int | None = 512
+
+
+QUOTAS: Final = tuple(each.name for each in fields(Quotas))
+"""The keys of `quotas` in the authorization file."""
+
+QUOTAS_IN_BYTES: Final = frozenset({"reserved_bytes", "memory_bytes"})
+"""Those that are counted in bytes."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Principal:
     """Somebody who calls.
@@ -82,6 +123,7 @@ class Principal:
             ``URI:…``, ``EMAIL:…``, ``IP:…`` for one of the alternative names.
         max_streams: calls that stream which it may have open at once on this server; None = any number.
         max_rps: calls per second that it may begin on this server; None = any number.
+        quotas: how much else it may have.
     """
 
     name: str
@@ -91,6 +133,7 @@ class Principal:
     mtls: tuple[str, ...] = ()
     max_streams: int | None = None
     max_rps: float | None = None
+    quotas: Quotas = field(default_factory=Quotas)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

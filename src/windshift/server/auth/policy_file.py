@@ -16,7 +16,17 @@ from urllib.parse import urlsplit
 
 from windshift.server.auth.document import PolicyError, Value, read_document, shown, type_name
 from windshift.server.auth.permissions import LISTS, Entry, Kind, Permissions, Role
-from windshift.server.auth.policy import ALGORITHMS, Issuer, JwtSubject, Policy, Principal, StaticToken
+from windshift.server.auth.policy import (
+    ALGORITHMS,
+    QUOTAS,
+    QUOTAS_IN_BYTES,
+    Issuer,
+    JwtSubject,
+    Policy,
+    Principal,
+    Quotas,
+    StaticToken,
+)
 from windshift.server.auth.tokens import principal_of
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -51,7 +61,12 @@ _NEEDED: Final = {
 """Lists that allow nothing without another one."""
 
 _ISSUER_KEYS: Final = ("name", "issuer", "audience", "jwks", "algorithms", "max_lifetime", "leeway")
-_PRINCIPAL_KEYS: Final = ("name", "roles", "token_sha256", "jwt", "mtls", "max_streams", "max_rps")
+_PRINCIPAL_KEYS: Final = ("name", "roles", "token_sha256", "jwt", "mtls", "max_streams", "max_rps", "quotas")
+
+_OFF: Final = "off"
+_SIZE: Final = re.compile(r"([0-9]{1,15}) ?([KMGT])iB")
+_UNITS: Final = {"K": 10, "M": 20, "G": 30, "T": 40}
+_LARGEST_QUOTA: Final = 2**63 - 1
 
 _PLAIN: Final = r'(?:[^\\",+;<>]|\\[\\",+;<>])'
 _VALUE: Final = rf"(?:\\[# ]|(?![# ]){_PLAIN})(?:{_PLAIN}*(?:(?! ){_PLAIN}|\\ ))?"
@@ -70,10 +85,10 @@ def parse_policy(text: str) -> Policy:
     if len(text) > LARGEST or len(text.encode(errors="replace")) > LARGEST:
         raise PolicyError((f"line 1: the file is larger than {LARGEST} bytes",))
     document = read_document(text)
-    document.only("issuers", "principals", "role")
+    document.only("issuers", "principals", "quotas", "role")
     roles = _roles(document["role"].table())
     issuers = _issuers(document["issuers"])
-    reader = _Principals(roles, issuers)
+    reader = _Principals(roles, issuers, _quotas(document["quotas"]))
     principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
     document.check()
     return Policy(
@@ -174,12 +189,12 @@ def _roles(section: Value) -> dict[str, Role]:
 
 
 def _role(name: str, table: Value) -> Role:
-    allow = _lists(table, "deny")
+    allow = _lists(table, "deny", "quotas")
     for key, needed in _NEEDED.items():
         if allow.get(key) and not allow.get(needed):
             group, _, inner = key.partition(".")
             table[group][inner].wrong(f"allows nothing without {needed}; name them too")
-    return Role(name, allow, _lists(table["deny"].table()))
+    return Role(name, allow, _lists(table["deny"].table()), _quotas(table["quotas"]))
 
 
 def _lists(table: Value, *others: str) -> dict[str, tuple[Entry, ...]]:
@@ -220,6 +235,39 @@ def _name_problem(text: str) -> str | None:
     if _NAME_PATTERN.fullmatch(text) is None:
         return "must be a name of A-Z a-z 0-9 _ -, the beginning of one and *, or * alone"
     return None
+
+
+# Quotas
+
+
+def _quotas(table: Value) -> dict[str, int | None]:
+    """Return the quotas that a table sets; None = off."""
+    table = table.table(f"a table with {', '.join(QUOTAS)}")
+    table.only(*QUOTAS)
+    return {key: _quota(table[key], key) for key in table.keys if key in QUOTAS}
+
+
+def _quota(value: Value, key: str) -> int | None:
+    given, in_bytes = value.value, key in QUOTAS_IN_BYTES
+    if given == _OFF:
+        return None
+    size = _SIZE.fullmatch(given) if in_bytes and isinstance(given, str) else None
+    if size is not None:
+        return int(size[1]) << _UNITS[size[2]]
+    what = 'a number of bytes, a size such as "10GiB"' if in_bytes else "a whole number"
+    return value.number(int, 0, _LARGEST_QUOTA, f'{what}, or "{_OFF}"')
+
+
+def _quotas_of(
+    own: Mapping[str, int | None], roles: Iterable[Role], others: Mapping[str, int | None]
+) -> Quotas:
+    """Return what holds for a principal: what it has itself, the most of its roles, what holds for all."""
+    of_roles: dict[str, int | None] = {}
+    for role in roles:
+        for key, limit in role.quotas.items():
+            most = of_roles.get(key, 0)
+            of_roles[key] = None if limit is None or most is None else max(limit, most)
+    return Quotas(**{**others, **of_roles, **own})
 
 
 # Issuers
@@ -314,6 +362,7 @@ class _Principals:
 
     roles: Mapping[str, Role]
     issuers: Mapping[str, Issuer]
+    quotas: Mapping[str, int | None]
     digests: dict[bytes, int] = field(default_factory=dict)
     subjects: dict[JwtSubject, int] = field(default_factory=dict)
     certificates: dict[str, int] = field(default_factory=dict)
@@ -321,14 +370,16 @@ class _Principals:
     def read(self, name: str, table: Value) -> Principal:
         if all(table[key].is_missing for key in ("token_sha256", "jwt", "mtls")):
             table.wrong("has no credential; give it token_sha256, jwt or mtls")
+        permissions = Permissions(name, self._roles(table.required("roles")))
         return Principal(
             name,
-            Permissions(name, self._roles(table.required("roles"))),
+            permissions,
             tokens=tuple(self._tokens(table["token_sha256"])),
             jwt=tuple(self._jwt(table["jwt"])),
             mtls=tuple(self._mtls(table["mtls"])),
             max_streams=table["max_streams"].number(int, 1, inf, "a whole number of at least 1"),
             max_rps=table["max_rps"].number(float, nextafter(0, 1), nextafter(inf, 0), "a number above 0"),
+            quotas=_quotas_of(_quotas(table["quotas"]), permissions.roles, self.quotas),
         )
 
     def _roles(self, array: Value) -> Iterable[Role]:

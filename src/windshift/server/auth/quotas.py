@@ -1,25 +1,74 @@
-"""How much one principal may ask of this server: calls per second, and open streams."""
+"""How much one principal may have at the broker, and how much it may ask of this server at once."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
 
 from windshift.server.auth.policy import Principal
 from windshift.server.domain.errors import QuotaExceeded
 
+MAX_STREAMS: Final = "max_streams"
+MAX_RPS: Final = "max_rps"
+
+PHRASES: Final[Mapping[str, str]] = {
+    "streams": "streams",
+    "memory_streams": "streams in memory",
+    "stores": "stores",
+    "consumers": "consumers with a name",
+    "ephemeral_consumers": "ephemeral consumers",
+    "reserved_bytes": "bytes set aside on disk for its streams",
+    "memory_bytes": "bytes of its streams in memory",
+    "sources": "sources of one stream",
+    "replicas": "replicas of one stream",
+    "calls": "calls at once, by weight",
+    MAX_STREAMS: "open streams at once",
+    MAX_RPS: "calls per second",
+}
+"""What a quota is about, as its errors say it."""
+ALL_QUOTAS: Final = tuple(PHRASES)
+"""The names of all quotas."""
+
+_PASSING: Final = frozenset({"calls", MAX_STREAMS, MAX_RPS})
+_OF_ONE: Final = frozenset({"sources", "replicas"})
+
+
+def exceeded(principal: str, quota: str, limit: float, used: int | None = None) -> QuotaExceeded:
+    """Say that a principal has reached a quota, and what to do.
+
+    Args:
+        principal: whose quota it is.
+        quota: its name in the file.
+        limit: how high it is.
+        used: what is counted already, where that is more than the limit tells.
+    """
+    number = f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"
+    has = "" if used is None else f" and has {used:,}"
+    remedy = "wait" if quota in _PASSING else "ask for fewer" if quota in _OF_ONE else "delete some"
+    where = quota if quota in (MAX_STREAMS, MAX_RPS) else f"quotas.{quota} of it or of one of its roles"
+    message = (
+        f"{principal!r} may have no more than {number} {PHRASES[quota]}{has}; {remedy}, or have {where} "
+        "raised in the rules"
+    )
+    return QuotaExceeded(quota, limit, message, used)
+
 
 class Usage:
-    """What one principal uses. It outlives a change of the rules, and follows them.
+    """What one principal asks of this server. It outlives a change of the rules, and follows them.
 
     Calls are counted by a bucket that holds one second's worth (one call at least) and fills evenly, so that
     a principal which was quiet may begin that many at once.
 
     Attributes:
         streams: calls that stream which it has open.
+        weight: what its calls that are under way weigh together.
     """
 
-    __slots__ = ("_filled_at", "_tokens", "streams")
+    __slots__ = ("_filled_at", "_tokens", "streams", "weight")
 
     def __init__(self, now: float) -> None:
         self.streams = 0
+        self.weight = 0
         self._tokens: float | None = None
         self._filled_at = now
 
@@ -38,8 +87,23 @@ class Usage:
         self._filled_at = now
         if tokens < 1:
             self._tokens = tokens
-            raise QuotaExceeded("max_rps", rate)
+            raise exceeded(principal.name, MAX_RPS, rate)
         self._tokens = tokens - 1
+
+    def begin_work(self, principal: Principal, weight: int) -> None:
+        """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.
+
+        Raises:
+            QuotaExceeded: it is too much, and was not counted.
+        """
+        most = principal.quotas.calls
+        if most is not None and self.weight and self.weight + weight > most:
+            raise exceeded(principal.name, "calls", most)
+        self.weight += weight
+
+    def end_work(self, weight: int) -> None:
+        """Count the weight of a call no more."""
+        self.weight -= weight
 
     def open_stream(self, principal: Principal) -> None:
         """Count a stream as open; `close_stream` must follow.
@@ -49,7 +113,7 @@ class Usage:
         """
         most = principal.max_streams
         if most is not None and self.streams >= most:
-            raise QuotaExceeded("max_streams", most)
+            raise exceeded(principal.name, MAX_STREAMS, most)
         self.streams += 1
 
     def close_stream(self) -> None:

@@ -336,15 +336,15 @@ class PermissionDenied(WindshiftError):
 
 
 class QuotaExceeded(WindshiftError):
-    """The caller has as many calls as it may have. `quota` is ``max_streams`` or ``max_rps``."""
+    """Somebody has as much as the rules allow. `quota` is its name there; `used` what there is already."""
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, quota: str, limit: float) -> None:
-        what = "open streams at once" if quota == "max_streams" else "calls per second"
-        super().__init__(
-            f"no more than {limit:g} {what}; wait, or have the quota raised",
-            {"quota": quota, "limit": f"{limit:g}"},
-        )
+    def __init__(self, quota: str, limit: float, message: str = "", used: int | None = None) -> None:
+        number = str(limit) if isinstance(limit, int) else f"{limit:g}"
+        metadata = {"quota": quota, "limit": number}
+        if used is not None:
+            metadata["used"] = str(used)
+        super().__init__(message or f"no more than {number} of {quota}", metadata)
         self.quota = quota
         self.limit = limit

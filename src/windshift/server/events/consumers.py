@@ -19,6 +19,7 @@ from windshift.nats import NatsError, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
+from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error, is_invalid
 from windshift.server.domain.errors import (
@@ -31,6 +32,7 @@ from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
 from windshift.server.events.streams import OVERTAKEN_BACKOFF
+from windshift.server.ownership.ownership import Ownership
 
 KEPT_UNUSED: Final = timedelta(days=30)
 """How long a consumer with a name is kept while nobody subscribes."""
@@ -108,6 +110,7 @@ class Consumers:
         api: asks the broker.
         dead_letters: where dead letters are kept.
         notes: tells other servers of changes.
+        ownership: knows who has what, where there are rules.
     """
 
     def __init__(
@@ -115,13 +118,15 @@ class Consumers:
         api: JetStream,
         dead_letters: DeadLetterStream,
         notes: Notes,
+        ownership: Ownership | None = None,
     ) -> None:
         self._api = api
         self._dead_letters = dead_letters
         self._notes = notes
+        self._ownership = ownership
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
-    async def ensure(self, spec: ConsumerSpec, deadline: float) -> str:
+    async def ensure(self, spec: ConsumerSpec, deadline: float, caller: Principal | None = None) -> str:
         """Create a consumer, or give the existing one the spec's subjects, timeout and policy; return its id.
 
         An existing consumer keeps its position, whatever the spec says. Any number of callers may do this at
@@ -132,7 +137,7 @@ class Consumers:
         """
         name = spec.name or names.generated_name()
         async with self._turn(spec.stream, name, deadline):
-            return await self._ensure_in_turn(name, spec, deadline)
+            return await self._ensure_in_turn(name, spec, deadline, caller)
 
     @asynccontextmanager
     async def _turn(self, stream: str, name: str, deadline: float) -> AsyncIterator[None]:
@@ -148,10 +153,12 @@ class Consumers:
         finally:
             lock.release()
 
-    async def _ensure_in_turn(self, name: str, spec: ConsumerSpec, deadline: float) -> str:
+    async def _ensure_in_turn(
+        self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None
+    ) -> str:
         async for attempt in retry(deadline, OVERTAKEN_BACKOFF):
             try:
-                await self._ensure(name, spec, deadline, is_new=not spec.name and attempt == 1)
+                await self._ensure(name, spec, deadline, caller, is_new=not spec.name and attempt == 1)
             except NatsError as refusal:
                 if refusal.err_code not in codes.CONSUMER_OVERTAKEN:
                     raise refusal_error(refusal, spec) from refusal
@@ -159,10 +166,12 @@ class Consumers:
                 return name
         raise BrokerUnavailable(f"consumer {name!r} kept being changed by others; try again")
 
-    async def _ensure(self, name: str, spec: ConsumerSpec, deadline: float, *, is_new: bool) -> None:
+    async def _ensure(
+        self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None, *, is_new: bool
+    ) -> None:
         state = None if is_new else await self._api.consumer(spec.stream, name, deadline)
         if state is None:
-            await self._create(name, spec, deadline)
+            await self._create(name, spec, deadline, caller)
             return
         wanted = changed_config(state.config, spec)
         if stored_policy(wanted).dead_letters:
@@ -172,9 +181,19 @@ class Consumers:
             await self._api.update_consumer(spec.stream, name, wanted, deadline)
             self._notes.send(CHANGED, spec.stream, name)
 
-    async def _create(self, name: str, spec: ConsumerSpec, deadline: float) -> None:
+    async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
         stream = await self._stream(spec.stream, deadline)
         config = new_config(name, spec, stream)
+        if caller is None or self._ownership is None:
+            await self._tell(spec, config, stream, deadline)
+            return
+        async with self._ownership.consumer(caller, spec.stream, config, deadline) as owned:
+            await self._tell(spec, owned, stream, deadline)
+
+    async def _tell(
+        self, spec: ConsumerSpec, config: JsonObject, stream: StreamState, deadline: float
+    ) -> None:
+        name = config["name"]
         if stored_policy(config).dead_letters:
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         try:
@@ -209,6 +228,8 @@ class Consumers:
             existed = await self._api.delete_consumer(stream, name, deadline)
         except NatsError as refusal:
             raise domain_error(refusal, stream=stream, consumer=name) from refusal
+        if self._ownership is not None:
+            self._ownership.consumer_deleted(stream, name)
         if not existed:
             raise ConsumerNotFound(name)
 

@@ -15,6 +15,7 @@ from windshift.nats import Backoff, NatsError, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
+from windshift.server.auth.policy import Principal
 from windshift.server.domain.broker_errors import domain_error, is_invalid
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -36,6 +37,7 @@ from windshift.server.events.specs import (
     StorageType,
     StreamSpec,
 )
+from windshift.server.ownership.ownership import Ownership
 
 UNLIMITED: Final = -1
 OVERTAKEN_BACKOFF: Final = Backoff(timedelta(milliseconds=20), timedelta(milliseconds=200))
@@ -45,14 +47,16 @@ OVERTAKEN_BACKOFF: Final = Backoff(timedelta(milliseconds=20), timedelta(millise
 class Streams:
     """The streams of one broker.
 
-    `default_replicas` is what a new stream gets when nobody says anything.
+    `default_replicas` is what a new stream gets when nobody says anything; `ownership` knows who has what,
+    where there are rules.
     """
 
-    def __init__(self, api: JetStream, default_replicas: int) -> None:
+    def __init__(self, api: JetStream, default_replicas: int, ownership: Ownership | None = None) -> None:
         self._api = api
         self._default_replicas = default_replicas
+        self._ownership = ownership
 
-    async def ensure(self, spec: StreamSpec, deadline: float) -> None:
+    async def ensure(self, spec: StreamSpec, deadline: float, caller: Principal | None = None) -> None:
         """Create the stream, or change the existing one to what the spec says.
 
         Any number of callers may do this at once with the same spec. Callers with different specs overwrite
@@ -61,11 +65,11 @@ class Streams:
         """
         refuse_contradictions(spec)
         try:
-            await self._ensure(spec, deadline)
+            await self._ensure(spec, deadline, caller)
         except NatsError as refusal:
             raise refusal_error(refusal, spec) from refusal
 
-    async def _ensure(self, spec: StreamSpec, deadline: float) -> None:
+    async def _ensure(self, spec: StreamSpec, deadline: float, caller: Principal | None) -> None:
         async for _ in retry(deadline, OVERTAKEN_BACKOFF):
             stored = await self._api.find_stream(spec.name, deadline)
             wanted = desired_config(
@@ -74,19 +78,24 @@ class Streams:
                 await self._last_ids(spec, stored, deadline),
                 self._default_replicas,
             )
-            if await self._tell(spec, stored, wanted, deadline):
+            if await self._tell(stored, wanted, deadline, caller):
                 return
         raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")
 
     async def _tell(
-        self, spec: StreamSpec, stored: StreamState | None, wanted: JsonObject, deadline: float
+        self, stored: StreamState | None, wanted: JsonObject, deadline: float, caller: Principal | None
     ) -> bool:
         """Create or update; false when another caller was faster and the stored stream must be read again."""
+        if stored is not None and wanted == stored.config:
+            return True
+        tell = self._api.create_stream if stored is None else self._api.update_stream
         try:
-            if stored is None:
-                await self._api.create_stream(wanted, deadline)
-            elif wanted != stored.config:
-                await self._api.update_stream(wanted, deadline)
+            if caller is None or self._ownership is None:
+                await tell(wanted, deadline)
+                return True
+            before = None if stored is None else stored.config
+            async with self._ownership.stream(caller, before, wanted, deadline) as config:
+                await tell(config, deadline)
         except NatsError as refusal:
             if refusal.err_code in codes.STREAM_OVERTAKEN:
                 return False

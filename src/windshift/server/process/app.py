@@ -50,6 +50,7 @@ from windshift.server.events.streams import Streams
 from windshift.server.monitoring.snapshot import SnapshotCollector
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.monitoring.violations import ViolationLog
+from windshift.server.ownership.ownership import Ownership
 from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import api_tls
@@ -98,12 +99,15 @@ class App:
         self.connection, self._notes = nats.connection, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         tracer = telemetry.tracer
-        domain = _Domain(config, nats, counts, stats, tracer)
+        self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
+        """Who may do what; None = everybody everything."""
+        ownership = (
+            None if self.authorization is None else Ownership(nats.api, self.authorization.access.quotas_of)
+        )
+        domain = _Domain(config, nats, counts, stats, tracer, ownership)
         self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
-        self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
-        """Who may do what; None = everybody everything."""
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are loaded again when they change, or when that is demanded."""
         self._demanded = asyncio.Event()
@@ -124,7 +128,7 @@ class App:
         cache = SnapshotCache(connection, requests, SnapshotCollector(api))
         methods = [path for service in self._answered for path in service.methods]
         metrics = Metrics(counts, stats, writes, cache, connection, methods, self._telemetry)
-        metrics.add_denials(audit.denials)
+        metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
         return metrics
 
@@ -267,7 +271,13 @@ class _Domain:
     """The rules, built on the NATS layer."""
 
     def __init__(
-        self, config: ServerConfig, nats: _Nats, counts: Counts, stats: DeadLetterStats, tracer: Tracer | None
+        self,
+        config: ServerConfig,
+        nats: _Nats,
+        counts: Counts,
+        stats: DeadLetterStats,
+        tracer: Tracer | None,
+        ownership: Ownership | None,
     ) -> None:
         connection, requests, api, writes, notes = nats
         replicas = config.nats.default_replicas
@@ -276,14 +286,14 @@ class _Domain:
         queue = ReplayQueue(api, writes, notes, replicas)
         shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
         self.events = EventsService(
-            Streams(api, replicas),
-            Consumers(api, store, notes),
+            Streams(api, replicas, ownership),
+            Consumers(api, store, notes, ownership),
             Publisher(api, writes, counts, tracer),
             Broker(connection, requests, api, shared, counts, tracer),
             ConsumeOptions(),
             extractor(config.telemetry.propagators),
         )
-        self.state = StateService(Stores(Buckets(api, writes, replicas)))
+        self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
 

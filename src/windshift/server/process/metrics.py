@@ -69,9 +69,10 @@ class Metrics:
         self._cache = cache
         self._exposing: dict[str, asyncio.Task[Exposition]] = {}
 
-    def add_denials(self, denials: Mapping[str, int]) -> None:
-        """Show how many calls were denied, by reason."""
+    def add_denials(self, denials: Mapping[str, int], exceeded: Mapping[str, int]) -> None:
+        """Show how many calls were denied, by reason, and those that exceeded a quota, by that."""
         self.registry.add(i.DENIALS, lambda: _by_label(denials))
+        self.registry.add(i.QUOTAS_EXCEEDED, lambda: _by_label(exceeded))
 
     def add_reloads(self, watched: Sequence[Watched[Any]]) -> None:
         """Show how often files were loaded again, and whether what they hold now is refused."""

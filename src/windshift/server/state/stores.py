@@ -12,6 +12,7 @@ from typing import Final
 
 from windshift.nats import Backoff, NatsError, Superseded, retry
 from windshift.nats.jetstream.kv import Buckets, Record
+from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import broker_errors, domain_error, is_invalid
 from windshift.server.domain.errors import (
@@ -21,6 +22,7 @@ from windshift.server.domain.errors import (
     RevisionMismatch,
     UnsupportedCombination,
 )
+from windshift.server.ownership.ownership import Ownership
 from windshift.server.state.model import ABSENT, Entry, Revision
 
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
@@ -34,14 +36,19 @@ class Stores:
     somebody else may have written.
     """
 
-    def __init__(self, buckets: Buckets) -> None:
+    def __init__(self, buckets: Buckets, ownership: Ownership | None = None) -> None:
         self._buckets = buckets
+        self._ownership = ownership
 
-    async def ensure(self, store: str, deadline: float) -> None:
-        """Create a store; leave an existing one as it is."""
+    async def ensure(self, store: str, deadline: float, caller: Principal | None = None) -> None:
+        """Create a store; leave an existing one as it is. Raise `QuotaExceeded` when there are too many."""
         names.store_name("store", store)
         try:
-            await self._buckets.ensure(store, deadline)
+            if caller is None or self._ownership is None:
+                await self._buckets.ensure(store, deadline)
+            elif not await self._buckets.exists(store, deadline):
+                async with self._ownership.store(caller, store, deadline) as metadata:
+                    await self._buckets.ensure(store, deadline, metadata)
         except NatsError as error:
             if is_invalid(error):
                 raise UnsupportedCombination(f"the broker refuses this store: {error.description}") from error

@@ -119,6 +119,13 @@ DENIALS: Final = Instrument(
     "Calls that were denied, and streams that were ended, by the reason that the client was told",
     ("reason",),
 )
+QUOTAS_EXCEEDED: Final = Instrument(
+    "windshift.auth.quotas_exceeded",
+    _C,
+    "{call}",
+    "Calls that were refused because their principal has as much as it may, by quota",
+    ("quota",),
+)
 
 # --- Events -----------------------------------------------------------------------------------------------
 

@@ -1,0 +1,1 @@
+"""Whose streams, stores and consumers are, and whether their owners may have more of them."""

@@ -1,0 +1,61 @@
+"""What streams, stores and consumers take of their owners' quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from windshift.nats.jetstream.api import JsonObject
+
+OWNER: Final = "windshift.owner"
+"""Where the name of the principal lies that made something, in the ``metadata`` of its configuration."""
+
+BUCKET: Final = "KV_"
+"""How the names of streams begin that are stores."""
+
+Key: TypeAlias = tuple[str, str]
+"""A stream and a consumer of it. The stream itself has an empty one."""
+Amounts: TypeAlias = Mapping[str, int]
+"""How much of each quota something takes."""
+
+
+class Held(NamedTuple):
+    """Something that somebody has."""
+
+    owner: str
+    amounts: Amounts
+
+
+def owner_of(config: Mapping[str, Any]) -> str:
+    """Return the name of the principal that made something; empty when that is not known."""
+    return str((config.get("metadata") or {}).get(OWNER, ""))
+
+
+def owned(config: JsonObject, owner: str) -> JsonObject:
+    """Return a configuration with the name of its owner in it."""
+    return config | {"metadata": (config.get("metadata") or {}) | {OWNER: owner}}
+
+
+def of_stream(config: Mapping[str, Any], stored: int = 0) -> Amounts:
+    """Say what a stream takes that stores so many bytes on each replica."""
+    if config["name"].startswith(BUCKET):
+        return {"stores": 1}
+    most, copies = max(0, config.get("max_bytes") or 0), replicas(config)
+    if config.get("storage") == "memory":
+        return {"streams": 1, "memory_streams": 1, "memory_bytes": (most or stored or 1) * copies}
+    return {"streams": 1, "reserved_bytes": most * copies}
+
+
+def of_consumer(config: Mapping[str, Any]) -> Amounts:
+    """Say what a consumer takes."""
+    return {"consumers" if config.get("durable_name") else "ephemeral_consumers": 1}
+
+
+def sources(config: Mapping[str, Any] | None) -> int:
+    """Count the sources of an aggregate."""
+    return len((config or {}).get("sources") or ())
+
+
+def replicas(config: Mapping[str, Any] | None) -> int:
+    """Count the replicas of a stream."""
+    return int((config or {}).get("num_replicas") or 1)

@@ -1,0 +1,136 @@
+"""Whose streams, stores and consumers are, and whether their owners may have more of them.
+
+Who makes something owns it: the name of the principal lies in its metadata at the broker, as long as it
+exists. What has no owner there, because it was made without rules or by another program, counts for nobody.
+So does what belongs to a principal that the rules do not know any more; who enlarges it becomes its owner.
+
+What there is, is read from the broker's lists, and what this server makes meanwhile is added: no server lets
+anybody have too much by what it knows. With several servers an owner may get more, by what the others make
+between two of its looks: within a second when little is left, within `_KEPT` seconds or more otherwise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Final
+
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.server.auth.policy import Principal, Quotas
+from windshift.server.auth.quotas import exceeded
+from windshift.server.ownership.amounts import (
+    BUCKET,
+    OWNER,
+    Held,
+    Key,
+    of_consumer,
+    of_stream,
+    owned,
+    owner_of,
+    replicas,
+    sources,
+)
+from windshift.server.ownership.view import View
+
+_NEAR: Final = 0.9
+"""Little is left when more than this share of a quota is used, or"""
+_FEW: Final = 10
+"""less than this number is left."""
+
+
+class Ownership:
+    """What everybody has at the broker, as far as this server knows.
+
+    Args:
+        api: asks the broker.
+        quotas_of: says how much a principal may have; None when the rules know nobody of that name.
+    """
+
+    def __init__(self, api: JetStream, quotas_of: Callable[[str], Quotas | None]) -> None:
+        self._quotas_of = quotas_of
+        self._view = View(api)
+
+    @asynccontextmanager
+    async def stream(
+        self, caller: Principal, stored: JsonObject | None, wanted: JsonObject, deadline: float
+    ) -> AsyncIterator[JsonObject]:
+        """Yield the configuration with its owner in it; the block makes the stream, or changes it to that.
+
+        Raises:
+            QuotaExceeded: the owner would have too much.
+            BrokerUnavailable, JetStreamError, Unavailable: what there is could not be found out.
+        """
+        _require_few(caller, "sources", sources(stored), sources(wanted))
+        _require_few(caller, "replicas", replicas(stored), replicas(wanted))
+        key, owner = (wanted["name"], ""), owner_of(stored or {})
+        before, amounts = of_stream(stored) if stored else {}, of_stream(wanted)
+        if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
+            yield wanted
+            self._view.shrunk(key, Held(owner, amounts))
+            return
+        if self._quotas_of(owner) is None:
+            owner, wanted = caller.name, owned(wanted, caller.name)
+        async with self._room(key, Held(owner, amounts), deadline):
+            yield wanted
+
+    @asynccontextmanager
+    async def consumer(
+        self, caller: Principal, stream: str, config: JsonObject, deadline: float
+    ) -> AsyncIterator[JsonObject]:
+        """Yield the configuration with its owner in it; the block makes the consumer. Raise as `stream`."""
+        async with self._room((stream, config["name"]), Held(caller.name, of_consumer(config)), deadline):
+            yield owned(config, caller.name)
+
+    @asynccontextmanager
+    async def store(self, caller: Principal, store: str, deadline: float) -> AsyncIterator[dict[str, str]]:
+        """Yield the metadata of a store; the block makes it. Raise as `stream`."""
+        async with self._room((BUCKET + store, ""), Held(caller.name, {"stores": 1}), deadline):
+            yield {OWNER: caller.name}
+
+    def consumer_deleted(self, stream: str, consumer: str) -> None:
+        """Count a consumer no more."""
+        self._view.gone((stream, consumer))
+
+    @asynccontextmanager
+    async def _room(self, key: Key, held: Held, deadline: float) -> AsyncIterator[None]:
+        """Count something as there unless that is too much; no more when the broker refuses it."""
+        limits = self._limits(held)
+        if not limits:  # then nothing is counted
+            yield
+            return
+        await self._require_room(key, held, limits, deadline)
+        before = self._view.held.get(key)
+        self._view.begin(key, held)
+        try:
+            yield
+        except JetStreamError:
+            self._view.note(key, before)
+            raise
+        except BaseException:
+            self._view.note(key, held)  # it may be there; the next list tells
+            raise
+        self._view.note(key, held)
+
+    def _limits(self, held: Held) -> dict[str, int]:
+        quotas = self._quotas_of(held.owner)
+        limits = {quota: getattr(quotas, quota, None) for quota in held.amounts}
+        return {quota: limit for quota, limit in limits.items() if limit is not None}
+
+    async def _require_room(self, key: Key, held: Held, limits: Mapping[str, int], deadline: float) -> None:
+        """Raise `QuotaExceeded` if it is too much. Nothing is waited for after what decides was looked at."""
+        await self._view.refresh(key, deadline)
+        growing = self._view.growing(key, held, limits)
+        if any(used > min(limits[quota] * _NEAR, limits[quota] - _FEW) for quota, used in growing.items()):
+            await self._view.refresh(key, deadline, held.owner)
+            growing = self._view.growing(key, held, limits)
+        for quota, used in growing.items():
+            if used > limits[quota]:
+                raise exceeded(held.owner, quota, limits[quota], used - held.amounts[quota])
+
+
+def _require_few(caller: Principal, quota: str, before: int, after: int) -> None:
+    """Raise `QuotaExceeded` if one stream grows beyond what its like may have."""
+    limit = getattr(caller.quotas, quota)
+    if limit is not None and after > max(before, limit):
+        raise exceeded(caller.name, quota, limit)

@@ -1,0 +1,208 @@
+"""What there is at the broker, by owner: what its lists have, and what this server has done since."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Container, Mapping
+from math import inf
+from typing import Final
+
+from windshift.nats import JetStreamError, NatsError
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream
+from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.ownership.amounts import Held, Key, of_consumer, of_stream, owner_of
+
+_log = logging.getLogger(__name__)
+
+_KEPT: Final = 10.0
+"""Seconds for which a list is good when much is left."""
+_KEPT_NEAR: Final = 1.0
+"""The same when little is left, or nothing."""
+_READING: Final = 10.0
+"""Seconds that one list may take to be read."""
+_PATIENCE: Final = 0.5
+"""Seconds that are waited for the lists of all other streams."""
+_EFFORT: Final = 50
+"""Lists are good for so many times as long as it took to read them, at least."""
+
+_STREAMS: Final = ""
+"""The list of streams. Those of consumers have the names of their streams."""
+_WITHOUT_OWNERS: Final = ("KV_", "OBJ_", "WS_")
+"""How the names of streams begin that have no consumers with an owner."""
+
+
+class View:
+    """What there is: what the broker's lists have, and what this server has done since.
+
+    Attributes:
+        held: everything that has an owner.
+    """
+
+    def __init__(self, api: JetStream) -> None:
+        self._api = api
+        self._loop = asyncio.get_running_loop()
+        self._reading = asyncio.Lock()
+        self.held: dict[Key, Held] = {}
+        self._totals: dict[str, Counter[str]] = {}
+        self._keys: dict[str, set[Key]] = {}
+        """What of all that is in which list."""
+        self._done: dict[str, dict[Key, float]] = {}
+        """When this server did something of which a list may tell too little if it was begun before."""
+        self._read_at: dict[str, float] = {}
+        self._with_consumers: frozenset[str] = frozenset()
+        self._took = 0.0
+        """Seconds that lists took to be read the last time."""
+        self._all: asyncio.Task[None] | None = None
+        self._all_read_at = -inf
+        self._took_all = 0.0
+
+    # -- What is done by this server ---------------------------------------------------------------------
+
+    def begin(self, key: Key, held: Held) -> None:
+        """Count something that is about to be made or changed; `note` must follow."""
+        self._done.setdefault(list_of(key), {})[key] = inf
+        self._set(key, held)
+
+    def note(self, key: Key, held: Held | None) -> None:
+        """Note that something is there now, or nothing."""
+        self._done.setdefault(list_of(key), {})[key] = self._loop.time()
+        self._set(key, held)
+
+    def gone(self, key: Key) -> None:
+        """Note that something is there no more, if it was counted."""
+        if key in self.held:
+            self.note(key, None)
+
+    def shrunk(self, key: Key, held: Held) -> None:
+        """Note that something takes less than before, if it was counted. What is stored stays."""
+        if key in self.held and "memory_bytes" not in held.amounts:
+            self.note(key, held)
+
+    def growing(self, key: Key, held: Held, quotas: Container[str]) -> dict[str, int]:
+        """Return what its owner would have of each of these quotas of which something takes more than now."""
+        known = self.held.get(key)
+        now = known.amounts if known is not None and known.owner == held.owner else {}
+        total = self._totals.get(held.owner, Counter())
+        return {
+            quota: total[quota] - now.get(quota, 0) + amount
+            for quota, amount in held.amounts.items()
+            if quota in quotas and amount > now.get(quota, 0)
+        }
+
+    def _set(self, key: Key, held: Held | None) -> None:
+        before = self.held.pop(key, None)
+        if before is not None:
+            self._totals[before.owner].subtract(before.amounts)
+            keys = self._keys[list_of(key)]
+            keys.remove(key)
+            if not keys:
+                del self._keys[list_of(key)]
+        if held is not None:
+            self.held[key] = held
+            self._totals.setdefault(held.owner, Counter()).update(held.amounts)
+            self._keys.setdefault(list_of(key), set()).add(key)
+
+    # -- What the broker has -----------------------------------------------------------------------------
+
+    async def refresh(self, key: Key, deadline: float, owner: str = "") -> None:
+        """Read the lists anew that tell of such things, unless that was done a short while ago.
+
+        With an owner, who has almost as much as it may, the lists that tell of its things, after a shorter
+        while. Lists of consumers are many: those of other streams are read beside.
+        """
+        kept = max(_KEPT_NEAR if owner else _KEPT, _EFFORT * self._took)
+        try:
+            async with asyncio.timeout_at(deadline):
+                async with self._reading:
+                    await self._refresh(key, owner, self._loop.time() - kept)
+                if key[1] and not owner:
+                    await self._others()
+        except TimeoutError:
+            raise BrokerUnavailable from None
+
+    async def _refresh(self, key: Key, owner: str, since: float) -> None:
+        """Read what was not read since a time."""
+        began = self._loop.time()
+        names = {key[0] if key[1] else _STREAMS}
+        if key[1] and owner:
+            names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
+        stale = [name for name in names if self._read_at.get(name, -inf) < since]
+        for name in stale:
+            await self._read(name)
+        if stale:
+            self._took = self._loop.time() - began
+
+    async def _others(self) -> None:
+        """See to it that the lists of all consumers are read from time to time; wait for that a little."""
+        kept = max(_KEPT, _EFFORT * self._took_all)
+        if self._all is None and self._loop.time() - self._all_read_at > kept:
+            self._all = self._loop.create_task(self._read_all())
+        if self._all is not None:
+            await asyncio.wait((self._all,), timeout=_PATIENCE)
+
+    async def _read_all(self) -> None:
+        began = self._loop.time()
+        try:
+            await self._read(_STREAMS)
+            for name in self._with_consumers:
+                if self._read_at.get(name, -inf) < began - _KEPT_NEAR:
+                    await self._read(name)
+        except NatsError as error:
+            _log.warning("the consumers at the broker cannot be counted: %s", error)
+        finally:
+            self._all_read_at = self._loop.time()
+            self._took_all = self._all_read_at - began
+            self._all = None
+
+    async def _read(self, name: str) -> None:
+        began = self._loop.time()
+        found = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
+        self._take(name, {key: held for key, held in found.items() if held.owner}, began)
+
+    async def _streams(self, began: float) -> dict[Key, Held]:
+        found, with_consumers = {}, set()
+        async for info in self._api.listed("STREAM.LIST", "streams", began + _READING):
+            config, state = info["config"], info["state"]
+            name = config["name"]
+            found[name, ""] = Held(owner_of(config), of_stream(config, state["bytes"]))
+            if state.get("consumer_count") and not name.startswith(_WITHOUT_OWNERS):
+                with_consumers.add(name)
+        self._with_consumers = frozenset(with_consumers)
+        for name in self._read_at.keys() - {_STREAMS, *with_consumers}:
+            self._take(name, {}, began)
+            if name not in self._keys and name not in self._done:
+                del self._read_at[name]
+        return found
+
+    async def _consumers(self, stream: str, began: float) -> dict[Key, Held]:
+        try:
+            return {
+                (stream, info["name"]): Held(owner_of(info["config"]), of_consumer(info["config"]))
+                async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", began + _READING)
+            }
+        except JetStreamError as error:
+            if error.err_code != codes.STREAM_NOT_FOUND:
+                raise
+            return {}
+
+    def _take(self, name: str, found: Mapping[Key, Held], began: float) -> None:
+        """Take over what a list has, but for what this server did after it was begun to be read."""
+        if began < self._read_at.get(name, -inf):
+            return
+        self._read_at[name] = began
+        newer = {key: at for key, at in self._done.pop(name, {}).items() if at >= began}
+        if newer:
+            self._done[name] = newer
+        for key in self._keys.get(name, set()) - found.keys() - newer.keys():
+            self._set(key, None)
+        for key, held in found.items():
+            if key not in newer:
+                self._set(key, held)
+
+
+def list_of(key: Key) -> str:
+    """Return the list that has something."""
+    return key[0] if key[1] else _STREAMS

@@ -1,0 +1,337 @@
+"""How much one principal may have at the broker, at the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.authorization.callers import Caller, Callers, callers_of
+from tests.authorization.policies import ALL, principal, put, token_of
+from tests.support.app import running_app
+from tests.support.broker import connect
+from tests.support.client import Refusal, refused
+from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import wait_for
+from tests.wire.burying import delete_stream
+from tests.wire.management import (
+    delete_consumer,
+    ensure_consumer,
+    ensure_stream,
+    stored_consumer,
+    stored_stream,
+)
+from windshift.server.ownership.amounts import OWNER
+
+NUMBERS = count()
+MEMORY = {"type": "STORAGE_TYPE_MEMORY"}
+KIB = 1024
+
+
+def limited(name: str, quotas: str) -> str:
+    """Write a principal that has its own quotas."""
+    return principal(name, "all", more=f"quotas = {{ {quotas} }}\n")
+
+
+POLICY = (
+    ALL
+    + '[role.all.quotas]\nconsumers = 10\nstores = "off"\n'
+    + "[role.small]\nquotas = { consumers = 1, stores = 1 }\n"
+    + "[quotas]\nsources = 2\n"
+    + principal("all")
+    + principal("both", "small", "all")
+    + principal("little", "small", "all", more="quotas = { stores = 1 }\n")
+    + limited("streams", "streams = 2")
+    + limited("memory-streams", "memory_streams = 1")
+    + limited("memory", 'memory_bytes = "64KiB"')
+    + limited("disk", "reserved_bytes = 65536")
+    + limited("owner", "reserved_bytes = 1000")
+    + limited("stores", "stores = 2")
+    + limited("consumers", "consumers = 2")
+    + limited("ephemeral", "ephemeral_consumers = 2")
+    + limited("crowd", "ephemeral_consumers = 10")
+    + limited("two-servers", "streams = 3, consumers = 1")
+    + limited("replicas", "replicas = 2")
+    + limited("none", "streams = 0")
+    + limited("one", "streams = 1")
+)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Write the rules."""
+    return str(put(tmp_path_factory.mktemp("lasting-quotas") / "auth.toml", POLICY))
+
+
+@pytest.fixture(scope="module")
+def callers(nats_server: NatsServer, file: str) -> Iterator[Callers]:
+    """Run a server with principals that have quotas."""
+    with (
+        running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address,
+        callers_of(address) as callers,
+    ):
+        callers.with_token(token_of("all")).ensure_stream("LASTING", "lasting.>")
+        yield callers
+
+
+def new(prefix: str = "lasting") -> str:
+    """Return a name that nothing else has."""
+    return f"{prefix}-{next(NUMBERS)}"
+
+
+def exceeded(act: Callable[[], object], quota: str, limit: int, used: int | None = None) -> Refusal:
+    """See that something is refused, and that this quota is told."""
+    with refused("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED") as found:
+        act()
+    told = {"quota": quota, "limit": str(limit)}
+    assert found[0].metadata == (told if used is None else told | {"used": str(used)})
+    assert f"quotas.{quota} of it or of one of its roles raised in the rules" in found[0].message
+    return found[0]
+
+
+def of(callers: Callers, who: str) -> Caller:
+    """Return the client of a principal."""
+    return callers.with_token(token_of(who))
+
+
+def owner_of_stream(nats_server: NatsServer, name: str) -> str | None:
+    """Read whose a stream is."""
+    stored = asyncio.run(stored_stream(nats_server, name))
+    owner: str | None = stored["config"]["metadata"].get(OWNER)
+    return owner
+
+
+def foreign_stream(nats_server: NatsServer, name: str, **config: Any) -> str:
+    """Make a stream as another program does."""
+
+    async def make() -> str:
+        async with connect(nats_server.url) as broker:
+            return await broker.stream(name, **config)
+
+    return asyncio.run(make())
+
+
+# What counts
+
+
+def test_streams(callers: Callers, nats_server: NatsServer) -> None:
+    """One more than allowed is refused; what exists may be ensured again; one that goes makes room."""
+    caller, first = of(callers, "streams"), new()
+    ensure_stream(caller, first)
+    ensure_stream(caller, new())
+    refusal = exceeded(lambda: ensure_stream(caller, new()), "streams", 2, 2)
+    assert refusal.message == (
+        "'streams' may have no more than 2 streams and has 2; delete some, or have quotas.streams of it or "
+        "of one of its roles raised in the rules"
+    )
+    ensure_stream(caller, first, retentionPolicy={"maxEvents": 5})
+    ensure_stream(of(callers, "all"), new())
+    assert owner_of_stream(nats_server, first) == "streams"
+    delete_stream(nats_server, first)
+    wait_for(lambda: works(lambda: ensure_stream(caller, "lasting-again")))
+
+
+def works(act: Callable[[], object]) -> bool:
+    """Tell whether something is not refused for a quota."""
+    try:
+        act()
+    except grpc.RpcError:
+        return False
+    return True
+
+
+def test_none(callers: Callers) -> None:
+    """0 is none at all."""
+    exceeded(lambda: ensure_stream(of(callers, "none"), new()), "streams", 0, 0)
+
+
+def test_streams_in_memory(callers: Callers) -> None:
+    """They count as streams, and apart."""
+    caller = of(callers, "memory-streams")
+    ensure_stream(caller, new(), storage=MEMORY)
+    exceeded(lambda: ensure_stream(caller, new(), storage=MEMORY), "memory_streams", 1, 1)
+    ensure_stream(caller, new())
+
+
+def test_bytes_in_memory(callers: Callers) -> None:
+    """What a stream in memory may hold counts, and what one holds that has no limit."""
+    caller, unlimited = of(callers, "memory"), new()
+    ensure_stream(caller, unlimited, storage=MEMORY)
+    half, more = {"maxBytes": 32 * KIB}, {"maxBytes": 32 * KIB - 1}
+    ensure_stream(caller, new(), storage=MEMORY, retentionPolicy=half)
+    exceeded(
+        lambda: ensure_stream(caller, new(), storage=MEMORY, retentionPolicy=half),
+        "memory_bytes",
+        64 * KIB,
+        32 * KIB + 1,
+    )
+    ensure_stream(caller, new(), storage=MEMORY, retentionPolicy=more)
+    caller.publish(f"{unlimited}.x", "x" * 1000)
+    with refused("RESOURCE_EXHAUSTED", "QUOTA_EXCEEDED"):
+        ensure_stream(caller, new(), storage=MEMORY)
+
+
+def test_bytes_set_aside_on_disk(callers: Callers) -> None:
+    """What streams reserve counts, also when an existing one is given more; less is always let through."""
+    caller, first = of(callers, "disk"), new()
+    ensure_stream(caller, first, retentionPolicy={"maxBytes": 40_000})
+    exceeded(
+        lambda: ensure_stream(caller, new(), retentionPolicy={"maxBytes": 30_000}),
+        "reserved_bytes",
+        65_536,
+        40_000,
+    )
+    ensure_stream(caller, new())  # sets nothing aside
+    exceeded(
+        lambda: ensure_stream(caller, first, retentionPolicy={"maxBytes": 70_000}),
+        "reserved_bytes",
+        65_536,
+        0,
+    )
+    ensure_stream(caller, first, retentionPolicy={"maxBytes": 65_536})
+    ensure_stream(caller, first, retentionPolicy={"maxBytes": 60_000})
+    ensure_stream(caller, new(), retentionPolicy={"maxBytes": 5_536})
+
+
+def test_stores(callers: Callers, nats_server: NatsServer) -> None:
+    """One more than allowed is refused; what exists may be ensured again."""
+    caller, first = of(callers, "stores"), new("store")
+    caller.ensure_store(first)
+    caller.ensure_store(new("store"))
+    exceeded(lambda: caller.ensure_store(new("store")), "stores", 2, 2)
+    caller.ensure_store(first)
+    caller.set(first, "k")
+    assert owner_of_stream(nats_server, f"KV_{first}") == "stores"
+
+
+def test_consumers(callers: Callers, nats_server: NatsServer) -> None:
+    """They count on all streams together; changing one needs no room; a deleted one makes room at once."""
+    caller, other = of(callers, "consumers"), new()
+    of(callers, "all").ensure_stream(other)
+    ensure_consumer(caller, "LASTING", name="one-c")
+    ensure_consumer(caller, other, name="two-c")
+    exceeded(lambda: ensure_consumer(caller, other, name="three-c"), "consumers", 2, 2)
+    ensure_consumer(caller, other, name="two-c", subjects=["x.y"])
+    ensure_consumer(caller, other)  # an ephemeral one counts apart
+    delete_consumer(caller, "LASTING", "one-c")
+    ensure_consumer(caller, other, name="three-c")
+    stored = asyncio.run(stored_consumer(nats_server, other, "three-c"))
+    assert stored["config"]["metadata"][OWNER] == "consumers"
+
+
+def test_a_consumer_stays_its_maker_s(callers: Callers, nats_server: NatsServer) -> None:
+    """Who changes it, its retry policy for one, does not become its owner."""
+    ensure_consumer(of(callers, "all"), "LASTING", name="mine", retry_policy={"max_attempts": 3})
+    ensure_consumer(of(callers, "both"), "LASTING", name="mine", retry_policy={"max_attempts": 4})
+    stored = asyncio.run(stored_consumer(nats_server, "LASTING", "mine"))
+    assert stored["config"]["metadata"][OWNER] == "all"
+
+
+def test_ephemeral_consumers(callers: Callers) -> None:
+    """They count apart from those with a name."""
+    caller = of(callers, "ephemeral")
+    first = ensure_consumer(caller, "LASTING")
+    ensure_consumer(caller, "LASTING")
+    exceeded(lambda: ensure_consumer(caller, "LASTING"), "ephemeral_consumers", 2, 2)
+    ensure_consumer(caller, "LASTING", name="with-a-name")
+    delete_consumer(caller, "LASTING", first)
+    ensure_consumer(caller, "LASTING")
+
+
+def test_many_at_once(callers: Callers) -> None:
+    """However many are asked for at the same moment, no more than allowed are made."""
+    caller = of(callers, "crowd")
+    with ThreadPoolExecutor(40) as pool:
+        made = list(pool.map(lambda _: works(lambda: ensure_consumer(caller, "LASTING")), range(40)))
+    assert made.count(True) == 10
+
+
+def test_sources(callers: Callers) -> None:
+    """An aggregate may have so many sources; the file says how many for everybody."""
+    caller = of(callers, "all")
+    sources = [{"name": "LASTING", "filterSubjects": [f"lasting.{number}"]} for number in range(3)]
+    exceeded(lambda: ensure_stream(caller, new(), aggregate={"sources": sources}), "sources", 2)
+    ensure_stream(caller, new(), aggregate={"sources": sources[:2]})
+
+
+def test_replicas(callers: Callers) -> None:
+    """A stream may have so many."""
+    caller = of(callers, "replicas")
+    exceeded(lambda: ensure_stream(caller, new(), storage={"replicas": 3}), "replicas", 2)
+    with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE"):  # of a single nats-server
+        ensure_stream(caller, new(), storage={"replicas": 2})
+
+
+# Whose it is
+
+
+def test_roles_and_principals(callers: Callers) -> None:
+    """What a principal says goes before its roles, and of these what the most generous says."""
+    for who in ("both", "little"):
+        for number in range(2):
+            ensure_consumer(of(callers, who), "LASTING", name=f"{who}-{number}")
+    for _ in range(2):
+        of(callers, "both").ensure_store(new("store"))
+    of(callers, "little").ensure_store(new("store"))
+    exceeded(lambda: of(callers, "little").ensure_store(new("store")), "stores", 1, 1)
+
+
+def test_what_another_enlarges(callers: Callers, nats_server: NatsServer) -> None:
+    """It stays its maker's, and is limited by the maker's quota."""
+    stream = new()
+    ensure_stream(of(callers, "owner"), stream, retentionPolicy={"maxBytes": 500})
+    other = of(callers, "all")
+    refusal = exceeded(
+        lambda: ensure_stream(other, stream, retentionPolicy={"maxBytes": 2000}), "reserved_bytes", 1000, 0
+    )
+    assert refusal.message.startswith("'owner' may have")
+    ensure_stream(other, stream, retentionPolicy={"maxBytes": 1000})
+    assert owner_of_stream(nats_server, stream) == "owner"
+
+
+@pytest.mark.parametrize("metadata", [{}, {OWNER: "somebody who left"}], ids=["nobody", "unknown"])
+def test_what_belongs_to_nobody(callers: Callers, nats_server: NatsServer, metadata: dict[str, str]) -> None:
+    """It counts for nobody, and may be ensured by all; who enlarges it has it from then on."""
+    stream = foreign_stream(nats_server, new(), max_bytes=5000, storage="file", metadata=metadata)
+    caller = of(callers, "owner")
+    ensure_stream(caller, stream, retentionPolicy={"maxBytes": 5000, "maxEvents": 5})
+    ensure_stream(caller, stream, retentionPolicy={"maxBytes": 4000})
+    assert owner_of_stream(nats_server, stream) == metadata.get(OWNER)
+    exceeded(
+        lambda: ensure_stream(caller, stream, retentionPolicy={"maxBytes": 6000}),
+        "reserved_bytes",
+        1000,
+        1000,
+    )
+    ensure_stream(of(callers, "all"), stream, retentionPolicy={"maxBytes": 6000})
+    assert owner_of_stream(nats_server, stream) == "all"
+
+
+def test_two_servers(callers: Callers, nats_server: NatsServer, file: str) -> None:
+    """What was made on one server counts on the others, soon at the latest, and after a restart."""
+    one = of(callers, "two-servers")
+    ensure_stream(one, new())
+    ensure_consumer(one, "LASTING", name="of-two")
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+        two = of(others, "two-servers")
+        exceeded(lambda: ensure_consumer(two, "LASTING", name="of-two-too"), "consumers", 1, 1)
+        ensure_stream(two, new())
+        ensure_stream(two, new())
+        exceeded(lambda: ensure_stream(two, new()), "streams", 3, 3)
+        wait_for(lambda: not works(lambda: ensure_stream(one, new())))
+
+
+def test_what_the_broker_refuses_does_not_count(callers: Callers) -> None:
+    """Only what is there does."""
+    caller, taken = of(callers, "one"), new()
+    ensure_stream(of(callers, "all"), taken)
+    for _ in range(3):
+        with refused("FAILED_PRECONDITION", "SUBJECTS_OVERLAP"):
+            ensure_stream(caller, new(), subjects={"subjects": [f"{taken}.>"]})
+    ensure_stream(caller, new())
+    exceeded(lambda: ensure_stream(caller, new()), "streams", 1, 1)

@@ -1,0 +1,185 @@
+"""What there is at the broker, by owner, while it is read and changed at the same time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from windshift.nats import Unavailable
+from windshift.nats.jetstream.api import JsonObject
+from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.ownership.amounts import OWNER, Held
+from windshift.server.ownership.view import View
+
+STREAM = ("S", "")
+CONSUMER = ("S", "c")
+ONE_STREAM = {"streams": 1, "reserved_bytes": 0}
+ALL = frozenset({"streams", "consumers", "ephemeral_consumers", "reserved_bytes", "memory_bytes"})
+
+
+class Lists:
+    """A broker's lists, which are handed out when the test says so.
+
+    Attributes:
+        streams: what it has.
+        consumers: of each stream.
+        read: which lists were asked for.
+        may_go_on: holds back what was asked for.
+    """
+
+    def __init__(self) -> None:
+        self.streams: list[JsonObject] = []
+        self.consumers: dict[str, list[JsonObject]] = {}
+        self.read: list[str] = []
+        self.may_go_on = asyncio.Event()
+        self.may_go_on.set()
+
+    async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+        """Give a list as it is now, later."""
+        del deadline
+        self.read.append(operation)
+        found = list(self.streams if key == "streams" else self.consumers[operation.rpartition(".")[2]])
+        await self.may_go_on.wait()
+        for each in found:
+            yield each
+
+
+def stream(name: str, owner: str = "ann", consumers: int = 0, size: int = 0, **config: Any) -> JsonObject:
+    """Describe a stream as the broker does."""
+    config = {"name": name, "storage": "file", "metadata": {OWNER: owner} if owner else {}, **config}
+    return {"config": config, "state": {"bytes": size, "consumer_count": consumers}}
+
+
+def consumer(name: str, owner: str = "ann") -> JsonObject:
+    """Describe a consumer as the broker does."""
+    return {"name": name, "config": {"durable_name": name, "metadata": {OWNER: owner}}}
+
+
+@pytest.fixture
+async def lists() -> Lists:
+    """Give a broker that has nothing."""
+    return Lists()
+
+
+@pytest.fixture
+async def view(lists: Lists) -> View:
+    """Look at it."""
+    return View(lists)  # type: ignore[arg-type] # what it needs of JetStream
+
+
+def soon() -> float:
+    """Return a deadline that is not reached."""
+    return asyncio.get_running_loop().time() + 10
+
+
+def growing(view: View, key: tuple[str, str], owner: str = "ann", **amounts: int) -> dict[str, int]:
+    """Say what somebody would have with something more."""
+    return view.growing(key, Held(owner, amounts), ALL)
+
+
+async def test_what_lists_have(view: View, lists: Lists) -> None:
+    """Everything counts for its owner; what has none for nobody."""
+    lists.streams = [
+        stream("A", max_bytes=100, num_replicas=3),
+        stream("B", storage="memory", size=7, num_replicas=2),
+        stream("C", storage="memory", size=7, max_bytes=50),
+        stream("KV_s"),
+        stream("D", owner="bob"),
+        stream("E", owner=""),
+    ]
+    await view.refresh(STREAM, soon())
+    assert growing(view, STREAM, streams=1, reserved_bytes=1, memory_bytes=1) == {
+        "streams": 4,
+        "reserved_bytes": 301,
+        "memory_bytes": 65,
+    }
+    assert growing(view, STREAM, owner="bob", streams=1) == {"streams": 2}
+    assert view.held["KV_s", ""] == Held("ann", {"stores": 1})
+
+
+async def test_what_is_there_already(view: View, lists: Lists) -> None:
+    """Only what grows is told, and by how much."""
+    lists.streams = [stream("S", max_bytes=100)]
+    await view.refresh(STREAM, soon())
+    assert growing(view, STREAM, streams=1, reserved_bytes=150) == {"reserved_bytes": 150}
+    assert growing(view, STREAM, streams=1, reserved_bytes=100) == {}
+    assert growing(view, STREAM, owner="bob", streams=1) == {"streams": 1}
+
+
+async def test_lists_are_read_once_in_a_while(view: View, lists: Lists) -> None:
+    """However many want to know, also at the same time."""
+    await asyncio.gather(*(view.refresh(STREAM, soon()) for _ in range(50)))
+    await asyncio.gather(*(view.refresh(STREAM, soon(), "ann") for _ in range(50)))
+    assert lists.read == ["STREAM.LIST"]
+
+
+async def test_what_is_made_while_a_list_is_read(view: View, lists: Lists) -> None:
+    """The list does not have it yet, or not as it is now: it counts as this server knows it."""
+    lists.streams = [stream("old"), stream("changed", max_bytes=5)]
+    lists.may_go_on.clear()
+    reading = asyncio.create_task(view.refresh(STREAM, soon()))
+    await asyncio.sleep(0)
+    view.begin(STREAM, Held("ann", ONE_STREAM))
+    view.note(("noted", ""), Held("ann", ONE_STREAM))
+    view.note(("changed", ""), Held("ann", {"streams": 1, "reserved_bytes": 500}))
+    lists.may_go_on.set()
+    await reading
+    assert growing(view, ("more", ""), streams=1, reserved_bytes=1) == {"streams": 5, "reserved_bytes": 501}
+    view.note(STREAM, None)
+    assert growing(view, STREAM, streams=1) == {"streams": 4}
+
+
+async def test_consumers_of_other_streams(view: View, lists: Lists) -> None:
+    """All lists are read beside, but those of streams that have none, and of NATS's and Windshift's own."""
+    lists.streams = [
+        stream("S", consumers=1),
+        stream("T", consumers=2),
+        stream("U"),
+        stream("WS_X", consumers=9),
+        stream("KV_X", consumers=9),
+    ]
+    lists.consumers = {"S": [consumer("a")], "T": [consumer("b"), consumer("c", "bob")]}
+    await view.refresh(CONSUMER, soon())
+    assert sorted(lists.read) == ["CONSUMER.LIST.S", "CONSUMER.LIST.T", "STREAM.LIST"]
+    assert growing(view, CONSUMER, consumers=1) == {"consumers": 3}
+    assert growing(view, CONSUMER, owner="bob", consumers=1) == {"consumers": 2}
+
+
+async def test_a_stream_that_is_gone(view: View, lists: Lists) -> None:
+    """Its consumers are gone with it."""
+    lists.streams = [stream("T", consumers=1)]
+    lists.consumers = {"S": [], "T": [consumer("a")]}
+    await view.refresh(CONSUMER, soon())
+    assert growing(view, CONSUMER, consumers=1) == {"consumers": 2}
+    lists.streams = []
+    await view._read("")
+    assert growing(view, CONSUMER, consumers=1) == {"consumers": 1}
+    assert view.held == {}
+    assert view._keys == {}
+
+
+async def test_a_list_that_cannot_be_read(view: View, lists: Lists) -> None:
+    """Who needs it is told so; the lists of others are done without for a while."""
+
+    async def failing(operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+        if operation == "STREAM.LIST":
+            raise Unavailable
+        async for each in Lists.listed(lists, operation, key, deadline):
+            yield each
+
+    lists.listed = failing  # type: ignore[method-assign]
+    lists.consumers = {"S": [consumer("a")]}
+    with pytest.raises(Unavailable):
+        await view.refresh(STREAM, soon())
+    await view.refresh(CONSUMER, soon())
+    assert growing(view, CONSUMER, consumers=1) == {"consumers": 2}
+
+
+async def test_a_list_that_takes_too_long(view: View, lists: Lists) -> None:
+    """Nobody waits beyond his deadline."""
+    lists.may_go_on.clear()
+    with pytest.raises(BrokerUnavailable):
+        await view.refresh(STREAM, asyncio.get_running_loop().time() + 0.01)
