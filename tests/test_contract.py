@@ -179,6 +179,7 @@ EXTENSIONS_START_AT = 100
 
 EXTENSIONS = {
     "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
+    "PublishEventResponse": "duplicate 100 bool",
     "EventsRequest.Reject": """
         reason 100 string
         error_type 101 string

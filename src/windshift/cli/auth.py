@@ -106,6 +106,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
     Verbs:
       publish SUBJECT
       manage-stream STREAM
+      view-stream STREAM
       bind SUBJECT                        have a stream take it
       copy STREAM SUBJECT                 have a stream copy it from STREAM
       consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one
@@ -292,6 +293,9 @@ def _show_all(policy: Policy) -> None:
         click.echo()
     for issuer in policy.issuers.values():
         _show(_issuer(issuer))
+        click.echo()
+    if policy.shared_keys:
+        _show([("shared_keys", " ".join(entry.pattern for entry in policy.shared_keys))])
         click.echo()
     _show_roles(policy, list(policy.roles))
     counts = (len(policy.principals), len(policy.issuers), len(policy.roles))

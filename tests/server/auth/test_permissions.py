@@ -25,6 +25,7 @@ from windshift.server.auth.actions import (
     ReadKey,
     ReplayDeadLetters,
     UseConsumer,
+    ViewStream,
     WriteKey,
 )
 from windshift.server.auth.permissions import LISTS, NEEDS, Entry, Permissions, Role
@@ -315,3 +316,19 @@ def test_nothing_of_the_caller_is_in_the_rule() -> None:
     """The texts have what the file says, never what the caller sent."""
     for action in (Publish("se\ncret"), Consume("ORDERS", "secret", "secret"), ReadKey("cfg", "secret")):
         assert "cret" not in may(WRITER).decide(action).rule
+
+
+def test_who_may_see_a_stream() -> None:
+    """Whoever manages or consumes it sees it, too, and a deny of that holds, whatever else is allowed."""
+    for key in ("streams.view", "streams.manage", "streams.consume"):
+        found = may(role("r", {key: ["ORDERS"]})).decide(ViewStream("ORDERS"))
+        assert found == (True, f'role r, {key} "ORDERS" (line 1)')
+        assert not may(role("r", {key: ["ORDERS"]})).decide(ViewStream("AUDIT")).allowed
+        denied = may(role("r", {key: ["ORDERS"]}, {"streams.view": ["O*"]})).decide(ViewStream("ORDERS"))
+        assert denied == (False, 'role r, deny.streams.view "O*" (line 101)')
+    other = may(role("r", {"streams.subjects": [">"], "streams.bind": [">"]}))
+    assert not other.decide(ViewStream("ORDERS")).allowed
+    half = may(
+        role("r", {"streams.manage": ["*"], "streams.consume": ["*"]}, {"streams.consume": ["ORDERS"]})
+    )
+    assert half.decide(ViewStream("ORDERS")).allowed

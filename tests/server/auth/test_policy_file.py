@@ -32,13 +32,15 @@ principals = [
 ]
 [role.order-writer]
 publish = ["orders.>"]
-streams = {{ manage = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
+streams = {{ manage = ["ORDERS"], view = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
 consumers = {{ use = ["billing-*"], delete = ["billing-*"] }}
 stores = {{ manage = ["cfg"], read = ["cfg"], write = ["cfg"], keys = ["billing.>"] }}
 dead_letters = {{ read = ["ORDERS"], replay = ["ORDERS"], purge = ["ORDERS"], consumers = ["billing-*"] }}
 deny.publish = ["orders.internal.>"]
 deny.streams.subjects = ["orders.internal.>"]
 [role.nothing]
+[publishing]
+shared_keys = ["orders.imported.>"]
 """
 LONG_FORM = f"""\
 [[issuers]]
@@ -139,6 +141,11 @@ token_sha256 = "{B}"
     assert two.quotas == Quotas(streams=1, stores=2, consumers=3, reserved_bytes=2 << 20)
 
 
+def _lists(group: str) -> str:
+    """Name the lists of a table in a role."""
+    return ", ".join(key.partition(".")[2] for key in LISTS if key.startswith(f"{group}."))
+
+
 def test_the_whole_file() -> None:
     """Everything that the file says is in the policy."""
     policy = parse_policy(WHOLE)
@@ -155,6 +162,8 @@ def test_the_whole_file() -> None:
     writer, nothing = ci.permissions.roles
     assert (writer.name, nothing.name, nothing.allow, nothing.deny) == ("order-writer", "nothing", {}, {})
     assert set(writer.allow) == set(LISTS)
+    assert [entry.pattern for entry in policy.shared_keys] == ["orders.imported.>"]
+    assert (billing.key_scope("orders.imported.x"), billing.key_scope("orders.x")) == ("", "billing")
     assert set(writer.deny) == {"publish", "streams.subjects"}
 
 
@@ -216,7 +225,7 @@ def test_nobody() -> None:
         ("#" + "é" * (LARGEST // 2), "line 1: the file is larger than 1048576 bytes"),
         (
             "roles = 1",
-            'line 1: unknown key "roles" (did you mean "role"?); known are issuers, principals, quotas, role',
+            'line 1: unknown key "roles" (did you mean "role"?); known are issuers, principals, publishing, quotas, role',
         ),
         ("principals = {}", "line 1: principals: must be an array of tables, not a table"),
         ("principals = [1]", "line 1: principals: must be a table, not an integer"),
@@ -470,8 +479,8 @@ def test_names_in_certificates(name: str, fine: bool) -> None:
         ('streams.manage = [""]', 'streams.manage: "": must be a name of A-Z a-z 0-9 _ -, the beginning of one and *, or * alone'),
         ('streams.manage = [">"]', 'streams.manage: ">": must be a name of A-Z a-z 0-9 _ -, the beginning of one and *, or * alone'),
         (f'streams.manage = ["{"x" * 256}"]', f'streams.manage: "{"x" * 80}…": must be at most 255 characters long'),
-        ('consumers = ["a"]', "consumers: must be a table with use, delete, not an array"),
-        ("streams = 1", "streams: must be a table with manage, bind, consume, subjects, not an integer"),
+        ('consumers = ["a"]', f"consumers: must be a table with {_lists('consumers')}, not an array"),
+        ("streams = 1", f"streams: must be a table with {_lists('streams')}, not an integer"),
         ('streams.consume = ["A"]', "streams.consume: allows nothing without streams.subjects; name them too"),
         ('consumers.use = ["A"]', "consumers.use: allows nothing without streams.consume; name them too"),
         ('consumers.delete = ["A"]', "consumers.delete: allows nothing without streams.consume; name them too"),

@@ -183,6 +183,14 @@ def test_control_headers_are_left_out() -> None:
     assert written(kept).other_headers == {"App": "1"}
 
 
+def test_keys_of_principals() -> None:
+    """The key is kept as the broker has it, and told as the publisher gave it."""
+    block = b"NATS/1.0\r\nNats-Msg-Id: ws:billing:order 17\r\n\r\n"
+    kept = copy_event(StoredMessage("a", 1, h.split(block), b"", WRITTEN))
+    assert (h.MESSAGE_ID, b"ws:billing:order 17") in kept.headers
+    assert written(kept).idempotency_key == "order 17"
+
+
 def test_headers_that_cannot_stand_as_they_are() -> None:
     """Repeated names, bytes that are no text and names of ours survive, shown as well as can be."""
     kept = written(

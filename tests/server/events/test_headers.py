@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from windshift.nats import headers as h
 from windshift.nats.times import Time
+from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.policy import Principal
 from windshift.server.domain.names import MAX_IDEMPOTENCY_KEY, MAX_TYPE_NAME
-from windshift.server.events.headers import _PLAIN, _read_lines, read
+from windshift.server.events.headers import _PLAIN, _read_lines, given_key, message_id, read
 from windshift.server.events.model import PublishRequest
 from windshift.server.events.publish import _headers
 from windshift.server.telemetry.propagation import TraceContext
@@ -41,6 +43,7 @@ requests = st.builds(
     st.one_of(st.just(""), texts),
     st.one_of(st.none(), st.integers(0, 2**63 - 1)),
     st.one_of(st.none(), traces),
+    st.one_of(st.none(), st.sampled_from(["ann", "b" * 64]).map(lambda name: Principal(name, Permissions()))),
 )
 
 
@@ -63,6 +66,9 @@ def block(*lines: tuple[bytes, bytes]) -> bytes:
 @example(request(time=Time(-1, 999_999_999)))
 @example(request(idempotency_key="k" * MAX_IDEMPOTENCY_KEY))
 @example(request(idempotency_key="k" + " " * (MAX_IDEMPOTENCY_KEY - 2) + "k", expected_last_id=0))
+@example(request(idempotency_key="k" * MAX_IDEMPOTENCY_KEY, caller=Principal("b" * 64, Permissions())))
+@example(request(idempotency_key="ws:ann:k"))
+@example(request(idempotency_key="ws:"))
 @example(request(type_url="x/" + "a" * 256))
 @example(request(type_url="x/" + "a" * 257))
 @example(request(type_url="x/" + "a" * MAX_TYPE_NAME))
@@ -98,6 +104,27 @@ def test_the_plain_form() -> None:
     found = read(written)
     assert found == ("acme.Placed", Time(1_795_532_049, 5), "order 17", PARENT, "a=1")
     assert type(found[1]) is Time
+
+
+scopes = st.sampled_from(["", "a", "b", "a-b"])
+keys = st.text(st.sampled_from("ws:ab-"), min_size=1, max_size=12)
+
+
+@given(scopes, keys, scopes, keys)
+@example("a", "k", "", "ws:a:k")
+@example("", "k", "", "ws::k")
+def test_ids_of_keys_in_scopes(scope: str, key: str, other_scope: str, other_key: str) -> None:
+    """No two keys of any scopes have the same id, and the key as it was given is in the id."""
+    same = message_id(scope=scope, key=key) == message_id(scope=other_scope, key=other_key)
+    assert same == ((scope, key) == (other_scope, other_key))
+    assert given_key(message_id(key, scope)) == key.encode()
+
+
+def test_a_key_in_a_scope() -> None:
+    """Other programs that share the stream see the principal's name before its key."""
+    written = _headers(request(idempotency_key="order 17", caller=Principal("billing", Permissions())))
+    assert b"\r\nNats-Msg-Id: ws:billing:order 17\r\n" in written
+    assert read(written)[2] == _read_lines(written)[2] == "order 17"
 
 
 # What others write

@@ -17,6 +17,9 @@ from tests.support.nats_server import NatsServer
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.writes import WriteOptions, Writes, _Found
 from windshift.nats.times import Time, parse_rfc3339
+from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     EventTooLarge,
@@ -146,6 +149,61 @@ async def test_repeat_of_a_conditional_publish(broker: Broker, unique: Unique) -
     with pytest.raises(WrongLastId):
         await publish(conditional._replace(idempotency_key="other"), in_seconds(5))
     assert await broker.messages(stream) == 2
+
+
+def principal(name: str, role: Role | None = None, *shared: str) -> Principal:
+    """Make a principal."""
+    patterns = SubjectPatterns()
+    for number, subject in enumerate(shared):
+        patterns.add(tokens(subject), number)
+    return Principal(
+        name, Permissions(name, [role or Role("none")]), shared_keys=patterns if shared else None
+    )
+
+
+async def test_keys_of_principals(broker: Broker, unique: Unique) -> None:
+    """Each has keys of its own, whatever the others use; the longest name and key fit."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    keyed = event(f"{stream}.a", idempotency_key="k" * 256)
+    callers = [principal(name) for name in ("ann", "ann-", "a" * 64)]
+    for number, caller in enumerate((*callers, None), 1):
+        for is_again in (False, True):
+            assert await publish(keyed._replace(caller=caller), in_seconds(5)) == (number, is_again)
+    assert await broker.messages(stream) == 4
+
+
+async def test_shared_keys(broker: Broker, unique: Unique) -> None:
+    """Where principals share keys, these are the broker's; ids are for those who see the stream."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    keyed = event(f"{stream}.a", idempotency_key="k")
+    seeing = Role("sees", {"streams.view": (Entry(stream, 1),)})
+    ann, bob = principal("ann", None, f"{stream}.a"), principal("bob", seeing, f"{stream}.>")
+    assert await publish(keyed._replace(caller=ann), in_seconds(5)) == (1, False)
+    assert await publish(keyed._replace(caller=bob), in_seconds(5)) == (1, True)
+    assert await publish(keyed, in_seconds(5)) == (1, True)
+    assert await publish(keyed._replace(caller=ann), in_seconds(5)) == (0, True)
+    other = keyed._replace(caller=ann, subject=f"{stream}.b")
+    assert await publish(other, in_seconds(5)) == (2, False)  # keys of these subjects are not shared
+    forged = keyed._replace(caller=ann, idempotency_key="ws:ann:k")
+    assert await publish(forged, in_seconds(5)) == (3, False)
+
+
+async def test_conditional_publishes_of_principals(broker: Broker, unique: Unique) -> None:
+    """A repeat is known by the principal's own key alone; the last id is for those who see the stream."""
+    stream, publish = await broker.stream(unique()), publisher(broker).publish
+    conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
+    ann = conditional._replace(caller=principal("ann"))
+    seeing = Role("sees", {"streams.consume": (Entry(stream, 1),)})
+    assert await publish(ann, in_seconds(5)) == (1, False)
+    assert await publish(ann, in_seconds(5)) == (1, True)
+    assert await publish(ann._replace(expected_last_id=10**12), in_seconds(5)) == (1, True)
+    for caller, actual in ((principal("bob"), None), (principal("eve", seeing), 1)):
+        for expected in (0, 10**12):
+            with pytest.raises(WrongLastId) as caught:
+                await publish(conditional._replace(caller=caller, expected_last_id=expected), in_seconds(5))
+            assert caught.value.actual == actual
+            assert caught.value.metadata.keys() == {"expected", *(["actual"] if actual else [])}
+    assert await broker.messages(stream) == 1
 
 
 async def test_one_of_many_conditional_publishes_wins(broker: Broker, unique: Unique) -> None:

@@ -16,6 +16,7 @@ from windshift.server.api.streams import read_consumer, read_stream, read_which_
 from windshift.server.auth.access import require
 from windshift.server.auth.actions import DeleteConsumer, UseConsumer
 from windshift.server.auth.authenticate import Identity
+from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
@@ -93,8 +94,12 @@ class EventsService:
         self, request: pb.PublishEventRequest, call: ServerCall
     ) -> pb.PublishEventResponse:
         """Store an event."""
-        receipt = await self._publisher.publish(_read_publish(request, self._extract(call)), answer_by(call))
-        return pb.PublishEventResponse(id=receipt.seq)
+        caller = call.state.principal if isinstance(call.state, Identity) else None
+        event = _read_publish(request, self._extract(call), caller)
+        seq, duplicate = await self._publisher.publish(event, answer_by(call))
+        if duplicate:
+            return pb.PublishEventResponse(id=seq, duplicate=True)
+        return pb.PublishEventResponse(id=seq)
 
     async def events(self, call: ServerCall) -> None:
         """Deliver events and take their acknowledgements."""
@@ -140,7 +145,9 @@ def _duration(value: timedelta) -> Duration:
     return duration
 
 
-def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -> PublishRequest:
+def _read_publish(
+    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None
+) -> PublishRequest:
     if not request.HasField("data"):
         raise InvalidField("data", "is missing; set the event's data")
     data = request.data
@@ -152,4 +159,5 @@ def _read_publish(request: pb.PublishEventRequest, trace: TraceContext | None) -
         request.idempotency_key,
         request.expected_last_id if request.HasField("expected_last_id") else None,
         trace,
+        caller,
     )

@@ -59,6 +59,15 @@ class ManageStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewStream(_Asked):
+    """See what a stream is and how much it holds, but no event of it."""
+
+    stream: str
+    verb = "view-stream"
+    _told_as = "view stream {stream}"
+
+
+@dataclass(frozen=True, slots=True)
 class Bind(_Asked):
     """Have a stream take the events of a subject."""
 
@@ -181,6 +190,7 @@ def _short(name: str | None) -> str:
 Action: TypeAlias = (
     Publish
     | ManageStream
+    | ViewStream
     | Bind
     | Copy
     | Consume

@@ -7,7 +7,7 @@ denies refuses whatever overlaps with it, on its own, whichever role of the prin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from types import MappingProxyType
@@ -36,6 +36,7 @@ LISTS: Final[Mapping[str, Kind]] = MappingProxyType(
     {
         "publish": Kind.SUBJECT,
         "streams.manage": Kind.NAME,
+        "streams.view": Kind.NAME,
         "streams.bind": Kind.SUBJECT,
         "streams.consume": Kind.NAME,
         "streams.subjects": Kind.SUBJECT,
@@ -57,6 +58,7 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
     {
         actions.Publish: {"subject": "publish"},
         actions.ManageStream: {"stream": "streams.manage"},
+        actions.ViewStream: {"stream": "streams.view"},
         actions.Bind: {"subject": "streams.bind"},
         actions.Copy: {"stream": "streams.consume", "subject": "streams.subjects"},
         actions.Consume: {
@@ -75,6 +77,12 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
     }
 )
 """For each action: its attributes, and the list in which each has to be found."""
+
+
+SUFFICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
+    {"streams.view": ("streams.manage", "streams.consume")}
+)
+"""Lists that allow what another one does, besides what they are for. Denies of that other one hold."""
 
 
 class Entry(NamedTuple):
@@ -132,7 +140,11 @@ class Permissions:
         known = self._allowed.get(action)
         if known is not None:
             return known
-        decision = self._decide(_wanted(action))
+        wanted = _wanted(action)
+        decision = self._decide(wanted)
+        if not decision.allowed and self._denied(wanted) is None:
+            others = map(self._decide, _sufficient(wanted))
+            decision = next((other for other in others if other.allowed), decision)
         if decision.allowed and len(action.resource) <= LONGEST_REMEMBERED:
             if len(self._allowed) >= REMEMBERED_DECISIONS:
                 self._allowed.clear()
@@ -267,6 +279,13 @@ def _rules(entries: Iterable[tuple[str, Entry, str]]) -> dict[str, _Rules]:
             lists[key] = _Rules(LISTS[key])
         lists[key].add(entry.pattern, rule)
     return lists
+
+
+def _sufficient(wanted: _Wanted) -> Iterator[_Wanted]:
+    """Yield what suffices in the place of something that is wanted."""
+    if len(wanted) == 1:
+        ((key, value),) = wanted
+        yield from ([(other, value)] for other in SUFFICES.get(key, ()))
 
 
 def _wanted(action: Action) -> _Wanted:

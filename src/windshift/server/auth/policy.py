@@ -7,7 +7,9 @@ from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from typing import Final
 
-from windshift.server.auth.permissions import Permissions, Role
+from windshift.server.auth.actions import ViewStream
+from windshift.server.auth.permissions import Entry, Permissions, Role
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 
 ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
     "RS256": ("RSA", None),
@@ -124,6 +126,7 @@ class Principal:
         max_streams: calls that stream which it may have open at once on this server; None = any number.
         max_rps: calls per second that it may begin on this server; None = any number.
         quotas: how much else it may have.
+        shared_keys: subjects of events whose idempotency keys all principals share; None = there are none.
     """
 
     name: str
@@ -134,6 +137,16 @@ class Principal:
     max_streams: int | None = None
     max_rps: float | None = None
     quotas: Quotas = field(default_factory=Quotas)
+    shared_keys: SubjectPatterns | None = None
+
+    def key_scope(self, subject: str) -> str:
+        """Say within whose keys that of an event counts: its own, by its name; empty = everybody's."""
+        shared = self.shared_keys
+        return self.name if shared is None or shared.covering(tokens(subject)) is None else ""
+
+    def sees(self, stream: str) -> bool:
+        """Tell whether it may see a stream."""
+        return self.permissions.decide(ViewStream(stream)).allowed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -146,6 +159,7 @@ class Policy:
         by_subject: principals by issuer's name and subject.
         by_certificate: principals by name in a certificate.
         roles: by name, those that nobody has included.
+        shared_keys: subjects of events whose idempotency keys all principals share.
     """
 
     principals: Mapping[str, Principal] = field(default_factory=dict)
@@ -153,3 +167,4 @@ class Policy:
     by_subject: Mapping[tuple[str, str], Principal] = field(default_factory=dict)
     by_certificate: Mapping[str, Principal] = field(default_factory=dict)
     roles: Mapping[str, Role] = field(default_factory=dict)
+    shared_keys: tuple[Entry, ...] = ()

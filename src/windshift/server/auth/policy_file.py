@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from ipaddress import ip_address
@@ -27,6 +27,7 @@ from windshift.server.auth.policy import (
     Quotas,
     StaticToken,
 )
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.auth.tokens import principal_of
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
@@ -85,10 +86,11 @@ def parse_policy(text: str) -> Policy:
     if len(text) > LARGEST or len(text.encode(errors="replace")) > LARGEST:
         raise PolicyError((f"line 1: the file is larger than {LARGEST} bytes",))
     document = read_document(text)
-    document.only("issuers", "principals", "quotas", "role")
+    document.only("issuers", "principals", "publishing", "quotas", "role")
     roles = _roles(document["role"].table())
     issuers = _issuers(document["issuers"])
-    reader = _Principals(roles, issuers, _quotas(document["quotas"]))
+    shared_keys = _shared_keys(document["publishing"].table())
+    reader = _Principals(roles, issuers, _quotas(document["quotas"]), _patterns(shared_keys))
     principals = [reader.read(*each) for each in _named_tables(document["principals"], *_PRINCIPAL_KEYS)]
     document.check()
     return Policy(
@@ -97,6 +99,7 @@ def parse_policy(text: str) -> Policy:
         by_subject={(jwt.issuer, jwt.sub): each for each in principals for jwt in each.jwt},
         by_certificate={name: each for each in principals for name in each.mtls},
         roles=roles,
+        shared_keys=shared_keys,
     )
 
 
@@ -270,6 +273,24 @@ def _quotas_of(
     return Quotas(**{**others, **of_roles, **own})
 
 
+# Publishing
+
+
+def _shared_keys(table: Value) -> tuple[Entry, ...]:
+    table.only("shared_keys")
+    return _entries(table["shared_keys"], Kind.SUBJECT)
+
+
+def _patterns(entries: Sequence[Entry]) -> SubjectPatterns | None:
+    """Return what is quick to search; None of nothing."""
+    if not entries:
+        return None
+    patterns = SubjectPatterns()
+    for number, entry in enumerate(entries):
+        patterns.add(tokens(entry.pattern), number)
+    return patterns
+
+
 # Issuers
 
 
@@ -363,6 +384,7 @@ class _Principals:
     roles: Mapping[str, Role]
     issuers: Mapping[str, Issuer]
     quotas: Mapping[str, int | None]
+    shared_keys: SubjectPatterns | None
     digests: dict[bytes, int] = field(default_factory=dict)
     subjects: dict[JwtSubject, int] = field(default_factory=dict)
     certificates: dict[str, int] = field(default_factory=dict)
@@ -380,6 +402,7 @@ class _Principals:
             max_streams=table["max_streams"].number(int, 1, inf, "a whole number of at least 1"),
             max_rps=table["max_rps"].number(float, nextafter(0, 1), nextafter(inf, 0), "a number above 0"),
             quotas=_quotas_of(_quotas(table["quotas"]), permissions.roles, self.quotas),
+            shared_keys=self.shared_keys,
         )
 
     def _roles(self, array: Value) -> Iterable[Role]:

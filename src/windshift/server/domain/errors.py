@@ -143,15 +143,20 @@ class UnboundSubject(WindshiftError):
 
 
 class WrongLastId(WindshiftError):
-    """The stream's last id is not the expected one; nothing was stored."""
+    """The stream's last id is not the expected one; nothing was stored. None is for who may not see it."""
 
     reason = "WRONG_LAST_ID"
 
-    def __init__(self, expected: int, actual: int) -> None:
-        super().__init__(
-            f"the stream's last id is {actual}, not {expected}; read what was added and try again",
-            {"expected": str(expected), "actual": str(actual)},
-        )
+    def __init__(self, expected: int, actual: int | None) -> None:
+        told = {"expected": str(expected)}
+        if actual is None:
+            message = (
+                f"the stream's last id is not {expected}; you may not see the stream, and so not its last id"
+            )
+        else:
+            told["actual"] = str(actual)
+            message = f"the stream's last id is {actual}, not {expected}; read what was added and try again"
+        super().__init__(message, told)
         self.expected = expected
         self.actual = actual
 

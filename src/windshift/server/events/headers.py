@@ -38,6 +38,30 @@ def second(seconds: int) -> bytes:
     return datetime.fromtimestamp(seconds, UTC).isoformat().removesuffix("+00:00").encode()
 
 
+_SCOPE: Final = "ws:"
+
+
+def message_id(key: str, scope: str) -> bytes:
+    """Return the id by which the broker finds duplicates, of a key that one principal gave an event.
+
+    Principals that do not share keys have a scope each, their name. Without one the id is the key, but for
+    a key that looks like one with a scope: nobody makes the id of somebody else.
+    """
+    if scope or key.startswith(_SCOPE):
+        return f"{_SCOPE}{scope}:{key}".encode()
+    return key.encode()
+
+
+_SCOPED: Final = rb"ws:[A-Za-z0-9_-]{0,64}:"
+_IN_SCOPE: Final = re.compile(rb"(?s:" + _SCOPED + rb"(.+))")
+
+
+def given_key(message_id: bytes) -> bytes:
+    """Return the key as it was given, of a message's id."""
+    scoped = _IN_SCOPE.fullmatch(message_id)
+    return message_id if scoped is None else scoped[1]
+
+
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
@@ -49,7 +73,7 @@ _PLAIN: Final = re.compile(
     rb"NATS/1\.0\r\n"
     rb"WS-Data-Type: ([!-~]{1,256})\r\n"
     rb"WS-Published-Time: ([0-9T:-]{19})\.([0-9]{9})Z\r\n"
-    rb"(?:Nats-Msg-Id: ([!-~](?:[ -~]*[!-~])?)\r\n)?"
+    rb"(?:Nats-Msg-Id: (?:" + _SCOPED + rb")?([!-~](?:[ -~]*[!-~])?)\r\n)?"
     rb"(?:WS-Trace-Parent: ([!-~]+)\r\n)?"
     rb"(?:WS-Trace-State: ([!-~](?:[ -~]*[!-~])?)\r\n)?"
     rb"\r\n"
@@ -83,7 +107,10 @@ def _text(data_type: bytes) -> str:
 
 
 def _read_lines(block: bytes) -> EventHeaders:
-    told = {name: value.decode(errors="replace") for name, value in reversed(h.split(block))}
+    told = {
+        name: (given_key(value) if name == h.MESSAGE_ID else value).decode(errors="replace")
+        for name, value in reversed(h.split(block))
+    }
     return (
         told.get(DATA_TYPE, ""),
         parse_rfc3339(told.get(PUBLISHED_TIME, "")),

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple, NewType
 
 from windshift.nats.times import Time
+from windshift.server.auth.policy import Principal
 from windshift.server.telemetry.propagation import TraceContext
 
 StreamSeq = NewType("StreamSeq", int)
@@ -35,11 +36,14 @@ class PublishRequest(NamedTuple):
     expected_last_id: int | None = None
     """The last id ever assigned in the stream; 0 says that nothing was ever stored."""
     trace: TraceContext | None = None
+    caller: Principal | None = None
+    """Who publishes; `None` where there are no rules."""
 
 
 class PublishReceipt(NamedTuple):
     """The broker's word that an event is stored."""
 
     seq: StreamSeq
+    """0 when somebody else may have stored it, and the caller may not see the stream."""
     duplicate: bool = False
     """Whether an earlier publish with the same key had stored it already."""

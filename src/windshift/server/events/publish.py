@@ -24,7 +24,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
-from windshift.server.events.model import PublishReceipt, PublishRequest
+from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
 from windshift.server.events.spans import describe_ack, describe_publish
 from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.tracer import Span, Tracer
@@ -71,9 +71,9 @@ class Publisher:
             raise
         if ack.duplicate:
             counts.duplicates += 1
-        else:
-            counts.published += 1
-        return _new(PublishReceipt, (ack.sequence, ack.duplicate))
+            return PublishReceipt(_told_of_duplicate(request, ack), duplicate=True)
+        counts.published += 1
+        return _new(PublishReceipt, (ack.sequence, False))
 
     async def _record(self, span: Span, request: PublishRequest, deadline: float) -> PubAck:
         describe_publish(span, request)
@@ -149,7 +149,7 @@ class Publisher:
         """
         if request.idempotency_key:
             winner = await self._api.message(refusal.stream, {"seq": expected + 1}, write.deadline)
-            key = request.idempotency_key.encode()
+            key = _message_id(request)
             if winner is not None and h.find(winner.headers, h.MESSAGE_ID) == key:
                 return PubAck(refusal.stream, winner.sequence, duplicate=True)
             first = await self._recall(key, write)
@@ -161,7 +161,8 @@ class Publisher:
         if actual is None:
             actual = await self._last_sequence(refusal.stream, write.deadline)
         if actual != expected:
-            raise WrongLastId(expected, actual) from refusal
+            sees = request.caller is None or request.caller.sees(refusal.stream)
+            raise WrongLastId(expected, actual if sees else None) from refusal
         return None  # another write was under way when this one was refused, and came to nothing
 
     async def _recall(self, key: bytes, write: Write) -> PubAck | None:
@@ -192,7 +193,7 @@ def _headers(request: PublishRequest) -> bytes:
     block = b"%b%b.%09dZ\r\n" % (begin, headers.second(seconds), nanos)
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
-        block += h.line(h.MESSAGE_ID, request.idempotency_key.encode())
+        block += h.line(h.MESSAGE_ID, _message_id(request))
     if request.expected_last_id is not None:
         if request.expected_last_id > MAX_SEQUENCE:
             raise InvalidField("expected_last_id", f"must be at most {MAX_SEQUENCE}")
@@ -202,6 +203,20 @@ def _headers(request: PublishRequest) -> bytes:
         if request.trace.state:
             block += h.line(headers.TRACE_STATE, request.trace.state.encode())
     return block + h.END
+
+
+def _message_id(request: PublishRequest) -> bytes:
+    """Return the id by which the broker finds duplicates of an event with a key."""
+    caller = request.caller
+    scope = "" if caller is None else caller.key_scope(request.subject)
+    return headers.message_id(request.idempotency_key, scope)
+
+
+def _told_of_duplicate(request: PublishRequest, ack: PubAck) -> StreamSeq:
+    """Return the id of an event that was stored before. Another's is for those who see the stream."""
+    caller = request.caller
+    is_own = caller is None or caller.key_scope(request.subject) or caller.sees(ack.stream)
+    return StreamSeq(ack.sequence if is_own else 0)
 
 
 def _read_type(type_url: str) -> bytes:

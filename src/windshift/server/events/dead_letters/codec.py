@@ -251,7 +251,9 @@ def dead_letter(entry: Entry, event: EventCopy, *, with_data: bool) -> DeadLette
     others: dict[str, str] = {}
     for name, value in event.headers:
         key, text = name.decode("utf-8", "replace"), value.decode("utf-8", "replace")
-        if name in _OF_EVENTS or name == h.MESSAGE_ID:
+        if name == h.MESSAGE_ID:
+            known[name] = headers.given_key(value).decode("utf-8", "replace")
+        elif name in _OF_EVENTS:
             known[name] = text
         else:
             others[key] = f"{others[key]}, {text}" if key in others else text

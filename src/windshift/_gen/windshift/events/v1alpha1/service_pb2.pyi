@@ -197,10 +197,12 @@ class PublishEventRequest(_message.Message):
     def __init__(self, subject: _Optional[str] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., timestamp: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., idempotency_key: _Optional[str] = ..., expected_last_id: _Optional[int] = ...) -> None: ...
 
 class PublishEventResponse(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "duplicate")
     ID_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATE_FIELD_NUMBER: _ClassVar[int]
     id: int
-    def __init__(self, id: _Optional[int] = ...) -> None: ...
+    duplicate: bool
+    def __init__(self, id: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ("subscribe", "ack", "reject", "ping")
