@@ -68,7 +68,7 @@ def test_documented_keys() -> None:
     assert {row[0] for row in table("keys", "principals")} == set(policy_file._PRINCIPAL_KEYS)
     assert {row[0] for row in table("keys", "issuers")} == set(policy_file._ISSUER_KEYS)
     assert {row[0]: row[2] for row in table("keys", "quotas")} == {
-        name: f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else str(limit)
+        name: "off" if limit is None else f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else str(limit)
         for name, limit in asdict(Quotas()).items()
     }
     kinds = {Kind.SUBJECT: "subjects", Kind.NAME: "names"}

@@ -90,7 +90,11 @@ VALUES: Final = {
     "publishes that wait for their turn": amount(WriteOptions().max_waiting),
     **{
         f"{quotas.PHRASES[name]} (`quotas.{name}`)": (
-            f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else amount(limit)
+            "no limit"
+            if limit is None
+            else f"{limit >> 30} GiB"
+            if name in QUOTAS_IN_BYTES
+            else amount(limit)
         )
         for name, limit in asdict(Quotas()).items()
     },

@@ -97,7 +97,7 @@ async def test_what_lists_have(view: View, lists: Lists) -> None:
         "memory_bytes": 65,
     }
     assert growing(view, STREAM, owner="bob", streams=1) == {"streams": 2}
-    assert view.held["KV_s", ""] == Held("ann", {"stores": 1})
+    assert view.held["KV_s", ""] == Held("ann", {"stores": 1, "stored_bytes": 1})
 
 
 async def test_what_is_there_already(view: View, lists: Lists) -> None:

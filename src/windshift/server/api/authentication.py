@@ -86,7 +86,7 @@ class AuthInterceptor:
 
         def publish(request: Any, call: ServerCall) -> Awaitable[Any]:
             identity = call.state
-            if isinstance(identity, Identity) and call.started > access.replaced_at:
+            if isinstance(identity, Identity) and call.started > access.replaced_at and access.full is None:
                 principal = identity.principal
                 if principal.max_rps is None and principal.permissions.publishes(request.subject):
                     return handler(request, call)
@@ -95,14 +95,21 @@ class AuthInterceptor:
         async def judged(request: Any, call: ServerCall) -> Any:
             identity = await self._identified(call)
             self._begin(call, identity)
-            if not identity.principal.permissions.publishes(request.subject):
-                self._require(call, identity, [Publish(request.subject)], request)
-            return await handler(request, call)
+            try:
+                if not identity.principal.permissions.publishes(request.subject):
+                    _require(call, identity, [Publish(request.subject)], request)
+                if access.full is not None:
+                    access.full.check(request.subject)
+                return await handler(request, call)
+            except _DENIALS as error:
+                self._deny(call, identity, error)
+                raise
 
         return publish
 
     def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
         handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
+        access, stores = self._access, policy.stores
         if policy.lasting:
             handler = self._lasting(handler, rule)
 
@@ -111,16 +118,14 @@ class AuthInterceptor:
             usage = self._begin(call, identity, weight)
             try:
                 await self._require_in_turns(call, identity, actions(rule, request), request)
-                return await deciding(request, call, identity)
-            finally:
-                usage.end_work(weight)
-
-        async def deciding(request: Any, call: ServerCall, identity: Identity) -> Any:
-            try:
+                if stores and access.full is not None:
+                    access.full.check(f"$KV.{request.store}.{request.key}")
                 return await handler(request, call)
-            except (PermissionDenied, QuotaExceeded) as error:  # what it looked up says more than the request
+            except (PermissionDenied, QuotaExceeded) as error:  # the handler's as well: it knows more
                 self._deny(call, identity, error)
                 raise
+            finally:
+                usage.end_work(weight)
 
         return guarded
 
@@ -146,15 +151,7 @@ class AuthInterceptor:
             usage = self._begin(call, identity, weight)
             try:
                 asked = actions(rule, arguments[0])
-                self._require(call, identity, asked, arguments[0])
-                return await admitted(call, identity, usage, asked, arguments)
-            finally:
-                usage.end_work(weight)
-
-        async def admitted(
-            call: ServerCall, identity: Identity, usage: Usage, asked: list[Action], arguments: Any
-        ) -> Any:
-            try:
+                _require(call, identity, asked, arguments[0])
                 with self._access.admitted(identity, partial(_identify, call), usage) as admission:
                     call.state = admission
                     self._follow(call, admission, asked)
@@ -162,6 +159,8 @@ class AuthInterceptor:
             except _DENIALS as error:
                 self._deny(call, identity, error)
                 raise
+            finally:
+                usage.end_work(weight)
 
         return guarded
 
@@ -196,34 +195,19 @@ class AuthInterceptor:
             raise
         return usage
 
-    def _require(self, call: ServerCall, identity: Identity, asked: list[Action], request: Any) -> None:
-        """See whether the caller may do all that is asked for.
-
-        If not, what is malformed is refused as that, since nothing covers it.
-        """
-        try:
-            for action in asked:
-                require(identity, action)
-        except PermissionDenied as error:
-            check = policy_of(call.method).check
-            if check is not None:
-                check(request)
-            self._deny(call, identity, error)
-            raise
-
     async def _require_in_turns(
         self, call: ServerCall, identity: Identity, asked: list[Action], request: Any
     ) -> None:
         """Do what `_require` does, and let other calls run in between: thousands of things take seconds."""
         done, rules = 0, self._access.authenticator
         while len(asked) - done > _AT_ONCE:
-            self._require(call, identity, asked[done : done + _AT_ONCE], request)
+            _require(call, identity, asked[done : done + _AT_ONCE], request)
             done += _AT_ONCE
             await asyncio.sleep(0)
             if rules is not self._access.authenticator:  # they were replaced: all of it begins anew
                 done, rules = 0, self._access.authenticator
                 identity = await self._identified(call)
-        self._require(call, identity, asked[done:], request)
+        _require(call, identity, asked[done:], request)
 
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
@@ -246,6 +230,21 @@ class AuthInterceptor:
             if isinstance(error, _DENIALS):
                 self._deny(call, identity, error)
             call.abort(error)
+
+
+def _require(call: ServerCall, identity: Identity, asked: list[Action], request: Any) -> None:
+    """Raise `PermissionDenied` unless the caller may do all that is asked for.
+
+    What is malformed is refused as that, since nothing covers it.
+    """
+    try:
+        for action in asked:
+            require(identity, action)
+    except PermissionDenied:
+        check = policy_of(call.method).check
+        if check is not None:
+            check(request)
+        raise
 
 
 def _nothing(_: object) -> Iterator[Action]:

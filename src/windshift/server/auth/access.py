@@ -17,7 +17,7 @@ from typing import Any, Final, TypeAlias
 from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import Usage
+from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.errors import PermissionDenied, Unauthenticated, WindshiftError
@@ -111,6 +111,7 @@ class ActivePolicy:
     Attributes:
         authenticator: the rules.
         replaced_at: loop time at which they were put in force.
+        full: streams that take nothing more; None when there are none.
 
     Args:
         authenticator: the rules.
@@ -120,6 +121,7 @@ class ActivePolicy:
     def __init__(self, authenticator: Authenticator, clock: Callable[[], float] = time.time) -> None:
         self.authenticator = authenticator
         self.replaced_at = -inf
+        self.full: FullStreams | None = None
         self._clock = clock
         self._usage: dict[str, Usage] = {}
         self._open: set[AuthorizedStream] = set()

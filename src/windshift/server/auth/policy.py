@@ -88,6 +88,7 @@ class Quotas:
         ephemeral_consumers: consumers that have none.
         reserved_bytes: what the broker sets aside on disk for its streams: their `max_bytes`.
         memory_bytes: what its streams in memory may hold: their `max_bytes`, and without one what they hold.
+        stored_bytes: what its streams on disk and its stores hold.
         sources: sources of one stream.
         replicas: replicas of one stream.
         calls: the weight of the calls that are under way at once on one server.
@@ -100,6 +101,7 @@ class Quotas:
     ephemeral_consumers: int | None = 250
     reserved_bytes: int | None = 10 * _GIB
     memory_bytes: int | None = _GIB
+    stored_bytes: int | None = None
     sources: int | None = 64
     replicas: int | None = 5
     calls: int | None = 512
@@ -108,7 +110,7 @@ class Quotas:
 QUOTAS: Final = tuple(each.name for each in fields(Quotas))
 """The keys of `quotas` in the authorization file."""
 
-QUOTAS_IN_BYTES: Final = frozenset({"reserved_bytes", "memory_bytes"})
+QUOTAS_IN_BYTES: Final = frozenset({"reserved_bytes", "memory_bytes", "stored_bytes"})
 """Those that are counted in bytes."""
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from windshift.server.auth.policy import Principal
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import QuotaExceeded
 
 MAX_STREAMS: Final = "max_streams"
@@ -19,6 +20,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "ephemeral_consumers": "ephemeral consumers",
     "reserved_bytes": "bytes set aside on disk for its streams",
     "memory_bytes": "bytes of its streams in memory",
+    "stored_bytes": "bytes stored on disk",
     "sources": "sources of one stream",
     "replicas": "replicas of one stream",
     "calls": "calls at once, by weight",
@@ -51,6 +53,26 @@ def exceeded(principal: str, quota: str, limit: float, used: int | None = None) 
         "raised in the rules"
     )
     return QuotaExceeded(quota, limit, message, used)
+
+
+class FullStreams:
+    """Streams that take nothing more, because their owners have as many bytes as they may have."""
+
+    def __init__(self) -> None:
+        self._patterns = SubjectPatterns()
+        self._reasons: list[tuple[str, str, int, int]] = []
+
+    def add(self, subjects: Iterable[str], owner: str, quota: str, limit: int, used: int) -> None:
+        """Add the subjects of a stream."""
+        for subject in subjects:
+            self._patterns.add(tokens(subject), len(self._reasons))
+        self._reasons.append((owner, quota, limit, used))
+
+    def check(self, subject: str) -> None:
+        """Raise `QuotaExceeded` when one of them would take this subject."""
+        number = self._patterns.covering(tokens(subject))
+        if number is not None:
+            raise exceeded(*self._reasons[number])
 
 
 class Usage:

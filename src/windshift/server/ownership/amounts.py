@@ -18,12 +18,16 @@ Key: TypeAlias = tuple[str, str]
 Amounts: TypeAlias = Mapping[str, int]
 """How much of each quota something takes."""
 
+GROWING: Final = ("memory_bytes", "stored_bytes")
+"""Quotas of which something takes more and more when nobody changes it."""
+
 
 class Held(NamedTuple):
-    """Something that somebody has."""
+    """Something that somebody has. A stream has its subjects with it."""
 
     owner: str
     amounts: Amounts
+    subjects: tuple[str, ...] = ()
 
 
 def owner_of(config: Mapping[str, Any]) -> str:
@@ -36,14 +40,15 @@ def owned(config: JsonObject, owner: str) -> JsonObject:
     return config | {"metadata": (config.get("metadata") or {}) | {OWNER: owner}}
 
 
-def of_stream(config: Mapping[str, Any], stored: int = 0) -> Amounts:
-    """Say what a stream takes that stores so many bytes on each replica."""
+def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
+    """Say what a stream takes that stores so many bytes, those of all replicas. An empty one stores one."""
+    stored = stored or 1
     if config["name"].startswith(BUCKET):
-        return {"stores": 1}
-    most, copies = max(0, config.get("max_bytes") or 0), replicas(config)
+        return {"stores": 1, "stored_bytes": stored}
+    most = max(0, config.get("max_bytes") or 0) * replicas(config)
     if config.get("storage") == "memory":
-        return {"streams": 1, "memory_streams": 1, "memory_bytes": (most or stored or 1) * copies}
-    return {"streams": 1, "reserved_bytes": most * copies}
+        return {"streams": 1, "memory_streams": 1, "memory_bytes": most or stored}
+    return {"streams": 1, "reserved_bytes": most, "stored_bytes": stored}
 
 
 def of_consumer(config: Mapping[str, Any]) -> Amounts:

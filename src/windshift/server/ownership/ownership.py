@@ -11,16 +11,21 @@ between two of its looks: within a second when little is left, within `_KEPT` se
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-from windshift.nats import JetStreamError
+from windshift.nats import JetStreamError, NatsError
 from windshift.nats.jetstream.api import JetStream, JsonObject
-from windshift.server.auth.policy import Principal, Quotas
-from windshift.server.auth.quotas import exceeded
+from windshift.server.auth.access import ActivePolicy
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.quotas import FullStreams, exceeded
+from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.ownership.amounts import (
     BUCKET,
+    GROWING,
     OWNER,
     Held,
     Key,
@@ -33,6 +38,12 @@ from windshift.server.ownership.amounts import (
 )
 from windshift.server.ownership.view import View
 
+log = logging.getLogger(__name__)
+
+_INTERVAL: Final = 5.0
+"""Seconds between two looks for streams that are full, where there may be any."""
+_IDLE_INTERVAL: Final = 60.0
+"""The same where there are none that could be."""
 _NEAR: Final = 0.9
 """Little is left when more than this share of a quota is used, or"""
 _FEW: Final = 10
@@ -44,12 +55,13 @@ class Ownership:
 
     Args:
         api: asks the broker.
-        quotas_of: says how much a principal may have; None when the rules know nobody of that name.
+        access: the rules, which are told of streams that are full.
     """
 
-    def __init__(self, api: JetStream, quotas_of: Callable[[str], Quotas | None]) -> None:
-        self._quotas_of = quotas_of
+    def __init__(self, api: JetStream, access: ActivePolicy) -> None:
+        self._access = access
         self._view = View(api)
+        self._view.on_streams = self._find_full
 
     @asynccontextmanager
     async def stream(
@@ -64,14 +76,15 @@ class Ownership:
         _require_few(caller, "sources", sources(stored), sources(wanted))
         _require_few(caller, "replicas", replicas(stored), replicas(wanted))
         key, owner = (wanted["name"], ""), owner_of(stored or {})
-        before, amounts = of_stream(stored) if stored else {}, of_stream(wanted)
+        size = self._view.stored(key)
+        before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
         if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
             yield wanted
-            self._view.shrunk(key, Held(owner, amounts))
+            self._view.shrunk(key, Held(owner, amounts, tuple(wanted.get("subjects") or ())))
             return
-        if self._quotas_of(owner) is None:
+        if self._access.quotas_of(owner) is None:
             owner, wanted = caller.name, owned(wanted, caller.name)
-        async with self._room(key, Held(owner, amounts), deadline):
+        async with self._room(key, Held(owner, amounts, tuple(wanted.get("subjects") or ())), deadline):
             yield wanted
 
     @asynccontextmanager
@@ -85,12 +98,62 @@ class Ownership:
     @asynccontextmanager
     async def store(self, caller: Principal, store: str, deadline: float) -> AsyncIterator[dict[str, str]]:
         """Yield the metadata of a store; the block makes it. Raise as `stream`."""
-        async with self._room((BUCKET + store, ""), Held(caller.name, {"stores": 1}), deadline):
+        held = Held(caller.name, of_stream({"name": BUCKET + store}), (f"$KV.{store}.>",))
+        async with self._room((BUCKET + store, ""), held, deadline):
             yield {OWNER: caller.name}
 
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Count a consumer no more."""
         self._view.gone((stream, consumer))
+
+    # -- What grows by itself ----------------------------------------------------------------------------
+
+    async def watch(self) -> None:
+        """See from time to time which streams are full, until cancelled."""
+        now = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(_INTERVAL)
+            if self._may_fill() or now() - self._view.streams_read_at > _IDLE_INTERVAL:
+                await self._look(now() + _IDLE_INTERVAL)
+
+    async def _look(self, deadline: float) -> None:
+        try:
+            await self._view.refresh(("", ""), deadline, "")
+        except (NatsError, BrokerUnavailable) as error:
+            log.debug("the streams at the broker cannot be listed: %s", type(error).__name__)
+        except Exception:
+            log.exception("the streams at the broker cannot be counted")
+
+    def _may_fill(self) -> bool:
+        return any(self._view.total(owner, quota) for owner, quota, _ in self._growing_limits())
+
+    def _growing_limits(self) -> Iterator[tuple[str, str, int]]:
+        """Give the owners whose bytes are limited, and how."""
+        for owner in self._view.owners:
+            quotas = self._access.quotas_of(owner)
+            for quota in GROWING:
+                limit = getattr(quotas, quota, None)
+                if limit is not None:
+                    yield owner, quota, limit
+
+    def _find_full(self) -> None:
+        """Tell which streams may take nothing more: those that make somebody's bytes too many."""
+        full = [
+            (owner, quota, limit, used)
+            for owner, quota, limit in self._growing_limits()
+            if (used := self._view.total(owner, quota)) > limit
+        ]
+        if not full:
+            self._access.full = None
+            return
+        streams = FullStreams()
+        for reason in full:
+            for held in self._view.held.values():
+                if held.owner == reason[0] and reason[1] in held.amounts:
+                    streams.add(held.subjects, *reason)
+        self._access.full = streams
+
+    # -- What is made ------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def _room(self, key: Key, held: Held, deadline: float) -> AsyncIterator[None]:
@@ -113,7 +176,7 @@ class Ownership:
         self._view.note(key, held)
 
     def _limits(self, held: Held) -> dict[str, int]:
-        quotas = self._quotas_of(held.owner)
+        quotas = self._access.quotas_of(held.owner)
         limits = {quota: getattr(quotas, quota, None) for quota in held.amounts}
         return {quota: limit for quota, limit in limits.items() if limit is not None}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping
 from math import inf
 from typing import Final
 
@@ -13,9 +13,9 @@ from windshift.nats import JetStreamError, NatsError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.errors import BrokerUnavailable
-from windshift.server.ownership.amounts import Held, Key, of_consumer, of_stream, owner_of
+from windshift.server.ownership.amounts import GROWING, Held, Key, of_consumer, of_stream, owner_of, replicas
 
-_log = logging.getLogger(__name__)
+log = logging.getLogger(__name__)
 
 _KEPT: Final = 10.0
 """Seconds for which a list is good when much is left."""
@@ -39,6 +39,7 @@ class View:
 
     Attributes:
         held: everything that has an owner.
+        on_streams: called when the list of streams was read.
     """
 
     def __init__(self, api: JetStream) -> None:
@@ -46,6 +47,7 @@ class View:
         self._loop = asyncio.get_running_loop()
         self._reading = asyncio.Lock()
         self.held: dict[Key, Held] = {}
+        self.on_streams: Callable[[], None] = _nothing
         self._totals: dict[str, Counter[str]] = {}
         self._keys: dict[str, set[Key]] = {}
         """What of all that is in which list."""
@@ -77,9 +79,23 @@ class View:
             self.note(key, None)
 
     def shrunk(self, key: Key, held: Held) -> None:
-        """Note that something takes less than before, if it was counted. What is stored stays."""
-        if key in self.held and "memory_bytes" not in held.amounts:
+        """Note that something takes less than before, if it was counted."""
+        if key in self.held:
             self.note(key, held)
+
+    def stored(self, key: Key) -> int:
+        """Return how many bytes a stream stores, all replicas together, as far as that is known."""
+        known = self.held.get(key)
+        return 0 if known is None else max((known.amounts.get(quota, 0) for quota in GROWING), default=0)
+
+    def total(self, owner: str, quota: str) -> int:
+        """Return how much somebody has."""
+        return self._totals[owner][quota] if owner in self._totals else 0
+
+    @property
+    def owners(self) -> tuple[str, ...]:
+        """All who have something, or had."""
+        return tuple(self._totals)
 
     def growing(self, key: Key, held: Held, quotas: Container[str]) -> dict[str, int]:
         """Return what its owner would have of each of these quotas of which something takes more than now."""
@@ -107,23 +123,23 @@ class View:
 
     # -- What the broker has -----------------------------------------------------------------------------
 
-    async def refresh(self, key: Key, deadline: float, owner: str = "") -> None:
+    async def refresh(self, key: Key, deadline: float, owner: str | None = None) -> None:
         """Read the lists anew that tell of such things, unless that was done a short while ago.
 
         With an owner, who has almost as much as it may, the lists that tell of its things, after a shorter
         while. Lists of consumers are many: those of other streams are read beside.
         """
-        kept = max(_KEPT_NEAR if owner else _KEPT, _EFFORT * self._took)
+        kept = max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * self._took)
         try:
             async with asyncio.timeout_at(deadline):
                 async with self._reading:
                     await self._refresh(key, owner, self._loop.time() - kept)
-                if key[1] and not owner:
+                if key[1] and owner is None:
                     await self._others()
         except TimeoutError:
             raise BrokerUnavailable from None
 
-    async def _refresh(self, key: Key, owner: str, since: float) -> None:
+    async def _refresh(self, key: Key, owner: str | None, since: float) -> None:
         """Read what was not read since a time."""
         began = self._loop.time()
         names = {key[0] if key[1] else _STREAMS}
@@ -151,7 +167,7 @@ class View:
                 if self._read_at.get(name, -inf) < began - _KEPT_NEAR:
                     await self._read(name)
         except NatsError as error:
-            _log.warning("the consumers at the broker cannot be counted: %s", error)
+            log.warning("the consumers at the broker cannot be counted: %s", error)
         finally:
             self._all_read_at = self._loop.time()
             self._took_all = self._all_read_at - began
@@ -161,13 +177,21 @@ class View:
         began = self._loop.time()
         found = await (self._streams(began) if name == _STREAMS else self._consumers(name, began))
         self._take(name, {key: held for key, held in found.items() if held.owner}, began)
+        if name == _STREAMS:
+            self.on_streams()
+
+    @property
+    def streams_read_at(self) -> float:
+        """Return the loop's time at which the list of streams began to be read the last time."""
+        return self._read_at.get(_STREAMS, -inf)
 
     async def _streams(self, began: float) -> dict[Key, Held]:
         found, with_consumers = {}, set()
         async for info in self._api.listed("STREAM.LIST", "streams", began + _READING):
             config, state = info["config"], info["state"]
             name = config["name"]
-            found[name, ""] = Held(owner_of(config), of_stream(config, state["bytes"]))
+            amounts = of_stream(config, state["bytes"] * replicas(config))
+            found[name, ""] = Held(owner_of(config), amounts, tuple(config.get("subjects") or ()))
             if state.get("consumer_count") and not name.startswith(_WITHOUT_OWNERS):
                 with_consumers.add(name)
         self._with_consumers = frozenset(with_consumers)
@@ -201,6 +225,10 @@ class View:
         for key, held in found.items():
             if key not in newer:
                 self._set(key, held)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def list_of(key: Key) -> str:

@@ -101,10 +101,9 @@ class App:
         tracer = telemetry.tracer
         self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
         """Who may do what; None = everybody everything."""
-        ownership = (
-            None if self.authorization is None else Ownership(nats.api, self.authorization.access.quotas_of)
-        )
-        domain = _Domain(config, nats, counts, stats, tracer, ownership)
+        access = None if self.authorization is None else self.authorization.access
+        self._ownership = None if access is None else Ownership(nats.api, access)
+        domain = _Domain(config, nats, counts, stats, tracer, self._ownership)
         self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
@@ -173,6 +172,8 @@ class App:
             yield self._tls.watched.watch()
         if self.authorization is not None:
             yield self.authorization.watch()
+        if self._ownership is not None:
+            yield self._ownership.watch()
         yield self._reload_on_demand()
 
     def reload(self) -> None:
