@@ -10,14 +10,14 @@ from collections.abc import Callable
 
 
 class Backoff:
-    """Delays that grow with every failure in a row.
+    """Delays that grow with each consecutive failure.
 
     Args:
         initial: seconds after the first failure.
         multiplier: growth from one failure to the next.
-        jitter: share by which each delay varies, up or down, so that clients do not come all at once.
+        jitter: share by which each delay varies, so that clients do not all reconnect at once.
         maximum: longest delay, in seconds, before jitter.
-        spread: returns a number from -1 to 1; random unless a test says otherwise.
+        spread: returns a number from -1 to 1; random except in tests.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Backoff:
         self._delay = initial
 
     def next(self) -> float:
-        """Return the seconds from the start of the attempt that just failed to the start of the next."""
+        """Return the seconds from the start of the failed attempt to the start of the next."""
         delay = min(self._delay, self._maximum)
         self._delay = min(delay * self._multiplier, self._maximum)
         return delay * (1.0 + self._jitter * self._spread())
 
     def reset(self) -> None:
-        """Begin anew: a connection stands."""
+        """Start over: a connection is up."""
         self._delay = self._initial

@@ -99,7 +99,7 @@ class Channel:
 
     @property
     def connections(self) -> int:
-        """Connections whose sockets are open, those included that take no more calls."""
+        """Open connections, including those that take no more calls."""
         return len(self._connections)
 
     # -- calls ---------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ class Channel:
         metadata: MetadataPairs = (),
         wait_for_ready: bool | None = None,
     ) -> Any:
-        """Send one message and return the one that answers it.
+        """Send one message and return the response.
 
-        Cancelling the task cancels the call. For the metadata of the response use ``stream``.
+        Cancelling the task cancels the call. Use ``stream`` to get the metadata of the response.
 
         Args:
             method: the path ``/package.Service/Method``, or the method's descriptor.
@@ -148,7 +148,7 @@ class Channel:
             response_type: class of the response; may be left out with a descriptor.
             timeout: seconds until the call ends with DEADLINE_EXCEEDED, here and at the server; None = never.
             metadata: pairs to send along.
-            wait_for_ready: wait while the server cannot be reached; None = as the channel's options say.
+            wait_for_ready: wait while the server is unreachable; None = as in the channel's options.
 
         Raises:
             RpcError: the call did not end with OK.
@@ -204,7 +204,7 @@ class Channel:
     ) -> ClientCall[Any]:
         """Start a call of any kind and return it; see ``unary`` for the arguments.
 
-        The call starts at once, connected or not; how it fails is seen when receiving.
+        The call starts at once, connected or not; failures appear when receiving.
         """
         known = self._methods.get(method) or self._learn(method)
         call: ClientCall[Any] = ClientCall(
@@ -254,14 +254,14 @@ class Channel:
         self._set_deadline_timer()
 
     def finished(self, call: Call) -> None:
-        """Forget the deadline of a call that is done; called by it."""
+        """Forget the deadline of a finished call; called by the call."""
         if call.ticket is not None:
             self._deadlines.discard(call.ticket)
 
     # -- calls that wait -----------------------------------------------------------------------------
 
     def submit(self, call: Call) -> None:
-        """Give a call to the connection, or let it wait for one; called by calls that start again."""
+        """Give a call to the connection, or queue it; called by calls that start again."""
         connection = self._connection
         if connection is not None and connection.free and connection.open(call):
             return
@@ -274,14 +274,14 @@ class Channel:
             self._connect_if_needed()
 
     def withdraw(self, call: Call) -> None:
-        """Forget a waiting call; called by it."""
+        """Forget a waiting call; called by the call."""
         try:
             self._waiting.remove(call)
         except ValueError:
             pass
 
     def connection_free(self, connection: ClientConnection) -> None:
-        """Give waiting calls to a connection that has room; called by it."""
+        """Give waiting calls to a connection with room; called by the connection."""
         while self._waiting and connection is self._connection and connection.free:
             call = self._waiting.popleft()
             if not connection.open(call):
@@ -291,13 +291,13 @@ class Channel:
     # -- connecting ----------------------------------------------------------------------------------
 
     async def wait_ready(self, timeout: float | None = None) -> None:
-        """Connect, trying again until it works.
+        """Connect, and retry until it works.
 
         Args:
-            timeout: seconds to try; None = for ever.
+            timeout: seconds to try; None = forever.
 
         Raises:
-            RpcError: UNAVAILABLE when it did not work in time, CANCELLED when the channel is closed.
+            RpcError: UNAVAILABLE after the timeout, CANCELLED when the channel is closed.
         """
         if self._connection is not None:
             return
@@ -331,7 +331,7 @@ class Channel:
             self._connector = self._loop.create_task(self._connect(), name=f"connect to {self.target}")
 
     async def _connect(self) -> None:
-        """Make attempts as long as somebody waits for the outcome."""
+        """Make attempts while somebody waits for the outcome."""
         try:
             while self._connection is None and self._wanted:
                 await asyncio.sleep(self._next_attempt_at - self._loop.time())
@@ -384,23 +384,23 @@ class Channel:
         )
 
     def connection_leaving(self, connection: ClientConnection) -> None:
-        """Give no further calls to a connection; called by it."""
+        """Give no more calls to a connection; called by the connection."""
         if connection is self._connection:
             self._connection = None
             if self._wanted:
                 self._connect_if_needed()
 
     def connection_lost(self, connection: ClientConnection) -> None:
-        """Forget a connection; called by it."""
+        """Forget a connection; called by the connection."""
         self.connection_leaving(connection)
 
     # -- the end -------------------------------------------------------------------------------------
 
     async def close(self, grace: float = 0.0) -> None:
-        """Take no more calls, let those that run finish, and disconnect.
+        """Take no more calls, let running ones finish, and disconnect.
 
         Args:
-            grace: seconds after which what still runs is cancelled.
+            grace: seconds after which running calls are cancelled.
         """
         self._closing = True
         await self._stop_connecting()

@@ -16,21 +16,21 @@ class ChannelOptions:
     """Limits and timers of a channel. The defaults of connecting are those of gRPC's connection backoff.
 
     Attributes:
-        connection: those of each connection. Servers in general end connections that are pinged more often
-            than every five minutes, so the default interval is longer.
-        max_message_size: bytes of one response message, after decompression too.
-        wait_for_ready: what calls do that do not say: True = wait while the server cannot be reached.
+        connection: limits of each connection. Many servers close connections that are pinged more often than
+            every five minutes, so the default interval is longer.
+        max_message_size: bytes of one response message, also after decompression.
+        wait_for_ready: the default of calls: True = wait while the server is unreachable.
         connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
         backoff_initial: seconds between the starts of the first two attempts.
-        backoff_multiplier: growth of that time from failure to failure.
+        backoff_multiplier: its growth with each failure.
         backoff_jitter: share by which it varies.
         backoff_maximum: its upper bound, in seconds.
-        retry_buffer: bytes of a streaming call's requests that are kept until the response begins, so that
-            the call can start again when the server refuses it unseen.
-        keepalive_without_calls: whether an idle connection is pinged too; many servers forbid it.
-        server_name: name that the server's certificate must carry, and ``:authority``; None = the target's.
+        retry_buffer: bytes of a streaming call's requests that are kept until the response begins, to start
+            the call again if the server refuses it unprocessed.
+        keepalive_without_calls: whether idle connections are pinged too; many servers forbid it.
+        server_name: name that the server's certificate must have, and ``:authority``; None = the target's.
         user_agent: value of the header ``user-agent``.
-        tick_interval: seconds between two looks at a connection's timers.
+        tick_interval: seconds between checks of a connection's timers.
     """
 
     connection: ConnectionOptions = field(default_factory=_client_connection_options)

@@ -43,18 +43,18 @@ class CallOwner(Protocol):
         """Forget a call that waits for a connection."""
 
     def finished(self, call: Call) -> None:
-        """Take note that a call is done that has a ticket."""
+        """Note that a call with a ticket is done."""
 
 
 class Call:
-    """What is common to all calls.
+    """What all calls share.
 
     Attributes:
-        done: whether the caller has, or could have, the outcome.
-        deadline: ``loop.time()`` at which the call ends with DEADLINE_EXCEEDED, or None.
-        wait_for_ready: whether the call waits while the server cannot be reached, instead of failing.
+        done: whether the outcome is known.
+        deadline: loop time at which the call ends with DEADLINE_EXCEEDED, or None.
+        wait_for_ready: whether the call waits while the server is unreachable, instead of failing.
         stream_id: its HTTP/2 stream once a connection took it.
-        ticket: the channel's note of the deadline.
+        ticket: the channel's handle of the deadline.
     """
 
     __slots__ = (
@@ -94,7 +94,7 @@ class Call:
     # -- driven by the channel and the connection ----------------------------------------------------
 
     def open(self, connection: Connection) -> int:
-        """Send the request, as far as it is known, and return the stream's id.
+        """Send the request so far, and return the stream's id.
 
         Raises:
             ConnectionError: the connection takes no more calls.
@@ -146,7 +146,7 @@ class Call:
         self._conclude(error, trailers)
 
     def closed(self, error_code: int) -> None:
-        """Take note that the stream is gone."""
+        """Note that the stream is closed."""
         if self.done:
             return
         if error_code == REFUSED_STREAM and self._retriable:
@@ -157,10 +157,10 @@ class Call:
             self._conclude(reset_error(error_code), ())
 
     def lost(self, error: RpcError, *, written: bool) -> None:
-        """Take note that the connection is gone.
+        """Note that the connection is lost.
 
         Args:
-            error: what the call ends with when the server may have seen it.
+            error: how the call ends if the server may have seen it.
             written: whether any of the request may have been written.
         """
         if self.done:
@@ -171,7 +171,7 @@ class Call:
             self._conclude(error, ())
 
     def retry(self) -> None:
-        """Start again: the server did not look at the call."""
+        """Start again: the server did not process the call."""
         self._retriable = False
         self._connection = None
         self._owner.submit(self)
@@ -181,7 +181,7 @@ class Call:
         self.abandon(RpcError(StatusCode.DEADLINE_EXCEEDED, "the deadline passed"))
 
     def cancel(self) -> None:
-        """End the call now; the server sees that its client went away. Nothing happens when it is over."""
+        """End the call now; the server sees a cancelled call. No effect after the end."""
         self.abandon(RpcError(StatusCode.CANCELLED, "the call was cancelled"))
 
     def abandon(self, error: RpcError) -> None:
@@ -196,7 +196,7 @@ class Call:
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes received that were not given back to the server's window."""
+        """Received bytes not yet returned to the server's flow-control window."""
         return 0
 
     # -- what differs --------------------------------------------------------------------------------
@@ -227,7 +227,7 @@ class UnaryCall(Call):
     """A call with one message each way.
 
     Attributes:
-        future: gets the payload of the response, or ``RpcError``.
+        future: its result is the payload of the response, or ``RpcError``.
     """
 
     __slots__ = ("_body", "_decoder", "_payload", "future")
@@ -297,9 +297,8 @@ class ClientCall(Call, Generic[M]):
     """A call with a stream of messages either way, or both.
 
     Sending and receiving are independent: one task may send while another receives. Only one task may
-    receive, and only one may wait in ``ready``. A call that its holder no longer wants must be cancelled
-    (``async with`` does it): nobody else will. Cancelling a task that waits in one of the methods does not
-    cancel the call.
+    receive, and only one may wait in ``ready``. Cancel a call that is no longer wanted (``async with`` does);
+    nothing else does. Cancelling a task that waits in a method does not cancel the call.
     """
 
     __slots__ = (
@@ -334,11 +333,11 @@ class ClientCall(Call, Generic[M]):
     # -- sending -------------------------------------------------------------------------------------
 
     def send(self, message: Message) -> None:
-        """Queue a request message; never blocks. After the end of the call nothing happens."""
+        """Queue a request message; never blocks. No effect after the end of the call."""
         self.send_bytes(message.SerializeToString())
 
     def send_bytes(self, payload: bytes) -> None:
-        """Queue a request message that is serialized already.
+        """Queue a serialized request message.
 
         Raises:
             RuntimeError: after ``close_send``.
@@ -356,7 +355,7 @@ class ClientCall(Call, Generic[M]):
             self._limit_outbox()
 
     def close_send(self) -> None:
-        """Say that no more messages come. Nothing happens the second time or after the end of the call."""
+        """End the request stream. No effect the second time, or after the end of the call."""
         if self._closing:
             return
         self._closing = True
@@ -364,7 +363,7 @@ class ClientCall(Call, Generic[M]):
             self._connection.end_stream(self.stream_id)
 
     async def ready(self) -> None:
-        """Wait until little of what was sent is still queued; a slow server must not fill the memory."""
+        """Wait until few sent bytes are still queued, so that a slow server does not fill the memory."""
         while self._connection is None and not self.done and self._outbox_size > _SEND_QUEUE_MARK:
             await self._change()
         connection = self._connection
@@ -396,12 +395,12 @@ class ClientCall(Call, Generic[M]):
         """Return the next response message, or None after the last one of a call that ended with OK.
 
         Raises:
-            RpcError: the call ended with another status; messages that came before it are returned first.
+            RpcError: the call ended with another status; earlier messages are returned first.
         """
         return self._responses.receive()
 
     def receive_many(self) -> Coroutine[Any, Any, list[M]]:
-        """Return every response message that has arrived, at least one; an empty list after the last.
+        """Return all response messages that have arrived, at least one; an empty list after the last.
 
         Raises:
             RpcError: see ``receive``.
@@ -409,9 +408,9 @@ class ClientCall(Call, Generic[M]):
         return self._responses.receive_many()
 
     async def initial_metadata(self) -> Metadata:
-        """Wait for the metadata that the server sent ahead of its first message.
+        """Wait for the metadata that the server sends before its first message.
 
-        A call that ends without any has empty metadata.
+        Empty if the call ends without any.
         """
         while self._initial is None and not self.done:
             await self._change()
@@ -419,7 +418,7 @@ class ClientCall(Call, Generic[M]):
 
     @property
     def trailing_metadata(self) -> Metadata:
-        """The metadata sent with the status; empty before the end of the call."""
+        """The metadata sent with the status; empty until the end of the call."""
         return Metadata(self._trailing)
 
     def __aiter__(self) -> AsyncIterator[M]:
@@ -463,14 +462,14 @@ class ClientCall(Call, Generic[M]):
         self._wake()
 
     def data(self, data: bytes, ended: bool) -> None:
-        """Take body bytes of the response; they wait here until ``receive`` asks for them."""
+        """Take body bytes of the response, and keep them for ``receive``."""
         self._responses.take(data, False)
         if ended:
             self.trailers(())
 
     @property
     def unacknowledged(self) -> int:
-        """Bytes received that were not given back to the server's window."""
+        """Received bytes not yet returned to the server's flow-control window."""
         return self._responses.unread
 
     def _conclude(self, error: RpcError | None, trailers: HeaderPairs) -> None:
@@ -485,7 +484,7 @@ class ClientCall(Call, Generic[M]):
 
 
 def request_headers(authority: str, scheme: str, path: str, user_agent: str) -> list[tuple[bytes, bytes]]:
-    """Return the header fields that all calls of a method begin with."""
+    """Return the headers that all calls of a method share."""
     return [
         (b":method", b"POST"),
         (b":scheme", scheme.encode()),

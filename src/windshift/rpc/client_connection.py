@@ -26,10 +26,10 @@ class ConnectionOwner(Protocol):
         """Its limits and timers."""
 
     def connection_free(self, connection: ClientConnection) -> None:
-        """Give waiting calls to the connection: it may take more."""
+        """Give waiting calls to the connection: it has room."""
 
     def connection_leaving(self, connection: ClientConnection) -> None:
-        """Give no further calls to the connection."""
+        """Give no more calls to the connection."""
 
     def connection_lost(self, connection: ClientConnection) -> None:
         """Forget the connection."""
@@ -40,9 +40,9 @@ class ClientConnection(ConnectionHandler):
 
     Attributes:
         http2: the connection itself.
-        ready: done when the server's first SETTINGS arrived; ``ConnectionError`` when that will not be.
+        ready: done when the server's first SETTINGS arrive; ``ConnectionError`` if they never will.
         closed: done when the socket is closed.
-        calls: those whose streams are open, by stream id.
+        calls: calls with open streams, by stream id.
     """
 
     def __init__(self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop) -> None:
@@ -66,7 +66,7 @@ class ClientConnection(ConnectionHandler):
         return self._leaving
 
     def open(self, call: Call) -> bool:
-        """Start a call on a stream of its own; False when the connection takes no more."""
+        """Start a call; False if the connection takes no more."""
         try:
             stream_id = call.open(self.http2)
         except ConnectionError:
@@ -76,23 +76,23 @@ class ClientConnection(ConnectionHandler):
         return True
 
     def leave(self) -> None:
-        """Take no more calls, and close when the last one that runs is over."""
+        """Take no more calls, and close after the last running one."""
         if not self._leaving:
             self._leaving = True
             self._owner.connection_leaving(self)
             self._close_when_unused()
 
     def drop(self) -> None:
-        """Close the socket now, if there is one; nothing more comes of the connection.
+        """Close the socket now, if there is one. Nothing more is reported.
 
-        A connection that is given up while it is being made may never hear that it was lost.
+        A connection dropped while it is being made may never get ``on_lost``.
         """
         self.http2.abort()
         if not self.closed.done():
             self.closed.set_result(None)
 
     def shut(self, error: RpcError) -> None:
-        """Take no more calls, end those that run with ``error``, and close."""
+        """Take no more calls, end running ones with ``error``, and close."""
         for call in list(self.calls.values()):
             call.abandon(error)
         self._leaving = True
@@ -110,7 +110,7 @@ class ClientConnection(ConnectionHandler):
     # -- hooks of the connection ----------------------------------------------------------------------
 
     def on_settings(self) -> None:
-        """Learn how many calls may run at once; the first time, report that the connection stands."""
+        """Learn how many calls may run at once; the first time, report that the connection is up."""
         self._limit = self.http2.max_streams
         if not self.ready.done():
             self.ready.set_result(None)
@@ -118,13 +118,13 @@ class ClientConnection(ConnectionHandler):
             self._owner.connection_free(self)
 
     def on_response(self, stream_id: int, headers: Headers, ended: bool) -> None:
-        """Hand on the headers of a response."""
+        """Pass on the headers of a response."""
         call = self.calls.get(stream_id)
         if call is not None and not call.done:
             call.response(headers, ended)
 
     def on_data(self, stream_id: int, data: bytes, ended: bool) -> None:
-        """Hand on body bytes; those of a call that is over only free the window."""
+        """Pass on body bytes; those of a finished call only free the window."""
         call = self.calls.get(stream_id)
         if call is None or call.done:
             self.http2.acknowledge(stream_id, len(data))
@@ -132,13 +132,13 @@ class ClientConnection(ConnectionHandler):
             call.data(data, ended)
 
     def on_trailers(self, stream_id: int, headers: Headers) -> None:
-        """Hand on the end of a response."""
+        """Pass on the end of a response."""
         call = self.calls.get(stream_id)
         if call is not None and not call.done:
             call.trailers(headers)
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
-        """Release the call, and its place for another."""
+        """Forget the call, and make room for another."""
         call = self.calls.pop(stream_id, None)
         if call is not None and not call.done:
             call.closed(error_code)
@@ -148,7 +148,7 @@ class ClientConnection(ConnectionHandler):
             self._close_when_unused()
 
     def on_goaway(self, last_stream_id: int, error_code: int, debug: bytes) -> None:
-        """Let what runs finish; the engine closes the streams that the server did not take."""
+        """Let running calls finish; the engine closes streams that the server did not process."""
         if error_code:
             _log.warning(
                 "the server %s ended the connection with error %#x: %s",
@@ -159,7 +159,7 @@ class ClientConnection(ConnectionHandler):
         self.leave()
 
     def on_lost(self, error: Exception | None) -> None:
-        """End every call that still runs."""
+        """End all running calls."""
         self._leaving = True
         why = f": {error}" if error else ""
         if not self.ready.done():

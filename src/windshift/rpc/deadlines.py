@@ -27,7 +27,7 @@ class Deadlines(Generic[T]):
 
     @property
     def next(self) -> float | None:
-        """The earliest deadline, perhaps one that was discarded; None without any."""
+        """The earliest deadline, which may be a discarded one; None = none."""
         return self._heap[0][0] if self._heap else None
 
     def add(self, deadline: float, item: T) -> list[T]:
@@ -38,7 +38,7 @@ class Deadlines(Generic[T]):
         return ticket
 
     def discard(self, ticket: list[T]) -> None:
-        """Forget an item that needs its deadline no more. Nothing happens after ``pop_due`` returned it."""
+        """Forget an item. No effect after ``pop_due`` returned it."""
         if not ticket:
             return
         ticket.clear()

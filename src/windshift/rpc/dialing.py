@@ -20,10 +20,10 @@ async def dial(
     options: ChannelOptions,
     new_connection: Callable[[], ClientConnection],
 ) -> ClientConnection:
-    """Try every address of the server in turn, each with its share of the time, and connect to one.
+    """Try the addresses of the server in turn, each with its share of the time, and connect to one.
 
     Raises:
-        OSError: none of them works; the reason of the last one.
+        OSError: none works; the error of the last one.
     """
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + options.connect_timeout
@@ -51,7 +51,7 @@ async def resolve(host: str, port: int) -> list[tuple[Any, ...]]:
 
 
 def _host(address: tuple[Any, ...]) -> str:
-    """Return the host of a socket address; that of IPv6 has its scope beside it."""
+    """Return the host of a socket address, with the scope of IPv6."""
     return f"{address[0]}%{address[3]}" if len(address) == 4 and address[3] else str(address[0])
 
 
@@ -82,7 +82,7 @@ def _check_standing(connection: ClientConnection) -> None:
 
 
 def describe(error: Exception) -> str:
-    """Say for people why an attempt failed; to be read after "the server cannot be reached: "."""
+    """Say why an attempt failed, as text to follow "the server cannot be reached: "."""
     match error:
         case TimeoutError():
             return "it does not answer"

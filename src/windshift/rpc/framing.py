@@ -21,7 +21,7 @@ _GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the larg
 _GZIP_PIECE = 65_536
 
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
-"""The header that says what messages may be compressed with."""
+"""The header with the supported compressions."""
 
 
 def encode_message(payload: bytes) -> bytes:
@@ -40,7 +40,7 @@ def gunzip(data: bytes | memoryview, max_size: int) -> bytes:
     inflated = []
     room = max_size + 1
     taken = 0
-    while taken < len(data) and not inflater.eof:  # in pieces: the inflater copies what it did not get to
+    while taken < len(data) and not inflater.eof:  # in pieces: the inflater copies its unused input
         piece = data[taken : taken + _GZIP_PIECE]
         try:
             inflated.append(inflater.decompress(piece, room))
@@ -64,9 +64,9 @@ def _too_large(max_size: int) -> RpcError:
 
 
 def decode_single(data: bytes, max_size: int) -> bytes | None:
-    """Return the payload when ``data`` is exactly one plain message within the limit, else None.
+    """Return the payload if ``data`` is exactly one uncompressed message within the limit, else None.
 
-    Nearly every unary request arrives so; it needs no decoder then.
+    Nearly every unary request arrives like this, and then needs no decoder.
     """
     if len(data) < PREFIX_SIZE:
         return None
@@ -82,8 +82,8 @@ class MessageDecoder:
     The size limit is checked on the length prefix, before the payload is buffered.
 
     Args:
-        max_size: largest payload accepted, in bytes, after decompression too.
-        gzip: whether messages may be compressed: ``grpc-encoding`` says so.
+        max_size: largest payload accepted, in bytes, also after decompression.
+        gzip: whether messages may be compressed, from ``grpc-encoding``.
     """
 
     __slots__ = ("_buffer", "_max_size", "_needed", "gzip")
@@ -96,15 +96,15 @@ class MessageDecoder:
 
     @property
     def buffered(self) -> int:
-        """Bytes held of a message that is not complete."""
+        """Bytes of an incomplete message."""
         return len(self._buffer)
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Take ``data`` and return the payloads that are complete now, in order.
+        """Take ``data`` and return the payloads that it completes, in order.
 
         Raises:
-            RpcError: RESOURCE_EXHAUSTED for a message over the limit, INTERNAL for bytes that are no
-                messages. The decoder is of no use afterwards.
+            RpcError: RESOURCE_EXHAUSTED for a message over the limit, INTERNAL for bytes that are not
+                messages. Do not use the decoder afterwards.
         """
         buffer = self._buffer
         if not buffer:

@@ -19,16 +19,16 @@ _NOT_SERVING = pb.HealthCheckResponse.NOT_SERVING
 _SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 
 MOST_WATCHES: Final = 20
-"""How many watches one connection may have open. Anybody may open them, before it is known who it is."""
+"""Open watches per connection. Anybody may open them, without authentication."""
 
 HEALTH = pb.DESCRIPTOR.services_by_name["Health"]
 """Descriptor of the service, for clients."""
 
 
 class HealthService(Service):
-    """The health of a server and its services, as somebody sets it.
+    """The health of a server and its services.
 
-    The empty name stands for the server as a whole, which takes calls unless told otherwise.
+    The empty name is the server as a whole, which is serving by default.
     """
 
     def __init__(self) -> None:
@@ -38,11 +38,11 @@ class HealthService(Service):
         self._watches: Counter[int] = Counter()
 
     def set(self, service: str, serving: bool) -> None:
-        """Say whether a service takes calls, and tell those who watch it.
+        """Set whether a service is serving, and notify its watches.
 
         Args:
             service: full name of the service; empty = the server as a whole.
-            serving: whether it takes calls.
+            serving: whether it takes calls now.
         """
         self._statuses[service] = _SERVING if serving else _NOT_SERVING
         self._changed.set()
@@ -51,10 +51,10 @@ class HealthService(Service):
     # -- the methods of the service ------------------------------------------------------------------
 
     async def check(self, request: pb.HealthCheckRequest, call: ServerCall) -> pb.HealthCheckResponse:
-        """Answer with the status of one service.
+        """Return the status of one service.
 
         Raises:
-            RpcError: NOT_FOUND, nothing was ever set for the service.
+            RpcError: NOT_FOUND: nothing was ever set for the service.
         """
         status = self._statuses.get(request.service)
         if status is None:
@@ -62,17 +62,17 @@ class HealthService(Service):
         return pb.HealthCheckResponse(status=status)
 
     async def list(self, request: pb.HealthListRequest, call: ServerCall) -> pb.HealthListResponse:
-        """Answer with the status of every service."""
+        """Return the status of every service."""
         response = pb.HealthListResponse()
         for service, status in self._statuses.items():
             response.statuses[service].status = status
         return response
 
     async def watch(self, request: pb.HealthCheckRequest, call: ServerCall) -> None:
-        """Send the status of one service, and again whenever it is another; only the latest counts.
+        """Send the status of one service, and again when it changes; a slow client gets only the latest.
 
         Raises:
-            RpcError: RESOURCE_EXHAUSTED, the connection has enough of them.
+            RpcError: RESOURCE_EXHAUSTED: the connection has too many watches.
         """
         connection = id(call.connection)
         if self._watches[connection] >= MOST_WATCHES:

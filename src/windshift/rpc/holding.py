@@ -13,11 +13,11 @@ K = TypeVar("K")
 
 
 def largest_holders(held: Mapping[K, int], limit: int) -> list[K]:
-    """Return who has to go, so that what the others hold is no more than the limit: who holds most, first.
+    """Return the keys to evict, largest first, until the rest fits.
 
     Args:
-        held: bytes that each of them holds.
-        limit: bytes that all of them may hold together.
+        held: bytes that each key holds.
+        limit: bytes that all may hold together.
     """
     excess = sum(held.values()) - limit
     if excess <= 0:

@@ -9,9 +9,9 @@ class Silence(Enum):
     """What a peer's silence means.
 
     Attributes:
-        NONE: nothing, it is not long enough.
-        TO_ASK_ABOUT: the peer is to be sent a PING.
-        FOR_GOOD: the peer did not answer one and counts as gone.
+        NONE: nothing yet.
+        TO_ASK_ABOUT: send the peer a PING.
+        FOR_GOOD: the peer did not answer the PING; give it up.
     """
 
     NONE = 0
@@ -20,14 +20,14 @@ class Silence(Enum):
 
 
 class Keepalive:
-    """When to ask a peer whether it is there, and when to give it up.
+    """When to ping a peer, and when to give it up.
 
-    Whatever a peer sends proves that it is there, not only its answer. The time is looked at only in `look`,
-    so nothing is more exact than the time between two looks, but receiving costs nothing.
+    Anything a peer sends proves that it is there, not only the answer to a PING. Time is checked only in
+    `look`, so receiving costs nothing, and nothing is more precise than the time between two calls of it.
 
     Args:
-        interval: seconds without a received byte after which the peer is asked; 0 = never.
-        timeout: seconds in which something must come then.
+        interval: seconds of silence before a PING; 0 = never.
+        timeout: seconds after the PING within which something must arrive.
     """
 
     __slots__ = ("_asked_at", "_heard_at", "_interval", "_seen", "_timeout")
@@ -40,15 +40,15 @@ class Keepalive:
         self._asked_at: float | None = None
 
     def rest(self) -> None:
-        """Take the peer for heard in the next look, whether it is or not."""
+        """Count the peer as heard at the next `look`."""
         self._seen = -1
 
     def look(self, received: int, now: float) -> Silence:
         """Say what the peer's silence means now.
 
         Args:
-            received: bytes that ever came from the peer.
-            now: seconds of a clock that does not go back.
+            received: total bytes received from the peer.
+            now: seconds of a monotonic clock.
         """
         if received != self._seen:
             self._seen = received

@@ -18,20 +18,20 @@ M = TypeVar("M", bound=Message)
 
 
 class Direction(Enum):
-    """Which way messages go, and what one means that cannot be parsed."""
+    """Requests or responses, and what an unparsable one means."""
 
     REQUEST = "request", StatusCode.INVALID_ARGUMENT
     RESPONSE = "response", StatusCode.INTERNAL
 
     def error(self, what: str) -> RpcError:
-        """Return the error for a body that is not what the call's kind allows."""
+        """Return the error for a body that the kind of call does not allow."""
         return RpcError(StatusCode.INTERNAL, f"the {self.value[0]} {what}")
 
     def parse(self, message_type: type[M], payload: bytes) -> M:
-        """Return the message that ``payload`` is.
+        """Parse a message.
 
         Raises:
-            RpcError: it is none.
+            RpcError: it cannot be parsed.
         """
         try:
             return message_type.FromString(payload)
@@ -39,7 +39,7 @@ class Direction(Enum):
             raise self.invalid(message_type) from error
 
     def invalid(self, message_type: type[Message]) -> RpcError:
-        """Return the error for a payload that is no such message."""
+        """Return the error for a payload that cannot be parsed."""
         noun, code = self.value
         return RpcError(code, f"the {noun} is not a valid {message_type.DESCRIPTOR.full_name}")
 
@@ -50,13 +50,13 @@ _RESPONSE = Direction.RESPONSE
 class MessageStream(Generic[M]):
     """The messages that a peer sends in one call.
 
-    Bytes wait until somebody asks for a message: only then may the peer send as many again. One task alone
-    may receive.
+    Bytes wait until a message is requested; only then may the peer send as many again. Only one task may
+    receive.
 
     Args:
-        message_type: what the messages are.
+        message_type: the class of the messages.
         decoder: splits the body into messages.
-        direction: whether they are requests or responses.
+        direction: requests or responses.
         loop: the event loop of the connection.
     """
 
@@ -102,7 +102,7 @@ class MessageStream(Generic[M]):
     def attach(
         self, connection: Connection, stream_id: int, on_error: Callable[[RpcError], None] | None = None
     ) -> None:
-        """Say where the bytes come from, and who has to know when they are no messages."""
+        """Set where the bytes come from, and who is told if they are not messages."""
         self._on_error = on_error
         self._connection = connection
         self._stream_id = stream_id
@@ -117,34 +117,34 @@ class MessageStream(Generic[M]):
             self._waiter.set_result(None)
 
     def end(self, error: RpcError | None) -> None:
-        """Let the messages that came be read, then raise ``error``, if any; what they hold is given back."""
+        """Let the messages so far be read, then raise ``error``, if any. Their window is returned."""
         self._error = error
         self.release()
         self.take(b"", True)
 
     def release(self) -> None:
-        """Give back the connection's window that unread bytes hold: perhaps nobody will read them."""
+        """Return the connection's window of unread bytes, which may never be read."""
         if self._connection is not None:
             self._connection.acknowledge(self._stream_id, self.unread)
             self._connection = self._on_error = None
 
     def discard(self) -> None:
-        """Drop the bytes that nobody will read."""
+        """Drop unread bytes."""
         self.release()
         self._chunks.clear()
 
     @property
     def unread(self) -> int:
-        """Bytes received that were not given back to the peer's window."""
+        """Received bytes not yet returned to the peer's window."""
         return 0 if self._connection is None else sum(map(len, self._chunks))
 
     @property
     def held(self) -> int:
-        """Bytes in memory: not asked for, not whole, or not read."""
+        """Bytes in memory: unread, or part of an incomplete message."""
         return self.decoder.buffered + sum(map(len, self._chunks)) + sum(map(len, self._messages))
 
     def single(self) -> bytes | None:
-        """Return the payload of the only message once it is whole and the peer has ended its side.
+        """Return the payload of the only message once it is complete and the peer has ended its side.
 
         Raises:
             RpcError: the body is not exactly one message.
@@ -159,13 +159,13 @@ class MessageStream(Generic[M]):
             raise self._direction.error("is not one complete message")
         return self._messages.popleft()
 
-    # -- for who reads -------------------------------------------------------------------------------
+    # -- for the reader -------------------------------------------------------------------------------
 
     async def receive(self) -> M | None:
         """Return the next message, or None after the last.
 
         Raises:
-            RpcError: what came is no message, or the call ended with an error.
+            RpcError: a message cannot be parsed, or the call ended with an error.
         """
         try:
             while not self._messages:
@@ -179,7 +179,7 @@ class MessageStream(Generic[M]):
             raise
 
     async def receive_many(self) -> list[M]:
-        """Return every message that has arrived, at least one; an empty list after the last.
+        """Return all messages that have arrived, at least one; an empty list after the last.
 
         Raises:
             RpcError: see ``receive``.
@@ -201,17 +201,17 @@ class MessageStream(Generic[M]):
             raise
 
     def _failed(self, error: RpcError) -> RpcError:
-        """End a client's call with an error that was found here; it is raised again from now on."""
+        """End a client's call with an error found here, which is raised from now on."""
         if self._on_error is not None:
             self._on_error(error)
-        if self._direction is _RESPONSE:  # a server's call ends with its handler: it needs no memory of it
+        if self._direction is _RESPONSE:  # a server's call ends with its handler
             self._error = error
             self._messages.clear()
             self.discard()
         return error
 
     def _take_chunk(self) -> bool:
-        """Move one received chunk to the decoder, and let the peer send as much again."""
+        """Feed one received chunk to the decoder, and let the peer send as much again."""
         if not self._chunks:
             return False
         chunk = self._chunks.popleft()
@@ -221,7 +221,7 @@ class MessageStream(Generic[M]):
         return True
 
     async def _more(self) -> bool:
-        """Wait for something to arrive; False when there is nothing more."""
+        """Wait for bytes; False after the last."""
         if self._error is not None:
             raise self._error
         if self._ended:

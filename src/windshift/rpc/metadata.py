@@ -23,15 +23,15 @@ _FORBIDDEN = _RESERVED | {  # a peer refuses messages with one of these (RFC 911
     b"upgrade",
 }
 MAX_TIMEOUT = 30 * 24 * 3600.0
-"""Longest timeout kept, in seconds; a longer one is as good as none and would overflow timers."""
+"""Longest timeout, in seconds; longer ones are shortened to it, because they would overflow timers."""
 
 
 class Metadata:
     """The metadata of one side of a call: ordered pairs, names in lower case, a name may repeat.
 
-    Values of names that end in ``-bin`` are bytes, all others are text. Headers of HTTP/2 and of gRPC
-    itself are not part of it. The headers are read when first asked for, so that a call that never looks
-    at its metadata pays nothing.
+    Values of names that end in ``-bin`` are bytes, all others are text. Headers of HTTP/2 and of gRPC itself
+    are not included. Headers are decoded on first use, so that a call that never looks at its metadata pays
+    nothing.
     """
 
     __slots__ = ("_headers", "_pairs")

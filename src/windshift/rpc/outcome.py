@@ -43,10 +43,9 @@ _RESETS = {
 
 
 def response_error(fields: Mapping[bytes, bytes]) -> RpcError | None:
-    """Judge the first headers of a response; None when a gRPC response begins with them.
+    """Check the first headers of a response; None if they begin a gRPC response.
 
-    Something in between (a proxy, a web server) answers without ``grpc-status``: then the HTTP status
-    decides.
+    A proxy or web server in between answers without ``grpc-status``: then the HTTP status decides.
     """
     status = fields.get(b":status", b"")
     content_type = fields.get(b"content-type", b"")
@@ -69,6 +68,6 @@ def final_error(trailers: HeaderPairs) -> RpcError | None:
 
 
 def reset_error(error_code: int) -> RpcError:
-    """Return what a stream that the server reset, or let close without an end, means."""
+    """Return the error for a stream that the server reset, or closed without trailers."""
     name, code = _RESETS.get(error_code, (f"error {error_code:#x}", StatusCode.UNKNOWN))
     return RpcError(code, f"the server reset the call with {name}")

@@ -22,7 +22,7 @@ REFLECTION = v1.DESCRIPTOR.services_by_name["ServerReflection"]
 
 
 def reflection_services(services: Iterable[Service]) -> tuple[Service, Service]:
-    """Return the two versions of the reflection service, which tell of ``services`` and of themselves."""
+    """Return both versions of the reflection service, which describe ``services`` and themselves."""
     first = Service(REFLECTION, reflection := _Reflection(v1))
     second = Service(v1alpha.DESCRIPTOR.services_by_name["ServerReflection"], older := _Reflection(v1alpha))
     reflection.catalog = older.catalog = Catalog([*services, first, second])
@@ -30,10 +30,10 @@ def reflection_services(services: Iterable[Service]) -> tuple[Service, Service]:
 
 
 class Catalog:
-    """The files that declare some services, with all that they import.
+    """The files that declare some services, with everything they import.
 
-    What is asked for and is not among them is looked up in the process-wide pool: there are the types that
-    only travel inside ``google.protobuf.Any``, such as the details of errors.
+    Anything else is looked up in the process-wide pool, which has the types that only travel inside
+    ``google.protobuf.Any``, such as error details.
     """
 
     def __init__(self, services: Iterable[Service]) -> None:
@@ -47,7 +47,7 @@ class Catalog:
         self._pool = descriptor_pool.Default()
 
     def file(self, name: str) -> FileDescriptor:
-        """Return the file of that name.
+        """Return the file with this name.
 
         Raises:
             KeyError: there is none.
@@ -55,7 +55,7 @@ class Catalog:
         return self._files.get(name) or self._pool.FindFileByName(name)
 
     def file_of_symbol(self, symbol: str) -> FileDescriptor:
-        """Return the file that declares something with that full name.
+        """Return the file that declares the symbol with this full name.
 
         Raises:
             KeyError: there is none.
@@ -88,14 +88,14 @@ class Catalog:
 
 
 class _Reflection:
-    """One version of the service; the versions differ in the names of their messages alone."""
+    """One version of the service; the versions differ only in the names of their messages."""
 
     def __init__(self, pb: Any) -> None:
         self._pb = pb
         self.catalog = Catalog([])
 
     async def server_reflection_info(self, call: ServerCall) -> None:
-        """Answer questions in their order."""
+        """Answer requests in order."""
         sent: set[str] = set()
         while (request := await call.receive()) is not None:
             call.send(self._answer(request, sent))
@@ -138,7 +138,7 @@ class _Reflection:
 
 
 def _add_file(response: Any, file: FileDescriptor, sent: set[str]) -> None:
-    """Add a file, and what it imports as far as this stream has not carried it yet."""
+    """Add a file, and those of its imports that this stream has not sent yet."""
     for each in with_imports(file):
         if each is file or each.name not in sent:
             response.file_descriptor_response.file_descriptor_proto.append(each.serialized_pb)
@@ -146,7 +146,7 @@ def _add_file(response: Any, file: FileDescriptor, sent: set[str]) -> None:
 
 
 def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
-    """Yield a file and everything that it imports, directly or not, each once."""
+    """Yield a file and all its direct and indirect imports, each once."""
     seen = {file.name}
     pending = [file]
     while pending:
@@ -159,7 +159,7 @@ def with_imports(file: FileDescriptor) -> Iterator[FileDescriptor]:
 
 
 def _symbols(file: FileDescriptor) -> Iterator[str]:
-    """Yield the full names of everything that a file declares."""
+    """Yield the full names of all symbols that a file declares."""
     for message in file.message_types_by_name.values():
         yield from _message_symbols(message)
     for enum in file.enum_types_by_name.values():

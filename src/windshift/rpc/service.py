@@ -14,7 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 
 UNLIMITED: Final = 2**32 - 1
-"""Bytes of the largest message that the wire format knows."""
+"""Bytes of the largest message in the wire format."""
 
 Handler = Callable[..., Awaitable[Any]]
 OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
@@ -22,20 +22,20 @@ OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method as the server needs it.
+    """One method of a service.
 
     An interceptor changes ``handler``, ``on_headers`` and ``max_message_size``.
 
     Attributes:
         path: the ``:path`` of its calls, ``/package.Service/Method``.
-        handler: the coroutine function; its arguments depend on what streams, see ``ServerCall``.
+        handler: a coroutine function; its arguments depend on which sides stream, see ``windshift.rpc.call``.
         request_type: the class of its requests.
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
-        streaming: whether either side does.
-        max_message_size: bytes of one request message; a server may take less.
-        on_headers: called with each call before anything of its body is read; must be quick. What it raises
-            becomes the call's status; a coroutine that it returns has to end before the handler starts.
+        streaming: whether either does.
+        max_message_size: bytes of one request message; the server may allow fewer.
+        on_headers: called with each call before its body is read; must be quick. An exception becomes the
+            call's status; a coroutine that it returns is awaited before the handler starts.
     """
 
     path: str
@@ -49,17 +49,17 @@ class Method:
 
 
 class Interceptor(Protocol):
-    """Stands between calls and the handlers of methods.
+    """Wraps methods.
 
-    It is asked once for each method, when the server is made: a call pays only for what it put there.
+    It is called once per method, when the server is made, so that a call costs only what it added.
     """
 
     def intercept(self, method: Method) -> Method:
-        """Return the method as calls are to find it, with what it had inside."""
+        """Return the method that calls are to use."""
 
 
 class Service:
-    """The methods of one Protobuf service, answered by an object.
+    """A Protobuf service, implemented by an object.
 
     The object has a coroutine method for each rpc it implements, named in snake case
     (``PublishEvent`` → ``publish_event``). An rpc without one is answered with UNIMPLEMENTED.

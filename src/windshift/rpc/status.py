@@ -49,7 +49,7 @@ class StatusCode(IntEnum):
 class RpcError(Exception):
     """A call that did not end with OK.
 
-    A handler raises it to choose what the client sees; a client call raises it with what came.
+    A handler raises it to choose the status that the client gets; a client's call raises what it got.
 
     Attributes:
         code: the status; never OK.
@@ -57,8 +57,8 @@ class RpcError(Exception):
             when most of them are beyond ASCII.
         details: Protobuf messages of ``google.rpc.Status.details``. On the client side they are
             ``google.protobuf.Any``, as received.
-        metadata: further trailing metadata.
-        fault: on the server side the exception that nobody expected and that this stands for; never sent.
+        metadata: other trailing metadata.
+        fault: on the server side, the unexpected exception behind it; never sent.
     """
 
     fault: Exception | None = None

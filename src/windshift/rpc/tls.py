@@ -17,13 +17,12 @@ def server_tls(
     Args:
         certificate: PEM file with the certificate and its chain.
         key: PEM file with its private key.
-        client_ca: PEM file of the authorities whose client certificates are accepted; with it a client
-            must show one.
-        client_required: whether it must; if not, one that it shows has to be good all the same.
+        client_ca: PEM file of the authorities to verify client certificates against.
+        client_required: whether clients must present one; if not, one that is presented must still be valid.
 
     Raises:
-        OSError: a file cannot be read (``ssl.SSLError`` is one: it holds no such thing, or the key does not
-            fit the certificate, or wants a password).
+        OSError: a file cannot be read. ``ssl.SSLError``, a subclass: it has no certificate or key, or the key
+            does not match the certificate or has a password.
     """
     kind = ssl.SSLContext if client_ca is None else _WithoutResumption
     context = kind(ssl.PROTOCOL_TLS_SERVER)
@@ -33,21 +32,21 @@ def server_tls(
     if client_ca is not None:
         context.load_verify_locations(client_ca)
         context.verify_mode = ssl.CERT_REQUIRED if client_required else ssl.CERT_OPTIONAL
-        context.num_tickets = 0  # they would be good for nothing
+        context.num_tickets = 0  # useless here
         context.options |= ssl.OP_NO_TICKET
     return context
 
 
 def _no_password() -> str:
-    """Stand in for OpenSSL's question on the terminal, for which a server would wait."""
+    """Answer OpenSSL's prompt, which would block on the terminal."""
     return ""
 
 
 def objection(context: ssl.SSLContext, certificate: Path) -> str | None:
-    """Return what clients have against a server's certificate even if they trust who signed it.
+    """Return why clients will reject a server's certificate even if they trust its issuer, or None.
 
-    That is, for instance, that it has expired, or is for clients alone. It comes of a handshake in memory
-    with one that trusts the certificate itself.
+    For example because it has expired, or is for clients only. Determined by a handshake in memory with a
+    client that trusts the certificate itself.
 
     Args:
         context: made by ``server_tls``.
@@ -71,11 +70,11 @@ def objection(context: ssl.SSLContext, certificate: Path) -> str | None:
 
 
 class _WithoutResumption(ssl.SSLContext):
-    """A context that looks at the client's certificate anew with each connection.
+    """A context that verifies the client's certificate on each connection.
 
-    When a session is resumed OpenSSL does not: the certificate may have expired meanwhile. Here each
-    handshake begins with a context of its own, which knows no sessions, and goes on with this one: 0.1 ms and
-    12 KiB for a connection. (Python cannot switch off the cache of sessions that TLS 1.2 has beside tickets.)
+    OpenSSL does not verify it when a session is resumed, though it may have expired since. Here each
+    handshake begins with a context of its own, without sessions, and continues with this one: 0.1 ms and 12
+    KiB per connection. (Python cannot turn off the session cache that TLS 1.2 has besides tickets.)
     """
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
@@ -93,19 +92,19 @@ class _WithoutResumption(ssl.SSLContext):
 class ReplaceableTls(ssl.SSLContext):
     """A context for ``Server.listen`` that leaves each handshake to another one, which can be replaced.
 
-    Open connections keep what they began with. A live context must not be loaded again instead: a key that
-    does not fit breaks it, an RSA certificate does not take the place of one with an elliptic curve, and
-    sessions that the old authorities had let in could still be resumed.
+    Open connections keep theirs. Reloading files into a context in use would not work: a key that does not
+    match breaks it, an RSA certificate does not replace one with an elliptic curve, and sessions admitted by
+    removed authorities could still be resumed.
     """
 
     _current: ssl.SSLContext
 
     def __new__(cls) -> Self:
-        """Make one that must be given another context before it is used."""
+        """Make one; call ``replace`` before it is used."""
         return super().__new__(cls, ssl.PROTOCOL_TLS_SERVER)
 
     def replace(self, context: ssl.SSLContext) -> None:
-        """Use this one, made by ``server_tls``, for connections from now on."""
+        """Use this context, made by ``server_tls``, for new connections."""
         self._current = context
 
     def wrap_bio(self, *args: Any, **kwargs: Any) -> ssl.SSLObject:
@@ -114,7 +113,7 @@ class ReplaceableTls(ssl.SSLContext):
 
 
 def handshake_failure(error: ssl.SSLError) -> str:
-    """Say why a server let a client in no further, in one line: the client sees a closed connection."""
+    """Say in one line why a handshake failed; the client only sees a closed connection."""
     reason = error.reason or "no reason"
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"the client's certificate is not valid here: {error.verify_message}"
@@ -130,10 +129,10 @@ def handshake_failure(error: ssl.SSLError) -> str:
 def client_tls(
     ca: Path | None = None, certificate: Path | None = None, key: Path | None = None
 ) -> ssl.SSLContext:
-    """Return a client's context: verifies the server, ALPN ``h2``.
+    """Return a client's context, which verifies the server; ALPN ``h2``.
 
     Args:
-        ca: PEM file of the authorities to trust; None = those of the system.
+        ca: PEM file of the authorities to trust; None = the system's.
         certificate: PEM file with the client's own certificate, for servers that ask for one.
         key: PEM file with its private key.
 
