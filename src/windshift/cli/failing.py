@@ -9,7 +9,7 @@ import click
 
 
 def fail(status: int, *lines: str) -> NoReturn:
-    """Print lines to stderr, each with the name of the program before it, and exit with this status."""
+    """Print lines to stderr, each prefixed with the program's name, and exit with this status."""
     for line in lines:
         click.echo(f"windshift: {line}", err=True)
     sys.exit(status)

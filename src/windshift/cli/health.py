@@ -18,8 +18,8 @@ _LONGEST = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What came of asking: whether all is well, and a line about it."""
+class Health:
+    """The answer: whether all is well, and a line about it."""
 
     well: bool
     line: str
@@ -40,22 +40,22 @@ class Told:
 def health(live: bool, timeout: float) -> None:  # noqa: FBT001 -- click passes options by name
     """Ask a server on this machine whether calls should be sent to it.
 
-    It is looked for where HEALTH_HOST, HEALTH_PORT and GRPC_HOST say, as `windshift serve` reads them. Exits
-    with 0 when it is ready, 1 when it is not or does not answer, 2 when the environment is wrong. For the
-    health check of a container, or a script that waits for a server.
+    Its address is read from HEALTH_HOST, HEALTH_PORT and GRPC_HOST, as by `windshift serve`. Exits with 0 if
+    it is ready, 1 if it is not or does not answer, 2 if the environment is wrong. Use it in the health check
+    of a container, or in a script that waits for a server.
     """
     try:
         address = health_address(os.environ)
     except ConfigurationError as error:
         fail(_USAGE, *error.problems)
-    told = ask(address, "/healthz" if live else "/readyz", timeout)
-    if not told.well:
-        fail(_NOT_READY, told.line)
-    click.echo(told.line)
+    answer = ask(address, "/healthz" if live else "/readyz", timeout)
+    if not answer.well:
+        fail(_NOT_READY, answer.line)
+    click.echo(answer.line)
 
 
-def ask(address: ListenConfig, path: str, timeout: float) -> Told:
-    """Ask a server, and say in one line how it is."""
+def ask(address: ListenConfig, path: str, timeout: float) -> Health:
+    """Ask a server for its health."""
     connection = HTTPConnection(address.host, address.port, timeout=timeout)
     try:
         connection.request("GET", path)
@@ -63,17 +63,17 @@ def ask(address: ListenConfig, path: str, timeout: float) -> Told:
         return _read(response.status, response.read(_LONGEST))
     except (OSError, HTTPException) as error:
         reason = "it did not answer in time" if isinstance(error, TimeoutError) else "nothing answers"
-        return Told(well=False, line=f"no answer from {address.host} port {address.port}: {reason}")
+        return Health(well=False, line=f"no answer from {address.host} port {address.port}: {reason}")
     finally:
         connection.close()
 
 
-def _read(status: int, body: bytes) -> Told:
+def _read(status: int, body: bytes) -> Health:
     try:
         said = json.loads(body)
         since = f", since {said['since']}" if "since" in said else ""
         detail = f" ({said['detail']})" if said.get("detail") else ""
         line = f"{said['reason']}{detail}{since}" if "reason" in said else f"{said['status']}{since}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Told(well=False, line=f"what answers is no Windshift server (status {status})")
-    return Told(status == 200, line)
+        return Health(well=False, line=f"what answers is no Windshift server (status {status})")
+    return Health(status == 200, line)

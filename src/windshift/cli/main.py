@@ -15,10 +15,10 @@ _COMMANDS = {
 
 
 class LazyGroup(click.Group):
-    """A group that imports a subcommand only to run it or to show its own help."""
+    """A group that imports a subcommand only to run it or show its help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Name the subcommands."""
+        """Return the names of the subcommands."""
         return sorted(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

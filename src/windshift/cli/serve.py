@@ -24,14 +24,14 @@ from windshift.server.config import (
 _FAILED = 1
 _USAGE = 2
 _EXTRA = frozenset({"nkeys", "pythonjsonlogger", "uvicorn", "uvloop"})
-"""What the extra `server` brings, by the names under which it is imported."""
+"""The packages of the extra `server`, by import name."""
 
 
 class CommandWithVariables(click.Command):
     """A command whose help lists the environment variables."""
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List every variable, its meaning and its default."""
+        """List every variable with its meaning and default."""
         with formatter.section("Environment"):
             formatter.write_dl(
                 [(name, _explained(each)) for name, each in SETTINGS.items()],
@@ -52,12 +52,11 @@ def _explained(setting: Setting[Any]) -> str:
     "before the other one is stopped. Both need the same NATS_URL.",
 )
 def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by name
-    """Run a server, until SIGTERM or Ctrl-C; a second one ends it at once.
+    """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
-    Without NATS_URL it starts a NATS server of its own, for itself alone. Everything is told by environment
-    variables; an empty value counts as an absent one. Of those that begin with WINDSHIFT_, one that is empty,
-    or that there is not, is an error. Exits with 0 after an orderly stop, 1 when it cannot start, 2 when the
-    environment is wrong.
+    Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
+    value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
+    with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong.
     """
     signal.signal(signal.SIGTERM, stop_early)
     config = _read_config()
@@ -68,13 +67,13 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
         process.run(config, _announce, share_port=share_port)
     except process.StartError as error:
         fail(_FAILED, *str(error).splitlines())
-    except OSError as error:  # click ends silently over some of them
+    except OSError as error:  # click exits silently on some of them
         traceback.print_exception(error)
         fail(_FAILED, f"it failed: {error.strerror or error}")
 
 
 def _announce(line: str) -> None:
-    """Print a line. Raise OSError when nobody reads it, and let later flushes find somebody who does."""
+    """Print a line. Raise OSError if stdout is closed, and replace it, so that later flushes succeed."""
     try:
         click.echo(line)
     except OSError:
@@ -83,14 +82,14 @@ def _announce(line: str) -> None:
 
 
 def stop_early(number: int, _: FrameType | None) -> NoReturn:
-    """End the process on a signal that comes before there is anything to stop."""
+    """End the process on a signal before there is anything to stop."""
     sys.stderr.write(f"windshift: {signal.Signals(number).name}: stopped before it had started\n")
     sys.stderr.flush()
     os._exit(0)
 
 
 def _not_yet(number: int, _: FrameType | None) -> None:
-    """Do nothing on a SIGHUP that comes before anything has been loaded."""
+    """Ignore a SIGHUP before anything has been loaded."""
 
 
 def _read_config() -> ServerConfig:

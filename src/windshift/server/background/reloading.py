@@ -23,20 +23,20 @@ _MOST_HANGING: Final = 4
 
 
 class NotUsable(Exception):
-    """What the files hold cannot be used. The text says why, in one line without secrets."""
+    """The files cannot be used. The text says why, in one line without secrets."""
 
 
 class Hanging(NotUsable):
-    """A file system does not answer."""
+    """A file system hangs."""
 
     def __init__(self) -> None:
         super().__init__("reading does not come to an end; does the file system hang?")
 
 
 def refuse_pipes(paths: Iterable[Path]) -> None:
-    """Raise `NotUsable` for pipes and devices, which may never end, or hold something else the next time.
+    """Raise `NotUsable` for pipes and devices, which may never end, or change with each read.
 
-    What cannot be looked at is left to whoever reads it.
+    Files that cannot be examined are left to the reader.
     """
     for path in paths:
         try:
@@ -48,7 +48,7 @@ def refuse_pipes(paths: Iterable[Path]) -> None:
 
 
 class Signature(NamedTuple):
-    """What tells one version of a file from another, without reading it."""
+    """Identifies a version of a file without reading it."""
 
     device: int
     inode: int
@@ -58,14 +58,14 @@ class Signature(NamedTuple):
 
 
 State = tuple[Signature | None, ...]
-"""The signatures of a group of files; None for one that is not there."""
+"""The signatures of a group of files; None for a missing one."""
 
 _UNKNOWN: Final[State] = ()
-"""The state of files that cannot be looked at: no other is the same."""
+"""The state of files that cannot be examined; equal to no other."""
 
 
 def state_of(paths: Iterable[Path]) -> State:
-    """Look at files. Symbolic links are followed, so that one that leads elsewhere counts as changed."""
+    """Examine files. Symbolic links are followed, so one with a new target counts as changed."""
     return tuple(map(_signature, paths))
 
 
@@ -78,10 +78,10 @@ def _signature(path: Path) -> Signature | None:
 
 
 class Changes:
-    """Decides when files are to be loaded, from what polls see of them.
+    """Decides when to load files, from what polls see of them.
 
-    A change counts once polls have seen the same for `steady` seconds: a file that is being written is left
-    alone. What was refused is tried again after `retry` seconds, since the files may not be the reason.
+    A change counts when it has been stable for `steady` seconds, so that files are not read while they are
+    being written. Refused files are tried again after `retry` seconds, since the reason may be elsewhere.
     """
 
     def __init__(self, retry: float = _RETRY, steady: float = _STEADY) -> None:
@@ -93,26 +93,26 @@ class Changes:
         self._try_at: float | None = None
 
     def due(self, state: State, now: float) -> bool:
-        """Take in what a poll saw at `now` (seconds), and say whether that is to be loaded."""
+        """Note what a poll saw at `now` (seconds), and return whether to load it."""
         if state != self._seen:
             self._seen, self._seen_at = state, now
         steady = now - self._seen_at >= self._steady
         return steady and (state != self._loaded or (self._try_at is not None and now >= self._try_at))
 
     def loaded(self, state: State, now: float, *, refused: bool) -> bool:
-        """Take in that these files were loaded, or refused; return whether they were not known before."""
+        """Note that these files were loaded or refused; return whether they are new."""
         new, self._loaded = state != self._loaded, state
         self._try_at = now + self._retry if refused else None
         return new
 
 
 class Reading:
-    """Runs what reads files in threads of their own.
+    """Reads files in threads.
 
-    What does not end is left alone: it holds a thread, and once there are some of these, nothing is begun.
+    A read that hangs keeps its thread; while there are several of those, no more are started.
 
     Args:
-        patience: seconds that something may take.
+        patience: seconds that a read may take.
     """
 
     def __init__(self, patience: float = _PATIENCE) -> None:
@@ -120,7 +120,7 @@ class Reading:
         self._running = 0
 
     async def run(self, work: Callable[[], T]) -> T:
-        """Return what the work returns. Raise what it raises, or `Hanging`."""
+        """Return the result of the work. Raise its exception, or `Hanging`."""
         if self._running >= _MOST_HANGING:
             raise Hanging
         reading = in_thread(work, "windshift-files")
@@ -136,26 +136,26 @@ class Reading:
 
 
 class Watched(Generic[T]):
-    """A group of files that belong together, loaded again when one of them changes.
+    """A group of files, reloaded when one of them changes.
 
-    `load` reads the files and makes something of them, in a thread; `take` puts that in the place of what was
-    there before, in the event loop. When `load` raises `NotUsable` or OSError, as when a file is missing,
-    nothing is taken: what was loaded before goes on to serve, and the log has one error for that version of
-    the files. Any other exception does the same and has a traceback.
+    `load` reads the files and returns a result, in a thread; `take` replaces the previous result with it, in
+    the event loop. If `load` raises `NotUsable` or OSError, for example for a missing file, the previous
+    result stays in use, and the log has one error for this version of the files; for any other exception it
+    has a traceback too.
 
     Args:
-        what: what is loaded, in one word, for logs and metrics.
+        what: one word for logs and metrics.
         paths: the files.
-        load: runs in a thread, never twice at the same time unless it takes longer than `patience`.
-        take: must not wait, and not fail.
-        poll: seconds between looks at the files.
-        retry: seconds until what was refused is tried again.
-        patience: seconds after which the file system is taken to hang, which is a refusal too.
+        load: runs in a thread; never concurrently, unless it takes longer than `patience`.
+        take: must neither block nor raise.
+        poll: seconds between checks of the files.
+        retry: seconds until refused files are tried again.
+        patience: seconds after which the file system counts as hanging, which is a refusal too.
 
     Attributes:
-        reloads: how often something was loaded and taken, the first time not counted.
-        failures: versions of the files that were refused.
-        failing: whether what lies on the disk now is refused.
+        reloads: successful loads after the first.
+        failures: refused versions of the files.
+        failing: whether the current version is refused.
     """
 
     def __init__(
@@ -182,7 +182,7 @@ class Watched(Generic[T]):
         self.failing = False
 
     def start(self) -> None:
-        """Load for the first time, here and now. Raises `NotUsable`."""
+        """Load for the first time, blocking. Raises `NotUsable`."""
         state = state_of(self.paths)
         try:
             self._take(self._load())
@@ -191,17 +191,17 @@ class Watched(Generic[T]):
         self._changes.loaded(state, asyncio.get_running_loop().time(), refused=False)
 
     async def watch(self) -> None:
-        """Look at the files until cancelled, and load them when they have changed."""
+        """Check the files until cancelled, and load them when they have changed."""
         while True:
             await asyncio.sleep(self._poll)
             await self._look(demanded=False)
 
     async def reload(self) -> bool:
-        """Load now, whatever polls have seen. Return whether it was taken; the log says so in any case."""
+        """Load now, changed or not, and log the result. Return whether it succeeded."""
         return await self._look(demanded=True)
 
     async def _look(self, *, demanded: bool) -> bool:
-        """Look at the files, and load them if they changed or on demand. Return whether they were taken."""
+        """Check the files, and load them if they changed or on demand. Return whether that succeeded."""
         async with self._busy:
             try:
                 state = await self._reading.run(lambda: state_of(self.paths))
@@ -213,7 +213,7 @@ class Watched(Generic[T]):
             return False
 
     async def _reload(self, state: State, *, demanded: bool) -> bool:
-        """Load what was in this state just now: a change meanwhile shows at the next poll."""
+        """Load the files, which were just in this state; the next poll shows a later change."""
         try:
             self._take(await self._reading.run(self._load))
         except Exception as error:  # noqa: BLE001 - whatever it is, the server goes on with what it has

@@ -11,15 +11,14 @@ T = TypeVar("T")
 
 
 def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Begin work in a thread of its own, and return what is to come of it.
+    """Start work in a new thread, and return a future of its result.
 
-    The thread is not one of the loop's own pool, for which the end of the process would wait. Nothing ends it
-    but the work itself: who gives up waiting leaves it behind. What the work raises is raised by whoever
-    awaits the future, and nobody has to.
+    It is not a thread of the loop's own pool, because the end of the process would wait for those. Cancelling
+    the future does not stop the work. Nobody has to await the future; an exception is not reported then.
 
     Args:
         work: must not touch the loop.
-        name: of the thread.
+        name: the name of the thread.
 
     Raises:
         RuntimeError: no thread can be started.
@@ -29,7 +28,7 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
     outcome.add_done_callback(_look_at)
 
     def settle(result: T | Exception) -> None:
-        if outcome.done():  # cancelled meanwhile
+        if outcome.done():  # cancelled
             return
         if isinstance(result, Exception):
             outcome.set_exception(result)
@@ -45,13 +44,13 @@ def in_thread(work: Callable[[], T], name: str) -> asyncio.Future[T]:
         try:
             loop.call_soon_threadsafe(settle, result)
         except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+            pass  # the loop is closed: nobody waits
 
     threading.Thread(target=run, name=name, daemon=True).start()
     return outcome
 
 
 def _look_at(outcome: asyncio.Future[T]) -> None:
-    """Keep an exception that nobody asks for from being reported as forgotten."""
+    """Retrieve the exception, so that asyncio does not report it."""
     if not outcome.cancelled():
         outcome.exception()

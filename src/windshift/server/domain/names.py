@@ -17,7 +17,7 @@ from windshift.server.domain.errors import InvalidField
 
 MAX_LENGTH = 255
 MAX_STORE_NAME = MAX_LENGTH - len("KV_")
-"""The broker's own limit on a stream's name holds for ``KV_`` and the name of the store together."""
+"""The broker's limit on stream names applies to ``KV_`` plus the name of the store."""
 MAX_IDEMPOTENCY_KEY = 256
 MAX_TYPE_NAME = 1024
 
@@ -49,19 +49,19 @@ def consumer_name(field: str, value: str) -> None:
 
 
 def generated_name() -> str:
-    """Return a name for a consumer that was given none. Nobody can guess it."""
+    """Return an unguessable name for a consumer without one."""
     return secrets.token_hex(12)
 
 
 def is_generated(name: str) -> bool:
-    """Tell whether a consumer's name looks like one of `generated_name`."""
+    """Return whether a consumer's name looks generated."""
     return _GENERATED.fullmatch(name) is not None
 
 
 def given_name(name: str) -> str | None:
-    """Return a consumer's name; None for one that looks generated, which only those know who were given it.
+    """Return a consumer's name; None if it looks generated, which makes it a secret of whoever got it.
 
-    Somebody may have given a consumer such a name: that shows when it is looked up.
+    A client may have chosen such a name; that shows when the consumer is looked up.
     """
     return None if is_generated(name) else name
 
@@ -89,19 +89,19 @@ def key(field: str, value: str) -> None:
 
 
 def stream_subject(field: str, value: str) -> None:
-    """Check a subject that a stream is to take: wildcards, but not as the first token."""
+    """Check a subject of a stream: wildcards, but not as the first token."""
     if _STREAM_SUBJECT.fullmatch(value) is None or len(value) > MAX_LENGTH:
         raise InvalidField(field, _stream_subject_problem(value))
 
 
 def filter_subject(field: str, value: str) -> None:
-    """Check a subject by which events are chosen: wildcards anywhere."""
+    """Check a filter subject: wildcards anywhere."""
     if _FILTER.fullmatch(value) is None or len(value) > MAX_LENGTH:
         raise InvalidField(field, _wildcard_subject_problem(value))
 
 
 def idempotency_key(field: str, value: str) -> None:
-    """Check an idempotency key that is not empty."""
+    """Check a non-empty idempotency key."""
     if _IDEMPOTENCY_KEY.fullmatch(value) is None:
         raise InvalidField(
             field,
@@ -110,7 +110,7 @@ def idempotency_key(field: str, value: str) -> None:
 
 
 def type_name(field: str, type_url: str) -> str:
-    """Return the full Protobuf name that a type URL ends in (what follows its last slash)."""
+    """Return the full Protobuf name in a type URL: what follows its last slash."""
     name = type_url.rpartition("/")[2]
     if len(name) > MAX_TYPE_NAME or _TYPE_NAME.fullmatch(name) is None:
         raise InvalidField(
@@ -164,7 +164,7 @@ def _wildcard_subject_problem(value: str) -> str:
 
 
 def _malformed(value: str) -> str | None:
-    """Name the fault of a refused subject, where it is one that all subjects have in common."""
+    """Name the fault of an invalid subject, if it is one that all kinds of subjects share."""
     if not value:
         return "must not be empty"
     if len(value) > MAX_LENGTH:

@@ -60,10 +60,10 @@ from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
 
 _INBOX_PREFIX = "_INBOX_windshift"
-"""One of our own, so that our NATS user need not hear what others are told. No client publishes there: first
+"""Our own prefix, so that our NATS user cannot see replies to others. No client can publish there: first
 tokens that begin with ``_INBOX`` are reserved."""
 _MESSAGE_MARGIN = 64 * 1024
-"""Bytes that a request may have beside the event: subject, key, type."""
+"""Bytes that a request may have besides the event: subject, key, type."""
 
 
 class App:
@@ -73,7 +73,7 @@ class App:
     """
 
     port = 0
-    """Where the API listens, once it does."""
+    """The port of the API, once it listens."""
     _server: Server | None = None
     _serving_since: float | None = None
     _draining_since: float | None = None
@@ -89,7 +89,7 @@ class App:
     ) -> None:
         """Build everything; nothing is connected yet.
 
-        `servers` is where NATS is; with `share_port` other processes may listen on the API's port too.
+        `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
         """
         self._config = config
         self._share_port = share_port
@@ -100,7 +100,7 @@ class App:
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         tracer = telemetry.tracer
         self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
-        """Who may do what; None = everybody everything."""
+        """Who may do what; None = everybody may do everything."""
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
         domain = _Domain(config, nats, counts, stats, tracer, self._ownership)
@@ -108,7 +108,7 @@ class App:
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
-        """The files that are loaded again when they change, or when that is demanded."""
+        """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
         self._services, self._health = _services(domain), HealthService()
@@ -117,7 +117,7 @@ class App:
         _check_policies(self._answered)
         self._interceptors = _interceptors(config, self.authorization, tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
-        """Readings of this server, unless they are switched off."""
+        """The metrics of this server, unless turned off."""
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost += [self._dead_lettering.settled.lose, self._show_health]
         self._show_health()
@@ -132,7 +132,7 @@ class App:
         return metrics
 
     def readiness(self) -> Readiness:
-        """Say whether calls should come here now."""
+        """Return whether calls should be sent here now."""
         connection = self.connection
         if self._draining_since is not None:
             return Readiness("draining", self._draining_since)
@@ -165,7 +165,7 @@ class App:
         self._show_health()
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
-        """Give what runs as long as the server does."""
+        """Return the background work of the server."""
         yield self._dead_lettering.look_for_replays()
         yield self._dead_lettering.pauses.watch()
         if self._tls is not None:
@@ -177,7 +177,7 @@ class App:
         yield self._reload_on_demand()
 
     def reload(self) -> None:
-        """Load all files anew soon that can be; the log tells what came of it."""
+        """Reload all files soon; the log has the result."""
         self._demanded.set()
 
     async def _reload_on_demand(self) -> None:
@@ -188,7 +188,7 @@ class App:
                 await each.reload()
 
     def _make_server(self) -> Server:
-        """Make the gRPC server, which takes messages as large as this broker stores."""
+        """Make the gRPC server, which accepts messages as large as this broker stores."""
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
         calls = None if self.metrics is None else self.metrics.calls
         limits = self._config.grpc.limits
@@ -210,17 +210,17 @@ class App:
         self._failures.failed(failure, asyncio.get_running_loop().time())
 
     def _translate(self, path: str, error: Exception) -> RpcError | None:
-        """Say what a client sees of an error; sizes are those of the present broker."""
+        """Convert an error for the client; sizes are those of the current broker."""
         return translate(path, error, self.connection.max_payload)
 
     def _show_health(self) -> None:
-        """Tell probes and load balancers that ask over gRPC what `readiness` says."""
+        """Set gRPC health to what `readiness` says."""
         serving = self.readiness().reason is None
         for name in ("", *(service.descriptor.full_name for service in self._services)):
             self._health.set(name, serving)
 
     async def drain(self, timeout: float) -> bool:
-        """Take no more calls, and let those in flight finish, for `timeout` seconds at most.
+        """Take no more calls, and let calls in flight finish, for `timeout` seconds at most.
 
         Returns whether all of them did.
         """
@@ -231,9 +231,9 @@ class App:
         return self._server is None or await self._server.drain(timeout)
 
     async def close(self) -> None:
-        """Drop what is still there, and disconnect from NATS.
+        """End what is left, and disconnect from NATS.
 
-        Metrics and spans are sent as long as the timeout of the drain lasts.
+        Metrics and spans are sent until the drain's timeout is over.
         """
         self._draining_since = self._draining_since or asyncio.get_running_loop().time()
         if self.metrics is not None:
@@ -250,7 +250,7 @@ class App:
 
 
 class _Nats(NamedTuple):
-    """The NATS layer, as the domain takes it."""
+    """The NATS layer."""
 
     connection: Connection
     requests: Requests
@@ -269,7 +269,7 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
 
 
 class _Domain:
-    """The rules, built on the NATS layer."""
+    """The domain, built on the NATS layer."""
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ class _Domain:
 
 
 def _services(domain: _Domain) -> tuple[Service, ...]:
-    """Bind the API to the domain."""
+    """Bind the services to the domain."""
     return (
         Service(EVENTS, domain.events),
         Service(STATE, domain.state),
@@ -329,7 +329,7 @@ def _interceptors(
 
 
 def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> ConnectionOptions:
-    """Translate the configuration for the NATS layer."""
+    """Convert the configuration for the NATS layer."""
     return ConnectionOptions(
         servers=servers,
         credentials=config.credentials,
@@ -344,7 +344,7 @@ def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -
 
 
 def rpc_options(limits: LimitsConfig) -> RpcConnectionOptions:
-    """Translate the limits for the gRPC layer's connections."""
+    """Convert the limits for the gRPC layer."""
     return RpcConnectionOptions(
         max_concurrent_streams=limits.max_concurrent_streams,
         keepalive_interval=limits.keepalive_interval.total_seconds(),

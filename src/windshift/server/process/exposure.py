@@ -21,12 +21,12 @@ _PLAIN = (
 
 
 def is_open(config: ServerConfig) -> bool:
-    """Tell whether anybody on other machines may do everything."""
+    """Return whether anybody on other machines may do everything."""
     return not (config.grpc.listen.loopback or config.authorizes)
 
 
 def is_readable(config: ServerConfig) -> bool:
-    """Tell whether the network between may read what proves who somebody is."""
+    """Return whether credentials travel over the network in plain text."""
     return (
         config.auth.file is not None
         and config.grpc.tls.certificate is None
@@ -35,7 +35,7 @@ def is_readable(config: ServerConfig) -> bool:
 
 
 async def warn(config: ServerConfig, port: int, every: timedelta = timedelta(hours=1)) -> None:
-    """Say what is unsafe about a server that listens on this port: at once, and the worst again and again."""
+    """Log what is unsafe about a server on this port: once, and an open API every hour."""
     if is_readable(config):
         log.warning(_PLAIN, config.grpc.listen.host, port)
     while is_open(config):

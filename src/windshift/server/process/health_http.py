@@ -32,23 +32,23 @@ _READS = frozenset({"GET", "HEAD"})
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response: a status and what its JSON body says."""
+    """A response: a status and a JSON body."""
 
     status: int
     body: dict[str, str | float]
 
 
 Scrape = Callable[[str], Awaitable[Exposition | None]]
-"""Gives the text of all metrics for an `Accept` header; None while there are none."""
+"""Returns the text of all metrics for an `Accept` header; None while there are none."""
 
 
 class HealthApplication:
     """The ASGI application.
 
     Args:
-        readiness: says whether calls should come here.
-        started: when the process was started, in the loop's time.
-        scrape: gives what /metrics answers; None = there is no /metrics.
+        readiness: returns whether calls should be sent here.
+        started: when the process started, in loop time.
+        scrape: returns the response of /metrics; None = there is no /metrics.
     """
 
     def __init__(
@@ -96,9 +96,9 @@ class HealthApplication:
 
 
 class _Clock:
-    """Says since when something holds, in words of people: `since` in RFC 3339, and the `seconds` until now.
+    """Converts loop times to `since`, in RFC 3339, and the `seconds` until now.
 
-    A time of the loop is always the same time of day, also when somebody sets the clock meanwhile.
+    A loop time always gives the same time of day, even if the clock is set meanwhile.
     """
 
     def __init__(self) -> None:
@@ -123,7 +123,7 @@ async def _respond(send: Send, method: str, status: int, content_type: str, body
 
 
 def _header(scope: Scope, name: bytes) -> str:
-    """Return a header of the request; of several with that name all of them, as one list."""
+    """Return a header of the request; repeated headers are joined as a list."""
     values: list[bytes] = [value for key, value in scope["headers"] if key == name]
     return b",".join(values).decode("latin-1")
 
@@ -132,9 +132,9 @@ _HTTP_2: Final = b"PRI * HTTP/2"
 
 
 class _Connection(H11Protocol):
-    """A connection that has so many seconds for each request; uvicorn would wait for ever for the next one.
+    """A connection with a timeout for each request; uvicorn would wait forever for the next one.
 
-    Without that some hundred connections which ask nothing would keep the probes out.
+    Otherwise a few hundred idle connections would keep probes out.
     """
 
     patience: float
@@ -146,7 +146,7 @@ class _Connection(H11Protocol):
         self._limit = self.loop.call_later(self.patience, transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Take data. HTTP/2 is turned away here: as a request of HTTP/1.1 it could not be answered."""
+        """Take data. HTTP/2 is rejected here, since it cannot be answered as HTTP/1.1."""
         if data.startswith(_HTTP_2):
             self.transport.abort()
         else:
@@ -164,11 +164,11 @@ class _Connection(H11Protocol):
         super().connection_lost(exc)
 
     def _unsupported_upgrade_warning(self) -> None:
-        """Say nothing: the log is no place for what strangers ask for."""
+        """Log nothing: strangers must not be able to fill the log."""
 
 
 class _Uvicorn(uvicorn.Server):
-    """An HTTP server that leaves the signals to the process."""
+    """An HTTP server that leaves signals to the process."""
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -179,8 +179,8 @@ class HealthServer:
     """An HTTP server for one application, in the running loop.
 
     Args:
-        application: what answers.
-        patience: seconds that a connection has for its first request, and for each further one.
+        application: serves the requests.
+        patience: seconds that a connection has for each request.
     """
 
     def __init__(self, application: HealthApplication, *, patience: float = 10.0) -> None:
@@ -201,13 +201,13 @@ class HealthServer:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self, host: str, port: int, *, share_port: bool = False) -> int:
-        """Listen, and return the port that 0 became. Raises OSError when the address cannot be had."""
+        """Listen, and return the port. Raises OSError if the address cannot be used."""
         sockets = await open_sockets(host, port, reuse_port=share_port)
         self._task = asyncio.create_task(self._server.serve(sockets), name="health HTTP server")
         return int(sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
-        """Stop listening, and end what connections there are within about a second."""
+        """Stop listening, and close connections within about a second."""
         if self._task is not None:
             self._server.should_exit = True
             await self._task

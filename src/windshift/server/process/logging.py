@@ -20,15 +20,15 @@ _LEVELS: Final = {
     LogLevel.ERROR: logging.ERROR,
 }
 _LIBRARIES: Final = ("asyncio", "nats", "uvicorn", "opentelemetry", "grpc", "urllib3", "requests")
-"""Loggers of others: their warnings matter, their progress reports do not."""
+"""Loggers of libraries: only their warnings matter."""
 _LAST_EXPORT: Final = 2.0
-"""Seconds that the end of the process waits for records to be sent."""
+"""Seconds that the process waits at its end for records to be sent."""
 
 
 def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None = None) -> None:
-    """Send all records of `level` and above to `stream` (stderr), for this process and from now on.
+    """Send all records of `level` and above to `stream` (default stderr) from now on.
 
-    `readable` asks for plain lines; they are also what a terminal gets.
+    `readable` selects plain lines; terminals always get those.
     """
     target = stream or sys.stderr
     handler = logging.StreamHandler(target)
@@ -44,9 +44,9 @@ def configure_logging(level: LogLevel, *, readable: bool, stream: TextIO | None 
 
 @contextmanager
 def exported_logs(telemetry: Telemetry) -> Iterator[None]:
-    """Send all records to a collector too for as long as the block lasts, if that was asked for.
+    """Also send records to a collector, if configured, while in this block.
 
-    Afterwards what waits is sent, for a second or two at most.
+    Waiting records are sent at its end, for 2 seconds at most.
     """
     handler = telemetry.log_handler()
     if handler is None:
@@ -63,7 +63,7 @@ def exported_logs(telemetry: Telemetry) -> Iterator[None]:
 
 
 def add_trace(record: logging.LogRecord) -> bool:
-    """Add to a record the span of the call that is being handled, if there is one. A filter: all pass."""
+    """Add the current call's span to a record. A filter that passes everything."""
     span = current_span.get()
     if span is not None and not hasattr(record, "trace_id"):
         record.trace_id, record.span_id = span.trace_id, span.span_id
@@ -71,7 +71,7 @@ def add_trace(record: logging.LogRecord) -> bool:
 
 
 class _Plain(logging.Formatter):
-    """One line for each record: time, level, logger, message, fields; a traceback, indented, below it."""
+    """One line per record: time, level, logger, message, fields; then the traceback, indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         time = self.formatTime(record, "%H:%M:%S")
@@ -85,7 +85,7 @@ def _json() -> logging.Formatter:
     from pythonjsonlogger.json import JsonFormatter  # noqa: PLC0415 - people at a terminal do not need it
 
     class Bounded(JsonFormatter):
-        """One JSON object for each record. JSON escapes what has to be escaped; lengths are ours."""
+        """One JSON object per record. JSON does the escaping; we bound the lengths."""
 
         def formatException(self, ei: Any) -> str:  # noqa: N802 - the library's name
             return traceback_of(logging.makeLogRecord({"exc_info": ei}))

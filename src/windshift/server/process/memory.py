@@ -15,14 +15,14 @@ _SHARE: Final = 4
 
 
 def memory_to_hold() -> int:
-    """Return the bytes that clients together may make the server hold: a quarter of the memory, or 64 MiB."""
+    """Return the bytes that all clients may make the server hold: a quarter of the memory, or 64 MiB."""
     limits = [_physical(), *map(_of_control_group, _CONTROL_GROUPS)]
     known = [limit for limit in limits if limit]
     return max(min(known, default=0) // _SHARE, _SMALLEST)
 
 
 def _physical() -> int:
-    """Return the machine's memory, 0 when it does not say."""
+    """Return the machine's memory; 0 = unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, OSError, ValueError):
@@ -30,7 +30,7 @@ def _physical() -> int:
 
 
 def _of_control_group(file: Path) -> int:
-    """Return the limit of a container, 0 when there is none."""
+    """Return the container's limit; 0 = none."""
     try:
         return int(file.read_text())
     except (OSError, ValueError):  # no such file; "max"

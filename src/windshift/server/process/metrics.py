@@ -30,20 +30,20 @@ from windshift.server.telemetry.tracer import Span
 
 
 class Metrics:
-    """The readings of one server.
+    """The metrics of one server.
 
     Attributes:
-        registry: how to read every instrument.
-        calls: what observes the calls of the gRPC server.
+        registry: reads every instrument.
+        calls: observes the calls of the gRPC server.
 
     Args:
-        counts: what happened to events.
-        dead_letters: what happened to those that consumers gave up on.
-        writes: what is written to JetStream.
+        counts: counts events.
+        dead_letters: counts events that consumers gave up on.
+        writes: writes to JetStream.
         cache: what JetStream holds.
         connection: the connection to NATS.
-        methods: the paths that the gRPC server answers.
-        telemetry: where readings are pushed to.
+        methods: the paths that the gRPC server serves.
+        telemetry: where metrics are pushed.
     """
 
     def __init__(
@@ -75,26 +75,26 @@ class Metrics:
         self.registry.add(i.QUOTAS_EXCEEDED, lambda: _by_label(exceeded))
 
     def add_reloads(self, watched: Sequence[Watched[Any]]) -> None:
-        """Show how often files were loaded again, and whether what they hold now is refused."""
+        """Show how often files were reloaded, and whether their current version is refused."""
         self.registry.add(i.RELOADS, lambda: _reloads(watched))
         self.registry.add(i.RELOAD_FAILING, lambda: _refused(watched))
 
     def start(self, server: Server) -> None:
-        """Begin to observe the running event loop and a gRPC server."""
+        """Start observing the event loop and a gRPC server."""
         _add_rpc(self.registry, server)
         self._lag.start()
         if self._push is not None:
             self._push.start()
 
     async def close(self, timeout: float) -> None:
-        """Push the last readings, for `timeout` seconds at most, and observe nothing more."""
+        """Push the last readings, for `timeout` seconds at most, and stop observing."""
         if self._push is not None:
             await self._push.close(timeout)
         self._lag.stop()
         self._cache.stop()
 
     async def expose(self, accept: str) -> Exposition:
-        """Give all readings as text. Requests that come at the same time get the same."""
+        """Return all metrics as text. Concurrent requests share one result."""
         task = self._exposing.get(accept)
         if task is None:
             task = self._exposing[accept] = asyncio.create_task(self._expose(accept))

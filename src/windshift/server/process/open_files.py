@@ -6,14 +6,14 @@ import sys
 from typing import Final
 
 _RESERVED: Final = 384
-"""Open files that are kept for what is no connection of the API: probes (256), NATS, telemetry, the rest."""
+"""Open files reserved for everything but API connections: probes (256), NATS, telemetry, the rest."""
 
 
 def allow_connections(wanted: int) -> int:
-    """Raise the limit of open files for so many connections, and return for how many there is room.
+    """Raise the limit on open files for this many connections, and return how many are possible.
 
-    Not beyond the hard limit, which only an administrator can raise. A quarter of a limit that is very low is
-    kept for the rest of the process.
+    It is not raised beyond the hard limit, which only an administrator can raise. If it is very low, a
+    quarter is reserved for the rest of the process.
     """
     if sys.platform == "win32":  # has no such limit
         return wanted
@@ -24,7 +24,7 @@ def allow_connections(wanted: int) -> int:
     if limit != soft:
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-        except (OSError, ValueError):  # macOS has another limit below an unlimited hard one
+        except (OSError, ValueError):  # macOS has another limit below an unlimited hard limit
             limit = soft
     if limit == resource.RLIM_INFINITY:
         return wanted

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Readiness:
-    """What holds now, and since when."""
+    """Whether this server is ready, and since when."""
 
     reason: str | None
-    """Why calls should not come here; None when they should."""
+    """Why calls should not be sent here; None = ready."""
     since: float
-    """In the loop's time."""
+    """In loop time."""
     detail: str = ""
-    """More about the reason, for operators: it may name hosts, but holds no secret."""
+    """More about the reason, for operators: may name hosts, but has no secrets."""

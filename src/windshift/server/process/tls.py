@@ -24,20 +24,20 @@ _ENCRYPTED: Final = (b"ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
 class TlsNotUsable(NotUsable):
-    """The files cannot be read, or do not fit together."""
+    """The files cannot be read, or do not match."""
 
 
 class ApiTls:
-    """What the API shows to clients, and whom it lets in. Connections that are open keep what they have.
+    """The TLS context of the API, reloaded from files. Open connections keep theirs.
 
     Args:
         certificate: PEM file with the certificate and its chain.
         key: PEM file with its private key.
-        client_ca: PEM file of the authorities whose client certificates are accepted.
-        client_auth: whether a client must show one, where there are such authorities.
+        client_ca: PEM file of the authorities to verify client certificates against.
+        client_auth: whether clients must present a certificate, if `client_ca` is set.
 
     Attributes:
-        context: for the gRPC server; of no use before `watched` has started.
+        context: for the gRPC server; not usable before `watched` has started.
         watched: loads the files.
     """
 
@@ -70,7 +70,7 @@ class _File(NamedTuple):
 
 
 def _read(variable: str, path: Path) -> _File:
-    """Read what is enough to say what is wrong with a file: OpenSSL's errors do not even name it."""
+    """Read a file to diagnose it: OpenSSL's errors do not even name the file."""
     try:
         with path.open("rb") as file:
             return _File(variable, path, file.read(_LONGEST))
@@ -79,7 +79,7 @@ def _read(variable: str, path: Path) -> _File:
 
 
 def _what_is_wrong(files: Sequence[_File], reason: str) -> str:
-    """Say which of the files OpenSSL means, by the marks of PEM in them, and what to change."""
+    """Say which file OpenSSL means, judging by their PEM headers, and what to change."""
     certificate, key, *_ = files
     for each in files:
         wanted, what = (_KEY, "private key") if each is key else (_CERTIFICATE, "certificate")
@@ -101,7 +101,7 @@ def _what_is_wrong(files: Sequence[_File], reason: str) -> str:
 
 
 def api_tls(config: ServerConfig) -> ApiTls | None:
-    """Make what is configured. None: the API speaks plain text."""
+    """Return the configured TLS; None = plain text."""
     files = config.grpc.tls
     if files.certificate is None or files.key is None:
         return None

@@ -8,14 +8,14 @@ from typing import Final, NewType
 from windshift.nats.times import Time
 
 Revision = NewType("Revision", int)
-"""What a write gave to a key; it grows with every write to the store. 0 says that the key does not exist."""
+"""The number of a write, growing with every write to the store. 0 = the key does not exist."""
 
 ABSENT: Final = Revision(0)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """The value of a key: opaque bytes, and which write they are from."""
+    """The value of a key: opaque bytes, and the write that they are from."""
 
     value: bytes
     revision: Revision

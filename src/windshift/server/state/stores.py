@@ -26,14 +26,14 @@ from windshift.server.ownership.ownership import Ownership
 from windshift.server.state.model import ABSENT, Entry, Revision
 
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
-"""Pauses of a conditional write that others overtake."""
+"""Pauses of a conditional write after conflicts."""
 
 
 class Stores:
     """All stores. Deadlines are in the loop's time.
 
-    A write whose answer is lost has an unknown outcome (`OutcomeUnknown`) and is never repeated: in between
-    somebody else may have written.
+    A write whose reply is lost has an unknown outcome (`OutcomeUnknown`) and is never repeated: somebody else
+    may have written in between.
     """
 
     def __init__(self, buckets: Buckets, ownership: Ownership | None = None) -> None:
@@ -100,7 +100,7 @@ class Stores:
     async def delete(
         self, store: str, key: str, deadline: float, *, last_revision: int | None = None
     ) -> None:
-        """Delete a key; that it does not exist is fine, unless `last_revision` says otherwise."""
+        """Delete a key. A missing key is fine, unless `last_revision` says otherwise."""
         _check(store, key)
         async for _ in retry(deadline, _OTHER_WRITER):
             record = await self._read(store, key, deadline)
@@ -137,7 +137,7 @@ def _require_absent(key: str, record: Record) -> None:
 
 
 def _require_revision(expected: int | None, record: Record) -> None:
-    """Compare with what a caller expects, who may expect nothing."""
+    """Raise `RevisionMismatch` if the caller expects another revision."""
     actual = _revision(record)
     if expected is not None and expected != actual:
         raise RevisionMismatch(expected, actual)

@@ -18,7 +18,7 @@ SCOPE: Final = "windshift.server"
 
 
 class SpanKind(Enum):
-    """OpenTelemetry's kinds of spans, as far as the server has them."""
+    """The kinds of spans that the server has."""
 
     SERVER = "server"
     CLIENT = "client"
@@ -39,7 +39,7 @@ NATS: Final = "nats"
 
 SEND: Final = "send"
 DELIVER: Final = "deliver"
-"""Our name of handing an event to a consumer's client; by its type it is a `RECEIVE`."""
+"""Our name for delivering an event to a client; its type is `RECEIVE`."""
 RECEIVE: Final = "receive"
 SETTLE: Final = "settle"
 """The type of both `ACK` and `REJECT`."""
@@ -69,7 +69,7 @@ ERROR_TYPE: Final = "error.type"
 # --- our own -------------------------------------------------------------------------------------------
 
 SUBJECT: Final = "windshift.subject"
-"""The subject of an event, which may hold ids: never part of a span's name."""
+"""The subject of an event. It may contain ids, so it is never part of a span's name."""
 DELIVERY_ATTEMPT: Final = "windshift.delivery.attempt"
 DUPLICATE: Final = "windshift.duplicate"
 """Whether an earlier publish with the same idempotency key had stored the event."""
@@ -88,5 +88,5 @@ SDK_VERSION: Final = "telemetry.sdk.version"
 
 
 def span_name(operation: str, target: str | None) -> str:
-    """Name a span: what is done, and to what, where that is known and there are few of them."""
+    """Name a span: the operation, and its target if that is known and of low cardinality."""
     return f"{operation} {target}" if target else operation

@@ -24,7 +24,7 @@ T_contra = TypeVar("T_contra", contravariant=True)
 _log = logging.getLogger(__name__)
 
 _POLL = 0.02
-"""Seconds between two looks at a queue that is being closed."""
+"""Seconds between checks of a queue that is being closed."""
 
 
 class Sender(Protocol[T_contra]):
@@ -32,11 +32,11 @@ class Sender(Protocol[T_contra]):
 
     @property
     def trouble(self) -> str:
-        """What went wrong with the current or the last batch; empty if nothing did."""
+        """The problem with the current or last batch; empty = none."""
         ...
 
     def send(self, batch: Sequence[T_contra], /) -> bool:
-        """Send a batch and return whether the collector took it. Blocks, but not for ever."""
+        """Send a batch and return whether the collector accepted it. Blocks for a limited time."""
         ...
 
     def close(self) -> None:
@@ -45,13 +45,13 @@ class Sender(Protocol[T_contra]):
 
 
 class Messages(NamedTuple):
-    """What the log says of a signal that fails.
+    """Log messages about a failing signal.
 
     Attributes:
-        failing: takes the reason.
-        recovered: takes the number of items that were lost.
-        lost: the same, for those lost at the end; empty to say nothing.
-        hint: what to change if items come too fast.
+        failing: its argument is the reason.
+        recovered: its argument is the number of lost items.
+        lost: the same, for items lost at the end; empty = no message.
+        hint: what to change if items arrive too fast.
     """
 
     failing: str
@@ -64,8 +64,8 @@ class Exporter(Generic[T]):
     """The queue of one signal and its thread, which runs from the start until `close`.
 
     Attributes:
-        exported: items that the collector took.
-        failing: whether the last batch was lost, or items were while it was sent.
+        exported: items that the collector accepted.
+        failing: whether the last batch was lost, or items were dropped while it was sent.
     """
 
     def __init__(self, sender: Sender[T], config: BatchConfig, messages: Messages) -> None:
@@ -84,12 +84,12 @@ class Exporter(Generic[T]):
 
     @property
     def dropped(self) -> int:
-        """Items that are lost: the queue was full, or they could not be sent."""
+        """Items lost because the queue was full or they could not be sent."""
         return self._overflown + self._failed
 
     @property
     def idle(self) -> bool:
-        """Whether nothing waits or is being sent."""
+        """Whether nothing is waiting or being sent."""
         return not self._items and not self._sending
 
     def add(self, item: T) -> None:
@@ -103,9 +103,9 @@ class Exporter(Generic[T]):
             self._wake.set()
 
     def close(self, timeout: float) -> bool:
-        """Send what waits, for up to `timeout` seconds, and return whether that was time enough. Blocks.
+        """Send waiting items for up to `timeout` seconds, and return whether all were sent in time. Blocks.
 
-        A collector that is failing is not waited for.
+        Does not wait for a failing collector.
         """
         self._closing = True
         self._wake.set()
@@ -140,7 +140,7 @@ class Exporter(Generic[T]):
                 self._send()
 
     def _is_ready(self) -> bool:
-        """Tell whether there is a reason not to wait for more items."""
+        """Tell whether to send now rather than wait for more items."""
         if self._closing:
             return bool(self._items) and not self.failing
         return len(self._items) >= self._batch_size

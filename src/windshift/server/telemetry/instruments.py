@@ -16,24 +16,24 @@ from enum import Enum
 from typing import Final
 
 RELOADED: Final = ("tls", "authorization")
-"""What can be loaded again while the server runs."""
+"""What can be reloaded while the server runs."""
 
 OTHER_METHOD: Final = "_OTHER"
-"""Stands for every method that the server does not have (semantic conventions, ``rpc.method``)."""
+"""All methods that the server does not have (semantic conventions, ``rpc.method``)."""
 
 EPHEMERAL: Final = "(ephemeral)"
-"""Stands for all consumers of a stream that have no name of their own. No consumer can be called so."""
+"""All consumers of a stream without a name. No consumer can have this name."""
 
 
 class InstrumentKind(Enum):
-    """What the values of an instrument mean, in the words of OpenTelemetry."""
+    """The kinds of instruments in OpenTelemetry."""
 
     COUNTER = "counter"
     """A sum that only grows."""
     UP_DOWN = "up-down counter"
-    """A sum that may shrink: those of several servers can be added up."""
+    """A sum that may shrink; add up those of several servers."""
     GAUGE = "gauge"
-    """A reading: those of several servers must not be added up."""
+    """A reading; do not add up those of several servers."""
     HISTOGRAM = "histogram"
 
 
@@ -47,11 +47,11 @@ class Instrument:
     Attributes:
         name: in OpenTelemetry.
         kind: what its values mean.
-        unit: in UCUM; what is counted stands in braces.
+        unit: in UCUM; counted things are in braces.
         description: one sentence without a full stop.
-        labels: names of the attributes that tell its series apart, in the order of their values.
-        bounds: of a histogram, upper and inclusive.
-        short: the name in Prometheus without its endings, where it does not follow from `name`.
+        labels: names of its attributes, in the order of their values.
+        bounds: upper, inclusive bounds of a histogram.
+        short: the Prometheus name without suffixes, if it does not follow from `name`.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Instrument:
 
     @property
     def prometheus_unit(self) -> str:
-        """The unit as Prometheus spells it; empty for what is merely counted."""
+        """The unit as Prometheus spells it; empty for counts."""
         return _UNITS.get(self.unit, "")
 
     @property
@@ -76,7 +76,7 @@ class Instrument:
 
     @property
     def prometheus_name(self) -> str:
-        """The name in Prometheus, as queries have it (of a histogram: without the ending of its parts)."""
+        """The name in Prometheus queries (of a histogram, without the suffix of its parts)."""
         return self.prometheus_family + ("_total" if self.kind is InstrumentKind.COUNTER else "")
 
     @property
@@ -319,4 +319,4 @@ PUSH_FAILURES: Final = Instrument(
 INSTRUMENTS: Final[tuple[Instrument, ...]] = tuple(
     value for value in list(globals().values()) if isinstance(value, Instrument)
 )
-"""All of them, in the order in which they stand above."""
+"""All of them, in the order above."""

@@ -17,17 +17,17 @@ LONGEST_TRACEBACK: Final = 20_000
 
 _STANDARD: Final = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _CREDENTIALS: Final = re.compile(r"(?<![^\s/@'\"])[^\s/@'\"]+@(?=[\w\[])")
-"""What a URL has before its host. It is looked for where such a run begins only: else time would grow with
-the square of its length, and clients could stall the server with a long name."""
+"""The user and password of a URL. The match starts only where such a run begins: otherwise time would be
+quadratic in its length, and a client could stall the server with a long name."""
 _TOKENS: Final = re.compile(
     r"ws_[A-Za-z0-9_-]{46,}|(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]{8,}+(?:\.[A-Za-z0-9_-]*+)?"
 )
-"""Static tokens of the API, which have no fewer characters, and JSON web tokens. Time grows with the length
-of the text, and no more."""
+"""Static tokens of the API, which are at least this long, and JSON web tokens. Time is linear in the length
+of the text."""
 
 
 def harmless(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Return a text without credentials of URLs and without tokens, and bounded."""
+    """Return a text without credentials in URLs and without tokens, and bounded."""
     if "@" in text:
         text = _CREDENTIALS.sub("…@", text)
     if "ws_" in text or "eyJ" in text:
@@ -36,12 +36,12 @@ def harmless(text: str, longest: int = LONGEST_TEXT) -> str:
 
 
 def bounded(text: str, longest: int = LONGEST_TEXT) -> str:
-    """Cut a text, and say by how much."""
+    """Cut a text to a length, and say by how much."""
     return text if len(text) <= longest else f"{text[:longest]}… ({len(text) - longest} more)"
 
 
 def escaped(text: str) -> str:
-    """Write control characters, line ends and invisible characters as Python does in a literal."""
+    """Escape control characters, line ends and invisible characters as in a Python literal."""
     if text.isprintable():
         return text
     return "".join(each if each.isprintable() else _escape(each) for each in text)
@@ -57,7 +57,7 @@ def message_of(record: logging.LogRecord) -> str:
 
 
 def fields_of(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
-    """Return what was given to a record beside its message, harmless."""
+    """Return the harmless extra fields of a record."""
     return {
         name: value if isinstance(value, int | float) else harmless(str(value))
         for name, value in vars(record).items()
@@ -66,7 +66,7 @@ def fields_of(record: logging.LogRecord) -> dict[str, str | int | float | bool]:
 
 
 def traceback_of(record: logging.LogRecord) -> str:
-    """Return the harmless traceback of a record, empty without one; the end of a long one counts most."""
+    """Return the harmless traceback of a record, or an empty text; a long one keeps its end."""
     if not record.exc_info or record.exc_info[1] is None:
         return ""
     text = "".join(traceback.format_exception(record.exc_info[1]))

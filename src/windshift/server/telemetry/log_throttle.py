@@ -7,8 +7,8 @@ class LogThrottle:
     """Lets up to `limit` records through per `interval`, and counts the others.
 
     Args:
-        interval: seconds, from the first record that is let through.
-        limit: records in that time.
+        interval: seconds, counted from the first record that passes.
+        limit: records per interval.
     """
 
     __slots__ = ("_interval", "_limit", "_passed", "_passed_at", "_skipped")
@@ -32,6 +32,6 @@ class LogThrottle:
         return True
 
     def take_skipped(self) -> int:
-        """Return how many were not logged since the last call."""
+        """Return how many records were skipped since the last call."""
         skipped, self._skipped = self._skipped, 0
         return skipped

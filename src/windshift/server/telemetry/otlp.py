@@ -28,7 +28,7 @@ _EXPORTERS: Final = {
 _PACKAGE: Final = "opentelemetry.exporter.otlp.proto"
 _LOGGERS: Final = (f"{_PACKAGE}.grpc.exporter", "opentelemetry.exporter.otlp.common.http")
 _MAX_TROUBLE: Final = 500
-"""Characters of an exporter's message that are kept."""
+"""Characters kept of an exporter's message."""
 
 
 class OtlpSender(Generic[T]):
@@ -37,9 +37,9 @@ class OtlpSender(Generic[T]):
     Args:
         signal: "traces", "metrics" or "logs".
         config: the endpoint.
-        timeout: of one batch, retries included.
+        timeout: for one batch, including retries.
         encode: converts a batch to the exporter's type.
-        options: further arguments of the exporter.
+        options: other arguments of the exporter.
     """
 
     def __init__(
@@ -61,11 +61,11 @@ class OtlpSender(Generic[T]):
 
     @property
     def trouble(self) -> str:
-        """The first warning of the exporter about the current or the last batch."""
+        """The exporter's first warning about the current or last batch."""
         return self._captured.message
 
     def send(self, batch: Sequence[T], /) -> bool:
-        """Send a batch. Blocks until the collector has it, or the timeout is over."""
+        """Send a batch. Blocks until the collector has it, or until the timeout."""
         with self._captured:
             try:
                 result = self._exporter.export(self._encode(batch))
@@ -80,7 +80,7 @@ class OtlpSender(Generic[T]):
 
 
 class _LogCapture(logging.Filter):
-    """Keeps the first warning that loggers get while this is entered, by the same thread, and drops the rest.
+    """While entered, keeps the first warning that the same thread logs, and drops the rest.
 
     Exporters log every attempt.
     """
@@ -95,14 +95,14 @@ class _LogCapture(logging.Filter):
         self.message = ""
         self._thread = threading.get_ident()
         for logger in self._loggers:
-            logger.filters.insert(0, self)  # before the SDK's own, which drops repetitions
+            logger.filters.insert(0, self)  # before the SDK's own filter, which drops repetitions
 
     def __exit__(self, *error: object) -> None:
         for logger in self._loggers:
             logger.removeFilter(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Pass what other threads log."""
+        """Pass records of other threads."""
         if record.thread != self._thread:
             return True
         if record.levelno >= logging.WARNING and not self.message:
@@ -163,7 +163,7 @@ def _http_arguments(config: SignalConfig, timeout: timedelta) -> dict[str, Any]:
 
 
 def _session(authority: str) -> object:
-    """Make a session that trusts this authority, whatever REQUESTS_CA_BUNDLE says."""
+    """Return a session that trusts this authority, whatever REQUESTS_CA_BUNDLE says."""
     from requests import Session  # noqa: PLC0415 - as above
 
     class TrustingSession(Session):

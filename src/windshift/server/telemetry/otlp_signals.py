@@ -35,7 +35,7 @@ _INSTANCE: Final = str(uuid4())
 
 
 class _Resource(Resource):
-    """Compares by identity: exporters use it as a key for each span, and the SDK's hash is made of JSON."""
+    """Compares by identity: exporters hash it for each span, and the SDK's hash encodes JSON."""
 
     __hash__ = object.__hash__
 
@@ -77,7 +77,7 @@ _KINDS: Final = {kind: trace.SpanKind[kind.name] for kind in c.SpanKind}
 
 
 def span_sender(config: TelemetryConfig) -> OtlpSender[Span]:
-    """Return what sends spans to the collector."""
+    """Return a sender of spans."""
     resource = _make_resource(config)
     scope = _make_scope(resource)
 
@@ -117,13 +117,13 @@ def _span_context(context: TraceContext) -> SpanContext:
 # --- Metrics -----------------------------------------------------------------------------------------------
 
 _MAX_SERIES: Final = 2_000
-"""Series in one request: some hundred kilobytes, where collectors take four megabytes."""
+"""Series in one request: some hundred kilobytes; collectors accept four megabytes."""
 
 _CUMULATIVE: Final = otel.AggregationTemporality.CUMULATIVE
 
 
 def metric_sender(config: TelemetryConfig) -> OtlpSender[Readings]:
-    """Return what sends readings to the collector."""
+    """Return a sender of metrics."""
     resource = _make_resource(config)
     scope = _make_scope(resource)
     started = time.time_ns()
@@ -181,7 +181,7 @@ def _labels(instrument: Instrument, labels: Sequence[str]) -> dict[str, str]:
 # --- Logs --------------------------------------------------------------------------------------------------
 
 _EXPORTERS_LOGGERS: Final = ("opentelemetry", "grpc", "urllib3", "requests")
-"""To export what exporting logs would never end."""
+"""Their records are not exported: exporting one would log the next."""
 
 _SEVERITIES: Final = (
     (logging.ERROR, SeverityNumber.ERROR, "ERROR"),
@@ -197,7 +197,7 @@ LoggedRecord = tuple[str, LogRecord]
 
 
 def log_sender(config: TelemetryConfig) -> OtlpSender[LoggedRecord]:
-    """Return what sends log records to the collector."""
+    """Return a sender of log records."""
     resource = _make_resource(config)
 
     def encode(batch: Sequence[LoggedRecord]) -> list[ReadableLogRecord]:

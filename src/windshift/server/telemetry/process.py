@@ -21,7 +21,7 @@ _LAG_INTERVAL: Final = 0.5
 
 
 def add_process(registry: Registry, version: str) -> None:
-    """Let a registry read this process; what the system does not tell has no readings."""
+    """Add this process's instruments; those that the system does not support have no readings."""
     started = time.monotonic()
     registry.add(i.CPU_TIME, _cpu_time)
     registry.add_number(i.MEMORY, _resident_bytes)
@@ -48,7 +48,7 @@ def _resident_bytes() -> float | None:
 def _descriptors() -> float | None:
     for directory in _DESCRIPTORS:
         try:
-            return sum(1 for _ in directory.iterdir()) - 1  # without the one that lists them
+            return sum(1 for _ in directory.iterdir()) - 1  # without the one of this listing
         except OSError:
             continue
     return None
@@ -60,7 +60,7 @@ def _collections() -> Iterator[Point]:
 
 
 class LoopLag:
-    """Measures how late the running loop calls a timer: how long anything that is ready has to wait."""
+    """Measures how late the event loop calls a timer: how long any ready task has to wait."""
 
     def __init__(self, histogram: Histogram) -> None:
         self._histogram = histogram

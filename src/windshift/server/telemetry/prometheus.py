@@ -19,20 +19,20 @@ from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.registry import Distribution, Family, Point
 
 _PIECE: Final = 100
-"""Series that are written without a pause: about half a millisecond."""
+"""Series written without a pause: about 0.5 ms."""
 
 _END: Final = b"# EOF\n"
 
 
 class Exposition(NamedTuple):
-    """The body of a scrape's answer."""
+    """The body of a response to a scrape, and its type."""
 
     content_type: str
     body: bytes
 
 
 async def expose(families: Sequence[Family], accept: str) -> Exposition:
-    """Write readings in the format that a client asks for with its ``Accept`` header."""
+    """Format metrics as the client's ``Accept`` header asks."""
     encode, content_type = choose_encoder(accept)
     pieces: list[bytes] = []
     for family in families:
@@ -46,7 +46,7 @@ async def expose(families: Sequence[Family], accept: str) -> Exposition:
 
 
 class _Once(Collector):
-    """One metric, for prometheus_client to write."""
+    """One metric, for prometheus_client to format."""
 
     def __init__(self, metric: Metric) -> None:
         self._metric = metric
@@ -64,14 +64,14 @@ def _encode(
 
 
 def _without_comments(text: bytes) -> bytes:
-    """Drop the lines on the family, which may stand there only once."""
+    """Drop the comment lines of a family, which may appear only once."""
     while text.startswith(b"# "):
         text = text[text.index(b"\n") + 1 :]
     return text
 
 
 def metric(instrument: Instrument, points: Sequence[Point]) -> Metric:
-    """Say readings in terms of prometheus_client."""
+    """Convert readings for prometheus_client."""
     name, text = instrument.prometheus_family, instrument.description + "."
     labels, unit = instrument.prometheus_labels, instrument.prometheus_unit
     match instrument.kind:

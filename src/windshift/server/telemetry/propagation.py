@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple, Protocol
 
 _IDS = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
-# Version 00 ends after the flags; a later one may go on after a dash; ff is no version.
+# Version 00 ends after the flags; later ones may continue after a dash; ff is not a version.
 _PARENT = re.compile(rf"00-{_IDS}|(?!00|ff)[0-9a-f]{{2}}-{_IDS}(?:-[!-~]*)?")
 _MEMBER = r"[ \t]*(?:[a-z0-9][a-z0-9_\-*/@]{0,255}=[ !-+\--<>-~]{0,255}[!-+\--<>-~])?[ \t]*"
 _STATE = re.compile(rf"{_MEMBER}(?:,{_MEMBER}){{0,31}}")
@@ -57,7 +57,7 @@ Extract = Callable[[Carrier], TraceContext | None]
 
 
 def extractor(propagators: Sequence[str]) -> Extract:
-    """Return what extracts a trace context; if several propagators find one, the last of them counts.
+    """Return a function that extracts a trace context; if several propagators find one, the last wins.
 
     Raises:
         LookupError: a propagator is not installed.
@@ -84,7 +84,7 @@ def w3c(carrier: Carrier) -> TraceContext | None:
 
 
 def _installed(name: str) -> Extract:
-    """Load a propagator that a package brings."""
+    """Load a propagator from an installed package."""
     found = entry_points(group=_GROUP, name=name)
     if not found:
         raise LookupError(f"no package has the propagator {name}")
@@ -92,7 +92,7 @@ def _installed(name: str) -> Extract:
 
 
 class _Getter:
-    """How OpenTelemetry's propagators read a carrier."""
+    """Lets OpenTelemetry's propagators read a carrier."""
 
     def get(self, carrier: Carrier, key: str) -> list[str] | None:
         value = carrier.header(key.lower().encode())

@@ -22,7 +22,7 @@ class Distribution(NamedTuple):
     """The reading of a histogram.
 
     Attributes:
-        counts: observations per bucket, not added up; the last one is that above all bounds.
+        counts: observations per bucket, not cumulative; the last bucket is above all bounds.
         total: the sum of all observations.
     """
 
@@ -32,7 +32,7 @@ class Distribution(NamedTuple):
 
 Value = int | float | Distribution
 Point = tuple[tuple[str, ...], Value]
-"""The values of the labels, and the reading. An empty label is one that does not apply."""
+"""The values of the labels, and the reading. An empty label does not apply."""
 
 Reader = Callable[[], Iterable[Point]]
 
@@ -52,7 +52,7 @@ class Histogram:
     """Observations in buckets. Observing costs about 0.2 µs.
 
     Args:
-        bounds: upper, inclusive, ascending.
+        bounds: upper and inclusive, ascending.
     """
 
     __slots__ = ("_bounds", "_counts", "_total")
@@ -68,7 +68,7 @@ class Histogram:
         self._total += value
 
     def read(self) -> Distribution:
-        """Return what was observed so far."""
+        """Return the observations so far."""
         return Distribution(tuple(self._counts), self._total)
 
 
@@ -76,7 +76,7 @@ class Registry:
     """How to read every instrument.
 
     Attributes:
-        refresh: awaited before readings are taken, for what has to be asked for. Must not raise.
+        refresh: awaited before reading, to fetch what must be asked for. Must not raise.
     """
 
     def __init__(self) -> None:
@@ -84,11 +84,11 @@ class Registry:
         self.refresh: list[Callable[[], Awaitable[None]]] = []
 
     def add(self, instrument: Instrument, read: Reader) -> None:
-        """Say how to read an instrument. `read` must be quick and not raise."""
+        """Add an instrument. `read` must be quick and not raise."""
         self._readers[instrument] = read
 
     def add_number(self, instrument: Instrument, read: Callable[[], float | None]) -> None:
-        """Say how to read an instrument without labels; None is no reading."""
+        """Add an instrument without labels; None = no reading."""
 
         def point() -> Iterable[Point]:
             value = read()
@@ -97,7 +97,7 @@ class Registry:
         self._readers[instrument] = point
 
     def add_histogram(self, instrument: Instrument) -> Histogram:
-        """Make the only series of a histogram, to be fed by the caller."""
+        """Add a histogram with one series, and return it for the caller to observe."""
         if instrument.kind is not InstrumentKind.HISTOGRAM:
             raise ValueError(f"{instrument.name} is no histogram")
         histogram = Histogram(instrument.bounds)
@@ -105,7 +105,7 @@ class Registry:
         return histogram
 
     async def collect(self) -> list[Family]:
-        """Take all readings, in the order of the table."""
+        """Read all instruments, in the order of the table."""
         for refresh in self.refresh:
             await refresh()
         return [
@@ -116,9 +116,9 @@ class Registry:
 
 
 class PeriodicReader:
-    """Takes readings every `interval` seconds, from `start` to `close`, and queues them to be exported.
+    """Reads all instruments every `interval` seconds, from `start` to `close`, and exports the readings.
 
-    While the last ones are still being sent none are taken.
+    It skips a turn while the last readings are still being sent.
     """
 
     def __init__(self, queue: Exporter[Readings], collect: Collect, interval: float) -> None:
@@ -129,7 +129,7 @@ class PeriodicReader:
 
     @property
     def failures(self) -> int:
-        """How often readings could not be sent."""
+        """How many exports failed."""
         return self._queue.dropped
 
     def start(self) -> None:
@@ -137,7 +137,7 @@ class PeriodicReader:
         self._task = asyncio.create_task(self._run(), name="metrics")
 
     async def close(self, timeout: float) -> None:
-        """Send the last readings, for up to `timeout` seconds. A failing collector gets none."""
+        """Send the last readings for up to `timeout` seconds, but not to a failing collector."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
         in_time = True

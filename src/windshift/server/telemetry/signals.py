@@ -16,9 +16,8 @@ from windshift.server.telemetry.span_log import log_span
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
 
 _SWITCH_INTERVAL: Final = 0.0005
-"""Seconds until Python gives another thread its turn. With the default of 5 ms calls would wait that long
-while a batch is encoded: half of the 99th percentile of 2,500 publishes a second, all of them recorded.
-"""
+"""Seconds until Python switches threads. With the default of 5 ms, calls would wait that long while a batch
+is encoded: half of the 99th percentile at 2,500 publishes per second, all recorded."""
 _MIN_METRIC_INTERVAL: Final = 0.1
 
 SPANS: Final = Messages(
@@ -38,11 +37,11 @@ LOGS: Final = Messages(
 
 
 class Telemetry:
-    """What a process tells of its work. Each signal that has an endpoint has an exporter.
+    """The telemetry of a process. Each signal with an endpoint has an exporter.
 
     Attributes:
-        spans: exports finished spans, None without an endpoint.
-        tracer: starts spans, None if they would go nowhere.
+        spans: exports finished spans; None without an endpoint.
+        tracer: starts spans; None if they would go nowhere.
     """
 
     def __init__(self, config: TelemetryConfig) -> None:
@@ -75,12 +74,12 @@ class Telemetry:
         return Tracer(Sampler(self._config.spans.sampler), finishes[0] if len(finishes) == 1 else finish_all)
 
     async def close_spans(self, timeout: float) -> None:
-        """Send the spans that wait, for up to `timeout` seconds."""
+        """Send waiting spans for up to `timeout` seconds."""
         if self.spans is not None:
             await asyncio.to_thread(self.spans.close, timeout)
 
     def metric_reader(self, collect: Collect) -> PeriodicReader | None:
-        """Make what exports readings; None without an endpoint."""
+        """Return an exporter of metrics; None without an endpoint."""
         if self._config.metrics.endpoint is None:
             return None
         from windshift.server.telemetry.otlp_signals import metric_sender  # noqa: PLC0415 - as above
@@ -91,7 +90,7 @@ class Telemetry:
         return PeriodicReader(queue, collect, interval)
 
     def log_handler(self) -> logging.Handler | None:
-        """Make the handler that exports log records; None without an endpoint."""
+        """Return a handler that exports log records; None without an endpoint."""
         if self._config.logs.endpoint is None:
             return None
         from windshift.server.telemetry.otlp_signals import OtlpHandler, log_sender  # noqa: PLC0415 - as above
@@ -101,6 +100,6 @@ class Telemetry:
         return OtlpHandler(self._logs)
 
     def close_logs(self, timeout: float) -> None:
-        """Send the log records that wait, for up to `timeout` seconds. Blocks."""
+        """Send waiting log records for up to `timeout` seconds. Blocks."""
         if self._logs is not None:
             self._logs.close(timeout)

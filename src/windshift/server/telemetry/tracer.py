@@ -21,21 +21,20 @@ from windshift.server.telemetry.propagation import TraceContext, read_trace_cont
 Attributes = dict[str, str | int | bool]
 
 _RANDOM: Final = frozenset("2367abef")
-"""Last digits of flags that have the second bit: the trace's id is random (W3C trace context level 2)."""
+"""Last digits of flags with the second bit set: the trace id is random (W3C trace context level 2)."""
 _LONGEST: Final = 255
-"""Characters of a text that a client chose and nobody has checked."""
+"""Characters kept of an unchecked text from a client."""
 _SAMPLED: Final = frozenset("13579bdf")
-"""Last digits of flags that have the lowest bit."""
+"""Last digits of flags with the lowest bit set."""
 _IDS: Final = 1 << 64
-"""How many different values the lower half of a trace's id has."""
+"""The number of values of the lower half of a trace id."""
 
 
 class Sampler:
     """OpenTelemetry's six standard samplers: by the parent's flag or not, and a share of the other traces.
 
-    A share is decided by the lower 64 bits of the trace's id, as in OpenTelemetry's SDK for Python, so that
-    all servers with the same share come to the same decision.
-    https://opentelemetry.io/docs/specs/otel/trace/sdk/#built-in-samplers
+    The lower 64 bits of the trace id decide, as in OpenTelemetry's SDK for Python, so that all servers with
+    the same share decide alike. https://opentelemetry.io/docs/specs/otel/trace/sdk/#built-in-samplers
     """
 
     __slots__ = ("_bound", "_parent_based")
@@ -45,13 +44,13 @@ class Sampler:
         self._bound = round(config.ratio * _IDS)
 
     def continues(self, parent: str) -> bool:
-        """Decide about a trace that came from outside, by its valid ``traceparent``."""
+        """Decide about a caller's trace, by its valid ``traceparent``."""
         if self._parent_based:
             return parent[54] in _SAMPLED
         return int(parent[19:35], 16) < self._bound
 
     def begins(self) -> str | None:
-        """Return the id of a new trace, or None if it is not recorded."""
+        """Return the id of a new trace; None = do not record one."""
         low = getrandbits(64)
         if low >= self._bound:
             return None
@@ -59,20 +58,20 @@ class Sampler:
 
 
 class Span:
-    """An operation that is recorded. It is exported once it has ended.
+    """A recorded operation, exported after its end.
 
     Attributes:
-        name: the operation, and perhaps its target: of low cardinality.
+        name: the operation, and perhaps its target; of low cardinality.
         kind: the role of this server in it.
         trace_id: 32 hexadecimal digits.
         span_id: 16 hexadecimal digits.
-        flags: two hexadecimal digits, those of this span's own ``traceparent``.
-        state: the trace's ``tracestate``, may be empty.
-        parent_id: the parent span, empty for the first span of a trace.
-        remote: whether the parent is another process's.
+        flags: two hexadecimal digits, the flags of this span's ``traceparent``.
+        state: the trace's ``tracestate``; may be empty.
+        parent_id: the parent span; empty for the first span of a trace.
+        remote: whether the parent is in another process.
         link: the context of the event's producer, for operations on events.
         attributes: names and values.
-        error: the type of the error, None without one.
+        error: the type of the error; None = none.
         started: nanoseconds since 1970.
         ended: nanoseconds since 1970.
     """
@@ -149,7 +148,7 @@ class Span:
 
 
 current_span: ContextVar[Span | None] = ContextVar("current_span", default=None)
-"""The span of the current call, if it is recorded: for log records."""
+"""The span of the current call, if recorded; log records refer to it."""
 
 
 class Tracer:
@@ -157,7 +156,7 @@ class Tracer:
 
     Args:
         sampler: decides which.
-        finish: called with every span that has ended; must be quick and not raise.
+        finish: called with every ended span; must be quick and not raise.
     """
 
     __slots__ = ("_finish", "_sampler")
@@ -167,7 +166,7 @@ class Tracer:
         self._finish = finish
 
     def start(self, kind: SpanKind, parent: TraceContext | None) -> Span | None:
-        """Start the span of a call, or return None if it is not recorded."""
+        """Start the span of a call; None = not recorded."""
         if parent is not None:
             return self._continue(kind, parent) if self._sampler.continues(parent.parent) else None
         trace_id = self._sampler.begins()
@@ -176,9 +175,9 @@ class Tracer:
         return Span(self._finish, kind, trace_id, "03", "", "", remote=False)
 
     def follow(self, kind: SpanKind, parent: str | None, state: str | None) -> Span | None:
-        """Start the span of an operation on an event, by its headers, which may hold anything.
+        """Start the span of an operation on an event, from its headers, which are not trusted.
 
-        It continues the trace of the event's producer and links to the producer's span. Without such a trace
+        It continues the trace of the event's producer and links to the producer's span. Without a trace there
         nothing is recorded.
         """
         if parent is None or len(parent) < 55:
@@ -202,12 +201,12 @@ class Tracer:
 
 
 def error_type(error: BaseException) -> str:
-    """Return the reason that clients get, or the name of the exception's class."""
+    """Return the reason that clients get, or the exception's class name."""
     if isinstance(error, WindshiftError):
         return error.reason
     return "CANCELLED" if isinstance(error, CancelledError) else type(error).__qualname__
 
 
 def bounded(text: str) -> str:
-    """Cut a text from a client to the length of an attribute."""
+    """Cut a client's text to the length of an attribute."""
     return text[:_LONGEST]
