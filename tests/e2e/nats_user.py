@@ -166,6 +166,9 @@ def handle_dead_letters(client: Client) -> None:
         some = dl.ReplayRequest(filter=dl.Filter(stream="ORDERS"), limit=1)
         assert ask(client, "Replay", some).replayed == 1
         reject(call, call.event(20).id, permanently=True)
+    replay(client, letters[1].id)
+    delete_consumer(client, "ORDERS", "fragile")
+    assert not any(letter.replaying for letter in listed(client, "ORDERS"))
     assert ask(client, "Purge", dl.PurgeRequest(ids=[letters[1].id])).purged == 1
     purged = ask(client, "Purge", dl.PurgeRequest(filter=dl.Filter(stream="ORDERS"))).purged
     assert purged == 2

@@ -57,12 +57,27 @@ async def _bury(
 
 def delete_stream(nats_server: NatsServer, name: str) -> None:
     """Delete a stream with NATS's own means."""
+    jetstream(nats_server, f"STREAM.DELETE.{name}")
 
-    async def delete() -> None:
+
+def jetstream(nats_server: NatsServer, operation: str, request: Any = None) -> Any:
+    """Ask JetStream's API."""
+
+    async def call() -> Any:
         async with connect(nats_server.url) as broker:
-            await broker.api.call(f"STREAM.DELETE.{name}", None, in_seconds(5))
+            return await broker.api.call(operation, request, in_seconds(10))
 
-    asyncio.run(delete())
+    return asyncio.run(call())
+
+
+def store(nats_server: NatsServer, subject: str, body: bytes, headers: dict[str, str]) -> None:
+    """Store a message, as another program does."""
+
+    async def publish() -> None:
+        async with connect(nats_server.url) as broker:
+            await broker.publish(subject, body, headers)
+
+    asyncio.run(publish())
 
 
 def ask(client: Client, method: str, request: Message, timeout: float | None = 20) -> Any:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
 from threading import Thread
 from typing import Any
 
@@ -11,10 +13,23 @@ import pytest
 from tests.support.app import running_app
 from tests.support.client import Client, any_of, text_of
 from tests.support.nats_server import NatsServer
-from tests.support.windshift_process import wait_for
-from tests.wire.burying import DROP, RETRY, ack, ask, consumer, kill_off, listed, reject, replay, watching
+from tests.support.windshift_process import wait_for, windshift
+from tests.wire.burying import (
+    DROP,
+    RETRY,
+    ack,
+    ask,
+    consumer,
+    jetstream,
+    kill_off,
+    listed,
+    reject,
+    replay,
+    store,
+    watching,
+)
 from tests.wire.consuming import subscribed
-from tests.wire.management import ensure_consumer
+from tests.wire.management import delete_consumer, ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 
 Unique = Callable[[], str]
@@ -267,3 +282,88 @@ def test_two_servers(client: Client, nats_server: NatsServer, stream: str) -> No
             ack(call, 1)
         assert listed(other, stream) == []
         other.channel.close()
+
+
+def test_more_consumers_than_a_stream_may_have(own_client: Client, own_nats_server: NatsServer) -> None:
+    """Replays need no consumers of JetStream, so that its limits for them do not matter."""
+    config = {
+        "name": "WS_REPLAYS",
+        "subjects": ["_WS.replay.>"],
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "max_consumers": 1,
+    }
+    jetstream(own_nats_server, "STREAM.CREATE.WS_REPLAYS", config)
+    stream = own_client.ensure_stream("S")
+    own_client.publish(f"{stream}.x")
+    names = [f"c{number}" for number in range(4)]
+    with ExitStack() as stack:
+        calls = {}
+        for name in names:
+            consumer(own_client, stream, name)
+            calls[name] = call = stack.enter_context(subscribed(own_client, stream, consumer=name))
+            call.event()
+            reject(call, 1, permanently=True)
+        assert ask(own_client, "Replay", pb.ReplayRequest(filter=pb.Filter(stream=stream))).replayed == 4
+        for call in calls.values():
+            assert call.event(15).id == 1
+        state = jetstream(own_nats_server, "STREAM.INFO.WS_REPLAYS", None)["state"]
+        assert (state["messages"], state["consumer_count"]) == (4, 0)
+        for call in calls.values():
+            ack(call, 1)
+    assert listed(own_client, stream) == []
+    assert jetstream(own_nats_server, "STREAM.INFO.WS_REPLAYS", None)["state"]["messages"] == 0
+
+
+def test_a_consumer_that_is_deleted(client: Client, stream: str) -> None:
+    """Replays to it end. Its dead letters stay, and can be replayed to one of the same name."""
+    letter = kill_off(client, stream)
+    replay(client, letter.id)
+    delete_consumer(client, stream, "c")
+    assert not listed(client, stream)[0].replaying
+    consumer(client, stream)
+    with subscribed(client, stream) as call:
+        assert call.event().delivery_attempt == 1  # by its stream
+        ack(call, 1)
+        call.nothing()
+        replay(client, letter.id)
+        assert call.event(15).id == 1
+        ack(call, 1)
+    assert listed(client, stream) == []
+
+
+def test_a_server_that_dies(own_nats_server: NatsServer, own_client: Client, tmp_path: Path) -> None:
+    """What its subscriber held comes to another server's, as the next attempt, when its time is over."""
+    stream = own_client.ensure_stream("S")
+    consumer(own_client, stream, processing_timeout="1.5s")
+    letter = kill_off(own_client, stream)
+    replay(own_client, letter.id)
+    with windshift(tmp_path, NATS_URL=own_nats_server.url) as process:
+        with subscribed(Client(process.address), stream) as call:
+            assert call.event(15).delivery_attempt == 1
+            process.kill()
+        with subscribed(own_client, stream) as call:
+            event = call.event(15)
+            assert (event.id, event.delivery_attempt) == (1, 2)
+            ack(call, 1)
+    assert listed(own_client, stream) == []
+
+
+def test_a_subscriber_that_lost_a_replay(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """What somebody else was given meanwhile is not its own any more, and it is told so."""
+    letters = [kill_off(client, stream) for _ in range(3)]
+    with subscribed(client, stream) as call:
+        replay(client, *(letter.id for letter in letters))
+        ids = [call.event(15).id for _ in letters]
+        for letter in letters:  # as another server writes it that takes over
+            headers = {"WS-Writer": "other", "WS-Attempts": "2", "WS-Held": "30000000000"}
+            store(nats_server, f"_WS.replay.{letter.id}", b"1", headers)
+        call.ping(ids[0])
+        assert call.told() == ("ping", [], [ids[0]], [])
+        call.reject(ids[1], action=RETRY)
+        assert call.told() == ("reject", [], [ids[1]], [])
+        call.ack(ids[2])  # which the dead letter decides
+        assert call.told() == ("ack", [ids[2]], [], [])
+        call.ack(ids[0], ids[1])
+        assert call.told() == ("ack", [], sorted(ids[:2]), [])
+    assert sorted(letter.event.id for letter in listed(client, stream)) == sorted(ids[:2])

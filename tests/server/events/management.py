@@ -12,7 +12,8 @@ from windshift.nats import Message, NoReply, Outcome
 from windshift.nats import headers as h
 from windshift.nats.jetstream.writes import PubAck, read_pub_ack
 from windshift.nats.times import parse_rfc3339
-from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes
+from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes, Replays
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.specs import (
     ConsumerSpec,
     FromAggregate,
@@ -49,6 +50,18 @@ class Told:
     def send(self, kind: str, stream: str, consumer: str) -> None:
         """Keep it."""
         self.notes.append((kind, stream, consumer))
+
+
+class NoReplays:
+    """Replays where there are none."""
+
+    async def position(self, _deadline: float) -> int:
+        """Return that there never was one."""
+        return 0
+
+    async def forget(self, _consumer: ConsumerKey, _upto: int, _deadline: float) -> int:
+        """Return that there was nothing to forget."""
+        return 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,9 +151,10 @@ def manage(
     default_replicas: int = 1,
     dead_letters: DeadLetterStream | None = None,
     notes: Notes | None = None,
+    replays: Replays | None = None,
 ) -> Management:
     """Wire streams and consumers as the composition root does, without dead letters unless they are given."""
-    consumers = Consumers(broker.api, dead_letters or Letters(), notes or Told())
+    consumers = Consumers(broker.api, dead_letters or Letters(), notes or Told(), replays or NoReplays())
     return Management(broker, Streams(broker.api, default_replicas), consumers)
 
 

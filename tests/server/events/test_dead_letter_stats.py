@@ -12,7 +12,7 @@ from windshift.nats.times import Time
 from windshift.server.domain.errors import StreamFull
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
 from windshift.server.events.dead_letters.stats import DeadLetterStats
-from windshift.server.events.model import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.telemetry.log_text import fields_of
 from windshift.server.telemetry.tracer import current_span
 
@@ -106,5 +106,5 @@ def test_dead_letters_that_cannot_be_written(caplog: pytest.LogCaptureFixture) -
 def test_replays() -> None:
     """They are counted."""
     stats = DeadLetterStats()
-    stats.replayed()
+    stats.replayed(ConsumerKey("s", "c"))
     assert stats.replays == 1

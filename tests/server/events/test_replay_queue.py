@@ -1,4 +1,4 @@
-"""Outstanding replays on a real broker: one pointer for each, and gone when it is settled."""
+"""Outstanding replays on a real broker: one pointer for each, claimed by one, and gone when it is settled."""
 
 from __future__ import annotations
 
@@ -13,16 +13,21 @@ from tests.server.events.keeping import Keeper, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.events.dead_letters.claims import Claim
 from windshift.server.events.dead_letters.model import DeadLetterId
-from windshift.server.events.dead_letters.replay_queue import STREAM, read_pointer
-from windshift.server.events.deliveries import read_delivery
-from windshift.server.events.model import StreamSeq
+from windshift.server.events.dead_letters.pointers import Pointer
+from windshift.server.events.dead_letters.replay_queue import STREAM, Clock
+from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.upkeep import ReplayUpkeep
+from windshift.server.events.deliveries import stored_at
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import REPLAY
 
 Unique = Callable[[], str]
 
-TIMEOUT = timedelta(seconds=30)
+LONG, SHORT = timedelta(seconds=30), timedelta(milliseconds=300)
 
 
 @pytest.fixture
@@ -37,17 +42,217 @@ def dead_letter_id(stream: str, consumer: str = "c", seq: int = 1) -> DeadLetter
     return DeadLetterId(stream, consumer, StreamSeq(seq), 1_795_532_049_123_456_789)
 
 
-async def test_a_pointer_comes_to_its_consumer(keeper: Keeper, unique: Unique) -> None:
-    """The consumer is handed which dead letter is replayed, and for which time; an ack ends it."""
+async def pointers(keeper: Keeper, stream: str, consumer: str = "c") -> list[Pointer]:
+    """Read all pointers of a consumer."""
+    found: list[Pointer] = []
+    after = 0
+    while True:
+        page = await keeper.replays.page(ConsumerKey(stream, consumer), after, in_seconds(5))
+        found += page.pointers
+        after = page.after
+        if not after:
+            return found
+
+
+async def wait(keeper: Keeper, pointer: Pointer) -> float:
+    """Return the seconds until a pointer is free."""
+    clock = await keeper.replays.clock(in_seconds(5))
+    assert clock is not None
+    return clock.seconds_until(pointer.free_at_ns, in_seconds(0))
+
+
+async def claimed(keeper: Keeper, one: DeadLetterId, timeout: timedelta = LONG) -> Claim:
+    """Add a replay and claim it."""
+    assert await keeper.replays.add(one, 1, in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    claim = await keeper.replays.claim(pointer, timeout, in_seconds(5))
+    assert claim is not None
+    return claim
+
+
+async def test_a_pointer(keeper: Keeper, unique: Unique) -> None:
+    """It says which dead letter is replayed, and for which time; its end makes room for the next."""
     one, replays = dead_letter_id(unique()), keeper.replays
+    assert await replays.clock(in_seconds(5)) is None
+    assert not await replays.any(ConsumerKey(one.stream, "c"), in_seconds(5))
     assert await replays.add(one, 3, in_seconds(5))
-    name = await replays.ensure_consumer(one.stream, one.consumer, TIMEOUT, in_seconds(5))
-    message = await keeper.next(STREAM, name)
-    assert read_pointer(read_delivery(message)) == (one, 3)
+    assert await replays.any(ConsumerKey(one.stream, "c"), in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    assert (pointer.id, pointer.number, pointer.attempts) == (one, 3, 0)
+    assert await wait(keeper, pointer) <= 0
+    claim = await replays.claim(pointer, LONG, in_seconds(5))
+    assert claim is not None
+    assert (claim.id, claim.number, claim.attempt) == (one, 3, 1)
+    assert stored_at(claim.reply) == one.stored_ns
     assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == {one}
-    await keeper.settle(message)
-    await eventually(lambda: replays.outstanding(one.stream, one.consumer, in_seconds(5)), frozenset())
+    assert await claim.end(in_seconds(5))
+    assert await claim.end(in_seconds(5))
+    assert not await claim.prolong(LONG, in_seconds(5))
+    assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == frozenset()
     assert await replays.add(one, 4, in_seconds(5))
+
+
+async def test_one_claim_at_a_time(keeper: Keeper, unique: Unique) -> None:
+    """Of many that read a pointer one gets it, and nobody else as long as the claim lasts."""
+    one = dead_letter_id(unique())
+    others = [await keep(keeper.broker) for _ in range(10)]
+    assert await keeper.replays.add(one, 1, in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    claims = await asyncio.gather(*(each.replays.claim(pointer, SHORT, in_seconds(5)) for each in others))
+    (claim,) = [each for each in claims if each is not None]
+    (held,) = await pointers(keeper, one.stream)
+    assert held.attempts == 1
+    assert 0 < await wait(keeper, held) <= SHORT.total_seconds()
+    assert await claim.prolong(LONG, in_seconds(5))
+    (held,) = await pointers(keeper, one.stream)
+    assert held.attempts == 1
+    assert await wait(keeper, held) > SHORT.total_seconds()
+
+
+async def test_what_this_process_has_dealt_with(keeper: Keeper, unique: Unique) -> None:
+    """Other calls of the process leave a pointer alone that they have read before it was claimed."""
+    one = dead_letter_id(unique())
+    assert await keeper.replays.add(one, 1, in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    assert not keeper.replays.is_taken(pointer)
+    assert await keeper.replays.claim(pointer, LONG, in_seconds(5)) is not None
+    assert keeper.replays.is_taken(pointer)
+    (again,) = await pointers(keeper, one.stream)
+    assert not keeper.replays.is_taken(again)
+
+
+async def test_a_claim_that_was_taken_over(keeper: Keeper, unique: Unique) -> None:
+    """It can be neither prolonged nor given back nor ended, whatever its holder believes of the time."""
+    one = dead_letter_id(unique())
+    for method in ("prolong", "give_back", "end"):
+        late = await claimed(keeper, one, timedelta(0))
+        (pointer,) = await pointers(keeper, one.stream)
+        claim = await keeper.replays.claim(pointer, LONG, in_seconds(5))
+        assert claim is not None
+        assert claim.attempt == 2
+        if method == "prolong":
+            assert not await late.prolong(LONG, in_seconds(5))
+        elif method == "give_back":
+            assert not await late.give_back(0, in_seconds(5))
+        else:
+            assert not await late.end(in_seconds(5))
+        assert late.is_over
+        assert await claim.end(in_seconds(5))
+
+
+async def test_giving_back(keeper: Keeper, unique: Unique) -> None:
+    """Anybody may take it as the next attempt, at once or after the delay."""
+    one = dead_letter_id(unique())
+    claim = await claimed(keeper, one)
+    assert await claim.give_back(0, in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    assert await wait(keeper, pointer) <= 0
+    again = await keeper.replays.claim(pointer, LONG, in_seconds(5))
+    assert again is not None
+    assert again.attempt == 2
+    assert await again.give_back(20 * 10**9, in_seconds(5))
+    (pointer,) = await pointers(keeper, one.stream)
+    assert 15 < await wait(keeper, pointer) <= 20
+
+
+def test_the_clock_of_the_broker() -> None:
+    """Times are those of the broker, whatever this machine believes; only what passes here counts."""
+    clock = Clock(5_000_000_000, 100.0, 1)
+    assert clock.seconds_until(7_000_000_000, 100.0) == 2
+    assert clock.seconds_until(7_000_000_000, 101.5) == 0.5
+    assert from_unix_ns(clock.unix_ns).seconds == 5
+
+
+async def test_pages(keeper: Keeper, unique: Unique) -> None:
+    """All of a consumer's pointers are found, in the order in which they were written, and nobody else's."""
+    stream = unique()
+    ids = [dead_letter_id(stream, seq=number + 1) for number in range(230)]
+    for each in ids:
+        await keeper.replays.add(each, 1, in_seconds(5))
+    for consumer in ("cc", "d"):
+        await keeper.replays.add(dead_letter_id(stream, consumer), 1, in_seconds(5))
+    assert [pointer.id for pointer in await pointers(keeper, stream)] == ids
+    assert [pointer.id.consumer for pointer in await pointers(keeper, stream, "d")] == ["d"]
+
+
+async def test_no_pointers(keeper: Keeper, unique: Unique) -> None:
+    """What is no pointer is passed over, and removed."""
+    stream = unique()
+    one = dead_letter_id(stream)
+    await keeper.replays.add(one, 1, in_seconds(5))
+    await keeper.publish(f"_WS.replay.{stream}.c.1")
+    await keeper.publish(f"_WS.replay.{dead_letter_id(stream, seq=2)}", b"x")
+    await keeper.publish(f"_WS.replay.{dead_letter_id(stream, seq=3)}", b"1", {"WS-Attempts": "x"})
+    assert [pointer.id for pointer in await pointers(keeper, stream)] == [one]
+    assert await keeper.broker.messages(STREAM) == 1
+
+
+async def test_a_stream_of_an_earlier_version(keeper: Keeper, unique: Unique) -> None:
+    """Its pointers are found, its consumers go unless somebody pulls from them."""
+    stream, api = unique(), keeper.broker.api
+    old = {
+        "name": STREAM,
+        "subjects": ["_WS.replay.>"],
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "discard": "new",
+    }
+    await api.create_stream(old, in_seconds(5))
+    for name in ("unused", "used"):
+        config = {
+            "name": name,
+            "durable_name": name,
+            "ack_policy": "explicit",
+            "filter_subject": f"_WS.replay.{stream}.{name}.>",
+            "inactive_threshold": 30 * 24 * 60 * 60 * 10**9,
+        }
+        await api.create_consumer(STREAM, name, config, in_seconds(5))
+    inbox = keeper.broker.connection.inbox()
+    keeper.broker.connection.subscribe(inbox, lambda _: None)
+    pull = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.used".encode()
+    keeper.broker.connection.publish(pull, b'{"batch":1,"expires":30000000000}', reply=inbox)
+    one = dead_letter_id(stream)
+    await keeper.publish(f"_WS.replay.{one}", b"2", {"WS-Writer": "somebody"})
+    (pointer,) = await pointers(keeper, stream)
+    claim = await keeper.replays.claim(pointer, LONG, in_seconds(5))
+    assert claim is not None
+    assert (claim.number, claim.attempt) == (2, 1)
+    await keeper.replays.remove_old_consumers(in_seconds(5))
+    info = await api.call(f"CONSUMER.NAMES.{STREAM}", {}, in_seconds(5))
+    assert info["consumers"] == ["used"]
+    assert await claim.end(in_seconds(5))
+
+
+async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
+    """Their replays end; those of consumers that are there, or that came since, do not."""
+    stream, api = await keeper.broker.stream(unique()), keeper.broker.api
+    await api.create_consumer(
+        stream, "there", {"durable_name": "there", "ack_policy": "explicit"}, in_seconds(5)
+    )
+    gone = [dead_letter_id(stream, "gone"), dead_letter_id("nowhere")]
+    there = dead_letter_id(stream, "there")
+    for each in (*gone, there):
+        await keeper.replays.add(each, 1, in_seconds(5))
+    upkeep = ReplayUpkeep(keeper.replays, api, keeper.notes, DeadLetterStats())
+    await upkeep.clean(await upkeep.look(in_seconds(5)), in_seconds(5))
+    assert await keeper.replays.outstanding("", "", in_seconds(5)) == {there}
+    upto = await keeper.replays.position(in_seconds(5))
+    later = there._replace(seq=StreamSeq(2))
+    await keeper.replays.add(later, 1, in_seconds(5))
+    assert await keeper.replays.forget(ConsumerKey(stream, "there"), upto, in_seconds(5)) == 1
+    assert await keeper.replays.outstanding("", "", in_seconds(5)) == {later}
+
+
+async def test_a_look(keeper: Keeper, unique: Unique) -> None:
+    """Calls of this process are told of replays whose note was lost, and metrics how many there are."""
+    stream, stats, heard = unique(), DeadLetterStats(), list[str]()
+    for seq in (1, 2):
+        await keeper.replays.add(dead_letter_id(stream, seq=seq), 1, in_seconds(5))
+    await keeper.broker.requests.round_trip(in_seconds(5))
+    keeper.notes.listen(REPLAY, stream, "c", lambda: heard.append("c"))
+    await ReplayUpkeep(keeper.replays, keeper.broker.api, keeper.notes, stats).look(in_seconds(5))
+    assert heard == ["c"]
+    assert stats.outstanding == {ConsumerKey(stream, "c"): 2}
 
 
 async def test_many_replays_at_once(keeper: Keeper, unique: Unique) -> None:
@@ -79,61 +284,6 @@ async def test_outstanding_ones_of_some(keeper: Keeper, unique: Unique) -> None:
         await ask("*", "c", in_seconds(5))
 
 
-async def test_only_its_own_pointers(keeper: Keeper, unique: Unique) -> None:
-    """A consumer gets the pointers of its own dead letters and of no other consumer's."""
-    stream = unique()
-    ids = [dead_letter_id(stream, consumer) for consumer in ("c", "cc", "d")]
-    for each in ids:
-        await keeper.replays.add(each, 1, in_seconds(5))
-    for each in ids:
-        name = await keeper.replays.ensure_consumer(stream, each.consumer, TIMEOUT, in_seconds(5))
-        message = await keeper.next(STREAM, name)
-        assert read_pointer(read_delivery(message)) == (each, 1)
-        await keeper.settle(message)
-
-
-async def test_the_consumer_of_pointers(keeper: Keeper, unique: Unique) -> None:
-    """It is made once, by any number of servers; a new timeout is taken over; long names are fine."""
-    stream, consumer = unique().ljust(255, "s"), "c" * 255
-    names = await asyncio.gather(
-        *(keeper.replays.ensure_consumer(stream, consumer, TIMEOUT, in_seconds(20)) for _ in range(20))
-    )
-    assert len(set(names)) == 1
-    assert len(names[0]) <= 255
-    assert await keeper.replays.ensure_consumer(stream, consumer, 2 * TIMEOUT, in_seconds(5)) == names[0]
-    info = await keeper.broker.api.call(f"CONSUMER.INFO.{STREAM}.{names[0]}", None, in_seconds(5))
-    assert info["config"]["ack_wait"] == 60 * 10**9
-    assert info["config"]["max_deliver"] == -1
-    await keeper.replays.add(dead_letter_id(stream, consumer), 1, in_seconds(5))
-    assert read_pointer(read_delivery(await keeper.next(STREAM, names[0])))[1] == 1
-
-
-async def test_different_timeouts_at_once(keeper: Keeper, unique: Unique) -> None:
-    """Servers that ask for different timeouts at the same time all get the consumer."""
-    stream = unique()
-    timeouts = [timedelta(seconds=n + 1) for n in range(10)]
-    names = await asyncio.gather(
-        *(keeper.replays.ensure_consumer(stream, "c", timeout, in_seconds(20)) for timeout in timeouts)
-    )
-    assert len(set(names)) == 1
-
-
-async def test_no_pointers(keeper: Keeper) -> None:
-    """What is no pointer is told apart."""
-    one = dead_letter_id("s")
-    await keeper.replays.add(one, 1, in_seconds(5))
-    name = await keeper.replays.ensure_consumer("s", "c", TIMEOUT, in_seconds(5))
-    delivery = read_delivery(await keeper.next(STREAM, name))
-    for broken in (
-        delivery._replace(subject="a.b"),
-        delivery._replace(subject="_WS.replay.s.c.1"),
-        delivery._replace(data=b""),
-        delivery._replace(data=b"x"),
-    ):
-        with pytest.raises(ValueError):
-            read_pointer(broken)
-
-
 async def test_whom_it_concerns_is_told(keeper: Keeper, unique: Unique) -> None:
     """Each call to replay is announced, also where the replay is outstanding already."""
     heard: list[int] = []
@@ -161,7 +311,7 @@ async def test_the_broker_is_away(own_broker: Broker, own_nats_server: NatsServe
 
 @pytest.mark.timeout(120)
 async def test_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
-    """By way of all members of a cluster one caller begins a replay, and its consumer works."""
+    """By way of all members of a cluster one caller begins a replay, and one claims it."""
     async with AsyncExitStack() as stack:
         brokers = [await stack.enter_async_context(connect(server.url)) for server in cluster]
         await brokers[0].api.call("INFO", None, in_seconds(60))
@@ -174,15 +324,17 @@ async def test_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
                 *(keepers[n % 3].replays.add(again, count, in_seconds(30)) for n in range(12))
             )
             assert begun.count(True) == 1
-        names = await asyncio.gather(
-            *(
-                keepers[n % 3].replays.ensure_consumer(one.stream, "c", TIMEOUT, in_seconds(30))
-                for n in range(6)
+
+        async def found() -> int:
+            return len(await pointers(keepers[1], one.stream))
+
+        await eventually(found, 5)
+        for pointer in await pointers(keepers[1], one.stream):
+            claims = await asyncio.gather(
+                *(each.replays.claim(pointer, LONG, in_seconds(30)) for each in keepers)
             )
-        )
-        for count in range(1, 6):
-            message = await keepers[count % 3].next(STREAM, names[0])
-            assert read_pointer(read_delivery(message))[1] == count
-            await keepers[0].settle(message)
+            (claim,) = [each for each in claims if each is not None]
+            assert await claim.prolong(LONG, in_seconds(30))
+            assert await claim.end(in_seconds(30))
         ask = keepers[1].replays.outstanding
         await eventually(lambda: ask(one.stream, "c", in_seconds(20)), frozenset())

@@ -33,6 +33,11 @@ def nak(delay_ns: int) -> bytes:
     return NAK if delay_ns <= 0 else b'-NAK {"delay": %d}' % delay_ns
 
 
+def delay_of(acknowledgement: bytes) -> int:
+    """Return the delay of a negative acknowledgement that `nak` wrote, in nanoseconds."""
+    return int(acknowledgement[len(NAK) + len(b' {"delay": ') : -1] or 0)
+
+
 def split_ack_subject(reply: bytes) -> list[bytes]:
     """Return what the reply subject of a delivery says (ADR-15), as digits; raise `ValueError` of any other.
 

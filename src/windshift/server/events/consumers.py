@@ -8,6 +8,7 @@ retry policy, which JetStream has no field for, is in its metadata.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,12 +28,16 @@ from windshift.server.domain.errors import (
     ConsumerNotFound,
     StreamNotFound,
     UnsupportedCombination,
+    WindshiftError,
 )
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
 from windshift.server.events.streams import OVERTAKEN_BACKOFF
 from windshift.server.ownership.ownership import Ownership
+
+log = logging.getLogger(__name__)
 
 KEPT_UNUSED: Final = timedelta(days=30)
 """How long a consumer with a name is kept while nobody subscribes."""
@@ -74,6 +79,18 @@ class Notes(Protocol):
         ...
 
 
+class Replays(Protocol):
+    """The replays of dead letters."""
+
+    async def position(self, deadline: float) -> int:
+        """Return the position of the last one; 0 for none."""
+        ...
+
+    async def forget(self, consumer: ConsumerKey, upto: int, deadline: float) -> int:
+        """End those of a consumer, up to a position."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerView:
     """What a consumer is, and how far it has come.
@@ -110,6 +127,7 @@ class Consumers:
         api: asks the broker.
         dead_letters: where dead letters are kept.
         notes: tells other servers of changes.
+        replays: the replays of dead letters.
         ownership: knows who has what, where there are rules.
     """
 
@@ -118,11 +136,13 @@ class Consumers:
         api: JetStream,
         dead_letters: DeadLetterStream,
         notes: Notes,
+        replays: Replays,
         ownership: Ownership | None = None,
     ) -> None:
         self._api = api
         self._dead_letters = dead_letters
         self._notes = notes
+        self._replays = replays
         self._ownership = ownership
         self._turns: WeakValueDictionary[tuple[str, str], asyncio.Lock] = WeakValueDictionary()
 
@@ -223,7 +243,11 @@ class Consumers:
         return view(stream, name, state, await self._dead_letters.count(stream, name, deadline))
 
     async def delete(self, stream: str, name: str, deadline: float) -> None:
-        """Delete a consumer; calls that consume from it end. Raise `ConsumerNotFound` or `StreamNotFound`."""
+        """Delete a consumer; calls that consume from it end, and so do replays to it.
+
+        Raise `ConsumerNotFound` or `StreamNotFound`.
+        """
+        upto = await self._replays.position(deadline)  # later ones are for a consumer that is made anew
         try:
             existed = await self._api.delete_consumer(stream, name, deadline)
         except NatsError as refusal:
@@ -232,6 +256,14 @@ class Consumers:
             self._ownership.consumer_deleted(stream, name)
         if not existed:
             raise ConsumerNotFound(name)
+        if upto:
+            await self._end_replays(ConsumerKey(stream, name), upto, deadline)
+
+    async def _end_replays(self, consumer: ConsumerKey, upto: int, deadline: float) -> None:
+        try:
+            await self._replays.forget(consumer, upto, deadline)
+        except (WindshiftError, NatsError) as error:  # somebody will see that the consumer is gone
+            log.debug("replays to %s are left over: %s", consumer.name, type(error).__name__)
 
 
 # --- Deciding ---------------------------------------------------------------------------------------------

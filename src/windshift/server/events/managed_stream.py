@@ -181,9 +181,10 @@ class ManagedStream:
         if found is not None:
             await self.delete(found.sequence, deadline)
 
-    async def purge(self, pattern: str, deadline: float) -> int:
-        """Remove all messages that match; return how many. May also raise `OutcomeUnknown`."""
-        request = self._api.change(f"STREAM.PURGE.{self.name}", {"filter": pattern}, deadline)
+    async def purge(self, pattern: str, deadline: float, upto: int | None = None) -> int:
+        """Remove all messages that match, up to a sequence; return how many. May raise `OutcomeUnknown`."""
+        which = {"filter": pattern} | ({} if upto is None else {"seq": upto + 1})
+        request = self._api.change(f"STREAM.PURGE.{self.name}", which, deadline)
         return int((await _unless_missing(request) or {}).get("purged", 0))
 
 

@@ -42,6 +42,7 @@ from windshift.server.events.dead_letters.admin import DeadLetterAdmin
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.upkeep import ReplayUpkeep
 from windshift.server.events.dead_letters.watch import WatchOptions
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.notes import Notes
@@ -105,6 +106,7 @@ class App:
         self._ownership = None if access is None else Ownership(nats.api, access)
         domain = _Domain(config, nats, counts, stats, tracer, self._ownership)
         self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
+        self._upkeep = domain.upkeep
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
@@ -166,7 +168,7 @@ class App:
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return the background work of the server."""
-        yield self._dead_lettering.look_for_replays()
+        yield self._upkeep.run()
         yield self._dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -288,12 +290,13 @@ class _Domain:
         shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
         self.events = EventsService(
             Streams(api, replicas, ownership),
-            Consumers(api, store, notes, ownership),
+            Consumers(api, store, notes, queue, ownership),
             Publisher(api, writes, counts, tracer),
             Broker(connection, requests, api, shared, counts, tracer),
             ConsumeOptions(),
             extractor(config.telemetry.propagators),
         )
+        self.upkeep = ReplayUpkeep(queue, api, notes, stats)
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())

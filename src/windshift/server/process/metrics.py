@@ -6,7 +6,8 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
-from typing import Any
+from itertools import chain
+from typing import Any, Final
 
 from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
@@ -15,7 +16,6 @@ from windshift.rpc import Server
 from windshift.server.background.reloading import Watched
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
-from windshift.server.events.dead_letters.replay_queue import replayed_to
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
@@ -27,6 +27,9 @@ from windshift.server.telemetry.prometheus import Exposition, expose
 from windshift.server.telemetry.registry import PeriodicReader, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
+
+_MOST_REPLAYED: Final = 200
+"""Consumers whose outstanding replays are shown, those with most of them."""
 
 
 class Metrics:
@@ -61,7 +64,7 @@ class Metrics:
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
         _add_dead_letters(registry, dead_letters)
-        _add_nats(registry, connection, cache)
+        _add_nats(registry, connection, cache, dead_letters)
         add_process(registry, version("windshift"))
         self._push = telemetry.metric_reader(registry.collect)
         _add_exports(registry, self._push, telemetry.spans)
@@ -177,7 +180,9 @@ def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporte
 # --- NATS -------------------------------------------------------------------------------------------------
 
 
-def _add_nats(registry: Registry, connection: Connection, cache: SnapshotCache) -> None:
+def _add_nats(
+    registry: Registry, connection: Connection, cache: SnapshotCache, dead_letters: DeadLetterStats
+) -> None:
     registry.refresh.append(cache.refresh)
     registry.add_number(i.NATS_CONNECTED, lambda: int(connection.connected))
     registry.add_number(i.NATS_RECONNECTS, lambda: connection.reconnects)
@@ -187,7 +192,9 @@ def _add_nats(registry: Registry, connection: Connection, cache: SnapshotCache) 
     registry.add(i.STREAM_MESSAGES, lambda: _streams(cache.snapshot, "messages"))
     registry.add(i.STREAM_SIZE, lambda: _streams(cache.snapshot, "size"))
     registry.add(i.STREAM_LAST_ID, lambda: _streams(cache.snapshot, "last_id"))
-    registry.add(i.CONSUMER_PENDING, lambda: _consumers(cache.snapshot, "pending"))
+    registry.add(
+        i.CONSUMER_PENDING, lambda: chain(_consumers(cache.snapshot, "pending"), _replays(dead_letters))
+    )
     registry.add(i.CONSUMER_UNACKNOWLEDGED, lambda: _consumers(cache.snapshot, "unacknowledged"))
     registry.add(i.CONSUMER_REDELIVERED, lambda: _consumers(cache.snapshot, "redelivered"))
     registry.add(i.CONSUMER_OLDEST, lambda: _ages(cache.snapshot, time.time_ns()))
@@ -227,7 +234,10 @@ def _ages(snapshot: Snapshot | None, now_ns: int) -> Iterable[Point]:
     return ages.items()
 
 
+def _replays(stats: DeadLetterStats) -> Iterator[Point]:
+    for (stream, consumer), count in stats.outstanding.most_common(_MOST_REPLAYED):
+        yield (REPLAYS, f"{stream}.{consumer}"), count
+
+
 def _labels(consumer: ConsumerProgress) -> tuple[str, str]:
-    if consumer.stream == REPLAYS and consumer.filters:
-        return REPLAYS, replayed_to(consumer.filters[0])  # its name is a hash
     return consumer.stream, consumer.name if consumer.durable else i.EPHEMERAL

@@ -261,7 +261,10 @@ class _Attachment:
         try:
             await self._puller.close()
         finally:
-            for reply in self.protocol.close(self._loop.time()):
+            replies = self.protocol.close(self._loop.time())
+            if self._feed is not None:
+                replies = await self._feed.close(replies)
+            for reply in replies:
                 self._puller.tell(reply, NAK)
 
     # --- Turns --------------------------------------------------------------------------------------------
@@ -310,7 +313,7 @@ class _Attachment:
         if protocol.tells:
             tells, protocol.tells = protocol.tells, []
             for reply, payload in tells:
-                self._puller.tell(reply, payload)
+                self._tell(reply, payload)
         if protocol.work:
             work, protocol.work = protocol.work, []
             for each in work:
@@ -318,6 +321,10 @@ class _Attachment:
             self._wake.set()
 
     def _send(self, pending: PendingAck) -> None:
+        if self._feed is not None and self._feed.has(pending.reply):
+            pending.sent = True
+            self._start(self._settle_replay(self._feed, pending))
+            return
         try:
             self._broker.requests.send(
                 pending.reply,
@@ -331,6 +338,15 @@ class _Attachment:
             self._wake.set()
         else:
             pending.sent = True
+
+    async def _settle_replay(self, feed: ReplayFeed, pending: PendingAck) -> None:
+        is_ours = await feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
+        self.protocol.replay_settled(pending, self._loop.time(), is_ours=is_ours)
+
+    def _tell(self, reply: bytes, payload: bytes) -> None:
+        """Settle a delivery, and do not ask what came of it."""
+        if self._feed is None or not self._feed.tell(reply, payload):
+            self._puller.tell(reply, payload)
 
     def _answered(self, pending: PendingAck, outcome: Outcome) -> None:
         self.protocol.answered(pending, outcome, self._loop.time())
@@ -384,15 +400,15 @@ class _Attachment:
 
     def _recover(self) -> None:
         self.protocol.connected(self._loop.time())
-        self._lose_feed()
+        self._recall_feed()
 
     def _move(self) -> None:
         self.protocol.moved()
-        self._lose_feed()
+        self._recall_feed()
 
-    def _lose_feed(self) -> None:
+    def _recall_feed(self) -> None:
         if self._feed is not None:
-            self._feed.lose()
+            self._feed.ring()
         self._wake.set()
 
     def _doubt(self) -> None:
@@ -526,10 +542,14 @@ class _Attachment:
 
     async def _terminate(self, reply: bytes) -> None:
         """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
-        try:
-            await self._broker.requests.request(reply, TERMINATE, b"", self._loop.time() + self._patience)
-        except NotConnected:
-            pass
+        deadline = self._loop.time() + self._patience
+        if self._feed is not None and self._feed.has(reply):
+            await self._feed.settle(reply, TERMINATE, deadline)
+        else:
+            try:
+                await self._broker.requests.request(reply, TERMINATE, b"", deadline)
+            except NotConnected:
+                pass
         self.protocol.decided(reply)
 
     async def _remove(self, work: p.Remove) -> None:
@@ -554,7 +574,7 @@ class _Attachment:
 
         def prolong() -> None:
             nonlocal timer
-            self._puller.tell(reply, PROGRESS)
+            self._tell(reply, PROGRESS)
             timer = self._loop.call_later(pause, prolong)
 
         if at_once:
@@ -577,8 +597,6 @@ class _Attachment:
         if self.protocol.is_ending:
             return
         if self._feed is None:
-            self._feed = ReplayFeed(
-                self._broker.connection, self._shared, self.protocol, self._options, self._wake
-            )
+            self._feed = ReplayFeed(self._shared, self.protocol, self._options, self._wake)
             self._start(self._feed.run())
         self._feed.ring()

@@ -453,6 +453,22 @@ class ConsumeProtocol:
             self._stored(pending, now)
         self._finish(pending, outcome, now)
 
+    def replay_settled(self, pending: PendingAck, now: float, *, is_ours: bool | None) -> None:
+        """Take what came of an acknowledgement of a replayed event.
+
+        Args:
+            pending: the acknowledgement.
+            now: the time.
+            is_ours: whether the event still was this call's; None: that cannot be told now.
+        """
+        if is_ours is None:
+            self._finish(pending, NoReply.TIMED_OUT, now)
+            return
+        pending.void = not is_ours
+        if is_ours and not pending.answered:
+            self._stored(pending, now)
+        self._finish(pending, b"", now)
+
     def _may_be_void(self, pending: PendingAck) -> bool:
         """Whether an ack may have come after the event was given up on: the broker answers it all the same.
 

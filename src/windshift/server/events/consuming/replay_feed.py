@@ -1,24 +1,30 @@
 """The events that are replayed to one call, one after the other.
 
 Replays are seldom: nothing is asked of the broker for them before somebody said that there are some, and
-nothing any more when all are delivered and settled.
+nothing any more when all are settled.
 """
 
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from collections.abc import Coroutine
+from math import inf
+from typing import Any, Final
 
-from windshift.nats import Connection, Message, NatsError
-from windshift.nats.jetstream.pulling import ACK, NAK, TERMINATE, Arrival, Notice, Puller
+from windshift.nats import NatsError
+from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, delay_of
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import DeadLettering
-from windshift.server.events.dead_letters.replay_queue import STREAM, read_pointer
-from windshift.server.events.deliveries import Delivery, read_delivery
+from windshift.server.events.dead_letters.claims import Claim
+from windshift.server.events.dead_letters.pointers import Pointer
+from windshift.server.events.dead_letters.replay_queue import Clock
 from windshift.server.events.model import ConsumerKey
+
+_PAUSE: Final = 1.0
+"""Seconds until the broker is asked again after it failed, or a replica of it may have lagged behind."""
 
 
 async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: float) -> bool:
@@ -27,16 +33,15 @@ async def any_replays(shared: DeadLettering, consumer: ConsumerKey, deadline: fl
     That is looked at again with every new connection, and from time to time.
     """
     try:
-        return bool(await shared.replays.outstanding(*consumer, deadline))
+        return await shared.replays.any(consumer, deadline)
     except (WindshiftError, NatsError):
         return False
 
 
 class ReplayFeed:
-    """Brings replayed events to a call.
+    """Brings replayed events to a call, and settles them.
 
     Args:
-        connection: the connection to NATS.
         shared: where dead letters are.
         protocol: the call; `make_room` is called when the client may hold one more event.
         options: timers.
@@ -44,38 +49,29 @@ class ReplayFeed:
     """
 
     __slots__ = (
-        "_arrivals",
-        "_connection",
-        "_ensured",
+        "_claims",
         "_loop",
         "_patience",
         "_protocol",
-        "_pull",
         "_room",
+        "_settling",
         "_shared",
         "_told",
         "_wake",
     )
 
     def __init__(
-        self,
-        connection: Connection,
-        shared: DeadLettering,
-        protocol: ConsumeProtocol,
-        options: ConsumeOptions,
-        wake: asyncio.Event,
+        self, shared: DeadLettering, protocol: ConsumeProtocol, options: ConsumeOptions, wake: asyncio.Event
     ) -> None:
-        self._connection = connection
         self._shared = shared
         self._protocol = protocol
-        self._pull = options.pull
         self._patience = options.confirm_timeout.total_seconds()
         self._wake = wake
         self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
-        self._arrivals: asyncio.Queue[Arrival] = asyncio.Queue()
-        self._ensured = timedelta()
+        self._claims: dict[bytes, Claim] = {}
+        self._settling: set[asyncio.Task[Any]] = set()
 
     def ring(self) -> None:
         """Look whether there are replays."""
@@ -85,99 +81,145 @@ class ReplayFeed:
         """Note that the client may hold one more event."""
         self._room.set()
 
-    def lose(self) -> None:
-        """Wait for nothing any more that was asked for: the connection is another one."""
-        self._arrivals.put_nowait(Notice.LOST)
-        self._told.set()
+    # --- Bringing -----------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Bring what there is, whenever there is something, until this is cancelled."""
         while True:
-            await self._told.wait()
+            was_told = self._told.is_set()
             self._told.clear()
             try:
-                while await self._is_any():
-                    await self._bring()
+                pause = await self._bring(was_told=was_told)
             except (WindshiftError, NatsError):
-                await asyncio.sleep(_PAUSE)
-                self._told.set()
+                pause = _PAUSE
+            try:
+                async with asyncio.timeout(None if pause == inf else pause):
+                    await self._told.wait()
+            except TimeoutError:
+                pass
 
-    async def _is_any(self) -> bool:
-        return bool(await self._shared.replays.outstanding(*self._protocol.consumer, self._deadline()))
+    async def _bring(self, *, was_told: bool) -> float:
+        """Bring the replays that are free now; return the seconds until others may be."""
+        queue, consumer = self._shared.replays, self._protocol.consumer
+        self._claims = {reply: claim for reply, claim in self._claims.items() if not claim.is_over}
+        clock = await queue.clock(self._deadline())
+        if clock is None:
+            return inf
+        soonest, after = inf, 0
+        while True:
+            page = await queue.page(consumer, after, self._deadline())
+            for pointer in page.pointers:
+                soonest = min(soonest, await self._consider(pointer, clock))
+            after = page.after
+            if not after:
+                break
+        if soonest < inf and not (was_told and clock.replicas > 1):
+            return soonest
+        # The pages may have come from a replica that lags behind.
+        return min(soonest, _PAUSE) if await queue.any(consumer, self._deadline()) else inf
 
-    async def _bring(self) -> None:
-        """Bring replays until the broker ends a request for the next one, or is not heard any more."""
-        name = await self._ensure_consumer()
-        self._arrivals = asyncio.Queue()
-        puller = Puller(self._connection, STREAM, name, self._pull, self._arrivals.put_nowait)
-        pointer: Delivery | None = None
-        try:
-            if not puller.open():
-                await asyncio.sleep(_PAUSE)
-                return
-            while True:
-                await self._wait_for_room()
-                if not puller.pull(1):
-                    await asyncio.sleep(_PAUSE)
-                    return
-                pointer = await self._next()
-                if pointer is None:
-                    return
-                await self._follow(pointer, puller)
-                pointer = None
-        finally:
-            await puller.close()
-            if pointer is not None:
-                puller.tell(pointer.reply, NAK)
-            while not self._arrivals.empty():
-                arrival = self._arrivals.get_nowait()
-                if isinstance(arrival, Message):
-                    puller.tell(arrival.reply, NAK)
-
-    async def _wait_for_room(self) -> None:
+    async def _consider(self, pointer: Pointer, clock: Clock) -> float:
+        """Bring a replay if it is free; return the seconds until it may be again."""
+        wait = clock.seconds_until(pointer.free_at_ns, self._loop.time())
+        if wait > 0:
+            return wait
         while not self._protocol.has_room_for_replays:
             self._room.clear()
             await self._room.wait()
+        if self._shared.replays.is_taken(pointer):
+            return _PAUSE
+        letter = await self._shared.store.get(pointer.id, self._deadline())
+        if letter is None or letter.failure.replay_count >= pointer.number:
+            await self._shared.replays.drop(pointer, self._deadline())
+            return inf
+        claim = await self._claim(pointer)
+        if claim is None:
+            return _PAUSE
+        self._claims[claim.reply] = claim
+        delivery = letter.delivery(claim.attempt, claim.reply)
+        self._protocol.replayed(delivery, Replay(claim.id, claim.number), claim.since)
+        self._wake.set()
+        return self._timeout
 
-    async def _ensure_consumer(self) -> str:
-        timeout = self._protocol.found.timeout
-        name = await self._shared.replays.ensure_consumer(*self._protocol.consumer, timeout, self._deadline())
-        self._ensured = timeout
-        return name
-
-    async def _next(self) -> Delivery | None:
-        """Wait for a pointer; None when none came of the request."""
-        while True:
-            try:
-                async with asyncio.timeout(self._pull.silence):
-                    arrival = await self._arrivals.get()
-            except TimeoutError:
-                return None
-            if isinstance(arrival, Message):
-                return read_delivery(arrival)
-            if arrival is not Notice.ALIVE:
-                await asyncio.sleep(_PAUSE if isinstance(arrival, Notice) else 0)
-                return None
-
-    async def _follow(self, pointer: Delivery, puller: Puller) -> None:
-        """Pass on the event that a pointer stands for, or end the replay if there is nothing to deliver."""
+    async def _claim(self, pointer: Pointer) -> Claim | None:
+        """Claim a replay. What is claimed when nobody waits for it any more is given back."""
+        work = self._shared.replays.claim(pointer, self._protocol.found.timeout, self._deadline())
+        claiming = self._loop.create_task(work)
         try:
-            letter_id, count = read_pointer(pointer)
-        except ValueError:  # somebody else's
-            puller.tell(pointer.reply, TERMINATE)
+            return await asyncio.shield(claiming)
+        except asyncio.CancelledError:
+            claiming.add_done_callback(self._claimed_too_late)
+            raise
+
+    def _claimed_too_late(self, claiming: asyncio.Task[Claim | None]) -> None:
+        if claiming.cancelled() or claiming.exception() is not None:
             return
-        if self._ensured != self._protocol.found.timeout:  # it was changed while this pointer was waited for
-            await self._ensure_consumer()
-        letter = await self._shared.store.get(letter_id, self._deadline())
-        if letter is None or letter.failure.replay_count >= count:
-            puller.tell(pointer.reply, ACK)
-        else:
-            delivery = letter.delivery(pointer.attempt, pointer.reply)
-            self._protocol.replayed(delivery, Replay(letter_id, count), self._loop.time())
-            self._wake.set()
+        claim = claiming.result()
+        if claim is not None:
+            _ = self._begin(self._settle(claim, NAK, self._deadline()))
+
+    # --- Settling -----------------------------------------------------------------------------------------
+
+    def has(self, reply: bytes) -> bool:
+        """Whether a delivery of this reply subject is of a replay."""
+        return reply in self._claims
+
+    async def settle(self, reply: bytes, payload: bytes, deadline: float) -> bool | None:
+        """Do what an acknowledgement asks for, even if this is cancelled meanwhile.
+
+        Return whether the event was this call's to settle; `None` when the broker does not answer.
+        """
+        try:
+            return await asyncio.shield(self._begin(self._settle(self._claims[reply], payload, deadline)))
+        except (WindshiftError, NatsError):
+            return None
+
+    def tell(self, reply: bytes, payload: bytes) -> bool:
+        """Do the same, and do not ask what came of it; false when the delivery is not of a replay.
+
+        What has more than half of its time left is not prolonged.
+        """
+        claim = self._claims.get(reply)
+        if claim is not None and not (
+            payload == PROGRESS and claim.until - self._loop.time() > self._timeout / 2
+        ):
+            _ = self._begin(self._settle(claim, payload, self._deadline()))
+        return claim is not None
+
+    async def close(self, replies: list[bytes]) -> list[bytes]:
+        """Give back what the call held, and return the reply subjects of others.
+
+        It takes a second at most: what is not done by then goes on.
+        """
+        others = [reply for reply in replies if not self.tell(reply, NAK)]
+        if self._settling:
+            await asyncio.wait(self._settling, timeout=_PAUSE)
+        return others
+
+    async def _settle(self, claim: Claim, payload: bytes, deadline: float) -> bool:
+        if payload == PROGRESS:
+            return await claim.prolong(self._protocol.found.timeout, deadline)
+        if payload in (ACK, TERMINATE):
+            await claim.end(deadline)  # whoever has it now finds what became of the dead letter
+            return True
+        is_ours = await claim.give_back(delay_of(payload), deadline)
+        self._shared.replays.tell(self._protocol.consumer)
+        return is_ours
+
+    def _begin(self, work: Coroutine[Any, Any, bool]) -> asyncio.Future[bool]:
+        task = self._loop.create_task(work)
+        self._settling.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    @property
+    def _timeout(self) -> float:
+        return self._protocol.found.timeout.total_seconds()
+
+    def _done(self, task: asyncio.Task[bool]) -> None:
+        self._settling.discard(task)
+        if not task.cancelled():
+            task.exception()  # the claim ends by itself then
 
     def _deadline(self) -> float:
         return self._loop.time() + self._patience
-
-
-_PAUSE = 1.0

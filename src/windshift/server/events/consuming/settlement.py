@@ -275,7 +275,7 @@ class Settlements:
 
     def _apply(self, pending: PendingAck, *, stored: bool, now: float) -> None:
         held = pending.held
-        if stored and pending.settles:
+        if stored and (pending.settles or pending.void):
             self.window.remove(pending.seq, held)
         elif stored:
             self.window.prolong(pending.seq, held, pending.since)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
 
-from windshift.nats import Connection, NatsError, Requests
+from windshift.nats import Connection, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.pauses import PauseDetector
@@ -25,7 +25,7 @@ from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter, Written
 from windshift.server.events.model import ConsumerKey, StreamSeq
-from windshift.server.events.notes import REPLAY, Notes
+from windshift.server.events.notes import Notes
 from windshift.server.telemetry.tracer import Tracer
 
 log = logging.getLogger(__name__)
@@ -35,9 +35,6 @@ Letters: TypeAlias = Mapping[StreamSeq, int]
 
 RECALLED_FOR: Final = 5.0
 """Seconds for which an answer counts, while nothing happens to the broker."""
-
-LOOK_INTERVAL: Final = 30.0
-"""Seconds between two looks at the replays that are outstanding."""
 
 
 @dataclass(slots=True)
@@ -94,18 +91,6 @@ class DeadLettering:
     def forget_recalls(self) -> None:
         """Ask the broker again: it may have forgotten something."""
         self._recalls.clear()
-
-    async def look_for_replays(self) -> None:
-        """Tell of outstanding replays from time to time, should a note about one have been lost."""
-        now = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(LOOK_INTERVAL)
-            try:
-                outstanding = await self.replays.outstanding("", "", now() + LOOK_INTERVAL)
-            except (WindshiftError, NatsError):
-                continue
-            for stream, consumer in {(replay.stream, replay.consumer) for replay in outstanding}:
-                self.notes.tell(REPLAY, stream, consumer)
 
     async def keep(self, failure: Failure, deadline: float) -> bool:
         """Make a dead letter of an event; return whether the event may be settled now. Never fails.

@@ -360,7 +360,7 @@ class _ReplayCall:
     async def _replay(self, failure: Failure) -> bool:
         added = await self._queue.add(failure.id, failure.replay_count + 1, self._deadline)
         if added:
-            self._stats.replayed()
+            self._stats.replayed(_consumer(failure))
         return added
 
     async def problem(self, consumer: ConsumerKey) -> WindshiftError | None:

@@ -1,50 +1,87 @@
 """The queue of replays: events to be redelivered to the consumer that gave up on them, and to no other.
 
-An outstanding replay is a *pointer*: a message in the stream ``WS_REPLAYS`` whose subject ends with the id of
-the dead letter and whose body is the number of the replay. The stream is a work queue with one JetStream
-consumer for each consumer that has replays; an acknowledged pointer is gone.
+An outstanding replay is a *pointer* in the stream ``WS_REPLAYS``. The broker keeps nothing else of it, above
+all no JetStream consumer: what replays cost is bounded by those that wait. Whoever has a subscriber for the
+event reads the pointers of its consumer and claims one that is free.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from hashlib import sha256
-from typing import Final
+from typing import Final, NamedTuple
 
-from windshift.nats import NatsError, retry
-from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats import NatsError, NoDirectGet, retry
+from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
-from windshift.nats.times import NANOSECONDS, nanoseconds
-from windshift.server.domain.broker_errors import domain_error
+from windshift.nats.times import NANOSECONDS, parse_rfc3339
+from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
-from windshift.server.events.consumers import KEPT_UNUSED, MAX_ACK_PENDING, MAX_WAITING
+from windshift.server.events.dead_letters.claims import Claim
 from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
-from windshift.server.events.deliveries import Delivery
+from windshift.server.events.dead_letters.pointers import (
+    SUBJECTS,
+    WRITER,
+    Pointer,
+    pointer_pattern,
+    pointer_subject,
+    read_pointer,
+)
 from windshift.server.events.managed_stream import Conflict, ManagedStream
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import REPLAY, Notes
 
 STREAM: Final = "WS_REPLAYS"
 
-_SUBJECTS: Final = "_WS.replay."
-_WRITER: Final = b"WS-Writer"
-"""Which call wrote this: how a repeated write recognizes its own pointer."""
-
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
     "description": "Events that consumers of Windshift are to be given again.",
-    "subjects": [f"{_SUBJECTS}>"],
+    "subjects": [f"{SUBJECTS}>"],
     "storage": "file",
-    "retention": "workqueue",
+    "retention": "limits",
     "max_msgs_per_subject": 1,
     "discard": "new",
     "max_age": 30 * 24 * 60 * 60 * NANOSECONDS,
+    "allow_direct": True,
 }
-_NEEDED: Final = ("subjects", "max_msgs_per_subject")
+_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_direct")
+_PAGE: Final = 100
+"""Pointers that are read at once."""
+_MOST_TAKEN: Final = 10_000
+"""Pointers that this process has dealt with are remembered."""
 
-_OVERTAKEN: Final = codes.CONSUMER_OVERTAKEN | {codes.STREAM_NOT_FOUND}
+
+class Pointers(NamedTuple):
+    """Some of the pointers of a consumer, in the order in which they were written.
+
+    Attributes:
+        pointers: the pointers.
+        after: the position to continue after; 0 when there are no more.
+    """
+
+    pointers: list[Pointer]
+    after: int
+
+
+class Clock(NamedTuple):
+    """The broker's clock, as it was read last.
+
+    Attributes:
+        unix_ns: what it said, in nanoseconds since 1970.
+        read_at: when, by the running loop's.
+        replicas: how many replicas the stream of pointers has.
+    """
+
+    unix_ns: int
+    read_at: float
+    replicas: int
+
+    def seconds_until(self, unix_ns: int, now: float) -> float:
+        """Return the seconds from `now`, a time of the running loop, to a time of the broker's clock."""
+        return (unix_ns - self.unix_ns) / NANOSECONDS - (now - self.read_at)
 
 
 class ReplayQueue:
@@ -58,6 +95,9 @@ class ReplayQueue:
         self._api = api
         self._stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas)
         self._notes = notes
+        self._taken: dict[Pointer, None] = {}
+
+    # --- What is outstanding ------------------------------------------------------------------------------
 
     async def add(self, id: DeadLetterId, replay_count: int, deadline: float) -> bool:  # noqa: A002
         """Have an event redelivered; false when a replay is already outstanding. May raise `StreamFull`.
@@ -65,12 +105,12 @@ class ReplayQueue:
         Safe to call concurrently: there is one pointer, and one caller adds it.
         """
         try:
-            return await self._add(f"{_SUBJECTS}{id}", b"%d" % replay_count, deadline)
+            return await self._add(pointer_subject(id), b"%d" % replay_count, deadline)
         finally:  # even if nothing is new: the earlier notification may have been lost
             self._notes.send(REPLAY, id.stream, id.consumer)
 
     async def _add(self, subject: str, body: bytes, deadline: float) -> bool:
-        writer = (_WRITER, secrets.token_hex(8).encode())
+        writer = (WRITER, secrets.token_hex(8).encode())
         async for _ in retry(deadline):
             try:
                 await self._stream.put(subject, body, (writer,), deadline, expected=0)
@@ -89,8 +129,8 @@ class ReplayQueue:
 
     async def outstanding(self, stream: str, consumer: str, deadline: float) -> frozenset[DeadLetterId]:
         """Return the outstanding replays of a consumer, a stream, or all."""
-        subjects = self._stream.subjects(_SUBJECTS + id_pattern(stream, consumer), deadline)
-        return frozenset([DeadLetterId.parse(subject.removeprefix(_SUBJECTS)) async for subject in subjects])
+        subjects = self._stream.subjects(SUBJECTS + id_pattern(stream, consumer), deadline)
+        return frozenset([each async for subject in subjects if (each := _id(subject)) is not None])
 
     async def outstanding_among(
         self, ids: Iterable[DeadLetterId], deadline: float
@@ -104,66 +144,119 @@ class ReplayQueue:
         consumer = consumers.pop()[1] if len(consumers) == 1 else ""
         return await self.outstanding(stream, consumer, deadline)
 
-    async def ensure_consumer(self, stream: str, consumer: str, ack_wait: timedelta, deadline: float) -> str:
-        """Ensure the JetStream consumer that delivers a consumer's pointers, and return its name.
+    async def any(self, consumer: ConsumerKey, deadline: float) -> bool:
+        """Whether a consumer has replays outstanding, as the stream's leader knows."""
+        query = {"seq": 1, "next_by_subj": pointer_pattern(consumer)}
+        return await self._stream.message(query, deadline) is not None
 
-        Its timeout becomes `ack_wait`. Safe to call concurrently.
+    async def clock(self, deadline: float) -> Clock | None:
+        """Read the broker's clock; `None` when nothing is outstanding."""
+        info = await self._stream.info(deadline)
+        if info is None or not info["state"]["messages"]:
+            return None
+        time = parse_rfc3339(info["ts"])
+        unix_ns = 0 if time is None else time.seconds * NANOSECONDS + time.nanos
+        return Clock(unix_ns, _now(), info["config"].get("num_replicas") or 1)
+
+    async def page(self, consumer: ConsumerKey, after: int, deadline: float) -> Pointers:
+        """Read the pointers of a consumer after a position (0: from the first).
+
+        Any replica answers, so the latest may be missing, and some may be there that are gone.
         """
-        config = _consumer_config(stream, consumer, ack_wait)
+        query = {"next_by_subj": pointer_pattern(consumer), "seq": after + 1, "batch": _PAGE}
+        batch = await self._batch(query, deadline)
+        pointers = [each async for each in self._readable(batch.messages, deadline)]
+        more = bool(batch.left and batch.messages)
+        return Pointers(pointers, batch.messages[-1].sequence if more else 0)
+
+    async def _readable(self, stored: Iterable[StoredMessage], deadline: float) -> AsyncIterator[Pointer]:
+        """Read pointers, and remove what is none: somebody else wrote it."""
+        for each in stored:
+            try:
+                pointer = read_pointer(each)
+            except ValueError:
+                await self._stream.delete(each.sequence, deadline)
+            else:
+                yield pointer
+
+    async def _batch(self, query: JsonObject, deadline: float) -> Batch:
         async for _ in retry(deadline):
             try:
-                await self._create_or_update(config, deadline)
-            except NatsError as refusal:
-                if refusal.err_code not in _OVERTAKEN:
-                    raise domain_error(refusal, stream=STREAM) from refusal
-                if refusal.err_code == codes.STREAM_NOT_FOUND:
-                    await self._stream.ensure(None, deadline)
-            else:
-                return str(config["name"])
+                return await self._api.batch(STREAM, query, deadline)
+            except NoDirectGet:  # an earlier version made the stream, or it is gone
+                if await self._stream.info(deadline) is None:
+                    return Batch([], 0)
+                await self._stream.ensure(None, deadline)
+            except NatsError as error:
+                raise domain_error(error) from error
         raise BrokerUnavailable
 
-    async def _create_or_update(self, config: JsonObject, deadline: float) -> None:
-        name = config["name"]
-        stored = await self._api.consumer(STREAM, name, deadline)
-        if stored is not None:
-            wanted = stored.config | {"ack_wait": config["ack_wait"]}
-            if wanted != stored.config:
-                await self._api.update_consumer(STREAM, name, wanted, deadline)
-            return
+    # --- Delivering ---------------------------------------------------------------------------------------
+
+    def is_taken(self, pointer: Pointer) -> bool:
+        """Whether this process has dealt with a pointer since it was read."""
+        return pointer in self._taken
+
+    async def claim(self, pointer: Pointer, timeout: timedelta, deadline: float) -> Claim | None:
+        """Take a replay to deliver it, for as long as `timeout`; `None` when somebody else was faster."""
+        claim = Claim(self._stream, pointer)
+        with self._taking(pointer):
+            return claim if await claim.prolong(timeout, deadline) else None
+
+    async def drop(self, pointer: Pointer, deadline: float) -> None:
+        """End a replay whose event is not to be delivered."""
+        with self._taking(pointer):
+            await self._stream.delete(pointer.sequence, deadline)
+
+    @contextmanager
+    def _taking(self, pointer: Pointer) -> Iterator[None]:
+        """Keep the other calls of this process away from a pointer: what they have read of it is outdated."""
+        self._taken[pointer] = None
+        if len(self._taken) > _MOST_TAKEN:
+            del self._taken[next(iter(self._taken))]
         try:
-            await self._api.create_consumer(STREAM, name, config, deadline)
-        except NatsError as refusal:
-            if refusal.err_code != codes.MAX_ACK_PENDING_EXCESS:
-                raise
-            # The account allows fewer.
-            without = {key: value for key, value in config.items() if key != "max_ack_pending"}
-            await self._api.create_consumer(STREAM, name, without, deadline)
+            yield
+        except BaseException:  # it is as it was, or the next one sees that it is not
+            self._taken.pop(pointer, None)
+            raise
+
+    def tell(self, consumer: ConsumerKey) -> None:
+        """Have the calls of a consumer look at its replays."""
+        self._notes.send(REPLAY, *consumer)
+
+    # --- Consumers that are gone --------------------------------------------------------------------------
+
+    async def position(self, deadline: float) -> int:
+        """Return the position of the last pointer ever written; 0 for none."""
+        info = await self._stream.info(deadline)
+        return 0 if info is None else int(info["state"]["last_seq"])
+
+    async def forget(self, consumer: ConsumerKey, upto: int, deadline: float) -> int:
+        """End the replays of a consumer that is gone, those after the position `upto` excepted."""
+        return await self._stream.purge(pointer_pattern(consumer), deadline, upto=upto)
+
+    async def remove_old_consumers(self, deadline: float) -> None:
+        """Delete the JetStream consumers by which earlier versions delivered pointers, unless one is in use.
+
+        Such a server makes them anew when it needs them.
+        """
+        with broker_errors():
+            info = await self._stream.info(deadline)
+            if info is None or not info["state"].get("consumer_count"):
+                return
+            answer = await self._api.call(f"CONSUMER.LIST.{STREAM}", {"offset": 0}, deadline)
+            for each in answer.get("consumers") or ():
+                if not each.get("num_waiting"):
+                    await self._api.delete_consumer(STREAM, each["name"], deadline)
 
 
-def replayed_to(filter_subject: str) -> str:
-    """Return whose pointers match a filter subject, as ``<stream>.<consumer>``."""
-    return filter_subject.removeprefix(_SUBJECTS).removesuffix(".>")
+def _id(subject: str) -> DeadLetterId | None:
+    """Return which dead letter a pointer is of; `None` where somebody else's message is."""
+    try:
+        return DeadLetterId.parse(subject.removeprefix(SUBJECTS))
+    except ValueError:
+        return None
 
 
-def read_pointer(delivery: Delivery) -> tuple[DeadLetterId, int]:
-    """Return which dead letter a pointer names, and the number of the replay; raise `ValueError`."""
-    if not delivery.subject.startswith(_SUBJECTS):
-        raise ValueError("not a replay")
-    return DeadLetterId.parse(delivery.subject.removeprefix(_SUBJECTS)), int(delivery.data)
-
-
-def _consumer_config(stream: str, consumer: str, ack_wait: timedelta) -> JsonObject:
-    # Joined, both names may exceed the length of a name. A digest is unique.
-    name = sha256(f"{stream}.{consumer}".encode()).hexdigest()[:40]
-    return {
-        "name": name,
-        "durable_name": name,
-        "description": f"Replays of consumer {consumer} of stream {stream}.",
-        "ack_policy": "explicit",
-        "ack_wait": nanoseconds(ack_wait),
-        "max_deliver": -1,
-        "max_ack_pending": MAX_ACK_PENDING,
-        "max_waiting": MAX_WAITING,
-        "inactive_threshold": nanoseconds(KEPT_UNUSED),
-        "filter_subject": _SUBJECTS + id_pattern(stream, consumer),
-    }
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -6,11 +6,13 @@ A log record says which event it was and what happened to it, never what is in i
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from time import monotonic
 from typing import Any, Final
 
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, Failure
+from windshift.server.events.model import ConsumerKey
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import read_trace_context
 
@@ -30,17 +32,19 @@ class DeadLetterStats:
         drops: events that were given up on without one, by cause or `GONE`.
         failures: failed attempts to write one; the event stays where it is.
         replays: replays that were started.
+        outstanding: replays that wait or are under way, by consumer, as they were looked at last.
 
     Args:
         interval: least seconds between two log records about failures.
     """
 
-    __slots__ = ("_failed", "drops", "failures", "replays", "written")
+    __slots__ = ("_failed", "drops", "failures", "outstanding", "replays", "written")
 
     def __init__(self, interval: float = 10.0) -> None:
         self.written = dict.fromkeys(CAUSES, 0)
         self.drops = dict.fromkeys((*CAUSES, GONE), 0)
         self.failures = self.replays = 0
+        self.outstanding: Counter[ConsumerKey] = Counter()
         self._failed = LogThrottle(interval)
 
     def kept(self, dead_letter: DeadLetter) -> None:
@@ -75,9 +79,10 @@ class DeadLetterStats:
             more = {"error": _reason(error)} | ({"more": skipped} if skipped else {})
             _log.warning("a dead letter cannot be written; the event stays", extra=_fields(failure) | more)
 
-    def replayed(self) -> None:
+    def replayed(self, consumer: ConsumerKey) -> None:
         """Count a replay that was started."""
         self.replays += 1
+        self.outstanding[consumer] += 1
 
 
 def _fields(failure: Failure) -> dict[str, Any]:

@@ -1,0 +1,72 @@
+"""Pointers: how an outstanding replay lies in the stream ``WS_REPLAYS``.
+
+A pointer is the one message of its subject. The subject ends with the id of the dead letter, the body is the
+number of the replay, and the headers say how often it was delivered and for how long nobody else may. Earlier
+versions wrote no headers but the first; theirs was not delivered yet.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from windshift.nats.headers import HeaderLines
+from windshift.nats.jetstream.api import StoredMessage
+from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
+from windshift.server.events.model import ConsumerKey
+
+SUBJECTS: Final = "_WS.replay."
+WRITER: Final = b"WS-Writer"
+"""Which call wrote this: how a repeated write recognizes its own pointer."""
+_ATTEMPTS: Final = b"WS-Attempts"
+"""How often the replay was delivered so far."""
+_HELD: Final = b"WS-Held"
+"""For how many nanoseconds from when this was stored nobody else may deliver it."""
+
+
+class Pointer(NamedTuple):
+    """An outstanding replay, as it was read.
+
+    Attributes:
+        id: the dead letter.
+        number: which replay of it this is, from 1 up.
+        attempts: how often it was delivered so far.
+        sequence: where the pointer lies in the stream. Whoever writes it anew moves it.
+        free_at_ns: when it may be delivered, in nanoseconds since 1970 by the broker's clock.
+    """
+
+    id: DeadLetterId
+    number: int
+    attempts: int
+    sequence: int
+    free_at_ns: int
+
+
+def pointer_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
+    """Return the subject of a pointer."""
+    return f"{SUBJECTS}{id}"
+
+
+def pointer_pattern(consumer: ConsumerKey) -> str:
+    """Return the NATS pattern of the pointers of a consumer."""
+    return SUBJECTS + id_pattern(*consumer)
+
+
+def pointer_headers(writer: str, attempts: int, held_ns: int) -> HeaderLines:
+    """Return the headers of a pointer that is delivered the `attempts`-th time."""
+    return (WRITER, writer.encode()), (_ATTEMPTS, b"%d" % attempts), (_HELD, b"%d" % held_ns)
+
+
+def read_pointer(stored: StoredMessage) -> Pointer:
+    """Read a pointer; raise `ValueError` for what Windshift did not write."""
+    return Pointer(
+        DeadLetterId.parse(stored.subject.removeprefix(SUBJECTS)),
+        int(stored.body),
+        int(read_header(stored, _ATTEMPTS) or 0),
+        stored.sequence,
+        stored.unix_ns + int(read_header(stored, _HELD) or 0),
+    )
+
+
+def read_header(stored: StoredMessage, name: bytes) -> str:
+    """Read a header; empty when it is not there."""
+    return next((value.decode("latin-1") for key, value in stored.headers if key == name), "")

@@ -1,0 +1,83 @@
+"""What is done about replays from time to time, by every server.
+
+A note about a replay may have been lost, a consumer that has some may be gone, and an earlier version may
+have left JetStream consumers behind.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from collections.abc import Collection
+from typing import Final
+
+from windshift.nats import NatsError
+from windshift.nats.jetstream.api import JetStream
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound, WindshiftError
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import REPLAY, Notes
+
+log = logging.getLogger(__name__)
+
+LOOK_INTERVAL: Final = 30.0
+"""Seconds between two looks at the replays that are outstanding."""
+_LOOKS_PER_CLEANING: Final = 20
+_MOST_LOOKED_UP: Final = 1_000
+"""Consumers that one cleaning looks up; which of them, is up to chance."""
+
+
+class ReplayUpkeep:
+    """Tells calls of replays that wait, and ends those that nobody can get any more."""
+
+    def __init__(self, queue: ReplayQueue, api: JetStream, notes: Notes, stats: DeadLetterStats) -> None:
+        self._queue = queue
+        self._api = api
+        self._notes = notes
+        self._stats = stats
+
+    async def run(self) -> None:
+        """Look every 30 seconds, and clean up every 10 minutes, until this is cancelled."""
+        looks = 0
+        while True:
+            await asyncio.sleep(LOOK_INTERVAL)
+            deadline = asyncio.get_running_loop().time() + LOOK_INTERVAL
+            try:
+                consumers = await self.look(deadline)
+                if looks % _LOOKS_PER_CLEANING == 0:
+                    await self.clean(consumers, deadline)
+            except (WindshiftError, NatsError):
+                continue  # it is looked again
+            looks += 1
+
+    async def look(self, deadline: float) -> Collection[ConsumerKey]:
+        """Tell this process's calls of their outstanding replays; return the consumers that have some."""
+        outstanding = await self._queue.outstanding("", "", deadline)
+        waiting = Counter(ConsumerKey(each.stream, each.consumer) for each in outstanding)
+        self._stats.outstanding = waiting
+        for consumer in waiting:
+            self._notes.tell(REPLAY, *consumer)
+        return waiting
+
+    async def clean(self, consumers: Collection[ConsumerKey], deadline: float) -> None:
+        """End the replays of consumers that are gone, and remove what an earlier version left behind."""
+        await self._queue.remove_old_consumers(deadline)
+        upto = await self._queue.position(deadline)  # what is added from now on was added to another consumer
+        for consumer in random.sample(list(consumers), min(len(consumers), _MOST_LOOKED_UP)):
+            if await self._is_gone(consumer, deadline):
+                ended = await self._queue.forget(consumer, upto, deadline)
+                names = {"stream": consumer.stream, "consumer": consumer.name, "replays": ended}
+                log.info("a consumer is gone: its replays ended, its dead letters stay", extra=names)
+
+    async def _is_gone(self, consumer: ConsumerKey, deadline: float) -> bool:
+        try:
+            return await self._api.consumer(*consumer, deadline) is None
+        except NatsError as refusal:
+            error = domain_error(refusal, stream=consumer.stream, consumer=consumer.name)
+            if isinstance(error, StreamNotFound | ConsumerNotFound):
+                return True
+            raise
