@@ -11,7 +11,7 @@ from pathlib import Path
 ALL = """
 [role.all]
 publish = [">"]
-streams = { manage = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
+streams = { manage = ["*"], purge = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
 consumers = { use = ["*"], delete = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }

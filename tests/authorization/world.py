@@ -33,12 +33,17 @@ ROLES = (
 
 [role.refused]
 publish = [">"]
-streams = { manage = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
+streams = { manage = ["*"], view = ["*"], purge = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
 consumers = { use = ["*"], delete = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 deny.publish = [">"]
-deny.streams = { manage = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
+deny.streams.manage = ["*"]
+deny.streams.view = ["*"]
+deny.streams.purge = ["*"]
+deny.streams.bind = [">"]
+deny.streams.consume = ["*"]
+deny.streams.subjects = [">"]
 deny.consumers = { use = ["*"], delete = ["*"] }
 deny.stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 deny.dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
@@ -81,6 +86,15 @@ deny.streams.manage = ["b-locked*"]
 deny.streams.bind = ["b.*.internal"]
 deny.streams.consume = ["PAY*"]
 deny.streams.subjects = ["shop.secret.>"]
+
+[role.builder-purger]
+streams = { manage = ["b-*"], bind = ["b.>"], purge = ["b-*"], subjects = [">"] }
+
+[role.builder-purger-part]
+streams = { manage = ["b-*"], bind = ["b.>"], purge = ["b-*"], subjects = ["b.>"] }
+
+[role.stream-purger]
+streams = { purge = ["b-*"], subjects = [">"] }
 
 [role.binder]
 streams = { bind = ["b.>"], consume = ["SHOP"], subjects = ["shop.>"] }
@@ -178,6 +192,7 @@ def policy() -> str:
     more = (
         principal("halves", "half-streams", "half-consumers")
         + principal("halves-and-keys", "half-keys", "keys")
+        + principal("builder-and-purger", "builder", "stream-purger")
         + principal("star-and-refused", "star", "only-denies", "tail")
     )
     return ROLES + one_for_each(names) + more

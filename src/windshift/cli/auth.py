@@ -107,6 +107,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       publish SUBJECT
       manage-stream STREAM
       view-stream STREAM
+      purge-stream STREAM SUBJECT         remove its events, also by smaller limits
       bind SUBJECT                        have a stream take it
       copy STREAM SUBJECT                 have a stream copy it from STREAM
       consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one

@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from tests.authorization.rows import ALLOWED, DENIED, INVALID, NO_STREAM, OVERLAP, Answer, Row
+from google.protobuf.json_format import ParseDict
+
+from tests.authorization.rows import (
+    ALLOWED,
+    DENIED,
+    INVALID,
+    NO_STREAM,
+    OVERLAP,
+    Answer,
+    Row,
+    invoke,
+    method_of,
+)
 from tests.authorization.world import World
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
@@ -142,7 +154,124 @@ _AGGREGATES: dict[str, dict[_Sources, Answer]] = {
 }
 
 
+# Streams that are there, and changes by what they take away. ``#`` stands for something new.
+
+_Fields = dict[str, Any]
+
+
+def _subjects(*subjects: str) -> _Fields:
+    return {"subjects": {"subjects": subjects}}
+
+
+def _sources(*sources: tuple[str, str]) -> _Fields:
+    return {"aggregate": {"sources": [{"name": name, "filter_subjects": [each]} for name, each in sources]}}
+
+
+_NEW = pb.EnsureStreamRequest.DISCARD_POLICY_NEW
+_LIMITS: _Fields = {
+    "max_age": {"seconds": 60},
+    "max_events": 100,
+    "max_events_per_subject": 10,
+    "max_bytes": 10_000,
+}
+
+
+def _only(**limits: Any) -> _Fields:
+    return _subjects("b.#") | {"retention_policy": limits}
+
+
+def _with(**changes: Any) -> _Fields:
+    return _only(**{**_LIMITS, **changes})
+
+
+_LIMITED, _UNLIMITED = _with(), _subjects("b.#")
+_REFUSING = _with(discard_policy=_NEW, discard_new_per_subject=True)
+_NOT_BOUND = _subjects("b.#", "o.#")
+
+_REMOVING: dict[str, tuple[_Fields, _Fields]] = {
+    "a smaller max_age": (_LIMITED, _with(max_age={"nanos": 500_000_000})),
+    "a max_age where there was none": (_UNLIMITED, _only(max_age={"seconds": 9})),
+    "a smaller max_events": (_LIMITED, _with(max_events=1)),
+    "a max_events that nothing reaches yet": (_UNLIMITED, _only(max_events=9_999)),
+    "a smaller max_events_per_subject": (_LIMITED, _with(max_events_per_subject=9)),
+    "a smaller max_bytes": (_LIMITED, _with(max_bytes=9_999)),
+    "old events discarded, not new ones": (_REFUSING, _LIMITED),
+    "old events of a subject discarded": (_REFUSING, _with(discard_policy=_NEW)),
+}
+"""What removes events: before and after."""
+
+_GROWING: dict[str, tuple[_Fields, _Fields]] = {
+    "the same again": (_LIMITED, _LIMITED),
+    "no limits any more": (_LIMITED, _UNLIMITED),
+    "larger limits": (_LIMITED, _with(max_events=101, max_bytes=10_001, max_age={"seconds": 61})),
+    "another subject": (_subjects("b.#.a"), _subjects("b.#.a", "b.#.b")),
+    "a wider subject": (_subjects("b.#.a"), _subjects("b.#.>")),
+    "a smaller subject of its own": (_subjects("b.#.>"), _subjects("b.#.a")),
+    "smaller events of its own": (_UNLIMITED, _UNLIMITED | {"max_event_size": 1_000}),
+    "new events of its own refused": (_with(), _with(discard_policy=_NEW)),
+    "one source less of its own": (
+        _sources(("SHOP", "shop.a.b"), ("SHOP", "shop.a.c")),
+        _sources(("SHOP", "shop.a.c")),
+    ),
+    "an aggregate of what it may read": (_UNLIMITED, _sources(("SHOP", "shop.a.b"))),
+}
+"""What whoever manages the stream may do."""
+
+_TAKING: dict[str, tuple[_Fields, _Fields]] = {
+    "a subject less": (_NOT_BOUND, _subjects("b.#")),
+    "a smaller subject": (_subjects("o.#.>", "b.#"), _subjects("b.#")),
+    "an aggregate in its place": (_NOT_BOUND, _sources(("SHOP", "shop.a.b"))),
+    "smaller events": (_NOT_BOUND, _NOT_BOUND | {"max_event_size": 1_000}),
+    "a source less": (
+        _sources(("SHOP", "shop.a.b"), ("PAYMENTS", "payments.x")),
+        _sources(("SHOP", "shop.a.b")),
+    ),
+    "less of a source": (_sources(("SHOP", "shop.>")), _sources(("SHOP", "shop.a.b"))),
+    "subjects in place of sources": (_sources(("SHOP", "shop.z")), _subjects("b.#")),
+}
+"""What takes away what somebody else has bound, or copied."""
+
+
+def _changing(who: str, about: str, change: tuple[_Fields, _Fields], answer: Answer) -> Row:
+    """Make a stream as somebody who may do all, and ask for a change of it."""
+
+    def request(world: World) -> pb.EnsureStreamRequest:
+        new = world.name("n")
+        before, after = (
+            ParseDict({"name": f"b-{new}", "storage": {"type": "STORAGE_TYPE_MEMORY"}}, message)
+            for message in (pb.EnsureStreamRequest(**_named(fields, new)) for fields in change)
+        )
+        invoke(world.admin, method_of(_METHOD), before)
+        return after
+
+    return Row(_METHOD, who, request, answer, f"an existing stream: {about}")
+
+
+def _named(fields: _Fields, new: str) -> _Fields:
+    if "subjects" not in fields:
+        return fields
+    return fields | {
+        "subjects": {"subjects": [each.replace("#", new) for each in fields["subjects"]["subjects"]]}
+    }
+
+
+def _changes() -> Iterator[Row]:
+    for about, change in _REMOVING.items():
+        for who in ("builder", "builder-purger-part"):
+            yield _changing(who, about, change, DENIED)
+        for who in ("builder-purger", "builder-and-purger"):
+            yield _changing(who, about, change, ALLOWED)
+    for about, change in _GROWING.items():
+        yield _changing("builder", about, change, ALLOWED)
+    for about, change in _TAKING.items():
+        yield _changing("builder", about, change, DENIED)
+        yield _changing("builder-and-purger", about, change, DENIED)
+        yield _changing("all", about, change, ALLOWED)
+    yield _changing("stream-purger", "only purging", (_LIMITED, _with(max_events=1)), DENIED)
+
+
 def _rows() -> Iterator[Row]:
+    yield from _changes()
     names = ((who, name, answer) for who, answers in _NAMES.items() for name, answer in answers.items())
     for who, name, answer in names:
         subject = "b.one.#" if who == "builder-one" else "b.#"

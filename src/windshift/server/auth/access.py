@@ -34,10 +34,15 @@ Identify: TypeAlias = Callable[[Authenticator], Identity | Pending]
 
 def require(identity: Identity, action: Action) -> None:
     """Raise `PermissionDenied` unless the caller may do this."""
-    decision = identity.principal.permissions.decide(action)
+    require_of(identity.principal, action)
+
+
+def require_of(principal: Principal, action: Action, phrase: str = "") -> None:
+    """Raise `PermissionDenied` unless a principal may do this. `phrase` says it, after "may not"."""
+    decision = principal.permissions.decide(action)
     if not decision.allowed:
         raise PermissionDenied(
-            identity.principal.name, action.phrase, action.verb, action.resource, decision.rule
+            principal.name, phrase or action.phrase, action.verb, action.resource, decision.rule
         )
 
 

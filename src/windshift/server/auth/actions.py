@@ -68,6 +68,16 @@ class ViewStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeStream(_Asked):
+    """Remove a subject's events from a stream."""
+
+    stream: str
+    subject: str
+    verb = "purge-stream"
+    _told_as = "remove events of {subject} from stream {stream}"
+
+
+@dataclass(frozen=True, slots=True)
 class Bind(_Asked):
     """Have a stream take the events of a subject."""
 
@@ -191,6 +201,7 @@ Action: TypeAlias = (
     Publish
     | ManageStream
     | ViewStream
+    | PurgeStream
     | Bind
     | Copy
     | Consume

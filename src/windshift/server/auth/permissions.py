@@ -37,6 +37,7 @@ LISTS: Final[Mapping[str, Kind]] = MappingProxyType(
         "publish": Kind.SUBJECT,
         "streams.manage": Kind.NAME,
         "streams.view": Kind.NAME,
+        "streams.purge": Kind.NAME,
         "streams.bind": Kind.SUBJECT,
         "streams.consume": Kind.NAME,
         "streams.subjects": Kind.SUBJECT,
@@ -59,6 +60,7 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
         actions.Publish: {"subject": "publish"},
         actions.ManageStream: {"stream": "streams.manage"},
         actions.ViewStream: {"stream": "streams.view"},
+        actions.PurgeStream: {"stream": "streams.purge", "subject": "streams.subjects"},
         actions.Bind: {"subject": "streams.bind"},
         actions.Copy: {"stream": "streams.consume", "subject": "streams.subjects"},
         actions.Consume: {

@@ -51,6 +51,7 @@ _GROUPS: Final = {
 """The tables in a role, and the lists in each."""
 _NEEDED: Final = {
     "streams.consume": "streams.subjects",
+    "streams.purge": "streams.subjects",
     "consumers.use": "streams.consume",
     "consumers.delete": "streams.consume",
     "stores.read": "stores.keys",

@@ -25,6 +25,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
+from windshift.server.events.losses import require_rights
 from windshift.server.events.positions import is_same_start, start_keys, without_start
 from windshift.server.events.specs import (
     DEFAULT_DEDUPLICATION_WINDOW,
@@ -61,7 +62,8 @@ class Streams:
 
         Any number of callers may do this at once with the same spec. Callers with different specs overwrite
         each other: the last one wins, JetStream has no compare-and-swap for configurations. Raise the errors
-        of the contract; `deadline` is a time of the running loop.
+        of the contract, and `PermissionDenied` when the change takes from the stream what the caller may not
+        take; `deadline` is a time of the running loop.
         """
         refuse_contradictions(spec)
         try:
@@ -78,6 +80,8 @@ class Streams:
                 await self._last_ids(spec, stored, deadline),
                 self._default_replicas,
             )
+            if stored is not None and caller is not None:
+                require_rights(caller, stored.config, wanted)
             if await self._tell(stored, wanted, deadline, caller):
                 return
         raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")

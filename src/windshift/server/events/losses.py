@@ -1,0 +1,136 @@
+"""What a change of a stream's configuration takes away, and the rights that this needs beside managing it.
+
+Whoever may manage a stream may give it any configuration. Where that removes events, or has the stream get
+fewer of them, it is as if they were purged or their subjects bound, and needs the same rights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from math import inf
+from typing import Final, NamedTuple
+
+from windshift.nats.jetstream.api import JsonObject
+from windshift.server.auth.access import require_of
+from windshift.server.auth.actions import EVERYTHING, Bind, Copy, PurgeStream
+from windshift.server.auth.policy import Principal
+from windshift.server.auth.subjects import SubjectPatterns, tokens
+
+_LIMITS: Final = {
+    "max_age": "max_age",
+    "max_msgs": "max_events",
+    "max_msgs_per_subject": "max_events_per_subject",
+    "max_bytes": "max_bytes",
+}
+"""Limits by which the broker removes events, each with the name of the contract's field."""
+
+
+class Copied(NamedTuple):
+    """A subject, or a pattern of some, that a stream copies from another one."""
+
+    stream: str
+    subject: str
+
+
+def require_rights(caller: Principal, before: JsonObject, after: JsonObject) -> None:
+    """Raise `PermissionDenied` unless somebody may take from a stream what a change of it takes.
+
+    It does not matter which events it holds now: a smaller limit removes those that come later as well.
+    """
+    name = after["name"]
+    for field in removing(before, after):
+        require_of(
+            caller,
+            PurgeStream(name, EVERYTHING),
+            f"remove events of stream {name!r}, as another {field} may do; that needs streams.purge of the "
+            f"stream, and {EVERYTHING} in streams.subjects of the same role",
+        )
+    lost = Taken(unbound(before, after), no_longer_copied(before, after))
+    _require_inputs(caller, lost, f"have stream {name!r} take {{subject!r}}{{source}} no longer")
+    for field in refusing(before, after):
+        all_of_it = Taken(before.get("subjects") or (), copied(before))
+        _require_inputs(
+            caller, all_of_it, f"have stream {name!r} refuse {{subject!r}}{{source}} by another {field}"
+        )
+
+
+class Taken(NamedTuple):
+    """What a stream takes: subjects, and those of other streams."""
+
+    subjects: Iterable[str]
+    copied: Iterable[Copied]
+
+
+def _require_inputs(caller: Principal, taken: Taken, phrase: str) -> None:
+    for subject in taken.subjects:
+        told = phrase.format(subject=subject, source="")
+        require_of(caller, Bind(subject), f"{told}; that needs it in streams.bind")
+    for stream, subject in taken.copied:
+        told = phrase.format(subject=subject, source=f" from stream {stream!r}")
+        needs = "that needs them in streams.consume and streams.subjects"
+        require_of(caller, Copy(stream, subject), f"{told}; {needs}")
+
+
+def removing(before: JsonObject, after: JsonObject) -> Iterator[str]:
+    """Yield the contract's names of what makes the broker remove more events than before."""
+    for key, field in _LIMITS.items():
+        if _limit(after, key) < _limit(before, key):
+            yield f"retention_policy.{field}"
+    if _discards_new(before) and not _discards_new(after):
+        yield "retention_policy.discard_policy"
+    if before.get("discard_new_per_subject") and not after.get("discard_new_per_subject"):
+        yield "retention_policy.discard_new_per_subject"
+
+
+def refusing(before: JsonObject, after: JsonObject) -> Iterator[str]:
+    """Yield the contract's names of what makes the broker refuse events that it took before."""
+    if _limit(after, "max_msg_size") < _limit(before, "max_msg_size"):
+        yield "max_event_size"
+    if _discards_new(after) and not _discards_new(before):
+        yield "retention_policy.discard_policy"
+    if after.get("discard_new_per_subject") and not before.get("discard_new_per_subject"):
+        yield "retention_policy.discard_new_per_subject"
+
+
+def unbound(before: JsonObject, after: JsonObject) -> Iterator[str]:
+    """Yield the subjects that a stream took, and does not take any more in all that they stand for."""
+    kept = SubjectPatterns()
+    for subject in after.get("subjects") or ():
+        kept.add(tokens(subject), 0)
+    for subject in before.get("subjects") or ():
+        if kept.covering(tokens(subject)) is None:
+            yield subject
+
+
+def copied(config: JsonObject) -> Iterator[Copied]:
+    """Yield what a mirror or aggregate copies."""
+    for source in [config.get("mirror"), *(config.get("sources") or ())]:
+        if source is not None:
+            yield from (Copied(source["name"], subject) for subject in _filters(source))
+
+
+def no_longer_copied(before: JsonObject, after: JsonObject) -> Iterator[Copied]:
+    """Yield what a mirror or aggregate copied, and does not copy any more in all that it stands for."""
+    kept: dict[str, SubjectPatterns] = {}
+    for stream, subject in copied(after):
+        kept.setdefault(stream, SubjectPatterns()).add(tokens(subject), 0)
+    for each in copied(before):
+        patterns = kept.get(each.stream)
+        if patterns is None or patterns.covering(tokens(each.subject)) is None:
+            yield each
+
+
+def _limit(config: JsonObject, key: str) -> float:
+    limit = int(config.get(key) or 0)
+    return limit if limit > 0 else inf
+
+
+def _discards_new(config: JsonObject) -> bool:
+    return config.get("discard") == "new"
+
+
+def _filters(source: JsonObject) -> list[str]:
+    transforms = source.get("subject_transforms") or ()
+    if transforms:
+        return [transform.get("src") or EVERYTHING for transform in transforms]
+    return [source.get("filter_subject") or EVERYTHING]
