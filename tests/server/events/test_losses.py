@@ -92,8 +92,8 @@ def test_refusals_name_the_right() -> None:
         (
             SUBJECTS | {"max_msgs": 1},
             (
-                "'ann' may not remove events of stream 'S', as another retention_policy.max_events may do; that "
-                "needs streams.purge of the stream, and > in streams.subjects of the same role"
+                "'ann' may not remove events of stream 'S', as another retention_policy.max_events may do; "
+                "that needs streams.purge of the stream, and > in streams.subjects of the same role"
             ),
         ),
         (
