@@ -154,7 +154,7 @@ def test_no_room_left(tmp_path: Path) -> None:
                 client.publish("S.a", "x" * 90_000)
             write: Callable[[], object]
             for write in (lambda: client.publish("S.a"), lambda: client.set("s", "a")):
-                with refused("RESOURCE_EXHAUSTED", "STREAM_FULL") as caught:
+                with refused("RESOURCE_EXHAUSTED", "STORAGE_FULL") as caught:
                     write()
                 assert caught[0].message == "the broker has no room left; give it more, or remove events"
             client.channel.close()

@@ -63,6 +63,18 @@ class TooManyInFlight(NatsError):
     """A write waited for its turn and did not get one; nothing was sent."""
 
 
+class StorageFull(NatsError):
+    """What the server stores on takes nothing now; nothing was stored.
+
+    Attributes:
+        text: why, fit for anybody's eyes.
+    """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+
 class NoStream(NatsError):
     """No stream takes messages of this subject; nothing was stored."""
 

@@ -24,6 +24,7 @@ from windshift.nats.errors import (
     NoDirectGet,
     NotConnected,
     OutcomeUnknown,
+    StorageFull,
     Unavailable,
 )
 from windshift.nats.jetstream import codes
@@ -140,6 +141,14 @@ class JetStream:
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._attempt_timeout = attempt_timeout.total_seconds()
+        self.refusal = ""
+        """Why nothing is to be stored now, as somebody says who knows the server's disk; empty: nothing is
+        known. What would make the server store something raises `StorageFull` then."""
+
+    def refuse_if_full(self) -> None:
+        """Raise `StorageFull` while nothing is to be stored."""
+        if self.refusal:
+            raise StorageFull(self.refusal)
 
     # --- Asking -------------------------------------------------------------------------------------------
 
@@ -250,7 +259,8 @@ class JetStream:
         return StreamState(info["config"], info["state"]["last_seq"])
 
     async def create_stream(self, config: JsonObject, deadline: float) -> None:
-        """Create a stream. Succeed too when it exists with this very configuration."""
+        """Create a stream. Succeed too when it exists with this very configuration. Raises `StorageFull`."""
+        self.refuse_if_full()
         await self.change(f"STREAM.CREATE.{config['name']}", config, deadline)
 
     async def update_stream(self, config: JsonObject, deadline: float) -> None:

@@ -157,8 +157,11 @@ class Writes:
         """Store a message; return the server's acknowledgement.
 
         Raise `JetStreamError` for an error that another attempt would meet too, `NoStream`, `MessageTooLarge`
-        for more than the server takes now, `TooManyInFlight`, `Unavailable` or `OutcomeUnknown`.
+        for more than the server takes now, `StorageFull`, `TooManyInFlight`, `Unavailable` or
+        `OutcomeUnknown`.
         """
+        if self._api.refusal:
+            self._api.refuse_if_full()
         result = await self._attempt(write)
         ack = _read(result)
         return ack or await self._persist(write, result)
@@ -195,6 +198,9 @@ class Writes:
 
         The server itself says `NO_RESPONDERS` only where nobody at all listens to a subject.
         """
+        if self._api.refusal:  # a disk that refuses a write is the reason why it was not answered
+            self._requests.forget(token)
+            return NoReply.TIMED_OUT
         answer = self._requests.wait_on(token, subject, until)
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
@@ -238,6 +244,7 @@ class Writes:
             raise OutcomeUnknown(_NO_ACK)
         if sent and not write.repeatable:
             raise OutcomeUnknown
+        self._api.refuse_if_full()
         if result is NoReply.FORBIDDEN:
             raise Forbidden
         if result is NoReply.NO_RESPONDERS:

@@ -142,7 +142,15 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
     return tuple((unquote(key.strip()), unquote(value.strip())) for key, _, value in members)
 
 
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or not all(re.fullmatch(r"[A-Za-z0-9_-]{1,255}", name) for name in names):
+        raise ValueError
+    return names
+
+
 text: Final = Parser(str)
+names: Final = Parser(_names, "names of streams, separated by commas, or all", example="ORDERS,KV_accounts")
 boolean: Final = Parser(_boolean, "true or false")
 pairs: Final = Parser(_pairs, secret=True, example="key=value")
 """Percent-encoded ``key=value`` pairs separated by commas."""

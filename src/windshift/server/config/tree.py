@@ -142,6 +142,17 @@ class EmbeddedConfig:
         "How often the embedded server flushes to disk, such as 500ms or 2m, or always: before every answer.",
         "1s",
     )
+    stop_timeout: timedelta = setting(
+        "WINDSHIFT_NATS_STOP_TIMEOUT",
+        p.seconds(1, 3600),
+        "Seconds the embedded server has to stop, after the drain, before it is killed.",
+        "60",
+    )
+    accepted_losses: tuple[str, ...] | None = optional(
+        "WINDSHIFT_NATS_ACCEPT_LOSS",
+        p.names,
+        "Streams of the embedded server that may be damaged, separated by commas, or all.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

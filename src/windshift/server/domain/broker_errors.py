@@ -16,6 +16,7 @@ from windshift.server.domain.errors import (
     MirrorChange,
     OutcomeUnknown,
     ReplicasUnavailable,
+    StorageFull,
     StoreNotFound,
     StreamFull,
     StreamNotFound,
@@ -45,6 +46,7 @@ _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError
     (nats.NoDirectGet, lambda _: BrokerUnavailable()),
     (nats.OutcomeUnknown, lambda error: OutcomeUnknown(error.text) if error.text else OutcomeUnknown()),
     (nats.TooManyInFlight, lambda _: TooManyInFlight()),
+    (nats.StorageFull, lambda error: StorageFull(error.text)),
     (nats.NoStream, lambda error: UnboundSubject(error.subject)),
     (nats.NoBucket, lambda error: StoreNotFound(error.bucket)),
     (nats.MessageTooLarge, lambda error: EventTooLarge(error.limit)),
@@ -90,7 +92,7 @@ _MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirror
 
 _BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     **dict.fromkeys(codes.TEMPORARY, lambda *_: BrokerUnavailable()),
-    **dict.fromkeys(codes.OUT_OF_SPACE, lambda *_: StreamFull(_NO_ROOM)),
+    **dict.fromkeys(codes.OUT_OF_SPACE, lambda *_: StorageFull(_NO_ROOM)),
     **dict.fromkeys(codes.NOT_ENABLED, lambda *_: BrokerUnavailable(_NO_JETSTREAM)),
     **dict.fromkeys(codes.TOO_FEW_SERVERS, lambda *_: ReplicasUnavailable(_NO_REPLICAS)),
     **dict.fromkeys(codes.FILTERS_OVERLAP, lambda *_: UnsupportedCombination(_FILTERS_OVERLAP)),

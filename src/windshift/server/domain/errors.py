@@ -230,7 +230,7 @@ class ValueNotAny(WindshiftError):
 
 
 class StreamFull(WindshiftError):
-    """The stream reached a limit and discards new events, or the broker has no room left."""
+    """The stream reached a limit and discards new events."""
 
     reason = "STREAM_FULL"
 
@@ -238,6 +238,12 @@ class StreamFull(WindshiftError):
         self, message: str = "the stream is full and refuses new events; raise its limits or remove events"
     ) -> None:
         super().__init__(message)
+
+
+class StorageFull(StreamFull):
+    """No stream has room: the broker's storage is used up, or its disk takes nothing; nothing was stored."""
+
+    reason = "STORAGE_FULL"
 
 
 class TooManyInFlight(WindshiftError):

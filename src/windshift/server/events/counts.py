@@ -19,6 +19,7 @@ PUBLISH_FAILURES: Final = (
     errors.WrongLastId.reason,
     errors.EventTooLarge.reason,
     errors.StreamFull.reason,
+    errors.StorageFull.reason,
     errors.TooManyInFlight.reason,
     errors.BrokerUnavailable.reason,
     errors.OutcomeUnknown.reason,

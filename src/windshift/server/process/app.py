@@ -79,6 +79,7 @@ class App:
     _serving_since: float | None = None
     _draining_since: float | None = None
     _flush_by = 0.0
+    _trouble: Readiness | None = None
 
     def __init__(
         self,
@@ -97,7 +98,7 @@ class App:
         self._telemetry = telemetry
         self._made_at = asyncio.get_running_loop().time()
         nats = _nats(config.nats, servers)
-        self.connection, self._notes = nats.connection, nats.notes
+        self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
         tracer = telemetry.tracer
         self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
@@ -135,14 +136,22 @@ class App:
 
     def readiness(self) -> Readiness:
         """Return whether calls should be sent here now."""
-        connection = self.connection
+        connection, trouble = self.connection, self._trouble
         if self._draining_since is not None:
             return Readiness("draining", self._draining_since)
         if self._serving_since is None:
             return Readiness("starting", self._made_at)
         if not connection.connected:
             return Readiness("no connection to NATS", connection.since, connection.last_error)
-        return Readiness(None, max(self._serving_since, connection.since))
+        return trouble or Readiness(None, max(self._serving_since, connection.since))
+
+    def refuse_writes(self, why: str, trouble: Readiness | None) -> None:
+        """Refuse at once what cannot be stored, for a reason that clients are told; empty: take it again.
+
+        `trouble` is what probes are told meanwhile.
+        """
+        self._api.refusal, self._trouble = why, trouble
+        self._show_health()
 
     async def start(self) -> None:
         """Connect to NATS, and take calls.

@@ -22,7 +22,7 @@ from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.background.reloading import NotUsable
 from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
 from windshift.server.process.app import App
-from windshift.server.process.embedded import EmbeddedError, EmbeddedNats
+from windshift.server.process.embedded import Disk, EmbeddedError, EmbeddedNats
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer
 from windshift.server.process.logging import configure_logging, exported_logs
@@ -30,7 +30,9 @@ from windshift.server.process.memory import memory_to_hold
 from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import TlsNotUsable
+from windshift.server.telemetry import instruments
 from windshift.server.telemetry.prometheus import Exposition
+from windshift.server.telemetry.registry import Registry
 from windshift.server.telemetry.signals import Telemetry
 
 log = logging.getLogger(__name__)
@@ -140,8 +142,11 @@ class Process:
         servers = config.nats.servers or await self._start_embedded(stack)
         app = App(config, servers, self._telemetry, share_port=self._share_port)
         stack.push_async_callback(app.close)
+        if self._embedded is not None and app.metrics is not None:
+            _add_disk(app.metrics.registry, self._embedded.disk)
         await _start_app(app, config)
         self._app = app
+        self._tell_of_disk()
         warnings = asyncio.create_task(warn(config, app.port))
         stack.callback(warnings.cancel)
         _spare_collector()
@@ -169,12 +174,24 @@ class Process:
 
     async def _start_embedded(self, stack: AsyncExitStack) -> tuple[ServerAddress, ...]:
         embedded = self._embedded = EmbeddedNats(self._config.embedded)
+        embedded.on_trouble.append(self._tell_of_disk)
         stack.push_async_callback(embedded.stop)
         try:
             await embedded.start()
         except EmbeddedError as error:
             raise StartError(str(error)) from error
         return (embedded.address,)
+
+    def _tell_of_disk(self) -> None:
+        """Have writes refused while the embedded server cannot store, and probes told why."""
+        if self._app is None or self._embedded is None:
+            return
+        disk = self._embedded.disk
+        if disk.trouble is None:
+            self._app.refuse_writes("", None)
+        else:
+            why = f"the server can store nothing: {disk.trouble}; nothing was stored, try again later"
+            self._app.refuse_writes(why, Readiness("NATS can store nothing", disk.since, disk.described))
 
     async def _scrape(self, accept: str) -> Exposition | None:
         """Give the text of all metrics, once there is a server that has any."""
@@ -214,6 +231,13 @@ def _with_room(config: ServerConfig) -> ServerConfig:
             wanted,
         )
     return replace(config, grpc=replace(config.grpc, limits=limits))
+
+
+def _add_disk(registry: Registry, disk: Disk) -> None:
+    """Show how much room there is on the disk of the embedded server, and whether it takes writes."""
+    registry.add(instruments.DISK_FREE, lambda: () if disk.space is None else (((), disk.space.free),))
+    registry.add(instruments.DISK_SIZE, lambda: () if disk.space is None else (((), disk.space.total),))
+    registry.add_number(instruments.DISK_REFUSING, lambda: int(disk.trouble is not None))
 
 
 def _spare_collector() -> None:

@@ -292,6 +292,13 @@ RELOADS: Final = Instrument(
 RELOAD_FAILING: Final = Instrument(
     "windshift.reload.failing", _G, "", "1 while what the files hold now is refused, else 0", ("what",)
 )
+DISK_FREE: Final = Instrument(
+    "windshift.disk.free", _G, "By", "Room on the disk of the embedded NATS server, as far as it may use it"
+)
+DISK_SIZE: Final = Instrument("windshift.disk.size", _G, "By", "The size of that disk")
+DISK_REFUSING: Final = Instrument(
+    "windshift.disk.refusing", _G, "", "1 while the embedded NATS server can store nothing, else 0"
+)
 UPTIME: Final = Instrument("process.uptime", _G, "s", "Time since the server was started")
 GC_COLLECTIONS: Final = Instrument(
     "cpython.gc.collections",

@@ -10,7 +10,14 @@ from windshift.server.process.embedded.settings import Settings
 def settings(path: Path) -> Settings:
     """Make settings with everything below `path`."""
     return Settings(
-        port=-1, store=path, run=path / "run", log=path / "log", sync="1s", user="u", password='p"\\'
+        port=-1,
+        store=path,
+        run=path / "run",
+        log=path / "log",
+        sync="1s",
+        limit=1000,
+        user="u",
+        password='p"\\',
     )
 
 
@@ -25,7 +32,8 @@ def test_rendered() -> None:
         "logfile_size_limit: 10MB\n"
         "logfile_max_num: 3\n"
         'authorization { user: "u", password: "p\\"\\\\" }\n'
-        'jetstream { store_dir: "/data", sync_interval: "1s" }\n'
+        'jetstream { store_dir: "/data", max_file_store: 1000\n'
+        'sync_interval: "1s" }\n'
     )
 
 

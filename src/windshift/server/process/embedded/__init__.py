@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.disk import Disk
 from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.nats import EmbeddedNats, EmbeddedTimers
 
-__all__ = ["DataDirectory", "EmbeddedError", "EmbeddedNats", "EmbeddedTimers"]
+__all__ = ["DataDirectory", "Disk", "EmbeddedError", "EmbeddedNats", "EmbeddedTimers"]

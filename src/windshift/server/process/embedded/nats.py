@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from windshift.nats import ServerAddress
+from windshift.server.background.threads import in_thread
 from windshift.server.config import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory
+from windshift.server.process.embedded.disk import Disk, Failures, Space, look
 from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import Settings
@@ -35,8 +39,8 @@ class EmbeddedTimers:
     still_starting: float = 5.0
     """Between two log records that it still does not."""
     poll: float = 0.005
-    stop: float = 10.0
-    """For an orderly stop, before it is killed."""
+    still_stopping: float = 5.0
+    """Between two log records that it has not stopped yet."""
     lock: float = 10.0
     """For the nats-server of a killed server to leave the data directory."""
     restart_first: float = 0.1
@@ -45,6 +49,13 @@ class EmbeddedTimers:
     """A server that ran this long counts as sound: its next death is followed by an immediate restart."""
     look: float = 5.0
     """Between two looks whether it still answers, and how long it has for that."""
+    disk: float = 0.25
+    """Between two looks at the disk."""
+    disk_patience: float = 10.0
+    """How long a look may take before the disk counts as silent."""
+    renew_first: float = 1.0
+    """Between restarts because writes have failed; they become rarer when that does not help."""
+    renew_longest: float = 300.0
     patience: int = 3
     """How many looks in a row it may leave unanswered; with the fourth it is killed. That makes 35 to 40
     seconds by default. Looks are counted, and not seconds: this process may itself have been stopped.
@@ -65,8 +76,16 @@ class EmbeddedNats:
         self._program = Path()
         self._port = -1
         self._process: Process | None = None
-        self._watch_task: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._failures = Failures(self._directory.log)
+        self._limit = 0
+        self._renewed_at = -math.inf
+        self._renew_pause = 0.0
         self.restarts = 0
+        self.disk = Disk(config.data_dir)
+        """Whether it can store."""
+        self.on_trouble: list[Callable[[], None]] = []
+        """Called when that has changed."""
 
     @property
     def address(self) -> ServerAddress:
@@ -93,14 +112,18 @@ class EmbeddedNats:
             if isinstance(error, OSError):
                 raise self._directory.unusable(error) from error
             raise
-        self._watch_task = asyncio.create_task(self._watch(), name="embedded nats-server")
+        self._tasks = [
+            asyncio.create_task(self._watch(), name="embedded nats-server"),
+            asyncio.create_task(self._watch_disk(), name="embedded nats-server: disk"),
+        ]
 
     async def stop(self) -> None:
         """Stop it in good order, or by force after a while, and leave the data directory to others."""
-        if self._watch_task is not None:
-            self._watch_task.cancel()
-            await asyncio.wait([self._watch_task])
-            self._watch_task = None
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+            self._tasks = []
         await self._end_process()
         if self._directory.lock_fd >= 0:
             self._leave_directory()
@@ -120,7 +143,10 @@ class EmbeddedNats:
     # One life of the process
 
     async def _launch(self) -> None:
+        self._limit = look(self._directory.path).limit
         self._directory.write_config(self._settings().render())
+        self._failures.start()
+        self.disk.renewed()
         offset = self._log_size()
         self._process = await self._spawn()
         try:
@@ -142,6 +168,7 @@ class EmbeddedNats:
             run=directory.run,
             log=directory.log,
             sync=self._config.sync,
+            limit=self._limit,
             user=_USER,
             password=self._password,
         )
@@ -208,13 +235,27 @@ class EmbeddedNats:
         if process is None or process.returncode is not None:
             return
         process.send_signal(signal.SIGTERM)
-        try:
-            async with asyncio.timeout(self._timers.stop):
-                await process.wait()
-        except TimeoutError:
-            log.warning("nats-server did not stop within %g s; killing it", self._timers.stop)
+        await self._ended(process)
+
+    async def _ended(self, process: Process) -> None:
+        """Wait until a process that was told to stop has, and kill it after WINDSHIFT_NATS_STOP_TIMEOUT.
+
+        It writes down how far each stream and consumer has come: thousands of them take it many seconds.
+        """
+        end = asyncio.ensure_future(process.wait())
+        patience = self._config.stop_timeout.total_seconds()
+        loop = asyncio.get_running_loop()
+        give_up = loop.time() + patience
+        while not end.done() and (left := give_up - loop.time()) > 0:
+            await asyncio.wait([end], timeout=min(left, self._timers.still_stopping))
+            if not end.done() and loop.time() < give_up:
+                log.info("nats-server is still stopping")
+        if not end.done():
+            log.warning(
+                "nats-server did not stop within WINDSHIFT_NATS_STOP_TIMEOUT (%g s); killing it", patience
+            )
             process.kill()
-            await process.wait()
+        await end
 
     # Its lives
 
@@ -237,6 +278,8 @@ class EmbeddedNats:
             status = await process.wait()
         finally:
             looking.cancel()
+        if self._renewed_at >= started:
+            return 0.0
         pause = 0.0 if loop.time() - started >= self._timers.stable else self._longer(pause)
         log.error("nats-server ended (%s); starting it again in %g s", _described(status), pause)
         return pause
@@ -271,6 +314,71 @@ class EmbeddedNats:
                 self.restarts += 1
                 log.warning("nats-server runs again")
                 return
+
+    # Its disk
+
+    async def _watch_disk(self) -> None:
+        """Look at the disk, and do what follows from what is seen."""
+        loop = asyncio.get_running_loop()
+        while True:
+            looking = in_thread(self._look_at_disk, "windshift-disk")
+            await asyncio.wait([looking], timeout=self._timers.disk_patience)
+            if not looking.done():
+                self._take_look(None, "", loop.time())
+                await asyncio.wait([looking])
+            try:
+                space, failed = looking.result()
+            except OSError as error:
+                self._take_look(None, error.strerror or "", loop.time())
+            else:
+                self._take_look(space, failed, loop.time())
+                self._raise_limit(space)
+            if self.disk.worth_a_restart:
+                self._renew(loop.time())
+            await asyncio.sleep(self._timers.disk)
+
+    def _look_at_disk(self) -> tuple[Space, str]:
+        failed = self._failures.read()
+        trial = self._directory.run / "trial" if failed or self.disk.failed else None
+        return look(self._directory.path, trial), failed
+
+    def _take_look(self, space: Space | None, failed: str, now: float) -> None:
+        if not self.disk.seen(space, failed, now):
+            return
+        trouble = self.disk.trouble
+        if trouble is None:
+            log.warning("NATS can store again; %s", self.disk.described)
+        else:
+            log.error("NATS can store nothing: %s; writes are refused; %s", trouble, self.disk.described)
+        for each in self.on_trouble:
+            each()
+
+    def _raise_limit(self, space: Space) -> None:
+        """Let nats-server store more when the file system has grown. It takes less only at a start."""
+        process = self._process
+        if space.limit <= self._limit or process is None or process.returncode is not None:
+            return
+        log.info("the disk has grown: NATS may store %d MB; %s", space.limit // 10**6, self.disk.described)
+        self._limit = space.limit
+        try:
+            self._directory.write_config(self._settings().render())
+        except OSError as error:
+            log.warning("%s", self._directory.unusable(error))
+            return
+        process.send_signal(signal.SIGHUP)
+
+    def _renew(self, now: float) -> None:
+        """Have nats-server started anew, not too often; `_watch` starts it when it has ended."""
+        process = self._process
+        if process is None or process.returncode is not None or now < self._renewed_at + self._renew_pause:
+            return
+        helped = now - self._renewed_at > 2 * self._timers.renew_longest
+        pause = self._timers.renew_first if helped else 2 * self._renew_pause
+        self._renew_pause = min(pause, self._timers.renew_longest)
+        self._renewed_at = now
+        log.warning("starting nats-server anew, since it takes no more writes; %s", self.disk.described)
+        process.send_signal(signal.SIGTERM)
+        self._tasks.append(asyncio.create_task(self._ended(process), name="embedded nats-server: renewed"))
 
     def _longer(self, pause: float) -> float:
         return min(2 * pause or self._timers.restart_first, self._timers.restart_longest)

@@ -18,6 +18,8 @@ class Settings:
     run: Path
     log: Path
     sync: str
+    limit: int
+    """Bytes that may be stored in all."""
     user: str
     password: str = field(repr=False)
 
@@ -36,7 +38,8 @@ class Settings:
                 "logfile_size_limit: 10MB",
                 "logfile_max_num: 3",
                 f"authorization {{ user: {_quoted(self.user)}, password: {_quoted(self.password)} }}",
-                f"jetstream {{ store_dir: {_quoted(self.store)}, sync_interval: {_quoted(self.sync)} }}",
+                f"jetstream {{ store_dir: {_quoted(self.store)}, max_file_store: {self.limit}",
+                f"sync_interval: {_quoted(self.sync)} }}",
                 "",
             )
         )

@@ -1,0 +1,174 @@
+"""Whether nats-server can store: the room that its file system has, and what its own log says of its writes.
+
+nats-server (2.15) answers nothing to a write that its disk refuses, and takes no further ones for that stream
+until it is started anew, also when there is room again. So writes are refused before it comes to that, and
+what has failed is mended by a restart, as soon as that is of use. Not sooner: what it knows of
+acknowledgements is then in its memory alone, and it writes that down when it stops.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, NamedTuple
+
+_RESERVE: Final = 1 << 30
+"""Bytes that are kept free at most."""
+_TRIAL: Final = 64 * 1024
+_FEWEST_FILES: Final = 64
+"""Files that must be possible besides those that there are."""
+
+
+class Space(NamedTuple):
+    """The file system of a directory, in bytes and as far as this user may use it."""
+
+    total: int
+    free: int
+    files: int
+    """How many more there may be."""
+    read_only: bool
+
+    @property
+    def reserve(self) -> int:
+        """What is kept free, for what nats-server writes on its own: a twentieth, 1 GiB at most."""
+        return min(self.total // 20, _RESERVE)
+
+    @property
+    def limit(self) -> int:
+        """What nats-server may store at most."""
+        return self.total - self.reserve
+
+
+def look(directory: Path, trial: Path | None = None) -> Space:
+    """Look at the file system of a directory, and try to write the file `trial`. Raises OSError."""
+    found = os.statvfs(directory)
+    files = found.f_favail if found.f_files else _FEWEST_FILES  # some file systems do not count them
+    read_only = bool(found.f_flag & os.ST_RDONLY) or (trial is not None and not _writable(trial))
+    return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, files, read_only)
+
+
+def _writable(trial: Path) -> bool:
+    try:
+        with trial.open("wb") as file:
+            file.write(bytes(_TRIAL))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:
+        return False
+    finally:
+        with suppress(OSError):
+            trial.unlink()
+    return True
+
+
+class Failures:
+    """Finds in nats-server's log which writes have failed. Lines of before `start` do not count."""
+
+    _FAILED: Final = re.compile(
+        rb"\[(?:ERR|WRN)\] [^\n]*(?:critical write error|failed to store a msg|will be DISABLED|"
+        rb"disabling JetStream|no space left|read-only file system)[^\n]*",
+        re.IGNORECASE,
+    )
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self._offset = 0
+
+    def start(self) -> None:
+        """Begin anew, at what is written from now on."""
+        self._offset = self._size()
+
+    def read(self) -> str:
+        """Return why a write failed since the last look, or "" if none did. Raises OSError."""
+        size = self._size()
+        if size < self._offset:  # nats-server has moved the file aside
+            self._offset = 0
+        if size == self._offset:
+            return ""
+        with self._log.open("rb") as file:
+            file.seek(self._offset)
+            text = file.read(size - self._offset)
+        self._offset = size
+        found = self._FAILED.findall(text)
+        return found[-1].rpartition(b": ")[2].decode(errors="replace").strip() if found else ""
+
+    def _size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
+
+class Trouble(StrEnum):
+    """Why nothing can be stored."""
+
+    FULL = "its disk is full"
+    READ_ONLY = "its disk cannot be written to"
+    FAILED = "its disk refused a write"
+    SILENT = "its disk does not answer"
+
+
+@dataclass(slots=True)
+class Disk:
+    """What is known of the disk, from looks at it. Decides; reads no file and no clock.
+
+    Attributes:
+        directory: where the data lies.
+        space: as it was seen last; None before the first look.
+        trouble: why nothing can be stored now; None when it can.
+        failed: why nats-server failed to write; empty when it has not since it was started.
+        since: when the trouble began, or ended.
+    """
+
+    directory: Path
+    space: Space | None = None
+    trouble: Trouble | None = None
+    failed: str = ""
+    since: float = 0.0
+
+    def seen(self, space: Space | None, failed: str, now: float) -> bool:
+        """Take in a look (None: there was no answer), and say whether that changed the trouble."""
+        self.space = space or self.space
+        self.failed = failed or self.failed
+        trouble = self._judge(space)
+        changed = trouble is not self.trouble
+        if changed:
+            self.trouble, self.since = trouble, now
+        return changed
+
+    def renewed(self) -> None:
+        """Take in that nats-server was started anew."""
+        self.failed = ""
+
+    @property
+    def worth_a_restart(self) -> bool:
+        """Whether nats-server has given up on writes that could be made now."""
+        return self.trouble is Trouble.FAILED
+
+    @property
+    def described(self) -> str:
+        """The directory, and how much room there is, for operators."""
+        if self.space is None:
+            return str(self.directory)
+        free, total = self.space.free, self.space.total
+        why = f"; nats-server: {self.failed}" if self.failed else ""
+        return f"{self.directory}: {_megabytes(free)} free of {_megabytes(total)}{why}"
+
+    def _judge(self, space: Space | None) -> Trouble | None:
+        if space is None:
+            return Trouble.SILENT
+        if space.read_only:
+            return Trouble.READ_ONLY
+        # Once it was full, there must be some more, so that it does not change back and forth.
+        wanted = space.reserve * 3 // 2 if self.trouble is Trouble.FULL else space.reserve
+        if space.free < wanted or space.files < _FEWEST_FILES:
+            return Trouble.FULL
+        return Trouble.FAILED if self.failed else None
+
+
+def _megabytes(number: int) -> str:
+    return f"{number / 1e6:,.1f} MB"
