@@ -54,7 +54,7 @@ class SmallDisk:
 
 
 @contextmanager
-def small_disk(directory: Path, megabytes: int = 64) -> Iterator[SmallDisk]:
+def small_disk(directory: Path, megabytes: int = 32) -> Iterator[SmallDisk]:
     """Mount one there for as long as the block lasts; skip the test where that is not allowed."""
     directory.mkdir(parents=True)
     if not _run("mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(directory)):

@@ -1,0 +1,64 @@
+"""The files below deploy/ that start a server: settings that there are, and time enough to stop."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from windshift.server.config import SETTINGS, ServerConfig, config_from_environment
+
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
+
+
+def stopping(config: ServerConfig) -> float:
+    """Return the seconds that a stop takes at most."""
+    return (config.grpc.drain_timeout + config.embedded.stop_timeout).total_seconds()
+
+
+@pytest.fixture
+def auth_file(tmp_path: Path) -> str:
+    """Make a file that may be read."""
+    file = tmp_path / "auth.toml"
+    file.touch(mode=0o600)
+    return str(file)
+
+
+def test_kubernetes(auth_file: str) -> None:
+    """Its environment starts a server that is not open, and its grace is longer than a stop."""
+    service, stateful = yaml.safe_load_all((DEPLOY / "kubernetes" / "windshift.yaml").read_text())
+    pod = stateful["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    environment = {each["name"]: each["value"] for each in container["env"]}
+    assert environment.keys() <= SETTINGS.keys()
+    mounts = {each["mountPath"] for each in container["volumeMounts"]}
+    assert str(Path(environment["WINDSHIFT_AUTH_FILE"]).parent) in mounts
+    environment["WINDSHIFT_AUTH_FILE"] = auth_file
+    config = config_from_environment({"HOME": "/", "GRPC_HOST": "0.0.0.0", **environment})  # noqa: S104
+    assert config.authorizes
+    assert pod["terminationGracePeriodSeconds"] >= stopping(config) + 5
+    ports = {each["name"]: each["containerPort"] for each in container["ports"]}
+    assert ports == {"grpc": config.grpc.listen.port, "health": config.health.port}
+    assert service["spec"]["ports"] == [{"name": "grpc", "port": config.grpc.listen.port}]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_systemd() -> None:
+    """It has longer to stop than that takes, and names settings that there are."""
+    unit = (DEPLOY / "systemd" / "windshift.service").read_text()
+    settings = dict(re.findall(r"(?m)^Environment=(\w+)=(.*)$", unit))
+    config = config_from_environment({"HOME": "/", **settings})
+    found = re.search(r"(?m)^TimeoutStopSec=(\d+)$", unit)
+    assert found is not None
+    assert int(found[1]) >= stopping(config) + 5
+    assert "KillMode=mixed" in unit
+
+
+def test_compose() -> None:
+    """Windshift has longer to stop than it drains; it has no NATS of its own there."""
+    server = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["windshift"]
+    assert int(server["stop_grace_period"].removesuffix("s")) >= 10 + 5
