@@ -71,7 +71,7 @@ def test_full(server: WindshiftProcess, client: Client, disk: SmallDisk) -> None
     """Before the disk is full writes are refused; probes and the log say why; with room they are taken."""
     disk.leave(megabytes=1)
     server.wait_for(lambda: reason(server) == "NATS can store nothing")
-    assert "1.0 MB free of 33.6 MB" in server.probe("/readyz").body["detail"]
+    server.wait_for(lambda: "1.0 MB free of 33.6 MB" in server.probe("/readyz").body["detail"])
     assert str(disk.directory) in server.err
     assert "its disk is full" in server.err
     refuses(client)
@@ -111,7 +111,8 @@ def test_grows(server: WindshiftProcess, client: Client, disk: SmallDisk) -> Non
             client.publish("S.a", large)
     disk.resize(96)
     server.wait_for(lambda: reason(server) == "")
-    server.wait_for(lambda: "the disk has grown" in server.err)
+    server.wait_for(lambda: "Reloaded server configuration" in (server.data / "nats-server.log").read_text())
+    assert "the disk has grown" in server.err
     for number in range(40):  # with keys, since nats-server ends the connection to take the new limit
         client.publish("S.a", large, idempotency_key=str(number))
     disk.resize(70)  # less than nats-server may store
