@@ -65,14 +65,14 @@ def test_who_is_told() -> None:
     violations.on_publish.append(lambda subject: told.append(f"publish {subject.decode()}"))
     stop = violations.watch(b"a", lambda: told.append("watched"))
     also = violations.watch(b"a", lambda: told.append("watched too"))
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"b"))
-    violations.told(ServerError(Kind.SUBSCRIPTION_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"b"))
+    violations.report(ServerError(Kind.SUBSCRIPTION_FORBIDDEN, b"a"))
     stop()
     stop()
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
     also()
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
     assert told == [
         *("any a", "publish a", "watched", "watched too"),
         *("any b", "publish b"),
@@ -91,8 +91,8 @@ def test_who_stops_watching_when_told() -> None:
         stop()
 
     stop = violations.watch(b"a", once)
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
-    violations.told(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
     assert told == [1]
 
 

@@ -26,15 +26,15 @@ Hook: TypeAlias = Callable[[], None]
 
 
 class Violations:
-    """Passes permissions violations on to whoever would otherwise wait in vain. No hook may block or raise.
+    """Reports permissions violations to whoever would otherwise wait in vain. Hooks must not block or raise.
 
     The server reports one with ``-ERR`` and keeps the connection: it drops the message, or does not
     subscribe. It names the subject, but not which of several messages it was.
 
     Attributes:
-        on_any: called, in order, with every violation: its kind says whether it was about publishing or
+        on_any: called, in order, with every violation; its kind says whether it concerns publishing or
             subscribing.
-        on_publish: called, in order, with the subject of each message that was dropped.
+        on_publish: called, in order, with the subject of each dropped message.
     """
 
     def __init__(self) -> None:
@@ -42,18 +42,18 @@ class Violations:
         self.on_publish: list[Callable[[bytes], None]] = []
         self._hooks: dict[bytes, dict[object, Hook]] = {}
 
-    def told(self, violation: ServerError) -> None:
-        """Pass on what the server said."""
-        for hear in self.on_any:
-            hear(violation)
+    def report(self, violation: ServerError) -> None:
+        """Call the hooks that this violation concerns."""
+        for hook in self.on_any:
+            hook(violation)
         if violation.kind is Kind.PUBLISH_FORBIDDEN:
-            for tell in self.on_publish:
-                tell(violation.subject)
-            for hook in list(self._hooks.get(violation.subject, {}).values()):
-                hook()
+            for on_publish in self.on_publish:
+                on_publish(violation.subject)
+            for watcher in list(self._hooks.get(violation.subject, {}).values()):
+                watcher()
 
     def watch(self, subject: bytes, hook: Hook) -> Hook:
-        """Call `hook` when a message to this subject was dropped; stop when the result is called."""
+        """Call `hook` when a message to this subject is dropped; the result stops that."""
         key = object()
         self._hooks.setdefault(subject, {})[key] = hook
 
@@ -69,8 +69,8 @@ class Subscription:
     """Interest in a subject.
 
     Attributes:
-        subject: which one; it may have wildcards.
-        is_vital: whether a connection is of no use on which the server forbids this.
+        subject: may have wildcards.
+        is_vital: whether a connection without this subscription is useless.
     """
 
     __slots__ = ("_connection", "_wires", "is_vital", "receive", "sid", "subject")
@@ -79,28 +79,28 @@ class Subscription:
         self, connection: Connection, sid: int, subject: bytes, receive: Receive, *, is_vital: bool
     ) -> None:
         self._connection = connection
-        self._wires: list[Wire] = []  # more than one while a server is being left
+        self._wires: list[Wire] = []  # more than one while moving to another server
         self.sid = sid
         self.subject = subject
         self.receive = receive
         self.is_vital = is_vital
 
     def attach(self, wire: Wire) -> None:
-        """Subscribe on this wire, and stay on those that still serve."""
+        """Subscribe on this wire too; forget those that have ended."""
         self._wires = [*(each for each in self._wires if each.open), wire]
         wire.subscribe(self.sid, self.subject, self.receive)
 
     def unsubscribe(self) -> None:
-        """End the interest at once."""
+        """Unsubscribe at once."""
         self._connection.forget(self)
         for wire in self._wires:
             wire.unsubscribe(self.sid)
 
     async def drain(self, timeout: float) -> None:
-        """End the interest, and return when what was on its way has been received.
+        """Unsubscribe, and return when messages under way have been received.
 
         Args:
-            timeout: seconds after which this returns in any case.
+            timeout: seconds after which this returns anyway.
         """
         self._connection.forget(self)
         if self._wires:
@@ -111,28 +111,27 @@ class Connection:
     """A connection to one of several NATS servers, kept up until `close`.
 
     Attributes:
-        on_lost: called, in order, when a connection has ended. No hook may block or raise.
-        on_connected: called, in order, when a connection is up and all subscriptions are on it.
-        on_moved: called, in order, when another wire has taken over from one that still works. What is bound
-            to the old one (`subscribe_once`) has `linger` to move.
-        violations: what the server forbids.
-        since: when `connected` last changed, in the loop's time.
-        last_error: why the last connection ended or could not be made, free of secrets; empty while all is
-            well.
-        max_payload: the most bytes, headers included, that the server takes in one message.
-        reconnects: how often a wire was replaced.
+        on_lost: called, in order, when the connection is lost. Hooks must not block or raise.
+        on_connected: called, in order, when the connection is up with all subscriptions.
+        on_moved: called, in order, when another wire has replaced one that still works. Subscriptions of the
+            old one (`subscribe_once`) have `linger` to move.
+        violations: reports what the server forbids.
+        since: when `connected` last changed, in loop time.
+        last_error: why the last connection ended or failed, without secrets; empty while all is well.
+        max_payload: the most bytes, headers included, that the server accepts in one message.
+        reconnects: how often the wire was replaced.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
         self._options = options
         self._servers = deque(options.servers)
         self._wire: Wire | None = None
-        self._used_since = 0.0  # when the present wire, or the last one, became that
+        self._used_since = 0.0  # when the current wire, or the last one, came into use
         self._subscriptions: dict[int, Subscription] = {}
         self._last_sid = 0
         self._supervision: asyncio.Task[None] | None = None
-        self._told: set[str] = set()  # reasons that were logged since there was a connection
-        self._barred = ""  # why the present wire, or the one that is being opened, is of no use
+        self._logged: set[str] = set()  # reasons logged since the last connection
+        self._barred = ""  # why the current wire, or the one being opened, is useless
         self._look = asyncio.Event()
         self._up = asyncio.Event()
         self._closed = asyncio.Event()
@@ -155,9 +154,9 @@ class Connection:
         return self._wire is not None
 
     async def wait_ready(self, deadline: float) -> None:
-        """Return when there is a connection, and not too much waits to be sent on it.
+        """Wait for a connection that is not congested.
 
-        Raise `Unavailable` when that is not so by `deadline` (loop time).
+        Raise `Unavailable` at `deadline` (loop time).
         """
         while (wire := self._wire) is None or wire.congested:
             try:
@@ -167,25 +166,25 @@ class Connection:
                 raise Unavailable from None
 
     def inbox(self) -> bytes:
-        """Make a subject that nobody else knows, to be answered on."""
+        """Return an unguessable subject for replies."""
         return f"{self._options.inbox_prefix}.{secrets.token_hex(11)}".encode()
 
     def publish(self, subject: bytes, body: bytes = b"", headers: bytes = b"", reply: bytes = b"") -> None:
-        """Hand a message to the connection, now.
+        """Send a message.
 
-        Everything that one turn of the event loop publishes leaves in one write. Nothing waits and nothing is
-        confirmed: to know that a message arrived, ask for a reply (see `Requests`).
-        Subjects are not checked: they must hold no white space, and together with the reply stay well below
-        4 KiB (``max_control_line``), above which the server ends the connection.
+        Everything published in one turn of the event loop leaves in one write. This never waits, and nothing
+        is confirmed: to know that a message arrived, send a request (see `Requests`).
+        Subjects are not checked. They must not contain white space, and together with the reply subject must
+        stay well below 4 KiB (``max_control_line``), above which the server ends the connection.
 
         Args:
             subject: where to.
             body: the payload.
             headers: a block, see `windshift.nats.headers`; empty = none.
-            reply: where an answer is awaited; empty = nowhere.
+            reply: the reply subject; empty = none.
 
         Raises:
-            NotConnected: there is no connection now, or too much waits to be sent on it.
+            NotConnected: there is no connection, or too many unsent bytes.
             MessageTooLarge: the server would end the connection over it.
         """
         wire = self._wire
@@ -198,8 +197,8 @@ class Connection:
     def subscribe(self, subject: bytes, receive: Receive, *, is_vital: bool = False) -> Subscription:
         """Call `receive` with each message to `subject` as it arrives, across reconnects.
 
-        It must not block; nothing is queued. What arrives while there is no connection is gone, as always in
-        NATS. A server that forbids a vital subscription counts as one that cannot be connected to.
+        It must not block; nothing is queued. Messages sent while there is no connection are lost, as always
+        in NATS. A server that forbids a vital subscription counts as unreachable.
         """
         self._last_sid += 1
         subscription = Subscription(self, self._last_sid, subject, receive, is_vital=is_vital)
@@ -209,7 +208,7 @@ class Connection:
         return subscription
 
     def subscribe_once(self, receive: Receive) -> Subscription | None:
-        """Subscribe to a fresh inbox, for the life of the present wire; None when there is none."""
+        """Subscribe to a new inbox for the life of the current wire; None = no connection."""
         if self._wire is None:
             return None
         self._last_sid += 1
@@ -218,18 +217,17 @@ class Connection:
         return subscription
 
     def forget(self, subscription: Subscription) -> None:
-        """Do not put this subscription on coming wires."""
+        """Do not restore this subscription on later wires."""
         self._subscriptions.pop(subscription.sid, None)
 
     # --- Beginning and end --------------------------------------------------------------------------------
 
     async def connect(self) -> None:
-        """Connect for the first time, and keep connected from then on.
+        """Connect for the first time, and stay connected from then on.
 
         Raises:
-            ConnectFailed: no server can be used within `start_timeout`, or at once when trying again would
-                not help (refused credentials, an unfit certificate). Its text is for the operator: it names
-                hosts.
+            ConnectFailed: no server accepted the connection within `start_timeout`, or retrying would not
+                help (refused credentials, a bad certificate). Its text is for the operator: it names hosts.
         """
         loop = asyncio.get_running_loop()
         self.since = loop.time()
@@ -242,7 +240,7 @@ class Connection:
         raise self._unreachable()
 
     async def close(self) -> None:
-        """Send what waits, disconnect, and stay disconnected."""
+        """Send what is queued, disconnect, and stay disconnected."""
         self._closed.set()
         if self._supervision is not None:
             self._supervision.cancel()
@@ -259,18 +257,18 @@ class Connection:
     # --- The life of the wires ----------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
-        """Replace the wire whenever it has ended, is of no use, or is about to end."""
+        """Replace the wire when it has ended, is useless, or is about to end."""
         while True:
             await self._look.wait()
             self._look.clear()
-            # A server may end, or send away, every connection as soon as it is made.
+            # A server may end every connection as soon as it is made.
             lasted = asyncio.get_running_loop().time() - self._used_since
             is_flapping = lasted < self._options.reconnect_wait.total_seconds()
             async for _ in self._attempts(None, first=2 if is_flapping else 1):
                 try:
                     done = await (self._replace() if self._wire is None else self._move())
-                except Exception:  # without supervision there would never be a connection again
-                    log.exception("the connection to NATS could not be made anew; trying again")
+                except Exception:  # without supervision there would be no connection ever again
+                    log.exception("the connection to NATS could not be restored; trying again")
                 else:
                     if done:
                         break
@@ -288,9 +286,9 @@ class Connection:
         return True
 
     async def _move(self) -> bool:
-        """Go to another server while the present one, which is about to stop, still serves.
+        """Move to another server while the current one, which is about to stop, still works.
 
-        Without another one it is served to its end, and another one looked for meanwhile.
+        Without another one, stay to the end, and keep looking for one.
         """
         old = self._wire
         if old is None or not self._leaving:
@@ -305,14 +303,14 @@ class Connection:
                 for hook in self.on_moved:
                     hook()
                 self._leave(old)
-            else:  # it ended meanwhile, and with it what was under way
+            else:  # it ended meanwhile, with everything under way
                 self._mark_connected(wire)
             self.reconnects += 1
             return True
         return False
 
     def _leave(self, wire: Wire) -> None:
-        """End a wire in a while."""
+        """Close a wire after `linger`."""
         task = asyncio.get_running_loop().create_task(
             self._linger(wire), name="nats connection that was left"
         )
@@ -328,7 +326,7 @@ class Connection:
         await wire.close(self._options.close_timeout.total_seconds())
 
     async def _open(self, server: ServerAddress, *, first: bool = False) -> Wire | None:
-        """Connect to this server; on failure make the next one the first, and say so once per reason."""
+        """Connect to this server; on failure rotate to the next, and log each reason once."""
         self._barred = ""
         try:
             wire = await Wire.connect(self, self._options, server)
@@ -346,7 +344,7 @@ class Connection:
         return wire
 
     async def _attach_all(self, wire: Wire) -> None:
-        """Put every subscription on a wire, and wait until the server has said what it forbids."""
+        """Restore all subscriptions on a wire, and wait until the server has said what it forbids."""
         attached: set[int] = set()
         try:
             async with asyncio.timeout(self._options.connect_timeout.total_seconds()):
@@ -354,11 +352,11 @@ class Connection:
                     for subscription in missing:
                         subscription.attach(wire)
                         attached.add(subscription.sid)
-                    await wire.ping()  # this one may overtake what the server has yet to say of the last
+                    await wire.ping()  # its answer may come before the error about the last one
                     await wire.ping()
         except (NotConnected, TimeoutError):
             raise ConnectFailed(wire.reason or "it did not answer in time") from None
-        if not wire.open:  # it has ended right behind the answer, in the same bytes
+        if not wire.open:  # it ended right after the answer, in the same bytes
             raise ConnectFailed(wire.reason)
         if self._barred:
             raise ConnectFailed(self._barred, final=True)
@@ -375,12 +373,12 @@ class Connection:
         self._used_since = asyncio.get_running_loop().time()
         self._leaving = False
         self.last_error = ""
-        self._told.clear()
+        self._logged.clear()
         self._learn(wire)
         log.info("connected to NATS at %s", wire.server.url)
 
     def _learn(self, wire: Wire) -> None:
-        """Take over the server's message size limit, and the servers of its cluster if it names any."""
+        """Take over the server's maximum message size, and the other servers of its cluster, if named."""
         self.max_payload = wire.info.max_payload
         found = filter(None, map(self._options.discovered, wire.info.connect_urls))
         named = {(server.host, server.port): server for server in found}
@@ -401,8 +399,8 @@ class Connection:
 
     def _note(self, reason: str) -> None:
         self.last_error = reason
-        if reason not in self._told:
-            self._told.add(reason)
+        if reason not in self._logged:
+            self._logged.add(reason)
             log.log(logging.INFO if self._closed.is_set() else logging.WARNING, "NATS: %s", reason)
 
     def _unreachable(self) -> ConnectFailed:
@@ -412,7 +410,7 @@ class Connection:
     # --- Called by wires ----------------------------------------------------------------------------------
 
     def wire_informed(self, wire: Wire) -> None:
-        """Learn of servers and limits; leave a server that is about to stop."""
+        """Take over new servers and limits; leave a server that is about to stop."""
         if wire is not self._wire:
             return
         self._learn(wire)
@@ -422,7 +420,7 @@ class Connection:
             self._look.set()
 
     def wire_failed(self, wire: Wire, error: ServerError) -> None:
-        """Pass on what the server forbids; end a wire on which it forbids what is vital."""
+        """Report violations; abort a wire whose server forbids a vital subscription."""
         if error.kind is Kind.SUBSCRIPTION_FORBIDDEN and any(
             each.is_vital and each.subject == error.subject for each in self._subscriptions.values()
         ):
@@ -430,10 +428,10 @@ class Connection:
             if wire is self._wire:
                 wire.abort(self._barred)
         if error.kind in (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN):
-            self.violations.told(error)
+            self.violations.report(error)
 
     def wire_ended(self, wire: Wire) -> None:
-        """Note that there is no connection now, and look for another one."""
+        """Note that the connection is lost, and reconnect."""
         if wire is self._wire:
             self._wire = None
             self._servers.rotate(-1)

@@ -20,10 +20,10 @@ _LARGEST_FILE: Final = 64 * 1024
 
 
 def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -> dict[str, str]:
-    """Return what ``CONNECT`` says of the user.
+    """Return the fields of ``CONNECT`` that identify the user.
 
     Raises:
-        ConnectFailed: a file cannot be read or holds no key, or ``nkeys`` is not installed.
+        ConnectFailed: a file cannot be read or has no key, or ``nkeys`` is not installed.
     """
     said: dict[str, str] = {}
     if options.credentials is not None:
@@ -51,7 +51,7 @@ _NO_SEED: Final = "the nkey file does not hold a user's seed"
 
 def _read(file: Path, failure: str) -> bytes:
     try:
-        if not file.is_file():  # to open a pipe would hold up the event loop
+        if not file.is_file():  # opening a pipe would block the event loop
             raise ConnectFailed(failure, final=True)
         with file.open("rb") as opened:
             return opened.read(_LARGEST_FILE)
@@ -67,7 +67,7 @@ def _sign(seed: bytes, nonce: str, failure: str) -> tuple[str, str]:
         raise ConnectFailed("signing with a key needs the package nkeys", final=True) from None
     try:
         pair = nkeys.from_seed(bytearray(seed))
-        signature = urlsafe_b64encode(pair.sign(nonce.encode())).rstrip(b"=")  # the server takes no padding
+        signature = urlsafe_b64encode(pair.sign(nonce.encode())).rstrip(b"=")  # the server accepts no padding
         return signature.decode(), pair.public_key.decode()
     except (nkeys.NkeysError, ValueError) as error:
         raise ConnectFailed(failure, final=True) from error

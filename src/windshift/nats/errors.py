@@ -4,21 +4,21 @@ from __future__ import annotations
 
 
 class NatsError(Exception):
-    """Base of all errors here. No text holds a credential, a path or another library's words.
+    """Base of all errors here. No text contains a credential, a path or text of another library.
 
     Attributes:
-        err_code: JetStream's number of what it refused, see `windshift.nats.jetstream.codes`; 0 = none.
+        err_code: JetStream's error code, see `windshift.nats.jetstream.codes`; 0 = none.
     """
 
     err_code = 0
 
 
 class ConnectFailed(NatsError):
-    """A server, or all of them, could not be connected to.
+    """No connection to a server, or to any of them.
 
     Attributes:
-        text: why, fit for an operator's eyes.
-        final: whether trying again will not help.
+        text: why, for operators.
+        final: whether retrying is useless.
     """
 
     def __init__(self, text: str, *, final: bool = False) -> None:
@@ -28,7 +28,7 @@ class ConnectFailed(NatsError):
 
 
 class NotConnected(NatsError):
-    """There is no connection now, or it takes no more at the moment; nothing was sent."""
+    """There is no connection, or too many unsent bytes; nothing was sent."""
 
 
 class MessageTooLarge(NatsError):
@@ -40,18 +40,18 @@ class MessageTooLarge(NatsError):
 
 
 class Unavailable(NatsError):
-    """There was no connection, no leader or no answer in time; nothing was done."""
+    """No connection, no leader or no reply in time; nothing was done."""
 
 
 class Forbidden(Unavailable):
-    """The server does not let this user do that; nothing was done."""
+    """This user lacks the permission; nothing was done."""
 
 
 class OutcomeUnknown(NatsError):
-    """Something was sent and not answered in time: it may have been done or not.
+    """No reply in time: the request may have been carried out or not.
 
     Attributes:
-        text: why, where that is known; otherwise empty.
+        text: why, if known; otherwise empty.
     """
 
     def __init__(self, text: str = "") -> None:
@@ -60,7 +60,7 @@ class OutcomeUnknown(NatsError):
 
 
 class TooManyInFlight(NatsError):
-    """A write waited for its turn and did not get one; nothing was sent."""
+    """A write did not get a slot in time; nothing was sent."""
 
 
 class StorageFull(NatsError):
@@ -76,7 +76,7 @@ class StorageFull(NatsError):
 
 
 class NoStream(NatsError):
-    """No stream takes messages of this subject; nothing was stored."""
+    """No stream has this subject; nothing was stored."""
 
     def __init__(self, subject: str) -> None:
         super().__init__(subject)
@@ -92,21 +92,21 @@ class NoBucket(NatsError):
 
 
 class Superseded(NatsError):
-    """A write expected another last sequence of its key; nothing was stored."""
+    """The key has another last sequence than the write expected; nothing was stored."""
 
 
 class NoDirectGet(NatsError):
-    """Nobody answers direct gets: there is no such stream, or it does not allow them, or not now."""
+    """Nobody answers direct gets: the stream is missing, unavailable, or does not allow them."""
 
 
 class JetStreamError(NatsError):
     """JetStream answered with an error.
 
     Attributes:
-        code: the kind, like an HTTP status.
-        description: the server's text. It may name subjects and streams: not for everybody.
+        code: like an HTTP status.
+        description: the server's text. It may name subjects and streams: not for clients.
         stream: which stream refused a message; empty elsewhere.
-        in_doubt: whether an earlier attempt of the same write may be stored all the same.
+        in_doubt: whether an earlier attempt of the same write may be stored nevertheless.
     """
 
     def __init__(self, err_code: int, code: int, description: str, stream: str = "") -> None:

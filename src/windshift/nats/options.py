@@ -14,8 +14,8 @@ DEFAULT_PORT = 4222
 class ServerAddress:
     """One NATS server, with the credentials that its URL carried (never shown by `repr`).
 
-    A `user` without a `password` is a token. `tls_name` is the name that its certificate must have, where
-    that is not the host.
+    A `user` without a `password` is a token. `tls_name` is the name that its certificate must have, if not
+    the host.
     """
 
     scheme: str
@@ -27,7 +27,7 @@ class ServerAddress:
 
     @property
     def url(self) -> str:
-        """The URL without credentials, fit for messages and logs."""
+        """The URL without credentials, for messages and logs."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{host}:{self.port}"
 
@@ -38,13 +38,13 @@ class ServerAddress:
 
 
 def parse_servers(text: str) -> tuple[ServerAddress, ...]:
-    """Read one or several comma-separated NATS URLs: ``nats://`` or ``tls://``, user and password or a token.
+    """Parse comma-separated NATS URLs: ``nats://`` or ``tls://``, with user and password or a token.
 
-    Percent-encoded credentials are decoded. Raises `ValueError` with a message that repeats nothing of the
-    text, since it may hold a password.
+    Percent-encoded credentials are decoded. Raises `ValueError` with a message that quotes nothing of the
+    text, since it may contain a password.
     """
     parts = [part.strip() for part in text.split(",")]
-    if any("@" in part and "://" not in part for part in parts[1:]):  # the comma may be one of a password
+    if any("@" in part and "://" not in part for part in parts[1:]):  # the comma may be part of a password
         raise ValueError(
             "of several NATS servers each with credentials must begin with nats:// or tls://; "
             "write , in a password as %2C"
@@ -53,7 +53,7 @@ def parse_servers(text: str) -> tuple[ServerAddress, ...]:
 
 
 def parse_server(text: str) -> ServerAddress:
-    """Read one NATS URL; see `parse_servers`."""
+    """Parse one NATS URL; see `parse_servers`."""
     try:
         parts = urlsplit(text if "://" in text else f"nats://{text}")
         port = parts.port or DEFAULT_PORT
@@ -62,7 +62,7 @@ def parse_server(text: str) -> ServerAddress:
     if parts.scheme not in ("nats", "tls"):
         raise ValueError("a NATS server's URL must begin with nats:// or tls://")
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        # What looks like a host may be the beginning of a password, and hosts are shown.
+        # What looks like a host may be the start of a password, and hosts are shown.
         raise ValueError(
             "a NATS server's URL must end with its host and port; write / ? # in a password as %2F %3F %23"
         )
@@ -83,52 +83,52 @@ def _decoded(text: str | None) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """Everything that a `Connection` can be told. Durations bound one step each, not the whole.
+    """The options of a `Connection`. Each duration bounds one step, not the whole.
 
-    Files are read at each connect, so that renewed ones count from the next one on.
+    Files are read at each connect, so renewed ones apply from the next one on.
     """
 
     servers: tuple[ServerAddress, ...]
     credentials: Path | None = None
-    """A credentials file: a user's JWT and the seed of its key."""
+    """A credentials file: a user's JWT and nkey seed."""
     nkey: Path | None = None
-    """A file with the seed of a user's key."""
+    """A file with a user's nkey seed."""
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None
     tls_first: bool = False
-    """Whether TLS comes before the server's first word (its ``handshake_first``), and not after it."""
+    """Whether to start with TLS, for a server with ``handshake_first``."""
     name: str = ""
     """Shown in NATS monitoring."""
     inbox_prefix: str = "_INBOX"
-    """What replies are awaited below. With one of its own a user need not hear what others are told."""
+    """The prefix of inboxes. With one of its own, a user needs no permission to see replies to others."""
     start_timeout: timedelta = timedelta(seconds=5)
-    """How long the first connect tries before it gives up. Later ones never do."""
+    """How long the first connect retries. Later ones retry forever."""
     connect_timeout: timedelta = timedelta(seconds=2)
-    """TCP, TLS and the handshake with one server, all together."""
+    """For TCP, TLS and the handshake with one server together."""
     reconnect_wait: timedelta = timedelta(milliseconds=250)
-    """The longest pause between two attempts to connect; the shortest is half of it."""
+    """The longest pause between attempts to connect; the shortest is half of it."""
     ping_interval: timedelta = timedelta(seconds=3)
     max_outstanding_pings: int = 2
-    """A server that leaves this many pings unanswered counts as gone at the next: 9 seconds by default."""
+    """With this many unanswered pings, a server counts as gone at the next: 9 seconds by default."""
     close_timeout: timedelta = timedelta(seconds=1)
-    """How long a peer that does not read holds up the end of a connection."""
+    """How long a server that does not read delays the end of a connection."""
     linger: timedelta = timedelta(seconds=3)
-    """How long a connection that was left in good order is still listened to. A server that is about to stop
-    closes its connections after 10 seconds or more.
+    """How long a wire still receives after a move to another server. A server in lame-duck mode closes its
+    connections after 10 seconds or more.
     """
 
     @property
     def wants_tls(self) -> bool:
-        """Whether TLS was asked for, and a server without it is to be refused."""
+        """Whether TLS is required, so that a server without it is refused."""
         files = (self.tls_ca, self.tls_certificate, self.tls_key)
         return self.tls_first or any(files) or any(server.wants_tls for server in self.servers)
 
     def discovered(self, url: str) -> ServerAddress | None:
-        """Return the server that a cluster names by ``host:port``; None of what is no such thing.
+        """Return the server for a ``host:port`` that a cluster announced; None if it is malformed.
 
-        It comes without credentials, and clusters share their users: it gets those of the first server that
-        has some. Known by its number only, it must show a certificate for the first name that is known.
+        It has no credentials of its own, but clusters share their users: it gets those of the first server
+        with credentials. If it is an IP address, its certificate must be for the first configured host name.
         """
         try:
             server = parse_server(url)

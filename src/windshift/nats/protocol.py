@@ -16,10 +16,10 @@ from enum import Enum
 from typing import Any, Final, NamedTuple, TypeAlias
 
 MAX_LINE: Final = 32 * 1024
-"""Bytes of a control line. The longest is ``INFO``, with all addresses of a cluster."""
+"""Bytes of a control line. The longest is ``INFO``, with the addresses of a cluster."""
 MAX_MESSAGE: Final = 64 * 1024 * 1024
-"""Bytes of a message with its headers: the most that a server can be set to take (``MAX_PAYLOAD_MAX_SIZE``),
-and more than JetStream's longest answers."""
+"""Bytes of a message with its headers: the largest limit of a server (``MAX_PAYLOAD_MAX_SIZE``), and more
+than JetStream's longest answers."""
 
 PING: Final = b"PING\r\n"
 PONG: Final = b"PONG\r\n"
@@ -36,7 +36,7 @@ def connect_frame(options: Mapping[str, Any]) -> bytes:
 def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: bytes = b"") -> bytes:
     """Return ``PUB``, or ``HPUB`` for a message with headers.
 
-    Subjects must hold no white space; that is not checked here.
+    Subjects must not contain white space; this is not checked.
     """
     if headers:
         size = len(headers)
@@ -45,7 +45,7 @@ def publish_frame(subject: bytes, body: bytes, headers: bytes = b"", reply: byte
 
 
 def subscribe_frame(subject: bytes, sid: int) -> bytes:
-    """Return ``SUB``: messages to the subject come with this number."""
+    """Return ``SUB``: messages to the subject arrive with this number."""
     return b"SUB %b %d\r\n" % (subject, sid)
 
 
@@ -62,8 +62,8 @@ class Message(NamedTuple):
 
     Attributes:
         sid: the subscription's number.
-        subject: what it was published to.
-        reply: where an answer is awaited; empty = nowhere.
+        subject: where it was published.
+        reply: the reply subject; empty = none.
         headers: the block, see `windshift.nats.headers`; empty = none.
         body: the payload.
     """
@@ -77,17 +77,17 @@ class Message(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What a server says of itself when a connection begins, and again when something has changed.
+    """``INFO``: sent when a connection begins, and again after changes.
 
     Attributes:
-        server_id: names it in its cluster.
-        client_id: this connection's number there.
+        server_id: its unique id.
+        client_id: the number of this connection there.
         max_payload: the most bytes of a message with its headers.
-        headers: whether it takes headers.
+        headers: whether it supports headers.
         tls_required: whether it requires TLS.
         tls_available: whether it accepts TLS if the client starts it.
-        nonce: what a client with an nkey signs; empty = the server uses no keys.
-        connect_urls: ``host:port`` of the servers of the cluster.
+        nonce: what a client with an nkey signs; empty = no keys.
+        connect_urls: ``host:port`` of the servers in the cluster.
         ldm: whether it is about to stop (lame-duck mode).
     """
 
@@ -103,7 +103,7 @@ class ServerInfo:
 
 
 class Kind(Enum):
-    """The kinds of ``-ERR``: how the text begins, in small letters."""
+    """The kinds of ``-ERR``: how the text begins, in lower case."""
 
     PUBLISH_FORBIDDEN = "permissions violation for publish"
     SUBSCRIPTION_FORBIDDEN = "permissions violation for subscription"
@@ -129,11 +129,11 @@ class Kind(Enum):
 
 
 class ServerError(NamedTuple):
-    """An ``-ERR``. Some end the connection, and the server closes it then.
+    """An ``-ERR``. After some of them the server closes the connection.
 
     Attributes:
-        kind: what it is about. Its value is fit for logs, as the text is not: that may hold a subject.
-        subject: what a user may not publish or subscribe to; empty otherwise.
+        kind: its value is safe to log; the server's text is not, since it may contain a subject.
+        subject: the subject that the user may not publish or subscribe to; otherwise empty.
     """
 
     kind: Kind
@@ -143,12 +143,12 @@ class ServerError(NamedTuple):
 class Signal(Enum):
     """An operation without arguments."""
 
-    PING = "to be answered at once"
-    PONG = "the answer to the oldest ping that was not answered"
+    PING = "answer it at once"
+    PONG = "the answer to the oldest unanswered ping"
 
 
 class Broken(NamedTuple):
-    """The server does not speak NATS, or lies about lengths: nothing that follows can be understood."""
+    """The server does not speak NATS, or lies about lengths: nothing after this can be parsed."""
 
     text: str
 
@@ -160,19 +160,19 @@ _MOST_DIGITS: Final = 18
 
 
 class _Unreadable(Exception):
-    """What the server sent is not NATS."""
+    """The server did not send NATS."""
 
 
 class Parser:
-    """Turns what a server sends, in chunks of any size, into events in order."""
+    """Parses what a server sends, in chunks of any size, into events in order."""
 
     __slots__ = ("_missing", "_parts", "broken")
 
     def __init__(self) -> None:
         self._parts: list[bytes] = []  # the beginning of an incomplete event
-        self._missing = 0  # bytes it lacks at least
+        self._missing = 0  # bytes it needs at least
         self.broken = False
-        """Whether nothing can be understood any more."""
+        """Whether nothing more can be parsed."""
 
     @property
     def idle(self) -> bool:
@@ -180,7 +180,7 @@ class Parser:
         return not self._parts
 
     def receive(self, data: bytes) -> list[Event]:
-        """Take some bytes; return the events that they complete. After `Broken` there are none."""
+        """Take bytes; return the events that they complete. After `Broken` there are none."""
         if self._parts:
             self._parts.append(data)
             self._missing -= len(data)
@@ -268,7 +268,7 @@ _LETTERS: Final = {b"a": b"\a", b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\
 
 
 def read_error(text: bytes) -> ServerError:
-    """Read what follows ``-ERR``: a text in single quotes, whose wording says the kind."""
+    """Parse the text after ``-ERR``, which is in single quotes; its wording determines the kind."""
     told = text.strip().strip(b"'")
     small = told.lower().decode("latin-1")
     kind = next(kind for kind in Kind if small.startswith(kind.value))
@@ -277,7 +277,7 @@ def read_error(text: bytes) -> ServerError:
 
 
 def _unescaped(found: re.Match[bytes]) -> bytes:
-    """Return what an escape stands for: subjects are quoted as Go's ``%q`` does."""
+    """Return the bytes of an escape sequence: subjects are quoted by Go's ``%q``."""
     byte, short, long, letter = found.groups()
     if byte is not None:
         return bytes((int(byte, 16),))
@@ -290,7 +290,7 @@ _FORBIDDEN: Final = (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN)
 
 
 def _read_info(text: bytes) -> ServerInfo:
-    """Read the JSON of ``INFO``. A field that is missing or of another type gets its default."""
+    """Parse the JSON of ``INFO``. Fields that are missing or have a wrong type get their defaults."""
     try:
         told = json.loads(text)
     except (ValueError, RecursionError):

@@ -15,9 +15,9 @@ from math import inf
 from typing import Final, Self
 
 _SHORTEST_ATTEMPT: Final = 0.02
-"""Seconds. With less time left another attempt is not begun."""
+"""Seconds. With less time left, no more attempts are made."""
 _SHORTEST_PAUSE: Final = 0.001
-"""Seconds. A pause always lets the event loop turn, and its clock move."""
+"""Seconds. Every pause lets the event loop run and its clock advance."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +29,14 @@ class Backoff:
 
 
 class retry:  # noqa: N801 - used like a function
-    """Iterate over attempts, numbered from 1, until `deadline` leaves no time for another one.
+    """Iterate over attempts, numbered from 1, until `deadline` leaves no time for another.
 
-    The first comes at once, so there always is one. A pause is never longer than half of what is left.
+    The first attempt is immediate, so there is always one. A pause takes at most half of the time left.
 
     Args:
         deadline: in the running loop's time; None = never.
         backoff: how long the pauses are.
-        first: the number to begin with; from 2 on there is a pause before the first, too.
+        first: the first number; from 2 on there is a pause before the first attempt too.
     """
 
     __slots__ = ("_deadline", "_longest", "_next", "_pause")

@@ -22,7 +22,7 @@ _TO_THE_SECOND = len("2006-01-02T15:04:05")
 
 
 class Time(NamedTuple):
-    """A moment: seconds since 1970 in UTC, rounded down, and the nanoseconds after that."""
+    """A time: seconds since 1970 in UTC, rounded down, and nanoseconds."""
 
     seconds: int
     nanos: int
@@ -34,14 +34,14 @@ def from_unix_ns(unix_ns: int) -> Time:
 
 
 def nanoseconds(duration: timedelta) -> int:
-    """Return a duration as JetStream wants it: whole nanoseconds."""
+    """Return a duration in whole nanoseconds, as JetStream takes it."""
     return duration // timedelta(microseconds=1) * 1000
 
 
 def parse_rfc3339(text: str) -> Time | None:
-    """Read a time with 0 to 9 digits of fraction and any offset; None when it is none.
+    """Parse a time with 0 to 9 digits of fraction and any offset; None if it is malformed.
 
-    Leap seconds and times outside of what a Protobuf Timestamp holds (the years 1 to 9999 in UTC) are none.
+    So are leap seconds, and times beyond the range of a Protobuf Timestamp (the years 1 to 9999 in UTC).
     """
     tail = _FRACTION_OF_UTC.fullmatch(text, _TO_THE_SECOND)
     offset = 0
@@ -65,7 +65,7 @@ def _offset(tail: re.Match[str]) -> int:
 
 @lru_cache(maxsize=64)
 def _seconds(text: str) -> int | None:
-    """Read a date and time of UTC. Events that follow each other mostly share the second: hence the cache."""
+    """Parse a date and time in UTC. Cached, since successive events mostly share the second."""
     if _SECOND.fullmatch(text) is None:
         return None
     try:

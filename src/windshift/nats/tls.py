@@ -13,12 +13,12 @@ def client_context(options: ConnectionOptions) -> ssl.SSLContext:
     """Build a context from the files as they are now.
 
     Raises:
-        ConnectFailed: a file cannot be read, is no certificate or key, or the key is encrypted.
+        ConnectFailed: a file cannot be read or is not a certificate or key, or the key is encrypted.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     files = (options.tls_ca, options.tls_certificate, options.tls_key)
-    if not all(file.is_file() for file in files if file is not None):  # a pipe would hold up the event loop
+    if not all(file.is_file() for file in files if file is not None):  # a pipe would block the event loop
         raise ConnectFailed(_UNUSABLE, final=True)
     try:
         if options.tls_ca is None:
@@ -33,7 +33,7 @@ def client_context(options: ConnectionOptions) -> ssl.SSLContext:
 
 
 def _refuse() -> NoReturn:
-    """Stand in for OpenSSL's question on the terminal, in which the event loop would stop."""
+    """Answer OpenSSL's password prompt, which would block the event loop."""
     raise ConnectFailed(_ENCRYPTED, final=True)
 
 

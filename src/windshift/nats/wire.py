@@ -30,11 +30,11 @@ Receive: TypeAlias = Callable[[Message], None]
 _VERSION: Final = "1.0.0"
 """Of this client, as servers show it in their monitoring."""
 _CHUNK: Final = 64 * 1024
-"""Bytes that are written at once: uvloop loses count of more than that under TLS."""
+"""Bytes per write: uvloop miscounts larger ones under TLS."""
 _CONGESTED: Final = 1024 * 1024
-"""Bytes waiting to be sent above which callers that can wait should."""
+"""Unsent bytes above which callers that can wait should wait."""
 _MAX_PENDING: Final = 16 * 1024 * 1024
-"""Bytes that may wait to be sent."""
+"""The most unsent bytes."""
 
 _HARMLESS: Final = frozenset(
     {
@@ -49,7 +49,7 @@ _HARMLESS: Final = frozenset(
 
 
 class Owner(Protocol):
-    """Who is told what happens to a connection, from within the event loop."""
+    """Gets the events of a wire, in the event loop."""
 
     def wire_informed(self, wire: Wire) -> None:
         """Handle another ``INFO``: new servers, or lame-duck mode."""
@@ -58,16 +58,16 @@ class Owner(Protocol):
         """Handle an ``-ERR``."""
 
     def wire_ended(self, wire: Wire) -> None:
-        """Handle the end of the connection; called once, and not when this side closed it."""
+        """Handle the end of the connection; called once, unless this side closed it."""
 
 
 class Wire(asyncio.Protocol):
     """A connection to a server.
 
     Attributes:
-        server: which one.
+        server: its address.
         info: its latest ``INFO``.
-        reason: why the connection has ended, fit for logs; empty before.
+        reason: why the connection ended, for logs; empty while it is open.
         open: whether messages can be sent now.
     """
 
@@ -82,9 +82,9 @@ class Wire(asyncio.Protocol):
         self._receivers: dict[int, Receive] = {}
         self._transport: asyncio.Transport | None = None
         self._informed: asyncio.Future[None] = self._loop.create_future()
-        self._informed_alone = False  # whether nothing came in the same bytes behind the information
+        self._informed_alone = False  # whether nothing followed INFO in the same bytes
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._told = Kind.OTHER
+        self._error_kind = Kind.OTHER
         self._failure: Exception | None = None
         self._unreadable = ""
         self._out: deque[bytes | memoryview] = deque()
@@ -102,7 +102,7 @@ class Wire(asyncio.Protocol):
         """Connect, and return when the server has accepted the user.
 
         Raises:
-            ConnectFailed: it did not come to that in `connect_timeout`.
+            ConnectFailed: it did not within `connect_timeout`.
         """
         wire = cls(owner, server)
         try:
@@ -131,25 +131,24 @@ class Wire(asyncio.Protocol):
         flags = {"verbose": False, "pedantic": False, "echo": True, "tls_required": wants_tls}
         self._write(protocol.connect_frame({**flags, **about, **features, **said}))
         await self.ping()
-        if self._ended.done():  # right behind the answer, in the same bytes
+        if self._ended.done():  # right after the answer, in the same bytes
             raise ConnectionError
         if not self.info.headers:
             raise ConnectFailed("it does not take headers; it must be of version 2.2 or later", final=True)
         self.open = True
-        self._beat_every(options.ping_interval.total_seconds(), options.max_outstanding_pings)
+        self._ping_every(options.ping_interval.total_seconds(), options.max_outstanding_pings)
 
     def _explain(self, error: Exception) -> ConnectFailed:  # noqa: PLR0911 - a list of causes
-        """Say why a connect failed, without another library's text: it might hold a secret or a path.
+        """Say why a connect failed, without the text of another library, which might have a secret or a path.
 
-        What the connection ended of says more than the error: a server may refuse our certificate after the
-        handshake.
+        What the server said goes first: it may refuse our certificate after the handshake.
         """
         if isinstance(error, ConnectFailed):
             return error
-        if self._told in _REFUSED:
+        if self._error_kind in _REFUSED:
             return ConnectFailed("it refused the credentials", final=True)
-        if self._told.value:
-            return ConnectFailed(f"the connection ended ({self._told.value})")
+        if self._error_kind.value:
+            return ConnectFailed(f"the connection ended ({self._error_kind.value})")
         if self._unreadable:
             return ConnectFailed(f"it does not speak NATS ({self._unreadable})")
         error = self._failure or error
@@ -161,13 +160,13 @@ class Wire(asyncio.Protocol):
         return ConnectFailed("the connection failed")
 
     async def _encrypt(self, context: ssl.SSLContext, name: str) -> None:
-        """Go on with TLS. What came in plain text after the server's information is not to be trusted."""
+        """Switch to TLS. Plain text after the server's ``INFO`` must not be trusted."""
         if not (self.info.tls_required or self.info.tls_available):
             raise ConnectFailed(NOT_OFFERED, final=True)
         plain = self._transport
         if plain is None or not self._informed_alone:
             raise ConnectionError
-        self._transport = None  # nothing may be written meanwhile
+        self._transport = None  # nothing may be written until then
         encrypted = await self._loop.start_tls(plain, self, context, server_hostname=name)
         if encrypted is None:
             raise ConnectionError
@@ -180,7 +179,7 @@ class Wire(asyncio.Protocol):
     # --- Sending ------------------------------------------------------------------------------------------
 
     def send(self, frame: bytes) -> None:
-        """Send a frame; raise `NotConnected` when too much waits to be sent already."""
+        """Send a frame; raise `NotConnected` if there are too many unsent bytes."""
         if not self.open or self._pending > _MAX_PENDING:
             raise NotConnected
         self._write(frame)
@@ -191,16 +190,16 @@ class Wire(asyncio.Protocol):
         self._write(protocol.subscribe_frame(subject, sid))
 
     def unsubscribe(self, sid: int) -> None:
-        """Receive no more of a subscription."""
+        """End a subscription at once."""
         if self._receivers.pop(sid, None) is not None:
             self._write(protocol.unsubscribe_frame(sid))
 
     async def drain(self, sid: int, timeout: float) -> None:
-        """End a subscription, and return when what was on its way to it has been received.
+        """End a subscription, and return when messages under way have been received.
 
         Args:
             sid: its number.
-            timeout: seconds after which this returns in any case, and what comes later is dropped.
+            timeout: seconds after which this returns anyway, and later messages are dropped.
         """
         if sid not in self._receivers:
             return
@@ -214,10 +213,10 @@ class Wire(asyncio.Protocol):
             self._receivers.pop(sid, None)
 
     def ping(self) -> asyncio.Future[None]:
-        """Send a ping; return a future that completes with its answer.
+        """Send a ping; return a future that is done when the server answers.
 
-        By then the server has processed everything that was sent before. The future fails with `NotConnected`
-        when the connection ends first.
+        By then the server has processed everything sent before. If the connection ends first, the future
+        fails with `NotConnected`.
         """
         answered: asyncio.Future[None] = self._loop.create_future()
         answered.add_done_callback(_look_at)
@@ -230,13 +229,13 @@ class Wire(asyncio.Protocol):
 
     @property
     def congested(self) -> bool:
-        """Whether so much waits to be sent that callers that can wait should."""
+        """Whether there are so many unsent bytes that callers that can wait should wait."""
         return self._pending > _CONGESTED
 
     def writable(self) -> asyncio.Future[None]:
-        """Return a future that completes when the connection is no longer congested, or has ended.
+        """Return a future that is done when the connection is no longer congested, or has ended.
 
-        Each caller gets its own, and may cancel it without effect on the others.
+        Each caller gets its own and may cancel it.
         """
         if self._writable is None or self._writable.done():
             self._writable = self._loop.create_future()
@@ -263,7 +262,7 @@ class Wire(asyncio.Protocol):
             self._pending -= len(data)
             try:
                 transport.write(data)
-            except (OSError, RuntimeError):  # uvloop's, of a transport that has just closed
+            except (OSError, RuntimeError):  # uvloop raises it when the transport has just closed
                 self.abort("the connection ended")
                 return
         if self._closing and not out and transport is not None:
@@ -272,7 +271,7 @@ class Wire(asyncio.Protocol):
             self._writable.set_result(None)
 
     def _chunk(self) -> bytes:
-        """Take as much as may be written at once."""
+        """Take the bytes of one write."""
         parts, room = [], _CHUNK
         while room and self._out:
             frame = self._out.popleft()
@@ -296,7 +295,7 @@ class Wire(asyncio.Protocol):
     # --- Receiving ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Hand on what the server sent; called by the event loop."""
+        """Parse and pass on what the server sent; called by the event loop."""
         receivers = self._receivers
         events = self._parser.receive(data)
         if not self.open and not self._informed.done():
@@ -329,14 +328,14 @@ class Wire(asyncio.Protocol):
                     self._owner.wire_informed(self)
             case ServerError():
                 if event.kind not in _HARMLESS:
-                    self._told = event.kind
+                    self._error_kind = event.kind
                 self._owner.wire_failed(self, event)
             case Broken():
                 self._unreadable = event.text
                 self.abort(f"the connection ended ({event.text})")
 
     def _pong(self) -> None:
-        """Answer a ping, unless the server only asks and does not read."""
+        """Answer a ping, unless the server sends pings but does not read."""
         if self._pending > _MAX_PENDING:
             self.abort("the connection ended (the server does not read)")
         else:
@@ -344,18 +343,18 @@ class Wire(asyncio.Protocol):
 
     # --- Watching and ending ------------------------------------------------------------------------------
 
-    def _beat_every(self, interval: float, limit: int) -> None:
-        """Ping the server from time to time, and end the connection if it leaves too many unanswered."""
+    def _ping_every(self, interval: float, limit: int) -> None:
+        """Ping the server periodically, and abort if too many pings are unanswered."""
         if self._unanswered >= limit:
             self.abort("the connection ended (the server does not answer)")
             return
         self._unanswered += 1
         self._pings.append(None)
         self._write(protocol.PING)
-        self._timer = self._loop.call_later(interval, self._beat_every, interval, limit)
+        self._timer = self._loop.call_later(interval, self._ping_every, interval, limit)
 
     async def close(self, timeout: float) -> None:
-        """Send what waits, and end the connection; after `timeout` seconds whether that was sent or not."""
+        """Send what is queued, and close the connection, after `timeout` seconds at the latest."""
         if not self._ended.done():
             self._stop()
             self._closing = True
@@ -364,18 +363,18 @@ class Wire(asyncio.Protocol):
         self.abort("")
 
     def abort(self, reason: str) -> None:
-        """End the connection at once. With a reason the owner is told."""
+        """End the connection at once. With a reason, tell the owner."""
         if self._transport is not None:
             self._transport.abort()
         self._end(reason)
 
     def eof_received(self) -> None:
-        """Let the connection end with the server's side; called by the event loop."""
+        """Close when the server has closed its side; called by the event loop."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end; called by the event loop."""
         self._failure = exc
-        told = f" ({self._told.value})" if self._told.value else ""
+        told = f" ({self._error_kind.value})" if self._error_kind.value else ""
         self._end(f"the connection ended{told}")
 
     def _stop(self) -> None:
@@ -408,7 +407,7 @@ class Wire(asyncio.Protocol):
 
 
 def _look_at(future: asyncio.Future[None]) -> None:
-    """Retrieve a future's exception, or asyncio reports that nobody did."""
+    """Retrieve a future's exception, so that asyncio does not report it."""
     if not future.cancelled():
         future.exception()
 
@@ -422,10 +421,10 @@ _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (ConnectionRefusedError, "it refused the connection"),
     (socket.gaierror, "its host name is unknown"),
 )
-"""What an error of a connect means."""
+"""What the exceptions of a connect mean."""
 
 _OURS_REFUSED: Final = re.compile("ALERT_.*(CERTIFICATE|UNKNOWN_CA)")
-"""OpenSSL's reasons for an alert by which a server refuses our certificate, or the lack of one."""
+"""OpenSSL's reasons for an alert that refuses our certificate, or the lack of one."""
 
 
 def _explain_tls(error: ssl.SSLError) -> ConnectFailed:

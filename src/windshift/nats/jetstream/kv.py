@@ -21,16 +21,16 @@ from windshift.nats.times import Time
 _OPERATION: Final = b"KV-Operation"
 _DELETED: Final = h.block(((_OPERATION, b"DEL"),))
 _MARKERS: Final = frozenset({b"DEL", b"PURGE"})
-"""What clients set `_OPERATION` to on a marker. With any other operation, or none, a message is a value."""
+"""The values of `_OPERATION` on markers. A message with another, or none, is a value."""
 _MARKER_REASON: Final = b"Nats-Marker-Reason"
-"""Set by the server on a marker of its own, when a value expired or was purged."""
+"""Set by the server on its own markers, when a value expired or was purged."""
 
 _OTHER_WRITE: Final = 0.005
-"""Seconds that another write, which a cluster has under way, may take to be seen by a read."""
+"""Seconds until a read sees another write that a cluster has under way."""
 
 
 class Record(NamedTuple):
-    """The last message of a key. Without a value it is a marker; sequence 0 is none at all."""
+    """The last message of a key. Without a value it is a marker; sequence 0 = never written."""
 
     sequence: int
     value: bytes | None = None
@@ -44,8 +44,8 @@ NEVER_WRITTEN: Final = Record(0)
 class Buckets:
     """All key-value buckets of one account. Deadlines are in the loop's time.
 
-    Every method raises `NoBucket`, and the errors of `JetStream`; those that write a value those of
-    `Writes.write` and `Superseded`.
+    Every method raises `NoBucket` and the errors of `JetStream`; writes also `Superseded` and the errors of
+    `Writes.write`.
     """
 
     def __init__(self, api: JetStream, writes: Writes, default_replicas: int = 1) -> None:
@@ -69,7 +69,7 @@ class Buckets:
                 raise
 
     async def read(self, bucket: str, key: str, deadline: float) -> Record:
-        """Read the last message of a key from the bucket's leader, so that every completed write is seen."""
+        """Read the last message of a key from the bucket's leader, which has every completed write."""
         query = {"last_by_subj": _subject(bucket, key)}
         try:
             message = await self._api.message(_stream(bucket), query, deadline)
@@ -96,7 +96,7 @@ class Buckets:
         if expected is not None:
             condition = h.line(h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % expected)
             headers = (headers.removesuffix(h.END) or h.BEGIN) + condition + h.END
-        # A second attempt could undo somebody else's write in between: nothing here is repeatable.
+        # A second attempt could undo somebody else's write in between, so nothing here is repeatable.
         write = Write(_subject(bucket, key).encode(), value, headers, deadline)
         try:
             return (await self._writes.write(write)).sequence
@@ -123,7 +123,7 @@ def _subject(bucket: str, key: str) -> str:
 
 
 def _config(bucket: str, replicas: int) -> JsonObject:
-    """Word a bucket as NATS clients do: one value per key, no limits."""
+    """Configure a bucket as NATS clients do: one value per key, no limits."""
     return {
         "name": _stream(bucket),
         "subjects": [_subject(bucket, ">")],
