@@ -65,7 +65,7 @@ VALUES: Final = {
     "frames that make no sense, in a burst and per second": amount(*ENGINE.glitch_rate_limit),
     "the request of a call that has only one": seconds(SERVER.request_timeout),
     "the first message of `Consume`": seconds(ConsumeOptions().subscribe_timeout),
-    "a call without a deadline": seconds(deadlines.UNSAID),
+    "a call without a deadline": seconds(deadlines.DEFAULT),
     "the longest deadline": seconds(deadlines.LONGEST),
     "the end of its side, after the status was sent": seconds(SERVER.discard_timeout),
     "a message that carries a payload": size(SERVER.max_message_size),

@@ -8,7 +8,7 @@ from typing import cast
 import pytest
 
 from windshift.rpc import ServerCall
-from windshift.server.api.deadlines import LONGEST, UNSAID, answer_by
+from windshift.server.api.deadlines import DEFAULT, LONGEST, answer_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class Call:
 
 @pytest.mark.parametrize(
     ("allowed", "answered"),
-    [(0.1, 0.09), (1, 0.9), (2, 1.88), (10, 9.8), (1e9, LONGEST * 0.99 - 0.1), (None, UNSAID), (0, 0)],
+    [(0.1, 0.09), (1, 0.9), (2, 1.88), (10, 9.8), (1e9, LONGEST * 0.99 - 0.1), (None, DEFAULT), (0, 0)],
 )
 def test_a_little_before_the_deadline(allowed: float | None, answered: float) -> None:
     """The answer comes a tenth of the time before its end, or at most 0.1 s and a hundredth of it.

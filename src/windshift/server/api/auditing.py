@@ -17,9 +17,9 @@ from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Identity
 
 _NAMED: Final = 20
-"""How many of the things that a call manages the audit log names."""
+"""The most resources of a call that the audit log names."""
 _LONGEST: Final = 1000
-"""Characters after which it names no more of them."""
+"""Characters after which it names no more."""
 
 
 class AuditInterceptor:
@@ -33,7 +33,7 @@ class AuditInterceptor:
         self._audit = audit
 
     def intercept(self, method: Method) -> Method:
-        """Have the calls of a method recorded, if they manage something."""
+        """Record the calls of a method, if they manage something."""
         policy = policy_of(method.path)
         if not policy.managed or policy.rule is None:
             return method
@@ -60,7 +60,7 @@ def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
 
 
 def _resources(asked: Iterator[Action]) -> str:
-    """Name what a call manages: all of it that is of the first's kind, as far as a line has room."""
+    """Name the resources that a call manages: those of the first kind, as far as they fit."""
     first = next(asked, None)
     if first is None:
         return ""

@@ -40,7 +40,7 @@ _ACTIONS = {
 
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
-    """Answer an `Events` call until it ends; a drain of the server ends it in good order."""
+    """Serve a consume call until it ends; a drain ends it gracefully."""
     gate = call.state if isinstance(call.state, AuthorizedStream) else None
     subscription = Subscription(broker, CallClient(call), options, gate)
     call.on_drain = subscription.drain
@@ -57,15 +57,15 @@ class CallClient:
 
     @property
     def queued(self) -> int:
-        """Bytes that were sent and that the client has not read."""
+        """Sent bytes that the client has not read."""
         return self._call.queued
 
     async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
+        """Wait until the client has read most of the sent bytes."""
         await self._call.ready()
 
     async def receive(self) -> Iterator[Command] | None:
-        """Return what the client sent; reading a command may raise `InvalidField`."""
+        """Return the client's commands; iterating may raise `InvalidField`."""
         requests = await self._call.receive_many()
         return map(read_command, requests) if requests else None
 
@@ -85,10 +85,10 @@ class CallClient:
 
 
 def read_command(request: EventsRequest) -> Command:
-    """Read what a client asks for.
+    """Convert a request to a command.
 
     Raises:
-        InvalidField: it asks for nothing, or for something malformed.
+        InvalidField: it has no command, or a malformed one.
     """
     match request.WhichOneof("request"):
         case "ack":
@@ -124,14 +124,14 @@ def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:
 
 
 def event_response(delivery: Delivery) -> EventsResponse:
-    """Write a delivery as a message of the call."""
+    """Convert a delivery to a response."""
     response = EventsResponse()
     write_event(response.event, delivery)
     return response
 
 
 def write_event(event: Event, delivery: Delivery) -> None:
-    """Write a delivery."""
+    """Convert a delivery."""
     event.id = delivery.id
     event.subject = delivery.subject
     event.delivery_attempt = delivery.attempt
@@ -148,7 +148,7 @@ def write_event(event: Event, delivery: Delivery) -> None:
 
 
 def confirmation_response(confirmation: Confirmation) -> EventsResponse:
-    """Write what became of a command."""
+    """Convert the confirmation of a command to a response."""
     response = EventsResponse()
     match confirmation.kind:
         case Kind.ACK:
@@ -166,7 +166,7 @@ def _fill(
     | EventsResponse.PingConfirmation,
     confirmation: Confirmation,
 ) -> None:
-    message.SetInParent()  # a confirmation of nothing is one too
+    message.SetInParent()  # an empty confirmation must be there too
     message.ids.extend(confirmation.ids)
     if confirmation.invalid_ids:
         message.invalid_ids.extend(confirmation.invalid_ids)

@@ -49,7 +49,7 @@ class DeadLettersService:
     """Lists, gets, replays, purges and watches dead letters.
 
     Args:
-        admin: does all but watch.
+        admin: does everything but watch.
         store: the dead letters.
         notes: notifications between servers.
         watch_options: timers of watches.
@@ -64,7 +64,7 @@ class DeadLettersService:
         self._watch_options = watch_options
 
     def drain(self) -> None:
-        """End calls soon that could take long."""
+        """End long calls soon."""
         self._admin.drain()
 
     async def list(self, request: pb.ListRequest, call: ServerCall) -> pb.ListResponse:
@@ -79,12 +79,12 @@ class DeadLettersService:
         )
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
-        """Get one."""
+        """Get one dead letter."""
         dead_letter, replaying = await self._admin.get(read_id(request), answer_by(call))
         return pb.GetResponse(dead_letter=_message(dead_letter, replaying=replaying))
 
     async def replay(self, request: pb.ReplayRequest, call: ServerCall) -> pb.ReplayResponse:
-        """Have events redelivered."""
+        """Replay dead letters."""
         ids, which = read_ids_or_filter(request)
         options = ReplayOptions(
             number("rate", request.rate, _FASTEST) or _RATE,
@@ -100,7 +100,7 @@ class DeadLettersService:
         return _replay_response(result, write_page_token(which, result.next))
 
     async def purge(self, request: pb.PurgeRequest, call: ServerCall) -> pb.PurgeResponse:
-        """Remove some for good."""
+        """Remove dead letters for good."""
         ids, which = read_ids_or_filter(request)
         if which is None:
             result = await self._admin.purge(ids, answer_by(call), dry_run=request.dry_run)
@@ -110,7 +110,7 @@ class DeadLettersService:
         return pb.PurgeResponse(purged=result.purged, next_page_token=write_page_token(which, result.next))
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
-        """Send dead letters as they are written. A drain of the server ends the call."""
+        """Send dead letters as they are written, until a drain."""
         which = read_filter(request.filter)
         begin = read_position("position", request.position) if request.position else None
         watch = Watch(
@@ -134,15 +134,15 @@ class CallWatcher:
 
     @property
     def queued(self) -> int:
-        """Bytes sent that the client has not read."""
+        """Sent bytes that the client has not read."""
         return self._call.queued
 
     async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
+        """Wait until the client has read most of the sent bytes."""
         await self._call.ready()
 
     def begin(self) -> None:
-        """Send the headers: a client that received them misses nothing."""
+        """Send the headers: from then on the client misses nothing."""
         self._call.begin_response()
 
     def send(self, dead_letter: DeadLetter) -> None:
@@ -199,7 +199,7 @@ def _timestamp(time: Time) -> Timestamp:
 def read_ids_or_filter(
     request: pb.ReplayRequest | pb.PurgeRequest,
 ) -> tuple[list[DeadLetterId], DeadLetterFilter | None]:
-    """Read which dead letters are meant: by ids, or by a filter; raise `InvalidField`."""
+    """Convert the ids or the filter; raise `InvalidField`."""
     if not request.HasField("filter"):
         if not request.ids:
             raise InvalidField("ids", "set either ids or filter; an empty filter stands for all")
@@ -212,7 +212,7 @@ def read_ids_or_filter(
 
 
 def read_id(request: pb.GetRequest) -> DeadLetterId:
-    """Read which dead letter is meant; raise `InvalidField`."""
+    """Convert the id; raise `InvalidField`."""
     return _id("id", request.id)
 
 
@@ -234,7 +234,7 @@ def _id(field: str, text: str) -> DeadLetterId:
 
 
 def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
-    """Read which dead letters are chosen; raise `InvalidField`."""
+    """Convert a filter; raise `InvalidField`."""
     if filter_.stream:
         names.stream_name("filter.stream", filter_.stream)
     if filter_.consumer:

@@ -39,13 +39,13 @@ from windshift.server.domain.errors import InvalidField
 from windshift.server.events.dead_letters.model import DeadLetterId
 
 Rule: TypeAlias = Callable[[Any], Iterator[Action]]
-"""Says what a request asks for. The request may be malformed: whatever it names is only compared."""
+"""Returns the actions that a request needs. The request may be malformed: its names are only compared."""
 
 Check: TypeAlias = Callable[[Any], object]
-"""Raises `InvalidField` for a request that nobody's rights could make valid."""
+"""Raises `InvalidField` for a malformed request."""
 
 MOST_ACTIONS: Final = 16_384
-"""Things that one request may ask for; no broker takes one that has more."""
+"""The most actions of one request; no broker accepts a request with more."""
 
 LARGEST_REQUEST: Final = 512 * 1024
 """Bytes of a request that carries no payload: 10,000 ids, or 4,096 subjects of 125 characters.
@@ -62,12 +62,12 @@ LARGEST_OF_HEALTH: Final = 4 * 1024
 
 
 class Quota(Enum):
-    """What a call counts towards.
+    """The quota that a call counts towards.
 
     Attributes:
-        NONE: nothing.
-        CALLS: its principal's calls per second.
-        STREAMS: these, and its principal's open streams.
+        NONE: none.
+        CALLS: the principal's calls per second.
+        STREAMS: these, and the principal's open streams.
     """
 
     NONE = 0
@@ -94,12 +94,12 @@ class Weight(IntEnum):
 
 
 class Trace(Enum):
-    """What span the API makes of a call.
+    """The span of a call.
 
     Attributes:
-        NONE: none; the domain makes one where there is one.
-        CALL: that of a remote procedure call.
-        STORE: that of an operation on a database, which a store is to its caller.
+        NONE: none here; the domain may make one.
+        CALL: a remote procedure call.
+        STORE: a database operation, which is what a store is to its caller.
     """
 
     NONE = 0
@@ -109,22 +109,22 @@ class Trace(Enum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodPolicy:
-    """What holds for the calls of one method.
+    """What applies to the calls of one method.
 
     Attributes:
-        rule: gives what a request asks for; None = the method asks for no rights, or the domain does once it
-            knows more than the request says.
-        check: tells a request that is malformed that, and not that it is denied: nothing covers a malformed
+        rule: returns the actions that a request needs; None = the method needs no rights, or the domain
+            checks them when it knows more than the request.
+        check: rejects malformed requests first, which would otherwise be denied: no rule covers a malformed
             name.
         identified: whether a caller needs an identity; probes have none.
         quota: what a call counts towards.
         weight: what a call counts in `quotas.calls`; publishes wait for their turn instead.
         trace: what span the API makes of it.
         max_size: bytes of a request.
-        writes: whether the outcome is unknown when a call is cut off.
-        stores: whether a request carries what the broker stores, and is limited by what that takes.
-        managed: whether the audit log has a record of each call.
-        lasting: whether a call goes on as long as there is something to do, up to an hour.
+        writes: whether the outcome is unknown if the call is cut off.
+        stores: whether the request has a payload, whose size the broker limits.
+        managed: whether each call has a record in the audit log.
+        lasting: whether a call may take up to an hour.
     """
 
     rule: Rule | None
@@ -141,12 +141,12 @@ class MethodPolicy:
 
     @property
     def publishes(self) -> bool:
-        """Whether a request is an event; such calls are the most, and have a subject."""
+        """Whether requests are events: the most frequent calls, which have a subject."""
         return self.rule is _publish
 
 
 def actions(rule: Rule, request: Any) -> list[Action]:
-    """Return all that a request asks for. Raise `InvalidField` when that is too much."""
+    """Return the actions that a request needs. Raise `InvalidField` if there are too many."""
     asked = list(islice(rule(request), MOST_ACTIONS + 1))
     if len(asked) > MOST_ACTIONS:
         raise InvalidField("", f"the request names more than {MOST_ACTIONS} things")
@@ -229,7 +229,7 @@ def _of_ids_or_filter(
 
 
 def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
-    """Give an action for each consumer whose dead letters are named. What is no id is refused later."""
+    """Yield an action for each consumer whose dead letters are named. Malformed ids are rejected later."""
     seen = set()
     for text in islice(ids, MOST_ACTIONS + 1):
         try:
@@ -342,12 +342,12 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
 
 
 class NoPolicy(Exception):
-    """A method is to be served that nobody has thought of."""
+    """A method is served but not in the table."""
 
 
 def policy_of(path: str) -> MethodPolicy:
     """Return the policy of a method. Raise `NoPolicy` when it is not in the table."""
     policy = POLICIES.get(path)
     if policy is None:
-        raise NoPolicy(f"{path} has no policy; say in {__name__} who may call it, and how")
+        raise NoPolicy(f"{path} has no policy; add it to POLICIES in {__name__}")
     return policy

@@ -9,7 +9,7 @@ from windshift.server.api.policies import policy_of
 
 
 class SizeInterceptor:
-    """Limits requests that carry no payload; the others are limited by what the broker takes."""
+    """Limits requests without a payload; the broker limits the others."""
 
     def intercept(self, method: Method) -> Method:
         """Limit the requests of a method."""

@@ -57,19 +57,19 @@ class RetryPolicy:
         """Whether this attempt is one more than are allowed, so that it must not be made."""
         return self.max_attempts is not None and attempt > self.max_attempts
 
-    def backoff_ns(self, attempt: int, luck: float) -> int:
+    def backoff_ns(self, attempt: int, rand: float) -> int:
         """Return the time in nanoseconds before the next attempt.
 
         Args:
             attempt: which attempt failed, from 1 up.
-            luck: a random number from 0 to 1: how much of the jitter is taken off.
+            rand: a random number from 0 to 1: how much of the jitter is taken off.
         """
         initial, longest = nanoseconds(self.initial_backoff), nanoseconds(self.max_backoff)
         try:
             backoff = initial * self.multiplier ** (attempt - 1)
         except OverflowError:
             backoff = longest
-        return round(min(backoff, longest) * (1 - self.jitter * luck))
+        return round(min(backoff, longest) * (1 - self.jitter * rand))
 
 
 def policy_metadata(policy: RetryPolicy) -> str:
