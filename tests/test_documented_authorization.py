@@ -63,12 +63,17 @@ def test_documented_names(entry: str, wanted: str, allows: str, denies: str) -> 
     assert (allows, denies) == tuple("yes" if each else "no" for each in told)
 
 
+def size(value: int) -> str:
+    """Write bytes as the table does."""
+    return f"{value >> 30} GiB" if value >= 1 << 30 else f"{value >> 20} MiB"
+
+
 def test_documented_keys() -> None:
     """The tables have every key that the file may have, and no other."""
     assert {row[0] for row in table("keys", "principals")} == set(policy_file._PRINCIPAL_KEYS)
     assert {row[0] for row in table("keys", "issuers")} == set(policy_file._ISSUER_KEYS)
     assert {row[0]: row[2] for row in table("keys", "quotas")} == {
-        name: "off" if limit is None else f"{limit >> 30} GiB" if name in QUOTAS_IN_BYTES else str(limit)
+        name: "off" if limit is None else size(limit) if name in QUOTAS_IN_BYTES else str(limit)
         for name, limit in asdict(Quotas()).items()
     }
     kinds = {Kind.SUBJECT: "subjects", Kind.NAME: "names"}

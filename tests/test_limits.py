@@ -40,6 +40,8 @@ def seconds(value: timedelta | float) -> str:
 
 def size(value: int) -> str:
     """Write bytes as the tables do."""
+    if value >= 1 << 30:
+        return f"{value >> 30} GiB"
     return f"{value >> 20} MiB" if value >= 1 << 20 else f"{value >> 10} KiB"
 
 
@@ -90,11 +92,7 @@ VALUES: Final = {
     "publishes that wait for their turn": amount(WriteOptions().max_waiting),
     **{
         f"{quotas.PHRASES[name]} (`quotas.{name}`)": (
-            "no limit"
-            if limit is None
-            else f"{limit >> 30} GiB"
-            if name in QUOTAS_IN_BYTES
-            else amount(limit)
+            "no limit" if limit is None else size(limit) if name in QUOTAS_IN_BYTES else amount(limit)
         )
         for name, limit in asdict(Quotas()).items()
     },

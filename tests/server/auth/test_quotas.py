@@ -116,3 +116,43 @@ def test_a_call_alone_is_never_too_heavy() -> None:
     usage.begin_work(who, 32)
     with pytest.raises(QuotaExceeded):
         usage.begin_work(who, 1)
+
+
+def test_what_a_consumer_does_in_a_minute() -> None:
+    """A minute's worth may be done at once, then as much as comes in; each consumer has its own."""
+    usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(replays=6))
+
+    def done(now: float, consumer: str = "c") -> int:
+        for count in range(100):
+            try:
+                usage.require(who, "replays", "S", consumer, now)
+            except QuotaExceeded:
+                return count
+            usage.spend("replays", "S", consumer)
+        return 100
+
+    assert done(0) == 6
+    assert done(20) == 2
+    assert done(20, "other") == 6
+    assert done(1000) == 6
+
+
+def test_what_is_counted_afterwards() -> None:
+    """Something large may go beyond the quota, and then nothing is let through until that has come in."""
+    usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(dead_letter_bytes=60))
+    usage.require(who, "dead_letter_bytes", "S", "c", 0)
+    usage.spend("dead_letter_bytes", "S", "c", 100)
+    with pytest.raises(QuotaExceeded):
+        usage.require(who, "dead_letter_bytes", "S", "c", 40)
+    usage.require(who, "dead_letter_bytes", "S", "c", 41)
+
+
+def test_consumers_that_do_nothing_any_more() -> None:
+    """They are forgotten once there are many; what is off is not counted at all."""
+    usage, who = Usage(0), Principal("ann", Permissions(), quotas=Quotas(replays=1, dead_letters=None))
+    for number in range(3000):
+        usage.require(who, "dead_letters", "S", str(number), number)
+        usage.spend("dead_letters", "S", str(number))
+        usage.require(who, "replays", "S", str(number), number)
+        usage.spend("replays", "S", str(number))
+    assert len(usage._buckets) <= 1000

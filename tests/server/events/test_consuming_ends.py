@@ -80,6 +80,12 @@ class Denying:
     def receive(self, *_: str, **__: object) -> None:
         """Let everything through."""
 
+    def bury(self, *_: object) -> None:
+        """Let all dead letters be written."""
+
+    def buried(self, *_: object) -> None:
+        """Count none of them."""
+
     def follow(self, *_: object) -> None:
         """Tell nobody of other rules."""
 

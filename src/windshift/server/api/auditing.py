@@ -10,11 +10,11 @@ from typing import Any, Final
 
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
+from windshift.server.api.callers import identity_of
 from windshift.server.api.errors import code_of
 from windshift.server.api.policies import MOST_ACTIONS, Rule, policy_of
 from windshift.server.auth.actions import Action
 from windshift.server.auth.audit import Audit, Caller
-from windshift.server.auth.authenticate import Identity
 
 _NAMED: Final = 20
 """The most resources of a call that the audit log names."""
@@ -51,8 +51,7 @@ def _audited(method: Method, rule: Rule, audit: Audit) -> Handler:
             failure = error
             raise
         finally:
-            identity = call.state if isinstance(call.state, Identity) else None
-            caller = Caller(call.method, call.peer, identity)
+            caller = Caller(call.method, call.peer, identity_of(call))
             now = get_running_loop().time()
             audit.managed(caller, _resources(rule(request)), code_of(call, failure).name, now)
 

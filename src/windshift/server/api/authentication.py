@@ -136,7 +136,9 @@ class AuthInterceptor:
             identity = call.state
             if not isinstance(identity, Identity):
                 raise TypeError("a call that nobody was asked about")
-            with self._access.followed(identity, partial(_identify, call)) as admission:
+            usage = self._access.usage(identity.principal, call.started)
+            with self._access.followed(identity, partial(_identify, call), usage) as admission:
+                call.state = admission
                 self._follow(call, admission, actions(rule, request))
                 return await handler(request, call)
 
@@ -211,6 +213,7 @@ class AuthInterceptor:
 
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
+        admission.on_exceeded = partial(self._deny, call, admission.identity)
         admission.follow(
             partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
         )

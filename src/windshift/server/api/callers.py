@@ -3,10 +3,25 @@
 from __future__ import annotations
 
 from windshift.rpc import ServerCall
+from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.policy import Principal
 
 
+def identity_of(call: ServerCall) -> Identity | None:
+    """Return who makes a call, and how that is known; None where there are no rules."""
+    state = call.state
+    if isinstance(state, AuthorizedStream):
+        return state.identity
+    return state if isinstance(state, Identity) else None
+
+
 def caller_of(call: ServerCall) -> Principal | None:
-    """Return who makes a call with a single response; None where there are no rules."""
-    return call.state.principal if isinstance(call.state, Identity) else None
+    """Return who makes a call; None where there are no rules."""
+    identity = identity_of(call)
+    return None if identity is None else identity.principal
+
+
+def admission_of(call: ServerCall) -> AuthorizedStream | None:
+    """Return what a call that lasts may do; None where there are no rules."""
+    return call.state if isinstance(call.state, AuthorizedStream) else None

@@ -8,8 +8,8 @@ from typing import cast
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
+from windshift.server.api.callers import admission_of
 from windshift.server.api.fields import duration_ns
-from windshift.server.auth.access import AuthorizedStream
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.commands import (
@@ -41,8 +41,7 @@ _ACTIONS = {
 
 async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
     """Serve a consume call until it ends; a drain ends it gracefully."""
-    gate = call.state if isinstance(call.state, AuthorizedStream) else None
-    subscription = Subscription(broker, CallClient(call), options, gate)
+    subscription = Subscription(broker, CallClient(call), options, admission_of(call))
     call.on_drain = subscription.drain
     await subscription.run()
 

@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import Time, from_unix_ns
 from windshift.rpc import ServerCall
+from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import number, unix_ns
@@ -86,10 +87,12 @@ class DeadLettersService:
     async def replay(self, request: pb.ReplayRequest, call: ServerCall) -> pb.ReplayResponse:
         """Replay dead letters."""
         ids, which = read_ids_or_filter(request)
+        admission = admission_of(call)
         options = ReplayOptions(
             number("rate", request.rate, _FASTEST) or _RATE,
             request.dry_run,
             number("limit", request.limit, _LARGEST_LIMIT) or _LIMIT,
+            None if admission is None else admission.replay,
         )
         if which is None:
             if request.limit:

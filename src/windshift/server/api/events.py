@@ -94,8 +94,7 @@ class EventsService:
         self, request: pb.PublishEventRequest, call: ServerCall
     ) -> pb.PublishEventResponse:
         """Store an event."""
-        caller = call.state.principal if isinstance(call.state, Identity) else None
-        event = _read_publish(request, self._extract(call), caller)
+        event = _read_publish(request, self._extract(call), caller_of(call))
         seq, duplicate = await self._publisher.publish(event, answer_by(call))
         if duplicate:
             return pb.PublishEventResponse(id=seq, duplicate=True)

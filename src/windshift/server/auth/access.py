@@ -20,7 +20,7 @@ from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
-from windshift.server.domain.errors import PermissionDenied, Unauthenticated, WindshiftError
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 _INTERVAL: Final = 1.0
 """Seconds between two looks for credentials that have expired."""
@@ -52,13 +52,17 @@ class AuthorizedStream:
     Attributes:
         identity: who it is, by the rules in force.
         identify: says it anew.
+        on_exceeded: is told of quotas that the caller's consumer has reached, as nobody else is.
     """
 
-    __slots__ = ("_check", "_chosen", "_end", "identify", "identity")
+    __slots__ = ("_check", "_chosen", "_consumer", "_end", "_usage", "identify", "identity", "on_exceeded")
 
-    def __init__(self, identity: Identity, identify: Identify) -> None:
+    def __init__(self, identity: Identity, identify: Identify, usage: Usage) -> None:
         self.identity = identity
         self.identify = identify
+        self._usage = usage
+        self._consumer = ""
+        self.on_exceeded: Callable[[QuotaExceeded], None] | None = None
         self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
@@ -80,6 +84,7 @@ class AuthorizedStream:
     def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
         """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
         name = consumer if durable else names.given_name(consumer)
+        self._consumer = name or ""
         chosen = SubjectPatterns()
         for number, subject in enumerate(sorted(subjects) or (EVERYTHING,)):
             require(self.identity, Consume(stream, subject, name))
@@ -95,6 +100,29 @@ class AuthorizedStream:
         if self._chosen.covering(subject.split(".")) is None:
             name = consumer if durable else names.given_name(consumer)
             require(self.identity, Consume(stream, subject, name))
+
+    def bury(self, stream: str, now: float) -> None:
+        """Raise `QuotaExceeded` when the consumer has left too many dead letters. `now` is the loop's time.
+
+        Consumers without a name count together: one could have any number of them.
+        """
+        try:
+            for quota in ("dead_letters", "dead_letter_bytes"):
+                self._usage.require(self.identity.principal, quota, stream, self._consumer, now)
+        except QuotaExceeded as error:
+            if self.on_exceeded is not None:
+                self.on_exceeded(error)
+            raise
+        self._usage.spend("dead_letters", stream, self._consumer)
+
+    def buried(self, stream: str, size: int) -> None:
+        """Count the bytes of a dead letter that was written."""
+        self._usage.spend("dead_letter_bytes", stream, self._consumer, size)
+
+    def replay(self, stream: str, consumer: str, now: float) -> None:
+        """Count a replay. Raise `QuotaExceeded` when there were too many. `now` is the loop's time."""
+        self._usage.require(self.identity.principal, "replays", stream, consumer, now)
+        self._usage.spend("replays", stream, consumer)
 
     def review(self, identity: Identity) -> None:
         """Go on as somebody whom the rules know now. Raise what speaks against it."""
@@ -149,15 +177,15 @@ class ActivePolicy:
         """Count a stream as open, and review it, as long as the block lasts. Raise `QuotaExceeded`."""
         usage.open_stream(identity.principal)
         try:
-            with self.followed(identity, identify) as admission:
+            with self.followed(identity, identify, usage) as admission:
                 yield admission
         finally:
             usage.close_stream()
 
     @contextmanager
-    def followed(self, identity: Identity, identify: Identify) -> Iterator[AuthorizedStream]:
+    def followed(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:
         """Review a call that may last as long as the block does."""
-        admission = AuthorizedStream(identity, identify)
+        admission = AuthorizedStream(identity, identify, usage)
         self._open.add(admission)
         try:
             yield admission

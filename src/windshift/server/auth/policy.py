@@ -26,7 +26,8 @@ ALGORITHMS: Final[Mapping[str, tuple[str, str | None]]] = {
 """The signature algorithms that may be accepted: those for which nobody but the issuer has a secret. Each has
 the type and the curve of the keys that fit."""
 
-_GIB: Final = 1024**3
+_MIB: Final = 1024**2
+_GIB: Final = 1024 * _MIB
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +93,10 @@ class Quotas:
         sources: sources of one stream.
         replicas: replicas of one stream.
         calls: the weight of the calls that are under way at once on one server.
+        replays: replays that begin in a minute of dead letters of one consumer, on one server.
+        dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
+            count as one, for each stream.
+        dead_letter_bytes: the bytes of these.
     """
 
     streams: int | None = 1_000
@@ -105,12 +110,15 @@ class Quotas:
     sources: int | None = 64
     replicas: int | None = 5
     calls: int | None = 512
+    replays: int | None = 60_000
+    dead_letters: int | None = 6_000
+    dead_letter_bytes: int | None = 64 * _MIB
 
 
 QUOTAS: Final = tuple(each.name for each in fields(Quotas))
 """The keys of `quotas` in the authorization file."""
 
-QUOTAS_IN_BYTES: Final = frozenset({"reserved_bytes", "memory_bytes", "stored_bytes"})
+QUOTAS_IN_BYTES: Final = frozenset({"reserved_bytes", "memory_bytes", "stored_bytes", "dead_letter_bytes"})
 """Those that are counted in bytes."""
 
 

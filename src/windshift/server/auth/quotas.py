@@ -24,6 +24,9 @@ PHRASES: Final[Mapping[str, str]] = {
     "sources": "sources of one stream",
     "replicas": "replicas of one stream",
     "calls": "calls at once, by weight",
+    "replays": "replays of one consumer per minute",
+    "dead_letters": "dead letters of one consumer per minute",
+    "dead_letter_bytes": "bytes of dead letters of one consumer per minute",
     MAX_STREAMS: "open streams at once",
     MAX_RPS: "calls per second",
 }
@@ -31,7 +34,7 @@ PHRASES: Final[Mapping[str, str]] = {
 ALL_QUOTAS: Final = tuple(PHRASES)
 """The names of all quotas."""
 
-_PASSING: Final = frozenset({"calls", MAX_STREAMS, MAX_RPS})
+_PASSING: Final = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", MAX_STREAMS, MAX_RPS})
 _OF_ONE: Final = frozenset({"sources", "replicas"})
 
 
@@ -75,24 +78,60 @@ class FullStreams:
             raise exceeded(*self._reasons[number])
 
 
+_MINUTE: Final = 60.0
+_MOST_BUCKETS: Final = 1_000
+"""Buckets of one principal. With more of them, those that nobody asks are dropped."""
+
+
+class Bucket:
+    """Counts what happens per time: it fills evenly, and what happens is taken from it.
+
+    Who was quiet finds it full. More may be taken than it has, and then nothing until that has come in.
+    """
+
+    __slots__ = ("_filled_at", "_left")
+
+    def __init__(self, now: float) -> None:
+        self._left: float | None = None
+        self._filled_at = now
+
+    def has_some(self, rate: float, size: float, now: float) -> bool:
+        """Tell whether there is one or more, at so many per second, and when it holds so many.
+
+        `now` is a time in seconds; it may be before others that were told.
+        """
+        now = max(now, self._filled_at)
+        left = size if self._left is None else min(size, self._left + (now - self._filled_at) * rate)
+        self._left, self._filled_at = left, now
+        return left >= 1
+
+    def is_old(self, now: float) -> bool:
+        """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""
+        return now - self._filled_at > _MINUTE
+
+    def take(self, amount: int) -> None:
+        """Take something, after `has_some` was asked."""
+        self._left = (self._left or 0.0) - amount
+
+
 class Usage:
     """What one principal asks of this server. It outlives a change of the rules, and follows them.
 
-    Calls are counted by a bucket that holds one second's worth (one call at least) and fills evenly, so that
-    a principal which was quiet may begin that many at once.
+    Calls are counted by a bucket that holds one second's worth (one call at least), what consumers do by
+    those that hold a minute's worth.
 
     Attributes:
         streams: calls that stream which it has open.
         weight: what its calls that are under way weigh together.
     """
 
-    __slots__ = ("_filled_at", "_tokens", "streams", "weight")
+    __slots__ = ("_buckets", "_calls", "streams", "weight")
 
     def __init__(self, now: float) -> None:
         self.streams = 0
         self.weight = 0
-        self._tokens: float | None = None
-        self._filled_at = now
+        self._calls = Bucket(now)
+        self._buckets: dict[tuple[str, str, str], Bucket] = {}
 
     def begin_call(self, principal: Principal, now: float) -> None:
         """Count a call that began at a time in seconds. It may have begun before others that were counted.
@@ -103,14 +142,33 @@ class Usage:
         rate = principal.max_rps
         if rate is None:
             return
-        size = max(rate, 1.0)
-        now = max(now, self._filled_at)
-        tokens = size if self._tokens is None else min(size, self._tokens + (now - self._filled_at) * rate)
-        self._filled_at = now
-        if tokens < 1:
-            self._tokens = tokens
+        if not self._calls.has_some(rate, max(rate, 1.0), now):
             raise exceeded(principal.name, MAX_RPS, rate)
-        self._tokens = tokens - 1
+        self._calls.take(1)
+
+    def require(self, principal: Principal, quota: str, stream: str, consumer: str, now: float) -> None:
+        """Raise `QuotaExceeded` when a consumer has done too much in the minute before `now`, in seconds."""
+        limit: int | None = getattr(principal.quotas, quota)
+        if limit is None:
+            return
+        bucket = self._bucket(quota, stream, consumer, now)
+        if not bucket.has_some(limit / _MINUTE, limit, now):
+            raise exceeded(principal.name, quota, limit)
+
+    def spend(self, quota: str, stream: str, consumer: str, amount: int = 1) -> None:
+        """Count what a consumer has done, if `require` counts it."""
+        bucket = self._buckets.get((quota, stream, consumer))
+        if bucket is not None:
+            bucket.take(amount)
+
+    def _bucket(self, quota: str, stream: str, consumer: str, now: float) -> Bucket:
+        key = quota, stream, consumer
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            if len(self._buckets) >= _MOST_BUCKETS:
+                self._buckets = {key: each for key, each in self._buckets.items() if not each.is_old(now)}
+            bucket = self._buckets[key] = Bucket(now)
+        return bucket
 
     def begin_work(self, principal: Principal, weight: int) -> None:
         """Count the weight of a call; `end_work` must follow. A call that is the only one is never too heavy.

@@ -21,6 +21,7 @@ from windshift.nats import Backoff, Message, NatsError, NotConnected, Outcome, r
 from windshift.nats.jetstream.pulling import NAK, PROGRESS, TERMINATE, Arrival, Notice, Puller
 from windshift.server.domain.errors import (
     BrokerUnavailable,
+    QuotaExceeded,
     ShuttingDown,
     SubscribeExpected,
     WindshiftError,
@@ -35,6 +36,7 @@ from windshift.server.events.consuming.settlement import PendingAck
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.timer import DeadlineTimer
+from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.deliveries import Delivery, read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import CONSUMER, REPLAY
@@ -445,7 +447,7 @@ class _Attachment:
                 await self._terminate(work.reply)
             case p.Keep():
                 with self._prolonged(work.pending.reply, at_once=True):
-                    done = await self._shared.keep(work.failure, work.pending.confirmation.expires)
+                    done = await self._keep(work.failure, work.pending.confirmation.expires)
                 self.protocol.prepared(work, self._loop.time(), done=done)
             case p.Remove():
                 await self._remove(work)
@@ -454,6 +456,18 @@ class _Attachment:
             case p.AwaitReader():
                 await self._client.ready()
                 self.protocol.reader_ready()
+
+    async def _keep(self, failure: Failure, deadline: float) -> bool:
+        """Make a dead letter of an event, unless the client's consumer has left too many of them lately."""
+        gate = self.protocol.gate
+        if gate is None:
+            return await self._shared.keep(failure, deadline)
+        try:
+            gate.bury(failure.id.stream, self._loop.time())
+        except QuotaExceeded as error:
+            self._shared.told.not_kept(failure, error)
+            return False
+        return await self._shared.keep(failure, deadline, partial(gate.buried, failure.id.stream))
 
     async def _find(self) -> None:
         """Look the consumer up, and follow what was changed."""
@@ -535,7 +549,7 @@ class _Attachment:
         delivery, done = work.delivery, True
         if work.keep:
             with self._prolonged(delivery.reply):
-                done = await self._shared.keep(work.failure, self._loop.time() + self._patience)
+                done = await self._keep(work.failure, self._loop.time() + self._patience)
         else:
             self._begin(p.ReportDropped(work.failure, delivery))
         self.protocol.gave_up(delivery, done=done)

@@ -69,6 +69,14 @@ class Gate(Protocol):
         """See whether the client may have an event, after `consume` has let it through."""
         ...
 
+    def bury(self, stream: str, now: float) -> None:
+        """Count a dead letter of the consumer before it is written; raise `QuotaExceeded` instead."""
+        ...
+
+    def buried(self, stream: str, size: int) -> None:
+        """Count the bytes of a dead letter that was written."""
+        ...
+
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
         """Call `check` whenever the answer may have become another, and `end` with what it raises.
 

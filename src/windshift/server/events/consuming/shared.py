@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final, TypeAlias
@@ -92,10 +92,13 @@ class DeadLettering:
         """Ask the broker again: it may have forgotten something."""
         self._recalls.clear()
 
-    async def keep(self, failure: Failure, deadline: float) -> bool:
+    async def keep(
+        self, failure: Failure, deadline: float, written_bytes: Callable[[int], None] | None = None
+    ) -> bool:
         """Make a dead letter of an event; return whether the event may be settled now. Never fails.
 
-        `deadline` is a time of the running loop.
+        `deadline` is a time of the running loop; `written_bytes` is told the size of the event that was
+        written.
         """
         try:
             async with asyncio.timeout_at(deadline):
@@ -112,6 +115,8 @@ class DeadLettering:
             self.told.gone(failure)
         elif written is Written.WRITTEN and letter is not None:
             self.told.kept(letter)
+            if written_bytes is not None:
+                written_bytes(letter.data_size)
         return True
 
 

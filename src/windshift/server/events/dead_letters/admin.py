@@ -25,6 +25,7 @@ from windshift.server.domain.errors import (
     DeadLetterNotFound,
     InvalidField,
     OutcomeUnknown,
+    QuotaExceeded,
     StreamFull,
     StreamNotFound,
     WindshiftError,
@@ -127,11 +128,13 @@ class ReplayOptions(NamedTuple):
         rate: most replays per second.
         dry_run: only count.
         limit: most replays of a call by filter.
+        allow: is asked before each one, by stream, consumer and time; raises `QuotaExceeded`.
     """
 
     rate: int
     dry_run: bool
     limit: int
+    allow: Callable[[str, str, float], None] | None = None
 
 
 @dataclass(slots=True)
@@ -358,6 +361,8 @@ class _ReplayCall:
         self.result.already += len(failures) - added
 
     async def _replay(self, failure: Failure) -> bool:
+        if self._options.allow is not None:
+            self._options.allow(*_consumer(failure), self._loop.time())
         added = await self._queue.add(failure.id, failure.replay_count + 1, self._deadline)
         if added:
             self._stats.replayed(_consumer(failure))
@@ -386,11 +391,11 @@ def _consumer(failure: Failure) -> ConsumerKey:
 
 @contextmanager
 def _keep_progress(result: ReplayResult | PurgeResult) -> Iterator[None]:
-    """Suppress an error of the broker if something was done before it."""
+    """Suppress an error of the broker, or that it is too much, if something was done before it."""
     begin = result.next
     try:
         yield
-    except (BrokerUnavailable, OutcomeUnknown, StreamFull):
+    except (BrokerUnavailable, OutcomeUnknown, StreamFull, QuotaExceeded):
         if result.next == begin:
             raise
 
