@@ -11,6 +11,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.authorization.callers import callers_of
+from tests.authorization.policies import ALL, principal, put, token_of
 from tests.e2e.nats_user import (
     PASSWORD,
     allowed,
@@ -36,6 +38,7 @@ from tests.wire.consuming import calling, subscribed
 from tests.wire.management import ensure_consumer, ensure_stream
 from windshift.nats import NoReply
 
+NO_QUOTAS = 'streams = "off", reserved_bytes = "off", stored_bytes = "off"'
 URL = f"nats://windshift:{PASSWORD}@127.0.0.1"
 
 
@@ -285,6 +288,25 @@ def test_a_permission_that_is_missing(
             assert limited.probe("/readyz").status == 200
             assert "ended" not in limited.err
             client.channel.close()
+
+
+def test_quotas_need_lists(tmp_path: Path) -> None:
+    """Where there are rules and no lists, nobody can make anything: what there is already is not known."""
+    config = write_configuration(tmp_path)
+    permissions = tmp_path / "windshift.conf"
+    permissions.write_text(permissions.read_text().replace('"$JS.API.STREAM.LIST"\n', "\n"))
+    rules = ALL + principal("all") + principal("free", "all", more=f"quotas = {{ {NO_QUOTAS} }}\n")
+    file = put(tmp_path / "auth.toml", rules)
+    with (
+        served(tmp_path, config, WINDSHIFT_AUTH_FILE=str(file)) as (_, server),
+        callers_of(server.address) as callers,
+    ):
+        orders = {"subjects": ["orders.>"]}
+        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+            ensure_stream(callers.with_token(token_of("all")), "ORDERS", subjects=orders)
+        server.wait_for(lambda: 'this user may not publish to \\"$JS.API.STREAM.LIST' in server.err)
+        ensure_stream(callers.with_token(token_of("free")), "ORDERS", subjects=orders)
+        ensure_stream(callers.with_token(token_of("all")), "ORDERS", subjects=orders)
 
 
 def test_narrower_user(tmp_path: Path) -> None:

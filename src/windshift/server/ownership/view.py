@@ -24,7 +24,7 @@ _KEPT_NEAR: Final = 1.0
 _READING: Final = 10.0
 """Seconds that one list may take to be read."""
 _PATIENCE: Final = 0.5
-"""Seconds that are waited for the lists of all other streams."""
+"""Seconds that are waited for the lists of all streams when they are read for the first time."""
 _EFFORT: Final = 50
 """Lists are good for so many times as long as it took to read them, at least."""
 
@@ -152,11 +152,11 @@ class View:
             self._took = self._loop.time() - began
 
     async def _others(self) -> None:
-        """See to it that the lists of all consumers are read from time to time; wait for that a little."""
+        """Read the lists of all consumers from time to time, beside; wait a little for the first time."""
         kept = max(_KEPT, _EFFORT * self._took_all)
         if self._all is None and self._loop.time() - self._all_read_at > kept:
             self._all = self._loop.create_task(self._read_all())
-        if self._all is not None:
+        if self._all is not None and self._all_read_at == -inf:
             await asyncio.wait((self._all,), timeout=_PATIENCE)
 
     async def _read_all(self) -> None:
