@@ -24,6 +24,7 @@ from windshift.nats import (
     ConnectionOptions,
     Message,
     MessageTooLarge,
+    NoReply,
     NotConnected,
     Unavailable,
     parse_servers,
@@ -126,6 +127,19 @@ async def test_drain_hands_over_what_is_on_its_way(broker: Broker, unique: Uniqu
     broker.connection.publish(subject, b"late")
     await settled(broker)
     assert got == bodies
+
+
+async def test_a_drain_that_is_cancelled_at_once(broker: Broker, unique: Unique) -> None:
+    """The interest ends all the same: to the server nobody listens to the subject any more."""
+    subject = unique().encode()
+    subscription = broker.connection.subscribe(subject, lambda _: None)
+    await settled(broker)
+    draining = asyncio.create_task(subscription.drain(20))
+    await asyncio.sleep(0)  # it has begun, and what it waits for has not
+    draining.cancel()
+    await asyncio.wait([draining])
+    outcome = await broker.requests.request(subject, b"", b"", in_seconds(20))
+    assert outcome is NoReply.NO_RESPONDERS
 
 
 async def test_drain_ends_in_time(own_broker: Broker, own_nats_server: NatsServer) -> None:

@@ -103,8 +103,15 @@ class Subscription:
             timeout: seconds after which this returns anyway.
         """
         self._connection.forget(self)
-        if self._wires:
-            await asyncio.gather(*(wire.drain(self.sid, timeout) for wire in self._wires))
+        received = [wire.drain(self.sid) for wire in self._wires]
+        try:
+            async with asyncio.timeout(timeout):
+                await asyncio.gather(*received, return_exceptions=True)
+        except TimeoutError:
+            pass
+        finally:
+            for wire in self._wires:
+                wire.forget(self.sid)
 
 
 class Connection:

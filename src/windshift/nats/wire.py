@@ -194,23 +194,19 @@ class Wire(asyncio.Protocol):
         if self._receivers.pop(sid, None) is not None:
             self._write(protocol.unsubscribe_frame(sid))
 
-    async def drain(self, sid: int, timeout: float) -> None:
-        """End a subscription, and return when messages under way have been received.
+    def drain(self, sid: int) -> asyncio.Future[None]:
+        """End a subscription; return a future that is done when messages under way have been received.
 
-        Args:
-            sid: its number.
-            timeout: seconds after which this returns anyway, and later messages are dropped.
+        Later messages are received as well, until `forget`. If the connection ends first, the future fails
+        with `NotConnected`.
         """
-        if sid not in self._receivers:
-            return
-        self._write(protocol.unsubscribe_frame(sid))
-        try:
-            async with asyncio.timeout(timeout):
-                await self.ping()
-        except (TimeoutError, NotConnected):
-            pass
-        finally:
-            self._receivers.pop(sid, None)
+        if sid in self._receivers:
+            self._write(protocol.unsubscribe_frame(sid))
+        return self.ping()
+
+    def forget(self, sid: int) -> None:
+        """Receive no more of a subscription that was drained."""
+        self._receivers.pop(sid, None)
 
     def ping(self) -> asyncio.Future[None]:
         """Send a ping; return a future that is done when the server answers.
