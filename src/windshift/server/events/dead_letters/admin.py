@@ -64,13 +64,13 @@ class Cursor(NamedTuple):
 START: Final = Cursor()
 """The beginning; as the place to continue, it means that nothing is left."""
 
-_TOKEN: Final = re.compile(rb"([1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})")
+_TOKEN: Final = re.compile(rb"(?!0\.0\.)(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})")
 _MAX_TOKEN: Final = 128
 
 
 def write_page_token(which: DeadLetterFilter, cursor: Cursor) -> str:
     """Write a cursor as a page token. It is bound to its filter: another one would skip unseen entries."""
-    if cursor.after == 0:
+    if cursor == START:
         return ""
     return urlsafe_b64encode(f"{cursor.after}.{cursor.upto}.{_digest(which)}".encode()).decode()
 
@@ -262,9 +262,9 @@ class DeadLetterAdmin:
     async def purge_matching(
         self, which: DeadLetterFilter, begin: Cursor, deadline: float, *, dry_run: bool
     ) -> PurgeResult:
-        """Remove those that match, or only count them. Replays of them end by themselves."""
+        """Remove those that match now, or only count them. Replays of them end by themselves."""
         if which.is_everything:  # the broker does it with one request
-            if begin.after:
+            if begin != START:
                 raise InvalidField("page_token", "is of no use with this filter, which needs one call only")
             remove = self._store.count if dry_run else self._store.purge
             return PurgeResult(await remove(which.stream, which.consumer, deadline))
@@ -272,7 +272,11 @@ class DeadLetterAdmin:
         async def ready() -> int:
             return MAX_CONCURRENT if self._loop.time() < deadline else 0
 
-        result = PurgeResult(next=begin)
+        upto = begin.upto or await self._store.last_position(deadline)
+        result = PurgeResult()
+        if upto == 0:  # none was ever written
+            return result
+        result.next = Cursor(begin.after, upto)
         with _keep_progress(result):
             async for batch in self._batches(which, result, deadline, ready):
                 work = () if dry_run else (self._store.delete(each.id, deadline) for each in batch)
