@@ -18,8 +18,10 @@ from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
+from windshift.server.events import consumers
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.dead_letters import replay_queue, store
 from windshift.server.process import health_http, memory, open_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -33,9 +35,18 @@ ROWS: Final = {
 }
 
 
+HOUR: Final = timedelta(hours=1)
+
+
 def seconds(value: timedelta | float) -> str:
     """Write a time as the tables do."""
     return f"{value.total_seconds() if isinstance(value, timedelta) else value:,.0f} s"
+
+
+def days(value: timedelta | int) -> str:
+    """Write a long time, or one in nanoseconds, as the tables do."""
+    hours = (value if isinstance(value, timedelta) else timedelta(microseconds=value // 1000)) // HOUR
+    return "1 hour" if hours == 1 else f"{hours // 24} days"
 
 
 def size(value: int) -> str:
@@ -90,6 +101,10 @@ VALUES: Final = {
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "publishes that wait for their turn": amount(WriteOptions().max_waiting),
+    "a consumer with a name that nobody subscribes to": days(consumers.KEPT_UNUSED),
+    "one that never had a subscriber, or whose server died": days(consumers.EPHEMERAL_KEPT_UNUSED),
+    "dead letters": days(store._CONFIG["max_age"]),
+    "replays that wait for a subscriber": days(replay_queue._CONFIG["max_age"]),
     **{
         f"{quotas.PHRASES[name]} (`quotas.{name}`)": (
             "no limit" if limit is None else size(limit) if name in QUOTAS_IN_BYTES else amount(limit)
@@ -130,7 +145,9 @@ def shown(setting: Setting[Any]) -> str:
 
 def test_every_limit_that_can_be_set_has_its_row() -> None:
     """The variables of limits are in the tables, and nothing else is."""
-    limits = re.compile(r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING")
+    limits = re.compile(
+        r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_EPHEMERAL_KEPT"
+    )
     assert set(SET.values()) == set(filter(limits.fullmatch, SETTINGS))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,8 @@ from typing import Any
 import pytest
 from google.protobuf.json_format import MessageToDict
 
+from tests.server.events.management import eventually
+from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
 from tests.support.client import EVENTS, Client, refused
 from tests.support.nats_server import NatsServer
@@ -23,6 +26,7 @@ from tests.wire.management import (
     stored_consumer,
 )
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.nats import JetStreamError
 
 Unique = Callable[[], str]
 SECOND = 10**9
@@ -415,3 +419,39 @@ def test_many_clients_at_once(app_server: str, stream: str) -> None:
         assert set(ids) == {"c"}
     for client in clients:
         client.channel.close()
+
+
+async def test_the_end_of_an_ephemeral(
+    own_client: Client, own_nats_server: NatsServer, unique: Unique
+) -> None:
+    """It is kept while anybody has a subscription, at whichever server, and ends soon after the last one."""
+    stream = own_client.ensure_stream(unique())
+    unused = ensure_consumer(own_client, stream)
+    consumer = ensure_consumer(own_client, stream)
+
+    async def kept(name: str) -> int | None:
+        try:
+            config = (await stored_consumer(own_nats_server, stream, name))["config"]
+        except JetStreamError:  # there is none
+            return None
+        return int(config["inactive_threshold"]) // SECOND
+
+    async with connect(own_nats_server.url) as broker:
+        changed = asyncio.Event()
+        broker.connection.subscribe(
+            f"_WS.note.consumer.{stream}.{consumer}".encode(), lambda _: changed.set()
+        )
+        with running_app(own_nats_server.url, WINDSHIFT_EPHEMERAL_KEPT="1") as address:
+            other = Client(address)
+            with consuming(own_client, stream, consumer):
+                with consuming(other, stream, consumer):
+                    assert await kept(consumer) == 3600
+                async with asyncio.timeout(20):
+                    await changed.wait()
+                await eventually(lambda: kept(consumer), 3600)
+            await eventually(lambda: kept(consumer), 60)
+            with consuming(other, stream, consumer):
+                await eventually(lambda: kept(consumer), 3600)
+            await eventually(lambda: kept(consumer), None)
+            assert await kept(unused) == 3600
+            other.channel.close()

@@ -9,9 +9,18 @@ from typing import Any
 import pytest
 
 from windshift.nats import JetStreamError
-from windshift.nats.jetstream.api import ConsumerState, StreamState
+from windshift.nats.jetstream.api import ConsumerState, JsonObject, StreamState
 from windshift.server.domain.errors import StreamNotFound, UnsupportedCombination
-from windshift.server.events.consumers import ConsumerView, changed_config, new_config, refusal_error, view
+from windshift.server.events.consumers import (
+    KEPT_UNUSED_KEY,
+    ConsumerView,
+    changed_config,
+    left_config,
+    new_config,
+    refusal_error,
+    used_config,
+    view,
+)
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, ConsumerSpec, StartPosition
 
@@ -233,3 +242,35 @@ def test_a_consumer_is_read_back(
     shown = ConsumerView("S", "c", durable, subjects, seen.processing_timeout, expected, 1, 2, 3, 4)
     assert seen == shown
     assert seen.processing_timeout.total_seconds() == pytest.approx(timeout)
+
+
+def test_ephemeral_ones_that_are_used_and_left() -> None:
+    """They are kept for long while they are used, for less afterwards, and never for longer than at first."""
+    made = new_config("generated", ConsumerSpec("S"), StreamState({}, 0))
+    assert used_config(made) is None
+    left = left_config(made, timedelta(seconds=60))
+    assert left == made | {"inactive_threshold": 60 * 10**9}
+    assert left_config(left, timedelta(seconds=60)) is None
+    assert used_config(left) == made
+    short = StreamState({"consumer_limits": {"inactive_threshold": 5 * 10**9}}, 0)
+    assert left_config(new_config("generated", ConsumerSpec("S"), short), timedelta(seconds=60)) is None
+
+
+@pytest.mark.parametrize(
+    "stored",
+    [
+        new_config("c", ConsumerSpec("S", "c"), StreamState({}, 0)),
+        {"name": "other", "inactive_threshold": 5},
+        {"name": "other", "inactive_threshold": 5, "metadata": None},
+        {"name": "c", "durable_name": "c", "metadata": {KEPT_UNUSED_KEY: "7"}},
+    ],
+)
+def test_others_are_kept_as_they_are(stored: JsonObject) -> None:
+    """Durable consumers, and those of other programs."""
+    assert used_config(stored) is None
+    assert left_config(stored, timedelta(milliseconds=1)) is None
+
+
+def test_what_says_nothing_of_its_time() -> None:
+    """A number that cannot be read changes nothing."""
+    assert used_config({"name": "x", "metadata": {KEPT_UNUSED_KEY: "soon"}}) is None

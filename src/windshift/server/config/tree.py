@@ -99,6 +99,18 @@ class NatsConfig:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class EventsConfig:
+    """What is kept of events and consumers, and for how long."""
+
+    ephemeral_kept: timedelta = setting(
+        "WINDSHIFT_EPHEMERAL_KEPT",
+        p.seconds(1, 3600),
+        "Seconds an ephemeral consumer is kept after its last subscriber left.",
+        "60",
+    )
+
+
 def _data_dir(reader: Reader) -> Path:
     return reader.value(_DATA_DIR) or _data_home(reader) / "windshift"
 
@@ -277,6 +289,7 @@ class ServerConfig:
 
     log: LogConfig = section(LogConfig, "Logs")
     nats: NatsConfig = section(NatsConfig, "NATS")
+    events: EventsConfig = section(EventsConfig, "Events")
     embedded: EmbeddedConfig = section(EmbeddedConfig, "The embedded NATS server")
     grpc: GrpcConfig = section(GrpcConfig, "The API")
     auth: AuthConfig = section(AuthConfig, "Authorization")

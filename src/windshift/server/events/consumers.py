@@ -43,6 +43,11 @@ KEPT_UNUSED: Final = timedelta(days=30)
 """How long a consumer with a name is kept while nobody subscribes."""
 
 EPHEMERAL_KEPT_UNUSED: Final = timedelta(hours=1)
+"""How long a consumer without a name is kept while nobody has subscribed yet, or when the server of its
+subscribers died. It ends sooner when its last subscriber leaves."""
+
+KEPT_UNUSED_KEY: Final = "windshift.kept_unused"
+"""Where in its ``metadata`` lies for how many nanoseconds an ephemeral consumer is kept unused."""
 
 MAX_WAITING: Final = 10_000
 """Pull requests that may wait at once. The broker's default of 512 drops what comes on top without a word,
@@ -284,8 +289,34 @@ def new_config(name: str, spec: ConsumerSpec, stream: StreamState) -> JsonObject
     kept = KEPT_UNUSED if spec.name else EPHEMERAL_KEPT_UNUSED
     limits = stream.config.get("consumer_limits") or {}
     config["inactive_threshold"] = _within(nanoseconds(kept), limits.get("inactive_threshold"))
+    if not spec.name:
+        config["metadata"] = {KEPT_UNUSED_KEY: str(config["inactive_threshold"])}
     config["max_ack_pending"] = _within(MAX_ACK_PENDING, limits.get("max_ack_pending"))
-    return config | _start(spec, stream) | _subjects(spec) | _metadata({}, spec)
+    return config | _start(spec, stream) | _subjects(spec) | _metadata(config, spec)
+
+
+def is_ephemeral(stored: JsonObject) -> bool:
+    """Whether a consumer is one without a name that Windshift made."""
+    return KEPT_UNUSED_KEY in (stored.get("metadata") or {}) and not stored.get("durable_name")
+
+
+def used_config(stored: JsonObject) -> JsonObject | None:
+    """Return the configuration of an ephemeral consumer that has subscribers; `None`: it stays as it is."""
+    kept = stored["metadata"][KEPT_UNUSED_KEY] if is_ephemeral(stored) else ""
+    if not kept.isdecimal() or stored.get("inactive_threshold") == int(kept):
+        return None
+    return stored | {"inactive_threshold": int(kept)}
+
+
+def left_config(stored: JsonObject, kept: timedelta) -> JsonObject | None:
+    """Return the configuration of an ephemeral consumer that its last subscriber left; `None`: no change.
+
+    It is kept for as long as `kept`, for subscribers that come back.
+    """
+    threshold = _within(nanoseconds(kept), stored.get("inactive_threshold"))
+    if not is_ephemeral(stored) or threshold == stored.get("inactive_threshold"):
+        return None
+    return stored | {"inactive_threshold": threshold}
 
 
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:

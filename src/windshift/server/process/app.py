@@ -302,7 +302,7 @@ class _Domain:
             Consumers(api, store, notes, queue, ownership),
             Publisher(api, writes, counts, tracer),
             Broker(connection, requests, api, shared, counts, tracer),
-            ConsumeOptions(),
+            ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             extractor(config.telemetry.propagators),
         )
         self.upkeep = ReplayUpkeep(queue, api, notes, stats)

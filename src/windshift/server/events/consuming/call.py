@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Coroutine, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -29,6 +29,7 @@ from windshift.server.domain.errors import (
 from windshift.server.events.consuming import protocol as p
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer
+from windshift.server.events.consuming.ephemeral import keep_used, leave
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
 from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
@@ -97,22 +98,26 @@ class Subscription:
         found = await find_consumer(self._broker.api, *consumer, size, deadline)
         if self._ended is not None:
             raise self._ended
-        with self._memory(consumer, found) as memory:
+        async with self._memory(consumer, found) as memory:
             protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
             protocol.gate = self._gate
             protocol.check()
             self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
             self._client.subscribed(found.timeout)
+            await keep_used(self._broker.api, consumer, found.state, deadline)
             await self._attachment.run(commands)
 
-    @contextmanager
-    def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
+    @asynccontextmanager
+    async def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> AsyncIterator[Memory]:
         shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
         settled = shared.settled.attach(consumer, found.state.created, now())
         try:
             yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts)
         finally:
             shared.settled.detach(consumer, found.state.created, now())
+            await leave(
+                self._broker.api, shared.notes, consumer, settled, found.state, self._options.ephemeral_kept
+            )
 
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
@@ -473,7 +478,9 @@ class _Attachment:
         """Look the consumer up, and follow what was changed."""
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
         size = self.protocol.window.size
-        self.protocol.consumer_seen(await find_consumer(self._broker.api, *self._consumer, size, deadline))
+        found = await find_consumer(self._broker.api, *self._consumer, size, deadline)
+        self.protocol.consumer_seen(found)
+        await keep_used(self._broker.api, self._consumer, found.state, deadline)
 
     async def _look_up(self) -> None:
         try:

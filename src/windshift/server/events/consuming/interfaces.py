@@ -95,6 +95,7 @@ class ConsumeOptions:
         confirm_timeout: how long it may take to answer an acknowledgement.
         stall_timeout: how long a client may leave unread what it was sent before the broker is asked no more
             on its behalf.
+        ephemeral_kept: how long an ephemeral consumer is kept after its last subscriber left.
         pull: timers of the pull requests.
     """
 
@@ -102,4 +103,5 @@ class ConsumeOptions:
     lookup_timeout: timedelta = timedelta(seconds=5)
     confirm_timeout: timedelta = timedelta(seconds=5)
     stall_timeout: timedelta = timedelta(seconds=1)
+    ephemeral_kept: timedelta = timedelta(seconds=60)
     pull: PullOptions = field(default_factory=PullOptions)
