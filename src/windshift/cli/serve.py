@@ -56,7 +56,7 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
 
     Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
     value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
-    with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong.
+    with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong, 70 if it got stuck.
     """
     signal.signal(signal.SIGTERM, stop_early)
     config = _read_config()

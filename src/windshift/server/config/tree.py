@@ -295,6 +295,12 @@ class ServerConfig:
     auth: AuthConfig = section(AuthConfig, "Authorization")
     health: ListenConfig = section(ListenConfig, "Probes and metrics", host=_HEALTH_HOST, port=_HEALTH_PORT)
     metrics: bool = setting("WINDSHIFT_METRICS", p.boolean, "Collect metrics, for /metrics and OTLP.", "true")
+    watchdog_timeout: timedelta = setting(
+        "WINDSHIFT_WATCHDOG_TIMEOUT",
+        p.seconds(0, 3600),
+        "Seconds that the event loop may be blocked before the process exits with 70; 0: never.",
+        "60",
+    )
     telemetry: TelemetryConfig = section(TelemetryConfig, "OpenTelemetry")
 
     @property

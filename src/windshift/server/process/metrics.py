@@ -19,6 +19,7 @@ from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
+from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
@@ -81,6 +82,10 @@ class Metrics:
         """Show how often files were reloaded, and whether their current version is refused."""
         self.registry.add(i.RELOADS, lambda: _reloads(watched))
         self.registry.add(i.RELOAD_FAILING, lambda: _refused(watched))
+
+    def add_stalls(self, watchdog: Watchdog) -> None:
+        """Show how often the event loop stood still."""
+        self.registry.add_number(i.LOOP_STALLS, lambda: watchdog.stalls)
 
     def start(self, server: Server) -> None:
         """Start observing the event loop and a gRPC server."""

@@ -30,6 +30,7 @@ from windshift.server.process.memory import memory_to_hold
 from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import TlsNotUsable
+from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments
 from windshift.server.telemetry.prometheus import Exposition
 from windshift.server.telemetry.registry import Registry
@@ -83,6 +84,7 @@ class Process:
         self._announce = announce
         self._embedded: EmbeddedNats | None = None
         self._app: App | None = None
+        self._watchdog = Watchdog(config.watchdog_timeout.total_seconds(), self._abandon)
         self._stopping = asyncio.Event()
         self._started = self._stopping_since = asyncio.get_running_loop().time()
 
@@ -96,6 +98,8 @@ class Process:
         elif signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             loop.add_signal_handler(signal.SIGHUP, self._on_signal, signal.SIGHUP)
         async with AsyncExitStack() as stack:
+            self._watchdog.start()
+            stack.callback(self._watchdog.stop)
             await self._unless_stopped(self._start(stack))
             await self._stopping.wait()
             await self._drain()
@@ -107,11 +111,15 @@ class Process:
             self._stopping_since = asyncio.get_running_loop().time()
             self._stopping.set()
             return
-        if self._embedded is not None:
-            self._embedded.abandon()
+        self._abandon()
         sys.stderr.write(f"windshift: a second signal ({number.name}): not waiting any longer\n")
         sys.stderr.flush()
         os._exit(128 + number)
+
+    def _abandon(self) -> None:
+        """Tell the embedded server to stop: this process is about to exit."""
+        if self._embedded is not None:
+            self._embedded.abandon()
 
     def _on_hangup(self) -> None:
         """Load files again. While the server starts they are fresh, and later changes are noticed anyway."""
@@ -145,6 +153,8 @@ class Process:
         if self._embedded is not None and app.metrics is not None:
             _add_disk(app.metrics.registry, self._embedded.disk)
         await _start_app(app, config)
+        if app.metrics is not None:
+            app.metrics.add_stalls(self._watchdog)
         self._app = app
         self._tell_of_disk()
         warnings = asyncio.create_task(warn(config, app.port))

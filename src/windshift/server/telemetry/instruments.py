@@ -269,6 +269,12 @@ LOOP_LAG: Final = Instrument(
     (),
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
+LOOP_STALLS: Final = Instrument(
+    "windshift.event_loop.stalls",
+    _C,
+    "{stall}",
+    "Times that the event loop stood still for 5 seconds or more; the log has the stacks of all threads",
+)
 CPU_TIME: Final = Instrument(
     "process.cpu.time", _C, "s", "CPU time that the process used", ("cpu.mode",), short="process_cpu"
 )
