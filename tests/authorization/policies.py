@@ -11,8 +11,13 @@ from pathlib import Path
 ALL = """
 [role.all]
 publish = [">"]
-streams = { manage = ["*"], purge = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
-consumers = { use = ["*"], delete = ["*"] }
+streams.manage = ["*"]
+streams.purge = ["*"]
+streams.ephemeral = ["*"]
+streams.bind = [">"]
+streams.consume = ["*"]
+streams.subjects = [">"]
+consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 """

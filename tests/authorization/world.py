@@ -33,18 +33,25 @@ ROLES = (
 
 [role.refused]
 publish = [">"]
-streams = { manage = ["*"], view = ["*"], purge = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
-consumers = { use = ["*"], delete = ["*"] }
+streams.manage = ["*"]
+streams.view = ["*"]
+streams.purge = ["*"]
+streams.ephemeral = ["*"]
+streams.bind = [">"]
+streams.consume = ["*"]
+streams.subjects = [">"]
+consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 deny.publish = [">"]
 deny.streams.manage = ["*"]
 deny.streams.view = ["*"]
 deny.streams.purge = ["*"]
+deny.streams.ephemeral = ["*"]
 deny.streams.bind = [">"]
 deny.streams.consume = ["*"]
 deny.streams.subjects = [">"]
-deny.consumers = { use = ["*"], delete = ["*"] }
+deny.consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
 deny.stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 deny.dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 
@@ -105,8 +112,8 @@ streams = { manage = ["b-*"] }
 # Who consumes
 
 [role.ann]
-streams = { consume = ["SHOP", "GONE"], subjects = ["shop.a.>"] }
-consumers = { use = ["ann-*"], delete = ["ann-*"] }
+streams = { consume = ["SHOP", "GONE"], ephemeral = ["SHOP"], subjects = ["shop.a.>"] }
+consumers = { use = ["ann-*"], reject = ["ann-*"], delete = ["ann-*"] }
 
 [role.ann-star]
 streams = { consume = ["SHOP"], subjects = ["shop.*"] }
@@ -119,11 +126,22 @@ deny.streams.subjects = ["shop.secret.>", "shop.*.hidden"]
 deny.consumers = { use = ["ann-private*"], delete = ["ann-kept*"] }
 
 [role.ann-wide]
-streams = { consume = ["SHOP"], subjects = [">"] }
+streams = { consume = ["SHOP"], ephemeral = ["S*"], subjects = [">"] }
 consumers = { use = ["ann-*"], delete = ["ann-*"] }
 
 [role.ephemeral]
-streams = { consume = ["SHOP"], subjects = ["shop.a.>"] }
+streams = { consume = ["SHOP"], ephemeral = ["SHOP"], subjects = ["shop.a.>"] }
+
+[role.ephemeral-elsewhere]
+streams = { consume = ["SHOP"], ephemeral = ["PAYMENTS"], subjects = ["shop.a.>"] }
+
+[role.ephemeral-denied]
+streams = { consume = ["SHOP"], ephemeral = ["*"], subjects = ["shop.a.>"] }
+consumers = { use = ["ann-*"] }
+deny.streams.ephemeral = ["SH*"]
+
+[role.only-ephemeral]
+streams.ephemeral = ["*"]
 
 [role.prefix]
 streams = { consume = ["SH*"], subjects = ["shop.a.>"] }
@@ -132,7 +150,7 @@ consumers = { use = ["*"], delete = ["*"] }
 # Who has two roles: neither alone gives what both together would
 
 [role.half-streams]
-streams = { consume = ["SHOP"], subjects = ["shop.z"] }
+streams = { consume = ["SHOP"], ephemeral = ["SHOP"], subjects = ["shop.z"] }
 
 [role.half-consumers]
 streams = { consume = ["PAYMENTS"], subjects = ["payments.>"] }
@@ -192,6 +210,7 @@ def policy() -> str:
     more = (
         principal("halves", "half-streams", "half-consumers")
         + principal("halves-and-keys", "half-keys", "keys")
+        + principal("prefix-and-ephemeral", "prefix", "only-ephemeral")
         + principal("builder-and-purger", "builder", "stream-purger")
         + principal("star-and-refused", "star", "only-denies", "tail")
     )

@@ -111,7 +111,9 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       bind SUBJECT                        have a stream take it
       copy STREAM SUBJECT                 have a stream copy it from STREAM
       consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one
+      make-ephemeral STREAM               make a consumer without a name of its own
       use-consumer STREAM CONSUMER        look at it, attach to it
+      reject-for-good STREAM CONSUMER     give up events of one that somebody else made
       delete-consumer STREAM CONSUMER
       manage-store STORE
       read-key STORE KEY

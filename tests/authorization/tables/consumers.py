@@ -82,7 +82,18 @@ _ENSURED: dict[str, dict[tuple[str, str, tuple[str, ...]], Answer]] = {
         ("SHOP", "ann-#", ("shop.a.b",)): DENIED,
         ("SHOP", _GUESSED, ("shop.a.b",)): DENIED,
     },
+    "ephemeral-elsewhere": {("SHOP", "", ("shop.a.b",)): DENIED},
+    "ephemeral-denied": {
+        ("SHOP", "", ("shop.a.b",)): DENIED,
+        ("SHOP", "ann-#", ("shop.a.b",)): ALLOWED,
+    },
+    "only-ephemeral": {("SHOP", "", ("shop.a.b",)): DENIED},
+    "prefix-and-ephemeral": {
+        ("SHOP", "", ("shop.a.b",)): ALLOWED,
+        ("SHOP", "", ("shop.z",)): DENIED,
+    },
     "prefix": {
+        ("SHOP", "", ("shop.a.b",)): DENIED,
         ("SHOP", "any-#", ("shop.a.b",)): ALLOWED,
         ("SHIP", "any-#", ("shop.a.b",)): NO_STREAM,
         ("S", "any-#", ("shop.a.b",)): DENIED,

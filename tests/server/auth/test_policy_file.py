@@ -32,8 +32,8 @@ principals = [
 ]
 [role.order-writer]
 publish = ["orders.>"]
-streams = {{ manage = ["ORDERS"], view = ["ORDERS"], purge = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
-consumers = {{ use = ["billing-*"], delete = ["billing-*"] }}
+streams = {{ manage = ["ORDERS"], view = ["ORDERS"], purge = ["ORDERS"], ephemeral = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
+consumers = {{ use = ["billing-*"], reject = ["billing-*"], delete = ["billing-*"] }}
 stores = {{ manage = ["cfg"], read = ["cfg"], write = ["cfg"], keys = ["billing.>"] }}
 dead_letters = {{ read = ["ORDERS"], replay = ["ORDERS"], purge = ["ORDERS"], consumers = ["billing-*"] }}
 deny.publish = ["orders.internal.>"]
@@ -483,6 +483,7 @@ def test_names_in_certificates(name: str, fine: bool) -> None:
         ("streams = 1", f"streams: must be a table with {_lists('streams')}, not an integer"),
         ('streams.consume = ["A"]', "streams.consume: allows nothing without streams.subjects; name them too"),
         ('streams.purge = ["A"]', "streams.purge: allows nothing without streams.subjects; name them too"),
+        ('consumers.reject = ["A"]', "consumers.reject: allows nothing without streams.consume; name them too"),
         ('consumers.use = ["A"]', "consumers.use: allows nothing without streams.consume; name them too"),
         ('consumers.delete = ["A"]', "consumers.delete: allows nothing without streams.consume; name them too"),
         ('stores.read = ["A"]', "stores.read: allows nothing without stores.keys; name them too"),

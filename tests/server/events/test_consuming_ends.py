@@ -86,6 +86,9 @@ class Denying:
     def buried(self, *_: object) -> None:
         """Count none of them."""
 
+    def reject(self, *_: str) -> None:
+        """Let everybody reject for good."""
+
     def follow(self, *_: object) -> None:
         """Tell nobody of other rules."""
 

@@ -24,6 +24,7 @@ from windshift.server.auth.actions import (
     Consume,
     Copy,
     DeleteConsumer,
+    MakeEphemeral,
     ManageStore,
     ManageStream,
     Publish,
@@ -173,6 +174,8 @@ def _ensure_consumer(request: events_pb.EnsureConsumerRequest) -> Iterator[Actio
     name = request.name if request.HasField("name") else None
     for subject in request.subjects or (EVERYTHING,):
         yield Consume(request.stream, subject, name)
+    if name is None:
+        yield MakeEphemeral(request.stream)
 
 
 def _get_consumer(request: events_pb.GetConsumerRequest) -> Iterator[Action]:

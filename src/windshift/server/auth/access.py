@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from windshift.server.auth.actions import EVERYTHING, Action, Consume, UseConsumer
+from windshift.server.auth.actions import EVERYTHING, Action, Consume, RejectForGood, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import FullStreams, Usage
@@ -123,6 +123,11 @@ class AuthorizedStream:
         """Count a replay. Raise `QuotaExceeded` when there were too many. `now` is the loop's time."""
         self._usage.require(self.identity.principal, "replays", stream, consumer, now)
         self._usage.spend("replays", stream, consumer)
+
+    def reject(self, stream: str, consumer: str, owner: str) -> None:
+        """Raise `PermissionDenied` unless the caller may reject for good what this owner's consumer has."""
+        if owner != self.identity.principal.name:
+            require(self.identity, RejectForGood(stream, consumer))
 
     def review(self, identity: Identity) -> None:
         """Go on as somebody whom the rules know now. Raise what speaks against it."""

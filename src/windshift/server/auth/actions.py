@@ -118,6 +118,31 @@ class UseConsumer(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class MakeEphemeral(_Asked):
+    """Make a consumer without a name of its own."""
+
+    stream: str
+    verb = "make-ephemeral"
+    _told_as = "make an ephemeral consumer of stream {stream} (streams.ephemeral)"
+
+
+@dataclass(frozen=True, slots=True)
+class RejectForGood(_Asked):
+    """Have events of a consumer that somebody else made kept as dead letters at once, or dropped.
+
+    A consumer without a name of its own is named by its id.
+    """
+
+    stream: str
+    consumer: str
+    verb = "reject-for-good"
+    _told_as = (
+        "reject events of consumer {consumer} of stream {stream} for good, which somebody else made "
+        "(consumers.reject)"
+    )
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteConsumer(_Asked):
     """Delete a consumer; None = one without a name of its own."""
 
@@ -206,6 +231,8 @@ Action: TypeAlias = (
     | Copy
     | Consume
     | UseConsumer
+    | MakeEphemeral
+    | RejectForGood
     | DeleteConsumer
     | ManageStore
     | ReadKey

@@ -53,6 +53,7 @@ _NEEDED: Final = {
     "streams.consume": "streams.subjects",
     "streams.purge": "streams.subjects",
     "consumers.use": "streams.consume",
+    "consumers.reject": "streams.consume",
     "consumers.delete": "streams.consume",
     "stores.read": "stores.keys",
     "stores.write": "stores.keys",

@@ -95,6 +95,13 @@ class Ownership:
         async with self._room((stream, config["name"]), Held(caller.name, of_consumer(config)), deadline):
             yield owned(config, caller.name)
 
+    def adopted(self, caller: Principal, config: JsonObject) -> JsonObject:
+        """Return a configuration with an owner in it: the caller, where the rules know none that it has.
+
+        What has been there counts no more against quotas for that, until the broker's lists are read again.
+        """
+        return config if self._access.quotas_of(owner_of(config)) else owned(config, caller.name)
+
     @asynccontextmanager
     async def store(self, caller: Principal, store: str, deadline: float) -> AsyncIterator[dict[str, str]]:
         """Yield the metadata of a store; the block makes it. Raise as `stream`."""

@@ -63,6 +63,11 @@ class Reject(NamedTuple):
     error_type: str = ""
     action: Action = Action.UNSPECIFIED
 
+    @property
+    def is_final(self) -> bool:
+        """Whether it gives the events up, whatever the retry policy says."""
+        return self.permanently or self.action in (Action.DEAD_LETTER, Action.DROP)
+
 
 class Ping(NamedTuple):
     """These events take longer: restart their timeout."""
@@ -120,12 +125,11 @@ def check_reject(reject: Reject) -> None:
     Raises:
         InvalidField: it is contradictory, or its delay out of range.
     """
-    final = reject.permanently or reject.action in (Action.DEAD_LETTER, Action.DROP)
     if reject.permanently and reject.action is Action.RETRY:
         raise InvalidField("reject.action", "must not be RETRY together with permanently; set one of them")
     if reject.delay_ns is None:
         return
-    if final:
+    if reject.is_final:
         other = "permanently" if reject.permanently else f"action {reject.action.name}"
         raise InvalidField("reject.delay", f"must not be set together with {other}; set one of them")
     if not 0 <= reject.delay_ns <= LONGEST_DELAY_NS:

@@ -20,6 +20,7 @@ from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombinat
 from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
 from windshift.server.events.consuming.flow import LARGEST_LIMIT
 from windshift.server.events.retries import RetryPolicy, stored_policy
+from windshift.server.ownership.amounts import owner_of
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
@@ -42,6 +43,11 @@ class ConsumerSnapshot:
     def durable(self) -> bool:
         """Whether it has a name of its own."""
         return bool(self.state.config.get("durable_name"))
+
+    @property
+    def owner(self) -> str:
+        """The principal that it belongs to; empty when that is not known."""
+        return owner_of(self.state.config)
 
     @property
     def subjects(self) -> set[str]:

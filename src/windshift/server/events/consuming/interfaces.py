@@ -77,6 +77,10 @@ class Gate(Protocol):
         """Count the bytes of a dead letter that was written."""
         ...
 
+    def reject(self, stream: str, consumer: str, owner: str) -> None:
+        """See whether the client may reject events for good of a consumer that a principal owns."""
+        ...
+
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
         """Call `check` whenever the answer may have become another, and `end` with what it raises.
 

@@ -282,6 +282,8 @@ class ConsumeProtocol:
 
     def _reject(self, reject: Reject, now: float) -> None:
         check_reject(reject)
+        if self.gate is not None and reject.is_final:
+            self.gate.reject(*self.consumer, self.found.owner)
         for pending in self._settlements.command(Kind.REJECT, reject.ids, TERMINATE, now):
             decision = decide(reject, self.policy, pending.held.attempt, self._rand())
             if decision.disposition is Disposition.AGAIN:
