@@ -114,8 +114,8 @@ def test_as_a_module() -> None:
     [
         ('{"status": "ok", "since": "now"}', 0, "ok, since now"),
         ('{"status": "unavailable", "reason": "draining"}', 1, "windshift: draining"),
-        ("<html>", 1, "windshift: what answers is no Windshift server (status 200)"),
-        ("[1]", 1, "windshift: what answers is no Windshift server (status 200)"),
+        ("<html>", 1, "windshift: what answers is not a Windshift server (status 200)"),
+        ("[1]", 1, "windshift: what answers is not a Windshift server (status 200)"),
     ],
 )
 def test_health_reads_the_answer(body: str, status: int, line: str) -> None:

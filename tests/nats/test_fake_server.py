@@ -472,9 +472,9 @@ LIES = [
     (b"HMSG a 1 5 2\r\nab\r\n", "a message is not as long as it says"),
     (b"MSG a 1 99999999\r\n", "a message is too large"),
     (b"MSG a 1 9999999999\r\n", "a message is too large"),
-    (b"MSG a 1 -1\r\n", "the arguments of a message are none"),
+    (b"MSG a 1 -1\r\n", "the arguments of a message are malformed"),
     (b"MSG " + b"a" * 40_000, "a line is too long"),
-    (b"INFO {}}\r\n", "the server's information is no JSON object"),
+    (b"INFO {}}\r\n", "the server's INFO is not a JSON object"),
     (b'INFO {"max_payload":-1}\r\n', "the server takes no messages"),
     (b"HELLO\r\n", "an operation is unknown"),
 ]

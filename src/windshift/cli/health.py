@@ -27,7 +27,7 @@ class Health:
 
 @click.command()
 @click.option(
-    "--live", is_flag=True, help="Ask only whether the process lives (/healthz), not whether it is ready."
+    "--live", is_flag=True, help="Ask only whether the process is alive (/healthz), not whether it is ready."
 )
 @click.option(
     "--timeout",
@@ -75,5 +75,5 @@ def _read(status: int, body: bytes) -> Health:
         detail = f" ({said['detail']})" if said.get("detail") else ""
         line = f"{said['reason']}{detail}{since}" if "reason" in said else f"{said['status']}{since}"
     except (ValueError, KeyError, TypeError, AttributeError):
-        return Health(well=False, line=f"what answers is no Windshift server (status {status})")
+        return Health(well=False, line=f"what answers is not a Windshift server (status {status})")
     return Health(status == 200, line)

@@ -38,7 +38,7 @@ def line(name: bytes, value: bytes) -> bytes:
         ValueError: the name or the value would end the line early, or the name is none.
     """
     if not name or _BAD_NAME.search(name) or _BROKEN.search(value):
-        raise ValueError("a header's name or value holds a character that it must not")
+        raise ValueError("a header's name or value has an invalid character")
     return b"%b: %b\r\n" % (name, value)
 
 

@@ -224,7 +224,7 @@ class Parser:
                 continue
             subject, sid, size = arguments[1], arguments[2], arguments[-1]
             if not (subject and sid.isdigit() and head.isdigit() and size.isdigit()):
-                raise _Unreadable("the arguments of a message are none")
+                raise _Unreadable("the arguments of a message are malformed")
             if len(sid) > _MOST_DIGITS or len(size) > _MOST_DIGITS or len(head) > _MOST_DIGITS:
                 raise _Unreadable("a message is too large")
             body, stop = start + int(head), start + int(size)
@@ -296,7 +296,7 @@ def _read_info(text: bytes) -> ServerInfo:
     except (ValueError, RecursionError):
         told = None
     if not isinstance(told, dict):
-        raise _Unreadable("the server's information is no JSON object")
+        raise _Unreadable("the server's INFO is not a JSON object")
     known: dict[str, Any] = {}
     for each in fields(ServerInfo):
         value = told.get(each.name)

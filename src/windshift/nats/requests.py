@@ -30,7 +30,7 @@ class NoReply(Enum):
     NO_RESPONDERS = "nobody listens to the subject; the message is gone"
     TIMED_OUT = "no answer in time; the message may have arrived"
     DISCONNECTED = "the connection ended; the message may have arrived"
-    UNANSWERING = "who gets the message answers nobody; it may have arrived"
+    UNANSWERING = "whoever gets the message does not answer; it may have arrived"
     FORBIDDEN = "the server does not let this user send that; the message is gone"
 
 

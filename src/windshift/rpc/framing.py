@@ -53,7 +53,7 @@ def gunzip(data: bytes | memoryview, max_size: int) -> bytes:
     if not inflater.eof:
         raise RpcError(StatusCode.INTERNAL, "the compressed message is truncated")
     if taken < len(data):
-        raise RpcError(StatusCode.INTERNAL, "the compressed message has bytes behind its end")
+        raise RpcError(StatusCode.INTERNAL, "the compressed message has bytes after its end")
     return b"".join(inflated)
 
 

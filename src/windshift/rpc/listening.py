@@ -124,7 +124,7 @@ class Listener:
         now = self._loop.time()
         if now >= self._warn_at:
             self._warn_at = now + _WARNING_INTERVAL
-            _log.warning("connections have to wait to be accepted: %s", error.strerror)
+            _log.warning("connections wait to be accepted: %s", error.strerror)
 
     def _stop(self) -> None:
         for each in self._sockets:

@@ -134,7 +134,7 @@ class _Reflection:
                 response.all_extension_numbers_response.base_type_name = name
                 response.all_extension_numbers_response.extension_number.extend(numbers)
             case _:
-                raise RpcError(StatusCode.INVALID_ARGUMENT, "the request asks for nothing")
+                raise RpcError(StatusCode.INVALID_ARGUMENT, "the request is empty")
 
 
 def _add_file(response: Any, file: FileDescriptor, sent: set[str]) -> None:

@@ -161,8 +161,8 @@ class Server:
             connection.http2.abort()
         if gone:
             _log.warning(
-                "clients hold too much memory: %d connections were dropped, the first one of %s, with %d MB "
-                "of messages that are not whole and of unread answers",
+                "clients hold too much memory: %d connections were dropped, the first of %s, with %d MB "
+                "of incomplete messages and unread answers",
                 len(gone),
                 gone[0].http2.peer,
                 held[gone[0]] // 1_000_000,

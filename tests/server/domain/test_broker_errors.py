@@ -35,6 +35,7 @@ BY_KIND = [
     (nats.OutcomeUnknown(), errors.OutcomeUnknown()),
     (nats.OutcomeUnknown("it does not answer"), errors.OutcomeUnknown("it does not answer")),
     (nats.TooManyInFlight(), errors.TooManyInFlight()),
+    (nats.StorageFull("no disk"), errors.StorageFull("no disk")),
     (nats.NoStream("orders.new"), errors.UnboundSubject("orders.new")),
     (nats.NoBucket("settings"), errors.StoreNotFound("settings")),
     (nats.MessageTooLarge(1024), errors.EventTooLarge(1024)),
@@ -63,17 +64,17 @@ def test_every_error_of_the_library_is_considered() -> None:
 
 
 BY_CODE = {
-    10002: (errors.StreamFull, NO_ROOM),
+    10002: (errors.StorageFull, NO_ROOM),
     10004: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10005: (errors.ReplicasUnavailable, NO_REPLICAS),
     10007: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10008: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10009: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10014: (errors.ConsumerNotFound, errors.ConsumerNotFound("billing").message),
-    10023: (errors.StreamFull, NO_ROOM),
-    10028: (errors.StreamFull, NO_ROOM),
+    10023: (errors.StorageFull, NO_ROOM),
+    10028: (errors.StorageFull, NO_ROOM),
     10039: (errors.BrokerUnavailable, NO_JETSTREAM),
-    10047: (errors.StreamFull, NO_ROOM),
+    10047: (errors.StorageFull, NO_ROOM),
     10055: (
         errors.MirrorChange,
         "a mirror cannot become anything else, nor change what it mirrors; make another stream",

@@ -52,7 +52,7 @@ def split_ack_subject(reply: bytes) -> list[bytes]:
         return tokens[4:]
     if count >= 11:
         return tokens[6:11]
-    raise ValueError("no acknowledgement subject of JetStream")
+    raise ValueError("not an acknowledgement subject of JetStream")
 
 
 # --- What arrives beside messages -------------------------------------------------------------------------

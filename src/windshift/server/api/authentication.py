@@ -135,7 +135,7 @@ class AuthInterceptor:
         async def lasting(request: Any, call: ServerCall) -> Any:
             identity = call.state
             if not isinstance(identity, Identity):
-                raise TypeError("a call that nobody was asked about")
+                raise TypeError("a call that was not authenticated")
             usage = self._access.usage(identity.principal, call.started)
             with self._access.followed(identity, partial(_identify, call), usage) as admission:
                 call.state = admission
@@ -181,7 +181,7 @@ class AuthInterceptor:
             self._deny(call, None, error)
             raise
         if not isinstance(caller, Identity):
-            raise TypeError("a call that nobody was asked about")
+            raise TypeError("a call that was not authenticated")
         call.state = caller
         return caller
 

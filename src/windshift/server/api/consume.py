@@ -106,7 +106,7 @@ def read_command(request: EventsRequest) -> Command:
 def _reject(reject: EventsRequest.Reject) -> Reject:
     delay_ns = duration_ns("reject.delay", reject.delay) if reject.HasField("delay") else None
     if reject.action not in _ACTIONS:
-        raise InvalidField("reject.action", f"{reject.action} is none of its values")
+        raise InvalidField("reject.action", f"{reject.action} is not a known value")
     return Reject(
         _ids("reject.ids", reject.ids),
         reject.permanently,

@@ -96,7 +96,7 @@ class DeadLettersService:
         )
         if which is None:
             if request.limit:
-                raise InvalidField("limit", "goes with a filter only; the ids say how many")
+                raise InvalidField("limit", "is only allowed with a filter; ids say how many")
             return _replay_response(await self._admin.replay(ids, options, answer_by(call)), "")
         begin = read_page_token("page_token", which, request.page_token)
         result = await self._admin.replay_matching(which, options, begin, answer_by(call))
@@ -205,12 +205,12 @@ def read_ids_or_filter(
     """Convert the ids or the filter; raise `InvalidField`."""
     if not request.HasField("filter"):
         if not request.ids:
-            raise InvalidField("ids", "set either ids or filter; an empty filter stands for all")
+            raise InvalidField("ids", "set either ids or filter; an empty filter means all")
         if request.page_token:
-            raise InvalidField("page_token", "goes with a filter only")
+            raise InvalidField("page_token", "is only allowed with a filter")
         return _ids(request), None
     if request.ids:
-        raise InvalidField("filter", "must not be set beside ids")
+        raise InvalidField("filter", "must not be set together with ids")
     return [], read_filter(request.filter)
 
 
@@ -229,7 +229,7 @@ def _id(field: str, text: str) -> DeadLetterId:
     try:
         dead_letter_id = DeadLetterId.parse(text)
     except ValueError:
-        raise InvalidField(field, "is no id of a dead letter; pass on one that was listed") from None
+        raise InvalidField(field, "is not the id of a dead letter; use one from List") from None
     names.stream_name(field, dead_letter_id.stream)
     names.consumer_name(field, dead_letter_id.consumer)
     number(field, max(dead_letter_id.seq, dead_letter_id.stored_ns))
@@ -247,7 +247,7 @@ def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
                 "filter.consumer", "needs filter.stream: names of consumers are the stream's own"
             )
     if filter_.type and names.type_name("filter.type", filter_.type) != filter_.type:
-        raise InvalidField("filter.type", "must be the name alone, without what a type URL has before it")
+        raise InvalidField("filter.type", "must be the type name alone, without the prefix of a type URL")
     return DeadLetterFilter(
         filter_.stream,
         filter_.consumer,
@@ -263,5 +263,5 @@ def _causes(filter_: pb.Filter) -> frozenset[Cause]:
         raise InvalidField("filter.causes", f"must have at most {_MOST_CAUSES} elements")
     for position, cause in enumerate(filter_.causes):
         if cause not in _CAUSES:
-            raise InvalidField(f"filter.causes[{position}]", f"{cause} is none of its values")
+            raise InvalidField(f"filter.causes[{position}]", f"{cause} is not a known value")
     return frozenset(filter(None, (_CAUSES[cause] for cause in filter_.causes)))

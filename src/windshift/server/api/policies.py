@@ -150,7 +150,7 @@ def actions(rule: Rule, request: Any) -> list[Action]:
     """Return the actions that a request needs. Raise `InvalidField` if there are too many."""
     asked = list(islice(rule(request), MOST_ACTIONS + 1))
     if len(asked) > MOST_ACTIONS:
-        raise InvalidField("", f"the request names more than {MOST_ACTIONS} things")
+        raise InvalidField("", f"the request asks for more than {MOST_ACTIONS} things")
     return asked
 
 

@@ -206,7 +206,7 @@ def _replicas(value: int) -> int:
 
 def _known(field: str, value: int, values: dict[int, T]) -> T:
     if value not in values:
-        raise InvalidField(field, f"{value} is none of its values")
+        raise InvalidField(field, f"{value} is not a known value")
     return values[value]
 
 

@@ -58,7 +58,7 @@ class AlreadySubscribed(WindshiftError):
     reason = "ALREADY_SUBSCRIBED"
 
     def __init__(self) -> None:
-        super().__init__("this call is subscribed already; open another call for another subscription")
+        super().__init__("this call is already subscribed; open another call for another subscription")
 
 
 class UnsupportedCombination(WindshiftError):
@@ -120,7 +120,7 @@ class DeadLetterNotFound(WindshiftError):
 
     def __init__(self, letter: str) -> None:
         super().__init__(
-            f"dead letter {letter!r} does not exist; it was replayed, purged, or became too old",
+            f"dead letter {letter!r} does not exist; it was replayed, purged, or expired",
             {"name": letter},
         )
         self.letter = letter
@@ -222,7 +222,7 @@ class ValueNotAny(WindshiftError):
     reason = "VALUE_NOT_ANY"
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"the value of key {key!r} is no google.protobuf.Any; another program wrote it")
+        super().__init__(f"the value of key {key!r} is not a google.protobuf.Any; another program wrote it")
         self.key = key
 
 

@@ -135,7 +135,7 @@ def _name_problem(value: str, longest: int = MAX_LENGTH) -> str | None:
     if len(value) > longest:
         return f"must be at most {longest} characters long"
     if _NAME.fullmatch(value) is None:
-        return "must not be empty" if not value else "must be of A-Z a-z 0-9 _ - only"
+        return "must not be empty" if not value else "may contain only A-Z a-z 0-9 _ -"
     return None
 
 

@@ -304,9 +304,9 @@ def _streams_to_look_up(stored: JsonObject, spec: StreamSpec) -> set[str]:
 def refusal_error(refusal: NatsError, spec: StreamSpec) -> Exception:
     """Say in the contract's terms why the broker refused a stream."""
     if refusal.err_code == codes.MAX_BYTES_REQUIRED:
-        return InvalidField("retention_policy.max_bytes", "this broker takes no stream without this limit")
+        return InvalidField("retention_policy.max_bytes", "this broker requires this limit")
     if refusal.err_code in codes.OUT_OF_SPACE | {codes.MAX_BYTES_EXCEEDED} and spec.retention.max_bytes:
-        return InvalidField("retention_policy.max_bytes", "the broker cannot set aside so much; ask for less")
+        return InvalidField("retention_policy.max_bytes", "the broker cannot reserve that much; ask for less")
     error = domain_error(refusal, stream=spec.name)
     if is_invalid(error):
         return UnsupportedCombination(f"the broker refuses this stream: {error.description}")

@@ -62,7 +62,7 @@ class HealthApplication:
     def answer(self, method: str, path: str) -> Answer:
         """Decide on one request."""
         if path == "/metrics" and self._scrape is None:
-            return Answer(404, {"error": "metrics are switched off: WINDSHIFT_METRICS=false"})
+            return Answer(404, {"error": "metrics are turned off: WINDSHIFT_METRICS=false"})
         if path not in {"/healthz", "/readyz", "/metrics"}:
             return Answer(404, {"error": "there is only /healthz, /readyz and /metrics"})
         if method not in _READS:

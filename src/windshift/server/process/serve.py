@@ -139,7 +139,7 @@ class Process:
         if not task.cancelled():
             task.result()
         elif not self._stopping.is_set():
-            raise StartError("the start was broken off by one of its own parts; try again")
+            raise StartError("the start was cancelled from inside; try again")
 
     # Start
 

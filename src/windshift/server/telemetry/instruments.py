@@ -94,36 +94,36 @@ CALL_DURATION: Final = Instrument(
     "rpc.server.call.duration",
     _H,
     "s",
-    "Calls that ended, and how long they took; those that stream last as long as their client stays",
+    "Duration of finished calls; streaming calls last as long as their client stays",
     ("rpc.system.name", "rpc.method", "rpc.response.status_code", "error.type"),
     # The conventions' bounds, and three below: most calls take one to five milliseconds.
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10),
 )
 ACTIVE_CALLS: Final = Instrument(
-    "windshift.rpc.active_calls", _U, "{call}", "Calls that have not ended", ("rpc.method",)
+    "windshift.rpc.active_calls", _U, "{call}", "Calls in progress", ("rpc.method",)
 )
 CONNECTIONS: Final = Instrument(
-    "windshift.rpc.connections", _U, "{connection}", "HTTP/2 connections of clients that are open"
+    "windshift.rpc.connections", _U, "{connection}", "Open HTTP/2 connections of clients"
 )
 TRAFFIC: Final = Instrument(
     "windshift.rpc.traffic",
     _C,
     "By",
-    "Bytes of HTTP/2 from and to clients, without TLS",
+    "HTTP/2 bytes from and to clients, without TLS",
     ("network.io.direction",),
 )
 DENIALS: Final = Instrument(
     "windshift.auth.denials",
     _C,
     "{call}",
-    "Calls that were denied, and streams that were ended, by the reason that the client was told",
+    "Calls that were denied, and streams that were ended, by the reason that the client got",
     ("reason",),
 )
 QUOTAS_EXCEEDED: Final = Instrument(
     "windshift.auth.quotas_exceeded",
     _C,
     "{call}",
-    "Calls that were refused because their principal has as much as it may, by quota",
+    "Calls that were refused because a quota was used up, by quota",
     ("quota",),
 )
 
@@ -131,87 +131,82 @@ QUOTAS_EXCEEDED: Final = Instrument(
 
 PUBLISHED: Final = Instrument("windshift.events.published", _C, "{event}", "Events that JetStream stored")
 DUPLICATES: Final = Instrument(
-    "windshift.events.duplicates", _C, "{event}", "Publishes whose idempotency key had been stored before"
+    "windshift.events.duplicates", _C, "{event}", "Publishes whose idempotency key was already stored"
 )
 PUBLISH_FAILURES: Final = Instrument(
     "windshift.publish.failures",
     _C,
     "{publish}",
-    "Publishes that failed, by the reason that the client was told; CANCELLED: its caller went away",
+    "Publishes that failed, by the reason that the client got; CANCELLED: the caller went away",
     ("reason",),
 )
 PUBLISHES_IN_FLIGHT: Final = Instrument(
-    "windshift.publish.in_flight", _U, "{publish}", "Writes that wait for the answer of JetStream"
+    "windshift.publish.in_flight", _U, "{publish}", "Writes that wait for JetStream's answer"
 )
 PUBLISHES_WAITING: Final = Instrument(
-    "windshift.publish.waiting", _U, "{publish}", "Writes that wait for their turn to be sent to JetStream"
+    "windshift.publish.waiting", _U, "{publish}", "Writes that wait to be sent to JetStream"
 )
 DELIVERED: Final = Instrument(
-    "windshift.events.delivered", _C, "{event}", "Deliveries handed to clients, repeated ones included"
+    "windshift.events.delivered", _C, "{event}", "Deliveries to clients, including redeliveries"
 )
 REDELIVERED: Final = Instrument(
-    "windshift.events.redelivered", _C, "{event}", "Deliveries among them that were not their event's first"
+    "windshift.events.redelivered", _C, "{event}", "Those of them that were redeliveries"
 )
 SETTLED: Final = Instrument(
     "windshift.events.settled",
     _C,
     "{event}",
-    "What became of deliveries: ack, reject, terminate (rejected for good) and ping (prolonged), once "
-    "JetStream has stored it; expired (none of these in time); released (given back at the end of a call)",
+    "How deliveries ended: ack, reject, terminate (rejected for good) and ping (prolonged), once "
+    "JetStream has stored it; expired (none of these in time); released (returned at the end of a call)",
     ("kind",),
 )
 IN_FLIGHT: Final = Instrument(
-    "windshift.events.in_flight", _U, "{event}", "Deliveries that clients of this server hold unsettled"
+    "windshift.events.in_flight", _U, "{event}", "Unsettled deliveries of this server's clients"
 )
 CONFIRMATIONS_FAILED: Final = Instrument(
     "windshift.confirmations.failed",
     _C,
     "{event}",
-    "Ids in temporary_failed_ids: JetStream did not answer for them in time",
+    "Ids in temporary_failed_ids: JetStream did not answer in time",
 )
 CONFIRMATIONS_INVALID: Final = Instrument(
     "windshift.confirmations.invalid",
     _C,
     "{event}",
-    "Ids in invalid_ids: unknown to the call, settled before, or too late",
+    "Ids in invalid_ids: unknown to the call, already settled, or too late",
 )
 SUBSCRIPTIONS: Final = Instrument(
-    "windshift.subscriptions", _U, "{subscription}", "Clients of this server that are attached to a consumer"
+    "windshift.subscriptions", _U, "{subscription}", "Clients of this server that consume"
 )
 
 # --- Events that were given up on -------------------------------------------------------------------------
 
 DEAD_LETTERS: Final = Instrument(
-    "windshift.dead_letters", _C, "{event}", "Events that became dead letters, by why", ("cause",)
+    "windshift.dead_letters", _C, "{event}", "Events that became dead letters, by cause", ("cause",)
 )
 DEAD_LETTER_FAILURES: Final = Instrument(
     "windshift.dead_letters.failures",
     _C,
     "{event}",
-    "Times that a dead letter could not be written; the event stays in its stream and is tried again",
+    "Failures to write a dead letter; the event stays in its stream and is tried again",
 )
 DROPPED: Final = Instrument(
     "windshift.events.dropped",
     _C,
     "{event}",
-    "Events that were given up on without a dead letter: as was asked for, or, GONE, because their stream "
-    "had removed them before",
+    "Events given up on without a dead letter: as requested, or, GONE, because their stream had removed them",
     ("cause",),
 )
-REPLAYS: Final = Instrument(
-    "windshift.replays", _C, "{event}", "Dead letters whose event was sent back to its consumer"
-)
+REPLAYS: Final = Instrument("windshift.replays", _C, "{event}", "Dead letters that were replayed")
 
 # --- NATS -------------------------------------------------------------------------------------------------
 
 NATS_CONNECTED: Final = Instrument(
-    "windshift.nats.connected", _U, "{connection}", "1 while there is a connection to NATS, else 0"
+    "windshift.nats.connected", _U, "{connection}", "1 while connected to NATS, otherwise 0"
 )
-NATS_RECONNECTS: Final = Instrument(
-    "windshift.nats.reconnects", _C, "{connection}", "Connections to NATS that replaced one that was lost"
-)
+NATS_RECONNECTS: Final = Instrument("windshift.nats.reconnects", _C, "{connection}", "Reconnects to NATS")
 NATS_ROUND_TRIP: Final = Instrument(
-    "windshift.nats.round_trip", _G, "s", "Time that a message to NATS and back took, at the last poll"
+    "windshift.nats.round_trip", _G, "s", "Round-trip time of a message to NATS, at the last poll"
 )
 
 # --- What JetStream holds, as polled ----------------------------------------------------------------------
@@ -221,31 +216,31 @@ STREAM_MESSAGES: Final = Instrument(
 )
 STREAM_SIZE: Final = Instrument("windshift.stream.size", _G, "By", "Bytes in a stream", ("stream",))
 STREAM_LAST_ID: Final = Instrument(
-    "windshift.stream.last_id", _G, "{event}", "The last id that a stream gave to an event", ("stream",)
+    "windshift.stream.last_id", _G, "{event}", "The last event id of a stream", ("stream",)
 )
 _CONSUMER = ("stream", "consumer")
 CONSUMER_PENDING: Final = Instrument(
-    "windshift.consumer.pending", _G, "{event}", "Events that a consumer has yet to hand over", _CONSUMER
+    "windshift.consumer.pending", _G, "{event}", "Events not yet delivered by a consumer", _CONSUMER
 )
 CONSUMER_UNACKNOWLEDGED: Final = Instrument(
     "windshift.consumer.unacknowledged",
     _G,
     "{event}",
-    "Events that a consumer has handed over and that are not settled",
+    "Events delivered by a consumer but not settled",
     _CONSUMER,
 )
 CONSUMER_REDELIVERED: Final = Instrument(
     "windshift.consumer.redelivered",
     _G,
     "{event}",
-    "Events among those not settled that were handed over more than once",
+    "Unsettled events that were delivered more than once",
     _CONSUMER,
 )
 CONSUMER_OLDEST: Final = Instrument(
     "windshift.consumer.oldest.age",
     _G,
     "s",
-    "Time since the oldest event was stored that a consumer has not got settled; 0 when there is none",
+    "Age of a consumer's oldest unsettled event; 0 if there is none",
     _CONSUMER,
 )
 POLL_OMITTED: Final = Instrument(
@@ -256,7 +251,7 @@ POLL_OMITTED: Final = Instrument(
     ("kind",),
 )
 POLL_FAILURES: Final = Instrument(
-    "windshift.poll.failures", _C, "{poll}", "Polls of JetStream that failed; meanwhile its gauges are absent"
+    "windshift.poll.failures", _C, "{poll}", "Failed polls of JetStream; its gauges are absent meanwhile"
 )
 
 # --- The process ------------------------------------------------------------------------------------------
@@ -265,7 +260,7 @@ LOOP_LAG: Final = Instrument(
     "windshift.event_loop.lag",
     _H,
     "s",
-    "How late the event loop called a timer, looked at twice a second",
+    "How late the event loop calls a timer, measured twice a second",
     (),
     (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
@@ -276,7 +271,7 @@ LOOP_STALLS: Final = Instrument(
     "Times that the event loop stood still for 5 seconds or more; the log has the stacks of all threads",
 )
 CPU_TIME: Final = Instrument(
-    "process.cpu.time", _C, "s", "CPU time that the process used", ("cpu.mode",), short="process_cpu"
+    "process.cpu.time", _C, "s", "CPU time of the process", ("cpu.mode",), short="process_cpu"
 )
 MEMORY: Final = Instrument(
     "process.memory.usage", _U, "By", "Resident memory of the process", short="process_resident_memory"
@@ -285,27 +280,27 @@ DESCRIPTORS: Final = Instrument(
     "process.unix.file_descriptor.count",
     _U,
     "{file_descriptor}",
-    "File descriptors that the process has open",
+    "Open file descriptors of the process",
     short="process_open_fds",
 )
 RELOADS: Final = Instrument(
     "windshift.reloads",
     _C,
     "{reload}",
-    "Times that files were loaded again: ok, or failed (refused: what was loaded before stays)",
+    "Reloads of files: ok, or failed (refused; the previous ones stay in use)",
     ("what", "result"),
 )
 RELOAD_FAILING: Final = Instrument(
-    "windshift.reload.failing", _G, "", "1 while what the files hold now is refused, else 0", ("what",)
+    "windshift.reload.failing", _G, "", "1 while the current files are refused, otherwise 0", ("what",)
 )
 DISK_FREE: Final = Instrument(
-    "windshift.disk.free", _G, "By", "Room on the disk of the embedded NATS server, as far as it may use it"
+    "windshift.disk.free", _G, "By", "Free space on the disk of the embedded NATS server that it may use"
 )
-DISK_SIZE: Final = Instrument("windshift.disk.size", _G, "By", "The size of that disk")
+DISK_SIZE: Final = Instrument("windshift.disk.size", _G, "By", "Size of that disk")
 DISK_REFUSING: Final = Instrument(
-    "windshift.disk.refusing", _G, "", "1 while the embedded NATS server can store nothing, else 0"
+    "windshift.disk.refusing", _G, "", "1 while the embedded NATS server cannot store anything, otherwise 0"
 )
-UPTIME: Final = Instrument("process.uptime", _G, "s", "Time since the server was started")
+UPTIME: Final = Instrument("process.uptime", _G, "s", "Time since the server started")
 GC_COLLECTIONS: Final = Instrument(
     "cpython.gc.collections",
     _C,
@@ -314,19 +309,19 @@ GC_COLLECTIONS: Final = Instrument(
     ("cpython.gc.generation",),
 )
 BUILD_INFO: Final = Instrument(
-    "windshift.build.info", _G, "", "Always 1; the labels say what runs", ("version", "python_version")
+    "windshift.build.info", _G, "", "Always 1; the labels show the version", ("version", "python_version")
 )
 SPANS_EXPORTED: Final = Instrument(
-    "windshift.spans.exported", _C, "{span}", "Spans that the collector has taken"
+    "windshift.spans.exported", _C, "{span}", "Spans that the collector accepted"
 )
 SPANS_DROPPED: Final = Instrument(
     "windshift.spans.dropped",
     _C,
     "{span}",
-    "Spans that are lost: too many, or the collector did not take them",
+    "Lost spans: too many, or not accepted by the collector",
 )
 PUSH_FAILURES: Final = Instrument(
-    "windshift.metrics.push_failures", _C, "{export}", "Exports of metrics over OTLP that failed"
+    "windshift.metrics.push_failures", _C, "{export}", "Failed exports of metrics over OTLP"
 )
 
 INSTRUMENTS: Final[tuple[Instrument, ...]] = tuple(

@@ -85,9 +85,9 @@ def read_page_token(name: str, which: DeadLetterFilter, token: str) -> Cursor:
         return START
     found = _TOKEN.fullmatch(_decode(token))
     if found is None:
-        raise InvalidField(name, "is no token of a page; pass on what the call before returned")
+        raise InvalidField(name, "is not a page token; use next_page_token of the previous response")
     if found[3].decode() != _digest(which):
-        raise InvalidField(name, "is of another filter; begin anew without it")
+        raise InvalidField(name, "belongs to another filter; start again without it")
     return Cursor(int(found[1]), int(found[2]))
 
 
@@ -265,7 +265,7 @@ class DeadLetterAdmin:
         """Remove those that match now, or only count them. Replays of them end by themselves."""
         if which.is_everything:  # the broker does it with one request
             if begin != START:
-                raise InvalidField("page_token", "is of no use with this filter, which needs one call only")
+                raise InvalidField("page_token", "is not needed: this filter takes only one call")
             remove = self._store.count if dry_run else self._store.purge
             return PurgeResult(await remove(which.stream, which.consumer, deadline))
 

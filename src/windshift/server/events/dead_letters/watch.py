@@ -47,7 +47,7 @@ def read_position(field: str, text: str) -> WatchPosition:
     """Read a position; raise `InvalidField` for anything that `write_position` did not write."""
     found = _POSITION.fullmatch(text)
     if found is None:
-        raise InvalidField(field, "is no position; pass on that of the last entry that was received")
+        raise InvalidField(field, "is not a position; use that of the last entry received")
     return WatchPosition(int(found[1]), int(found[2]))
 
 
