@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from time import monotonic
@@ -32,6 +32,7 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, f
 from windshift.server.events.consuming.ephemeral import keep_used, leave
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
+from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
 from windshift.server.events.consuming.settlement import PendingAck
 from windshift.server.events.consuming.shared import Broker
@@ -98,26 +99,33 @@ class Subscription:
         found = await find_consumer(self._broker.api, *consumer, size, deadline)
         if self._ended is not None:
             raise self._ended
-        async with self._memory(consumer, found) as memory:
-            protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
-            protocol.gate = self._gate
-            protocol.check()
-            self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
-            self._client.subscribed(found.timeout)
-            await keep_used(self._broker.api, consumer, found.state, deadline)
-            await self._attachment.run(commands)
+        used: Settled | None = None
+        try:
+            with self._memory(consumer, found) as memory:
+                protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
+                protocol.gate = self._gate
+                protocol.check()
+                used = memory.settled
+                self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
+                self._client.subscribed(found.timeout)
+                await keep_used(self._broker.api, consumer, found.state, deadline)
+                await self._attachment.run(commands)
+        finally:
+            if used is not None:
+                await self._leave(consumer, found, used)
 
-    @asynccontextmanager
-    async def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> AsyncIterator[Memory]:
+    async def _leave(self, consumer: ConsumerKey, found: ConsumerSnapshot, users: Settled) -> None:
+        notes, kept = self._broker.dead_letters.notes, self._options.ephemeral_kept
+        await leave(self._broker.api, notes, consumer, users, found.state, kept)
+
+    @contextmanager
+    def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
         shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
         settled = shared.settled.attach(consumer, found.state.created, now())
         try:
             yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts)
         finally:
             shared.settled.detach(consumer, found.state.created, now())
-            await leave(
-                self._broker.api, shared.notes, consumer, settled, found.state, self._options.ephemeral_kept
-            )
 
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
