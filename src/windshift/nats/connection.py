@@ -382,7 +382,7 @@ class Connection:
         self.last_error = ""
         self._logged.clear()
         self._learn(wire)
-        log.info("connected to NATS at %s", wire.server.url)
+        log.log(self._options.log_level, "connected to NATS at %s", wire.server.url)
 
     def _learn(self, wire: Wire) -> None:
         """Take over the server's maximum message size, and the other servers of its cluster, if named."""
@@ -408,7 +408,7 @@ class Connection:
         self.last_error = reason
         if reason not in self._logged:
             self._logged.add(reason)
-            log.log(logging.INFO if self._closed.is_set() else logging.WARNING, "NATS: %s", reason)
+            log.log(self._options.log_level if self._closed.is_set() else logging.WARNING, "NATS: %s", reason)
 
     def _unreachable(self) -> ConnectFailed:
         servers = ", ".join(server.url for server in self._options.servers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -100,6 +101,8 @@ class ConnectionOptions:
     """Whether to start with TLS, for a server with ``handshake_first``."""
     name: str = ""
     """Shown in NATS monitoring."""
+    log_level: int = logging.INFO
+    """With which level it is logged that the connection was made, and that it was closed on demand."""
     inbox_prefix: str = "_INBOX"
     """The prefix of inboxes. With one of its own, a user needs no permission to see replies to others."""
     start_timeout: timedelta = timedelta(seconds=5)

@@ -85,6 +85,7 @@ class Process:
         self._embedded: EmbeddedNats | None = None
         self._app: App | None = None
         self._watchdog = Watchdog(config.watchdog_timeout.total_seconds(), self._abandon)
+        self._held: Readiness | None = None
         self._stopping = asyncio.Event()
         self._started = self._stopping_since = asyncio.get_running_loop().time()
 
@@ -188,9 +189,35 @@ class Process:
         stack.push_async_callback(embedded.stop)
         try:
             await embedded.start()
+            await self._inspect(embedded)
         except EmbeddedError as error:
             raise StartError(str(error)) from error
         return (embedded.address,)
+
+    async def _inspect(self, embedded: EmbeddedNats) -> None:
+        """Go on when all that is missing is accepted; otherwise say so until the process is stopped."""
+        losses = await embedded.inventory.inspect(embedded.address)
+        accepted = self._config.embedded.accepted_losses or ()
+        wrong = [each for each in losses if each.stream not in accepted and "all" not in accepted]
+        for each in losses:
+            level = logging.ERROR if each in wrong else logging.WARNING
+            log.log(level, "the data of stream %s is damaged: %s", each.stream, each.text)
+        if wrong:
+            await self._hold(sorted({each.stream for each in wrong}))
+        if embedded.inventory.accept(losses):
+            await embedded.stop()
+            await embedded.start()
+
+    async def _hold(self, streams: list[str]) -> None:
+        """Serve nothing and tell why, until a signal ends the process."""
+        names = ",".join(streams)
+        log.error(
+            "not serving, since data is damaged; put back a copy of %s, or set WINDSHIFT_NATS_ACCEPT_LOSS=%s",
+            self._config.embedded.data_dir,
+            names,
+        )
+        self._held = Readiness("data is damaged", asyncio.get_running_loop().time(), f"streams: {names}")
+        await asyncio.Event().wait()
 
     def _tell_of_disk(self) -> None:
         """Have writes refused while the embedded server cannot store, and probes told why."""
@@ -211,6 +238,8 @@ class Process:
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():
             return Readiness("draining", self._stopping_since)
+        if self._held is not None:
+            return self._held
         return Readiness("starting", self._started) if self._app is None else self._app.readiness()
 
     # Stop

@@ -32,6 +32,10 @@ class DataDirectory:
         """What exists only while a server runs."""
         self.config = self.run / "nats.conf"
         self.log = path / "nats-server.log"
+        self.stock = path / "stock.json"
+        """What lies in the directory, as it was left."""
+        self.damaged = path / "damaged"
+        """Where streams are moved that could not be read, and need not be."""
         self._store = path / "jetstream"  # nats-server adds this name to its store_dir
         self._lock_file = path / "lock"
         self._lock = -1
@@ -70,9 +74,31 @@ class DataDirectory:
         with open(self.config, "w", encoding="utf-8", opener=_private_opener) as file:
             file.write(text)
 
+    def log_size(self) -> int:
+        """Return how much nats-server has written to its log, in bytes."""
+        try:
+            return self.log.stat().st_size
+        except FileNotFoundError:
+            return 0
+
     def open_log(self) -> int:
         """Open nats-server's log for appending, and return the descriptor."""
         return os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
+
+    def streams(self) -> dict[str, Path]:
+        """Find the directories of streams, by name. Raises OSError."""
+        found = (each for each in self._store.glob("*/streams/*") if each.is_dir() and any(each.iterdir()))
+        return {each.name: each for each in found if not each.name.startswith(".")}
+
+    def put_aside(self, stream: str, part: str) -> Path:
+        """Move a part of a stream's directory to where nats-server does not find it, and return where.
+
+        Raises OSError.
+        """
+        self.damaged.mkdir(mode=_PRIVATE, exist_ok=True)
+        source = self.streams()[stream] / part
+        name = "-".join((stream, *Path(part).parts, time.strftime("%Y%m%dT%H%M%S")))
+        return source.rename(self.damaged / name)
 
     def ports_file(self, pid: int) -> Path | None:
         """Find the file in which the nats-server of this id says where it listens."""
@@ -121,7 +147,7 @@ class DataDirectory:
             if file.is_file():
                 file.chmod(_PRIVATE_FILE)
         state = self.path.stat()
-        ours = {self.run, self._store, self._lock_file, *logs}
+        ours = {self.run, self._store, self._lock_file, self.stock, self.damaged, *logs}
         if state.st_uid == os.geteuid() and ours.issuperset(self.path.iterdir()):
             self.path.chmod(_PRIVATE)
         elif state.st_mode & stat.S_IWOTH and not state.st_mode & stat.S_ISVTX:

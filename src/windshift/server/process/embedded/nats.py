@@ -14,6 +14,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
@@ -21,6 +22,7 @@ from windshift.server.config import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory
 from windshift.server.process.embedded.disk import Disk, Failures, Space, look
 from windshift.server.process.embedded.errors import EmbeddedError
+from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
 from windshift.server.process.embedded.settings import Settings
 
@@ -76,12 +78,14 @@ class EmbeddedNats:
         self._program = Path()
         self._port = -1
         self._process: Process | None = None
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
         self._failures = Failures(self._directory.log)
         self._limit = 0
         self._renewed_at = -math.inf
         self._renew_pause = 0.0
         self.restarts = 0
+        self.inventory = Inventory(self._directory)
+        """What is missing since the directory was left."""
         self.disk = Disk(config.data_dir)
         """Whether it can store."""
         self.on_trouble: list[Callable[[], None]] = []
@@ -106,6 +110,7 @@ class EmbeddedNats:
         await self._directory.acquire(self._timers.lock)
         try:
             self._directory.tidy()
+            self.inventory.begin()
             await self._launch()
         except BaseException as error:
             await self.stop()
@@ -124,7 +129,10 @@ class EmbeddedNats:
         if self._tasks:
             await asyncio.wait(self._tasks)
             self._tasks = []
-        await self._end_process()
+        if self.pid is not None:
+            await self.inventory.take_final(self.address)
+        if await self._end_process():
+            self.inventory.write_final()
         if self._directory.lock_fd >= 0:
             self._leave_directory()
 
@@ -147,7 +155,7 @@ class EmbeddedNats:
         self._directory.write_config(self._settings().render())
         self._failures.start()
         self.disk.renewed()
-        offset = self._log_size()
+        offset = self._directory.log_size()
         self._process = await self._spawn()
         try:
             async with asyncio.timeout(self._timers.start):
@@ -215,12 +223,6 @@ class EmbeddedNats:
         except (OSError, ValueError):
             return None
 
-    def _log_size(self) -> int:
-        try:
-            return self._directory.log.stat().st_size
-        except FileNotFoundError:
-            return 0
-
     def _why_it_ended(self, offset: int) -> str:
         """Quote the last line that nats-server wrote since `offset`."""
         with self._directory.log.open("rb") as file:
@@ -230,16 +232,18 @@ class EmbeddedNats:
         reason = told.rpartition("[FTL]")[2].rpartition("nats-server:")[2].strip()
         return f"nats-server ended while starting: {reason or f'see {self._directory.log}'}"
 
-    async def _end_process(self) -> None:
+    async def _end_process(self) -> bool:
+        """Stop the process; return whether it was there and has stopped in good order."""
         process = self._process
         if process is None or process.returncode is not None:
-            return
+            return False
         process.send_signal(signal.SIGTERM)
-        await self._ended(process)
+        return await self._ended(process)
 
-    async def _ended(self, process: Process) -> None:
+    async def _ended(self, process: Process) -> bool:
         """Wait until a process that was told to stop has, and kill it after WINDSHIFT_NATS_STOP_TIMEOUT.
 
+        Returns whether it was not killed.
         It writes down how far each stream and consumer has come: thousands of them take it many seconds.
         """
         end = asyncio.ensure_future(process.wait())
@@ -255,7 +259,7 @@ class EmbeddedNats:
                 "nats-server did not stop within WINDSHIFT_NATS_STOP_TIMEOUT (%g s); killing it", patience
             )
             process.kill()
-        await end
+        return await end >= 0
 
     # Its lives
 
