@@ -13,6 +13,7 @@ import pytest
 
 from tests.authorization.callers import Callers, bearer, callers_of
 from tests.authorization.policies import principal, put, token_of
+from tests.authorization.served import served
 from tests.authorization.whoami import answer_to, who
 from tests.support.app import running_app
 from tests.support.client import EVENTS, refused
@@ -29,6 +30,7 @@ from tests.support.json_web_keys import (
 from tests.support.jwks_server import KeyServer, content, key_server
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
+from tests.wire.burying import watching
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 OTHER = "https://other.example"
@@ -177,6 +179,32 @@ def test_key_flood(callers: Callers, keys: KeyServer) -> None:
         with refused("UNAUTHENTICATED", "UNAUTHENTICATED"):
             caller.call(EVENTS.methods_by_name["GetConsumer"], pb.GetConsumerRequest(), 20, bearer(token))
     assert len(keys.requests) <= before + 1
+
+
+def test_keys_that_are_withdrawn_end_at_once_on_sighup(nats_server: NatsServer, tmp_path: Path) -> None:
+    """Keys are fetched anew: nobody comes in by the old one, its streams end, and the new one is known."""
+    with key_server(content(key_set(ELSEWHERE))) as keys:
+        file = write_key_set(tmp_path / "keys.json", CORP)
+        text = POLICY.replace("FILE", str(file)).replace("URL", keys.url)
+        text = text.replace("[role.none]", '[role.none]\ndead_letters = { read = ["*"], consumers = ["*"] }')
+        with served(tmp_path, text, NATS_URL=nats_server.url) as server:
+            old = server.callers.with_token(ELSEWHERE.token(say(iss=OTHER)))
+            assert who(old) == "elsewhere"
+            with watching(old) as watch:
+                renewed = Signer("renewed", "ES384")
+                keys.answer = content(key_set(renewed))
+                before = len(keys.requests)
+                server.hang_up()
+                server.process.wait_for(lambda: len(keys.requests) > before)
+                refusal = watch.end(20)
+                assert refusal is not None
+                assert refusal.code == "UNAUTHENTICATED"
+            assert who(old) is None
+            assert who(server.callers.with_token(renewed.token(say(iss=OTHER)))) == "elsewhere"
+            after, began = len(keys.requests), time.monotonic()
+            for _ in range(10):
+                server.hang_up()
+            assert len(keys.requests) - after <= 1 + (time.monotonic() - began) / 10  # once in ten seconds
 
 
 def test_an_issuer_that_is_away(nats_server: NatsServer, tmp_path: Path) -> None:

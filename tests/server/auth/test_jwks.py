@@ -411,6 +411,19 @@ async def test_without_a_thread_there_are_no_keys(
     assert await source.find() is not None
 
 
+async def test_keys_are_fetched_on_demand(source: Source) -> None:
+    """However fresh those are that are known, and whatever a fetch under way may bring."""
+    source.keys.prefetch()
+    await source.keys.renew()
+    assert source.fetches == 2
+    source.holds(Signer("two"))
+    await source.keys.renew()
+    assert source.fetches == 3
+    assert await source.find("two") is not None
+    with pytest.raises(Unauthenticated):
+        await source.find("one")
+
+
 # Across policies and processes
 
 

@@ -16,6 +16,8 @@ from windshift.server.background.reloading import NotUsable, Watched, refuse_pip
 
 _log = logging.getLogger(__name__)
 
+_BETWEEN_FETCHES: Final = 10.0
+"""Seconds from one fetch of keys on demand to the next."""
 _SHOWN: Final = 5
 """Problems of a file that one line names."""
 
@@ -40,23 +42,43 @@ class Authorization:
     def __init__(self, file: Path) -> None:
         self._file = file
         self._keys = KeySets()
+        self._policy = Policy()
+        self._demanded = asyncio.Event()
         self.access = ActivePolicy(Authenticator(Policy()))
         self.watched = Watched("authorization", [file], self._load, self._take)
 
     async def watch(self) -> None:
         """Follow the file and end what has expired, until cancelled."""
-        await asyncio.gather(self.watched.watch(), self.access.watch())
+        await asyncio.gather(self.watched.watch(), self.access.watch(), self._fetch_on_demand())
+
+    def fetch_keys(self) -> None:
+        """Have the keys of all issuers fetched anew, and everybody judged by them: once in 10 s at most."""
+        self._demanded.set()
+
+    async def _fetch_on_demand(self) -> None:
+        while True:
+            await self._demanded.wait()
+            self._demanded.clear()
+            if self._policy.issuers:
+                await self._keys.renew()
+                self._put_in_force()
+                _log.info("the issuers were asked for their keys; everybody is judged by them")
+                await asyncio.sleep(_BETWEEN_FETCHES)
 
     def _load(self) -> Policy:
         refuse_pipes([self._file])
         return _read(self._file)
 
     def _take(self, policy: Policy) -> None:
-        rules = Authenticator(policy, self._keys.for_policy(policy))
-        self.access.replace(rules, asyncio.get_running_loop().time())
+        self._policy = policy
+        self._put_in_force()
         self._keys.prefetch()
         known = {"principals": len(policy.principals), "issuers": len(policy.issuers)}
         _log.info("the rules of the authorization file are in force", extra=known)
+
+    def _put_in_force(self) -> None:
+        rules = Authenticator(self._policy, self._keys.for_policy(self._policy))
+        self.access.replace(rules, asyncio.get_running_loop().time())
 
 
 def _read(file: Path) -> Policy:

@@ -189,6 +189,13 @@ class KeySet:
         name = self._issuer.name
         return Unauthenticated(f"the issuer {name!r} {why}", about=f"issuer {name}")
 
+    async def renew(self) -> None:
+        """Fetch the keys now, and wait until that has ended, well or not, or takes too long."""
+        await self.refreshed()
+        if self._running is None:
+            self._fetch(self._clock())
+            await self.refreshed()
+
     async def refreshed(self) -> None:
         """Wait until the fetch that is under way has ended, well or not, or takes too long."""
         if self._running is not None:
@@ -199,8 +206,9 @@ class KeySet:
         if self._running is not None:
             return True
         usable = self._keys is not None and now - self._fetched <= _STALE
-        if now - self._attempted < (_INTERVAL if usable else _RETRY):
-            return False
+        return now - self._attempted >= (_INTERVAL if usable else _RETRY) and self._fetch(now)
+
+    def _fetch(self, now: float) -> bool:
         self._attempted = now
         source, algorithms, limit = self._issuer.jwks, self._issuer.algorithms, self._time_limit
         try:
@@ -266,3 +274,7 @@ class KeySets:
         """Begin to fetch the keys of issuers that have none yet. Return at once."""
         for keys in self._sets.values():
             keys.prefetch()
+
+    async def renew(self) -> None:
+        """Fetch the keys of all issuers now, and wait until that has ended or takes too long."""
+        await asyncio.gather(*(keys.renew() for keys in self._sets.values()))

@@ -197,6 +197,8 @@ class App:
             self._demanded.clear()
             for each in self.reloaders:
                 await each.reload()
+            if self.authorization is not None:
+                self.authorization.fetch_keys()
 
     def _make_server(self) -> Server:
         """Make the gRPC server, which accepts messages as large as this broker stores."""
