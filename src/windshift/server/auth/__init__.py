@@ -1,1 +1,1 @@
-"""Who calls, and what they may do: plain values and decisions, without gRPC and without NATS."""
+"""Who calls, and what they may do: values and decisions, without gRPC and without NATS."""

@@ -1,7 +1,7 @@
-"""The rules in force, and the open streams of those whom they let in.
+"""The rules in force, and the open streams of those that they admitted.
 
-Rules are replaced whole. Who begins a call after that is judged by the new ones; whoever has a stream open is
-judged again, by what he may do now and with the credentials that he came with.
+Rules are replaced as a whole. New calls are judged by the new ones; open streams are judged again, by what
+the caller may do now and with the credentials that it had.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a caller can ask for: a verb and what it is done to.
+"""What a caller can ask for: a verb and its resource.
 
-Subjects may be patterns with wildcards, where what is asked for is all that they match; names are never
-patterns. An empty name in an action on dead letters stands for all there are.
+Subjects may be patterns, which mean everything that they match; names are never patterns. An empty name in an
+action on dead letters means all.
 """
 
 from __future__ import annotations
@@ -10,34 +10,34 @@ from dataclasses import dataclass, fields
 from typing import ClassVar, Final, TypeAlias
 
 EVERYTHING: Final = ">"
-"""The subject that stands for every one."""
+"""The pattern that matches every subject."""
 
-_TOLD: Final = 300
-"""How many characters of a name are told."""
+_SHOWN: Final = 300
+"""Characters shown of a name."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What all actions have.
+    """Base of all actions.
 
     Attributes:
-        verb: what is to be done, in the word that documents and commands use.
+        verb: the name of the action in documents and commands.
     """
 
     verb: ClassVar[str]
-    _told_as: ClassVar[str]
-    """What `phrase` is made from: the fields stand in braces."""
+    _template: ClassVar[str]
+    """The template of `phrase`, with fields in braces."""
 
     @property
     def resource(self) -> str:
-        """What it is done to, in few words: names and subjects alone."""
+        """The names and subjects that it concerns."""
         return " ".join(_short(getattr(self, field.name)) for field in fields(self))
 
     @property
     def phrase(self) -> str:
-        """What it is, for people, as it goes on after "may not"."""
+        """The action for people, to follow "may not"."""
         told = {field.name: _quoted(getattr(self, field.name)) for field in fields(self)}
-        return self._told_as.format(**told)
+        return self._template.format(**told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Publish(_Asked):
 
     subject: str
     verb = "publish"
-    _told_as = "publish to {subject}"
+    _template = "publish to {subject}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,7 @@ class ManageStream(_Asked):
 
     stream: str
     verb = "manage-stream"
-    _told_as = "manage stream {stream}"
+    _template = "manage stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class ViewStream(_Asked):
 
     stream: str
     verb = "view-stream"
-    _told_as = "view stream {stream}"
+    _template = "view stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class PurgeStream(_Asked):
     stream: str
     subject: str
     verb = "purge-stream"
-    _told_as = "remove events of {subject} from stream {stream}"
+    _template = "remove events of {subject} from stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Bind(_Asked):
 
     subject: str
     verb = "bind"
-    _told_as = "bind {subject} to a stream"
+    _template = "bind {subject} to a stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,28 +93,28 @@ class Copy(_Asked):
     stream: str
     subject: str
     verb = "copy"
-    _told_as = "copy {subject} from stream {stream}"
+    _template = "copy {subject} from stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
 class Consume(_Asked):
-    """Read a subject's events of a stream through a consumer; None = one without a name of its own."""
+    """Read a subject's events of a stream through a consumer; None = an ephemeral one."""
 
     stream: str
     subject: str
     consumer: str | None
     verb = "consume"
-    _told_as = "consume {subject} of stream {stream} through consumer {consumer}"
+    _template = "consume {subject} of stream {stream} through consumer {consumer}"
 
 
 @dataclass(frozen=True, slots=True)
 class UseConsumer(_Asked):
-    """Look at a consumer, or attach to it, whatever it chooses; None = one without a name of its own."""
+    """Look at a consumer, or attach to it, whatever its filters; None = an ephemeral one."""
 
     stream: str
     consumer: str | None
     verb = "use-consumer"
-    _told_as = "use consumer {consumer} of stream {stream}"
+    _template = "use consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +123,7 @@ class MakeEphemeral(_Asked):
 
     stream: str
     verb = "make-ephemeral"
-    _told_as = "make an ephemeral consumer of stream {stream} (streams.ephemeral)"
+    _template = "make an ephemeral consumer of stream {stream} (streams.ephemeral)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class RejectForGood(_Asked):
     stream: str
     consumer: str
     verb = "reject-for-good"
-    _told_as = (
+    _template = (
         "reject events of consumer {consumer} of stream {stream} for good, which somebody else made "
         "(consumers.reject)"
     )
@@ -144,12 +144,12 @@ class RejectForGood(_Asked):
 
 @dataclass(frozen=True, slots=True)
 class DeleteConsumer(_Asked):
-    """Delete a consumer; None = one without a name of its own."""
+    """Delete a consumer; None = an ephemeral one."""
 
     stream: str
     consumer: str | None
     verb = "delete-consumer"
-    _told_as = "delete consumer {consumer} of stream {stream}"
+    _template = "delete consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class ManageStore(_Asked):
 
     store: str
     verb = "manage-store"
-    _told_as = "manage store {store}"
+    _template = "manage store {store}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class ReadKey(_Asked):
     store: str
     key: str
     verb = "read-key"
-    _told_as = "read key {key} of store {store}"
+    _template = "read key {key} of store {store}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +178,7 @@ class WriteKey(_Asked):
     store: str
     key: str
     verb = "write-key"
-    _told_as = "write key {key} of store {store}"
+    _template = "write key {key} of store {store}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ class ReadDeadLetters(_Asked):
     stream: str
     consumer: str
     verb = "read-dead-letters"
-    _told_as = "read dead letters of consumer {consumer} of stream {stream}"
+    _template = "read dead letters of consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +198,7 @@ class ReplayDeadLetters(_Asked):
     stream: str
     consumer: str
     verb = "replay-dead-letters"
-    _told_as = "replay dead letters of consumer {consumer} of stream {stream}"
+    _template = "replay dead letters of consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +208,7 @@ class PurgeDeadLetters(_Asked):
     stream: str
     consumer: str
     verb = "purge-dead-letters"
-    _told_as = "purge dead letters of consumer {consumer} of stream {stream}"
+    _template = "purge dead letters of consumer {consumer} of stream {stream}"
 
 
 def _quoted(name: str | None) -> str:
@@ -216,10 +216,10 @@ def _quoted(name: str | None) -> str:
 
 
 def _short(name: str | None) -> str:
-    """Return a name for people: no more of it than any can have, whatever a request holds in its place."""
+    """Return a name for people, cut to the longest valid one, since a request may have anything."""
     if not name:
         return "(ephemeral)" if name is None else "*"
-    return name if len(name) <= _TOLD else f"{name[:_TOLD]}…"
+    return name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…"
 
 
 Action: TypeAlias = (

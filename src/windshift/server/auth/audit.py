@@ -1,6 +1,6 @@
-"""The audit log: one record for each call that was denied, and for each that manages something.
+"""The audit log: one record for each denied call, and for each call that manages something.
 
-Its records are written whatever LOG_LEVEL says, by the logger `windshift.audit`; `event` tells them apart.
+Records are written whatever LOG_LEVEL says, by the logger `windshift.audit`; `event` distinguishes them.
 """
 
 from __future__ import annotations

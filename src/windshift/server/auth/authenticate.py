@@ -1,4 +1,4 @@
-"""Who calls: from the credentials of a call to a principal."""
+"""Authentication: from the credentials of a call to a principal."""
 
 from __future__ import annotations
 

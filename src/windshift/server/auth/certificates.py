@@ -1,8 +1,8 @@
 """The names in a client's certificate, as the authorization file spells them.
 
-`ssl` has verified the certificate; here it is only read. Names are compared exactly, so each must have one
-spelling only, and none that another name could have. What cannot be spelled so is left out: an odd
-certificate has fewer names, never a wrong one.
+`ssl` has verified the certificate; this only reads it. Names are compared exactly, so each must have exactly
+one spelling that no other name has. Anything else is left out: an odd certificate has fewer names, never
+wrong ones.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SHORT: Final = {
     "userId": "UID",
     "serialNumber": "serialNumber",
 }
-"""OpenSSL's long names of attributes, which `ssl` gives, and how they are written here."""
+"""OpenSSL's long attribute names, as in `ssl`, and how they are written here."""
 _ALTERNATIVE: Final = {"DNS": "DNS", "URI": "URI", "email": "EMAIL", "IP Address": "IP"}
 _ESCAPED: Final = str.maketrans({character: f"\\{character}" for character in '\\",+;<>'})
 
@@ -34,7 +34,7 @@ class CertificateNames(tuple[str, ...]):  # noqa: SLOT001 - a subclass of tuple 
     """The names in a certificate.
 
     Attributes:
-        expires: Unix time in seconds after which the certificate is no longer valid.
+        expires: Unix time in seconds until which the certificate is valid.
     """
 
     expires: float
@@ -47,16 +47,16 @@ class CertificateNames(tuple[str, ...]):  # noqa: SLOT001 - a subclass of tuple 
 
 
 NO_NAMES: Final = CertificateNames()
-"""What a client without a certificate has."""
+"""The names of a client without a certificate."""
 
 
 def certificate_names(certificate: Mapping[str, Any] | None) -> CertificateNames:
-    """Return the names in what `ssl.SSLSocket.getpeercert` gives; none for None or an empty one.
+    """Return the names in the result of `ssl.SSLSocket.getpeercert`; none for None or an empty one.
 
-    The subject comes first, its parts in the order of the certificate: ``O=Acme,CN=edge`` is another one than
+    The subject is first, with its parts in the order of the certificate: ``O=Acme,CN=edge`` differs from
     ``CN=edge,O=Acme``. Special characters are escaped as in RFC 4514, and a part with several values is
-    written ``CN=edge+UID=7``. Then come the alternative names: ``DNS:``, ``URI:``, ``EMAIL:`` and ``IP:``,
-    addresses in their shortest form. No wildcard means anything.
+    written ``CN=edge+UID=7``. Then the alternative names: ``DNS:``, ``URI:``, ``EMAIL:`` and ``IP:``,
+    addresses in their shortest form. Wildcards have no meaning.
     """
     if not certificate:
         return NO_NAMES
@@ -76,7 +76,7 @@ def _subject(certificate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _attribute(kind: str, value: Any) -> str:
-    """Return how an attribute is written, nothing for one that has no spelling here."""
+    """Return an attribute as written here; empty if it has no spelling."""
     short = _SHORT.get(kind)
     if short is None or not _plain(value):
         return ""
@@ -103,5 +103,5 @@ def _alternatives(certificate: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _plain(value: object) -> bool:
-    """Tell whether this is text that looks like what it is: something, and no control characters."""
+    """Return whether this is non-empty text without control characters."""
     return isinstance(value, str) and bool(value) and value.isprintable()

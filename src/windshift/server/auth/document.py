@@ -1,4 +1,4 @@
-"""A TOML document whose values know where they stand, so that every problem is reported, with its line."""
+"""A TOML document whose values know their line, so that every problem is reported with it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _AT: Final = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$"
 _SECRET: Final = re.compile(r"ws_[A-Za-z0-9_-]{16,}|eyJ[A-Za-z0-9_.-]{16,}|[0-9A-Fa-f]{64}")
 _BARE: Final = re.compile(r"[A-Za-z0-9_.-]{1,80}")
 _MAX_SHOWN: Final = 80
-"""Characters of a value that a problem shows."""
+"""Characters of a value shown in a problem."""
 _TYPES: Final[Mapping[type, str]] = {
     bool: "a boolean",
     int: "an integer",
@@ -37,8 +37,7 @@ class PolicyError(ValueError):
     """The file cannot be used.
 
     Attributes:
-        problems: each as ``line N: what is wrong``, ordered by line. They hold no secrets, and may be shown
-            and logged.
+        problems: each as ``line N: what is wrong``, ordered by line. They contain no secrets.
     """
 
     def __init__(self, problems: tuple[str, ...]) -> None:
@@ -64,7 +63,7 @@ class Value:
     _problems: list[tuple[int, str]] = field(repr=False)
 
     def __getitem__(self, key: str) -> Value:
-        """Return what a table has under a key."""
+        """Return the value of a key in a table."""
         value = self.value.get(key) if isinstance(self.value, dict) else None
         name = key if _BARE.fullmatch(key) is not None and _SECRET.search(key) is None else shown(key)
         label = f"{self.label}.{name}" if self.label else name
@@ -99,7 +98,7 @@ class Value:
             raise PolicyError(tuple(f"line {line}: {text}" for line, text in found))
 
     def only(self, *known: str) -> None:
-        """Report every key that is not one of the known."""
+        """Report every key that is not one of these."""
         for key in self.keys:
             if key not in known:
                 close = get_close_matches(key, known, n=1)
@@ -108,7 +107,7 @@ class Value:
                 replace(self[key], label=self.label).wrong(text)
 
     def required(self, key: str) -> Value:
-        """Return what a table has to have under a key."""
+        """Return the value of a required key in a table."""
         inner = self[key]
         if inner.is_missing:
             self.wrong(f"has no {key}")
@@ -133,14 +132,14 @@ class Value:
         return None
 
     def table(self, what: str = "a table") -> Value:
-        """Return the value as a table; anything else is an empty one."""
+        """Return the value as a table; empty if it is something else."""
         if self.value is None or isinstance(self.value, dict):
             return self
         self.wrong(f"must be {what}, not {type_name(self.value)}")
         return replace(self, value=None)
 
     def elements(self, *types: type, or_one: bool = False) -> Iterator[Value]:
-        """Yield the elements of an array that have one of these types, or a single one without an array."""
+        """Yield the elements of an array that have one of these types, or a single value."""
         names = [_TYPES[each] for each in types]
         if isinstance(self.value, list):
             for index, element in enumerate(self.value):
@@ -157,7 +156,7 @@ class Value:
 
 
 def read_document(text: str) -> Value:
-    """Return the table that a document is. Raise `PolicyError` if it is not TOML."""
+    """Parse a document. Raise `PolicyError` if it is not TOML."""
     try:
         return Value(tomllib.loads(text), (), "", line_numbers(text), [])
     except RecursionError:
@@ -167,7 +166,7 @@ def read_document(text: str) -> Value:
 
 
 def shown(value: str) -> str:
-    """Return a value as problems show it: quoted, shortened, and not at all if it may be a secret."""
+    """Return a value for problems: quoted, shortened, and hidden if it may be a secret."""
     if _SECRET.search(value) is not None:
         return "(not shown: it may be a secret)"
     short = value if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]}…"
@@ -175,7 +174,7 @@ def shown(value: str) -> str:
 
 
 def type_name(value: object) -> str:
-    """Return what TOML calls a value's type, with its article."""
+    """Return TOML's name for a value's type, with its article."""
     return _TYPES[type(value)]
 
 

@@ -1,8 +1,8 @@
-"""JSON web tokens (RFC 7519): what one must say to be believed, and whether its issuer said it.
+"""JSON web tokens (RFC 7519): which claims one must have, and whether its issuer signed it.
 
-Reading comes first and is cheap; it decides by what the token claims whose key to look for, and refuses all
-that no signature could save. Nothing in a token says where a key comes from: `jku`, `jwk`, `x5u` and `x5c`
-mean nothing here, and `kid` is a look-up key and no more.
+Parsing comes first and is cheap: it determines the key from the claims, and rejects everything that no
+signature could save. Nothing in a token says where keys are: `jku`, `jwk`, `x5u` and `x5c` are ignored, and
+`kid` is only a lookup key.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ MAX_LENGTH: Final = 8192
 
 _FORM: Final = re.compile(rb"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _SHOWN: Final = 128
-"""Characters of a claim that are shown."""
+"""Characters shown of a claim."""
 _MANY: Final = 10**15
-"""No more seconds are shown: a token may have numbers of thousands of digits."""
+"""The most seconds that are shown: a token may have numbers with thousands of digits."""
 _TYPES: Final = frozenset({"jwt", "at+jwt", "jose"})
 """Values of `typ` for tokens that say who calls: others are for other ends, such as logging out."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadToken:
-    """What a token says, in order but not yet verified.
+    """A well-formed token, not yet verified.
 
     Attributes:
         text: the token.
-        issuer: who is to have issued it.
-        algorithm: how it is signed, one of the issuer's.
-        key_id: by which key; None = it does not say.
-        subject: whom it is about.
-        expires: Unix time in seconds at which it is no longer valid.
+        issuer: its claimed issuer.
+        algorithm: its signature's, one of the issuer's.
+        key_id: the id of its key; None = none.
+        subject: its `sub`.
+        expires: Unix time in seconds at which it expires.
     """
 
     text: bytes
@@ -54,15 +54,15 @@ class ReadToken:
 
 
 def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadToken:
-    """Read a token and judge all but its signature.
+    """Parse a token and check everything but its signature.
 
     Args:
         text: the token.
-        issuers: those who are trusted, by the `iss` of their tokens.
+        issuers: the trusted issuers, by the `iss` of their tokens.
         now: Unix time in seconds.
 
     Raises:
-        Unauthenticated: it is malformed, not from one of them, not for us, or not valid now.
+        Unauthenticated: it is malformed, of another issuer, for another audience, or not valid now.
     """
     if len(text) > MAX_LENGTH:
         raise Unauthenticated(f"the JWT has more than {MAX_LENGTH} characters")
@@ -85,10 +85,10 @@ def read_token(text: bytes, issuers: Mapping[str, Issuer], now: float) -> ReadTo
 
 
 def verify(token: ReadToken, key: Any) -> None:
-    """Verify the signature of a token with a public key that fits its algorithm.
+    """Verify the signature of a token with a public key for its algorithm.
 
     Raises:
-        Unauthenticated: it is not the issuer's.
+        Unauthenticated: the issuer did not sign it.
     """
     try:
         _library().decode_complete(token.text, key, algorithms=[token.algorithm])
@@ -98,7 +98,7 @@ def verify(token: ReadToken, key: Any) -> None:
 
 @cache
 def _library() -> Any:
-    """Return what verifies signatures."""
+    """Import PyJWT."""
     import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
 
     return jwt.PyJWS(algorithms=list(ALGORITHMS))
@@ -112,7 +112,7 @@ def _part(text: bytes, name: str) -> dict[str, Any]:
 
 
 def _check_spelling(signature: bytes) -> None:
-    """Refuse a signature that is spelled otherwise than its issuer did: one token is one text."""
+    """Refuse another spelling of the signature: a token has exactly one text."""
     try:
         _decoded(signature)
     except ValueError:
@@ -120,7 +120,7 @@ def _check_spelling(signature: bytes) -> None:
 
 
 def _decoded(text: bytes) -> bytes:
-    """Return what base64url without padding stands for. Raise `ValueError` for all but its one spelling."""
+    """Decode base64url without padding. Raise `ValueError` for anything but the one canonical spelling."""
     data = urlsafe_b64decode(text + b"=" * (-len(text) % 4))
     if urlsafe_b64encode(data).rstrip(b"=") != text:
         raise ValueError("not canonical")
@@ -154,14 +154,14 @@ def _check_audience(audience: Any, issuer: Issuer) -> None:
 
 
 def _check_times(claims: Mapping[str, Any], issuer: Issuer, now: float) -> int:
-    """Return when the token expires. Its end is kept to the second; clocks may differ about its begin."""
+    """Return when the token expires. Leeway applies to its start, not to its end."""
     leeway = issuer.leeway.total_seconds()
     expires, issued = _time(claims, "exp", issuer), _time(claims, "iat", issuer)
     if issued > now + leeway:
         raise _refusal(issuer, f"is from the future: its iat is {_ahead(issued, now)}")
     if "nbf" in claims and (begins := _time(claims, "nbf", issuer)) > now + leeway:
         raise _refusal(issuer, f"is not yet valid: its nbf is {_ahead(begins, now)}")
-    # With that of iat, this bounds exp to max_lifetime and leeway from now.
+    # Together with the check of iat, this bounds exp to max_lifetime plus leeway from now.
     longest = issuer.max_lifetime.total_seconds()
     if not 0 < expires - issued <= longest:
         lifetime = (
@@ -196,7 +196,7 @@ def _time(claims: Mapping[str, Any], name: str, issuer: Issuer) -> int:
 
 
 def _shown(claim: Any) -> str:
-    """Return what a token says of itself, shortened. It may be anything: nobody has verified it."""
+    """Return a claim, shortened. It may be anything: it is not verified."""
     return ascii(claim)[:_SHOWN]
 
 

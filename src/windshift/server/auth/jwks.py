@@ -1,7 +1,7 @@
-"""The public keys of issuers: what is usable of a key set (RFC 7517), and how it is kept up to date.
+"""The public keys of issuers: reading key sets (RFC 7517) and keeping them up to date.
 
-Keys are fetched by a thread of their own, one fetch at a time for each issuer, so that neither the event loop
-nor the end of the process ever waits for an issuer. All else happens in the loop.
+Keys are fetched in a thread, one fetch at a time per issuer, so that neither the event loop nor the end of
+the process waits for an issuer. Everything else happens in the event loop.
 """
 
 from __future__ import annotations
@@ -28,26 +28,25 @@ _MAX_KEYS: Final = 100
 _RSA_BITS: Final = range(2048, 8192 + 1)
 
 _FRESH: Final = 600.0
-"""Seconds for which keys are used without asking for newer ones."""
+"""Seconds for which keys are used without fetching newer ones."""
 _GRACE: Final = 60.0
-"""Seconds more for which they are used while newer ones are on their way."""
+"""Further seconds for which they are used while newer ones are fetched."""
 _STALE: Final = 24 * 3600.0
-"""Seconds for which keys are used when there are no newer ones to be had."""
+"""Seconds for which keys are used if newer ones cannot be fetched."""
 _INTERVAL: Final = 60.0
-"""Seconds from one fetch to the next, whatever tokens ask for."""
+"""Seconds between fetches, whatever tokens ask for."""
 _RETRY: Final = 10.0
-"""The same as long as there are no keys at all, from the end of a fetch that failed."""
+"""The same while there are no keys at all, from the end of a failed fetch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Keys:
-    """What is usable of a key set.
+    """The usable keys of a key set.
 
     Attributes:
         key_ids: the ids of its keys.
-        by_use: public keys by id (None: for tokens that name none) and algorithm; None where several would
-            do.
-        ignored: what is wrong with those that are not usable, each thing once.
+        by_use: public keys by id (None: for tokens without one) and algorithm; None if ambiguous.
+        ignored: what is wrong with unusable keys, each reason once.
     """
 
     key_ids: frozenset[str]
@@ -56,14 +55,14 @@ class Keys:
 
 
 class _Unusable(Exception):
-    """A single key cannot be used, and why."""
+    """Why a key cannot be used."""
 
 
 def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
-    """Return the keys of a set that can verify signatures of these algorithms.
+    """Return the keys of a set for these algorithms.
 
     Raises:
-        NotFetched: it is no key set, or has more than 100 keys.
+        NotFetched: it is not a key set, or has more than 100 keys.
     """
     try:
         entries = read_object(document).get("keys")
@@ -91,7 +90,7 @@ def read_keys(document: bytes, algorithms: Iterable[str]) -> Keys:
 
 
 def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[str]]:
-    """Return a key's id, if it has one, and the algorithms that it is for: one at least."""
+    """Return a key's id, if any, and its algorithms, at least one."""
     if not isinstance(entry, dict):
         raise _Unusable("not an object")
     if "d" in entry:
@@ -113,7 +112,7 @@ def _describe(entry: Any, algorithms: Iterable[str]) -> tuple[str | None, list[s
 
 
 def _public_key(entry: dict[str, Any], algorithm: str) -> Any:
-    """Return the key as `cryptography` has it."""
+    """Return the key as an object of `cryptography`."""
     import jwt  # noqa: PLC0415 - it needs 20 MB, and most servers have no issuers
 
     try:
@@ -126,11 +125,11 @@ def _public_key(entry: dict[str, Any], algorithm: str) -> Any:
 
 
 class KeySet:
-    """The keys of one issuer. To be used by one event loop.
+    """The keys of one issuer, for use in one event loop.
 
     Args:
-        issuer: whose they are.
-        clock: gives seconds from whatever point in time.
+        issuer: the issuer.
+        clock: returns monotonic seconds.
         time_limit: seconds that a fetch may take.
     """
 
@@ -148,16 +147,16 @@ class KeySet:
         self._told: tuple[str, ...] = ()
 
     def prefetch(self) -> None:
-        """Begin to fetch the keys, if there are none yet. Return at once."""
+        """Start fetching the keys if there are none yet. Return at once."""
         if self._keys is None:
             self._refresh(self._clock())
 
     def find(self, key_id: str | None, algorithm: str, *, waited: bool = False) -> Any:
-        """Return the public key for a token; None: wait for `refreshed`, then ask again with `waited`.
+        """Return the public key for a token; None = wait for `refreshed`, then call again with `waited`.
 
         Raises:
             Unauthenticated: the issuer has no such key.
-            IdentityUnavailable: whether it has cannot be known now.
+            IdentityUnavailable: this cannot be known now.
         """
         now = self._clock()
         keys = self._keys
@@ -197,12 +196,12 @@ class KeySet:
             await self.refreshed()
 
     async def refreshed(self) -> None:
-        """Wait until the fetch that is under way has ended, well or not, or takes too long."""
+        """Wait until the current fetch has succeeded, failed, or takes too long."""
         if self._running is not None:
             await asyncio.wait([self._running], timeout=self._time_limit)
 
     def _refresh(self, now: float) -> bool:
-        """Begin to fetch the keys unless that was done lately. Tell whether it is under way."""
+        """Start a fetch unless the last one was recent. Return whether one is under way."""
         if self._running is not None:
             return True
         usable = self._keys is not None and now - self._fetched <= _STALE
@@ -228,7 +227,7 @@ class KeySet:
             self._finish(str(error) if isinstance(error, NotFetched) else type(error).__name__)
 
     def _finish(self, result: Keys | str) -> None:
-        """Take in the keys, or why they could not be had."""
+        """Take over the keys, or note why they could not be fetched."""
         if isinstance(result, str):
             self._failed = True
             self._attempted = self._clock()
@@ -260,9 +259,9 @@ class KeySets:
         self._sets: dict[Issuer, KeySet] = {}
 
     def for_policy(self, policy: Policy) -> Mapping[str, KeySet]:
-        """Return the key sets for a policy, by the issuers' names.
+        """Return the key sets for a policy, by issuer name.
 
-        Those of issuers that are as they were are kept with all that they know; others are forgotten.
+        Key sets of unchanged issuers are kept; others are dropped.
         """
         self._sets = {
             issuer: self._sets.get(issuer) or KeySet(issuer, self._clock)
@@ -271,7 +270,7 @@ class KeySets:
         return {issuer.name: keys for issuer, keys in self._sets.items()}
 
     def prefetch(self) -> None:
-        """Begin to fetch the keys of issuers that have none yet. Return at once."""
+        """Start fetching the keys of issuers that have none yet. Return at once."""
         for keys in self._sets.values():
             keys.prefetch()
 

@@ -1,6 +1,6 @@
-"""Reading an issuer's key set from where it lies: a file, or a web server that is not trusted to behave.
+"""Fetches an issuer's key set: from a file, or from a web server that is not trusted to behave.
 
-These functions block. They run in a thread of their own, see `windshift.server.auth.jwks`.
+These functions block; `windshift.server.auth.jwks` runs them in a thread.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from typing import Final, cast
 from urllib.parse import urlsplit
 
 TIME_LIMIT: Final = 10.0
-"""Seconds that a fetch may take in all, but for the look-up of the host's name, which the system bounds."""
+"""Seconds that a fetch may take, except for resolving the host name, which the system bounds."""
 SIZE_LIMIT: Final = 1 << 20
 """Bytes that a key set may have."""
 _HEAD_LIMIT: Final = 1 << 16
-"""Bytes that the head of an answer may have on top of that."""
+"""Bytes that the headers of a response may have in addition."""
 
 
 class NotFetched(Exception):
-    """The key set could not be had. The text says why, without the place that it should have come from."""
+    """The key set could not be fetched. The text says why, without its location."""
 
 
 def fetch(source: str, time_limit: float = TIME_LIMIT) -> bytes:
-    """Return what lies at a path, or at an https URL; an http URL is for this machine's own addresses.
+    """Return the contents of a path or an https URL; http URLs are only for loopback.
 
-    Nothing is followed, cached or remembered. Certificates are verified by the system's authorities, or by
-    those of SSL_CERT_FILE and SSL_CERT_DIR.
+    No redirects, no caches. Certificates are verified against the system's authorities, or those of
+    SSL_CERT_FILE and SSL_CERT_DIR.
 
     Raises:
-        NotFetched: it could not be had, is too large, or took longer than `time_limit` seconds.
+        NotFetched: it could not be read, is too large, or took longer than `time_limit` seconds.
     """
     try:
         if not source.startswith(("https://", "http://")):
@@ -99,7 +99,7 @@ def _context() -> ssl.SSLContext:
 
 
 def _connect(host: str, port: int, deadline: float) -> socket.socket:
-    """Connect to the first of a host's addresses that answers, giving each a fair part of the time."""
+    """Connect to the first address of a host that answers, each with a fair share of the time."""
     addresses = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failure: OSError = TimeoutError()
     for left, (family, kind, protocol, _, address) in zip(
@@ -126,7 +126,7 @@ def _remaining(deadline: float) -> float:
 
 
 class _Timed:
-    """What `http.client` needs of a socket, with one deadline for all of it and a limit on what comes."""
+    """The part of a socket that `http.client` needs, with one deadline and a limit on received bytes."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock
@@ -140,11 +140,11 @@ class _Timed:
         return io.BufferedReader(_TimedReader(self._sock, self._deadline))
 
     def close(self) -> None:
-        """Do nothing: whoever opened the socket closes it."""
+        """Do nothing: the opener of the socket closes it."""
 
 
 class _TimedReader(io.RawIOBase):
-    """Reads from a socket until the deadline, whatever trickles in. It does not close the socket."""
+    """Reads from a socket until the deadline, however slowly bytes arrive. Does not close the socket."""
 
     def __init__(self, sock: socket.socket, deadline: float) -> None:
         self._sock = sock

@@ -1,8 +1,8 @@
-"""What a principal may do: the roles that it has, and the decision about one action.
+"""What a principal may do: its roles, and the decision about one action.
 
-A role is lists of patterns, by key: those that allow, and those that deny. An action needs an entry of each
-list that it concerns, all of one role, and each of them has to cover alone all that is wanted. An entry that
-denies refuses whatever overlaps with it, on its own, whichever role of the principal it belongs to.
+A role has lists of patterns, by key: some allow, some deny. An action is allowed if one role has, in each
+list that it concerns, an entry that covers all of it. An entry that denies refuses whatever overlaps with it,
+whichever role of the principal it is in.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Who there is, how they are known, and what they may do: what the authorization file says, as values."""
+"""The contents of the authorization file as values: principals, issuers, roles, quotas."""
 
 from __future__ import annotations
 

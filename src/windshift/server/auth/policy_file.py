@@ -1,4 +1,4 @@
-"""The authorization file: from its text to a `Policy`, or to everything that is wrong with it."""
+"""Parses the authorization file to a `Policy`, or reports everything that is wrong with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JSON as security wants it: what two readers might read in two ways is refused."""
+"""Strict JSON: rejects what two parsers might read in two ways."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any, NoReturn
 
 
 def read_object(text: bytes) -> dict[str, Any]:
-    """Return the JSON object in UTF-8 text.
+    """Parse a JSON object in UTF-8.
 
     Raises:
-        ValueError: it is none, names something twice at whatever depth, has numbers that are none (NaN,
-            Infinity) or too many digits, or is nested too deeply. The message may quote the text.
+        ValueError: it is malformed, has a duplicate name at any depth, NaN or Infinity, a number with too
+            many digits, or is nested too deeply. The message may quote the text.
     """
     try:
         value = json.loads(text.decode(), object_pairs_hook=_object, parse_constant=_refuse)

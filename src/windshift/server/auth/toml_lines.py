@@ -1,4 +1,4 @@
-"""The lines of a TOML document. The values come from `tomllib`, which has no positions."""
+"""The line numbers of a TOML document. The values come from `tomllib`, which has no positions."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _TOKEN: Final = re.compile(
 def line_numbers(text: str) -> Mapping[Path, int]:
     """Return the line, from 1, of each key and element of a document that `tomllib` has accepted.
 
-    A key is where it is first mentioned, a table with a header where its header is.
+    The line of a key is its first mention, that of a table its header.
 
     Raises:
-        RecursionError: it is nested too deeply.
+        RecursionError: the document is nested too deeply.
     """
     scanner = _Scanner(text)
     scanner.document()
@@ -38,7 +38,7 @@ def line_numbers(text: str) -> Mapping[Path, int]:
 
 
 class _Scanner:
-    """Goes through a document once. What is not valid TOML is not expected."""
+    """Scans a valid document once."""
 
     def __init__(self, text: str) -> None:
         self.lines: dict[Path, int] = {(): 1}
@@ -68,7 +68,7 @@ class _Scanner:
         self._value(path, next(self._tokens)[0])
 
     def _key(self, path: Path, text: str, line: int) -> Path:
-        """Note the parts of a key. What ends it is taken too: ``=``, or the first ``]``."""
+        """Record the parts of a key, and consume what ends it: ``=``, or the first ``]``."""
         while text not in "=]":
             for part in _parts(text):
                 path = (*path, self._last[path], part) if path in self._last else (*path, part)
@@ -77,7 +77,7 @@ class _Scanner:
         return path
 
     def _value(self, path: Path, text: str) -> None:
-        """Note what is inside a value that begins with this token."""
+        """Record what is inside the value that begins with this token."""
         if text not in "[{":
             return
         index = 0
@@ -94,7 +94,7 @@ class _Scanner:
 
 
 def _tokens(text: str) -> Iterator[tuple[str, int]]:
-    """Yield all but blanks and comments, each with its line."""
+    """Yield all tokens but blanks and comments, each with its line."""
     line, end = 1, 0
     for match in _TOKEN.finditer(text):
         line += text.count("\n", end, match.start())
@@ -104,7 +104,7 @@ def _tokens(text: str) -> Iterator[tuple[str, int]]:
 
 
 def _parts(token: str) -> list[str]:
-    """Return the parts of a dotted key that a token holds: those of a bare one, or a quoted one."""
+    """Return the parts of a dotted key in a token: those of a bare key, or one quoted key."""
     if token[0] not in "\"'":
         return [part for part in token.split(".") if part]
     if "\\" not in token or token[0] == "'":
