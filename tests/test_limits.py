@@ -11,9 +11,10 @@ from typing import Any, Final
 import pytest
 
 from windshift.nats.jetstream.writes import WriteOptions
-from windshift.rpc import ConnectionOptions, ServerOptions
+from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server.api import dead_letters, deadlines, policies, streams
+from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
@@ -26,11 +27,13 @@ from windshift.server.process import health_http, memory, open_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEXT: Final = (ROOT / "docs" / "limits.md").read_text()
+OURS: Final = re.sub(r"^## The broker\n.*?(?=^## )", "", TEXT, flags=re.MULTILINE | re.DOTALL)
+"""What it says of the limits that are not the broker's."""
 ROWS: Final = {
     cells[0]: cells[1:]
     for cells in (
         [cell.strip() for cell in line.strip("|").split("|")]
-        for line in re.findall(r"^\| (?!what \|).*\|$", TEXT, re.MULTILINE)
+        for line in re.findall(r"^\| (?!what \|).*\|$", OURS, re.MULTILINE)
     )
 }
 
@@ -149,6 +152,12 @@ def test_every_limit_that_can_be_set_has_its_row() -> None:
         r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_EPHEMERAL_KEPT"
     )
     assert set(SET.values()) == set(filter(limits.fullmatch, SETTINGS))
+
+
+def test_every_error_about_a_limit_is_told() -> None:
+    """Each reason of RESOURCE_EXHAUSTED stands there."""
+    reasons = {reason for reason, code in CODES.items() if code is StatusCode.RESOURCE_EXHAUSTED}
+    assert {reason for reason in reasons if f"`{reason}`" not in TEXT} == set()
 
 
 def test_the_text_beside_the_tables() -> None:

@@ -122,23 +122,6 @@ def test_account_without_jetstream(limited: NatsServer) -> None:
         client.channel.close()
 
 
-def test_limits_of_the_account(limited: NatsServer) -> None:
-    """What the account has no room for is refused with the broker's reason."""
-    with running_app(f"nats://one:p@127.0.0.1:{limited.port}") as address:
-        client = Client(address)
-        ensure_stream(client, "S")
-        ensure_consumer(client, "S", name="c")
-        for attempt in (
-            lambda: ensure_stream(client, "T"),
-            lambda: ensure_consumer(client, "S", name="d"),
-            lambda: client.ensure_store("s"),
-        ):
-            with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION") as caught:
-                attempt()
-            assert "maximum" in caught[0].message
-        client.channel.close()
-
-
 def test_no_room_left(tmp_path: Path) -> None:
     """A broker whose room is used up says so, and not that the stream's limits are to be raised."""
     config = tmp_path / "config"

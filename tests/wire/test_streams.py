@@ -252,7 +252,6 @@ def test_subjects_are_bound_and_unbound(client: Client, unique: Unique) -> None:
             {"retention_policy": {"max_events_per_subject": str(2**64 - 1)}},
             "retention_policy.max_events_per_subject",
         ),
-        ({"retention_policy": {"max_bytes": str(2**62)}}, "retention_policy.max_bytes"),
         ({"retention_policy": {"max_bytes": str(2**64 - 1)}}, "retention_policy.max_bytes"),
         ({"retention_policy": {"max_age": "-1s"}}, "retention_policy.max_age"),
         ({"retention_policy": {"max_age": "0.05s"}}, "retention_policy.max_age"),

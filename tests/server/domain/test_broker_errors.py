@@ -72,7 +72,10 @@ BY_CODE = {
     10009: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10014: (errors.ConsumerNotFound, errors.ConsumerNotFound("billing").message),
     10023: (errors.StorageFull, NO_ROOM),
+    10026: (errors.ConsumerLimit, errors.ConsumerLimit("ORDERS").message),
+    10027: (errors.StreamLimit, errors.StreamLimit().message),
     10028: (errors.StorageFull, NO_ROOM),
+    10035: (errors.BrokerUnavailable, NO_JETSTREAM),
     10039: (errors.BrokerUnavailable, NO_JETSTREAM),
     10047: (errors.StorageFull, NO_ROOM),
     10055: (
@@ -84,7 +87,14 @@ BY_CODE = {
     10074: (errors.ReplicasUnavailable, NO_REPLICAS),
     10076: (errors.BrokerUnavailable, NO_JETSTREAM),
     10077: (errors.BrokerUnavailable, CANNOT_STORE),
+    10113: (
+        errors.UnsupportedCombination,
+        "the broker's account requires max_bytes of every stream; make this with NATS's own tools, with it",
+    ),
     10118: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10119: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10120: (errors.ReplicasUnavailable, NO_REPLICAS),
+    10124: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10138: (errors.UnsupportedCombination, FILTERS_OVERLAP),
     10147: (errors.UnsupportedCombination, FILTERS_OVERLAP),
     10149: (errors.ConsumerNotFound, errors.ConsumerNotFound("billing").message),
@@ -92,6 +102,9 @@ BY_CODE = {
     10163: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10167: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10194: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10195: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10202: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10226: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
 }
 
 

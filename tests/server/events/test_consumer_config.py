@@ -10,7 +10,7 @@ import pytest
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream.api import ConsumerState, JsonObject, StreamState
-from windshift.server.domain.errors import StreamNotFound, UnsupportedCombination
+from windshift.server.domain.errors import ConsumerLimit, StreamNotFound, UnsupportedCombination
 from windshift.server.events.consumers import (
     KEPT_UNUSED_KEY,
     ConsumerView,
@@ -157,7 +157,7 @@ def test_limits_of_the_stream_hold() -> None:
         (10059, 404, StreamNotFound),
         (10138, 400, UnsupportedCombination),
         (10101, 400, UnsupportedCombination),
-        (10026, 400, UnsupportedCombination),
+        (10026, 400, ConsumerLimit),
         (10012, 500, JetStreamError),
     ],
 )

@@ -10,6 +10,7 @@ from windshift import nats
 from windshift.nats.jetstream import codes
 from windshift.server.domain.errors import (
     BrokerUnavailable,
+    ConsumerLimit,
     ConsumerNotFound,
     EventTooLarge,
     ForbiddenByBroker,
@@ -19,6 +20,7 @@ from windshift.server.domain.errors import (
     StorageFull,
     StoreNotFound,
     StreamFull,
+    StreamLimit,
     StreamNotFound,
     SubjectsOverlap,
     TooManyInFlight,
@@ -83,6 +85,9 @@ def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exceptio
     return error if make is None else make(stream, consumer)
 
 
+_NO_MAX_BYTES = (
+    "the broker's account requires max_bytes of every stream; make this with NATS's own tools, with it"
+)
 _CANNOT_STORE = "the broker cannot store anything now; try again"
 _NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 _NO_ROOM = "the broker has no room left; give it more, or remove events"
@@ -96,6 +101,9 @@ _BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     **dict.fromkeys(codes.NOT_ENABLED, lambda *_: BrokerUnavailable(_NO_JETSTREAM)),
     **dict.fromkeys(codes.TOO_FEW_SERVERS, lambda *_: ReplicasUnavailable(_NO_REPLICAS)),
     **dict.fromkeys(codes.FILTERS_OVERLAP, lambda *_: UnsupportedCombination(_FILTERS_OVERLAP)),
+    codes.MAXIMUM_CONSUMERS: lambda stream, _: ConsumerLimit(stream),
+    codes.MAXIMUM_STREAMS: lambda *_: StreamLimit(),
+    codes.MAX_BYTES_REQUIRED: lambda *_: UnsupportedCombination(_NO_MAX_BYTES),
     codes.STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     codes.CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
     codes.CONSUMER_DOES_NOT_EXIST: lambda _, consumer: ConsumerNotFound(consumer),

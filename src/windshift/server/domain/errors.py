@@ -246,6 +246,31 @@ class StorageFull(StreamFull):
     reason = "STORAGE_FULL"
 
 
+class ConsumerLimit(WindshiftError):
+    """The stream, or the broker's account, has as many consumers as it may have; nothing was made."""
+
+    reason = "CONSUMER_LIMIT"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(
+            f"stream {stream!r}, or the broker's account, has as many consumers as it may have; delete some, "
+            "or have max_consumers raised there",
+            {"name": stream},
+        )
+
+
+class StreamLimit(WindshiftError):
+    """The broker's account has as many streams as it may have, stores included; nothing was made."""
+
+    reason = "STREAM_LIMIT"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "the broker's account has as many streams as it may have, stores included; delete some, or have "
+            "max_streams raised there"
+        )
+
+
 class TooManyInFlight(WindshiftError):
     """The publish waited for its turn and did not get one; nothing was sent."""
 

@@ -19,6 +19,7 @@ from windshift.server.domain.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
     StreamFull,
+    StreamLimit,
     SubjectsOverlap,
     TooManyInFlight,
     WindshiftError,
@@ -139,7 +140,7 @@ class ManagedStream:
         log.info("stream %s does not exist, or not as it should be; creating it", self.name)
         try:
             await self.ensure(None, deadline)
-        except (BrokerUnavailable, StreamFull):
+        except (BrokerUnavailable, StreamFull, StreamLimit):
             raise
         except OutcomeUnknown:  # of creating the stream; the message was not stored
             raise BrokerUnavailable from None
