@@ -99,7 +99,7 @@ VALUES: Final = {
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
     "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",
     "the error type of a reject": f"{commands.LONGEST_ERROR_TYPE} characters",
-    "ids of dead letters in one request": amount(dead_letters._MOST_IDS),
+    "ids of dead letters in one request": amount(dead_letters.MOST_IDS),
     "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),

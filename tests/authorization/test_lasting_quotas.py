@@ -57,6 +57,7 @@ POLICY = (
     + limited("ephemeral", "ephemeral_consumers = 2")
     + limited("crowd", "ephemeral_consumers = 10")
     + limited("two-servers", "streams = 3, consumers = 1")
+    + limited("subjects", "subjects = 3")
     + limited("replicas", "replicas = 2")
     + limited("none", "streams = 0")
     + limited("one", "streams = 1")
@@ -113,7 +114,7 @@ def foreign_stream(nats_server: NatsServer, name: str, **config: Any) -> str:
 
     async def make() -> str:
         async with connect(nats_server.url) as broker:
-            return await broker.stream(name, **config)
+            return await broker.stream(name, *config.pop("subjects", ()), **config)
 
     return asyncio.run(make())
 
@@ -283,6 +284,32 @@ def test_sources(callers: Callers) -> None:
     sources = [{"name": "LASTING", "filterSubjects": [f"lasting.{number}"]} for number in range(3)]
     exceeded(lambda: ensure_stream(caller, new(), aggregate={"sources": sources}), "sources", 2)
     ensure_stream(caller, new(), aggregate={"sources": sources[:2]})
+
+
+def test_subjects(callers: Callers, nats_server: NatsServer) -> None:
+    """A stream, its sources together, or a consumer may have so many; what has more may stay as it is."""
+    caller = of(callers, "subjects")
+    few, many = ([f"{letter}.x" for letter in letters] for letters in ("abc", "abcd"))
+    stream, copied = new(), new()
+    prefixed = [f"{stream}.{each}" for each in many]
+    exceeded(lambda: ensure_stream(caller, stream, subjects={"subjects": prefixed}), "subjects", 3)
+    ensure_stream(caller, stream, subjects={"subjects": prefixed[:3]})
+    sources = [
+        {"name": stream, "filterSubjects": prefixed[:2]},
+        {"name": "LASTING", "filterSubjects": few[:2]},
+    ]
+    exceeded(lambda: ensure_stream(caller, copied, aggregate={"sources": sources}), "subjects", 3)
+    mirror = {"name": stream, "filterSubjects": prefixed}
+    exceeded(lambda: ensure_stream(caller, copied, mirror=mirror), "subjects", 3)
+    exceeded(lambda: ensure_consumer(caller, stream, name="filters", subjects=many), "subjects", 3)
+    ensure_consumer(caller, stream, name="filters", subjects=few)
+    exceeded(lambda: ensure_consumer(caller, stream, name="filters", subjects=many), "subjects", 3)
+    ensure_consumer(of(callers, "all"), stream, name="filters", subjects=many)
+    ensure_consumer(caller, stream, name="filters", subjects=many, processingTimeout="5s")
+    larger = foreign_stream(
+        nats_server, new(), subjects=[f"{stream}-2.{each}" for each in many], storage="file"
+    )
+    ensure_stream(caller, larger, subjects={"subjects": [f"{stream}-2.{each}" for each in reversed(many)]})
 
 
 def test_replicas(callers: Callers) -> None:

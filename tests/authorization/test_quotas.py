@@ -51,7 +51,7 @@ POLICY = (
     + limited("three-calls", "max_rps = 3")
     + limited("seldom", "max_rps = 0.001")
     + limited("seldom-too", "max_rps = 0.001")
-    + limited("two-watches", "quotas = { calls = 16 }")
+    + limited("two-watches", "quotas = { calls = 32 }")
 )
 
 
@@ -187,7 +187,7 @@ def test_calls_at_once(callers: Callers) -> None:
             refusal = invoke(caller, method, request).refusal
             assert refusal is not None
             assert (refusal.code, refusal.reason) == EXCEEDED
-            assert refusal.metadata == {"quota": "calls", "limit": "16"}
+            assert refusal.metadata == {"quota": "calls", "limit": "32"}
         assert invoke(caller, PUBLISH, event()).answer == ALLOWED
         assert invoke(callers.with_token(token_of("all")), *listing).answer == ALLOWED
         closing.close()

@@ -7,9 +7,10 @@ from types import SimpleNamespace
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
 
+from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift.rpc import HealthService, Service, reflection_services
 from windshift.rpc.service import UNLIMITED, snake_case
-from windshift.server.api.dead_letters import DEAD_LETTERS
+from windshift.server.api.dead_letters import DEAD_LETTERS, MOST_IDS
 from windshift.server.api.events import EVENTS
 from windshift.server.api.policies import (
     LARGEST_OF_DEAD_LETTERS,
@@ -19,10 +20,12 @@ from windshift.server.api.policies import (
     NoPolicy,
     Quota,
     Weight,
+    actions,
     policy_of,
 )
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE
+from windshift.server.domain.errors import InvalidField
 
 CARRY_PAYLOADS = {"Publish", "PublishEvent", "Set"}
 
@@ -72,6 +75,18 @@ async def test_the_table_is_what_the_server_has() -> None:
         assert policy.identified == (not method.path.startswith("/grpc.health."))
         assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
         assert policy.stores == (policy.max_size == UNLIMITED)
+
+
+@pytest.mark.parametrize("method", ["Replay", "Purge"])
+def test_too_many_ids_are_not_even_read(method: str) -> None:
+    """A request may hold ten thousands of them, by whoever may not touch one."""
+    rule = policy_of(f"/windshift.deadletters.v1alpha1.DeadLettersService/{method}").rule
+    assert rule is not None
+    ids = [f"S.c{number}.1.1" for number in range(MOST_IDS + 1)]
+    request = getattr(dead_letters_pb, f"{method}Request")
+    assert len(actions(rule, request(ids=ids[1:]))) == MOST_IDS
+    with pytest.raises(InvalidField, match="ids: must have at most 1000 elements"):
+        actions(rule, request(ids=ids))
 
 
 def test_weights() -> None:

@@ -29,9 +29,10 @@ from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
 
+MOST_IDS: Final = 1_000
+"""Ids in one request. A message has room for ten thousands, and reading them takes a while."""
 _LARGEST_PAGE = 500
 _PAGE = 50
-_MOST_IDS = 1_000
 _FASTEST = 10_000
 _RATE = 100
 _LARGEST_LIMIT = 100_000
@@ -220,8 +221,8 @@ def read_id(request: pb.GetRequest) -> DeadLetterId:
 
 
 def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[DeadLetterId]:
-    if len(request.ids) > _MOST_IDS:
-        raise InvalidField("ids", f"must have at most {_MOST_IDS} elements")
+    if len(request.ids) > MOST_IDS:
+        raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
     return [_id(f"ids[{position}]", text) for position, text in enumerate(request.ids)]
 
 

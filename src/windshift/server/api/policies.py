@@ -15,7 +15,7 @@ from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_le
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
-from windshift.server.api.dead_letters import read_filter, read_id, read_ids_or_filter
+from windshift.server.api.dead_letters import MOST_IDS, read_filter, read_id, read_ids_or_filter
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     EVERYTHING,
@@ -90,8 +90,8 @@ class Weight(IntEnum):
     NONE = 0
     LIGHT = 1
     CHANGE = 4
-    LIST = 8
-    BULK = 32
+    LIST = 16
+    BULK = 128
 
 
 class Trace(Enum):
@@ -228,13 +228,15 @@ def _of_ids_or_filter(
 ) -> Iterator[Action]:
     if request.HasField("filter"):
         yield action(request.filter.stream, request.filter.consumer)
+    if len(request.ids) > MOST_IDS:
+        raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
     yield from _of_ids(action, request.ids)
 
 
 def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
     """Yield an action for each consumer whose dead letters are named. Malformed ids are rejected later."""
     seen = set()
-    for text in islice(ids, MOST_ACTIONS + 1):
+    for text in ids:
         try:
             named = DeadLetterId.parse(text)
         except ValueError:

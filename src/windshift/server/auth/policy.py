@@ -92,6 +92,7 @@ class Quotas:
         stored_bytes: what its streams on disk and its stores hold.
         sources: sources of one stream.
         replicas: replicas of one stream.
+        subjects: subjects of one stream, filters of all its sources, or filters of one consumer.
         calls: the weight of the calls that are under way at once on one server.
         replays: replays that begin in a minute of dead letters of one consumer, on one server.
         dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
@@ -109,7 +110,8 @@ class Quotas:
     stored_bytes: int | None = None
     sources: int | None = 64
     replicas: int | None = 5
-    calls: int | None = 512
+    subjects: int | None = 256
+    calls: int | None = 2_048
     replays: int | None = 60_000
     dead_letters: int | None = 6_000
     dead_letter_bytes: int | None = 64 * _MIB

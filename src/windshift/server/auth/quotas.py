@@ -23,6 +23,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "stored_bytes": "bytes stored on disk",
     "sources": "sources of one stream",
     "replicas": "replicas of one stream",
+    "subjects": "subjects or filters of one stream or consumer",
     "calls": "calls at once, by weight",
     "replays": "replays of one consumer per minute",
     "dead_letters": "dead letters of one consumer per minute",
@@ -35,7 +36,7 @@ ALL_QUOTAS: Final = tuple(PHRASES)
 """The names of all quotas."""
 
 _PASSING: Final = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", MAX_STREAMS, MAX_RPS})
-_OF_ONE: Final = frozenset({"sources", "replicas"})
+_OF_ONE: Final = frozenset({"sources", "replicas", "subjects"})
 
 
 def exceeded(principal: str, quota: str, limit: float, used: int | None = None) -> QuotaExceeded:

@@ -200,7 +200,7 @@ class Consumers:
             return
         wanted = changed_config(state.config, spec)
         if caller is not None and self._ownership is not None:
-            wanted = self._ownership.adopted(caller, wanted)
+            wanted = self._ownership.changed_consumer(caller, state.config, wanted)
         if stored_policy(wanted).dead_letters:
             stream = await self._stream(spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)

@@ -64,3 +64,13 @@ def sources(config: Mapping[str, Any] | None) -> int:
 def replicas(config: Mapping[str, Any] | None) -> int:
     """Count the replicas of a stream."""
     return int((config or {}).get("num_replicas") or 1)
+
+
+def subjects(config: Mapping[str, Any] | None) -> int:
+    """Count the subjects of a stream and the filters of its sources, or the filters of a consumer."""
+    config = config or {}
+    sources = [config.get("mirror") or {}, *(config.get("sources") or ())]
+    of_sources = (
+        len(each.get("subject_transforms") or ()) or bool(each.get("filter_subject")) for each in sources
+    )
+    return len(config.get("subjects") or ()) + len(config.get("filter_subjects") or ()) + sum(of_sources)

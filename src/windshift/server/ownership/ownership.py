@@ -35,6 +35,7 @@ from windshift.server.ownership.amounts import (
     owner_of,
     replicas,
     sources,
+    subjects,
 )
 from windshift.server.ownership.view import View
 
@@ -75,6 +76,7 @@ class Ownership:
         """
         _require_few(caller, "sources", sources(stored), sources(wanted))
         _require_few(caller, "replicas", replicas(stored), replicas(wanted))
+        _require_few(caller, "subjects", subjects(stored), subjects(wanted))
         key, owner = (wanted["name"], ""), owner_of(stored or {})
         size = self._view.stored(key)
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
@@ -92,15 +94,18 @@ class Ownership:
         self, caller: Principal, stream: str, config: JsonObject, deadline: float
     ) -> AsyncIterator[JsonObject]:
         """Yield the configuration with its owner in it; the block makes the consumer. Raise as `stream`."""
+        _require_few(caller, "subjects", 0, subjects(config))
         async with self._room((stream, config["name"]), Held(caller.name, of_consumer(config)), deadline):
             yield owned(config, caller.name)
 
-    def adopted(self, caller: Principal, config: JsonObject) -> JsonObject:
-        """Return a configuration with an owner in it: the caller, where the rules know none that it has.
+    def changed_consumer(self, caller: Principal, stored: JsonObject, wanted: JsonObject) -> JsonObject:
+        """Return the new configuration of a consumer with an owner in it: the caller, where there is none.
 
         What has been there counts no more against quotas for that, until the broker's lists are read again.
+        Raise `QuotaExceeded` for too many filters.
         """
-        return config if self._access.quotas_of(owner_of(config)) else owned(config, caller.name)
+        _require_few(caller, "subjects", subjects(stored), subjects(wanted))
+        return wanted if self._access.quotas_of(owner_of(wanted)) else owned(wanted, caller.name)
 
     @asynccontextmanager
     async def store(self, caller: Principal, store: str, deadline: float) -> AsyncIterator[dict[str, str]]:
