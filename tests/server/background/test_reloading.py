@@ -325,7 +325,7 @@ class Hangs(Numbers):
         self.answers = threading.Event()
         self.answers.set()
         self.watched = Watched(
-            "numbers", self.files, self.load, self.taken.append, poll=0.02, retry=0.02, patience=0.1
+            "numbers", self.files, self.load, self.taken.append, poll=0.02, retry=0.02, timeout=0.1
         )
 
     def load(self) -> int:

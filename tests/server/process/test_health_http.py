@@ -67,9 +67,9 @@ async def test_well_since(path: str, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def serving(reason: str | None = None, patience: float = 10) -> AsyncIterator[int]:
+async def serving(reason: str | None = None, timeout: float = 10) -> AsyncIterator[int]:
     """Serve for as long as the block lasts; gives the port."""
-    server = HealthServer(application(reason), patience=patience)
+    server = HealthServer(application(reason), timeout=timeout)
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -117,7 +117,7 @@ async def test_stop_does_not_wait_for_silent_clients() -> None:
 
 async def test_connections_without_requests_end() -> None:
     """Any number of connections that ask nothing, or not to the end, keep nobody out for long."""
-    async with serving(patience=0.2) as port:
+    async with serving(timeout=0.2) as port:
         peers = [await asyncio.open_connection("127.0.0.1", port) for _ in range(300)]
         for _, writer in peers[::2]:
             writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n")
@@ -131,8 +131,8 @@ async def test_connections_without_requests_end() -> None:
 
 
 async def test_connections_with_requests_go_on() -> None:
-    """The patience counts anew for each request of a connection."""
-    async with serving(patience=0.3) as port:
+    """The timeout counts anew for each request of a connection."""
+    async with serving(timeout=0.3) as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         until = asyncio.get_running_loop().time() + 1
         while asyncio.get_running_loop().time() < until:

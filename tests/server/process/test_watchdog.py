@@ -1,4 +1,4 @@
-"""An event loop that stands still is noticed, and ended if that lasts; a process that was stopped is not."""
+"""A blocked event loop is noticed, and ended if that lasts; a process that was stopped is not."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spin():
         pass
 
 async def main():
-    watchdog = Watchdog({limit}, lambda: print("ending", flush=True), tick=0.05, patience=0.3)
+    watchdog = Watchdog({limit}, lambda: print("ending", flush=True), tick=0.05, log_after=0.3)
     watchdog.start()
     print("running", flush=True)
     await asyncio.sleep({pause})
@@ -59,17 +59,17 @@ def program(block: str, limit: float = 1.0, pause: float = 0.0) -> Iterator[subp
 
 
 @pytest.mark.parametrize("block", ["in_the_way()", "spin()"])
-def test_a_loop_that_stands_still_ends_the_process(block: str) -> None:
+def test_a_blocked_loop_ends_the_process(block: str) -> None:
     """One record has the stacks of all threads, and the exit status says what happened."""
     with program(block) as process:
         out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 70
     assert out.splitlines() == ["running", "blocking", "ending"]
     first, last = err.splitlines()
-    assert "the event loop has stood still for 0.3" in first
+    assert "the event loop has been blocked for 0.3" in first
     assert f"in {block.removesuffix('()')}" in first
     assert "thread MainThread" in first
-    assert "the process ends" in last
+    assert "ending the process" in last
 
 
 def test_a_loop_that_goes_on() -> None:
@@ -78,7 +78,7 @@ def test_a_loop_that_goes_on() -> None:
         out, err = process.communicate(timeout=LIMIT)
     assert process.returncode == 0
     assert out.splitlines()[-1] == "stalls 1"
-    assert "the event loop goes on" in err
+    assert "the event loop runs again" in err
 
 
 def test_without_a_limit_the_process_goes_on() -> None:
@@ -105,7 +105,7 @@ def test_nobody_reads_the_log() -> None:
 
 
 def test_a_process_that_was_stopped() -> None:
-    """It stood still as a whole, for longer than the limit, and nothing is wrong with it."""
+    """It was stopped as a whole, for longer than the limit, and nothing is wrong with it."""
     with program("pass", limit=1.0, pause=2.0) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "running\n"

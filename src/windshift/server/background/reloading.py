@@ -18,7 +18,7 @@ T = TypeVar("T")
 _POLL: Final = 0.5
 _STEADY: Final = 1.0
 _RETRY: Final = 30.0
-_PATIENCE: Final = 60.0
+_TIMEOUT: Final = 60.0
 _MOST_HANGING: Final = 4
 
 
@@ -112,11 +112,11 @@ class Reading:
     A read that hangs keeps its thread; while there are several of those, no more are started.
 
     Args:
-        patience: seconds that a read may take.
+        timeout: seconds that a read may take.
     """
 
-    def __init__(self, patience: float = _PATIENCE) -> None:
-        self._patience = patience
+    def __init__(self, timeout: float = _TIMEOUT) -> None:
+        self._timeout = timeout
         self._running = 0
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -126,7 +126,7 @@ class Reading:
         reading = in_thread(work, "windshift-files")
         self._running += 1
         reading.add_done_callback(self._ended)
-        await asyncio.wait([reading], timeout=self._patience)
+        await asyncio.wait([reading], timeout=self._timeout)
         if not reading.done():
             raise Hanging
         return reading.result()
@@ -146,11 +146,11 @@ class Watched(Generic[T]):
     Args:
         what: one word for logs and metrics.
         paths: the files.
-        load: runs in a thread; never concurrently, unless it takes longer than `patience`.
+        load: runs in a thread; never concurrently, unless it takes longer than `timeout`.
         take: must neither block nor raise.
         poll: seconds between checks of the files.
         retry: seconds until refused files are tried again.
-        patience: seconds after which the file system counts as hanging, which is a refusal too.
+        timeout: seconds after which the file system counts as hanging, which is a refusal too.
 
     Attributes:
         reloads: successful loads after the first.
@@ -167,7 +167,7 @@ class Watched(Generic[T]):
         *,
         poll: float = _POLL,
         retry: float = _RETRY,
-        patience: float = _PATIENCE,
+        timeout: float = _TIMEOUT,
     ) -> None:
         self.what = what
         self.paths = tuple(paths)
@@ -175,7 +175,7 @@ class Watched(Generic[T]):
         self._take = take
         self._poll = poll
         self._changes = Changes(retry)
-        self._reading = Reading(patience)
+        self._reading = Reading(timeout)
         self._busy = asyncio.Lock()
         self.reloads = 0
         self.failures = 0

@@ -137,13 +137,13 @@ class _Connection(H11Protocol):
     Otherwise a few hundred idle connections would keep probes out.
     """
 
-    patience: float
+    timeout: float
     _limit: asyncio.TimerHandle
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
         """Begin."""
         super().connection_made(transport)
-        self._limit = self.loop.call_later(self.patience, transport.abort)
+        self._limit = self.loop.call_later(self.timeout, transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Take data. HTTP/2 is rejected here, since it cannot be answered as HTTP/1.1."""
@@ -155,7 +155,7 @@ class _Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Wait for another request."""
         self._limit.cancel()
-        self._limit = self.loop.call_later(self.patience, self.transport.abort)
+        self._limit = self.loop.call_later(self.timeout, self.transport.abort)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -180,14 +180,14 @@ class HealthServer:
 
     Args:
         application: serves the requests.
-        patience: seconds that a connection has for each request.
+        timeout: seconds that a connection has for each request.
     """
 
-    def __init__(self, application: HealthApplication, *, patience: float = 10.0) -> None:
+    def __init__(self, application: HealthApplication, *, timeout: float = 10.0) -> None:
         self._server = _Uvicorn(
             uvicorn.Config(
                 application,
-                http=type("_PatientConnection", (_Connection,), {"patience": patience}),
+                http=type("_TimedConnection", (_Connection,), {"timeout": timeout}),
                 ws="none",
                 lifespan="off",
                 log_config=None,

@@ -84,7 +84,7 @@ class Metrics:
         self.registry.add(i.RELOAD_FAILING, lambda: _refused(watched))
 
     def add_stalls(self, watchdog: Watchdog) -> None:
-        """Show how often the event loop stood still."""
+        """Show how often the event loop was blocked."""
         self.registry.add_number(i.LOOP_STALLS, lambda: watchdog.stalls)
 
     def start(self, server: Server) -> None:

@@ -1,11 +1,11 @@
-"""A thread that notices an event loop that stands still, says where, and ends the process if that lasts.
+"""A thread that notices a blocked event loop, logs where it is, and ends the process if that lasts.
 
 While the loop is blocked nothing else in the process works: no call, no probe, no signal. A process that
-exits is restarted by whatever supervises it.
+exits is restarted by its supervisor.
 
-Time is measured by what this thread itself is awake for: when a process is stopped as a whole (SIGSTOP, a
-frozen container, a laptop that sleeps), nothing is wrong with it. A loop that never releases the lock of the
-interpreter, inside a library in C, is not noticed.
+Only time in which this thread itself is awake counts: a process that was stopped as a whole (SIGSTOP, a
+frozen container, a sleeping laptop) is fine. A loop in a C library that never releases the interpreter lock
+goes unnoticed.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from typing import Final
 
 log = logging.getLogger(__name__)
 
-STOOD_STILL: Final = 70
-"""The exit status of a process that was ended: EX_SOFTWARE of sysexits.h."""
+BLOCKED: Final = 70
+"""The exit status of an ended process: EX_SOFTWARE of sysexits.h."""
 
 _TICK: Final = 0.5
-_PATIENCE: Final = 5.0
-"""Seconds for which the loop may stand still before that is logged."""
+_LOG_AFTER: Final = 5.0
+"""Seconds for which the loop may be blocked before that is logged."""
 _FRAMES: Final = 50
 _LOGGING: Final = 1.0
-"""Seconds that logging may take: what holds up the loop may hold up that, too."""
+"""Seconds that logging may take: what blocks the loop may block that too."""
 
 
-class StandsStill(Exception):
-    """Where all threads are; it is never raised, but logged as the traceback of a record."""
+class Stacks(Exception):
+    """The stacks of all threads; never raised, but logged as a traceback."""
 
 
 class Watchdog:
     """Watches the running event loop, from `start` to `stop`.
 
     Args:
-        limit: seconds for which the loop may stand still before the process ends; 0 = for ever.
-        before_end: called, in another thread than the loop's, before that.
-        tick: seconds between two looks.
-        patience: seconds until it is logged.
+        limit: seconds for which the loop may be blocked before the process ends; 0 = forever.
+        before_end: called before that, in the watchdog's thread.
+        tick: seconds between checks.
+        log_after: seconds until a blocked loop is logged.
 
     Attributes:
-        stalls: how often the loop stood still for longer than `patience`.
+        stalls: how often the loop was blocked for longer than `log_after`.
     """
 
     def __init__(
@@ -56,12 +56,12 @@ class Watchdog:
         before_end: Callable[[], None] = lambda: None,
         *,
         tick: float = _TICK,
-        patience: float = _PATIENCE,
+        log_after: float = _LOG_AFTER,
     ) -> None:
         self._limit = limit
         self._before_end = before_end
         self._tick = tick
-        self._patience = min(patience, limit) if limit else patience
+        self._log_after = min(log_after, limit) if limit else log_after
         self._beats = 0
         self._timer: asyncio.TimerHandle | None = None
         self._stopped = threading.Event()
@@ -85,30 +85,30 @@ class Watchdog:
         self._timer = loop.call_later(self._tick, self._beat, loop)
 
     def _watch(self) -> None:
-        seen, still, is_told = self._beats, 0.0, False
+        seen, blocked, is_logged = self._beats, 0.0, False
         while not self._stopped.wait(self._tick):
             if self._beats != seen:
-                if is_told:
-                    _tell(logging.WARNING, f"the event loop goes on, after about {still:g} s")
-                seen, still, is_told = self._beats, 0.0, False
+                if is_logged:
+                    _log(logging.WARNING, f"the event loop runs again, after about {blocked:g} s")
+                seen, blocked, is_logged = self._beats, 0.0, False
                 continue
-            still += self._tick
-            if still >= self._patience and not is_told:
-                is_told = True
+            blocked += self._tick
+            if blocked >= self._log_after and not is_logged:
+                is_logged = True
                 self.stalls += 1
-                _tell(logging.CRITICAL, f"the event loop has stood still for {still:g} s", self._stacks())
-            if self._limit and still >= self._limit:
-                self._end(still)
+                _log(logging.CRITICAL, f"the event loop has been blocked for {blocked:g} s", self._stacks())
+            if self._limit and blocked >= self._limit:
+                self._end(blocked)
 
-    def _end(self, still: float) -> None:
-        text = f"the event loop has stood still for {still:g} s; the process ends, to be started anew"
-        _tell(logging.CRITICAL, text, self._stacks())
+    def _end(self, blocked: float) -> None:
+        text = f"the event loop has been blocked for {blocked:g} s; ending the process, to be restarted"
+        _log(logging.CRITICAL, text, self._stacks())
         with suppress(Exception):
             self._before_end()
-        os._exit(STOOD_STILL)
+        os._exit(BLOCKED)
 
-    def _stacks(self) -> StandsStill:
-        """Say where all threads are, the loop's last: a traceback that is too long is cut from the front."""
+    def _stacks(self) -> Stacks:
+        """Return the stacks of all threads, the loop's last: long tracebacks are cut at the front."""
         names = {thread.ident: thread.name for thread in threading.enumerate()}
         frames = sys._current_frames()  # noqa: SLF001 - its documentation offers it for this
         frames.pop(threading.get_ident(), None)
@@ -117,18 +117,18 @@ class Watchdog:
             f"thread {names.get(each, each)}:\n" + "".join(traceback.format_stack(frames[each])[-_FRAMES:])
             for each in order
         ]
-        return StandsStill("\n" + "\n".join(parts))
+        return Stacks("\n" + "\n".join(parts))
 
 
-def _tell(level: int, text: str, stacks: StandsStill | None = None) -> None:
-    """Log, or write to stderr when logging does not get anywhere; neither can hold up the watchdog."""
+def _log(level: int, text: str, stacks: Stacks | None = None) -> None:
+    """Log, or write to stderr if logging is blocked; neither can block the watchdog."""
     if not _done(lambda: log.log(level, text, exc_info=stacks)):
         raw = f"windshift: {text}; logging is blocked{'' if stacks is None else str(stacks)}\n".encode()
         _done(lambda: os.write(2, raw))
 
 
 def _done(work: Callable[[], object]) -> bool:
-    """Do something in a thread; return whether it was done in time."""
+    """Do something in a thread; return whether it finished in time."""
     thread = threading.Thread(target=work, name="watchdog's log", daemon=True)
     thread.start()
     thread.join(_LOGGING)

@@ -268,7 +268,7 @@ LOOP_STALLS: Final = Instrument(
     "windshift.event_loop.stalls",
     _C,
     "{stall}",
-    "Times that the event loop stood still for 5 seconds or more; the log has the stacks of all threads",
+    "Times that the event loop was blocked for 5 seconds or more; the log has the stacks of all threads",
 )
 CPU_TIME: Final = Instrument(
     "process.cpu.time", _C, "s", "CPU time of the process", ("cpu.mode",), short="process_cpu"
