@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message, Unavailable
 from windshift.nats.times import NANOSECONDS
-from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot, SnapshotCollector, SnapshotLimits
+from windshift.server.monitoring.snapshot import (
+    ConsumerProgress,
+    Snapshot,
+    SnapshotCollector,
+    SnapshotLimits,
+    shares,
+)
 
 Unique = Callable[[], str]
 
@@ -146,6 +154,46 @@ async def test_limits(own_broker: Broker) -> None:
     assert len(snapshot.oldest) == 3
     snapshot = await take(own_broker, SnapshotLimits(consumers=3))
     assert snapshot.omitted_consumers == 6
+
+
+async def test_many_consumers_of_one_stream(own_broker: Broker) -> None:
+    """Neither ephemeral nor durable ones of a stream hide those of others, nor take the ages of these."""
+    for stream in "ABC":
+        await own_broker.stream(stream)
+        await publish(own_broker, f"{stream}.x")
+        await consumer(own_broker, stream, "named")
+    for number in range(300):
+        await consumer(own_broker, "A", f"e{number:03}", durable=False)
+    for number in range(10):
+        await consumer(own_broker, "B", f"d{number:03}")
+    limits = SnapshotLimits(consumers=6, ages=6)
+    snapshot = await take(own_broker, limits)
+    durable = [each for each in snapshot.consumers if each.durable]
+    assert Counter(each.stream for each in durable) == {"A": 1, "B": 4, "C": 1}
+    assert len(snapshot.consumers) - len(durable) == 300
+    assert snapshot.omitted_consumers == 7
+    assert set(snapshot.oldest) == {(each.stream, each.name) for each in durable}
+    few = await take(own_broker, replace(limits, read=270))
+    assert {each.stream for each in few.consumers if each.durable} >= {"B", "C"}
+    assert few.omitted_consumers == 314 - 270 + 5
+
+
+@pytest.mark.parametrize(
+    ("sizes", "room", "chosen"),
+    [
+        ([], 5, []),
+        ([3, 2], 5, [2, 3]),
+        ([9, 1, 2], 6, [1, 2, 3]),
+        ([5, 5, 5], 7, [2, 2, 3]),
+        ([1, 1, 1], 2, [0, 1, 1]),
+        ([4, 4], 0, [0, 0]),
+    ],
+)
+def test_shares(sizes: list[int], room: int, chosen: list[int]) -> None:
+    """Whoever has little is given all of it, and the others as much as each other."""
+    groups = [[group] * size for group, size in enumerate(sizes)]
+    found = Counter(shares(groups, room))
+    assert sorted(found[group] for group in range(len(groups))) == chosen
 
 
 async def test_ages_that_are_known_cost_nothing(own_broker: Broker) -> None:

@@ -9,12 +9,15 @@ their number is bounded: what exceeds a bound is left out and counted. When to t
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from collections import deque
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream.api import JetStream, JsonObject
+
+T = TypeVar("T")
 
 _MOST_FILTERS: Final = 4
 _ANY: Final = ">"
@@ -26,13 +29,16 @@ class SnapshotLimits:
 
     Attributes:
         streams: how many streams, the first by name.
-        consumers: how many consumers of these.
+        consumers: how many durable consumers of these; where there are more, each stream has its share.
+            Ephemeral ones are not counted.
+        read: how many consumers are read, ephemeral ones included; streams with few come first.
         ages: requests for oldest events; those known from the last snapshot need none.
         age_bytes: bytes of events that these requests may read, estimated by the mean size in the stream.
     """
 
     streams: int = 500
     consumers: int = 1_000
+    read: int = 4_000
     ages: int = 200
     age_bytes: int = 4 * 1024 * 1024
 
@@ -125,9 +131,7 @@ class SnapshotCollector:
         """Take a snapshot by `deadline` (loop time); raise `Unavailable` or `JetStreamError` on failure."""
         snapshot = Snapshot()
         await self._add_streams(snapshot, deadline)
-        for stream in snapshot.streams:
-            if stream.consumers:
-                await self._add_consumers(snapshot, stream, deadline)
+        await self._add_consumers(snapshot, deadline)
         await self._add_ages(snapshot, deadline)
         return snapshot
 
@@ -139,26 +143,46 @@ class SnapshotCollector:
             if len(snapshot.streams) == self._limits.streams:
                 return
 
-    async def _add_consumers(self, snapshot: Snapshot, stream: StreamUsage, deadline: float) -> None:
-        room = self._limits.consumers - len(snapshot.consumers)
-        if room == 0:
-            snapshot.omitted_consumers += stream.consumers
-            return
-        seen = 0
-        try:
-            async for page in self._pages(f"CONSUMER.LIST.{stream.name}", "consumers", deadline):
-                taken = page.items[: room - seen]
-                seen += len(taken)
-                snapshot.consumers += map(_consumer, taken)
-                if seen == room:
-                    snapshot.omitted_consumers += page.total - seen
-                    return
-        except JetStreamError:
-            return  # the stream was just deleted
+    async def _add_consumers(self, snapshot: Snapshot, deadline: float) -> None:
+        """Read a page of each stream's consumers, then the next ones, so that many in one hide no others."""
+        durable: list[list[ConsumerProgress]] = []
+        room = self._limits.read
+        reading = deque(
+            (stream, 0, list[ConsumerProgress]()) for stream in snapshot.streams if stream.consumers
+        )
+        while reading:
+            stream, offset, named = reading.popleft()
+            if offset == 0:
+                durable.append(named)
+            if room == 0:
+                snapshot.omitted_consumers += stream.consumers - offset
+                continue
+            page = await self._consumers(stream, offset, deadline)
+            found = list(map(_consumer, page.items[:room]))
+            room -= len(found)
+            named += (each for each in found if each.durable)
+            snapshot.consumers += (each for each in found if not each.durable)
+            offset += len(found)
+            if found and offset < page.total:
+                reading.append((replace(stream, consumers=page.total), offset, named))
+            await asyncio.sleep(0)  # a page is some hundred kilobytes of JSON: let others run
+        chosen = shares(durable, self._limits.consumers)
+        snapshot.omitted_consumers += sum(map(len, durable)) - len(chosen)
+        snapshot.consumers = [*chosen, *snapshot.consumers]  # in this order the ages of the oldest are read
 
-    async def _pages(self, operation: str, key: str, deadline: float) -> AsyncIterator[_Page]:
+    async def _consumers(self, stream: StreamUsage, offset: int, deadline: float) -> _Page:
+        try:
+            async for page in self._pages(f"CONSUMER.LIST.{stream.name}", "consumers", deadline, offset):
+                return page
+        except JetStreamError:
+            pass  # the stream was just deleted
+        return _Page([], 0)
+
+    async def _pages(
+        self, operation: str, key: str, deadline: float, offset: int = 0
+    ) -> AsyncIterator[_Page]:
         """Request a list, page by page."""
-        offset, total = 0, 1
+        total = offset + 1
         while offset < total:
             answer = await self._api.call(operation, {"offset": offset}, deadline)
             items = list(answer.get(key) or ())
@@ -210,6 +234,15 @@ class _Page(NamedTuple):
 
     items: list[JsonObject]
     total: int
+
+
+def shares(groups: Iterable[list[T]], room: int) -> list[T]:
+    """Return all members of all groups, or where there is no room for them, as many of each as can be."""
+    chosen: list[T] = []
+    by_size = sorted(groups, key=len)
+    for left, group in zip(range(len(by_size), 0, -1), by_size, strict=True):
+        chosen += group[: (room - len(chosen)) // left]
+    return chosen
 
 
 def _stream(info: Mapping[str, Any]) -> StreamUsage:
