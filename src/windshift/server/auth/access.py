@@ -149,6 +149,7 @@ class ActivePolicy:
     Attributes:
         authenticator: the rules.
         replaced_at: loop time at which they were put in force.
+        on_replaced: called whenever others were put in force.
         full: streams that take nothing more; None when there are none.
 
     Args:
@@ -159,6 +160,7 @@ class ActivePolicy:
     def __init__(self, authenticator: Authenticator, clock: Callable[[], float] = time.time) -> None:
         self.authenticator = authenticator
         self.replaced_at = -inf
+        self.on_replaced: list[Callable[[], None]] = []
         self.full: FullStreams | None = None
         self._clock = clock
         self._usage: dict[str, Usage] = {}
@@ -201,6 +203,8 @@ class ActivePolicy:
         """Put other rules in force, and judge all open streams by them, soon. `now` is the loop's time."""
         self.authenticator = authenticator
         self.replaced_at = now
+        for told in self.on_replaced:
+            told()
         waiting = deque(self._open)
         self._review_some(waiting)
         if waiting:

@@ -31,7 +31,7 @@ _MOST_OF_QUOTAS: Final = 1
 _MOST_MANAGED: Final = 300
 """The same of calls of one principal that managed something."""
 _MOST_FAILED: Final = 30
-"""The same of those that failed."""
+"""The same of those that failed, and of what streams copy for a principal that may not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,14 @@ class Audit:
         if throttle.passes(now):
             fields = {"event": "managed", "resource": resource, "code": code} | caller.fields()
             _log.info("managed: %s", caller.method.rpartition("/")[2], extra=fields | _more(throttle))
+
+    def copying(self, stream: str, error: PermissionDenied, now: float) -> None:
+        """Record that a stream copies what the principal that had it do so may not copy any more."""
+        throttle = self._throttle("copying", error.principal, _MOST_FAILED)
+        if throttle.passes(now):
+            fields = {"event": "copying", "principal": error.principal, "stream": stream} | _details(error)
+            text = "copying: stream %r goes on, though %s"
+            _log.warning(text, stream, error.message, extra=fields | _more(throttle))
 
     def _throttle(self, what: str, whom: str, most: int) -> LogThrottle:
         """Return what counts records of one kind: who makes many of them hides none of other kinds."""

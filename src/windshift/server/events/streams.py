@@ -26,6 +26,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
+from windshift.server.events.copies import with_copier
 from windshift.server.events.losses import require_rights
 from windshift.server.events.positions import is_same_start, start_keys, without_start
 from windshift.server.events.specs import (
@@ -81,8 +82,10 @@ class Streams:
                 await self._last_ids(spec, stored, deadline),
                 self._default_replicas,
             )
-            if stored is not None and caller is not None:
-                require_rights(caller, stored.config, wanted)
+            if caller is not None:
+                wanted = with_copier(wanted, caller.name)
+                if stored is not None:
+                    require_rights(caller, stored.config, wanted)
             if await self._tell(stored, wanted, deadline, caller):
                 return
         raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")

@@ -37,6 +37,7 @@ from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Broker, DeadLettering
+from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.admin import DeadLetterAdmin
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
@@ -105,6 +106,7 @@ class App:
         """Who may do what; None = everybody may do everything."""
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
+        self._copies = None if access is None else Copies(nats.api, access, audit)
         domain = _Domain(config, nats, counts, stats, tracer, self._ownership)
         self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
         self._upkeep = domain.upkeep
@@ -132,6 +134,7 @@ class App:
         metrics = Metrics(counts, stats, writes, cache, connection, methods, self._telemetry)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
+        metrics.add_copies(self._copies)
         return metrics
 
     def readiness(self) -> Readiness:
@@ -185,6 +188,8 @@ class App:
             yield self.authorization.watch()
         if self._ownership is not None:
             yield self._ownership.watch()
+        if self._copies is not None:
+            yield self._copies.watch()
         yield self._reload_on_demand()
 
     def reload(self) -> None:

@@ -14,6 +14,7 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.background.reloading import Watched
+from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.stats import DeadLetterStats
@@ -77,6 +78,10 @@ class Metrics:
         """Show how many calls were denied, by reason, and those that exceeded a quota, by that."""
         self.registry.add(i.DENIALS, lambda: _by_label(denials))
         self.registry.add(i.QUOTAS_EXCEEDED, lambda: _by_label(exceeded))
+
+    def add_copies(self, copies: Copies | None) -> None:
+        """Show how much is copied that may not be; nothing without rules."""
+        self.registry.add_number(i.DENIED_COPIES, lambda: 0 if copies is None else len(copies.denied))
 
     def add_reloads(self, watched: Sequence[Watched[Any]]) -> None:
         """Show how often files were reloaded, and whether their current version is refused."""

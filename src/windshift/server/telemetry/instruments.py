@@ -119,6 +119,12 @@ DENIALS: Final = Instrument(
     "Calls that were denied, and streams that were ended, by the reason that the client got",
     ("reason",),
 )
+DENIED_COPIES: Final = Instrument(
+    "windshift.auth.denied_copies",
+    _G,
+    "{subject}",
+    "What mirrors and aggregates copy though the principal that had them do so may not any more",
+)
 QUOTAS_EXCEEDED: Final = Instrument(
     "windshift.auth.quotas_exceeded",
     _C,

@@ -1,0 +1,106 @@
+"""Streams that copy others go on when whoever had them do so loses the right to that: it is found and told.
+
+Nothing is changed: the rules may have a mistake in them, and a mirror cannot be stopped but by deleting it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Mapping
+from typing import Final
+
+from windshift.nats import NatsError
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.server.auth.access import ActivePolicy, require_of
+from windshift.server.auth.actions import Copy
+from windshift.server.auth.audit import Audit
+from windshift.server.domain.errors import PermissionDenied
+from windshift.server.events.losses import Copied, copied
+
+_log = logging.getLogger(__name__)
+
+COPIER: Final = "windshift.copier"
+"""Where the name of the principal lies that ensured a mirror or aggregate last, in its ``metadata``."""
+
+_INTERVAL: Final = 600.0
+"""Seconds after which streams are looked at though the rules are the same: others may have made some."""
+_READING: Final = 30.0
+"""Seconds that the list of streams may take to be read."""
+_RETRY: Final = 10.0
+"""Seconds until it is read again when that failed."""
+
+
+def with_copier(config: JsonObject, principal: str) -> JsonObject:
+    """Return the configuration of a stream with the principal in it that has it copy others, if it does."""
+    if not config.keys() & {"mirror", "sources"}:
+        return config
+    return config | {"metadata": (config.get("metadata") or {}) | {COPIER: principal}}
+
+
+class Copies:
+    """What streams copy on behalf of principals.
+
+    Args:
+        api: asks the broker.
+        access: the rules in force.
+        audit: the audit log.
+
+    Attributes:
+        denied: what streams copy though their principal may not, as it was seen last.
+    """
+
+    def __init__(self, api: JetStream, access: ActivePolicy, audit: Audit) -> None:
+        self._api = api
+        self._access = access
+        self._audit = audit
+        self._due = asyncio.Event()
+        self.denied: Mapping[tuple[str, Copied], PermissionDenied] = {}
+        access.on_replaced.append(self._due.set)
+
+    async def watch(self) -> None:
+        """Judge at once, whenever the rules change, and from time to time, until cancelled."""
+        pause = 0.0
+        while True:
+            try:
+                async with asyncio.timeout(pause):
+                    await self._due.wait()
+            except TimeoutError:
+                pass
+            self._due.clear()
+            pause = _INTERVAL if await self._judge() else _RETRY
+
+    async def _judge(self) -> bool:
+        """Judge all streams; tell whether that was possible."""
+        now = asyncio.get_running_loop().time()
+        try:
+            found = {key: error async for key, error in self._denials(now + _READING)}
+        except NatsError as failure:
+            _log.warning("what streams copy cannot be judged: %s", failure)
+            return False
+        for key, denied in found.items():
+            if key not in self.denied:
+                self._audit.copying(key[0], denied, now)
+        self.denied = found
+        return True
+
+    async def _denials(self, deadline: float) -> AsyncIterator[tuple[tuple[str, Copied], PermissionDenied]]:
+        async for info in self._api.listed("STREAM.LIST", "streams", deadline):
+            config = info["config"]
+            principal = str((config.get("metadata") or {}).get(COPIER, ""))
+            for each in copied(config) if principal else ():
+                error = self._denial(principal, each)
+                if error is not None:
+                    yield (config["name"], each), error
+
+    def _denial(self, name: str, each: Copied) -> PermissionDenied | None:
+        action = Copy(*each)
+        principal = self._access.authenticator.principal(name)
+        if principal is None:
+            rule = "the file has no principal of that name"
+            return PermissionDenied(name, action.phrase, action.verb, action.resource, rule)
+        try:
+            require_of(principal, action)
+        except PermissionDenied as error:
+            return error
+        return None
