@@ -1,1 +1,1 @@
-"""Consuming: clients attached to consumers, from their first message to the release of what they hold."""
+"""Consume calls: clients attached to consumers, from the first message to the release of what they hold."""

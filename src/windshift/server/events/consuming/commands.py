@@ -1,4 +1,4 @@
-"""What a client says in a consume call, as plain values, and what becomes of the events that it rejects."""
+"""The commands of a client in a consume call, and the decision about events that it rejects."""
 
 from __future__ import annotations
 
@@ -22,12 +22,11 @@ MOST_IDS = 10_000
 """Ids in one command."""
 
 LONGEST_DELAY_NS = 1 << 62
-"""146 years. The broker adds a delay to its clock, in 64 bits of nanoseconds; a longer one would not fit
-there."""
+"""146 years. The broker adds the delay to its clock in 64-bit nanoseconds; a longer one would overflow."""
 
 
 class Subscribe(NamedTuple):
-    """Attach this call to a consumer; see `checked` for what is allowed."""
+    """Attach this call to a consumer; see `check_subscribe`."""
 
     stream: str
     consumer: str
@@ -41,7 +40,7 @@ class Ack(NamedTuple):
 
 
 class Action(Enum):
-    """What a client wants of events that it rejects."""
+    """What a client wants to happen to rejected events."""
 
     UNSPECIFIED = "what the retry policy says"
     RETRY = "another attempt"
@@ -50,10 +49,9 @@ class Action(Enum):
 
 
 class Reject(NamedTuple):
-    """These events were not done. `delay_ns` is None when the client named no delay.
+    """These events failed. `delay_ns` is None if the client set no delay.
 
-    `reason` and `error_type` are what the client says of it, cut to `LONGEST_REASON` and
-    `LONGEST_ERROR_TYPE`.
+    `reason` and `error_type` are cut to `LONGEST_REASON` and `LONGEST_ERROR_TYPE`.
     """
 
     ids: Sequence[StreamSeq]
@@ -65,12 +63,12 @@ class Reject(NamedTuple):
 
     @property
     def is_final(self) -> bool:
-        """Whether it gives the events up, whatever the retry policy says."""
+        """Whether it gives up on the events, whatever the retry policy."""
         return self.permanently or self.action in (Action.DEAD_LETTER, Action.DROP)
 
 
 class Ping(NamedTuple):
-    """These events take longer: restart their timeout."""
+    """These events take longer: restart their timeouts."""
 
     ids: Sequence[StreamSeq]
 
@@ -79,7 +77,7 @@ Command: TypeAlias = Subscribe | Ack | Reject | Ping
 
 
 def check_subscribe(request: Subscribe) -> int:
-    """Check a subscription and return the size of its window.
+    """Check a subscription, and return the size of its window.
 
     Raises:
         InvalidField: a name is malformed, or the window is larger than allowed.
@@ -94,7 +92,7 @@ def check_subscribe(request: Subscribe) -> int:
 
 
 def check_ids(field: str, count: int) -> None:
-    """Check the number of ids that a command names.
+    """Check the number of ids in a command.
 
     Raises:
         InvalidField: there are too many.
@@ -104,7 +102,7 @@ def check_ids(field: str, count: int) -> None:
 
 
 class Disposition(Enum):
-    """What becomes of a delivery that failed."""
+    """What happens to a failed delivery."""
 
     AGAIN = "delivered again, after the delay"
     DEAD_LETTER = "kept as a dead letter, then not delivered to this consumer again"
@@ -112,7 +110,7 @@ class Disposition(Enum):
 
 
 class Decision(NamedTuple):
-    """The decision about a delivery that failed. `cause` says why it was given up on, if it was."""
+    """The decision about a failed delivery. `cause` is why it is given up on, if it is."""
 
     disposition: Disposition
     delay_ns: int = 0
@@ -120,7 +118,7 @@ class Decision(NamedTuple):
 
 
 def check_reject(reject: Reject) -> None:
-    """Check what a client says of events that it rejects.
+    """Check a reject.
 
     Raises:
         InvalidField: it is contradictory, or its delay out of range.
@@ -137,12 +135,12 @@ def check_reject(reject: Reject) -> None:
 
 
 def decide(reject: Reject, policy: RetryPolicy, attempt: int, rand: float) -> Decision:
-    """Decide what becomes of a delivery that a client rejects.
+    """Decide what happens to a rejected delivery.
 
     Args:
-        reject: what the client said; checked.
-        policy: the consumer's.
-        attempt: which attempt the delivery is.
+        reject: checked by `check_reject`.
+        policy: the consumer's policy.
+        attempt: the attempt of the delivery, from 1.
         rand: a random number from 0 to 1, for the jitter.
     """
     match reject.action:

@@ -1,8 +1,8 @@
-"""The consumer of a call: what it is, and whether it has room for the deliveries that wait.
+"""The consumer of a call: what it is, and whether its limit has room for delayed rejects.
 
-Rejects with a delay hold places of the consumer until the delay is over. JetStream lets a consumer have
-``max_ack_pending`` deliveries unsettled, and one that was rejected with a delay counts among them. When many
-wait for long, nothing else would be delivered any more: so the number is raised in time.
+JetStream lets a consumer have ``max_ack_pending`` unsettled deliveries, and those rejected with a delay count
+until the delay is over. With many long delays nothing else would be delivered, so the limit is raised in
+time.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
 @dataclass(frozen=True, slots=True)
 class ConsumerSnapshot:
-    """A consumer that a call can consume from, as it was seen last.
+    """A consumer that a call can consume from, as last seen.
 
     Attributes:
         timeout: its processing timeout.
         policy: its retry policy.
-        state: what else the broker knows of it.
+        state: its other state at the broker.
     """
 
     timeout: timedelta
@@ -41,29 +41,29 @@ class ConsumerSnapshot:
 
     @property
     def durable(self) -> bool:
-        """Whether it has a name of its own."""
+        """Whether a client chose its name."""
         return bool(self.state.config.get("durable_name"))
 
     @property
     def owner(self) -> str:
-        """The principal that it belongs to; empty when that is not known."""
+        """The principal that owns it; empty = unknown."""
         return owner_of(self.state.config)
 
     @property
     def subjects(self) -> set[str]:
-        """What it chooses."""
+        """Its filters."""
         return chosen_subjects(self.state.config)
 
 
 async def find_consumer(
     api: JetStream, stream: str, consumer: str, window: int, deadline: float
 ) -> ConsumerSnapshot:
-    """Return a consumer that a call with a window of this size can consume from.
+    """Look up a consumer, and check that a call with a window of this size can consume from it.
 
     Raises:
         StreamNotFound: there is no such stream.
         ConsumerNotFound: the stream has no such consumer.
-        UnsupportedCombination: the consumer is of a kind that no call can consume from.
+        UnsupportedCombination: no call can consume from a consumer of this kind.
         BrokerUnavailable: the broker did not answer by `deadline`, a time of the running loop.
     """
     try:
@@ -77,10 +77,10 @@ async def find_consumer(
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
-    """See whether a consumer takes the pull requests of a call. The broker would refuse all of them else.
+    """Check that a consumer accepts the pull requests of a call.
 
     Raises:
-        UnsupportedCombination: it does not.
+        UnsupportedCombination: the broker would refuse all of them.
     """
     needed = {"max_batch": window, "max_expires": _PULL_EXPIRES_NS, "max_bytes": LARGEST_LIMIT}
     tight = [name for name, least in needed.items() if 0 < int(config.get(name) or 0) < least]
@@ -97,7 +97,7 @@ def processing_timeout(consumer: str, config: JsonObject) -> timedelta:
     """Read the processing timeout from JetStream's configuration of a consumer.
 
     Raises:
-        UnsupportedCombination: it is a consumer that pushes, or whose events are not settled one by one.
+        UnsupportedCombination: it is a push consumer, or does not settle events one by one.
     """
     if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
         raise UnsupportedCombination(
@@ -111,21 +111,21 @@ def processing_timeout(consumer: str, config: JsonObject) -> timedelta:
 # --- Room for what waits ----------------------------------------------------------------------------------
 
 LONG_NS: Final = 1_000_000_000
-"""Delays from here on are watched."""
+"""Shorter delays are ignored."""
 
 OFTEN: Final = 1_000
-"""Delayed rejects after which the consumer is looked at without waiting for `INTERVAL`."""
+"""Delayed rejects after which the consumer is checked before `INTERVAL` is over."""
 
 INTERVAL: Final = 5.0
-"""Seconds between two looks."""
+"""Seconds between checks."""
 
 GROWTH: Final = 4
 LARGEST_ACK_PENDING: Final = 1_000_000
-"""What ``max_ack_pending`` is raised to at most."""
+"""The limit up to which ``max_ack_pending`` is raised."""
 
 
 class DelayedRejects:
-    """When to look whether a consumer has enough places for the rejects that wait.
+    """When to check whether a consumer's limit has room for its delayed rejects.
 
     Attributes:
         due: when `look` has something to do.
@@ -147,7 +147,7 @@ class DelayedRejects:
         self.due = min(self.due, now if self._count % OFTEN == 0 else now + INTERVAL)
 
     def look(self, now: float) -> bool:
-        """Whether the consumer is to be looked at now."""
+        """Whether to check the consumer now."""
         if now < self.due:
             return False
         self.due = now + INTERVAL if self._until > now else inf
@@ -155,9 +155,9 @@ class DelayedRejects:
 
 
 def raised_limit(state: ConsumerState) -> int | None:
-    """Return what a consumer's ``max_ack_pending`` should be raised to; None when there is no need.
+    """Return the value to raise a consumer's ``max_ack_pending`` to; None = leave it.
 
-    One that is smaller than what consumers are made with was chosen by somebody, and stays.
+    A value below the default was chosen by somebody, and stays.
     """
     limit = int(state.config.get("max_ack_pending") or 0)
     if not MAX_ACK_PENDING <= limit < LARGEST_ACK_PENDING or state.unsettled * 2 < limit:

@@ -1,4 +1,4 @@
-"""What a consume call needs of its client and of the rules, and how long anybody may take."""
+"""What a consume call needs of its client and of authorization, and its timers."""
 
 from __future__ import annotations
 
@@ -14,20 +14,19 @@ from windshift.server.events.consuming.settlement import Confirmation
 from windshift.server.events.deliveries import Delivery
 
 STALLED = 16 * 1024
-"""Bytes that wait for the client to read before no more deliveries are handed to it."""
+"""Unread bytes above which the client gets no more deliveries."""
 
 FLOODED = 256 * 1024
-"""Bytes that wait for the client to read before no more commands are read from it. It leaves room for the
-confirmations of a whole window: a client that settles all of it before it reads again must not be left
-hanging."""
+"""Unread bytes above which no more commands are read from the client. There is room for the confirmations of
+a whole window: a client that settles all of it before it reads must not deadlock."""
 
 
 class Client(Protocol):
-    """The client's end of a consume call. All sending queues and never blocks."""
+    """The client's end of a consume call. Sending only queues, and never blocks."""
 
     @property
     def queued(self) -> int:
-        """Bytes that were sent and that the client has not read."""
+        """Sent bytes that the client has not read."""
         ...
 
     async def ready(self) -> None:
@@ -35,38 +34,38 @@ class Client(Protocol):
         ...
 
     async def receive(self) -> Iterator[Command] | None:
-        """Return what the client sent, None after its last message.
+        """Return the client's commands; None after its last message.
 
-        Iterating may raise what is wrong with a command.
+        Iterating raises `InvalidField` for a malformed command.
         """
         ...
 
     def subscribed(self, processing_timeout: timedelta) -> None:
-        """Tell the client that it is attached."""
+        """Tell the client that it is subscribed."""
         ...
 
     def deliver(self, delivery: Delivery) -> None:
-        """Hand over a delivery."""
+        """Send a delivery."""
         ...
 
     def confirm(self, confirmation: Confirmation) -> None:
-        """Answer a command."""
+        """Send the confirmation of a command."""
         ...
 
 
 class Gate(Protocol):
-    """What a client may consume. Each method raises `PermissionDenied` when that is too much."""
+    """What a client may consume. Each method raises `PermissionDenied` if it may not."""
 
     def use_consumer(self, stream: str, consumer: str) -> None:
-        """See whether the client may attach to consumers of this name, whatever they choose."""
+        """Check that the client may use this consumer, whatever its filters."""
         ...
 
     def consume(self, stream: str, consumer: str, *, durable: bool, subjects: set[str]) -> None:
-        """See whether the client may have all that a consumer chooses; `durable` says that it has a name."""
+        """Check that the client may read everything that a consumer delivers; `durable`: it has a name."""
         ...
 
     def receive(self, stream: str, consumer: str, subject: str, *, durable: bool) -> None:
-        """See whether the client may have an event, after `consume` has let it through."""
+        """Check that the client may have an event, after `consume`."""
         ...
 
     def bury(self, stream: str, now: float) -> None:
@@ -78,13 +77,13 @@ class Gate(Protocol):
         ...
 
     def reject(self, stream: str, consumer: str, owner: str) -> None:
-        """See whether the client may reject events for good of a consumer that a principal owns."""
+        """Check that the client may reject events of this owner's consumer for good."""
         ...
 
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
-        """Call `check` whenever the answer may have become another, and `end` with what it raises.
+        """Call `check` when the rules change, and `end` with the error that it raises.
 
-        `end` may be called for other reasons as well: the client is known no longer.
+        `end` may also be called for another reason: the client's credentials are no longer valid.
         """
         ...
 
@@ -96,9 +95,8 @@ class ConsumeOptions:
     Attributes:
         subscribe_timeout: how long the client may take to send its first message.
         lookup_timeout: how long the broker may take to find the consumer.
-        confirm_timeout: how long it may take to answer an acknowledgement.
-        stall_timeout: how long a client may leave unread what it was sent before the broker is asked no more
-            on its behalf.
+        confirm_timeout: how long the broker may take to answer an acknowledgement.
+        stall_timeout: how long a client may not read before nothing more is pulled for it.
         ephemeral_kept: how long an ephemeral consumer is kept after its last subscriber left.
         pull: timers of the pull requests.
     """

@@ -1,7 +1,7 @@
-"""Since when this process has been awake: what it reads first after a pause may have waited for long.
+"""Since when this process has been awake: what it reads first after a pause may have waited long.
 
-A process that was stopped, or that had no CPU, reads deliveries late. Their timeouts began when the broker
-sent them, so they are counted from the beginning of the pause.
+A process that was stopped, or got no CPU, reads deliveries late. Their timeouts began when the broker sent
+them, so they are counted from the beginning of the pause.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from math import inf
 from typing import Final
 
 INTERVAL: Final = 0.25
-"""Seconds between two looks at the clock."""
+"""Seconds between looks at the clock."""
 
 PAUSE: Final = 2 * INTERVAL
-"""Seconds between two looks from which on the process has been asleep."""
+"""Seconds between looks that count as a pause."""
 
 
 class PauseDetector:
-    """Notices pauses of the event loop. Without `watch` it takes the process to be awake."""
+    """Notices pauses of the event loop, while `watch` runs."""
 
     __slots__ = ("_asleep_since", "_awake_since", "_seen")
 
@@ -27,7 +27,7 @@ class PauseDetector:
         self._asleep_since = self._awake_since = -inf
 
     async def watch(self) -> None:
-        """Look at the clock until this is cancelled."""
+        """Look at the clock until cancelled."""
         now = asyncio.get_running_loop().time
         while True:
             self.look(now())
@@ -40,7 +40,7 @@ class PauseDetector:
         self._seen = now
 
     def arrived(self, now: float) -> float:
-        """Return since when something may have been here that is read `now`."""
+        """Return the earliest time at which something read `now` may have arrived."""
         if now - self._seen > PAUSE:
             return self._seen
         return self._asleep_since if now - self._awake_since < INTERVAL else now

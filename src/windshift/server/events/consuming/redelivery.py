@@ -25,19 +25,19 @@ from windshift.server.events.model import ConsumerKey, StreamSeq
 # --- Settled lately ---------------------------------------------------------------------------------------
 
 GENERATION: Final = 1.0
-"""Seconds. At the loss of a connection the settlements of the last one to two of them are known."""
+"""Seconds. When a connection is lost, the settlements of the last one to two of these are known."""
 
 AFTERWARDS: Final = 30.0
-"""Seconds, beside two timeouts of the consumer, for which they are kept once the broker is back: what it
-delivered before it was killed comes again when its timeout is over."""
+"""Seconds, in addition to two timeouts of the consumer, for which they are kept after a reconnect: what the
+broker delivered before it was killed is redelivered after its timeout."""
 
 
 KEPT_UNUSED: Final = 120.0
-"""Seconds for which it is remembered what the calls of a consumer settled, when none of them is left."""
+"""Seconds for which the settlements of a consumer are remembered after its last call."""
 
 
 class Settled:
-    """The events of one consumer that were settled lately.
+    """The recently settled events of one consumer.
 
     Attributes:
         users: how many calls share this.
@@ -64,10 +64,10 @@ class Settled:
         self._latest.add(seq)
 
     def lose(self, under_way: Iterable[StreamSeq]) -> None:
-        """Note that the connection ended: what was settled just before may be forgotten.
+        """Note that the connection ended: the broker may forget recent settlements.
 
-        `under_way` are the events whose acknowledgement the broker has not answered. It may arrive yet or be
-        sent again, so nobody else is to work on them meanwhile.
+        `under_way` are events with an unanswered acknowledgement. It may still arrive or be sent again, so
+        nobody else should get them meanwhile.
         """
         self._lost |= self._latest
         self._lost |= self._before
@@ -80,7 +80,7 @@ class Settled:
         self._until = now + 2 * timeout + AFTERWARDS
 
     def lately(self, seq: StreamSeq) -> bool:
-        """Whether an event was settled lately, whatever the broker remembers of that."""
+        """Whether an event was settled recently, whether or not the broker has forgotten it."""
         return seq in self._latest or seq in self._before or seq in self._lost
 
     def knows(self, seq: StreamSeq, now: float) -> bool:
@@ -92,9 +92,9 @@ class Settled:
 
 
 class SettledByConsumer:
-    """What calls of one process remember, by consumer.
+    """The recently settled events of all consumers of this process.
 
-    A consumer that was deleted and made anew under its name is another: hence the time of its making.
+    A consumer that was deleted and created again is another one, so its creation time is part of the key.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class SettledByConsumer:
         return settled
 
     def detach(self, consumer: ConsumerKey, created: str, now: float) -> None:
-        """Share it no more. It is kept for a while after its last user: clients come back."""
+        """Stop sharing it. It is kept for a while after its last user, because clients come back."""
         self._purge(now)
         key = consumer, created
         settled = self._known[key]
@@ -123,7 +123,7 @@ class SettledByConsumer:
             self._unused[key] = now
 
     def lose(self) -> None:
-        """Note that the connection ended, also for consumers without a call at the moment."""
+        """Note that the connection ended, for all consumers."""
         for settled in self._known.values():
             settled.lose(())
 
@@ -141,10 +141,10 @@ _Key: TypeAlias = tuple[ConsumerKey, str]
 # --- Failed attempts --------------------------------------------------------------------------------------
 
 MOST_REMEMBERED: Final = 20_000
-"""Events whose failed attempts are remembered."""
+"""The most events whose failed attempts are remembered."""
 
 EventKey: TypeAlias = tuple[ConsumerKey, StreamSeq, int]
-"""A consumer, an event's id, and when the stream stored it: one that is made anew gives its ids again."""
+"""A consumer, an event's id, and when the stream stored it: a recreated stream assigns ids again."""
 
 
 @dataclass(slots=True)
@@ -152,10 +152,10 @@ class Attempts:
     """The failed attempts of one event. Times are nanoseconds since 1970.
 
     Attributes:
-        first_ns: when the first of them began.
-        last_ns: when the last of them began.
-        reason: what the last subscriber said that rejected the event.
-        error_type: the same.
+        first_ns: when the first one began.
+        last_ns: when the last one began.
+        reason: from the last reject.
+        error_type: from the last reject.
     """
 
     first_ns: int
@@ -165,7 +165,7 @@ class Attempts:
 
 
 class FailedAttempts:
-    """The failed attempts of events; those that failed longest ago are forgotten first."""
+    """The failed attempts of events; the oldest are forgotten first."""
 
     def __init__(self, limit: int = MOST_REMEMBERED) -> None:
         self._limit = limit
@@ -175,7 +175,7 @@ class FailedAttempts:
         return len(self._known)
 
     def failed(self, key: EventKey, began_ns: int, reason: str = "", error_type: str = "") -> None:
-        """Note that an attempt failed which began at `began_ns`."""
+        """Note a failed attempt that began at `began_ns`."""
         known = self._known.pop(key, None) or Attempts(began_ns, began_ns)
         known.last_ns = began_ns
         if reason or error_type:
@@ -197,7 +197,7 @@ class Failures:
     """Builds `Failure` records of one consumer's events.
 
     Args:
-        attempts: what is known of earlier attempts.
+        attempts: the earlier attempts.
         consumer: the consumer.
         unix_ns: the wall clock, in nanoseconds since 1970.
     """
@@ -220,7 +220,7 @@ class Failures:
         reason: str = "",
         error_type: str = "",
     ) -> Failure:
-        """Return the record of an event that was given up on with the attempt that is `held`."""
+        """Return the record of an event that is given up on with the attempt `held`."""
         began = self._began(held, now)
         known = self._attempts.get(self._key(seq, held.reply))
         return Failure(
@@ -235,7 +235,7 @@ class Failures:
         )
 
     def exhausted(self, letter_id: DeadLetterId, attempts: int, replay_count: int) -> Failure:
-        """Return the record of an event whose attempts are used up, none of them being held."""
+        """Return the record of an event whose attempts are used up, with none in flight."""
         known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns)) or Attempts(0, 0)
         return Failure(
             letter_id,
@@ -251,7 +251,7 @@ class Failures:
     def failed(
         self, seq: StreamSeq, held: InFlight, now: float, reason: str = "", error_type: str = ""
     ) -> None:
-        """Remember an attempt that failed and that is not the last."""
+        """Remember a failed attempt that is not the last."""
         self._attempts.failed(self._key(seq, held.reply), self._began(held, now), reason, error_type)
 
     def settled(self, seq: StreamSeq, reply: bytes) -> None:
@@ -259,7 +259,7 @@ class Failures:
         self._attempts.forget(self._key(seq, reply))
 
     def id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
-        """Return which dead letter an event becomes, by a delivery of it."""
+        """Return the id of an event's dead letter, from a delivery of it."""
         return DeadLetterId(*self._consumer, seq, stored_at(reply))
 
     def _key(self, seq: StreamSeq, reply: bytes) -> EventKey:

@@ -1,14 +1,14 @@
-"""What a client's acknowledgements mean: one call's memory of what was asked and what is answered.
+"""What a client's acknowledgements mean: the commands of one call and the broker's answers.
 
 No I/O and no clock: commands, answers of the broker and the time go in; messages for the broker and
-confirmations for the client come out. The promises kept here are the contract's:
+confirmations for the client come out. It keeps the contract's promises:
 
-* every command gets exactly one confirmation, and confirmations leave in the order of their commands;
-* each id of a command stands in exactly one list of its confirmation, also when the command names it twice;
-* an id that this call does not hold is invalid and nothing about it reaches the broker, which answers stale
-  acknowledgements like valid ones and even lets a stale negative one disturb a later delivery;
-* what the broker does not answer in time has failed for now: the delivery is still held, and the client may
-  try again.
+* every command gets exactly one confirmation, in the order of the commands;
+* each id of a command is in exactly one list of its confirmation, even if the command names it twice;
+* an id that this call does not hold is invalid, and nothing about it reaches the broker, which answers stale
+  acknowledgements like valid ones and lets a stale negative one disturb a later delivery;
+* what the broker does not answer in time has failed for now: the client still holds the delivery and may try
+again.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from windshift.server.events.model import StreamSeq
 from windshift.server.telemetry.tracer import Span
 
 MOST_UNCONFIRMED = 20_000
-"""Commands, and ids in them, that may wait for their confirmation before no more are read from the client."""
+"""The most unconfirmed commands and ids before no more are read from the client."""
 
 
 class Kind(Enum):
@@ -37,15 +37,15 @@ class Kind(Enum):
 
 
 class Confirmation:
-    """What became of each id of one command.
+    """The result of one command, by id.
 
     Attributes:
-        kind: what the command was.
-        ids: done, and stored by the broker.
-        invalid_ids: not held by this call, settled before, or timed out.
-        temporary_failed_ids: not answered by the broker in time; may be tried again.
-        expires: when the broker's time to answer is over.
-        weight: what this costs while it waits: 1, and 1 for each id.
+        kind: the kind of the command.
+        ids: stored by the broker.
+        invalid_ids: not held by this call, already settled, or timed out.
+        temporary_failed_ids: not answered by the broker in time; the client may try again.
+        expires: when the broker must have answered.
+        weight: its share of `MOST_UNCONFIRMED`: 1, and 1 per id.
     """
 
     __slots__ = ("_waiting", "expires", "ids", "invalid_ids", "kind", "temporary_failed_ids", "weight")
@@ -64,7 +64,7 @@ class Confirmation:
 
     @property
     def complete(self) -> bool:
-        """Whether every id has its place."""
+        """Whether the result of every id is known."""
         return not self._waiting
 
     def lists(self) -> tuple[list[StreamSeq], list[StreamSeq], list[StreamSeq]]:
@@ -72,29 +72,29 @@ class Confirmation:
         return self.ids, self.invalid_ids, self.temporary_failed_ids
 
     def wait(self) -> None:
-        """Count an id whose place is not known yet."""
+        """Count an id whose result is not known yet."""
         self._waiting += 1
 
     def place(self, seq: StreamSeq, ids: list[StreamSeq]) -> None:
-        """Put a waited-for id into one of the lists of this confirmation."""
+        """Put an id that was waited for into one of the lists."""
         ids.append(seq)
         self._waiting -= 1
 
 
 class PendingAck:
-    """One message to the broker about one delivery, and who waits for its answer.
+    """One message to the broker about one delivery, and the commands that wait for its answer.
 
     Attributes:
         payload: what to send.
-        settles: whether the delivery is over when the broker has stored this.
-        ready: whether it may be sent: what has to come before it is done.
-        sent: whether it was handed to the connection.
-        is_repeated: whether it was sent once more after a connection ended.
-        void: whether it came too late, though the broker has stored it.
-        answered: whether its outcome is known; what comes later changes nothing.
-        since: when it was asked for.
-        dropped: the failure to be reported once the broker has stored this, if it drops the event.
-        span: what is recorded of it, if anything is.
+        settles: whether it ends the delivery.
+        ready: whether it may be sent, because all preparations are done.
+        sent: whether it was sent.
+        is_repeated: whether it was sent again after a reconnect.
+        void: whether it was too late, though the broker has stored it.
+        answered: whether its outcome is known; later answers change nothing.
+        since: when the client sent the command.
+        dropped: the failure to report when the broker has stored this, if it drops the event.
+        span: its span, if recorded.
     """
 
     __slots__ = (
@@ -131,34 +131,34 @@ class PendingAck:
 
     @property
     def reply(self) -> bytes:
-        """Where the broker takes acknowledgements of this delivery."""
+        """The subject for acknowledgements of this delivery."""
         return self.held.reply
 
     @property
     def ends(self) -> bool:
-        """Whether the event is not delivered to the consumer again when the broker has stored this."""
+        """Whether the event is not redelivered after this."""
         kind = self.confirmation.kind
         return kind is Kind.ACK or (kind is Kind.REJECT and self.payload == TERMINATE)
 
     @property
     def may_repeat(self) -> bool:
-        """Whether it may be sent, once more perhaps, while it is not answered.
+        """Whether it may be sent (again) while it is not answered.
 
-        Not a message that asks for another delivery: had it arrived, a second could hit that delivery.
+        Not if it asks for a redelivery: a second such message could hit the redelivery.
         """
         if self.answered or not self.ready:
             return False
         return self.ends or not self.settles
 
     def follow(self, confirmation: Confirmation) -> None:
-        """Let a later command about the same delivery wait for the outcome of this settlement."""
+        """Let a later command about the same delivery wait for this settlement."""
         confirmation.wait()
         if self._followers is None:
             self._followers = []
         self._followers.append(confirmation)
 
     def conclude(self, *, stored: bool) -> None:
-        """Place the id in the confirmations of this command and of those that waited for its outcome."""
+        """Put the id into the confirmations of this command and of those that wait for it."""
         first = self.confirmation
         done = first.invalid_ids if self.void else first.ids
         first.place(self.seq, done if stored else first.temporary_failed_ids)
@@ -171,7 +171,7 @@ class Settlements:
 
     Args:
         window: the deliveries that the call holds.
-        confirm_timeout: seconds that the broker has to answer.
+        confirm_timeout: seconds in which the broker must answer.
     """
 
     __slots__ = ("_confirm_timeout", "_due", "_load", "_pending", "_settling", "_unconfirmed", "window")
@@ -189,7 +189,7 @@ class Settlements:
 
     @property
     def busy(self) -> bool:
-        """Whether the broker has yet to answer something."""
+        """Whether the broker has not answered everything."""
         return bool(self._settling)
 
     @property
@@ -199,12 +199,12 @@ class Settlements:
 
     @property
     def has_confirmation(self) -> bool:
-        """Whether a confirmation may leave now."""
+        """Whether a confirmation can be sent now."""
         return bool(self._unconfirmed) and self._unconfirmed[0].complete
 
     @property
     def saturated(self) -> bool:
-        """Whether so many commands wait for the broker that no more should be read."""
+        """Whether too many commands wait for the broker to read more."""
         return self._load >= MOST_UNCONFIRMED
 
     @property
@@ -215,12 +215,12 @@ class Settlements:
     # --- Commands -----------------------------------------------------------------------------------------
 
     def command(self, kind: Kind, ids: Iterable[StreamSeq], payload: bytes, now: float) -> list[PendingAck]:
-        """Take a command about deliveries and return the messages to send to the broker for it.
+        """Take a command, and return the messages to send to the broker.
 
         Args:
-            kind: what the client asked for.
-            ids: the events that it named; repeated ones count once.
-            payload: what tells the broker so.
+            kind: the kind of command.
+            ids: the events; duplicates count once.
+            payload: the message to the broker.
             now: the time.
         """
         confirmation = Confirmation(kind, now + self._confirm_timeout)
@@ -257,7 +257,7 @@ class Settlements:
     # --- Answers ------------------------------------------------------------------------------------------
 
     def answer(self, pending: PendingAck, *, stored: bool, now: float) -> None:
-        """Take the broker's answer to a message, or the lack of one. Only the first counts."""
+        """Take the broker's answer to a message, or that there is none. Only the first counts."""
         if pending.answered:
             return
         pending.answered = True
@@ -283,7 +283,7 @@ class Settlements:
             self.window.drop(pending.seq, held)
 
     def confirmations(self) -> Iterator[Confirmation]:
-        """Yield the confirmations that may leave now, in the order of their commands."""
+        """Yield the confirmations to send now, in the order of their commands."""
         unconfirmed = self._unconfirmed
         while unconfirmed and unconfirmed[0].complete:
             confirmation = unconfirmed.popleft()
@@ -293,17 +293,17 @@ class Settlements:
     # --- Time and loss ------------------------------------------------------------------------------------
 
     def repeatable(self) -> list[PendingAck]:
-        """Return the messages that may be sent again when a connection broke while they were under way."""
+        """Return the messages under way that may be sent again after a reconnect."""
         return [pending for pending in self._pending if pending.may_repeat]
 
     def acks_under_way(self) -> list[StreamSeq]:
-        """Return the events whose acknowledgement was sent, and is not answered."""
+        """Return the events whose acknowledgement was sent but not answered."""
         return [
             each.seq for each in self._pending if not each.answered and each.confirmation.kind is Kind.ACK
         ]
 
     def tick(self, now: float) -> list[PendingAck]:
-        """Let time pass; return the messages that the broker did not answer in time."""
+        """Advance the time; return the messages that the broker did not answer in time."""
         queue = self._pending
         late: list[PendingAck] = []
         while queue and queue[0].confirmation.expires <= now:
@@ -315,9 +315,9 @@ class Settlements:
         return late
 
     def release(self) -> list[tuple[StreamSeq, InFlight]]:
-        """Give up all deliveries and return those that the broker should hand to somebody else at once.
+        """Give up all deliveries, and return those that the broker should redeliver at once.
 
-        Not among them is what is being settled: its settlement was sent, and what comes after it has no
+        Deliveries being settled are not among them: their settlement was sent, and nothing later has an
         effect.
         """
         sent = {seq for seq, pending in self._settling.items() if pending.sent}

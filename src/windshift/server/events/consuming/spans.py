@@ -1,9 +1,8 @@
-"""What is recorded of deliveries and settlements when they are traced.
+"""The spans of deliveries and settlements.
 
-A delivery is a part of its producer's trace, and also links to the producer's span, since many deliveries may
-come of one. A settlement is a part of the delivery that it settles. The span of a delivery lasts from the
-arrival from NATS until the event is on its way to the client; how long the client takes is the time between
-that span and the one of the settlement.
+A delivery belongs to its producer's trace and also links to the producer's span, since an event may have many
+deliveries. A settlement is a child of its delivery. The span of a delivery lasts from its arrival from NATS
+until it is sent to the client; the client's own time is between that span and the settlement's.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ class ConsumeSpans:
     """The spans of one subscription.
 
     Args:
-        tracer: begins spans.
+        tracer: starts spans.
         stream: the stream's name.
         consumer: the consumer's name.
     """
@@ -42,7 +41,7 @@ class ConsumeSpans:
         }
 
     def deliver(self, delivery: Delivery) -> Span | None:
-        """Begin the span of a delivery that arrived; None when its event is not traced."""
+        """Start the span of a delivery; None if its event is not traced."""
         span = self._tracer.follow(c.SpanKind.CLIENT, delivery.trace_parent, delivery.trace_state)
         if span is not None:
             span.name = self._delivery_name
@@ -58,7 +57,7 @@ class ConsumeSpans:
         return span
 
     def settle(self, pending: PendingAck, delivered: Span) -> None:
-        """Begin the span of a settlement; a ping is none."""
+        """Start the span of a settlement; pings have none."""
         operation = _SETTLEMENTS.get(pending.confirmation.kind)
         if operation is None:
             return

@@ -1,4 +1,4 @@
-"""One timer for whatever is due next."""
+"""One timer for the earliest of several deadlines."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from math import inf
 
 
 class DeadlineTimer:
-    """Rings once at the earliest time that it was set to; then it has to be set anew.
+    """Fires once at the earliest time that was set; then it must be set again.
 
     Args:
         loop: the event loop whose time counts.
@@ -21,10 +21,10 @@ class DeadlineTimer:
         self._loop = loop
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
-        self._due = inf  # uvloop's timers do not all know that themselves
+        self._due = inf  # not all of uvloop's timers can tell their time
 
     def set(self, due: float, now: float) -> None:
-        """Ring when ``due`` comes, at once if it is past; what is earlier stands. ``inf`` = never."""
+        """Fire at ``due``, or now if it is past, unless an earlier time is set. ``inf`` = never."""
         if due >= self._due:
             return
         if self._timer is not None:
@@ -38,6 +38,6 @@ class DeadlineTimer:
         self._ring()
 
     def stop(self) -> None:
-        """Ring no more."""
+        """Cancel the timer."""
         if self._timer is not None:
             self._timer.cancel()
