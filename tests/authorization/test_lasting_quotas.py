@@ -203,11 +203,12 @@ def test_bytes_set_aside_on_disk(callers: Callers) -> None:
 
 
 def test_bytes_stored(callers: Callers, nats_server: NatsServer) -> None:
-    """Once an owner has too many, all of its streams and stores are full, for whoever writes; not before."""
+    """Once an owner has too many, what has no limit of its own is full, for whoever writes; not before."""
     caller, stream, store = of(callers, "hoarder"), new(), new("store")
     ensure_stream(caller, stream)
     ensure_stream(of(callers, "all"), f"{stream}-other")
     caller.ensure_store(store)
+    ensure_stream(caller, f"{stream}-limited", retentionPolicy={"maxBytes": 500_000})
     for _ in range(3):
         caller.publish(f"{stream}.x", "x" * 30_000)
     wait_for(lambda: not works(lambda: caller.publish(f"{stream}.x")))
@@ -219,6 +220,7 @@ def test_bytes_stored(callers: Callers, nats_server: NatsServer) -> None:
     ):
         exceeded(act, "stored_bytes", 64 * KIB)
     caller.publish(f"{stream}-other.x")
+    caller.publish(f"{stream}-limited.x")
     ensure_consumer(caller, stream, name="c")
     ensure_stream(caller, stream, retentionPolicy={"maxEvents": 1})  # makes room
     wait_for(lambda: works(lambda: caller.publish(f"{stream}.x")))

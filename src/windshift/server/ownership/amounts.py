@@ -23,11 +23,17 @@ GROWING: Final = ("memory_bytes", "stored_bytes")
 
 
 class Held(NamedTuple):
-    """Something that somebody has. A stream has its subjects with it."""
+    """Something that somebody has.
+
+    Attributes:
+        owner: the name of the principal.
+        amounts: what it takes of which quota.
+        endless: the subjects by which a stream grows that has no `max_bytes`.
+    """
 
     owner: str
     amounts: Amounts
-    subjects: tuple[str, ...] = ()
+    endless: tuple[str, ...] = ()
 
 
 def owner_of(config: Mapping[str, Any]) -> str:
@@ -49,6 +55,11 @@ def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
     if config.get("storage") == "memory":
         return {"streams": 1, "memory_streams": 1, "memory_bytes": most or stored}
     return {"streams": 1, "reserved_bytes": most, "stored_bytes": stored}
+
+
+def endless(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the subjects of a stream that nothing but its owner's quotas keeps from growing."""
+    return () if (config.get("max_bytes") or 0) > 0 else tuple(config.get("subjects") or ())
 
 
 def of_consumer(config: Mapping[str, Any]) -> Amounts:

@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
+from math import inf
 from typing import Final
 
 from windshift.nats import JetStreamError, NatsError
@@ -29,6 +30,7 @@ from windshift.server.ownership.amounts import (
     OWNER,
     Held,
     Key,
+    endless,
     of_consumer,
     of_stream,
     owned,
@@ -82,11 +84,11 @@ class Ownership:
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
         if all(amount <= before.get(quota, 0) for quota, amount in amounts.items()):
             yield wanted
-            self._view.shrunk(key, Held(owner, amounts, tuple(wanted.get("subjects") or ())))
+            self._view.shrunk(key, Held(owner, amounts, endless(wanted)))
             return
         if self._access.quotas_of(owner) is None:
             owner, wanted = caller.name, owned(wanted, caller.name)
-        async with self._room(key, Held(owner, amounts, tuple(wanted.get("subjects") or ())), deadline):
+        async with self._room(key, Held(owner, amounts, endless(wanted)), deadline):
             yield wanted
 
     @asynccontextmanager
@@ -122,11 +124,12 @@ class Ownership:
 
     async def watch(self) -> None:
         """See from time to time which streams are full, until cancelled."""
-        now = asyncio.get_running_loop().time
+        now, looked = asyncio.get_running_loop().time, -inf
         while True:
             await asyncio.sleep(_INTERVAL)
-            if self._may_fill() or now() - self._view.streams_read_at > _IDLE_INTERVAL:
-                await self._look(now() + _IDLE_INTERVAL)
+            if self._may_fill() or now() - looked > _IDLE_INTERVAL:
+                looked = now()
+                await self._look(looked + _IDLE_INTERVAL)
 
     async def _look(self, deadline: float) -> None:
         try:
@@ -149,7 +152,11 @@ class Ownership:
                     yield owner, quota, limit
 
     def _find_full(self) -> None:
-        """Tell which streams may take nothing more: those that make somebody's bytes too many."""
+        """Tell which streams may take nothing more: those of owners with too many bytes that have no limit.
+
+        Others are counted by their limits, or kept within `reserved_bytes`. So whoever fills a stream with a
+        limit fills no other stream of its owner.
+        """
         full = [
             (owner, quota, limit, used)
             for owner, quota, limit in self._growing_limits()
@@ -162,7 +169,7 @@ class Ownership:
         for reason in full:
             for held in self._view.held.values():
                 if held.owner == reason[0] and reason[1] in held.amounts:
-                    streams.add(held.subjects, *reason)
+                    streams.add(held.endless, *reason)
         self._access.full = streams
 
     # -- What is made ------------------------------------------------------------------------------------

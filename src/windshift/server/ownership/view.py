@@ -13,7 +13,16 @@ from windshift.nats import JetStreamError, NatsError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.errors import BrokerUnavailable
-from windshift.server.ownership.amounts import GROWING, Held, Key, of_consumer, of_stream, owner_of, replicas
+from windshift.server.ownership.amounts import (
+    GROWING,
+    Held,
+    Key,
+    endless,
+    of_consumer,
+    of_stream,
+    owner_of,
+    replicas,
+)
 
 log = logging.getLogger(__name__)
 
@@ -180,18 +189,13 @@ class View:
         if name == _STREAMS:
             self.on_streams()
 
-    @property
-    def streams_read_at(self) -> float:
-        """Return the loop's time at which the list of streams began to be read the last time."""
-        return self._read_at.get(_STREAMS, -inf)
-
     async def _streams(self, began: float) -> dict[Key, Held]:
         found, with_consumers = {}, set()
         async for info in self._api.listed("STREAM.LIST", "streams", began + _READING):
             config, state = info["config"], info["state"]
             name = config["name"]
             amounts = of_stream(config, state["bytes"] * replicas(config))
-            found[name, ""] = Held(owner_of(config), amounts, tuple(config.get("subjects") or ()))
+            found[name, ""] = Held(owner_of(config), amounts, endless(config))
             if state.get("consumer_count") and not name.startswith(_WITHOUT_OWNERS):
                 with_consumers.add(name)
         self._with_consumers = frozenset(with_consumers)
