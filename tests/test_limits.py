@@ -70,30 +70,30 @@ SERVER: Final = ServerOptions()
 ENGINE: Final = engine_configuration(CONNECTION)
 
 VALUES: Final = {
-    "the end of its side, after the server ended its own": seconds(CONNECTION.close_timeout),
-    "bytes on the way on one stream": size(CONNECTION.stream_window),
-    "bytes on the way on all streams": size(CONNECTION.whole_window),
+    "closing its side after the server closed its own": seconds(CONNECTION.close_timeout),
+    "bytes under way on one stream": size(CONNECTION.stream_window),
+    "bytes under way on all streams": size(CONNECTION.whole_window),
     "one header block": size(CONNECTION.max_header_list_size),
     "fields in it": amount(ENGINE.max_inbound_header_count),
     "CONTINUATION frames of it": amount(ENGINE.max_continuations),
     "calls cancelled, in a burst and per second": amount(*ENGINE.stream_reset_rate_limit),
     "PING and SETTINGS whose answers it does not read": amount(ENGINE.max_outbound_ack),
-    "frames that make no sense, in a burst and per second": amount(*ENGINE.glitch_rate_limit),
-    "the request of a call that has only one": seconds(SERVER.request_timeout),
+    "invalid frames, in a burst and per second": amount(*ENGINE.glitch_rate_limit),
+    "the request of a call with a single request": seconds(SERVER.request_timeout),
     "the first message of `Consume`": seconds(ConsumeOptions().subscribe_timeout),
     "a call without a deadline": seconds(deadlines.DEFAULT),
     "the longest deadline": seconds(deadlines.LONGEST),
-    "the end of its side, after the status was sent": seconds(SERVER.discard_timeout),
-    "a message that carries a payload": size(SERVER.max_message_size),
+    "closing its side after the status was sent": seconds(SERVER.discard_timeout),
+    "a message with a payload": size(SERVER.max_message_size),
     "any other message": size(policies.LARGEST_REQUEST),
-    "one about dead letters": size(policies.LARGEST_OF_DEAD_LETTERS),
+    "a message about dead letters": size(policies.LARGEST_OF_DEAD_LETTERS),
     "a probe (`grpc.health.v1`)": size(policies.LARGEST_OF_HEALTH),
-    "bytes of events that it does not read, on one stream": size(SEND_QUEUE_MARK),
+    "unread bytes of events on one stream": size(SEND_QUEUE_MARK),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",
     "names of stores": f"{names.MAX_STORE_NAME} characters",
     "idempotency keys": f"{names.MAX_IDEMPOTENCY_KEY} characters",
     "names of types": f"{names.MAX_TYPE_NAME:,} characters",
-    "an event, its headers counted; a value": "the broker's `max_payload`",
+    "an event with its headers; a value": "the broker's `max_payload`",
     "ids in one `ack`, `reject` or `ping`": amount(commands.MOST_IDS),
     "events that a consume call holds at once": amount(commands.MOST_PROCESSING_EVENTS),
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
@@ -103,7 +103,7 @@ VALUES: Final = {
     "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
-    "publishes that wait for their turn": amount(WriteOptions().max_waiting),
+    "waiting publishes": amount(WriteOptions().max_waiting),
     "a consumer with a name that nobody subscribes to": days(consumers.KEPT_UNUSED),
     "one that never had a subscriber, or whose server died": days(consumers.EPHEMERAL_KEPT_UNUSED),
     "dead letters": days(store._CONFIG["max_age"]),
@@ -163,7 +163,7 @@ def test_every_error_about_a_limit_is_told() -> None:
 def test_the_text_beside_the_tables() -> None:
     """Numbers that are no rows."""
     assert f"keeps {open_files._RESERVED} for itself" in TEXT
-    assert f"takes {health_http._CONNECTIONS} connections at once" in TEXT
+    assert f"accepts {health_http._CONNECTIONS} connections at once" in TEXT
     assert CONNECTION.whole_window == 2 * CONNECTION.max_concurrent_streams * CONNECTION.stream_window
     assert ENGINE.max_inbound_header_list_size == 2 * CONNECTION.max_header_list_size
     assert memory._SHARE == 4
