@@ -101,30 +101,25 @@ class App:
         nats = _nats(config.nats, servers)
         self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
-        tracer = telemetry.tracer
         self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
         """Who may do what; None = everybody may do everything."""
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
         self._copies = None if access is None else Copies(nats.api, access, audit)
-        domain = _Domain(config, nats, counts, stats, tracer, self._ownership)
-        self._dead_letters, self._dead_lettering = domain.dead_letters, domain.dead_lettering
-        self._upkeep = domain.upkeep
+        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership)
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        self._services, self._health = _services(domain), HealthService()
-        answered = [*self._services, self._health]
-        self._answered = [*answered, *reflection_services(answered)]
-        _check_policies(self._answered)
-        self._interceptors = _interceptors(config, self.authorization, tracer, audit)
+        self._services, self._health = _services(self._domain), HealthService()
+        self._answered = _with_reflection([*self._services, self._health])
+        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
         self.connection.on_connected.append(self._show_health)
-        self.connection.on_lost += [self._dead_lettering.settled.lose, self._show_health]
+        self.connection.on_lost += [self._domain.dead_lettering.settled.lose, self._show_health]
         self._show_health()
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
@@ -180,8 +175,8 @@ class App:
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return the background work of the server."""
-        yield self._upkeep.run()
-        yield self._dead_lettering.pauses.watch()
+        yield self._domain.upkeep.run()
+        yield self._domain.dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
         if self.authorization is not None:
@@ -245,7 +240,7 @@ class App:
         self._draining_since = asyncio.get_running_loop().time()
         self._flush_by = self._draining_since + timeout
         self._show_health()
-        self._dead_letters.drain()
+        self._domain.dead_letters.drain()
         return self._server is None or await self._server.drain(timeout)
 
     async def close(self) -> None:
@@ -327,11 +322,13 @@ def _services(domain: _Domain) -> tuple[Service, ...]:
     )
 
 
-def _check_policies(services: list[Service]) -> None:
-    """Raise `NoPolicy` for a method that is not in the table, before anything is connected."""
-    for service in services:
+def _with_reflection(services: list[Service]) -> list[Service]:
+    """Add reflection; raise `NoPolicy` for a method that is not in the table."""
+    answered = [*services, *reflection_services(services)]
+    for service in answered:
         for path in service.methods:
             policy_of(path)
+    return answered
 
 
 def _interceptors(
