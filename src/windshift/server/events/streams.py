@@ -311,10 +311,10 @@ def refusal_error(refusal: NatsError, spec: StreamSpec) -> Exception:
         return InvalidField("retention_policy.max_bytes", "this broker requires this limit")
     if refusal.err_code == codes.MAX_BYTES_EXCEEDED and spec.retention.max_bytes:
         return InvalidField(
-            "retention_policy.max_bytes", "the broker allows no stream that much; ask for less"
+            "retention_policy.max_bytes", "the broker does not allow a stream that much; ask for less"
         )
     if refusal.err_code in codes.OUT_OF_SPACE and spec.retention.max_bytes:
-        return StorageFull("the broker cannot set aside max_bytes; ask for less, or give it more storage")
+        return StorageFull("the broker cannot reserve max_bytes; ask for less, or give it more storage")
     error = domain_error(refusal, stream=spec.name)
     if is_invalid(error):
         return UnsupportedCombination(f"the broker refuses this stream: {error.description}")
