@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import itertools
 import json
 import socket
+import time
 import urllib.request
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +26,8 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 MIB = 2**20
 CYCLES = 20
+REMEMBERED = 100
+"""Seconds for which a server remembers a settled event: two timeouts of its consumer, and 30 s."""
 CALLS = 8
 
 
@@ -47,7 +51,7 @@ async def soak(run: Run) -> None:
     async with single(run, config=f'http: "127.0.0.1:{port}"\n') as (node, (server,)):
         async with connections(run.history, 1, server.address) as made:
             await ensure_stream(made[0], "orders")
-        await _cycle(run, server, node.url, 0, total // cycles)  # to warm up
+        await _warm_up(run, server, node.url, total // cycles)
         run.counts.clear()
         before = await _load(server, port)
         loads = []
@@ -56,6 +60,15 @@ async def soak(run: Run) -> None:
             loads.append(await _load(server, port))
             run.progress(f"{number * (total // cycles):,} events, {_difference(before, loads[-1])}")
     _judge(run, before, loads, total)
+
+
+async def _warm_up(run: Run, server: Server, url: str, events: int) -> None:
+    """Go on until the server holds as much as it ever will: it remembers what is settled for a while."""
+    until = time.monotonic() + run.scale(REMEMBERED, 0)
+    for number in itertools.count():
+        await _cycle(run, server, url, -number, events)
+        if time.monotonic() >= until:
+            return
 
 
 async def _cycle(run: Run, server: Server, url: str, number: int, events: int) -> None:
