@@ -17,7 +17,8 @@ streams.ephemeral = ["*"]
 streams.bind = [">"]
 streams.consume = ["*"]
 streams.subjects = [">"]
-consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
+streams.delete = ["*"]
+consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 """

@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.authorization.world import World
 from tests.support.client import Client, Refusal, read_refusal
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -72,6 +73,7 @@ SERVICES: Final = {
         (events_pb.DESCRIPTOR, "EventsService", ""),
         (state_pb.DESCRIPTOR, "StateService", ""),
         (dead_letters_pb.DESCRIPTOR, "DeadLettersService", ""),
+        (admin_pb.DESCRIPTOR, "AdminService", ""),
         (health_pb.DESCRIPTOR, "Health", ""),
         (reflection_pb.DESCRIPTOR, "ServerReflection", ""),
         (older_reflection_pb.DESCRIPTOR, "ServerReflection", "Alpha"),
@@ -303,6 +305,53 @@ def _told(world: World, request: Any, responses: Any) -> None:
     assert len(responses) == 1
 
 
+def _streams_listed(world: World, request: Any, responses: Any) -> None:
+    assert all(world.witness.stream(stream.spec.name) for stream in responses[0].streams)
+
+
+def _stream_seen(world: World, request: Any, responses: Any) -> None:
+    stored = world.witness.stream(request.name)
+    assert stored is not None
+    assert responses[0].stream.events == stored["state"]["messages"]
+
+
+def _subjects_listed(world: World, request: Any, responses: Any) -> None:
+    stored = world.witness.stream(request.stream)
+    assert stored is not None
+    assert len(responses[0].subjects) == min(100, stored["state"].get("num_subjects", 0))
+
+
+def _consumers_listed(world: World, request: Any, responses: Any) -> None:
+    for each in responses[0].consumers:
+        assert world.witness.consumer(each.consumer.stream, each.consumer.id) is not None
+
+
+def _event_read(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].event.event.subject.startswith(f"{request.stream.lower()}.")
+
+
+def _events_read(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].events
+
+
+def _events_purged(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].purged <= 1
+
+
+def _event_deleted(world: World, request: Any, _: Any) -> None:
+    assert world.witness.message(request.stream, seq=request.id) is None
+
+
+def _stream_deleted(world: World, request: Any, _: Any) -> None:
+    assert world.witness.stream(request.name) is None
+
+
+def _paused(world: World, request: Any, _: Any) -> None:
+    stored = world.witness.consumer(request.stream, request.consumer)
+    assert stored is not None
+    assert stored["paused"]
+
+
 EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "EventsService/Publish": _published,
     "EventsService/PublishEvent": _published,
@@ -321,6 +370,17 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "DeadLettersService/Replay": _replayed,
     "DeadLettersService/Purge": _purged,
     "DeadLettersService/Watch": _watching,
+    "AdminService/ListStreams": _streams_listed,
+    "AdminService/GetStream": _stream_seen,
+    "AdminService/ListSubjects": _subjects_listed,
+    "AdminService/PurgeStream": _events_purged,
+    "AdminService/DeleteStream": _stream_deleted,
+    "AdminService/GetEvent": _event_read,
+    "AdminService/ReadEvents": _events_read,
+    "AdminService/TailEvents": _told,
+    "AdminService/DeleteEvent": _event_deleted,
+    "AdminService/ListConsumers": _consumers_listed,
+    "AdminService/PauseConsumer": _paused,
     "Health/Check": _told,
     "Health/List": _told,
     "Health/Watch": _told,

@@ -18,9 +18,10 @@ from tests.authorization.rows import (
     play,
     services_told,
 )
-from tests.authorization.tables import consumers, dead_letters, publishing, state, streams
+from tests.authorization.tables import admin, consumers, dead_letters, publishing, state, streams
 from tests.authorization.world import NOBODY, STRANGER, World, subscribe
 from tests.support.client import any_of
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -65,6 +66,19 @@ REQUESTS: dict[str, Message | Make] = {
     "DeadLettersService/Replay": _letter(dead_letters_pb.ReplayRequest),
     "DeadLettersService/Purge": _letter(dead_letters_pb.PurgeRequest),
     "DeadLettersService/Watch": dead_letters_pb.WatchRequest(existing=True),
+    "AdminService/ListStreams": admin_pb.ListStreamsRequest(),
+    "AdminService/GetStream": admin_pb.GetStreamRequest(name="SHOP"),
+    "AdminService/ListSubjects": admin_pb.ListSubjectsRequest(stream="SHOP"),
+    "AdminService/PurgeStream": admin_pb.PurgeStreamRequest(stream="SPARE", up_to_id=1),
+    "AdminService/DeleteStream": lambda world: admin_pb.DeleteStreamRequest(name=admin.spare(world)),
+    "AdminService/GetEvent": admin_pb.GetEventRequest(stream="SHOP", id=1),
+    "AdminService/ReadEvents": admin_pb.ReadEventsRequest(stream="SHOP"),
+    "AdminService/TailEvents": admin_pb.TailEventsRequest(stream="SHOP"),
+    "AdminService/DeleteEvent": lambda world: admin_pb.DeleteEventRequest(
+        stream="SPARE", id=world.admin.publish("spare.x")
+    ),
+    "AdminService/ListConsumers": admin_pb.ListConsumersRequest(stream="SHOP"),
+    "AdminService/PauseConsumer": admin.pausing("base-"),
     "Health/Check": health_pb.HealthCheckRequest(),
     "Health/List": health_pb.HealthListRequest(),
     "Health/Watch": health_pb.HealthCheckRequest(),
@@ -76,10 +90,14 @@ REQUESTS: dict[str, Message | Make] = {
 """A request of every method, for which a principal that may do everything is let through."""
 
 
+_OPEN_TO_KNOWN = ("ServerReflection", "AdminService/ListStreams")
+"""Methods that any known caller may ask; lists leave out what it may not see."""
+
+
 def _base() -> Iterator[Row]:
     """Give rows of every method by everybody."""
     for method, request in REQUESTS.items():
-        open_to_all, open_to_known = method.startswith("Health/"), method.startswith("ServerReflection")
+        open_to_all, open_to_known = method.startswith("Health/"), method.startswith(_OPEN_TO_KNOWN)
         for who, answer in (
             (NOBODY, ALLOWED if open_to_all else UNKNOWN),
             (STRANGER, ALLOWED if open_to_all else UNKNOWN),
@@ -91,7 +109,7 @@ def _base() -> Iterator[Row]:
 
 
 ROWS = [
-    *_base(), *publishing.ROWS, *streams.ROWS, *consumers.ROWS, *state.ROWS, *dead_letters.ROWS,
+    *_base(), *publishing.ROWS, *streams.ROWS, *consumers.ROWS, *state.ROWS, *dead_letters.ROWS, *admin.ROWS,
 ]  # fmt: skip
 
 

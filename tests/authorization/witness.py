@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 from tests.support.nats_server import NatsServer
+from windshift.server.domain.names import INTERNAL
 
 Json = dict[str, Any]
 
@@ -42,10 +43,14 @@ class Witness:
         }
 
     def consumers(self, stream: str) -> dict[str, Json]:
-        """Return the consumers of a stream: their configurations and where they stand."""
+        """Return the consumers of a stream, but those that servers made for themselves."""
         found = self.ask(f"CONSUMER.LIST.{stream}")["consumers"] or []
         kept = ("config", "delivered", "ack_floor", "num_pending", "num_ack_pending")
-        return {consumer["name"]: {key: consumer[key] for key in kept} for consumer in found}
+        return {
+            consumer["name"]: {key: consumer[key] for key in kept}
+            for consumer in found
+            if INTERNAL not in consumer["config"]["metadata"]
+        }
 
     def consumer(self, stream: str, name: str) -> Json | None:
         """Return a consumer."""

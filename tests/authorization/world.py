@@ -40,7 +40,8 @@ streams.ephemeral = ["*"]
 streams.bind = [">"]
 streams.consume = ["*"]
 streams.subjects = [">"]
-consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
+streams.delete = ["*"]
+consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 deny.publish = [">"]
@@ -51,7 +52,8 @@ deny.streams.ephemeral = ["*"]
 deny.streams.bind = [">"]
 deny.streams.consume = ["*"]
 deny.streams.subjects = [">"]
-deny.consumers = { use = ["*"], reject = ["*"], delete = ["*"] }
+deny.streams.delete = ["*"]
+deny.consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 deny.stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 deny.dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
 
@@ -155,6 +157,22 @@ streams = { consume = ["SHOP"], ephemeral = ["SHOP"], subjects = ["shop.z"] }
 [role.half-consumers]
 streams = { consume = ["PAYMENTS"], subjects = ["payments.>"] }
 consumers = { use = ["ann-*"], delete = ["ann-*"] }
+
+# Who looks and manages
+
+[role.viewer]
+streams = { view = ["SHOP", "GONE"] }
+
+[role.viewer-holes]
+streams = { view = ["*"] }
+deny.streams.view = ["PAY*"]
+
+[role.keeper]
+streams = { purge = ["SPARE"], subjects = ["spare.a.>"], delete = ["spare-*"] }
+
+[role.pauser]
+streams = { consume = ["SHOP"], subjects = ["shop.z"] }
+consumers = { control = ["ann-*"] }
 
 # Who keeps state
 
@@ -283,6 +301,7 @@ def furnish(world: World) -> None:
     admin.ensure_stream("SHOP", "shop.>")
     admin.ensure_stream("PAYMENTS", "payments.>")
     admin.ensure_stream("LEDGER", "ledger.>")
+    admin.ensure_stream("SPARE", "spare.a.>", "spare.x")
     for subject in (*SHOP_EVENTS, "payments.x"):
         admin.publish(subject)
     world.named_consumer(NAMED_LIKE_GENERATED, "shop.a.b")

@@ -108,6 +108,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       manage-stream STREAM
       view-stream STREAM
       purge-stream STREAM SUBJECT         remove its events, also by smaller limits
+      delete-stream STREAM
       bind SUBJECT                        have a stream take it
       copy STREAM SUBJECT                 have a stream copy it from STREAM
       consume STREAM SUBJECT CONSUMER     CONSUMER is - for an ephemeral one
@@ -115,6 +116,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       use-consumer STREAM CONSUMER        look at it, attach to it
       reject-for-good STREAM CONSUMER     give up events of one that somebody else made
       delete-consumer STREAM CONSUMER
+      control-consumer STREAM CONSUMER    pause and resume it
       manage-store STORE
       read-key STORE KEY
       write-key STORE KEY

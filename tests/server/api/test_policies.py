@@ -10,6 +10,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift.rpc import HealthService, Service, reflection_services
 from windshift.rpc.service import UNLIMITED, snake_case
+from windshift.server.api.admin import ADMIN
 from windshift.server.api.dead_letters import DEAD_LETTERS, MOST_IDS
 from windshift.server.api.events import EVENTS
 from windshift.server.api.policies import (
@@ -49,7 +50,7 @@ def limits(of: Service) -> dict[str, int]:
     }
 
 
-@pytest.mark.parametrize("descriptor", [EVENTS, STATE, DEAD_LETTERS], ids=lambda each: each.name)
+@pytest.mark.parametrize("descriptor", [EVENTS, STATE, DEAD_LETTERS, ADMIN], ids=lambda each: each.name)
 def test_only_payloads_may_be_as_large_as_the_broker_takes(descriptor: ServiceDescriptor) -> None:
     """Every other request has a limit of its own."""
     largest = LARGEST_OF_DEAD_LETTERS if descriptor is DEAD_LETTERS else LARGEST_REQUEST
@@ -65,7 +66,7 @@ async def test_probes_are_small() -> None:
 
 async def test_the_table_is_what_the_server_has() -> None:
     """Each method is in it, and nothing else; nobody but probes is let in without being asked who it is."""
-    answered = [service(EVENTS), service(STATE), service(DEAD_LETTERS), HealthService()]
+    answered = [*map(service, (EVENTS, STATE, DEAD_LETTERS, ADMIN)), HealthService()]
     methods = [
         method for each in [*answered, *reflection_services(answered)] for method in each.methods.values()
     ]

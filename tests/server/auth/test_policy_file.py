@@ -32,8 +32,8 @@ principals = [
 ]
 [role.order-writer]
 publish = ["orders.>"]
-streams = {{ manage = ["ORDERS"], view = ["ORDERS"], purge = ["ORDERS"], ephemeral = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
-consumers = {{ use = ["billing-*"], reject = ["billing-*"], delete = ["billing-*"] }}
+streams = {{ manage = ["ORDERS"], view = ["ORDERS"], purge = ["ORDERS"], delete = ["ORDERS"], ephemeral = ["ORDERS"], bind = ["orders.>"], consume = ["ORDERS"], subjects = ["orders.>"] }}
+consumers = {{ use = ["billing-*"], reject = ["billing-*"], delete = ["billing-*"], control = ["billing-*"] }}
 stores = {{ manage = ["cfg"], read = ["cfg"], write = ["cfg"], keys = ["billing.>"] }}
 dead_letters = {{ read = ["ORDERS"], replay = ["ORDERS"], purge = ["ORDERS"], consumers = ["billing-*"] }}
 deny.publish = ["orders.internal.>"]

@@ -36,6 +36,13 @@ from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 JsonObject: TypeAlias = dict[str, Any]
 
 API_PREFIX: Final = "$JS.API."
+_CHANGES: Final = (
+    "STREAM.CREATE",
+    "STREAM.UPDATE",
+    "STREAM.DELETE",
+    "CONSUMER.CREATE",
+    "CONSUMER.DELETE",
+)
 _SUBJECTS_AT_ONCE: Final = 1_000
 """Subjects that one turn of the event loop is busy with."""
 
@@ -122,12 +129,28 @@ class ConsumerState:
     delivered_to: int
 
 
+def consumer_state(info: JsonObject) -> ConsumerState:
+    """Read the answer to ``CONSUMER.INFO``."""
+    return ConsumerState(
+        info["config"],
+        info["created"],
+        info["num_pending"],
+        info["num_ack_pending"],
+        info["ack_floor"]["stream_seq"],
+        info["delivered"]["stream_seq"],
+    )
+
+
 class JetStream:
     """Asks JetStream's API.
 
     Every `deadline` is a time of the running loop. All methods raise `JetStreamError` for an error that
     another attempt would meet too, `Unavailable` when nothing was done, and those that change something
     `OutcomeUnknown` when it may have been.
+
+    Attributes:
+        changes: how often a stream or a consumer was created, changed or deleted through this. Who keeps a
+            list of them can tell by it that the list is out of date.
     """
 
     def __init__(
@@ -141,6 +164,7 @@ class JetStream:
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._attempt_timeout = attempt_timeout.total_seconds()
+        self.changes = 0
         self.refusal = ""
         """Why nothing is to be stored now, as somebody says who knows the server's disk; empty: nothing is
         known. What would make the server store something raises `StorageFull` then."""
@@ -211,7 +235,9 @@ class JetStream:
         async for _ in retry(deadline, self._backoff):
             until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
             try:
-                return await self.call(operation, request, until, repeatable=False)
+                answer = await self.call(operation, request, until, repeatable=False)
+                self.changes += operation.startswith(_CHANGES)
+                return answer
             except OutcomeUnknown as error:
                 unknown = error
             except Forbidden:
@@ -339,22 +365,19 @@ class JetStream:
 
     # --- Consumers ----------------------------------------------------------------------------------------
 
-    async def consumer(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
-        """Return what the server knows of a consumer; `None` if the stream has no such consumer."""
+    async def consumer_info(self, stream: str, name: str, deadline: float) -> JsonObject | None:
+        """Give all that the server says of a consumer; `None` if the stream has no such consumer."""
         try:
-            info = await self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
+            return await self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
         except JetStreamError as error:
             if error.err_code == codes.CONSUMER_NOT_FOUND:
                 return None
             raise
-        return ConsumerState(
-            info["config"],
-            info["created"],
-            info["num_pending"],
-            info["num_ack_pending"],
-            info["ack_floor"]["stream_seq"],
-            info["delivered"]["stream_seq"],
-        )
+
+    async def consumer(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
+        """Return what the server knows of a consumer; `None` if the stream has no such consumer."""
+        info = await self.consumer_info(stream, name, deadline)
+        return None if info is None else consumer_state(info)
 
     async def create_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
         """Create a consumer. Succeed too when it exists with this very configuration."""

@@ -11,6 +11,7 @@ from enum import Enum, IntEnum
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -22,17 +23,21 @@ from windshift.server.auth.actions import (
     Action,
     Bind,
     Consume,
+    ControlConsumer,
     Copy,
     DeleteConsumer,
+    DeleteStream,
     MakeEphemeral,
     ManageStore,
     ManageStream,
     Publish,
     PurgeDeadLetters,
+    PurgeStream,
     ReadDeadLetters,
     ReadKey,
     ReplayDeadLetters,
     UseConsumer,
+    ViewStream,
     WriteKey,
 )
 from windshift.server.domain import names
@@ -246,6 +251,43 @@ def _of_ids(action: _OfDeadLetters, ids: Any) -> Iterator[Action]:
             yield action(named.stream, named.consumer)
 
 
+# --- Admin ------------------------------------------------------------------------------------------------
+
+
+def _view(request: admin_pb.GetStreamRequest) -> Iterator[Action]:
+    yield ViewStream(request.name)
+
+
+def _view_of(request: admin_pb.ListSubjectsRequest | admin_pb.ListConsumersRequest) -> Iterator[Action]:
+    if request.stream:  # a list of all leaves out what the caller may not see
+        yield ViewStream(request.stream)
+
+
+def _purge_stream(request: admin_pb.PurgeStreamRequest) -> Iterator[Action]:
+    yield PurgeStream(request.stream, request.subject or EVERYTHING)
+
+
+def _delete_stream(request: admin_pb.DeleteStreamRequest) -> Iterator[Action]:
+    yield DeleteStream(request.name)
+
+
+def _delete_event(request: admin_pb.DeleteEventRequest) -> Iterator[Action]:
+    yield PurgeStream(request.stream, EVERYTHING)
+
+
+def _get_event(request: admin_pb.GetEventRequest) -> Iterator[Action]:
+    yield Consume(request.stream, request.last_of_subject or request.subject or EVERYTHING, None)
+
+
+def _read_events(request: admin_pb.ReadEventsRequest | admin_pb.TailEventsRequest) -> Iterator[Action]:
+    for subject in request.subjects or (EVERYTHING,):
+        yield Consume(request.stream, subject, None)
+
+
+def _pause(request: admin_pb.PauseConsumerRequest) -> Iterator[Action]:
+    yield ControlConsumer(request.stream, names.given_name(request.consumer))
+
+
 # --- Malformed requests ----------------------------------------------------------------------------------
 
 
@@ -264,6 +306,19 @@ def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.Del
 
 def _check_filter(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> None:
     read_filter(request.filter)
+
+
+def _check_stream(request: admin_pb.GetStreamRequest | admin_pb.DeleteStreamRequest) -> None:
+    names.stream_name("name", request.name)
+
+
+def _check_of_stream(request: Any) -> None:
+    names.stream_name("stream", request.stream)
+
+
+def _check_of_consumer(request: admin_pb.PauseConsumerRequest) -> None:
+    names.stream_name("stream", request.stream)
+    names.consumer_name("consumer", request.consumer)
 
 
 # --- The table --------------------------------------------------------------------------------------------
@@ -318,6 +373,7 @@ def _dead_letters(
 _EVENTS: Final = "/windshift.events.v1alpha1.EventsService/"
 _STATE: Final = "/windshift.state.v1alpha1.StateService/"
 _DEAD_LETTERS: Final = "/windshift.deadletters.v1alpha1.DeadLettersService/"
+_ADMIN: Final = "/windshift.admin.v1alpha1.AdminService/"
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
 POLICIES: Final[Mapping[str, MethodPolicy]] = {
@@ -338,6 +394,17 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, read_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
+    _ADMIN + "ListStreams": MethodPolicy(rule=None, weight=Weight.LIST),
+    _ADMIN + "GetStream": MethodPolicy(rule=_view, check=_check_stream),
+    _ADMIN + "ListSubjects": MethodPolicy(rule=_view_of, check=_check_of_stream, weight=Weight.LIST),
+    _ADMIN + "PurgeStream": _changes(_purge_stream, _check_of_stream),
+    _ADMIN + "DeleteStream": _changes(_delete_stream, _check_stream),
+    _ADMIN + "GetEvent": MethodPolicy(rule=_get_event, check=_check_of_stream),
+    _ADMIN + "ReadEvents": MethodPolicy(rule=_read_events, check=_check_of_stream, weight=Weight.LIST),
+    _ADMIN + "TailEvents": MethodPolicy(rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS),
+    _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
+    _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
+    _ADMIN + "PauseConsumer": _changes(_pause, _check_of_consumer),
     _HEALTH + "Check": _PROBE,
     _HEALTH + "List": _PROBE,
     _HEALTH + "Watch": _PROBE,

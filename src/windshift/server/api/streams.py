@@ -1,4 +1,4 @@
-"""Converts requests about streams and consumers to their specs."""
+"""Converts requests about streams and consumers to their specs, and specs of streams back."""
 
 from __future__ import annotations
 
@@ -59,6 +59,10 @@ LARGEST_EVENT_SIZE: Final = 2**31 - 1
 
 _DISCARD: Final = {0: DiscardPolicy.OLD, 1: DiscardPolicy.OLD, 2: DiscardPolicy.NEW}
 _STORAGE: Final = {0: StorageType.FILE, 1: StorageType.FILE, 2: StorageType.MEMORY}
+_STORAGE_NUMBERS: Final = {
+    StorageType.FILE: EnsureStreamRequest.STORAGE_TYPE_FILE,
+    StorageType.MEMORY: EnsureStreamRequest.STORAGE_TYPE_MEMORY,
+}
 
 
 def read_stream(request: EnsureStreamRequest) -> StreamSpec:
@@ -89,7 +93,7 @@ def read_consumer(request: EnsureConsumerRequest) -> ConsumerSpec:
         request.stream,
         name,
         subjects,
-        _start("from", getattr(request, "from"), AtEnd()),
+        read_pointer("from", getattr(request, "from"), AtEnd()),
         timeout or DEFAULT_PROCESSING_TIMEOUT,
         _retry_policy(request.retry_policy) if request.HasField("retry_policy") else None,
     )
@@ -130,7 +134,7 @@ def _source(field: str, source: EnsureStreamRequest.StreamSource, stream: str) -
         raise InvalidField(f"{field}.name", "must be another stream")
     return SourceSpec(
         source.name,
-        _start(f"{field}.from", getattr(source, "from"), AtStart()),
+        read_pointer(f"{field}.from", getattr(source, "from"), AtStart()),
         _each(f"{field}.filter_subjects", source.filter_subjects, names.filter_subject),
     )
 
@@ -147,7 +151,7 @@ def _retention(policy: EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
     )
 
 
-def _start(field: str, pointer: StreamPointer, absent: StartPosition) -> StartPosition:
+def read_pointer(field: str, pointer: StreamPointer, absent: StartPosition) -> StartPosition:
     """Read where to start. `start` and `end` count by presence, whatever their value."""
     match pointer.WhichOneof("pointer"):
         case "start":
@@ -226,3 +230,60 @@ def _some(field: str, values: tuple[T, ...]) -> tuple[T, ...]:
     if not values:
         raise InvalidField(field, "must not be empty")
     return values
+
+
+# --- Writing ----------------------------------------------------------------------------------------------
+
+
+def write_stream(spec: StreamSpec) -> EnsureStreamRequest:
+    """Write the request that would make a stream."""
+    request = EnsureStreamRequest(
+        name=spec.name,
+        storage=EnsureStreamRequest.Storage(type=_STORAGE_NUMBERS[spec.storage], replicas=spec.replicas),
+        max_event_size=spec.max_event_size,
+    )
+    if spec.deduplication_window is not None:
+        request.deduplication_window.FromTimedelta(spec.deduplication_window)
+    _write_input(request, spec.source)
+    if spec.retention != RetentionSpec():
+        _write_retention(request.retention_policy, spec.retention)
+    return request
+
+
+def _write_input(request: EnsureStreamRequest, source: StreamInput) -> None:
+    match source:
+        case FromSubjects(subjects):
+            request.subjects.subjects.extend(subjects)
+        case FromMirror(one):
+            _write_source(request.mirror, one)
+        case FromAggregate(sources):
+            for each in sources:
+                _write_source(request.aggregate.sources.add(), each)
+
+
+def _write_source(message: EnsureStreamRequest.StreamSource, source: SourceSpec) -> None:
+    message.name = source.stream
+    message.filter_subjects.extend(source.filters)
+    pointer: StreamPointer = getattr(message, "from")
+    match source.start:
+        case AtId(stream_seq):
+            pointer.offset = stream_seq
+        case AtTime(unix_ns):
+            pointer.time.FromNanoseconds(unix_ns)
+        case AtEnd():
+            pointer.end = True
+        case AtStart():
+            pass
+
+
+def _write_retention(policy: EnsureStreamRequest.RetentionPolicy, spec: RetentionSpec) -> None:
+    if spec.max_age is not None:
+        policy.max_age.FromTimedelta(spec.max_age)
+    for name in ("max_events", "max_events_per_subject", "max_bytes"):
+        value = getattr(spec, name)
+        if value is not None:
+            setattr(policy, name, value)
+    if spec.discard is DiscardPolicy.NEW:
+        policy.discard_policy = EnsureStreamRequest.DISCARD_POLICY_NEW
+    if spec.discard_new_per_subject:
+        policy.discard_new_per_subject = True

@@ -78,6 +78,15 @@ class PurgeStream(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class DeleteStream(_Asked):
+    """Delete a stream with all that is in it."""
+
+    stream: str
+    verb = "delete-stream"
+    _template = "delete stream {stream}"
+
+
+@dataclass(frozen=True, slots=True)
 class Bind(_Asked):
     """Have a stream take the events of a subject."""
 
@@ -150,6 +159,16 @@ class DeleteConsumer(_Asked):
     consumer: str | None
     verb = "delete-consumer"
     _template = "delete consumer {consumer} of stream {stream}"
+
+
+@dataclass(frozen=True, slots=True)
+class ControlConsumer(_Asked):
+    """Pause, resume or move a consumer; None = one without a name of its own."""
+
+    stream: str
+    consumer: str | None
+    verb = "control-consumer"
+    _template = "control consumer {consumer} of stream {stream}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +246,7 @@ Action: TypeAlias = (
     | ManageStream
     | ViewStream
     | PurgeStream
+    | DeleteStream
     | Bind
     | Copy
     | Consume
@@ -234,6 +254,7 @@ Action: TypeAlias = (
     | MakeEphemeral
     | RejectForGood
     | DeleteConsumer
+    | ControlConsumer
     | ManageStore
     | ReadKey
     | WriteKey

@@ -55,6 +55,7 @@ _NEEDED: Final = {
     "consumers.use": "streams.consume",
     "consumers.reject": "streams.consume",
     "consumers.delete": "streams.consume",
+    "consumers.control": "streams.consume",
     "stores.read": "stores.keys",
     "stores.write": "stores.keys",
     "dead_letters.read": "dead_letters.consumers",

@@ -126,6 +126,16 @@ class DeadLetterNotFound(WindshiftError):
         self.letter = letter
 
 
+class EventNotFound(WindshiftError):
+    """The stream holds no such event, or not any more."""
+
+    reason = "EVENT_NOT_FOUND"
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"stream {stream!r} holds no such event, or not any more", {"stream": stream})
+        self.stream = stream
+
+
 class UnboundSubject(WindshiftError):
     """No stream takes events of this subject."""
 
@@ -190,6 +200,24 @@ class KeyExists(WindshiftError):
 
 
 # Changes that the broker cannot make
+
+
+class TooManySubjects(WindshiftError):
+    """A list of subjects is longer than the broker gives in one piece."""
+
+    reason = "TOO_MANY_SUBJECTS"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"more than {limit} subjects match; use a narrower filter", {"limit": str(limit)})
+
+
+class NotSupportedByBroker(WindshiftError):
+    """This version of the broker has no such operation."""
+
+    reason = "NOT_SUPPORTED_BY_BROKER"
+
+    def __init__(self, operation: str, since: str) -> None:
+        super().__init__(f"{operation} needs nats-server {since} or later", {"since": since})
 
 
 class SubjectsOverlap(WindshiftError):

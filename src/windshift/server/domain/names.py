@@ -15,6 +15,9 @@ from functools import lru_cache
 
 from windshift.server.domain.errors import InvalidField
 
+INTERNAL = "windshift.internal"
+"""A key in the metadata of consumers that the server made for itself. Lists and metrics leave them out."""
+
 MAX_LENGTH = 255
 MAX_STORE_NAME = MAX_LENGTH - len("KV_")
 """The broker's limit on stream names applies to ``KV_`` plus the name of the store."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final, NamedTuple
 
 from windshift.nats import Message
+from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.pulling import split_ack_subject
 from windshift.nats.times import Time, from_unix_ns
 from windshift.server.events import headers
@@ -52,6 +53,23 @@ def read_delivery(message: Message) -> Delivery:
     return _new(
         Delivery,
         (number, text, type_name, body, time, key, trace_parent, trace_state, int(attempt), reply),
+    )
+
+
+def read_stored(message: StoredMessage) -> Delivery:
+    """Read a message as its stream holds it: it has no attempt and no reply."""
+    type_name, time, key, trace_parent, trace_state = headers.read_lines(message.headers)
+    return Delivery(
+        StreamSeq(message.sequence),
+        message.subject,
+        type_name,
+        message.body,
+        time or message.time,
+        key,
+        trace_parent,
+        trace_state,
+        0,
+        b"",
     )
 
 

@@ -65,6 +65,9 @@ def given_key(message_id: bytes) -> bytes:
 # --- Reading ----------------------------------------------------------------------------------------------
 
 
+OWN: Final = frozenset({DATA_TYPE, PUBLISHED_TIME, TRACE_PARENT, TRACE_STATE, h.MESSAGE_ID})
+"""Names of headers that an event's own fields are read from."""
+
 EventHeaders: TypeAlias = tuple[str, Time | None, str | None, str | None, str | None]
 """Type name (empty where none is named), time, idempotency key, trace parent and trace state."""
 
@@ -78,14 +81,14 @@ _PLAIN: Final = re.compile(
     rb"(?:WS-Trace-State: ([!-~](?:[ -~]*[!-~])?)\r\n)?"
     rb"\r\n"
 )
-"""What a Windshift writes. Where this does not fit, `_read_lines` reads the same, and anything else."""
+"""What a Windshift writes. Where this does not fit, `read_lines` reads the same, and anything else."""
 
 
 def read(block: bytes) -> EventHeaders:
     """Read the headers of a message. Those of other programs, or none, are fine."""
     plain = _PLAIN.fullmatch(block)
     if plain is None:
-        return _read_lines(block)
+        return read_lines(h.split(block))
     data_type, second, nanos, key, parent, state = plain.groups()
     seconds = _seconds(second)
     time = None if seconds is None else _new(Time, (seconds, int(nanos)))
@@ -106,10 +109,11 @@ def _text(data_type: bytes) -> str:
     return data_type.decode()
 
 
-def _read_lines(block: bytes) -> EventHeaders:
+def read_lines(lines: h.HeaderLines) -> EventHeaders:
+    """Read headers that are split already."""
     told = {
         name: (given_key(value) if name == h.MESSAGE_ID else value).decode(errors="replace")
-        for name, value in reversed(h.split(block))
+        for name, value in reversed(lines)
     }
     return (
         told.get(DATA_TYPE, ""),

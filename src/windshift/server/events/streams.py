@@ -146,7 +146,8 @@ def desired_config(
 ) -> JsonObject:
     """Return the whole JetStream configuration that the stream should have; `stored` is left as it is.
 
-    Everything of the stored configuration stays but what the contract has a field for. `last_ids` holds the
+    Everything of the stored configuration stays but what the contract has a field for, and direct gets, by
+    which events are read without a consumer. `last_ids` holds the
     last id of every stream that is copied from. Raise `MirrorChange` or `StorageChange` for what the broker
     could not do.
     """
@@ -160,6 +161,7 @@ def desired_config(
     config["name"] = spec.name
     config["storage"] = spec.storage.value
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
+    config["allow_direct"] = True
     return config | _limits(spec) | source
 
 

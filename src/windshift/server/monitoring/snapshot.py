@@ -16,6 +16,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.server.domain.names import INTERNAL
 
 T = TypeVar("T")
 
@@ -158,12 +159,13 @@ class SnapshotCollector:
                 snapshot.omitted_consumers += stream.consumers - offset
                 continue
             page = await self._consumers(stream, offset, deadline)
-            found = list(map(_consumer, page.items[:room]))
-            room -= len(found)
+            taken = page.items[:room]
+            found = [_consumer(info) for info in taken if not _is_internal(info)]
+            room -= len(taken)
             named += (each for each in found if each.durable)
             snapshot.consumers += (each for each in found if not each.durable)
-            offset += len(found)
-            if found and offset < page.total:
+            offset += len(taken)
+            if taken and offset < page.total:
                 reading.append((replace(stream, consumers=page.total), offset, named))
             await asyncio.sleep(0)  # a page is some hundred kilobytes of JSON: let others run
         chosen = shares(durable, self._limits.consumers)
@@ -255,6 +257,10 @@ def _stream(info: Mapping[str, Any]) -> StreamUsage:
         state["last_seq"],
         state.get("consumer_count", 0),
     )
+
+
+def _is_internal(info: Mapping[str, Any]) -> bool:
+    return INTERNAL in (info["config"].get("metadata") or {})
 
 
 def _consumer(info: Mapping[str, Any]) -> ConsumerProgress:

@@ -21,6 +21,11 @@ from windshift.rpc import (
     Service,
     reflection_services,
 )
+from windshift.server.admin.consumers import ConsumerAdmin
+from windshift.server.admin.events import EventReader
+from windshift.server.admin.look import Look
+from windshift.server.admin.streams import StreamAdmin
+from windshift.server.api.admin import ADMIN, AdminService
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
@@ -309,6 +314,14 @@ class _Domain:
         )
         self.upkeep = ReplayUpkeep(queue, api, notes, stats)
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
+        look = Look(api)
+        self.admin = AdminService(
+            StreamAdmin(api, look, store),
+            ConsumerAdmin(api, look, store),
+            EventReader(api, look),
+            connection,
+            api,
+        )
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
 
@@ -319,6 +332,7 @@ def _services(domain: _Domain) -> tuple[Service, ...]:
         Service(EVENTS, domain.events),
         Service(STATE, domain.state),
         Service(DEAD_LETTERS, domain.dead_letters),
+        Service(ADMIN, domain.admin),
     )
 
 

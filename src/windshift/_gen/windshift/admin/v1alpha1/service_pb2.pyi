@@ -1,0 +1,372 @@
+from google.protobuf import duration_pb2 as _duration_pb2
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from ....windshift.events.v1alpha1 import service_pb2 as _service_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class ListStreamsRequest(_message.Message):
+    __slots__ = ("find", "order_by", "descending", "page_size", "page_token")
+    class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ORDER_UNSPECIFIED: _ClassVar[ListStreamsRequest.Order]
+        ORDER_NAME: _ClassVar[ListStreamsRequest.Order]
+        ORDER_EVENTS: _ClassVar[ListStreamsRequest.Order]
+        ORDER_BYTES: _ClassVar[ListStreamsRequest.Order]
+        ORDER_RATE: _ClassVar[ListStreamsRequest.Order]
+        ORDER_LAG: _ClassVar[ListStreamsRequest.Order]
+        ORDER_DEAD_LETTERS: _ClassVar[ListStreamsRequest.Order]
+        ORDER_NEWEST: _ClassVar[ListStreamsRequest.Order]
+    ORDER_UNSPECIFIED: ListStreamsRequest.Order
+    ORDER_NAME: ListStreamsRequest.Order
+    ORDER_EVENTS: ListStreamsRequest.Order
+    ORDER_BYTES: ListStreamsRequest.Order
+    ORDER_RATE: ListStreamsRequest.Order
+    ORDER_LAG: ListStreamsRequest.Order
+    ORDER_DEAD_LETTERS: ListStreamsRequest.Order
+    ORDER_NEWEST: ListStreamsRequest.Order
+    FIND_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    find: str
+    order_by: ListStreamsRequest.Order
+    descending: bool
+    page_size: int
+    page_token: str
+    def __init__(self, find: _Optional[str] = ..., order_by: _Optional[_Union[ListStreamsRequest.Order, str]] = ..., descending: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListStreamsResponse(_message.Message):
+    __slots__ = ("streams", "total", "next_page_token")
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    streams: _containers.RepeatedCompositeFieldContainer[StreamInfo]
+    total: int
+    next_page_token: str
+    def __init__(self, streams: _Optional[_Iterable[_Union[StreamInfo, _Mapping]]] = ..., total: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class StreamInfo(_message.Message):
+    __slots__ = ("spec", "created", "events", "bytes", "first_id", "last_id", "first_time", "last_time", "subjects", "consumers", "worst_lag", "dead_letters", "rate", "sources", "replication")
+    class Source(_message.Message):
+        __slots__ = ("name", "lag", "heard", "error")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        LAG_FIELD_NUMBER: _ClassVar[int]
+        HEARD_FIELD_NUMBER: _ClassVar[int]
+        ERROR_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        lag: int
+        heard: _duration_pb2.Duration
+        error: str
+        def __init__(self, name: _Optional[str] = ..., lag: _Optional[int] = ..., heard: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., error: _Optional[str] = ...) -> None: ...
+    class Replication(_message.Message):
+        __slots__ = ("leader", "replicas")
+        class Replica(_message.Message):
+            __slots__ = ("name", "current", "lag")
+            NAME_FIELD_NUMBER: _ClassVar[int]
+            CURRENT_FIELD_NUMBER: _ClassVar[int]
+            LAG_FIELD_NUMBER: _ClassVar[int]
+            name: str
+            current: bool
+            lag: int
+            def __init__(self, name: _Optional[str] = ..., current: bool = ..., lag: _Optional[int] = ...) -> None: ...
+        LEADER_FIELD_NUMBER: _ClassVar[int]
+        REPLICAS_FIELD_NUMBER: _ClassVar[int]
+        leader: str
+        replicas: _containers.RepeatedCompositeFieldContainer[StreamInfo.Replication.Replica]
+        def __init__(self, leader: _Optional[str] = ..., replicas: _Optional[_Iterable[_Union[StreamInfo.Replication.Replica, _Mapping]]] = ...) -> None: ...
+    SPEC_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    FIRST_TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_TIME_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    WORST_LAG_FIELD_NUMBER: _ClassVar[int]
+    DEAD_LETTERS_FIELD_NUMBER: _ClassVar[int]
+    RATE_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
+    REPLICATION_FIELD_NUMBER: _ClassVar[int]
+    spec: _service_pb2.EnsureStreamRequest
+    created: _timestamp_pb2.Timestamp
+    events: int
+    bytes: int
+    first_id: int
+    last_id: int
+    first_time: _timestamp_pb2.Timestamp
+    last_time: _timestamp_pb2.Timestamp
+    subjects: int
+    consumers: int
+    worst_lag: int
+    dead_letters: int
+    rate: float
+    sources: _containers.RepeatedCompositeFieldContainer[StreamInfo.Source]
+    replication: StreamInfo.Replication
+    def __init__(self, spec: _Optional[_Union[_service_pb2.EnsureStreamRequest, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., events: _Optional[int] = ..., bytes: _Optional[int] = ..., first_id: _Optional[int] = ..., last_id: _Optional[int] = ..., first_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subjects: _Optional[int] = ..., consumers: _Optional[int] = ..., worst_lag: _Optional[int] = ..., dead_letters: _Optional[int] = ..., rate: _Optional[float] = ..., sources: _Optional[_Iterable[_Union[StreamInfo.Source, _Mapping]]] = ..., replication: _Optional[_Union[StreamInfo.Replication, _Mapping]] = ...) -> None: ...
+
+class GetStreamRequest(_message.Message):
+    __slots__ = ("name",)
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    def __init__(self, name: _Optional[str] = ...) -> None: ...
+
+class GetStreamResponse(_message.Message):
+    __slots__ = ("stream",)
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    stream: StreamInfo
+    def __init__(self, stream: _Optional[_Union[StreamInfo, _Mapping]] = ...) -> None: ...
+
+class ListSubjectsRequest(_message.Message):
+    __slots__ = ("stream", "filter", "page_size", "page_token")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    filter: str
+    page_size: int
+    page_token: str
+    def __init__(self, stream: _Optional[str] = ..., filter: _Optional[str] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListSubjectsResponse(_message.Message):
+    __slots__ = ("subjects", "next_page_token")
+    class Entry(_message.Message):
+        __slots__ = ("subject", "events")
+        SUBJECT_FIELD_NUMBER: _ClassVar[int]
+        EVENTS_FIELD_NUMBER: _ClassVar[int]
+        subject: str
+        events: int
+        def __init__(self, subject: _Optional[str] = ..., events: _Optional[int] = ...) -> None: ...
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    subjects: _containers.RepeatedCompositeFieldContainer[ListSubjectsResponse.Entry]
+    next_page_token: str
+    def __init__(self, subjects: _Optional[_Iterable[_Union[ListSubjectsResponse.Entry, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class PurgeStreamRequest(_message.Message):
+    __slots__ = ("stream", "subject", "up_to_id", "keep", "dry_run")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    UP_TO_ID_FIELD_NUMBER: _ClassVar[int]
+    KEEP_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    subject: str
+    up_to_id: int
+    keep: int
+    dry_run: bool
+    def __init__(self, stream: _Optional[str] = ..., subject: _Optional[str] = ..., up_to_id: _Optional[int] = ..., keep: _Optional[int] = ..., dry_run: bool = ...) -> None: ...
+
+class PurgeStreamResponse(_message.Message):
+    __slots__ = ("purged",)
+    PURGED_FIELD_NUMBER: _ClassVar[int]
+    purged: int
+    def __init__(self, purged: _Optional[int] = ...) -> None: ...
+
+class DeleteStreamRequest(_message.Message):
+    __slots__ = ("name", "expected_last_id")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    EXPECTED_LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    expected_last_id: int
+    def __init__(self, name: _Optional[str] = ..., expected_last_id: _Optional[int] = ...) -> None: ...
+
+class DeleteStreamResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetEventRequest(_message.Message):
+    __slots__ = ("stream", "id", "time", "last_of_subject", "subject")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
+    LAST_OF_SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    id: int
+    time: _timestamp_pb2.Timestamp
+    last_of_subject: str
+    subject: str
+    def __init__(self, stream: _Optional[str] = ..., id: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_of_subject: _Optional[str] = ..., subject: _Optional[str] = ...) -> None: ...
+
+class GetEventResponse(_message.Message):
+    __slots__ = ("event",)
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    event: StoredEvent
+    def __init__(self, event: _Optional[_Union[StoredEvent, _Mapping]] = ...) -> None: ...
+
+class StoredEvent(_message.Message):
+    __slots__ = ("event", "stored", "other_headers", "data_size")
+    class OtherHeadersEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    OTHER_HEADERS_FIELD_NUMBER: _ClassVar[int]
+    DATA_SIZE_FIELD_NUMBER: _ClassVar[int]
+    event: _service_pb2.Event
+    stored: _timestamp_pb2.Timestamp
+    other_headers: _containers.ScalarMap[str, str]
+    data_size: int
+    def __init__(self, event: _Optional[_Union[_service_pb2.Event, _Mapping]] = ..., stored: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., other_headers: _Optional[_Mapping[str, str]] = ..., data_size: _Optional[int] = ...) -> None: ...
+
+class ReadEventsRequest(_message.Message):
+    __slots__ = ("stream", "subjects", "types", "backwards", "limit", "without_data", "data_limit", "page_token")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    BACKWARDS_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_DATA_FIELD_NUMBER: _ClassVar[int]
+    DATA_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    types: _containers.RepeatedScalarFieldContainer[str]
+    backwards: bool
+    limit: int
+    without_data: bool
+    data_limit: int
+    page_token: str
+    def __init__(self, stream: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[str]] = ..., backwards: bool = ..., limit: _Optional[int] = ..., without_data: bool = ..., data_limit: _Optional[int] = ..., page_token: _Optional[str] = ..., **kwargs) -> None: ...
+
+class ReadEventsResponse(_message.Message):
+    __slots__ = ("events", "scanned_to", "next_page_token")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    SCANNED_TO_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[StoredEvent]
+    scanned_to: int
+    next_page_token: str
+    def __init__(self, events: _Optional[_Iterable[_Union[StoredEvent, _Mapping]]] = ..., scanned_to: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class TailEventsRequest(_message.Message):
+    __slots__ = ("stream", "subjects", "types", "without_data", "max_rate")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    SUBJECTS_FIELD_NUMBER: _ClassVar[int]
+    TYPES_FIELD_NUMBER: _ClassVar[int]
+    FROM_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_DATA_FIELD_NUMBER: _ClassVar[int]
+    MAX_RATE_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    subjects: _containers.RepeatedScalarFieldContainer[str]
+    types: _containers.RepeatedScalarFieldContainer[str]
+    without_data: bool
+    max_rate: int
+    def __init__(self, stream: _Optional[str] = ..., subjects: _Optional[_Iterable[str]] = ..., types: _Optional[_Iterable[str]] = ..., without_data: bool = ..., max_rate: _Optional[int] = ..., **kwargs) -> None: ...
+
+class TailEventsResponse(_message.Message):
+    __slots__ = ("event", "skipped", "caught_up", "position")
+    class Skipped(_message.Message):
+        __slots__ = ("events", "last_id")
+        EVENTS_FIELD_NUMBER: _ClassVar[int]
+        LAST_ID_FIELD_NUMBER: _ClassVar[int]
+        events: int
+        last_id: int
+        def __init__(self, events: _Optional[int] = ..., last_id: _Optional[int] = ...) -> None: ...
+    EVENT_FIELD_NUMBER: _ClassVar[int]
+    SKIPPED_FIELD_NUMBER: _ClassVar[int]
+    CAUGHT_UP_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    event: StoredEvent
+    skipped: TailEventsResponse.Skipped
+    caught_up: bool
+    position: int
+    def __init__(self, event: _Optional[_Union[StoredEvent, _Mapping]] = ..., skipped: _Optional[_Union[TailEventsResponse.Skipped, _Mapping]] = ..., caught_up: bool = ..., position: _Optional[int] = ...) -> None: ...
+
+class DeleteEventRequest(_message.Message):
+    __slots__ = ("stream", "id", "erase")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    ERASE_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    id: int
+    erase: bool
+    def __init__(self, stream: _Optional[str] = ..., id: _Optional[int] = ..., erase: bool = ...) -> None: ...
+
+class DeleteEventResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListConsumersRequest(_message.Message):
+    __slots__ = ("stream", "order_by", "page_size", "page_token")
+    class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        ORDER_UNSPECIFIED: _ClassVar[ListConsumersRequest.Order]
+        ORDER_NAME: _ClassVar[ListConsumersRequest.Order]
+        ORDER_PENDING: _ClassVar[ListConsumersRequest.Order]
+        ORDER_UNSETTLED: _ClassVar[ListConsumersRequest.Order]
+        ORDER_OLDEST: _ClassVar[ListConsumersRequest.Order]
+    ORDER_UNSPECIFIED: ListConsumersRequest.Order
+    ORDER_NAME: ListConsumersRequest.Order
+    ORDER_PENDING: ListConsumersRequest.Order
+    ORDER_UNSETTLED: ListConsumersRequest.Order
+    ORDER_OLDEST: ListConsumersRequest.Order
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ORDER_BY_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    order_by: ListConsumersRequest.Order
+    page_size: int
+    page_token: str
+    def __init__(self, stream: _Optional[str] = ..., order_by: _Optional[_Union[ListConsumersRequest.Order, str]] = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+
+class ListConsumersResponse(_message.Message):
+    __slots__ = ("consumers", "total", "next_page_token")
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    TOTAL_FIELD_NUMBER: _ClassVar[int]
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    consumers: _containers.RepeatedCompositeFieldContainer[ConsumerInfo]
+    total: int
+    next_page_token: str
+    def __init__(self, consumers: _Optional[_Iterable[_Union[ConsumerInfo, _Mapping]]] = ..., total: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+
+class ConsumerInfo(_message.Message):
+    __slots__ = ("consumer", "created", "delivered_to", "redelivered", "oldest_unsettled", "last_delivery", "last_ack", "paused_until")
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_TO_FIELD_NUMBER: _ClassVar[int]
+    REDELIVERED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    LAST_DELIVERY_FIELD_NUMBER: _ClassVar[int]
+    LAST_ACK_FIELD_NUMBER: _ClassVar[int]
+    PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    consumer: _service_pb2.GetConsumerResponse
+    created: _timestamp_pb2.Timestamp
+    delivered_to: int
+    redelivered: int
+    oldest_unsettled: _timestamp_pb2.Timestamp
+    last_delivery: _timestamp_pb2.Timestamp
+    last_ack: _timestamp_pb2.Timestamp
+    paused_until: _timestamp_pb2.Timestamp
+    def __init__(self, consumer: _Optional[_Union[_service_pb2.GetConsumerResponse, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., delivered_to: _Optional[int] = ..., redelivered: _Optional[int] = ..., oldest_unsettled: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_delivery: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_ack: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class PauseConsumerRequest(_message.Message):
+    __slots__ = ("stream", "consumer", "until")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    consumer: str
+    until: _timestamp_pb2.Timestamp
+    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class PauseConsumerResponse(_message.Message):
+    __slots__ = ("paused_until",)
+    PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    paused_until: _timestamp_pb2.Timestamp
+    def __init__(self, paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...

@@ -1,0 +1,1 @@
+"""Looking at streams, events and consumers, and managing them: what operators ask for."""

@@ -1,0 +1,152 @@
+"""Consumers, as operators see and manage them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import Final, NamedTuple
+
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
+from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.server.admin.look import Look
+from windshift.server.admin.pages import cut_page
+from windshift.server.admin.views import ConsumerDetails, consumer_details
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
+from windshift.server.events import consumers
+from windshift.server.events.dead_letters.admin import batches, together
+from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.positions import rfc3339
+
+_AT_ONCE: Final = 32
+_MOST_AGES: Final = 1_000
+"""Consumers whose oldest event is looked for when a list is sorted by that."""
+_MOST_FILTERS: Final = 4
+_LATEST: Final = 2.0**40
+"""Seconds since 1970 beyond all times: what has nothing unsettled comes last."""
+
+Key = tuple[float, str, str]
+"""What a list of consumers is sorted by: a number, the stream's name and the consumer's."""
+
+
+class ConsumerOrder(Enum):
+    """What a list of consumers is sorted by."""
+
+    NAME = "name"
+    PENDING = "pending"
+    UNSETTLED = "unsettled"
+    OLDEST = "oldest"
+
+
+class ConsumerEntry(NamedTuple):
+    """A consumer in a list.
+
+    Attributes:
+        view: what `Consumers.get` says of it.
+        details: what operators see beside that.
+        oldest_unsettled: when its oldest event was stored that is not settled; None = all are settled.
+    """
+
+    view: consumers.ConsumerView
+    details: ConsumerDetails
+    oldest_unsettled: Time | None
+
+
+class ConsumerPage(NamedTuple):
+    """A page of consumers.
+
+    Attributes:
+        entries: the consumers.
+        total: how many there are on all pages.
+        after: the key of the last one; None = there is no other page.
+    """
+
+    entries: list[ConsumerEntry]
+    total: int
+    after: Key | None
+
+
+class ConsumerAdmin:
+    """Looks at consumers, and pauses them. Deadlines are in the loop's time.
+
+    All methods raise `BrokerUnavailable`, `StreamNotFound` and `ConsumerNotFound`.
+    """
+
+    def __init__(self, api: JetStream, look: Look, dead_letters: DeadLetterStore) -> None:
+        self._api = api
+        self._look = look
+        self._dead_letters = dead_letters
+
+    async def page(
+        self,
+        stream: str,
+        order: ConsumerOrder,
+        may_view: Callable[[str], bool],
+        size: int,
+        after: Key | None,
+        deadline: float,
+    ) -> ConsumerPage:
+        """List the consumers of a stream, or of all that the caller may see when `stream` is empty."""
+        rows = await (self._look.rows_of(stream, deadline) if stream else self._look.consumers(deadline))
+        visible = {name for name in {row.key.stream for row in rows} if may_view(name)}
+        rows = [row for row in rows if row.key.stream in visible]
+        values: dict[ConsumerKey, float] = {}
+        match order:
+            case ConsumerOrder.PENDING:
+                values = {row.key: -row.pending for row in rows}
+            case ConsumerOrder.UNSETTLED:
+                values = {row.key: -row.unsettled for row in rows}
+            case ConsumerOrder.OLDEST:
+                values = await self._ages([row.key for row in rows if row.pending or row.unsettled], deadline)
+        keys, after = cut_page(((float(values.get(row.key, _LATEST)), *row.key) for row in rows), size, after)
+        entries: list[ConsumerEntry] = []
+        for some in batches(keys, _AT_ONCE):
+            found = await together(self._entry(ConsumerKey(*key[1:]), deadline) for key in some)
+            entries += [entry for entry in found if entry is not None]
+        return ConsumerPage(entries, len(rows), after)
+
+    async def _ages(self, keys: Sequence[ConsumerKey], deadline: float) -> dict[ConsumerKey, float]:
+        """Return when their oldest unsettled events were stored."""
+        ages: dict[ConsumerKey, float] = {}
+        for some in batches(keys[:_MOST_AGES], _AT_ONCE):
+            entries = await together(self._entry(key, deadline) for key in some)
+            for key, entry in zip(some, entries, strict=True):
+                if entry is not None and entry.oldest_unsettled is not None:
+                    ages[key] = entry.oldest_unsettled.seconds + entry.oldest_unsettled.nanos / NANOSECONDS
+        return ages
+
+    async def _entry(self, key: ConsumerKey, deadline: float) -> ConsumerEntry | None:
+        """Describe a consumer; None when it was deleted meanwhile."""
+        try:
+            with broker_errors(stream=key.stream, consumer=key.name):
+                info = await self._api.consumer_info(key.stream, key.name, deadline)
+                if info is None:
+                    return None
+                state = consumer_state(info)
+                oldest = await self._oldest(key.stream, state, deadline)
+            count = await self._dead_letters.count(key.stream, key.name, deadline)
+        except (StreamNotFound, ConsumerNotFound):
+            return None
+        return ConsumerEntry(
+            consumers.view(key.stream, key.name, state, count), consumer_details(info), oldest
+        )
+
+    async def _oldest(self, stream: str, state: ConsumerState, deadline: float) -> Time | None:
+        if not state.pending and not state.unsettled:
+            return None
+        found = [
+            await self._api.message(stream, {"seq": state.settled_to + 1, "next_by_subj": subject}, deadline)
+            for subject in sorted(consumers.chosen_subjects(state.config))[:_MOST_FILTERS]
+        ]
+        first = min(
+            (each for each in found if each is not None), key=lambda each: each.sequence, default=None
+        )
+        return None if first is None else first.time
+
+    async def pause(self, stream: str, consumer: str, until_ns: int | None, deadline: float) -> Time | None:
+        """Pause a consumer until a time in nanoseconds since 1970, or resume it; return until when it is."""
+        request: JsonObject = {} if until_ns is None else {"pause_until": rfc3339(until_ns)}
+        with broker_errors(stream=stream, consumer=consumer):
+            answer = await self._api.change(f"CONSUMER.PAUSE.{stream}.{consumer}", request, deadline)
+        return parse_rfc3339(answer["pause_until"]) if answer.get("paused") else None

@@ -1,0 +1,296 @@
+"""Reading stored events without a consumer, forwards and backwards.
+
+JetStream reads forwards only: the first messages from some place on that match a subject. Backwards goes by
+windows of ids, from the end towards the beginning; they grow while nothing is found, and shrink where one
+holds more than may be read at once.
+
+Many messages come with one direct get, which any replica answers, and every mirror, also one that leaves
+something out (nats-server 2.15): what it lacks would seem not to exist. So a stream that has mirrors is read
+from its leader, one message after the other, as is one that does not allow direct gets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from heapq import merge
+from itertools import groupby
+from typing import Any, Final, NamedTuple
+
+from windshift.nats import Forbidden, NatsError, NoDirectGet
+from windshift.nats import headers as h
+from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
+from windshift.server.admin.look import Look
+from windshift.server.domain.broker_errors import broker_errors, domain_error
+from windshift.server.domain.errors import EventNotFound
+from windshift.server.events.headers import DATA_TYPE
+from windshift.server.events.positions import rfc3339
+from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
+
+EVERYTHING: Final = ">"
+MOST_SCANNED: Final = 50_000
+"""Ids that one page looks through."""
+_LOOK: Final = 0.2
+"""Seconds that one page looks for."""
+_PAGE_BYTES: Final = 1024 * 1024
+_BATCH: Final = 500
+"""Messages that are asked for at once. The broker gives no more than 1,024."""
+_WINDOW: Final = 256
+"""Ids of the first window backwards; the next ones are four times as wide each."""
+
+
+# --- What is asked for, and what is found ------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which events of a stream.
+
+    Attributes:
+        stream: the stream.
+        subjects: those that match one of these; empty = all.
+        types: those of these types, by full Protobuf name; empty = all.
+    """
+
+    stream: str
+    subjects: tuple[str, ...] = ()
+    types: frozenset[bytes] = frozenset()
+
+    def takes(self, message: StoredMessage) -> bool:
+        """Whether a message that matches the subjects is of one of the types."""
+        return not self.types or (h.find(message.headers, DATA_TYPE) or b"") in self.types
+
+
+class EventPage(NamedTuple):
+    """Some events.
+
+    Attributes:
+        events: in the order in which they were asked for.
+        scanned_to: the last id that was looked at; 0 = none.
+        next: the id to go on with; None = there is no more.
+    """
+
+    events: list[StoredMessage]
+    scanned_to: int
+    next: int | None
+
+
+class EventReader:
+    """Reads events. Deadlines are in the loop's time.
+
+    All methods raise `StreamNotFound` and `BrokerUnavailable`.
+    """
+
+    def __init__(self, api: JetStream, look: Look) -> None:
+        self._api = api
+        self._look = look
+        self._loop = asyncio.get_running_loop()
+
+    async def get(self, stream: str, query: JsonObject, deadline: float) -> StoredMessage:
+        """Read one event from the stream's leader.
+
+        `query` is that of ``STREAM.MSG.GET``. May also raise `EventNotFound`.
+        """
+        message = await self._message(stream, query, deadline)
+        if message is None:
+            raise EventNotFound(stream)
+        return message
+
+    async def read(
+        self, which: Selection, begin: StartPosition | int, limit: int, deadline: float, *, backwards: bool
+    ) -> EventPage:
+        """Read a page.
+
+        Args:
+            which: the events.
+            begin: where, or the id that a page before said to go on with.
+            limit: most events.
+            deadline: when to give up.
+            backwards: whether to read towards older events.
+        """
+        held = await self._held(which.stream, deadline)
+        page = _Page(self._loop.time() + _LOOK, limit)
+        if backwards:
+            newest = await self._newest(which.stream, begin, held, deadline)
+            return await self._backwards(which, held, newest, page, deadline)
+        return await self._forwards(which, held, _first_query(begin, held), page, deadline)
+
+    # --- Forwards -----------------------------------------------------------------------------------------
+
+    async def _forwards(
+        self, which: Selection, held: _Held, query: dict[str, Any], page: _Page, deadline: float
+    ) -> EventPage:
+        scanned = query.get("seq", 1) - 1
+        while True:
+            want = _BATCH if which.types else min(_BATCH, page.room)
+            query |= {"batch": want, "max_bytes": _PAGE_BYTES}
+            batch = await self._batch(which, held, query, deadline)
+            for message in batch.messages:
+                if page.is_full:
+                    return EventPage(page.found, scanned, message.sequence)
+                scanned = message.sequence
+                page.look_at(message, taken=which.takes(message))
+            if not batch.left:
+                return EventPage(page.found, scanned, None)
+            if page.is_over(self._loop.time()):
+                return EventPage(page.found, scanned, scanned + 1)
+            query = {"seq": scanned + 1}
+
+    # --- Backwards ----------------------------------------------------------------------------------------
+
+    async def _newest(self, stream: str, begin: StartPosition | int, held: _Held, deadline: float) -> int:
+        """Return the id to begin with."""
+        match begin:
+            case int():
+                return begin
+            case AtId(stream_seq):
+                return min(stream_seq, held.last)
+            case AtStart():
+                return held.first
+            case AtTime(unix_ns):
+                query = {"start_time": rfc3339(unix_ns), "next_by_subj": EVERYTHING}
+                message = await self._message(stream, query, deadline)
+                return held.last if message is None else message.sequence
+            case AtEnd():
+                return held.last
+
+    async def _backwards(
+        self, which: Selection, held: _Held, newest: int, page: _Page, deadline: float
+    ) -> EventPage:
+        first = held.first
+        window, scanned = _WINDOW, 0
+        while newest >= first:
+            oldest = max(first, newest - window + 1)
+            query = {"seq": oldest, "batch": _BATCH, "max_bytes": _PAGE_BYTES}
+            batch = await self._batch(which, held, query, deadline)
+            inside = [message for message in batch.messages if message.sequence <= newest]
+            if batch.left and len(inside) == len(batch.messages) and inside[-1].sequence < newest:
+                window = max(1, window // 4)  # it holds more than one request may read
+                continue
+            for message in reversed(inside):
+                if page.is_full:
+                    return EventPage(page.found, scanned, message.sequence)
+                scanned = message.sequence
+                page.look_at(message, taken=which.takes(message))
+            page.scanned += newest - oldest + 1 - len(inside)
+            scanned, newest = oldest, oldest - 1
+            if page.is_over(self._loop.time()) and newest >= first:
+                return EventPage(page.found, scanned, newest)
+            if not inside:
+                window = min(4 * window, MOST_SCANNED)
+        return EventPage(page.found, scanned, None)
+
+    # --- Asking -------------------------------------------------------------------------------------------
+
+    async def _batch(self, which: Selection, held: _Held, query: dict[str, Any], deadline: float) -> Batch:
+        """Read the first messages from some place on that match one of the subjects."""
+        batches = []
+        for subject in which.subjects or (EVERYTHING,):
+            one = query | {"next_by_subj": subject}
+            if held.direct:
+                batches.append(await self._at_once(which.stream, one, deadline))
+            else:
+                batches.append(await self._one_by_one(which.stream, one, deadline))
+        return batches[0] if len(batches) == 1 else merged(batches, query["batch"])
+
+    async def _at_once(self, stream: str, query: dict[str, Any], deadline: float) -> Batch:
+        try:
+            return await self._api.batch(stream, query, deadline)
+        except (Forbidden, NoDirectGet):  # or it was switched off just now
+            return await self._one_by_one(stream, query, deadline)
+        except NatsError as error:
+            raise domain_error(error, stream=stream) from error
+
+    async def _one_by_one(self, stream: str, query: dict[str, Any], deadline: float) -> Batch:
+        """Read messages from the stream's leader."""
+        messages: list[StoredMessage] = []
+        size, ask = 0, {key: value for key, value in query.items() if key not in ("batch", "max_bytes")}
+        while len(messages) < query["batch"] and size < query["max_bytes"]:
+            message = await self._message(stream, ask, deadline)
+            if message is None:
+                return Batch(messages, 0)
+            messages.append(message)
+            size += len(message.body)
+            ask = {"seq": message.sequence + 1, "next_by_subj": query["next_by_subj"]}
+        return Batch(messages, 1)
+
+    async def _message(self, stream: str, query: JsonObject, deadline: float) -> StoredMessage | None:
+        with broker_errors(stream=stream):
+            return await self._api.message(stream, query, deadline)
+
+    async def _held(self, stream: str, deadline: float) -> _Held:
+        with broker_errors(stream=stream):
+            info = await self._api.stream_info(stream, deadline)
+        state = info["state"]
+        direct = bool(info["config"].get("allow_direct"))
+        if direct:
+            direct = all(row.origin != stream for row in await self._look.streams(deadline))
+        return _Held(max(1, state["first_seq"]), state["last_seq"], direct)
+
+
+class _Held(NamedTuple):
+    """The first id that a stream holds, the last that it gave, and whether many can be read at once."""
+
+    first: int
+    last: int
+    direct: bool
+
+
+def _first_query(begin: StartPosition | int, held: _Held) -> dict[str, Any]:
+    match begin:
+        case int():
+            return {"seq": begin}
+        case AtStart():
+            return {"seq": 1}
+        case AtId(stream_seq):
+            return {"seq": stream_seq}
+        case AtTime(unix_ns):
+            return {"start_time": rfc3339(unix_ns)}
+        case AtEnd():
+            return {"seq": held.last + 1}
+
+
+class _Page:
+    """What was found so far, and how much looking that took."""
+
+    def __init__(self, until: float, limit: int) -> None:
+        self.found: list[StoredMessage] = []
+        self.scanned = 0
+        self._until = until
+        self._limit = limit
+        self._size = 0
+
+    @property
+    def room(self) -> int:
+        """How many more fit."""
+        return self._limit - len(self.found)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether no more fit."""
+        return self.room == 0 or self._size >= _PAGE_BYTES
+
+    def is_over(self, now: float) -> bool:
+        """Whether it is full, or was looked for long enough."""
+        return self.is_full or self.scanned >= MOST_SCANNED or now >= self._until
+
+    def look_at(self, message: StoredMessage, *, taken: bool) -> None:
+        """Count a message, and take it or not."""
+        self.scanned += 1
+        if taken:
+            self.found.append(message)
+            self._size += len(message.body)
+
+
+def merged(batches: Sequence[Batch], most: int) -> Batch:
+    """Return the first messages of several batches together, each once.
+
+    A batch that has more to come is complete only up to its last message.
+    """
+    ends = [batch.messages[-1].sequence for batch in batches if batch.left and batch.messages]
+    ordered = merge(*(batch.messages for batch in batches), key=lambda message: message.sequence)
+    once = [next(same) for _, same in groupby(ordered, key=lambda message: message.sequence)]
+    messages = [message for message in once if not ends or message.sequence <= min(ends)][:most]
+    left = sum(batch.left for batch in batches) + len(once) - len(messages)
+    return Batch(messages, left)

@@ -1,0 +1,173 @@
+"""Lists of all streams and all consumers, looked at together: callers at about the same time share a look.
+
+A look keeps only what lists are sorted and searched by; what is shown of an entry is asked for anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from time import perf_counter
+from typing import Any, Final, Generic, NamedTuple, TypeVar
+
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.times import NANOSECONDS, parse_rfc3339
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import StreamNotFound
+from windshift.server.domain.names import INTERNAL
+from windshift.server.events.dead_letters.admin import together
+from windshift.server.events.model import ConsumerKey
+
+T = TypeVar("T")
+
+MOST_KEPT: Final = 5.0
+"""Seconds that a look is good for at most."""
+_KEPT: Final = 20
+"""A look is good for so many times as long as it took: short where there is little to see."""
+_TIMEOUT: Final = 10.0
+"""Seconds that a look may take."""
+_AT_ONCE: Final = 16
+"""Streams whose consumers are asked for at once."""
+_RESERVED: Final = ("WS_", "KV_", "OBJ_")
+
+
+class StreamRow(NamedTuple):
+    """What lists of streams are sorted and searched by.
+
+    Attributes:
+        name: the stream's name.
+        subjects: those it is bound to.
+        origin: the stream that it is a mirror of; empty = it is none.
+        created_ns: in nanoseconds since 1970.
+        events: how many it holds.
+        size: bytes it holds.
+        last_id: the last id ever given.
+        consumers: how many it has.
+        rate: events stored per second since the look before; 0 when it was not there then.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    origin: str
+    created_ns: int
+    events: int
+    size: int
+    last_id: int
+    consumers: int
+    rate: float
+
+    def contains(self, text: str) -> bool:
+        """Whether a text in lower case is in the name or in a subject."""
+        return text in self.name.lower() or any(text in subject.lower() for subject in self.subjects)
+
+
+class ConsumerRow(NamedTuple):
+    """What lists of consumers are sorted by."""
+
+    key: ConsumerKey
+    pending: int
+    unsettled: int
+
+
+class _Shared(Generic[T]):
+    """A look that is taken when somebody asks, and shared by all who ask within the next seconds."""
+
+    def __init__(self, api: JetStream, take: Callable[[float], Coroutine[Any, Any, T]]) -> None:
+        self._api = api
+        self._take = take
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[T] | None = None
+        self._good_until = 0.0
+        self._changes = 0
+
+    async def get(self, deadline: float) -> T:
+        """Return what is known, or look. `deadline` (loop time) ends waiting, not the look."""
+        if self._task is None or self._is_old(self._task):
+            self._changes = self._api.changes
+            self._task = self._loop.create_task(self._look())
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.shield(self._task)
+
+    def _is_old(self, task: asyncio.Task[T]) -> bool:
+        """Whether a look is over, or began before the last change that was made through this server."""
+        is_over = task.done() and self._loop.time() >= self._good_until
+        return is_over or self._changes != self._api.changes
+
+    async def _look(self) -> T:
+        began = perf_counter()
+        self._good_until = 0.0
+        found = await self._take(self._loop.time() + _TIMEOUT)
+        self._good_until = self._loop.time() + min(_KEPT * (perf_counter() - began), MOST_KEPT)
+        return found
+
+
+class Look:
+    """What there is."""
+
+    def __init__(self, api: JetStream) -> None:
+        self._api = api
+        self._loop = asyncio.get_running_loop()
+        self._streams = _Shared(api, self._look_at_streams)
+        self._consumers = _Shared(api, self._look_at_consumers)
+        self._seen: dict[str, tuple[int, float]] = {}
+
+    async def streams(self, deadline: float) -> list[StreamRow]:
+        """Return all streams, but those that Windshift and the broker keep for themselves."""
+        return await self._streams.get(deadline)
+
+    async def consumers(self, deadline: float) -> list[ConsumerRow]:
+        """Return the consumers of all these streams."""
+        return await self._consumers.get(deadline)
+
+    async def rows_of(self, stream: str, deadline: float) -> list[ConsumerRow]:
+        """Return the consumers of one stream, as they are now; raise `StreamNotFound`."""
+        with broker_errors(stream=stream):
+            return [
+                ConsumerRow(ConsumerKey(stream, info["name"]), info["num_pending"], info["num_ack_pending"])
+                async for info in self._api.listed(f"CONSUMER.LIST.{stream}", "consumers", deadline)
+                if INTERNAL not in (info["config"].get("metadata") or {})
+            ]
+
+    async def _look_at_streams(self, deadline: float) -> list[StreamRow]:
+        seen, self._seen = self._seen, {}
+        now = self._loop.time()
+        rows = []
+        with broker_errors():
+            async for info in self._api.listed("STREAM.LIST", "streams", deadline):
+                name, last = info["config"]["name"], info["state"]["last_seq"]
+                if not name.startswith(_RESERVED):
+                    before, then = seen.get(name, (last, now - 1))
+                    rows.append(_stream_row(info, max(0, last - before) / max(now - then, 0.001)))
+                    self._seen[name] = last, now
+        return rows
+
+    async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
+        names = [row.name for row in await self._look_at_streams(deadline) if row.consumers]
+        rows: list[ConsumerRow] = []
+        for begin in range(0, len(names), _AT_ONCE):
+            some = names[begin : begin + _AT_ONCE]
+            for found in await together(self._rows_unless_deleted(name, deadline) for name in some):
+                rows += found
+        return rows
+
+    async def _rows_unless_deleted(self, stream: str, deadline: float) -> list[ConsumerRow]:
+        try:
+            return await self.rows_of(stream, deadline)
+        except StreamNotFound:
+            return []
+
+
+def _stream_row(info: Mapping[str, Any], rate: float) -> StreamRow:
+    config, state = info["config"], info["state"]
+    created = parse_rfc3339(info["created"])
+    return StreamRow(
+        config["name"],
+        tuple(config.get("subjects") or ()),
+        (config.get("mirror") or {}).get("name", ""),
+        0 if created is None else created.seconds * NANOSECONDS + created.nanos,
+        state["messages"],
+        state["bytes"],
+        state["last_seq"],
+        state.get("consumer_count", 0),
+        rate,
+    )

@@ -1,0 +1,67 @@
+"""Tokens of pages: where a list goes on. A token goes with the request that it was given for."""
+
+from __future__ import annotations
+
+import json
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any, Final, TypeAlias, TypeVar
+
+from windshift.server.domain.errors import InvalidField
+
+Position: TypeAlias = list[Any]
+"""Strings and numbers that say where a list goes on."""
+
+Key = TypeVar("Key", bound=tuple[Any, ...])
+"""What a list is sorted by, and which no two of its entries have in common."""
+
+_LONGEST: Final = 2048
+
+
+def write_token(position: Position, *request: object) -> str:
+    """Write a token. `request` is what of the request decides which list it is."""
+    return urlsafe_b64encode(json.dumps([*position, _digest(request)]).encode()).decode()
+
+
+def read_token(field: str, token: str, types: tuple[type, ...], *request: object) -> Position | None:
+    """Read a token; None for an empty one: the beginning.
+
+    Args:
+        field: the request's field.
+        token: its value.
+        types: of what the position holds.
+        request: as it was given to `write_token`.
+
+    Raises:
+        InvalidField: `write_token` did not write it, or wrote it for another request.
+    """
+    if not token:
+        return None
+    try:
+        read = json.loads(urlsafe_b64decode(token)) if len(token) <= _LONGEST else None
+    except (ValueError, RecursionError):
+        read = None
+    if not isinstance(read, list) or list(map(type, read)) != [*types, str]:
+        raise InvalidField(field, "is no token of a page; pass on what the call before returned")
+    if read.pop() != _digest(request):
+        raise InvalidField(field, "is of another request; begin anew without it")
+    return read
+
+
+def _digest(request: tuple[object, ...]) -> str:
+    return blake2b(repr(request).encode(), digest_size=8).hexdigest()
+
+
+def cut_page(
+    keys: Iterable[Key], size: int, after: Key | None, *, descending: bool = False
+) -> tuple[list[Key], Key | None]:
+    """Return the keys of one page in their order, and the last of them if there is another page.
+
+    `after` is the last key of the page before: what was deleted meanwhile makes nothing be skipped.
+    """
+    ordered = sorted(keys, reverse=descending)
+    if after is not None:
+        ordered = [key for key in ordered if (key < after if descending else key > after)]
+    page = ordered[:size]
+    return page, page[-1] if len(page) < len(ordered) else None

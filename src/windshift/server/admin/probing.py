@@ -1,0 +1,40 @@
+"""Consumers that the server makes for a moment to look at events: to count them, and to follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.times import NANOSECONDS
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.names import INTERNAL
+
+
+def probe_config(name: str, filters: Sequence[str]) -> JsonObject:
+    """Return the configuration of a consumer that needs no acknowledgements and lives in memory, briefly."""
+    return {
+        "name": name,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": NANOSECONDS,
+        "filter_subjects": list(filters),
+        "metadata": {INTERNAL: ""},
+    }
+
+
+async def count_from(
+    api: JetStream, stream: str, sequence: int, filters: Sequence[str], deadline: float
+) -> int:
+    """Count the events from an id on that match one of some subjects; without subjects all.
+
+    JetStream counts only what a consumer has before it, so this makes one that lives for a second.
+    """
+    name = names.generated_name()
+    start = {"deliver_policy": "by_start_sequence", "opt_start_seq": max(1, sequence)}
+    request = {"stream_name": stream, "config": probe_config(name, filters) | start, "action": "create"}
+    with broker_errors(stream=stream):
+        answer = await api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
+        await api.delete_consumer(stream, name, deadline)
+    return int(answer["num_pending"])

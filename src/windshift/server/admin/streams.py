@@ -1,0 +1,243 @@
+"""Streams, as operators see and manage them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final, NamedTuple
+
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream
+from windshift.server.admin.look import Look, StreamRow
+from windshift.server.admin.pages import cut_page
+from windshift.server.admin.probing import count_from
+from windshift.server.admin.views import StreamView, stream_view
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
+from windshift.server.events.dead_letters.admin import batches, together
+from windshift.server.events.dead_letters.store import DeadLetterStore
+
+MayView = Callable[[str], bool]
+"""Whether the caller may see a stream of this name."""
+
+MOST_SUBJECTS: Final = 100_000
+_AT_ONCE: Final = 32
+_SLICE: Final = 500
+"""Rows that one turn of the event loop is busy with."""
+
+
+class StreamOrder(Enum):
+    """What a list of streams is sorted by."""
+
+    NAME = "name"
+    EVENTS = "events"
+    BYTES = "bytes"
+    RATE = "rate"
+    LAG = "lag"
+    DEAD_LETTERS = "dead letters"
+    NEWEST = "newest"
+
+
+_VALUES: Final[Mapping[StreamOrder, Callable[[StreamRow], float]]] = {
+    StreamOrder.EVENTS: lambda row: row.events,
+    StreamOrder.BYTES: lambda row: row.size,
+    StreamOrder.RATE: lambda row: row.rate,
+    StreamOrder.NEWEST: lambda row: row.created_ns,
+}
+"""What a look knows already of what lists are sorted by."""
+
+
+class StreamEntry(NamedTuple):
+    """A stream in a list.
+
+    Attributes:
+        view: the stream.
+        worst_lag: what the consumer that is furthest behind has yet to receive.
+        dead_letters: those of its consumers.
+        rate: events stored per second, as of the last two looks.
+    """
+
+    view: StreamView
+    worst_lag: int
+    dead_letters: int
+    rate: float
+
+
+class StreamPage(NamedTuple):
+    """A page of streams.
+
+    Attributes:
+        entries: the streams.
+        total: how many there are on all pages.
+        after: where the next page begins: the sort key and the name of the last one; None = there is none.
+    """
+
+    entries: list[StreamEntry]
+    total: int
+    after: tuple[float, str] | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamQuery:
+    """Which streams to list, and how.
+
+    Attributes:
+        find: text in lower case that is to be in a name or a subject; empty = all.
+        order: what to sort by.
+        descending: from large to small.
+    """
+
+    find: str = ""
+    order: StreamOrder = StreamOrder.NAME
+    descending: bool = False
+
+
+class StreamAdmin:
+    """Looks at streams, empties and deletes them. Deadlines are in the loop's time.
+
+    All methods raise `BrokerUnavailable`, and those about one stream `StreamNotFound`; those that change
+    something `OutcomeUnknown`.
+    """
+
+    def __init__(self, api: JetStream, look: Look, dead_letters: DeadLetterStore) -> None:
+        self._api = api
+        self._look = look
+        self._dead_letters = dead_letters
+
+    # --- Looking ------------------------------------------------------------------------------------------
+
+    async def page(
+        self,
+        query: StreamQuery,
+        may_view: MayView,
+        size: int,
+        after: tuple[float, str] | None,
+        deadline: float,
+    ) -> StreamPage:
+        """List the streams that the caller may see. `after` is where the page before ended."""
+        rows = {row.name: row for row in await self._chosen(query, may_view, deadline)}
+        values = await self._values(query.order, list(rows.values()), deadline)
+        keys = [(float(values.get(name, 0)), name) for name in rows]
+        chosen, after = cut_page(keys, size, after, descending=query.descending)
+        entries = await self._entries([rows[name] for _, name in chosen], deadline)
+        return StreamPage(entries, len(rows), after)
+
+    async def get(self, name: str, deadline: float) -> StreamEntry:
+        """Describe one stream as its leader has it now."""
+        rate = next((row.rate for row in await self._look.streams(deadline) if row.name == name), 0.0)
+        entry = await self._entry(name, rate, deadline)
+        if entry is None:
+            raise StreamNotFound(name)
+        return entry
+
+    async def _chosen(self, query: StreamQuery, may_view: MayView, deadline: float) -> list[StreamRow]:
+        rows: list[StreamRow] = []
+        for some in batches(await self._look.streams(deadline), _SLICE):
+            rows += [row for row in some if row.contains(query.find) and may_view(row.name)]
+            await asyncio.sleep(0)
+        return rows
+
+    async def _values(
+        self, order: StreamOrder, rows: Sequence[StreamRow], deadline: float
+    ) -> dict[str, float]:
+        if order is StreamOrder.LAG:
+            return await self._lags(rows, deadline)
+        if order is StreamOrder.DEAD_LETTERS:
+            return await self._dead_letters_of([row.name for row in rows], deadline)
+        value = _VALUES.get(order)
+        return {} if value is None else {row.name: value(row) for row in rows}
+
+    async def _lags(self, rows: Sequence[StreamRow], deadline: float) -> dict[str, float]:
+        worst: dict[str, float] = {row.name: 0 for row in rows}
+        for consumer in await self._look.consumers(deadline):
+            stream = consumer.key.stream
+            if stream in worst:
+                worst[stream] = max(worst[stream], consumer.pending)
+        return worst
+
+    async def _dead_letters_of(self, streams: Sequence[str], deadline: float) -> dict[str, float]:
+        counts: dict[str, float] = dict.fromkeys(streams, 0)
+        if not await self._dead_letters.count("", "", deadline):
+            return counts
+        for some in batches(streams, _AT_ONCE):
+            found = await together(self._dead_letters.count(stream, "", deadline) for stream in some)
+            counts.update(zip(some, found, strict=True))
+        return counts
+
+    async def _entries(self, rows: Sequence[StreamRow], deadline: float) -> list[StreamEntry]:
+        entries: list[StreamEntry] = []
+        for some in batches(rows, _AT_ONCE):
+            found = await together(self._entry(row.name, row.rate, deadline) for row in some)
+            entries += [entry for entry in found if entry is not None]
+        return entries
+
+    async def _entry(self, name: str, rate: float, deadline: float) -> StreamEntry | None:
+        """Describe a stream; None when it was deleted meanwhile."""
+        try:
+            with broker_errors(stream=name):
+                view = stream_view(await self._api.stream_info(name, deadline))
+            worst = 0
+            if view.consumers:
+                rows = await self._look.rows_of(name, deadline)
+                worst = max((row.pending for row in rows), default=0)
+        except StreamNotFound:
+            return None
+        return StreamEntry(view, worst, await self._dead_letters.count(name, "", deadline), rate)
+
+    async def subjects(self, stream: str, pattern: str, deadline: float) -> list[tuple[str, int]]:
+        """List the subjects that match, and how many events each has. May raise `TooManySubjects`."""
+        request = {"subjects_filter": pattern or ">"}
+        with broker_errors(stream=stream):
+            answer = await self._api.call(f"STREAM.INFO.{stream}", request, deadline)
+        if int(answer.get("total") or 0) > MOST_SUBJECTS:
+            raise TooManySubjects(MOST_SUBJECTS)
+        return sorted((answer["state"].get("subjects") or {}).items())
+
+    # --- Changing -----------------------------------------------------------------------------------------
+
+    async def purge(self, stream: str, request: dict[str, Any], deadline: float, *, dry_run: bool) -> int:
+        """Remove events, or count them.
+
+        `request` is that of ``STREAM.PURGE``: ``filter``, and ``seq`` (the first id that stays) or ``keep``.
+        """
+        if dry_run:
+            return await self._purgeable(stream, request, deadline)
+        with broker_errors(stream=stream):
+            return int((await self._api.change(f"STREAM.PURGE.{stream}", request, deadline))["purged"])
+
+    async def _purgeable(self, stream: str, request: dict[str, Any], deadline: float) -> int:
+        filters = [request["filter"]] if "filter" in request else []
+        count = await count_from(self._api, stream, 1, filters, deadline)
+        if "keep" in request:
+            return max(0, count - int(request["keep"]))
+        if "seq" in request:
+            return count - await count_from(self._api, stream, int(request["seq"]), filters, deadline)
+        return count
+
+    async def delete(self, stream: str, expected_last_id: int | None, deadline: float) -> None:
+        """Delete a stream with all that is in it. May raise `WrongLastId`."""
+        with broker_errors(stream=stream):
+            if expected_last_id is not None:
+                found = await self._api.find_stream(stream, deadline)
+                if found is None:
+                    raise StreamNotFound(stream)
+                if found.last_sequence != expected_last_id:
+                    raise WrongLastId(expected_last_id, found.last_sequence)
+            await self._api.change(f"STREAM.DELETE.{stream}", None, deadline)
+
+    async def delete_event(self, stream: str, sequence: int, deadline: float, *, erase: bool) -> None:
+        """Delete one event; with `erase` its bytes are written over. May raise `EventNotFound`."""
+        request = {"seq": sequence, "no_erase": not erase}
+        with broker_errors(stream=stream):
+            try:
+                await self._api.change(f"STREAM.MSG.DELETE.{stream}", request, deadline)
+            except JetStreamError as error:
+                gone = error.err_code in codes.MESSAGE_GONE - {codes.STREAM_NOT_FOUND}
+                if error.err_code == codes.MESSAGE_DELETE_FAILED:
+                    gone = await self._api.message(stream, {"seq": sequence}, deadline) is None
+                if not gone:
+                    raise
+                raise EventNotFound(stream) from error

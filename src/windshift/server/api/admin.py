@@ -1,0 +1,407 @@
+"""``AdminService``: each method reads the request, calls the domain and writes the response."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
+from windshift.nats import Connection
+from windshift.nats.jetstream.api import JetStream, StoredMessage
+from windshift.nats.times import Time
+from windshift.rpc import ServerCall
+from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
+from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.pages import read_token, write_token
+from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
+from windshift.server.admin.tail import Tail
+from windshift.server.api.consume import write_event
+from windshift.server.api.deadlines import answer_by
+from windshift.server.api.events import consumer_response
+from windshift.server.api.fields import number, unix_ns
+from windshift.server.api.streams import read_pointer, write_stream
+from windshift.server.auth.actions import ViewStream
+from windshift.server.auth.authenticate import Identity
+from windshift.server.domain import names
+from windshift.server.domain.errors import InvalidField
+from windshift.server.events.deliveries import read_stored
+from windshift.server.events.headers import OWN
+from windshift.server.events.positions import rfc3339
+from windshift.server.events.specs import AtEnd, AtStart
+
+ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"]
+
+_LARGEST_PAGE: Final = 1_000
+_PAGE: Final = 100
+_LARGEST_READ: Final = 500
+_READ: Final = 50
+_MOST_FILTERS: Final = 16
+_LONGEST_FIND: Final = 255
+_LARGEST_CUT: Final = 2**31
+
+_STREAM_ORDERS: Final = {
+    pb.ListStreamsRequest.ORDER_UNSPECIFIED: StreamOrder.NAME,
+    pb.ListStreamsRequest.ORDER_NAME: StreamOrder.NAME,
+    pb.ListStreamsRequest.ORDER_EVENTS: StreamOrder.EVENTS,
+    pb.ListStreamsRequest.ORDER_BYTES: StreamOrder.BYTES,
+    pb.ListStreamsRequest.ORDER_RATE: StreamOrder.RATE,
+    pb.ListStreamsRequest.ORDER_LAG: StreamOrder.LAG,
+    pb.ListStreamsRequest.ORDER_DEAD_LETTERS: StreamOrder.DEAD_LETTERS,
+    pb.ListStreamsRequest.ORDER_NEWEST: StreamOrder.NEWEST,
+}
+_CONSUMER_ORDERS: Final = {
+    pb.ListConsumersRequest.ORDER_UNSPECIFIED: ConsumerOrder.NAME,
+    pb.ListConsumersRequest.ORDER_NAME: ConsumerOrder.NAME,
+    pb.ListConsumersRequest.ORDER_PENDING: ConsumerOrder.PENDING,
+    pb.ListConsumersRequest.ORDER_UNSETTLED: ConsumerOrder.UNSETTLED,
+    pb.ListConsumersRequest.ORDER_OLDEST: ConsumerOrder.OLDEST,
+}
+
+
+class AdminService:
+    """Looks at streams, events and consumers, and manages them.
+
+    Args:
+        streams: all about streams.
+        consumers: all about consumers.
+        events: reads events.
+        connection: the connection to NATS, for tails.
+        api: the same.
+    """
+
+    def __init__(
+        self,
+        streams: StreamAdmin,
+        consumers: ConsumerAdmin,
+        events: EventReader,
+        connection: Connection,
+        api: JetStream,
+    ) -> None:
+        self._streams = streams
+        self._consumers = consumers
+        self._events = events
+        self._connection = connection
+        self._api = api
+
+    # --- Streams ------------------------------------------------------------------------------------------
+
+    async def list_streams(self, request: pb.ListStreamsRequest, call: ServerCall) -> pb.ListStreamsResponse:
+        """List the streams that the caller may see."""
+        if len(request.find) > _LONGEST_FIND:
+            raise InvalidField("find", f"must have at most {_LONGEST_FIND} characters")
+        order = _known("order_by", request.order_by, _STREAM_ORDERS)
+        query = StreamQuery(request.find.lower(), order, request.descending)
+        after = read_token("page_token", request.page_token, (float, str), query)
+        page = await self._streams.page(
+            query,
+            _may_view(call),
+            _page_size(request.page_size),
+            None if after is None else (after[0], after[1]),
+            answer_by(call),
+        )
+        return pb.ListStreamsResponse(
+            streams=map(_stream_info, page.entries),
+            total=page.total,
+            next_page_token=""
+            if page.after is None
+            else write_token([float(page.after[0]), page.after[1]], query),
+        )
+
+    async def get_stream(self, request: pb.GetStreamRequest, call: ServerCall) -> pb.GetStreamResponse:
+        """Describe one stream."""
+        names.stream_name("name", request.name)
+        entry = await self._streams.get(request.name, answer_by(call))
+        return pb.GetStreamResponse(stream=_stream_info(entry))
+
+    async def list_subjects(
+        self, request: pb.ListSubjectsRequest, call: ServerCall
+    ) -> pb.ListSubjectsResponse:
+        """List the subjects of a stream."""
+        names.stream_name("stream", request.stream)
+        if request.filter:
+            names.filter_subject("filter", request.filter)
+        bound = (request.stream, request.filter)
+        after = read_token("page_token", request.page_token, (str,), *bound)
+        found = await self._streams.subjects(request.stream, request.filter, answer_by(call))
+        if after is not None:
+            found = [each for each in found if each[0] > after[0]]
+        page = found[: _page_size(request.page_size)]
+        return pb.ListSubjectsResponse(
+            subjects=[pb.ListSubjectsResponse.Entry(subject=name, events=count) for name, count in page],
+            next_page_token=write_token([page[-1][0]], *bound) if len(page) < len(found) else "",
+        )
+
+    async def purge_stream(self, request: pb.PurgeStreamRequest, call: ServerCall) -> pb.PurgeStreamResponse:
+        """Remove events."""
+        names.stream_name("stream", request.stream)
+        purged = await self._streams.purge(
+            request.stream, _purge(request), answer_by(call), dry_run=request.dry_run
+        )
+        return pb.PurgeStreamResponse(purged=purged)
+
+    async def delete_stream(
+        self, request: pb.DeleteStreamRequest, call: ServerCall
+    ) -> pb.DeleteStreamResponse:
+        """Delete a stream."""
+        names.stream_name("name", request.name)
+        expected = None
+        if request.HasField("expected_last_id"):
+            expected = number("expected_last_id", request.expected_last_id)
+        await self._streams.delete(request.name, expected, answer_by(call))
+        return pb.DeleteStreamResponse()
+
+    # --- Events -------------------------------------------------------------------------------------------
+
+    async def get_event(self, request: pb.GetEventRequest, call: ServerCall) -> pb.GetEventResponse:
+        """Read one event."""
+        names.stream_name("stream", request.stream)
+        message = await self._events.get(request.stream, _get_query(request), answer_by(call))
+        return pb.GetEventResponse(event=_stored_event(message))
+
+    async def read_events(self, request: pb.ReadEventsRequest, call: ServerCall) -> pb.ReadEventsResponse:
+        """Read a page of events."""
+        which, start = read_selection(request), getattr(request, "from")
+        begin = read_pointer("from", start, AtEnd() if request.backwards else AtStart())
+        bound = (which.stream, which.subjects, sorted(which.types), begin, request.backwards)
+        after = read_token("page_token", request.page_token, (int,), *bound)
+        page = await self._events.read(
+            which,
+            begin if after is None else after[0],
+            number("limit", request.limit, _LARGEST_READ) or _READ,
+            answer_by(call),
+            backwards=request.backwards,
+        )
+        cut = number("data_limit", request.data_limit, _LARGEST_CUT) or None
+        return pb.ReadEventsResponse(
+            events=[_stored_event(each, 0 if request.without_data else cut) for each in page.events],
+            scanned_to=page.scanned_to,
+            next_page_token="" if page.next is None else write_token([page.next], *bound),
+        )
+
+    async def tail_events(self, request: pb.TailEventsRequest, call: ServerCall) -> None:
+        """Send events as they are stored. A drain of the server ends the call."""
+        which = read_selection(request)
+        begin = read_pointer("from", getattr(request, "from"), AtEnd())
+        client = CallTail(call, with_data=not request.without_data)
+        tail = Tail(self._connection, self._api, which, client, number("max_rate", request.max_rate))
+        await tail.run(begin)
+
+    async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
+        """Delete one event."""
+        names.stream_name("stream", request.stream)
+        sequence = number("id", request.id)
+        if sequence == 0:
+            raise InvalidField("id", "ids begin at 1")
+        await self._streams.delete_event(request.stream, sequence, answer_by(call), erase=request.erase)
+        return pb.DeleteEventResponse()
+
+    # --- Consumers ----------------------------------------------------------------------------------------
+
+    async def list_consumers(
+        self, request: pb.ListConsumersRequest, call: ServerCall
+    ) -> pb.ListConsumersResponse:
+        """List consumers."""
+        if request.stream:
+            names.stream_name("stream", request.stream)
+        order = _known("order_by", request.order_by, _CONSUMER_ORDERS)
+        bound = (request.stream, order)
+        after = read_token("page_token", request.page_token, (float, str, str), *bound)
+        page = await self._consumers.page(
+            request.stream,
+            order,
+            _may_view(call),
+            _page_size(request.page_size),
+            None if after is None else (after[0], after[1], after[2]),
+            answer_by(call),
+        )
+        token = "" if page.after is None else write_token([*page.after], *bound)
+        return pb.ListConsumersResponse(
+            consumers=map(_consumer_info, page.entries), total=page.total, next_page_token=token
+        )
+
+    async def pause_consumer(
+        self, request: pb.PauseConsumerRequest, call: ServerCall
+    ) -> pb.PauseConsumerResponse:
+        """Pause a consumer, or resume it."""
+        names.stream_name("stream", request.stream)
+        names.consumer_name("consumer", request.consumer)
+        until = unix_ns("until", request.until) if request.HasField("until") else None
+        paused = await self._consumers.pause(request.stream, request.consumer, until, answer_by(call))
+        return pb.PauseConsumerResponse(paused_until=_timestamp(paused))
+
+
+class CallTail:
+    """The client's end of a tail, as the domain sees it."""
+
+    __slots__ = ("_call", "_cut")
+
+    def __init__(self, call: ServerCall, *, with_data: bool) -> None:
+        self._call = call
+        self._cut = None if with_data else 0
+
+    @property
+    def queued(self) -> int:
+        """Bytes sent that the client has not read."""
+        return self._call.queued
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of what it was sent."""
+        await self._call.ready()
+
+    def begin(self) -> None:
+        """Send the headers: a client that received them misses nothing."""
+        self._call.begin_response()
+
+    def send(self, message: StoredMessage) -> None:
+        """Send an event."""
+        self._call.send(pb.TailEventsResponse(event=_stored_event(message, self._cut)))
+
+    def skipped(self, count: int, last_id: int) -> None:
+        """Tell of events that are not sent because there are too many."""
+        skipped = pb.TailEventsResponse.Skipped(events=count, last_id=last_id)
+        self._call.send(pb.TailEventsResponse(skipped=skipped))
+
+    def caught_up(self) -> None:
+        """Tell that all events are new from here on."""
+        self._call.send(pb.TailEventsResponse(caught_up=True))
+
+    def position(self, last_id: int) -> None:
+        """Tell how far a tail has come that lets nothing through."""
+        self._call.send(pb.TailEventsResponse(position=last_id))
+
+
+# --- Requests ---------------------------------------------------------------------------------------------
+
+
+def _may_view(call: ServerCall) -> Callable[[str], bool]:
+    """Return what tells whether the caller may see a stream."""
+    identity = call.state
+    if not isinstance(identity, Identity):
+        return lambda _: True
+    permissions = identity.principal.permissions
+    return lambda stream: permissions.decide(ViewStream(stream)).allowed
+
+
+def _page_size(size: int) -> int:
+    return number("page_size", size, _LARGEST_PAGE) or _PAGE
+
+
+def _known(field: str, value: int, values: dict[Any, Any]) -> Any:
+    if value not in values:
+        raise InvalidField(field, f"{value} is none of its values")
+    return values[value]
+
+
+def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:
+    """Read which events of which stream are meant; raise `InvalidField`."""
+    names.stream_name("stream", request.stream)
+    for field, values in (("subjects", request.subjects), ("types", request.types)):
+        if len(values) > _MOST_FILTERS:
+            raise InvalidField(field, f"must have at most {_MOST_FILTERS} elements")
+    for position, subject in enumerate(request.subjects):
+        names.filter_subject(f"subjects[{position}]", subject)
+    for position, name in enumerate(request.types):
+        if names.type_name(f"types[{position}]", name) != name:
+            raise InvalidField(
+                f"types[{position}]", "must be the name alone, without what a type URL has before it"
+            )
+    types = frozenset(name.encode() for name in request.types)
+    return Selection(request.stream, tuple(dict.fromkeys(request.subjects)), types)
+
+
+def _get_query(request: pb.GetEventRequest) -> dict[str, Any]:
+    """Read which event is meant, as JetStream is asked for it."""
+    if request.subject:
+        names.filter_subject("subject", request.subject)
+    match request.WhichOneof("event"):
+        case "id":
+            query: dict[str, Any] = {"seq": number("id", request.id)}
+            if not request.id:
+                raise InvalidField("id", "ids begin at 1")
+            return query | ({"next_by_subj": request.subject} if request.subject else {})
+        case "time":
+            start = rfc3339(unix_ns("time", request.time))
+            return {"start_time": start, "next_by_subj": request.subject or EVERYTHING}
+        case "last_of_subject":
+            names.subject("last_of_subject", request.last_of_subject)
+            if request.subject:
+                raise InvalidField("subject", "goes with id and time only")
+            return {"last_by_subj": request.last_of_subject}
+        case _:
+            raise InvalidField("event", "set one of id, time and last_of_subject")
+
+
+def _purge(request: pb.PurgeStreamRequest) -> dict[str, Any]:
+    """Read which events are to go, as JetStream is told."""
+    purge: dict[str, Any] = {}
+    if request.subject:
+        names.filter_subject("subject", request.subject)
+        purge["filter"] = request.subject
+    match request.WhichOneof("extent"):
+        case "up_to_id":
+            purge["seq"] = number("up_to_id", request.up_to_id) + 1
+        case "keep":
+            purge["keep"] = number("keep", request.keep)
+    return purge
+
+
+# --- Responses --------------------------------------------------------------------------------------------
+
+
+def _timestamp(time: Time | None) -> Timestamp | None:
+    return None if time is None else Timestamp(seconds=time.seconds, nanos=time.nanos)
+
+
+def _stream_info(entry: StreamEntry) -> pb.StreamInfo:
+    view = entry.view
+    info = pb.StreamInfo(
+        spec=write_stream(view.spec),
+        created=_timestamp(view.created),
+        events=view.events,
+        bytes=view.size,
+        first_id=view.first_id,
+        last_id=view.last_id,
+        first_time=_timestamp(view.first_time),
+        last_time=_timestamp(view.last_time),
+        subjects=view.subjects,
+        consumers=view.consumers,
+        worst_lag=entry.worst_lag,
+        dead_letters=entry.dead_letters,
+        rate=entry.rate,
+    )
+    for source in view.sources:
+        message = info.sources.add(name=source.name, lag=source.lag, error=source.error)
+        if source.heard is not None:
+            message.heard.FromTimedelta(source.heard)
+    if view.leader is not None:
+        info.replication.leader = view.leader
+        for replica in view.replicas:
+            info.replication.replicas.add(name=replica.name, current=replica.current, lag=replica.lag)
+    return info
+
+
+def _stored_event(message: StoredMessage, cut: int | None = None) -> pb.StoredEvent:
+    """Write a stored event; `cut` is how many bytes of its data, None = all."""
+    delivery = read_stored(message)
+    event = pb.StoredEvent(stored=_timestamp(message.time), data_size=len(message.body))
+    write_event(event.event, delivery if cut is None else delivery._replace(data=message.body[:cut]))
+    for name, value in message.headers:
+        if name not in OWN:
+            event.other_headers[name.decode(errors="replace")] = value.decode(errors="replace")
+    return event
+
+
+def _consumer_info(entry: ConsumerEntry) -> pb.ConsumerInfo:
+    details = entry.details
+    return pb.ConsumerInfo(
+        consumer=consumer_response(entry.view),
+        created=_timestamp(details.created),
+        delivered_to=details.delivered_to,
+        redelivered=details.redelivered,
+        oldest_unsettled=_timestamp(entry.oldest_unsettled),
+        last_delivery=_timestamp(details.last_delivery),
+        last_ack=_timestamp(details.last_ack),
+        paused_until=_timestamp(details.paused_until),
+    )

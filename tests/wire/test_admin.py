@@ -1,0 +1,257 @@
+"""Looking at streams and consumers, and managing them, as a client sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.support.client import Client, refused
+from tests.support.nats_server import NatsServer
+from tests.wire.burying import bury
+from tests.wire.consuming import subscribed
+from tests.wire.looking import ask, tail
+from tests.wire.management import ensure_consumer, ensure_stream
+
+Unique = Callable[[], str]
+
+
+def names(page: Any) -> list[str]:
+    """Give the names of the streams on a page."""
+    return [stream.spec.name for stream in page.streams]
+
+
+def list_all(client: Client, page_size: int = 1000, **fields: Any) -> list[str]:
+    """List page after page of streams; give their names."""
+    found: list[str] = []
+    token = ""
+    while True:
+        page = ask(client, "ListStreams", page_size=page_size, page_token=token, **fields)
+        found += names(page)
+        token = page.next_page_token
+        if not token:
+            assert page.total == len(found)
+            return found
+
+
+# --- Streams ----------------------------------------------------------------------------------------------
+
+
+def test_a_list_of_streams(client: Client, unique: Unique) -> None:
+    """Streams are found by a part of their name, in whatever case, and come page by page."""
+    word = unique()
+    streams = [client.ensure_stream(f"{word}-{number}") for number in range(5)]
+    assert list_all(client, find=word.upper(), page_size=2) == streams
+    assert list_all(client, find=word, page_size=2, descending=True) == streams[::-1]
+    assert list_all(client, find=word + "-3.") == [streams[3]]  # in a subject
+
+
+@pytest.mark.parametrize("order", ["ORDER_EVENTS", "ORDER_BYTES", "ORDER_NEWEST", "ORDER_LAG"])
+def test_orders(client: Client, unique: Unique, order: str) -> None:
+    """Streams are sorted by what they hold, by their age, and by how far their consumers are behind."""
+    word = unique()
+    streams = [client.ensure_stream(f"{word}-{number}") for number in range(3)]
+    for number, stream in enumerate(streams):
+        ensure_consumer(client, stream, name="c")
+        for _ in range(number):
+            client.publish(f"{stream}.a")
+    assert list_all(client, find=word, order_by=order, page_size=2) == streams
+    assert list_all(client, find=word, order_by=order, page_size=2, descending=True) == streams[::-1]
+
+
+def test_an_order_by_dead_letters(client: Client, nats_server: NatsServer, unique: Unique) -> None:
+    """The stream whose consumers gave up on most comes first, with how many they are."""
+    word = unique()
+    none, some = client.ensure_stream(f"{word}-a"), client.ensure_stream(f"{word}-b")
+    ensure_consumer(client, some, name="c", retry_policy={"maxAttempts": 1})
+    bury(nats_server, some, client.publish(f"{some}.a"))
+    page = ask(client, "ListStreams", find=word, order_by="ORDER_DEAD_LETTERS", descending=True)
+    assert names(page) == [some, none]
+    assert page.streams[0].dead_letters == 1
+
+
+def test_what_is_created_or_deleted_between_pages(client: Client, unique: Unique) -> None:
+    """A page goes on behind the last name of the one before, also when that is not there any more."""
+    word = unique()
+    for number in (1, 2, 4, 5):
+        client.ensure_stream(f"{word}-{number}")
+    page = ask(client, "ListStreams", find=word, page_size=2)
+    ask(client, "DeleteStream", name=f"{word}-2")
+    client.ensure_stream(f"{word}-3")
+    token = page.next_page_token
+    rest: list[str] = []
+    while token:
+        page = ask(client, "ListStreams", find=word, page_size=2, page_token=token)
+        rest, token = rest + names(page), page.next_page_token
+    assert rest[-2:] == [f"{word}-4", f"{word}-5"]
+
+
+def test_a_whole_stream(client: Client, unique: Unique) -> None:
+    """Everything that a stream was ensured with can be read, and makes the same stream again."""
+    name, origin = unique(), client.ensure_stream(unique())
+    fields: dict[str, Any] = {
+        "retentionPolicy": {
+            "maxAge": "3600s",
+            "maxEvents": "100",
+            "maxEventsPerSubject": "10",
+            "maxBytes": "100000",
+            "discardPolicy": "DISCARD_POLICY_NEW",
+            "discardNewPerSubject": True,
+        },
+        "storage": {"type": "STORAGE_TYPE_MEMORY", "replicas": 1},
+        "deduplicationWindow": "60s",
+        "maxEventSize": 5000,
+    }
+    ensure_stream(client, name, **fields)
+    stream = ask(client, "GetStream", name=name).stream
+    ensure_stream(client, name, **fields)
+    assert ask(client, "GetStream", name=name).stream.spec == stream.spec
+    assert stream.spec.retention_policy.max_age.seconds == 3600
+    assert stream.spec.max_event_size == 5000
+    aggregate = unique()
+    source = {"name": origin, "filterSubjects": [f"{origin}.a"], "from": {"offset": "1"}}
+    ensure_stream(client, aggregate, aggregate={"sources": [source]})
+    spec = ask(client, "GetStream", name=aggregate).stream.spec
+    assert spec.aggregate.sources[0].name == origin
+    assert list(spec.aggregate.sources[0].filter_subjects) == [f"{origin}.a"]
+
+
+def test_what_a_stream_holds(client: Client, unique: Unique) -> None:
+    """Its first and last event, their times, subjects, consumers and lag."""
+    stream = client.ensure_stream(unique())
+    empty = ask(client, "GetStream", name=stream).stream
+    assert (empty.events, empty.last_id, empty.HasField("first_time")) == (0, 0, False)
+    ensure_consumer(client, stream, name="c")
+    for subject in ("a", "b", "a"):
+        client.publish(f"{stream}.{subject}")
+    ask(client, "DeleteEvent", stream=stream, id=1)
+    found = ask(client, "GetStream", name=stream).stream
+    assert (found.events, found.first_id, found.last_id) == (2, 2, 3)
+    assert (found.subjects, found.consumers, found.worst_lag) == (2, 1, 2)
+    assert found.first_time.ToNanoseconds() < found.last_time.ToNanoseconds()
+
+
+def test_subjects(client: Client, unique: Unique) -> None:
+    """The subjects that match, each with its number of events, page by page."""
+    stream = client.ensure_stream(unique())
+    for number in range(5):
+        for _ in range(number + 1):
+            client.publish(f"{stream}.a.{number}")
+    client.publish(f"{stream}.b")
+    found: dict[str, int] = {}
+    token = ""
+    while True:
+        fields = {"filter": f"{stream}.a.*", "page_size": 2, "page_token": token}
+        page = ask(client, "ListSubjects", stream=stream, **fields)
+        found |= {entry.subject: entry.events for entry in page.subjects}
+        token = page.next_page_token
+        if not token:
+            break
+    assert found == {f"{stream}.a.{number}": number + 1 for number in range(5)}
+
+
+@pytest.mark.parametrize(
+    ("which", "left"),
+    [
+        ({}, []),
+        ({"upToId": "4"}, [5, 6]),
+        ({"keep": "2"}, [5, 6]),
+        ({"subject": "{}.a"}, [2, 4, 6]),
+        ({"subject": "{}.a", "upToId": "3"}, [2, 4, 5, 6]),
+        ({"subject": "{}.a", "keep": "1"}, [2, 4, 5, 6]),
+        ({"upToId": "100"}, []),
+        ({"keep": "100"}, [1, 2, 3, 4, 5, 6]),
+    ],
+)
+def test_purges(client: Client, unique: Unique, which: dict[str, str], left: list[int]) -> None:
+    """What is asked for goes and nothing else; a dry run says as much and removes nothing."""
+    stream = client.ensure_stream(unique())
+    for number in range(6):
+        client.publish(f"{stream}.{'ab'[number % 2]}")
+    which = {key: value.format(stream) for key, value in which.items()}
+    expected = 6 - len(left)
+    assert ask(client, "PurgeStream", stream=stream, dryRun=True, **which).purged == expected
+    assert ask(client, "GetStream", name=stream).stream.events == 6
+    assert ask(client, "PurgeStream", stream=stream, **which).purged == expected
+    events = ask(client, "ReadEvents", stream=stream).events
+    assert [event.event.id for event in events] == left
+
+
+def test_deleting_a_stream(client: Client, unique: Unique) -> None:
+    """A stream goes with its events, on the condition that nothing was published meanwhile."""
+    stream = client.ensure_stream(unique())
+    last = client.publish(f"{stream}.a")
+    with refused("ABORTED", "WRONG_LAST_ID") as caught:
+        ask(client, "DeleteStream", name=stream, expectedLastId=last + 1)
+    assert caught[0].metadata == {"expected": str(last + 1), "actual": str(last)}
+    ask(client, "DeleteStream", name=stream, expectedLastId=last)
+    with refused("NOT_FOUND", "STREAM_NOT_FOUND"):
+        ask(client, "DeleteStream", name=stream)
+    with refused("NOT_FOUND", "STREAM_NOT_FOUND"):
+        ask(client, "GetStream", name=stream)
+
+
+def test_reserved_streams(client: Client, unique: Unique) -> None:
+    """What Windshift and the broker keep for themselves is neither listed nor touched."""
+    client.ensure_store(unique())
+    assert not [name for name in list_all(client) if name.startswith(("KV_", "WS_", "OBJ_"))]
+    for method, field in (("GetStream", "name"), ("DeleteStream", "name"), ("PurgeStream", "stream")):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+            ask(client, method, **{field: "WS_DEAD_LETTERS"})
+
+
+# --- Consumers --------------------------------------------------------------------------------------------
+
+
+def test_consumers_of_a_stream(client: Client, unique: Unique) -> None:
+    """Consumers come by name, page by page, with how far they have come."""
+    stream = client.ensure_stream(unique())
+    for name in ("a", "b", "c"):
+        ensure_consumer(client, stream, name=name)
+    client.publish(f"{stream}.a")
+    first = ask(client, "ListConsumers", stream=stream, pageSize=2)
+    rest = ask(client, "ListConsumers", stream=stream, pageSize=2, pageToken=first.next_page_token)
+    found = [*first.consumers, *rest.consumers]
+    assert [each.consumer.id for each in found] == ["a", "b", "c"]
+    assert [each.consumer.pending for each in found] == [1, 1, 1]
+    assert (first.total, rest.next_page_token) == (3, "")
+    stored = ask(client, "GetEvent", stream=stream, id=1).event.stored
+    assert found[0].oldest_unsettled == stored
+
+
+@pytest.mark.parametrize("order", ["ORDER_PENDING", "ORDER_OLDEST"])
+def test_orders_of_consumers(client: Client, unique: Unique, order: str) -> None:
+    """The consumer that is furthest behind comes first."""
+    stream = client.ensure_stream(unique())
+    for number, name in enumerate(("c", "b", "a")):
+        ensure_consumer(client, stream, name=name)
+        client.publish(f"{stream}.{number}")
+    page = ask(client, "ListConsumers", stream=stream, orderBy=order)
+    assert [each.consumer.id for each in page.consumers] == ["c", "b", "a"]
+
+
+def test_a_tail_is_no_consumer(client: Client, unique: Unique) -> None:
+    """What the server makes for itself to look at events is not shown."""
+    stream = client.ensure_stream(unique())
+    responses = tail(client, stream)
+    assert next(responses).caught_up
+    assert ask(client, "ListConsumers", stream=stream).total == 0
+
+
+def test_pausing(client: Client, unique: Unique) -> None:
+    """A paused consumer delivers nothing until it is resumed; then all that waited."""
+    stream = client.ensure_stream(unique())
+    ensure_consumer(client, stream, name="c")
+    paused = ask(client, "PauseConsumer", stream=stream, consumer="c", until="2100-01-01T00:00:00Z")
+    assert paused.paused_until.ToJsonString() == "2100-01-01T00:00:00Z"
+    info = ask(client, "ListConsumers", stream=stream).consumers[0]
+    assert info.paused_until == paused.paused_until
+    published = client.publish(f"{stream}.a")
+    with subscribed(client, stream) as call:
+        call.nothing()
+        resumed = ask(client, "PauseConsumer", stream=stream, consumer="c")
+        assert not resumed.HasField("paused_until")
+        assert call.event().id == published
+    with refused("NOT_FOUND", "CONSUMER_NOT_FOUND"):
+        ask(client, "PauseConsumer", stream=stream, consumer="nobody")
