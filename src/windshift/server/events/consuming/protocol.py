@@ -205,6 +205,18 @@ class ConsumeProtocol:
         due: when `advance` is to be called at the latest.
     """
 
+    gate: Gate | None = None
+    spans: ConsumeSpans | None = None
+    failure: Exception | None = None
+    is_ending = _is_closed = False
+    _now = 0.0
+    # Pulling
+    _wants_inbox = True
+    _wants_drain = _is_stalled = False
+    _drain_at = inf
+    # What is known of the consumer: `Learn` ends being stale, `LookUp` the doubt
+    _is_learning = _in_doubt = _is_looking_up = _is_deleted = False
+
     def __init__(
         self,
         consumer: ConsumerKey,
@@ -216,15 +228,12 @@ class ConsumeProtocol:
     ) -> None:
         self.consumer = consumer
         self.found = found
-        self.gate: Gate | None = None
-        self.spans: ConsumeSpans | None = None
         self._memory = memory
         self._counts = memory.counts
         self._settled = memory.settled
         self._failures = Failures(memory.attempts, consumer)
         self._stall_timeout = options.stall_timeout.total_seconds()
         self._rand = rand
-        self._now = 0.0
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
         self._pacer = PullPacer(self.window, options.pull.silence)
@@ -240,14 +249,7 @@ class ConsumeProtocol:
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.work: list[Work] = []
-        self.failure: Exception | None = None
-        self.is_ending = self._is_closed = False
-        self._wants_inbox = True
-        self._wants_drain = self._is_stalled = False
-        self._drain_at = inf
-        self._in_doubt = self._is_deleted = self._is_looking_up = False
         self._is_stale = found.policy.dead_letters
-        self._is_learning = False
 
     @property
     def policy(self) -> RetryPolicy:
