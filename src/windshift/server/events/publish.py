@@ -25,9 +25,8 @@ from windshift.server.domain.errors import (
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
-from windshift.server.events.spans import describe_ack, describe_publish
-from windshift.server.telemetry.conventions import SpanKind
-from windshift.server.telemetry.tracer import Span, Tracer
+from windshift.server.telemetry import conventions as c
+from windshift.server.telemetry.tracer import Span, Tracer, bounded
 
 MAX_SEQUENCE: Final = 2**63 - 1
 """The broker reads sequences in headers as signed 64-bit numbers."""
@@ -60,7 +59,7 @@ class Publisher:
         The event carries the trace context of the request or, where it is recorded, that of its publication.
         """
         counts = self._counts
-        span = None if self._tracer is None else self._tracer.start(SpanKind.PRODUCER, request.trace)
+        span = None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
         try:
             if span is None:
                 ack = await self._store(request, deadline)
@@ -76,10 +75,10 @@ class Publisher:
         return _new(PublishReceipt, (ack.sequence, False))
 
     async def _record(self, span: Span, request: PublishRequest, deadline: float) -> PubAck:
-        describe_publish(span, request)
+        _describe_publish(span, request)
         with span:
             ack = await self._store(request._replace(trace=span.context), deadline)
-            describe_ack(span, ack)
+            _describe_ack(span, ack)
         return ack
 
     async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
@@ -226,3 +225,27 @@ def _read_type(type_url: str) -> bytes:
 _begin = lru_cache(maxsize=1024)(_read_type)
 _CACHED_URL: Final = 256
 """Characters of a type URL up to which it may stay in memory."""
+
+
+# --- Spans ----------------------------------------------------------------------------------------------
+
+
+def _describe_publish(span: Span, request: PublishRequest) -> None:
+    """Describe the event, of which nothing is validated yet."""
+    span.name = c.SEND
+    span.attributes = {
+        c.MESSAGING_SYSTEM: c.NATS,
+        c.OPERATION_NAME: c.SEND,
+        c.OPERATION_TYPE: c.SEND,
+        c.SUBJECT: bounded(request.subject),
+        c.MESSAGE_BODY_SIZE: len(request.body),
+    }
+
+
+def _describe_ack(span: Span, ack: PubAck) -> None:
+    """Describe where the event is stored."""
+    span.name = c.span_name(c.SEND, ack.stream)
+    span.attributes[c.DESTINATION_NAME] = ack.stream
+    span.attributes[c.MESSAGE_ID] = str(ack.sequence)
+    if ack.duplicate:
+        span.attributes[c.DUPLICATE] = True

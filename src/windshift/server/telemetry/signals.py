@@ -12,8 +12,9 @@ from typing import Any, Final
 from windshift.server.config import BatchConfig, TelemetryConfig
 from windshift.server.telemetry.exporter import Exporter, Messages
 from windshift.server.telemetry.registry import Collect, PeriodicReader
-from windshift.server.telemetry.span_log import log_span
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer
+
+_log = logging.getLogger(__name__)
 
 _SWITCH_INTERVAL: Final = 0.0005
 """Seconds until Python switches threads. With the default of 5 ms, calls would wait that long while a batch
@@ -63,7 +64,7 @@ class Telemetry:
         if self.spans is not None:
             finishes.append(self.spans.add)
         if self._config.spans.log:
-            finishes.append(log_span)
+            finishes.append(_log_span)
         if not finishes:
             return None
 
@@ -103,3 +104,18 @@ class Telemetry:
         """Send waiting log records for up to `timeout` seconds. Blocks."""
         if self._logs is not None:
             self._logs.close(timeout)
+
+
+def _log_span(span: Span) -> None:
+    """Log a finished span, for use without a collector."""
+    _log.info(
+        "%s (%s, %.3f ms%s) trace %s span %s parent %s %s",
+        span.name,
+        span.kind.value,
+        (span.ended - span.started) / 1e6,
+        f", {span.error}" if span.error else "",
+        span.trace_id,
+        span.span_id,
+        span.parent_id or "none",
+        span.attributes,
+    )
