@@ -141,6 +141,13 @@ def consumer_state(info: JsonObject) -> ConsumerState:
     )
 
 
+class Page(NamedTuple):
+    """Part of a list, and the length of the whole."""
+
+    items: list[JsonObject]
+    total: int
+
+
 class JetStream:
     """Asks JetStream's API.
 
@@ -246,22 +253,27 @@ class JetStream:
                 pass
         raise unknown or Unavailable
 
-    async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
-        """Give all elements of a list that is asked for page by page, and let others run in between.
+    async def pages(self, operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
+        """Request a list page by page; others run in between.
 
-        What is added or removed meanwhile may be missed, or be there twice.
+        Elements that are added or removed meanwhile may be missed, or appear twice.
         """
-        offset, total = 0, 1
+        total = offset + 1
         while offset < total:
             answer = await self.call(operation, {"offset": offset}, deadline)
-            page = answer.get(key) or ()
-            if not page:
-                return
-            for element in page:
-                yield element
-            offset += len(page)
+            items = list(answer.get(key) or ())
             total = int(answer.get("total") or 0)
+            if not items:
+                return
+            offset += len(items)
+            yield Page(items, total)
             await asyncio.sleep(0)
+
+    async def listed(self, operation: str, key: str, deadline: float) -> AsyncIterator[JsonObject]:
+        """Request all elements of a list, as `pages` does."""
+        async for page in self.pages(operation, key, deadline):
+            for element in page.items:
+                yield element
 
     # --- Streams ------------------------------------------------------------------------------------------
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import JetStreamError
-from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.jetstream.api import JetStream, Page
 from windshift.server.domain.names import INTERNAL
 
 T = TypeVar("T")
@@ -137,7 +137,7 @@ class SnapshotCollector:
         return snapshot
 
     async def _add_streams(self, snapshot: Snapshot, deadline: float) -> None:
-        async for page in self._pages("STREAM.LIST", "streams", deadline):
+        async for page in self._api.pages("STREAM.LIST", "streams", deadline):
             room = self._limits.streams - len(snapshot.streams)
             snapshot.streams += [_stream(info) for info in page.items[:room]]
             snapshot.omitted_streams = max(0, page.total - len(snapshot.streams))
@@ -172,28 +172,13 @@ class SnapshotCollector:
         snapshot.omitted_consumers += sum(map(len, durable)) - len(chosen)
         snapshot.consumers = [*chosen, *snapshot.consumers]  # in this order the ages of the oldest are read
 
-    async def _consumers(self, stream: StreamUsage, offset: int, deadline: float) -> _Page:
+    async def _consumers(self, stream: StreamUsage, offset: int, deadline: float) -> Page:
         try:
-            async for page in self._pages(f"CONSUMER.LIST.{stream.name}", "consumers", deadline, offset):
+            async for page in self._api.pages(f"CONSUMER.LIST.{stream.name}", "consumers", deadline, offset):
                 return page
         except JetStreamError:
             pass  # the stream was just deleted
-        return _Page([], 0)
-
-    async def _pages(
-        self, operation: str, key: str, deadline: float, offset: int = 0
-    ) -> AsyncIterator[_Page]:
-        """Request a list, page by page."""
-        total = offset + 1
-        while offset < total:
-            answer = await self._api.call(operation, {"offset": offset}, deadline)
-            items = list(answer.get(key) or ())
-            total = int(answer.get("total") or 0)
-            if not items:
-                return
-            offset += len(items)
-            yield _Page(items, total)
-            await asyncio.sleep(0)  # a page is some hundred kilobytes of JSON: let others run
+        return Page([], 0)
 
     # Ages
 
@@ -229,13 +214,6 @@ class SnapshotCollector:
             if message is not None and (found is None or message.sequence < found.seq):
                 found = _Oldest(consumer.settled_to, message.sequence, message.unix_ns)
         return found
-
-
-class _Page(NamedTuple):
-    """Part of a list, and the length of the whole."""
-
-    items: list[JsonObject]
-    total: int
 
 
 def shares(groups: Iterable[list[T]], room: int) -> list[T]:

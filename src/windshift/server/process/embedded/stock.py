@@ -183,30 +183,21 @@ async def _take(api: JetStream, deadline: float) -> Stock:
         consumers = {}
         if state["consumer_count"]:
             async with turns:
-                found = await _list(api, f"CONSUMER.LIST.{name}", "consumers", deadline)
-            consumers = {each["name"]: _consumer(each) for each in found if _lasts(each["config"])}
+                consumers = {
+                    each["name"]: _consumer(each)
+                    async for each in api.listed(f"CONSUMER.LIST.{name}", "consumers", deadline)
+                    if _lasts(each["config"])
+                }
         events = None if _shrinks(config) else state["messages"]
         return StreamStock(info["created"], state["last_seq"], events, consumers)
 
     infos = [
         each
-        for each in await _list(api, "STREAM.LIST", "streams", deadline)
+        async for each in api.listed("STREAM.LIST", "streams", deadline)
         if each["config"]["storage"] == "file"
     ]
     stocks = await asyncio.gather(*map(stream, infos))
     return Stock({info["config"]["name"]: stock for info, stock in zip(infos, stocks, strict=True)})
-
-
-async def _list(api: JetStream, operation: str, what: str, deadline: float) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    total = 1
-    while len(found) < total:
-        answer = await api.call(operation, {"offset": len(found)}, deadline)
-        page, total = answer.get(what) or [], answer["total"]
-        if not page:
-            break
-        found += page
-    return found
 
 
 def _consumer(info: dict[str, Any]) -> ConsumerStock:
