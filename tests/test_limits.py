@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import pytest
 
+from windshift.nats import budget
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
@@ -20,7 +21,7 @@ from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
 from windshift.server.events import consumers
-from windshift.server.events.consuming import commands
+from windshift.server.events.consuming import commands, room
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.dead_letters import replay_queue, store
 from windshift.server.process import health_http, memory, open_files
@@ -104,6 +105,14 @@ VALUES: Final = {
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "waiting publishes": amount(WriteOptions().max_waiting),
+    "bytes of answers to reads in flight, of all clients; of one principal": (
+        f"{size(budget.ASKING)}; half of that"
+    ),
+    "waiting reads of one principal": amount(budget.MOST_WAITING),
+    "bytes of deliveries that are requested, of all clients": size(room.MOST),
+    "bytes of deliveries above 80 KiB each, of all clients; of one principal": (
+        f"{size(room.WHOLE)}; half of that"
+    ),
     "a consumer with a name that nobody subscribes to": days(consumers.KEPT_UNUSED),
     "one that never had a subscriber, or whose server died": days(consumers.EPHEMERAL_KEPT_UNUSED),
     "dead letters": days(store._CONFIG["max_age"]),

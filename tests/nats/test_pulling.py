@@ -54,7 +54,7 @@ def test_other_reply_subjects_are_no_delivery(reply: bytes) -> None:
     ("status", "left", "meaning"),
     [
         (b"100 Idle Heartbeat", (), Notice.ALIVE),
-        (b"404 No Messages", (), Notice.REFUSED),
+        (b"404 No Messages", (), Ended(1, 0, too_large=False)),
         (b"408 Request Timeout", (7, 9), Ended(7, 9, too_large=False)),
         (b"408 Interest Expired", (7,), Ended(7, 0, too_large=False)),
         (b"408 Request Timeout", (), Notice.LOST),
@@ -150,6 +150,19 @@ async def pulling(broker: Broker, stream: str, options: PullOptions | None = Non
     some = Pulling(broker, stream, options or PullOptions())
     assert some.puller.open()
     return some
+
+
+async def test_a_request_that_does_not_wait(broker: Broker, unique: Unique) -> None:
+    """It ends at once when there is nothing, and brings what there is, however large."""
+    some = await pulling(broker, unique())
+    assert some.puller.pull(1, no_wait=True)
+    assert await some.arrival() == Ended(1, 0, too_large=False)
+    some.publish(bytes(500_000))
+    assert some.puller.pull(1, 20_000)
+    assert await some.arrival() == Ended(1, 20_000, too_large=True)
+    assert some.puller.pull(1, no_wait=True)
+    [message] = await some.messages(1)
+    assert len(message.body) == 500_000
 
 
 async def test_messages_and_their_acknowledgements(broker: Broker, unique: Unique) -> None:

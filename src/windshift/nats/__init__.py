@@ -2,11 +2,13 @@
 
 From below: `protocol` turns bytes into events and back, without I/O; `wire` runs it on one socket;
 `connection` reconnects; `requests` awaits replies in one inbox; `jetstream` is built on these. `retry` is the
-one rule for trying again.
+one rule for trying again, `budget` the one for how much is asked at once.
 """
 
+from .budget import Budget, asking
 from .connection import Connection, Subscription
 from .errors import (
+    Busy,
     ConnectFailed,
     Forbidden,
     JetStreamError,
@@ -29,6 +31,8 @@ from .retry import Backoff, retry
 
 __all__ = [
     "Backoff",
+    "Budget",
+    "Busy",
     "ConnectFailed",
     "Connection",
     "ConnectionOptions",
@@ -51,6 +55,7 @@ __all__ = [
     "Superseded",
     "TooManyInFlight",
     "Unavailable",
+    "asking",
     "parse_server",
     "parse_servers",
     "retry",

@@ -96,6 +96,10 @@ class Subscription:
         for wire in self._wires:
             wire.unsubscribe(self.sid)
 
+    def passed(self) -> asyncio.Future[None]:
+        """Return what is done when all that is on its way now has been received, or will never be."""
+        return self._wires[-1].ping()
+
     async def drain(self, timeout: float) -> None:
         """Unsubscribe, and return when messages under way have been received.
 

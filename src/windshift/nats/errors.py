@@ -43,6 +43,10 @@ class Unavailable(NatsError):
     """No connection, no leader or no reply in time; nothing was done."""
 
 
+class Busy(Unavailable):
+    """More is asked of the server already than may be on its way at once; nothing was asked."""
+
+
 class Forbidden(Unavailable):
     """This user lacks the permission; nothing was done."""
 

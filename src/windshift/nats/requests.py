@@ -16,6 +16,7 @@ from heapq import heappop, heappush
 from time import perf_counter
 from typing import Final, TypeAlias
 
+from windshift.nats.budget import Budget, Share
 from windshift.nats.connection import Connection
 from windshift.nats.errors import NotConnected
 from windshift.nats.headers import NO_RESPONDERS
@@ -40,6 +41,8 @@ Token: TypeAlias = bytes
 """The last token of the subject that an answer is awaited on."""
 
 _SLOTS_PER_SECOND: Final = 50
+_LATE: Final = 10.0
+"""Seconds for which an answer that nobody waits for any more may still be on its way."""
 
 
 _Waiting: TypeAlias = tuple[Handler, bytes, set[Token]]
@@ -97,6 +100,33 @@ class Requests:
         except asyncio.CancelledError:
             self.forget(token)
             raise
+
+    async def request_within(
+        self, budget: Budget, share: Share, subject: bytes, body: bytes, deadline: float
+    ) -> Outcome:
+        """Do what `request` does with a share of a budget for the answer, and give that back.
+
+        An answer that is waited for no more is on its way all the same, and keeps its share for a while.
+        """
+        answer: asyncio.Future[Outcome] = self.loop.create_future()
+        token, late = b"", False
+        try:
+            token = self.send(subject, body, b"", answer.set_result, deadline)
+            outcome = await answer
+            late = outcome is NoReply.TIMED_OUT
+        except asyncio.CancelledError:
+            late = token in self._waiting
+            self.forget(token)
+            raise
+        finally:
+            if late:
+                self._keep(token, subject, budget, share)
+            else:
+                budget.give_back(share)
+        return outcome
+
+    def _keep(self, token: Token, subject: bytes, budget: Budget, share: Share) -> None:
+        self._wait(token, lambda _: budget.give_back(share), subject, self.loop.time() + _LATE)
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Return what becomes of a request whose time was over, and which is waited for after all."""

@@ -129,21 +129,38 @@ def test_nothing_more_is_nothing_to_wait_for() -> None:
     assert not full.stuck(1.0 + STUCK)
 
 
+ALONE = Pull(1, 0, no_wait=True)
+
+
 def test_an_event_beyond_the_limit_is_asked_for_alone() -> None:
-    """A request that could not bring even one event is followed by one without a limit."""
+    """A request that could not bring even one event is followed by some without a limit."""
     some, window = pulls()
     some.next(0.0, busy=False)
     some.ended(Ended(8, SMALLEST_LIMIT, True))
-    assert some.next(0.0, busy=False) == Pull(1, 0)
+    assert some.next(0.0, busy=False) == ALONE
     assert some.next(0.0, busy=False) is None
-    window.arrive()
-    window.admit(StreamSeq(1), b"reply", 1, 0.0)
-    some.delivered(delivery(50_000))
-    assert some.next(0.0, busy=True) == Pull(1, 0)
-    window.arrive()
-    window.admit(StreamSeq(2), b"reply", 1, 0.0)
-    some.delivered(delivery(100))
-    assert some.next(0.0, busy=False) == Pull(6, SMALL)
+    take(some, window, delivery(50_000, pending=2))
+    assert some.next(0.0, busy=True) == ALONE
+    take(some, window, delivery(100, pending=1))
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert not pull.no_wait
+
+
+@pytest.mark.parametrize("is_gone", [False, True])
+def test_after_the_last_large_event_a_request_waits_again(is_gone: bool) -> None:
+    """Also when somebody else got it: what is asked for alone does not wait for others to come."""
+    some, window = pulls()
+    some.next(0.0, busy=False)
+    some.ended(Ended(8, SMALLEST_LIMIT, True))
+    assert some.next(0.0, busy=False) == ALONE
+    if is_gone:
+        some.ended(Ended(1, 0, False))
+    else:
+        take(some, window, delivery(50_000))
+    pull = some.next(0.0, busy=False)
+    assert pull is not None
+    assert not pull.no_wait
 
 
 def test_an_ended_request_gives_back_what_it_had_left() -> None:
@@ -198,3 +215,23 @@ def test_a_refused_request_is_repeated_after_a_pause() -> None:
     assert some.due == 1.0 + PAUSE
     some.tick(1.0 + PAUSE)
     assert some.next(1.0 + PAUSE, busy=False) == Pull(8, SMALL)
+
+
+def test_a_broker_that_ends_every_request_at_once() -> None:
+    """It is asked less and less often, and as usual again when there was something."""
+    some, window = pulls()
+    now, asked = 0.0, 0
+    while now < 60:
+        pull = some.next(now, busy=False)
+        if pull is not None:
+            asked += 1
+            some.heard(now)
+            some.ended(Ended(pull.batch, pull.max_bytes, False))
+        now += 0.001
+        some.tick(now)
+    assert asked < 100
+    while some.next(now, busy=False) is None:
+        now += 0.1
+        some.tick(now)
+    take(some, window, *(delivery(10) for _ in range(8)), now=now)
+    assert some.next(now, busy=False) is not None

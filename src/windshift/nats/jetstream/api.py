@@ -16,6 +16,7 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
+from windshift.nats.budget import MIB, Budget, Share
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
     Forbidden,
@@ -45,6 +46,21 @@ _CHANGES: Final = (
 )
 _SUBJECTS_AT_ONCE: Final = 1_000
 """Subjects that one turn of the event loop is busy with."""
+_MOST_SUBJECTS: Final = 100_000
+"""Subjects that a server tells with one answer."""
+_LONGEST_SUBJECT: Final = 640
+"""Bytes that it may take to tell one; those that Windshift makes of names take up to 560."""
+_PUNCTUATION: Final = 16
+"""Bytes that stand beside each subject in an answer."""
+_NAMES: Final = 320 * 1024
+"""Bytes of a page of names: 1,024 of at most 255 characters."""
+_LISTS: Final = ("STREAM.LIST", "CONSUMER.LIST")
+_LIST: Final = 24 * MIB
+"""Bytes of a page of a list: 256 configurations, of which a few may be as large as there can be; or 100,000
+subjects.
+"""
+_HEAD: Final = 16 * 1024
+"""Bytes that an answer has beside what varies."""
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
@@ -155,7 +171,11 @@ class JetStream:
     another attempt would meet too, `Unavailable` when nothing was done, and those that change something
     `OutcomeUnknown` when it may have been.
 
+    Answers may be large, so that they share a budget; they should have a connection of their own.
+
     Attributes:
+        connection: where everything is asked.
+        budget: how much may be on its way there.
         changes: how often a stream or a consumer was created, changed or deleted through this. Who keeps a
             list of them can tell by it that the list is out of date.
     """
@@ -166,8 +186,10 @@ class JetStream:
         requests: Requests,
         backoff: Backoff | None = None,
         attempt_timeout: timedelta = timedelta(seconds=3),
+        budget: Budget | None = None,
     ) -> None:
-        self._connection = connection
+        self.connection = connection
+        self.budget = budget or Budget()
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._attempt_timeout = attempt_timeout.total_seconds()
@@ -190,29 +212,45 @@ class JetStream:
         deadline: float,
         *,
         repeatable: bool = True,
+        size: int | None = None,
     ) -> JsonObject:
         """Ask for an operation, such as ``STREAM.INFO.ORDERS``, until `deadline` at most.
 
-        `repeatable` says that asking twice does no harm (all reads; creating with the same configuration).
-        Otherwise the request is not sent again once it may have arrived.
+        Args:
+            operation: its subject behind ``$JS.API.``.
+            request: the body.
+            deadline: when to give up.
+            repeatable: whether asking twice does no harm (all reads; creating with the same configuration).
+                Otherwise the request is not sent again once it may have arrived.
+            size: the most bytes of the answer; None = those of the largest configuration and what the server
+                has to say of it, or of a list.
         """
         subject = (API_PREFIX + operation).encode()
         body = b"" if request is None else to_json(request)
+        if size is None:
+            size = self._size(operation, request)
         async for _ in retry(deadline, self._backoff):
-            answer = await self._attempt(subject, body, deadline, repeatable=repeatable)
+            answer = await self._attempt(subject, body, size, deadline, repeatable=repeatable)
             if answer is not None:
                 return answer
         raise Unavailable
 
+    def _size(self, operation: str, request: Mapping[str, Any] | None) -> int:
+        """Return the bytes that an answer may have of which nothing better is known."""
+        if operation.startswith(_LISTS) or (request is not None and "subjects_filter" in request):
+            return _LIST
+        return 2 * self.connection.max_payload
+
     async def _attempt(
-        self, subject: bytes, body: bytes, deadline: float, *, repeatable: bool
+        self, subject: bytes, body: bytes, size: int, deadline: float, *, repeatable: bool
     ) -> JsonObject | None:
         """Ask once; `None` means that asking again is right."""
-        await self._connection.wait_ready(deadline)
+        await self.connection.wait_ready(deadline)
+        share = self.budget.take_now(size) or await self.budget.take(size, deadline)
         # A request to a leader that is no more is never answered: what is repeatable is asked again.
         until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
         try:
-            outcome = await self._requests.request(subject, body, b"", until)
+            outcome = await self._requests.request_within(self.budget, share, subject, body, until)
         except NotConnected:
             return None
         except MessageTooLarge:
@@ -239,10 +277,11 @@ class JetStream:
         again.
         """
         unknown: OutcomeUnknown | None = None
+        size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
         async for _ in retry(deadline, self._backoff):
             until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
             try:
-                answer = await self.call(operation, request, until, repeatable=False)
+                answer = await self.call(operation, request, until, repeatable=False, size=size)
                 self.changes += operation.startswith(_CHANGES)
                 return answer
             except OutcomeUnknown as error:
@@ -279,7 +318,7 @@ class JetStream:
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:
         """List the streams that take messages of this subject."""
-        answer = await self.call("STREAM.NAMES", {"subject": subject}, deadline)
+        answer = await self.call("STREAM.NAMES", {"subject": subject}, deadline, size=_NAMES)
         return list(answer.get("streams") or ())
 
     async def stream_info(self, stream: str, deadline: float) -> JsonObject:
@@ -311,11 +350,13 @@ class JetStream:
         The server gives at most 100,000 of them with one answer, and others get their turn meanwhile. What is
         added or removed between two such answers may be missed.
         """
-        offset, total = 0, 1
+        state = (await self.stream_info(stream, deadline))["state"]
+        offset, total = 0, int(state["messages"])
+        most = min(total, _MOST_SUBJECTS)
+        size = _HEAD + min(int(state["bytes"]), most * _LONGEST_SUBJECT) + most * _PUNCTUATION
         while offset < total:
-            answer = await self.call(
-                f"STREAM.INFO.{stream}", {"subjects_filter": pattern, "offset": offset}, deadline
-            )
+            query = {"subjects_filter": pattern, "offset": offset}
+            answer = await self.call(f"STREAM.INFO.{stream}", query, deadline, size=size)
             found = list(answer["state"].get("subjects") or ())
             if not found:
                 return
@@ -333,7 +374,7 @@ class JetStream:
         The stream's leader is asked. A direct get is answered by any replica, with what it has.
         """
         try:
-            answer = await self.call(f"STREAM.MSG.GET.{stream}", query, deadline)
+            answer = await self.call(f"STREAM.MSG.GET.{stream}", query, deadline, size=self._message_size)
         except JetStreamError as error:
             if error.err_code == codes.MESSAGE_NOT_FOUND:
                 return None
@@ -356,8 +397,10 @@ class JetStream:
         """
         subject, body = f"{API_PREFIX}DIRECT.GET.{stream}".encode(), to_json(query)
         async for _ in retry(deadline, self._backoff):
-            await self._connection.wait_ready(deadline)
-            batch = await _BatchRequest(self._connection).ask(subject, body, deadline)
+            await self.connection.wait_ready(deadline)
+            size = _batch_size(query, self.connection.max_payload)
+            share = self.budget.take_now(size) or await self.budget.take(size, deadline)
+            batch = await _BatchRequest(self.connection).ask(subject, body, deadline, self.budget, share)
             if batch is not None:
                 return batch
         raise Unavailable
@@ -374,6 +417,11 @@ class JetStream:
                 raise
             return False
         return True
+
+    @property
+    def _message_size(self) -> int:
+        """The most bytes of an answer with one message: it comes as base64, in JSON."""
+        return self.connection.max_payload * 4 // 3 + _HEAD
 
     # --- Consumers ----------------------------------------------------------------------------------------
 
@@ -432,6 +480,17 @@ _OURS: Final = frozenset(
 """Headers that the server puts on a message to say what it is."""
 
 
+_ADDED: Final = 1024
+"""Bytes of such headers at most, and of the rest of a frame."""
+
+
+def _batch_size(query: Mapping[str, Any], max_payload: int) -> int:
+    """Return the most bytes that the answer to a query for many messages may have."""
+    count, max_bytes = int(query.get("batch", 1)), int(query.get("max_bytes", 0))
+    data = count * max_payload
+    return (min(data, max_bytes + max_payload) if max_bytes else data) + count * _ADDED
+
+
 class _BatchRequest:
     """One request for many messages. They arrive one by one and end with a status: 204, or 404 for none."""
 
@@ -442,10 +501,13 @@ class _BatchRequest:
         self._news = asyncio.Event()
         self._forbidden = self._lost = False
 
-    async def ask(self, subject: bytes, body: bytes, deadline: float) -> Batch | None:
-        """Ask once; `None` means that asking again is right."""
+    async def ask(
+        self, subject: bytes, body: bytes, deadline: float, budget: Budget, share: Share
+    ) -> Batch | None:
+        """Ask once, and give the share back when nothing more comes; `None` means: ask again."""
         inbox = self._connection.subscribe_once(self._on_message)
         if inbox is None:
+            budget.give_back(share)
             return None
         self._connection.on_lost.append(self._on_lost)
         stop_watching = self._connection.violations.watch(subject, self._on_forbidden)
@@ -458,6 +520,10 @@ class _BatchRequest:
             stop_watching()
             self._connection.on_lost.remove(self._on_lost)
             inbox.unsubscribe()
+            if self._end is not None:
+                budget.give_back(share)
+            else:
+                inbox.passed().add_done_callback(lambda _: budget.give_back(share))
 
     async def _answer(self, deadline: float) -> Batch | None:
         while self._end is None:

@@ -86,7 +86,7 @@ class Notice(Enum):
 Arrival: TypeAlias = Message | Ended | Notice
 
 
-def read_status(headers: bytes) -> Ended | Notice:
+def read_status(headers: bytes) -> Ended | Notice:  # noqa: PLR0911 - a list of statuses
     """Read a status. What is not known counts as the end of all requests: pulling again is always right."""
     status = h.status(headers) or h.Status(0, "")
     if status.code == 100:
@@ -97,6 +97,8 @@ def read_status(headers: bytes) -> Ended | Notice:
     if left.isdigit():
         too_large = status.description.startswith("Message Size Exceeds MaxBytes")
         return Ended(int(left), int(bytes_left) if bytes_left.isdigit() else 0, too_large)
+    if status.code == 404:  # to a request for one that does not wait
+        return Ended(1, 0, too_large=False)
     if status.code == 409 and status.description.startswith("Consumer Deleted"):
         return Notice.DELETED
     if status.code == 409 and status.description.startswith("Leadership Change"):
@@ -173,17 +175,18 @@ class Puller:
         self._stop_watching = self._connection.violations.watch(self._subject, self._on_forbidden)
         return True
 
-    def pull(self, batch: int, max_bytes: int = 0) -> bool:
+    def pull(self, batch: int, max_bytes: int = 0, no_wait: bool = False) -> bool:  # noqa: FBT001, FBT002 - see Pull
         """Ask for `batch` messages; False when there is no connection or inbox: then nothing was sent.
 
         Args:
             batch: at least 1.
             max_bytes: bytes that they may have together, headers and subjects included; 0 = no limit.
+            no_wait: whether the request is over at once when there are none.
         """
         if self._inbox is None:
             return False
         limit = b',"max_bytes":%d' % max_bytes if max_bytes else b""
-        request = b'{"batch":%d%b%b' % (batch, limit, self._tail)
+        request = b'{"batch":%d%b%b' % (batch, limit, b',"no_wait":true}' if no_wait else self._tail)
         try:
             self._connection.publish(self._subject, request, reply=self._inbox.subject)
         except NotConnected:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
+from windshift.nats import asking
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
@@ -186,8 +187,9 @@ class AuthInterceptor:
         return caller
 
     def _begin(self, call: ServerCall, identity: Identity, weight: int = 0) -> Usage:
-        """Count a call, and what it weighs; `end_work` must follow."""
+        """Count a call, and what it weighs; `end_work` must follow. The broker is asked on its behalf."""
         principal = identity.principal
+        asking.set(principal.name)
         usage = self._access.usage(principal, call.started)
         try:
             usage.begin_call(principal, call.started)

@@ -43,6 +43,7 @@ def domain_error(error: nats.NatsError, *, stream: str = "", consumer: str = "")
 
 _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError]], ...]] = (
     (nats.Forbidden, lambda _: ForbiddenByBroker()),
+    (nats.Busy, lambda _: BrokerUnavailable(_BUSY)),
     (nats.Unavailable, lambda _: BrokerUnavailable()),
     (nats.NotConnected, lambda _: BrokerUnavailable()),
     (nats.NoDirectGet, lambda _: BrokerUnavailable()),
@@ -88,6 +89,7 @@ def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exceptio
 _NO_MAX_BYTES = (
     "the broker's account requires max_bytes of every stream; make this with NATS's own tools, with it"
 )
+_BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
 _CANNOT_STORE = "the broker cannot store anything now; try again"
 _NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 _NO_ROOM = "the broker has no room left; give it more, or remove events"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
@@ -26,6 +27,7 @@ from windshift.server.admin.events import EventReader
 from windshift.server.admin.look import Look
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.api.admin import ADMIN, AdminService
+from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
@@ -41,6 +43,7 @@ from windshift.server.auth.authorization import Authorization
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.shared import Broker, DeadLettering
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
@@ -69,6 +72,8 @@ from windshift.server.telemetry.tracer import Tracer
 _INBOX_PREFIX = "_INBOX_windshift"
 """Our own prefix, so that our NATS user cannot see replies to others. No client can publish there: first
 tokens that begin with ``_INBOX`` are reserved."""
+_UNHEARD = 5.0
+"""Seconds without a connection to read with after which calls should go to another server."""
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have besides the event: subject, key, type."""
 
@@ -128,10 +133,12 @@ class App:
         self._show_health()
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
-        connection, requests, api, writes, _ = nats
+        connection, requests, api, writes, *_ = nats
         cache = SnapshotCache(connection, requests, SnapshotCollector(api))
         methods = [path for service in self._answered for path in service.methods]
-        metrics = Metrics(counts, stats, writes, cache, connection, methods, self._telemetry)
+        connections = (connection, api.connection)
+        metrics = Metrics(counts, stats, writes, cache, connections, methods, self._telemetry)
+        metrics.add_broker(api.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
         metrics.add_copies(self._copies)
@@ -146,6 +153,9 @@ class App:
             return Readiness("starting", self._made_at)
         if not connection.connected:
             return Readiness("no connection to NATS", connection.since, connection.last_error)
+        asking, now = self._api.connection, asyncio.get_running_loop().time()
+        if not asking.connected and now - asking.since > _UNHEARD:
+            return Readiness("no connection to NATS to read with", asking.since, asking.last_error)
         return trouble or Readiness(None, max(self._serving_since, connection.since))
 
     def refuse_writes(self, why: str, trouble: Readiness | None) -> None:
@@ -166,6 +176,7 @@ class App:
             each.start()
         self._notes.start()
         await self.connection.connect()
+        await self._api.connection.connect()
         server = self._make_server()
         listen = self._config.grpc.listen
         tls = None if self._tls is None else self._tls.context
@@ -260,7 +271,7 @@ class App:
             watch.cancel()
         if self._server is not None:
             self._server.close()
-        await self.connection.close()
+        await asyncio.gather(self.connection.close(), self._api.connection.close())
         await self._telemetry.close_spans(self._time_to_flush())
 
     def _time_to_flush(self) -> float:
@@ -268,22 +279,30 @@ class App:
 
 
 class _Nats(NamedTuple):
-    """The NATS layer."""
+    """The NATS layer, as the domain takes it.
+
+    JetStream's API is asked on a connection of its own, and what is stored is read there: large answers would
+    delay what is published, delivered and acknowledged.
+    """
 
     connection: Connection
     requests: Requests
     api: JetStream
     writes: Writes
     notes: Notes
+    room: PullRoom
 
 
 def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
-    connection = Connection(connection_options(config, servers))
-    connection.violations.on_any.append(ViolationLog(_INBOX_PREFIX).log)
-    requests = Requests(connection)
-    api = JetStream(connection, requests)
+    options, log = connection_options(config, servers), ViolationLog(_INBOX_PREFIX)
+    connection, asking = Connection(options), Connection(replace(options, name=f"{options.name} (reads)"))
+    for each in (connection, asking):
+        each.violations.on_any.append(log.log)
+    requests, api = Requests(connection), JetStream(asking, Requests(asking))
     writes = Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
-    return _Nats(connection, requests, api, writes, Notes(connection))
+    return _Nats(
+        connection, requests, api, writes, Notes(connection), PullRoom(lambda: connection.max_payload)
+    )
 
 
 class _Domain:
@@ -298,7 +317,7 @@ class _Domain:
         tracer: Tracer | None,
         ownership: Ownership | None,
     ) -> None:
-        connection, requests, api, writes, notes = nats
+        connection, requests, api, writes, notes, _ = nats
         replicas = config.nats.default_replicas
         store = DeadLetterStore(api, writes, replicas)
         writer = DeadLetterWriter(connection, api, store)
@@ -308,7 +327,7 @@ class _Domain:
             Streams(api, replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
             Publisher(api, writes, counts, tracer),
-            Broker(connection, requests, api, shared, counts, tracer),
+            Broker(connection, requests, api, shared, counts, tracer, nats.room),
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             extractor(config.telemetry.propagators),
         )
@@ -350,7 +369,9 @@ def _interceptors(
 ) -> list[Interceptor]:
     """List what stands before the handlers: a call that is denied has no span, and no record of its work."""
     interceptors: list[Interceptor] = [SizeInterceptor()]
-    if authorization is not None:
+    if authorization is None:
+        interceptors.append(AskingInterceptor())
+    else:
         interceptors.append(AuthInterceptor(authorization.access, audit))
     if tracer is not None:
         interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))

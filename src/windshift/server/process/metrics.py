@@ -9,11 +9,12 @@ from importlib.metadata import version
 from itertools import chain
 from typing import Any, Final
 
-from windshift.nats import Connection
+from windshift.nats import Budget, Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.background.reloading import Watched
+from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
@@ -46,7 +47,7 @@ class Metrics:
         dead_letters: counts events that consumers gave up on.
         writes: writes to JetStream.
         cache: what JetStream holds.
-        connection: the connection to NATS.
+        connections: the connections to NATS.
         methods: the paths that the gRPC server serves.
         telemetry: where metrics are pushed.
     """
@@ -57,7 +58,7 @@ class Metrics:
         dead_letters: DeadLetterStats,
         writes: Writes,
         cache: SnapshotCache,
-        connection: Connection,
+        connections: Sequence[Connection],
         methods: Iterable[str],
         telemetry: Telemetry,
     ) -> None:
@@ -66,7 +67,7 @@ class Metrics:
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
         _add_dead_letters(registry, dead_letters)
-        _add_nats(registry, connection, cache, dead_letters)
+        _add_nats(registry, connections, cache, dead_letters)
         add_process(registry, version("windshift"))
         self._push = telemetry.metric_reader(registry.collect)
         _add_exports(registry, self._push, telemetry.spans)
@@ -87,6 +88,13 @@ class Metrics:
         """Show how often files were reloaded, and whether their current version is refused."""
         self.registry.add(i.RELOADS, lambda: _reloads(watched))
         self.registry.add(i.RELOAD_FAILING, lambda: _refused(watched))
+
+    def add_broker(self, reads: Budget, room: PullRoom) -> None:
+        """Show what may be on its way from the broker, and who waits for more."""
+        self.registry.add_number(i.NATS_READS, lambda: reads.used)
+        self.registry.add_number(i.NATS_READS_WAITING, lambda: reads.waiting)
+        self.registry.add_number(i.NATS_DELIVERIES, lambda: room.used + room.whole.used)
+        self.registry.add_number(i.NATS_DELIVERIES_WAITING, lambda: room.whole.waiting)
 
     def add_stalls(self, watchdog: Watchdog) -> None:
         """Show how often the event loop was blocked."""
@@ -191,11 +199,14 @@ def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporte
 
 
 def _add_nats(
-    registry: Registry, connection: Connection, cache: SnapshotCache, dead_letters: DeadLetterStats
+    registry: Registry,
+    connections: Sequence[Connection],
+    cache: SnapshotCache,
+    dead_letters: DeadLetterStats,
 ) -> None:
     registry.refresh.append(cache.refresh)
-    registry.add_number(i.NATS_CONNECTED, lambda: int(connection.connected))
-    registry.add_number(i.NATS_RECONNECTS, lambda: connection.reconnects)
+    registry.add_number(i.NATS_CONNECTED, lambda: int(all(each.connected for each in connections)))
+    registry.add_number(i.NATS_RECONNECTS, lambda: sum(each.reconnects for each in connections))
     registry.add_number(i.NATS_ROUND_TRIP, lambda: cache.round_trip)
     registry.add_number(i.POLL_FAILURES, lambda: cache.failures)
     registry.add(i.POLL_OMITTED, lambda: _omitted(cache.snapshot))

@@ -215,6 +215,22 @@ NATS_ROUND_TRIP: Final = Instrument(
     "windshift.nats.round_trip", _G, "s", "Round-trip time of a message to NATS, at the last poll"
 )
 
+NATS_READS: Final = Instrument(
+    "windshift.nats.reads", _U, "By", "Bytes that the answers of NATS to requests under way may have at most"
+)
+NATS_READS_WAITING: Final = Instrument(
+    "windshift.nats.reads.waiting", _U, "{request}", "Requests that wait because others are answered first"
+)
+NATS_DELIVERIES: Final = Instrument(
+    "windshift.nats.deliveries", _U, "By", "Bytes of events that NATS may deliver by the pull requests it has"
+)
+NATS_DELIVERIES_WAITING: Final = Instrument(
+    "windshift.nats.deliveries.waiting",
+    _U,
+    "{call}",
+    "Consume calls that wait because large events are delivered to others first",
+)
+
 # --- What JetStream holds, as polled ----------------------------------------------------------------------
 
 STREAM_MESSAGES: Final = Instrument(

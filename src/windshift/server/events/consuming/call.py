@@ -17,7 +17,7 @@ from functools import partial
 from time import monotonic
 from typing import Any, Final
 
-from windshift.nats import Backoff, Message, NatsError, NotConnected, Outcome, retry
+from windshift.nats import Backoff, Busy, Message, NatsError, NotConnected, Outcome, retry
 from windshift.nats.jetstream.pulling import NAK, PROGRESS, TERMINATE, Arrival, Notice, Puller
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -123,7 +123,7 @@ class Subscription:
         shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
         settled = shared.settled.attach(consumer, found.state.created, now())
         try:
-            yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts)
+            yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts, self._broker.room)
         finally:
             shared.settled.detach(consumer, found.state.created, now())
 
@@ -313,7 +313,7 @@ class _Attachment:
             if self._feed is not None and protocol.has_room_for_replays:
                 self._feed.make_room()
             pull = protocol.next_pull(now)
-            if pull is not None and not self._puller.pull(pull.batch, pull.max_bytes):
+            if pull is not None and not self._puller.pull(*pull):
                 protocol.unsent(pull)
         self._act()
         self._timer.set(protocol.due, now)  # there is to be a turn when time alone makes one necessary
@@ -469,6 +469,18 @@ class _Attachment:
             case p.AwaitReader():
                 await self._client.ready()
                 self.protocol.reader_ready()
+            case p.AwaitRoom():
+                await self._await_room()
+
+    async def _await_room(self) -> None:
+        room = self._broker.room
+        async for _ in retry(None, _LEARNING):
+            try:
+                share = await room.whole.take(room.largest, self._loop.time() + _ELECTION)
+            except Busy:
+                continue
+            self.protocol.room_came(share)
+            return
 
     async def _keep(self, failure: Failure, deadline: float) -> bool:
         """Make a dead letter of an event, unless the client's consumer has left too many of them lately."""

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple, TypeAlias
 
+from windshift.nats.budget import Share
 from windshift.nats.jetstream.pulling import Ended
+from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after
 from windshift.server.events.model import StreamSeq
@@ -239,23 +241,34 @@ USUAL_SIZE = 256
 STUCK = 0.25
 """Seconds after which a request is made anew when the broker has more and yet sends nothing."""
 
+FRUITLESS = 8
+"""Requests in a row that may end without a delivery before the next one waits a little, and then longer."""
+
+SOON = 1.0
+"""Seconds within which a request that ended without a delivery counts as one of those."""
+
 PAUSE = 1.0
 """Seconds before asking again when the broker refused to be asked."""
 
 
 class Pull(NamedTuple):
-    """A pull request: at most `batch` deliveries of at most `max_bytes` together (0 = no limit)."""
+    """A pull request: at most `batch` deliveries of at most `max_bytes` together (0 = no limit).
+
+    With `no_wait` it is over at once when there is none.
+    """
 
     batch: int
     max_bytes: int
+    no_wait: bool = False
 
 
 class PullPacer:
     """Decides on pull requests.
 
     Requests are limited in bytes too, so that a window of large events does not pile up here for a client
-    that does not read: little at first, more for one that took it. An event that is larger than the limit
-    is asked for alone and without one.
+    that does not read: little at first, more for one that took it, and never more than this call's part of
+    the room. An event that is larger than the limit is asked for alone and without one, when there is room;
+    such a request does not wait at the broker.
 
     So many deliveries are asked for as should stay below the limit by the size of those before, and the limit
     itself, with some slack, is told the broker as well. It should seldom come to that: when a delivery fills
@@ -266,24 +279,37 @@ class PullPacer:
         window: how many deliveries there is room for.
         silence: seconds without a word of the broker after which its requests count as lost, and the consumer
             as possibly gone.
+        room: what all calls together may ask for.
+
+    Attributes:
+        wants_room: whether the call waits for room for an event that is asked for alone.
     """
 
     __slots__ = (
+        "_asked_at",
+        "_fruitless",
+        "_granted",
         "_heard",
         "_last",
         "_limit",
         "_one_by_one",
+        "_part",
         "_resume_at",
         "_silence",
         "_size",
         "_stuck_at",
         "_taken",
         "_window",
+        "wants_room",
     )
 
-    def __init__(self, window: Window, silence: float) -> None:
+    def __init__(self, window: Window, silence: float, room: PullRoom | None = None) -> None:
         self._window = window
         self._silence = silence
+        self._part = (room or PullRoom()).part()
+        self._granted = self._fruitless = 0
+        self._asked_at = 0.0
+        self.wants_room = False
         self._limit = SMALLEST_LIMIT
         self._one_by_one = False
         self._size = float(USUAL_SIZE)
@@ -309,7 +335,7 @@ class PullPacer:
         if now < self._heard + self._silence:
             return False
         self._heard = now
-        self._window.lose_requests()
+        self.lose()
         return True
 
     def stuck(self, now: float) -> bool:
@@ -326,22 +352,64 @@ class PullPacer:
             now: the time.
             busy: see `Window.wanted`.
         """
-        window = self._window
-        if self._resume_at != inf or (self._one_by_one and window.requested):
+        window, part = self._window, self._part
+        if not window.requested:
+            part.came(part.asked)
+        if self._resume_at != inf or self.wants_room or (self._one_by_one and window.requested):
             return None
         limit = max(1, int(self._limit / self._size))
         count = window.wanted(limit, busy=busy and not self._one_by_one)
         if not count:
             return None
+        pull = self._alone() if self._one_by_one else self._limited(count)
+        if pull is None:
+            return None
         if not window.requested:
-            self._heard = now
-        pull = Pull(1, 0) if self._one_by_one else Pull(count, int(self._limit * SLACK) - 1)
+            self._heard = self._asked_at = now
         window.requested += pull.batch
         return pull
+
+    def _limited(self, count: int) -> Pull | None:
+        wanted = int(self._limit * SLACK) - 1
+        granted = self._granted = self._part.ask(wanted)
+        if granted < wanted:
+            if not granted:
+                return None
+            count = max(1, min(count, int(granted / SLACK / self._size)))
+        return Pull(count, granted)
+
+    def _alone(self) -> Pull | None:
+        if self._part.takes_whole():
+            return Pull(1, 0, no_wait=True)
+        self.wants_room = True
+        return None
+
+    def take_room(self, share: Share) -> None:
+        """Take the room that was waited for."""
+        self.wants_room = False
+        self._part.whole = share
+
+    def pause(self) -> None:
+        """Let others have the room that came and is not used now."""
+        if not self._window.requested:
+            self._part.end_whole()
 
     def unsent(self, pull: Pull) -> None:
         """Take back a request that could not be sent."""
         self._window.end_request(pull.batch)
+        if pull.no_wait:
+            self._part.end_whole()
+        else:
+            self._part.came(pull.max_bytes)
+
+    def lose(self) -> None:
+        """Forget every request: the broker has none of them any more."""
+        self._window.lose_requests()
+        self._part.clear()
+
+    def leave(self) -> None:
+        """Ask for nothing any more."""
+        self._part.leave()
 
     def heard(self, now: float) -> None:
         """Note that the broker showed a sign of life."""
@@ -356,6 +424,12 @@ class PullPacer:
         self._size = max(size, 0.75 * self._size + 0.25 * size)
         self._last = last.reply
         self._stuck_at = now + STUCK
+        self._fruitless = 0
+        if self._part.whole is not None:
+            self._part.end_whole()
+            self._one_by_one = pending_after(self._last) > 0
+        else:
+            self._part.came(int(size * len(arrived)))
 
     def delivered(self, delivery: Delivery) -> None:
         """Note that a delivery was handed to the client, which reads."""
@@ -367,10 +441,18 @@ class PullPacer:
             self._one_by_one = False
 
     def ended(self, end: Ended) -> None:
-        """Note that the broker ended a request."""
+        """Note that the broker ended a request. If it does so at once, again and again, ask it less often."""
         self._window.end_request(end.left)
-        if end.too_large and end.bytes_left >= self._limit:
-            self._one_by_one = True
+        self._fruitless = self._fruitless + 1 if self._heard - self._asked_at < SOON else 0
+        if self._fruitless > FRUITLESS:
+            self._resume_at = self._heard + min(0.001 * 2 ** (self._fruitless - FRUITLESS), PAUSE)
+        if self._part.whole is not None:
+            self._part.end_whole()
+            self._one_by_one = False
+        else:
+            self._part.came(end.bytes_left)
+            if end.too_large and end.bytes_left >= min(self._limit, self._granted):
+                self._one_by_one = True
 
     def stalled(self) -> None:
         """Note that the client does not read what it is sent."""
@@ -379,5 +461,5 @@ class PullPacer:
 
     def refused(self, now: float) -> None:
         """Note that the broker takes no request now."""
-        self._window.lose_requests()
+        self.lose()
         self._resume_at = now + PAUSE

@@ -20,6 +20,7 @@ from math import inf
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import NoReply, Outcome
+from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Ended, Notice, nak
 from windshift.nats.times import Time, parse_rfc3339
@@ -49,6 +50,7 @@ from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Re
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
+from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.counts import Counts
@@ -70,12 +72,14 @@ class Memory(NamedTuple):
         attempts: what is known of failed attempts.
         pauses: since when the process has been awake.
         counts: what happened to events.
+        room: what all calls together may ask for; None = this one has it for itself.
     """
 
     settled: Settled
     attempts: FailedAttempts
     pauses: PauseDetector
     counts: Counts
+    room: PullRoom | None = None
 
 
 # --- Work: what takes a question to the broker ------------------------------------------------------------
@@ -152,6 +156,11 @@ class AwaitReader:
 
 
 @dataclass(frozen=True, slots=True)
+class AwaitRoom:
+    """Wait for the room that an event which is asked for alone takes: `room_came`."""
+
+
+@dataclass(frozen=True, slots=True)
 class ReportDropped:
     """Tell the operator of an event that was removed without a dead letter."""
 
@@ -175,6 +184,7 @@ Work: TypeAlias = (
     | Remove
     | CheckVoid
     | AwaitReader
+    | AwaitRoom
     | ReportDropped
     | ForgetRecalls
 )
@@ -236,7 +246,7 @@ class ConsumeProtocol:
         self._rand = rand
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
-        self._pacer = PullPacer(self.window, options.pull.silence)
+        self._pacer = PullPacer(self.window, options.pull.silence, memory.room)
         self._delayed = DelayedRejects()
         # Deliveries on their way to the client
         self._arrived: list[Delivery] = []
@@ -735,7 +745,7 @@ class ConsumeProtocol:
 
     def lost(self) -> None:
         """Note that the connection ended: the broker may forget what was settled just now."""
-        self.window.lose_requests()
+        self._pacer.lose()
         self._settled.lose(self._settlements.acks_under_way())
         self.work.append(ForgetRecalls())
 
@@ -802,7 +812,7 @@ class ConsumeProtocol:
         if not (self._wants_inbox and knows) or self.is_ending or self._is_stalled:
             return False
         self._wants_inbox = False
-        self.window.lose_requests()
+        self._pacer.lose()
         return True
 
     def takes_drain(self) -> bool:
@@ -810,14 +820,24 @@ class ConsumeProtocol:
         if not self._wants_drain:
             return False
         self._wants_drain, self._wants_inbox = False, True
-        self.window.lose_requests()
+        self._pacer.lose()
         return True
 
     def next_pull(self, now: float) -> Pull | None:
         """Return the pull request to send now, if any; it counts as sent."""
+        pacer = self._pacer
         if self.is_ending or self._unsent or self._is_stalled or self._wants_inbox:
+            pacer.pause()
             return None
-        return self._pacer.next(now, busy=self._settlements.busy)
+        waits = pacer.wants_room
+        pull = pacer.next(now, busy=self._settlements.busy)
+        if pacer.wants_room and not waits:
+            self.work.append(AwaitRoom())
+        return pull
+
+    def room_came(self, share: Share) -> None:
+        """Take the room for an event that is asked for alone."""
+        self._pacer.take_room(share)
 
     def unsent(self, pull: Pull) -> None:
         """Take back a pull request that could not be sent."""
@@ -831,6 +851,7 @@ class ConsumeProtocol:
 
     def close(self, now: float) -> list[bytes]:
         """Return the reply subjects of all deliveries that somebody else should get at once."""
+        self._pacer.leave()
         released = self._settlements.release()
         self._counts.released += len(released)
         for seq, held in released:

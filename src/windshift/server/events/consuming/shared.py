@@ -18,6 +18,7 @@ from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
+from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
@@ -122,7 +123,11 @@ class DeadLettering:
 
 @dataclass(frozen=True, slots=True)
 class Broker:
-    """The parts of NATS that consuming needs, and where what happens is counted and traced."""
+    """The parts of NATS that consuming needs, and where what happens is counted and traced.
+
+    Attributes:
+        room: what all calls together may have on its way from the broker.
+    """
 
     connection: Connection
     requests: Requests
@@ -130,3 +135,4 @@ class Broker:
     dead_letters: DeadLettering
     counts: Counts = field(default_factory=Counts)
     tracer: Tracer | None = None
+    room: PullRoom = field(default_factory=PullRoom)

@@ -1,0 +1,28 @@
+"""On whose behalf the broker is asked, where there are no principals: each connection is one."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable
+from dataclasses import replace
+from typing import Any
+
+from windshift.nats import asking
+from windshift.rpc import Method
+from windshift.server.api.policies import policy_of
+
+
+class AskingInterceptor:
+    """Has what is asked of the broker shared between connections, without authorization."""
+
+    def intercept(self, method: Method) -> Method:
+        """Have the calls of a method ask for their connection. A publish asks nothing, or next to nothing."""
+        policy = policy_of(method.path)
+        if policy.publishes or not policy.identified:
+            return method
+        handler = method.handler
+
+        def ask(*arguments: Any) -> Awaitable[Any]:
+            asking.set(arguments[-1].peer)
+            return handler(*arguments)
+
+        return replace(method, handler=ask)

@@ -1,0 +1,126 @@
+"""What is asked of a server at once: bounded, and shared fairly."""
+
+from __future__ import annotations
+
+import asyncio
+from contextvars import copy_context
+
+import pytest
+
+from tests.support.broker import in_seconds
+from windshift.nats import Budget, Busy, asking
+from windshift.nats.budget import Share
+
+
+def take(budget: Budget, asker: str, size: int, seconds: float = 20) -> asyncio.Task[Share]:
+    """Let somebody take some bytes as soon as he can."""
+    context = copy_context()
+    context.run(asking.set, asker)
+    return asyncio.get_running_loop().create_task(budget.take(size, in_seconds(seconds)), context=context)
+
+
+async def turns(count: int = 3) -> None:
+    """Let everything happen that can happen now."""
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_there_is_taken_at_once() -> None:
+    """Without waiting, as long as it is not used up; and given back."""
+    budget = Budget(100)
+    first, second = budget.take_now(30), budget.take_now(20)
+    assert first is not None
+    assert second is not None
+    assert (budget.used, budget.waiting) == (50, 0)
+    budget.give_back(first)
+    assert budget.used == 20
+
+
+async def test_one_asker_has_half_at_most() -> None:
+    """So that others find something at once."""
+    budget = Budget(100)
+    tasks = [take(budget, "a", 20) for _ in range(4)]
+    await turns()
+    assert [task.done() for task in tasks] == [True, True, False, False]
+    other = take(budget, "b", 50)
+    await turns()
+    assert other.done()
+    budget.give_back(tasks[0].result())
+    await turns()
+    assert [task.done() for task in tasks] == [True, True, True, False]
+    await _cancel(*tasks)
+
+
+async def test_those_who_wait_take_turns() -> None:
+    """One of each, however many wait before it; each asker's in the order in which they were asked for."""
+    budget = Budget(100)
+    held = [await take(budget, who, 50) for who in ("x", "y")]
+    order: list[str] = []
+    tasks = []
+    for who in ("a", "a", "a", "b", "c"):
+        task = take(budget, who, 50)
+        task.add_done_callback(lambda _, who=who: order.append(who))  # type: ignore[misc]
+        tasks.append(task)
+    await turns()
+    assert (order, budget.waiting) == ([], 5)
+    while held:
+        budget.give_back(held.pop(0))
+        await turns()
+        held += [task.result() for task in tasks if task.done()]
+        tasks = [task for task in tasks if not task.done()]
+    assert order == ["a", "b", "c", "a", "a"]
+    assert (budget.used, budget.waiting) == (0, 0)
+
+
+async def test_more_than_everything_is_for_one_alone() -> None:
+    """It comes when nothing else is on its way, and nobody overtakes it meanwhile."""
+    budget = Budget(100)
+    small = await take(budget, "a", 10)
+    large = take(budget, "b", 1000)
+    late = take(budget, "c", 10)
+    await turns()
+    assert (large.done(), late.done()) == (False, False)
+    budget.give_back(small)
+    await turns()
+    assert (large.done(), late.done()) == (True, False)
+    budget.give_back(large.result())
+    await turns()
+    assert late.done()
+
+
+async def test_nobody_waits_for_ever() -> None:
+    """There is an end to the wait, and to how many of one asker wait; who leaves holds up nobody."""
+    budget = Budget(100, max_waiting=2)
+    held = [await take(budget, "a", 50), await take(budget, "b", 50)]
+    with pytest.raises(Busy):
+        await take(budget, "a", 50, seconds=0.01)
+    waiting = [take(budget, "a", 50), take(budget, "a", 50)]
+    await turns()
+    with pytest.raises(Busy):
+        await take(budget, "a", 50)
+    other = take(budget, "b", 50)
+    await turns()
+    await _cancel(*waiting)
+    assert budget.waiting == 1
+    budget.give_back(held[1])
+    await turns()
+    assert other.done()
+
+
+async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None:
+    """Nothing is lost of a budget, whatever happens to those who wait."""
+    budget = Budget(100)
+    held = [await take(budget, "x", 50), await take(budget, "y", 50)]
+    task = take(budget, "a", 50)
+    await turns()
+    budget.give_back(held.pop())
+    task.cancel()
+    await turns()
+    assert task.cancelled()
+    assert (budget.used, budget.waiting) == (50, 0)
+
+
+async def _cancel(*tasks: asyncio.Task[Share]) -> None:
+    for task in tasks:
+        task.cancel()
+    await turns()
