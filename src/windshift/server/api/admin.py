@@ -17,6 +17,7 @@ from windshift.server.admin.events import EVERYTHING, EventReader, Selection
 from windshift.server.admin.pages import read_token, write_token
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.tail import Tail
+from windshift.server.api.call_stream import CallStream
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
@@ -232,27 +233,14 @@ class AdminService:
         return pb.PauseConsumerResponse(paused_until=_timestamp(paused))
 
 
-class CallTail:
+class CallTail(CallStream):
     """The client's end of a tail, as the domain sees it."""
 
-    __slots__ = ("_call", "_cut")
+    __slots__ = ("_cut",)
 
     def __init__(self, call: ServerCall, *, with_data: bool) -> None:
-        self._call = call
+        super().__init__(call)
         self._cut = None if with_data else 0
-
-    @property
-    def queued(self) -> int:
-        """Bytes sent that the client has not read."""
-        return self._call.queued
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of what it was sent."""
-        await self._call.ready()
-
-    def begin(self) -> None:
-        """Send the headers: a client that received them misses nothing."""
-        self._call.begin_response()
 
     def send(self, message: StoredMessage) -> None:
         """Send an event."""

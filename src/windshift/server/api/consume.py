@@ -8,6 +8,7 @@ from typing import cast
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
+from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.fields import duration_ns
 from windshift.server.domain.errors import InvalidField
@@ -46,22 +47,10 @@ async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> 
     await subscription.run()
 
 
-class CallClient:
+class CallClient(CallStream):
     """The client's end of a consume call, as the domain sees it."""
 
-    __slots__ = ("_call",)
-
-    def __init__(self, call: ServerCall) -> None:
-        self._call = call
-
-    @property
-    def queued(self) -> int:
-        """Sent bytes that the client has not read."""
-        return self._call.queued
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of the sent bytes."""
-        await self._call.ready()
+    __slots__ = ()
 
     async def receive(self) -> Iterator[Command] | None:
         """Return the client's commands; iterating may raise `InvalidField`."""

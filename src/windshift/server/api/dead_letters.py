@@ -9,6 +9,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.nats.times import Time, from_unix_ns
 from windshift.rpc import ServerCall
+from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
@@ -128,26 +129,10 @@ class DeadLettersService:
         await watch.run(begin, existing=request.existing)
 
 
-class CallWatcher:
+class CallWatcher(CallStream):
     """The client's end of a watch, as the domain sees it."""
 
-    __slots__ = ("_call",)
-
-    def __init__(self, call: ServerCall) -> None:
-        self._call = call
-
-    @property
-    def queued(self) -> int:
-        """Sent bytes that the client has not read."""
-        return self._call.queued
-
-    async def ready(self) -> None:
-        """Wait until the client has read most of the sent bytes."""
-        await self._call.ready()
-
-    def begin(self) -> None:
-        """Send the headers: from then on the client misses nothing."""
-        self._call.begin_response()
+    __slots__ = ()
 
     def send(self, dead_letter: DeadLetter) -> None:
         """Send a dead letter."""
