@@ -158,7 +158,7 @@ def shown(setting: Setting[Any]) -> str:
 def test_every_limit_that_can_be_set_has_its_row() -> None:
     """The variables of limits are in the tables, and nothing else is."""
     limits = re.compile(
-        r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_EPHEMERAL_KEPT"
+        r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_(EPHEMERAL_KEPT|DEAD_LETTERS_MAX_MB)"
     )
     assert set(SET.values()) == set(filter(limits.fullmatch, SETTINGS))
 

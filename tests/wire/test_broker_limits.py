@@ -11,7 +11,8 @@ import pytest
 from tests.support.app import running_app
 from tests.support.client import Client, Refusal, refused
 from tests.support.nats_server import running_nats
-from tests.wire.burying import consumer
+from tests.wire.burying import ack, consumer, kill_off, listed, replay
+from tests.wire.consuming import subscribed
 from tests.wire.management import ensure_consumer, ensure_stream
 
 _MEGABYTE = 1024 * 1024
@@ -135,3 +136,15 @@ def test_stores_without_the_limit(strict: Client) -> None:
     with refused("INVALID_ARGUMENT", "UNSUPPORTED_COMBINATION") as caught:
         strict.ensure_store("settings")
     assert "max_bytes" in told(caught)[0]
+
+
+def test_dead_letters_where_each_stream_has_a_limit(strict: Client) -> None:
+    """What is kept of dead letters and replays is as small as the broker wants it, and they work."""
+    ensure_stream(strict, "S", subjects={"subjects": ["S.>"]}, retention_policy={"max_bytes": _MEGABYTE})
+    consumer(strict, "S")
+    letter = kill_off(strict, "S")
+    replay(strict, letter.id)
+    with subscribed(strict, "S") as call:
+        assert call.event(15).id == letter.event.id
+        ack(call, letter.event.id)
+    assert listed(strict, "S") == []

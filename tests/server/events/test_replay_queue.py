@@ -20,7 +20,7 @@ from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import STREAM, Clock
 from windshift.server.events.dead_letters.stats import DeadLetterStats
-from windshift.server.events.dead_letters.upkeep import ReplayUpkeep
+from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.deliveries import stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import REPLAY
@@ -233,7 +233,7 @@ async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
     there = dead_letter_id(stream, "there")
     for each in (*gone, there):
         await keeper.replays.add(each, 1, in_seconds(5))
-    upkeep = ReplayUpkeep(keeper.replays, api, keeper.notes, DeadLetterStats())
+    upkeep = DeadLetterUpkeep(keeper.store, keeper.replays, api, keeper.notes, DeadLetterStats())
     await upkeep.clean(await upkeep.look(in_seconds(5)), in_seconds(5))
     assert await keeper.replays.outstanding("", "", in_seconds(5)) == {there}
     upto = await keeper.replays.position(in_seconds(5))
@@ -250,7 +250,9 @@ async def test_a_look(keeper: Keeper, unique: Unique) -> None:
         await keeper.replays.add(dead_letter_id(stream, seq=seq), 1, in_seconds(5))
     await keeper.broker.requests.round_trip(in_seconds(5))
     keeper.notes.listen(REPLAY, stream, "c", lambda: heard.append("c"))
-    await ReplayUpkeep(keeper.replays, keeper.broker.api, keeper.notes, stats).look(in_seconds(5))
+    await DeadLetterUpkeep(keeper.store, keeper.replays, keeper.broker.api, keeper.notes, stats).look(
+        in_seconds(5)
+    )
     assert heard == ["c"]
     assert stats.outstanding == {ConsumerKey(stream, "c"): 2}
 

@@ -118,10 +118,11 @@ class Batch(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """A stream's configuration, and the last sequence it ever gave: 0 for none, kept by a purge."""
+    """A stream's configuration, the last sequence it ever gave (0: none; kept by a purge), and its bytes."""
 
     config: JsonObject
     last_sequence: int
+    size: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +334,7 @@ class JetStream:
             if error.err_code == codes.STREAM_NOT_FOUND:
                 return None
             raise
-        return StreamState(info["config"], info["state"]["last_seq"])
+        return StreamState(info["config"], info["state"]["last_seq"], info["state"]["bytes"])
 
     async def create_stream(self, config: JsonObject, deadline: float) -> None:
         """Create a stream. Succeed too when it exists with this very configuration. Raises `StorageFull`."""

@@ -94,6 +94,8 @@ OUT_OF_SPACE: Final = frozenset(
     {RESOURCES_EXCEEDED, INSUFFICIENT_RESOURCES, MEMORY_EXCEEDED, STORAGE_EXCEEDED}
 )
 """The account or the server has no room left for what was asked."""
+OTHER_SIZE_WANTED: Final = OUT_OF_SPACE | {MAX_BYTES_REQUIRED, MAX_BYTES_EXCEEDED}
+"""A stream may not be as large as that, or not without a limit."""
 NOT_ENABLED: Final = frozenset({ACCOUNT_NOT_FOUND, JETSTREAM_NOT_ENABLED_FOR_ACCOUNT, JETSTREAM_NOT_ENABLED})
 TOO_FEW_SERVERS: Final = frozenset({NO_SUITABLE_PEERS, REPLICAS_NOT_SUPPORTED, NO_LIMITS})
 FILTERS_OVERLAP: Final = frozenset(

@@ -109,6 +109,13 @@ class EventsConfig:
         "Seconds an ephemeral consumer is kept after its last subscriber left.",
         "60",
     )
+    dead_letters_max: int | None = optional(
+        "WINDSHIFT_DEAD_LETTERS_MAX_MB",
+        p.integer(0, 1_000_000_000, unit=1_000_000),
+        "Megabytes of dead letters; beyond that, events are retried in place of becoming some. 0: no limit.",
+        otherwise="10,000; of an embedded server's disk a tenth at most",
+    )
+    """In bytes."""
 
 
 def _data_dir(reader: Reader) -> Path:

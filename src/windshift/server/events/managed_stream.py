@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Awaitable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from windshift.nats import NatsError, NoStream, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, StreamState
 from windshift.nats.jetstream.writes import PubAck, Write, Writes
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import (
@@ -48,6 +49,48 @@ class Conflict(Exception):
         self.is_certain = is_certain
 
 
+_UNLIMITED: Final = -1
+_STEP: Final = 4
+"""By how much less is asked for when the broker cannot set aside as much: most of it is for others."""
+_SMALLEST: Final = 256 * 1024
+_WHERE_REQUIRED: Final = 1 << 30
+"""Bytes of a stream that is to have no limit where the broker wants one."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeLimit:
+    """How many bytes a stream may have.
+
+    Attributes:
+        max_bytes: so many; 0 = no limit. Less when the broker cannot set aside as much.
+        is_demanded: whether somebody asked for it. If not, an existing stream that has a limit keeps it, and
+            one that has none gets twice as much as it holds, at least.
+    """
+
+    max_bytes: int = 0
+    is_demanded: bool = False
+
+    def of(self, stored: StreamState) -> Iterable[int]:
+        """Return which ``max_bytes`` an existing stream should have, one after the other if it cannot."""
+        if self.is_demanded:
+            return sizes(self.max_bytes)
+        if int(stored.config.get("max_bytes") or _UNLIMITED) > 0 or not self.max_bytes:
+            return ()
+        return sizes(max(self.max_bytes, 2 * stored.size))
+
+
+def sizes(max_bytes: int) -> Iterator[int]:
+    """Yield which ``max_bytes`` a stream should have, one after the other if the broker refuses them."""
+    if not max_bytes:
+        yield _UNLIMITED
+    size = max_bytes or _WHERE_REQUIRED
+    yield size
+    while (size := size // _STEP) >= _SMALLEST:
+        yield size
+    if max_bytes:
+        yield _UNLIMITED
+
+
 class ManagedStream:
     """A stream that Windshift keeps for itself. While it does not exist, it reads as empty.
 
@@ -59,6 +102,7 @@ class ManagedStream:
             the number of replicas is raised; everything else is the operator's.
         needed: keys without which the stream is useless.
         default_replicas: replicas of a new stream, unless more are asked for.
+        limit: how many bytes it may have.
     """
 
     def __init__(
@@ -68,6 +112,7 @@ class ManagedStream:
         config: JsonObject,
         needed: Iterable[str],
         default_replicas: int,
+        limit: SizeLimit | None = None,
     ) -> None:
         self._api = api
         self._writes = writes
@@ -75,6 +120,7 @@ class ManagedStream:
         self._needed = tuple(needed)
         self._replicas = default_replicas
         self._asked: int | None = None
+        self._limit = limit or SizeLimit()
         self.name: str = config["name"]
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
@@ -96,13 +142,33 @@ class ManagedStream:
     async def _ensure(self, deadline: float) -> None:
         stored = await self._api.find_stream(self.name, deadline)
         if stored is None:
-            await self._api.create_stream(
-                self._config | {"num_replicas": self._asked or self._replicas}, deadline
-            )
+            await self._create(deadline)
             return
         wanted = changed_config(stored.config, self._config, self._needed, self._asked)
         if wanted != stored.config:
             await self._api.update_stream(wanted, deadline)
+
+    async def _create(self, deadline: float) -> None:
+        config = self._config | {"num_replicas": self._asked or self._replicas}
+
+        async def create(max_bytes: int) -> None:
+            await self._api.create_stream(config | {"max_bytes": max_bytes}, deadline)
+
+        await _with_size(sizes(self._limit.max_bytes), create)
+
+    async def apply_limit(self, deadline: float) -> None:
+        """Give an existing stream its limit. May also raise `OutcomeUnknown`, `StreamFull` and others."""
+
+        async def update(max_bytes: int) -> None:
+            wanted = found.config | {"max_bytes": max_bytes, "discard": "new"}
+            if wanted != found.config:
+                await self._api.update_stream(wanted, deadline)
+
+        with broker_errors(stream=self.name):
+            stored = await self._api.find_stream(self.name, deadline)
+            if stored is not None:
+                found = stored
+                await _with_size(self._limit.of(stored), update)
 
     async def put(
         self,
@@ -187,6 +253,22 @@ class ManagedStream:
         which = {"filter": pattern} | ({} if upto is None else {"seq": upto + 1})
         request = self._api.change(f"STREAM.PURGE.{self.name}", which, deadline)
         return int((await _unless_missing(request) or {}).get("purged", 0))
+
+
+async def _with_size(candidates: Iterable[int], tell: Callable[[int], Awaitable[None]]) -> None:
+    """Tell the broker the first ``max_bytes`` that it does not refuse, or raise what it says of the first."""
+    refusal: NatsError | None = None
+    for max_bytes in candidates:
+        try:
+            await tell(max_bytes)
+        except NatsError as error:
+            if error.err_code not in codes.OTHER_SIZE_WANTED:
+                raise
+            refusal = refusal or error
+        else:
+            return
+    if refusal is not None:
+        raise refusal
 
 
 async def _unless_missing(work: Awaitable[T]) -> T | None:

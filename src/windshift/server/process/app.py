@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -51,9 +52,10 @@ from windshift.server.events.dead_letters.admin import DeadLetterAdmin
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
-from windshift.server.events.dead_letters.upkeep import ReplayUpkeep
+from windshift.server.events.dead_letters.upkeep import DeadLetterUpkeep
 from windshift.server.events.dead_letters.watch import WatchOptions
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
+from windshift.server.events.managed_stream import SizeLimit
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
 from windshift.server.events.streams import Streams
@@ -77,6 +79,11 @@ _UNHEARD = 5.0
 _MESSAGE_MARGIN = 64 * 1024
 """Bytes that a request may have besides the event: subject, key, type."""
 
+_DEAD_LETTERS_MAX = 10_000_000_000
+"""Bytes of dead letters, where nobody asks for another number."""
+_DEAD_LETTERS_SHARE = 10
+"""Of the bytes that the broker may store they may be one part in so many, where that is known."""
+
 
 class App:
     """A server in the running event loop, without the process around it.
@@ -99,10 +106,12 @@ class App:
         telemetry: Telemetry,
         *,
         share_port: bool = False,
+        storage: int | None = None,
     ) -> None:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
+        `storage` is how many bytes the broker may store, if that is known.
         """
         self._config = config
         self._share_port = share_port
@@ -116,7 +125,8 @@ class App:
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
         self._copies = None if access is None else Copies(nats.api, access, audit)
-        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership)
+        limit = _dead_letters_limit(config.events.dead_letters_max, storage)
+        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership, limit)
         self._watches: list[asyncio.Task[None]] = []
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
@@ -316,10 +326,11 @@ class _Domain:
         stats: DeadLetterStats,
         tracer: Tracer | None,
         ownership: Ownership | None,
+        limit: SizeLimit,
     ) -> None:
         connection, requests, api, writes, notes, _ = nats
         replicas = config.nats.default_replicas
-        store = DeadLetterStore(api, writes, replicas)
+        store = DeadLetterStore(api, writes, replicas, limit)
         writer = DeadLetterWriter(connection, api, store)
         queue = ReplayQueue(api, writes, notes, replicas)
         shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
@@ -331,7 +342,7 @@ class _Domain:
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             extractor(config.telemetry.propagators),
         )
-        self.upkeep = ReplayUpkeep(queue, api, notes, stats)
+        self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         look = Look(api)
         self.admin = AdminService(
@@ -343,6 +354,12 @@ class _Domain:
         )
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
+
+
+def _dead_letters_limit(demanded: int | None, storage: int | None) -> SizeLimit:
+    if demanded is not None:
+        return SizeLimit(demanded, is_demanded=True)
+    return SizeLimit(min(_DEAD_LETTERS_MAX, (storage or sys.maxsize) // _DEAD_LETTERS_SHARE))
 
 
 def _services(domain: _Domain) -> tuple[Service, ...]:

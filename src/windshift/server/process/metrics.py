@@ -161,6 +161,8 @@ def _add_dead_letters(registry: Registry, stats: DeadLetterStats) -> None:
     registry.add(i.DEAD_LETTERS, lambda: _by_label(stats.written))
     registry.add_number(i.DEAD_LETTER_FAILURES, lambda: stats.failures)
     registry.add(i.DROPPED, lambda: _by_label(stats.drops))
+    registry.add_number(i.DEAD_LETTERS_SIZE, lambda: stats.size)
+    registry.add_number(i.DEAD_LETTERS_LIMIT, lambda: stats.limit)
     registry.add_number(i.REPLAYS, lambda: stats.replays)
 
 

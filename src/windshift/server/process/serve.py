@@ -149,7 +149,8 @@ class Process:
         config = self._config = _with_room(self._config)
         health_port = await self._start_health(stack)
         servers = config.nats.servers or await self._start_embedded(stack)
-        app = App(config, servers, self._telemetry, share_port=self._share_port)
+        storage = None if self._embedded is None else self._embedded.storage
+        app = App(config, servers, self._telemetry, share_port=self._share_port, storage=storage)
         stack.push_async_callback(app.close)
         if self._embedded is not None and app.metrics is not None:
             _add_disk(app.metrics.registry, self._embedded.disk)

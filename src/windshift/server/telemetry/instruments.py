@@ -203,6 +203,16 @@ DROPPED: Final = Instrument(
     "Events given up on without a dead letter: as requested, or, GONE, because their stream had removed them",
     ("cause",),
 )
+DEAD_LETTERS_SIZE: Final = Instrument(
+    "windshift.dead_letters.size", _G, "By", "Bytes of dead letters, as of the last 30 seconds"
+)
+DEAD_LETTERS_LIMIT: Final = Instrument(
+    "windshift.dead_letters.limit",
+    _G,
+    "By",
+    "Bytes of dead letters that there may be, or 0 for no limit; beyond it events are retried in place of "
+    "becoming dead letters",
+)
 REPLAYS: Final = Instrument("windshift.replays", _C, "{event}", "Dead letters that were replayed")
 
 # --- NATS -------------------------------------------------------------------------------------------------

@@ -21,6 +21,9 @@ _log = logging.getLogger(__name__)
 GONE: Final = "GONE"
 """The cause of a drop when the stream had already removed the event."""
 
+_NEARLY_FULL_AGAIN: Final = 600.0
+"""Seconds between two warnings that the stream of dead letters is nearly full."""
+
 CAUSES: Final = tuple(cause.value for cause in Cause)
 
 
@@ -32,20 +35,33 @@ class DeadLetterStats:
         drops: events that were given up on without one, by cause or `GONE`.
         failures: failed attempts to write one; the event stays where it is.
         replays: replays that were started.
+        size: bytes of the stream of dead letters, as it was looked at last.
+        limit: how many it may have; 0 = no limit.
         outstanding: replays that wait or are under way, by consumer, as they were looked at last.
 
     Args:
         interval: least seconds between two log records about failures.
     """
 
-    __slots__ = ("_failed", "drops", "failures", "outstanding", "replays", "written")
+    __slots__ = (
+        "_failed",
+        "_full",
+        "drops",
+        "failures",
+        "limit",
+        "outstanding",
+        "replays",
+        "size",
+        "written",
+    )
 
     def __init__(self, interval: float = 10.0) -> None:
         self.written = dict.fromkeys(CAUSES, 0)
         self.drops = dict.fromkeys((*CAUSES, GONE), 0)
-        self.failures = self.replays = 0
+        self.failures = self.replays = self.size = self.limit = 0
         self.outstanding: Counter[ConsumerKey] = Counter()
         self._failed = LogThrottle(interval)
+        self._full = LogThrottle(_NEARLY_FULL_AGAIN)
 
     def kept(self, dead_letter: DeadLetter) -> None:
         """Report an event that became a dead letter."""
@@ -78,6 +94,16 @@ class DeadLetterStats:
             skipped = self._failed.take_skipped()
             more = {"error": _reason(error)} | ({"more": skipped} if skipped else {})
             _log.warning("a dead letter cannot be written; the event stays", extra=_fields(failure) | more)
+
+    def used(self, size: int, limit: int, *, is_nearly_full: bool) -> None:
+        """Report how many bytes of dead letters there are, and how many there may be."""
+        self.size, self.limit = size, limit
+        if is_nearly_full and self._full.passes(monotonic()):
+            _log.warning(
+                "the stream of dead letters is nearly full, and refuses them then; replay or purge some, or "
+                "raise WINDSHIFT_DEAD_LETTERS_MAX_MB",
+                extra={"size": size, "limit": limit},
+            )
 
     def replayed(self, consumer: ConsumerKey) -> None:
         """Count a replay that was started."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import sys
+from math import inf
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
@@ -12,7 +14,7 @@ from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMes
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain.broker_errors import domain_error
-from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import (
     OVERFLOW_SUBJECTS,
     SUBJECTS,
@@ -29,7 +31,7 @@ from windshift.server.events.dead_letters.model import (
     DeadLetterId,
     id_pattern,
 )
-from windshift.server.events.managed_stream import ManagedStream
+from windshift.server.events.managed_stream import ManagedStream, SizeLimit
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.positions import rfc3339
 
@@ -57,8 +59,31 @@ _MAX_SCANNED: Final = 500
 """Entries that one page scans at most."""
 _MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
 """Bytes of entries after which a page stops scanning."""
+_LOOK_AGAIN: Final = 1.0
+"""Seconds until it is looked again whether a full stream has room."""
 _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
+
+
+class Usage(NamedTuple):
+    """How much the stream of dead letters holds, in bytes.
+
+    Attributes:
+        size: what it holds, overflow messages included.
+        limit: what it may hold; 0 = no limit.
+    """
+
+    size: int = 0
+    limit: int = 0
+
+    def has_room(self, size: int) -> bool:
+        """Whether a dead letter of this size leaves a fiftieth free, for what else is written there."""
+        return not self.limit or self.size + size <= self.limit - self.limit // 50
+
+    @property
+    def is_nearly_full(self) -> bool:
+        """Whether four fifths are used."""
+        return self.limit > 0 and self.size * 5 >= self.limit * 4
 
 
 class UnreadableEntry(Exception):
@@ -83,11 +108,16 @@ class DeadLetterStore:
 
     Attributes:
         stream: the stream itself.
+        usage: how much it holds, as it was seen last.
     """
 
-    def __init__(self, api: JetStream, writes: Writes, default_replicas: int) -> None:
+    def __init__(
+        self, api: JetStream, writes: Writes, default_replicas: int, limit: SizeLimit | None = None
+    ) -> None:
         self._api = api
-        self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas)
+        self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas, limit)
+        self.usage = Usage()
+        self._looked_at = -inf
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
         """Create the stream, or raise the number of its replicas; leave what others set.
@@ -95,6 +125,30 @@ class DeadLetterStore:
         May also raise `StreamFull`, `ReplicasUnavailable`, `SubjectsOverlap` or `OutcomeUnknown`.
         """
         await self.stream.ensure(replicas, deadline)
+
+    # --- Room -----------------------------------------------------------------------------------------------
+
+    async def look_at_usage(self, deadline: float) -> Usage:
+        """See how much the stream holds."""
+        info = await self.stream.info(deadline)
+        if info is None:
+            self.usage = Usage()
+        else:
+            self.usage = Usage(info["state"]["bytes"], max(0, info["config"].get("max_bytes") or 0))
+        return self.usage
+
+    async def require_room(self, size: int, deadline: float) -> None:
+        """Raise `StreamFull` unless a dead letter of this size leaves room for what else has to be written.
+
+        It is looked at once a second at most while there is none, and what other servers write is seen late.
+        """
+        now = asyncio.get_running_loop().time()
+        if not self.usage.has_room(size) and now >= self._looked_at + _LOOK_AGAIN:
+            self._looked_at = now
+            await self.look_at_usage(deadline)
+        if not self.usage.has_room(size):
+            raise StreamFull(f"stream {STREAM} is full; raise its limit, or replay or purge dead letters")
+        self.usage = self.usage._replace(size=self.usage.size + size)
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------
 

@@ -1,7 +1,7 @@
-"""What is done about replays from time to time, by every server.
+"""What every server does about dead letters and replays at its start, and from time to time.
 
-A note about a replay may have been lost, a consumer that has some may be gone, and an earlier version may
-have left JetStream consumers behind.
+The stream of dead letters is given its limit, and may become full. A note about a replay may have been lost,
+a consumer that has some may be gone, and an earlier version may have left JetStream consumers behind.
 """
 
 from __future__ import annotations
@@ -16,9 +16,16 @@ from typing import Final
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.broker_errors import domain_error
-from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound, WindshiftError
+from windshift.server.domain.errors import (
+    BrokerUnavailable,
+    ConsumerNotFound,
+    ForbiddenByBroker,
+    StreamNotFound,
+    WindshiftError,
+)
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import REPLAY, Notes
 
@@ -31,31 +38,52 @@ _MOST_LOOKED_UP: Final = 1_000
 """Consumers that one cleaning looks up; which of them, is up to chance."""
 
 
-class ReplayUpkeep:
-    """Tells calls of replays that wait, and ends those that nobody can get any more."""
+class DeadLetterUpkeep:
+    """Keeps dead letters within their limit, tells calls of replays that wait, and ends those of nobody."""
 
-    def __init__(self, queue: ReplayQueue, api: JetStream, notes: Notes, stats: DeadLetterStats) -> None:
+    def __init__(
+        self,
+        store: DeadLetterStore,
+        queue: ReplayQueue,
+        api: JetStream,
+        notes: Notes,
+        stats: DeadLetterStats,
+    ) -> None:
+        self._store = store
         self._queue = queue
         self._api = api
         self._notes = notes
         self._stats = stats
 
     async def run(self) -> None:
-        """Look every 30 seconds, and clean up every 10 minutes, until this is cancelled."""
-        looks = 0
+        """Look at once and every 30 seconds, and clean up every 10 minutes, until this is cancelled."""
+        looks, has_limit = 0, False
         while True:
-            await asyncio.sleep(LOOK_INTERVAL)
             deadline = asyncio.get_running_loop().time() + LOOK_INTERVAL
             try:
+                has_limit = has_limit or await self.limit(deadline)
                 consumers = await self.look(deadline)
                 if looks % _LOOKS_PER_CLEANING == 0:
                     await self.clean(consumers, deadline)
+                looks += 1
             except (WindshiftError, NatsError):
-                continue  # it is looked again
-            looks += 1
+                pass  # it is looked again
+            await asyncio.sleep(LOOK_INTERVAL)
+
+    async def limit(self, deadline: float) -> bool:
+        """Give the stream of dead letters its limit; return whether it needs not be tried again."""
+        try:
+            await self._store.stream.apply_limit(deadline)
+        except BrokerUnavailable as error:
+            return isinstance(error, ForbiddenByBroker)  # which is in the log
+        except (WindshiftError, NatsError) as error:
+            log.warning("the stream of dead letters keeps its limit: %s", type(error).__name__)
+        return True
 
     async def look(self, deadline: float) -> Collection[ConsumerKey]:
         """Tell this process's calls of their outstanding replays; return the consumers that have some."""
+        usage = await self._store.look_at_usage(deadline)
+        self._stats.used(usage.size, usage.limit, is_nearly_full=usage.is_nearly_full)
         outstanding = await self._queue.outstanding("", "", deadline)
         waiting = Counter(ConsumerKey(each.stream, each.consumer) for each in outstanding)
         self._stats.outstanding = waiting

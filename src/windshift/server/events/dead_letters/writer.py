@@ -120,6 +120,7 @@ class DeadLetterWriter:
 
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
+        await self._store.require_room(0, deadline)  # before the event is read
         known = await self._store.entry(failure.id, deadline) if failure.replay_count else None
         async for _ in retry(deadline):
             if known is not None and known.failure.replay_count >= failure.replay_count:
@@ -177,6 +178,7 @@ class DeadLetterWriter:
         """Store the entry in place of a known one; `None` when that is not the present one."""
         failure, writer, deadline = attempt.failure, attempt.writer, attempt.deadline
         packed = pack(event, failure, writer, self._connection.max_payload)
+        await self._store.require_room(len(packed.body) + len(packed.overflow or b""), deadline)
         if packed.overflow is not None:
             await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline, None)
             attempt.has_overflow = True
@@ -186,6 +188,10 @@ class DeadLetterWriter:
         except Conflict:
             attempt.is_unsure = True
             return None
+        except StreamFull:
+            if attempt.has_overflow:
+                await self._discard(overflow_subject(failure.id, writer), deadline)
+            raise
         self._notify(failure)
         if known is not None and known.has_overflow:
             await self._discard(known.overflow_subject, deadline)

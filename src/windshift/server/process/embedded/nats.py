@@ -97,6 +97,11 @@ class EmbeddedNats:
         return ServerAddress("nats", "127.0.0.1", self._port, _USER, self._password)
 
     @property
+    def storage(self) -> int:
+        """How many bytes it may store."""
+        return self._limit
+
+    @property
     def pid(self) -> int | None:
         """The id of the process; None when none runs."""
         return self._process.pid if self._process is not None and self._process.returncode is None else None
