@@ -17,16 +17,16 @@ from windshift.nats.errors import Busy
 MIB: Final = 1024 * 1024
 
 ASKING: Final = 48 * MIB
-"""Bytes of answers that may be on their way on one connection: three quarters of what a server tolerates."""
+"""Bytes of replies under way on one connection: three quarters of what a server tolerates."""
 
 MOST_WAITING: Final = 5_000
 
 asking: ContextVar[str] = ContextVar("asking", default="")
-"""On whose behalf the running task asks. Those who share a name share its part of a budget."""
+"""On whose behalf the current task sends requests. Equal names share their part of a budget."""
 
 
 class Share(NamedTuple):
-    """A part of a budget that somebody has."""
+    """A share of a budget that somebody holds."""
 
     asker: str
     size: int
@@ -36,17 +36,17 @@ _Queue = OrderedDict[asyncio.Future[None], int]
 
 
 class Budget:
-    """Hands out bytes: at once while there are some; then to those who wait, one of each in turn.
+    """Hands out bytes: at once while there are some, then to waiting askers in turn.
 
-    Each asker is served in the order in which it asked, and may have half of all at most. What is larger than
-    that, or than everything, is handed out to who has nothing else.
+    The requests of one asker are served in order, and it gets at most half of the budget. A larger request,
+    even one larger than the budget, is served if the asker holds nothing else.
 
     Args:
-        size: in bytes.
-        max_waiting: how many requests of one asker may wait.
+        size: bytes.
+        max_waiting: the most waiting requests of one asker.
 
     Attributes:
-        used: bytes that are handed out.
+        used: bytes handed out.
         waiting: how many requests wait.
     """
 
@@ -56,20 +56,20 @@ class Budget:
         self._max_waiting = max_waiting
         self._of: dict[str, int] = {}
         self._queues: OrderedDict[str, _Queue] = OrderedDict()
-        self._is_short = False  # somebody waits for bytes that others have
+        self._is_short = False  # whether somebody waits for bytes that others hold
         self.used = self.waiting = 0
 
     def take_now(self, size: int) -> Share | None:
-        """Take some bytes if that is possible now; None if not."""
+        """Take bytes if available now; otherwise None."""
         asker = asking.get()
         if self._queues and (self._is_short or asker in self._queues):
             return None
         return self._take(asker, size) if self._is_free(size) and self._may_have(asker, size) else None
 
     async def take(self, size: int, deadline: float) -> Share:
-        """Take some bytes, and wait for them until `deadline` (loop time).
+        """Take bytes, waiting for them until `deadline` (loop time).
 
-        Raise `Busy` when there were none, or at once when too many requests of this asker wait already.
+        Raise `Busy` if there were none, or at once if too many requests of this asker wait.
         """
         share = self.take_now(size)
         if share is not None:
@@ -96,7 +96,7 @@ class Budget:
         return Share(asker, size)
 
     def give_back(self, share: Share) -> None:
-        """Give bytes back: those who wait get them."""
+        """Give bytes back, to those who wait."""
         asker, size = share
         self.used -= size
         left = self._of[asker] - size
@@ -120,13 +120,13 @@ class Budget:
         return Share(asker, size)
 
     def _hand_out(self) -> None:
-        """Give what there is to those who wait. Nobody overtakes who waits for what others have."""
+        """Hand out bytes. Nobody overtakes an asker that waits for bytes that others hold."""
         self._is_short = False
         passed = 0
         while passed < len(self._queues):
             asker, queue = next(iter(self._queues.items()))
             turn, size = next(iter(queue.items()))
-            if turn.done():  # it waits no more, and does not know yet
+            if turn.done():  # it is about to stop waiting
                 self._remove(asker, turn)
                 passed = 0
                 continue
@@ -152,7 +152,7 @@ class Budget:
             del self._queues[asker]
 
     def _leave(self, asker: str, turn: asyncio.Future[None], size: int) -> None:
-        """Wait no more; give back what came in this very moment."""
+        """Stop waiting; give back what was handed out at this moment."""
         if turn in self._queues.get(asker, ()):
             self._remove(asker, turn)
             self._hand_out()

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class NoReply(Enum):
-    """Why there is no answer."""
+    """Why there is no reply."""
 
     NO_RESPONDERS = "nobody listens to the subject; the message is gone"
     TIMED_OUT = "no answer in time; the message may have arrived"
@@ -38,19 +38,19 @@ class NoReply(Enum):
 Outcome: TypeAlias = bytes | NoReply
 Handler: TypeAlias = Callable[[Outcome], None]
 Token: TypeAlias = bytes
-"""The last token of the subject that an answer is awaited on."""
+"""The last token of a reply subject."""
 
 _SLOTS_PER_SECOND: Final = 50
 _LATE: Final = 10.0
-"""Seconds for which an answer that nobody waits for any more may still be on its way."""
+"""Seconds for which the reply to an abandoned request may still arrive."""
 
 
 _Waiting: TypeAlias = tuple[Handler, bytes, set[Token]]
-"""Who is to be told, the request's subject, and all tokens of the slot that its deadline falls into."""
+"""The handler, the request's subject, and all tokens in the slot of its deadline."""
 
 
 class Requests:
-    """Sends requests, and hands out the answers. To be made in a running event loop."""
+    """Sends requests and passes on the replies. Must be created in a running event loop."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -71,10 +71,10 @@ class Requests:
         return len(self._waiting)
 
     def send(self, subject: bytes, body: bytes, headers: bytes, handler: Handler, deadline: float) -> Token:
-        """Publish a request; `handler` is called once, at `deadline` (loop time) or 20 ms later at most.
+        """Send a request; `handler` is called once, at most 20 ms after `deadline` (loop time).
 
-        Return a token for `forget`. Raise `NotConnected`, and do not call it, when there is no connection:
-        nothing was sent; `MessageTooLarge` likewise.
+        Return a token for `forget`. Raise `NotConnected` or `MessageTooLarge` if nothing was sent; then the
+        handler is not called.
         """
         self._last_token += 1
         token = b"%d" % self._last_token
@@ -83,15 +83,15 @@ class Requests:
         return token
 
     def forget(self, token: Token) -> None:
-        """Never call the handler of this request."""
+        """Cancel a request: its handler is never called."""
         waiting = self._waiting.pop(token, None)
         if waiting is not None:
             waiting[2].discard(token)
 
     async def request(self, subject: bytes, body: bytes, headers: bytes, deadline: float) -> Outcome:
-        """Publish a request and wait for its answer until `deadline` (loop time).
+        """Send a request and wait for its reply until `deadline` (loop time).
 
-        Raise `NotConnected` when there is no connection, or `MessageTooLarge`: nothing was sent.
+        Raise `NotConnected` or `MessageTooLarge` if nothing was sent.
         """
         answer: asyncio.Future[Outcome] = self.loop.create_future()
         token = self.send(subject, body, headers, answer.set_result, deadline)
@@ -104,9 +104,9 @@ class Requests:
     async def request_within(
         self, budget: Budget, share: Share, subject: bytes, body: bytes, deadline: float
     ) -> Outcome:
-        """Do what `request` does with a share of a budget for the answer, and give that back.
+        """Like `request`, with a share of a budget for the reply, which is given back.
 
-        An answer that is waited for no more is on its way all the same, and keeps its share for a while.
+        An abandoned reply may still arrive, so it keeps its share for a while.
         """
         answer: asyncio.Future[Outcome] = self.loop.create_future()
         token, late = b"", False
@@ -129,17 +129,17 @@ class Requests:
         self._wait(token, lambda _: budget.give_back(share), subject, self.loop.time() + _LATE)
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
-        """Return what becomes of a request whose time was over, and which is waited for after all."""
+        """Wait longer for a request whose deadline has passed."""
         answer: asyncio.Future[Outcome] = self.loop.create_future()
         self._wait(token, answer.set_result, subject, deadline)
         return answer
 
     async def round_trip(self, deadline: float) -> float | None:
-        """Measure in seconds how long a message to the server and back takes.
+        """Measure the round-trip time of a message to the server, in seconds.
 
-        None when it did not come back by `deadline` (loop time), or there is no connection.
+        None if it did not return by `deadline` (loop time), or there is no connection.
         """
-        begun = perf_counter()  # uvloop's time has milliseconds
+        begun = perf_counter()  # uvloop's clock has a resolution of 1 ms
         own = self._prefix + b"%d" % (self._last_token + 1)  # where the answer to this request is awaited
         try:
             outcome = await self.request(own, b"", b"", deadline)
@@ -151,7 +151,7 @@ class Requests:
         token = message.subject[self._prefix_length :]
         waiting = self._waiting.pop(token, None)
         if waiting is None:
-            return  # late, or somebody else's
+            return  # late, or not ours
         handler, _, slot = waiting
         slot.discard(token)
         headers = message.headers
@@ -179,13 +179,13 @@ class Requests:
         self._timer = self.loop.call_at(self._due[0] / _SLOTS_PER_SECOND, self._sweep)
 
     def _sweep(self) -> None:
-        """Fail who waits in slots whose time is over."""
+        """Fail the requests in overdue slots."""
         self._timer = None
         now = self.loop.time() * _SLOTS_PER_SECOND
         over: list[set[Token]] = []
         while self._due and self._due[0] <= now:
             over.append(self._slots.pop(heappop(self._due)))
-        for slot in over:  # and not who begins to wait meanwhile
+        for slot in over:  # but not requests sent meanwhile
             while slot:
                 _call(self._waiting.pop(slot.pop())[0], NoReply.TIMED_OUT)
         if self._due:
@@ -201,7 +201,7 @@ class Requests:
                 _call(waiting[0], NoReply.DISCONNECTED)
 
     def _fail_first(self, subject: bytes) -> None:
-        """Fail what was sent first to this subject: the server forbids messages in their order."""
+        """Fail the first request to this subject: the server reports violations in order."""
         token = next((token for token, waiting in self._waiting.items() if waiting[1] == subject), None)
         if token is not None:
             handler = self._waiting[token][0]
@@ -213,6 +213,6 @@ def _call(handler: Handler, outcome: Outcome) -> None:
     try:
         handler(outcome)
     except asyncio.InvalidStateError:
-        pass  # a future's `set_result`, whose task was cancelled in this very turn of the loop
+        pass  # `set_result` of a future whose task was cancelled in this turn of the loop
     except Exception:
         log.exception("a handler of a NATS reply failed")

@@ -45,13 +45,13 @@ _CHANGES: Final = (
     "CONSUMER.DELETE",
 )
 _SUBJECTS_AT_ONCE: Final = 1_000
-"""Subjects that one turn of the event loop is busy with."""
+"""Subjects processed in one turn of the event loop."""
 _MOST_SUBJECTS: Final = 100_000
-"""Subjects that a server tells with one answer."""
+"""Subjects in one answer of a server."""
 _LONGEST_SUBJECT: Final = 640
-"""Bytes that it may take to tell one; those that Windshift makes of names take up to 560."""
+"""Bytes of one subject; those that Windshift makes of names have up to 560."""
 _PUNCTUATION: Final = 16
-"""Bytes that stand beside each subject in an answer."""
+"""Bytes beside each subject in an answer."""
 _NAMES: Final = 320 * 1024
 """Bytes of a page of names: 1,024 of at most 255 characters."""
 _LISTS: Final = ("STREAM.LIST", "CONSUMER.LIST")
@@ -60,18 +60,18 @@ _LIST: Final = 24 * MIB
 subjects.
 """
 _HEAD: Final = 16 * 1024
-"""Bytes that an answer has beside what varies."""
+"""Bytes of an answer beside its variable part."""
 
 
 def to_json(value: Mapping[str, Any]) -> bytes:
-    """Write a request's body."""
+    """Encode the body of a request."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def read_answer(body: bytes) -> JsonObject:
-    """Read an answer of JetStream's API.
+    """Parse an answer of JetStream's API.
 
-    Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
+    Raise `JetStreamError` for an error, `ValueError` if it is not such an answer.
     """
     try:
         answer: JsonObject = json.loads(body)
@@ -113,7 +113,7 @@ class Batch(NamedTuple):
 
     messages: list[StoredMessage]
     left: int
-    """How many more match after the last of these."""
+    """How many more messages match."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,13 +127,13 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
-    """A consumer's configuration, and how far it has come.
+    """A consumer's configuration and progress.
 
     Attributes:
         config: as the server stores it.
-        created: when it was made, as the server writes times. One that was deleted and made anew has another.
-        pending: messages that it has yet to deliver for the first time.
-        unsettled: messages that were delivered and not settled, those that wait for another attempt included.
+        created: its creation time, as the server writes it; another after a deletion and recreation.
+        pending: messages not delivered yet.
+        unsettled: delivered messages that are not settled, including those that wait for another attempt.
         settled_to: every message up to this sequence of the stream is settled.
         delivered_to: no message after this sequence of the stream was delivered.
     """
@@ -147,7 +147,7 @@ class ConsumerState:
 
 
 def consumer_state(info: JsonObject) -> ConsumerState:
-    """Read the answer to ``CONSUMER.INFO``."""
+    """Parse the answer to ``CONSUMER.INFO``."""
     return ConsumerState(
         info["config"],
         info["created"],
@@ -166,19 +166,18 @@ class Page(NamedTuple):
 
 
 class JetStream:
-    """Asks JetStream's API.
+    """A client of JetStream's API.
 
-    Every `deadline` is a time of the running loop. All methods raise `JetStreamError` for an error that
-    another attempt would meet too, `Unavailable` when nothing was done, and those that change something
-    `OutcomeUnknown` when it may have been.
+    Deadlines are in loop time. All methods raise `JetStreamError` for a permanent error, `Unavailable` if
+    nothing was done, and those that change something `OutcomeUnknown` if it may have been done.
 
-    Answers may be large, so that they share a budget; they should have a connection of their own.
+    Answers may be large, so they share a budget and should have a connection of their own.
 
     Attributes:
-        connection: where everything is asked.
-        budget: how much may be on its way there.
-        changes: how often a stream or a consumer was created, changed or deleted through this. Who keeps a
-            list of them can tell by it that the list is out of date.
+        connection: for all requests.
+        budget: bounds the answers under way on it.
+        changes: how many streams and consumers were created, changed or deleted through this; a cached list
+            of them is stale when it changes.
     """
 
     def __init__(
@@ -196,11 +195,11 @@ class JetStream:
         self._attempt_timeout = attempt_timeout.total_seconds()
         self.changes = 0
         self.refusal = ""
-        """Why nothing is to be stored now, as somebody says who knows the server's disk; empty: nothing is
-        known. What would make the server store something raises `StorageFull` then."""
+        """Why nothing can be stored now, set by whoever watches the server's disk; empty = it can. Meanwhile,
+        methods that store something raise `StorageFull`."""
 
     def refuse_if_full(self) -> None:
-        """Raise `StorageFull` while nothing is to be stored."""
+        """Raise `StorageFull` while nothing can be stored."""
         if self.refusal:
             raise StorageFull(self.refusal)
 
@@ -215,14 +214,14 @@ class JetStream:
         repeatable: bool = True,
         size: int | None = None,
     ) -> JsonObject:
-        """Ask for an operation, such as ``STREAM.INFO.ORDERS``, until `deadline` at most.
+        """Call an operation, such as ``STREAM.INFO.ORDERS``.
 
         Args:
-            operation: its subject behind ``$JS.API.``.
+            operation: its subject after ``$JS.API.``.
             request: the body.
             deadline: when to give up.
-            repeatable: whether asking twice does no harm (all reads; creating with the same configuration).
-                Otherwise the request is not sent again once it may have arrived.
+            repeatable: whether a second request is harmless (all reads; creating with the same
+                configuration). Otherwise it is not sent again once it may have arrived.
             size: the most bytes of the answer; None = those of the largest configuration and what the server
                 has to say of it, or of a list.
         """
@@ -237,7 +236,7 @@ class JetStream:
         raise Unavailable
 
     def _size(self, operation: str, request: Mapping[str, Any] | None) -> int:
-        """Return the bytes that an answer may have of which nothing better is known."""
+        """Return the default bound on the bytes of an answer."""
         if operation.startswith(_LISTS) or (request is not None and "subjects_filter" in request):
             return _LIST
         return 2 * self.connection.max_payload
@@ -245,10 +244,10 @@ class JetStream:
     async def _attempt(
         self, subject: bytes, body: bytes, size: int, deadline: float, *, repeatable: bool
     ) -> JsonObject | None:
-        """Ask once; `None` means that asking again is right."""
+        """Send one request; `None` = try again."""
         await self.connection.wait_ready(deadline)
         share = self.budget.take_now(size) or await self.budget.take(size, deadline)
-        # A request to a leader that is no more is never answered: what is repeatable is asked again.
+        # A request to a leader that is gone is never answered; repeatable ones are sent again.
         until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
         try:
             outcome = await self._requests.request_within(self.budget, share, subject, body, until)
@@ -272,10 +271,9 @@ class JetStream:
         return None
 
     async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
-        """Ask for a change that may be made twice without harm, until it is answered or `deadline`.
+        """Call an idempotent change until it is answered, or `deadline`.
 
-        When many changes are made to one thing at once, a cluster leaves some unanswered: they are asked for
-        again.
+        A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again.
         """
         unknown: OutcomeUnknown | None = None
         size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
@@ -323,7 +321,7 @@ class JetStream:
         return list(answer.get("streams") or ())
 
     async def stream_info(self, stream: str, deadline: float) -> JsonObject:
-        """Give a stream's configuration and state, as JetStream words them."""
+        """Return JetStream's description of a stream."""
         return await self.call(f"STREAM.INFO.{stream}", None, deadline)
 
     async def find_stream(self, name: str, deadline: float) -> StreamState | None:
@@ -337,7 +335,7 @@ class JetStream:
         return StreamState(info["config"], info["state"]["last_seq"], info["state"]["bytes"])
 
     async def create_stream(self, config: JsonObject, deadline: float) -> None:
-        """Create a stream. Succeed too when it exists with this very configuration. Raises `StorageFull`."""
+        """Create a stream; also succeeds if it exists with this configuration. May raise `StorageFull`."""
         self.refuse_if_full()
         await self.change(f"STREAM.CREATE.{config['name']}", config, deadline)
 
@@ -346,10 +344,10 @@ class JetStream:
         await self.change(f"STREAM.UPDATE.{config['name']}", config, deadline)
 
     async def subjects(self, stream: str, pattern: str, deadline: float) -> AsyncIterator[list[str]]:
-        """Ask the stream's leader for all subjects that match and have messages; yield some at a time.
+        """Yield the matching subjects that have messages, some at a time, from the stream's leader.
 
-        The server gives at most 100,000 of them with one answer, and others get their turn meanwhile. What is
-        added or removed between two such answers may be missed.
+        An answer has at most 100,000 of them; others run in between. Subjects added or removed between
+        answers may be missed.
         """
         state = (await self.stream_info(stream, deadline))["state"]
         offset, total = 0, int(state["messages"])
@@ -370,10 +368,7 @@ class JetStream:
     # --- Messages -----------------------------------------------------------------------------------------
 
     async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
-        """Read one stored message, the latest write included; `None` if there is none.
-
-        The stream's leader is asked. A direct get is answered by any replica, with what it has.
-        """
+        """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
         try:
             answer = await self.call(f"STREAM.MSG.GET.{stream}", query, deadline, size=self._message_size)
         except JetStreamError as error:
@@ -407,7 +402,7 @@ class JetStream:
         raise Unavailable
 
     async def delete_message(self, stream: str, sequence: int, deadline: float) -> bool:
-        """Remove one message, without writing over its bytes; false when it is not there any more."""
+        """Remove one message, without erasing its bytes; false if it is gone."""
         try:
             await self.change(f"STREAM.MSG.DELETE.{stream}", {"seq": sequence, "no_erase": True}, deadline)
         except JetStreamError as error:
@@ -421,13 +416,13 @@ class JetStream:
 
     @property
     def _message_size(self) -> int:
-        """The most bytes of an answer with one message: it comes as base64, in JSON."""
+        """The most bytes of an answer with one message, which is base64 in JSON."""
         return self.connection.max_payload * 4 // 3 + _HEAD
 
     # --- Consumers ----------------------------------------------------------------------------------------
 
     async def consumer_info(self, stream: str, name: str, deadline: float) -> JsonObject | None:
-        """Give all that the server says of a consumer; `None` if the stream has no such consumer."""
+        """Return JetStream's description of a consumer; `None` if there is none."""
         try:
             return await self.call(f"CONSUMER.INFO.{stream}.{name}", None, deadline)
         except JetStreamError as error:
@@ -436,12 +431,12 @@ class JetStream:
             raise
 
     async def consumer(self, stream: str, name: str, deadline: float) -> ConsumerState | None:
-        """Return what the server knows of a consumer; `None` if the stream has no such consumer."""
+        """Look up a consumer; `None` if there is none."""
         info = await self.consumer_info(stream, name, deadline)
         return None if info is None else consumer_state(info)
 
     async def create_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
-        """Create a consumer. Succeed too when it exists with this very configuration."""
+        """Create a consumer; also succeeds if it exists with the same configuration."""
         await self._tell("create", stream, name, config, deadline)
 
     async def update_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
@@ -449,7 +444,7 @@ class JetStream:
         await self._tell("update", stream, name, config, deadline)
 
     async def delete_consumer(self, stream: str, name: str, deadline: float) -> bool:
-        """Delete a consumer; false if the stream has no such consumer."""
+        """Delete a consumer; false if there is none."""
         if await self.consumer(stream, name, deadline) is None:
             return False
         try:
@@ -457,11 +452,11 @@ class JetStream:
         except JetStreamError as error:
             if error.err_code != codes.CONSUMER_NOT_FOUND:
                 raise
-            # An earlier request of ours was not answered, or somebody else was faster.
+            # An earlier request was not answered, or somebody else deleted it.
         return True
 
     async def _tell(self, action: str, stream: str, name: str, config: JsonObject, deadline: float) -> None:
-        # No filter in the subject of the request: the server would then refuse several of them.
+        # No filter in the subject of the request: then the server would refuse more than one.
         request = {"stream_name": stream, "config": config, "action": action}
         await self.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
 
@@ -469,7 +464,7 @@ class JetStream:
 # --- Many messages at once --------------------------------------------------------------------------------
 
 _SILENCE: Final = 3.0
-"""Seconds of silence after which the replica that was asked counts as dead."""
+"""Seconds of silence after which the answering replica counts as dead."""
 
 _SEQUENCE: Final = b"Nats-Sequence"
 _SUBJECT: Final = b"Nats-Subject"
@@ -478,15 +473,15 @@ _PENDING: Final = b"Nats-Num-Pending"
 _OURS: Final = frozenset(
     {_SEQUENCE, _SUBJECT, _TIME, _PENDING, b"Nats-Stream", b"Nats-Last-Sequence", b"Nats-UpTo-Sequence"}
 )
-"""Headers that the server puts on a message to say what it is."""
+"""Headers that the server adds to a message."""
 
 
 _ADDED: Final = 1024
-"""Bytes of such headers at most, and of the rest of a frame."""
+"""The most bytes of such headers, and of the rest of a frame."""
 
 
 def _batch_size(query: Mapping[str, Any], max_payload: int) -> int:
-    """Return the most bytes that the answer to a query for many messages may have."""
+    """Return a bound on the bytes of the answer to a query for many messages."""
     count, max_bytes = int(query.get("batch", 1)), int(query.get("max_bytes", 0))
     data = count * max_payload
     return (min(data, max_bytes + max_payload) if max_bytes else data) + count * _ADDED
@@ -505,7 +500,7 @@ class _BatchRequest:
     async def ask(
         self, subject: bytes, body: bytes, deadline: float, budget: Budget, share: Share
     ) -> Batch | None:
-        """Ask once, and give the share back when nothing more comes; `None` means: ask again."""
+        """Send the request once, and give the share back at its end; `None` = try again."""
         inbox = self._connection.subscribe_once(self._on_message)
         if inbox is None:
             budget.give_back(share)

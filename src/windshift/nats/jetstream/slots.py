@@ -1,4 +1,4 @@
-"""A bound on how many writes are under way at once, and on how many wait for that."""
+"""Bounds how many writes are in flight, and how many wait for that."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Slots:
 
     @property
     def free(self) -> int:
-        """How many slots nobody has."""
+        """How many slots are free."""
         return self._free
 
     @property
@@ -36,7 +36,7 @@ class Slots:
     async def take(self, deadline: float) -> None:
         """Wait for a slot until `deadline` (loop time).
 
-        Raise `TooManyInFlight` when none came, or at once when too many wait already.
+        Raise `TooManyInFlight` if none was free in time, or at once if too many callers wait.
         """
         if len(self._waiting) >= self._max_waiting:
             raise TooManyInFlight
@@ -47,7 +47,7 @@ class Slots:
         try:
             got = await slot
         except asyncio.CancelledError:
-            if not slot.cancelled() and slot.result():  # it came in this very moment
+            if not slot.cancelled() and slot.result():  # it was given at this moment
                 self.give_back()
             raise
         finally:

@@ -1,13 +1,13 @@
-"""Writing to JetStream: one message, one answer, with patience until the caller's deadline.
+"""Writes to JetStream: one message, one answer, retried until the caller's deadline.
 
-What is promised, and what not:
+What is guaranteed, and what is not:
 
-- Nothing is sent while there is no connection. A write that waits for one, for its slot or for a leader was
-not stored, and `Unavailable` or `TooManyInFlight` say so.
-- A write that may have arrived is sent again only if that does no harm, because it carries a key by which the
-server knows it again. Otherwise, and at the deadline, the outcome is unknown and `OutcomeUnknown` says so.
+- Nothing is sent without a connection. A write that waits for one, for its slot or for a leader was not
+  stored; `Unavailable` or `TooManyInFlight` says so.
+- A write that may have arrived is sent again only if it has a key by which the server recognizes it.
+  Otherwise, and at the deadline, its outcome is unknown; `OutcomeUnknown` says so.
 - The answer to a later attempt says nothing about an earlier one that may have arrived: see
-`JetStreamError.in_doubt`.
+  `JetStreamError.in_doubt`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from windshift.nats.retry import Backoff, retry
 
 @dataclass(frozen=True, slots=True)
 class WriteOptions:
-    """How many writes may be under way, and how patient each is."""
+    """Limits and timers of writes."""
 
     max_in_flight: int = 256
     max_waiting: int = 10_000
@@ -52,11 +52,11 @@ class WriteOptions:
     backoff: Backoff = field(default_factory=Backoff)
     lookup_timeout: timedelta = timedelta(seconds=1)
     bound_for: timedelta = timedelta(seconds=5)
-    """How long a subject is believed to have a stream, once one was found."""
+    """How long the stream of a subject is cached."""
 
 
 class Write(NamedTuple):
-    """A message for JetStream. There is one per publish, so it is a tuple."""
+    """A message for JetStream. One per publish, so it is a tuple."""
 
     subject: bytes
     body: bytes
@@ -65,11 +65,11 @@ class Write(NamedTuple):
     deadline: float
     """In the loop's time."""
     repeatable: bool = False
-    """Whether the server would know this message again, so that sending it twice does no harm."""
+    """Whether the server would recognize this message, so that sending it twice is harmless."""
 
 
 class PubAck(NamedTuple):
-    """JetStream's acknowledgement that a message is stored. There is one per publish, so it is a tuple."""
+    """JetStream's acknowledgement of a stored message. One per publish, so it is a tuple."""
 
     stream: str
     sequence: int
@@ -88,11 +88,11 @@ def _plain_stream(beginning: bytes) -> str | None:
 
 
 def read_pub_ack(body: bytes) -> PubAck:
-    """Read the answer to a publish.
+    """Parse the answer to a publish.
 
-    Raise `JetStreamError` for an error, `ValueError` for what is no such answer.
+    Raise `JetStreamError` for an error, `ValueError` if it is not such an answer.
     """
-    beginning, _, end = body.partition(b'","seq":')  # how nats-server words it when there is no more to say
+    beginning, _, end = body.partition(b'","seq":')  # nats-server's usual form
     number = end[:-1]
     if number.isdigit() and len(beginning) < _LONGEST_BEGINNING:
         stream = _plain_stream(beginning)
@@ -110,12 +110,12 @@ class _NotSent(Enum):
 
 
 class _Found(NamedTuple):
-    """A stream that takes a subject."""
+    """The stream of a subject, as looked up."""
 
     until: float
-    """How long that is believed."""
+    """When this expires, in loop time."""
     answers: bool
-    """Whether it says that it has stored something."""
+    """Whether it acknowledges what it stores."""
 
 
 _Result: TypeAlias = Outcome | _NotSent
@@ -123,11 +123,11 @@ _Result: TypeAlias = Outcome | _NotSent
 _AGAIN: Final = codes.TEMPORARY | {codes.DUPLICATE_IN_PROCESS}
 _MOST_FOUND: Final = 4096
 _SHORT_LOOK: Final = 0.02
-"""Seconds that a lookup of the stream may hold up another attempt."""
+"""Seconds that a lookup of the stream may delay another attempt."""
 
 
 class Writes:
-    """Writes to streams. All of a process must go through one of these: it bounds them together."""
+    """Writes to streams. All writes of a process must use one instance, which bounds them together."""
 
     def __init__(
         self, connection: Connection, requests: Requests, api: JetStream, options: WriteOptions | None = None
@@ -145,16 +145,16 @@ class Writes:
 
     @property
     def in_flight(self) -> int:
-        """How many writes wait for the server's answer."""
+        """How many writes wait for an answer."""
         return self._options.max_in_flight - self._slots.free
 
     @property
     def waiting(self) -> int:
-        """How many wait for their slot."""
+        """How many writes wait for a slot."""
         return self._slots.waiting
 
     async def write(self, write: Write) -> PubAck:
-        """Store a message; return the server's acknowledgement.
+        """Store a message, and return the acknowledgement.
 
         Raise `JetStreamError` for an error that another attempt would meet too, `NoStream`, `MessageTooLarge`
         for more than the server takes now, `StorageFull`, `TooManyInFlight`, `Unavailable` or
@@ -167,7 +167,7 @@ class Writes:
         return ack or await self._persist(write, result)
 
     async def _attempt(self, write: Write) -> _Result:
-        """Take a slot, send once and wait for the answer."""
+        """Take a slot, send once, and wait for the answer."""
         if not self._slots.take_now():
             await self._slots.take(write.deadline)
         loop = self._requests.loop
@@ -194,11 +194,11 @@ class Writes:
         return outcome
 
     async def _doubt(self, token: bytes, subject: bytes, until: float) -> Outcome:
-        """Wait on, and see meanwhile whether that is of any use.
+        """Wait on, and look up meanwhile whether any stream will answer.
 
-        The server itself says `NO_RESPONDERS` only where nobody at all listens to a subject.
+        The server itself says `NO_RESPONDERS` only if nobody at all subscribes to the subject.
         """
-        if self._api.refusal:  # a disk that refuses a write is the reason why it was not answered
+        if self._api.refusal:  # a full disk is why there was no answer
             self._requests.forget(token)
             return NoReply.TIMED_OUT
         answer = self._requests.wait_on(token, subject, until)
@@ -212,7 +212,7 @@ class Writes:
         return await answer
 
     async def _persist(self, write: Write, result: _Result) -> PubAck:
-        """Go on after a first attempt that was not the last word."""
+        """Go on after an inconclusive first attempt."""
         sent = _may_have_arrived(result)
         if self._patient >= self._options.max_waiting:
             raise OutcomeUnknown if sent else TooManyInFlight
@@ -239,7 +239,7 @@ class Writes:
         raise OutcomeUnknown if sent else Unavailable
 
     async def _consider(self, write: Write, result: _Result, *, sent: bool) -> None:
-        """Return when it is right to send again; raise what the caller is to be told otherwise."""
+        """Return if the write is to be sent again; otherwise raise the caller's error."""
         if result is NoReply.UNANSWERING:
             raise OutcomeUnknown(_NO_ACK)
         if sent and not write.repeatable:
@@ -248,14 +248,14 @@ class Writes:
         if result is NoReply.FORBIDDEN:
             raise Forbidden
         if result is NoReply.NO_RESPONDERS:
-            # While leaders change, who knows the streams may be away for longer than the stream.
+            # During elections the API may be away for longer than the stream.
             looking = self._look_up(write.subject)
             await asyncio.wait((looking,), timeout=_SHORT_LOOK)
             if looking.done() and looking.result() is None:
                 raise NoStream(write.subject.decode(errors="replace"))
 
     def _look_up(self, subject: bytes) -> asyncio.Task[_Found | None]:
-        """Find the stream that takes this subject, once for all who ask meanwhile."""
+        """Look up the stream of a subject, once for concurrent callers."""
         looking = self._looking.get(subject)
         if looking is None:
             looking = self._looking[subject] = self._requests.loop.create_task(self._find(subject))
@@ -263,7 +263,7 @@ class Writes:
         return looking
 
     async def _find(self, subject: bytes) -> _Found | None:
-        """Ask for the stream that takes this subject. When nobody can tell now, believe that there is one."""
+        """Look up the stream of a subject; assume that there is one if it cannot be looked up now."""
         now = self._requests.loop.time
         known = self._found.get(subject)
         if known is not None and known.until > now():
@@ -283,7 +283,7 @@ class Writes:
         return found
 
     async def _answers(self, stream: str, deadline: float) -> bool:
-        """Say whether a stream confirms what it stores; when it cannot be asked now, say yes."""
+        """Return whether a stream acknowledges what it stores; assume so if it cannot be looked up now."""
         try:
             info = await self._api.stream_info(stream, deadline)
         except NatsError:
@@ -296,11 +296,11 @@ _NO_ACK: Final = (
 )
 
 _GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN})
-"""Why there is no answer where the message certainly did not arrive."""
+"""The reasons for which a message certainly did not arrive."""
 
 
 def _read(result: _Result) -> PubAck | None:
-    """Return the acknowledgement, or `None` when the write is to be tried again; raise a final refusal."""
+    """Return the acknowledgement; `None` = try again. Raise a final refusal."""
     if not isinstance(result, bytes):
         return None
     try:
