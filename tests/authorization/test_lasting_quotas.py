@@ -59,6 +59,7 @@ POLICY = (
     + limited("two-servers", "streams = 3, consumers = 1")
     + limited("subjects", "subjects = 3")
     + limited("replicas", "replicas = 2")
+    + limited("forgetful", "deduplication_seconds = 200")
     + limited("none", "streams = 0")
     + limited("one", "streams = 1")
 )
@@ -312,6 +313,23 @@ def test_subjects(callers: Callers, nats_server: NatsServer) -> None:
         nats_server, new(), subjects=[f"{stream}-2.{each}" for each in many], storage="file"
     )
     ensure_stream(caller, larger, subjects={"subjects": [f"{stream}-2.{each}" for each in reversed(many)]})
+
+
+def test_deduplication(callers: Callers) -> None:
+    """A stream may remember idempotency keys for so long."""
+    caller, stream = of(callers, "forgetful"), new()
+    exceeded(
+        lambda: ensure_stream(caller, stream, deduplicationWindow="200.1s"), "deduplication_seconds", 200
+    )
+    ensure_stream(of(callers, "all"), stream, deduplicationWindow="86400s")
+    exceeded(
+        lambda: ensure_stream(of(callers, "all"), stream, deduplicationWindow="86400.001s"),
+        "deduplication_seconds",
+        86_400,
+    )
+    ensure_stream(caller, stream, deduplicationWindow="86399s")
+    ensure_stream(caller, stream, deduplicationWindow="200s")
+    ensure_stream(caller, new())
 
 
 def test_replicas(callers: Callers) -> None:

@@ -93,6 +93,7 @@ class Quotas:
         sources: sources of one stream.
         replicas: replicas of one stream.
         subjects: subjects of one stream, filters of all its sources, or filters of one consumer.
+        deduplication_seconds: the `deduplication_window` of one stream: the broker has its keys in memory.
         calls: the weight of the calls that are under way at once on one server.
         replays: replays that begin in a minute of dead letters of one consumer, on one server.
         dead_letters: dead letters that one consumer leaves in a minute on one server. Those without a name
@@ -111,6 +112,7 @@ class Quotas:
     sources: int | None = 64
     replicas: int | None = 5
     subjects: int | None = 256
+    deduplication_seconds: int | None = 86_400
     calls: int | None = 2_048
     replays: int | None = 60_000
     dead_letters: int | None = 6_000

@@ -24,6 +24,7 @@ PHRASES: Final[Mapping[str, str]] = {
     "sources": "sources of one stream",
     "replicas": "replicas of one stream",
     "subjects": "subjects or filters of one stream or consumer",
+    "deduplication_seconds": "seconds of deduplication_window of one stream",
     "calls": "calls at once, by weight",
     "replays": "replays of one consumer per minute",
     "dead_letters": "dead letters of one consumer per minute",
@@ -36,7 +37,7 @@ ALL_QUOTAS: Final = tuple(PHRASES)
 """The names of all quotas."""
 
 _PASSING: Final = frozenset({"calls", "replays", "dead_letters", "dead_letter_bytes", MAX_STREAMS, MAX_RPS})
-_OF_ONE: Final = frozenset({"sources", "replicas", "subjects"})
+_OF_ONE: Final = frozenset({"sources", "replicas", "subjects", "deduplication_seconds"})
 
 
 def exceeded(principal: str, quota: str, limit: float, used: int | None = None) -> QuotaExceeded:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.times import NANOSECONDS
 
 OWNER: Final = "windshift.owner"
 """Where the name of the principal lies that made something, in the ``metadata`` of its configuration."""
@@ -75,6 +76,11 @@ def sources(config: Mapping[str, Any] | None) -> int:
 def replicas(config: Mapping[str, Any] | None) -> int:
     """Count the replicas of a stream."""
     return int((config or {}).get("num_replicas") or 1)
+
+
+def deduplication_seconds(config: Mapping[str, Any] | None) -> int:
+    """Return how long a stream remembers idempotency keys, a second begun as a whole one."""
+    return -(-int((config or {}).get("duplicate_window") or 0) // NANOSECONDS)
 
 
 def subjects(config: Mapping[str, Any] | None) -> int:

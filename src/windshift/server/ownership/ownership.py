@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from math import inf
 from typing import Final
@@ -30,6 +30,7 @@ from windshift.server.ownership.amounts import (
     OWNER,
     Held,
     Key,
+    deduplication_seconds,
     endless,
     of_consumer,
     of_stream,
@@ -51,6 +52,15 @@ _NEAR: Final = 0.9
 """Little is left when more than this share of a quota is used, or"""
 _FEW: Final = 10
 """less than this number is left."""
+
+
+_OF_ONE_STREAM: Final[Mapping[str, Callable[[JsonObject | None], int]]] = {
+    "sources": sources,
+    "replicas": replicas,
+    "subjects": subjects,
+    "deduplication_seconds": deduplication_seconds,
+}
+"""Quotas on one stream, and what counts."""
 
 
 class Ownership:
@@ -76,9 +86,8 @@ class Ownership:
             QuotaExceeded: the owner would have too much.
             BrokerUnavailable, JetStreamError, Unavailable: what there is could not be found out.
         """
-        _require_few(caller, "sources", sources(stored), sources(wanted))
-        _require_few(caller, "replicas", replicas(stored), replicas(wanted))
-        _require_few(caller, "subjects", subjects(stored), subjects(wanted))
+        for quota, count in _OF_ONE_STREAM.items():
+            _require_few(caller, quota, count(stored), count(wanted))
         key, owner = (wanted["name"], ""), owner_of(stored or {})
         size = self._view.stored(key)
         before, amounts = of_stream(stored, size) if stored else {}, of_stream(wanted, size)
