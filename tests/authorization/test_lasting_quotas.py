@@ -62,6 +62,7 @@ POLICY = (
     + limited("forgetful", "deduplication_seconds = 200")
     + limited("none", "streams = 0")
     + limited("one", "streams = 1")
+    + limited("fast", "streams = 20, ephemeral_consumers = 20")
 )
 
 
@@ -196,7 +197,7 @@ def test_bytes_set_aside_on_disk(callers: Callers) -> None:
         lambda: ensure_stream(caller, first, retentionPolicy={"maxBytes": 70_000}),
         "reserved_bytes",
         65_536,
-        0,
+        40_000,
     )
     ensure_stream(caller, first, retentionPolicy={"maxBytes": 65_536})
     ensure_stream(caller, first, retentionPolicy={"maxBytes": 60_000})
@@ -360,7 +361,7 @@ def test_what_another_enlarges(callers: Callers, nats_server: NatsServer) -> Non
     ensure_stream(of(callers, "owner"), stream, retentionPolicy={"maxBytes": 500})
     other = of(callers, "all")
     refusal = exceeded(
-        lambda: ensure_stream(other, stream, retentionPolicy={"maxBytes": 2000}), "reserved_bytes", 1000, 0
+        lambda: ensure_stream(other, stream, retentionPolicy={"maxBytes": 2000}), "reserved_bytes", 1000, 500
     )
     assert refusal.message.startswith("'owner' may have")
     ensure_stream(other, stream, retentionPolicy={"maxBytes": 1000})
@@ -397,6 +398,22 @@ def test_two_servers(callers: Callers, nats_server: NatsServer, file: str) -> No
         ensure_stream(two, new())
         exceeded(lambda: ensure_stream(two, new()), "streams", 3, 3)
         wait_for(lambda: not works(lambda: ensure_stream(one, new())))
+
+
+def test_several_servers_at_once(callers: Callers, nats_server: NatsServer, file: str) -> None:
+    """However fast something is made on two servers, it is too much by what one makes at the same moment."""
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=file) as address, callers_of(address) as others:
+        servers = [of(each, "fast") for each in (callers, others)]
+        for make in (
+            lambda server: ensure_stream(server, new()),
+            lambda server: ensure_consumer(server, "LASTING"),
+        ):
+
+            def attempt(number: int, make: Callable[[Caller], object] = make) -> bool:
+                return works(lambda: make(servers[number % 2]))
+
+            with ThreadPoolExecutor(8) as pool:
+                assert 20 <= list(pool.map(attempt, range(80))).count(True) <= 21
 
 
 def test_what_the_broker_refuses_does_not_count(callers: Callers) -> None:

@@ -17,7 +17,6 @@ from windshift.server.ownership.view import View
 STREAM = ("S", "")
 CONSUMER = ("S", "c")
 ONE_STREAM = {"streams": 1, "reserved_bytes": 0}
-ALL = frozenset({"streams", "consumers", "ephemeral_consumers", "reserved_bytes", "memory_bytes"})
 
 
 class Lists:
@@ -77,7 +76,8 @@ def soon() -> float:
 
 def growing(view: View, key: tuple[str, str], owner: str = "ann", **amounts: int) -> dict[str, int]:
     """Say what somebody would have with something more."""
-    return view.growing(key, Held(owner, amounts), ALL)
+    more = view.growth(key, Held(owner, amounts))
+    return {quota: view.total(owner, quota) + amount for quota, amount in more.items()}
 
 
 async def test_what_lists_have(view: View, lists: Lists) -> None:
@@ -183,3 +183,33 @@ async def test_a_list_that_takes_too_long(view: View, lists: Lists) -> None:
     lists.may_go_on.clear()
     with pytest.raises(BrokerUnavailable):
         await view.refresh(STREAM, asyncio.get_running_loop().time() + 0.01)
+
+
+async def test_looking_again(view: View, lists: Lists) -> None:
+    """What this server makes for somebody is a reason to look again, once; for others it is none."""
+    await view.refresh(STREAM, soon())
+    await view.refresh(STREAM, soon(), "ann", again=True)
+    assert lists.read == ["STREAM.LIST"]
+    view.begin(STREAM, Held("ann", ONE_STREAM))
+    view.note(STREAM, Held("ann", ONE_STREAM))
+    assert (view.made("ann", "streams"), view.made("bob", "streams")) == (1, 0)
+    await view.refresh(STREAM, soon(), "bob", again=True)
+    assert lists.read == ["STREAM.LIST"]
+    await asyncio.gather(*(view.refresh(STREAM, soon(), "ann", again=True) for _ in range(20)))
+    assert lists.read == ["STREAM.LIST", "STREAM.LIST"]
+    assert view.made("ann", "streams") == 0
+
+
+async def test_looking_again_for_consumers(view: View, lists: Lists) -> None:
+    """The lists are read in which somebody has something; streams that were made are another matter."""
+    lists.consumers = {"S": [], "T": [consumer("a")], "U": [consumer("b", "bob")]}
+    lists.streams = [stream(name, consumers=1) for name in lists.consumers]
+    await view.refresh(CONSUMER, soon())
+    lists.read.clear()
+    view.begin(("new", ""), Held("ann", ONE_STREAM))
+    await view.refresh(CONSUMER, soon(), "ann", again=True)
+    assert lists.read == []
+    view.begin(CONSUMER, Held("ann", {"consumers": 1}))
+    await view.refresh(CONSUMER, soon(), "ann", again=True)
+    assert sorted(lists.read) == ["CONSUMER.LIST.S", "CONSUMER.LIST.T"]
+    assert (view.made("ann", "consumers"), view.made("ann", "streams")) == (0, 1)

@@ -23,6 +23,9 @@ GROWING: Final = ("memory_bytes", "stored_bytes")
 """Quotas of which something takes more and more when nobody changes it."""
 
 
+CONSUMER_QUOTAS: Final = frozenset({"consumers", "ephemeral_consumers"})
+
+
 class Held(NamedTuple):
     """Something that somebody has.
 

@@ -5,8 +5,9 @@ exists. What has no owner there, because it was made without rules or by another
 So does what belongs to a principal that the rules do not know any more; who enlarges it becomes its owner.
 
 What there is, is read from the broker's lists, and what this server makes meanwhile is added: no server lets
-anybody have too much by what it knows. With several servers an owner may get more, by what the others make
-between two of its looks: within a second when little is left, within `_KEPT` seconds or more otherwise.
+anybody have too much by what it knows. What other servers make is seen in time if each of `_SERVERS` makes as
+much as this one: before that could be too much, the lists are read again. Lists of consumers are read for the
+streams on which the owner is known to have some; those of the others are read beside, and not as often.
 """
 
 from __future__ import annotations
@@ -52,6 +53,8 @@ _NEAR: Final = 0.9
 """Little is left when more than this share of a quota is used, or"""
 _FEW: Final = 10
 """less than this number is left."""
+_SERVERS: Final = 10
+"""So many servers together let nobody have more than it may, but for what they make at the same moment."""
 
 
 _OF_ONE_STREAM: Final[Mapping[str, Callable[[JsonObject | None], int]]] = {
@@ -211,13 +214,32 @@ class Ownership:
     async def _require_room(self, key: Key, held: Held, limits: Mapping[str, int], deadline: float) -> None:
         """Raise `QuotaExceeded` if it is too much. Nothing is waited for after what decides was looked at."""
         await self._view.refresh(key, deadline)
-        growing = self._view.growing(key, held, limits)
-        if any(used > min(limits[quota] * _NEAR, limits[quota] - _FEW) for quota, used in growing.items()):
+        if self._is_near(key, held, limits):
             await self._view.refresh(key, deadline, held.owner)
-            growing = self._view.growing(key, held, limits)
-        for quota, used in growing.items():
-            if used > limits[quota]:
-                raise exceeded(held.owner, quota, limits[quota], used - held.amounts[quota])
+        while self._may_be_overtaken(key, held, limits):
+            await self._view.refresh(key, deadline, held.owner, again=True)
+        for quota, more in self._view.growth(key, held).items():
+            used = self._view.total(held.owner, quota)
+            if quota in limits and used + more > limits[quota]:
+                raise exceeded(held.owner, quota, limits[quota], used)
+
+    def _is_near(self, key: Key, held: Held, limits: Mapping[str, int]) -> bool:
+        """Tell whether little would be left."""
+        return any(
+            self._view.total(held.owner, quota) + more > min(limits[quota] * _NEAR, limits[quota] - _FEW)
+            for quota, more in self._view.growth(key, held).items()
+            if quota in limits
+        )
+
+    def _may_be_overtaken(self, key: Key, held: Held, limits: Mapping[str, int]) -> bool:
+        """Tell whether there may be too much if others make as much as this server since it has looked."""
+        for quota, more in self._view.growth(key, held).items():
+            if quota in limits:
+                left = limits[quota] - self._view.total(held.owner, quota) - more
+                made = self._view.made(held.owner, quota)
+                if made and (made + more) * _SERVERS > left:
+                    return True
+        return False
 
 
 def _require_few(caller: Principal, quota: str, before: int, after: int) -> None:

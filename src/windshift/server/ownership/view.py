@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from math import inf
 from typing import Final
 
@@ -14,6 +14,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.ownership.amounts import (
+    CONSUMER_QUOTAS,
     GROWING,
     Held,
     Key,
@@ -36,6 +37,11 @@ _PATIENCE: Final = 0.5
 """Seconds that are waited for the lists of all streams when they are read for the first time."""
 _EFFORT: Final = 50
 """Lists are good for so many times as long as it took to read them, at least."""
+_EFFORT_AGAIN: Final = 10
+"""The same where this server has made much since, compared with what is left: that is waited for."""
+
+_SHORTEST_PAUSE: Final = 0.001
+"""Seconds; the loop's clock moves meanwhile."""
 
 _STREAMS: Final = ""
 """The list of streams. Those of consumers have the names of their streams."""
@@ -64,8 +70,11 @@ class View:
         """When this server did something of which a list may tell too little if it was begun before."""
         self._read_at: dict[str, float] = {}
         self._with_consumers: frozenset[str] = frozenset()
+        self._made: dict[str, Counter[str]] = {}
+        """How much this server has made for each owner since it has looked what the others have made."""
+        self._looked_at = -inf
         self._took = 0.0
-        """Seconds that lists took to be read the last time."""
+        """When lists were read the last time, and for how many seconds."""
         self._all: asyncio.Task[None] | None = None
         self._all_read_at = -inf
         self._took_all = 0.0
@@ -74,6 +83,7 @@ class View:
 
     def begin(self, key: Key, held: Held) -> None:
         """Count something that is about to be made or changed; `note` must follow."""
+        self._made.setdefault(held.owner, Counter()).update(self.growth(key, held))
         self._done.setdefault(list_of(key), {})[key] = inf
         self._set(key, held)
 
@@ -106,16 +116,16 @@ class View:
         """All who have something, or had."""
         return tuple(self._totals)
 
-    def growing(self, key: Key, held: Held, quotas: Container[str]) -> dict[str, int]:
-        """Return what its owner would have of each of these quotas of which something takes more than now."""
+    def made(self, owner: str, quota: str) -> int:
+        """Return how much this server has made for somebody since it has looked what the others have made."""
+        return self._made[owner][quota] if owner in self._made else 0
+
+    def growth(self, key: Key, held: Held) -> dict[str, int]:
+        """Return by how much something would take more than now, of each quota of which it would."""
         known = self.held.get(key)
         now = known.amounts if known is not None and known.owner == held.owner else {}
-        total = self._totals.get(held.owner, Counter())
-        return {
-            quota: total[quota] - now.get(quota, 0) + amount
-            for quota, amount in held.amounts.items()
-            if quota in quotas and amount > now.get(quota, 0)
-        }
+        more = {quota: amount - now.get(quota, 0) for quota, amount in held.amounts.items()}
+        return {quota: amount for quota, amount in more.items() if amount > 0}
 
     def _set(self, key: Key, held: Held | None) -> None:
         before = self.held.pop(key, None)
@@ -132,16 +142,23 @@ class View:
 
     # -- What the broker has -----------------------------------------------------------------------------
 
-    async def refresh(self, key: Key, deadline: float, owner: str | None = None) -> None:
+    async def refresh(
+        self, key: Key, deadline: float, owner: str | None = None, *, again: bool = False
+    ) -> None:
         """Read the lists anew that tell of such things, unless that was done a short while ago.
 
         With an owner, who has almost as much as it may, the lists that tell of its things, after a shorter
-        while. Lists of consumers are many: those of other streams are read beside.
+        while; or `again` if this server has made something for it since. Lists of consumers are many: those
+        of other streams are read beside.
         """
         kept = max(_KEPT if owner is None else _KEPT_NEAR, _EFFORT * self._took)
         try:
             async with asyncio.timeout_at(deadline):
                 async with self._reading:
+                    if again and owner is not None and self._has_made(owner, key):
+                        kept = 0.0
+                        pause = self._looked_at + _EFFORT_AGAIN * self._took - self._loop.time()
+                        await asyncio.sleep(max(_SHORTEST_PAUSE, pause))
                     await self._refresh(key, owner, self._loop.time() - kept)
                 if key[1] and owner is None:
                     await self._others()
@@ -155,10 +172,24 @@ class View:
         if key[1] and owner:
             names |= {stream for (stream, name), held in self.held.items() if name and held.owner == owner}
         stale = [name for name in names if self._read_at.get(name, -inf) < since]
+        if not stale:
+            return
+        if owner is not None or not key[1]:
+            self._forget_made(owner, key)
         for name in stale:
             await self._read(name)
-        if stale:
-            self._took = self._loop.time() - began
+        self._looked_at = self._loop.time()
+        self._took = self._looked_at - began
+
+    def _has_made(self, owner: str, key: Key) -> bool:
+        made = self._made.get(owner, Counter())
+        return any(made[quota] for quota in made if (quota in CONSUMER_QUOTAS) == bool(key[1]))
+
+    def _forget_made(self, owner: str | None, key: Key) -> None:
+        """Note that others are looked at now: at one owner's consumers, or at all streams."""
+        for counter in [self._made.get(owner or "", Counter())] if key[1] else self._made.values():
+            for quota in [each for each in counter if (each in CONSUMER_QUOTAS) == bool(key[1])]:
+                del counter[quota]
 
     async def _others(self) -> None:
         """Read the lists of all consumers from time to time, beside; wait a little for the first time."""
