@@ -29,7 +29,7 @@ from ngh2.events import (
 )
 
 from .connection_options import MAX_WINDOW, ConnectionOptions
-from .keepalive import Keepalive, Silence
+from .keepalive import Keepalive, KeepaliveAction
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
 
@@ -573,11 +573,11 @@ class Connection(asyncio.Protocol):
                 self.abort()
             return
         if quiet:
-            self._keepalive.rest()
-        match self._keepalive.look(self.received, now):
-            case Silence.TO_ASK_ABOUT:
+            self._keepalive.restart()
+        match self._keepalive.check(self.received, now):
+            case KeepaliveAction.PING:
                 self._queue(lambda: self._h2.ping(_KEEPALIVE_PING))
-            case Silence.FOR_GOOD:
+            case KeepaliveAction.CLOSE:
                 _log.debug("the peer %s does not answer", self.peer)
                 self.abort()
             case _:

@@ -5,25 +5,25 @@ from __future__ import annotations
 from enum import Enum
 
 
-class Silence(Enum):
-    """What a peer's silence means.
+class KeepaliveAction(Enum):
+    """What to do about a silent peer.
 
     Attributes:
         NONE: nothing yet.
-        TO_ASK_ABOUT: send the peer a PING.
-        FOR_GOOD: the peer did not answer the PING; give it up.
+        PING: send the peer a PING.
+        CLOSE: the peer did not answer the PING; close the connection.
     """
 
     NONE = 0
-    TO_ASK_ABOUT = 1
-    FOR_GOOD = 2
+    PING = 1
+    CLOSE = 2
 
 
 class Keepalive:
-    """When to ping a peer, and when to give it up.
+    """When to ping a peer, and when to close the connection.
 
     Anything a peer sends proves that it is there, not only the answer to a PING. Time is checked only in
-    `look`, so receiving costs nothing, and nothing is more precise than the time between two calls of it.
+    `check`, so receiving costs nothing, and nothing is more precise than the time between two calls of it.
 
     Args:
         interval: seconds of silence before a PING; 0 = never.
@@ -39,12 +39,12 @@ class Keepalive:
         self._heard_at = 0.0
         self._asked_at: float | None = None
 
-    def rest(self) -> None:
-        """Count the peer as heard at the next `look`."""
+    def restart(self) -> None:
+        """Count the peer as heard at the next `check`."""
         self._seen = -1
 
-    def look(self, received: int, now: float) -> Silence:
-        """Say what the peer's silence means now.
+    def check(self, received: int, now: float) -> KeepaliveAction:
+        """Return what to do now.
 
         Args:
             received: total bytes received from the peer.
@@ -56,8 +56,8 @@ class Keepalive:
             self._asked_at = None
         elif self._asked_at is not None:
             if now - self._asked_at > self._timeout:
-                return Silence.FOR_GOOD
+                return KeepaliveAction.CLOSE
         elif self._interval and now - self._heard_at >= self._interval:
             self._asked_at = now
-            return Silence.TO_ASK_ABOUT
-        return Silence.NONE
+            return KeepaliveAction.PING
+        return KeepaliveAction.NONE
