@@ -1,1 +1,1 @@
-"""Looking at streams, events and consumers, and managing them: what operators ask for."""
+"""What operators ask for: lists of streams and consumers, stored events, and their management."""

@@ -1,4 +1,4 @@
-"""Consumers, as operators see and manage them."""
+"""Lists, shows and pauses consumers."""
 
 from __future__ import annotations
 

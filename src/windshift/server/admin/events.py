@@ -1,12 +1,12 @@
-"""Reading stored events without a consumer, forwards and backwards.
+"""Reads stored events without a consumer, forwards and backwards.
 
-JetStream reads forwards only: the first messages from some place on that match a subject. Backwards goes by
-windows of ids, from the end towards the beginning; they grow while nothing is found, and shrink where one
-holds more than may be read at once.
+JetStream only reads forwards: the first messages after a position that match a subject. Backwards works by
+windows of ids from the end; they grow while nothing is found, and shrink if one has more than may be read at
+once.
 
-Many messages come with one direct get, which any replica answers, and every mirror, also one that leaves
-something out (nats-server 2.15): what it lacks would seem not to exist. So a stream that has mirrors is read
-from its leader, one message after the other, as is one that does not allow direct gets.
+A direct get returns many messages, but any replica answers it, and so does every mirror, even one with a
+filter (nats-server 2.15): what that lacks would seem not to exist. So a stream with mirrors, or without
+direct gets, is read from its leader, one message at a time.
 """
 
 from __future__ import annotations

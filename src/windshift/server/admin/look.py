@@ -1,6 +1,6 @@
-"""Lists of all streams and all consumers, looked at together: callers at about the same time share a look.
+"""Lists of all streams and all consumers; callers at about the same time share one request.
 
-A look keeps only what lists are sorted and searched by; what is shown of an entry is asked for anew.
+A list keeps only what it is sorted and searched by; the entries that are shown are requested individually.
 """
 
 from __future__ import annotations

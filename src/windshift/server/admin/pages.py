@@ -1,4 +1,4 @@
-"""Tokens of pages: where a list goes on. A token goes with the request that it was given for."""
+"""Page tokens. A token is valid only with the request that it was returned for."""
 
 from __future__ import annotations
 

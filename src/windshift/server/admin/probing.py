@@ -1,4 +1,4 @@
-"""Consumers that the server makes for a moment to look at events: to count them, and to follow them."""
+"""Temporary consumers that the server creates to count events or to follow them."""
 
 from __future__ import annotations
 

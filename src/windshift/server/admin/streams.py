@@ -1,4 +1,4 @@
-"""Streams, as operators see and manage them."""
+"""Lists, shows, purges and deletes streams."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Following a stream as events are stored: in order, each once, nothing settled.
+"""Follows a stream as events are stored: in order, each once, nothing settled.
 
-JetStream hands the events out through a consumer in memory that needs no acknowledgements. It is made anew,
-behind the last event that was seen, whenever it or the connection is lost.
+JetStream delivers the events through a memory consumer without acknowledgements. It is created again, after
+the last event seen, whenever it or the connection is lost.
 """
 
 from __future__ import annotations

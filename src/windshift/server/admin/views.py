@@ -1,4 +1,4 @@
-"""What JetStream says of streams and consumers, as plain values."""
+"""JetStream's descriptions of streams and consumers as plain values."""
 
 from __future__ import annotations
 

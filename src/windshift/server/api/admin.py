@@ -1,4 +1,4 @@
-"""``AdminService``: each method reads the request, calls the domain and writes the response."""
+"""``AdminService``: each method converts the request, calls the domain and converts the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""On whose behalf the broker is asked, where there are no principals: each connection is one."""
+"""On whose behalf requests go to the broker without authorization: each connection is an asker."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every client's end of a streaming call shares."""
+"""What the clients' ends of all streaming calls share."""
 
 from __future__ import annotations
 

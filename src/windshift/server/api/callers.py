@@ -1,4 +1,4 @@
-"""Who calls, for handlers."""
+"""The caller of a call, for handlers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From the environment to the tree, and the rules that concern several settings at once."""
+"""Reads the configuration from the environment, and applies the rules about several settings."""
 
 from __future__ import annotations
 

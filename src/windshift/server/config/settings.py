@@ -1,6 +1,6 @@
-"""What a setting is, how the fields of the configuration declare settings, and how these are read.
+"""Settings: how the fields of the configuration declare them, and how they are read.
 
-Each setting stands in one place, the field that holds its value: name, parser, meaning, default.
+Each setting is declared in one place, the field with its value: name, parser, meaning, default.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 The variables are OpenTelemetry's own:
 https://opentelemetry.io/docs/specs/otel/configuration/sdk-environment-variables/ and
 https://opentelemetry.io/docs/specs/otel/protocol/exporter/. They are read here, not by OpenTelemetry's
-libraries, so that wrong values are reported at the start, and so that seconds are seconds everywhere.
+libraries, so that wrong values are reported at the start, and seconds mean seconds everywhere.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Variables that begin with WINDSHIFT_ and that nothing here reads.
+"""Refuses unknown variables that begin with WINDSHIFT_.
 
-One that is misspelt does nothing, and the server would be what its owner thinks it is not: open, above all.
-So it does not start with any of them. Left alone are those that a client in the same shell reads, and those
-that Kubernetes puts into containers for services whose names begin with ``windshift``.
+A misspelt one would have no effect, and the server would not be what its owner thinks: possibly open to
+everybody. Ignored are those that clients in the same shell read, and those that Kubernetes sets in containers
+for services whose names begin with ``windshift``.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Streams that copy others go on when whoever had them do so loses the right to that: it is found and told.
+"""Reports streams that still copy others after their creator lost the right to it.
 
-Nothing is changed: the rules may have a mistake in them, and a mirror cannot be stopped but by deleting it.
+Nothing is changed: the rules may be wrong, and a mirror can only be stopped by deleting it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a change of a stream's configuration takes away, and the rights that this needs beside managing it.
+"""What a change to a stream's configuration takes away, and the rights that this needs.
 
-Whoever may manage a stream may give it any configuration. Where that removes events, or has the stream get
-fewer of them, it is as if they were purged or their subjects bound, and needs the same rights.
+A principal that manages a stream may give it any configuration. If that removes events, or makes the stream
+receive fewer of them, it needs the same rights as purging them or binding their subjects.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Whose streams, stores and consumers are, and whether their owners may have more of them."""
+"""Who owns which streams, stores and consumers, and whether the owner may have more."""

@@ -1,4 +1,4 @@
-"""What streams, stores and consumers take of their owners' quotas."""
+"""How much of their owners' quotas streams, stores and consumers use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What there is at the broker, by owner: what its lists have, and what this server has done since."""
+"""What exists at the broker, by owner: its lists, plus what this server has done since."""
 
 from __future__ import annotations
 

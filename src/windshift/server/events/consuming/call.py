@@ -1,9 +1,9 @@
 """A consume call: the asyncio around `ConsumeProtocol`, which decides everything.
 
-A call runs in two tasks. One reads the client's commands. The other takes a turn whenever something happened:
-it lets the protocol take in what arrived, hands deliveries and confirmations to the client, asks for more,
-and does the work that the protocol asks for, each piece in a task of its own. Everything that one turn sends
-leaves in one write, on either side.
+A call has two tasks. One reads the client's commands. The other takes a turn whenever something happened: the
+protocol takes in what arrived, deliveries and confirmations go to the client, more is pulled, and the work
+that the protocol asks for is started, each piece in its own task. Everything sent in one turn leaves in one
+write, on either side.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""The deliveries that a call holds, and when to ask the broker for how many more. No I/O, no clock.
+"""The deliveries that a call holds, and when to pull how many more. No I/O, no clock.
 
-One rule stands over everything here: what was asked of the broker and has not come yet, plus what came and
-is not settled, never exceeds the size of the window. So the broker can never hand over more than the client
-agreed to hold.
+One rule applies to everything here: what was pulled and has not arrived, plus what arrived and is not
+settled, never exceeds the window. So the broker can never deliver more than the client agreed to hold.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One consume call as a protocol without I/O: what happens goes in, what is to be done comes out.
+"""One consume call as a protocol without I/O: what happens goes in, what to do comes out.
 
-In: the client's commands, deliveries and statuses of the broker, its answers to acknowledgements, what
-became of work that was asked for, and the time. Out: acknowledgements to send (`sends`), messages that nobody
-waits for (`tells`), deliveries and confirmations for the client, pull requests, and `work`: what takes a
-question to the broker. The shell around it (`call`) does these things and reports back; it decides nothing.
+In: the client's commands, the broker's deliveries, statuses and answers to acknowledgements, the results of
+work, and the time. Out: acknowledgements to send (`sends`), messages without an answer (`tells`), deliveries
+and confirmations for the client, pull requests, and `work`: whatever asks the broker something. The shell
+around it (`call`) does these things and reports back; it decides nothing.
 
-Everything that affects the state of a call stands in this class: the consumer as it was seen last, its policy
-and its timeout, what the client holds, and what is known of events that come again.
+All state of a call is in this class: the consumer as last seen, its policy and timeout, what the client
+holds, and what is known of redelivered events.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The events that are replayed to one call, one after the other.
+"""Brings replayed events to one call, one after the other.
 
-Replays are seldom: nothing is asked of the broker for them before somebody said that there are some, and
-nothing any more when all are settled.
+Replays are rare: the broker is not asked about them before somebody says that there are some, and no more
+once all are settled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Bytes of events that may be on their way from the broker at once, to all consume calls of a process.
+"""The bytes of events that the broker may send at once, to all consume calls of a process. No I/O, no clock.
 
 A pull request stays with the broker until there is something to deliver, and then all may be answered at
-once: one large event for thousands of consumers. nats-server closes a connection that leaves 64 MiB unread,
-so what all requests together may bring stays below that, however many calls there are. No I/O, no clock.
+once: one large event for thousands of consumers. nats-server closes a connection with 64 MiB unread, so all
+requests together ask for less than that, however many calls there are.
 """
 
 from __future__ import annotations

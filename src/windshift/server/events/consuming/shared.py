@@ -1,7 +1,7 @@
 """What the consume calls of one process share: the broker, dead letters, and what is remembered of events.
 
-An event is copied to the dead letters first, and settled only when the copy is stored. If that cannot be
-done, the event stays with the broker and comes again.
+An event is copied to the dead letters first, and settled only after the copy is stored. If that fails, the
+event stays with the broker and is redelivered.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Claims: who delivers a replayed event, and for how long.
 
-A claim is a condition, not a lock: a pointer is written anew, or deleted, only as long as it is the one that
-this claim wrote last. So a claim that somebody else has taken over, after whatever pause, changes nothing.
+A claim is a condition, not a lock: a pointer is rewritten or deleted only while it is what this claim wrote
+last. So a claim that somebody else has taken over, after whatever pause, has no effect.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dead letters as plain values, and which of them are meant."""
+"""Dead letters, their ids and filters, as plain values."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Pointers: how an outstanding replay lies in the stream ``WS_REPLAYS``.
+"""Pointers: how an outstanding replay is stored in the stream ``WS_REPLAYS``.
 
-A pointer is the one message of its subject. The subject ends with the id of the dead letter, the body is the
-number of the replay, and the headers say how often it was delivered and for how long nobody else may. Earlier
-versions wrote no headers but the first; theirs was not delivered yet.
+A pointer is the only message of its subject, which ends with the id of the dead letter. Its body is the
+number of the replay; its headers say how often it was delivered, and until when it is claimed. Pointers of
+earlier versions have only the first header, and count as not delivered.
 """
 
 from __future__ import annotations

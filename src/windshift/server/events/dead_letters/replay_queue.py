@@ -1,8 +1,8 @@
 """The queue of replays: events to be redelivered to the consumer that gave up on them, and to no other.
 
-An outstanding replay is a *pointer* in the stream ``WS_REPLAYS``. The broker keeps nothing else of it, above
-all no JetStream consumer: what replays cost is bounded by those that wait. Whoever has a subscriber for the
-event reads the pointers of its consumer and claims one that is free.
+An outstanding replay is a *pointer* in the stream ``WS_REPLAYS``. The broker keeps nothing else for it, above
+all no JetStream consumer: replays cost only by how many wait. A server with a subscriber reads the pointers
+of its consumer and claims a free one.
 """
 
 from __future__ import annotations

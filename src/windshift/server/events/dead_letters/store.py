@@ -1,4 +1,4 @@
-"""The stream of dead letters: read, counted and removed. `writer` writes to it."""
+"""The stream of dead letters: reading, counting and removing. `writer` writes to it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""What every server does about dead letters and replays at its start, and from time to time.
+"""What every server does about dead letters and replays at its start, and periodically.
 
-The stream of dead letters is given its limit, and may become full. A note about a replay may have been lost,
-a consumer that has some may be gone, and an earlier version may have left JetStream consumers behind.
+It sets the limit of the stream of dead letters, and checks whether it is full. It looks for replays whose
+notification was lost or whose consumer is gone, and for JetStream consumers of earlier versions.
 """
 
 from __future__ import annotations

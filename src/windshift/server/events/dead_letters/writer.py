@@ -1,7 +1,7 @@
-"""Writes dead letters: each exactly once, whatever crashes in between and however many servers try.
+"""Writes dead letters: each exactly once, whatever crashes and however many servers try.
 
-The subject of an entry identifies event and consumer, and each write states what it replaces: nothing, or
-the entry of an earlier replay. So nothing older ever overwrites an entry, and a repeated write finds what it
+The subject of an entry identifies event and consumer, and each write states what it replaces: nothing, or the
+entry of an earlier replay. So an older entry never overwrites a newer one, and a repeated write finds what it
 would have written. None of this depends on timing.
 """
 

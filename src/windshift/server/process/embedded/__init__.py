@@ -1,4 +1,4 @@
-"""The nats-server that Windshift brings along, as a child process that is started, watched and stopped."""
+"""The embedded nats-server: a child process that is started, watched and stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares what lies in the data directory with what lay there when it was left."""
+"""Compares the data directory with its state when it was last left."""
 
 from __future__ import annotations
 

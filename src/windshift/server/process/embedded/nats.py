@@ -1,4 +1,4 @@
-"""The embedded nats-server as a child process: started, watched, started again when it dies, stopped."""
+"""The embedded nats-server as a child process: started, watched, restarted when it dies, stopped."""
 
 from __future__ import annotations
 

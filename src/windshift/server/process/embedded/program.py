@@ -1,4 +1,4 @@
-"""Find the nats-server program."""
+"""Finds the nats-server program."""
 
 from __future__ import annotations
 
