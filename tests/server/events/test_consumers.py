@@ -20,7 +20,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     UnsupportedCombination,
 )
-from windshift.server.events.consumers import CHANGED
+from windshift.server.events.notes import CONSUMER
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, stored_policy
 from windshift.server.events.specs import AtId, AtStart, AtTime, ConsumerSpec, FromSubjects, StreamSpec
 
@@ -319,7 +319,7 @@ async def test_changes_are_told(broker: Broker, stream: str) -> None:
     ):
         told.notes.clear()
         await management.consume(spec)
-        assert told.notes == [(CHANGED, stream, "c")] * notes
+        assert told.notes == [(CONSUMER, stream, "c")] * notes
 
 
 async def test_get(broker: Broker, stream: str) -> None:

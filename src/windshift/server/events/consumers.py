@@ -31,6 +31,7 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import CONSUMER
 from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
@@ -59,9 +60,6 @@ MAX_ACK_PENDING: Final = 20_000
 EVERYTHING: Final = ">"
 """The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
 it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
-
-CHANGED: Final = "consumer"
-"""The kind of note that says that a consumer was changed."""
 
 
 class DeadLetterStream(Protocol):
@@ -206,7 +204,7 @@ class Consumers:
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         if wanted != state.config:
             await self._api.update_consumer(spec.stream, name, wanted, deadline)
-            self._notes.send(CHANGED, spec.stream, name)
+            self._notes.send(CONSUMER, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
         stream = await self._stream(spec.stream, deadline)

@@ -15,10 +15,10 @@ from datetime import timedelta
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.domain.errors import WindshiftError
-from windshift.server.events.consumers import CHANGED, is_ephemeral, left_config, used_config
+from windshift.server.events.consumers import is_ephemeral, left_config, used_config
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.notes import Notes
+from windshift.server.events.notes import CONSUMER, Notes
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,6 @@ async def leave(
         config = left_config(state.config, kept)
         if config is not None and not users.users:
             await api.update_consumer(*consumer, config, deadline)
-            notes.send(CHANGED, *consumer)
+            notes.send(CONSUMER, *consumer)
     except (WindshiftError, NatsError) as error:
         log.debug("an ephemeral consumer is left as it is: %s", type(error).__name__)
