@@ -14,18 +14,16 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 WORKDIR /source
 
 # The tools: nothing of them gets into the image.
-COPY requirements.lock ./
+COPY requirements ./requirements
 RUN python -m venv /tools \
- && /tools/bin/pip install --quiet --constraint requirements.lock hatchling
+ && /tools/bin/pip install --quiet --require-hashes --requirement requirements/build.lock
 
-# What the server needs, at the versions of the lock. This layer stays as long as these files do.
-COPY pyproject.toml ./
+# What the server needs, at the versions and with the digests of the lock. This layer stays as long as that does.
 RUN python -m venv --without-pip /opt/windshift \
- && /tools/bin/python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['server'], sep='\n')" > requirements.txt \
- && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --constraint requirements.lock --requirement requirements.txt
+ && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --require-hashes --requirement requirements/server.lock
 
 # The package itself.
-COPY README.md LICENSE ./
+COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
 RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --no-deps /wheels/*.whl

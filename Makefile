@@ -47,6 +47,15 @@ fuzz: install ## Send the server frames and requests of chance, and its NATS cli
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
 	$(BIN)/python -m tests.conformance
 
+.PHONY: images
+images: ## Pin the images that the Dockerfile and compose.yaml pull by the digests that they have now (needs Docker and a network).
+	$(PYTHON) scripts/images.py $(DOCKER)
+
+.PHONY: engine
+engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(directory or archive), and run all suites on it; or TESTS=some.
+	@test -n "$(NGHTTP2)" || { echo "Name a source of libnghttp2: make engine NGHTTP2=nghttp2-1.70.0.tar.xz"; exit 2; }
+	.venv-engine/bin/python scripts/engine.py "$(NGHTTP2)" $(TESTS)
+
 .PHONY: image
 image: ## Build the container image `windshift` (needs Docker; or DOCKER=podman).
 	$(DOCKER) build --tag windshift \
@@ -56,7 +65,7 @@ image: ## Build the container image `windshift` (needs Docker; or DOCKER=podman)
 # ---- Keep it in order -------------------------------------------------------------------------------------------------
 
 .PHONY: check
-check: install .venv-generate/.installed ## Run every check but the tests: format, lint, types, layers, protos, generated code, tables, lock, tree.
+check: install .venv-generate/.installed .venv-release/.installed ## Run every check but the tests: format, lint, types, layers, protos, generated code, tables, locks, tree.
 	@$(BIN)/python scripts/check.py
 
 .PHONY: format
@@ -78,12 +87,12 @@ metrics: install ## Write the table of metrics in docs/metrics.md.
 	$(BIN)/python scripts/metrics.py
 
 .PHONY: lock
-lock: .venv-lock/.installed ## Resolve requirements.lock anew; `make lock LOCK=--upgrade` moves versions up.
+lock: .venv-lock/.installed ## Resolve requirements.lock and requirements/*.lock anew; `make lock LOCK=--upgrade` moves versions up.
 	.venv-lock/bin/python scripts/lock.py .venv-lock/bin/uv $(LOCK)
 
 .PHONY: audit
-audit: .venv-audit/.installed ## Look for known vulnerabilities in what requirements.lock names (asks a public database).
-	.venv-audit/bin/pip-audit --strict --disable-pip --no-deps --requirement requirements.lock
+audit: .venv-audit/.installed ## Look for known vulnerabilities in what requirements.lock names (asks a public database; AUDIT=--if-possible).
+	@.venv-audit/bin/python scripts/audit.py $(AUDIT)
 
 .PHONY: hooks
 hooks: install ## Install the git hooks: checks before a commit, and the form of its message.
@@ -92,10 +101,17 @@ hooks: install ## Install the git hooks: checks before a commit, and the form of
 .PHONY: release
 release: check test ## Set the version from the commits since the last release (or VERSION=…), write the changelog, commit and tag.
 	$(BIN)/cz bump $(VERSION)
+	@$(MAKE) artifacts
+
+.PHONY: artifacts
+artifacts: install .venv-build/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, with bill of materials, provenance and digests.
+	rm -rf dist/release
+	.venv-build/bin/hatchling build --directory dist/release
+	.venv-release/bin/python scripts/artifacts.py
 
 .PHONY: clean
 clean: ## Remove what the other targets made, environments included.
-	rm -rf .venv .venv-audit .venv-generate .venv-lock .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist bin
+	rm -rf .venv .venv-*/ .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist bin
 	find src tests $(wildcard examples benchmarks scripts) -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # ---- Environments -----------------------------------------------------------------------------------------------------
@@ -107,15 +123,12 @@ install: .venv/.installed ## Make .venv with everything at the versions of requi
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Windshift needs Python 3.11 or newer; this is %d.%d. Name another with PYTHON=…" % sys.version_info[:2])'
 	@echo "Installing into .venv"
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check --quiet -r requirements.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock
 	@$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv-generate/.installed: requirements-generate.txt
-.venv-lock/.installed: requirements-lock.txt
-.venv-audit/.installed: requirements-audit.txt
-.venv-audit/.installed .venv-generate/.installed .venv-lock/.installed:
+.venv-%/.installed: requirements/%.lock
 	@echo "Installing into $(@D)"
 	@$(PYTHON) -m venv $(@D)
-	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet -r $<
+	@$(@D)/bin/python -m pip install --disable-pip-version-check --quiet --require-hashes -r $<
 	@touch $@

@@ -27,6 +27,7 @@ CHECKS: dict[str, list[str]] = {
     "metrics": [sys.executable, "scripts/metrics.py", "--check"],
     "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],
     "compose": [f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"],
+    "materials": [".venv-release/bin/python", "scripts/artifacts.py", "--check"],
     "lock": [sys.executable, "scripts/lock.py", "--check"],
     "tree": [sys.executable, "scripts/tree.py"],
 }

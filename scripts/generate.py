@@ -1,6 +1,6 @@
 """Generate the committed protobuf code, or check that it is what the .proto files give.
 
-Run it with the interpreter of `.venv-generate`, which `make generate` sets up from requirements-generate.txt:
+Run it with the interpreter of `.venv-generate`, which `make generate` sets up from requirements/generate.txt:
 the generator is pinned and older than the runtime on purpose.
 
     generate.py           write the generated code

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.support.broker import connect
+from tests.support.nats_server import NatsServer
+from windshift.nats import ConnectFailed
 from windshift.server.config import SETTINGS, ServerConfig, config_from_environment
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -58,7 +61,31 @@ def test_systemd() -> None:
     assert "KillMode=mixed" in unit
 
 
+COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
+
+
 def test_compose() -> None:
     """Windshift has longer to stop than it drains; it has no NATS of its own there."""
-    server = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]["windshift"]
+    server = COMPOSE["services"]["windshift"]
     assert int(server["stop_grace_period"].removesuffix("s")) >= 10 + 5
+
+
+async def test_compose_has_a_password(tmp_path: Path) -> None:
+    """Its NATS lets nobody in without the password, which Windshift is given, and which nothing makes up."""
+    variable = re.compile(r"\$\{NATS_PASSWORD:\?[^}]+\}")
+    url, count = variable.subn("s3cret", COMPOSE["services"]["windshift"]["environment"]["NATS_URL"])
+    assert count == 1
+    config, count = variable.subn("s3cret", COMPOSE["configs"]["nats"]["content"])
+    assert count == 1
+    (tmp_path / "nats.conf").write_text(re.sub("http_port: .*|store_dir: .*?(?= })", "", config))
+    server = NatsServer(tmp_path, "--config", str(tmp_path / "nats.conf"))
+    server.start()
+    try:
+        credentials = url.removeprefix("nats://").partition("@")[0]
+        async with connect(f"nats://{credentials}@127.0.0.1:{server.port}") as broker:
+            await broker.stream("S")
+        with pytest.raises(ConnectFailed):
+            async with connect(server.url):
+                pass
+    finally:
+        server.kill()

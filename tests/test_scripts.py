@@ -1,0 +1,68 @@
+"""What the scripts of the supply chain decide without a network."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from scripts import audit, images, lock
+
+ROOT = Path(__file__).resolve().parent.parent
+DIGEST = f"sha256:{'0' * 64}"
+OTHER = f"sha256:{'1' * 64}"
+
+
+def test_images_are_pinned() -> None:
+    """Every image that is pulled gets its digest, and another one when it is asked again."""
+    asked: list[str] = []
+
+    def ask(image: str) -> str:
+        asked.append(image)
+        return DIGEST if len(asked) <= 3 else OTHER
+
+    dockerfile = images.pinned_dockerfile((ROOT / "Dockerfile").read_text(), ask)
+    compose = images.pinned_compose((ROOT / "compose.yaml").read_text(), ask)
+    (tag,) = re.findall(r"(?m)^ARG PYTHON=([\w.-]+)", (ROOT / "Dockerfile").read_text())
+    assert f"\nARG PYTHON={tag}@{DIGEST}\n" in dockerfile
+    services = yaml.safe_load(compose)["services"].values()
+    pulled = [each["image"] for each in services if "build" not in each]
+    assert [each.partition("@")[2] for each in pulled] == [DIGEST] * len(pulled)
+    assert asked == [f"python:{tag}", *(each.partition("@")[0] for each in pulled)]
+    assert images.pinned_compose(compose, ask) == compose.replace(DIGEST, OTHER)
+
+
+@pytest.mark.parametrize("name", sorted(each.file.name for each in lock.locks()))
+def test_every_locked_file_has_a_digest(name: str) -> None:
+    """No package can be installed from a lock without one."""
+    (file,) = (each.file for each in lock.locks() if each.file.name == name)
+    entries = re.findall(r"(?m)^[a-z0-9-]+==(?:.*\\\n)*.*\n", file.read_text())
+    assert entries
+    assert [each for each in entries if "--hash=sha256:" not in each] == []
+    assert "://" not in file.read_text()
+
+
+def test_the_server_has_what_was_tried() -> None:
+    """The lock of the server has the versions of the one that the tests run with."""
+    everything, server = (
+        dict(re.findall(r"(?m)^([a-z0-9-]+)==([^\s;]+)", file.read_text()))
+        for file in (lock.EVERYTHING, lock.SERVER)
+    )
+    assert {name: everything.get(name) for name in server} == server
+
+
+GOOD = {"name": "good", "version": "1", "vulns": []}
+BAD = {"name": "bad", "version": "2", "vulns": [{"id": "CVE-1", "fix_versions": ["3"]}]}
+UNKNOWN = {"name": "unknown", "skip_reason": "not found"}
+
+
+def test_an_audit() -> None:
+    """Vulnerabilities fail it, and packages that the database does not know; no database only where told."""
+    assert audit.judge([GOOD], if_possible=False) == (0, ["no known vulnerabilities in 1 packages"])
+    assert audit.judge([GOOD, BAD], if_possible=True) == (1, ["bad 2: CVE-1, mended in 3"])
+    assert audit.judge([GOOD, UNKNOWN], if_possible=True)[0] == 1
+    nothing = ["no database at hand: nothing was audited"]
+    assert audit.judge([UNKNOWN], if_possible=False) == (3, nothing)
+    assert audit.judge([], if_possible=True) == (0, nothing)
