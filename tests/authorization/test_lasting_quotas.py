@@ -26,8 +26,10 @@ from tests.wire.management import (
     stored_consumer,
     stored_stream,
 )
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift.server.ownership.amounts import OWNER
 
+ADMIN = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
 NUMBERS = count()
 MEMORY = {"type": "STORAGE_TYPE_MEMORY"}
 KIB = 1024
@@ -126,9 +128,9 @@ def foreign_stream(nats_server: NatsServer, name: str, **config: Any) -> str:
 
 def test_streams(callers: Callers, nats_server: NatsServer) -> None:
     """One more than allowed is refused; what exists may be ensured again; one that goes makes room."""
-    caller, first = of(callers, "streams"), new()
+    caller, first, second = of(callers, "streams"), new(), new()
     ensure_stream(caller, first)
-    ensure_stream(caller, new())
+    ensure_stream(caller, second)
     refusal = exceeded(lambda: ensure_stream(caller, new()), "streams", 2, 2)
     assert refusal.message == (
         "'streams' may have no more than 2 streams and has 2; delete some, or have quotas.streams of it or "
@@ -137,6 +139,9 @@ def test_streams(callers: Callers, nats_server: NatsServer) -> None:
     ensure_stream(caller, first, retentionPolicy={"maxEvents": 5})
     ensure_stream(of(callers, "all"), new())
     assert owner_of_stream(nats_server, first) == "streams"
+    request = admin_pb.DeleteStreamRequest(name=second)
+    caller.call(ADMIN.methods_by_name["DeleteStream"], request)
+    ensure_stream(caller, new())
     delete_stream(nats_server, first)
     wait_for(lambda: works(lambda: ensure_stream(caller, "lasting-again")))
 

@@ -161,6 +161,17 @@ async def test_a_stream_that_is_gone(view: View, lists: Lists) -> None:
     assert view._keys == {}
 
 
+async def test_a_stream_that_is_deleted_here(view: View, lists: Lists) -> None:
+    """It and its consumers make room at once."""
+    lists.streams = [stream("S", consumers=2), stream("T", consumers=1)]
+    lists.consumers = {"S": [consumer("a"), consumer("b", "bob")], "T": [consumer("c")]}
+    await view.refresh(CONSUMER, soon())
+    view.stream_gone("S")
+    assert view.held.keys() == {("T", ""), ("T", "c")}
+    assert (view.total("ann", "streams"), view.total("ann", "consumers")) == (1, 1)
+    assert view.total("bob", "consumers") == 0
+
+
 async def test_a_list_that_cannot_be_read(view: View, lists: Lists) -> None:
     """Who needs it is told so; the lists of others are done without for a while."""
 

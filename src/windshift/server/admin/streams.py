@@ -19,6 +19,7 @@ from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
 from windshift.server.events.dead_letters.admin import batches, together
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.ownership.ownership import Ownership
 
 MayView = Callable[[str], bool]
 """Whether the caller may see a stream of this name."""
@@ -102,10 +103,13 @@ class StreamAdmin:
     something `OutcomeUnknown`.
     """
 
-    def __init__(self, api: JetStream, look: Look, dead_letters: DeadLetterStore) -> None:
+    def __init__(
+        self, api: JetStream, look: Look, dead_letters: DeadLetterStore, ownership: Ownership | None = None
+    ) -> None:
         self._api = api
         self._look = look
         self._dead_letters = dead_letters
+        self._ownership = ownership
 
     # --- Looking ------------------------------------------------------------------------------------------
 
@@ -227,6 +231,8 @@ class StreamAdmin:
                 if found.last_sequence != expected_last_id:
                     raise WrongLastId(expected_last_id, found.last_sequence)
             await self._api.change(f"STREAM.DELETE.{stream}", None, deadline)
+        if self._ownership is not None:
+            self._ownership.stream_deleted(stream)
 
     async def delete_event(self, stream: str, sequence: int, deadline: float, *, erase: bool) -> None:
         """Delete one event; with `erase` its bytes are written over. May raise `EventNotFound`."""

@@ -401,7 +401,9 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "DeleteStream": _changes(_delete_stream, _check_stream),
     _ADMIN + "GetEvent": MethodPolicy(rule=_get_event, check=_check_of_stream),
     _ADMIN + "ReadEvents": MethodPolicy(rule=_read_events, check=_check_of_stream, weight=Weight.LIST),
-    _ADMIN + "TailEvents": MethodPolicy(rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS),
+    _ADMIN + "TailEvents": MethodPolicy(
+        rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS, weight=Weight.LIST
+    ),
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_pause, _check_of_consumer),

@@ -128,6 +128,10 @@ class Ownership:
         async with self._room((BUCKET + store, ""), held, deadline):
             yield {OWNER: caller.name}
 
+    def stream_deleted(self, stream: str) -> None:
+        """Count a stream no more, nor its consumers."""
+        self._view.stream_gone(stream)
+
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Count a consumer no more."""
         self._view.gone((stream, consumer))

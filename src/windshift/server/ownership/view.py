@@ -97,6 +97,12 @@ class View:
         if key in self.held:
             self.note(key, None)
 
+    def stream_gone(self, stream: str) -> None:
+        """Note that a stream is there no more, with all its consumers."""
+        self.gone((stream, ""))
+        for key in tuple(self._keys.get(stream, ())):
+            self.note(key, None)
+
     def shrunk(self, key: Key, held: Held) -> None:
         """Note that something takes less than before, if it was counted."""
         if key in self.held:

@@ -346,7 +346,7 @@ class _Domain:
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         look = Look(api)
         self.admin = AdminService(
-            StreamAdmin(api, look, store),
+            StreamAdmin(api, look, store, ownership),
             ConsumerAdmin(api, look, store),
             EventReader(api, look),
             connection,
