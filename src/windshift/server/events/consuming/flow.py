@@ -442,9 +442,7 @@ class PullPacer:
     def ended(self, end: Ended) -> None:
         """Note that the broker ended a request. If it does so at once, again and again, ask it less often."""
         self._window.end_request(end.left)
-        self._fruitless = self._fruitless + 1 if self._heard - self._asked_at < SOON else 0
-        if self._fruitless > FRUITLESS:
-            self._resume_at = self._heard + min(0.001 * 2 ** (self._fruitless - FRUITLESS), PAUSE)
+        self.fruitless()
         if self._part.whole is not None:
             self._part.end_whole()
             self._one_by_one = False
@@ -452,6 +450,12 @@ class PullPacer:
             self._part.came(end.bytes_left)
             if end.too_large and end.bytes_left >= min(self._limit, self._granted):
                 self._one_by_one = True
+
+    def fruitless(self) -> None:
+        """Note that a request ended without a delivery, at the time of the last sign of life."""
+        self._fruitless = self._fruitless + 1 if self._heard - self._asked_at < SOON else 0
+        if self._fruitless > FRUITLESS:
+            self._resume_at = self._heard + min(0.001 * 2 ** (self._fruitless - FRUITLESS), PAUSE)
 
     def stalled(self) -> None:
         """Note that the client does not read what it is sent."""

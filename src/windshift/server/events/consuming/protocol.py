@@ -551,6 +551,7 @@ class ConsumeProtocol:
             case Notice.ALIVE:
                 pass
             case Notice.LOST:
+                self._pacer.fruitless()
                 self._doubt_settlements(now)
                 self._wants_inbox = True
             case Notice.FORBIDDEN:
