@@ -21,6 +21,7 @@ streams.delete = ["*"]
 consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
+server = { observe = ["*"], control = ["*"] }
 """
 """A role that may do everything."""
 

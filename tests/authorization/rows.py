@@ -14,6 +14,7 @@ from google.protobuf.message_factory import GetMessageClass
 
 from tests.authorization.world import World
 from tests.support.client import Client, Refusal, read_refusal
+from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as principals_pb
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
@@ -39,6 +40,7 @@ INVALID: Final = Answer("INVALID_ARGUMENT", "INVALID_FIELD")
 NO_STREAM: Final = Answer("NOT_FOUND", "STREAM_NOT_FOUND")
 NO_CONSUMER: Final = Answer("NOT_FOUND", "CONSUMER_NOT_FOUND")
 NO_STORE: Final = Answer("NOT_FOUND", "STORE_NOT_FOUND")
+NO_PRINCIPAL: Final = Answer("NOT_FOUND", "PRINCIPAL_NOT_FOUND")
 NO_LETTER: Final = Answer("NOT_FOUND", "DEAD_LETTER_NOT_FOUND")
 UNBOUND: Final = Answer("FAILED_PRECONDITION", "UNBOUND_SUBJECT")
 OVERLAP: Final = Answer("FAILED_PRECONDITION", "SUBJECTS_OVERLAP")
@@ -74,6 +76,7 @@ SERVICES: Final = {
         (state_pb.DESCRIPTOR, "StateService", ""),
         (dead_letters_pb.DESCRIPTOR, "DeadLettersService", ""),
         (admin_pb.DESCRIPTOR, "AdminService", ""),
+        (principals_pb.DESCRIPTOR, "PrincipalsService", ""),
         (health_pb.DESCRIPTOR, "Health", ""),
         (reflection_pb.DESCRIPTOR, "ServerReflection", ""),
         (older_reflection_pb.DESCRIPTOR, "ServerReflection", "Alpha"),
@@ -352,6 +355,12 @@ def _paused(world: World, request: Any, _: Any) -> None:
     assert stored["paused"]
 
 
+def _principals_listed(world: World, request: Any, responses: Any) -> None:
+    names = [each.name for each in responses[0].principals]
+    assert names == sorted(names)
+    assert {"all", "observes"} <= set(names)
+
+
 EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "EventsService/Publish": _published,
     "EventsService/PublishEvent": _published,
@@ -381,6 +390,8 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "AdminService/DeleteEvent": _event_deleted,
     "AdminService/ListConsumers": _consumers_listed,
     "AdminService/PauseConsumer": _paused,
+    "PrincipalsService/ListPrincipals": _principals_listed,
+    "PrincipalsService/EndConnections": _told,
     "Health/Check": _told,
     "Health/List": _told,
     "Health/Watch": _told,

@@ -18,9 +18,10 @@ from tests.authorization.rows import (
     play,
     services_told,
 )
-from tests.authorization.tables import admin, consumers, dead_letters, publishing, state, streams
+from tests.authorization.tables import admin, consumers, dead_letters, principals, publishing, state, streams
 from tests.authorization.world import NOBODY, STRANGER, World, subscribe
 from tests.support.client import any_of
+from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as principals_pb
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
@@ -79,6 +80,8 @@ REQUESTS: dict[str, Message | Make] = {
     ),
     "AdminService/ListConsumers": admin_pb.ListConsumersRequest(stream="SHOP"),
     "AdminService/PauseConsumer": admin.pausing("base-"),
+    "PrincipalsService/ListPrincipals": principals_pb.ListPrincipalsRequest(),
+    "PrincipalsService/EndConnections": principals_pb.EndConnectionsRequest(principal="exact"),
     "Health/Check": health_pb.HealthCheckRequest(),
     "Health/List": health_pb.HealthListRequest(),
     "Health/Watch": health_pb.HealthCheckRequest(),
@@ -110,6 +113,7 @@ def _base() -> Iterator[Row]:
 
 ROWS = [
     *_base(), *publishing.ROWS, *streams.ROWS, *consumers.ROWS, *state.ROWS, *dead_letters.ROWS, *admin.ROWS,
+    *principals.ROWS,
 ]  # fmt: skip
 
 

@@ -44,6 +44,8 @@ streams.delete = ["*"]
 consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
+server = { observe = ["*"], control = ["*"] }
+deny.server = { observe = ["*"], control = ["*"] }
 deny.publish = [">"]
 deny.streams.manage = ["*"]
 deny.streams.view = ["*"]
@@ -56,6 +58,25 @@ deny.streams.delete = ["*"]
 deny.consumers = { use = ["*"], reject = ["*"], delete = ["*"], control = ["*"] }
 deny.stores = { manage = ["*"], read = ["*"], write = ["*"], keys = [">"] }
 deny.dead_letters = { read = ["*"], replay = ["*"], purge = ["*"], consumers = ["*"] }
+
+# Who sees, and throws out
+
+[role.observes]
+server = { observe = ["*"] }
+
+[role.observes-some]
+server = { observe = ["a*"] }
+
+[role.observes-holes]
+server = { observe = ["*"] }
+deny.server.observe = ["all"]
+
+[role.controls]
+server = { control = ["tail", "builder*"] }
+
+[role.controls-holes]
+server = { control = ["*"] }
+deny.server.control = ["builder*"]
 
 # Who publishes
 

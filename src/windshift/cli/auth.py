@@ -29,6 +29,7 @@ _USAGE: Final = 2
 _LONGEST: Final = 16 * 1024
 _PERIOD: Final = re.compile(r"(\d{1,6})([hdw])")
 _HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
+_PEM: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOR_THE_FILE: Final = """\
 The token is shown only now. This goes to the end of the authorization file, with the roles in it:
 
@@ -123,6 +124,8 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       read-dead-letters STREAM CONSUMER   either may be '*': all
       replay-dead-letters STREAM CONSUMER
       purge-dead-letters STREAM CONSUMER
+      observe-server PRINCIPAL            '*': all
+      end-connections PRINCIPAL
     Subjects and keys may be patterns ('orders.>'): is all of it allowed?
     Quote * and > for your shell.
 
@@ -158,7 +161,78 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
         _decide(principal, action)
 
 
+def _asking(command: Any) -> Any:
+    """Add the options by which a server is reached."""
+    for option in (
+        click.option("--server", "target", default="localhost:8080", show_default=True, metavar="HOST:PORT"),
+        click.option(
+            "--token-file",
+            type=click.File("rb"),
+            metavar="FILE",
+            help="Holds the token to call with; - reads it from stdin. Without it: --cert, or nothing.",
+        ),
+        click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities of this machine."),
+        click.option("--ca", type=_PEM, metavar="FILE", help="Use TLS, and trust these authorities."),
+        click.option("--cert", type=_PEM, metavar="FILE", help="Show this client certificate."),
+        click.option("--key", type=_PEM, metavar="FILE", help="Its private key."),
+    ):
+        command = option(command)
+    return command
+
+
+@auth.command("list")
+@_asking
+def list_(**where: Any) -> None:
+    """List the principals of a running server: when each credential was used last, and what is open.
+
+    \b
+    Example:
+      windshift auth list --server windshift.example:8080 --ca ca.pem --token-file admin.token
+
+    It is about the one server that answers, and the time since it was started. The caller needs
+    server.observe. Exits with 1 when the server refuses or cannot be reached.
+    """  # noqa: D301 -- click's mark for lines that stay as they are
+    from windshift.cli.principals import list_principals
+
+    list_principals(_server(where))
+
+
+@auth.command()
+@click.argument("name")
+@_asking
+def end(name: str, **where: Any) -> None:
+    """End all connections of the principal NAME to a running server at once, and the calls on them.
+
+    Its clients may connect again: take it out of the authorization file first if they are not to. It is about
+    the one server that answers. The caller needs server.control of the principal.
+
+    \b
+    Example:
+      windshift auth end billing --server localhost:8080 --token-file admin.token
+
+    Exits with 1 when the server refuses or cannot be reached.
+    """  # noqa: D301 -- click's mark for lines that stay as they are
+    from windshift.cli.principals import end_connections
+
+    end_connections(_server(where), name)
+
+
 # Reading what was said
+
+
+def _server(where: dict[str, Any]) -> Any:
+    """Return how a server is reached and with which credentials. Raise `click.UsageError`."""
+    if find_spec("ngh2") is None:
+        fail(_USAGE, "the server is not installed (ngh2 is missing): pip install 'windshift[server]'")
+    from windshift.cli.principals import Where
+
+    if (where["cert"] is None) != (where["key"] is None):
+        raise click.UsageError("--cert and --key belong together")
+    file = where.pop("token_file")
+    token = b"" if file is None else file.read(_LONGEST).strip()
+    if file is not None and not token.isascii():
+        raise click.UsageError("what is in the file is no token")
+    return Where(token=token.decode("ascii"), **where)
 
 
 def _moment(text: str, now: datetime) -> datetime:
@@ -214,7 +288,7 @@ def _value(text: str, key: str, *, subject: bool) -> str | None:
         return text
     if key.startswith("consumers.") and (text == "-" or names.given_name(text) is None):
         return None
-    if key.startswith("dead_letters.") and text == "*":
+    if key.startswith(("dead_letters.", "server.")) and text == "*":
         return ""
     names.consumer_name("", text)
     return text

@@ -85,6 +85,11 @@ class Server:
         """Connections that are open now."""
         return len(self._connections)
 
+    @property
+    def open_connections(self) -> tuple[ServerConnection, ...]:
+        """The connections that are open now."""
+        return tuple(self._connections)
+
     async def listen(
         self,
         host: str,

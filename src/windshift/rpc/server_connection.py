@@ -306,8 +306,12 @@ class ServerConnection(ConnectionHandler):
 
     def give_up(self) -> None:
         """End the calls that did not finish within the drain, and the connection."""
+        self.end(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
+
+    def end(self, error: Exception) -> None:
+        """End all calls with an error, and the connection."""
         for call in list(self._calls.values()):
-            call.abort(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
+            call.abort(error)
         self.http2.close_gracefully()
 
 

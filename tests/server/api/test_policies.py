@@ -24,6 +24,7 @@ from windshift.server.api.policies import (
     actions,
     policy_of,
 )
+from windshift.server.api.principals import PRINCIPALS
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE
 from windshift.server.domain.errors import InvalidField
@@ -66,7 +67,7 @@ async def test_probes_are_small() -> None:
 
 async def test_the_table_is_what_the_server_has() -> None:
     """Each method is in it, and nothing else; nobody but probes is let in without being asked who it is."""
-    answered = [*map(service, (EVENTS, STATE, DEAD_LETTERS, ADMIN)), HealthService()]
+    answered = [*map(service, (EVENTS, STATE, DEAD_LETTERS, ADMIN, PRINCIPALS)), HealthService()]
     methods = [
         method for each in [*answered, *reflection_services(answered)] for method in each.methods.values()
     ]

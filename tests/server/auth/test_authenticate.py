@@ -9,6 +9,7 @@ import pytest
 from tests.support.callers import HOUR, NOW, Clock, bearer, known, people, principal, refusal
 from windshift.server.auth.authenticate import Authenticator, Identity, _Known
 from windshift.server.auth.certificates import CertificateNames
+from windshift.server.auth.last_use import LastUse
 from windshift.server.auth.tokens import EXPIRED, make_token, token_digest
 from windshift.server.domain.errors import Unauthenticated
 
@@ -209,13 +210,13 @@ def test_few_callers_are_remembered(clock: Clock) -> None:
 
 def test_large_headers_are_remembered_as_far_as_there_is_room() -> None:
     """What is remembered is bounded in size: 16 MiB of headers."""
-    remembered = _Known()
+    remembered, use = _Known(), LastUse()
     who = Identity(EDGE, "", inf)
     for number in range(3000):
-        remembered.add(b"%08d" % (number % 2900) + bytes(8000), who, inf)
+        remembered.add(b"%08d" % (number % 2900) + bytes(8000), who, inf, use)
     assert len(remembered._entries) == (16 << 20) // 8008
     assert remembered._bytes == sum(map(len, remembered._entries))
-    assert remembered.get(b"%08d" % 99 + bytes(8000)) == (who, inf)
+    assert remembered.get(b"%08d" % 99 + bytes(8000)) == (who, inf, use)
     remembered.forget(b"%08d" % 99 + bytes(8000))
     remembered.forget(b"unknown")
     assert remembered._bytes == sum(map(len, remembered._entries))

@@ -38,6 +38,7 @@ stores = {{ manage = ["cfg"], read = ["cfg"], write = ["cfg"], keys = ["billing.
 dead_letters = {{ read = ["ORDERS"], replay = ["ORDERS"], purge = ["ORDERS"], consumers = ["billing-*"] }}
 deny.publish = ["orders.internal.>"]
 deny.streams.subjects = ["orders.internal.>"]
+server = {{ observe = ["*"], control = ["billing"] }}
 [role.nothing]
 [publishing]
 shared_keys = ["orders.imported.>"]

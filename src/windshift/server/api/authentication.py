@@ -15,6 +15,7 @@ from typing import Any, Final
 from windshift.nats import asking
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
+from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
 from windshift.server.auth.actions import Action, Publish
@@ -61,6 +62,7 @@ class AuthInterceptor:
         caller = None if header is None else self._access.authenticator.known(header)
         if caller is not None:
             call.state = caller
+            peer_of(call.connection).caller = caller
             return None
         try:
             found = _identify(call, self._access.authenticator)
@@ -68,12 +70,16 @@ class AuthInterceptor:
             self._audit.denied(Caller(call.method, call.peer), error, call.started)
             raise
         call.state = found
-        return self._wait(call, found) if isinstance(found, Pending) else None
+        if isinstance(found, Pending):
+            return self._wait(call, found)
+        peer_of(call.connection).caller = found
+        return None
 
     async def _wait(self, call: ServerCall, caller: Pending) -> None:
         """Wait until it is known who calls. The call uses almost no memory until then."""
         try:
-            call.state = await caller.resolve()
+            call.state = identity = await caller.resolve()
+            peer_of(call.connection).caller = identity
         except Unauthenticated as error:
             if not call.done:
                 self._deny(call, None, error)
@@ -263,10 +269,10 @@ def _identify(call: ServerCall, authenticator: Authenticator) -> Identity | Pend
 
 def _certificate(call: ServerCall) -> tuple[str, ...]:
     """Return the names in the client's certificate, which are read once for each connection."""
-    connection = call.connection
-    if not isinstance(connection.state, tuple):
-        connection.state = certificate_names(call.peer_certificate)
-    return connection.state
+    peer = peer_of(call.connection)
+    if peer.certificate is None:
+        peer.certificate = certificate_names(call.peer_certificate)
+    return peer.certificate
 
 
 def _require_all(admission: AuthorizedStream, asked: list[Action]) -> None:

@@ -3,9 +3,33 @@
 from __future__ import annotations
 
 from windshift.rpc import ServerCall
+from windshift.rpc.connection import Connection
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.policy import Principal
+
+
+class Peer:
+    """The other side of a connection.
+
+    Attributes:
+        certificate: the names in its certificate; None = they were not read yet.
+        caller: who made the last call; None = nobody who is known.
+    """
+
+    __slots__ = ("caller", "certificate")
+
+    def __init__(self) -> None:
+        self.certificate: tuple[str, ...] | None = None
+        self.caller: Identity | None = None
+
+
+def peer_of(connection: Connection) -> Peer:
+    """Return what is known of the other side of a connection."""
+    peer = connection.state
+    if not isinstance(peer, Peer):
+        peer = connection.state = Peer()
+    return peer
 
 
 def identity_of(call: ServerCall) -> Identity | None:

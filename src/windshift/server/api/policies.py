@@ -11,12 +11,14 @@ from enum import Enum, IntEnum
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
+from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as principals_pb
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters_pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.rpc.service import UNLIMITED
 from windshift.server.api.dead_letters import MOST_IDS, read_filter, read_id, read_ids_or_filter
+from windshift.server.api.principals import read_principal
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
     EVERYTHING,
@@ -27,9 +29,11 @@ from windshift.server.auth.actions import (
     Copy,
     DeleteConsumer,
     DeleteStream,
+    EndConnections,
     MakeEphemeral,
     ManageStore,
     ManageStream,
+    ObserveServer,
     Publish,
     PurgeDeadLetters,
     PurgeStream,
@@ -288,6 +292,17 @@ def _pause(request: admin_pb.PauseConsumerRequest) -> Iterator[Action]:
     yield ControlConsumer(request.stream, names.given_name(request.consumer))
 
 
+# --- Principals -------------------------------------------------------------------------------------------
+
+
+def _observe(_: principals_pb.ListPrincipalsRequest) -> Iterator[Action]:
+    yield ObserveServer()
+
+
+def _end_connections(request: principals_pb.EndConnectionsRequest) -> Iterator[Action]:
+    yield EndConnections(request.principal)
+
+
 # --- Malformed requests ----------------------------------------------------------------------------------
 
 
@@ -374,6 +389,7 @@ _EVENTS: Final = "/windshift.events.v1alpha1.EventsService/"
 _STATE: Final = "/windshift.state.v1alpha1.StateService/"
 _DEAD_LETTERS: Final = "/windshift.deadletters.v1alpha1.DeadLettersService/"
 _ADMIN: Final = "/windshift.admin.v1alpha1.AdminService/"
+_PRINCIPALS: Final = "/windshift.admin.v1alpha1.PrincipalsService/"
 _HEALTH: Final = "/grpc.health.v1.Health/"
 
 POLICIES: Final[Mapping[str, MethodPolicy]] = {
@@ -407,6 +423,8 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_pause, _check_of_consumer),
+    _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
+    _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),
     _HEALTH + "Check": _PROBE,
     _HEALTH + "List": _PROBE,
     _HEALTH + "Watch": _PROBE,

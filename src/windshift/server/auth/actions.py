@@ -230,6 +230,24 @@ class PurgeDeadLetters(_Asked):
     _template = "purge dead letters of consumer {consumer} of stream {stream}"
 
 
+@dataclass(frozen=True, slots=True)
+class ObserveServer(_Asked):
+    """See who calls a server, and what they use of it; all of them when no principal is named."""
+
+    principal: str = ""
+    verb = "observe-server"
+    _template = "observe principal {principal} on the server"
+
+
+@dataclass(frozen=True, slots=True)
+class EndConnections(_Asked):
+    """End a principal's connections."""
+
+    principal: str
+    verb = "end-connections"
+    _template = "end connections of principal {principal}"
+
+
 def _quoted(name: str | None) -> str:
     return repr(_short(name)) if name else _short(name)
 
@@ -261,4 +279,6 @@ Action: TypeAlias = (
     | ReadDeadLetters
     | ReplayDeadLetters
     | PurgeDeadLetters
+    | ObserveServer
+    | EndConnections
 )

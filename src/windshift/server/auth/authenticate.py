@@ -14,6 +14,7 @@ from windshift.server.auth import json_web_tokens
 from windshift.server.auth.certificates import CertificateNames
 from windshift.server.auth.json_web_tokens import ReadToken, check_expiry, read_token
 from windshift.server.auth.jwks import KeySet, KeySets
+from windshift.server.auth.last_use import LastUse, LastUses
 from windshift.server.auth.policy import Policy, Principal
 from windshift.server.auth.tokens import EXPIRED, matching_token, principal_of
 from windshift.server.domain.errors import IdentityUnavailable, Unauthenticated
@@ -69,6 +70,7 @@ class Authenticator:
         keys: the keys of its issuers, as `KeySets.for_policy` gives them. Without them they are fetched when
             first needed, and anew for each authenticator.
         clock: gives the Unix time in seconds.
+        uses: where it is noted when credentials were used.
     """
 
     def __init__(
@@ -76,8 +78,10 @@ class Authenticator:
         policy: Policy,
         keys: Mapping[str, KeySet] | None = None,
         clock: Callable[[], float] = time.time,
+        uses: LastUses | None = None,
     ) -> None:
         self._policy = policy
+        self._uses = LastUses(clock) if uses is None else uses
         self._keys = KeySets().for_policy(policy) if keys is None else keys
         self._issuers = {issuer.issuer: issuer for issuer in policy.issuers.values()}
         self._clock = clock
@@ -89,6 +93,11 @@ class Authenticator:
     def principal(self, name: str) -> Principal | None:
         """Return a principal of the policy; None when there is none of that name."""
         return self._policy.principals.get(name)
+
+    @property
+    def principals(self) -> Mapping[str, Principal]:
+        """The principals of the policy, by name."""
+        return self._policy.principals
 
     def identify(
         self, authorization: bytes | None, certificate_names: Callable[[], tuple[str, ...]]
@@ -112,7 +121,14 @@ class Authenticator:
         """Return who sends this header, if that was found out before and still holds."""
         # A dictionary finds its keys by a hash with a secret, so that time tells nothing of what is in it.
         known = self._look_up(authorization)
-        return known[0] if known is not None and known[1] > self._clock() else None
+        if known is None:
+            return None
+        identity, until, use = known
+        now = self._clock()
+        if until <= now:
+            return None
+        use.at = now
+        return identity
 
     def _by_header(self, authorization: bytes) -> Identity | Pending:
         """Look closely at a header."""
@@ -125,6 +141,7 @@ class Authenticator:
         known = self._look_up(header)
         if known is not None:
             if known[1] > now:
+                known[2].at = now
                 return known[0]
             self._known.forget(header)
         if token.startswith(b"ws_"):
@@ -149,7 +166,7 @@ class Authenticator:
             raise Unauthenticated(
                 f"{credential} of {principal.name!r} has expired", EXPIRED, about=principal.name
             )
-        return self._known.add(header, Identity(principal, credential, expires), inf)
+        return self._add(header, Identity(principal, credential, expires), inf, now)
 
     def _by_jwt(self, header: bytes, text: bytes, now: float) -> Identity | Pending:
         token = read_token(text, self._issuers, now)
@@ -201,7 +218,12 @@ class Authenticator:
                 about=f"issuer {issuer}",
             )
         identity = Identity(principal, f"jwt {issuer} {subject}", token.expires)
-        return self._known.add(header, identity, now + _VERIFIED_FOR)
+        return self._add(header, identity, now + _VERIFIED_FOR, now)
+
+    def _add(self, header: bytes, identity: Identity, until: float, now: float) -> Identity:
+        use = self._uses.of(identity.principal.name, identity.credential)
+        use.at = now
+        return self._known.add(header, identity, until, use)
 
     def _by_certificate(self, names: tuple[str, ...]) -> Identity:
         if not names:
@@ -216,13 +238,16 @@ class Authenticator:
             who = ", ".join(f"{name} is {other.name!r}" for name, other in found.items())
             raise Unauthenticated(f"the client certificate is that of several: {who}", about=principal.name)
         expires = names.expires if isinstance(names, CertificateNames) else inf
-        if expires <= self._clock():
+        now = self._clock()
+        if expires <= now:
             raise Unauthenticated(
                 f"the client certificate {name} has expired",
                 "the client certificate has expired; connect with a new one",
                 about=principal.name,
             )
-        return Identity(principal, f"certificate {name}", expires)
+        credential = f"certificate {name}"
+        self._uses.of(principal.name, credential).at = now
+        return Identity(principal, credential, expires)
 
 
 def _malformed(header: bytes) -> str:
@@ -246,15 +271,15 @@ class _Known:
     """Callers by their header, each with the time at which to look closely again. The oldest goes first."""
 
     def __init__(self) -> None:
-        self._entries: OrderedDict[bytes, tuple[Identity, float]] = OrderedDict()
+        self._entries: OrderedDict[bytes, tuple[Identity, float, LastUse]] = OrderedDict()
         self.get: Final = self._entries.get
         self._bytes = 0
 
-    def add(self, header: bytes, identity: Identity, until: float) -> Identity:
+    def add(self, header: bytes, identity: Identity, until: float, use: LastUse) -> Identity:
         """Keep an identity until a Unix time, or until it expires. Return it."""
         self.forget(header)
         self._bytes += len(header)
-        self._entries[header] = (identity, min(until, identity.expires))
+        self._entries[header] = (identity, min(until, identity.expires), use)
         while len(self._entries) > _KNOWN or self._bytes > _KNOWN_BYTES:
             self.forget(next(iter(self._entries)))
         return identity

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from pathlib import Path
 from typing import Final
 
 from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
+from windshift.server.auth.last_use import LastUses
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.policy_file import PolicyError, read_policy
 from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
@@ -37,6 +39,7 @@ class Authorization:
     Attributes:
         access: the rules; nobody is known before `start`.
         watched: loads the file again.
+        uses: when credentials were used last.
     """
 
     def __init__(self, file: Path) -> None:
@@ -44,7 +47,8 @@ class Authorization:
         self._keys = KeySets()
         self._policy = Policy()
         self._demanded = asyncio.Event()
-        self.access = ActivePolicy(Authenticator(Policy()))
+        self.uses = LastUses(time.time)
+        self.access = ActivePolicy(Authenticator(Policy(), uses=self.uses))
         self.watched = Watched("authorization", [file], self._load, self._take)
 
     async def watch(self) -> None:
@@ -77,7 +81,8 @@ class Authorization:
         _log.info("the rules of the authorization file are in force", extra=known)
 
     def _put_in_force(self) -> None:
-        rules = Authenticator(self._policy, self._keys.for_policy(self._policy))
+        self.uses.keep(self._policy.principals)
+        rules = Authenticator(self._policy, self._keys.for_policy(self._policy), uses=self.uses)
         self.access.replace(rules, asyncio.get_running_loop().time())
 
 

@@ -55,6 +55,8 @@ LISTS: Final[Mapping[str, Kind]] = MappingProxyType(
         "dead_letters.replay": Kind.NAME,
         "dead_letters.purge": Kind.NAME,
         "dead_letters.consumers": Kind.NAME,
+        "server.observe": Kind.NAME,
+        "server.control": Kind.NAME,
     }
 )
 """Every list of a role by its key in the file."""
@@ -84,6 +86,8 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
         actions.ReadDeadLetters: {"stream": "dead_letters.read", "consumer": "dead_letters.consumers"},
         actions.ReplayDeadLetters: {"stream": "dead_letters.replay", "consumer": "dead_letters.consumers"},
         actions.PurgeDeadLetters: {"stream": "dead_letters.purge", "consumer": "dead_letters.consumers"},
+        actions.ObserveServer: {"principal": "server.observe"},
+        actions.EndConnections: {"principal": "server.control"},
     }
 )
 """For each action: its attributes, and the list in which each has to be found."""
@@ -313,7 +317,7 @@ def _wanted(action: Action) -> _Wanted:
 
 _READ: Mapping[Kind, Callable[[str], _Pattern]] = {Kind.SUBJECT: tokens, Kind.NAME: parts}
 _OF_NAMED_ONES = frozenset(key for key in LISTS if key.startswith("consumers."))
-_OF_ALL_WHEN_EMPTY = frozenset(key for key in LISTS if key.startswith("dead_letters."))
+_OF_ALL_WHEN_EMPTY = frozenset(key for key in LISTS if key.startswith(("dead_letters.", "server.")))
 _PLANS = {
     action: tuple((attribute, key, _READ[LISTS[key]]) for attribute, key in needs.items())
     for action, needs in NEEDS.items()

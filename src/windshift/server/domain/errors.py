@@ -399,6 +399,24 @@ class PermissionDenied(WindshiftError):
         self.rule = rule
 
 
+class PrincipalNotFound(WindshiftError):
+    """The rules know nobody of this name."""
+
+    reason = "PRINCIPAL_NOT_FOUND"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"the rules have no principal {name!r}", {"name": name})
+
+
+class ConnectionEnded(WindshiftError):
+    """Somebody who may had the connections of a principal ended. Connect again."""
+
+    reason = "CONNECTION_ENDED"
+
+    def __init__(self) -> None:
+        super().__init__("an operator ended this connection; try again")
+
+
 class QuotaExceeded(WindshiftError):
     """Somebody has as much as the rules allow. `quota` is its name there; `used` what there is already."""
 

@@ -23,6 +23,7 @@ from windshift.rpc import (
     Service,
     reflection_services,
 )
+from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.look import Look
@@ -36,6 +37,7 @@ from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.policies import policy_of
+from windshift.server.api.principals import PRINCIPALS, PrincipalsService
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import TracingInterceptor
@@ -133,7 +135,9 @@ class App:
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        self._services, self._health = _services(self._domain), HealthService()
+        principals = PrincipalsService(self.authorization, self._open_connections)
+        self._services = (*_services(self._domain), Service(PRINCIPALS, principals))
+        self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
@@ -141,6 +145,9 @@ class App:
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost += [self._domain.dead_lettering.settled.lose, self._show_health]
         self._show_health()
+
+    def _open_connections(self) -> tuple[ServerConnection, ...]:
+        return () if self._server is None else self._server.open_connections
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
         connection, requests, api, writes, *_ = nats

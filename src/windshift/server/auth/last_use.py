@@ -1,0 +1,48 @@
+"""When each credential was used last, as long as this process runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Final
+
+NEVER: Final = 0.0
+
+
+class LastUse:
+    """When a credential was used last.
+
+    Attributes:
+        at: Unix time in seconds; `NEVER` = not since the server was started.
+    """
+
+    __slots__ = ("at",)
+
+    def __init__(self) -> None:
+        self.at = NEVER
+
+
+class LastUses:
+    """When all credentials were used, across changes of the rules.
+
+    Attributes:
+        since: the Unix time in seconds from which on they are known.
+
+    Args:
+        clock: gives the Unix time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self.since = clock()
+        self._uses: dict[tuple[str, str], LastUse] = {}
+
+    def of(self, principal: str, credential: str) -> LastUse:
+        """Return the use of a principal's credential, to be read or set."""
+        use = self._uses.get((principal, credential))
+        if use is None:
+            use = self._uses[principal, credential] = LastUse()
+        return use
+
+    def keep(self, principals: Collection[str]) -> None:
+        """Forget all but these principals."""
+        for key in [key for key in self._uses if key[0] not in principals]:
+            del self._uses[key]
