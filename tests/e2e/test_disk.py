@@ -120,3 +120,16 @@ def test_grows(server: WindshiftProcess, client: Client, disk: SmallDisk) -> Non
     server.wait_for(lambda: reason(server) == "NATS can store nothing")
     with refused("RESOURCE_EXHAUSTED", "STORAGE_FULL"):
         client.publish("S.a", large)
+
+
+def test_takes_no_files(server: WindshiftProcess, client: Client) -> None:
+    """Where no file can be made nothing is stored; nats-server, which may have failed, is started anew."""
+    nats = server.nats_pid
+    (server.data / "run").rename(server.data / "elsewhere")
+    server.wait_for(lambda: reason(server) == "NATS can store nothing")
+    assert "its disk cannot be written to" in server.err
+    refuses(client)
+    (server.data / "elsewhere").rename(server.data / "run")
+    server.wait_for(lambda: reason(server) == "")
+    assert client.publish("S.a") == 2
+    server.wait_for(lambda: server.nats_pid not in {nats, None})

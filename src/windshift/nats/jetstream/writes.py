@@ -122,6 +122,8 @@ _Result: TypeAlias = Outcome | _NotSent
 
 _AGAIN: Final = codes.TEMPORARY | {codes.DUPLICATE_IN_PROCESS}
 _MOST_FOUND: Final = 4096
+_BETWEEN_LOOKS: Final = 0.5
+"""Seconds between looks whether somebody has found out why a write is not answered."""
 _SHORT_LOOK: Final = 0.02
 """Seconds that a lookup of the stream may delay another attempt."""
 
@@ -198,9 +200,6 @@ class Writes:
 
         The server itself says `NO_RESPONDERS` only if nobody at all subscribes to the subject.
         """
-        if self._api.refusal:  # a full disk is why there was no answer
-            self._requests.forget(token)
-            return NoReply.TIMED_OUT
         answer = self._requests.wait_on(token, subject, until)
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
@@ -209,6 +208,11 @@ class Writes:
             if found is None or not found.answers:
                 self._requests.forget(token)
                 return NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING
+        while not answer.done():
+            if self._api.refusal:  # a disk that takes nothing is why there was no answer
+                self._requests.forget(token)
+                return NoReply.TIMED_OUT
+            await asyncio.wait((answer,), timeout=_BETWEEN_LOOKS)
         return await answer
 
     async def _persist(self, write: Write, result: _Result) -> PubAck:

@@ -53,6 +53,16 @@ def test_failed_writes() -> None:
     assert disk.trouble is None
 
 
+@pytest.mark.parametrize("space", [ROOMY._replace(read_only=True), ROOMY._replace(free=1000)])
+def test_failures_that_nobody_could_log(space: Space) -> None:
+    """nats-server's log lies on the disk that takes nothing: it is started anew once that takes something."""
+    disk = Disk(Path("/data"))
+    disk.seen(space, "", 1.0)
+    assert not disk.worth_a_restart
+    disk.seen(ROOMY, "", 2.0)
+    assert disk.worth_a_restart
+
+
 @pytest.mark.parametrize(
     ("total", "reserve"), [(64 * MB, 3_200_000), (10_000 * MB, 500 * MB), (10**12, 1 << 30)]
 )

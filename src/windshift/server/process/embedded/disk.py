@@ -8,6 +8,7 @@ acknowledgements is then in its memory alone, and it writes that down when it st
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from contextlib import suppress
@@ -19,6 +20,8 @@ from typing import Final, NamedTuple
 _RESERVE: Final = 1 << 30
 """Bytes that are kept free at most."""
 _TRIAL: Final = 64 * 1024
+_NO_ROOM: Final = 256 * 1024
+"""Bytes; with less free nats-server may not be able to log that it failed."""
 _FEWEST_FILES: Final = 64
 """Files that must be possible besides those that there are."""
 
@@ -43,22 +46,27 @@ class Space(NamedTuple):
         return self.total - self.reserve
 
 
-def look(directory: Path, trial: Path | None = None) -> Space:
-    """Look at the file system of a directory, and try to write the file `trial`. Raises OSError."""
+def look(directory: Path, trial: Path | None = None, *, sync: bool = False) -> Space:
+    """Look at the file system of a directory, and try to write the file `trial`. Raises OSError.
+
+    A file system that was made read-only after an error of the disk shows that in nothing but a write. With
+    `sync` the file goes to the disk itself.
+    """
     found = os.statvfs(directory)
     files = found.f_favail if found.f_files else _FEWEST_FILES  # some file systems do not count them
-    read_only = bool(found.f_flag & os.ST_RDONLY) or (trial is not None and not _writable(trial))
+    read_only = bool(found.f_flag & os.ST_RDONLY) or (trial is not None and not _writable(trial, sync=sync))
     return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize, files, read_only)
 
 
-def _writable(trial: Path) -> bool:
+def _writable(trial: Path, *, sync: bool) -> bool:
     try:
         with trial.open("wb") as file:
-            file.write(bytes(_TRIAL))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError:
-        return False
+            if sync:
+                file.write(bytes(_TRIAL))
+                file.flush()
+                os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in {errno.ENOSPC, errno.EDQUOT} and not sync  # that is seen otherwise
     finally:
         with suppress(OSError):
             trial.unlink()
@@ -133,7 +141,7 @@ class Disk:
     def seen(self, space: Space | None, failed: str, now: float) -> bool:
         """Take in a look (None: there was no answer), and say whether that changed the trouble."""
         self.space = space or self.space
-        self.failed = failed or self.failed
+        self.failed = failed or self.failed or _unlogged_failure(space)
         trouble = self._judge(space)
         changed = trouble is not self.trouble
         if changed:
@@ -168,6 +176,13 @@ class Disk:
         if space.free < wanted or space.files < _FEWEST_FILES:
             return Trouble.FULL
         return Trouble.FAILED if self.failed else None
+
+
+def _unlogged_failure(space: Space | None) -> str:
+    """Return why nats-server may have failed without a word: its log lies on the same disk."""
+    if space is None or not (space.read_only or space.free < _NO_ROOM):
+        return ""
+    return "read-only file system" if space.read_only else "no space left on device"
 
 
 def _megabytes(number: int) -> str:

@@ -30,6 +30,8 @@ log = logging.getLogger(__name__)
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _USER = "windshift"
+_LOOKS_PER_TRIAL = 4
+"""So many looks at the disk while one file is written there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +83,7 @@ class EmbeddedNats:
         self._tasks: list[asyncio.Task[Any]] = []
         self._failures = Failures(self._directory.log)
         self._limit = 0
+        self._looks = 0
         self._renewed_at = -math.inf
         self._renew_pause = 0.0
         self.restarts = 0
@@ -348,8 +351,10 @@ class EmbeddedNats:
 
     def _look_at_disk(self) -> tuple[Space, str]:
         failed = self._failures.read()
-        trial = self._directory.run / "trial" if failed or self.disk.failed else None
-        return look(self._directory.path, trial), failed
+        failing = bool(failed or self.disk.failed or self.disk.trouble)
+        self._looks += 1
+        trial = self._directory.run / "trial" if failing or self._looks % _LOOKS_PER_TRIAL == 0 else None
+        return look(self._directory.path, trial, sync=failing), failed
 
     def _take_look(self, space: Space | None, failed: str, now: float) -> None:
         if not self.disk.seen(space, failed, now):
