@@ -28,7 +28,7 @@ from tests.wire.burying import (
     store,
     watching,
 )
-from tests.wire.consuming import subscribed
+from tests.wire.consuming import Call, subscribed
 from tests.wire.management import delete_consumer, ensure_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 
@@ -367,3 +367,37 @@ def test_a_subscriber_that_lost_a_replay(client: Client, nats_server: NatsServer
         call.ack(ids[0], ids[1])
         assert call.told() == ("ack", [], sorted(ids[:2]), [])
     assert sorted(letter.event.id for letter in listed(client, stream)) == sorted(ids[:2])
+
+
+def test_many_subscribers_of_two_servers(client: Client, nats_server: NatsServer, stream: str) -> None:
+    """They share the replays, and each event is delivered once."""
+    ids = [client.publish(f"{stream}.x") for _ in range(60)]
+    with subscribed(client, stream, window=60) as call:
+        for _ in ids:
+            call.event()
+        reject(call, *ids, permanently=True)
+    with running_app(nats_server.url) as address, ExitStack() as stack:
+        other = Client(address)
+        clients = (client, other, client, other)
+        calls = [stack.enter_context(subscribed(each, stream, window=3)) for each in clients]
+        seen: list[int] = []
+
+        def work(call: Call) -> None:
+            while len(seen) < len(ids):
+                try:
+                    event = call.event(0.2)
+                except AssertionError:
+                    continue
+                assert event.delivery_attempt == 1
+                seen.append(event.id)
+                ack(call, event.id)
+
+        threads = [Thread(target=work, args=(call,)) for call in calls]
+        for thread in threads:
+            thread.start()
+        assert ask(client, "Replay", pb.ReplayRequest(filter=pb.Filter(stream=stream))).replayed == 60
+        for thread in threads:
+            thread.join(60)
+        assert sorted(seen) == ids
+        other.channel.close()
+    assert listed(client, stream) == []

@@ -7,6 +7,7 @@ once all are settled.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine
 from math import inf
 from typing import Any, Final
@@ -105,41 +106,54 @@ class ReplayFeed:
         clock = await queue.clock(self._deadline())
         if clock is None:
             return inf
-        soonest, after = inf, 0
-        while True:
+        soonest, after, is_last, has_rivals = inf, 0, False, False
+        while not is_last:
             page = await queue.page(consumer, after, self._deadline())
-            for pointer in page.pointers:
-                soonest = min(soonest, await self._consider(pointer, clock))
-            after = page.after
-            if not after:
-                break
+            if has_rivals:  # seldom want what they want
+                random.shuffle(page.pointers)
+            pause = await self._bring_page(page.pointers, clock)
+            if pause is None:  # what was read is outdated
+                has_rivals = True
+                continue
+            soonest, after, is_last = min(soonest, pause), page.after, not page.after
         if soonest < inf and not (was_told and clock.replicas > 1):
             return soonest
         # The pages may have come from a replica that lags behind.
         return min(soonest, _PAUSE) if await queue.any(consumer, self._deadline()) else inf
 
-    async def _consider(self, pointer: Pointer, clock: Clock) -> float:
-        """Bring a replay if it is free; return the seconds until it may be again."""
-        wait = clock.seconds_until(pointer.free_at_ns, self._loop.time())
-        if wait > 0:
-            return wait
+    async def _bring_page(self, pointers: list[Pointer], clock: Clock) -> float | None:
+        """Bring those that are free; return the seconds until others may be, `None` if others were faster."""
+        soonest = inf
+        for pointer in pointers:
+            wait = clock.seconds_until(pointer.free_at_ns, self._loop.time())
+            if wait <= 0:
+                await self._wait_for_room()
+                wait = _PAUSE
+                if not self._shared.replays.is_taken(pointer):
+                    if not await self._bring_one(pointer):
+                        return None
+                    wait = self._timeout
+            soonest = min(soonest, wait)
+        return soonest
+
+    async def _wait_for_room(self) -> None:
         while not self._protocol.has_room_for_replays:
             self._room.clear()
             await self._room.wait()
-        if self._shared.replays.is_taken(pointer):
-            return _PAUSE
+
+    async def _bring_one(self, pointer: Pointer) -> bool:
+        """Bring a replay, or end it if there is nothing to deliver; false when somebody else was faster."""
         letter = await self._shared.store.get(pointer.id, self._deadline())
         if letter is None or letter.failure.replay_count >= pointer.number:
-            await self._shared.replays.drop(pointer, self._deadline())
-            return inf
+            return await self._shared.replays.drop(pointer, self._deadline())
         claim = await self._claim(pointer)
         if claim is None:
-            return _PAUSE
+            return False
         self._claims[claim.reply] = claim
         delivery = letter.delivery(claim.attempt, claim.reply)
         self._protocol.replayed(delivery, Replay(claim.id, claim.number), claim.since)
         self._wake.set()
-        return self._timeout
+        return True
 
     async def _claim(self, pointer: Pointer) -> Claim | None:
         """Claim a replay. What is claimed when nobody waits for it any more is given back."""

@@ -48,7 +48,7 @@ _CONFIG: Final[JsonObject] = {
     "allow_direct": True,
 }
 _NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_direct")
-_PAGE: Final = 100
+_PAGE: Final = 50
 """Pointers that are read at once."""
 _MOST_TAKEN: Final = 10_000
 """Pointers that this process has dealt with are remembered."""
@@ -203,10 +203,10 @@ class ReplayQueue:
         with self._taking(pointer):
             return claim if await claim.prolong(timeout, deadline) else None
 
-    async def drop(self, pointer: Pointer, deadline: float) -> None:
-        """End a replay whose event is not to be delivered."""
+    async def drop(self, pointer: Pointer, deadline: float) -> bool:
+        """End a replay whose event is not to be delivered; false when somebody else was faster."""
         with self._taking(pointer):
-            await self._stream.delete(pointer.sequence, deadline)
+            return await self._stream.delete(pointer.sequence, deadline)
 
     @contextmanager
     def _taking(self, pointer: Pointer) -> Iterator[None]:
