@@ -8,9 +8,9 @@ budget as its answer may have, before it is sent, and gives it back when the ans
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from contextvars import ContextVar
-from typing import Final, NamedTuple
+from typing import Final, TypeAlias
 
 from windshift.nats.errors import Busy
 
@@ -25,14 +25,14 @@ asking: ContextVar[str] = ContextVar("asking", default="")
 """On whose behalf the current task sends requests. Equal names share their part of a budget."""
 
 
-class Share(NamedTuple):
-    """A share of a budget that somebody holds."""
+Share: TypeAlias = tuple[str, int]
+"""Who has a part of a budget, and how many bytes."""
 
-    asker: str
-    size: int
+_Turn: TypeAlias = tuple[asyncio.Future[None], int, float]
+"""Completes when the bytes are there; how many; by when."""
 
-
-_Queue = OrderedDict[asyncio.Future[None], int]
+_SWEEP: Final = 0.05
+"""Seconds between two looks for those whose time is over. A timer for each would cost as much as the rest."""
 
 
 class Budget:
@@ -55,7 +55,8 @@ class Budget:
         self._most = size // 2
         self._max_waiting = max_waiting
         self._of: dict[str, int] = {}
-        self._queues: OrderedDict[str, _Queue] = OrderedDict()
+        self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
         self._is_short = False  # whether somebody waits for bytes that others hold
         self.used = self.waiting = 0
 
@@ -74,26 +75,27 @@ class Budget:
         share = self.take_now(size)
         if share is not None:
             return share
-        asker = asking.get()
+        asker, loop = asking.get(), asyncio.get_running_loop()
         queue = self._queues.get(asker)
         if queue is None:
-            queue = self._queues[asker] = OrderedDict()
+            queue = self._queues[asker] = deque()
         elif len(queue) >= self._max_waiting:
             raise Busy
-        loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
-        queue[turn] = size
+        queue.append((turn, size, deadline))
         self.waiting += 1
-        self._hand_out()
-        timer = loop.call_at(deadline, _expire, turn)
+        self._is_short = self._is_short or not self._is_free(size)
+        if self._timer is None:
+            self._timer = loop.call_later(_SWEEP, self._sweep, loop)
         try:
             await turn
-        except BaseException:
-            self._leave(asker, turn, size)
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.waiting -= 1
+            elif turn.exception() is None:  # the bytes came in this very moment
+                self.give_back((asker, size))
             raise
-        finally:
-            timer.cancel()
-        return Share(asker, size)
+        return asker, size
 
     def give_back(self, share: Share) -> None:
         """Give bytes back, to those who wait."""
@@ -117,49 +119,38 @@ class Budget:
     def _take(self, asker: str, size: int) -> Share:
         self.used += size
         self._of[asker] = self._of.get(asker, 0) + size
-        return Share(asker, size)
+        return asker, size
 
     def _hand_out(self) -> None:
-        """Hand out bytes. Nobody overtakes an asker that waits for bytes that others hold."""
+        """Give what there is to those who wait. Nobody overtakes who waits for what others have."""
         self._is_short = False
         passed = 0
         while passed < len(self._queues):
             asker, queue = next(iter(self._queues.items()))
-            turn, size = next(iter(queue.items()))
-            if turn.done():  # it is about to stop waiting
-                self._remove(asker, turn)
-                passed = 0
-                continue
-            if not self._may_have(asker, size):
+            turn, size, _ = queue[0]
+            if not turn.done():
+                if not self._may_have(asker, size):
+                    self._queues.move_to_end(asker)
+                    passed += 1
+                    continue
+                if not self._is_free(size):
+                    self._is_short = True
+                    return
+                self._take(asker, size)
+                self.waiting -= 1
+                turn.set_result(None)
                 self._queues.move_to_end(asker)
-                passed += 1
-                continue
-            if not self._is_free(size):
-                self._is_short = True
-                return
             passed = 0
-            self._take(asker, size)
-            turn.set_result(None)
-            self._remove(asker, turn)
+            queue.popleft()
+            if not queue:
+                del self._queues[asker]
 
-    def _remove(self, asker: str, turn: asyncio.Future[None]) -> None:
-        queue = self._queues[asker]
-        del queue[turn]
-        self.waiting -= 1
-        if queue:
-            self._queues.move_to_end(asker)
-        else:
-            del self._queues[asker]
-
-    def _leave(self, asker: str, turn: asyncio.Future[None], size: int) -> None:
-        """Stop waiting; give back what was handed out at this moment."""
-        if turn in self._queues.get(asker, ()):
-            self._remove(asker, turn)
-            self._hand_out()
-        elif not turn.cancelled() and turn.exception() is None:
-            self.give_back(Share(asker, size))
-
-
-def _expire(turn: asyncio.Future[None]) -> None:
-    if not turn.done():
-        turn.set_exception(Busy())
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those whose time is over."""
+        now = loop.time()
+        for queue in self._queues.values():
+            for turn, _, deadline in queue:
+                if deadline <= now and not turn.done():
+                    self.waiting -= 1
+                    turn.set_exception(Busy())
+        self._timer = loop.call_later(_SWEEP, self._sweep, loop) if self.waiting else None
