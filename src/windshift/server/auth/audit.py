@@ -21,7 +21,7 @@ _log = logging.getLogger(AUDIT)
 _log.setLevel(logging.INFO)
 
 _INTERVAL: Final = 10.0
-_MOST: Final = 1000
+_MOST: Final = 300
 """Records of calls that were not allowed to one principal, in that time: they must fill no disk."""
 _MOST_OF_STRANGERS: Final = 300
 """The same of calls without valid credentials: of those that have none, of those that name nobody, and of
