@@ -113,7 +113,7 @@ class App:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
-        `storage` is how many bytes the broker may store, if that is known.
+        `storage` is how many bytes the broker may store, if known.
         """
         self._config = config
         self._share_port = share_port
@@ -142,6 +142,10 @@ class App:
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
+        self._follow_connection()
+
+    def _follow_connection(self) -> None:
+        """Keep gRPC health, and what calls remember, true to the connection."""
         self.connection.on_connected.append(self._show_health)
         self.connection.on_lost += [self._domain.dead_lettering.settled.lose, self._show_health]
         self._show_health()
