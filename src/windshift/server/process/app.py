@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -99,6 +99,7 @@ class App:
     _serving_since: float | None = None
     _draining_since: float | None = None
     _flush_by = 0.0
+    _watches: Sequence[asyncio.Task[None]] = ()
     _trouble: Readiness | None = None
 
     def __init__(
@@ -127,16 +128,14 @@ class App:
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
         self._copies = None if access is None else Copies(nats.api, access, audit)
-        limit = _dead_letters_limit(config.events.dead_letters_max, storage)
-        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership, limit)
-        self._watches: list[asyncio.Task[None]] = []
+        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership, storage)
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        principals = PrincipalsService(self.authorization, self._open_connections)
-        self._services = (*_services(self._domain), Service(PRINCIPALS, principals))
+        principals = Service(PRINCIPALS, PrincipalsService(self.authorization, self._open_connections))
+        self._services = (*_services(self._domain), principals)
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
@@ -203,8 +202,7 @@ class App:
         tls = None if self._tls is None else self._tls.context
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
-        for watch in self._watching():
-            self._watches.append(asyncio.create_task(watch))
+        self._watches = [asyncio.create_task(watch) for watch in self._watching()]
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
             self.metrics.start(server)
@@ -337,10 +335,11 @@ class _Domain:
         stats: DeadLetterStats,
         tracer: Tracer | None,
         ownership: Ownership | None,
-        limit: SizeLimit,
+        storage: int | None,
     ) -> None:
         connection, requests, api, writes, notes, _ = nats
         replicas = config.nats.default_replicas
+        limit = _dead_letters_limit(config.events.dead_letters_max, storage)
         store = DeadLetterStore(api, writes, replicas, limit)
         writer = DeadLetterWriter(connection, api, store)
         queue = ReplayQueue(api, writes, notes, replicas)
