@@ -102,7 +102,7 @@ class ReplayFeed:
     async def _bring(self, *, was_told: bool) -> float:
         """Bring the replays that are free now; return the seconds until others may be."""
         queue, consumer = self._shared.replays, self._protocol.consumer
-        self._claims = {reply: claim for reply, claim in self._claims.items() if not claim.is_over}
+        self._forget_claims()
         clock = await queue.clock(self._deadline())
         if clock is None:
             return inf
@@ -120,6 +120,15 @@ class ReplayFeed:
             return soonest
         # The pages may have come from a replica that lags behind.
         return min(soonest, _PAUSE) if await queue.any(consumer, self._deadline()) else inf
+
+    def _forget_claims(self) -> None:
+        """Forget claims that the client cannot settle any more."""
+        long_ago = self._loop.time() - 2 * self._patience
+        self._claims = {
+            reply: claim
+            for reply, claim in self._claims.items()
+            if not claim.is_settled and claim.until > long_ago
+        }
 
     async def _bring_page(self, pointers: list[Pointer], clock: Clock) -> float | None:
         """Bring those that are free; return the seconds until others may be, `None` if others were faster."""

@@ -61,9 +61,9 @@ class Claim:
         self.reply = f"_WS.replaying.{stream_name}.{consumer}.{told}".encode()
 
     @property
-    def is_over(self) -> bool:
-        """Whether it was ended or given back, or somebody else took it over."""
-        return self._ended is not None
+    def is_settled(self) -> bool:
+        """Whether it was ended or given back."""
+        return self._ended is True
 
     async def prolong(self, timeout: timedelta, deadline: float) -> bool:
         """Let nobody else deliver the event for as long as `timeout` from now on."""

@@ -244,10 +244,15 @@ class ReplayQueue:
             info = await self._stream.info(deadline)
             if info is None or not info["state"].get("consumer_count"):
                 return
-            answer = await self._api.call(f"CONSUMER.LIST.{STREAM}", {"offset": 0}, deadline)
-            for each in answer.get("consumers") or ():
-                if not each.get("num_waiting"):
-                    await self._api.delete_consumer(STREAM, each["name"], deadline)
+            found = self._api.listed(f"CONSUMER.LIST.{STREAM}", "consumers", deadline)
+            for name in [each["name"] async for each in found if _is_old(each)]:
+                await self._api.delete_consumer(STREAM, name, deadline)
+
+
+def _is_old(consumer: JsonObject) -> bool:
+    """Whether an earlier version made a JetStream consumer, and nobody pulls from it."""
+    ours = str(consumer["config"].get("description", "")).startswith("Replays of consumer ")
+    return ours and not consumer.get("num_waiting")
 
 
 def _id(subject: str) -> DeadLetterId | None:
