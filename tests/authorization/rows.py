@@ -273,6 +273,28 @@ def _entry(world: World, request: Any) -> Any:
     return world.witness.message(f"KV_{request.store}", last_by_subj=f"$KV.{request.store}.{request.key}")
 
 
+def _stores_listed(world: World, request: Any, responses: Any) -> None:
+    assert all(world.witness.stream(f"KV_{each.store}") for each in responses[0].stores)
+
+
+def _store_deleted(world: World, request: Any, _: Any) -> None:
+    assert world.witness.stream(f"KV_{request.store}") is None
+
+
+def _keys_listed(world: World, request: Any, responses: Any) -> None:
+    for entry in responses[0].entries:
+        subject = f"$KV.{request.store}.{entry.key}"
+        stored = world.witness.message(f"KV_{request.store}", last_by_subj=subject)
+        assert stored is not None
+        assert stored["seq"] == entry.revision
+
+
+def _history_read(world: World, request: Any, responses: Any) -> None:
+    stored = _entry(world, request)
+    found = [entry.revision for entry in responses[0].entries]
+    assert found == ([] if stored is None else [stored["seq"]])
+
+
 def _listed(world: World, request: Any, responses: Any) -> None:
     letters = responses[0].dead_letters
     assert letters
@@ -374,6 +396,11 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "StateService/Get": _got,
     "StateService/Set": _set,
     "StateService/Delete": _deleted,
+    "StateService/Touch": _set,
+    "StateService/ListStores": _stores_listed,
+    "StateService/DeleteStore": _store_deleted,
+    "StateService/ListKeys": _keys_listed,
+    "StateService/History": _history_read,
     "DeadLettersService/List": _listed,
     "DeadLettersService/Get": _letter_got,
     "DeadLettersService/Replay": _replayed,

@@ -43,6 +43,12 @@ def _letter(kind: Any) -> Make:
     return lambda world: kind(ids=[world.letter("ann-1")])
 
 
+def touched(world: World) -> str:
+    """Set a key; give it."""
+    world.admin.set("cfg", "touched")
+    return "touched"
+
+
 REQUESTS: dict[str, Message | Make] = {
     "EventsService/EnsureStream": _stream,
     "EventsService/EnsureConsumer": lambda world: events_pb.EnsureConsumerRequest(
@@ -61,6 +67,11 @@ REQUESTS: dict[str, Message | Make] = {
     "StateService/EnsureStore": lambda world: state_pb.EnsureStoreRequest(store=world.name("base-")),
     "StateService/Get": state_pb.GetRequest(store="cfg", key="billing.a"),
     "StateService/Set": state_pb.SetRequest(store="cfg", key="billing.a", value=any_of("x")),
+    "StateService/Touch": lambda world: state_pb.TouchRequest(store="cfg", key=touched(world)),
+    "StateService/ListStores": state_pb.ListStoresRequest(),
+    "StateService/DeleteStore": lambda world: state_pb.DeleteStoreRequest(store=state.drop(world)),
+    "StateService/ListKeys": state_pb.ListKeysRequest(store="cfg"),
+    "StateService/History": state_pb.HistoryRequest(store="cfg", key="billing.a"),
     "StateService/Delete": state_pb.DeleteRequest(store="cfg", key="billing.gone"),
     "DeadLettersService/List": dead_letters_pb.ListRequest(),
     "DeadLettersService/Get": lambda world: dead_letters_pb.GetRequest(id=world.letter("ann-1")),
@@ -93,7 +104,7 @@ REQUESTS: dict[str, Message | Make] = {
 """A request of every method, for which a principal that may do everything is let through."""
 
 
-_OPEN_TO_KNOWN = ("ServerReflection", "AdminService/ListStreams")
+_OPEN_TO_KNOWN = ("ServerReflection", "StateService/ListStores", "AdminService/ListStreams")
 """Methods that any known caller may ask; lists leave out what it may not see."""
 
 

@@ -216,6 +216,9 @@ deny.stores.read = ["vault"]
 deny.stores.write = ["vault", "cfg"]
 deny.stores.keys = ["secret.>", "*.hidden"]
 
+[role.keeper-of-stores]
+stores = { manage = ["s-*"], write = ["s-*"], keys = [">"] }
+
 [role.half-keys]
 stores = { read = ["vault"], write = ["vault"], keys = ["open.>"] }
 

@@ -529,7 +529,8 @@ async def test_made_alike(sides: Sides, unique: Unique) -> None:
             await theirs(sides).stream.create_key_value(bucket=bucket, direct=True)
         info = await ours(sides).broker.api.stream_info(f"KV_{bucket}", in_seconds(20))
         config = {**info["config"], "name": "", "subjects": ""}
-        config.pop("allow_msg_ttl", None)
+        for key in ("allow_msg_ttl", "subject_delete_marker_ttl"):
+            config.pop(key, None)
         config.pop("metadata", None)  # which level of the API it needs
         configs.append(config)
     assert configs[0] == configs[1]

@@ -119,6 +119,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       delete-consumer STREAM CONSUMER
       control-consumer STREAM CONSUMER    pause and resume it
       manage-store STORE
+      view-store STORE
       read-key STORE KEY
       write-key STORE KEY
       read-dead-letters STREAM CONSUMER   either may be '*': all

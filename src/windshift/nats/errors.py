@@ -95,6 +95,14 @@ class NoBucket(NatsError):
         self.bucket = bucket
 
 
+class NoTtl(NatsError):
+    """The bucket's messages cannot expire by themselves: it was made without that."""
+
+    def __init__(self, bucket: str) -> None:
+        super().__init__(bucket)
+        self.bucket = bucket
+
+
 class Superseded(NatsError):
     """The key has another last sequence than the write expected; nothing was stored."""
 

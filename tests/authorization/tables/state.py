@@ -82,15 +82,59 @@ def _ensuring(who: str, store: str, answer: Answer) -> Row:
     return Row("StateService/EnsureStore", who, request, answer, store)
 
 
+# Listing keys: by principal, store and filter (empty = all).
+
+_LISTED: dict[str, dict[tuple[str, str], Answer]] = {
+    "keys": {
+        ("cfg", "billing.>"): ALLOWED,
+        ("cfg", "billing.*"): ALLOWED,
+        ("cfg", "*.a"): DENIED,
+        ("cfg", ""): DENIED,
+        ("vault", "billing.>"): DENIED,
+        ("cfg", "a..b"): INVALID,
+    },
+    "keys-write": {("cfg", "billing.>"): DENIED},
+    "keys-holes": {("cfg", "billing.b.>"): ALLOWED, ("cfg", ""): DENIED, ("cfg", "secret.>"): DENIED},
+}
+
+# Deleting a store takes the right to manage it, and to write all of its keys.
+
+_DROPPED: dict[str, dict[str, Answer]] = {
+    "keys": {"s-#": DENIED},
+    "keys-write": {"cfg": DENIED},
+    "keeper-of-stores": {"s-#": ALLOWED, "cfg": DENIED, "WS_x": INVALID},
+}
+
+
+def _dropping(who: str, store: str, answer: Answer) -> Row:
+    def request(world: World) -> pb.DeleteStoreRequest:
+        return pb.DeleteStoreRequest(store=drop(world) if "#" in store else store)
+
+    return Row("StateService/DeleteStore", who, request, answer, store)
+
+
+def drop(world: World) -> str:
+    """Make a store that may go; give its name."""
+    return world.admin.ensure_store(world.name("s-"))
+
+
 def _rows() -> Iterator[Row]:
     for who, answers in _STORES.items():
         for store, answer in answers.items():
             yield _ensuring(who, store, answer)
+    for who, answers in _DROPPED.items():
+        for store, answer in answers.items():
+            yield _dropping(who, store, answer)
+    for who, listed in _LISTED.items():
+        for (store, filter_), answer in listed.items():
+            request = pb.ListKeysRequest(store=store, filter=filter_)
+            yield Row("StateService/ListKeys", who, request, answer, f"{filter_ or 'all'} of {store}")
     for who, by_key in _READ_AND_WRITTEN.items():
         for (store, key), (read, written) in by_key.items():
             about = f"{store} {key}"
             set_ = pb.SetRequest(store=store, key=key, value=any_of("x"))
             yield Row("StateService/Get", who, pb.GetRequest(store=store, key=key), read, about)
+            yield Row("StateService/History", who, pb.HistoryRequest(store=store, key=key), read, about)
             yield Row("StateService/Delete", who, pb.DeleteRequest(store=store, key=key), written, about)
             yield Row("StateService/Set", who, set_, written, about)
 

@@ -66,6 +66,7 @@ LEADER_NOT_CURRENT: Final = 10163
 WRONG_LAST_SEQUENCE_UNTOLD: Final = 10164
 """`WRONG_LAST_SEQUENCE` of a cluster that had another write to the subject under way: which sequence is the
 last is not told."""
+TTL_NOT_ENABLED: Final = 10166
 TOO_MANY_REQUESTS: Final = 10167
 LEADER_CHANGING: Final = 10194
 CONSUMER_OFFLINE_REASON: Final = 10195

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
-from windshift.nats.errors import JetStreamError, MessageTooLarge, NoBucket, NoStream, Superseded
+from windshift.nats.errors import JetStreamError, MessageTooLarge, NoBucket, NoStream, NoTtl, Superseded
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Write, Writes
-from windshift.nats.times import Time
+from windshift.nats.times import NANOSECONDS, Time
 
 _OPERATION: Final = b"KV-Operation"
 _DELETED: Final = h.block(((_OPERATION, b"DEL"),))
@@ -25,20 +25,51 @@ _MARKERS: Final = frozenset({b"DEL", b"PURGE"})
 _MARKER_REASON: Final = b"Nats-Marker-Reason"
 """Set by the server on its own markers, when a value expired or was purged."""
 
+_TTL: Final = b"Nats-TTL"
+"""Seconds after which the server removes the message. Other programs may write it as a Go duration."""
+_PREFIX: Final = "KV_"
+
 _OTHER_WRITE: Final = 0.005
 """Seconds until a read sees another write that a cluster has under way."""
 
 
 class Record(NamedTuple):
-    """The last message of a key. Without a value it is a marker; sequence 0 = never written."""
+    """A message of a key. Without a value it is a marker; sequence 0 = never written.
+
+    Attributes:
+        sequence: its sequence in the bucket's stream.
+        value: what it holds.
+        time: when it was written.
+        ttl: seconds after that when it expires by itself; None = never, or when the bucket says.
+    """
 
     sequence: int
     value: bytes | None = None
     time: Time = Time(0, 0)
-    """When it was written."""
+    ttl: int | None = None
 
 
 NEVER_WRITTEN: Final = Record(0)
+
+
+class BucketInfo(NamedTuple):
+    """A bucket, and how much it holds.
+
+    Attributes:
+        name: the bucket's name.
+        keys: how many, with those whose last message is a marker.
+        size: bytes.
+        history: messages kept of each key.
+        max_age_ns: age at which they expire, in nanoseconds; 0 = never.
+        keeps_ttl: whether messages may expire by themselves.
+    """
+
+    name: str
+    keys: int
+    size: int
+    history: int
+    max_age_ns: int
+    keeps_ttl: bool
 
 
 class Buckets:
@@ -57,9 +88,22 @@ class Buckets:
         """Tell whether there is such a bucket."""
         return await self._api.find_stream(_stream(bucket), deadline) is not None
 
-    async def ensure(self, bucket: str, deadline: float, metadata: Mapping[str, str] | None = None) -> None:
-        """Create a bucket, with metadata perhaps; leave one that exists as it is."""
+    async def ensure(
+        self,
+        bucket: str,
+        deadline: float,
+        metadata: Mapping[str, str] | None = None,
+        history: int = 1,
+        max_age_ns: int = 0,
+    ) -> None:
+        """Create a bucket, with metadata perhaps; leave one that exists as it is.
+
+        `history` is how many messages it keeps of each key, `max_age_ns` when they expire; 0 = never.
+        """
         config = _config(bucket, self._default_replicas)
+        config |= {"max_msgs_per_subject": history, "max_age": max_age_ns}
+        if max_age_ns:  # a longer window is refused
+            config["duplicate_window"] = min(config["duplicate_window"], max_age_ns)
         if metadata:
             config["metadata"] = dict(metadata)
         try:
@@ -77,14 +121,65 @@ class Buckets:
             raise _unless_missing(error, bucket) from error
         return NEVER_WRITTEN if message is None else _record(message)
 
+    async def info(self, bucket: str, deadline: float) -> BucketInfo:
+        """Describe a bucket."""
+        try:
+            return _info(await self._api.stream_info(_stream(bucket), deadline))
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+
+    async def all(self, deadline: float) -> list[BucketInfo]:
+        """Describe all buckets of the account."""
+        return [
+            _info(info)
+            async for info in self._api.listed("STREAM.LIST", "streams", deadline)
+            if info["config"]["name"].startswith(_PREFIX)
+        ]
+
+    async def delete(self, bucket: str, deadline: float) -> None:
+        """Delete a bucket with all that is in it."""
+        try:
+            await self._api.change(f"STREAM.DELETE.{_stream(bucket)}", None, deadline)
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+
+    async def keys(self, bucket: str, pattern: str, deadline: float) -> list[str]:
+        """List the keys that match and have a message, those with a marker included."""
+        start, found = len(_subject(bucket, "")), list[str]()
+        try:
+            async for subjects in self._api.subjects(_stream(bucket), _subject(bucket, pattern), deadline):
+                found += [subject[start:] for subject in subjects]
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+        return found
+
+    async def history(self, bucket: str, key: str, deadline: float) -> list[Record]:
+        """Read the messages that the bucket holds of a key from its leader, oldest first."""
+        records: list[Record] = []
+        query = {"seq": 1, "next_by_subj": _subject(bucket, key)}
+        try:
+            while (message := await self._api.message(_stream(bucket), query, deadline)) is not None:
+                records.append(_record(message))
+                query["seq"] = message.sequence + 1
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+        return records
+
     async def put(
-        self, bucket: str, key: str, value: bytes, deadline: float, expected: int | None = None
+        self,
+        bucket: str,
+        key: str,
+        value: bytes,
+        deadline: float,
+        expected: int | None = None,
+        ttl: int | None = None,
     ) -> int:
         """Write a value, if `expected` is the sequence of the key's last message or `None`.
 
-        Return the value's sequence.
+        `ttl` has it expire after so many seconds. Return the value's sequence. May also raise `NoTtl`.
         """
-        return await self._write(bucket, key, value, b"", deadline, expected)
+        headers = b"" if ttl is None else h.block(((_TTL, b"%d" % ttl),))
+        return await self._write(bucket, key, value, headers, deadline, expected)
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
         """Delete a key; otherwise like `put`."""
@@ -108,6 +203,8 @@ class Buckets:
                 raise Superseded from None
             if error.err_code == codes.WRONG_LAST_SEQUENCE:
                 raise Superseded from None
+            if error.err_code == codes.TTL_NOT_ENABLED:
+                raise NoTtl(bucket) from None
             if error.err_code == codes.MESSAGE_TOO_LARGE:
                 info = await self._api.stream_info(_stream(bucket), deadline)
                 raise MessageTooLarge(int(info["config"]["max_msg_size"])) from error
@@ -115,7 +212,19 @@ class Buckets:
 
 
 def _stream(bucket: str) -> str:
-    return f"KV_{bucket}"
+    return _PREFIX + bucket
+
+
+def _info(info: JsonObject) -> BucketInfo:
+    config, state = info["config"], info["state"]
+    return BucketInfo(
+        config["name"].removeprefix(_PREFIX),
+        state.get("num_subjects", 0),
+        state["bytes"],
+        config.get("max_msgs_per_subject", 1),
+        config.get("max_age", 0),
+        bool(config.get("allow_msg_ttl")),
+    )
 
 
 def _subject(bucket: str, key: str) -> str:
@@ -123,7 +232,11 @@ def _subject(bucket: str, key: str) -> str:
 
 
 def _config(bucket: str, replicas: int) -> JsonObject:
-    """Configure a bucket as NATS clients do: one value per key, no limits."""
+    """Configure a bucket as NATS clients do: no limits.
+
+    Values may expire by themselves (nats-server 2.11); the server then writes a marker in their place, which
+    lives as long as the shortest value may: if it lived longer, such values would too (2.15).
+    """
     return {
         "name": _stream(bucket),
         "subjects": [_subject(bucket, ">")],
@@ -135,6 +248,8 @@ def _config(bucket: str, replicas: int) -> JsonObject:
         "allow_direct": True,
         "allow_rollup_hdrs": True,
         "deny_delete": True,
+        "allow_msg_ttl": True,
+        "subject_delete_marker_ttl": NANOSECONDS,
     }
 
 
@@ -142,7 +257,8 @@ def _record(message: StoredMessage) -> Record:
     is_marker = h.find(message.headers, _OPERATION) in _MARKERS
     if is_marker or h.find(message.headers, _MARKER_REASON) is not None:
         return Record(message.sequence, None, message.time)
-    return Record(message.sequence, message.body, message.time)
+    ttl = h.find(message.headers, _TTL) or b""
+    return Record(message.sequence, message.body, message.time, int(ttl) if ttl.isdigit() else None)
 
 
 def _unless_missing(error: JetStreamError, bucket: str) -> Exception:

@@ -14,7 +14,6 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
-from windshift.server.admin.pages import read_token, write_token
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.tail import Tail
 from windshift.server.api.call_stream import CallStream
@@ -27,6 +26,7 @@ from windshift.server.auth.actions import ViewStream
 from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.pages import read_token, write_token
 from windshift.server.events.deliveries import read_stored
 from windshift.server.events.headers import OWN
 from windshift.server.events.positions import rfc3339

@@ -206,8 +206,19 @@ def _get(request: state_pb.GetRequest) -> Iterator[Action]:
     yield ReadKey(request.store, request.key)
 
 
-def _write(request: state_pb.SetRequest | state_pb.DeleteRequest) -> Iterator[Action]:
+def _write(
+    request: state_pb.SetRequest | state_pb.DeleteRequest | state_pb.TouchRequest,
+) -> Iterator[Action]:
     yield WriteKey(request.store, request.key)
+
+
+def _delete_store(request: state_pb.DeleteStoreRequest) -> Iterator[Action]:
+    yield ManageStore(request.store)
+    yield WriteKey(request.store, EVERYTHING)
+
+
+def _list_keys(request: state_pb.ListKeysRequest) -> Iterator[Action]:
+    yield ReadKey(request.store, request.filter or EVERYTHING)
 
 
 # --- Dead letters -----------------------------------------------------------------------------------------
@@ -314,6 +325,12 @@ def _check_store(request: state_pb.EnsureStoreRequest) -> None:
     names.store_name("store", request.store)
 
 
+def _check_keys(request: state_pb.ListKeysRequest) -> None:
+    names.store_name("store", request.store)
+    if request.filter:
+        names.filter_subject("filter", request.filter)
+
+
 def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.DeleteRequest) -> None:
     names.store_name("store", request.store)
     names.key("key", request.key)
@@ -405,6 +422,11 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "Get": _state(_get, _check_key, writes=False),
     _STATE + "Set": replace(_state(_write, _check_key), max_size=UNLIMITED, stores=True),
     _STATE + "Delete": _state(_write, _check_key),
+    _STATE + "Touch": _state(_write, _check_key),
+    _STATE + "ListStores": MethodPolicy(rule=None, weight=Weight.LIST),
+    _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
+    _STATE + "ListKeys": replace(_state(_list_keys, _check_keys, writes=False), weight=Weight.LIST),
+    _STATE + "History": _state(_get, _check_key, writes=False),
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+from typing import Final
+
 from google.protobuf.any_pb2 import Any
+from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import DecodeError
 from google.protobuf.timestamp_pb2 import Timestamp
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -11,10 +15,20 @@ from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
 from windshift.server.api.callers import caller_of
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import number
+from windshift.server.api.fields import duration, number
+from windshift.server.auth.actions import EVERYTHING, ViewStore
+from windshift.server.auth.authenticate import Identity
+from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
-from windshift.server.state.model import Entry
+from windshift.server.domain.pages import cut_page, read_token, write_token
+from windshift.server.state.model import Entry, KeyRevision, StoreInfo
 from windshift.server.state.stores import Stores
+
+_MOST_HISTORY: Final = 64
+"""The most that NATS clients let a bucket keep."""
+_SHORTEST_TTL: Final = timedelta(seconds=1)
+_LARGEST_PAGE: Final = 1_000
+_PAGE: Final = 100
 
 STATE = pb.DESCRIPTOR.services_by_name["StateService"]
 
@@ -27,7 +41,9 @@ class StateService:
 
     async def ensure_store(self, request: pb.EnsureStoreRequest, call: ServerCall) -> pb.EnsureStoreResponse:
         """Create a store, or leave it as it is."""
-        await self._stores.ensure(request.store, answer_by(call), caller_of(call))
+        history = number("history", request.history, _MOST_HISTORY) or 1
+        ttl = duration("ttl", request.ttl, _SHORTEST_TTL)
+        await self._stores.ensure(request.store, answer_by(call), caller_of(call), history, ttl)
         return pb.EnsureStoreResponse()
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
@@ -44,8 +60,15 @@ class StateService:
             answer_by(call),
             create_only=request.create_only,
             last_revision=_last_revision(request),
+            ttl=_seconds("ttl", request.ttl),
         )
         return pb.SetResponse(revision=revision)
+
+    async def touch(self, request: pb.TouchRequest, call: ServerCall) -> pb.TouchResponse:
+        """Give a value another time to live."""
+        ttl = _seconds("ttl", request.ttl)
+        revision = await self._stores.touch(request.store, request.key, ttl, answer_by(call))
+        return pb.TouchResponse(revision=revision)
 
     async def delete(self, request: pb.DeleteRequest, call: ServerCall) -> pb.DeleteResponse:
         """Delete a key."""
@@ -53,6 +76,88 @@ class StateService:
             request.store, request.key, answer_by(call), last_revision=_last_revision(request)
         )
         return pb.DeleteResponse()
+
+    # --- Looking ------------------------------------------------------------------------------------------
+
+    async def list_stores(self, request: pb.ListStoresRequest, call: ServerCall) -> pb.ListStoresResponse:
+        """List the stores that the caller may see."""
+        size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
+        after = read_token("page_token", request.page_token, (str,))
+        found = {each.name: each for each in await self._stores.all(answer_by(call))}
+        visible = [(name,) for name in found if _may_view(call, name)]
+        page, more = cut_page(visible, size, None if after is None else (after[0],))
+        return pb.ListStoresResponse(
+            stores=[_store_entry(found[name]) for (name,) in page],
+            next_page_token="" if more is None else write_token([*more]),
+        )
+
+    async def delete_store(self, request: pb.DeleteStoreRequest, call: ServerCall) -> pb.DeleteStoreResponse:
+        """Delete a store."""
+        await self._stores.drop(request.store, answer_by(call))
+        return pb.DeleteStoreResponse()
+
+    async def list_keys(self, request: pb.ListKeysRequest, call: ServerCall) -> pb.ListKeysResponse:
+        """List keys."""
+        if request.filter:
+            names.filter_subject("filter", request.filter)
+        bound = (request.store, request.filter)
+        after = read_token("page_token", request.page_token, (str,), *bound)
+        page = await self._stores.keys(
+            request.store,
+            request.filter or EVERYTHING,
+            "" if after is None else after[0],
+            number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE,
+            answer_by(call),
+            with_values=request.with_values,
+        )
+        return pb.ListKeysResponse(
+            entries=[_key_entry(each, with_value=request.with_values) for each in page.entries],
+            next_page_token=write_token([page.after], *bound) if page.after else "",
+        )
+
+    async def history(self, request: pb.HistoryRequest, call: ServerCall) -> pb.HistoryResponse:
+        """Read what a key held."""
+        found = await self._stores.history(request.store, request.key, answer_by(call))
+        return pb.HistoryResponse(entries=[_key_entry(each, with_value=True) for each in found])
+
+
+def _may_view(call: ServerCall, store: str) -> bool:
+    identity = call.state
+    if not isinstance(identity, Identity):
+        return True
+    return identity.principal.permissions.decide(ViewStore(store)).allowed
+
+
+def _seconds(field: str, value: Duration) -> int | None:
+    """Read a time to live in whole seconds; None for zero."""
+    ttl = duration(field, value, _SHORTEST_TTL)
+    if ttl is not None and ttl.microseconds:
+        raise InvalidField(field, "must be in whole seconds")
+    return None if ttl is None else ttl // _SHORTEST_TTL
+
+
+def _store_entry(info: StoreInfo) -> pb.ListStoresResponse.Entry:
+    entry = pb.ListStoresResponse.Entry(
+        store=info.name, keys=info.keys, bytes=info.size, history=info.history
+    )
+    if info.ttl is not None:
+        entry.ttl.FromTimedelta(info.ttl)
+    return entry
+
+
+def _key_entry(found: KeyRevision, *, with_value: bool) -> pb.Entry:
+    """Write one revision of a key. A value that another program wrote, and that is no `Any`, is left out."""
+    seconds, nanos = found.updated
+    entry = pb.Entry(key=found.key, revision=found.revision, deleted=found.value is None)
+    entry.updated.CopyFrom(Timestamp(seconds=seconds, nanos=nanos))
+    if found.ttl is not None:
+        entry.expires.CopyFrom(Timestamp(seconds=seconds + found.ttl, nanos=nanos))
+    if with_value and found.value is not None:
+        try:
+            entry.value.CopyFrom(_any(found.key, found.value))
+        except ValueNotAny:
+            pass
+    return entry
 
 
 def _last_revision(request: pb.SetRequest | pb.DeleteRequest) -> int | None:

@@ -181,6 +181,15 @@ class ManageStore(_Asked):
 
 
 @dataclass(frozen=True, slots=True)
+class ViewStore(_Asked):
+    """See that a store is there and how much it holds."""
+
+    store: str
+    verb = "view-store"
+    _template = "view store {store}"
+
+
+@dataclass(frozen=True, slots=True)
 class ReadKey(_Asked):
     """Read the value of a key."""
 
@@ -274,6 +283,7 @@ Action: TypeAlias = (
     | DeleteConsumer
     | ControlConsumer
     | ManageStore
+    | ViewStore
     | ReadKey
     | WriteKey
     | ReadDeadLetters

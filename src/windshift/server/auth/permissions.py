@@ -81,6 +81,7 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
         actions.DeleteConsumer: {"stream": "streams.consume", "consumer": "consumers.delete"},
         actions.ControlConsumer: {"stream": "streams.consume", "consumer": "consumers.control"},
         actions.ManageStore: {"store": "stores.manage"},
+        actions.ViewStore: {"store": "stores.read"},
         actions.ReadKey: {"store": "stores.read", "key": "stores.keys"},
         actions.WriteKey: {"store": "stores.write", "key": "stores.keys"},
         actions.ReadDeadLetters: {"stream": "dead_letters.read", "consumer": "dead_letters.consumers"},
@@ -94,7 +95,10 @@ NEEDS: Final[Mapping[type[Action], Mapping[str, str]]] = MappingProxyType(
 
 
 SUFFICES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {"streams.view": ("streams.manage", "streams.consume")}
+    {
+        "streams.view": ("streams.manage", "streams.consume"),
+        "stores.read": ("stores.manage", "stores.write"),
+    }
 )
 """Lists that allow what another one does, besides what they are for. Denies of that other one hold."""
 

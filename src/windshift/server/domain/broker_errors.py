@@ -24,6 +24,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     SubjectsOverlap,
     TooManyInFlight,
+    TtlNotSupported,
     UnboundSubject,
     UnsupportedCombination,
     WindshiftError,
@@ -52,6 +53,7 @@ _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError
     (nats.StorageFull, lambda error: StorageFull(error.text)),
     (nats.NoStream, lambda error: UnboundSubject(error.subject)),
     (nats.NoBucket, lambda error: StoreNotFound(error.bucket)),
+    (nats.NoTtl, lambda error: TtlNotSupported(error.bucket)),
     (nats.MessageTooLarge, lambda error: EventTooLarge(error.limit)),
 )
 """Most special first."""

@@ -113,6 +113,16 @@ class StoreNotFound(WindshiftError):
         self.name = name
 
 
+class KeyNotFound(WindshiftError):
+    """The store has no value for this key."""
+
+    reason = "KEY_NOT_FOUND"
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"key {key!r} does not exist; set it", {"name": key})
+        self.key = key
+
+
 class DeadLetterNotFound(WindshiftError):
     """There is no dead letter of this id, or not any more."""
 
@@ -242,6 +252,20 @@ class ReplicasUnavailable(WindshiftError):
     """The broker has not enough servers for this many replicas."""
 
     reason = "REPLICAS_UNAVAILABLE"
+
+
+class TtlNotSupported(WindshiftError):
+    """Values of this store cannot expire one by one."""
+
+    reason = "TTL_NOT_SUPPORTED"
+
+    def __init__(self, store: str) -> None:
+        super().__init__(
+            f"values of store {store!r} cannot expire one by one: it keeps a history, or another program or "
+            "an older version made it; make another store, with a history of 1",
+            {"name": store},
+        )
+        self.store = store
 
 
 class ValueNotAny(WindshiftError):

@@ -18,6 +18,8 @@ from windshift.server.domain.errors import InvalidField
 INTERNAL = "windshift.internal"
 """A key in the metadata of consumers that the server made for itself. Lists and metrics leave them out."""
 
+RESERVED_STORES = ("WS_",)
+"""How names of stores begin that nobody may use."""
 MAX_LENGTH = 255
 MAX_STORE_NAME = MAX_LENGTH - len("KV_")
 """The broker's limit on stream names applies to ``KV_`` plus the name of the store."""
@@ -73,7 +75,7 @@ def store_name(field: str, value: str) -> None:
     """Check the name of a store."""
     _check(
         field,
-        _name_problem(value, MAX_STORE_NAME) or _reserved_name_problem(value, ("WS_",)),
+        _name_problem(value, MAX_STORE_NAME) or _reserved_name_problem(value, RESERVED_STORES),
     )
 
 

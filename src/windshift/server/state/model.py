@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NewType
+from datetime import timedelta
+from typing import Final, NamedTuple, NewType
 
 from windshift.nats.times import Time
 
@@ -21,3 +22,51 @@ class Entry:
     revision: Revision
     last_updated: Time
     """The broker's time of the write."""
+
+
+class KeyRevision(NamedTuple):
+    """One write of a key.
+
+    Attributes:
+        key: the key.
+        revision: the number of the write.
+        updated: the broker's time of it.
+        value: what was written; None = the key was deleted, or its value expired.
+        ttl: seconds after which the value expires; None = never, or when the store says.
+    """
+
+    key: str
+    revision: Revision
+    updated: Time
+    value: bytes | None
+    ttl: int | None
+
+
+class StoreInfo(NamedTuple):
+    """A store, and how much it holds.
+
+    Attributes:
+        name: its name.
+        keys: how many, deleted ones that are remembered included.
+        size: bytes.
+        history: revisions of a key that it keeps.
+        ttl: age at which entries expire; None = never.
+    """
+
+    name: str
+    keys: int
+    size: int
+    history: int
+    ttl: timedelta | None
+
+
+class KeyPage(NamedTuple):
+    """Some keys.
+
+    Attributes:
+        entries: those that have a value.
+        after: the last key that was looked at; empty = there are no more.
+    """
+
+    entries: list[KeyRevision]
+    after: str

@@ -7,11 +7,13 @@ for it, and every refusal can tell the actual revision.
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 from typing import Final
 
 from windshift.nats import Backoff, NatsError, Superseded, retry
 from windshift.nats.jetstream.kv import Buckets, Record
+from windshift.nats.times import nanoseconds
 from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import broker_errors, domain_error, is_invalid
@@ -19,12 +21,17 @@ from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     KeyExists,
+    KeyNotFound,
     RevisionMismatch,
+    TtlNotSupported,
     UnsupportedCombination,
 )
 from windshift.server.ownership.ownership import Ownership
-from windshift.server.state.model import ABSENT, Entry, Revision
+from windshift.server.state.model import ABSENT, Entry, KeyPage, KeyRevision, Revision, StoreInfo
 
+_AT_ONCE: Final = 32
+"""Keys that are read at once for a list."""
+_PAGE_BYTES: Final = 1024 * 1024
 _OTHER_WRITER: Final = Backoff(timedelta(milliseconds=2), timedelta(milliseconds=50))
 """Pauses of a conditional write after conflicts."""
 
@@ -40,15 +47,31 @@ class Stores:
         self._buckets = buckets
         self._ownership = ownership
 
-    async def ensure(self, store: str, deadline: float, caller: Principal | None = None) -> None:
-        """Create a store; leave an existing one as it is. Raise `QuotaExceeded` when there are too many."""
+    async def ensure(
+        self,
+        store: str,
+        deadline: float,
+        caller: Principal | None = None,
+        history: int = 1,
+        ttl: timedelta | None = None,
+    ) -> None:
+        """Create a store; leave an existing one as it is. Raise `QuotaExceeded` when there are too many.
+
+        Args:
+            store: its name.
+            deadline: when to give up.
+            caller: who becomes its owner.
+            history: revisions of a key that it keeps.
+            ttl: age at which its entries expire; None = never.
+        """
         names.store_name("store", store)
+        age = nanoseconds(ttl) if ttl else 0
         try:
             if caller is None or self._ownership is None:
-                await self._buckets.ensure(store, deadline)
+                await self._buckets.ensure(store, deadline, None, history, age)
             elif not await self._buckets.exists(store, deadline):
                 async with self._ownership.store(caller, store, deadline) as metadata:
-                    await self._buckets.ensure(store, deadline, metadata)
+                    await self._buckets.ensure(store, deadline, metadata, history, age)
         except NatsError as error:
             if is_invalid(error):
                 raise UnsupportedCombination(f"the broker refuses this store: {error.description}") from error
@@ -72,8 +95,11 @@ class Stores:
         *,
         create_only: bool = False,
         last_revision: int | None = None,
+        ttl: int | None = None,
     ) -> Revision:
         """Write a value and return its revision.
+
+        It expires after `ttl` seconds, if given (`TtlNotSupported`).
 
         With `create_only` only if the key does not exist (`KeyExists`), with `last_revision` only if that
         is its revision, 0 meaning that it does not exist (`RevisionMismatch`).
@@ -81,9 +107,11 @@ class Stores:
         _check(store, key)
         if create_only and last_revision is not None:
             raise InvalidField("last_revision", "cannot be combined with create_only; set one of them")
+        if ttl is not None:
+            await self._require_ttl(store, deadline)
         if not create_only and last_revision is None:
             with broker_errors():
-                return Revision(await self._buckets.put(store, key, value, deadline))
+                return Revision(await self._buckets.put(store, key, value, deadline, ttl=ttl))
         async for _ in retry(deadline, _OTHER_WRITER):
             record = await self._read(store, key, deadline)
             if create_only:
@@ -92,7 +120,8 @@ class Stores:
                 _require_revision(last_revision, record)
             try:
                 with broker_errors():
-                    return Revision(await self._buckets.put(store, key, value, deadline, record.sequence))
+                    revision = await self._buckets.put(store, key, value, deadline, record.sequence, ttl)
+                return Revision(revision)
             except Superseded:
                 continue
         raise BrokerUnavailable
@@ -114,6 +143,88 @@ class Stores:
             except Superseded:
                 continue
         raise BrokerUnavailable
+
+    async def touch(self, store: str, key: str, ttl: int | None, deadline: float) -> Revision:
+        """Have a key's value expire after `ttl` seconds from now, or never; return its revision now.
+
+        Raise `KeyNotFound` or `TtlNotSupported`.
+        """
+        _check(store, key)
+        await self._require_ttl(store, deadline)
+        async for _ in retry(deadline, _OTHER_WRITER):
+            record = await self._read(store, key, deadline)
+            if record.value is None:
+                raise KeyNotFound(key)
+            try:
+                with broker_errors():
+                    sequence, value = record.sequence, record.value
+                    return Revision(await self._buckets.put(store, key, value, deadline, sequence, ttl))
+            except Superseded:
+                continue
+        raise BrokerUnavailable
+
+    async def _require_ttl(self, store: str, deadline: float) -> None:
+        """Raise `TtlNotSupported` unless values may expire: with a history the one before would be back."""
+        with broker_errors():
+            info = await self._buckets.info(store, deadline)
+        if info.history != 1 or not info.keeps_ttl:
+            raise TtlNotSupported(store)
+
+    # --- Looking ------------------------------------------------------------------------------------------
+
+    async def all(self, deadline: float) -> list[StoreInfo]:
+        """Describe all stores."""
+        with broker_errors():
+            return [
+                StoreInfo(each.name, each.keys, each.size, each.history, _age(each.max_age_ns))
+                for each in await self._buckets.all(deadline)
+                if not each.name.startswith(names.RESERVED_STORES)
+            ]
+
+    async def drop(self, store: str, deadline: float) -> None:
+        """Delete a store with all that is in it; raise `StoreNotFound`."""
+        names.store_name("store", store)
+        with broker_errors():
+            await self._buckets.delete(store, deadline)
+
+    async def keys(
+        self, store: str, pattern: str, after: str, size: int, deadline: float, *, with_values: bool
+    ) -> KeyPage:
+        """List keys that have a value, in the order of their names, after one of them.
+
+        A page ends at about 1 MiB of values too. What is written meanwhile may be missing.
+        """
+        names.store_name("store", store)
+        with broker_errors():
+            found = sorted(key for key in await self._buckets.keys(store, pattern, deadline) if key > after)
+            entries: list[KeyRevision] = []
+            held = 0
+            for begin in range(0, len(found), _AT_ONCE):
+                some = found[begin : begin + _AT_ONCE]
+                reads = (self._buckets.read(store, key, deadline) for key in some)
+                for key, record in zip(some, await asyncio.gather(*reads), strict=True):
+                    if record.value is not None:
+                        if len(entries) == size or held > _PAGE_BYTES:
+                            return KeyPage(entries, entries[-1].key)
+                        entries.append(_key_revision(key, record, with_value=with_values))
+                        held += len(record.value) if with_values else 0
+        return KeyPage(entries, "")
+
+    async def history(self, store: str, key: str, deadline: float) -> list[KeyRevision]:
+        """Return the revisions of a key that the store keeps, oldest first."""
+        _check(store, key)
+        with broker_errors():
+            records = await self._buckets.history(store, key, deadline)
+        return [_key_revision(key, record, with_value=True) for record in records]
+
+
+def _key_revision(key: str, record: Record, *, with_value: bool) -> KeyRevision:
+    value = record.value if with_value or record.value is None else b""
+    return KeyRevision(key, Revision(record.sequence), record.time, value, record.ttl)
+
+
+def _age(nanoseconds: int) -> timedelta | None:
+    return timedelta(microseconds=nanoseconds // 1000) if nanoseconds else None
 
 
 def _check(store: str, key: str) -> None:

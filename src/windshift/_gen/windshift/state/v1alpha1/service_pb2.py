@@ -23,32 +23,57 @@ _sym_db = _symbol_database.Default()
 
 
 from google.protobuf import any_pb2 as google_dot_protobuf_dot_any__pb2
+from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&windshift/state/v1alpha1/service.proto\x12\x18windshift.state.v1alpha1\x1a\x19google/protobuf/any.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"#\n\x12\x45nsureStoreRequest\x12\r\n\x05store\x18\x01 \x01(\t\"\x15\n\x13\x45nsureStoreResponse\"(\n\nGetRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x9b\x01\n\x0bGetResponse\x12\x35\n\x0clast_updated\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12(\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyH\x01\x88\x01\x01\x42\x0f\n\r_last_updatedB\x08\n\x06_value\"\xa5\x01\n\nSetRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x18\n\x0b\x63reate_only\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\rlast_revision\x18\x05 \x01(\x04H\x01\x88\x01\x01\x42\x0e\n\x0c_create_onlyB\x10\n\x0e_last_revision\"\x1f\n\x0bSetResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"Y\n\rDeleteRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x1a\n\rlast_revision\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_last_revision\"\x10\n\x0e\x44\x65leteResponse2\xff\x02\n\x0cStateService\x12j\n\x0b\x45nsureStore\x12,.windshift.state.v1alpha1.EnsureStoreRequest\x1a-.windshift.state.v1alpha1.EnsureStoreResponse\x12R\n\x03Get\x12$.windshift.state.v1alpha1.GetRequest\x1a%.windshift.state.v1alpha1.GetResponse\x12R\n\x03Set\x12$.windshift.state.v1alpha1.SetRequest\x1a%.windshift.state.v1alpha1.SetResponse\x12[\n\x06\x44\x65lete\x12\'.windshift.state.v1alpha1.DeleteRequest\x1a(.windshift.state.v1alpha1.DeleteResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&windshift/state/v1alpha1/service.proto\x12\x18windshift.state.v1alpha1\x1a\x19google/protobuf/any.proto\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"z\n\x12\x45nsureStoreRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x14\n\x07history\x18\x64 \x01(\rH\x00\x88\x01\x01\x12+\n\x03ttl\x18\x65 \x01(\x0b\x32\x19.google.protobuf.DurationH\x01\x88\x01\x01\x42\n\n\x08_historyB\x06\n\x04_ttl\"\x15\n\x13\x45nsureStoreResponse\"(\n\nGetRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"\x9b\x01\n\x0bGetResponse\x12\x35\n\x0clast_updated\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12(\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.protobuf.AnyH\x01\x88\x01\x01\x42\x0f\n\r_last_updatedB\x08\n\x06_value\"\xda\x01\n\nSetRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12#\n\x05value\x18\x03 \x01(\x0b\x32\x14.google.protobuf.Any\x12\x18\n\x0b\x63reate_only\x18\x04 \x01(\x08H\x00\x88\x01\x01\x12\x1a\n\rlast_revision\x18\x05 \x01(\x04H\x01\x88\x01\x01\x12+\n\x03ttl\x18\x64 \x01(\x0b\x32\x19.google.protobuf.DurationH\x02\x88\x01\x01\x42\x0e\n\x0c_create_onlyB\x10\n\x0e_last_revisionB\x06\n\x04_ttl\"\x1f\n\x0bSetResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\"Y\n\rDeleteRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12\x1a\n\rlast_revision\x18\x03 \x01(\x04H\x00\x88\x01\x01\x42\x10\n\x0e_last_revision\"\x10\n\x0e\x44\x65leteResponse\"R\n\x0cTouchRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\x12&\n\x03ttl\x18\x03 \x01(\x0b\x32\x19.google.protobuf.Duration\"!\n\rTouchResponse\x12\x10\n\x08revision\x18\x01 \x01(\x04\":\n\x11ListStoresRequest\x12\x11\n\tpage_size\x18\x01 \x01(\r\x12\x12\n\npage_token\x18\x02 \x01(\t\"\xec\x01\n\x12ListStoresResponse\x12\x42\n\x06stores\x18\x01 \x03(\x0b\x32\x32.windshift.state.v1alpha1.ListStoresResponse.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x1ay\n\x05\x45ntry\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0c\n\x04keys\x18\x02 \x01(\x04\x12\r\n\x05\x62ytes\x18\x03 \x01(\x04\x12\x0f\n\x07history\x18\x04 \x01(\r\x12+\n\x03ttl\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationH\x00\x88\x01\x01\x42\x06\n\x04_ttl\"#\n\x12\x44\x65leteStoreRequest\x12\r\n\x05store\x18\x01 \x01(\t\"\x15\n\x13\x44\x65leteStoreResponse\"l\n\x0fListKeysRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x02 \x01(\t\x12\x13\n\x0bwith_values\x18\x03 \x01(\x08\x12\x11\n\tpage_size\x18\x04 \x01(\r\x12\x12\n\npage_token\x18\x05 \x01(\t\"]\n\x10ListKeysResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.windshift.state.v1alpha1.Entry\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\xd6\x01\n\x05\x45ntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\x04\x12+\n\x07updated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x05value\x18\x04 \x01(\x0b\x32\x14.google.protobuf.AnyH\x00\x88\x01\x01\x12\x0f\n\x07\x64\x65leted\x18\x05 \x01(\x08\x12\x30\n\x07\x65xpires\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\x08\n\x06_valueB\n\n\x08_expires\",\n\x0eHistoryRequest\x12\r\n\x05store\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\t\"C\n\x0fHistoryResponse\x12\x30\n\x07\x65ntries\x18\x01 \x03(\x0b\x32\x1f.windshift.state.v1alpha1.Entry2\xf1\x06\n\x0cStateService\x12j\n\x0b\x45nsureStore\x12,.windshift.state.v1alpha1.EnsureStoreRequest\x1a-.windshift.state.v1alpha1.EnsureStoreResponse\x12R\n\x03Get\x12$.windshift.state.v1alpha1.GetRequest\x1a%.windshift.state.v1alpha1.GetResponse\x12R\n\x03Set\x12$.windshift.state.v1alpha1.SetRequest\x1a%.windshift.state.v1alpha1.SetResponse\x12[\n\x06\x44\x65lete\x12\'.windshift.state.v1alpha1.DeleteRequest\x1a(.windshift.state.v1alpha1.DeleteResponse\x12X\n\x05Touch\x12&.windshift.state.v1alpha1.TouchRequest\x1a\'.windshift.state.v1alpha1.TouchResponse\x12g\n\nListStores\x12+.windshift.state.v1alpha1.ListStoresRequest\x1a,.windshift.state.v1alpha1.ListStoresResponse\x12j\n\x0b\x44\x65leteStore\x12,.windshift.state.v1alpha1.DeleteStoreRequest\x1a-.windshift.state.v1alpha1.DeleteStoreResponse\x12\x61\n\x08ListKeys\x12).windshift.state.v1alpha1.ListKeysRequest\x1a*.windshift.state.v1alpha1.ListKeysResponse\x12^\n\x07History\x12(.windshift.state.v1alpha1.HistoryRequest\x1a).windshift.state.v1alpha1.HistoryResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'windshift._gen.windshift.state.v1alpha1.service_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ENSURESTOREREQUEST']._serialized_start=128
-  _globals['_ENSURESTOREREQUEST']._serialized_end=163
-  _globals['_ENSURESTORERESPONSE']._serialized_start=165
-  _globals['_ENSURESTORERESPONSE']._serialized_end=186
-  _globals['_GETREQUEST']._serialized_start=188
-  _globals['_GETREQUEST']._serialized_end=228
-  _globals['_GETRESPONSE']._serialized_start=231
-  _globals['_GETRESPONSE']._serialized_end=386
-  _globals['_SETREQUEST']._serialized_start=389
-  _globals['_SETREQUEST']._serialized_end=554
-  _globals['_SETRESPONSE']._serialized_start=556
-  _globals['_SETRESPONSE']._serialized_end=587
-  _globals['_DELETEREQUEST']._serialized_start=589
-  _globals['_DELETEREQUEST']._serialized_end=678
-  _globals['_DELETERESPONSE']._serialized_start=680
-  _globals['_DELETERESPONSE']._serialized_end=696
-  _globals['_STATESERVICE']._serialized_start=699
-  _globals['_STATESERVICE']._serialized_end=1082
+  _globals['_ENSURESTOREREQUEST']._serialized_start=160
+  _globals['_ENSURESTOREREQUEST']._serialized_end=282
+  _globals['_ENSURESTORERESPONSE']._serialized_start=284
+  _globals['_ENSURESTORERESPONSE']._serialized_end=305
+  _globals['_GETREQUEST']._serialized_start=307
+  _globals['_GETREQUEST']._serialized_end=347
+  _globals['_GETRESPONSE']._serialized_start=350
+  _globals['_GETRESPONSE']._serialized_end=505
+  _globals['_SETREQUEST']._serialized_start=508
+  _globals['_SETREQUEST']._serialized_end=726
+  _globals['_SETRESPONSE']._serialized_start=728
+  _globals['_SETRESPONSE']._serialized_end=759
+  _globals['_DELETEREQUEST']._serialized_start=761
+  _globals['_DELETEREQUEST']._serialized_end=850
+  _globals['_DELETERESPONSE']._serialized_start=852
+  _globals['_DELETERESPONSE']._serialized_end=868
+  _globals['_TOUCHREQUEST']._serialized_start=870
+  _globals['_TOUCHREQUEST']._serialized_end=952
+  _globals['_TOUCHRESPONSE']._serialized_start=954
+  _globals['_TOUCHRESPONSE']._serialized_end=987
+  _globals['_LISTSTORESREQUEST']._serialized_start=989
+  _globals['_LISTSTORESREQUEST']._serialized_end=1047
+  _globals['_LISTSTORESRESPONSE']._serialized_start=1050
+  _globals['_LISTSTORESRESPONSE']._serialized_end=1286
+  _globals['_LISTSTORESRESPONSE_ENTRY']._serialized_start=1165
+  _globals['_LISTSTORESRESPONSE_ENTRY']._serialized_end=1286
+  _globals['_DELETESTOREREQUEST']._serialized_start=1288
+  _globals['_DELETESTOREREQUEST']._serialized_end=1323
+  _globals['_DELETESTORERESPONSE']._serialized_start=1325
+  _globals['_DELETESTORERESPONSE']._serialized_end=1346
+  _globals['_LISTKEYSREQUEST']._serialized_start=1348
+  _globals['_LISTKEYSREQUEST']._serialized_end=1456
+  _globals['_LISTKEYSRESPONSE']._serialized_start=1458
+  _globals['_LISTKEYSRESPONSE']._serialized_end=1551
+  _globals['_ENTRY']._serialized_start=1554
+  _globals['_ENTRY']._serialized_end=1768
+  _globals['_HISTORYREQUEST']._serialized_start=1770
+  _globals['_HISTORYREQUEST']._serialized_end=1814
+  _globals['_HISTORYRESPONSE']._serialized_start=1816
+  _globals['_HISTORYRESPONSE']._serialized_end=1883
+  _globals['_STATESERVICE']._serialized_start=1886
+  _globals['_STATESERVICE']._serialized_end=2767
 # @@protoc_insertion_point(module_scope)
