@@ -53,7 +53,7 @@ _NEAR: Final = 0.9
 """Little is left when more than this share of a quota is used, or"""
 _FEW: Final = 10
 """less than this number is left."""
-_SERVERS: Final = 10
+_SERVERS: Final = 5
 """So many servers together let nobody have more than it may, but for what they make at the same moment."""
 
 

@@ -37,7 +37,7 @@ _PATIENCE: Final = 0.5
 """Seconds that are waited for the lists of all streams when they are read for the first time."""
 _EFFORT: Final = 50
 """Lists are good for so many times as long as it took to read them, at least."""
-_EFFORT_AGAIN: Final = 10
+_EFFORT_AGAIN: Final = 5
 """The same where this server has made much since, compared with what is left: that is waited for."""
 
 _SHORTEST_PAUSE: Final = 0.001
