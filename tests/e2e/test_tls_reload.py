@@ -138,6 +138,22 @@ def test_a_new_pair(
         assert server.stop() == 0
 
 
+def test_the_expiry_is_shown(
+    tmp_path: Path, nats_server: NatsServer, authority: Authority, files: Files
+) -> None:
+    """A metric says when the certificate expires, the new one's after a reload."""
+    files.hold(authority.issue("short", lifetime=dt.timedelta(days=2)))
+    with windshift(tmp_path, NATS_URL=nats_server.url, **files.settings) as server:
+
+        def left() -> float:
+            expiry = scrape(server.health_port).value("windshift_tls_certificate_expiry_seconds")
+            return expiry - dt.datetime.now(dt.UTC).timestamp()
+
+        assert 1.9 < left() / 86400 < 2.1
+        files.hold(authority.issue("long", lifetime=dt.timedelta(days=30)))
+        server.wait_for(lambda: 29.9 < left() / 86400 < 30.1)
+
+
 def test_a_pair_that_does_not_fit(
     tmp_path: Path, nats_server: NatsServer, authority: Authority, files: Files
 ) -> None:

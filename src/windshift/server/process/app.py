@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import replace
@@ -161,6 +162,8 @@ class App:
         metrics.add_broker(api.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
+        tls = self._tls
+        metrics.add_certificate(lambda: math.inf if tls is None else tls.not_after)
         metrics.add_copies(self._copies)
         return metrics
 

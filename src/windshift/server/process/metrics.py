@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from itertools import chain
 from typing import Any, Final
@@ -99,6 +99,10 @@ class Metrics:
     def add_stalls(self, watchdog: Watchdog) -> None:
         """Show how often the event loop was blocked."""
         self.registry.add_number(i.LOOP_STALLS, lambda: watchdog.stalls)
+
+    def add_certificate(self, expiry: Callable[[], float]) -> None:
+        """Show when the certificate of the API expires."""
+        self.registry.add_number(i.CERTIFICATE_EXPIRY, expiry)
 
     def start(self, server: Server) -> None:
         """Start observing the event loop and a gRPC server."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import ssl
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,15 +40,22 @@ class ApiTls:
     Attributes:
         context: for the gRPC server; not usable before `watched` has started.
         watched: loads the files.
+        not_after: when the first certificate of the chain expires, in seconds since 1970; infinite before
+            `watched` has started, and if that cannot be read.
     """
 
     def __init__(self, certificate: Path, key: Path, client_ca: Path | None, client_auth: ClientAuth) -> None:
         self._files = certificate, key, client_ca
         self._client_required = client_auth is ClientAuth.REQUIRE
         self.context = ReplaceableTls()
-        self.watched = Watched("tls", filter(None, self._files), self._load, self.context.replace)
+        self.not_after = math.inf
+        self.watched = Watched("tls", filter(None, self._files), self._load, self._take)
 
-    def _load(self) -> ssl.SSLContext:
+    def _take(self, loaded: _Loaded) -> None:
+        self.context.replace(loaded.context)
+        self.not_after = loaded.not_after
+
+    def _load(self) -> _Loaded:
         certificate, key, client_ca = self._files
         refuse_pipes(self.watched.paths)
         files = [_read(*named) for named in zip(_VARIABLES, self.watched.paths, strict=False)]
@@ -60,7 +68,22 @@ class ApiTls:
             raise TlsNotUsable(f"{error.filename}: {error.strerror}") from error
         if against is not None:
             _log.warning("clients will not accept the certificate in %s: %s", certificate, against)
-        return context
+        return _Loaded(context, _not_after(files[0].text))
+
+
+class _Loaded(NamedTuple):
+    context: ssl.SSLContext
+    not_after: float
+
+
+def _not_after(chain: bytes) -> float:
+    """Return when the first certificate of a chain in PEM expires; infinite if that cannot be read."""
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - 10 MB that only TLS needs
+
+    try:
+        return min(each.not_valid_after_utc.timestamp() for each in load_pem_x509_certificates(chain))
+    except ValueError:
+        return math.inf
 
 
 class _File(NamedTuple):

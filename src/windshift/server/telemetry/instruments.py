@@ -325,6 +325,12 @@ RELOADS: Final = Instrument(
 RELOAD_FAILING: Final = Instrument(
     "windshift.reload.failing", _G, "", "1 while the current files are refused, otherwise 0", ("what",)
 )
+CERTIFICATE_EXPIRY: Final = Instrument(
+    "windshift.tls.certificate.expiry",
+    _G,
+    "s",
+    "When the certificate of the API, or the first of its chain, expires: seconds since 1970; +Inf: no TLS",
+)
 DISK_FREE: Final = Instrument(
     "windshift.disk.free", _G, "By", "Free space on the disk of the embedded NATS server that it may use"
 )
