@@ -15,7 +15,7 @@ from tests.authorization.callers import Caller, Callers, callers_of
 from tests.authorization.policies import ALL, principal, put, token_of
 from tests.support.app import running_app
 from tests.support.broker import connect
-from tests.support.client import Refusal, refused
+from tests.support.client import STATE, Refusal, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire.burying import delete_stream
@@ -27,6 +27,7 @@ from tests.wire.management import (
     stored_stream,
 )
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin_pb
+from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 from windshift.server.ownership.amounts import OWNER
 
 ADMIN = admin_pb.DESCRIPTOR.services_by_name["AdminService"]
@@ -243,6 +244,8 @@ def test_stores(callers: Callers, nats_server: NatsServer) -> None:
     caller.ensure_store(first)
     caller.set(first, "k")
     assert owner_of_stream(nats_server, f"KV_{first}") == "stores"
+    caller.call(STATE.methods_by_name["DeleteStore"], state_pb.DeleteStoreRequest(store=first))
+    caller.ensure_store(new("store"))
 
 
 def test_consumers(callers: Callers, nats_server: NatsServer) -> None:

@@ -132,6 +132,10 @@ class Ownership:
         """Count a stream no more, nor its consumers."""
         self._view.stream_gone(stream)
 
+    def store_deleted(self, store: str) -> None:
+        """Count a store no more."""
+        self._view.gone((BUCKET + store, ""))
+
     def consumer_deleted(self, stream: str, consumer: str) -> None:
         """Count a consumer no more."""
         self._view.gone((stream, consumer))

@@ -186,6 +186,8 @@ class Stores:
         names.store_name("store", store)
         with broker_errors():
             await self._buckets.delete(store, deadline)
+        if self._ownership is not None:
+            self._ownership.store_deleted(store)
 
     async def keys(
         self, store: str, pattern: str, after: str, size: int, deadline: float, *, with_values: bool
