@@ -15,6 +15,7 @@ from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.events.dead_letters import upkeep
 from windshift.server.events.dead_letters.claims import Claim
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import Pointer
@@ -235,8 +236,8 @@ async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
     there = dead_letter_id(stream, "there")
     for each in (*gone, there):
         await keeper.replays.add(each, 1, in_seconds(5))
-    upkeep = DeadLetterUpkeep(keeper.store, keeper.replays, api, keeper.notes, DeadLetterStats())
-    await upkeep.clean(await upkeep.look(in_seconds(5)), in_seconds(5))
+    cleaner = DeadLetterUpkeep(keeper.store, keeper.replays, api, keeper.notes, DeadLetterStats())
+    await cleaner.clean(await cleaner.look(in_seconds(5)), in_seconds(5))
     assert await keeper.replays.outstanding("", "", in_seconds(5)) == {there}
     upto = await keeper.replays.position(in_seconds(5))
     later = there._replace(seq=StreamSeq(2))
@@ -311,6 +312,22 @@ async def test_the_broker_is_away(own_broker: Broker, own_nats_server: NatsServe
     own_nats_server.start()
     assert not await keeper.replays.add(one, 1, in_seconds(20))
     assert await keeper.replays.outstanding("s", "c", in_seconds(5)) == {one}
+
+
+async def test_looks_at_many(keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A look reads a part of many, the next one goes on there, and all are counted once in the end."""
+    monkeypatch.setattr(upkeep, "_PAGE", 2)
+    monkeypatch.setattr(upkeep, "_PAGES_PER_LOOK", 2)
+    stream, stats = unique(), DeadLetterStats()
+    consumers = [ConsumerKey(stream, f"c{number}") for number in range(5)]
+    for consumer in consumers:
+        await keeper.replays.add(dead_letter_id(*consumer), 1, in_seconds(5))
+    looking = DeadLetterUpkeep(keeper.store, keeper.replays, keeper.broker.api, keeper.notes, stats)
+    assert await looking.look(in_seconds(5)) == set(consumers[:4])
+    assert stats.outstanding == {}
+    assert await looking.look(in_seconds(5)) == {consumers[4]}
+    assert stats.outstanding == dict.fromkeys(consumers, 1)
+    assert await looking.look(in_seconds(5)) == set(consumers[:4])
 
 
 @pytest.mark.timeout(120)

@@ -48,6 +48,8 @@ _CONFIG: Final[JsonObject] = {
     "allow_direct": True,
 }
 _NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_direct")
+ALL: Final = ConsumerKey("", "")
+"""Stands for all consumers."""
 _PAGE: Final = 50
 """Pointers that are read at once."""
 _MOST_TAKEN: Final = 10_000
@@ -158,12 +160,12 @@ class ReplayQueue:
         unix_ns = 0 if time is None else time.seconds * NANOSECONDS + time.nanos
         return Clock(unix_ns, _now(), info["config"].get("num_replicas") or 1)
 
-    async def page(self, consumer: ConsumerKey, after: int, deadline: float) -> Pointers:
-        """Read the pointers of a consumer after a position (0: from the first).
+    async def page(self, consumer: ConsumerKey, after: int, deadline: float, size: int = _PAGE) -> Pointers:
+        """Read the pointers of a consumer, or of `ALL`, after a position (0: from the first).
 
         Any replica answers, so the latest may be missing, and some may be there that are gone.
         """
-        query = {"next_by_subj": pointer_pattern(consumer), "seq": after + 1, "batch": _PAGE}
+        query = {"next_by_subj": pointer_pattern(consumer), "seq": after + 1, "batch": size}
         batch = await self._batch(query, deadline)
         pointers = [each async for each in self._readable(batch.messages, deadline)]
         more = bool(batch.left and batch.messages)

@@ -23,7 +23,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     WindshiftError,
 )
-from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.replay_queue import ALL, ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 LOOK_INTERVAL: Final = 30.0
 """Seconds between two looks at the replays that are outstanding."""
+_PAGE: Final = 500
+"""Replays that are read at once."""
+_PAGES_PER_LOOK: Final = 20
 _LOOKS_PER_CLEANING: Final = 20
 _MOST_LOOKED_UP: Final = 1_000
 """Consumers that one cleaning looks up; which of them, is up to chance."""
@@ -54,6 +57,8 @@ class DeadLetterUpkeep:
         self._api = api
         self._notes = notes
         self._stats = stats
+        self._after = 0
+        self._counted: Counter[ConsumerKey] = Counter()
 
     async def run(self) -> None:
         """Look at once and every 30 seconds, and clean up every 10 minutes, until this is cancelled."""
@@ -81,15 +86,25 @@ class DeadLetterUpkeep:
         return True
 
     async def look(self, deadline: float) -> Collection[ConsumerKey]:
-        """Tell this process's calls of their outstanding replays; return the consumers that have some."""
+        """Tell this process's calls of their outstanding replays; return the consumers that have some.
+
+        One look reads a bounded number of them, and the next one goes on there.
+        """
         usage = await self._store.look_at_usage(deadline)
         self._stats.used(usage.size, usage.limit, is_nearly_full=usage.is_nearly_full)
-        outstanding = await self._queue.outstanding("", "", deadline)
-        waiting = Counter(ConsumerKey(each.stream, each.consumer) for each in outstanding)
-        self._stats.outstanding = waiting
-        for consumer in waiting:
+        seen: set[ConsumerKey] = set()
+        for _ in range(_PAGES_PER_LOOK):
+            page = await self._queue.page(ALL, self._after, deadline, _PAGE)
+            consumers = [ConsumerKey(each.id.stream, each.id.consumer) for each in page.pointers]
+            self._counted.update(consumers)
+            seen.update(consumers)
+            self._after = page.after
+            if not self._after:
+                self._stats.outstanding, self._counted = self._counted, Counter()
+                break
+        for consumer in seen:
             self._notes.tell(REPLAY, *consumer)
-        return waiting
+        return seen
 
     async def clean(self, consumers: Collection[ConsumerKey], deadline: float) -> None:
         """End the replays of consumers that are gone, and remove what an earlier version left behind."""
