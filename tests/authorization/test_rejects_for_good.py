@@ -12,7 +12,7 @@ import pytest
 from tests.authorization.policies import ALL, principal
 from tests.authorization.served import Served, served
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Refusal
+from tests.support.client import Refusal, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import listed
 from tests.wire.consuming import Call, subscribed
@@ -28,6 +28,8 @@ consumers.use = ["c-*"]
 streams = { consume = ["GIVEN"], subjects = [">"] }
 consumers = { use = ["c-*"], reject = ["c-*"] }
 """
+    + '[role.guest]\nstreams = { consume = ["GIVEN"], subjects = ["given.x.a"] }\nconsumers.use = ["c-*"]\n'
+    + principal("guest")
     + principal("all")
     + principal("ann", "user")
     + principal("bob", "user")
@@ -95,6 +97,30 @@ def test_with_the_right(server: Served) -> None:
     for fields in FINAL:
         name, event = made(server, "ann", name=f"c-{next(NUMBERS)}")
         assert rejected(server, "eve", name, event, fields) is None
+
+
+def test_changes_of_somebody_elses_consumer(nats_server: NatsServer, server: Served) -> None:
+    """Neither another retry policy nor a filter less is a way around: they take the rights to that."""
+    ann, bob, eve = (server.caller(who) for who in ("ann", "bob", "eve"))
+    name, filters = f"c-{next(NUMBERS)}", ["given.x.a", "given.x.b"]
+    ensure_consumer(ann, "GIVEN", name=name, subjects=filters, retryPolicy={"maxAttempts": 3})
+    ensure_consumer(bob, "GIVEN", name=name, subjects=filters)
+    ensure_consumer(bob, "GIVEN", name=name, subjects=filters, retryPolicy={"maxAttempts": 3})
+    before = asyncio.run(stored_consumer(nats_server, "GIVEN", name))["config"]
+    with refused("PERMISSION_DENIED", "PERMISSION_DENIED") as caught:
+        ensure_consumer(bob, "GIVEN", name=name, subjects=filters, retryPolicy={"maxAttempts": 1})
+    assert caught[0].message == (
+        f"'bob' may not change the retry policy of consumer {name!r}, which somebody else made "
+        "(consumers.reject)"
+    )
+    with refused("PERMISSION_DENIED", "PERMISSION_DENIED") as caught:
+        ensure_consumer(server.caller("guest"), "GIVEN", name=name, subjects=filters[:1])
+    assert caught[0].message == (
+        f"'guest' may not have consumer {name!r}, which somebody else made, choose 'given.x.b' no longer"
+    )
+    assert asyncio.run(stored_consumer(nats_server, "GIVEN", name))["config"] == before
+    ensure_consumer(eve, "GIVEN", name=name, subjects=filters[:1], retryPolicy={"maxAttempts": 1})
+    ensure_consumer(ann, "GIVEN", name=name, subjects=filters, retryPolicy={"maxAttempts": 2})
 
 
 def test_plain_rejects(server: Served) -> None:

@@ -20,7 +20,10 @@ from windshift.nats import NatsError, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
+from windshift.server.auth.access import require_of
+from windshift.server.auth.actions import Consume, RejectForGood
 from windshift.server.auth.policy import Principal
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error, is_invalid
 from windshift.server.domain.errors import (
@@ -36,6 +39,7 @@ from windshift.server.events.positions import start_keys
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata, stored_policy
 from windshift.server.events.specs import AtStart, AtTime, ConsumerSpec
 from windshift.server.events.streams import OVERTAKEN_BACKOFF
+from windshift.server.ownership.amounts import owner_of
 from windshift.server.ownership.ownership import Ownership
 
 log = logging.getLogger(__name__)
@@ -199,6 +203,7 @@ class Consumers:
         wanted = changed_config(state.config, spec)
         if caller is not None and self._ownership is not None:
             wanted = self._ownership.changed_consumer(caller, state.config, wanted)
+            require_rights(caller, spec.stream, state.config, wanted)
         if stored_policy(wanted).dead_letters:
             stream = await self._stream(spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
@@ -317,6 +322,26 @@ def left_config(stored: JsonObject, kept: timedelta) -> JsonObject | None:
     if not is_ephemeral(stored) or threshold == stored.get("inactive_threshold"):
         return None
     return stored | {"inactive_threshold": threshold}
+
+
+def require_rights(caller: Principal, stream: str, stored: JsonObject, wanted: JsonObject) -> None:
+    """Raise `PermissionDenied` unless the caller may change a consumer like this that somebody else owns.
+
+    Another retry policy may give events up sooner, and a filter less skips some: its owner loses them.
+    """
+    name = wanted["name"]
+    if owner_of(wanted) == caller.name:
+        return
+    if stored_policy(wanted) != stored_policy(stored):
+        phrase = f"change the retry policy of consumer {name!r}, which somebody else made (consumers.reject)"
+        require_of(caller, RejectForGood(stream, name), phrase)
+    kept = SubjectPatterns()
+    for subject in chosen_subjects(wanted):
+        kept.add(tokens(subject), 0)
+    for subject in sorted(chosen_subjects(stored)):
+        if kept.covering(tokens(subject)) is None:
+            phrase = f"have consumer {name!r}, which somebody else made, choose {subject!r} no longer"
+            require_of(caller, Consume(stream, subject, name), phrase)
 
 
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
