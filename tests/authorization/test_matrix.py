@@ -78,6 +78,9 @@ REQUESTS: dict[str, Message | Make] = {
     "DeadLettersService/Replay": _letter(dead_letters_pb.ReplayRequest),
     "DeadLettersService/Purge": _letter(dead_letters_pb.PurgeRequest),
     "DeadLettersService/Watch": dead_letters_pb.WatchRequest(existing=True),
+    "AdminService/GetServer": admin_pb.GetServerRequest(),
+    "AdminService/WhoAmI": admin_pb.WhoAmIRequest(),
+    "AdminService/ListServers": admin_pb.ListServersRequest(),
     "AdminService/ListStreams": admin_pb.ListStreamsRequest(),
     "AdminService/GetStream": admin_pb.GetStreamRequest(name="SHOP"),
     "AdminService/ListSubjects": admin_pb.ListSubjectsRequest(stream="SHOP"),
@@ -104,7 +107,13 @@ REQUESTS: dict[str, Message | Make] = {
 """A request of every method, for which a principal that may do everything is let through."""
 
 
-_OPEN_TO_KNOWN = ("ServerReflection", "StateService/ListStores", "AdminService/ListStreams")
+_OPEN_TO_KNOWN = (
+    "ServerReflection",
+    "StateService/ListStores",
+    "AdminService/ListStreams",
+    "AdminService/GetServer",
+    "AdminService/WhoAmI",
+)
 """Methods that any known caller may ask; lists leave out what it may not see."""
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from tests.support.client import Client, refused
 from tests.wire.burying import ack, ask, consumer, listed, reject, replay, watching
 from tests.wire.consuming import Call, subscribed
+from tests.wire.looking import ask as ask_admin
 from tests.wire.management import delete_consumer, ensure_consumer, ensure_stream, get_consumer
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dl
 
@@ -74,6 +75,15 @@ def walk(client: Client, *, replicas: int = 1) -> None:
     consume(client)
     bury(client)
     keep(client)
+    look(client)
+
+
+def look(client: Client) -> None:
+    """Read streams, events and consumers, and ask the other servers: there are none."""
+    assert ask_admin(client, "ListStreams").total == 3
+    assert ask_admin(client, "ReadEvents", stream="ORDERS", limit=1).events
+    ask_admin(client, "ListConsumers")
+    assert len(ask_admin(client, "ListServers").servers) == 1
 
 
 def manage(client: Client, replicas: int) -> None:

@@ -17,7 +17,7 @@ import click
 
 from windshift.cli.failing import fail
 from windshift.server.auth.actions import Action
-from windshift.server.auth.permissions import LISTS, NEEDS, Kind, Role
+from windshift.server.auth.permissions import LISTS, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
 from windshift.server.config import ConfigurationError, auth_file
 
@@ -262,37 +262,12 @@ def _moment(text: str, now: datetime) -> datetime:
 
 def _action(question: tuple[str, ...]) -> Action:
     """Return what is asked for. Whatever a server would refuse as malformed is wrong usage here."""
-    from windshift.server.domain.errors import InvalidField
+    from windshift.server.auth.questions import read_action
 
-    verb, *resource = question
-    kinds = {kind.verb: kind for kind in NEEDS}
-    if verb not in kinds:
-        raise click.UsageError(f"no verb {verb!r}; there are {', '.join(kinds)}")
-    needs = NEEDS[kinds[verb]]
-    if len(resource) != len(needs):
-        raise click.UsageError(f"write {verb} {' '.join(needs).upper()}")
-    values: dict[str, Any] = {}
-    for (attribute, key), text in zip(needs.items(), resource, strict=True):
-        try:
-            values[attribute] = _value(text, key, subject=LISTS[key] is Kind.SUBJECT)
-        except InvalidField as error:
-            raise click.UsageError(f"{attribute} {text!r}: {error.description}") from None
-    return kinds[verb](**values)
-
-
-def _value(text: str, key: str, *, subject: bool) -> str | None:
-    """Return one part of a resource as an action has it. Raise `InvalidField`."""
-    from windshift.server.domain import names
-
-    if subject:
-        names.filter_subject("", text)
-        return text
-    if key.startswith("consumers.") and (text == "-" or names.given_name(text) is None):
-        return None
-    if key.startswith(("dead_letters.", "server.")) and text == "*":
-        return ""
-    names.consumer_name("", text)
-    return text
+    try:
+        return read_action(*question)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _read(given: Path | None) -> Policy:

@@ -16,7 +16,7 @@ from typing import TypeAlias
 
 from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, Unavailable
 from windshift.nats.options import ConnectionOptions, ServerAddress
-from windshift.nats.protocol import Kind, ServerError, publish_frame
+from windshift.nats.protocol import Kind, ServerError, ServerInfo, publish_frame
 from windshift.nats.retry import Backoff, retry
 from windshift.nats.wire import Receive, Wire
 
@@ -163,6 +163,12 @@ class Connection:
     def connected(self) -> bool:
         """Whether messages can be sent now."""
         return self._wire is not None
+
+    @property
+    def server(self) -> tuple[str, ServerInfo] | None:
+        """The URL of the server in use, without credentials, and its ``INFO``; None = not connected."""
+        wire = self._wire
+        return None if wire is None else (wire.server.url, wire.info)
 
     async def wait_ready(self, deadline: float) -> None:
         """Wait for a connection that is not congested.

@@ -81,6 +81,9 @@ class ServerInfo:
 
     Attributes:
         server_id: its unique id.
+        server_name: what its operator calls it.
+        version: of nats-server.
+        cluster: the name of its cluster; empty = none.
         client_id: the number of this connection there.
         max_payload: the most bytes of a message with its headers.
         headers: whether it supports headers.
@@ -92,6 +95,9 @@ class ServerInfo:
     """
 
     server_id: str = ""
+    server_name: str = ""
+    version: str = ""
+    cluster: str = ""
     client_id: int = 0
     max_payload: int = 1024 * 1024
     headers: bool = False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -14,6 +15,7 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.tail import Tail
 from windshift.server.api.call_stream import CallStream
@@ -22,8 +24,9 @@ from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
 from windshift.server.api.fields import number, unix_ns
 from windshift.server.api.streams import read_pointer, write_stream
-from windshift.server.auth.actions import ViewStream
+from windshift.server.auth.actions import Action, ViewStream
 from windshift.server.auth.authenticate import Identity
+from windshift.server.auth.questions import read_action
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import read_token, write_token
@@ -34,6 +37,7 @@ from windshift.server.events.specs import AtEnd, AtStart
 
 ADMIN = pb.DESCRIPTOR.services_by_name["AdminService"]
 
+_MOST_CHECKS: Final = 100
 _LARGEST_PAGE: Final = 1_000
 _PAGE: Final = 100
 _LARGEST_READ: Final = 500
@@ -65,6 +69,7 @@ class AdminService:
     """Looks at streams, events and consumers, and manages them.
 
     Args:
+        servers: this one and the others.
         streams: all about streams.
         consumers: all about consumers.
         events: reads events.
@@ -74,17 +79,50 @@ class AdminService:
 
     def __init__(
         self,
+        servers: Servers,
         streams: StreamAdmin,
         consumers: ConsumerAdmin,
         events: EventReader,
         connection: Connection,
         api: JetStream,
     ) -> None:
+        self._servers = servers
         self._streams = streams
         self._consumers = consumers
         self._events = events
         self._connection = connection
         self._api = api
+
+    # --- Servers ------------------------------------------------------------------------------------------
+
+    async def get_server(self, request: pb.GetServerRequest, call: ServerCall) -> pb.GetServerResponse:
+        """Describe this server."""
+        del request, call
+        return pb.GetServerResponse(server=_server(self._servers.own()))
+
+    async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
+        """List all servers."""
+        del request, call
+        found, missing = await self._servers.all()
+        return pb.ListServersResponse(servers=map(_server_entry, found), missing=missing)
+
+    async def who_am_i(self, request: pb.WhoAmIRequest, call: ServerCall) -> pb.WhoAmIResponse:
+        """Say who calls, and what it may do."""
+        if len(request.checks) > _MOST_CHECKS:
+            raise InvalidField("checks", f"must have at most {_MOST_CHECKS} elements")
+        actions = [_check(f"checks[{position}]", check) for position, check in enumerate(request.checks)]
+        identity = call.state
+        if not isinstance(identity, Identity):
+            return pb.WhoAmIResponse(checks=[pb.WhoAmIResponse.Decision(allowed=True)] * len(actions))
+        permissions = identity.principal.permissions
+        decisions = [permissions.decide(action) for action in actions]
+        return pb.WhoAmIResponse(
+            principal=identity.principal.name,
+            credential=identity.credential.partition(" ")[0],
+            expires=None if identity.expires == inf else Timestamp(seconds=int(identity.expires)),
+            granted=[_grant(*grant) for grant in permissions.grants()],
+            checks=[pb.WhoAmIResponse.Decision(allowed=each.allowed, rule=each.rule) for each in decisions],
+        )
 
     # --- Streams ------------------------------------------------------------------------------------------
 
@@ -335,11 +373,60 @@ def _purge(request: pb.PurgeStreamRequest) -> dict[str, Any]:
     return purge
 
 
+def _check(field: str, check: pb.WhoAmIRequest.Check) -> Action:
+    """Read what is to be decided; raise `InvalidField`."""
+    try:
+        return read_action(check.verb, *check.resource.split())
+    except ValueError as error:
+        raise InvalidField(field, str(error)) from None
+
+
 # --- Responses --------------------------------------------------------------------------------------------
 
 
 def _timestamp(time: Time | None) -> Timestamp | None:
     return None if time is None else Timestamp(seconds=time.seconds, nanos=time.nanos)
+
+
+def _grant(key: str, pattern: str, role: str) -> pb.WhoAmIResponse.Grant:
+    return pb.WhoAmIResponse.Grant(verb=key, resource=pattern, role=role)
+
+
+def _server(entry: ServerEntry) -> pb.Server:
+    view, broker = entry.server, entry.broker
+    server = pb.Server(
+        id=view.id,
+        name=view.name,
+        version=view.version,
+        max_payload=view.max_payload,
+        rules=view.rules,
+        methods=view.methods,
+        limits=[pb.Server.Limit(name=name, value=max(0, value)) for name, value in view.limits.items()],
+        broker=pb.Server.Broker(
+            name=broker.name,
+            version=broker.version,
+            cluster=broker.cluster,
+            url=broker.url,
+            connected=broker.connected,
+        ),
+    )
+    server.started.FromNanoseconds(view.started_ns)
+    if broker.round_trip_ns:
+        server.broker.round_trip.FromNanoseconds(broker.round_trip_ns)
+    return server
+
+
+def _server_entry(entry: ServerEntry) -> pb.ListServersResponse.Entry:
+    load = entry.load
+    return pb.ListServersResponse.Entry(
+        server=_server(entry),
+        connections=load.connections,
+        active_calls=load.active_calls,
+        memory=load.memory,
+        cpu=load.cpu,
+        ready=not load.not_ready,
+        not_ready_reason=load.not_ready,
+    )
 
 
 def _stream_info(entry: StreamEntry) -> pb.StreamInfo:

@@ -306,7 +306,7 @@ def _pause(request: admin_pb.PauseConsumerRequest) -> Iterator[Action]:
 # --- Principals -------------------------------------------------------------------------------------------
 
 
-def _observe(_: principals_pb.ListPrincipalsRequest) -> Iterator[Action]:
+def _observe(_: principals_pb.ListPrincipalsRequest | admin_pb.ListServersRequest) -> Iterator[Action]:
     yield ObserveServer()
 
 
@@ -432,6 +432,9 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, read_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
+    _ADMIN + "GetServer": MethodPolicy(rule=None),
+    _ADMIN + "WhoAmI": MethodPolicy(rule=None),
+    _ADMIN + "ListServers": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _ADMIN + "ListStreams": MethodPolicy(rule=None, weight=Weight.LIST),
     _ADMIN + "GetStream": MethodPolicy(rule=_view, check=_check_stream),
     _ADMIN + "ListSubjects": MethodPolicy(rule=_view_of, check=_check_of_stream, weight=Weight.LIST),

@@ -169,6 +169,14 @@ class Permissions:
             self._allowed[action] = decision
         return decision
 
+    def grants(self) -> Iterator[tuple[str, str, str]]:
+        """Yield list, pattern and role of each entry; the list of one that denies begins with ``!``."""
+        for role in self.roles:
+            for sign, lists in (("", role.allow), ("!", role.deny)):
+                for key, entries in lists.items():
+                    for entry in entries:
+                        yield sign + key, entry.pattern, role.name
+
     def publishes(self, subject: str) -> bool:
         """Tell whether `Publish(subject)` is allowed, quickly: this is asked for every event."""
         known = self._publishes.get(subject)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import math
+import socket
 import sys
-from collections.abc import Coroutine, Iterator, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from windshift import __version__
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
@@ -27,7 +30,9 @@ from windshift.rpc import (
 from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
+from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.look import Look
+from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.api.admin import ADMIN, AdminService
 from windshift.server.api.asking import AskingInterceptor
@@ -120,7 +125,7 @@ class App:
         self._config = config
         self._share_port = share_port
         self._telemetry = telemetry
-        self._made_at = asyncio.get_running_loop().time()
+        self._made_at, self._started_ns = asyncio.get_running_loop().time(), time.time_ns()
         nats = _nats(config.nats, servers)
         self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
@@ -129,7 +134,10 @@ class App:
         access = None if self.authorization is None else self.authorization.access
         self._ownership = None if access is None else Ownership(nats.api, access)
         self._copies = None if access is None else Copies(nats.api, access, audit)
-        self._domain = _Domain(config, nats, counts, stats, telemetry.tracer, self._ownership, storage)
+        describing = (self._describe, self._load)
+        self._domain = _Domain(
+            config, nats, counts, stats, telemetry.tracer, self._ownership, storage, describing
+        )
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
         """The files that are reloaded when they change, or on demand."""
@@ -214,6 +222,8 @@ class App:
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return the background work of the server."""
         yield self._domain.upkeep.run()
+        yield self._domain.gathering.run()
+        yield self._domain.servers.measure()
         yield self._domain.dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -224,6 +234,31 @@ class App:
         if self._copies is not None:
             yield self._copies.watch()
         yield self._reload_on_demand()
+
+    def _describe(self) -> ServerView:
+        limits = self._config.grpc.limits
+        return ServerView(
+            name=socket.gethostname(),
+            version=__version__,
+            started_ns=self._started_ns,
+            max_payload=self.connection.max_payload,
+            rules=self.authorization is not None,
+            methods=tuple(path for service in self._answered for path in service.methods),
+            limits={
+                "GRPC_MAX_CONNECTIONS": limits.max_connections,
+                "GRPC_MAX_CONNECTIONS_PER_ADDRESS": limits.max_connections_per_address or 0,
+                "GRPC_MAX_CONCURRENT_STREAMS": limits.max_concurrent_streams,
+                "GRPC_MAX_HELD_MB": (limits.max_held or 0) // 2**20,
+                "NATS_PUBLISH_ASYNC_MAX_PENDING": self._config.nats.max_pending_publishes,
+            },
+        )
+
+    def _load(self) -> ServerLoad:
+        server = self._server
+        if server is None:
+            return ServerLoad(not_ready="starting")
+        calls = sum(server.active_calls().values())
+        return ServerLoad(server.connections, calls, not_ready=self.readiness().reason or "")
 
     def reload(self) -> None:
         """Reload all files soon; the log has the result."""
@@ -339,6 +374,7 @@ class _Domain:
         tracer: Tracer | None,
         ownership: Ownership | None,
         storage: int | None,
+        describing: tuple[Callable[[], ServerView], Callable[[], ServerLoad]],
     ) -> None:
         connection, requests, api, writes, notes, _ = nats
         replicas = config.nats.default_replicas
@@ -358,7 +394,10 @@ class _Domain:
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         look = Look(api)
+        self.gathering = Gathering(connection)
+        self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(
+            self.servers,
             StreamAdmin(api, look, store, ownership),
             ConsumerAdmin(api, look, store),
             EventReader(api, look),

@@ -9,6 +9,132 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class GetServerRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class GetServerResponse(_message.Message):
+    __slots__ = ("server",)
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    server: Server
+    def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ...) -> None: ...
+
+class Server(_message.Message):
+    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits")
+    class Broker(_message.Message):
+        __slots__ = ("name", "version", "cluster", "url", "connected", "round_trip")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        VERSION_FIELD_NUMBER: _ClassVar[int]
+        CLUSTER_FIELD_NUMBER: _ClassVar[int]
+        URL_FIELD_NUMBER: _ClassVar[int]
+        CONNECTED_FIELD_NUMBER: _ClassVar[int]
+        ROUND_TRIP_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        version: str
+        cluster: str
+        url: str
+        connected: bool
+        round_trip: _duration_pb2.Duration
+        def __init__(self, name: _Optional[str] = ..., version: _Optional[str] = ..., cluster: _Optional[str] = ..., url: _Optional[str] = ..., connected: bool = ..., round_trip: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    class Limit(_message.Message):
+        __slots__ = ("name", "value")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        value: int
+        def __init__(self, name: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    STARTED_FIELD_NUMBER: _ClassVar[int]
+    MAX_PAYLOAD_FIELD_NUMBER: _ClassVar[int]
+    RULES_FIELD_NUMBER: _ClassVar[int]
+    BROKER_FIELD_NUMBER: _ClassVar[int]
+    METHODS_FIELD_NUMBER: _ClassVar[int]
+    LIMITS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    name: str
+    version: str
+    started: _timestamp_pb2.Timestamp
+    max_payload: int
+    rules: bool
+    broker: Server.Broker
+    methods: _containers.RepeatedScalarFieldContainer[str]
+    limits: _containers.RepeatedCompositeFieldContainer[Server.Limit]
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ...) -> None: ...
+
+class WhoAmIRequest(_message.Message):
+    __slots__ = ("checks",)
+    class Check(_message.Message):
+        __slots__ = ("verb", "resource")
+        VERB_FIELD_NUMBER: _ClassVar[int]
+        RESOURCE_FIELD_NUMBER: _ClassVar[int]
+        verb: str
+        resource: str
+        def __init__(self, verb: _Optional[str] = ..., resource: _Optional[str] = ...) -> None: ...
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    checks: _containers.RepeatedCompositeFieldContainer[WhoAmIRequest.Check]
+    def __init__(self, checks: _Optional[_Iterable[_Union[WhoAmIRequest.Check, _Mapping]]] = ...) -> None: ...
+
+class WhoAmIResponse(_message.Message):
+    __slots__ = ("principal", "credential", "expires", "granted", "checks")
+    class Grant(_message.Message):
+        __slots__ = ("verb", "resource", "role")
+        VERB_FIELD_NUMBER: _ClassVar[int]
+        RESOURCE_FIELD_NUMBER: _ClassVar[int]
+        ROLE_FIELD_NUMBER: _ClassVar[int]
+        verb: str
+        resource: str
+        role: str
+        def __init__(self, verb: _Optional[str] = ..., resource: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    class Decision(_message.Message):
+        __slots__ = ("allowed", "rule")
+        ALLOWED_FIELD_NUMBER: _ClassVar[int]
+        RULE_FIELD_NUMBER: _ClassVar[int]
+        allowed: bool
+        rule: str
+        def __init__(self, allowed: bool = ..., rule: _Optional[str] = ...) -> None: ...
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    CREDENTIAL_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_FIELD_NUMBER: _ClassVar[int]
+    GRANTED_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    principal: str
+    credential: str
+    expires: _timestamp_pb2.Timestamp
+    granted: _containers.RepeatedCompositeFieldContainer[WhoAmIResponse.Grant]
+    checks: _containers.RepeatedCompositeFieldContainer[WhoAmIResponse.Decision]
+    def __init__(self, principal: _Optional[str] = ..., credential: _Optional[str] = ..., expires: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., granted: _Optional[_Iterable[_Union[WhoAmIResponse.Grant, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[WhoAmIResponse.Decision, _Mapping]]] = ...) -> None: ...
+
+class ListServersRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class ListServersResponse(_message.Message):
+    __slots__ = ("servers", "missing")
+    class Entry(_message.Message):
+        __slots__ = ("server", "connections", "active_calls", "memory", "cpu", "ready", "not_ready_reason")
+        SERVER_FIELD_NUMBER: _ClassVar[int]
+        CONNECTIONS_FIELD_NUMBER: _ClassVar[int]
+        ACTIVE_CALLS_FIELD_NUMBER: _ClassVar[int]
+        MEMORY_FIELD_NUMBER: _ClassVar[int]
+        CPU_FIELD_NUMBER: _ClassVar[int]
+        READY_FIELD_NUMBER: _ClassVar[int]
+        NOT_READY_REASON_FIELD_NUMBER: _ClassVar[int]
+        server: Server
+        connections: int
+        active_calls: int
+        memory: int
+        cpu: float
+        ready: bool
+        not_ready_reason: str
+        def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ..., connections: _Optional[int] = ..., active_calls: _Optional[int] = ..., memory: _Optional[int] = ..., cpu: _Optional[float] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ...) -> None: ...
+    SERVERS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    servers: _containers.RepeatedCompositeFieldContainer[ListServersResponse.Entry]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, servers: _Optional[_Iterable[_Union[ListServersResponse.Entry, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ListStreamsRequest(_message.Message):
     __slots__ = ("find", "order_by", "descending", "page_size", "page_token")
     class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

@@ -1,0 +1,166 @@
+"""Questions that all servers on the same broker answer, each for itself.
+
+A server tells the others every few seconds that it is there (``_WS.here.<id>``), so that one that does not
+answer can be named. A question is a core NATS message, ``_WS.ask.<what>``, whose reply subject is an inbox;
+an answer is one or more JSON objects, the last of which says so. Whoever may publish in the account may
+answer: what is gathered is for people to look at, and decides nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from windshift.nats import Connection, Message, NotConnected
+from windshift.nats.jetstream.api import JsonObject
+
+log = logging.getLogger(__name__)
+
+TIMEOUT: Final = 0.5
+"""Seconds that a server has for its answer."""
+_INTERVAL: Final = 5.0
+"""Seconds between two words of a server that it is there."""
+_FORGOTTEN: Final = 16.0
+"""Seconds of silence after which a server counts as gone."""
+_IN_ONE: Final = 500
+"""Entries of one message of an answer."""
+
+Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject]]
+
+
+class Gathered(NamedTuple):
+    """What servers answered.
+
+    Attributes:
+        entries: by the server's id.
+        missing: ids of servers that were there a moment ago, and did not answer.
+    """
+
+    entries: Mapping[str, list[JsonObject]]
+    missing: list[str]
+
+
+class Gathering:
+    """Asks all servers, this one included, and answers for this one.
+
+    Attributes:
+        id: this server's; another one at each start.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        self.id = secrets.token_hex(8)
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._answers: dict[str, Answer] = {}
+        self._heard: dict[str, float] = {}
+
+    def answer(self, what: str, answer: Answer) -> None:
+        """Answer a question from now on; `answer` gets it and returns the entries of this server."""
+        self._answers[what] = answer
+
+    async def run(self) -> None:
+        """Hear the others, and tell them that this one is there, until cancelled."""
+        self._connection.subscribe(b"_WS.here.*", self._on_here)
+        self._connection.subscribe(b"_WS.ask.*", self._on_question)
+        try:
+            while True:
+                self._publish(f"_WS.here.{self.id}", b"+")
+                await asyncio.sleep(_INTERVAL)
+        finally:
+            self._publish(f"_WS.here.{self.id}", b"-")
+
+    async def ask(self, what: str, question: JsonObject) -> Gathered:
+        """Ask all servers. Without a connection only this one answers."""
+        waiting = _Waiting(self._others())
+        inbox = self._connection.subscribe_once(waiting.on_message)
+        try:
+            if inbox is not None:
+                self._publish(f"_WS.ask.{what}", json.dumps(question).encode(), inbox.subject)
+                await waiting.all_answered()
+        finally:
+            if inbox is not None:
+                inbox.unsubscribe()
+        entries = {self.id: list(self._answers[what](question))} | waiting.whole
+        return Gathered(entries, sorted(self._others() - entries.keys()))
+
+    def _others(self) -> set[str]:
+        now = self._loop.time()
+        self._heard = {id: at for id, at in self._heard.items() if now - at < _FORGOTTEN}  # noqa: A001
+        return set(self._heard)
+
+    def _on_here(self, message: Message) -> None:
+        id = message.subject.decode(errors="replace").rpartition(".")[2]  # noqa: A001
+        if id == self.id:
+            return
+        if message.body == b"-":
+            self._heard.pop(id, None)
+        elif len(self._heard) < 10_000:
+            self._heard[id] = self._loop.time()
+
+    def _on_question(self, message: Message) -> None:
+        answer = self._answers.get(message.subject.decode(errors="replace").rpartition(".")[2])
+        question = _read(message.body)
+        if answer is None or question is None or not message.reply:
+            return
+        try:
+            entries = list(answer(question))
+        except Exception:
+            log.exception("a question of another server could not be answered")
+            return
+        for begin in range(0, max(1, len(entries)), _IN_ONE):
+            some, last = entries[begin : begin + _IN_ONE], begin + _IN_ONE >= len(entries)
+            part = {"id": self.id, "entries": some, "last": last}
+            self._publish(message.reply.decode(), json.dumps(part).encode())
+
+    def _publish(self, subject: str, body: bytes, reply: bytes = b"") -> None:
+        try:
+            self._connection.publish(subject.encode(), body, reply=reply)
+        except NotConnected:
+            pass
+
+
+class _Waiting:
+    """What has come in answer to one question.
+
+    Attributes:
+        whole: the entries of servers that have answered wholly.
+    """
+
+    def __init__(self, expected: set[str]) -> None:
+        self.whole: dict[str, list[JsonObject]] = {}
+        self._parts: dict[str, list[JsonObject]] = {}
+        self._expected = expected
+        self._news = asyncio.Event()
+
+    async def all_answered(self) -> None:
+        """Wait until every server that is expected has answered, or their time is over."""
+        try:
+            async with asyncio.timeout(TIMEOUT):
+                while not self._expected <= self.whole.keys():
+                    self._news.clear()
+                    await self._news.wait()
+        except TimeoutError:
+            pass
+
+    def on_message(self, message: Message) -> None:
+        """Take a part of an answer."""
+        part = _read(message.body)
+        if part is None or not isinstance(part.get("id"), str) or not isinstance(part.get("entries"), list):
+            return  # nobody listens to the question, or somebody else answered
+        parts = self._parts.setdefault(part["id"], [])
+        parts += [each for each in part["entries"] if isinstance(each, dict)]
+        if part.get("last"):
+            self.whole[part["id"]] = parts
+            self._news.set()
+
+
+def _read(body: bytes) -> dict[str, Any] | None:
+    try:
+        read = json.loads(body)
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None

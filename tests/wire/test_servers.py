@@ -1,0 +1,74 @@
+"""What servers say of themselves and of each other, and of who calls."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import windshift
+from tests.support.app import running_app
+from tests.support.client import Client, refused
+from tests.support.nats_server import NatsServer
+from tests.wire.looking import ask
+
+
+def test_this_server(client: Client) -> None:
+    """A server says what it is, what it serves, and what it is connected to."""
+    server = ask(client, "GetServer").server
+    assert server.version == windshift.__version__
+    assert 0 <= time.time() - server.started.ToNanoseconds() / 1e9 < 3600
+    assert "/windshift.admin.v1alpha1.AdminService/GetServer" in server.methods
+    assert {limit.name for limit in server.limits} >= {"GRPC_MAX_CONNECTIONS"}
+    assert server.max_payload == 1024 * 1024
+    assert not server.rules
+    assert server.broker.connected
+    assert server.broker.version
+    assert server.broker.url.startswith("nats://127.0.0.1:")
+
+
+def test_all_servers(own_nats_server: NatsServer, own_client: Client) -> None:
+    """Servers on the same broker know each other; one that hangs is named, and one that stopped is not."""
+    own = ask(own_client, "GetServer").server.id
+    assert [entry.server.id for entry in ask(own_client, "ListServers").servers] == [own]
+    with running_app(own_nats_server.url) as address:
+        other = Client(address)
+        second = ask(other, "GetServer").server.id
+        found = wait_for_servers(own_client, {own, second})
+        assert all(entry.ready for entry in found.servers)
+        assert all(entry.memory > 10_000_000 for entry in found.servers)
+        assert not found.missing
+        other.channel.close()
+    assert not wait_for_servers(own_client, {own}).missing
+
+
+def wait_for_servers(client: Client, ids: set[str]) -> Any:
+    """Ask until these servers and no others answer: they hear of each other in their own time."""
+    until = time.monotonic() + 30
+    while True:
+        found = ask(client, "ListServers")
+        if {entry.server.id for entry in found.servers} == ids and not found.missing:
+            return found
+        assert time.monotonic() < until, found
+
+
+def test_who_calls_without_rules(client: Client) -> None:
+    """Where there are no rules nobody is known, and everything is allowed."""
+    checks = [{"verb": "publish", "resource": "a.b"}, {"verb": "consume", "resource": "S a.> -"}]
+    answer = ask(client, "WhoAmI", checks=checks)
+    assert (answer.principal, answer.credential, list(answer.granted)) == ("", "", [])
+    assert [check.allowed for check in answer.checks] == [True, True]
+
+
+def test_malformed_checks(client: Client) -> None:
+    """A verb that there is not, or a resource that does not fit, is told."""
+    for check in (
+        {"verb": "fly", "resource": "a"},
+        {"verb": "publish", "resource": ""},
+        {"verb": "publish", "resource": "a b"},
+        {"verb": "publish", "resource": "a..b"},
+    ):
+        with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+            ask(client, "WhoAmI", checks=[check])
+        assert caught[0].fields == ("checks[0]",)
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD"):
+        ask(client, "WhoAmI", checks=[{"verb": "publish", "resource": "a"}] * 101)
