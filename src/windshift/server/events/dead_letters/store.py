@@ -61,6 +61,8 @@ _MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
 """Bytes of entries after which a page stops scanning."""
 _LOOK_AGAIN: Final = 1.0
 """Seconds until it is looked again whether a full stream has room."""
+_AT_ONCE: Final = 50
+"""Entries that are read in one turn of the event loop."""
 _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
 
@@ -277,7 +279,7 @@ class DeadLetterStore:
         """
         max_bytes = max_bytes if with_data else sys.maxsize
         batch = await self._scan(scan_query(which, after, limit, max_bytes), deadline)
-        scanned = [_entry_or_position(stored) for stored in batch.messages]
+        scanned = await _entries_or_positions(batch.messages)
         chosen = choose(scanned, batch.left, which, limit, max_bytes)
         dead_letters = []
         for entry in chosen.entries:
@@ -372,6 +374,16 @@ def choose(
 
 def _pattern(stream: str, consumer: str) -> str:
     return SUBJECTS + id_pattern(stream, consumer)
+
+
+async def _entries_or_positions(stored: list[StoredMessage]) -> list[Entry | int]:
+    """Read entries, and let other calls run in between: hundreds of them take a while."""
+    entries: list[Entry | int] = []
+    for message in stored:
+        entries.append(_entry_or_position(message))
+        if len(entries) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return entries
 
 
 def _entry_or_position(stored: StoredMessage) -> Entry | int:
