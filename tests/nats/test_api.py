@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +15,7 @@ from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import JetStreamError, OutcomeUnknown, Unavailable
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JsonObject, StreamState
+from windshift.nats.jetstream.api import JsonObject, StreamState, leave_subjects, subject_pages
 
 Unique = Callable[[], str]
 
@@ -284,3 +285,37 @@ async def test_what_may_not_be_asked_twice(own_broker: Broker, own_nats_server: 
     own_nats_server.kill()
     with pytest.raises(OutcomeUnknown):
         await asking
+
+
+def test_subjects_are_read_some_at_a_time() -> None:
+    """An answer with many is never parsed as a whole; whatever they hold, each is told as it is."""
+    many = {f"s.{number}": 1 for number in range(2_500)} | {'s."}{\\,:1': 2, "s.\u00e4<&>": 3}
+    answer = {
+        "type": "io.nats.jetstream.api.v1.stream_info_response",
+        "total": 2_502,
+        "config": {"subjects": ["s.>"], "description": '"subjects":{"no":1}', "metadata": {"total": "7"}},
+        "state": {"messages": 3_000, "subjects": many},
+        "ts": "2026-11-28T00:00:00Z",
+    }
+    for escaped in (True, False):
+        body = json.dumps(answer, separators=(",", ":"), ensure_ascii=escaped).encode()
+        read = leave_subjects(body)
+        pages = list(subject_pages(read))
+        assert read["total"] == 2_502
+        assert [len(page) for page in pages] == [1_000, 1_000, 502]
+        assert [each for page in pages for each in page] == list(many)
+
+
+@pytest.mark.parametrize("body", [b'{"state":{"subjects":{"a":1', b'{"state":{"subjects":{"a":"b"}}}'])
+def test_subjects_that_are_none(body: bytes) -> None:
+    """What is cut off, or something else, is not taken for the end."""
+    with pytest.raises(JetStreamError):
+        list(subject_pages(leave_subjects(body)))
+
+
+def test_no_subjects() -> None:
+    """An answer without any, and an error, are read as always."""
+    assert list(subject_pages(leave_subjects(b'{"state":{"messages":0}}'))) == []
+    assert list(subject_pages(leave_subjects(b'{"state":{"subjects":{}}}'))) == []
+    with pytest.raises(JetStreamError, match="10059"):
+        leave_subjects(b'{"error":{"code":404,"err_code":10059,"description":"no"}}')

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from base64 import b64decode
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -87,6 +88,45 @@ def read_answer(body: bytes) -> JsonObject:
     except (AttributeError, TypeError, OverflowError, RecursionError):
         raise ValueError("not an answer of JetStream") from None
     raise refusal
+
+
+_Read: TypeAlias = Callable[[bytes], JsonObject]
+
+_TOTAL: Final = re.compile(rb'"total":(\d+)')
+_SUBJECTS: Final = b'"subjects":{'
+_SUBJECT_COUNT: Final = re.compile(rb'"((?:[^"\\]|\\.)*)":\d+([,}])')
+_UNREAD: Final = ""
+"""The key, which no answer has, of the subjects in an answer that were not read yet."""
+
+
+def leave_subjects(body: bytes) -> JsonObject:
+    """Read an answer with subjects, but not these: they may be many megabytes. See `subject_pages`."""
+    start = body.find(_SUBJECTS)
+    if start < 0:
+        return read_answer(body)
+    total = _TOTAL.search(body, 0, start)
+    return {"total": 0 if total is None else int(total[1]), _UNREAD: (body, start + len(_SUBJECTS))}
+
+
+def subject_pages(answer: JsonObject) -> Iterator[list[str]]:
+    """Yield the subjects in an answer, as many as one turn of the event loop may be busy with.
+
+    Raise `JetStreamError` when there is something else.
+    """
+    body, position = answer.get(_UNREAD, (b"}", 0))
+    page: list[str] = []
+    while body[position : position + 1] != b"}":
+        item = _SUBJECT_COUNT.match(body, position)
+        if item is None:
+            raise JetStreamError(0, 500, "something other than JetStream answered")
+        subject = item[1]
+        page.append(json.loads(b'"%b"' % subject) if b"\\" in subject else subject.decode(errors="replace"))
+        position = item.end() - (item[2] == b"}")
+        if len(page) == _SUBJECTS_AT_ONCE:
+            yield page
+            page = []
+    if page:
+        yield page
 
 
 class StoredMessage(NamedTuple):
@@ -213,6 +253,7 @@ class JetStream:
         *,
         repeatable: bool = True,
         size: int | None = None,
+        read: _Read = read_answer,
     ) -> JsonObject:
         """Call an operation, such as ``STREAM.INFO.ORDERS``.
 
@@ -224,13 +265,14 @@ class JetStream:
                 configuration). Otherwise it is not sent again once it may have arrived.
             size: the most bytes of the answer; None = those of the largest configuration and what the server
                 has to say of it, or of a list.
+            read: reads the answer, see `read_answer`.
         """
         subject = (API_PREFIX + operation).encode()
         body = b"" if request is None else to_json(request)
         if size is None:
             size = self._size(operation, request)
         async for _ in retry(deadline, self._backoff):
-            answer = await self._attempt(subject, body, size, deadline, repeatable=repeatable)
+            answer = await self._attempt(subject, body, size, deadline, read, repeatable=repeatable)
             if answer is not None:
                 return answer
         raise Unavailable
@@ -242,7 +284,7 @@ class JetStream:
         return 2 * self.connection.max_payload
 
     async def _attempt(
-        self, subject: bytes, body: bytes, size: int, deadline: float, *, repeatable: bool
+        self, subject: bytes, body: bytes, size: int, deadline: float, read: _Read, *, repeatable: bool
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
         await self.connection.wait_ready(deadline)
@@ -257,7 +299,7 @@ class JetStream:
             raise JetStreamError(0, 400, "it is larger than a message may be; ask for less at once") from None
         if isinstance(outcome, bytes):
             try:
-                return read_answer(outcome)
+                return read(outcome)
             except JetStreamError as error:
                 if error.err_code in codes.TEMPORARY:
                     return None
@@ -355,14 +397,14 @@ class JetStream:
         size = _HEAD + min(int(state["bytes"]), most * _LONGEST_SUBJECT) + most * _PUNCTUATION
         while offset < total:
             query = {"subjects_filter": pattern, "offset": offset}
-            answer = await self.call(f"STREAM.INFO.{stream}", query, deadline, size=size)
-            found = list(answer["state"].get("subjects") or ())
-            if not found:
-                return
-            for start in range(0, len(found), _SUBJECTS_AT_ONCE):
-                yield found[start : start + _SUBJECTS_AT_ONCE]
+            answer = await self.call(f"STREAM.INFO.{stream}", query, deadline, size=size, read=leave_subjects)
+            before = offset
+            for page in subject_pages(answer):
+                offset += len(page)
+                yield page
                 await asyncio.sleep(0)
-            offset += len(found)
+            if offset == before:
+                return
             total = int(answer.get("total") or 0)
 
     # --- Messages -----------------------------------------------------------------------------------------
