@@ -23,6 +23,7 @@ from windshift.server.domain import names
 from windshift.server.events import consumers
 from windshift.server.events.consuming import commands, room
 from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.dead_letters import replay_queue, store
 from windshift.server.process import health_http, memory, open_files
 
@@ -100,6 +101,9 @@ VALUES: Final = {
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
     "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",
     "the error type of a reject": f"{commands.LONGEST_ERROR_TYPE} characters",
+    "claims of the ends of events": (
+        f"{CLAIMED_FOR // timedelta(minutes=1)} minutes and the consumer's timeout"
+    ),
     "ids of dead letters in one request": amount(dead_letters.MOST_IDS),
     "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
     "replays per second": amount(dead_letters._FASTEST),

@@ -22,7 +22,7 @@ from tests.faults.history import (
 from tests.faults.linearizable import linearizable
 from windshift.server.api.errors import CODES
 
-CROSSING = 0.25
+CROSSING = 0.05
 """Seconds after a confirmation in which a delivery on another call may have been under way already.
 
 Time in which something was frozen, stalled or slowed down does not count: nothing moves then.
@@ -246,12 +246,17 @@ def undocumented(failures: Iterable[Failure]) -> Iterator[Violation]:
 def wrongly_ended(
     events: Iterable[int], settlements: Iterable[Settlement], dead: Iterable[int]
 ) -> Iterator[Violation]:
-    """Find events that ended neither acknowledged nor as one dead letter, or as both."""
+    """Find events that ended neither acknowledged or dropped nor as one dead letter, or as both.
+
+    Those that were rejected for good (``bury``), and whose reject was confirmed, have to be dead letters.
+    """
     letters = Counter(dead)
     acks: dict[int, set[Told]] = defaultdict(set)
     for settlement in settlements:
-        if settlement.kind == "ack":
+        if settlement.kind in ("ack", "drop"):
             acks[settlement.id].add(settlement.told)
+        elif settlement.kind == "bury" and settlement.told is Told.CONFIRMED and not letters[settlement.id]:
+            yield Violation("last attempt", f"{settlement.id} was rejected for good and is no dead letter")
     for id_ in events:
         confirmed = Told.CONFIRMED in acks[id_]
         perhaps = bool(acks[id_] & {Told.UNANSWERED, Told.FAILED})

@@ -122,7 +122,7 @@ class Session:
     # What a behaviour may do
 
     def settle(self, kind: str, *ids: int) -> None:
-        """Send an ``ack``, ``ping``, or ``drop`` (a reject for good), or a ``reject`` at once."""
+        """Send an ``ack``, ``ping``, ``reject``, ``drop``, or ``bury`` (a reject for good)."""
         match kind:
             case "ack":
                 request = pb.EventsRequest(ack={"ids": ids})
@@ -131,6 +131,8 @@ class Session:
             case "drop":
                 drop = pb.EventsRequest.REJECT_ACTION_DROP
                 request = pb.EventsRequest(reject=pb.EventsRequest.Reject(ids=ids, action=drop))
+            case "bury":
+                request = pb.EventsRequest(reject=pb.EventsRequest.Reject(ids=ids, permanently=True))
             case _:
                 request = pb.EventsRequest(reject={"ids": ids})
         self.send(kind, ids, request)
@@ -205,7 +207,7 @@ class Session:
 
     def _confirm(self, confirmation: str, lists: Any) -> None:
         kind, ids, start = self._asked.popleft()
-        said = "reject" if kind == "drop" else kind
+        said = "reject" if kind in ("drop", "bury") else kind
         told = {
             **dict.fromkeys(lists.ids, Told.CONFIRMED),
             **dict.fromkeys(lists.invalid_ids, Told.INVALID),

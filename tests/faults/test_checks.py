@@ -104,14 +104,14 @@ def test_redelivered(kind: str) -> None:
 def test_crossed() -> None:
     """A delivery on another call may have been under way when the confirmation was, but not for long."""
     other = replace(AGAIN, session="two")
-    assert checks.redelivered([replace(other, at=2.1)], [ACK]) == checks.Redeliveries([], 1, 0)
-    assert found(checks.redelivered([replace(other, at=2.3)], [ACK]).violations) == ["redelivered"]
+    assert checks.redelivered([replace(other, at=2.04)], [ACK]) == checks.Redeliveries([], 1, 0)
+    assert found(checks.redelivered([replace(other, at=2.1)], [ACK]).violations) == ["redelivered"]
 
 
 def test_crossed_while_things_stood_still() -> None:
     """Time in which a process was frozen, or a way stalled, does not count."""
     other = replace(AGAIN, session="two", at=9.0)
-    still = [Fault("stall", "link", 2.1, 5.0), Fault("freeze", "nats", 4.0, 8.95)]
+    still = [Fault("stall", "link", 2.02, 5.0), Fault("freeze", "nats", 4.0, 8.98)]
     assert checks.redelivered([other], [ACK], still) == checks.Redeliveries([], 1, 0)
     for faults in (still[:1], still[1:], [replace(each, kind="cut") for each in still]):
         assert found(checks.redelivered([other], [ACK], faults).violations) == ["redelivered"]
@@ -229,6 +229,11 @@ def test_wrongly_ended() -> None:
     for acks, letters in (([], []), ([ACK], [1]), ([], [1, 1]), ([unanswered], [1, 1])):
         assert found(checks.wrongly_ended([1], acks, letters)) == ["last attempt"]
     assert found(checks.wrongly_ended([1], [replace(ACK, kind="reject")], [])) == ["last attempt"]
+    drop, bury = replace(ACK, kind="drop"), replace(ACK, kind="bury")
+    assert found(checks.wrongly_ended([1], [drop], [])) == []
+    assert found(checks.wrongly_ended([1], [drop], [1])) == ["last attempt"]
+    assert found(checks.wrongly_ended([1], [bury], [1])) == []
+    assert found(checks.wrongly_ended([1], [unanswered, bury], [])) == ["last attempt"]
 
 
 def test_waits_after_kills() -> None:

@@ -90,6 +90,15 @@ async def dead_letters(url: str) -> list[int]:
     return [int(subject.split(".")[4]) for subject, count in subjects.items() for _ in range(count)]
 
 
+async def dead_letters_of(url: str, stream: str, consumer: str) -> list[int]:
+    """Return the ids of the events of one consumer that are dead letters, as often as they are."""
+    async with looking(url) as client:
+        request = {"subjects_filter": f"_WS.dead.{stream}.{consumer}.>"}
+        answer = await ask(client, "STREAM.INFO.WS_DEAD_LETTERS", request)
+    subjects = answer.get("state", {}).get("subjects") or {}
+    return [int(subject.split(".")[4]) for subject, count in subjects.items() for _ in range(count)]
+
+
 async def has_leader(url: str, within: float = 60.0) -> None:
     """Wait until a cluster takes orders."""
     async with looking(url) as client:

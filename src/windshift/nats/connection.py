@@ -170,6 +170,11 @@ class Connection:
         wire = self._wire
         return None if wire is None else (wire.server.url, wire.info)
 
+    @property
+    def server_id(self) -> str:
+        """Which process of the server this is connected to; empty while there is no connection."""
+        return "" if self._wire is None else self._wire.info.server_id
+
     async def wait_ready(self, deadline: float) -> None:
         """Wait for a connection that is not congested.
 

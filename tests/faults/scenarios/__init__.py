@@ -6,6 +6,7 @@ MODULES = (
     "publishing",
     "consuming",
     "last_attempts",
+    "ends",
     "state",
     "cluster",
     "outages",

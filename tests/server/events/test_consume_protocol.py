@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 
@@ -12,13 +13,15 @@ from windshift.nats.jetstream.api import ConsumerState
 from windshift.nats.jetstream.pulling import ACK, TERMINATE, Notice
 from windshift.nats.times import Time
 from windshift.server.domain.errors import ConsumerNotFound
-from windshift.server.events.consuming.commands import Ack, Action, Reject
+from windshift.server.events.consuming.commands import Ack, Action, Ping, Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.protocol import (
-    CheckVoid,
+    Check,
+    Claim,
     ConsumeProtocol,
+    Ending,
     GiveUp,
     Keep,
     Learn,
@@ -36,6 +39,8 @@ from windshift.server.events.retries import RetryPolicy
 
 CREATED = "2026-11-24T00:00:00Z"
 TWICE = RetryPolicy(2, dead_letters=True)
+STORED_NS = 1_700_000_000_000_000_000
+NOW_NS = STORED_NS + 3_600_000_000_000
 
 
 def snapshot(policy: RetryPolicy = TWICE, created: str = CREATED) -> ConsumerSnapshot:
@@ -53,7 +58,13 @@ class Call:
     def __init__(self, policy: RetryPolicy = TWICE, settled: Settled | None = None) -> None:
         self.memory = Memory(settled or Settled(), FailedAttempts(), PauseDetector(), Counts())
         self.protocol = ConsumeProtocol(
-            ConsumerKey("S", "c"), snapshot(policy), 10, self.memory, ConsumeOptions(), lambda: 0.5
+            ConsumerKey("S", "c"),
+            snapshot(policy),
+            10,
+            self.memory,
+            ConsumeOptions(),
+            lambda: 0.5,
+            lambda: NOW_NS,
         )
         self.protocol.begin(0.0)
         self.turn()
@@ -61,7 +72,7 @@ class Call:
             assert self.work() == [Learn()]
             self.protocol.consumer_seen(snapshot(policy))
             self.protocol.learned({})
-        assert self.protocol.takes_inbox()
+        assert self.protocol.takes_inbox(0.0)
         assert self.protocol.next_pull(0.0) is not None
 
     def turn(self, now: float = 0.0) -> list[Delivery]:
@@ -79,9 +90,9 @@ class Call:
         tells, self.protocol.tells = self.protocol.tells, []
         return [payload for _, payload in tells]
 
-    def arrive(self, seq: int, attempt: int = 1) -> None:
+    def arrive(self, seq: int, attempt: int = 1, stored_ns: int = STORED_NS) -> None:
         """Let a delivery arrive."""
-        reply = b"$JS.ACK.S.c.%d.%d.1.1700000000000000000.0" % (attempt, seq)
+        reply = b"$JS.ACK.S.c.%d.%d.1.%d.0" % (attempt, seq, stored_ns)
         self.protocol.delivered(
             Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
         )
@@ -93,17 +104,23 @@ class Call:
         if attempt > 1 and self.protocol.policy.dead_letters:
             (verify,) = self.work()
             assert isinstance(verify, Verify)
-            self.protocol.verified(verify.delivery, 0.0, 0.0, 0.0, is_dead=False)
+            self.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
             delivered = self.turn()
         assert [each.id for each in delivered] == [seq]
 
-    def sent(self) -> list[bytes]:
+    def sent(self, now: float = 0.0) -> list[bytes]:
         """Answer all acknowledgements that are to be sent; return what they say."""
         sends, self.protocol.sends = self.protocol.sends, []
         for pending in sends:
             pending.sent = True
-            self.protocol.answered(pending, b"", 0.0)
+            self.protocol.answered(pending, b"", now)
         return [pending.payload for pending in sends]
+
+    def claim(self) -> Claim:
+        """Take the claim that is to be made, and see that there is nothing else to be done."""
+        (claim,) = self.work()
+        assert isinstance(claim, Claim)
+        return claim
 
     def told(self) -> list[tuple[list[StreamSeq], ...]]:
         """Return the confirmations that leave now."""
@@ -134,7 +151,7 @@ def test_a_last_attempt_that_is_rejected() -> None:
     assert call.sent() == []
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, 0.0, done=True)
+    call.protocol.prepared(keep, Ending.DECIDED, 0.0)
     assert call.sent() == [TERMINATE]
     assert call.told() == [([1], [], [])]
 
@@ -146,7 +163,7 @@ def test_a_dead_letter_that_cannot_be_written() -> None:
     call.protocol.command(reject(1), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, 0.0, done=False)
+    call.protocol.prepared(keep, Ending.NOT_NOW, 0.0)
     assert call.sent() == []
     assert call.told() == [([], [], [1])]
 
@@ -164,18 +181,276 @@ def test_an_event_that_another_call_has_got_settled() -> None:
     assert call.told() == [([], [1], [])]
 
 
-def test_an_ack_of_a_last_attempt_is_doubted() -> None:
-    """It counts when there is no dead letter, and is invalid when there is."""
-    for void, expected in ((False, ([1], [], [])), (True, ([], [1], []))):
+@pytest.mark.parametrize(
+    ("ending", "told"),
+    [
+        (Ending.DECIDED, ([1], [], [])),
+        (Ending.OTHERWISE, ([], [1], [])),
+        (Ending.UNKNOWN, ([], [], [1])),
+    ],
+)
+def test_an_ack_in_doubt_is_claimed(ending: Ending, told: tuple[list[int], ...]) -> None:
+    """An earlier attempt may be held by another: the client is told what was decided."""
+    call = Call()
+    call.hold(1, attempt=2)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    assert call.sent() == [ACK]
+    assert call.told() == []
+    call.protocol.claimed(call.claim(), ending, 0.0)
+    assert call.told() == [told]
+
+
+def test_a_drop_in_doubt_is_claimed() -> None:
+    """As an ack is, and reported when that is decided."""
+    call = Call()
+    call.hold(1, attempt=2)
+    call.protocol.command(reject(1, Action.DROP), 0.0)
+    assert call.sent() == [TERMINATE]
+    call.protocol.claimed(call.claim(), Ending.DECIDED, 0.0)
+    assert call.told() == [([1], [], [])]
+    assert [type(each) for each in call.work()] == [ReportDropped]
+
+
+def test_an_ack_that_is_made_again_is_claimed_by_the_same_name() -> None:
+    """So that a claim which was stored, and not answered, is known again."""
+    call = Call()
+    call.hold(1, attempt=2)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.sent()
+    claimant = call.claim().pending.held.claimant
+    call.protocol.advance(6.0)
+    assert call.told() == [([], [], [1])]
+    call.protocol.command(Ack([StreamSeq(1)]), 6.0)
+    call.sent(6.0)
+    assert call.claim().pending.held.claimant == claimant != b""
+
+
+@pytest.mark.parametrize(
+    ("answered", "is_claimed"),
+    [
+        pytest.param(29.9, False, id="in time"),
+        pytest.param(29.96, True, id="perhaps after the timeout"),
+    ],
+)
+def test_the_time_of_the_answer_counts(answered: float, is_claimed: bool) -> None:
+    """A first attempt whose ack the broker has taken in time is nobody else's."""
+    call = Call()
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 29.0)
+    call.sent(answered)
+    assert [type(each) for each in call.work()] == [Claim] * is_claimed
+
+
+def test_a_way_that_was_stalled() -> None:
+    """A delivery is as old as the request for it, unless something newer was answered before it came."""
+    call = Call()
+    for now in (9.0, 18.0, 27.0):
+        call.protocol.heard(now)
+    call.arrive(1)
+    call.turn(27.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 28.0)
+    call.sent(28.0)
+    assert call.work() == []
+    call.arrive(2)  # in the same turn as that answer: it may have been on its way before
+    call.turn(29.0)
+    call.protocol.command(Ack([StreamSeq(2)]), 31.0)
+    call.sent(31.0)
+    assert call.claim().pending.seq == 2
+    call.arrive(3)
+    call.turn(32.0)
+    call.protocol.command(Ack([StreamSeq(3)]), 50.0)
+    call.sent(50.0)
+    assert call.work() == []
+
+
+def test_a_ping_in_time_makes_it_last() -> None:
+    """And one that the broker may have taken too late does not."""
+    call = Call()
+    call.hold(1)
+    call.protocol.command(Ping([StreamSeq(1)]), 20.0)
+    call.sent(20.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 49.0)
+    call.sent(49.0)
+    assert call.work() == []
+    call = Call()
+    call.hold(1)
+    call.protocol.command(Ping([StreamSeq(1)]), 29.0)
+    call.sent(30.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 31.0)
+    call.sent(31.0)
+    call.claim()
+
+
+def test_a_retry_whose_attempts_are_all_over_is_not_in_doubt() -> None:
+    """This server rejected the first attempt, and the broker said in time that it had taken that."""
+    call = Call(RetryPolicy(3, dead_letters=True))
+    call.hold(1)
+    call.protocol.command(reject(1), 0.0)
+    call.sent()
+    call.told()
+    call.hold(1, attempt=2)
+    call.protocol.command(Ack([StreamSeq(1)]), 1.0)
+    assert call.sent() == [ACK]
+    assert call.told() == [([1], [], [])]
+
+
+@pytest.mark.parametrize("answered", [29.96, 100.0])
+def test_a_retry_after_a_reject_that_came_late_is_in_doubt(answered: float) -> None:
+    """The reject may have hit another delivery than its own."""
+    call = Call(RetryPolicy(3, dead_letters=True))
+    call.hold(1)
+    call.protocol.command(reject(1), 29.0)
+    call.sent(answered)
+    call.told()
+    call.hold(1, attempt=2)
+    call.protocol.command(Ack([StreamSeq(1)]), 1.0)
+    call.sent()
+    call.claim()
+
+
+@pytest.mark.parametrize(
+    "happen",
+    [
+        pytest.param(lambda call: (call.lost(1.0), call.connected(1.5, is_same=True)), id="reconnected"),
+        pytest.param(lambda call: call.moved(1.0), id="moved"),
+        pytest.param(lambda call: call.elected(1.0), id="another leader"),
+        pytest.param(lambda call: call.told(Notice.LOST, 1.0), id="the leader said so"),
+        pytest.param(lambda call: call.told(Notice.UNHEARD, 1.0), id="no leader"),
+        pytest.param(lambda call: call.told(Notice.REFUSED, 1.0), id="refused"),
+        pytest.param(lambda call: call.advance(10.0), id="silence"),
+    ],
+)
+def test_what_makes_deliveries_doubtful(happen: Callable[[ConsumeProtocol], object]) -> None:
+    """The broker may deliver again at once what is held."""
+    call = Call()
+    call.hold(1)
+    happen(call.protocol)
+    call.work()
+    call.protocol.sends.clear()
+    call.protocol.command(Ack([StreamSeq(1)]), 11.0)
+    call.sent(11.0)
+    assert Claim in [type(each) for each in call.work()]
+
+
+def test_a_timeout_that_is_made_shorter() -> None:
+    """What is held may be delivered again sooner than was said when it came."""
+    call = Call()
+    call.hold(1)
+    call.protocol.consumer_seen(replace(snapshot(), timeout=timedelta(seconds=1)))
+    call.protocol.command(Ack([StreamSeq(1)]), 2.0)
+    call.sent(2.0)
+    call.claim()
+
+
+def test_a_broker_that_may_have_forgotten_deliveries() -> None:
+    """What a restart of an unreplicated nats-server left in doubt may be acknowledged, and not rejected."""
+    for command in (reject(1), reject(1, Action.DEAD_LETTER)):
+        call = Call()
+        call.hold(1)
+        call.protocol.lost(1.0)
+        call.protocol.connected(1.5)
+        call.work()
+        call.protocol.command(command, 2.0)
+        assert call.work() == []
+        assert call.protocol.sends == []
+        assert call.told() == [([], [1], [])]
+
+
+def test_an_event_that_is_held_for_long() -> None:
+    """Nobody may give up on it any more when a claim of its end may have been made and forgotten since."""
+    for is_checked in (True, False):
         call = Call()
         call.hold(1, attempt=2)
-        call.protocol.command(Ack([StreamSeq(1)]), 0.0)
-        assert call.sent() == [ACK]
-        (check,) = call.work()
-        assert isinstance(check, CheckVoid)
-        assert call.told() == []
-        call.protocol.void_checked(check.pending, check.outcome, 0.0, void=void)
-        assert call.told() == [expected]
+        for now in map(float, range(25, 601, 25)):
+            call.protocol.command(Ping([StreamSeq(1)]), now)
+            call.sent(now)
+            for check in call.work():
+                assert isinstance(check, Check)
+                call.protocol.checked(check, now, now, has_ended=False if is_checked else None)
+        call.told()
+        call.protocol.command(reject(1), 601.0)
+        assert [type(each) for each in call.work()] == [Keep] * is_checked
+        assert call.told() == ([] if is_checked else [([], [1], [])])
+
+
+def test_an_event_that_has_ended_while_it_was_held() -> None:
+    """Its ping is invalid."""
+    call = Call()
+    call.hold(1, attempt=2)
+    call.protocol.window.prolong(StreamSeq(1), call.protocol.window.get(StreamSeq(1)), 300.0)  # type: ignore[arg-type]  # it is held
+    call.protocol.command(Ping([StreamSeq(1)]), 300.0)
+    call.sent(300.0)
+    (check,) = call.work()
+    assert isinstance(check, Check)
+    call.protocol.checked(check, 300.0, 300.0, has_ended=True)
+    assert call.told() == [([], [1], [])]
+    assert len(call.protocol.window) == 0
+
+
+def test_a_dead_letter_that_comes_too_late() -> None:
+    """Somebody else has acknowledged the event: the reject is invalid."""
+    call = Call()
+    call.hold(1, attempt=2)
+    call.protocol.command(reject(1), 0.0)
+    (keep,) = call.work()
+    assert isinstance(keep, Keep)
+    call.protocol.prepared(keep, Ending.OTHERWISE, 0.0)
+    assert call.sent() == []
+    assert call.tells() == [ACK]
+    assert call.told() == [([], [1], [])]
+
+
+def test_an_ack_after_a_dead_letter_that_may_be_written() -> None:
+    """It is claimed: the dead letter stands if it is there."""
+    call = Call()
+    call.hold(1)
+    call.protocol.command(reject(1, Action.DEAD_LETTER), 0.0)
+    (keep,) = call.work()
+    assert isinstance(keep, Keep)
+    call.protocol.prepared(keep, Ending.UNKNOWN, 0.0)
+    assert call.told() == [([], [], [1])]
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.sent()
+    call.claim()
+
+
+@pytest.mark.parametrize("policy", [TWICE, RetryPolicy()])
+@pytest.mark.parametrize("has_ended", [None, True, False])
+def test_a_delivery_that_may_be_late(policy: RetryPolicy, has_ended: bool | None) -> None:
+    """It is handed out unless the event is settled, and never returned: it may be somebody else's."""
+    call = Call(policy)
+    call.protocol.heard(29.0)
+    call.arrive(1)
+    assert call.turn(30.0) == []
+    (verify,) = call.work()
+    assert isinstance(verify, Verify)
+    assert verify.is_late
+    call.protocol.verified(verify, 30.0, 30.0, 30.0, has_ended=has_ended)
+    assert len(call.turn(30.0)) == (has_ended is False)
+    assert call.tells() == []
+
+
+def test_a_late_delivery_of_what_another_server_has_settled() -> None:
+    """Its note has come before the broker's answer."""
+    settled = Settled()
+    call = Call(settled=settled)
+    call.protocol.heard(29.0)
+    call.arrive(1)
+    call.turn(30.0)
+    (verify,) = call.work()
+    assert isinstance(verify, Verify)
+    settled.add(StreamSeq(1), 30.0)
+    call.protocol.verified(verify, 30.0, 30.0, 30.0, has_ended=False)
+    assert call.turn(30.0) == []
+    assert [type(each) for each in call.work()] == [Terminate]
+
+
+def test_an_event_that_was_stored_just_now_is_not_late() -> None:
+    """Whatever else is not known of it."""
+    call = Call()
+    call.protocol.heard(29.0)
+    call.arrive(1, stored_ns=NOW_NS)
+    assert len(call.turn(30.0)) == 1
 
 
 def test_a_drop_is_reported_when_it_is_stored() -> None:
@@ -206,18 +481,18 @@ def test_attempts_that_are_used_up() -> None:
     assert isinstance(terminate, Terminate)
 
 
-@pytest.mark.parametrize("is_dead", [None, True, False])
-def test_another_attempt_is_verified(is_dead: bool | None) -> None:
+@pytest.mark.parametrize("has_ended", [None, True, False])
+def test_another_attempt_is_verified(has_ended: bool | None) -> None:
     """It reaches the client unless it is a dead letter; when nobody can tell, it comes again later."""
     call = Call()
     call.arrive(1, attempt=2)
     assert call.turn() == []
     (verify,) = call.work()
     assert isinstance(verify, Verify)
-    call.protocol.verified(verify.delivery, 0.0, 0.0, 0.0, is_dead=is_dead)
-    assert len(call.turn()) == (is_dead is False)
-    assert [type(each) for each in call.work()] == ([Terminate] if is_dead else [])
-    assert len(call.tells()) == (is_dead is None)
+    call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=has_ended)
+    assert len(call.turn()) == (has_ended is False)
+    assert [type(each) for each in call.work()] == ([Terminate] if has_ended else [])
+    assert len(call.tells()) == (has_ended is None)
 
 
 def test_what_goes_back_at_the_end() -> None:
@@ -259,16 +534,16 @@ def test_a_lost_connection() -> None:
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     (ack,) = call.protocol.sends
     call.protocol.sends.clear()
-    call.protocol.lost()
+    call.protocol.lost(0.5)
     call.protocol.answered(ack, NoReply.DISCONNECTED, 0.0)
     assert call.told() == []
     call.protocol.connected(1.0)
     assert call.protocol.sends == [ack]
-    assert not call.protocol.takes_inbox()
+    assert not call.protocol.takes_inbox(0.0)
     call.turn(1.0)
     assert Learn() in call.work()
     call.protocol.learned({})
-    assert call.protocol.takes_inbox()
+    assert call.protocol.takes_inbox(0.0)
 
 
 def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:
@@ -279,7 +554,7 @@ def test_what_is_learned_during_a_lost_connection_is_learned_again() -> None:
     assert call.work() == [Learn()]
     call.protocol.connected(2.0)
     call.protocol.learned({})
-    assert not call.protocol.takes_inbox()
+    assert not call.protocol.takes_inbox(0.0)
     call.turn(2.0)
     assert call.work() == [Learn()]
 

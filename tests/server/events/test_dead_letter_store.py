@@ -323,6 +323,7 @@ async def test_headers_of_other_programs(keeper: Keeper, unique: Unique) -> None
     assert {name for name, _ in stored.headers if name.startswith(b"Nats-")} == {
         b"Nats-Expected-Stream",
         b"Nats-Expected-Last-Subject-Sequence",
+        b"Nats-Expected-Last-Subject-Sequence-Subject",
     }
 
 

@@ -176,6 +176,7 @@ class ConsumerState:
         unsettled: delivered messages that are not settled, including those that wait for another attempt.
         settled_to: every message up to this sequence of the stream is settled.
         delivered_to: no message after this sequence of the stream was delivered.
+        is_replicated: whether other servers have what it knows.
     """
 
     config: JsonObject
@@ -184,6 +185,7 @@ class ConsumerState:
     unsettled: int
     settled_to: int
     delivered_to: int
+    is_replicated: bool = False
 
 
 def consumer_state(info: JsonObject) -> ConsumerState:
@@ -195,6 +197,7 @@ def consumer_state(info: JsonObject) -> ConsumerState:
         info["num_ack_pending"],
         info["ack_floor"]["stream_seq"],
         info["delivered"]["stream_seq"],
+        bool(info.get("cluster", {}).get("replicas")),
     )
 
 

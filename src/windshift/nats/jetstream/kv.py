@@ -25,7 +25,7 @@ _MARKERS: Final = frozenset({b"DEL", b"PURGE"})
 _MARKER_REASON: Final = b"Nats-Marker-Reason"
 """Set by the server on its own markers, when a value expired or was purged."""
 
-_TTL: Final = b"Nats-TTL"
+
 """Seconds after which the server removes the message. Other programs may write it as a Go duration."""
 _PREFIX: Final = "KV_"
 
@@ -178,7 +178,7 @@ class Buckets:
 
         `ttl` has it expire after so many seconds. Return the value's sequence. May also raise `NoTtl`.
         """
-        headers = b"" if ttl is None else h.block(((_TTL, b"%d" % ttl),))
+        headers = b"" if ttl is None else h.block(((h.TTL, b"%d" % ttl),))
         return await self._write(bucket, key, value, headers, deadline, expected)
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
@@ -257,7 +257,7 @@ def _record(message: StoredMessage) -> Record:
     is_marker = h.find(message.headers, _OPERATION) in _MARKERS
     if is_marker or h.find(message.headers, _MARKER_REASON) is not None:
         return Record(message.sequence, None, message.time)
-    ttl = h.find(message.headers, _TTL) or b""
+    ttl = h.find(message.headers, h.TTL) or b""
     return Record(message.sequence, message.body, message.time, int(ttl) if ttl.isdigit() else None)
 
 

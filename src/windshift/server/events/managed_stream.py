@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _EXPECTED_STREAM: Final = b"Nats-Expected-Stream"
-_OTHERWISE: Final = frozenset({codes.OTHER_STREAM, codes.ROLLUP_NOT_ALLOWED})
+_OTHERWISE: Final = frozenset({codes.OTHER_STREAM, codes.ROLLUP_NOT_ALLOWED, codes.TTL_NOT_ENABLED})
 """The stream does not exist, or is not configured as it has to be."""
 _ATTEMPTS_ON_DISK: Final = 4
 _OTHER_WRITE: Final = 0.005
@@ -177,8 +177,12 @@ class ManagedStream:
         headers: HeaderLines,
         deadline: float,
         expected: int | None = None,
+        among: str = "",
     ) -> PubAck:
         """Store a message if `expected` is the sequence of the subject's last one (0: none) or `None`.
+
+        With `among`, a pattern, it is that of the last one among these subjects. What is written on one such
+        condition must never be written without it.
 
         Create the stream when it is missing. Attempts are repeated, so storing the message twice must be
         harmless, or impossible under the condition. Raise `Conflict`, perhaps caused by an earlier attempt of
@@ -187,6 +191,8 @@ class ManagedStream:
         conditions = [(_EXPECTED_STREAM, self.name.encode())]
         if expected is not None:
             conditions.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % expected))
+        if among:
+            conditions.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, among.encode()))
         block = h.block((*headers, *conditions))
         write = Write(subject.encode(), body, block, deadline, repeatable=True)
         async for _ in retry(deadline):

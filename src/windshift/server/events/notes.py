@@ -1,7 +1,9 @@
 """Notes from server to server: that something happened which others may want to look at now.
 
-A note is a core NATS message without a body, ``_WS.note.<kind>.<stream>.<consumer>``. It may be lost, and it
-is not heard while there is no connection, so nothing may depend on one: it only makes things faster.
+A note is a core NATS message, ``_WS.note.<kind>.<stream>.<consumer>``, most without a body. It may be lost,
+and it is not heard while there is no connection, so no promise may depend on one: it only makes things
+faster, or less likely what is not promised. JetStream's advisory that a consumer has another leader is passed
+on alike.
 """
 
 from __future__ import annotations
@@ -21,8 +23,17 @@ CONSUMER: Final = "consumer"
 DEAD: Final = "dead"
 """The consumer gave up on an event, and its dead letter is written."""
 
-_PREFIX: Final = "_WS.note"
+SETTLED: Final = "settled"
+"""Events of the consumer are settled that may be on their way to others nevertheless. Has a body."""
+FORGETTABLE: Final = "forgettable"
+"""Events of the consumer were settled just before the broker was lost. Has a body."""
+ELECTED: Final = "elected"
+"""The consumer has another leader. No server sends this: JetStream says it in an advisory."""
 
+_PREFIX: Final = "_WS.note"
+_ELECTIONS: Final = b"$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.*.*"
+
+Read: TypeAlias = Callable[[str, str, bytes], None]
 Heard: TypeAlias = Callable[[], None]
 _Topic: TypeAlias = tuple[str, str, str]
 
@@ -33,10 +44,16 @@ class Notes:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._listeners: dict[_Topic, dict[object, Heard]] = {}
+        self._readers: dict[str, Read] = {}
 
     def start(self) -> None:
         """Hear notes from now on, across reconnects."""
         self._connection.subscribe(f"{_PREFIX}.*.*.*".encode(), self._on_message)
+        self._connection.subscribe(_ELECTIONS, self._on_election)
+
+    def read(self, kind: str, callback: Read) -> None:
+        """Call `callback` with stream, consumer and body of each note of a kind. It must not block."""
+        self._readers[kind] = callback
 
     def listen(self, kind: str, stream: str, consumer: str, callback: Heard) -> Callable[[], None]:
         """Call `callback` at each such note, and stop when what is returned is called.
@@ -53,14 +70,26 @@ class Notes:
 
         return stop
 
-    def send(self, kind: str, stream: str, consumer: str) -> None:
+    def send(self, kind: str, stream: str, consumer: str, body: bytes = b"") -> None:
         """Tell all servers, this one included. Without a connection nobody is told."""
-        send_note(self._connection, kind, stream, consumer)
+        send_note(self._connection, kind, stream, consumer, body)
 
     def _on_message(self, message: Message) -> None:
         tokens = message.subject.decode(errors="replace").split(".")
-        if len(tokens) == 5:
-            self.tell(tokens[2], tokens[3], tokens[4])
+        if len(tokens) != 5:
+            return
+        _, _, kind, stream, consumer = tokens
+        reader = self._readers.get(kind)
+        if reader is not None:
+            try:
+                reader(stream, consumer, message.body)
+            except Exception:
+                log.exception("a note cannot be read")
+        self.tell(kind, stream, consumer)
+
+    def _on_election(self, message: Message) -> None:
+        stream, _, consumer = message.subject.decode(errors="replace").rpartition(".")
+        self.tell(ELECTED, stream.rpartition(".")[2], consumer)
 
     def tell(self, kind: str, stream: str, consumer: str) -> None:
         """Tell listeners of this process only."""
@@ -72,9 +101,9 @@ class Notes:
                     log.exception("a listener to notes failed")
 
 
-def send_note(connection: Connection, kind: str, stream: str, consumer: str) -> None:
+def send_note(connection: Connection, kind: str, stream: str, consumer: str, body: bytes = b"") -> None:
     """Tell all servers. Without a connection nobody is told."""
     try:
-        connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}".encode())
+        connection.publish(f"{_PREFIX}.{kind}.{stream}.{consumer}".encode(), body)
     except NotConnected:
         pass

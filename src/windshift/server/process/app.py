@@ -154,8 +154,9 @@ class App:
 
     def _follow_connection(self) -> None:
         """Keep gRPC health, and what calls remember, true to the connection."""
-        self.connection.on_connected.append(self._show_health)
-        self.connection.on_lost += [self._domain.dead_lettering.settled.lose, self._show_health]
+        dead_lettering = self._domain.dead_lettering
+        self.connection.on_connected += [dead_lettering.peers.connected, self._show_health]
+        self.connection.on_lost += [dead_lettering.lost, self._show_health]
         self._show_health()
 
     def _open_connections(self) -> tuple[ServerConnection, ...]:
@@ -206,6 +207,7 @@ class App:
         for each in self.reloaders:
             each.start()
         self._notes.start()
+        self._domain.dead_lettering.peers.start()
         await self.connection.connect()
         await self._api.connection.connect()
         server = self._make_server()

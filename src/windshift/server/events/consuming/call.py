@@ -12,13 +12,22 @@ import asyncio
 import logging
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from time import monotonic
 from typing import Any, Final
 
 from windshift.nats import Backoff, Busy, Message, NatsError, NotConnected, Outcome, retry
-from windshift.nats.jetstream.pulling import NAK, PROGRESS, TERMINATE, Arrival, Notice, Puller
+from windshift.nats.jetstream.pulling import (
+    NAK,
+    PROGRESS,
+    TERMINATE,
+    Arrival,
+    Notice,
+    Puller,
+    PullOptions,
+)
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     QuotaExceeded,
@@ -39,9 +48,10 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.timer import DeadlineTimer
 from windshift.server.events.dead_letters.model import Failure
-from windshift.server.events.deliveries import Delivery, read_delivery
+from windshift.server.events.dead_letters.store import UnreadableEntry
+from windshift.server.events.deliveries import read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
-from windshift.server.events.notes import CONSUMER, REPLAY
+from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -51,6 +61,19 @@ _ELECTION: Final = 20.0
 _LEARNING: Final = Backoff(timedelta(milliseconds=250), timedelta(milliseconds=500))
 """Pauses before the broker is asked again what has to be known."""
 _stale = LogThrottle(10.0)
+
+
+SHORTEST_PULL: Final = 5.0
+"""Seconds for which requests for events are made at least."""
+
+
+def renewed_in_time(options: PullOptions, timeout: timedelta) -> PullOptions:
+    """Return timers by which requests are made anew before half of a processing timeout is over.
+
+    A delivery is younger than the request for it: so it is known not to be late where nothing else says so.
+    """
+    expires = min(options.expires, max(timeout.total_seconds() / 2, SHORTEST_PULL))
+    return replace(options, expires=expires, heartbeat=min(options.heartbeat, expires / 2))
 
 
 class Subscription:
@@ -173,11 +196,14 @@ class _Attachment:
         "_client",
         "_consumer",
         "_feed",
+        "_is_stopped",
         "_loop",
         "_options",
         "_patience",
         "_puller",
         "_room",
+        "_server",
+        "_settled_to",
         "_shared",
         "_tasks",
         "_timer",
@@ -196,11 +222,15 @@ class _Attachment:
         self._patience = options.confirm_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
         self._consumer = protocol.consumer
-        self._puller = Puller(broker.connection, *self._consumer, options.pull, self._arrive)
+        pull = renewed_in_time(options.pull, protocol.found.timeout)
+        self._puller = Puller(broker.connection, *self._consumer, pull, self._arrive)
         self._wake, self._room = asyncio.Event(), asyncio.Event()
         self._timer = DeadlineTimer(self._loop, self._wake.set)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopped = False
         self._feed: ReplayFeed | None = None
+        self._server = broker.connection.server_id
+        self._settled_to: asyncio.Task[int | None] | None = None
         if broker.tracer is not None:
             protocol.spans = ConsumeSpans(broker.tracer, *self._consumer)
 
@@ -226,6 +256,7 @@ class _Attachment:
         deaf = (
             notes.listen(REPLAY, *self._consumer, self._ring_feed),
             notes.listen(CONSUMER, *self._consumer, self._doubt),
+            notes.listen(ELECTED, *self._consumer, self._elect),
         )
         try:
             self._start(self._read(commands))
@@ -249,6 +280,9 @@ class _Attachment:
         self._wake.set()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        if self._is_stopped:
+            work.close()
+            return
         task = self._loop.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -262,6 +296,7 @@ class _Attachment:
 
     async def _stop(self) -> None:
         """End what still runs beside the call."""
+        self._is_stopped = True
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -287,7 +322,7 @@ class _Attachment:
     async def _serve(self) -> None:
         protocol = self.protocol
         while True:
-            if protocol.takes_inbox():
+            if protocol.takes_inbox(self._loop.time()):
                 self._puller.open()
             elif protocol.takes_drain():
                 await self._puller.close()
@@ -301,6 +336,8 @@ class _Attachment:
     def _turn(self) -> None:
         now, protocol, client = self._loop.time(), self.protocol, self._client
         protocol.advance(now)
+        if protocol.settled_again:
+            self._tell_settled()
         for confirmation in protocol.confirmations():
             client.confirm(confirmation)
         for delivery in protocol.deliverable(client.queued, now):
@@ -364,8 +401,13 @@ class _Attachment:
             self._puller.tell(reply, payload)
 
     def _answered(self, pending: PendingAck, outcome: Outcome) -> None:
-        self.protocol.answered(pending, outcome, self._loop.time())
+        # Not the loop's time: that is of when it woke, and it may have been asleep since.
+        self.protocol.answered(pending, outcome, monotonic())
         self._wake.set()
+
+    def _tell_settled(self) -> None:
+        settled, self.protocol.settled_again = self.protocol.settled_again, []
+        self._shared.peers.tell_settled(self._consumer, self.protocol.found.state.created, settled)
 
     # --- The client's commands ----------------------------------------------------------------------------
 
@@ -410,16 +452,22 @@ class _Attachment:
         self._wake.set()
 
     def _lose(self) -> None:
-        self.protocol.lost()
+        self.protocol.lost(self._loop.time())
         self._wake.set()
 
     def _recover(self) -> None:
-        self.protocol.connected(self._loop.time())
+        server, self._server = self._server, self._broker.connection.server_id
+        self.protocol.connected(self._loop.time(), is_same=server == self._server)
         self._recall_feed()
 
     def _move(self) -> None:
-        self.protocol.moved()
+        self._server = self._broker.connection.server_id
+        self.protocol.moved(self._loop.time())
         self._recall_feed()
+
+    def _elect(self) -> None:
+        self.protocol.elected(self._loop.time())
+        self._wake.set()
 
     def _recall_feed(self) -> None:
         if self._feed is not None:
@@ -453,19 +501,23 @@ class _Attachment:
             case p.RaiseLimit():
                 await self._raise_limit(work)
             case p.Verify():
-                await self._verify(work.delivery)
+                await self._verify(work)
             case p.GiveUp():
                 await self._give_up(work)
             case p.Terminate():
                 await self._terminate(work.reply)
             case p.Keep():
                 with self._prolonged(work.pending.reply, at_once=True):
-                    done = await self._keep(work.failure, work.pending.confirmation.expires)
-                self.protocol.prepared(work, self._loop.time(), done=done)
-            case p.Remove():
-                await self._remove(work)
-            case p.CheckVoid():
-                await self._check_void(work)
+                    ending = await self._keep(work.failure, work.pending.confirmation.expires)
+                self.protocol.prepared(work, ending, self._loop.time())
+            case p.EndReplay():
+                await self._end_replay(work)
+            case p.Claim():
+                await self._claim(work)
+            case p.Check():
+                begun = self._loop.time()
+                has_ended = await self._has_ended(work.pending.seq, work.pending.reply)
+                self.protocol.checked(work, begun, self._loop.time(), has_ended=has_ended)
             case p.AwaitReader():
                 await self._client.ready()
                 self.protocol.reader_ready()
@@ -481,18 +533,6 @@ class _Attachment:
                 continue
             self.protocol.room_came(share)
             return
-
-    async def _keep(self, failure: Failure, deadline: float) -> bool:
-        """Make a dead letter of an event, unless the client's consumer has left too many of them lately."""
-        gate = self.protocol.gate
-        if gate is None:
-            return await self._shared.keep(failure, deadline)
-        try:
-            gate.bury(failure.id.stream, self._loop.time())
-        except QuotaExceeded as error:
-            self._shared.told.not_kept(failure, error)
-            return False
-        return await self._shared.keep(failure, deadline, partial(gate.buried, failure.id.stream))
 
     async def _find(self) -> None:
         """Look the consumer up, and follow what was changed."""
@@ -550,36 +590,92 @@ class _Attachment:
                 extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
             )
 
-    async def _verify(self, delivery: Delivery) -> None:
-        """Ask whether an event is a dead letter, again if need be: to return it would cost it an attempt."""
-        begun = self._loop.time()
+    async def _verify(self, work: p.Verify) -> None:
+        """Ask whether an event has ended, again if need be: to return it would cost it an attempt."""
+        delivery, begun = work.delivery, self._loop.time()
         since = self._shared.pauses.arrived(begun)
-        is_dead: bool | None = None
+        has_ended: bool | None = None
         with self._prolonged(delivery.reply):
             async for _ in retry(begun + _ELECTION, _LEARNING):
-                is_dead = await self._is_dead(delivery.id, delivery.reply)
-                if is_dead is not None:
+                has_ended = await self._is_over(work)
+                if has_ended is not None:
                     break
-        self.protocol.verified(delivery, since, begun, self._loop.time(), is_dead=is_dead)
+        self.protocol.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
 
-    async def _is_dead(self, seq: StreamSeq, reply: bytes) -> bool | None:
-        """Whether an event is a dead letter of this consumer; None: that cannot be told now."""
+    async def _is_over(self, work: p.Verify) -> bool | None:
+        """Whether nobody is to work on an event any more; None: that cannot be told now."""
+        delivery = work.delivery
+        if work.is_late:
+            settled_to = await self._ask_settled_to()
+            if settled_to is None or delivery.id <= settled_to:
+                return None if settled_to is None else True
+            if not self.protocol.policy.dead_letters:
+                return False
+        return await self._has_ended(delivery.id, delivery.reply)
+
+    async def _ask_settled_to(self) -> int | None:
+        """Ask up to which event all are settled; once for all deliveries that arrived together."""
+        if self._settled_to is None:
+            self._settled_to = self._loop.create_task(self._find_settled_to())
+        return await asyncio.shield(self._settled_to)
+
+    async def _find_settled_to(self) -> int | None:
+        self._settled_to = None  # who asks from now on wants a later answer
         try:
-            letter = await self._shared.store.get(
+            state = await self._broker.api.consumer(*self._consumer, self._loop.time() + self._patience)
+        except NatsError:
+            return None
+        if state is None:
+            return None
+        return state.settled_to if state.unsettled else max(state.settled_to, state.delivered_to)
+
+    async def _has_ended(self, seq: StreamSeq, reply: bytes) -> bool | None:
+        """Whether an event is a dead letter, or its end was claimed; None: that cannot be told now."""
+        try:
+            end = await self._shared.store.end(
                 self.protocol.letter_id(seq, reply), self._loop.time() + self._patience
             )
+        except UnreadableEntry:
+            return False
         except (WindshiftError, NatsError):
             return None
-        return letter is not None and self.protocol.is_of_consumer(letter.time)
+        return bool(end.position) and end.time >= self.protocol.made_at
+
+    async def _keep(self, failure: Failure, deadline: float) -> p.Ending:
+        """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
+        if not self.protocol.found.state.is_replicated:
+            await self._shared.peers.heard()
+            if not failure.replay_count and self.protocol.is_settled(failure.id.seq):
+                return p.Ending.OTHERWISE
+        gate, made_at = self.protocol.gate, self.protocol.made_at
+        if gate is None:
+            return await self._shared.keep(failure, made_at, deadline)
+        try:
+            gate.bury(failure.id.stream, self._loop.time())
+        except QuotaExceeded as error:
+            self._shared.told.not_kept(failure, error)
+            return p.Ending.NOT_NOW
+        return await self._shared.keep(failure, made_at, deadline, partial(gate.buried, failure.id.stream))
+
+    async def _claim(self, work: p.Claim) -> None:
+        pending, found = work.pending, self.protocol.found
+        ending = await self._shared.claim(
+            self.protocol.letter_id(pending.seq, pending.reply),
+            pending.held.claimant,
+            found.timeout,
+            self.protocol.made_at,
+            pending.confirmation.expires,
+        )
+        self.protocol.claimed(work, ending, monotonic())
 
     async def _give_up(self, work: p.GiveUp) -> None:
-        delivery, done = work.delivery, True
+        delivery, ending = work.delivery, p.Ending.DECIDED
         if work.keep:
             with self._prolonged(delivery.reply):
-                done = await self._keep(work.failure, self._loop.time() + self._patience)
+                ending = await self._keep(work.failure, self._loop.time() + self._patience)
         else:
             self._begin(p.ReportDropped(work.failure, delivery))
-        self.protocol.gave_up(delivery, done=done)
+        self.protocol.gave_up(delivery, done=ending in (p.Ending.DECIDED, p.Ending.OTHERWISE))
 
     async def _terminate(self, reply: bytes) -> None:
         """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
@@ -593,19 +689,11 @@ class _Attachment:
                 pass
         self.protocol.decided(reply)
 
-    async def _remove(self, work: p.Remove) -> None:
-        pending = work.pending
-        done = True
-        try:
-            with self._prolonged(pending.reply, at_once=True):
-                await self._shared.store.delete(work.letter, pending.confirmation.expires)
-        except (WindshiftError, NatsError):
-            done = False
-        self.protocol.prepared(work, self._loop.time(), done=done)
-
-    async def _check_void(self, work: p.CheckVoid) -> None:
-        void = await self._is_dead(work.pending.seq, work.pending.reply)
-        self.protocol.void_checked(work.pending, work.outcome, self._loop.time(), void=void)
+    async def _end_replay(self, work: p.EndReplay) -> None:
+        pending, timeout = work.pending, self.protocol.found.timeout
+        with self._prolonged(pending.reply, at_once=True):
+            ending = await self._shared.end_replay(work.replay, timeout, pending.confirmation.expires)
+        self.protocol.prepared(work, ending, self._loop.time())
 
     @contextmanager
     def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:

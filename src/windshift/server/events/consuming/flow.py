@@ -43,13 +43,31 @@ class InFlight:
         attempt: delivery attempt, from 1.
         deadline: when the broker may hand the event to somebody else, by the clock of `now`.
         since: when it arrived, by the same clock.
+        earliest: when the broker sent it, at the earliest.
+        sure_until: until when no other delivery of the event can exist: an end that the broker has confirmed
+            before is the only one.
+        checked: when nobody had claimed the end of the event.
+        claimant: by which this delivery's claim of the end is known; empty before the first.
         replay: which replay of a dead letter this delivery belongs to, if it does.
         span: what is recorded of the delivery, if anything is.
         settling: whether a settlement (ack or reject) is under way.
         unanswered: messages about this delivery that the broker has not answered.
     """
 
-    __slots__ = ("attempt", "deadline", "replay", "reply", "settling", "since", "span", "unanswered")
+    __slots__ = (
+        "attempt",
+        "checked",
+        "claimant",
+        "deadline",
+        "earliest",
+        "replay",
+        "reply",
+        "settling",
+        "since",
+        "span",
+        "sure_until",
+        "unanswered",
+    )
 
     def __init__(
         self, reply: bytes, attempt: int, deadline: float, since: float = 0.0, replay: Replay | None = None
@@ -57,7 +75,9 @@ class InFlight:
         self.reply = reply
         self.attempt = attempt
         self.deadline = deadline
-        self.since = since
+        self.since = self.checked = since
+        self.earliest = self.sure_until = -inf
+        self.claimant = b""
         self.replay = replay
         self.settling = False
         self.unanswered = 0
@@ -83,16 +103,17 @@ class Window:
         expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
+        lifetime: seconds for which a delivery is held.
         due: no delivery times out before this moment (there may be none that does then).
     """
 
     __slots__ = (
         "_held",
         "_is_ordered",
-        "_lifetime",
         "_on_expired",
         "due",
         "expired",
+        "lifetime",
         "requested",
         "size",
         "waiting",
@@ -105,15 +126,15 @@ class Window:
         self._held: dict[StreamSeq, InFlight] = {}
         self._is_ordered = True  # the table is in the order of the deadlines
         self._on_expired = on_expired
-        self._lifetime = 0.0
+        self.lifetime = 0.0
         self.set_timeout(timeout)
 
     def set_timeout(self, timeout: float) -> None:
         """Change the timeout of deliveries that are held or prolonged from now on."""
         lifetime = timeout - min(MARGIN, timeout * MARGIN_SHARE)
-        if lifetime < self._lifetime and self._held:
+        if lifetime < self.lifetime and self._held:
             self._is_ordered = False
-        self._lifetime = lifetime
+        self.lifetime = lifetime
 
     def __len__(self) -> int:
         return len(self._held)
@@ -164,7 +185,7 @@ class Window:
             self._expire(seq, earlier)
         elif len(self._held) >= self.size:
             return None
-        held = self._held[seq] = InFlight(reply, attempt, now + self._lifetime, now, replay)
+        held = self._held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
         self.due = min(self.due, held.deadline)
         return held
 
@@ -185,7 +206,7 @@ class Window:
 
     def prolong(self, seq: StreamSeq, held: InFlight, since: float) -> None:
         """Restart the timeout of a delivery that the broker prolonged at `since` or later."""
-        held.deadline = max(held.deadline, since + self._lifetime)
+        held.deadline = max(held.deadline, since + self.lifetime)
         if self._held.get(seq) is held:  # to the end: the table stays in the order of the deadlines
             del self._held[seq]
             self._held[seq] = held
@@ -218,6 +239,55 @@ class Window:
         self.requested = 0
         self.due = inf
         return released
+
+
+# --- How old a delivery may be ----------------------------------------------------------------------------
+
+
+class Recency:
+    """Since when, at the earliest, a delivery that arrives now has been on its way.
+
+    The broker's timeout begins when it sends a delivery, the way may be stalled, and the message does not say
+    when it was sent. But the broker sends only what was asked for. And what it says of one consumer arrives
+    in order, so a delivery that comes after the answer to an acknowledgement was sent after that had arrived.
+    This holds while the same server of a cluster speaks: hence `distrust`, and `heard`.
+    """
+
+    __slots__ = ("_answered", "_asked", "_is_asked_for", "_is_open", "_opened")
+
+    def __init__(self) -> None:
+        self._opened = self._asked = self._answered = -inf
+        self._is_open = False
+        self._is_asked_for = False
+
+    def distrust(self) -> None:
+        """Note that another server of the broker may speak: nothing is known before the next `opened`."""
+        self._opened = self._asked = self._answered = -inf
+        self._is_open = False
+
+    def opened(self, now: float) -> None:
+        """Note that deliveries come by way of another inbox, and were all asked for from now on."""
+        self._opened = self._asked = now
+        self._answered = -inf
+        self._is_open = self._is_asked_for = True
+
+    def asked(self, now: float) -> None:
+        """Note a request while the broker had no other."""
+        if self._is_open and self._is_asked_for:
+            self._asked = now
+
+    def refused(self) -> None:
+        """Note that the broker may have requests that were counted as lost."""
+        self._is_asked_for = False
+
+    def answered(self, since: float) -> None:
+        """Note the answer to an ack, or to a word that ends an event, which was sent at `since` or later."""
+        if self._is_open and since > self._answered and since >= self._opened:
+            self._answered = since
+
+    def earliest(self, heard: float) -> float:
+        """Return the moment; `heard` is when the inbox got something last."""
+        return max(self._asked, min(self._answered, heard))
 
 
 # --- Asking for more --------------------------------------------------------------------------------------
@@ -413,6 +483,11 @@ class PullPacer:
     def heard(self, now: float) -> None:
         """Note that the broker showed a sign of life."""
         self._heard = now
+
+    @property
+    def last_heard(self) -> float:
+        """When the broker showed a sign of life last, or was first asked to."""
+        return self._heard
 
     def arrived(self, arrived: Sequence[Delivery], now: float) -> None:
         """Note what the broker sent, one or more."""

@@ -12,11 +12,14 @@ holds, and what is known of redelivered events.
 from __future__ import annotations
 
 import random
+import secrets
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import Enum
 from math import inf
+from time import time_ns
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import NoReply, Outcome
@@ -46,7 +49,7 @@ from windshift.server.events.consuming.consumer_state import (
     DelayedRejects,
     raised_limit,
 )
-from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Replay, Window
+from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Recency, Replay, Window
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
@@ -54,12 +57,21 @@ from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.model import DeadLetterId, Failure
+from windshift.server.events.dead_letters.model import BEGINNING, DeadLetterId, Failure
 from windshift.server.events.deliveries import Delivery, stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 
-_EPOCH: Final = Time(0, 0)
+CLAIMED_FOR: Final = timedelta(minutes=10)
+"""For which a claim is kept, beside the consumer's timeout."""
+LATEST: Final = 8 * 60.0
+"""Seconds, beside the timeout, after which a client may not give up on an event that others may have claimed.
+
+It is shorter than `CLAIMED_FOR` by the time that a server may be asleep for."""
+CHECK_INTERVAL: Final = 4 * 60.0
+"""Seconds between two looks whether somebody has claimed an event that is held for long."""
+_INSTANT: Final = 1e-6
+"""Seconds by which what happens next is told from what happened at the same time."""
 _REMEMBERED: Final = 256
 """How many subjects that the client may have are remembered; then all of them are forgotten."""
 
@@ -104,9 +116,11 @@ class RaiseLimit:
 
 @dataclass(frozen=True, slots=True)
 class Verify:
-    """See whether an event that came again is a dead letter: `verified`."""
+    """See whether an event has ended that came again, or late: `verified`."""
 
     delivery: Delivery
+    earliest: float
+    is_late: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +139,42 @@ class Terminate:
     reply: bytes
 
 
+class Ending(Enum):
+    """What became of an attempt to have an event end in a certain way."""
+
+    DECIDED = "it ends that way"
+    OTHERWISE = "it had ended otherwise"
+    NOT_NOW = "nothing was decided by this"
+    UNKNOWN = "perhaps"
+
+
 @dataclass(frozen=True, slots=True)
 class Keep:
     """Keep an event as a dead letter before its settlement is sent: `prepared`."""
 
     pending: PendingAck
     failure: Failure
-    is_first: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Remove:
-    """Remove the dead letter of an event before its settlement is sent: `prepared`."""
+class EndReplay:
+    """Claim that a replay ends, and remove the dead letter, before its settlement is sent: `prepared`."""
 
     pending: PendingAck
-    letter: DeadLetterId
+    replay: Replay
 
 
 @dataclass(frozen=True, slots=True)
-class CheckVoid:
-    """See whether an ack that is stored came after the event was given up on: `void_checked`."""
+class Claim:
+    """Claim that an event ended with a settlement that the broker has taken: `claimed`."""
+
+    pending: PendingAck
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """See whether an event that is held for long has ended, before a ping is confirmed: `checked`."""
 
     pending: PendingAck
     outcome: Outcome
@@ -181,13 +211,23 @@ Work: TypeAlias = (
     | GiveUp
     | Terminate
     | Keep
-    | Remove
-    | CheckVoid
+    | EndReplay
+    | Claim
+    | Check
     | AwaitReader
     | AwaitRoom
     | ReportDropped
     | ForgetRecalls
 )
+
+
+class _Waiting(NamedTuple):
+    """A delivery that waits for room: since when it is here, and when the broker sent it at the earliest."""
+
+    delivery: Delivery
+    replay: Replay | None
+    since: float
+    earliest: float
 
 
 class ConsumeProtocol:
@@ -200,6 +240,7 @@ class ConsumeProtocol:
         memory: what is remembered beyond this call.
         options: timers.
         rand: returns random numbers from 0 to 1.
+        unix_ns: the wall clock, in nanoseconds since 1970.
 
     Attributes:
         consumer: what names the consumer.
@@ -209,6 +250,8 @@ class ConsumeProtocol:
         spans: records deliveries and settlements, if anything is recorded.
         sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
         tells: reply subjects and what to send there, without an answer.
+        settled_again: events that others may be about to hand out, though they are settled; to be told before
+            their clients are.
         work: what else is to be done now.
         failure: what the call ended with; None is a proper end.
         is_ending: whether the call takes nothing new.
@@ -235,6 +278,7 @@ class ConsumeProtocol:
         memory: Memory,
         options: ConsumeOptions,
         rand: Callable[[], float] = random.random,
+        unix_ns: Callable[[], int] = time_ns,
     ) -> None:
         self.consumer = consumer
         self.found = found
@@ -244,20 +288,26 @@ class ConsumeProtocol:
         self._failures = Failures(memory.attempts, consumer)
         self._stall_timeout = options.stall_timeout.total_seconds()
         self._rand = rand
+        self._unix_ns = unix_ns
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
         self._pacer = PullPacer(self.window, options.pull.silence, memory.room)
+        # When the broker sent deliveries, and whether it may have made others of the same events since
+        self._recency = Recency()
+        self._answered = -inf  # when the last ack was sent that is answered
+        self._trusted_since = self._forgetful_until = -inf
         self._delayed = DelayedRejects()
         # Deliveries on their way to the client
         self._arrived: list[Delivery] = []
         self._undecided: set[bytes] = set()  # reply subjects of those that work is done for
-        self._backlog: deque[tuple[Delivery, Replay | None, float]] = deque()  # those without room
+        self._backlog: deque[_Waiting] = deque()  # those without room
         self._unsent: deque[tuple[Delivery, InFlight]] = deque()
         self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
         self._allowed: set[str] = set()  # subjects that the client may have
         # What is to be done
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
+        self.settled_again: list[StreamSeq] = []
         self.work: list[Work] = []
         self._is_stale = found.policy.dead_letters
 
@@ -288,7 +338,7 @@ class ConsumeProtocol:
         for pending in self._settlements.command(kind, ids, payload, now):
             replay = pending.held.replay
             if replay is not None and kind is Kind.ACK:
-                self._prepare(pending, Remove(pending, replay.id))
+                self._prepare(pending, EndReplay(pending, replay))
             else:
                 self._send(pending)
 
@@ -298,7 +348,10 @@ class ConsumeProtocol:
             self.gate.reject(*self.consumer, self.found.owner)
         for pending in self._settlements.command(Kind.REJECT, reject.ids, TERMINATE, now):
             decision = decide(reject, self.policy, pending.held.attempt, self._rand())
-            if decision.disposition is Disposition.AGAIN:
+            is_drop = decision.disposition is Disposition.DROPPED
+            if not is_drop and self._is_forgotten(pending.held):
+                self._refuse(pending, now)
+            elif decision.disposition is Disposition.AGAIN:
                 pending.payload = nak(decision.delay_ns)
                 self._failures.failed(pending.seq, pending.held, now, reject.reason, reject.error_type)
                 self._delayed.add(decision.delay_ns, now)
@@ -310,43 +363,52 @@ class ConsumeProtocol:
         held = pending.held
         if held.replay is None and self._settled.lately(pending.seq):
             # Another call of this process has got it settled: after a crash of the broker two may hold it.
-            pending.void = True
             self.tells.append((held.reply, ACK))
-            self._settlements.answer(pending, stored=True, now=now)
+            self._refuse(pending, now)
+            return
+        is_kept = decision.disposition is Disposition.DEAD_LETTER
+        if is_kept and not self._may_give_up(held, now):
+            self._refuse(pending, now)
             return
         failure = self._failures.rejected(
             pending.seq, held, now, decision.cause, reject.reason, reject.error_type
         )
-        if decision.disposition is Disposition.DEAD_LETTER:
-            # The dead letter stands for the event from now on, though it may not get written: should the
-            # event be acknowledged after all, it is removed.
-            is_first = held.replay is None
-            held.replay = held.replay or Replay(failure.id, 0)
-            self._prepare(pending, Keep(pending, failure, is_first))
+        if is_kept:
+            self._prepare(pending, Keep(pending, failure))
             return
         pending.dropped = failure
         if held.replay is not None:
-            self._prepare(pending, Remove(pending, held.replay.id))
+            self._prepare(pending, EndReplay(pending, held.replay))
         else:
             self._send(pending)
 
-    def _prepare(self, pending: PendingAck, work: Keep | Remove) -> None:
+    def _refuse(self, pending: PendingAck, now: float) -> None:
+        """Tell the client that a delivery is not its to settle any more."""
+        pending.void = True
+        self._settlements.answer(pending, stored=True, now=now)
+
+    def _prepare(self, pending: PendingAck, work: Keep | EndReplay) -> None:
         """Do what has to come before a settlement may be sent."""
         pending.ready = False
         self.work.append(work)
 
-    def prepared(self, work: Keep | Remove, now: float, *, done: bool) -> None:
-        """Take what became of that: without it the settlement has failed for now."""
-        pending = work.pending
-        if done and isinstance(work, Keep) and work.is_first:
+    def prepared(self, work: Keep | EndReplay, ending: Ending, now: float) -> None:
+        """Take what became of that: unless it is decided, the settlement has failed for now."""
+        pending, held = work.pending, work.pending.held
+        if isinstance(work, Keep) and not held.replay and ending in (Ending.DECIDED, Ending.UNKNOWN):
             self._dead[pending.seq] = stored_at(pending.reply)
+            held.sure_until = -inf  # an ack that comes after all is to be claimed
         if pending.answered:
             return
-        if done:
-            pending.ready = True
-            self._send(pending)
-        else:
-            self._settlements.answer(pending, stored=False, now=now)
+        match ending:
+            case Ending.DECIDED:
+                pending.ready = True
+                self._send(pending)
+            case Ending.OTHERWISE:
+                self.tells.append((held.reply, ACK))
+                self._refuse(pending, now)
+            case _:
+                self._settlements.answer(pending, stored=False, now=now)
 
     def _send(self, pending: PendingAck) -> None:
         if self.spans is not None and pending.held.span is not None:
@@ -461,8 +523,11 @@ class ConsumeProtocol:
         if outcome is NoReply.DISCONNECTED and pending.may_repeat and not self._is_closed:
             return  # sent again on the next connection, or failed when its time is over
         if isinstance(outcome, bytes) and not pending.answered:
-            if self._may_be_void(pending):
-                self.work.append(CheckVoid(pending, outcome))
+            if pending.ends and pending.since > self._answered:
+                self._answered = pending.since
+            work = self._before_confirming(pending, outcome, now)
+            if work is not None:
+                self.work.append(work)
                 return
             self._stored(pending, now)
         self._finish(pending, outcome, now)
@@ -483,28 +548,74 @@ class ConsumeProtocol:
             self._stored(pending, now)
         self._finish(pending, b"", now)
 
-    def _may_be_void(self, pending: PendingAck) -> bool:
-        """Whether an ack may have come after the event was given up on: the broker answers it all the same.
+    def _before_confirming(self, pending: PendingAck, outcome: bytes, now: float) -> Claim | Check | None:
+        """Return what has to be asked before the client is told that the broker has taken something.
 
-        That takes a last attempt, which another server saw time out while this one or its client was held up,
-        or an ack that was sent again to a broker that had forgotten the delivery.
+        The broker takes an ack of any attempt, however late, and answers it like any other. It may have
+        delivered the event again, and somebody else may have given up on it.
         """
         held = pending.held
-        if not self.policy.dead_letters or held.replay is not None or self._is_closed:
-            return False
-        if pending.confirmation.kind is not Kind.ACK:
-            return False
-        return self.policy.is_last(held.attempt) or pending.is_repeated
+        if held.replay is not None or self._is_closed:
+            return None
+        if not self.policy.dead_letters and pending.seq not in self._dead:
+            return None
+        is_sure = self._is_sure(held, now)
+        if not pending.settles:
+            if is_sure:
+                held.sure_until = max(held.sure_until, pending.since + self.window.lifetime)
+            elif now - held.checked > CHECK_INTERVAL:
+                return Check(pending, outcome)
+        elif not pending.ends:
+            if is_sure:
+                self._failures.over(pending.seq, held, now)
+        elif not is_sure and (pending.confirmation.kind is Kind.ACK or pending.dropped is not None):
+            held.claimant = held.claimant or secrets.token_hex(8).encode()
+            return Claim(pending, outcome)
+        return None
 
-    def void_checked(self, pending: PendingAck, outcome: Outcome, now: float, *, void: bool | None) -> None:
-        """Take whether an ack came too late; None: that cannot be told now."""
-        if void is None:
-            self._finish(pending, NoReply.TIMED_OUT, now)
-        elif not pending.answered:
-            pending.void = void
-            if not void:
+    @staticmethod
+    def _unanswered(pending: PendingAck) -> None:
+        """Note that the broker may have taken a reject, and so deliver the event to somebody else."""
+        if pending.settles and not pending.ends:
+            pending.held.sure_until = -inf
+
+    def _is_sure(self, held: InFlight, now: float) -> bool:
+        """Whether no other delivery of the event can exist: what the broker says of this one counts."""
+        return now < held.sure_until and held.earliest > self._trusted_since
+
+    def _may_give_up(self, held: InFlight, now: float) -> bool:
+        """Whether a claim of the event's end by another delivery would still be there."""
+        if not self.policy.dead_letters or held.replay is not None or self._is_sure(held, now):
+            return True
+        return now - held.checked <= self._timeout + LATEST
+
+    def claimed(self, work: Claim, ending: Ending, now: float) -> None:
+        """Take whether an event has ended with a settlement that the broker has taken."""
+        pending = work.pending
+        if pending.answered:
+            return
+        match ending:
+            case Ending.DECIDED:
                 self._stored(pending, now)
-            self._finish(pending, outcome, now)
+                self._finish(pending, work.outcome, now)
+            case Ending.OTHERWISE:
+                pending.void = True
+                self._settled.add(pending.seq, now)
+                self._finish(pending, work.outcome, now)
+            case _:
+                self._finish(pending, NoReply.TIMED_OUT, now)
+
+    def checked(self, work: Check, begun: float, now: float, *, has_ended: bool | None) -> None:
+        """Take whether an event has ended that is held for long; None: that cannot be told now."""
+        pending = work.pending
+        if pending.answered:
+            return
+        if has_ended:
+            pending.void = True
+            pending.settles = True  # it is let go
+        elif has_ended is not None:
+            pending.held.checked = begun
+        self._finish(pending, work.outcome, now)
 
     def _stored(self, pending: PendingAck, now: float) -> None:
         """Note that the broker has stored an acknowledgement."""
@@ -519,6 +630,8 @@ class ConsumeProtocol:
             counts.rejected += 1
         if pending.ends:
             self._settled.add(pending.seq, now)
+            if not self._is_sure(pending.held, now):
+                self.settled_again.append(pending.seq)
             if self._dead:
                 self._dead.pop(pending.seq, None)
             if pending.held.attempt > 1:
@@ -528,6 +641,8 @@ class ConsumeProtocol:
 
     def _finish(self, pending: PendingAck, outcome: Outcome, now: float) -> None:
         end_settlement(pending, outcome)
+        if not isinstance(outcome, bytes):
+            self._unanswered(pending)
         self._settlements.answer(pending, stored=isinstance(outcome, bytes), now=now)
         if outcome is NoReply.NO_RESPONDERS:
             self.doubt()
@@ -552,14 +667,19 @@ class ConsumeProtocol:
                 pass
             case Notice.LOST:
                 self._pacer.fruitless()
+                self._distrust(now)
                 self._doubt_settlements(now)
                 self._wants_inbox = True
             case Notice.FORBIDDEN:
                 self.end(ForbiddenByBroker())
             case _:
                 self._pacer.refused(now)
+                self._recency.refused()
+                self._trusted_since = now
                 if status is not Notice.REFUSED:
+                    self._distrust(now)
                     self._doubt_settlements(now)
+                    self._wants_inbox = True
                     self.doubt(deleted=status is Notice.DELETED)
 
     def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
@@ -567,7 +687,7 @@ class ConsumeProtocol:
         if self.policy.is_beyond(delivery.attempt):
             self._give_up(delivery, replay)
         else:
-            self._backlog.append((delivery, replay, now))
+            self._backlog.append(_Waiting(delivery, replay, now, -inf))
 
     @property
     def has_room_for_replays(self) -> bool:
@@ -577,24 +697,35 @@ class ConsumeProtocol:
     def _take_in(self, now: float) -> None:
         """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
         while self._backlog and self.window.has_room:
-            delivery, replay, since = self._backlog.popleft()
-            if since + self._timeout > now:  # it is not with the broker again
-                self._hold(delivery, replay, since)
+            waiting = self._backlog.popleft()
+            if waiting.since + self._timeout > now:  # it is not with the broker again
+                self._hold(waiting)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             since = self._memory.pauses.arrived(now)
+            earliest = self._recency.earliest(self._pacer.last_heard)
+            is_late = now - earliest >= self.window.lifetime
             self._pacer.arrived(arrived, now)
             for delivery in arrived:
                 self.window.arrive()
-                if self._passes(delivery, now) and (self._backlog or not self._hold(delivery, None, since)):
-                    self._backlog.append((delivery, None, since))
+                if self._passes(delivery, now, earliest, is_late=is_late):
+                    waiting = _Waiting(delivery, None, since, earliest)
+                    if self._backlog or not self._hold(waiting):
+                        self._backlog.append(waiting)
+        self._recency.answered(self._answered)  # not before: what has arrived may have been sent earlier
         self.window.waiting = len(self._backlog) + len(self._undecided)
 
-    def _hold(self, delivery: Delivery, replay: Replay | None, since: float) -> bool:
+    def _hold(self, waiting: _Waiting) -> bool:
         """Hand a delivery to the client soon; false when there is no room."""
+        delivery, replay, since, earliest = waiting
         held = self.window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
         if held is None:
             return False
+        held.earliest = earliest
+        if replay is None and (
+            delivery.attempt == 1 or self._failures.is_first(delivery.id, delivery.reply, delivery.attempt)
+        ):
+            held.sure_until = earliest + self.window.lifetime
         if self.spans is not None:
             held.span = self.spans.deliver(delivery)
         self._unsent.append((delivery, held))
@@ -605,15 +736,16 @@ class ConsumeProtocol:
 
     # --- Deliveries that the client is not to have, or not yet ----------------------------------------------
 
-    def _passes(self, delivery: Delivery, now: float) -> bool:
+    def _passes(self, delivery: Delivery, now: float, earliest: float, *, is_late: bool) -> bool:
         """Whether the client is to have a delivery. If not, it is taken care of.
 
-        Most pass at the cost of three comparisons.
+        Most pass at the cost of four comparisons.
         """
         if self._settled.doubted and self._settled.knows(delivery.id, now):
             self.tells.append((delivery.reply, ACK))  # the broker has forgotten that it is settled
             return False
-        if delivery.attempt == 1 and not self._dead:
+        is_late = is_late and self._was_stored_before(delivery, self._timeout)
+        if delivery.attempt == 1 and not (self._dead or is_late):
             return True
         if delivery.attempt > 1 and self._settled.lately(delivery.id):
             self.tells.append((delivery.reply, ACK))
@@ -622,12 +754,16 @@ class ConsumeProtocol:
         is_dead = dead is not None and dead == stored_at(delivery.reply)
         if self.policy.is_beyond(delivery.attempt) and not is_dead:
             self._give_up(delivery, None)
-        elif is_dead or (self.policy.dead_letters and delivery.attempt > 1):
+        elif is_dead or is_late or (self.policy.dead_letters and delivery.attempt > 1):
             self._undecided.add(delivery.reply)
-            self.work.append(Verify(delivery))
+            self.work.append(Verify(delivery, earliest, is_late))
         else:
             return True
         return False
+
+    def _was_stored_before(self, delivery: Delivery, age: float) -> bool:
+        """Whether an event is older than so many seconds, as far as clocks agree."""
+        return self._unix_ns() - stored_at(delivery.reply) >= age * 1e9
 
     def _is_settled(self, delivery: Delivery) -> bool:
         """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
@@ -655,33 +791,38 @@ class ConsumeProtocol:
             self._return(delivery)
 
     def verified(
-        self, delivery: Delivery, since: float, begun: float, now: float, *, is_dead: bool | None
+        self, work: Verify, since: float, begun: float, now: float, *, has_ended: bool | None
     ) -> None:
-        """Take whether a delivery is of a dead letter; None: that cannot be told now.
+        """Take whether the event of a delivery has ended; None: that cannot be told now.
 
         Args:
-            delivery: the delivery.
-            since: when it may have been here first.
+            work: what was asked.
+            since: when the delivery may have been here first.
             begun: when it was asked.
             now: the time.
-            is_dead: whether a crash came between the dead letter and the end of the event.
+            has_ended: whether it is settled, or a crash came between its end and that.
         """
-        if is_dead is None:
+        delivery = work.delivery
+        if has_ended is None and work.is_late:  # to return it might take it from somebody else
+            self._undecided.discard(delivery.reply)
+        elif has_ended is None:
             self._return(delivery)
-        elif is_dead:
+        elif has_ended or (work.is_late and self._settled.lately(delivery.id)):
             self.work.append(Terminate(delivery.reply))
         else:
-            self._pass_on(delivery, since, begun, now)
+            self._pass_on(work, since, begun, now)
 
-    def _pass_on(self, delivery: Delivery, since: float, begun: float, now: float) -> None:
+    def _pass_on(self, work: Verify, since: float, begun: float, now: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
+        delivery = work.delivery
         self._undecided.discard(delivery.reply)
         if max(begun - since, now - self._memory.pauses.arrived(now)) >= self._timeout:
             return
         if now - since > self._timeout / 10:  # the client is to have all of it
             self.tells.append((delivery.reply, PROGRESS))
             since = now
-        self._backlog.append((delivery, None, since))  # it was counted all the while, so there is room
+        # It was counted all the while, so there is room.
+        self._backlog.append(_Waiting(delivery, None, since, work.earliest))
 
     def _return(self, delivery: Delivery) -> None:
         self._undecided.discard(delivery.reply)
@@ -706,6 +847,9 @@ class ConsumeProtocol:
             raise ConsumerNotFound(self.consumer.name)
         self.check(found)
         self._is_stale |= found.policy.dead_letters and not self.policy.dead_letters
+        if found.timeout < self.found.timeout:  # what is held may be delivered again sooner
+            self._trusted_since = inf
+            self._wants_inbox = True
         self.found = found
         self.window.set_timeout(self._timeout)
         limit = raised_limit(found.state)
@@ -734,9 +878,14 @@ class ConsumeProtocol:
         """Return which dead letter an event becomes, by a delivery of it."""
         return self._failures.id(seq, reply)
 
-    def is_of_consumer(self, time: Time) -> bool:
-        """Whether a dead letter of this time is one of this consumer, not of an earlier one of its name."""
-        return time >= (parse_rfc3339(self.found.state.created) or _EPOCH)
+    @property
+    def made_at(self) -> Time:
+        """When the consumer was made. What was written before is of an earlier one of its name."""
+        return parse_rfc3339(self.found.state.created) or BEGINNING
+
+    def is_settled(self, seq: StreamSeq) -> bool:
+        """Whether this server, or one that said so, has settled an event lately."""
+        return self._settled.lately(seq)
 
     # --- The connection -----------------------------------------------------------------------------------
 
@@ -744,23 +893,53 @@ class ConsumeProtocol:
         """Begin."""
         self._settled.recover(now, self._timeout)
 
-    def lost(self) -> None:
+    def lost(self, now: float) -> None:
         """Note that the connection ended: the broker may forget what was settled just now."""
+        self._distrust(now)
         self._pacer.lose()
         self._settled.lose(self._settlements.acks_under_way())
         self.work.append(ForgetRecalls())
 
-    def connected(self, now: float) -> None:
-        """Note that there is another connection: pull anew, and send again what may be."""
+    def connected(self, now: float, *, is_same: bool = False) -> None:
+        """Note that there is another connection: pull anew, and send again what may be.
+
+        `is_same` says that it is to the process that the one before was to: that has forgotten nothing.
+        """
+        self._distrust(now)
+        if not is_same and not self.found.state.is_replicated:
+            self._forgetful_until = now
         self._settled.recover(now, self._timeout)
         self._is_stale = self._wants_inbox = True
         for pending in self._settlements.repeatable():
             pending.is_repeated = True
             self.sends.append(pending)
 
-    def moved(self) -> None:
+    def moved(self, now: float) -> None:
         """Note that another connection took over: ask by way of it, once what is on its way has arrived."""
+        self._distrust(now)
         self._wants_drain = True
+
+    def elected(self, now: float) -> None:
+        """Note that the consumer has another leader, which may deliver again what is held.
+
+        It takes events that were stored long ago for delivered then.
+        """
+        self._distrust(now)
+        if not self.found.state.is_replicated:
+            self._forgetful_until = now
+        self._wants_inbox = True
+
+    def _distrust(self, now: float) -> None:
+        """Note that the broker may deliver again what was sent before, however long it may still be held."""
+        self._trusted_since = self._memory.attempts.trusted_since = now
+        self._recency.distrust()
+
+    def _is_forgotten(self, held: InFlight) -> bool:
+        """Whether the broker may have forgotten a delivery: then it may count others as this one.
+
+        A reject could hit another delivery of the event, or contradict an ack of it.
+        """
+        return self.policy.dead_letters and held.earliest <= self._forgetful_until and held.replay is None
 
     def _doubt_settlements(self, now: float) -> None:
         """Note that the broker may have lost what it was told last: another of its servers speaks now."""
@@ -777,12 +956,15 @@ class ConsumeProtocol:
         if self._settlements.due <= now:
             for pending in self._settlements.tick(now):
                 end_settlement(pending, NoReply.TIMED_OUT)
+                self._unanswered(pending)
         if self._pacer.due <= now:
             requested = self.window.requested
             if self._pacer.tick(now):
                 self.doubt()
                 self._doubt_settlements(now)
-                self._wants_inbox = self._wants_inbox or requested > 0
+                if requested:  # it should have shown a sign of life
+                    self._distrust(now)
+                    self._wants_inbox = True
         if self._pacer.stuck(now):
             self._wants_drain = True
         if self._drain_at <= now:
@@ -807,13 +989,15 @@ class ConsumeProtocol:
         """When `advance` is to be called at the latest."""
         return min(self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due)
 
-    def takes_inbox(self) -> bool:
+    def takes_inbox(self, now: float) -> bool:
         """Whether a fresh inbox is to be opened now, for the requests from now on."""
         knows = not (self._is_stale or self._is_learning)
         if not (self._wants_inbox and knows) or self.is_ending or self._is_stalled:
             return False
         self._wants_inbox = False
         self._pacer.lose()
+        self._trusted_since = min(self._trusted_since, now)
+        self._recency.opened(now + _INSTANT)
         return True
 
     def takes_drain(self) -> bool:
@@ -830,10 +1014,12 @@ class ConsumeProtocol:
         if self.is_ending or self._unsent or self._is_stalled or self._wants_inbox:
             pacer.pause()
             return None
-        waits = pacer.wants_room
+        waits, is_first = pacer.wants_room, not self.window.requested
         pull = pacer.next(now, busy=self._settlements.busy)
         if pacer.wants_room and not waits:
             self.work.append(AwaitRoom())
+        if pull is not None and is_first:
+            self._recency.asked(now)
         return pull
 
     def room_came(self, share: Share) -> None:
@@ -853,13 +1039,13 @@ class ConsumeProtocol:
     def close(self, now: float) -> list[bytes]:
         """Return the reply subjects of all deliveries that somebody else should get at once."""
         self._pacer.leave()
-        released = self._settlements.release()
+        released = [each for each in self._settlements.release() if not self._is_forgotten(each[1])]
         self._counts.released += len(released)
         for seq, held in released:
             self._failures.failed(seq, held, now)
         return [
             *(delivery.reply for delivery in self._arrived),
-            *(delivery.reply for delivery, _, _ in self._backlog),
+            *(waiting.delivery.reply for waiting in self._backlog),
             *self._undecided,
             *(held.reply for _, held in released),
         ]

@@ -11,7 +11,7 @@ ends with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from math import inf
 from time import time_ns
@@ -32,6 +32,9 @@ AFTERWARDS: Final = 30.0
 broker delivered before it was killed is redelivered after its timeout."""
 
 
+HEARSAY: Final = 60.0
+"""Seconds for which it is remembered at least what other servers have settled."""
+
 KEPT_UNUSED: Final = 120.0
 """Seconds for which the settlements of a consumer are remembered after its last call."""
 
@@ -42,9 +45,10 @@ class Settled:
     Attributes:
         users: how many calls share this.
         doubted: whether the broker may have forgotten some.
+        forgettable: what the broker had confirmed just before it was lost.
     """
 
-    __slots__ = ("_before", "_latest", "_lost", "_next", "_until", "doubted", "users")
+    __slots__ = ("_before", "_latest", "_lost", "_next", "_until", "doubted", "forgettable", "users")
 
     def __init__(self) -> None:
         self.users = 0
@@ -54,6 +58,7 @@ class Settled:
         self._lost: set[StreamSeq] = set()
         self._until = inf
         self.doubted = False
+        self.forgettable: set[StreamSeq] = set()
 
     def add(self, seq: StreamSeq, now: float) -> None:
         """Note that the broker has confirmed a settlement."""
@@ -69,11 +74,17 @@ class Settled:
         `under_way` are events with an unanswered acknowledgement. It may still arrive or be sent again, so
         nobody else should get them meanwhile.
         """
-        self._lost |= self._latest
-        self._lost |= self._before
+        self.forgettable = self._latest | self._before
+        self._lost |= self.forgettable
         self._lost.update(under_way)
         self._until = inf
         self.doubted = bool(self._lost)
+
+    def hear(self, seqs: Iterable[StreamSeq], now: float) -> None:
+        """Note what another server has settled, and what the broker may have forgotten, or be about to."""
+        self._lost.update(seqs)
+        self.doubted = bool(self._lost)
+        self._until = max(self._until, now + HEARSAY)
 
     def recover(self, now: float, timeout: float) -> None:
         """Note that the broker is back; `timeout` is the consumer's, in seconds."""
@@ -127,6 +138,26 @@ class SettledByConsumer:
         for settled in self._known.values():
             settled.lose(())
 
+    def forgettable(self) -> Iterator[tuple[ConsumerKey, str, set[StreamSeq]]]:
+        """Yield what the broker had confirmed just before it was lost, by consumer and when that was made."""
+        for (consumer, created), settled in self._known.items():
+            if settled.forgettable:
+                yield consumer, created, settled.forgettable
+                settled.forgettable = set()
+
+    def add(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
+        """Note what a server has settled just now, if that is of interest here."""
+        settled = self._known.get((consumer, created))
+        if settled is not None:
+            for seq in seqs:
+                settled.add(seq, now)
+
+    def hear(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
+        """Note what another server has settled before the broker was lost, if that is of interest here."""
+        settled = self._known.get((consumer, created))
+        if settled is not None:
+            settled.hear(seqs, now)
+
     def _purge(self, now: float) -> None:
         while self._unused:
             key, since = next(iter(self._unused.items()))
@@ -156,19 +187,28 @@ class Attempts:
         last_ns: when the last one began.
         reason: from the last reject.
         error_type: from the last reject.
+        over: up to which attempt all are known to be over: the broker answered their rejects in time.
+        over_at: when it answered the last of them.
     """
 
     first_ns: int
     last_ns: int
     reason: str = ""
     error_type: str = ""
+    over: int = 0
+    over_at: float = -inf
 
 
 class FailedAttempts:
-    """The failed attempts of events; the oldest are forgotten first."""
+    """The failed attempts of events; the oldest are forgotten first.
+
+    Attributes:
+        trusted_since: when the broker may last have delivered something early, or forgotten something.
+    """
 
     def __init__(self, limit: int = MOST_REMEMBERED) -> None:
         self._limit = limit
+        self.trusted_since = -inf
         self._known: dict[EventKey, Attempts] = {}
 
     def __len__(self) -> int:
@@ -253,6 +293,22 @@ class Failures:
     ) -> None:
         """Remember a failed attempt that is not the last."""
         self._attempts.failed(self._key(seq, held.reply), self._began(held, now), reason, error_type)
+
+    def over(self, seq: StreamSeq, held: InFlight, now: float) -> None:
+        """Note that the broker has taken the reject of an attempt in time: nobody holds that any more."""
+        known = self._attempts.get(self._key(seq, held.reply))
+        if known is not None and self._is_over(known, held.attempt - 1):
+            known.over, known.over_at = held.attempt, now
+
+    def is_first(self, seq: StreamSeq, reply: bytes, attempt: int) -> bool:
+        """Whether nobody can hold an earlier attempt of an event."""
+        if attempt == 1:
+            return True
+        known = self._attempts.get(self._key(seq, reply))
+        return known is not None and self._is_over(known, attempt - 1)
+
+    def _is_over(self, known: Attempts, attempt: int) -> bool:
+        return attempt == 0 or (known.over == attempt and known.over_at > self._attempts.trusted_since)
 
     def settled(self, seq: StreamSeq, reply: bytes) -> None:
         """Forget what is known of an event."""

@@ -8,25 +8,32 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
+from time import monotonic
 from typing import Final, TypeAlias
 
-from windshift.nats import Connection, Requests
+from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
-from windshift.server.domain.errors import BrokerUnavailable, WindshiftError
+from windshift.nats.times import Time
+from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
+from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.peers import Peers
+from windshift.server.events.consuming.protocol import CLAIMED_FOR, Ending
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
 from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.model import Failure
+from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter, Written
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
+from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.tracer import Tracer
 
 log = logging.getLogger(__name__)
@@ -36,6 +43,8 @@ Letters: TypeAlias = Mapping[StreamSeq, int]
 
 RECALLED_FOR: Final = 5.0
 """Seconds for which an answer counts, while nothing happens to the broker."""
+
+_failed = LogThrottle(10.0)
 
 
 @dataclass(slots=True)
@@ -51,6 +60,7 @@ class DeadLettering:
         attempts: what is known of failed attempts.
         settled: what was settled lately.
         pauses: since when this process has been awake.
+        peers: the servers beside this one.
     """
 
     store: DeadLetterStore
@@ -61,10 +71,22 @@ class DeadLettering:
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
+    peers: Peers = field(init=False)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Know of the servers beside this one."""
+        self.peers = Peers(self.notes, self.settled)
+
+    def lost(self) -> None:
+        """Note that the connection to NATS ended."""
+        self.settled.lose()
+        self.attempts.trusted_since = asyncio.get_running_loop().time()
+
     async def recall(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> Letters:
-        """Say which events of a consumer are dead letters though the broker thinks it never delivered them.
+        """Say which events of a consumer have ended though the broker thinks it never delivered them.
+
+        They are dead letters, or their end was claimed.
 
         There are few. Others come as another attempt, if they come at all, and are looked up then.
         Calls that begin at about the same time, as after a reconnect, are answered by one request. Raise
@@ -94,31 +116,73 @@ class DeadLettering:
         self._recalls.clear()
 
     async def keep(
-        self, failure: Failure, deadline: float, written_bytes: Callable[[int], None] | None = None
-    ) -> bool:
-        """Make a dead letter of an event; return whether the event may be settled now. Never fails.
+        self,
+        failure: Failure,
+        since: Time,
+        deadline: float,
+        written_bytes: Callable[[int], None] | None = None,
+    ) -> Ending:
+        """Make a dead letter of an event, so that it ends as that. Never fails.
 
-        `deadline` is a time of the running loop; `written_bytes` is told the size of the event that was
-        written.
+        Args:
+            failure: what happened to it.
+            since: when the consumer was made.
+            deadline: a time of the running loop.
+            written_bytes: is told the size of the event that was written.
         """
         try:
             async with asyncio.timeout_at(deadline):
-                written, letter = await self.writer.write(failure, deadline)
+                written, letter = await self.writer.write(failure, deadline, since)
         except TimeoutError:
             self.told.not_kept(failure, BrokerUnavailable())
-            return False
+            return Ending.UNKNOWN
         except Exception as error:
             if not isinstance(error, WindshiftError):
                 log.exception("a dead letter cannot be written")
             self.told.not_kept(failure, error)
-            return False
+            is_certain = isinstance(error, (BrokerUnavailable, StreamFull))
+            return Ending.NOT_NOW if is_certain else Ending.UNKNOWN
+        if written is Written.ENDED:
+            return Ending.OTHERWISE
         if written is Written.GONE:
             self.told.gone(failure)
         elif written is Written.WRITTEN and letter is not None:
             self.told.kept(letter)
             if written_bytes is not None:
                 written_bytes(letter.data_size)
-        return True
+        return Ending.DECIDED
+
+    async def claim(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        claimant: bytes,
+        timeout: timedelta,
+        since: Time,
+        deadline: float,
+    ) -> Ending:
+        """Claim that an event ended without a dead letter. Never fails.
+
+        Args:
+            id: of the dead letter that it might have become.
+            claimant: which delivery claims it.
+            timeout: the consumer's.
+            since: when the consumer was made.
+            deadline: a time of the running loop.
+        """
+        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, since, deadline))
+
+    async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> Ending:
+        """Claim that a replay ended, and remove the dead letter. Never fails."""
+        return await _decide(self.store.claim_replay(*replay, timeout + CLAIMED_FOR, deadline))
+
+
+async def _decide(claim: Awaitable[bool]) -> Ending:
+    try:
+        return Ending.DECIDED if await claim else Ending.OTHERWISE
+    except (WindshiftError, NatsError) as error:
+        if _failed.passes(monotonic()):
+            log.warning("the end of an event cannot be decided now: %s", type(error).__name__)
+        return Ending.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,10 @@ SUBJECTS: Final = "_WS.dead."
 """Prefix of the subjects of dead letters; the id follows."""
 OVERFLOW_SUBJECTS: Final = "_WS.rest."
 """Prefix of the subjects of overflow messages; the id and the writer follow."""
+CLAIM_SUBJECTS: Final = "_WS.claim."
+"""Prefix of the subjects of claims; the id follows."""
+_END_SUBJECTS: Final = "_WS.*."
+"""Matches dead letters and claims, and no overflow message: those have one token more."""
 
 SUBJECT: Final = b"WS-DL-Subject"
 ATTEMPTS: Final = b"WS-DL-Attempts"
@@ -47,8 +51,10 @@ OVERFLOW: Final = b"WS-DL-Rest"
 """The size of the data, when there is an overflow message."""
 WRITER: Final = b"WS-DL-Writer"
 """Which call wrote this: how a repeated write recognizes its own dead letter."""
+CLAIMANT: Final = b"WS-Claimant"
+"""Which delivery a claim was made for: how one that is made again is recognized."""
 
-ROOM_FOR_CONDITIONS: Final = 256
+ROOM_FOR_CONDITIONS: Final = 768
 """Bytes left free for the headers that make a write conditional."""
 
 _CONTROL = b"nats-"
@@ -112,6 +118,16 @@ class Entry:
 def entry_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
     """Return the subject of a dead letter."""
     return f"{SUBJECTS}{id}"
+
+
+def claim_subject(id: DeadLetterId) -> str:  # noqa: A002
+    """Return the subject of the claim that an event ended without a dead letter."""
+    return f"{CLAIM_SUBJECTS}{id}"
+
+
+def end_subjects(id: DeadLetterId) -> str:  # noqa: A002
+    """Return the pattern of the two subjects on which an event ends."""
+    return f"{_END_SUBJECTS}{id}"
 
 
 def overflow_subject(id: DeadLetterId, writer: str) -> str:  # noqa: A002

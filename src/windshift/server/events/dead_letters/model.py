@@ -14,6 +14,8 @@ from windshift.server.events.model import StreamSeq
 _NAME: Final = "([A-Za-z0-9_-]{1,255})"
 _ID: Final = re.compile(rf"{_NAME}\.{_NAME}\.([1-9][0-9]{{0,19}})\.(0|[1-9][0-9]{{0,19}})", re.ASCII)
 _NAME_OR_ANY: Final = re.compile("[A-Za-z0-9_-]*")
+BEGINNING: Final = Time(0, 0)
+"""Before everything that was ever written."""
 _SKEW_NS: Final = 60 * NANOSECONDS
 """How far times may fall from one dead letter to the next: another leader has another clock."""
 

@@ -5,33 +5,40 @@ from __future__ import annotations
 import asyncio
 import logging
 import sys
-from math import inf
+from datetime import timedelta
+from math import ceil, inf
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from windshift.nats import NatsError, NoDirectGet, retry
+from windshift.nats import headers as h
 from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
-from windshift.nats.times import NANOSECONDS
+from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.dead_letters.codec import (
+    CLAIM_SUBJECTS,
+    CLAIMANT,
     OVERFLOW_SUBJECTS,
     SUBJECTS,
     Entry,
     EventCopy,
+    claim_subject,
     dead_letter,
+    end_subjects,
     entry_subject,
     join_overflow,
     read_entry,
 )
 from windshift.server.events.dead_letters.model import (
+    BEGINNING,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterId,
     id_pattern,
 )
-from windshift.server.events.managed_stream import ManagedStream, SizeLimit
+from windshift.server.events.managed_stream import Conflict, ManagedStream, SizeLimit
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.positions import rfc3339
 
@@ -42,7 +49,7 @@ STREAM: Final = "WS_DEAD_LETTERS"
 _CONFIG: Final[JsonObject] = {
     "name": STREAM,
     "description": "Events that consumers of Windshift gave up on.",
-    "subjects": [f"{SUBJECTS}>", f"{OVERFLOW_SUBJECTS}>"],
+    "subjects": [f"{SUBJECTS}>", f"{OVERFLOW_SUBJECTS}>", f"{CLAIM_SUBJECTS}>"],
     "storage": "file",
     "retention": "limits",
     "max_msgs_per_subject": -1,
@@ -50,9 +57,12 @@ _CONFIG: Final[JsonObject] = {
     "discard": "new",
     "max_age": 30 * 24 * 60 * 60 * NANOSECONDS,
     "allow_direct": True,
+    "allow_msg_ttl": True,
 }
-_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_rollup_hdrs", "allow_direct")
+_NEEDED: Final = ("subjects", "max_msgs_per_subject", "allow_rollup_hdrs", "allow_direct", "allow_msg_ttl")
 
+_REPLAY: Final = b"replay"
+"""Who claims the end of a replay: whichever of its deliveries."""
 _WRITTEN_WITHIN: Final = 5 * 60 * NANOSECONDS
 """Age from which an overflow message is not waiting for its entry any more."""
 _MAX_SCANNED: Final = 500
@@ -90,6 +100,26 @@ class Usage(NamedTuple):
 
 class UnreadableEntry(Exception):
     """Where a dead letter should be is a message that this version did not write."""
+
+
+class End(NamedTuple):
+    """What lies on the subjects on which an event ends: a dead letter, a claim, or nothing.
+
+    Attributes:
+        position: its sequence in the stream; 0 for nothing.
+        time: when it was written.
+        entry: the dead letter.
+        claimant: who claimed that the event ended otherwise: it was acknowledged, or dropped.
+    """
+
+    position: int = 0
+    time: Time = BEGINNING
+    entry: Entry | None = None
+    claimant: bytes = b""
+
+    def is_claimed(self, since: Time) -> bool:
+        """Whether this is a claim of a consumer that was made at `since`, not of an earlier one."""
+        return bool(self.claimant) and self.time >= since
 
 
 class Page(NamedTuple):
@@ -164,6 +194,89 @@ class DeadLetterStore:
         except ValueError as error:
             raise UnreadableEntry from error
 
+    async def end(self, id: DeadLetterId, deadline: float) -> End:  # noqa: A002
+        """Read how an event ended, if it has. May also raise `UnreadableEntry`."""
+        stored = await self.stream.last(end_subjects(id), deadline)
+        if stored is None:
+            return End()
+        if stored.subject.startswith(CLAIM_SUBJECTS):
+            claimant = next((value for name, value in stored.headers if name == CLAIMANT), b"?")
+            return End(stored.sequence, stored.time, None, claimant)
+        try:
+            return End(stored.sequence, stored.time, read_entry(stored))
+        except ValueError as error:
+            raise UnreadableEntry from error
+
+    async def claim(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        claimant: bytes,
+        kept_for: timedelta,
+        since: Time,
+        deadline: float,
+    ) -> bool:
+        """Decide that an event ended without a dead letter; false when it had ended before.
+
+        Safe to repeat for the same claimant. What is older than `since` is of an earlier consumer of the
+        name. May also raise `OutcomeUnknown` or `StreamFull`.
+        """
+        end = End()
+        async for _ in retry(deadline):
+            conflict = await self._claim(id, claimant, kept_for, end.position, deadline)
+            if conflict is None:
+                return True
+            try:
+                end = await self.end(id, deadline)
+            except UnreadableEntry:
+                return False
+            if end.claimant == claimant:
+                return True
+            if (end.position and end.time >= since) or (not end.position and conflict.is_certain):
+                return False
+        raise BrokerUnavailable
+
+    async def claim_replay(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        number: int,
+        kept_for: timedelta,
+        deadline: float,
+    ) -> bool:
+        """Decide that a replayed event ended acknowledged, or dropped, and remove its dead letter.
+
+        False when the consumer had given up on it again. Safe to repeat. May also raise `OutcomeUnknown` or
+        `StreamFull`.
+        """
+        async for _ in retry(deadline):
+            try:
+                end = await self.end(id, deadline)
+            except UnreadableEntry:
+                return False
+            if end.entry is not None:
+                if end.entry.failure.replay_count >= number:
+                    return False
+                if await self._claim(id, _REPLAY, kept_for, end.position, deadline) is not None:
+                    continue
+            await self.delete(id, deadline)
+            return True
+        raise BrokerUnavailable
+
+    async def _claim(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        claimant: bytes,
+        kept_for: timedelta,
+        expected: int,
+        deadline: float,
+    ) -> Conflict | None:
+        """Store a claim in place of what is expected; return why not, if that is not there any more."""
+        headers = ((CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds())))
+        try:
+            await self.stream.put(claim_subject(id), b"", headers, deadline, expected, end_subjects(id))
+        except Conflict as conflict:
+            return conflict
+        return None
+
     async def event(self, entry: Entry, deadline: float) -> EventCopy | None:
         """Reassemble an entry's event; `None` if its overflow is gone, as the entry should be by now."""
         if not entry.has_overflow:
@@ -213,9 +326,12 @@ class DeadLetterStore:
     # --- All of a consumer, of a stream, or all, as the leader has them ------------------------------------
 
     async def recall(self, stream: str, consumer: str, deadline: float) -> frozenset[tuple[StreamSeq, int]]:
-        """Return which events of a consumer are dead letters, by id and time in nanoseconds since 1970."""
+        """Return which events of a consumer are dead letters or claimed, by id and time.
+
+        Times are nanoseconds since 1970.
+        """
         found: set[tuple[StreamSeq, int]] = set()
-        async for subject in self.stream.subjects(_pattern(stream, consumer), deadline):
+        async for subject in self.stream.subjects(f"_WS.*.{stream}.{consumer}.*.*", deadline):
             seq, _, stored_ns = subject.rpartition(".")
             found.add((StreamSeq(int(seq.rpartition(".")[2])), int(stored_ns)))
         return frozenset(found)

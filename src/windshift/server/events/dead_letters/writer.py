@@ -2,7 +2,7 @@
 
 The subject of an entry identifies event and consumer, and each write states what it replaces: nothing, or the
 entry of an earlier replay. So an older entry never overwrites a newer one, and a repeated write finds what it
-would have written. None of this depends on timing.
+would have written. A claim that the event ended otherwise counts as an entry. None of this depends on timing.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, StoredMessage
 from windshift.nats.jetstream.slots import Slots
 from windshift.nats.jetstream.writes import PubAck
-from windshift.nats.times import from_unix_ns
+from windshift.nats.times import Time, from_unix_ns
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -37,12 +37,13 @@ from windshift.server.events.dead_letters.codec import (
     EventCopy,
     copy_event,
     dead_letter,
+    end_subjects,
     entry_subject,
     overflow_subject,
     pack,
 )
-from windshift.server.events.dead_letters.model import DeadLetter, Failure
-from windshift.server.events.dead_letters.store import DeadLetterStore, UnreadableEntry
+from windshift.server.events.dead_letters.model import BEGINNING, DeadLetter, Failure
+from windshift.server.events.dead_letters.store import DeadLetterStore, End, UnreadableEntry
 from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.notes import DEAD, send_note
 
@@ -62,6 +63,7 @@ class Written(Enum):
     WRITTEN = "this call stored it"
     ALREADY = "it was already stored, perhaps by another server"
     GONE = "neither the event nor a dead letter of it exists any more"
+    ENDED = "the event was acknowledged or dropped"
 
 
 @dataclass(slots=True)
@@ -70,6 +72,7 @@ class _Attempt:
 
     failure: Failure
     writer: str
+    since: Time
     deadline: float
     has_overflow: bool = False
     """Whether this call stored an overflow message."""
@@ -86,11 +89,14 @@ class DeadLetterWriter:
         self._store = store
         self._slots = Slots(_AT_ONCE, _WAITING)
 
-    async def write(self, failure: Failure, deadline: float) -> tuple[Written, DeadLetter | None]:
+    async def write(
+        self, failure: Failure, deadline: float, since: Time = BEGINNING
+    ) -> tuple[Written, DeadLetter | None]:
         """Store a copy of the event, unless one of this replay or a later one exists. Safe to repeat.
 
         The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
-        returned has no data. Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
+        returned has no data. What was written before `since` is of an earlier consumer of the name, and is
+        replaced. Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
         if not self._slots.take_now():
@@ -99,7 +105,7 @@ class DeadLetterWriter:
             except TooManyInFlight:
                 raise BrokerUnavailable from None
         try:
-            return await self._run(_Attempt(failure, secrets.token_hex(8), deadline))
+            return await self._run(_Attempt(failure, secrets.token_hex(8), since, deadline))
         finally:
             self._slots.give_back()
 
@@ -121,20 +127,30 @@ class DeadLetterWriter:
     async def _write(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         failure, deadline = attempt.failure, attempt.deadline
         await self._store.require_room(0, deadline)  # before the event is read
-        known = await self._store.entry(failure.id, deadline) if failure.replay_count else None
+        end = await self._store.end(failure.id, deadline) if failure.replay_count else End()
         async for _ in retry(deadline):
-            if known is not None and known.failure.replay_count >= failure.replay_count:
+            known = end.entry
+            if end.is_claimed(attempt.since):
+                return Written.ENDED, None
+            if known is not None and self._is_present(end, attempt):
                 return await self._found(known, attempt)
             event = await self._event(known, failure, deadline)
             if event is not None:
-                stored = await self._store_entry(event, known, attempt)
+                stored = await self._store_entry(event, end, attempt)
                 if stored is not None:
                     return Written.WRITTEN, stored
-            before, known = known, await self._store.entry(failure.id, deadline)
+            before, end = end, await self._store.end(failure.id, deadline)
             attempt.is_unsure = False
-            if event is None and known == before:  # nothing else will turn up
+            if event is None and end == before:  # nothing else will turn up
                 return (Written.GONE, None) if known is None else await self._found(known, attempt)
         raise BrokerUnavailable
+
+    @staticmethod
+    def _is_present(end: End, attempt: _Attempt) -> bool:
+        """Whether an entry is of this failure or a later one, and not of an earlier consumer."""
+        if end.entry is None or end.entry.failure.replay_count < attempt.failure.replay_count:
+            return False
+        return attempt.failure.replay_count > 0 or end.time >= attempt.since
 
     async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> EventCopy | None:
         """Read the event from the entry of the previous replay, if there is one, or from its stream."""
@@ -172,19 +188,23 @@ class DeadLetterWriter:
             await self._discard(overflow_subject(known.failure.id, attempt.writer), attempt.deadline)
         return Written.ALREADY, written
 
-    async def _store_entry(
-        self, event: EventCopy, known: Entry | None, attempt: _Attempt
-    ) -> DeadLetter | None:
-        """Store the entry in place of a known one; `None` when that is not the present one."""
-        failure, writer, deadline = attempt.failure, attempt.writer, attempt.deadline
+    async def _store_entry(self, event: EventCopy, end: End, attempt: _Attempt) -> DeadLetter | None:
+        """Store the entry in place of what is known to be there; `None` when that is something else now."""
+        failure, writer, deadline, known = attempt.failure, attempt.writer, attempt.deadline, end.entry
         packed = pack(event, failure, writer, self._connection.max_payload)
         await self._store.require_room(len(packed.body) + len(packed.overflow or b""), deadline)
         if packed.overflow is not None:
-            await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline, None)
+            await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline)
             attempt.has_overflow = True
-        expected = 0 if known is None else known.position
         try:
-            ack = await self._put(entry_subject(failure.id), packed.body, packed.headers, deadline, expected)
+            ack = await self._put(
+                entry_subject(failure.id),
+                packed.body,
+                packed.headers,
+                deadline,
+                end.position,
+                end_subjects(failure.id),
+            )
         except Conflict:
             attempt.is_unsure = True
             return None
@@ -200,14 +220,20 @@ class DeadLetterWriter:
         return dead_letter(entry, event, with_data=False)
 
     async def _put(
-        self, subject: str, body: bytes, headers: HeaderLines, deadline: float, expected: int | None
+        self,
+        subject: str,
+        body: bytes,
+        headers: HeaderLines,
+        deadline: float,
+        expected: int | None = None,
+        among: str = "",
     ) -> PubAck:
         if len(h.block(headers)) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
             raise StreamFull("the broker takes no message large enough for a dead letter; raise max_payload")
         # A rollup's removals survive a crash of the broker. Those of a limit of one message per subject do
         # not, once the message that took the place is deleted.
         headers = headers if expected == 0 else (*headers, (h.ROLLUP, b"sub"))
-        return await self._store.stream.put(subject, body, headers, deadline, expected)
+        return await self._store.stream.put(subject, body, headers, deadline, expected, among)
 
     async def _discard(self, subject: str, deadline: float) -> None:
         """Remove an overflow message that nothing refers to. If that fails, it stays until it expires."""

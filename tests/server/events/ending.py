@@ -1,0 +1,456 @@
+"""A broker, a consumer and servers in one thread, whose messages move only when somebody says so.
+
+The servers are real `ConsumeProtocol`s. The broker behaves as nats-server does where it matters for the ends
+of events: it takes any acknowledgement of any attempt, and answers all alike; a stale negative one has an
+event delivered again at once; what one connection carries arrives in order, however late.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+from windshift.nats import NoReply
+from windshift.nats.jetstream.api import ConsumerState
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, PullOptions, split_ack_subject
+from windshift.nats.times import Time
+from windshift.server.events.consuming import protocol as p
+from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject
+from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
+from windshift.server.events.consuming.interfaces import ConsumeOptions
+from windshift.server.events.consuming.pauses import PauseDetector
+from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
+from windshift.server.events.consuming.settlement import Kind, PendingAck
+from windshift.server.events.counts import Counts
+from windshift.server.events.deliveries import Delivery
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.retries import RetryPolicy
+
+TIMEOUT = 10.0
+WINDOW = 3
+_OPTIONS = ConsumeOptions(pull=PullOptions(heartbeat=10_000.0))
+_LETTER = b"a dead letter"
+
+Move = Callable[[], None]
+
+
+@dataclass(slots=True)
+class World:
+    """All of it.
+
+    Attributes:
+        now: the time, everywhere.
+        ends: how each event ended: as a dead letter, or by whose claim.
+        confirmed: events whose ack or drop was confirmed, with what it was.
+        said: what happened, to be told when something is wrong.
+    """
+
+    policy: RetryPolicy
+    events: int
+    now: float = 0.0
+    is_frozen: bool = False
+    ends: dict[int, bytes] = field(default_factory=dict)
+    confirmed: dict[int, str] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
+    servers: list[Server] = field(default_factory=list)
+    published: int = 0
+    delivered_to: int = 0
+    pending: dict[int, float] = field(default_factory=dict)
+    redeliver: list[int] = field(default_factory=list)
+    counts: dict[int, int] = field(default_factory=dict)
+    settled: set[int] = field(default_factory=set)
+    pulls: deque[list[Any]] = field(default_factory=deque)
+    sequence: int = 0
+
+    def say(self, text: str) -> None:
+        """Put down what happened."""
+        self.said.append(f"{self.now:7.2f} {text}")
+
+    def start(self, servers: int) -> None:
+        """Let servers subscribe."""
+        self.servers = [Server(self, number) for number in range(servers)]
+        for server in self.servers:
+            server.turn()
+
+    @property
+    def snapshot(self) -> ConsumerSnapshot:
+        """The consumer."""
+        state = ConsumerState({}, "1970-01-01T00:00:00Z", 0, 0, 0, self.delivered_to, is_replicated=True)
+        return ConsumerSnapshot(timedelta(seconds=TIMEOUT), self.policy, state)
+
+    # --- What may happen ------------------------------------------------------------------------------------
+
+    def publish(self) -> None:
+        """Store an event."""
+        if self.published < self.events:
+            self.published += 1
+            self.deliver()
+
+    def pass_time(self, seconds: float) -> None:
+        """Let time pass, everywhere."""
+        self.now += seconds
+        self.expire()
+        for server in self.servers:
+            server.turn()
+
+    def freeze(self) -> None:
+        """Stop the broker, or let it go on: its timers and what it was sent race then."""
+        self.is_frozen = not self.is_frozen
+
+    def elect(self) -> None:
+        """Give the consumer another leader, which knows everything and takes all that is held for overdue."""
+        if self.is_frozen:
+            return
+        self.say("another leader")
+        self.pulls.clear()
+        self.redeliver += [seq for seq in sorted(self.pending) if seq not in self.redeliver]
+        for server in self.servers:
+            server.down.append(server.elected)
+        self.deliver()
+
+    # --- The broker -----------------------------------------------------------------------------------------
+
+    def expire(self) -> None:
+        """Have delivered again what was neither settled nor prolonged in time."""
+        if self.is_frozen:
+            return
+        for seq, since in self.pending.items():
+            if self.now - since >= TIMEOUT and seq not in self.redeliver:
+                self.redeliver.append(seq)
+                self.pending[seq] = self.now
+        self.deliver()
+
+    def deliver(self) -> None:
+        """Hand over what was asked for."""
+        while self.pulls and (self.redeliver or self.delivered_to < self.published):
+            if self.redeliver:
+                seq = self.redeliver.pop(0)
+            else:
+                self.delivered_to += 1
+                seq = self.delivered_to
+            request = self.pulls[0]
+            server, inbox, _ = request
+            request[2] -= 1
+            if not request[2]:
+                self.pulls.popleft()
+            self.counts[seq] = attempt = self.counts.get(seq, 0) + 1
+            self.pending[seq] = self.now
+            self.sequence += 1
+            reply = b"$JS.ACK.S.c.%d.%d.%d.0.0" % (attempt, seq, self.sequence)
+            self.say(f"broker: delivers {seq}, attempt {attempt}, to {server.number}")
+            server.down.append(partial(server.arrived, seq, attempt, reply, inbox))
+
+    def settle(self, reply: bytes, payload: bytes, answer: Move | None, server: Server) -> None:
+        """Take an acknowledgement, whichever attempt it is of."""
+        seq = int(split_ack_subject(reply)[1])
+        self.say(f"broker: takes {payload.decode()} of {seq} from {server.number}")
+        if payload in (ACK, TERMINATE):
+            self.pending.pop(seq, None)
+            self.settled.add(seq)
+            self.redeliver = [each for each in self.redeliver if each != seq]
+        elif seq in self.pending:
+            if payload == PROGRESS:
+                self.pending[seq] = self.now
+            elif seq not in self.redeliver:
+                self.redeliver.append(seq)
+        if answer is not None:
+            server.down.append(answer)
+        self.deliver()
+
+    def write(self, seq: int, what: bytes) -> bytes:
+        """Store how an event ends, unless it has ended; return how it has."""
+        end = self.ends.setdefault(seq, what)
+        self.say(f"broker: {seq} is to be {what.decode()}, and is {end.decode()}")
+        return end
+
+
+class Server:
+    """A server with one subscriber."""
+
+    def __init__(self, world: World, number: int) -> None:
+        self.world = world
+        self.number = number
+        self.up: deque[Move] = deque()
+        self.down: deque[Move] = deque()
+        self.held: dict[int, int] = {}
+        self._inbox = 0
+        self._memory = p.Memory(Settled(), FailedAttempts(), PauseDetector(), Counts())
+        self.protocol = p.ConsumeProtocol(
+            ConsumerKey("S", "c"), world.snapshot, WINDOW, self._memory, _OPTIONS, lambda: 0.0, lambda: 10**18
+        )
+        self.protocol.begin(world.now)
+        self._asked: deque[Command] = deque()
+        self._unanswered: dict[object, Move] = {}
+
+    # --- What may happen ------------------------------------------------------------------------------------
+
+    def sends(self) -> None:
+        """Let the broker get the next of what this has sent."""
+        if self.up and not self.world.is_frozen:
+            self.up.popleft()()
+
+    def hears(self) -> None:
+        """Let this get the next of what the broker has sent."""
+        if self.down:
+            self.down.popleft()()
+            self.turn()
+
+    def reconnects(self, arrived: int) -> None:
+        """Lose the connection, after some of what was on its way has arrived, and have another one."""
+        for _ in range(min(arrived, len(self.up))):
+            self.sends()
+        self.world.say(f"{self.number}: reconnects")
+        self.up.clear()
+        self.down.clear()
+        self.world.pulls = deque(each for each in self.world.pulls if each[0] is not self)
+        self.protocol.lost(self.world.now)
+        lost, self._unanswered = self._unanswered, {}
+        for fail in lost.values():
+            fail()
+        self.protocol.connected(self.world.now, is_same=True)
+        self.turn()
+
+    def says(self, command: Command) -> None:
+        """Let the client say something."""
+        self.world.say(f"{self.number}: client says {command}")
+        self._asked.append(command)
+        self.protocol.command(command, self.world.now)
+        self.turn()
+
+    # --- The shell ------------------------------------------------------------------------------------------
+
+    def arrived(self, seq: int, attempt: int, reply: bytes, inbox: int) -> None:
+        """Get a delivery."""
+        if inbox == self._inbox:
+            delivery = Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
+            self.protocol.delivered(delivery)
+
+    def elected(self) -> None:
+        """Hear of another leader."""
+        self.protocol.elected(self.world.now)
+
+    def turn(self) -> None:
+        """Take a turn, and do what is to be done."""
+        world, protocol = self.world, self.protocol
+        for _ in range(8):
+            if protocol.takes_inbox(world.now):
+                self._inbox += 1
+            protocol.advance(world.now)
+            self._confirm()
+            for delivery in protocol.deliverable(0, world.now):
+                self.held[int(delivery.id)] = delivery.attempt
+                world.say(f"{self.number}: client gets {delivery.id}, attempt {delivery.attempt}")
+            pull = protocol.next_pull(world.now)
+            if pull is not None:
+                self.up.append(partial(self._pull, self._inbox, pull.batch))
+            if not self._act():
+                return
+
+    def _pull(self, inbox: int, batch: int) -> None:
+        if inbox == self._inbox:
+            self.world.pulls.append([self, inbox, batch])
+            self.world.deliver()
+
+    def _confirm(self) -> None:
+        for confirmation in self.protocol.confirmations():
+            command = self._asked.popleft()
+            self.world.say(f"{self.number}: client is told {confirmation.lists()} of {command}")
+            is_end = confirmation.kind is Kind.ACK or (
+                isinstance(command, Reject) and command.action is Action.DROP
+            )
+            for seq in (*confirmation.ids, *confirmation.invalid_ids):
+                if confirmation.kind is not Kind.PING or seq in confirmation.invalid_ids:
+                    self.held.pop(int(seq), None)
+            if is_end:
+                for seq in confirmation.ids:
+                    self.world.confirmed[int(seq)] = f"by {self.number}"
+            elif isinstance(command, Reject) and command.action is Action.DEAD_LETTER:
+                for seq in confirmation.ids:
+                    assert self.world.ends.get(int(seq)) == _LETTER, "a reject for good was confirmed"
+
+    def _act(self) -> bool:
+        protocol = self.protocol
+        sends, protocol.sends = protocol.sends, []
+        for pending in sends:
+            pending.sent = True
+            self._send(pending, pending.payload)
+        tells, protocol.tells = protocol.tells, []
+        for reply, payload in tells:
+            self.up.append(partial(self.world.settle, reply, payload, None, self))
+        work, protocol.work = protocol.work, []
+        for each in work:
+            self._do(each)
+        protocol.settled_again.clear()
+        return bool(sends or tells or work)
+
+    def _send(self, pending: PendingAck, payload: bytes) -> None:
+        key = object()
+
+        def answer() -> None:
+            del self._unanswered[key]
+            self.protocol.answered(pending, b"", self.world.now)
+
+        self.up.append(partial(self.world.settle, pending.reply, payload, answer, self))
+        self._unanswered[key] = lambda: self.protocol.answered(pending, NoReply.DISCONNECTED, self.world.now)
+
+    def _do(self, work: p.Work) -> None:
+        protocol = self.protocol
+        match work:
+            case p.LookUp():
+                protocol.consumer_seen(self.world.snapshot)
+            case p.Learn():
+                protocol.consumer_seen(self.world.snapshot)
+                protocol.learned({StreamSeq(seq): 0 for seq in self.world.ends})
+            case p.Verify(delivery):
+                begun = self.world.now
+                self._ask(
+                    lambda: int(delivery.id) in self.world.ends,
+                    lambda now, found: protocol.verified(work, begun, begun, now, has_ended=found),
+                )
+            case p.Check(pending):
+                begun = self.world.now
+                self._ask(
+                    lambda: int(pending.seq) in self.world.ends,
+                    lambda now, found: protocol.checked(work, begun, now, has_ended=found),
+                )
+            case p.Keep(pending):
+                self._ask(
+                    lambda: self.world.write(int(pending.seq), _LETTER) == _LETTER,
+                    lambda now, done: protocol.prepared(work, _ending(done=done), now),
+                )
+            case p.Claim(pending):
+                claimant = pending.held.claimant
+                self._ask(
+                    lambda: self.world.write(int(pending.seq), claimant) == claimant,
+                    lambda now, done: protocol.claimed(work, _ending(done=done), now),
+                )
+            case p.GiveUp(delivery):
+                self._ask(
+                    lambda: self.world.write(int(delivery.id), _LETTER) == _LETTER,
+                    lambda _, done: protocol.gave_up(delivery, done=done is not None),
+                )
+            case p.Terminate(reply):
+                self._ask(partial(self._terminate, reply), lambda _, __: protocol.decided(reply))
+
+    def _terminate(self, reply: bytes) -> bool:
+        self.world.settle(reply, TERMINATE, None, self)
+        return True
+
+    def _ask(self, question: Callable[[], bool], take: Callable[[float, bool | None], None]) -> None:
+        key = object()
+
+        def answer(found: bool | None) -> None:
+            if self._unanswered.pop(key, None) is not None:
+                take(self.world.now, found)
+
+        def reach() -> None:
+            self.down.append(partial(answer, question()))
+
+        self._unanswered[key] = lambda: take(self.world.now, None)
+        self.up.append(reach)
+
+
+def _ending(*, done: bool | None) -> p.Ending:
+    if done is None:
+        return p.Ending.UNKNOWN
+    return p.Ending.DECIDED if done else p.Ending.OTHERWISE
+
+
+def check(world: World) -> None:
+    """See that no event ended in two ways."""
+    for seq, who in world.confirmed.items():
+        assert world.ends.get(seq) != _LETTER, (
+            f"event {seq} is a dead letter, and was acknowledged {who}:\n" + "\n".join(world.said)
+        )
+
+
+def play(policy: RetryPolicy, servers: int, moves: Sequence[tuple[int, int, int]]) -> World:
+    """Let things happen in a given order, then let everything come to rest; return what came of it."""
+    world = World(policy, events=8)
+    world.start(servers)
+    for move in moves:
+        _move(world, *move)
+        check(world)
+    _rest(world)
+    return world
+
+
+def _move(world: World, kind: int, which: int, how: int) -> None:  # noqa: C901 - a table of what may happen
+    server = world.servers[which % len(world.servers)]
+    match kind:
+        case 0:
+            world.publish()
+        case 1:
+            world.pass_time((0.2, 1.0, 4.0, 9.5, 10.5)[how % 5])
+        case 2 | 3:
+            for _ in range(1 + how % 4):
+                server.sends()
+        case 4 | 5:
+            for _ in range(1 + how % 4):
+                server.hears()
+        case 6 | 7:
+            _say(server, which // len(world.servers), how)
+        case 8:
+            world.freeze()
+        case 9 if how % 8 == 0:
+            world.elect()
+        case 9 if how % 8 == 1:
+            server.reconnects(which)
+        case _:
+            _settle_all(world, how)
+
+
+def _settle_all(world: World, how: int) -> None:
+    """Let messages move as they do while nothing is wrong."""
+    for _ in range(how % 8):
+        for server in world.servers:
+            server.sends()
+            server.hears()
+
+
+_COMMANDS: Sequence[Callable[[list[StreamSeq]], Command]] = (
+    Ack,
+    Ack,
+    Ack,
+    lambda ids: Reject(ids, False, None),
+    lambda ids: Reject(ids, False, None),
+    lambda ids: Reject(ids, False, 0),
+    lambda ids: Reject(ids, False, None, action=Action.DEAD_LETTER),
+    lambda ids: Reject(ids, False, None, action=Action.DROP),
+    Ping,
+)
+
+
+def _say(server: Server, which: int, how: int) -> None:
+    if server.held:
+        held = list(server.held)
+        server.says(_COMMANDS[how % len(_COMMANDS)]([StreamSeq(held[which % len(held)])]))
+
+
+def _rest(world: World) -> None:
+    """Let everybody acknowledge, until nothing is left: each event has ended."""
+    world.is_frozen = False
+    world.events = max(world.published, 1)
+    world.publish()
+    for _ in range(400):
+        for server in world.servers:
+            for _ in range(20):
+                server.sends()
+                server.hears()
+            for seq in list(server.held):
+                server.says(Ack([StreamSeq(seq)]))
+        check(world)
+        if len(world.settled) == world.published and not any(s.up or s.down for s in world.servers):
+            return
+        world.pass_time(1.0)
+    raise AssertionError("events are left:\n" + "\n".join(world.said))
+
+
+SOME_POLICIES = [
+    replace(RetryPolicy(dead_letters=True), max_attempts=most, initial_backoff=timedelta(milliseconds=1))
+    for most in (1, 2, 3, None)
+]
