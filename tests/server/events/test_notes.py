@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.events.notes import CONSUMER, DEAD, REPLAY, Notes
+from windshift.server.events.notes import CONSUMER, DEAD, ELECTED, REPLAY, Notes
 
 
 class Ear:
@@ -46,6 +46,16 @@ async def settled(*brokers: Broker) -> None:
     """Wait until what was sent has arrived: a round trip after each other."""
     for broker in (*brokers, *brokers):
         await broker.requests.round_trip(in_seconds(5))
+
+
+async def test_another_leader(broker: Broker, notes: Notes) -> None:
+    """JetStream says so in an advisory, which is heard like a note."""
+    here, elsewhere = Ear(), Ear()
+    notes.listen(ELECTED, "s", "c", here)
+    notes.listen(ELECTED, "s", "d", elsewhere)
+    broker.connection.publish(b"$JS.EVENT.ADVISORY.CONSUMER.LEADER_ELECTED.s.c", b"{}")
+    await settled(broker)
+    assert (here.heard, elsewhere.heard) == (1, 0)
 
 
 async def test_all_servers_hear(broker: Broker, notes: Notes, other: tuple[Broker, Notes]) -> None:
