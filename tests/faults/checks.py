@@ -22,13 +22,14 @@ from tests.faults.history import (
 from tests.faults.linearizable import linearizable
 from windshift.server.api.errors import CODES
 
-CROSSING = 0.05
+CROSSING = 0.1
 """Seconds after a confirmation in which a delivery on another call may have been under way already.
 
-Time in which something was frozen, stalled or slowed down does not count: nothing moves then.
+Time in which something was frozen, stalled or slowed down does not count: nothing moves then. Nor does time
+in which the clients themselves were busy.
 """
 
-_STANDING_STILL = {"freeze", "stall", "delay"}
+_STANDING_STILL = {"freeze", "stall", "delay", "lag"}
 
 FORGOTTEN = 0.5
 """Seconds of the last confirmations that a nats-server without replicas may forget when it is killed.

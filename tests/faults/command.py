@@ -18,7 +18,7 @@ from tests.faults import scenarios as _registered  # noqa: F401 - importing them
 from tests.faults.checks import Violation
 from tests.faults.progress import Progress
 from tests.faults.results import Result, bar_text, figures, summed, write_report
-from tests.faults.run import MOST_VIOLATIONS, SCENARIOS, Options, Run, Scenario
+from tests.faults.run import MOST_VIOLATIONS, SCENARIOS, Options, Run, Scenario, play_watched
 
 SEEDS = 20
 """How many seeds `make faults` plays of what is seeded."""
@@ -32,7 +32,7 @@ async def play(scenario: Scenario, seed: int, options: Options, progress: Progre
     assert task is not None
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)  # as Ctrl-C does: in order
     try:
-        await scenario.play(run)
+        await play_watched(scenario, run)
     except Exception as error:  # noqa: BLE001 - whatever it is, the others are played all the same
         run.violations.append(Violation("exception", f"{type(error).__name__}: {error}"))
         (directory / "exception").write_text(traceback.format_exc())

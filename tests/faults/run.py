@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.checks import Violation
-from tests.faults.history import History
+from tests.faults.history import Fault, History
 
 Number = int | float
 
@@ -130,6 +130,27 @@ class Scenario:
 
 
 SCENARIOS: dict[str, Scenario] = {}
+
+_LAG = 0.02
+"""Seconds by which the clients' event loop may be late without being busy."""
+
+
+async def play_watched(scenario: Scenario, run: Run) -> None:
+    """Play a scenario, and put down when its clients were too busy to notice what they were sent."""
+    watch = asyncio.create_task(_watch_lag(run.history))
+    try:
+        await scenario.play(run)
+    finally:
+        watch.cancel()
+
+
+async def _watch_lag(history: History) -> None:
+    while True:
+        start = time.monotonic()
+        await asyncio.sleep(_LAG)
+        end = time.monotonic()
+        if end - start > 2 * _LAG:
+            history.faults.append(Fault("lag", "clients", start, end))
 
 
 def scenario(

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults import scenarios as _registered  # noqa: F401 - importing them makes them known
-from tests.faults.run import SCENARIOS, Options, Run
+from tests.faults.run import SCENARIOS, Options, Run, play_watched
 
 
 @pytest.mark.timeout(240)
@@ -15,6 +15,6 @@ from tests.faults.run import SCENARIOS, Options, Run
 async def test_scenario(name: str, tmp_path: Path) -> None:
     """Nothing is violated that must hold."""
     run = Run(name, tmp_path, 1, Options(short=True))
-    await SCENARIOS[name].play(run)
+    await play_watched(SCENARIOS[name], run)
     run.history.write(tmp_path / "history.jsonl")
     assert run.violations == [], f"history and logs: {tmp_path}"

@@ -570,6 +570,7 @@ class ConsumeProtocol:
                 self._failures.over(pending.seq, held, now)
         elif not is_sure and (pending.confirmation.kind is Kind.ACK or pending.dropped is not None):
             held.claimant = held.claimant or secrets.token_hex(8).encode()
+            self._settled.add(pending.seq, now)  # nobody here is to begin with it meanwhile
             return Claim(pending, outcome)
         return None
 
@@ -600,7 +601,6 @@ class ConsumeProtocol:
                 self._finish(pending, work.outcome, now)
             case Ending.OTHERWISE:
                 pending.void = True
-                self._settled.add(pending.seq, now)
                 self._finish(pending, work.outcome, now)
             case _:
                 self._finish(pending, NoReply.TIMED_OUT, now)
