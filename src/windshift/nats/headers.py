@@ -24,7 +24,7 @@ EXPECTED_LAST_SUBJECT_SEQUENCE: Final = b"Nats-Expected-Last-Subject-Sequence"
 EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: Final = b"Nats-Expected-Last-Subject-Sequence-Subject"
 """A pattern: whose last message is meant, where it is not the message's own subject."""
 TTL: Final = b"Nats-TTL"
-"""How long the message is kept, in seconds: ``600s``."""
+"""Seconds after which the server removes the message: ``600`` or ``600s``. Others may write a Go duration."""
 ROLLUP: Final = b"Nats-Rollup"
 """Has the message replace earlier ones, with the value ``sub`` or ``all``; other values are refused."""
 

@@ -25,8 +25,6 @@ _MARKERS: Final = frozenset({b"DEL", b"PURGE"})
 _MARKER_REASON: Final = b"Nats-Marker-Reason"
 """Set by the server on its own markers, when a value expired or was purged."""
 
-
-"""Seconds after which the server removes the message. Other programs may write it as a Go duration."""
 _PREFIX: Final = "KV_"
 
 _OTHER_WRITE: Final = 0.005
