@@ -12,7 +12,7 @@ import pytest
 
 from windshift.nats import budget
 from windshift.nats.jetstream.writes import WriteOptions
-from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode
+from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
 from windshift.server.api import dead_letters, deadlines, policies, streams
 from windshift.server.api.errors import CODES
@@ -72,6 +72,7 @@ SERVER: Final = ServerOptions()
 ENGINE: Final = engine_configuration(CONNECTION)
 
 VALUES: Final = {
+    "reading anything while its socket is full": seconds(CONNECTION.stall_timeout),
     "closing its side after the server closed its own": seconds(CONNECTION.close_timeout),
     "bytes under way on one stream": size(CONNECTION.stream_window),
     "bytes under way on all streams": size(CONNECTION.whole_window),
@@ -162,7 +163,7 @@ def shown(setting: Setting[Any]) -> str:
 def test_every_limit_that_can_be_set_has_its_row() -> None:
     """The variables of limits are in the tables, and nothing else is."""
     limits = re.compile(
-        r"GRPC_(MAX|KEEPALIVE|HANDSHAKE)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_(EPHEMERAL_KEPT|DEAD_LETTERS_MAX_MB)"
+        r"GRPC_(MAX|KEEPALIVE|HANDSHAKE|ANONYMOUS)_\w+|NATS_PUBLISH_ASYNC_MAX_PENDING|WINDSHIFT_(EPHEMERAL_KEPT|DEAD_LETTERS_MAX_MB)"
     )
     assert set(SET.values()) == set(filter(limits.fullmatch, SETTINGS))
 
@@ -180,7 +181,15 @@ def test_the_text_beside_the_tables() -> None:
     assert CONNECTION.whole_window == 2 * CONNECTION.max_concurrent_streams * CONNECTION.stream_window
     assert ENGINE.max_inbound_header_list_size == 2 * CONNECTION.max_header_list_size
     assert memory._SHARE == 4
-    assert SERVER.max_connections == LIMITS.max_connections
+    assert f"is closed after {health_http._REQUESTS}" in TEXT
+    assert SERVER.admission.places == LIMITS.max_connections
+    assert SERVER.admission.failing_calls == LIMITS.max_failing_calls
+    assert SERVER.admission.longest_wait == LIMITS.longest_wait.total_seconds()
+    assert (admission.BURST, admission.FAILING_CALL, admission.CANCELLED_CALL) == (5, 16, 8)
+    assert (admission.INVALID_CALL, admission.USELESS_FRAME) == (4, 1)
+    assert (turns.SLICE, turns.STRANGERS_SHARE, turns.STRANGERS_BURST) == (0.0005, 0.2, 0.5)
+    assert (holding.STALE, holding._FOR_REQUESTS, holding._ROOM_FOR_SMALL) == (10, 0.4, 32_000_000)
+    assert f"a connection may have {health.MOST_WATCHES}" in TEXT
     assert SERVER.first_request_timeout == LIMITS.handshake_timeout.total_seconds()
     assert (
         ConnectionOptions(

@@ -28,11 +28,13 @@ class Flood:
         self._server = server
         self._sockets: list[socket.socket] = []
 
-    def open(self, amount: int, source: str = "127.0.0.1") -> None:
-        """Open so many more, from an address."""
+    def open(self, amount: int, source: str = "127.0.0.1", said: bytes = b"") -> None:
+        """Open so many more, from an address, and say something on each."""
         for _ in range(amount):
             opened = socket.create_connection(self._server.address, 10, source_address=(source, 0))
             opened.setblocking(False)
+            if said:
+                opened.send(said)
             self._sockets.append(opened)
 
     @property
@@ -99,16 +101,21 @@ async def test_more_connections_than_allowed(tmp_path: Path, mode: str) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 @both
 async def test_more_connections_of_one_address_than_allowed(tmp_path: Path, mode: str) -> None:
-    """Other addresses are served all the same."""
-    with target(tmp_path, mode, GRPC_MAX_CONNECTIONS_PER_ADDRESS="10") as server:
+    """Other addresses are served all the same, also by the same proxy; loopback is not limited."""
+    limits = {"GRPC_MAX_CONNECTIONS_PER_ADDRESS": "10", "GRPC_PROXY_PROTOCOL_FROM": "127.0.0.7"}
+    with target(tmp_path, mode, **limits) as server:
         async with healthy(server):
             files = server.open_files
             for _ in range(2):
-                flood = Flood(server)
-                flood.open(50, "127.0.0.7")
+                flood, others = Flood(server), Flood(server)
+                others.open(50)
+                others.open(5, "127.0.0.7", b"PROXY TCP4 192.0.2.2 127.0.0.7 1 2\r\n")
+                flood.open(50, "127.0.0.7", b"PROXY TCP4 192.0.2.1 127.0.0.7 1 2\r\n")
                 await flood.until(10)
+                assert others.alive == 55
                 await _served(server)
                 flood.close()
+                others.close()
                 await _left(server, files)
         assert server.faults() == []
 

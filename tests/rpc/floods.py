@@ -73,6 +73,7 @@ def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
             30_000,
         ),
         "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), 50_000),
+        "WINDOW_UPDATE": (lambda _: window_update(0, 1), 300_000),
         "PING": (lambda _: ping(), 100_000),
         "SETTINGS": (lambda i: settings({0x4: 65_535 + i % 2}), 50_000),
         "SETTINGS acks": (lambda _: frame(Kind.SETTINGS, ACK), 1000),
@@ -111,7 +112,7 @@ def harmless(duplex: str) -> dict[str, Flood]:
     """Make floods that cost no memory and little time, so that libnghttp2 lets them be."""
     opened = _request(0, encode(request_fields(duplex)))
     return {
-        "WINDOW_UPDATE": (lambda _: window_update(0, 1), 100_000),
+        "WINDOW_UPDATE": (lambda _: window_update(0, 1), 50_000),
         "DATA on a closed stream": (lambda i: _once(i, opened + rst_stream(1), data(1)), 100_000),
         "DATA behind a refusal": (lambda i: _once(i, _request(0, _NOWHERE), data(1, b"x")), 30_000),
         "messages of 5 bytes": (lambda i: _once(i, opened, data(1, bytes(5))), 10_000),

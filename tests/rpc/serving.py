@@ -13,7 +13,16 @@ from typing import Any
 from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2, test_pb2
-from windshift.rpc import ConnectionOptions, Interceptor, Server, ServerCall, ServerOptions, Service
+from windshift.rpc import (
+    LOOPBACK,
+    AdmissionOptions,
+    ConnectionOptions,
+    Interceptor,
+    Server,
+    ServerCall,
+    ServerOptions,
+    Service,
+)
 
 from .frames import WAIT, Peer, prefixed
 
@@ -69,6 +78,7 @@ async def serving(
         finally:
             server.close()
         assert server.connections == 0
+        await eventually(lambda: not server._sockets)
         await eventually(lambda: asyncio.all_tasks() <= tasks)
 
 
@@ -94,7 +104,8 @@ async def eventually(condition: Callable[[], bool], timeout: float = WAIT) -> No
 
 def server_options(connection: ConnectionOptions | None = None, **changes: Any) -> ServerOptions:
     """Return options with timers as in production, but looked at often."""
-    return ServerOptions(connection=connection or ConnectionOptions(), **{"tick_interval": 0.02} | changes)
+    defaults: dict[str, Any] = {"tick_interval": 0.02, "admission": AdmissionOptions(unlimited=LOOPBACK)}
+    return ServerOptions(connection=connection or ConnectionOptions(), **defaults | changes)
 
 
 # -- messages and handlers ----------------------------------------------------------------------------------

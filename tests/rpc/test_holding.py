@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 from contextlib import AsyncExitStack, suppress
 
 import pytest
@@ -11,33 +12,83 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import ServerCall
-from windshift.rpc.holding import largest_holders
+from windshift.rpc import ServerCall, StatusCode
+from windshift.rpc.holding import Holder, Holding, Turnover
 
-from .frames import Peer
+from .frames import Peer, prefixed
 from .serving import DUPLEX, UNARY, UPLOAD, Steps, echo, eventually, server_options, serving, simple
 
 MB = 1_000_000
 
 
-def test_who_holds_most_goes_first() -> None:
-    """And nobody goes who need not."""
-    held = {"a": 10, "b": 50, "c": 30, "d": 0}
-    assert largest_holders(held, 90) == []
-    assert largest_holders(held, 89) == ["b"]
-    assert largest_holders(held, 40) == ["b"]
-    assert largest_holders(held, 39) == ["b", "c"]
-    assert largest_holders(held, 0) == ["b", "c", "a"]
-    assert largest_holders({}, 0) == []
+def goes(held: int, *holders: Holder[str], limit: int = 100, refused: bool = False) -> str:
+    """Return the names of those who go."""
+    holding = Holding(limit)
+    holding.refused = refused
+    return "".join(each.who for each in holding.who_goes(held, holders))
 
 
-@given(st.dictionaries(st.integers(), st.integers(0, 100)), st.integers(0, 500))
-def test_what_is_left_is_within_the_limit(held: dict[int, int], limit: int) -> None:
+def test_who_holds_for_nothing_goes_first() -> None:
+    """By how much and how long; then who holds most; and nobody goes who need not."""
+    honest, large, small = Holder("h", 50, 3.0), Holder("l", 20, 12.0), Holder("s", 10, 12.0)
+    assert goes(100, honest, large, small) == ""
+    assert goes(101, honest, large, small) == "l"
+    assert goes(125, honest, large, small) == "ls"
+    assert goes(131, honest, large, small) == "lsh"
+    assert goes(101, Holder("a", 10, 3.0), honest) == "h"
+    assert goes(101, Holder("p", 1, 1e6), Holder("m", 11, 12.0)) == "m"  # who paused with little may stay
+
+
+def test_who_holds_for_nothing_makes_room_for_requests() -> None:
+    """When these were refused: others do not go, though nothing is above the limit."""
+    honest, stale = Holder("h", 50, 3.0), Holder("s", 30, 12.0)
+    assert goes(90, honest, stale) == ""
+    assert goes(90, honest, stale, refused=True) == "s"
+    assert goes(50, honest, stale, refused=True) == ""
+
+
+def test_without_a_limit_nobody_goes() -> None:
+    """However much is held."""
+    holding = Holding(None)
+    holding.requests = 10**12
+    assert holding.has_room(10**9)
+    assert not holding.answered(10**12)
+    assert holding.who_goes(10**12, [Holder("a", 10**12, 1e6)]) == []
+
+
+def test_small_requests_have_more_room() -> None:
+    """A client that publishes little is served while others fill what there is."""
+    holding = Holding(100_000_000)
+    holding.requests = 40_000_001
+    assert [holding.has_room(1000), holding.refused] == [True, False]
+    assert [holding.has_room(100_000), holding.refused] == [False, True]
+    holding.requests = 72_000_001
+    assert not holding.has_room(1000)
+
+
+def test_who_turns_over_what_it_holds_is_not_idle() -> None:
+    """However slowly; the time begins anew with each time that as much was done as is held."""
+    turnover = Turnover(100.0)
+    assert turnover.idle(0, 0, 101.0) == 0.0
+    assert turnover.idle(50, 0, 102.0) == 1.0
+    assert turnover.idle(50, 49, 110.0) == 9.0
+    assert turnover.idle(50, 50, 111.0) == 0.0
+    assert turnover.idle(50, 99, 112.0) == 1.0
+    assert turnover.idle(0, 99, 113.0) == 0.0
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 100), st.floats(0, 100)), max_size=20),
+    st.integers(0, 500),
+)
+def test_what_is_left_is_within_the_limit(held: list[tuple[int, float]], limit: int) -> None:
     """Whatever they hold; and with the last of those who go it would not be."""
-    gone = largest_holders(held, limit)
-    left = sum(held.values()) - sum(held[each] for each in gone)
+    holders = [Holder(number, stuck, idle) for number, (stuck, idle) in enumerate(held)]
+    total = sum(each.stuck for each in holders)
+    gone = Holding(limit).who_goes(total, holders)
+    left = total - sum(each.stuck for each in gone)
     assert left <= limit
-    assert not gone or left + held[gone[-1]] > limit
+    assert not gone or left + gone[-1].stuck > limit
 
 
 async def large(request: messages_pb2.SimpleRequest, call: ServerCall) -> Message:
@@ -67,7 +118,7 @@ async def test_answers_that_nobody_reads_are_bounded() -> None:
         assert running.server.connections == 1
 
 
-@pytest.mark.parametrize("path", [UNARY, UPLOAD, DUPLEX])
+@pytest.mark.parametrize("path", [UPLOAD, DUPLEX])
 async def test_messages_that_are_not_whole_are_bounded(path: str) -> None:
     """As much as they may be large each: a connection cannot have hundreds of them."""
     steps = Steps()
@@ -89,6 +140,37 @@ async def test_messages_that_are_not_whole_are_bounded(path: str) -> None:
             await _upload_most(peer, path)
         await peer.closed()
         await eventually(lambda: running.server.connections == 0)
+
+
+@pytest.mark.parametrize("gzipped", [False, True])
+async def test_requests_that_wait_for_others_are_bounded(gzipped: bool) -> None:
+    """Further large ones are refused, small ones are not, and when those are answered there is room again."""
+    steps = Steps()
+
+    async def wait(request: messages_pb2.SimpleRequest, call: ServerCall) -> Message:
+        await steps.watched(steps.open.wait() if len(request.payload.body) > 1000 else asyncio.sleep(0))
+        return messages_pb2.SimpleResponse()
+
+    body = messages_pb2.SimpleRequest(payload=messages_pb2.Payload(body=bytes(MB))).SerializeToString()
+    message = prefixed(gzip.compress(body), 1) if gzipped else prefixed(body)
+    extra = [(b"grpc-encoding", b"gzip")] if gzipped else []
+    options = server_options(max_held=15 * MB)
+    async with serving(options, unary_call=wait) as running, await running.peer() as peer:
+        streams = []
+        for _ in range(10):
+            streams.append(peer.request(UNARY, None, end=False, extra=extra))
+            await peer.upload(streams[-1], message, end=True)
+        await peer.until(lambda: sum(peer.responses[stream].ended for stream in streams) == 5)
+        refused = [stream for stream in streams if peer.responses[stream].ended]
+        for stream in refused:
+            assert peer.responses[stream].status == StatusCode.RESOURCE_EXHAUSTED
+        await asyncio.sleep(0.1)  # some looks at what is held
+        assert (await peer.call(UNARY, simple(b"small"))).status == 0
+        steps.open.set()
+        for stream in set(streams) - set(refused):
+            assert (await peer.response(stream)).status == 0
+        assert running.server.holding.requests == 0
+        assert (await peer.call(UNARY, simple(b"x" * 900))).status == 0
 
 
 async def _upload_most(peer: Peer, path: str) -> None:

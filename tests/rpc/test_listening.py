@@ -15,8 +15,8 @@ from typing import cast
 import pytest
 
 from tests.support.certificates import Authority
-from windshift.rpc import ConnectionOptions, client_tls, open_sockets, server_tls
-from windshift.rpc.listening import ConnectionLimiter, Listener, RejectionLog
+from windshift.rpc import AdmissionOptions, ConnectionOptions, client_tls, open_sockets, server_tls
+from windshift.rpc.listening import Listener, RejectionLog
 
 from .frames import Peer
 from .serving import UNARY, Serving, echo, eventually, server_options, serving, simple
@@ -46,48 +46,6 @@ def test_refusals_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     assert (second["peer"], second["more"]) == ("192.0.2.2", 2)
 
 
-# -- limits -------------------------------------------------------------------------------------------------
-
-
-def test_places_are_taken_and_left() -> None:
-    """There are as many as were asked for, and a place that is left twice is left once."""
-    limiter = ConnectionLimiter(2)
-    first, second = limiter.acquire("192.0.2.1"), limiter.acquire("192.0.2.2")
-    assert first is not None
-    assert second is not None
-    assert limiter.acquire("192.0.2.3") is None
-    first.release()
-    first.release()
-    assert limiter.acquire("192.0.2.3") is not None
-    assert limiter.acquire("192.0.2.4") is None
-
-
-@pytest.mark.parametrize(
-    ("first", "other", "same"),
-    [
-        ("192.0.2.1", "192.0.2.1", True),
-        ("192.0.2.1", "192.0.2.2", False),
-        ("2001:db8::1", "2001:db8::ffff:2", True),
-        ("2001:db8::1", "2001:db8:0:1::1", False),
-        ("fe80::1%eth0", "fe80::2%eth1", True),
-        ("::1", "::1", True),
-        ("no address", "no address", True),
-        (":", ":", True),
-    ],
-)
-def test_an_address_has_places_of_its_own(first: str, other: str, same: bool) -> None:
-    """An IPv4 address counts whole, an IPv6 address by its /64; what is nobody's is forgotten."""
-    limiter = ConnectionLimiter(10, per_address=1)
-    place = limiter.acquire(first)
-    assert place is not None
-    assert (limiter.acquire(other) is None) == same
-    place.release()
-    again = limiter.acquire(first)
-    assert again is not None
-    again.release()
-    assert len(limiter._by_address) == (not same)
-
-
 # -- at a server --------------------------------------------------------------------------------------------
 
 
@@ -108,7 +66,7 @@ async def serves(running: Serving) -> bool:
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
 async def test_an_address_over_its_limit_is_dropped() -> None:
     """Others, and the same one later, are served."""
-    options = server_options(max_connections=4, max_connections_per_address=2)
+    options = server_options(admission=AdmissionOptions(places=4, per_address=2))
     async with serving(options, unary_call=echo) as running:
         first, second = await running.peer(), await running.peer()
         assert await refused(running)
@@ -126,7 +84,7 @@ async def test_a_handshake_that_does_not_begin_takes_a_place(tmp_path: Path) -> 
     """A TCP connection counts before there is any TLS; its place is free when its time is over."""
     authority = Authority(tmp_path)
     own = authority.issue("api")
-    options = server_options(ConnectionOptions(handshake_timeout=0.5), max_connections=3)
+    options = server_options(ConnectionOptions(handshake_timeout=0.5), admission=AdmissionOptions(places=3))
     client = client_tls(authority.certificate)
     async with (
         serving(options, ssl=server_tls(own.certificate, own.key), unary_call=echo) as running,
@@ -135,13 +93,13 @@ async def test_a_handshake_that_does_not_begin_takes_a_place(tmp_path: Path) -> 
         with ExitStack() as stack:
             for _ in range(2):
                 stack.enter_context(socket.create_connection(running.address))
-            await eventually(lambda: running.server._limiter._taken == 3)
+            await eventually(lambda: running.server.places.taken == 3)
             assert await refused(running)
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
-            await eventually(lambda: running.server._limiter._taken == 1)
+            await eventually(lambda: running.server.places.taken == 1)
         async with await running.peer(ssl=client) as second:
             assert (await second.call(UNARY, simple(b"x"))).status == 0
-        await eventually(lambda: running.server._limiter._taken == 1)
+        await eventually(lambda: running.server.places.taken == 1)
 
 
 async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> None:
@@ -155,7 +113,7 @@ async def test_a_server_that_is_closed_leaves_no_handshake(tmp_path: Path) -> No
             silent.setblocking(False)
             async with asyncio.timeout(10):
                 assert await asyncio.get_running_loop().sock_recv(silent, 1) == b""
-    assert running.server._limiter._taken == 0
+    assert running.server.places.taken == 0
 
 
 async def test_the_window_of_a_connection_follows_its_streams() -> None:
@@ -193,8 +151,13 @@ async def test_without_files_connections_wait(caplog: pytest.LogCaptureFixture) 
     """The process says so once, turns to other work, and accepts them when it has files again."""
     loop = asyncio.get_running_loop()
     accepted: list[socket.socket] = []
+
+    def take(sock: socket.socket, _: str) -> float:
+        accepted.append(sock)
+        return 0.0
+
     sockets = await open_sockets("127.0.0.1", 0)
-    listener = Listener(sockets, lambda sock, _: accepted.append(sock), loop)
+    listener = Listener(sockets, take, loop)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with ExitStack() as stack:
         for _ in range(3):
@@ -219,8 +182,8 @@ async def test_without_files_connections_wait(caplog: pytest.LogCaptureFixture) 
 async def test_a_listener_may_be_closed_while_it_waits() -> None:
     """It does not come back."""
     sockets = await open_sockets("127.0.0.1", 0)
-    listener = Listener(sockets, lambda sock, _: sock.close(), asyncio.get_running_loop())
-    listener._wait(OSError(errno.EMFILE, "too many open files"))
+    listener = Listener(sockets, lambda *_: 0.0, asyncio.get_running_loop())
+    listener._wait(1.0)
     assert listener._pause is not None
     listener.close()
     assert listener._pause.cancelled()

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from google.protobuf.message import Message
 
-from windshift.rpc import Failure, RpcError, ServerCall, StatusCode
+from windshift.rpc import AdmissionOptions, Failure, RpcError, ServerCall, StatusCode
 
 from .frames import rst_stream
 from .serving import DOWNLOAD, DUPLEX, UNARY, UPLOAD, echo, eventually, server_options, serving, simple
@@ -163,7 +163,7 @@ async def test_a_handler_that_asks_for_more_than_its_request_fails(
 
 async def test_connections_that_are_too_many_do_not_fill_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """One warning for many in a row."""
-    async with serving(server_options(max_connections=0), unary_call=echo) as running:
+    async with serving(server_options(admission=AdmissionOptions(places=0)), unary_call=echo) as running:
         for _ in range(5):
             reader, writer = await asyncio.open_connection(*running.address)
             with contextlib.suppress(ConnectionError):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.certificates import Authority
-from windshift.rpc import ConnectionOptions, StatusCode, client_tls, server_tls
+from windshift.rpc import AdmissionOptions, ConnectionOptions, StatusCode, client_tls, server_tls
 
 from .breaches import PROTOCOL_ERROR, bad_headers, breaches, no_http2
 from .frames import (
@@ -318,8 +318,8 @@ async def test_a_goaway_of_the_client_lets_its_calls_finish() -> None:
 
 
 async def test_a_connection_over_the_limit_is_dropped() -> None:
-    """``max_connections`` is a hard bound, and a closed connection makes room."""
-    async with serving(server_options(max_connections=2), unary_call=echo) as running:
+    """The number of places is a hard bound, and a closed connection makes room."""
+    async with serving(server_options(admission=AdmissionOptions(places=2)), unary_call=echo) as running:
         first, second = await running.peer(), await running.peer()
         third = await running.peer(start=False)
         assert await third.closed() is None

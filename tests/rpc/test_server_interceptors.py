@@ -178,7 +178,7 @@ async def test_a_call_that_has_to_wait() -> None:
         assert not upload.done()
         assert peer.room(stream_id) == 0
         assert not peer.responses[stream_id].headers
-        assert door.calls[0].held >= peer.settings[INITIAL_WINDOW_SIZE] // 2
+        assert door.calls[0].size >= peer.settings[INITIAL_WINDOW_SIZE] // 2
         door.open.set()
         assert await upload
         response = await peer.response(stream_id)

@@ -3,6 +3,7 @@
 The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``.
 """
 
+from .admission import LOOPBACK, AdmissionOptions, includes
 from .call import ServerCall
 from .channel import Channel
 from .channel_options import ChannelOptions
@@ -15,10 +16,12 @@ from .reflection import reflection_services
 from .server import Server
 from .server_options import Failure, ServerOptions
 from .service import Interceptor, Method, Service
-from .status import RpcError, StatusCode
+from .status import NoRoom, RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls
 
 __all__ = [
+    "LOOPBACK",
+    "AdmissionOptions",
     "Channel",
     "ChannelOptions",
     "ClientCall",
@@ -28,6 +31,7 @@ __all__ = [
     "Interceptor",
     "Metadata",
     "Method",
+    "NoRoom",
     "ReplaceableTls",
     "RpcError",
     "Server",
@@ -36,6 +40,7 @@ __all__ = [
     "Service",
     "StatusCode",
     "client_tls",
+    "includes",
     "objection",
     "open_sockets",
     "reflection_services",

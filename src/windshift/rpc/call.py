@@ -23,10 +23,11 @@ from google.protobuf.message import Message
 
 from .connection import Connection, Headers
 from .framing import ACCEPT_ENCODING, MessageDecoder, decode_single, encode_message
+from .holding import Holding
 from .message_stream import Direction, MessageStream
 from .metadata import Metadata, encode_metadata
 from .service import Method
-from .status import OK_TRAILERS, HeaderList, MetadataValue, RpcError, StatusCode, status_trailers
+from .status import OK_TRAILERS, HeaderList, MetadataValue, NoRoom, RpcError, StatusCode, status_trailers
 
 RESPONSE_HEADERS: HeaderList = [
     (b":status", b"200"),
@@ -38,11 +39,26 @@ _PARSE = Direction.REQUEST.parse
 _SINGLE = "the call has a single request, which its handler was given"
 
 
+_LARGE_ANSWER = 65_536
+"""Bytes from which it matters whether the client reads its answer."""
+
+
 class CallOwner(Protocol):
     """What a call needs of the server."""
 
+    holding: Holding
+
+    def answered(self, size: int) -> None:
+        """Take note of a large answer."""
+
     def translate(self, path: str, error: Exception) -> RpcError:
         """Return what the client of a call to ``path`` sees of ``error``."""
+
+    def call_admitted(self) -> None:
+        """Take note that it is known now who makes a call."""
+
+    def call_malformed(self) -> None:
+        """Take note of a call whose request is none."""
 
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Take note that a call ended with ``code``."""
@@ -61,6 +77,8 @@ class ServerCall:
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         state: what interceptors keep about the call, such as who makes it.
+        size: bytes of its request so far, where it has a single one.
+        overhead: bytes that the server keeps for the call as long as it lasts, where clients may open many.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
     """
@@ -90,6 +108,8 @@ class ServerCall:
         "encoding",
         "finished_at",
         "on_drain",
+        "overhead",
+        "size",
         "started",
         "state",
     )
@@ -123,6 +143,7 @@ class ServerCall:
         self.started = self._loop.time()
         self.begun = perf_counter()
         self.finished_at = 0.0
+        self.size = self.overhead = 0
         self.state: object = None
         self.on_drain: Callable[[], None] | None = None
 
@@ -254,6 +275,8 @@ class ServerCall:
     def _send_last(self, response: Message) -> None:
         """Send the only response, or the last one, with the status OK."""
         payload = encode_message(response.SerializeToString())
+        if len(payload) > _LARGE_ANSWER:
+            self._owner.answered(len(payload))
         if self._headers_sent:
             self._connection.send_data(self._stream_id, payload)
             self._send_status(OK_TRAILERS)
@@ -288,7 +311,12 @@ class ServerCall:
             self._fail_protocol(StatusCode.CANCELLED, "the call was cancelled")
         elif (error := admission.exception()) is not None:
             self._fail(error if isinstance(error, Exception) else RuntimeError(repr(error)))
-        elif self._requests is not None and not self._done:
+        else:
+            self._owner.call_admitted()
+            self._begin_admitted()
+
+    def _begin_admitted(self) -> None:
+        if self._requests is not None and not self._done:
             self._go_on(self._requests)
 
     def begin(self, ended: bool) -> None:
@@ -299,6 +327,7 @@ class ServerCall:
             if not self._held:
                 self._go_on(requests)
         elif ended:
+            self._owner.call_malformed()
             self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
 
     def set_timeout(self, seconds: float) -> None:
@@ -317,12 +346,26 @@ class ServerCall:
                 payload = decode_single(data, self._method.max_message_size)
                 if payload is not None:
                     self._connection.acknowledge(self._stream_id, len(data))
+                    if not self._hold(len(payload)):
+                        return
                     self._task = self._loop.create_task(self._run(payload))
                     return
             requests = self._new_requests()
+        if not self._method.client_streaming and not self._hold(len(data)):
+            return
         requests.take(data, ended)
         if self._task is None and not self._held:
             self._go_on(requests)
+
+    def _hold(self, more: int) -> bool:
+        """Count more bytes of a single request; False = there is no room for it, and the call failed."""
+        holding = self._owner.holding
+        self.size += more
+        holding.requests += more
+        if not more or holding.has_room(self.size):
+            return True
+        self._fail(NoRoom())
+        return False
 
     def end(self) -> None:
         """Note that the client ended its side without further data."""
@@ -342,9 +385,12 @@ class ServerCall:
             try:
                 payload = requests.single()
             except RpcError as error:
+                self._owner.call_malformed()
                 self._fail(error)
                 return
-            if payload is None:
+            if payload is None or not self._hold(
+                max(0, len(payload) - self.size)
+            ):  # inflated it may be larger
                 return
         self._task = self._loop.create_task(self._run(payload))
 
@@ -374,11 +420,14 @@ class ServerCall:
         self._fail(error)
         self._cancel()
 
-    @property
-    def held(self) -> int:
-        """Bytes that the client makes us hold: what it does not read, and what is not whole or not taken."""
-        held = self._connection.queued(self._stream_id)
-        return held if self._requests is None else held + self._requests.held
+    def holds(self) -> tuple[int, int]:
+        """Return the bytes that the call makes us hold, and those that its client can do nothing about."""
+        held = self._connection.queued(self._stream_id) + self.overhead
+        if self._done:
+            return held, 0
+        if self._method.client_streaming:
+            return held if self._requests is None else held + self._requests.held, 0
+        return held + self.size, 0 if self._task is None else self.size
 
     # -- running the handler -------------------------------------------------------------------------
 
@@ -389,7 +438,9 @@ class ServerCall:
             if payload is None:
                 response = await method.handler(self)
             else:
-                response = await method.handler(_PARSE(method.request_type, payload), self)
+                request = _PARSE(method.request_type, payload)
+                payload = None  # it would be held twice
+                response = await method.handler(request, self)
             if self._done:
                 return
             if method.server_streaming:
@@ -471,6 +522,7 @@ class ServerCall:
 
     def _finished(self, code: StatusCode) -> None:
         self._done = True
+        self._owner.holding.requests -= self.size
         self.finished_at = self._loop.time()
         if self._timer is not None:
             self._timer.cancel()

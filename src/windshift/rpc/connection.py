@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from time import perf_counter
 from typing import cast
 
 import ngh2
@@ -23,15 +24,18 @@ from ngh2.events import (
     PingAcknowledged,
     RequestReceived,
     ResponseReceived,
+    SettingsAcknowledged,
     SettingsReceived,
     StreamClosed,
     TrailersReceived,
+    WindowUpdated,
 )
 
 from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
+from .turns import SLICE, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +45,7 @@ SERVER = ngh2.Role.SERVER
 NO_ERROR = 0x0
 CANCEL = 0x8
 REFUSED_STREAM = 0x7
+ENHANCE_YOUR_CALM = 0xB
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
 SEND_QUEUE_MARK = 16_384
@@ -48,12 +53,21 @@ SEND_QUEUE_MARK = 16_384
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
 
-_READ_SIZE = 262_144
-"""Bytes that are parsed in one turn of the loop, at most."""
-_PIECE, _SMALL_PIECE = 65_536, 8192
-"""Bytes that are parsed before the events are counted; the smaller number is for peers that flood."""
-_READ_EVENTS = 1024
-"""Events of one turn, after which other connections get theirs: some hundred calls."""
+_FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 65_536
+"""Bytes that are parsed at once, before the clock is looked at: as many as fit into a slice of time."""
+_SMALL_READ = 1024
+"""Bytes that are always parsed at once."""
+
+_USELESS_DATA = 5
+"""Bytes of a DATA frame below which it cannot hold a message."""
+_SILENT_FRAME = 64
+"""Bytes that count as a useless frame where frames were received of which the engine tells nothing."""
+_USELESS_BATCH = 64
+"""Useless frames after which it is looked at whether they answer what was sent."""
+_SENT_FOR_A_FRAME = 32
+"""Bytes sent that the peer may answer by a WINDOW_UPDATE or a PING."""
+_MOST_FREE = 4096
+"""Such frames that may come at once."""
 _HEAL_MARGIN = 32_768  # two frames that are being received now
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -95,6 +109,12 @@ class ConnectionHandler:
     def on_ping_answered(self, payload: bytes) -> None:
         """Note that the peer answered a PING."""
 
+    def on_useless(self, frames: int) -> None:
+        """Note frames that carry nothing, and are more than what was sent asks for."""
+
+    def on_given_up(self, reason: str) -> None:
+        """Note that the peer did not do in time what it has to: handshake, stalled or silent."""
+
     def on_lost(self, error: Exception | None) -> None:
         """Forget every stream: the connection is over. Called exactly once."""
 
@@ -132,13 +152,16 @@ class Connection(asyncio.Protocol):
         options: limits and timers.
         handler: told of what happens; let go when the socket is closed.
         loop: the event loop that runs the transport.
+        turns: decides when bytes are parsed that are too many for one turn.
+        stranger: whether nobody has authenticated on this connection yet, where that is asked for.
 
     Attributes:
         loop: the same.
+        stranger: the same; to be changed.
         received: bytes that came, without TLS.
         sent: bytes that were given to the transport.
         made_at: ``loop.time()`` when the transport was there.
-        peer: the address of the other side.
+        peer: the address of the other side; to be set before there is a transport when another one counts.
         state: what those who use the connection keep about the other side.
     """
 
@@ -148,8 +171,13 @@ class Connection(asyncio.Protocol):
         options: ConnectionOptions,
         handler: ConnectionHandler,
         loop: asyncio.AbstractEventLoop,
+        turns: Turns | None = None,
+        *,
+        stranger: bool = False,
     ) -> None:
         self.loop = loop
+        self.stranger = stranger
+        self._turns = turns or Turns(loop)
         self._options = options
         self._handler = handler
         self._h2 = ngh2.Connection(role, engine_configuration(options))
@@ -157,13 +185,17 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._over = False  # nothing more can be sent or received
         self._cut_off: asyncio.TimerHandle | None = None
-        self._flush_scheduled = self._paused = self._receiving = False
-        self._rest = b""  # received, and left for the next turn of the loop
-        self._piece = _PIECE
-        self._events = 0  # of this turn so far
+        self._flush_scheduled = self._receiving = False
+        self._paused = self._ending = False
+        self._paused_at = 0.0
+        self._rest = b""  # received, and left for a turn of its own
+        self._piece = _FIRST_PIECE
+        self._useless = self._events = 0  # since they were last looked at
+        self._sent_before = 0  # bytes, until then
+        self._free = 0  # useless frames that may come for what was sent and received
         self._keepalive = Keepalive(options.keepalive_interval, options.keepalive_timeout)
         self.made_at = 0.0
-        self._settings_received = False
+        self._settings_received = self._settings_acknowledged = False
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
         self._last_request = self._last_flushed = 0  # stream ids
@@ -187,7 +219,7 @@ class Connection(asyncio.Protocol):
 
     def _start(self, transport: asyncio.Transport) -> None:
         self.made_at = self.loop.time()
-        self.peer = name_of_peer(transport)
+        self.peer = self.peer or name_of_peer(transport)
         if not speaks_http2(transport):
             self._handler.on_no_http2()
             self.abort()
@@ -202,46 +234,56 @@ class Connection(asyncio.Protocol):
         self.schedule_flush()
 
     def data_received(self, data: bytes) -> None:
-        """Feed the engine and hand on the events."""
+        """Feed the engine and hand on the events, or wait for a turn."""
         self.received += len(data)
-        if self._rest or len(data) > self._piece:
+        if self._rest or self._ending:
             self._rest += data
-            if len(self._rest) == len(data):
-                self._take_rest()
-            return
-        self._events = 0
-        self._receive(data)
-        if self._events >= _READ_EVENTS:
-            self._piece = _SMALL_PIECE
+            self._pause_reading()
+        elif self.stranger or len(data) > self._piece:
+            self._rest = data
+            self._pause_reading()
+            self._turns.wait(self)
+        elif len(data) <= _SMALL_READ:
+            self._receive(data)
+        else:
+            began = perf_counter()
+            self._receive(data)
+            self._fit_piece(perf_counter() - began, SLICE)
 
-    def _take_rest(self) -> None:
-        """Feed the engine as much as one turn of the loop may take; the rest waits for the next one.
+    def take_turn(self, seconds: float) -> bool:
+        """Feed the engine for so many seconds; return whether something is left for another turn.
 
         Otherwise a flood on one connection would hold up all others.
         """
-        data, piece, self._events = self._rest, self._piece, 0
-        taken = 0
-        while taken < min(len(data), _READ_SIZE) and self._events < _READ_EVENTS:
+        data, taken = self._rest, 0
+        began = now = perf_counter()
+        while taken < len(data) and now - began < seconds and not (self._over or self._ending):
+            piece = self._piece
             self._receive(data[taken : taken + piece])
             taken += piece
-            if taken % _PIECE == 0:
-                self._flush()  # a GOAWAY that answers a flood keeps the rest of it from being served
-        self._piece = _PIECE if self._events < _READ_EVENTS else _SMALL_PIECE
-        self._rest = b"" if self._over else data[taken:]
+            before, now = now, perf_counter()
+            self._fit_piece(now - before, seconds)
+        self._rest = b"" if self._over or self._ending else data[taken:]
         self._flush()
-        transport = self._transport
-        if transport is not None and not transport.is_closing():
-            transport.pause_reading()
-            self.loop.call_soon(self._go_on_reading)
-
-    def _go_on_reading(self) -> None:
-        if self._rest and not self._over:
-            self._take_rest()
-        if not self._rest and self._transport is not None and not self._transport.is_closing():
+        if self._rest:
+            return True
+        if not self._ending and self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
+        return False
+
+    def _fit_piece(self, spent: float, seconds: float) -> None:
+        """Parse less at once when a piece took too long, and more when it took little."""
+        if spent > seconds:
+            self._piece = max(self._piece // 2, _SMALLEST_PIECE)
+        elif spent < seconds / 4:
+            self._piece = min(self._piece * 2, _LARGEST_PIECE)
+
+    def _pause_reading(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
 
     def _receive(self, data: bytes) -> None:
-        if self._over:
+        if self._over or self._ending:
             return
         try:
             self._h2.receive_data(data)
@@ -249,10 +291,25 @@ class Connection(asyncio.Protocol):
             self._fail(error)
             return
         self._receiving = True
-        self._dispatch()
+        events = self._dispatch()
+        self._events += events
+        if not events:
+            self._useless += len(data) // _SILENT_FRAME
         self._receiving = False
+        if self._useless >= _USELESS_BATCH:
+            self._judge_useless()
         if not self._flush_scheduled and self._h2.want_write:
             self.schedule_flush()
+
+    def _judge_useless(self) -> None:
+        """Tell of frames beyond those that come with any traffic: open windows, measure the way there."""
+        useful = max(self._events - self._useless, 0)
+        answers = (self.sent - self._sent_before) // _SENT_FOR_A_FRAME
+        self._free = min(self._free + useful + answers, _MOST_FREE) - self._useless
+        self._useless, self._events, self._sent_before = 0, 0, self.sent
+        if self._free < 0:
+            useless, self._free = -self._free, 0
+            self._handler.on_useless(useless)
 
     def eof_received(self) -> bool:
         """Close when the peer closes its side: HTTP/2 has no half-closed connections."""
@@ -270,6 +327,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Stop writing: the peer does not read."""
         self._paused = True
+        self._paused_at = self.loop.time()
 
     def resume_writing(self) -> None:
         """Go on writing."""
@@ -454,30 +512,39 @@ class Connection(asyncio.Protocol):
 
     # -- events --------------------------------------------------------------------------------------
 
-    def _dispatch(self) -> None:
+    def _dispatch(self) -> int:
+        """Hand on what happened; return how many events it were."""
         events, handler = self._h2.events(), self._handler
-        self._events += len(events)
         for event in events:
             kind = type(event)
             if kind is DataReceived:
-                handler.on_data(event.stream_id, event.data, event.end_stream)  # type: ignore[attr-defined]
+                data, ended = event.data, event.end_stream  # type: ignore[attr-defined]
+                if len(data) < _USELESS_DATA and not ended:
+                    self._useless += 1
+                handler.on_data(event.stream_id, data, ended)  # type: ignore[attr-defined]
             elif kind is RequestReceived:
                 handler.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is StreamClosed:
                 self._stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
+            elif kind is WindowUpdated:
+                self._useless += 1
             elif kind is ResponseReceived:
                 handler.on_response(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is TrailersReceived:
                 handler.on_trailers(event.stream_id, event.headers)  # type: ignore[attr-defined]
             else:
                 self._dispatch_rare(event)
+        return len(events)
 
     def _dispatch_rare(self, event: object) -> None:
         handler = self._handler
+        self._useless += 1
         match event:
             case SettingsReceived():
                 self._settings_received = True
                 handler.on_settings()
+            case SettingsAcknowledged():
+                self._settings_acknowledged = True
             case PingAcknowledged(payload):
                 handler.on_ping_answered(payload)
             case GoAwayReceived(last_stream_id, error_code, debug):
@@ -548,6 +615,19 @@ class Connection(asyncio.Protocol):
         """Whether the connection can carry nothing more."""
         return self._over
 
+    def end_for_flood(self) -> bool:
+        """Send GOAWAY with ENHANCE_YOUR_CALM, parse nothing more, and close; False = it ends already.
+
+        May be called by a handler.
+        """
+        if self._over or self._ending:
+            return False
+        self._ending = True
+        self._pause_reading()
+        self._queue(lambda: self._h2.send_goaway(ENHANCE_YOUR_CALM))
+        self.loop.call_soon(self._close_when_flushed)
+        return True
+
     def close_gracefully(self) -> None:
         """Flush, half-close, and drop the connection when the peer does not close its side in time."""
         if self._over:
@@ -567,10 +647,14 @@ class Connection(asyncio.Protocol):
         """
         if self._transport is None or self._over:
             return
-        if not self._settings_received:
+        if not (self._settings_received and self._settings_acknowledged):
             if now - self.made_at > self._options.handshake_timeout:
-                _log.debug("the peer %s did not start HTTP/2 in time", self.peer)
-                self.abort()
+                self._give_up("handshake", "did not start HTTP/2, or acknowledge SETTINGS, in time")
+                return
+            if not self._settings_received:
+                return
+        if self._paused and now - self._paused_at > self._options.stall_timeout:
+            self._give_up("stalled", "takes nothing of what is sent")
             return
         if quiet:
             self._keepalive.restart()
@@ -578,10 +662,14 @@ class Connection(asyncio.Protocol):
             case KeepaliveAction.PING:
                 self._queue(lambda: self._h2.ping(_KEEPALIVE_PING))
             case KeepaliveAction.CLOSE:
-                _log.debug("the peer %s does not answer", self.peer)
-                self.abort()
+                self._give_up("silent", "does not answer")
             case _:
                 pass
+
+    def _give_up(self, reason: str, text: str) -> None:
+        _log.debug("the peer %s %s", self.peer, text)
+        self._handler.on_given_up(reason)
+        self.abort()
 
     @property
     def peer_certificate(self) -> dict[str, object] | None:

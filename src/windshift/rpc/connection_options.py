@@ -25,7 +25,9 @@ class ConnectionOptions:
             deadlines send many.
         keepalive_interval: seconds without a received byte after which a PING is sent; 0 = never.
         keepalive_timeout: seconds in which its answer must come.
-        handshake_timeout: seconds from the connection to the peer's SETTINGS.
+        handshake_timeout: seconds from the connection to the peer's SETTINGS, and to its acknowledgement of
+            ours.
+        stall_timeout: seconds in which a peer whose transport is full must take something.
         close_timeout: seconds in which the peer must close its side of the socket after we closed ours.
     """
 
@@ -38,6 +40,7 @@ class ConnectionOptions:
     keepalive_interval: float = 30.0
     keepalive_timeout: float = 10.0
     handshake_timeout: float = 10.0
+    stall_timeout: float = 60.0
     close_timeout: float = 1.0
 
     @property

@@ -21,6 +21,9 @@ _SERVICE_UNKNOWN = pb.HealthCheckResponse.SERVICE_UNKNOWN
 MOST_WATCHES: Final = 20
 """Open watches per connection. Anybody may open them, without authentication."""
 
+_WATCH_SIZE: Final = 8192
+"""Bytes that a watch takes, about."""
+
 HEALTH = pb.DESCRIPTOR.services_by_name["Health"]
 """Descriptor of the service, for clients."""
 
@@ -80,6 +83,7 @@ class HealthService(Service):
                 StatusCode.RESOURCE_EXHAUSTED, f"a connection may have {MOST_WATCHES} watches; end some"
             )
         self._watches[connection] += 1
+        call.overhead = _WATCH_SIZE
         try:
             await self._watch(request, call)
         finally:

@@ -1,31 +1,130 @@
-"""Which clients to cut off when all of them together make the server hold too much memory.
+"""What clients make the server hold in memory, and who has to go when it is too much.
 
-Flow control does not bound two things: incomplete messages, which are collected until they are complete, and
-the response of a call with a single response, which exists whether or not its client opens the window.
+Flow control bounds none of it: a message is gathered until it is whole, a request is held as long as its
+handler waits for others, and the answer of a call with a single response is there as soon as its handler
+returns, whether or not its client opens the window for it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+from collections.abc import Iterable
+from typing import Final, Generic, NamedTuple, TypeVar
 
 K = TypeVar("K")
 
+STALE: Final = 10.0
+"""Seconds without having turned over what it holds, after which a client holds it for nothing."""
+_LONGEST: Final = 60.0
+"""Seconds that count, so that who paused with little is not taken before who stalls with much."""
 
-def largest_holders(held: Mapping[K, int], limit: int) -> list[K]:
-    """Return the keys to evict, largest first, until the rest fits.
+_FOR_REQUESTS: Final = 0.4
+"""The part of the limit that requests may take: they are in memory twice, as received and as sent on."""
+_SMALL: Final = 65_536
+"""Bytes of a small request, for which there is some room beyond that."""
+_ROOM_FOR_SMALL: Final = 32_000_000
+_LOOK_AFTER: Final = 8
+"""The part of the limit, as a divisor, after which new answers are looked at before it is time."""
+
+
+class Holder(NamedTuple, Generic[K]):
+    """A client.
+
+    Attributes:
+        who: the client.
+        stuck: bytes that it could free: by sending the rest of its messages, or by reading.
+        idle: seconds in which it has not turned over as many.
+    """
+
+    who: K
+    stuck: int
+    idle: float
+
+
+class Turnover:
+    """Since when a client has not turned over what it holds.
 
     Args:
-        held: bytes that each key holds.
-        limit: bytes that all may hold together.
+        now: the time.
     """
-    excess = sum(held.values()) - limit
-    if excess <= 0:
-        return []
-    gone = []
-    for each in sorted(held, key=lambda each: held[each], reverse=True):
-        gone.append(each)
-        excess -= held[each]
-        if excess <= 0:
-            break
-    return gone
+
+    __slots__ = ("_mark", "_since")
+
+    def __init__(self, now: float) -> None:
+        self._since = now
+        self._mark = 0
+
+    def idle(self, stuck: int, done: int, now: float) -> float:
+        """Return the seconds since then.
+
+        Args:
+            stuck: bytes that it holds.
+            done: bytes that it ever turned over.
+            now: the time.
+        """
+        if done - self._mark >= stuck:
+            self._since, self._mark = now, done
+        return now - self._since
+
+
+class Holding:
+    """What is held for all clients together.
+
+    Attributes:
+        limit: bytes.
+        requests: bytes of requests with a single message that are not answered, whole or not.
+
+    Args:
+        limit: bytes; None = no bound.
+    """
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self.requests = 0
+        self.refused = False
+        self._most = float("inf") if limit is None else limit * _FOR_REQUESTS
+        self._new_answers = 0
+
+    def has_room(self, request: int) -> bool:
+        """Tell whether a request of so many bytes may be held, or held on; False is remembered."""
+        room = _ROOM_FOR_SMALL if request <= _SMALL else 0
+        if self.requests <= self._most + room:
+            return True
+        self.refused = True
+        return False
+
+    def answered(self, size: int) -> bool:
+        """Take note of an answer; True = it is time to look who reads what there is."""
+        if self.limit is None:
+            return False
+        self._new_answers += size
+        return self._new_answers > self.limit // _LOOK_AFTER
+
+    def who_goes(self, held: int, holders: Iterable[Holder[K]]) -> list[Holder[K]]:
+        """Return who has to go: who holds for nothing, by how much and how long, then who holds most.
+
+        When requests were refused, those go as well who hold for nothing more than half of the limit.
+
+        Args:
+            held: bytes that are held for all, also of requests that wait for others than their clients.
+            holders: the clients.
+        """
+        self._new_answers = 0
+        refused, self.refused = self.refused, False
+        if self.limit is None:
+            return []
+        excess, stale_excess = held - self.limit, held - self.limit // 2 if refused else 0
+        if excess <= 0 and stale_excess <= 0:
+            return []
+        gone = []
+        for each in sorted(holders, key=_uselessness, reverse=True):
+            if excess <= 0 and (stale_excess <= 0 or each.idle < STALE):
+                break
+            gone.append(each)
+            excess -= each.stuck
+            stale_excess -= each.stuck
+        return gone
+
+
+def _uselessness(holder: Holder[K]) -> tuple[float, int]:
+    wasted = holder.stuck * min(holder.idle, _LONGEST) if holder.idle >= STALE else 0.0
+    return wasted, holder.stuck

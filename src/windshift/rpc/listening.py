@@ -15,7 +15,7 @@ from typing import Final
 
 _log = logging.getLogger(__name__)
 
-_BATCH: Final = 64
+_BATCH: Final = 16
 """Connections that are accepted before others get their turn."""
 
 _RETRY: Final = 0.5
@@ -26,11 +26,11 @@ _WARNING_INTERVAL: Final = 10.0
 
 _EXHAUSTED: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
-_IPV6_NETWORK: Final = 8
-"""Bytes of an IPv6 address that count: whoever has one address has the whole /64."""
+Accepted = Callable[[socket.socket, str], float]
+"""Takes a connection, and the address of the client (not its port).
 
-Accepted = Callable[[socket.socket, str], None]
-"""Takes a connection, and the address of the client (not its port)."""
+Returns the seconds for which no other is to be accepted.
+"""
 
 
 async def open_sockets(
@@ -112,15 +112,21 @@ class Listener:
             except OSError as error:
                 if error.errno not in _EXHAUSTED:
                     raise
-                self._wait(error)
+                self._warn(error)
+                self._wait(_RETRY)  # trying again at once would only spin
                 return
             connection.setblocking(False)
-            self._accepted(connection, address[0])
+            seconds = self._accepted(connection, address[0])
+            if seconds:
+                self._wait(seconds)
+                return
 
-    def _wait(self, error: OSError) -> None:
-        """Stop accepting for a moment: trying again at once would only spin."""
+    def _wait(self, seconds: float) -> None:
+        """Stop accepting for a moment."""
         self._stop()
-        self._pause = self._loop.call_later(_RETRY, self._listen)
+        self._pause = self._loop.call_later(seconds, self._listen)
+
+    def _warn(self, error: OSError) -> None:
         now = self._loop.time()
         if now >= self._warn_at:
             self._warn_at = now + _WARNING_INTERVAL
@@ -140,10 +146,16 @@ class Listener:
 
 
 class RejectionLog:
-    """Logs connections that were refused before their first call: one in a while, and how many others."""
+    """Logs connections that had to go: one in a while, and how many others.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    Args:
+        loop: gives the time.
+        what: what happened to them.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, what: str = "a connection was refused") -> None:
         self._loop = loop
+        self._what = what
         self._next_at = 0.0
         self._skipped = 0
 
@@ -156,67 +168,4 @@ class RejectionLog:
         self._next_at = now + _WARNING_INTERVAL
         fields = {"peer": address} | ({"more": self._skipped} if self._skipped else {})
         self._skipped = 0
-        _log.warning("a connection was refused: %s", why, extra=fields)
-
-
-class Slot:
-    """What one connection takes of a limit."""
-
-    __slots__ = ("_key", "_limiter")
-
-    def __init__(self, limiter: ConnectionLimiter, key: bytes | str) -> None:
-        self._limiter: ConnectionLimiter | None = limiter
-        self._key = key
-
-    def release(self) -> None:
-        """Make room for another connection; once is enough."""
-        if self._limiter is not None:
-            self._limiter.released(self._key)
-            self._limiter = None
-
-
-class ConnectionLimiter:
-    """Limits how many connections there are at once.
-
-    Args:
-        total: in all.
-        per_address: from one IPv4 address or one /64 network of IPv6; 0 = as many as in all.
-    """
-
-    def __init__(self, total: int, per_address: int = 0) -> None:
-        self._total = total
-        self._per_address = per_address
-        self._taken = 0
-        self._by_address: dict[bytes | str, int] = {}
-
-    def acquire(self, address: str) -> Slot | None:
-        """Return a slot for a connection of this address, None when there is none left."""
-        if self._taken >= self._total:
-            return None
-        key: bytes | str = ""
-        if self._per_address:
-            key = _network(address)
-            taken = self._by_address.get(key, 0)
-            if taken >= self._per_address:
-                return None
-            self._by_address[key] = taken + 1
-        self._taken += 1
-        return Slot(self, key)
-
-    def released(self, key: bytes | str) -> None:
-        """Take a slot back; called by it."""
-        self._taken -= 1
-        if self._per_address:
-            self._by_address[key] -= 1
-            if not self._by_address[key]:
-                del self._by_address[key]
-
-
-def _network(address: str) -> bytes | str:
-    if ":" not in address:
-        return address
-    try:
-        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
-    except OSError:
-        return address
-    return packed[:_IPV6_NETWORK]
+        _log.warning("%s: %s", self._what, why, extra=fields)

@@ -10,12 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from .holding import largest_holders
-from .listening import ConnectionLimiter, Listener, RejectionLog, Slot, open_sockets
+from . import proxy_protocol
+from .admission import NoPlace, Places, Slot, includes
+from .holding import Holder, Holding
+from .listening import Listener, RejectionLog, open_sockets
 from .server_connection import ServerConnection
 from .server_options import ServerOptions
 from .service import Interceptor, Method, Service
 from .tls import handshake_failure
+from .turns import CONNECTION_COST, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -47,10 +50,11 @@ class Server:
         self._loop = asyncio.get_running_loop()
         self._listeners: list[Listener] = []
         self.rejections = RejectionLog(self._loop)
+        self.endings = RejectionLog(self._loop, "a connection was ended")
         self._too_many = RejectionLog(self._loop)
-        self._limiter = ConnectionLimiter(
-            self.options.max_connections, self.options.max_connections_per_address
-        )
+        self.places = Places(self.options.admission, self._loop.time)
+        self.turns = Turns(self._loop)
+        self.holding = Holding(self.options.max_held)
         self._beginning: set[asyncio.Task[None]] = set()  # connections in their TLS handshakes
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
@@ -120,26 +124,42 @@ class Server:
             self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
         return name[0], name[1]
 
-    def _accepted(self, sock: socket.socket, address: str, ssl: tls.SSLContext | None) -> None:
-        """Begin a connection, or drop it when there are too many."""
-        slot = self._limiter.acquire(address)
-        if slot is None:
-            sock.close()
-            self._too_many.rejected(address, "too many connections are open")
-            return
+    def _accepted(self, sock: socket.socket, address: str, ssl: tls.SSLContext | None) -> float:
+        """Begin a connection, or drop it; return for how long strangers have to wait."""
+        try:
+            slot = self.places.take(address)
+        except NoPlace as error:
+            self._refuse(sock, address, error)
+            return 0.0
         task = self._loop.create_task(self._begin(sock, address, slot, ssl))
+        slot.drop = task.cancel
         self._beginning.add(task)
         task.add_done_callback(self._beginning.discard)
+        if self.options.authenticate_timeout is None:
+            return 0.0
+        self.turns.charge(CONNECTION_COST)
+        return self.turns.strangers_wait()
+
+    def _refuse(self, sock: socket.socket, address: str, why: NoPlace) -> None:
+        sock.close()
+        self._too_many.rejected(address, str(why))
 
     async def _begin(self, sock: socket.socket, address: str, slot: Slot, ssl: tls.SSLContext | None) -> None:
-        """Have a connection made, and its TLS handshake before it if it has one."""
+        """Have a connection made, after what its proxy says and its TLS handshake, if it has these."""
+        options, client = self.options, None
         try:
+            if includes(options.proxy_protocol, address):
+                client = await self._client_address(sock)
+                self.places.move(slot, client.host if client else address)
             await self._loop.connect_accepted_socket(
-                lambda: ServerConnection(self, self._loop, slot).http2,
+                lambda: ServerConnection(self, self._loop, slot, client).http2,
                 sock,
                 ssl=ssl,
-                ssl_handshake_timeout=self.options.connection.handshake_timeout if ssl else None,
+                ssl_handshake_timeout=options.connection.handshake_timeout if ssl else None,
             )
+        except NoPlace as error:
+            self._refuse(sock, client.host if client else address, error)
+            slot.release()
         except tls.SSLError as error:
             self.rejections.rejected(address, handshake_failure(error))
             slot.release()
@@ -150,27 +170,53 @@ class Server:
             slot.release()
             raise
 
+    async def _client_address(self, sock: socket.socket) -> proxy_protocol.ClientAddress | None:
+        """Return what the proxy says of its client. Raises OSError when it says nothing."""
+        try:
+            async with asyncio.timeout(self.options.connection.handshake_timeout):
+                return await proxy_protocol.receive(sock, self._loop)
+        except ValueError as error:
+            self.rejections.rejected(sock.getpeername()[0], str(error))
+            sock.close()
+            raise ConnectionAbortedError(str(error)) from error
+        except BaseException:
+            sock.close()
+            raise
+
     def _tick(self) -> None:
         now = self._loop.time()
         for connection in list(self._connections):
             connection.tick(now)
         if self.options.max_held is not None:
-            self._drop_holders(self.options.max_held)
+            self._drop_holders()
+        self.places.forget()
         self._ticker = self._loop.call_later(self.options.tick_interval, self._tick)
 
-    def _drop_holders(self, limit: int) -> None:
-        """Drop those who hold most of the memory, as far as needed."""
-        held = {connection: held for connection in self._connections if (held := connection.held)}
-        gone = largest_holders(held, limit)
-        for connection in gone:
-            connection.http2.abort()
+    def answered(self, size: int) -> None:
+        """Take note of a large answer, which its client may leave unread; called by connections."""
+        if self.holding.answered(size):
+            self._loop.call_soon(self._drop_holders)
+
+    def _drop_holders(self) -> None:
+        """Drop those who make the server hold memory for nothing, as far as needed."""
+        now, held = self._loop.time(), 0
+        holders = []
+        for connection in self._connections:
+            of_it, stuck, idle = connection.holds(now)
+            held += of_it
+            if stuck:
+                holders.append(Holder(connection, stuck, idle))
+        gone = self.holding.who_goes(held, holders)
+        for each in gone:
+            each.who.http2.abort()
         if gone:
+            self.places.refused["held"] += len(gone)
             _log.warning(
                 "clients hold too much memory: %d connections were dropped, the first of %s, with %d MB "
                 "of incomplete messages and unread answers",
                 len(gone),
-                gone[0].http2.peer,
-                held[gone[0]] // 1_000_000,
+                gone[0].who.http2.peer,
+                gone[0].stuck // 1_000_000,
             )
 
     def connection_opened(self, connection: ServerConnection) -> None:
@@ -246,7 +292,7 @@ class Server:
         self._close_listeners()
         self._stop_ticker()
         self._drop_handshakes()
-        for connection in list(self._connections):
+        for connection in list(self._sockets):
             connection.http2.abort()
 
     def _close_listeners(self) -> None:

@@ -7,18 +7,34 @@ import logging
 from collections.abc import Mapping
 from typing import Protocol
 
+from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, Places, Slot
 from .call import RESPONSE_HEADERS, ServerCall
 from .connection import NO_ERROR, SERVER, Connection, ConnectionHandler, Headers
-from .listening import RejectionLog, Slot
+from .holding import Holding, Turnover
+from .listening import RejectionLog
 from .metadata import parse_timeout
+from .proxy_protocol import ClientAddress
 from .server_options import Failure, ServerOptions
 from .service import Method
 from .status import HeaderList, RpcError, StatusCode, status_trailers
+from .transports import joined
+from .turns import CALL_COST, Turns
 
 _log = logging.getLogger(__name__)
 
 _DRAIN_PING = b"draining"
 _NOT_GRPC = b"This port speaks gRPC only: POST with content-type application/grpc.\n"
+_USELESS = {
+    StatusCode.UNIMPLEMENTED: FAILING_CALL,
+    StatusCode.UNAUTHENTICATED: FAILING_CALL,
+    StatusCode.INVALID_ARGUMENT: INVALID_CALL,
+    StatusCode.PERMISSION_DENIED: INVALID_CALL,
+    StatusCode.CANCELLED: CANCELLED_CALL,
+}
+"""How useless the calls are that end so."""
+_TOLERATED = 512
+"""Units of useless work, halved each second, that are left to a connection while others of its address make
+too much."""
 _CONTENT_TYPES = frozenset({b"application/grpc", b"application/grpc+proto"})
 
 
@@ -34,8 +50,27 @@ class ConnectionOwner(Protocol):
         """What it answers, by path."""
 
     @property
+    def places(self) -> Places:
+        """The places of its connections."""
+
+    @property
+    def turns(self) -> Turns:
+        """When what connections received is parsed."""
+
+    @property
+    def holding(self) -> Holding:
+        """What is held for all clients."""
+
+    def answered(self, size: int) -> None:
+        """Take note of a large answer."""
+
+    @property
     def rejections(self) -> RejectionLog:
         """Where connections are logged that were refused."""
+
+    @property
+    def endings(self) -> RejectionLog:
+        """Where connections are logged that were ended."""
 
     def connection_opened(self, connection: ServerConnection) -> None:
         """Keep a new connection."""
@@ -52,18 +87,30 @@ class ServerConnection(ConnectionHandler):
 
     Attributes:
         http2: the connection itself.
+        holding: what is held for all clients.
     """
 
     def __init__(
-        self, owner: ConnectionOwner, loop: asyncio.AbstractEventLoop, slot: Slot | None = None
+        self,
+        owner: ConnectionOwner,
+        loop: asyncio.AbstractEventLoop,
+        slot: Slot | None = None,
+        client: ClientAddress | None = None,
     ) -> None:
-        self.http2 = Connection(SERVER, owner.options.connection, self, loop)
+        stranger = owner.options.authenticate_timeout is not None
+        self.http2 = Connection(SERVER, owner.options.connection, self, loop, owner.turns, stranger=stranger)
+        if client is not None:
+            self.http2.peer = joined(client.host, client.port)
         self._owner = owner
         self._slot = slot
         self._methods = owner.methods
         self._loop = loop
         self._calls: dict[int, ServerCall] = {}
         self._unread: dict[int, float] = {}  # streams answered before a call existed: when
+        self._turnover = Turnover(loop.time())
+        self._done = 0  # bytes of requests that were served
+        self._useless = 0  # units, halved each second
+        self.holding = owner.holding
         self._had_request = False
         self._draining = self._going_away = False
 
@@ -75,7 +122,11 @@ class ServerConnection(ConnectionHandler):
 
     def on_ready(self) -> None:
         """Register with the server."""
+        if self._slot is not None:
+            self._slot.drop = self.http2.abort
         self._owner.connection_opened(self)
+        if self.http2.stranger and self.http2.peer_certificate is not None:
+            self.call_admitted()
 
     def on_request(self, stream_id: int, headers: Headers, ended: bool) -> None:
         """Find the method and take the call up, or answer why not."""
@@ -91,6 +142,8 @@ class ServerConnection(ConnectionHandler):
             self._refuse_call(stream_id, method.path, fields, error, ended)
             return
         self._calls[stream_id] = call
+        if self.http2.stranger:
+            self._owner.turns.charge(CALL_COST)
         if ended or method.client_streaming:
             call.begin(ended)
 
@@ -107,7 +160,11 @@ class ServerConnection(ConnectionHandler):
             call.encoding = "gzip"
         timeout = fields.get(b"grpc-timeout")
         seconds = None if timeout is None else _read_timeout(timeout)
-        admission = None if method.on_headers is None else method.on_headers(call)
+        admission = None
+        if method.on_headers is not None:
+            admission = method.on_headers(call)
+            if admission is None and self.http2.stranger:
+                self.call_admitted()
         if seconds is not None:
             call.set_timeout(seconds)
         if method.streaming:
@@ -144,6 +201,27 @@ class ServerConnection(ConnectionHandler):
         if payload == _DRAIN_PING:
             self._go_away()
 
+    def on_useless(self, frames: int) -> None:
+        """Count frames that carry nothing."""
+        self._count_useless(frames * USELESS_FRAME)
+
+    def on_given_up(self, reason: str) -> None:
+        """Count the connection."""
+        self._owner.places.refused[reason] += 1
+
+    def _count_useless(self, units: int) -> None:
+        """Have useless work counted, and end the connection when its address made too much of it."""
+        slot = self._slot
+        if slot is None or slot.address is None or self.http2.over:
+            return
+        self._useless += units
+        within = slot.address.spend(units, self._loop.time())
+        if not within and self._useless > _TOLERATED and self.http2.end_for_flood():
+            self._owner.places.flooded(slot)
+            self._owner.endings.rejected(
+                self.http2.peer, "its address makes too many calls that fail, or frames that carry nothing"
+            )
+
     def on_lost(self, error: Exception | None) -> None:
         """End every call: an engine that failed reports no closed streams."""
         calls = list(self._calls.values())
@@ -175,14 +253,32 @@ class ServerConnection(ConnectionHandler):
         told.fault = error
         return told
 
+    def call_admitted(self) -> None:
+        """Treat the connection as that of somebody who is known, from now on."""
+        self.http2.stranger = False
+        if self._slot is not None:
+            self._slot.authenticated()
+
+    def answered(self, size: int) -> None:
+        """Have it looked at soon whether the client reads what it asks for."""
+        self._owner.answered(size)
+
+    def call_malformed(self) -> None:
+        """Count a call whose request is none."""
+        self._count_useless(FAILING_CALL)
+
     def call_finished(self, call: ServerCall, code: StatusCode) -> None:
         """Tell who wants to know."""
+        self._done += call.size
         observer = self._owner.options.on_call_finished
         if observer is not None:
             observer(call, code)
 
     def call_failed(self, method: str, fields: Mapping[bytes, bytes], error: RpcError) -> None:
         """Tell who wants to know; nobody: log what nobody expected."""
+        units = _USELESS.get(error.code)
+        if units is not None:
+            self._count_useless(units)
         observer = self._owner.options.on_call_failed
         if observer is not None:
             observer(Failure(method, self.http2.peer, error, fields))
@@ -194,10 +290,16 @@ class ServerConnection(ConnectionHandler):
         """The calls that have not ended."""
         return [call for call in self._calls.values() if not call.done]
 
-    @property
-    def held(self) -> int:
-        """Bytes that the client makes us hold, see ``ServerCall.held``."""
-        return sum(call.held for call in self._calls.values())
+    def holds(self, now: float) -> tuple[int, int, float]:
+        """Return bytes that are held for the client, those that it could free, and since when it did not."""
+        if not self._calls:
+            return 0, 0, self._turnover.idle(0, self.http2.sent + self._done, now)
+        held = stuck = 0
+        for call in self._calls.values():
+            of_it, waits_for_others = call.holds()
+            held += of_it
+            stuck += of_it - waits_for_others
+        return held, stuck, self._turnover.idle(stuck, self.http2.sent + self._done, now)
 
     # -- refusing ------------------------------------------------------------------------------------
 
@@ -233,6 +335,7 @@ class ServerConnection(ConnectionHandler):
         ended: bool,
     ) -> None:
         """Answer a client that speaks HTTP but not gRPC."""
+        self._count_useless(FAILING_CALL)
         body = b"" if fields.get(b":method") == b"HEAD" else _NOT_GRPC
         headers = [(b":status", status), header, (b"content-type", b"text/plain")]
         self._answer(stream_id, headers, body, ended)
@@ -250,6 +353,7 @@ class ServerConnection(ConnectionHandler):
     def tick(self, now: float) -> None:
         """Check the timers of the connection and its calls."""
         self.http2.tick(now)
+        self._useless //= 2
         options = self._owner.options
         if self.http2.over:
             return
@@ -257,10 +361,27 @@ class ServerConnection(ConnectionHandler):
             self._had_request = True
             self.drain()
             return
+        if self.http2.stranger and self._has_to_go(now):
+            return
         for call in list(self._calls.values()):
             call.check(now, options.request_timeout)
         if not self.http2.unwritten:  # a reset would overtake the status that was sent before it
             self._reset_unended(now - options.discard_timeout)
+
+    def _has_to_go(self, now: float) -> bool:
+        """End a connection on which nobody authenticated in time; not a proxy's, which may know no better."""
+        timeout = self._owner.options.authenticate_timeout
+        if self._slot is None or self._slot.address is None or timeout is None or self._draining:
+            return False
+        if now - self.http2.made_at <= timeout:
+            return False
+        self._owner.places.refused["unauthenticated"] += 1
+        for call in list(self._calls.values()):
+            call.abort(
+                RpcError(StatusCode.UNAVAILABLE, "nobody authenticated on this connection; connect anew")
+            )
+        self.drain()
+        return True
 
     def _reset_unended(self, before: float) -> None:
         """Reset streams that were answered before a time and whose clients did not end their side."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from .admission import AdmissionOptions, Network
 from .call import ServerCall
 from .connection_options import ConnectionOptions
 from .status import RpcError, StatusCode
@@ -46,10 +47,11 @@ class ServerOptions:
     Attributes:
         connection: those of each connection.
         max_message_size: bytes of one request message, after decompression too.
-        max_connections: connections at once, from the moment that they are accepted; further ones are
-            dropped at once.
-        max_connections_per_address: the same for one IPv4 address or one /64 network of IPv6; 0 = as many as
-            in all.
+        admission: which connections get in, and which addresses have to wait.
+        proxy_protocol: addresses of proxies each of whose connections begins with a PROXY header.
+        authenticate_timeout: seconds in which somebody must authenticate on a connection: by a call that
+            ``Method.on_headers`` lets through, or a client certificate. Until then the connection is a
+            stranger's, see ``turns``. None = nobody need.
         request_timeout: seconds in which the request message of a call without streams must arrive.
         first_request_timeout: seconds in which a connection's first call must begin.
         discard_timeout: seconds in which a client must end its side after the status was sent; then the
@@ -72,8 +74,9 @@ class ServerOptions:
 
     connection: ConnectionOptions = field(default_factory=ConnectionOptions)
     max_message_size: int = 4 * 1024 * 1024
-    max_connections: int = 10_000
-    max_connections_per_address: int = 0
+    admission: AdmissionOptions = field(default_factory=AdmissionOptions)
+    proxy_protocol: tuple[Network, ...] = ()
+    authenticate_timeout: float | None = None
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
     discard_timeout: float = 5.0

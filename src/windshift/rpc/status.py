@@ -77,6 +77,16 @@ class RpcError(Exception):
         self.metadata = tuple(metadata)
 
 
+class NoRoom(RpcError):
+    """The server holds as many requests as it may; nothing was done."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            StatusCode.RESOURCE_EXHAUSTED,
+            "the server holds as many requests as it may; nothing was done, slow down and try again",
+        )
+
+
 def percent_encode(text: str) -> bytes:
     """Encode a status message: bytes outside printable ASCII, and ``%``, become ``%XX``.
 

@@ -36,9 +36,13 @@ def name_of_peer(transport: asyncio.Transport) -> str:
     """Return the address of the other side, ``host:port``."""
     name = transport.get_extra_info("peername")
     if isinstance(name, tuple):
-        host, port = name[0], name[1]
-        return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return joined(name[0], name[1])
     return str(name or "unknown")
+
+
+def joined(host: str, port: int) -> str:
+    """Return ``host:port``, as URLs have it."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def certificate_of_peer(transport: asyncio.Transport) -> dict[str, object] | None:

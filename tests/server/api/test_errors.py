@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
-from windshift.rpc import RpcError, StatusCode
+from windshift.rpc import NoRoom, RpcError, StatusCode
 from windshift.server.api.errors import CODES, translate
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -127,3 +127,14 @@ def test_errors_of_the_wire(
     assert (seen.code.name, info.domain, info.reason) == (seen_as, "windshift", reason)
     assert dict(info.metadata) == metadata
     assert [type(detail) for detail in more] == ([BadRequest] if reason == "INVALID_FIELD" else [])
+
+
+@pytest.mark.parametrize("path", [f"{EVENTS}/Publish", f"{STATE}/Get"])
+def test_no_room_for_a_request(path: str) -> None:
+    """It is no matter of the request's size."""
+    seen = translate(path, NoRoom(), 1000)
+    assert seen is not None
+    assert (seen.code, seen.message) == (StatusCode.RESOURCE_EXHAUSTED, NoRoom().message)
+    assert [detail.reason for detail in seen.details if isinstance(detail, ErrorInfo)] == [
+        "TOO_MANY_IN_FLIGHT"
+    ]

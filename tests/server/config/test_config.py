@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from ipaddress import ip_network
 from pathlib import Path
 
 import pytest
@@ -151,9 +152,27 @@ def test_limits() -> None:
         GRPC_KEEPALIVE_TIMEOUT="5.5",
         GRPC_HANDSHAKE_TIMEOUT="3",
         GRPC_MAX_HELD_MB="64",
+        GRPC_MAX_ANONYMOUS_PERCENT="20",
+        GRPC_ANONYMOUS_TIMEOUT="30",
+        GRPC_MAX_FAILING_CALLS="0",
+        GRPC_MAX_ADDRESS_WAIT="600",
+        GRPC_PROXY_ADDRESSES="192.0.2.1, 2001:db8::/32",
+        GRPC_PROXY_PROTOCOL_FROM="10.0.0.0/8",
     ).grpc.limits
     assert limits == LimitsConfig(
-        100, 10, 1000, timedelta(0), timedelta(seconds=5.5), timedelta(seconds=3), 64_000_000
+        max_connections=100,
+        max_connections_per_address=10,
+        max_concurrent_streams=1000,
+        keepalive_interval=timedelta(0),
+        keepalive_timeout=timedelta(seconds=5.5),
+        handshake_timeout=timedelta(seconds=3),
+        max_held=64_000_000,
+        max_anonymous_share=20,
+        anonymous_timeout=timedelta(seconds=30),
+        max_failing_calls=0,
+        longest_wait=timedelta(minutes=10),
+        proxies=(ip_network("192.0.2.1"), ip_network("2001:db8::/32")),
+        proxy_protocol=(ip_network("10.0.0.0/8"),),
     )
 
 
@@ -167,6 +186,13 @@ def test_limits() -> None:
         ("GRPC_KEEPALIVE_TIMEOUT", "0"),
         ("GRPC_HANDSHAKE_TIMEOUT", "nan"),
         ("GRPC_MAX_HELD_MB", "0"),
+        ("GRPC_MAX_ANONYMOUS_PERCENT", "0"),
+        ("GRPC_ANONYMOUS_TIMEOUT", "0"),
+        ("GRPC_MAX_FAILING_CALLS", "-1"),
+        ("GRPC_MAX_ADDRESS_WAIT", "86401"),
+        ("GRPC_PROXY_ADDRESSES", "proxy.local"),
+        ("GRPC_PROXY_PROTOCOL_FROM", "10.0.0.1/8"),
+        ("HEALTH_PROBES_FROM", "10.0.0.0/33"),
     ],
 )
 def test_limits_out_of_range(name: str, text: str) -> None:

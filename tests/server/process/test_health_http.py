@@ -6,12 +6,16 @@ import asyncio
 import json
 import re
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
+from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
+from windshift.server.process import health_http
 from windshift.server.process.health_http import HealthApplication, HealthServer, Scrape
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
@@ -67,9 +71,9 @@ async def test_well_since(path: str, seconds: float) -> None:
 
 
 @asynccontextmanager
-async def serving(reason: str | None = None, timeout: float = 10) -> AsyncIterator[int]:
+async def serving(reason: str | None = None, **options: Any) -> AsyncIterator[int]:
     """Serve for as long as the block lasts; gives the port."""
-    server = HealthServer(application(reason), timeout=timeout)
+    server = HealthServer(application(reason), **options)
     port = await server.start("127.0.0.1", 0)
     try:
         yield port
@@ -136,8 +140,55 @@ async def test_connections_with_requests_go_on() -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         until = asyncio.get_running_loop().time() + 1
         while asyncio.get_running_loop().time() < until:
+            await asyncio.sleep(0.05)
             writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
             assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        writer.close()
+
+
+async def busy(port: int, amount: int, local: str) -> list[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    """Open connections on each of which a request was answered."""
+    peers = []
+    for _ in range(amount):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(local, 0))
+        writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        peers.append((reader, writer))
+    return peers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8")
+async def test_busy_connections_keep_no_probe_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many there are, a probe is answered; it takes the place of the oldest that is not kept."""
+    monkeypatch.setattr(health_http, "LOOPBACK", ())
+    async with serving(probes=(ip_network("127.0.0.2"),)) as port:
+        kept = await busy(port, 1, "127.0.0.2")
+        peers = await busy(port, 300, "127.0.0.1")
+        for _ in range(3):
+            head, _ = await ask(port, "GET /healthz")
+            assert head.startswith("http/1.1 200 ")
+        async with asyncio.timeout(10):
+            for reader, writer in peers[:40]:
+                with suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+                writer.close()
+        for _, writer in peers[40:-200]:
+            writer.close()
+        for reader, writer in (*kept, *peers[-200:]):
+            writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            writer.close()
+
+
+async def test_a_connection_has_so_many_requests() -> None:
+    """Then it is closed, and the client opens another one."""
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        for _ in range(health_http._REQUESTS):
+            writer.write(b"HEAD /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+        async with asyncio.timeout(10):
+            assert await reader.read() == b""
         writer.close()
 
 

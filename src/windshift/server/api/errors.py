@@ -13,13 +13,14 @@ from collections.abc import Mapping
 from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
-from windshift.rpc import RpcError, ServerCall, StatusCode
+from windshift.rpc import NoRoom, RpcError, ServerCall, StatusCode
 from windshift.server.api.policies import POLICIES
 from windshift.server.domain.errors import (
     EventTooLarge,
     InvalidField,
     OutcomeUnknown,
     ShuttingDown,
+    TooManyInFlight,
     WindshiftError,
 )
 
@@ -73,6 +74,8 @@ def translate(path: str, error: Exception, max_payload: int) -> RpcError | None:
     """
     if isinstance(error, WindshiftError):
         return _of_the_domain(error)
+    if isinstance(error, NoRoom):
+        return _with_details(error.code, error.message, TooManyInFlight.reason, {}, ())
     if isinstance(error, RpcError) and not error.details:
         return _of_the_wire(path, error, max_payload)
     return None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
 from importlib.metadata import entry_points
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import unquote
@@ -173,6 +174,10 @@ def _host(text: str) -> str:
     return host
 
 
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each.strip()) for each in text.split(",") if each.strip())
+
+
 def _servers(text: str) -> tuple[ServerAddress, ...]:
     if not text:
         return ()
@@ -184,6 +189,13 @@ def _servers(text: str) -> tuple[ServerAddress, ...]:
 host: Final = Parser(_host, "a host name or an address, without a port")
 endpoint: Final = Parser(_matching(_ENDPOINT, URL_EXPECTED), secret=True, example="http://127.0.0.1:4317")
 """An http or https URL, or ``host:port``."""
+networks: Final = Parser(
+    _networks,
+    "addresses and networks such as 192.0.2.1, 10.0.0.0/8 or 2001:db8::/32, separated by commas; the bits of "
+    "a network behind its length are zero",
+    example="10.0.0.0/8",
+)
+"""IP addresses and networks; none for empty text."""
 servers: Final = Parser(_servers, secret=True, example="nats://127.0.0.1:4222")
 """The URLs of NATS servers; none for empty text."""
 

@@ -6,7 +6,7 @@ import sys
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
-from ipaddress import ip_address
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -203,8 +203,49 @@ class LimitsConfig:
     max_connections_per_address: int = setting(
         "GRPC_MAX_CONNECTIONS_PER_ADDRESS",
         p.integer(0, 1_000_000),
-        "Connections at once from one IPv4 address or IPv6 /64 network; 0: no limit.",
-        "0",
+        "Connections at once from one IPv4 address or IPv6 /64 network, loopback excepted; 0: no limit.",
+        "1000",
+    )
+    max_anonymous_share: int = setting(
+        "GRPC_MAX_ANONYMOUS_PERCENT",
+        p.integer(1, 100),
+        "Percent of GRPC_MAX_CONNECTIONS for connections on which nobody has authenticated, where "
+        "authentication is asked for; one more takes the place of the oldest.",
+        "50",
+    )
+    anonymous_timeout: timedelta = setting(
+        "GRPC_ANONYMOUS_TIMEOUT",
+        p.seconds(1, 86_400),
+        "Seconds in which somebody must authenticate on a connection, where authentication is asked for.",
+        "60",
+    )
+    max_failing_calls: int = setting(
+        "GRPC_MAX_FAILING_CALLS",
+        p.integer(0, 1_000_000),
+        "Calls per second from one address that fail before they do anything, and five times as many at "
+        "once; beyond that its connections are closed, and it waits. 0: no limit.",
+        "1000",
+    )
+    longest_wait: timedelta = setting(
+        "GRPC_MAX_ADDRESS_WAIT",
+        p.seconds(0, 86_400),
+        "Seconds, at most, for which an address cannot connect after that; the wait begins with 0.5 and "
+        "doubles each time. 0: it never has to wait.",
+        "60",
+    )
+    proxies: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "GRPC_PROXY_ADDRESSES",
+        p.networks,
+        "Addresses and networks, separated by commas, of proxies and load balancers: there are no limits "
+        "per address for them.",
+        "",
+    )
+    proxy_protocol: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "GRPC_PROXY_PROTOCOL_FROM",
+        p.networks,
+        "The same, for those that begin each connection with a PROXY header (version 1 or 2), by which the "
+        "client's address counts.",
+        "",
     )
     max_concurrent_streams: int = setting(
         "GRPC_MAX_CONCURRENT_STREAMS", p.integer(1, 10_000), "Calls at once on one connection.", "256"
@@ -301,6 +342,13 @@ class ServerConfig:
     grpc: GrpcConfig = section(GrpcConfig, "The API")
     auth: AuthConfig = section(AuthConfig, "Authorization")
     health: ListenConfig = section(ListenConfig, "Probes and metrics", host=_HEALTH_HOST, port=_HEALTH_PORT)
+    health_probes: tuple[IPv4Network | IPv6Network, ...] = setting(
+        "HEALTH_PROBES_FROM",
+        p.networks,
+        "Addresses and networks, separated by commas, whose connections to HEALTH_PORT are never closed to "
+        "make room for others, as loopback's are not.",
+        "",
+    )
     metrics: bool = setting("WINDSHIFT_METRICS", p.boolean, "Collect metrics, for /metrics and OTLP.", "true")
     watchdog_timeout: timedelta = setting(
         "WINDSHIFT_WATCHDOG_TIMEOUT",

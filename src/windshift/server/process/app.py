@@ -16,8 +16,9 @@ from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddres
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
 from windshift.nats.jetstream.writes import WriteOptions, Writes
-from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc import (
+    LOOPBACK,
+    AdmissionOptions,
     Failure,
     HealthService,
     Interceptor,
@@ -27,6 +28,7 @@ from windshift.rpc import (
     Service,
     reflection_services,
 )
+from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
@@ -283,8 +285,11 @@ class App:
         options = ServerOptions(
             connection=rpc_options(limits),
             max_message_size=largest,
-            max_connections=limits.max_connections,
-            max_connections_per_address=limits.max_connections_per_address,
+            admission=admission_options(self._config),
+            proxy_protocol=limits.proxy_protocol,
+            authenticate_timeout=(
+                limits.anonymous_timeout.total_seconds() if self._config.authorizes else None
+            ),
             max_held=limits.max_held,
             first_request_timeout=limits.handshake_timeout.total_seconds(),
             translate=self._translate,
@@ -462,6 +467,21 @@ def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -
         tls_key=config.tls.key,
         name="windshift",
         inbox_prefix=_INBOX_PREFIX,
+    )
+
+
+def admission_options(config: ServerConfig) -> AdmissionOptions:
+    """Translate the limits for connections and addresses."""
+    limits = config.grpc.limits
+    share = limits.max_connections * limits.max_anonymous_share // 100
+    return AdmissionOptions(
+        places=limits.max_connections,
+        anonymous_places=max(1, share) if config.authorizes else None,
+        per_address=limits.max_connections_per_address,
+        failing_calls=limits.max_failing_calls,
+        longest_wait=limits.longest_wait.total_seconds(),
+        unlimited=LOOPBACK,
+        proxies=limits.proxies + limits.proxy_protocol,
     )
 
 

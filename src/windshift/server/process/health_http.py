@@ -13,12 +13,13 @@ from collections.abc import Awaitable, Callable, Iterator, MutableMapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final
 
 import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from windshift.rpc import open_sockets
+from windshift.rpc import LOOPBACK, includes, open_sockets
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.prometheus import Exposition
 
@@ -27,6 +28,8 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _CONNECTIONS = 256
+_REQUESTS = 100
+"""Requests on one connection."""
 _READS = frozenset({"GET", "HEAD"})
 
 
@@ -132,18 +135,29 @@ _HTTP_2: Final = b"PRI * HTTP/2"
 
 
 class _Connection(H11Protocol):
-    """A connection with a timeout for each request; uvicorn would wait forever for the next one.
+    """A connection with a timeout for each request, and a limit of requests.
 
-    Otherwise a few hundred idle connections would keep probes out.
+    When there are too many connections, the oldest is closed, unless its address is reserved. So a probe is
+    answered however many connections others hold, busy or idle.
     """
 
     timeout: float
+    probes: tuple[IPv4Network | IPv6Network, ...]
+    others: dict[_Connection, None]
+    """Those that may be closed to make room, oldest first."""
     _limit: asyncio.TimerHandle
+    _requests = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Begin."""
+        """Begin; close the oldest connection if there are too many."""
         super().connection_made(transport)
         self._limit = self.loop.call_later(self.timeout, transport.abort)
+        if self.client is None or not includes(self.probes, self.client[0]):
+            self.others[self] = None
+        if len(self.connections) > _CONNECTIONS and self.others:
+            oldest = next(iter(self.others))
+            del self.others[oldest]
+            oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take data. HTTP/2 is rejected here, since it cannot be answered as HTTP/1.1."""
@@ -153,14 +167,18 @@ class _Connection(H11Protocol):
             super().data_received(data)
 
     def on_response_complete(self) -> None:
-        """Wait for another request."""
+        """Wait for another request, up to the limit."""
         self._limit.cancel()
+        self._requests += 1
+        if self._requests >= _REQUESTS:
+            self.transport.close()
         self._limit = self.loop.call_later(self.timeout, self.transport.abort)
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End."""
         self._limit.cancel()
+        self.others.pop(self, None)
         super().connection_lost(exc)
 
     def _unsupported_upgrade_warning(self) -> None:
@@ -181,20 +199,27 @@ class HealthServer:
     Args:
         application: serves the requests.
         timeout: seconds that a connection has for each request.
+        probes: addresses whose connections are never closed to make room, in addition to loopback.
     """
 
-    def __init__(self, application: HealthApplication, *, timeout: float = 10.0) -> None:
+    def __init__(
+        self,
+        application: HealthApplication,
+        *,
+        timeout: float = 10.0,
+        probes: tuple[IPv4Network | IPv6Network, ...] = (),
+    ) -> None:
+        connection = {"timeout": timeout, "probes": LOOPBACK + probes, "others": {}}
         self._server = _Uvicorn(
             uvicorn.Config(
                 application,
-                http=type("_TimedConnection", (_Connection,), {"timeout": timeout}),
+                http=type("_HealthConnection", (_Connection,), connection),
                 ws="none",
                 lifespan="off",
                 log_config=None,
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
-                limit_concurrency=_CONNECTIONS,
                 timeout_graceful_shutdown=1,
             )
         )

@@ -175,7 +175,9 @@ class Process:
         """Answer probes from the very start: the rest may take a while."""
         scrape = self._scrape if self._config.metrics else None
         health, listen = (
-            HealthServer(HealthApplication(self._readiness, self._started, scrape)),
+            HealthServer(
+                HealthApplication(self._readiness, self._started, scrape), probes=self._config.health_probes
+            ),
             self._config.health,
         )
         stack.push_async_callback(health.stop)

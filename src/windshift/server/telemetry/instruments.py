@@ -105,6 +105,16 @@ ACTIVE_CALLS: Final = Instrument(
 CONNECTIONS: Final = Instrument(
     "windshift.rpc.connections", _U, "{connection}", "Open HTTP/2 connections of clients"
 )
+CONNECTIONS_ENDED: Final = Instrument(
+    "windshift.rpc.ended_connections",
+    _C,
+    "{connection}",
+    "Connections that were refused or closed to protect others: too many (places, address), after useless "
+    "work of the address (waiting), without authentication (anonymous: to make room, unauthenticated: in "
+    "time), for useless work (useless) or memory (held), without an answer in time (handshake, stalled, "
+    "silent)",
+    ("reason",),
+)
 TRAFFIC: Final = Instrument(
     "windshift.rpc.traffic",
     _C,

@@ -1,0 +1,300 @@
+"""Which connections get a place, and which addresses have to wait.
+
+Places are counted from the moment that a connection is accepted, before its TLS handshake. What useless work
+connections make is counted for their address, so that a new connection does not begin anew.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from typing import Final
+
+Network = IPv4Network | IPv6Network
+
+LOOPBACK: Final = (ip_network("127.0.0.0/8"), ip_network("::1"))
+"""The addresses of this machine."""
+
+FAILING_CALL, CANCELLED_CALL, INVALID_CALL, USELESS_FRAME = 16, 8, 4, 1
+"""What useless work costs, in units: a unit is about 3 µs."""
+
+BURST: Final = 5
+"""Seconds whose units an address may use at once."""
+
+_FIRST_WAIT: Final = 0.5
+"""Seconds that an address waits after its first connection that was ended; twice as long each time."""
+
+_FORGET_AFTER: Final = 600.0
+"""Seconds after its wait, when an address counts as new."""
+
+_MOST_REMEMBERED: Final = 10_000
+"""Addresses without connections that are remembered."""
+
+_IPV6_NETWORK: Final = 8
+"""Bytes of an IPv6 address that count: whoever has one address has the whole /64."""
+
+
+REASONS: Final = (
+    "places",
+    "address",
+    "waiting",
+    "anonymous",
+    "unauthenticated",
+    "useless",
+    "held",
+    "handshake",
+    "stalled",
+    "silent",
+)
+"""Why connections are refused or ended."""
+
+
+class NoPlace(Exception):
+    """A connection has to go. The text says why, for the log.
+
+    Attributes:
+        reason: the same in one word, for counters.
+    """
+
+    def __init__(self, reason: str, text: str) -> None:
+        super().__init__(text)
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdmissionOptions:
+    """Limits for connections and addresses.
+
+    An address is an IPv4 address or a /64 network of IPv6.
+
+    Attributes:
+        places: connections at once.
+        anonymous_places: connections at once on which nobody has authenticated; when there is one more, the
+            oldest of them has to go. None = all are alike.
+        per_address: connections at once from one address; 0 = as many as in all.
+        failing_calls: calls in a second from one address that fail before they do anything: no such method,
+            nobody authenticated. Other useless work counts as a part of one: a cancelled call a half, an
+            invalid or forbidden one a quarter, a frame that carries nothing a sixteenth. 0 = any number.
+        longest_wait: seconds for which an address gets no connection, at most, after its connections were
+            ended for useless work. 0 = it need not wait.
+        unlimited: addresses without a limit of connections, and which never wait.
+        proxies: the same for addresses that many clients share; what these do is not counted for the
+            address either.
+    """
+
+    places: int = 10_000
+    anonymous_places: int | None = None
+    per_address: int = 0
+    failing_calls: int = 1000
+    longest_wait: float = 60.0
+    unlimited: tuple[Network, ...] = ()
+    proxies: tuple[Network, ...] = ()
+
+
+class Address:
+    """What is known of one address.
+
+    Attributes:
+        connections: that it has now.
+        limited: whether it may have no more than the limit, and has to wait.
+        barred_until: the time until which it gets none.
+    """
+
+    __slots__ = ("_credit", "_credited_at", "_rate", "_strikes", "barred_until", "connections", "limited")
+
+    def __init__(self, rate: int, now: float, *, limited: bool) -> None:
+        self.connections = 0
+        self.limited = limited
+        self.barred_until = 0.0
+        self._strikes = 0
+        self._rate = rate
+        self._credit = float(rate * BURST)
+        self._credited_at = now
+
+    def spend(self, units: int, now: float) -> bool:
+        """Take note of useless work; False = it was too much."""
+        if not self._rate:
+            return True
+        earned = (now - self._credited_at) * self._rate
+        self._credit = min(self._credit + earned, self._rate * BURST) - units
+        self._credited_at = now
+        return self._credit >= 0
+
+    def strike(self, now: float, longest: float) -> None:
+        """Take note of a connection that was ended; the address waits twice as long as the last time."""
+        if now >= self.barred_until:  # several connections that end together count once
+            self.barred_until = now + min(_FIRST_WAIT * 2**self._strikes, longest)
+            self._strikes = min(self._strikes + 1, 32)
+
+    def forgettable(self, now: float) -> bool:
+        """Tell whether a new address would be treated just so."""
+        rested = self._credit + (now - self._credited_at) * self._rate >= self._rate * BURST
+        return (
+            not self.connections and rested and (not self._strikes or now > self.barred_until + _FORGET_AFTER)
+        )
+
+
+class Slot:
+    """The place of one connection.
+
+    Attributes:
+        address: of whose useless work it counts as; None = a proxy.
+        drop: ends the connection that has it.
+    """
+
+    __slots__ = ("_places", "address", "drop")
+
+    def __init__(self, places: Places) -> None:
+        self._places: Places | None = places
+        self.address: Address | None = None
+        self.drop: Callable[[], object] = _nothing
+
+    def authenticated(self) -> None:
+        """Take none of the anonymous places any more."""
+        if self._places is not None:
+            self._places.authenticated(self)
+
+    def release(self) -> None:
+        """Make room for another connection; once is enough."""
+        if self._places is not None:
+            self._places.released(self)
+            self._places = None
+
+
+class Places:
+    """Gives connections their places.
+
+    Attributes:
+        refused: how many connections got none, or lost theirs, by reason.
+        taken: places in use.
+
+    Args:
+        options: the limits.
+        clock: gives the time in seconds.
+    """
+
+    def __init__(self, options: AdmissionOptions, clock: Callable[[], float]) -> None:
+        self._options = options
+        self._clock = clock
+        self._addresses: dict[bytes | str, Address] = {}
+        self._anonymous: dict[Slot, None] = {}  # the oldest first
+        self.refused = Counter(dict.fromkeys(REASONS, 0))
+        self.taken = 0
+
+    def take(self, address: str) -> Slot:
+        """Return the place of a new connection.
+
+        Raises:
+            NoPlace: there is none for this address.
+        """
+        options = self._options
+        slot = Slot(self)
+        limit = options.anonymous_places
+        full = self.taken >= options.places or (limit is not None and len(self._anonymous) >= limit)
+        self._settle(slot, address)
+        if full:
+            oldest = next(iter(self._anonymous), None)
+            if oldest is None:
+                self._leave(slot)
+                raise self._refuse("places", "too many connections are open")
+            self.refused["anonymous"] += 1
+            oldest.drop()
+            oldest.release()
+        self.taken += 1
+        if limit is not None:
+            self._anonymous[slot] = None
+        return slot
+
+    def move(self, slot: Slot, address: str) -> None:
+        """Have the connection count for the address that its proxy told.
+
+        Raises:
+            NoPlace: as for ``take``.
+        """
+        self._leave(slot)
+        self._settle(slot, address)
+
+    def _settle(self, slot: Slot, address: str) -> None:
+        options = self._options
+        if options.proxies and includes(options.proxies, address):
+            return
+        key, now = _network(address), self._clock()
+        found = self._addresses.get(key)
+        if found is None:
+            limited = not includes(options.unlimited, address)
+            found = self._addresses[key] = Address(options.failing_calls * FAILING_CALL, now, limited=limited)
+        if found.limited:
+            if now < found.barred_until:
+                raise self._refuse("waiting", "its address has to wait, for connections that only made work")
+            if options.per_address and found.connections >= options.per_address:
+                raise self._refuse("address", "too many connections of its address are open")
+        found.connections += 1
+        slot.address = found
+
+    def _refuse(self, reason: str, text: str) -> NoPlace:
+        self.refused[reason] += 1
+        return NoPlace(reason, text)
+
+    @staticmethod
+    def _leave(slot: Slot) -> None:
+        if slot.address is not None:
+            slot.address.connections -= 1
+            slot.address = None
+
+    def flooded(self, slot: Slot) -> None:
+        """Note that a connection was ended because it made useless work."""
+        self.refused["useless"] += 1
+        if slot.address is not None and slot.address.limited:
+            slot.address.strike(self._clock(), self._options.longest_wait)
+
+    def authenticated(self, slot: Slot) -> None:
+        """Count a connection among those that are known; called by the slot."""
+        self._anonymous.pop(slot, None)
+
+    def released(self, slot: Slot) -> None:
+        """Take a place back; called by the slot."""
+        self.taken -= 1
+        self._anonymous.pop(slot, None)
+        self._leave(slot)
+
+    def forget(self) -> None:
+        """Forget addresses of which there is nothing to remember; to be called about once a second."""
+        now = self._clock()
+        gone = [key for key, each in self._addresses.items() if each.forgettable(now)]
+        for key in gone:
+            del self._addresses[key]
+        idle = len(self._addresses) - self.taken - _MOST_REMEMBERED
+        if idle > 0:
+            for key in [key for key, each in self._addresses.items() if not each.connections][:idle]:
+                del self._addresses[key]
+
+
+def _nothing() -> None:
+    """Stand for a connection that is not there yet."""
+
+
+def includes(networks: Sequence[Network], address: str) -> bool:
+    """Tell whether an address is in one of the networks."""
+    if not networks:
+        return False
+    try:
+        found = ip_address(address.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(found, "ipv4_mapped", None)
+    return any((mapped or found) in network for network in networks)
+
+
+def _network(address: str) -> bytes | str:
+    if ":" not in address:
+        return address
+    try:
+        packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
+    except OSError:
+        return address
+    if packed.startswith(bytes(10) + b"\xff\xff"):  # IPv4, written as IPv6
+        return socket.inet_ntoa(packed[12:])
+    return packed[:_IPV6_NETWORK]
