@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from tests.e2e.test_process import refused as refused_start
 from tests.support.client import Client, read_refusal, refused
 from tests.support.small_disk import SmallDisk, small_disk
 from tests.support.windshift_process import WindshiftProcess, windshift
@@ -133,3 +134,11 @@ def test_takes_no_files(server: WindshiftProcess, client: Client) -> None:
     server.wait_for(lambda: reason(server) == "")
     assert client.publish("S.a") == 2
     server.wait_for(lambda: server.nats_pid not in {nats, None})
+
+
+def test_full_at_the_start(tmp_path: Path, disk: SmallDisk) -> None:
+    """Where there is no room for its own files it does not start, and says what to do."""
+    disk.fill()
+    status, told = refused_start(tmp_path)
+    assert status == 1
+    assert "No space left on device; make room there, or name another directory" in told

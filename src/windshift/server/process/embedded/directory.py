@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -122,9 +123,10 @@ class DataDirectory:
             if file.is_relative_to(self.path) and file != self.path
             else f"the data directory {self.path}"
         )
+        full = error.errno in {errno.ENOSPC, errno.EDQUOT}
+        advice = "make room there" if full else "make it writable"
         return EmbeddedError(
-            f"cannot write to {what}: {reason}; make it writable, or name another directory with "
-            "WINDSHIFT_DATA_DIR"
+            f"cannot write to {what}: {reason}; {advice}, or name another directory with WINDSHIFT_DATA_DIR"
         )
 
     def _prepare(self) -> None:
