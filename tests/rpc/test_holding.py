@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import ServerCall, StatusCode
+from windshift.rpc import HealthService, Server, ServerCall, StatusCode, holding
 from windshift.rpc.holding import Holder, Holding, Turnover
 
-from .frames import Peer, prefixed
+from .frames import INITIAL_WINDOW_SIZE, Peer, prefixed, settings, window_update
 from .serving import DUPLEX, UNARY, UPLOAD, Steps, echo, eventually, server_options, serving, simple
 
 MB = 1_000_000
@@ -177,3 +177,43 @@ async def _upload_most(peer: Peer, path: str) -> None:
     """Begin a message of a megabyte, and leave out its last byte."""
     with suppress(ConnectionError):
         await peer.upload(peer.request(path, None, end=False), simple(bytes(MB))[:-1])
+
+
+async def test_an_honest_client_that_holds_most_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While others have held less for longer, and read nothing of it: they are closed first."""
+    monkeypatch.setattr(holding, "STALE", 0.3)
+    options = server_options(max_held=20 * MB)
+    async with serving(options, unary_call=large) as running, AsyncExitStack() as stack:
+        others = [
+            await stack.enter_async_context(await running.peer(settings={INITIAL_WINDOW_SIZE: 0}))
+            for _ in range(12)
+        ]
+        for peer in others:
+            peer.request(UNARY, simple(response_size=MB))
+            await peer.pong()
+        await asyncio.sleep(0.5)
+        honest = await stack.enter_async_context(await running.peer(settings={INITIAL_WINDOW_SIZE: 0}))
+        streams = [honest.request(UNARY, simple(response_size=MB)) for _ in range(10)]
+        await honest.pong()
+        await eventually(lambda: running.server.places.refused["held"] > 0)
+        await honest.pong()
+        assert not honest.ended
+        honest.send(settings({INITIAL_WINDOW_SIZE: 2 * MB}) + window_update(0, 20 * MB))
+        for stream in streams:
+            assert (await honest.response(stream)).status == 0
+        assert 0 < running.server.places.refused["held"] < 12
+
+
+async def test_watches_of_the_health_service_count() -> None:
+    """Each of them keeps some kilobytes for as long as its client likes."""
+    server = Server([HealthService()], server_options(max_held=MB))
+    address = await server.listen("127.0.0.1", 0)
+    async with AsyncExitStack() as stack:
+        stack.callback(server.close)
+        for _ in range(10):
+            peer = await stack.enter_async_context(await Peer.connect(address))
+            for _ in range(20):
+                peer.request("/grpc.health.v1.Health/Watch")
+            await peer.pong()
+        await eventually(lambda: 0 < server.connections <= 6)
+        assert server.places.refused["held"] == 10 - server.connections
