@@ -12,7 +12,7 @@ from tests.support.app import running_app
 from tests.support.client import Client
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
-from tests.wire.burying import RETRY, ask, consumer, jetstream, listed, reject, replay
+from tests.wire.burying import RETRY, ack, ask, consumer, jetstream, listed, reject, replay
 from tests.wire.consuming import subscribed
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift.server.events.dead_letters import upkeep
@@ -53,6 +53,22 @@ def test_what_is_given_up_on_stays(full: Client, own_nats_server: NatsServer) ->
         assert ask(full, "Purge", pb.PurgeRequest(filter=pb.Filter(stream="S"))).purged == 2
         wait_for(lambda: rejected(call, ids[2]))
     assert [letter.event.id for letter in listed(full, "S")] == ids[2:]
+
+
+def test_acknowledgements_when_there_is_no_room(full: Client) -> None:
+    """What is acknowledged, at its last attempt too, needs no room of a dead letter."""
+    consumer(full, "S", attempts=1)
+    ids = [full.publish("S.x", LARGE) for _ in range(3)]
+    with subscribed(full, "S") as call:
+        for _ in ids:
+            call.event()
+        reject(call, *ids[:2], permanently=True)
+        call.reject(ids[2], permanently=True)
+        assert call.told() == ("reject", [], [], ids[2:])
+        ack(call, ids[2])
+        small = [full.publish("S.x") for _ in range(30)]
+        ack(call, *(call.event().id for _ in small))
+    assert sorted(letter.event.id for letter in listed(full, "S")) == ids[:2]
 
 
 def rejected(call: Any, seq: int) -> bool:
