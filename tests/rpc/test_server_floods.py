@@ -154,3 +154,16 @@ async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> 
         for _ in range(10):
             await asyncio.sleep(0)
         assert len(running.finished) == seen
+
+
+async def test_a_peer_that_sends_after_the_end_is_read_no_more() -> None:
+    """Bytes that nobody parses cost nothing, until the socket is closed."""
+    async with serving(unary_call=echo) as running:
+        peer = await running.peer()
+        (connection,) = running.server._connections
+        with suppress(ConnectionError):
+            for _ in range(2000):
+                await peer.send_slowly(b"\xff" * 10_000)
+                await asyncio.sleep(0)
+        await peer.closed()
+        assert connection.http2.received < 2_000_000

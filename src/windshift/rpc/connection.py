@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
         self._last_request = self._last_flushed = 0  # stream ids
-        self.received = self.sent = 0
+        self.received = self.sent = self._received_at_end = 0
         self.peer = ""
         self.state: object = None
 
@@ -267,8 +267,10 @@ class Connection(asyncio.Protocol):
         self._flush()
         if self._rest:
             return True
-        if not self._ending and self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        transport = self._transport
+        if transport is None or transport.is_closing() or self._ending or self._reads_too_late():
+            return False
+        transport.resume_reading()
         return False
 
     def _fit_piece(self, spent: float, seconds: float) -> None:
@@ -278,12 +280,18 @@ class Connection(asyncio.Protocol):
         elif spent < seconds / 4:
             self._piece = min(self._piece * 2, _LARGEST_PIECE)
 
+    def _reads_too_late(self) -> bool:
+        """Tell whether the peer goes on sending much after the end: reading that would only cost time."""
+        return self._over and self.received - self._received_at_end > _LARGEST_PIECE
+
     def _pause_reading(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
     def _receive(self, data: bytes) -> None:
         if self._over or self._ending:
+            if self._reads_too_late():
+                self._pause_reading()
             return
         try:
             self._h2.receive_data(data)
@@ -597,6 +605,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         self._over = True
+        self._received_at_end = self.received
         for waiter in self._senders.values():
             if not waiter.done():
                 waiter.set_result(None)
