@@ -59,6 +59,7 @@ async def test_an_unreachable_server_fails_calls_at_once() -> None:
         for error in (await failure(unary(channel)), await failure(duplex(channel).receive())):
             assert error.code is StatusCode.UNAVAILABLE
             assert error.message == f"the server {target} cannot be reached: connection refused"
+            assert not error.sent
 
 
 async def test_a_name_that_does_not_exist() -> None:
@@ -109,7 +110,8 @@ async def test_a_waiting_call_ends_at_its_deadline_or_when_it_is_cancelled() -> 
     """Although there is no connection, and the channel has then nothing left to wait for."""
     options = channel_options(wait_for_ready=True)
     async with calling(f"127.0.0.1:{unused_port()}", options) as channel:
-        assert (await failure(unary(channel, timeout=0.05))).code is StatusCode.DEADLINE_EXCEEDED
+        late = await failure(unary(channel, timeout=0.05))
+        assert (late.code, late.sent) == (StatusCode.DEADLINE_EXCEEDED, False)
         waiting = task(unary(channel))
         call = duplex(channel)
         await asyncio.sleep(0)
@@ -219,7 +221,7 @@ async def test_a_lost_connection_fails_its_calls_and_the_next_call_makes_another
         await peer.until(lambda: bool(peer.responses[1].headers) and peer.responses[3].ended)
         peer.kill()
         for error in await asyncio.gather(*calls):
-            assert error.code is StatusCode.UNAVAILABLE
+            assert (error.code, error.sent) == (StatusCode.UNAVAILABLE, True)
             assert server.target in error.message
         again = task(unary(channel))
         peer = await server.accept()

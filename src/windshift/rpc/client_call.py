@@ -154,7 +154,8 @@ class Call:
         elif error_code == CANCEL and self.deadline is not None and self._loop.time() >= self.deadline:
             self.expire()
         else:
-            self._conclude(reset_error(error_code), ())
+            error = reset_error(error_code)
+            self._conclude(error.unsent() if error_code == REFUSED_STREAM else error, ())
 
     def lost(self, error: RpcError, *, written: bool) -> None:
         """Note that the connection is lost.
@@ -165,6 +166,8 @@ class Call:
         """
         if self.done:
             return
+        if not written:
+            error.unsent()
         if self._retriable and not written:
             self.retry()
         else:
@@ -190,6 +193,7 @@ class Call:
             return
         if self._connection is None:
             self._owner.withdraw(self)
+            error.unsent()
         else:
             self._connection.reset(self.stream_id, CANCEL)
         self._conclude(error, ())

@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
+from typing import Self
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -59,9 +60,11 @@ class RpcError(Exception):
             ``google.protobuf.Any``, as received.
         metadata: other trailing metadata.
         fault: on the server side, the unexpected exception behind it; never sent.
+        sent: on the client side, whether the server may have seen the call; False = certainly not.
     """
 
     fault: Exception | None = None
+    sent: bool = True
 
     def __init__(
         self,
@@ -75,6 +78,11 @@ class RpcError(Exception):
         self.message = message
         self.details = tuple(details)
         self.metadata = tuple(metadata)
+
+    def unsent(self) -> Self:
+        """Note that the server never saw the call; return the error."""
+        self.sent = False
+        return self
 
 
 class NoRoom(RpcError):
