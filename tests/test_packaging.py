@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import windshift
+from windshift import sdk
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,6 +47,20 @@ def test_unknown_attribute_is_an_attribute_error() -> None:
 def test_import_brings_neither_grpc_nor_the_server() -> None:
     """`import windshift` loads nothing that only the server or the tests need."""
     assert modules_after("import windshift").isdisjoint({"grpc", *SERVER_ONLY})
+
+
+def test_import_loads_the_client_library_when_it_is_used() -> None:
+    """`import windshift` costs nothing; `ws.Client` loads the client library and nothing of the server."""
+    assert modules_after("import windshift").isdisjoint({"asyncio", "google", "ngh2"})
+    loaded = modules_after("import windshift as ws\nws.Client\nws.StreamNotFound")
+    assert {"asyncio", "google", "ngh2"} <= loaded
+    assert loaded.isdisjoint({"click", "grpc", *SERVER_ONLY})
+
+
+def test_the_package_has_the_names_of_the_client_library() -> None:
+    """What `windshift` hands out late is what `windshift.sdk` has."""
+    assert set(windshift.__all__) == set(sdk.__all__)
+    assert all(getattr(windshift, name) is getattr(sdk, name) for name in sdk.__all__)
 
 
 def test_command_line_starts_without_the_server() -> None:

@@ -1,0 +1,187 @@
+"""Calls with a deadline, repeated as `retry` decides, with a token that is renewed when it is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
+
+from .channels import Channels
+from .errors import ClientClosed, WrongLoop, from_rpc
+from .names import Names
+from .retry import Known, Raise, Repeat, decide, known
+from .settings import Settings
+
+M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message)
+
+
+class Caller:
+    """Makes the calls of a client.
+
+    Attributes:
+        names: the client's namespace.
+        timeout: seconds for an operation with all its attempts, unless it says otherwise.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.names: Names = settings.names
+        self.timeout = settings.timeout
+        self._settings = settings
+        self._credentials = settings.credentials
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._process = 0
+        self._channels: Channels | None = None
+        self._closed = False
+
+    async def call(
+        self,
+        method: str,
+        request: Message,
+        response: type[M],
+        repeat: Repeat,
+        *,
+        timeout: float | None = None,
+        gone: StatusCode | None = None,
+    ) -> M:
+        """Make a call, and repeat it within its timeout where that is safe.
+
+        Args:
+            method: its path.
+            request: its message.
+            response: class of the response.
+            repeat: what the operation makes of being done twice.
+            timeout: seconds for all attempts; None = the client's.
+            gone: the status that means "done before" to a repeated call whose first attempt is in doubt.
+
+        Raises:
+            WindshiftError: see `windshift.sdk.errors`.
+        """
+        channels = self.channels()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + (self.timeout if timeout is None else timeout)
+        attempt, doubt, renewed = 0, False, False
+        while True:
+            attempt += 1
+            channel, pairs = channels.for_calls(), await self._credentials.pairs()
+            try:
+                return await channel.unary(
+                    method, request, response, timeout=deadline - clock(), metadata=pairs
+                )
+            except RpcError as failure:
+                error = failure
+            if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
+                renewed = True
+                self._credentials.refused(pairs)
+                continue
+            if doubt and error.code is gone:
+                return response()
+            if self._closed:
+                raise ClientClosed("the client is closed") from error
+            self._note(channel, error)
+            decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
+            if isinstance(decision, Raise):
+                raise decision.error from error
+            doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
+            await asyncio.sleep(decision.delay)
+
+    @asynccontextmanager
+    async def stream(self, method: str, response: type[M]) -> AsyncIterator[ClientCall[M]]:
+        """Open a long-lived call on a connection beside that of other calls.
+
+        Raises:
+            RpcError: from the call inside, when it ends.
+        """
+        channels, pairs = self.channels(), await self._credentials.pairs()
+        with channels.for_stream() as channel:
+            try:
+                async with channel.stream(method, response, metadata=pairs) as call:
+                    yield call
+            except RpcError as error:
+                self._note(channel, error)
+                if error.code is StatusCode.UNAUTHENTICATED:
+                    self._credentials.refused(pairs)
+                raise
+
+    @property
+    def renewable(self) -> bool:
+        """Whether there may be another token after one was refused."""
+        return self._credentials.renewable
+
+    @property
+    def closed(self) -> bool:
+        """Whether the client is closed."""
+        return self._closed
+
+    def channels(self) -> Channels:
+        """Return the connections, which belong to the event loop of the first call.
+
+        Raises:
+            WrongLoop: this is another loop, or a process that was forked off.
+            ClientClosed: the client is closed.
+        """
+        loop = asyncio.get_running_loop()
+        if self._closed:
+            raise ClientClosed("the client is closed")
+        if self._channels is None:
+            self._loop, self._process = loop, os.getpid()
+            self._channels = Channels(self._settings.targets, self._settings.tls)
+        elif loop is not self._loop or os.getpid() != self._process:
+            raise WrongLoop(
+                "a client belongs to the event loop and the process of its first call; make another"
+            )
+        return self._channels
+
+    async def ready(self, timeout: float) -> None:
+        """Connect.
+
+        Raises:
+            Unreachable: no server was reached within `timeout` seconds.
+        """
+        channels = self.channels()
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + timeout
+        while True:
+            channel = channels.for_calls()
+            share = timeout / len(self._settings.targets)
+            try:
+                await channel.wait_ready(min(share, max(0.0, deadline - clock())))
+            except RpcError as error:
+                channels.unreachable(channel)
+                if clock() >= deadline:
+                    raise from_rpc(error.unsent()) from error
+            else:
+                return
+
+    async def close(self, grace: float) -> None:
+        """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""
+        self._closed = True
+        if self._channels is not None and asyncio.get_running_loop() is self._loop:
+            await self._channels.close(grace)
+
+    def _note(self, channel: Channel, error: RpcError) -> None:
+        if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
+            self._channels.unreachable(channel)
+
+
+async def pages(
+    caller: Caller,
+    method: str,
+    request: R,
+    response: type[M],
+    items: Callable[[M], Any],
+) -> AsyncIterator[Any]:
+    """Make a call that reads, page after page, and yield what is on them. `request` is changed."""
+    while True:
+        page: Any = await caller.call(method, request, response, Repeat.READ)
+        for item in items(page):
+            yield item
+        if not page.next_page_token:
+            return
+        request.page_token = page.next_page_token  # type: ignore[attr-defined] # every listing request has one

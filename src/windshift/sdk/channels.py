@@ -1,0 +1,92 @@
+"""The channels of a client: one for its calls, others for long-lived streams, to one of several servers."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from windshift.rpc import Channel, ChannelOptions, ConnectionOptions
+
+STREAMS_PER_CONNECTION = 100
+"""A server takes 256 calls per connection; beside so many streams, calls would wait for each other."""
+
+OPTIONS = ChannelOptions(
+    connection=ConnectionOptions(stream_window=262_144, keepalive_interval=20.0, keepalive_timeout=10.0),
+    connect_timeout=5.0,
+    backoff_initial=0.1,
+    backoff_maximum=5.0,
+    user_agent="windshift-python",
+)
+
+
+class Channels:
+    """Connections to one of the servers; to the next one when it cannot be reached."""
+
+    def __init__(self, targets: tuple[str, ...], tls: ssl.SSLContext | None) -> None:
+        self._targets = random.sample(targets, len(targets))
+        self._tls = tls
+        self._next = 0
+        self._calls: Channel | None = None
+        self._streams: dict[Channel, int] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def for_calls(self) -> Channel:
+        """Return the channel that calls share."""
+        if self._calls is None:
+            self._calls = self._open()
+        return self._calls
+
+    @contextmanager
+    def for_stream(self) -> Iterator[Channel]:
+        """Lend a channel to one long-lived call."""
+        channel = self._roomy() or self._open()
+        self._streams[channel] = self._streams.get(channel, 0) + 1
+        try:
+            yield channel
+        finally:
+            self._give_back(channel)
+
+    def unreachable(self, channel: Channel) -> None:
+        """Use another server from now on, if there is one, because this one cannot be reached."""
+        if len(self._targets) > 1 and channel.target == self._targets[self._next]:
+            self._next = (self._next + 1) % len(self._targets)
+            if self._calls is not None and self._calls.target == channel.target:
+                old, self._calls = self._calls, None
+                self._close_later(old, 5.0)
+
+    async def close(self, grace: float) -> None:
+        """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""
+        channels = [*self._streams, *([self._calls] if self._calls else [])]
+        self._calls = None
+        self._streams.clear()
+        await asyncio.gather(*self._closing, *(channel.close(grace) for channel in channels))
+
+    def _open(self) -> Channel:
+        return Channel(self._targets[self._next], ssl=self._tls, options=OPTIONS)
+
+    def _roomy(self) -> Channel | None:
+        target = self._targets[self._next]
+        return next(
+            (
+                channel
+                for channel, streams in self._streams.items()
+                if streams < STREAMS_PER_CONNECTION and channel.target == target
+            ),
+            None,
+        )
+
+    def _give_back(self, channel: Channel) -> None:
+        if channel not in self._streams:
+            return  # the client was closed meanwhile
+        self._streams[channel] -= 1
+        if not self._streams[channel] and channel.target != self._targets[self._next]:
+            del self._streams[channel]
+            self._close_later(channel, 0.0)
+
+    def _close_later(self, channel: Channel, grace: float) -> None:
+        task = asyncio.ensure_future(channel.close(grace))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

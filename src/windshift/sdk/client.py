@@ -1,0 +1,159 @@
+"""The client: one object for everything that a server can do."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Iterable
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from google.protobuf.message import Message
+
+from .calling import Caller
+from .credentials import TokenSource
+from .dead_letters import DeadLetters
+from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
+from .settings import Settings, Tls, read_settings
+from .stores import Stores
+from .streams import Stream, Streams
+from .times import Seconds, seconds
+
+
+def connect(
+    address: str | None = None,
+    *,
+    tls: Tls | bool | None = None,
+    token: TokenSource | None = None,
+    timeout: Seconds = 10.0,
+    namespace: str | None = None,
+    plaintext_token: bool = False,
+) -> Client:
+    """Make a client. Nothing connects before the first call.
+
+    What is not given comes from `WINDSHIFT_ADDRESS`, `WINDSHIFT_TOKEN` or `WINDSHIFT_TOKEN_FILE`,
+    `WINDSHIFT_TLS_CA`, `_TLS_CERT` and `_TLS_KEY`, and `WINDSHIFT_NAMESPACE`.
+
+    Args:
+        address: `host:port` of the server, or of several, separated by commas: when one cannot be reached,
+            the next one is used. Default: `127.0.0.1:8080`.
+        tls: files for TLS; True = TLS with the system's authorities; False = plain text.
+        token: the token's text; the path of its file, which is read again when it changes; or an asynchronous
+            function that returns a `Token`, which is called again at 80 % of its life.
+        timeout: how long an operation may take with all its attempts.
+        namespace: prefix of all names and subjects, so that tests or developers share a server. It protects
+            nothing.
+        plaintext_token: send the token in plain text beyond this machine.
+
+    Raises:
+        SettingsError: names everything that is wrong.
+    """
+    return Client(
+        read_settings(
+            address,
+            tls=tls,
+            token=token,
+            timeout=timeout,
+            namespace=namespace,
+            plaintext_token=plaintext_token,
+        )
+    )
+
+
+class Client:
+    """A client, made by `connect`. It belongs to the event loop of its first call.
+
+    Attributes:
+        streams: streams, and through them consumers and events.
+        stores: values by key.
+        dead_letters: events that consumers gave up on.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._caller = Caller(settings)
+        self.streams = Streams(self._caller)
+        self.stores = Stores(self._caller)
+        self.dead_letters = DeadLetters(self._caller)
+
+    def stream(self, name: str) -> Stream:
+        """Return a stream that exists already, without asking the server."""
+        return Stream(self._caller, name)
+
+    async def ready(self, timeout: Seconds = 10.0) -> None:
+        """Connect. Not needed: calls wait for the server within their own timeout.
+
+        Raises:
+            Unreachable: no server was reached in time.
+        """
+        await self._caller.ready(seconds(timeout))
+
+    async def publish(
+        self,
+        subject: str,
+        message: Message,
+        *,
+        key: str | None = MADE,
+        expected_last_id: int | None = None,
+        time: datetime | None = None,
+        timeout: Seconds | None = None,
+    ) -> PublishReceipt:
+        """Publish an event. It is stored when this returns.
+
+        Args:
+            subject: the subject.
+            message: the payload, any Protobuf message.
+            key: events with the same key within the stream's deduplication window are stored once. Without
+                one it is made at random, which makes repeating safe. None = no key: then a publish in doubt
+                is not
+                repeated.
+            expected_last_id: store it only if this is the id of the stream's last event; 0 = none ever was.
+            time: when it happened; absent = now, by the server's clock.
+            timeout: for all attempts; None = the client's.
+
+        Raises:
+            UnboundSubject: no stream takes this subject.
+            WrongLastId: the stream's last id is another.
+            OutcomeUnknown: it may have been stored or not.
+            WindshiftError: see `windshift.sdk.errors`.
+        """
+        event = Publish(subject, message, key=key, expected_last_id=expected_last_id, time=time)
+        return await publish(self._caller, event, None if timeout is None else seconds(timeout))
+
+    async def publish_many(
+        self,
+        messages: Iterable[Message | Publish] | AsyncIterable[Message | Publish],
+        *,
+        subject: str | None = None,
+        in_flight: int = 128,
+    ) -> list[PublishReceipt]:
+        """Publish many events, and return their receipts in the order of the events.
+
+        Args:
+            messages: payloads, or `Publish` objects with subjects of their own.
+            subject: the subject of the payloads.
+            in_flight: publishes at once, 1 to 200. The order in the stream is that of the events only with 1.
+
+        Raises:
+            PublishManyError: an event failed. Then no more are taken; its `results` tell what became of each.
+        """
+        return await publish_many(self._caller, messages, subject, in_flight)
+
+    def publisher(self, *, in_flight: int = 256) -> Publisher:
+        """Return a publisher for a long-running program: `async with client.publisher() as out`.
+
+        Args:
+            in_flight: publishes at once; 1 to 200 are on their way, the others wait for their turn.
+        """
+        return Publisher(self._caller, in_flight)
+
+    async def close(self, grace: Seconds = 0.0) -> None:
+        """Take no more calls, let running ones finish for `grace`, and disconnect."""
+        await self._caller.close(seconds(grace))
+
+    async def __aenter__(self) -> Self:
+        self._caller.channels()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

@@ -1,0 +1,195 @@
+"""Consumers: make, list, describe, pause and delete them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+
+from windshift.protos import admin, events
+from windshift.rpc import StatusCode
+
+from .calling import Caller, pages
+from .names import Names
+from .pointers import END, Position
+from .retry import Repeat
+from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
+from .times import Seconds, moment, seconds, timestamp
+
+_ADMIN = "/windshift.admin.v1alpha1.AdminService/"
+_EVENTS = "/windshift.events.v1alpha1.EventsService/"
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerInfo:
+    """A consumer, and how far it has come.
+
+    Attributes:
+        stream: its stream.
+        name: its name, or its generated id.
+        durable: whether it has a name.
+        subjects: its filters.
+        timeout: how long a subscriber may take over an event.
+        retry: what happens to events that are not acknowledged.
+        pending: events that it has yet to deliver.
+        unsettled: events that were delivered and are not settled.
+        settled_to: every event up to this id is settled.
+        dead_letters: events that it gave up on.
+        paused_until: when it goes on; None = it is not paused. Known only from a list.
+        oldest_unsettled: when the oldest unsettled event was stored. Known only from a list.
+    """
+
+    stream: str
+    name: str
+    durable: bool
+    subjects: tuple[str, ...]
+    timeout: timedelta
+    retry: RetryPolicy
+    pending: int
+    unsettled: int
+    settled_to: int
+    dead_letters: int
+    paused_until: datetime | None = None
+    oldest_unsettled: datetime | None = None
+
+
+def _info(
+    proto: events.GetConsumerResponse,
+    names: Names,
+    paused_until: datetime | None = None,
+    oldest_unsettled: datetime | None = None,
+) -> ConsumerInfo:
+    return ConsumerInfo(
+        stream=names.bare_name(proto.stream),
+        name=proto.id,
+        durable=proto.durable,
+        subjects=tuple(names.bare_subject(subject) for subject in proto.subjects),
+        timeout=proto.processing_timeout.ToTimedelta(),
+        retry=read_retry_policy(proto.retry_policy),
+        pending=proto.pending,
+        unsettled=proto.unsettled,
+        settled_to=proto.settled_to,
+        dead_letters=proto.dead_letters,
+        paused_until=paused_until,
+        oldest_unsettled=oldest_unsettled,
+    )
+
+
+class Consumer:
+    """A consumer by its name; whether it exists shows at the first call.
+
+    Attributes:
+        stream: the name of its stream.
+        name: its name, or its generated id.
+    """
+
+    def __init__(self, caller: Caller, stream: str, name: str) -> None:
+        self._caller = caller
+        self.stream = stream
+        self.name = name
+
+    @property
+    def _stream(self) -> str:
+        return self._caller.names.name(self.stream)
+
+    async def info(self) -> ConsumerInfo:
+        """Describe the consumer.
+
+        Raises:
+            NotFound: the stream or the consumer does not exist.
+        """
+        request = events.GetConsumerRequest(stream=self._stream, id=self.name)
+        response = await self._caller.call(
+            _EVENTS + "GetConsumer", request, events.GetConsumerResponse, Repeat.READ
+        )
+        return _info(response, self._caller.names)
+
+    async def delete(self) -> None:
+        """Delete the consumer. Who consumes from it gets `ConsumerNotFound`.
+
+        Raises:
+            NotFound: the stream or the consumer does not exist.
+        """
+        request = events.DeleteConsumerRequest(stream=self._stream, id=self.name)
+        method, kind = _EVENTS + "DeleteConsumer", events.DeleteConsumerResponse
+        await self._caller.call(method, request, kind, Repeat.SAME, gone=StatusCode.NOT_FOUND)
+
+    async def pause(self, until: datetime | Seconds) -> datetime:
+        """Deliver nothing new until a time, or for so long; return that time. What is held can be settled."""
+        end = until if isinstance(until, datetime) else datetime.now(UTC) + timedelta(seconds=seconds(until))
+        response = await self._pause(end)
+        return moment(response.paused_until)
+
+    async def resume(self) -> None:
+        """End a pause."""
+        await self._pause(None)
+
+    async def _pause(self, until: datetime | None) -> admin.PauseConsumerResponse:
+        request = admin.PauseConsumerRequest(
+            stream=self._stream, consumer=self.name, until=None if until is None else timestamp(until)
+        )
+        return await self._caller.call(
+            _ADMIN + "PauseConsumer", request, admin.PauseConsumerResponse, Repeat.SAME
+        )
+
+    def __repr__(self) -> str:
+        return f"Consumer({self.stream!r}, {self.name!r})"
+
+
+class Consumers:
+    """The consumers of a stream."""
+
+    def __init__(self, caller: Caller, stream: str) -> None:
+        self._caller = caller
+        self._stream = stream
+
+    async def ensure(
+        self,
+        name: str | None,
+        spec: ConsumerSpec | None = None,
+        *,
+        subjects: Sequence[str] = (),
+        start: Position = END,
+        timeout: Seconds = 30.0,
+        retry: RetryPolicy | None = None,
+    ) -> Consumer:
+        """Make a consumer, or change it to this; it keeps its position.
+
+        Args:
+            name: its name, shared by all its subscribers; None = an ephemeral one with a generated id.
+            spec: what it is to be, instead of the other arguments; see `ConsumerSpec` for these.
+
+        Raises:
+            StreamNotFound: the stream does not exist.
+        """
+        spec = spec or ConsumerSpec(subjects=subjects, start=start, timeout=timeout, retry=retry)
+        request = spec.proto(self._stream, name, self._caller.names)
+        response = await self._caller.call(
+            _EVENTS + "EnsureConsumer", request, events.EnsureConsumerResponse, Repeat.SAME
+        )
+        return Consumer(self._caller, self._stream, response.id)
+
+    async def get(self, name: str) -> ConsumerInfo:
+        """Describe a consumer.
+
+        Raises:
+            NotFound: the stream or the consumer does not exist.
+        """
+        return await Consumer(self._caller, self._stream, name).info()
+
+    async def list(self) -> AsyncIterator[ConsumerInfo]:
+        """List the consumers of the stream by name."""
+        names = self._caller.names
+        request = admin.ListConsumersRequest(stream=names.name(self._stream))
+        method, kind = _ADMIN + "ListConsumers", admin.ListConsumersResponse
+        async for info in pages(self._caller, method, request, kind, lambda page: page.consumers):
+            yield _info(
+                info.consumer,
+                names,
+                moment(info.paused_until) if info.HasField("paused_until") else None,
+                moment(info.oldest_unsettled) if info.HasField("oldest_unsettled") else None,
+            )
+
+    async def delete(self, name: str) -> None:
+        """Delete a consumer; see `Consumer.delete`."""
+        await Consumer(self._caller, self._stream, name).delete()

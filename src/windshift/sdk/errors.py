@@ -1,0 +1,501 @@
+"""What a call may raise: a class per reason of the server, a class per kind of reason, all `WindshiftError`.
+
+The reasons are stable; an unknown one falls to the class of its gRPC code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import ErrorInfo
+
+from windshift.rpc import RpcError, StatusCode
+
+__all__ = [
+    "AlreadySubscribed",
+    "BrokerUnavailable",
+    "ClientClosed",
+    "Conflict",
+    "ConnectionEnded",
+    "ConsumerLimit",
+    "ConsumerNotFound",
+    "DeadLetterNotFound",
+    "DeadlineExceeded",
+    "Denied",
+    "EventNotFound",
+    "EventTooLarge",
+    "Exhausted",
+    "IdentityUnavailable",
+    "InvalidField",
+    "InvalidRequest",
+    "KeyExists",
+    "KeyNotFound",
+    "MirrorChange",
+    "NotFound",
+    "NotSupportedByBroker",
+    "OutcomeUnknown",
+    "PermissionDenied",
+    "PrincipalNotFound",
+    "PublishManyError",
+    "QuotaExceeded",
+    "Refused",
+    "ReplicasUnavailable",
+    "RevisionMismatch",
+    "SettingsError",
+    "ShuttingDown",
+    "StorageChange",
+    "StorageFull",
+    "StoreNotFound",
+    "StreamFull",
+    "StreamLimit",
+    "StreamNotFound",
+    "SubjectsOverlap",
+    "SubscribeExpected",
+    "TooManyInFlight",
+    "TooManySubjects",
+    "TtlNotSupported",
+    "Unauthenticated",
+    "Unavailable",
+    "UnboundSubject",
+    "Undecodable",
+    "UnknownType",
+    "Unreachable",
+    "UnsupportedCombination",
+    "ValueNotAny",
+    "WindshiftError",
+    "WrongLastId",
+    "WrongLoop",
+]
+
+DOMAIN = "windshift"
+_NOTHING: Mapping[str, str] = MappingProxyType({})
+
+
+class WindshiftError(Exception):
+    """Whatever went wrong.
+
+    Attributes:
+        message: what happened, and what to change.
+        reason: the server's stable name for it; empty if it is not the server's.
+        metadata: what the server tells besides, such as limits.
+        code: the status of the call; None if there was none.
+    """
+
+    retryable = False
+    """Whether nothing happened, and the same call may succeed a little later."""
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        reason: str = "",
+        metadata: Mapping[str, str] = _NOTHING,
+        code: StatusCode | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.reason = reason
+        self.metadata = metadata
+        self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.reason})" if self.reason else self.message
+
+    def _number(self, name: str) -> int | None:
+        value = self.metadata.get(name, "")
+        return int(value) if value.isdigit() else None
+
+
+class _Named(WindshiftError):
+    @property
+    def name(self) -> str:
+        """What the request named, without the client's namespace only if the server's text is."""
+        return self.metadata.get("name", "")
+
+
+# --- The request is wrong -------------------------------------------------------------------------
+
+
+class InvalidRequest(WindshiftError):
+    """The request can never succeed as it is."""
+
+
+class InvalidField(InvalidRequest):
+    """A field is missing, malformed, reserved or out of range."""
+
+    @property
+    def field(self) -> str:
+        """Path of the Protobuf field, such as `data.type_url`."""
+        return self.metadata.get("field", "")
+
+
+class UnsupportedCombination(InvalidRequest):
+    """Options that the broker does not take together."""
+
+
+class EventTooLarge(InvalidRequest):
+    """The event or value, headers included, is too large."""
+
+    @property
+    def limit(self) -> int | None:
+        """The largest size, in bytes."""
+        return self._number("limit")
+
+
+class SubscribeExpected(InvalidRequest):
+    """A consume call did not begin with a subscription."""
+
+
+class AlreadySubscribed(InvalidRequest):
+    """A consume call had two subscriptions."""
+
+
+# --- It does not exist ----------------------------------------------------------------------------
+
+
+class NotFound(_Named):
+    """What the request names does not exist."""
+
+
+class StreamNotFound(NotFound):
+    """No stream has this name."""
+
+
+class ConsumerNotFound(NotFound):
+    """The stream has no such consumer."""
+
+
+class StoreNotFound(NotFound):
+    """No store has this name."""
+
+
+class KeyNotFound(NotFound):
+    """The store has no value for this key."""
+
+
+class EventNotFound(NotFound):
+    """The stream holds no such event, or not any more."""
+
+
+class DeadLetterNotFound(NotFound):
+    """There is no such dead letter, or not any more."""
+
+
+class PrincipalNotFound(NotFound):
+    """The rules know nobody of this name."""
+
+
+# --- Somebody else was first ----------------------------------------------------------------------
+
+
+class Conflict(WindshiftError):
+    """What is stored is not what the request expects; nothing was stored."""
+
+
+class _Expected(Conflict):
+    @property
+    def expected(self) -> int | None:
+        """What the request expected."""
+        return self._number("expected")
+
+    @property
+    def actual(self) -> int | None:
+        """What is stored; None if the caller may not know."""
+        return self._number("actual")
+
+
+class WrongLastId(_Expected):
+    """The stream's last id is not `expected` but `actual`."""
+
+
+class RevisionMismatch(_Expected):
+    """The key's revision is not `expected` but `actual`; 0 = the key does not exist."""
+
+
+class KeyExists(Conflict):
+    """The key was to be created, but has a value."""
+
+    @property
+    def key(self) -> str:
+        """The key."""
+        return self.metadata.get("name", "")
+
+    @property
+    def revision(self) -> int | None:
+        """Its revision."""
+        return self._number("actual")
+
+
+# --- The broker cannot ----------------------------------------------------------------------------
+
+
+class Refused(_Named):
+    """The request is well formed, but cannot be done in this state."""
+
+
+class UnboundSubject(Refused):
+    """No stream takes events of this subject."""
+
+    @property
+    def subject(self) -> str:
+        """The subject, with the client's namespace."""
+        return self.metadata.get("subject", "")
+
+
+class SubjectsOverlap(Refused):
+    """Another stream takes some of these subjects."""
+
+
+class StorageChange(Refused):
+    """The storage of a stream cannot be changed."""
+
+
+class MirrorChange(Refused):
+    """A mirror stays a mirror, and of the same stream."""
+
+
+class ReplicasUnavailable(Refused):
+    """The broker has too few servers for so many replicas."""
+
+
+class ValueNotAny(Refused):
+    """Another program wrote a value that is no `google.protobuf.Any`."""
+
+
+class TtlNotSupported(Refused):
+    """Values of this store cannot expire one by one."""
+
+
+class TooManySubjects(Refused):
+    """More subjects match than can be listed."""
+
+
+class NotSupportedByBroker(Refused):
+    """The broker's version cannot do this."""
+
+
+# --- Limits ---------------------------------------------------------------------------------------
+
+
+class Exhausted(WindshiftError):
+    """A limit is reached; nothing was stored."""
+
+
+class StreamFull(Exhausted):
+    """The stream is full and refuses new events."""
+
+
+class StorageFull(StreamFull):
+    """The broker's storage is full."""
+
+
+class ConsumerLimit(Exhausted):
+    """There are as many consumers as there may be."""
+
+
+class StreamLimit(Exhausted):
+    """There are as many streams and stores as there may be."""
+
+
+class TooManyInFlight(Exhausted):
+    """Too many publishes wait for the broker; nothing was sent."""
+
+    retryable = True
+
+
+class QuotaExceeded(Exhausted):
+    """The caller has as much as the rules allow."""
+
+    @property
+    def quota(self) -> str:
+        """Name of the quota in the rules."""
+        return self.metadata.get("quota", "")
+
+    @property
+    def limit(self) -> float | None:
+        """Its value."""
+        try:
+            return float(self.metadata.get("limit", ""))
+        except ValueError:
+            return None
+
+
+# --- Not now --------------------------------------------------------------------------------------
+
+
+class Unavailable(WindshiftError):
+    """Nothing happened. The client has tried until the timeout; try again later."""
+
+    retryable = True
+
+
+class Unreachable(Unavailable):
+    """No server could be reached."""
+
+
+class BrokerUnavailable(Unavailable):
+    """The server has no connection to its broker, or the broker has no leader."""
+
+
+class ShuttingDown(Unavailable):
+    """The server is about to stop."""
+
+
+class IdentityUnavailable(Unavailable):
+    """The server cannot fetch the keys of the token's issuer."""
+
+
+class ConnectionEnded(Unavailable):
+    """An operator ended the connection."""
+
+
+class DeadlineExceeded(WindshiftError, TimeoutError):
+    """A read was not answered in time."""
+
+    retryable = True
+
+
+class OutcomeUnknown(WindshiftError, TimeoutError):
+    """A write may have been stored or not, and repeating it could do it twice."""
+
+
+# --- Who may --------------------------------------------------------------------------------------
+
+
+class Denied(WindshiftError):
+    """The caller may not do this."""
+
+
+class Unauthenticated(Denied):
+    """The call has no valid credentials."""
+
+
+class PermissionDenied(Denied):
+    """The rules do not allow it."""
+
+
+# --- Of the client itself -------------------------------------------------------------------------
+
+
+class SettingsError(WindshiftError):
+    """Settings are wrong; the message names all problems."""
+
+
+class WrongLoop(WindshiftError):
+    """A client is used in another event loop, or another process, than at its first call."""
+
+
+class ClientClosed(WindshiftError):
+    """The client is closed."""
+
+
+class UnknownType(WindshiftError):
+    """The type of a payload is not known in this process: import its generated module.
+
+    Attributes:
+        type_name: full name of the type.
+    """
+
+    def __init__(self, type_name: str) -> None:
+        super().__init__(f"the type {type_name!r} is not known here; import its generated module")
+        self.type_name = type_name
+
+
+class Undecodable(WindshiftError):
+    """The bytes of a payload are no message of its type, or the type is not the one asked for.
+
+    Attributes:
+        type_name: full name of the payload's type.
+    """
+
+    def __init__(self, type_name: str, why: str) -> None:
+        super().__init__(f"a payload of type {type_name!r} {why}")
+        self.type_name = type_name
+
+
+class PublishManyError(WindshiftError):
+    """Not all of the events were stored.
+
+    Attributes:
+        results: for each event that was taken its receipt, its error, or None if it was not tried.
+    """
+
+    def __init__(self, results: list[object]) -> None:
+        failed = [result for result in results if isinstance(result, Exception)]
+        super().__init__(f"{len(failed)} of {len(results)} events failed, first: {failed[0]}")
+        self.results = results
+
+
+_BY_REASON: dict[str, type[WindshiftError]] = {
+    "INVALID_FIELD": InvalidField,
+    "SUBSCRIBE_EXPECTED": SubscribeExpected,
+    "ALREADY_SUBSCRIBED": AlreadySubscribed,
+    "UNSUPPORTED_COMBINATION": UnsupportedCombination,
+    "EVENT_TOO_LARGE": EventTooLarge,
+    "STREAM_NOT_FOUND": StreamNotFound,
+    "CONSUMER_NOT_FOUND": ConsumerNotFound,
+    "STORE_NOT_FOUND": StoreNotFound,
+    "KEY_NOT_FOUND": KeyNotFound,
+    "EVENT_NOT_FOUND": EventNotFound,
+    "DEAD_LETTER_NOT_FOUND": DeadLetterNotFound,
+    "PRINCIPAL_NOT_FOUND": PrincipalNotFound,
+    "WRONG_LAST_ID": WrongLastId,
+    "REVISION_MISMATCH": RevisionMismatch,
+    "KEY_EXISTS": KeyExists,
+    "UNBOUND_SUBJECT": UnboundSubject,
+    "TOO_MANY_SUBJECTS": TooManySubjects,
+    "NOT_SUPPORTED_BY_BROKER": NotSupportedByBroker,
+    "SUBJECTS_OVERLAP": SubjectsOverlap,
+    "STORAGE_CHANGE": StorageChange,
+    "MIRROR_CHANGE": MirrorChange,
+    "REPLICAS_UNAVAILABLE": ReplicasUnavailable,
+    "VALUE_NOT_ANY": ValueNotAny,
+    "TTL_NOT_SUPPORTED": TtlNotSupported,
+    "STREAM_FULL": StreamFull,
+    "STORAGE_FULL": StorageFull,
+    "CONSUMER_LIMIT": ConsumerLimit,
+    "STREAM_LIMIT": StreamLimit,
+    "TOO_MANY_IN_FLIGHT": TooManyInFlight,
+    "QUOTA_EXCEEDED": QuotaExceeded,
+    "BROKER_UNAVAILABLE": BrokerUnavailable,
+    "SHUTTING_DOWN": ShuttingDown,
+    "IDENTITY_UNAVAILABLE": IdentityUnavailable,
+    "CONNECTION_ENDED": ConnectionEnded,
+    "OUTCOME_UNKNOWN": OutcomeUnknown,
+    "UNAUTHENTICATED": Unauthenticated,
+    "PERMISSION_DENIED": PermissionDenied,
+}
+
+_BY_CODE: dict[StatusCode, type[WindshiftError]] = {
+    StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    StatusCode.OUT_OF_RANGE: InvalidRequest,
+    StatusCode.NOT_FOUND: NotFound,
+    StatusCode.ALREADY_EXISTS: Conflict,
+    StatusCode.ABORTED: Conflict,
+    StatusCode.FAILED_PRECONDITION: Refused,
+    StatusCode.RESOURCE_EXHAUSTED: Exhausted,
+    StatusCode.UNAVAILABLE: Unavailable,
+    StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    StatusCode.UNAUTHENTICATED: Unauthenticated,
+    StatusCode.PERMISSION_DENIED: PermissionDenied,
+}
+
+
+def reason_of(error: RpcError) -> tuple[str, Mapping[str, str]]:
+    """Return the server's reason with its metadata; empty if something else answered, or nobody."""
+    for detail in error.details:
+        info = ErrorInfo()
+        if isinstance(detail, AnyMessage) and detail.Unpack(info) and info.domain == DOMAIN:
+            return info.reason, dict(info.metadata)
+    return "", _NOTHING
+
+
+def from_rpc(error: RpcError) -> WindshiftError:
+    """Return the error of the SDK for a call that ended so."""
+    reason, metadata = reason_of(error)
+    kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code, WindshiftError)
+    if not error.sent and error.code is StatusCode.UNAVAILABLE:
+        kind = Unreachable
+    return kind(error.message or error.code.name, reason=reason, metadata=metadata, code=error.code)

@@ -1,0 +1,288 @@
+"""Events, as consumers deliver them and as streams hold them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+from google.protobuf.message import Message
+
+from windshift.protos import admin
+from windshift.protos import events as protos
+from windshift.rpc import RpcError, StatusCode
+
+from .calling import Caller
+from .errors import from_rpc
+from .names import Names
+from .payloads import type_name, unpack
+from .pointers import START, Position
+from .retry import Repeat
+from .times import moment, timestamp
+
+T = TypeVar("T", bound=Message)
+
+_SERVICE = "/windshift.admin.v1alpha1.AdminService/"
+
+
+class Event(Generic[T]):
+    """An event. Its payload is decoded when it is first looked at."""
+
+    __slots__ = ("_data", "_names", "_proto")
+
+    def __init__(self, proto: protos.Event, names: Names) -> None:
+        self._proto = proto
+        self._names = names
+        self._data: T | None = None
+
+    @property
+    def id(self) -> int:
+        """Its id in the stream."""
+        return self._proto.id
+
+    @property
+    def subject(self) -> str:
+        """Its subject."""
+        return self._names.bare_subject(self._proto.subject)
+
+    @property
+    def data(self) -> T:
+        """Its payload.
+
+        Raises:
+            UnknownType: the module of its type is not imported.
+            Undecodable: the bytes are no such message.
+        """
+        if self._data is None:
+            self._data = unpack(self._proto.data)  # type: ignore[assignment] # who asked for T checked the type
+        return self._data  # type: ignore[return-value] # see above
+
+    @property
+    def type(self) -> str:
+        """Full name of the payload's type."""
+        return type_name(self._proto.data)
+
+    @property
+    def time(self) -> datetime:
+        """When it happened, as its publisher said, or when it was published."""
+        return moment(self._proto.headers.timestamp)
+
+    @property
+    def key(self) -> str | None:
+        """Its idempotency key."""
+        headers = self._proto.headers
+        return headers.idempotency_key if headers.HasField("idempotency_key") else None
+
+    @property
+    def attempt(self) -> int:
+        """How often it was delivered, this time included; 0 if this is no delivery."""
+        return self._proto.delivery_attempt
+
+    @property
+    def trace_parent(self) -> str | None:
+        """W3C trace context of its publisher."""
+        headers = self._proto.headers
+        return headers.trace_parent if headers.HasField("trace_parent") else None
+
+    @property
+    def proto(self) -> protos.Event:
+        """The event as it came; not to be changed."""
+        return self._proto
+
+    def __repr__(self) -> str:
+        return f"Event(id={self.id}, subject={self.subject!r}, type={self.type!r}, attempt={self.attempt})"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvent:
+    """An event as its stream holds it.
+
+    Attributes:
+        event: the event.
+        stored: when the broker stored it.
+        other_headers: headers that other programs gave it.
+        data_size: bytes of its payload, also where that was left out.
+    """
+
+    event: Event[Any]
+    stored: datetime
+    other_headers: Mapping[str, str]
+    data_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A tail was too slow, or `max_rate` too low, and left out events.
+
+    Attributes:
+        events: how many.
+        last_id: id of the last of them.
+    """
+
+    events: int
+    last_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """A tail has shown everything that the stream held when it began."""
+
+
+class Events:
+    """The events of a stream, read without a consumer."""
+
+    def __init__(self, caller: Caller, stream: str) -> None:
+        self._caller = caller
+        self._stream = caller.names.name(stream)
+
+    async def get(
+        self,
+        id: int | None = None,  # noqa: A002 -- the field's name
+        *,
+        at: datetime | None = None,
+        last_of: str | None = None,
+        subject: str | None = None,
+    ) -> StoredEvent:
+        """Read one event from the stream's leader: by id, by time, or the last of a subject.
+
+        Args:
+            id: its id.
+            at: the first one that was stored at this time or later.
+            last_of: the last one of this subject, which has no wildcards.
+            subject: with `id` or `at`, the first one from there on whose subject matches.
+
+        Raises:
+            EventNotFound: the stream holds no such event.
+            ValueError: not exactly one of `id`, `at` and `last_of` was given.
+        """
+        if sum(choice is not None for choice in (id, at, last_of)) != 1:
+            raise ValueError("give exactly one of id, at and last_of")
+        names = self._caller.names
+        request = admin.GetEventRequest(stream=self._stream, subject=names.subject(subject or ""))
+        if id is not None:
+            request.id = id
+        elif at is not None:
+            request.time.CopyFrom(timestamp(at))
+        else:
+            request.last_of_subject = names.subject(last_of or "")
+        response = await self._caller.call(
+            _SERVICE + "GetEvent", request, admin.GetEventResponse, Repeat.READ
+        )
+        return _stored(response.event, names)
+
+    async def read(
+        self,
+        *,
+        start: Position = START,
+        subjects: Sequence[str] = (),
+        types: Sequence[type[Message]] = (),
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> AsyncIterator[StoredEvent]:
+        """Read the events that the stream holds, page by page.
+
+        Args:
+            start: where to begin.
+            subjects: filters; none = all subjects.
+            types: only payloads of these types; none = all.
+            backwards: from new to old.
+            limit: at most so many events; None = all.
+        """
+        names, left = self._caller.names, limit
+        request = admin.ReadEventsRequest(
+            stream=self._stream,
+            subjects=[names.subject(subject) for subject in subjects],
+            types=[kind.DESCRIPTOR.full_name for kind in types],
+            backwards=backwards,
+        )
+        getattr(request, "from").CopyFrom(start.proto())
+        while left is None or left > 0:
+            request.limit = 500 if left is None else min(left, 500)
+            page = await self._caller.call(
+                _SERVICE + "ReadEvents", request, admin.ReadEventsResponse, Repeat.READ
+            )
+            for event in page.events:
+                yield _stored(event, names)
+            left = None if left is None else left - len(page.events)
+            if not page.next_page_token:
+                return
+            request.page_token = page.next_page_token
+
+    async def tail(
+        self,
+        *,
+        start: Position | None = None,
+        subjects: Sequence[str] = (),
+        types: Sequence[type[Message]] = (),
+        max_rate: int = 0,
+    ) -> AsyncIterator[StoredEvent | Skipped | CaughtUp]:
+        """Follow the stream until the loop is left. Nothing is settled, and each event comes at most once.
+
+        A tail that breaks ends with an error; it is not begun again, for what it would have missed is not
+        known.
+
+        Args:
+            start: where to begin; None = with what is stored from now on.
+            subjects: filters; none = all subjects.
+            types: only payloads of these types; none = all.
+            max_rate: at most so many events per second, the rest is skipped; 0 = all.
+
+        Raises:
+            WindshiftError: the tail broke.
+        """
+        names = self._caller.names
+        request = admin.TailEventsRequest(
+            stream=self._stream,
+            subjects=[names.subject(subject) for subject in subjects],
+            types=[kind.DESCRIPTOR.full_name for kind in types],
+            max_rate=max_rate,
+        )
+        if start is not None:
+            getattr(request, "from").CopyFrom(start.proto())
+        try:
+            async with self._caller.stream(_SERVICE + "TailEvents", admin.TailEventsResponse) as call:
+                call.send(request)
+                call.close_send()
+                async for response in call:
+                    if (item := _shown(response, names)) is not None:
+                        yield item
+        except RpcError as error:
+            raise from_rpc(error) from error
+
+    async def delete(self, id: int, *, erase: bool = False) -> None:  # noqa: A002 -- the field's name
+        """Delete one event for good.
+
+        Args:
+            id: its id.
+            erase: overwrite its bytes on disk too.
+
+        Raises:
+            EventNotFound: the stream holds no such event.
+        """
+        request = admin.DeleteEventRequest(stream=self._stream, id=id, erase=erase)
+        await self._caller.call(
+            _SERVICE + "DeleteEvent",
+            request,
+            admin.DeleteEventResponse,
+            Repeat.SAME,
+            gone=StatusCode.NOT_FOUND,
+        )
+
+
+def _shown(response: admin.TailEventsResponse, names: Names) -> StoredEvent | Skipped | CaughtUp | None:
+    match response.WhichOneof("response"):
+        case "event":
+            return _stored(response.event, names)
+        case "skipped":
+            return Skipped(response.skipped.events, response.skipped.last_id)
+        case "caught_up":
+            return CaughtUp()
+        case _:
+            return None
+
+
+def _stored(proto: admin.StoredEvent, names: Names) -> StoredEvent:
+    return StoredEvent(
+        Event(proto.event, names), moment(proto.stored), dict(proto.other_headers), proto.data_size
+    )

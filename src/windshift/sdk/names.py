@@ -1,0 +1,41 @@
+"""A client's namespace: a prefix of the names and subjects that it sends, taken off what it receives."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+NAMESPACE = re.compile(r"[A-Za-z0-9_]{1,32}")
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """How names and subjects of a client are called at the server.
+
+    A namespace keeps tests and developers on a shared server apart. It is naming, not protection.
+
+    Attributes:
+        namespace: letters, digits and `_`; empty = none.
+    """
+
+    namespace: str = ""
+
+    def name(self, name: str) -> str:
+        """Return what the server calls a stream or store."""
+        return f"{self.namespace}-{name}" if self.namespace and name else name
+
+    def subject(self, subject: str) -> str:
+        """Return what the server calls a subject, or a filter of subjects."""
+        return f"{self.namespace}.{subject}" if self.namespace and subject else subject
+
+    def owns(self, name: str) -> bool:
+        """Say whether a stream or store of the server belongs to this namespace."""
+        return not self.namespace or name.startswith(f"{self.namespace}-")
+
+    def bare_name(self, name: str) -> str:
+        """Return what the client calls a stream or store of the server."""
+        return name.removeprefix(f"{self.namespace}-") if self.namespace else name
+
+    def bare_subject(self, subject: str) -> str:
+        """Return what the client calls a subject of the server."""
+        return subject.removeprefix(f"{self.namespace}.") if self.namespace else subject

@@ -1,0 +1,101 @@
+"""Whether a call that failed is made again: a decision without I/O.
+
+What matters is what is known of the failed attempt, and what the operation makes of being done twice.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from windshift.rpc import RpcError, StatusCode
+
+from .errors import OutcomeUnknown, WindshiftError, from_rpc, reason_of
+
+_INITIAL, _MAXIMUM = 0.05, 2.0  # seconds
+_JITTER = 0.5
+_NOT_TAKEN = frozenset({"TOO_MANY_IN_FLIGHT"})
+_SILENT = frozenset({StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED})
+_BROKEN = frozenset({StatusCode.INTERNAL, StatusCode.UNKNOWN, StatusCode.CANCELLED, StatusCode.DATA_LOSS})
+
+
+class Repeat(Enum):
+    """What an operation makes of being done twice."""
+
+    READ = auto()
+    """It changes nothing."""
+    SAME = auto()
+    """It writes, but twice is the same as once: a publish with a key, an ensure, a delete by id."""
+    ONCE = auto()
+    """Twice could differ from once: it is repeated only when certainly nothing happened."""
+
+
+class Known(Enum):
+    """What is known of a failed attempt."""
+
+    NOTHING_HAPPENED = auto()
+    IN_DOUBT = auto()
+    BROKEN = auto()
+    """The call ended in a way that no server of ours means: in doubt, and not worth another attempt."""
+    REFUSED = auto()
+
+
+def known(error: RpcError) -> Known:
+    """Say what is known of an attempt that ended with `error`."""
+    reason, metadata = reason_of(error)
+    if reason == "OUTCOME_UNKNOWN":
+        return Known.IN_DOUBT
+    if reason in _NOT_TAKEN or (reason == "QUOTA_EXCEEDED" and metadata.get("quota") == "max_rps"):
+        return Known.NOTHING_HAPPENED
+    if error.code is StatusCode.UNAVAILABLE and (reason or not error.sent):
+        return Known.NOTHING_HAPPENED
+    if error.code in _SILENT:
+        return Known.IN_DOUBT if error.sent else Known.NOTHING_HAPPENED
+    return Known.BROKEN if error.code in _BROKEN and not reason else Known.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Again:
+    """Make the call again, after `delay` seconds."""
+
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class Raise:
+    """Give up, with this error."""
+
+    error: WindshiftError
+
+
+def decide(repeat: Repeat, failure: RpcError, attempt: int, left: float, *, doubt: bool) -> Again | Raise:
+    """Say what to do about a failed attempt.
+
+    Args:
+        repeat: what the operation makes of being done twice.
+        failure: how the attempt ended.
+        attempt: its number, from 1.
+        left: seconds until the operation's deadline.
+        doubt: whether an earlier attempt may have been done.
+    """
+    what = known(failure)
+    in_doubt = what in (Known.IN_DOUBT, Known.BROKEN)
+    repeated = what is Known.NOTHING_HAPPENED or (what is Known.IN_DOUBT and repeat is not Repeat.ONCE)
+    delay = _delay(attempt)
+    if repeated and delay < left:
+        return Again(delay)
+    if repeat is not Repeat.READ and (in_doubt or (doubt and repeated)):
+        return Raise(_outcome_unknown(failure))
+    return Raise(from_rpc(failure))
+
+
+def _delay(attempt: int) -> float:
+    longest = min(_MAXIMUM, _INITIAL * 2.0 ** min(attempt - 1, 10))
+    return longest * (1 - _JITTER * random.random())
+
+
+def _outcome_unknown(failure: RpcError) -> OutcomeUnknown:
+    reason, metadata = reason_of(failure)
+    message = f"the write may have been stored or not: {failure.message or failure.code.name}"
+    return OutcomeUnknown(message, reason=reason, metadata=metadata, code=failure.code)

@@ -1,0 +1,147 @@
+"""Where a client connects to and as whom: arguments, then the environment, checked before any I/O."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from windshift.rpc import client_tls
+
+from .credentials import Credentials, TokenSource
+from .errors import SettingsError
+from .names import NAMESPACE, Names
+from .times import Seconds, seconds
+
+DEFAULT_TARGET = "127.0.0.1:8080"
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS, with the server verified. `Tls()` trusts the system's authorities.
+
+    Attributes:
+        ca: PEM file of the authorities to trust; None = the system's.
+        cert: PEM file with the client's own certificate, for servers that ask for one.
+        key: PEM file with its private key.
+    """
+
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a client needs to know.
+
+    Attributes:
+        targets: `host:port` of each server.
+        tls: None = plain text.
+        credentials: source of the token.
+        timeout: seconds that an operation may take with all its attempts.
+        names: the namespace.
+    """
+
+    targets: tuple[str, ...]
+    tls: ssl.SSLContext | None
+    credentials: Credentials
+    timeout: float
+    names: Names
+
+
+def read_settings(
+    address: str | None,
+    *,
+    tls: Tls | bool | None,
+    token: TokenSource | None,
+    timeout: Seconds,
+    namespace: str | None,
+    plaintext_token: bool,
+    environment: Mapping[str, str] = os.environ,
+) -> Settings:
+    """Combine arguments and the environment; arguments win.
+
+    Raises:
+        SettingsError: names everything that is wrong.
+    """
+    problems: list[str] = []
+    targets = _targets(address or environment.get("WINDSHIFT_ADDRESS") or DEFAULT_TARGET, problems)
+    context = _tls(tls, environment, problems)
+    credentials = _credentials(token, environment, problems)
+    space = environment.get("WINDSHIFT_NAMESPACE", "") if namespace is None else namespace
+    if space and not NAMESPACE.fullmatch(space):
+        problems.append(f"the namespace {space!r} is not 1 to 32 letters, digits and _")
+    limit = seconds(timeout)
+    if not limit > 0:
+        problems.append("the timeout must be above 0 seconds")
+    if context is None and not plaintext_token and credentials.has_token:
+        problems += [
+            f"the token would go to {target} in plain text; use tls, or allow it with plaintext_token=True"
+            for target in targets
+            if not _is_loopback(target)
+        ]
+    if problems:
+        raise SettingsError("; ".join(problems))
+    return Settings(targets, context, credentials, limit, Names(space))
+
+
+def _targets(text: str, problems: list[str]) -> tuple[str, ...]:
+    targets = tuple(part.strip() for part in text.split(","))
+    for target in targets:
+        host, _, port = target.rpartition(":")
+        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            problems.append(f"the address {target!r} is not host:port")
+        elif ":" in host and not (host.startswith("[") and host.endswith("]")):
+            problems.append(f"the address {target!r} needs brackets around its IPv6 address")
+    return targets
+
+
+def _tls(
+    tls: Tls | bool | None,  # noqa: FBT001 -- they are values of the argument of `connect`
+    environment: Mapping[str, str],
+    problems: list[str],
+) -> ssl.SSLContext | None:
+    if tls is None:
+        ca, cert, key = (environment.get(f"WINDSHIFT_TLS_{part}") or None for part in ("CA", "CERT", "KEY"))
+        tls = Tls(ca, cert, key) if ca or cert or key else False
+    if tls is False:
+        return None
+    files = Tls() if tls is True else tls
+    if (files.cert is None) != (files.key is None):
+        problems.append("a client certificate and its key go together")
+        return None
+    try:
+        return client_tls(*(Path(file) if file else None for file in (files.ca, files.cert, files.key)))
+    except OSError as error:
+        names = ", ".join(str(file) for file in (files.ca, files.cert, files.key) if file)
+        problems.append(f"the TLS files {names} cannot be used: {error}")
+        return None
+
+
+def _credentials(
+    token: TokenSource | None, environment: Mapping[str, str], problems: list[str]
+) -> Credentials:
+    if token is None:
+        text, file = environment.get("WINDSHIFT_TOKEN"), environment.get("WINDSHIFT_TOKEN_FILE")
+        if text and file:
+            problems.append("set WINDSHIFT_TOKEN or WINDSHIFT_TOKEN_FILE, not both")
+        token = text or (Path(file) if file else None)
+    try:
+        return Credentials(token)
+    except SettingsError as error:
+        problems.append(error.message)
+        return Credentials(None)
+
+
+def _is_loopback(target: str) -> bool:
+    host = target.rpartition(":")[0].strip("[]")
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

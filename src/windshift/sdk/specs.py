@@ -1,0 +1,216 @@
+"""What streams and consumers are to be, and how they travel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Literal
+
+from windshift.protos import events
+
+from .names import Names
+from .pointers import END, START, Position, read_position
+from .times import Seconds, duration
+
+_Stream = events.EnsureStreamRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A stream that events are copied from.
+
+    Attributes:
+        name: its name.
+        start: where copying begins. It counts only when the copy is made.
+        subjects: filters; none = everything.
+    """
+
+    name: str
+    start: Position = START
+    subjects: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamSpec:
+    """What a stream is. Exactly one of `subjects`, `mirror` and `aggregate` is needed.
+
+    Attributes:
+        subjects: subjects that are bound to it.
+        mirror: the stream that it is a copy of.
+        aggregate: the streams that it is made of.
+        max_age: events older than this are dropped; None = never.
+        max_events: number of events kept; None = any.
+        max_events_per_subject: number of events kept of each subject; None = any.
+        max_bytes: bytes kept, headers counted; None = any.
+        discard: what a full stream does: drop the `old` events, or refuse the `new` one.
+        discard_new_per_subject: refuse also what is beyond `max_events_per_subject`.
+        storage: on disk or in memory; fixed when the stream is made.
+        replicas: copies in a cluster; None = as it is, or as the server is set up.
+        deduplication_window: how long keys are remembered; None = 2 minutes.
+        max_event_size: bytes of the largest event; None = what the broker takes.
+    """
+
+    subjects: Sequence[str] = ()
+    mirror: Source | None = None
+    aggregate: Sequence[Source] = ()
+    max_age: Seconds | None = None
+    max_events: int | None = None
+    max_events_per_subject: int | None = None
+    max_bytes: int | None = None
+    discard: Literal["old", "new"] = "old"
+    discard_new_per_subject: bool = False
+    storage: Literal["file", "memory"] = "file"
+    replicas: int | None = None
+    deduplication_window: Seconds | None = None
+    max_event_size: int | None = None
+
+    def proto(self, name: str, names: Names) -> events.EnsureStreamRequest:
+        """Return it for the wire."""
+        request = _Stream(name=names.name(name), retention_policy=self._retention())
+        if self.subjects:
+            request.subjects.subjects.extend(names.subject(subject) for subject in self.subjects)
+        if self.mirror is not None:
+            request.mirror.CopyFrom(_source(self.mirror, names))
+        if self.aggregate:
+            request.aggregate.sources.extend(_source(source, names) for source in self.aggregate)
+        kind = f"STORAGE_TYPE_{self.storage.upper()}"
+        request.storage.CopyFrom(_Stream.Storage(type=kind, replicas=self.replicas))
+        if self.deduplication_window is not None:
+            request.deduplication_window.CopyFrom(duration(self.deduplication_window))
+        if self.max_event_size is not None:
+            request.max_event_size = self.max_event_size
+        return request
+
+    def _retention(self) -> events.EnsureStreamRequest.RetentionPolicy:
+        policy = _Stream.RetentionPolicy(
+            max_events=self.max_events,
+            max_events_per_subject=self.max_events_per_subject,
+            max_bytes=self.max_bytes,
+            discard_policy=f"DISCARD_POLICY_{self.discard.upper()}",
+            discard_new_per_subject=self.discard_new_per_subject,
+        )
+        if self.max_age is not None:
+            policy.max_age.CopyFrom(duration(self.max_age))
+        return policy
+
+
+def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSource:
+    message = _Stream.StreamSource(
+        name=names.name(source.name), filter_subjects=[names.subject(subject) for subject in source.subjects]
+    )
+    getattr(message, "from").CopyFrom(source.start.proto())
+    return message
+
+
+def read_stream_spec(proto: events.EnsureStreamRequest, names: Names) -> StreamSpec:
+    """Read a spec from the wire."""
+    policy = proto.retention_policy
+
+    def number(message: events.EnsureStreamRequest.RetentionPolicy, field: str) -> int | None:
+        return getattr(message, field) if message.HasField(field) else None
+
+    new = policy.discard_policy == _Stream.DISCARD_POLICY_NEW
+    return StreamSpec(
+        subjects=tuple(names.bare_subject(subject) for subject in proto.subjects.subjects),
+        mirror=_read_source(proto.mirror, names) if proto.HasField("mirror") else None,
+        aggregate=tuple(_read_source(source, names) for source in proto.aggregate.sources),
+        max_age=policy.max_age.ToTimedelta() if policy.HasField("max_age") else None,
+        max_events=number(policy, "max_events"),
+        max_events_per_subject=number(policy, "max_events_per_subject"),
+        max_bytes=number(policy, "max_bytes"),
+        discard="new" if new else "old",
+        discard_new_per_subject=policy.discard_new_per_subject,
+        storage="memory" if proto.storage.type == _Stream.STORAGE_TYPE_MEMORY else "file",
+        replicas=proto.storage.replicas if proto.storage.HasField("replicas") else None,
+        deduplication_window=(
+            proto.deduplication_window.ToTimedelta() if proto.HasField("deduplication_window") else None
+        ),
+        max_event_size=proto.max_event_size if proto.HasField("max_event_size") else None,
+    )
+
+
+def _read_source(proto: events.EnsureStreamRequest.StreamSource, names: Names) -> Source:
+    return Source(
+        names.bare_name(proto.name),
+        read_position(getattr(proto, "from")),
+        tuple(names.bare_subject(subject) for subject in proto.filter_subjects),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """What happens to events that are not acknowledged. None = the server's default.
+
+    Attributes:
+        max_attempts: how often an event is delivered at most; None = without end.
+        initial: how long after the first reject it is delivered again; 50 ms.
+        maximum: the longest such time; 30 seconds.
+        multiplier: what each such time is of the one before; 2.
+        jitter: by which share of it each such time may be shorter; 0.2.
+        dead_letters: whether events that are given up on are kept as dead letters.
+    """
+
+    max_attempts: int | None = None
+    initial: Seconds | None = None
+    maximum: Seconds | None = None
+    multiplier: float | None = None
+    jitter: float | None = None
+    dead_letters: bool = True
+
+    def proto(self) -> events.RetryPolicy:
+        """Return it for the wire."""
+        policy = events.RetryPolicy(
+            max_attempts=self.max_attempts,
+            backoff_multiplier=self.multiplier,
+            jitter=self.jitter,
+            dead_letters=self.dead_letters,
+        )
+        if self.initial is not None:
+            policy.initial_backoff.CopyFrom(duration(self.initial))
+        if self.maximum is not None:
+            policy.max_backoff.CopyFrom(duration(self.maximum))
+        return policy
+
+
+def read_retry_policy(proto: events.RetryPolicy) -> RetryPolicy:
+    """Read a policy from the wire."""
+    return RetryPolicy(
+        max_attempts=proto.max_attempts or None,
+        initial=proto.initial_backoff.ToTimedelta() if proto.HasField("initial_backoff") else None,
+        maximum=proto.max_backoff.ToTimedelta() if proto.HasField("max_backoff") else None,
+        multiplier=proto.backoff_multiplier if proto.HasField("backoff_multiplier") else None,
+        jitter=proto.jitter if proto.HasField("jitter") else None,
+        dead_letters=proto.dead_letters,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerSpec:
+    """What a consumer is.
+
+    Attributes:
+        subjects: filters; none = everything.
+        start: where it begins. It counts only when the consumer is made.
+        timeout: how long a subscriber may take over an event before it is delivered again. A running
+            handler has it prolonged.
+        retry: what happens to events that are not acknowledged; None = as it is; a new consumer retries for
+            ever.
+    """
+
+    subjects: Sequence[str] = ()
+    start: Position = END
+    timeout: Seconds = timedelta(seconds=30)
+    retry: RetryPolicy | None = None
+
+    def proto(self, stream: str, name: str | None, names: Names) -> events.EnsureConsumerRequest:
+        """Return it for the wire."""
+        request = events.EnsureConsumerRequest(
+            stream=names.name(stream),
+            name=name,
+            subjects=[names.subject(subject) for subject in self.subjects],
+            processing_timeout=duration(self.timeout),
+            retry_policy=None if self.retry is None else self.retry.proto(),
+        )
+        getattr(request, "from").CopyFrom(self.start.proto())
+        return request

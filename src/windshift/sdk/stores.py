@@ -1,0 +1,352 @@
+"""Stores: values by key, with compare-and-swap."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, Generic, TypeVar, overload
+
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.message import Message
+
+from windshift.protos import state
+from windshift.rpc import StatusCode
+
+from .calling import Caller, pages
+from .errors import Conflict, OutcomeUnknown
+from .payloads import pack, unpack, unpack_as
+from .retry import Repeat
+from .times import Seconds, duration, moment
+
+T = TypeVar("T", bound=Message)
+
+_SERVICE = "/windshift.state.v1alpha1.StateService/"
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """The value of a key.
+
+    Attributes:
+        key: the key.
+        value: its value.
+        revision: its revision, which grows with each write to the store.
+        updated: when it was written, by the broker's clock.
+        expires: when it expires; None = never, or when the store's `ttl` says. Only lists and histories tell.
+    """
+
+    key: str
+    value: T
+    revision: int
+    updated: datetime
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Revision(Generic[T]):
+    """One revision of a key, or a key without its value; see `Entry`. `value` is None for a deletion."""
+
+    key: str
+    value: T | None
+    revision: int
+    updated: datetime
+    deleted: bool = False
+    expires: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StoreInfo:
+    """A store, and what it holds.
+
+    Attributes:
+        name: its name.
+        keys: keys, deleted ones that are remembered included.
+        bytes: bytes held.
+        history: revisions of a key that it keeps.
+        ttl: age at which its entries expire; None = never.
+    """
+
+    name: str
+    keys: int
+    bytes: int
+    history: int
+    ttl: timedelta | None
+
+
+class Store(Generic[T]):
+    """A store whose values are messages of one type, or of any.
+
+    Attributes:
+        name: its name.
+    """
+
+    def __init__(self, caller: Caller, name: str, kind: type[T] | None) -> None:
+        self._caller = caller
+        self._store = caller.names.name(name)
+        self._kind = kind
+        self.name = name
+
+    async def get(self, key: str) -> Entry[T] | None:
+        """Read a key; None if it does not exist. The latest write is seen.
+
+        Raises:
+            Undecodable: the value is of another type than the store's.
+        """
+        request = state.GetRequest(store=self._store, key=key)
+        response = await self._caller.call(_SERVICE + "Get", request, state.GetResponse, Repeat.READ)
+        if not response.HasField("value"):
+            return None
+        return Entry(key, self._value(response.value), response.revision, moment(response.last_updated))
+
+    async def set(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:
+        """Write a key whatever it holds, and return the revision.
+
+        Args:
+            key: the key.
+            value: the value.
+            ttl: when it expires, in whole seconds; needs a store with a history of 1. None = as the store's.
+
+        Raises:
+            OutcomeUnknown: it may be written or not; repeating it could overwrite what somebody wrote since.
+        """
+        return await self._write(key, value, ttl)
+
+    async def create(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:
+        """Write a key that does not exist, and return the revision.
+
+        Raises:
+            KeyExists: it does.
+            OutcomeUnknown: see `set`.
+        """
+        return await self._write(key, value, ttl, create_only=True)
+
+    async def update(self, key: str, value: T, *, revision: int, ttl: Seconds | None = None) -> int:
+        """Write a key that has this revision (0 = does not exist), and return the new one.
+
+        Raises:
+            RevisionMismatch: it has another one.
+            OutcomeUnknown: see `set`.
+        """
+        return await self._write(key, value, ttl, last_revision=revision)
+
+    async def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete a key. Deleting one that does not exist succeeds.
+
+        Args:
+            key: the key.
+            revision: only if it has this one.
+
+        Raises:
+            RevisionMismatch: it has another one.
+            OutcomeUnknown: see `set`.
+        """
+        request = state.DeleteRequest(store=self._store, key=key, last_revision=revision)
+        await self._caller.call(_SERVICE + "Delete", request, state.DeleteResponse, Repeat.ONCE)
+
+    async def touch(self, key: str, ttl: Seconds) -> int:
+        """Give a key another time to live, from now on, and return its new revision; 0 = it does not expire.
+
+        Raises:
+            KeyNotFound: it does not exist.
+            TtlNotSupported: the store has a history.
+        """
+        request = state.TouchRequest(store=self._store, key=key, ttl=duration(ttl))
+        response = await self._caller.call(_SERVICE + "Touch", request, state.TouchResponse, Repeat.ONCE)
+        return response.revision
+
+    async def modify(
+        self, key: str, change: Callable[[T], T | None], *, attempts: int = 10, ttl: Seconds | None = None
+    ) -> Entry[T]:
+        """Read a key, change its value, and write it if nobody else wrote meanwhile; otherwise begin again.
+
+        Args:
+            key: the key. If it does not exist, the value is an empty message.
+            change: changes the value that it is given, or returns another one. It runs once for each
+                attempt, so it should do nothing else.
+            attempts: how often to try.
+            ttl: see `set`.
+
+        Returns:
+            What was written; `updated` is by this machine's clock.
+
+        Raises:
+            Conflict: others were faster in all attempts.
+            OutcomeUnknown: the change may be written or not, and somebody wrote since.
+            TypeError: the key does not exist, and the store has no type.
+        """
+        for attempt in range(1, attempts + 1):
+            entry = await self.get(key)
+            value = self._empty() if entry is None else entry.value
+            value = change(value) or value
+            try:
+                revision = await self._swap(key, value, entry.revision if entry else 0, ttl)
+            except Conflict:
+                if attempt == attempts:
+                    raise
+                await asyncio.sleep(random.random() * min(0.5, 0.005 * 2**attempt))
+            else:
+                return Entry(key, value, revision, datetime.now(UTC))
+        raise ValueError("attempts must be at least 1")
+
+    def keys(self, filter: str = "") -> AsyncIterator[Revision[T]]:  # noqa: A002 -- the field's name
+        """List the keys that match, in no particular order, without their values."""
+        return self._list(filter, values=False)
+
+    async def list(self, filter: str = "") -> AsyncIterator[Entry[T]]:  # noqa: A002 -- the field's name
+        """List the keys that match with their values, in no particular order.
+
+        What is written meanwhile may be missing.
+
+        Raises:
+            Undecodable: a value is of another type than the store's.
+        """
+        async for entry in self._list(filter, values=True):
+            if entry.value is not None:
+                yield Entry(entry.key, entry.value, entry.revision, entry.updated, entry.expires)
+
+    async def history(self, key: str) -> Sequence[Revision[T]]:
+        """Return the revisions of a key that the store keeps, oldest first, deletions included."""
+        request = state.HistoryRequest(store=self._store, key=key)
+        response = await self._caller.call(_SERVICE + "History", request, state.HistoryResponse, Repeat.READ)
+        return [self._revision(entry) for entry in response.entries]
+
+    async def _list(self, pattern: str, *, values: bool) -> AsyncIterator[Revision[T]]:
+        request = state.ListKeysRequest(store=self._store, filter=pattern, with_values=values)
+        method, kind = _SERVICE + "ListKeys", state.ListKeysResponse
+        async for entry in pages(self._caller, method, request, kind, lambda page: page.entries):
+            yield self._revision(entry)
+
+    async def _write(
+        self,
+        key: str,
+        value: T,
+        ttl: Seconds | None,
+        *,
+        create_only: bool = False,
+        last_revision: int | None = None,
+    ) -> int:
+        if self._kind is not None and not isinstance(value, self._kind):
+            raise TypeError(f"store {self.name!r} holds {self._kind.__name__}, not {type(value).__name__}")
+        request = state.SetRequest(
+            store=self._store,
+            key=key,
+            value=pack(value),
+            create_only=create_only,
+            last_revision=last_revision,
+            ttl=None if ttl is None else duration(ttl),
+        )
+        response = await self._caller.call(_SERVICE + "Set", request, state.SetResponse, Repeat.ONCE)
+        return response.revision
+
+    async def _swap(self, key: str, value: T, revision: int, ttl: Seconds | None) -> int:
+        """Write on a revision. In doubt, write again on the same one: at most one of the two can land."""
+        doubt: OutcomeUnknown | None = None
+        while True:
+            try:
+                return await self._write(key, value, ttl, last_revision=revision)
+            except OutcomeUnknown as error:
+                if doubt is not None:
+                    raise
+                doubt = error
+            except Conflict as error:
+                if doubt is None:
+                    raise
+                raise doubt from error
+
+    def _value(self, payload: AnyMessage) -> T:
+        if self._kind is not None:
+            return unpack_as(payload, self._kind)
+        return unpack(payload)  # type: ignore[return-value] # a store without a type holds messages of any
+
+    def _empty(self) -> T:
+        if self._kind is None:
+            raise TypeError(
+                f"store {self.name!r} has no type, so a key that does not exist has no empty value"
+            )
+        return self._kind()
+
+    def _revision(self, entry: state.Entry) -> Revision[T]:
+        return Revision(
+            entry.key,
+            self._value(entry.value) if entry.HasField("value") else None,
+            entry.revision,
+            moment(entry.updated),
+            entry.deleted,
+            moment(entry.expires) if entry.HasField("expires") else None,
+        )
+
+    def __repr__(self) -> str:
+        return f"Store({self.name!r})"
+
+
+class Stores:
+    """The stores of a server."""
+
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+
+    @overload
+    async def ensure(
+        self, name: str, kind: type[T], *, history: int | None = None, ttl: Seconds | None = None
+    ) -> Store[T]: ...
+
+    @overload
+    async def ensure(
+        self, name: str, kind: None = None, *, history: int | None = None, ttl: Seconds | None = None
+    ) -> Store[Message]: ...
+
+    async def ensure(
+        self,
+        name: str,
+        kind: type[Any] | None = None,
+        *,
+        history: int | None = None,
+        ttl: Seconds | None = None,
+    ) -> Store[Any]:
+        """Make a store. One that exists is left as it is.
+
+        Args:
+            name: its name.
+            kind: type of its values; None = any. The server does not know it: it is checked here.
+            history: revisions of a key that a new store keeps, 1 to 64; None = 1.
+            ttl: age at which entries of a new store expire; None = never.
+        """
+        request = state.EnsureStoreRequest(
+            store=self._caller.names.name(name), history=history, ttl=None if ttl is None else duration(ttl)
+        )
+        await self._caller.call(_SERVICE + "EnsureStore", request, state.EnsureStoreResponse, Repeat.SAME)
+        return Store(self._caller, name, kind)
+
+    @overload
+    def get(self, name: str, kind: type[T]) -> Store[T]: ...
+
+    @overload
+    def get(self, name: str, kind: None = None) -> Store[Message]: ...
+
+    def get(self, name: str, kind: type[Any] | None = None) -> Store[Any]:
+        """Return a store that exists already, without asking the server; see `ensure`."""
+        return Store(self._caller, name, kind)
+
+    async def list(self) -> AsyncIterator[StoreInfo]:
+        """List the stores of the client's namespace by name."""
+        names = self._caller.names
+        method, kind = _SERVICE + "ListStores", state.ListStoresResponse
+        async for entry in pages(
+            self._caller, method, state.ListStoresRequest(), kind, lambda page: page.stores
+        ):
+            if names.owns(entry.store):
+                ttl = entry.ttl.ToTimedelta() if entry.HasField("ttl") else None
+                yield StoreInfo(names.bare_name(entry.store), entry.keys, entry.bytes, entry.history, ttl)
+
+    async def delete(self, name: str) -> None:
+        """Delete a store with all that is in it.
+
+        Raises:
+            StoreNotFound: it does not exist.
+        """
+        request = state.DeleteStoreRequest(store=self._caller.names.name(name))
+        method, kind = _SERVICE + "DeleteStore", state.DeleteStoreResponse
+        await self._caller.call(method, request, kind, Repeat.SAME, gone=StatusCode.NOT_FOUND)

@@ -1,0 +1,44 @@
+"""Durations and times, as Python has them and as Protobuf has them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+Seconds = timedelta | float
+"""A duration: a `timedelta`, or a number of seconds."""
+
+
+def seconds(value: Seconds) -> float:
+    """Return a duration in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def duration(value: Seconds) -> Duration:
+    """Return a duration for the wire."""
+    result = Duration()
+    if isinstance(value, timedelta):
+        result.FromTimedelta(value)
+    else:
+        result.FromNanoseconds(round(value * 1e9))
+    return result
+
+
+def timestamp(value: datetime) -> Timestamp:
+    """Return a time for the wire.
+
+    Raises:
+        ValueError: the time has no time zone.
+    """
+    if value.tzinfo is None:
+        raise ValueError("a time needs a time zone, such as datetime.UTC")
+    result = Timestamp()
+    result.FromDatetime(value)
+    return result
+
+
+def moment(value: Timestamp) -> datetime:
+    """Return a time of the wire, in UTC; nanoseconds are cut to microseconds."""
+    return value.ToDatetime(UTC)

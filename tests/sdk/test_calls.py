@@ -1,0 +1,189 @@
+"""Connecting, deadlines, repeats and credentials, against a real server and connections that are cut."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+import windshift as ws
+from tests.authorization.policies import principal, put, token_of
+from tests.support.app import running_app
+from tests.support.certificates import Authority
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.nats_server import NatsServer
+from windshift.protos import test
+
+StringValue = test.StringValue
+
+
+@pytest.fixture
+async def proxy(server: str) -> AsyncIterator[CuttingProxy]:
+    """Put a proxy before the shared server."""
+    proxy = CuttingProxy(int(server.rpartition(":")[2]))
+    await proxy.start()
+    yield proxy
+    await proxy.stop()
+
+
+def address_of(proxy: CuttingProxy) -> str:
+    """Return ``host:port`` of a proxy."""
+    return proxy.url.removeprefix("nats://")
+
+
+def closed_port() -> str:
+    """Return an address that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def test_a_publish_with_a_key_survives_a_lost_answer(
+    proxy: CuttingProxy, unique: Callable[[], str]
+) -> None:
+    """The answer is lost with the connection; the publish is repeated and stored once."""
+    async with ws.connect(address_of(proxy), namespace=unique()) as client:
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        proxy.cut_after("down", 1)
+        receipt = await client.publish("s.x", StringValue(value="once"))
+        assert (receipt.id, receipt.duplicate, proxy.cuts) == (1, True, 1)
+        assert (await stream.info()).events == 1
+
+
+async def test_writes_that_are_not_idempotent_are_not_repeated_in_doubt(
+    proxy: CuttingProxy, unique: Callable[[], str]
+) -> None:
+    """A publish without a key and a `set` end with `OutcomeUnknown`, and were done at most once."""
+    async with ws.connect(address_of(proxy), namespace=unique()) as client:
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        store = await client.stores.ensure("t", StringValue)
+        proxy.cut_after("down", 1)
+        with pytest.raises(ws.OutcomeUnknown):
+            await client.publish("s.x", StringValue(), key=None)
+        await stream.info()  # connected again
+        proxy.cut_after("down", 1)
+        with pytest.raises(ws.OutcomeUnknown) as caught:
+            await store.set("k", StringValue())
+        assert isinstance(caught.value, TimeoutError)
+        assert (await stream.info()).events == 1
+
+
+async def test_modify_does_not_count_twice_in_doubt(proxy: CuttingProxy, unique: Callable[[], str]) -> None:
+    """In doubt `modify` writes on the same revision again, so that at most one write lands, and says so."""
+    async with ws.connect(address_of(proxy), namespace=unique()) as client:
+        store = await client.stores.ensure("t", StringValue)
+        await store.set("n", StringValue(value="1"))
+
+        def add(value: StringValue) -> None:
+            value.value = str(int(value.value) + 1)
+            proxy.cut_after("down", 1)
+
+        with pytest.raises(ws.OutcomeUnknown):
+            await store.modify("n", add)
+        entry = await store.get("n")
+        assert entry is not None
+        assert entry.value.value == "2"
+
+
+async def test_a_read_survives_lost_answers(proxy: CuttingProxy, unique: Callable[[], str]) -> None:
+    """Reads are repeated until they are answered."""
+    async with ws.connect(address_of(proxy), namespace=unique()) as client:
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        for _ in range(2):
+            proxy.cut_after("down", 1)
+            assert (await stream.info()).events == 0
+        assert proxy.cuts == 2
+
+
+async def test_the_next_server_is_used_when_one_is_away(server: str, unique: Callable[[], str]) -> None:
+    """Of several servers one that answers is enough."""
+    for _ in range(4):  # the order is random
+        async with ws.connect(f"{closed_port()},{server}", namespace=unique()) as client:
+            assert [stream async for stream in client.streams.list()] == []
+
+
+async def test_no_server_is_an_error_at_the_deadline() -> None:
+    """Calls are tried until their timeout, then say why."""
+    async with ws.connect(closed_port(), timeout=0.5) as client:
+        begin = time.monotonic()
+        with pytest.raises(ws.Unreachable, match="connection refused"):
+            await client.publish("a.b", StringValue())
+        assert time.monotonic() - begin < 10
+        with pytest.raises(ws.Unreachable):
+            await client.ready(0.1)
+
+
+async def test_ready_connects(server: str) -> None:
+    """`ready` returns once the server answers."""
+    async with ws.connect(server) as client:
+        await client.ready(10)
+
+
+async def test_a_refused_token_is_fetched_again(nats_server: NatsServer, tmp_path: Path) -> None:
+    """After UNAUTHENTICATED a new token is fetched and the call repeated once; text is refused at once."""
+    file = put(tmp_path / "rules.toml", _rules())
+    tokens = ["wrong", token_of("ann")]
+
+    async def fetch() -> ws.Token:
+        return ws.Token(tokens.pop(0))
+
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address:
+        async with ws.connect(address, token=fetch) as client:
+            assert [stream async for stream in client.streams.list("no such")] == []
+        assert tokens == []
+        async with ws.connect(address, token="wrong") as client:
+            with pytest.raises(ws.Unauthenticated):
+                await client.streams.get("a")
+        async with ws.connect(address, token=token_of("ann")) as client:
+            with pytest.raises(ws.PermissionDenied):
+                await client.streams.ensure("a", subjects=["a.>"])
+
+
+def _rules() -> str:
+    return principal("ann", "look") + '\n[role.look]\nstreams = { consume = ["a"], subjects = ["a.>"] }\n'
+
+
+async def test_tls(nats_server: NatsServer, tmp_path: Path) -> None:
+    """With the authority's certificate the server is trusted; without, the error says why not."""
+    authority = Authority(tmp_path)
+    own = authority.issue("server", dns=["localhost"])
+    with running_app(
+        nats_server.url, GRPC_TLS_CERT=str(own.certificate), GRPC_TLS_KEY=str(own.key)
+    ) as address:
+        name = address.replace("127.0.0.1", "localhost")
+        async with ws.connect(name, tls=ws.Tls(ca=authority.certificate)) as client:
+            await client.ready(10)
+        async with ws.connect(name, tls=True, timeout=0.5) as client:
+            with pytest.raises(ws.Unreachable, match="certificate is not accepted"):
+                await client.streams.get("a")
+
+
+async def test_a_closed_client_says_so(server: str) -> None:
+    """A call after the end of a client is a clear error."""
+    client = ws.connect(server)
+    await client.ready(10)
+    await client.close()
+    with pytest.raises(ws.ClientClosed):
+        await client.streams.get("a")
+
+
+def test_another_loop_is_refused_at_once(server: str) -> None:
+    """A client used in a second event loop raises instead of waiting for ever."""
+    client = ws.connect(server)
+
+    async def use() -> None:
+        with pytest.raises(ws.StreamNotFound):
+            await client.streams.get("nothing")
+
+    async def use_again() -> None:
+        with pytest.raises(ws.WrongLoop):
+            await client.streams.get("nothing")
+
+    with asyncio.Runner() as first, asyncio.Runner() as second:
+        first.run(use())
+        second.run(use_again())
+        first.run(client.close())

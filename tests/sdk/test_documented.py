@@ -1,0 +1,47 @@
+"""The examples of docs/sdk.md, run as they stand there."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
+EXPECTED = """\
+stored as event 1
+999 more
+the last is 1001
+1001 events, ('orders.>',)
+1001 pending
+1
+1001 orders.placed
+991 purged
+3 True
+0 replayed
+0 purged
+"""
+
+
+async def test_examples(
+    server: str,
+    unique: Callable[[], str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every example runs, and prints what it should."""
+    monkeypatch.setenv("WINDSHIFT_NAMESPACE", unique())
+    examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    code = "\n".join(examples).replace("127.0.0.1:8080", server).replace("asyncio.run(main())", "")
+    functions = re.findall(r"^async def (\w+)\(client\)", code, re.MULTILINE)
+    steps = "\n".join(f"        await {name}(client)" for name in functions)
+    code += (
+        f"\n\nasync def all_of_it():\n    await main()\n    async with ws.connect({server!r}) as client:\n"
+    )
+    code += steps
+    names: dict[str, object] = {"asyncio": asyncio}
+    exec(compile(code, DOCUMENT.name, "exec"), names)  # noqa: S102 -- our own document
+    await names["all_of_it"]()  # type: ignore[operator] # it is the function above
+    assert capsys.readouterr().out == EXPECTED

@@ -1,0 +1,111 @@
+"""Which calls are made again, without a socket: the table of `windshift.sdk.retry`."""
+
+from __future__ import annotations
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc.error_details_pb2 import ErrorInfo
+
+from windshift.rpc import RpcError, StatusCode
+from windshift.sdk import errors
+from windshift.sdk.retry import Again, Known, Raise, Repeat, decide, known
+
+
+def failure(code: StatusCode, reason: str = "", *, sent: bool = True, **metadata: str) -> RpcError:
+    """Make an error as it comes from a call."""
+    details = [ErrorInfo(reason=reason, domain="windshift", metadata=metadata)] if reason else []
+    received = RpcError(code, "text")
+    for detail in details:
+        packed = AnyMessage()
+        packed.Pack(detail)
+        received.details += (packed,)
+    return received if sent else received.unsent()
+
+
+UNSEEN = failure(StatusCode.UNAVAILABLE, sent=False)
+REASONED = failure(StatusCode.UNAVAILABLE, "BROKER_UNAVAILABLE")
+BUSY = failure(StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_IN_FLIGHT")
+RATE = failure(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", quota="max_rps", limit="5")
+LOST = failure(StatusCode.UNAVAILABLE)
+LATE = failure(StatusCode.DEADLINE_EXCEEDED)
+UNKNOWN = failure(StatusCode.DEADLINE_EXCEEDED, "OUTCOME_UNKNOWN")
+BROKEN = failure(StatusCode.INTERNAL)
+REFUSED = failure(StatusCode.ABORTED, "WRONG_LAST_ID", expected="1", actual="3")
+QUOTA = failure(StatusCode.RESOURCE_EXHAUSTED, "QUOTA_EXCEEDED", quota="streams", limit="5")
+
+
+@pytest.mark.parametrize("error", [UNSEEN, REASONED, BUSY, RATE])
+@pytest.mark.parametrize("repeat", Repeat)
+def test_what_did_not_happen_is_repeated(error: RpcError, repeat: Repeat) -> None:
+    """Every operation is repeated when certainly nothing happened."""
+    assert known(error) is Known.NOTHING_HAPPENED
+    assert isinstance(decide(repeat, error, 1, 5.0, doubt=False), Again)
+
+
+@pytest.mark.parametrize("error", [LOST, LATE, UNKNOWN])
+def test_doubt_is_repeated_where_twice_is_once(error: RpcError) -> None:
+    """In doubt reads and idempotent writes are repeated; other writes end with `OutcomeUnknown`."""
+    assert isinstance(decide(Repeat.READ, error, 1, 5.0, doubt=False), Again)
+    assert isinstance(decide(Repeat.SAME, error, 1, 5.0, doubt=False), Again)
+    end = decide(Repeat.ONCE, error, 1, 5.0, doubt=False)
+    assert isinstance(end, Raise)
+    assert isinstance(end.error, errors.OutcomeUnknown)
+
+
+@pytest.mark.parametrize("repeat", Repeat)
+@pytest.mark.parametrize("error", [REFUSED, QUOTA])
+def test_refusals_are_final(error: RpcError, repeat: Repeat) -> None:
+    """What the server refused is not asked again."""
+    assert isinstance(decide(repeat, error, 1, 5.0, doubt=False), Raise)
+
+
+def test_a_call_that_broke_is_in_doubt_and_final() -> None:
+    """INTERNAL without a reason is not repeated; a write may have happened."""
+    for repeat, kind in ((Repeat.READ, errors.WindshiftError), (Repeat.SAME, errors.OutcomeUnknown)):
+        end = decide(repeat, BROKEN, 1, 5.0, doubt=False)
+        assert isinstance(end, Raise)
+        assert type(end.error) is kind
+
+
+@pytest.mark.parametrize(
+    ("repeat", "error", "doubt", "kind"),
+    [
+        (Repeat.READ, LATE, False, errors.DeadlineExceeded),
+        (Repeat.SAME, LATE, False, errors.OutcomeUnknown),
+        (Repeat.SAME, UNSEEN, False, errors.Unreachable),
+        (Repeat.SAME, UNSEEN, True, errors.OutcomeUnknown),
+        (Repeat.READ, UNSEEN, True, errors.Unreachable),
+        (Repeat.ONCE, REASONED, False, errors.BrokerUnavailable),
+    ],
+)
+def test_at_the_deadline_doubt_of_any_attempt_counts(
+    repeat: Repeat, error: RpcError, doubt: bool, kind: type[Exception]
+) -> None:
+    """When time is over, a write that may have happened in any attempt is `OutcomeUnknown`."""
+    end = decide(repeat, error, 3, 0.0, doubt=doubt)
+    assert isinstance(end, Raise)
+    assert type(end.error) is kind
+
+
+def test_pauses_grow_to_two_seconds() -> None:
+    """Attempts are 25 to 50 ms apart at first, and never more than two seconds."""
+    delays = [decide(Repeat.READ, UNSEEN, attempt, 1e9, doubt=False) for attempt in range(1, 40)]
+    assert all(isinstance(delay, Again) and 0.025 <= delay.delay <= 2.0 for delay in delays)
+    first, last = delays[0], delays[-1]
+    assert isinstance(first, Again)
+    assert isinstance(last, Again)
+    assert first.delay <= 0.05
+    assert last.delay >= 1.0
+
+
+def test_errors_tell_what_the_server_told() -> None:
+    """Attributes come from the server's metadata; an unknown reason falls to the class of its code."""
+    error = errors.from_rpc(REFUSED)
+    assert isinstance(error, errors.WrongLastId)
+    assert (error.expected, error.actual, error.reason) == (1, 3, "WRONG_LAST_ID")
+    quota = errors.from_rpc(QUOTA)
+    assert isinstance(quota, errors.QuotaExceeded)
+    assert (quota.quota, quota.limit) == ("streams", 5.0)
+    newer = errors.from_rpc(failure(StatusCode.NOT_FOUND, "COMET_NOT_FOUND", name="halley"))
+    assert type(newer) is errors.NotFound
+    assert newer.name == "halley"

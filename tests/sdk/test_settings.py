@@ -1,0 +1,141 @@
+"""Settings, credentials and namespaces, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+import windshift as ws
+from windshift.sdk.credentials import Credentials, TokenSource
+from windshift.sdk.names import Names
+from windshift.sdk.settings import Settings, read_settings
+
+
+def read(
+    environment: dict[str, str],
+    address: str | None = None,
+    token: TokenSource | None = None,
+    tls: ws.Tls | bool | None = None,
+) -> Settings:
+    """Read settings from an environment, and from some arguments."""
+    return read_settings(
+        address,
+        tls=tls,
+        token=token,
+        timeout=10,
+        namespace=None,
+        plaintext_token=False,
+        environment=environment,
+    )
+
+
+def test_nothing_given_means_this_machine() -> None:
+    """Without arguments and variables a client connects to the server's default address in plain text."""
+    settings = read({})
+    assert settings.targets == ("127.0.0.1:8080",)
+    assert settings.tls is None
+    assert not settings.credentials.has_token
+
+
+def test_arguments_win_over_the_environment() -> None:
+    """Variables fill in what is not an argument."""
+    environment = {"WINDSHIFT_ADDRESS": "a.example:1", "WINDSHIFT_NAMESPACE": "dev", "WINDSHIFT_TOKEN": "t"}
+    settings = read(environment, "localhost:2,[::1]:3")
+    assert settings.targets == ("localhost:2", "[::1]:3")
+    assert settings.names == Names("dev")
+    assert settings.credentials.has_token
+
+
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """The error names everything that is wrong, before any I/O."""
+    environment = {
+        "WINDSHIFT_NAMESPACE": "a.b",
+        "WINDSHIFT_TOKEN": "a",
+        "WINDSHIFT_TOKEN_FILE": "b",
+        "WINDSHIFT_TLS_CA": str(tmp_path / "none.pem"),
+    }
+    with pytest.raises(ws.SettingsError) as caught:
+        read(environment, "example, ::1:80")
+    for part in ("'example'", "brackets", "'a.b'", "not both", "none.pem"):
+        assert part in caught.value.message
+
+
+def test_a_token_goes_in_plain_text_to_this_machine_only() -> None:
+    """A token beyond loopback needs TLS or an explicit wish."""
+    with pytest.raises(ws.SettingsError, match=r"a\.example:1 in plain text"):
+        read({"WINDSHIFT_TOKEN": "secret"}, "a.example:1")
+    assert read({}, "a.example:1", "secret", tls=True).tls is not None
+    assert read({}, "localhost:1", "secret").tls is None
+
+
+async def test_a_token_file_is_read_again_when_it_is_refused(tmp_path: Path) -> None:
+    """After the server refused a token its file is read again."""
+    file = tmp_path / "token"
+    file.write_text("one\n")
+    credentials = Credentials(file)
+    assert await credentials.pairs() == (("authorization", "Bearer one"),)
+    file.write_text("two\n")
+    os.utime(file, ns=(1, 1))
+    credentials.refused((("authorization", "Bearer one"),))
+    assert await credentials.pairs() == (("authorization", "Bearer two"),)
+
+
+async def test_a_missing_token_file_is_a_settings_error(tmp_path: Path) -> None:
+    """The error names the file and not what the system said."""
+    with pytest.raises(ws.SettingsError, match="cannot be read"):
+        await Credentials(tmp_path / "none").pairs()
+
+
+async def test_calls_share_one_fetch_of_a_token() -> None:
+    """Many calls at once fetch one token; a later one uses it until it is refused."""
+    fetched = 0
+
+    async def fetch() -> ws.Token:
+        nonlocal fetched
+        fetched += 1
+        await asyncio.sleep(0)
+        return ws.Token(f"token{fetched}", datetime.now(UTC) + timedelta(hours=1))
+
+    credentials = Credentials(fetch)
+    pairs = await asyncio.gather(*(credentials.pairs() for _ in range(20)))
+    assert set(pairs) == {(("authorization", "Bearer token1"),)}
+    credentials.refused(pairs[0])
+    credentials.refused(pairs[0])
+    assert await credentials.pairs() == (("authorization", "Bearer token2"),)
+    credentials.refused(pairs[0])  # of an earlier token: a late answer
+    assert await credentials.pairs() == (("authorization", "Bearer token2"),)
+
+
+async def test_a_fetch_that_fails_is_raised_and_tried_again() -> None:
+    """The caller gets the function's own error, and the next call fetches anew."""
+    results: list[Exception | str] = [OSError("away"), "good"]
+
+    async def fetch() -> ws.Token:
+        result = results.pop(0)
+        if isinstance(result, Exception):
+            raise result
+        return ws.Token(result)
+
+    credentials = Credentials(fetch)
+    with pytest.raises(OSError, match="away"):
+        await credentials.pairs()
+    assert await credentials.pairs() == (("authorization", "Bearer good"),)
+
+
+def test_a_token_is_not_in_its_text_form() -> None:
+    """Printing a token shows no secret."""
+    assert "secret" not in repr(ws.Token("secret"))
+
+
+def test_namespaces_come_and_go() -> None:
+    """Names and subjects get a prefix on their way out and lose it on their way in."""
+    names = Names("dev")
+    assert (names.name("orders"), names.subject("orders.>")) == ("dev-orders", "dev.orders.>")
+    assert (names.bare_name("dev-orders"), names.bare_subject("dev.orders.x")) == ("orders", "orders.x")
+    assert names.owns("dev-orders")
+    assert not names.owns("orders")
+    assert (Names().name("a"), Names().subject("b"), names.name("")) == ("a", "b", "")

@@ -1,0 +1,120 @@
+"""Stores, as a client sees them."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import windshift as ws
+from windshift.protos import state, test
+
+SetResponse = state.SetResponse
+StringValue = test.StringValue
+
+
+def text(value: str) -> StringValue:
+    """Return a message."""
+    return StringValue(value=value)
+
+
+async def test_values_are_compared_and_swapped(client: ws.Client) -> None:
+    """`create`, `update` and `delete` hold to revisions and say what is there."""
+    store = await client.stores.ensure("s", StringValue)
+    assert await store.get("k") is None
+    first = await store.create("k", text("1"))
+    with pytest.raises(ws.KeyExists) as exists:
+        await store.create("k", text("2"))
+    assert (exists.value.key, exists.value.revision) == ("k", first)
+    second = await store.update("k", text("2"), revision=first)
+    with pytest.raises(ws.RevisionMismatch) as mismatch:
+        await store.update("k", text("3"), revision=first)
+    assert (mismatch.value.expected, mismatch.value.actual) == (first, second)
+    with pytest.raises(ws.RevisionMismatch):
+        await store.delete("k", revision=first)
+    entry = await store.get("k")
+    assert entry is not None
+    assert (entry.value, entry.revision) == (text("2"), second)
+    await store.delete("k", revision=second)
+    assert await store.get("k") is None
+    await store.delete("k")
+
+
+async def test_modify_loses_no_change(client: ws.Client) -> None:
+    """Eight workers that count together count to what they should."""
+    store = await client.stores.ensure("s", StringValue)
+
+    def add(value: StringValue) -> None:
+        value.value = str(int(value.value or 0) + 1)
+
+    async def work() -> None:
+        for _ in range(5):
+            await store.modify("n", add, attempts=100)
+
+    await asyncio.gather(*(work() for _ in range(8)))
+    entry = await store.get("n")
+    assert entry is not None
+    assert entry.value == text("40")
+    replaced = await store.modify("n", lambda value: text(value.value + "!"))
+    assert replaced.value == text("40!")
+
+
+async def test_a_store_holds_one_type(client: ws.Client) -> None:
+    """A value of another type is refused both ways; a store without a type takes any."""
+    store = await client.stores.ensure("s", StringValue)
+    with pytest.raises(TypeError, match="holds StringValue, not SetResponse"):
+        await store.set("k", SetResponse())  # type: ignore[arg-type] # that is what is tested
+    other = client.stores.get("s")
+    await other.set("k", SetResponse(revision=7))
+    entry = await other.get("k")
+    assert entry is not None
+    assert entry.value == SetResponse(revision=7)
+    with pytest.raises(ws.Undecodable) as caught:
+        await store.get("k")
+    assert caught.value.type_name == "windshift.state.v1alpha1.SetResponse"
+    with pytest.raises(TypeError, match="has no type"):
+        await other.modify("new", lambda _: None)
+
+
+async def test_keys_values_and_history(client: ws.Client) -> None:
+    """Lists have what is there; the history has deletions too."""
+    store = await client.stores.ensure("s", StringValue, history=5)
+    await store.set("a.1", text("1"))
+    await store.set("a.2", text("2"))
+    await store.set("b", text("3"))
+    await store.delete("b")
+    keys = [entry.key async for entry in store.keys()]  # noqa: SIM118 -- it is no dict
+    assert sorted(keys) == ["a.1", "a.2"]
+    assert [entry.value async for entry in store.list("*.2")] == [text("2")]
+    history = await store.history("b")
+    assert [(revision.value, revision.deleted) for revision in history] == [(text("3"), False), (None, True)]
+
+
+async def test_values_expire(client: ws.Client) -> None:
+    """A value has the time to live that it was given, and another one after a touch."""
+    store = await client.stores.ensure("s", StringValue)
+    await store.set("k", text(""), ttl=timedelta(minutes=1))
+    (entry,) = [entry async for entry in store.list()]
+    assert entry.expires is not None
+    assert entry.expires - datetime.now(UTC) < timedelta(minutes=2)
+    await store.touch("k", timedelta(hours=1))
+    (entry,) = [entry async for entry in store.list()]
+    assert entry.expires is not None
+    assert entry.expires - datetime.now(UTC) > timedelta(minutes=30)
+    with pytest.raises(ws.KeyNotFound):
+        await store.touch("none", 5)
+
+
+async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
+    """A client sees the stores of its namespace; a deleted one is gone."""
+    await client.stores.ensure("s", StringValue, history=3)
+    await client.stores.ensure("t", StringValue, ttl=60)
+    assert [(info.name, info.history, info.ttl) async for info in client.stores.list()] == [
+        ("s", 3, None),
+        ("t", 1, timedelta(seconds=60)),
+    ]
+    await client.stores.delete("s")
+    assert [info.name async for info in client.stores.list()] == ["t"]
+    with pytest.raises(ws.StoreNotFound):
+        await client.stores.get("s").get("k")

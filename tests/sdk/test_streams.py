@@ -1,0 +1,190 @@
+"""Publishing, streams, consumers and events, as a client sees them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+import windshift as ws
+from windshift.protos import state, test
+
+SetResponse = state.SetResponse
+StringValue = test.StringValue
+
+
+def text(value: str) -> StringValue:
+    """Return a message."""
+    return StringValue(value=value)
+
+
+async def test_keys_make_a_publish_idempotent(client: ws.Client) -> None:
+    """Events with the same key are stored once; a key is made for those that have none."""
+    await client.streams.ensure("a", subjects=["a.>"])
+    batch = [ws.Publish("a.x", text(key), key=key) for key in "xyz"]
+    for duplicate in (False, True):
+        receipts = await client.publish_many(batch, in_flight=1)
+        assert receipts == [ws.PublishReceipt(number, duplicate) for number in (1, 2, 3)]
+    assert (await client.publish("a.x", text("x"))).id == 4
+    event = (await client.stream("a").events.get(4)).event
+    assert event.key is not None
+    assert len(event.key) == 16
+    await client.publish("a.x", text("x"), key=None)
+    assert (await client.stream("a").events.get(5)).event.key is None
+
+
+async def test_publish_tells_what_is_wrong(client: ws.Client) -> None:
+    """Errors have attributes."""
+    await client.streams.ensure("a", subjects=["a.>"])
+    with pytest.raises(ws.UnboundSubject) as unbound:
+        await client.publish("nowhere.x", text(""))
+    assert unbound.value.subject.endswith("nowhere.x")
+    with pytest.raises(ws.WrongLastId) as wrong:
+        await client.publish("a.x", text(""), expected_last_id=1)
+    assert (wrong.value.expected, wrong.value.actual) == (1, 0)
+    with pytest.raises(ws.InvalidField) as invalid:
+        await client.publish("a..x", text(""))
+    assert invalid.value.field == "subject"
+    with pytest.raises(TypeError, match="Protobuf message, not str"):
+        await client.publish("a.x", "text")  # type: ignore[arg-type] # that is what is tested
+    with pytest.raises(TypeError, match="without a subject"):
+        await client.publish_many([text("")])
+
+
+async def test_publish_many_stops_at_the_first_error_and_tells_all(client: ws.Client) -> None:
+    """What was stored, what failed, and what was not tried can be told apart."""
+    await client.streams.ensure("a", subjects=["a.>"])
+
+    async def messages() -> AsyncIterator[StringValue | ws.Publish]:
+        yield text("1")
+        yield ws.Publish("nowhere.x", text("2"))
+        raise AssertionError("nobody asks for more")
+
+    with pytest.raises(ws.PublishManyError) as caught:
+        await client.publish_many(messages(), subject="a.x", in_flight=1)
+    first, second = caught.value.results
+    assert first == ws.PublishReceipt(1)
+    assert isinstance(second, ws.UnboundSubject)
+
+
+async def test_a_publisher_waits_for_all_and_raises_what_failed(client: ws.Client) -> None:
+    """Futures have receipts; the end of the block raises every failure."""
+    await client.streams.ensure("a", subjects=["a.>"])
+    async with client.publisher(in_flight=4) as out:
+        futures = [await out.send("a.x", text(str(number))) for number in range(50)]
+    assert sorted(future.result().id for future in futures) == list(range(1, 51))
+    with pytest.raises(ExceptionGroup) as caught:
+        async with client.publisher() as out:
+            failing = await out.send("nowhere.x", text(""))
+    assert isinstance(caught.value.exceptions[0], ws.UnboundSubject)
+    assert failing.exception() is caught.value.exceptions[0]
+
+
+async def test_a_stream_is_what_its_spec_says(client: ws.Client) -> None:
+    """A spec comes back as it was sent; names and subjects are without the namespace."""
+    spec = ws.StreamSpec(
+        subjects=("a.>",),
+        max_age=timedelta(days=1),
+        max_events=100,
+        discard="new",
+        deduplication_window=timedelta(seconds=5),
+        max_event_size=1000,
+    )
+    stream = await client.streams.ensure("a", spec)
+    info = await stream.info()
+    assert info.spec.subjects == spec.subjects
+    assert (info.spec.max_age, info.spec.max_events, info.spec.discard) == (timedelta(days=1), 100, "new")
+    assert (info.spec.deduplication_window, info.spec.max_event_size) == (timedelta(seconds=5), 1000)
+    assert (info.name, info.events, info.last_id, info.first_time) == ("a", 0, 0, None)
+    assert (await client.streams.get("a")).spec == info.spec
+
+
+async def test_streams_are_listed_copied_purged_and_deleted(client: ws.Client) -> None:
+    """A mirror has what its origin has; a purge removes what it says; a deleted stream is gone."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    await client.publish_many([text(str(number)) for number in range(5)], subject="a.x", in_flight=1)
+    await client.publish("a.y", text("y"))
+    await client.streams.ensure("copy", mirror=ws.Source("a", subjects=["a.y"]))
+    assert [info.name async for info in client.streams.list()] == ["a", "copy"]
+    mirror = (await client.streams.get("copy")).spec.mirror
+    assert mirror is not None
+    assert (mirror.name, mirror.subjects) == ("a", ("a.y",))
+    assert [pair async for pair in stream.subjects()] == [("a.x", 5), ("a.y", 1)]
+    assert await stream.purge("a.x", keep=2, dry_run=True) == 3
+    assert await stream.purge("a.x", keep=2) == 3
+    assert await stream.purge() == 3
+    await client.streams.delete("copy")
+    with pytest.raises(ws.WrongLastId):
+        await stream.delete(expected_last_id=1)
+    await stream.delete(expected_last_id=6)
+    with pytest.raises(ws.StreamNotFound):
+        await stream.info()
+    with pytest.raises(ws.StreamNotFound):
+        await stream.delete()
+
+
+async def test_consumers(client: ws.Client) -> None:
+    """A consumer is ensured, described, listed, paused and deleted."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    await client.publish("a.x", text(""))
+    policy = ws.RetryPolicy(max_attempts=3, initial=0.2, maximum=timedelta(minutes=1), dead_letters=False)
+    consumer = await stream.consumers.ensure(
+        "w", subjects=["a.*"], start=ws.START, timeout=timedelta(seconds=7), retry=policy
+    )
+    info = await consumer.info()
+    assert (info.stream, info.name, info.subjects, info.pending) == ("a", "w", ("a.*",), 1)
+    assert (info.timeout, info.retry.max_attempts) == (timedelta(seconds=7), 3)
+    assert (info.retry.initial, info.retry.dead_letters) == (timedelta(seconds=0.2), False)
+    until = await consumer.pause(60)
+    assert datetime.now(UTC) < until
+    (listed,) = [info async for info in stream.consumers.list()]
+    assert listed.paused_until == until
+    await consumer.resume()
+    late = await stream.consumers.ensure(None, start=ws.from_id(2))
+    assert not (await late.info()).durable
+    await stream.consumers.delete("w")
+    with pytest.raises(ws.ConsumerNotFound):
+        await stream.consumers.get("w")
+
+
+async def test_events_are_read_without_a_consumer(client: ws.Client) -> None:
+    """By id, by time, the last of a subject; forwards, backwards, by type; and deleted."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    when = datetime(2026, 1, 2, 3, 4, 5, 6, UTC)
+    await client.publish("a.x", text("1"), time=when)
+    await client.publish_many([SetResponse(revision=number) for number in (2, 3)], subject="a.y", in_flight=1)
+    events = stream.events
+    first = (await events.get(1)).event
+    assert (first.id, first.subject, first.time, first.attempt) == (1, "a.x", when, 0)
+    assert first.data == text("1")
+    assert (await events.get(last_of="a.y")).event.id == 3
+    assert (await events.get(at=datetime(2020, 1, 1, tzinfo=UTC))).event.id == 1
+    assert (await events.get(1, subject="a.y")).event.id == 2
+    assert [each.event.id async for each in events.read()] == [1, 2, 3]
+    assert [each.event.id async for each in events.read(start=ws.END, backwards=True, limit=2)] == [3, 2]
+    assert [each.event.id async for each in events.read(types=[SetResponse], start=ws.from_id(3))] == [3]
+    await events.delete(2)
+    with pytest.raises(ws.EventNotFound):
+        await events.get(2)
+    with pytest.raises(ValueError, match="exactly one"):
+        await events.get()
+
+
+async def test_a_tail_shows_what_is_there_and_what_comes(client: ws.Client) -> None:
+    """A tail from the start says when it has caught up, and goes on."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    await client.publish("a.x", text("1"))
+    seen: list[object] = []
+    async for item in stream.events.tail(start=ws.START):
+        if isinstance(item, ws.CaughtUp):
+            await client.publish("a.x", text("2"))
+            continue
+        assert isinstance(item, ws.StoredEvent)
+        seen.append(item.event.data)
+        if len(seen) == 2:
+            break
+    assert seen == [text("1"), text("2")]
+    with pytest.raises(ws.StreamNotFound):
+        async for _ in client.stream("none").events.tail():
+            pass
