@@ -23,6 +23,9 @@ from windshift.server.events.notes import FORGETTABLE, SETTLED, Notes
 _AT_ONCE: Final = 8_192
 """Ids in one note."""
 
+_TOLD_AFTER: Final = (0.0, 0.3, 0.8, 1.6)
+"""Seconds after a reconnect: others may be connected a little later."""
+
 HEARD_WITHIN: Final = 1.0
 """Seconds after a reconnect in which others say what they had settled before."""
 
@@ -51,9 +54,11 @@ class Peers:
 
     def connected(self) -> None:
         """Tell what was settled just before the broker was lost."""
-        self._back_at = asyncio.get_running_loop().time()
+        loop = asyncio.get_running_loop()
+        self._back_at = loop.time()
         for consumer, created, seqs in self._settled.forgettable():
-            self._tell(FORGETTABLE, consumer, created, list(seqs))
+            for delay in _TOLD_AFTER:
+                loop.call_later(delay, self._tell, FORGETTABLE, consumer, created, list(seqs))
 
     async def heard(self, within: float = HEARD_WITHIN) -> None:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""

@@ -525,10 +525,11 @@ class ConsumeProtocol:
         if isinstance(outcome, bytes) and not pending.answered:
             if pending.ends and pending.since > self._answered:
                 self._answered = pending.since
-            work = self._before_confirming(pending, outcome, now)
-            if work is not None:
-                self.work.append(work)
-                return
+            if self.policy.dead_letters or pending.seq in self._dead:
+                work = self._before_confirming(pending, outcome, now)
+                if work is not None:
+                    self.work.append(work)
+                    return
             self._stored(pending, now)
         self._finish(pending, outcome, now)
 
@@ -556,8 +557,6 @@ class ConsumeProtocol:
         """
         held = pending.held
         if held.replay is not None or self._is_closed:
-            return None
-        if not self.policy.dead_letters and pending.seq not in self._dead:
             return None
         is_sure = self._is_sure(held, now)
         if not pending.settles:
@@ -630,7 +629,8 @@ class ConsumeProtocol:
             counts.rejected += 1
         if pending.ends:
             self._settled.add(pending.seq, now)
-            if not self._is_sure(pending.held, now):
+            held = pending.held
+            if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
                 self.settled_again.append(pending.seq)
             if self._dead:
                 self._dead.pop(pending.seq, None)
@@ -699,7 +699,7 @@ class ConsumeProtocol:
         while self._backlog and self.window.has_room:
             waiting = self._backlog.popleft()
             if waiting.since + self._timeout > now:  # it is not with the broker again
-                self._hold(waiting)
+                self._hold(*waiting)
         if self._arrived:
             arrived, self._arrived = self._arrived, []
             since = self._memory.pauses.arrived(now)
@@ -708,16 +708,15 @@ class ConsumeProtocol:
             self._pacer.arrived(arrived, now)
             for delivery in arrived:
                 self.window.arrive()
-                if self._passes(delivery, now, earliest, is_late=is_late):
-                    waiting = _Waiting(delivery, None, since, earliest)
-                    if self._backlog or not self._hold(waiting):
-                        self._backlog.append(waiting)
+                if self._passes(delivery, now, earliest, is_late=is_late) and (
+                    self._backlog or not self._hold(delivery, None, since, earliest)
+                ):
+                    self._backlog.append(_Waiting(delivery, None, since, earliest))
         self._recency.answered(self._answered)  # not before: what has arrived may have been sent earlier
         self.window.waiting = len(self._backlog) + len(self._undecided)
 
-    def _hold(self, waiting: _Waiting) -> bool:
+    def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
         """Hand a delivery to the client soon; false when there is no room."""
-        delivery, replay, since, earliest = waiting
         held = self.window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
         if held is None:
             return False
