@@ -120,6 +120,23 @@ async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None
     assert (budget.used, budget.waiting) == (50, 0)
 
 
+async def test_what_nobody_waits_for_any_more() -> None:
+    """It counts until it comes, as nobody's; and leaves half to others, for it may never come."""
+    budget = Budget(100)
+    lates = [budget.leave(await take(budget, "a", 20)) for _ in range(2)]
+    assert budget.used == 40
+    own = [await take(budget, "a", 20) for _ in range(2)]
+    lates += [budget.leave(each) for each in own]
+    assert budget.used == 40  # the oldest count no more
+    other = await take(budget, "b", 50)
+    budget.came(lates[3])
+    assert budget.used == 70
+    for late in lates:
+        budget.came(late)
+    budget.give_back(other)
+    assert budget.used == 0
+
+
 async def _cancel(*tasks: asyncio.Task[Share]) -> None:
     for task in tasks:
         task.cancel()

@@ -34,6 +34,7 @@ from tests.nats.waiting import eventually
 from tests.support.broker import QUICK, in_seconds
 from tests.support.certificates import Authority
 from windshift.nats import (
+    Budget,
     ConnectFailed,
     Connection,
     ConnectionOptions,
@@ -42,6 +43,7 @@ from windshift.nats import (
     MessageTooLarge,
     NoReply,
     NotConnected,
+    Outcome,
     OutcomeUnknown,
     Requests,
     Unavailable,
@@ -807,6 +809,32 @@ async def asking(answer: Callable[[Peer, Operation], None]) -> AsyncIterator[Req
 def reply_to(operation: Operation) -> bytes:
     """Return where a request is to be answered."""
     return operation.arguments[1]
+
+
+async def test_an_answer_that_comes_late_keeps_its_share() -> None:
+    """Whether the time of a request was over or its task was cancelled, until it comes or never will."""
+    asked: list[tuple[Peer, bytes]] = []
+    async with asking(lambda peer, operation: asked.append((peer, reply_to(operation)))) as requests:
+        budget = Budget(1_000)
+
+        def ask(seconds: float) -> asyncio.Task[Outcome]:
+            share = budget.take_now(100)
+            assert share is not None
+            work = requests.request_within(budget, share, b"q", b"", in_seconds(seconds))
+            return asyncio.create_task(work)
+
+        assert await ask(0.05) is NoReply.TIMED_OUT
+        assert budget.used == 100
+        peer, reply = asked[0]
+        peer.say(message_frame(1, reply, b"late"))
+        await eventually(lambda: budget.used == 0)
+        cancelled = ask(20)
+        await eventually(lambda: len(asked) == 2)
+        cancelled.cancel()
+        await asyncio.wait((cancelled,))
+        assert budget.used == 100
+        peer.abort()
+        await eventually(lambda: budget.used == 0)
 
 
 async def test_answers_to_nothing() -> None:

@@ -57,6 +57,8 @@ class Budget:
         self._of: dict[str, int] = {}
         self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
+        self._late: dict[object, int] = {}
+        self._late_size = 0
         self._is_short = False  # whether somebody waits for bytes that others hold
         self.used = self.waiting = 0
 
@@ -99,13 +101,40 @@ class Budget:
 
     def give_back(self, share: Share) -> None:
         """Give bytes back, to those who wait."""
+        self._free(share)
+        self._drop(share[1])
+
+    def leave(self, share: Share) -> object:
+        """Note that nobody waits any more for what may come; return what to give to `came`.
+
+        It counts until it has come, but no longer as the asker's. Much of it never comes, as when a leader
+        has died: it never takes up more than half of the budget.
+        """
+        self._free(share)
+        late, size = object(), share[1]
+        self._late[late] = size
+        self._late_size += size
+        while self._late_size > self._most:
+            self.came(next(iter(self._late)))
+        return late
+
+    def came(self, late: object) -> None:
+        """Note that what nobody waited for has come, or never will."""
+        size = self._late.pop(late, 0)
+        if size:
+            self._late_size -= size
+            self._drop(size)
+
+    def _free(self, share: Share) -> None:
         asker, size = share
-        self.used -= size
         left = self._of[asker] - size
         if left:
             self._of[asker] = left
         else:
             del self._of[asker]
+
+    def _drop(self, size: int) -> None:
+        self.used -= size
         if self._queues:
             self._hand_out()
 

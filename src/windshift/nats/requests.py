@@ -126,7 +126,8 @@ class Requests:
         return outcome
 
     def _keep(self, token: Token, subject: bytes, budget: Budget, share: Share) -> None:
-        self._wait(token, lambda _: budget.give_back(share), subject, self.loop.time() + _LATE)
+        late = budget.leave(share)
+        self._wait(token, lambda _: budget.came(late), subject, self.loop.time() + _LATE)
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Wait longer for a request whose deadline has passed."""
