@@ -424,6 +424,8 @@ def test_the_info_of_nats_server() -> None:
     assert parsed(line) == [
         ServerInfo(
             server_id="ND",
+            server_name="ND",
+            version="2.15.1",
             client_id=5,
             headers=True,
             nonce="n0nce",
