@@ -419,6 +419,7 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "AdminService/TailEvents": _told,
     "AdminService/DeleteEvent": _event_deleted,
     "AdminService/ListConsumers": _consumers_listed,
+    "AdminService/ListSubscriptions": _told,
     "AdminService/PauseConsumer": _paused,
     "PrincipalsService/ListPrincipals": _principals_listed,
     "PrincipalsService/EndConnections": _told,

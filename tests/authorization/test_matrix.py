@@ -93,6 +93,7 @@ REQUESTS: dict[str, Message | Make] = {
         stream="SPARE", id=world.admin.publish("spare.x")
     ),
     "AdminService/ListConsumers": admin_pb.ListConsumersRequest(stream="SHOP"),
+    "AdminService/ListSubscriptions": admin_pb.ListSubscriptionsRequest(),
     "AdminService/PauseConsumer": admin.pausing("base-"),
     "PrincipalsService/ListPrincipals": principals_pb.ListPrincipalsRequest(),
     "PrincipalsService/EndConnections": principals_pb.EndConnectionsRequest(principal="exact"),

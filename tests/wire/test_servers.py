@@ -9,6 +9,7 @@ import windshift
 from tests.support.app import running_app
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
+from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.looking import ask
 
 
@@ -49,6 +50,44 @@ def wait_for_servers(client: Client, ids: set[str]) -> Any:
         if {entry.server.id for entry in found.servers} == ids and not found.missing:
             return found
         assert time.monotonic() < until, found
+
+
+def test_who_is_subscribed(own_nats_server: NatsServer, own_client: Client) -> None:
+    """Every call that consumes is shown by every server, with what it holds, until it ends."""
+    with running_app(own_nats_server.url) as address:
+        other = Client(address)
+        own, second = (ask(each, "GetServer").server.id for each in (own_client, other))
+        for each in (own_client, other):
+            wait_for_servers(each, {own, second})
+        own_client.ensure_stream("S")
+        for consumer in ("c", "d"):
+            ensure_consumer(own_client, "S", consumer)
+        for _ in range(3):
+            own_client.publish("S.a")
+        with subscribed(own_client, "S", window=7) as call, subscribed(other, "S", consumer="d") as away:
+            call.events(3)
+            away.events(3)
+            call.ack(1)
+            call.told()
+            call.reject(2, permanently=True)
+            call.told()
+            here, there = ask(own_client, "ListSubscriptions", stream="S").subscriptions
+            assert (here.consumer, here.server, there.consumer, there.server) == ("c", own, "d", second)
+            assert (here.max_processing_events, here.unsettled) == (7, 1)
+            assert (here.delivered, here.acked, here.rejected) == (3, 1, 1)
+            assert here.peer.startswith("127.0.0.1:")
+            assert here.user_agent.startswith("grpc-python")
+            assert here.principal == ""
+            assert list(ask(other, "ListSubscriptions", stream="S", consumer="c").subscriptions) == [here]
+            found = ask(other, "ListConsumers", stream="S").consumers
+            assert [each.subscriptions for each in found] == [1, 1]
+        until = time.monotonic() + 30
+        while ask(own_client, "ListSubscriptions").subscriptions:
+            assert time.monotonic() < until
+        other.channel.close()
+    with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
+        ask(own_client, "ListSubscriptions", consumer="c")
+    assert caught[0].fields == ("consumer",)
 
 
 def test_who_calls_without_rules(client: Client) -> None:

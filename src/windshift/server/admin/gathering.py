@@ -26,6 +26,8 @@ _INTERVAL: Final = 5.0
 """Seconds between two words of a server that it is there."""
 _FORGOTTEN: Final = 16.0
 """Seconds of silence after which a server counts as gone."""
+_MOST: Final = 10_000
+"""Servers that are remembered."""
 _IN_ONE: Final = 500
 """Entries of one message of an answer."""
 
@@ -98,7 +100,9 @@ class Gathering:
             return
         if message.body == b"-":
             self._heard.pop(id, None)
-        elif len(self._heard) < 10_000:
+        elif len(self._heard) < _MOST:
+            if id not in self._heard:  # it has just started, and knows nobody
+                self._publish(f"_WS.here.{self.id}", b"+")
             self._heard[id] = self._loop.time()
 
     def _on_question(self, message: Message) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from math import inf
 from typing import Any, Final
@@ -17,6 +18,7 @@ from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, Consu
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
+from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
 from windshift.server.admin.tail import Tail
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.consume import write_event
@@ -32,6 +34,7 @@ from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import read_token, write_token
 from windshift.server.events.deliveries import read_stored
 from windshift.server.events.headers import OWN
+from windshift.server.events.model import ConsumerKey
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.specs import AtEnd, AtStart
 
@@ -72,6 +75,7 @@ class AdminService:
         servers: this one and the others.
         streams: all about streams.
         consumers: all about consumers.
+        subscriptions: the calls that consume.
         events: reads events.
         connection: the connection to NATS, for tails.
         api: the same.
@@ -82,6 +86,7 @@ class AdminService:
         servers: Servers,
         streams: StreamAdmin,
         consumers: ConsumerAdmin,
+        subscriptions: Subscriptions,
         events: EventReader,
         connection: Connection,
         api: JetStream,
@@ -89,6 +94,7 @@ class AdminService:
         self._servers = servers
         self._streams = streams
         self._consumers = consumers
+        self._subscriptions = subscriptions
         self._events = events
         self._connection = connection
         self._api = api
@@ -255,10 +261,27 @@ class AdminService:
             None if after is None else (after[0], after[1], after[2]),
             answer_by(call),
         )
+        calls = await self._subscriptions.counts(request.stream)
         token = "" if page.after is None else write_token([*page.after], *bound)
         return pb.ListConsumersResponse(
-            consumers=map(_consumer_info, page.entries), total=page.total, next_page_token=token
+            consumers=[_consumer_info(entry, calls) for entry in page.entries],
+            total=page.total,
+            next_page_token=token,
         )
+
+    async def list_subscriptions(
+        self, request: pb.ListSubscriptionsRequest, call: ServerCall
+    ) -> pb.ListSubscriptionsResponse:
+        """List the calls that consume."""
+        del call
+        if request.stream:
+            names.stream_name("stream", request.stream)
+        if request.consumer:
+            names.consumer_name("consumer", request.consumer)
+            if not request.stream:
+                raise InvalidField("consumer", "needs stream: names of consumers are the stream's own")
+        found, missing = await self._subscriptions.all(request.stream, request.consumer)
+        return pb.ListSubscriptionsResponse(subscriptions=map(_subscription, found), missing=missing)
 
     async def pause_consumer(
         self, request: pb.PauseConsumerRequest, call: ServerCall
@@ -468,10 +491,10 @@ def _stored_event(message: StoredMessage, cut: int | None = None) -> pb.StoredEv
     return event
 
 
-def _consumer_info(entry: ConsumerEntry) -> pb.ConsumerInfo:
-    details = entry.details
+def _consumer_info(entry: ConsumerEntry, calls: Counter[ConsumerKey]) -> pb.ConsumerInfo:
+    view, details = entry.view, entry.details
     return pb.ConsumerInfo(
-        consumer=consumer_response(entry.view),
+        consumer=consumer_response(view),
         created=_timestamp(details.created),
         delivered_to=details.delivered_to,
         redelivered=details.redelivered,
@@ -479,4 +502,23 @@ def _consumer_info(entry: ConsumerEntry) -> pb.ConsumerInfo:
         last_delivery=_timestamp(details.last_delivery),
         last_ack=_timestamp(details.last_ack),
         paused_until=_timestamp(details.paused_until),
+        subscriptions=calls[ConsumerKey(view.stream, view.id)],
     )
+
+
+def _subscription(view: SubscriptionView) -> pb.Subscription:
+    subscription = pb.Subscription(
+        server=view.server,
+        stream=view.stream,
+        consumer=view.consumer,
+        peer=view.peer,
+        principal=view.principal,
+        user_agent=view.user_agent,
+        max_processing_events=max(0, view.size),
+        unsettled=max(0, view.unsettled),
+        delivered=max(0, view.delivered),
+        acked=max(0, view.acked),
+        rejected=max(0, view.rejected),
+    )
+    subscription.since.FromNanoseconds(view.since_ns)
+    return subscription

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import cast
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
+from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.fields import duration_ns
@@ -30,6 +32,8 @@ from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 
+_LONGEST_AGENT = 200
+
 TYPE_URL_PREFIX = "type.googleapis.com/"
 
 _ACTIONS = {
@@ -40,17 +44,51 @@ _ACTIONS = {
 }
 
 
-async def consume(call: ServerCall, broker: Broker, options: ConsumeOptions) -> None:
+async def consume(
+    call: ServerCall, broker: Broker, options: ConsumeOptions, subscriptions: Subscriptions
+) -> None:
     """Serve a consume call until it ends; a drain ends it gracefully."""
-    subscription = Subscription(broker, CallClient(call), options, admission_of(call))
+    client, gate = CallClient(call), admission_of(call)
+    subscription = Subscription(broker, client, options, gate)
     call.on_drain = subscription.drain
-    await subscription.run()
+    since_ns = time.time_ns()
+
+    def describe() -> SubscriptionView | None:
+        if subscription.window is None:
+            return None
+        (stream, consumer), size, unsettled = subscription.window
+        return SubscriptionView(
+            stream,
+            consumer,
+            call.peer,
+            "" if gate is None else gate.identity.principal.name,
+            call.header(b"user-agent")[:_LONGEST_AGENT],
+            since_ns,
+            size,
+            unsettled,
+            client.delivered,
+            client.acked,
+            client.rejected,
+        )
+
+    with subscriptions.opened(describe):
+        await subscription.run()
 
 
 class CallClient(CallStream):
-    """The client's end of a consume call, as the domain sees it."""
+    """The client's end of a consume call, as the domain sees it.
 
-    __slots__ = ()
+    Attributes:
+        delivered: events that were sent.
+        acked: ids whose acknowledgement was confirmed.
+        rejected: ids whose reject was confirmed.
+    """
+
+    __slots__ = ("acked", "delivered", "rejected")
+
+    def __init__(self, call: ServerCall) -> None:
+        super().__init__(call)
+        self.delivered = self.acked = self.rejected = 0
 
     async def receive(self) -> Iterator[Command] | None:
         """Return the client's commands; iterating may raise `InvalidField`."""
@@ -65,10 +103,15 @@ class CallClient(CallStream):
 
     def deliver(self, delivery: Delivery) -> None:
         """Send `Event`."""
+        self.delivered += 1
         self._call.send(event_response(delivery))
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Send the confirmation of a command."""
+        if confirmation.kind is Kind.ACK:
+            self.acked += len(confirmation.ids)
+        elif confirmation.kind is Kind.REJECT:
+            self.rejected += len(confirmation.ids)
         self._call.send(confirmation_response(confirmation))
 
 

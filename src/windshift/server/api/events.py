@@ -8,6 +8,7 @@ from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
+from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
@@ -39,6 +40,7 @@ class EventsService:
         publisher: stores events.
         broker: what consuming needs.
         consume_options: timers of consume calls.
+        subscriptions: shows open consume calls.
         extract: finds the trace context of a call.
     """
 
@@ -49,6 +51,7 @@ class EventsService:
         publisher: Publisher,
         broker: Broker,
         consume_options: ConsumeOptions,
+        subscriptions: Subscriptions,
         extract: Extract = w3c,
     ) -> None:
         self._streams = streams
@@ -56,6 +59,7 @@ class EventsService:
         self._publisher = publisher
         self._broker = broker
         self._consume_options = consume_options
+        self._subscriptions = subscriptions
         self._extract = extract
 
     async def ensure_stream(
@@ -102,7 +106,7 @@ class EventsService:
 
     async def events(self, call: ServerCall) -> None:
         """Deliver events and take their acknowledgements."""
-        await consume(call, self._broker, self._consume_options)
+        await consume(call, self._broker, self._consume_options, self._subscriptions)
 
     publish = publish_event
     consume = events

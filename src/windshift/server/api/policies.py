@@ -306,7 +306,7 @@ def _pause(request: admin_pb.PauseConsumerRequest) -> Iterator[Action]:
 # --- Principals -------------------------------------------------------------------------------------------
 
 
-def _observe(_: principals_pb.ListPrincipalsRequest | admin_pb.ListServersRequest) -> Iterator[Action]:
+def _observe(_: object) -> Iterator[Action]:
     yield ObserveServer()
 
 
@@ -447,6 +447,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     ),
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
+    _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_pause, _check_of_consumer),
     _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),

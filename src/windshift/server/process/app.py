@@ -36,6 +36,7 @@ from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.look import Look
 from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
+from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.api.admin import ADMIN, AdminService
 from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
@@ -390,23 +391,26 @@ class _Domain:
         writer = DeadLetterWriter(connection, api, store)
         queue = ReplayQueue(api, writes, notes, replicas)
         shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
+        self.gathering = Gathering(connection)
+        subscriptions = Subscriptions(self.gathering)
         self.events = EventsService(
             Streams(api, replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
             Publisher(api, writes, counts, tracer),
             Broker(connection, requests, api, shared, counts, tracer, nats.room),
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
+            subscriptions,
             extractor(config.telemetry.propagators),
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
         look = Look(api)
-        self.gathering = Gathering(connection)
         self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(
             self.servers,
             StreamAdmin(api, look, store, ownership),
             ConsumerAdmin(api, look, store),
+            subscriptions,
             EventReader(api, look),
             connection,
             api,

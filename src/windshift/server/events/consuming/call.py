@@ -150,6 +150,14 @@ class Subscription:
         finally:
             shared.settled.detach(consumer, found.state.created, now())
 
+    @property
+    def window(self) -> tuple[ConsumerKey, int, int] | None:
+        """The consumer, how many events the client may hold, and how many it holds; None before that."""
+        if self._attachment is None:
+            return None
+        protocol = self._attachment.protocol
+        return protocol.consumer, protocol.window.size, len(protocol.window)
+
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
         self.end(ShuttingDown())

@@ -462,7 +462,7 @@ class ListConsumersResponse(_message.Message):
     def __init__(self, consumers: _Optional[_Iterable[_Union[ConsumerInfo, _Mapping]]] = ..., total: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ConsumerInfo(_message.Message):
-    __slots__ = ("consumer", "created", "delivered_to", "redelivered", "oldest_unsettled", "last_delivery", "last_ack", "paused_until")
+    __slots__ = ("consumer", "created", "delivered_to", "redelivered", "oldest_unsettled", "last_delivery", "last_ack", "paused_until", "subscriptions")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_TO_FIELD_NUMBER: _ClassVar[int]
@@ -471,6 +471,7 @@ class ConsumerInfo(_message.Message):
     LAST_DELIVERY_FIELD_NUMBER: _ClassVar[int]
     LAST_ACK_FIELD_NUMBER: _ClassVar[int]
     PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+    SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
     consumer: _service_pb2.GetConsumerResponse
     created: _timestamp_pb2.Timestamp
     delivered_to: int
@@ -479,7 +480,52 @@ class ConsumerInfo(_message.Message):
     last_delivery: _timestamp_pb2.Timestamp
     last_ack: _timestamp_pb2.Timestamp
     paused_until: _timestamp_pb2.Timestamp
-    def __init__(self, consumer: _Optional[_Union[_service_pb2.GetConsumerResponse, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., delivered_to: _Optional[int] = ..., redelivered: _Optional[int] = ..., oldest_unsettled: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_delivery: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_ack: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    subscriptions: int
+    def __init__(self, consumer: _Optional[_Union[_service_pb2.GetConsumerResponse, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., delivered_to: _Optional[int] = ..., redelivered: _Optional[int] = ..., oldest_unsettled: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_delivery: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_ack: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subscriptions: _Optional[int] = ...) -> None: ...
+
+class ListSubscriptionsRequest(_message.Message):
+    __slots__ = ("stream", "consumer")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    consumer: str
+    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ...) -> None: ...
+
+class ListSubscriptionsResponse(_message.Message):
+    __slots__ = ("subscriptions", "missing")
+    SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    subscriptions: _containers.RepeatedCompositeFieldContainer[Subscription]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, subscriptions: _Optional[_Iterable[_Union[Subscription, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class Subscription(_message.Message):
+    __slots__ = ("server", "stream", "consumer", "peer", "principal", "user_agent", "since", "max_processing_events", "unsettled", "delivered", "acked", "rejected")
+    SERVER_FIELD_NUMBER: _ClassVar[int]
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+    USER_AGENT_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    MAX_PROCESSING_EVENTS_FIELD_NUMBER: _ClassVar[int]
+    UNSETTLED_FIELD_NUMBER: _ClassVar[int]
+    DELIVERED_FIELD_NUMBER: _ClassVar[int]
+    ACKED_FIELD_NUMBER: _ClassVar[int]
+    REJECTED_FIELD_NUMBER: _ClassVar[int]
+    server: str
+    stream: str
+    consumer: str
+    peer: str
+    principal: str
+    user_agent: str
+    since: _timestamp_pb2.Timestamp
+    max_processing_events: int
+    unsettled: int
+    delivered: int
+    acked: int
+    rejected: int
+    def __init__(self, server: _Optional[str] = ..., stream: _Optional[str] = ..., consumer: _Optional[str] = ..., peer: _Optional[str] = ..., principal: _Optional[str] = ..., user_agent: _Optional[str] = ..., since: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_processing_events: _Optional[int] = ..., unsettled: _Optional[int] = ..., delivered: _Optional[int] = ..., acked: _Optional[int] = ..., rejected: _Optional[int] = ...) -> None: ...
 
 class PauseConsumerRequest(_message.Message):
     __slots__ = ("stream", "consumer", "until")
