@@ -909,9 +909,7 @@ class ConsumeProtocol:
             self._forgetful_until = now
         self._settled.recover(now, self._timeout)
         self._is_stale = self._wants_inbox = True
-        for pending in self._settlements.repeatable():
-            pending.is_repeated = True
-            self.sends.append(pending)
+        self.sends += self._settlements.repeatable()
 
     def moved(self, now: float) -> None:
         """Note that another connection took over: ask by way of it, once what is on its way has arrived."""

@@ -89,7 +89,6 @@ class PendingAck:
         settles: whether it ends the delivery.
         ready: whether it may be sent, because all preparations are done.
         sent: whether it was sent.
-        is_repeated: whether it was sent again after a reconnect.
         void: whether it was too late, though the broker has stored it.
         answered: whether its outcome is known; later answers change nothing.
         since: when the client sent the command.
@@ -103,7 +102,6 @@ class PendingAck:
         "confirmation",
         "dropped",
         "held",
-        "is_repeated",
         "payload",
         "ready",
         "sent",
@@ -124,7 +122,7 @@ class PendingAck:
         self.settles = confirmation.kind is not Kind.PING
         self.since = now
         self.ready = True
-        self.sent = self.answered = self.void = self.is_repeated = False
+        self.sent = self.answered = self.void = False
         self.dropped: Failure | None = None
         self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
