@@ -104,6 +104,18 @@ def test_what_was_settled_lately() -> None:
     assert memory.lately(StreamSeq(2))
 
 
+def test_what_others_have_settled_is_known_to_calls_that_come_later() -> None:
+    """Clients come over from a server that died after it had said what the broker may have forgotten."""
+    consumers = SettledByConsumer()
+    consumers.hear(ConsumerKey("S", "c"), "then", [StreamSeq(1)], 0.0)
+    call = consumers.attach(ConsumerKey("S", "c"), "then", 1.0)
+    call.recover(1.0, 3.0)
+    assert call.knows(StreamSeq(1), 2.0)
+    consumers.detach(ConsumerKey("S", "c"), "then", 3.0)
+    consumers.hear(ConsumerKey("S", "d"), "then", [StreamSeq(1)], 500.0)
+    assert len(consumers) == 1
+
+
 def test_consumers_without_a_call_are_doubted_too() -> None:
     """What the last call of a consumer settled before the connection ended is known to the next one."""
     shared, key = SettledByConsumer(), ConsumerKey("S", "c")

@@ -153,10 +153,17 @@ class SettledByConsumer:
                 settled.add(seq, now)
 
     def hear(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
-        """Note what another server has settled before the broker was lost, if that is of interest here."""
-        settled = self._known.get((consumer, created))
-        if settled is not None:
-            settled.hear(seqs, now)
+        """Note what another server has settled before the broker was lost.
+
+        Clients of that server may come here next, so it is kept for a while also without a call.
+        """
+        self._purge(now)
+        key = consumer, created
+        settled = self._known.get(key)
+        if settled is None:
+            settled = self._known[key] = Settled()
+            self._unused[key] = now
+        settled.hear(seqs, now)
 
     def _purge(self, now: float) -> None:
         while self._unused:
