@@ -26,6 +26,10 @@ _FEWEST_FILES: Final = 64
 """Files that must be possible besides those that there are."""
 
 
+TOO_MANY_OPEN_FILES: Final = frozenset({errno.EMFILE, errno.ENFILE})
+"""Errors that say nothing about a disk."""
+
+
 class Space(NamedTuple):
     """The file system of a directory, in bytes and as far as this user may use it."""
 
@@ -66,6 +70,8 @@ def _writable(trial: Path, *, sync: bool) -> bool:
                 file.flush()
                 os.fsync(file.fileno())
     except OSError as error:
+        if error.errno in TOO_MANY_OPEN_FILES:
+            raise
         return error.errno in {errno.ENOSPC, errno.EDQUOT} and not sync  # that is seen otherwise
     finally:
         with suppress(OSError):

@@ -20,7 +20,7 @@ from windshift.nats import ServerAddress
 from windshift.server.background.threads import in_thread
 from windshift.server.config import EmbeddedConfig
 from windshift.server.process.embedded.directory import DataDirectory
-from windshift.server.process.embedded.disk import Disk, Failures, Space, look
+from windshift.server.process.embedded.disk import TOO_MANY_OPEN_FILES, Disk, Failures, Space, look
 from windshift.server.process.embedded.errors import EmbeddedError
 from windshift.server.process.embedded.inventory import Inventory
 from windshift.server.process.embedded.program import find_program
@@ -341,7 +341,8 @@ class EmbeddedNats:
             try:
                 space, failed = looking.result()
             except OSError as error:
-                self._take_look(None, error.strerror or "", loop.time())
+                if error.errno not in TOO_MANY_OPEN_FILES:
+                    self._take_look(None, error.strerror or "", loop.time())
             else:
                 self._take_look(space, failed, loop.time())
                 self._raise_limit(space)
