@@ -40,6 +40,7 @@ BY_KIND = [
     (nats.StorageFull("no disk"), errors.StorageFull("no disk")),
     (nats.NoStream("orders.new"), errors.UnboundSubject("orders.new")),
     (nats.NoBucket("settings"), errors.StoreNotFound("settings")),
+    (nats.NoTtl("settings"), errors.TtlNotSupported("settings")),
     (nats.MessageTooLarge(1024), errors.EventTooLarge(1024)),
 ]
 
