@@ -19,6 +19,7 @@ the last is 1001
 1
 1001 orders.placed
 991 purged
+3 GiveUp no letter
 3 True
 0 replayed
 0 purged

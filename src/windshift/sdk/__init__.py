@@ -1,9 +1,12 @@
 """The client library. Programs import it as `import windshift as ws`."""
 
+import logging
+
 from .client import Client, connect
 from .consumers import Consumer, ConsumerInfo
 from .credentials import Token
 from .dead_letters import DeadLetter, Purged, Replayed
+from .deliveries import Delivery, Drop, GiveUp, RetryLater
 from .errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -23,8 +26,10 @@ from .errors import (
     InvalidRequest,
     KeyExists,
     KeyNotFound,
+    LeaseLost,
     MirrorChange,
     NotFound,
+    NotSettled,
     NotSupportedByBroker,
     OutcomeUnknown,
     PermissionDenied,
@@ -67,6 +72,8 @@ from .specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
 from .stores import Entry, Revision, Store, StoreInfo
 from .streams import Stream, StreamInfo
 
+logging.getLogger("windshift").addHandler(logging.NullHandler())
+
 __all__ = [
     "END",
     "START",
@@ -85,19 +92,24 @@ __all__ = [
     "DeadLetter",
     "DeadLetterNotFound",
     "DeadlineExceeded",
+    "Delivery",
     "Denied",
+    "Drop",
     "Entry",
     "Event",
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
+    "GiveUp",
     "IdentityUnavailable",
     "InvalidField",
     "InvalidRequest",
     "KeyExists",
     "KeyNotFound",
+    "LeaseLost",
     "MirrorChange",
     "NotFound",
+    "NotSettled",
     "NotSupportedByBroker",
     "OutcomeUnknown",
     "PermissionDenied",
@@ -112,6 +124,7 @@ __all__ = [
     "Refused",
     "Replayed",
     "ReplicasUnavailable",
+    "RetryLater",
     "RetryPolicy",
     "Revision",
     "RevisionMismatch",

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar, overload
+
+from google.protobuf.message import Message
 
 from windshift.protos import admin, events
 from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
+from .deliveries import Delivery
+from .errors import DeadlineExceeded
 from .names import Names
 from .pointers import END, Position
 from .retry import Repeat
+from .runtime.subscription import Handler, Subscription, consume, finish
 from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment, seconds, timestamp
+
+T = TypeVar("T", bound=Message)
 
 _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _EVENTS = "/windshift.events.v1alpha1.EventsService/"
@@ -124,6 +134,155 @@ class Consumer:
         """End a pause."""
         await self._pause(None)
 
+    @overload
+    def subscribe(
+        self,
+        *,
+        types: Sequence[type[T]],
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery[T]]]: ...
+
+    @overload
+    def subscribe(
+        self,
+        *,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+    ) -> AbstractAsyncContextManager[AsyncIterator[Delivery[Any]]]: ...
+
+    @asynccontextmanager
+    async def subscribe(
+        self,
+        *,
+        types: Sequence[type[Message]] = (),
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+    ) -> AsyncIterator[AsyncIterator[Delivery[Any]]]:
+        """Iterate over deliveries, until the block is left: `async with ... as deliveries`.
+
+        What was delivered and not settled when the block is left goes to others, and counts as an attempt;
+        `run` and `running` finish it instead.
+
+        Args:
+            types: only these are handed out, others become dead letters; none = every type.
+            concurrency: deliveries that are handed out and not settled, at most.
+            prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
+            max_lease: how long the lease of a delivery is prolonged.
+
+        Raises:
+            WindshiftError: from the iteration, an error that another call would meet too.
+        """
+        subscription = Subscription(
+            self._caller,
+            self.stream,
+            self.name,
+            None,
+            types=types,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            max_lease=seconds(max_lease),
+        )
+        running = asyncio.ensure_future(subscription.run())
+        try:
+            yield _deliveries(subscription, running)
+        finally:
+            await finish(subscription, running, 0.0)
+
+    async def run(
+        self,
+        handler: Handler,
+        *,
+        types: Sequence[type[Message]] = (),
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        grace: Seconds = 30.0,
+    ) -> None:
+        """Handle events until the task is cancelled. Then what is held is finished, and settled in one write.
+
+        An event is acknowledged when its handler returns. What the handler raises rejects it: `RetryLater`,
+        `GiveUp` and `Drop` say how; a payload that cannot be decoded becomes a dead letter; every other
+        exception means another attempt by the consumer's retry policy. Delivery is at least once.
+
+        Args:
+            handler: a coroutine function, or a function that runs in a thread.
+            types: only these are handed to it, others become dead letters; none = every type.
+            concurrency: handlers at once.
+            prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
+            max_lease: how long the lease of a delivery is prolonged. Then its handler is cancelled and the
+                event rejected; a thread cannot be cancelled, so its event goes to others.
+            grace: after a cancellation, how long handlers may take to finish before they are cancelled.
+
+        Raises:
+            WindshiftError: an error that another call would meet too.
+        """
+        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease)
+        await consume(subscription, seconds(grace))
+
+    @asynccontextmanager
+    async def running(
+        self,
+        handler: Handler,
+        *,
+        types: Sequence[type[Message]] = (),
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        grace: Seconds = 30.0,
+    ) -> AsyncIterator[None]:
+        """Handle events beside the block; leaving it is like cancelling `run`, whose arguments it takes.
+
+        Raises:
+            WindshiftError: at the end of the block, an error that another call would have met too.
+        """
+        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease)
+        running = asyncio.ensure_future(subscription.run())
+        try:
+            yield
+        finally:
+            failed = running.done()
+            await finish(subscription, running, seconds(grace))
+        if failed:
+            running.result()
+
+    def _subscription(
+        self,
+        handler: Handler,
+        types: Sequence[type[Message]],
+        concurrency: int,
+        prefetch: int | None,
+        max_lease: Seconds,
+    ) -> Subscription:
+        return Subscription(
+            self._caller,
+            self.stream,
+            self.name,
+            handler,
+            types=types,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            max_lease=seconds(max_lease),
+        )
+
+    async def idle(self, timeout: Seconds = 10.0) -> None:
+        """Wait until nothing is pending and nothing is unsettled.
+
+        Raises:
+            DeadlineExceeded: something still is after `timeout`.
+        """
+        pause = 0.02
+        try:
+            async with asyncio.timeout(seconds(timeout)):
+                while (info := await self.info()).pending or info.unsettled:
+                    await asyncio.sleep(pause)
+                    pause = min(0.5, pause * 1.5)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"consumer {self.name!r} has events that are not settled") from error
+
     async def _pause(self, until: datetime | None) -> admin.PauseConsumerResponse:
         request = admin.PauseConsumerRequest(
             stream=self._stream, consumer=self.name, until=None if until is None else timestamp(until)
@@ -134,6 +293,23 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"Consumer({self.stream!r}, {self.name!r})"
+
+
+async def _deliveries(
+    subscription: Subscription, running: asyncio.Future[None]
+) -> AsyncIterator[Delivery[Any]]:
+    """Yield what is ready, until the subscription ends."""
+    while True:
+        next_one: asyncio.Future[Any] = asyncio.ensure_future(subscription.ready.get())
+        try:
+            await asyncio.wait({next_one, running}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not next_one.done():
+                next_one.cancel()
+        if not next_one.done():
+            running.result()
+            return
+        yield next_one.result()
 
 
 class Consumers:

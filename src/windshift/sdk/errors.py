@@ -32,8 +32,10 @@ __all__ = [
     "InvalidRequest",
     "KeyExists",
     "KeyNotFound",
+    "LeaseLost",
     "MirrorChange",
     "NotFound",
+    "NotSettled",
     "NotSupportedByBroker",
     "OutcomeUnknown",
     "PermissionDenied",
@@ -413,6 +415,22 @@ class Undecodable(WindshiftError):
     def __init__(self, type_name: str, why: str) -> None:
         super().__init__(f"a payload of type {type_name!r} {why}")
         self.type_name = type_name
+
+
+class LeaseLost(WindshiftError):
+    """The event was settled too late: somebody else has it, or will get it.
+
+    Attributes:
+        id: its id.
+    """
+
+    def __init__(self, id: int) -> None:  # noqa: A002 -- the field's name
+        super().__init__(f"event {id} is not held any more: it was settled, or its lease ended")
+        self.id = id
+
+
+class NotSettled(WindshiftError):
+    """What became of an event could not be stored; it may be delivered again."""
 
 
 class PublishManyError(WindshiftError):

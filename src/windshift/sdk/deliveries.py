@@ -1,0 +1,190 @@
+"""One attempt to hand over an event, and what may become of it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from enum import Enum
+from types import TracebackType
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+from google.protobuf.message import Message
+
+from .errors import Undecodable, UnknownType
+from .events import Event
+from .times import Seconds, seconds
+
+T = TypeVar("T", bound=Message)
+
+_log = logging.getLogger("windshift")
+
+
+class Outcome(Enum):
+    """What is to become of an event."""
+
+    ACK = 0
+    """It is settled."""
+    RETRY = 1
+    """It is delivered again, after a time."""
+    DEAD_LETTER = 2
+    """It becomes a dead letter."""
+    DROP = 3
+    """It is not delivered again, and leaves no dead letter."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is to become of an event, and why.
+
+    Attributes:
+        outcome: what.
+        reason: text for people; the server keeps 1,024 characters.
+        error_type: the kind of failure; the server keeps 256 characters.
+        delay: seconds until a retry; None = as the consumer's policy says.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    error_type: str = ""
+    delay: float | None = None
+
+
+ACK = Verdict(Outcome.ACK)
+
+
+class _Rejection(Exception):
+    """Raised by a handler to say what is to become of its event."""
+
+    outcome: Outcome
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.delay: Seconds | None = None
+
+
+class RetryLater(_Rejection):
+    """Deliver the event again, after `delay`; None = as the consumer's policy says."""
+
+    outcome = Outcome.RETRY
+
+    def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
+        super().__init__(reason)
+        self.delay = delay
+
+
+class GiveUp(_Rejection):
+    """Keep the event as a dead letter, if the consumer keeps any, and do not deliver it again."""
+
+    outcome = Outcome.DEAD_LETTER
+
+
+class Drop(_Rejection):
+    """Do not deliver the event again, and keep nothing."""
+
+    outcome = Outcome.DROP
+
+
+def verdict_of(error: BaseException) -> Verdict:
+    """Say what becomes of an event whose handler raised this."""
+    cause = error.__cause__ or error
+    kind = type(cause).__qualname__[:256]
+    if isinstance(error, _Rejection):
+        delay = None if error.delay is None else seconds(error.delay)
+        return Verdict(error.outcome, error.reason[:1024], kind, delay)
+    undecodable = isinstance(error, UnknownType | Undecodable)
+    outcome = Outcome.DEAD_LETTER if undecodable else Outcome.RETRY
+    return Verdict(outcome, str(error)[:1024], kind)
+
+
+class Settler(Protocol):
+    """Who settles deliveries: a subscription."""
+
+    async def settle(self, job: Any, verdict: Verdict) -> None:
+        """Settle what a job handles, and wait for the confirmation."""
+
+    def ping(self, job: Any) -> None:
+        """Ask for more time now."""
+
+
+class Delivery(Generic[T]):
+    """One attempt to hand over an event.
+
+    Its lease is prolonged by itself, up to `max_lease`. `async with delivery:` settles it: it is
+    acknowledged at the end of the block; an exception rejects it, is logged, and goes no further.
+
+    Attributes:
+        event: the event.
+        lost: somebody else may have the event by now; what the handler does may be done twice.
+    """
+
+    __slots__ = ("_job", "_settled", "_settler", "event", "lost")
+
+    def __init__(self, event: Event[T], settler: Settler, job: Any) -> None:
+        self.event = event
+        self.lost = False
+        self._settler = settler
+        self._job = job
+        self._settled = False
+
+    async def ack(self) -> None:
+        """Settle the event, and wait until that is stored.
+
+        Raises:
+            LeaseLost: somebody else has the event, or will get it.
+            NotSettled: the subscription ended before that was stored; the event may come again.
+        """
+        await self._settle(ACK)
+
+    async def retry(self, reason: str = "", *, delay: Seconds | None = None) -> None:
+        """Have the event delivered again, after `delay` or by the consumer's policy; see `ack` for errors."""
+        wait = None if delay is None else seconds(delay)
+        await self._settle(Verdict(Outcome.RETRY, reason, delay=wait))
+
+    async def dead_letter(self, reason: str = "") -> None:
+        """Keep the event as a dead letter; see `ack` for errors."""
+        await self._settle(Verdict(Outcome.DEAD_LETTER, reason))
+
+    async def drop(self, reason: str = "") -> None:
+        """Have the event not delivered again, and keep nothing; see `ack` for errors."""
+        await self._settle(Verdict(Outcome.DROP, reason))
+
+    def ping(self) -> None:
+        """Ask for more time now, before work that blocks the event loop."""
+        self._settler.ping(self._job)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if error is None:
+            if not self._settled:
+                await self.ack()
+            return False
+        if not isinstance(error, Exception):
+            return False  # a cancelled task: the event is released with the subscription
+        verdict = verdict_of(error)
+        log_failure(self.event, verdict, error)
+        if not self._settled:
+            await self._settle(verdict)
+        return True
+
+    async def _settle(self, verdict: Verdict) -> None:
+        self._settled = True
+        await self._settler.settle(self._job, verdict)
+
+
+def log_failure(event: Event[Any], verdict: Verdict, error: BaseException | None) -> None:
+    """Log that an attempt failed."""
+    trace = None if error is None or isinstance(error, _Rejection) else error
+    _log.warning(
+        "event %d on %s, attempt %d: %s: %s",
+        event.id,
+        event.subject,
+        event.attempt,
+        verdict.outcome.name.lower().replace("_", " "),
+        verdict.reason or verdict.error_type,
+        exc_info=trace,
+    )

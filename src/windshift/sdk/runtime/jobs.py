@@ -1,0 +1,195 @@
+"""What a subscription knows of the events that it was given, without I/O.
+
+A job is the handling of one event by this process. It outlives the call that delivered the event: when the
+event comes again, the job that still runs goes on with it, or what it decided is said again.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from windshift.protos import events
+from windshift.sdk.deliveries import ACK, Outcome, Verdict
+
+Identity = tuple[str, int, int, int]
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """The handling of one event.
+
+    Attributes:
+        event: as it was delivered first.
+        call: number of the call that holds it; 0 = none.
+        since: when it was delivered first.
+        pinged: when its lease began anew.
+        started: whether it was handed to a handler.
+        verdict: what the handler decided.
+        said: number of the call on which that was said and is not answered; 0 = none.
+        tries: settlements that failed for now.
+        expired: its handler took longer than `max_lease`.
+    """
+
+    event: events.Event
+    call: int
+    since: float
+    pinged: float
+    started: bool = False
+    verdict: Verdict | None = None
+    said: int = 0
+    tries: int = 0
+    expired: bool = False
+
+    @property
+    def id(self) -> int:
+        """Id of the event."""
+        return self.event.id
+
+    @property
+    def identity(self) -> Identity:
+        """Tells whether an id means the same event: a stream may have been made anew."""
+        return _identity(self.event)
+
+
+def _identity(event: events.Event) -> Identity:
+    time = event.headers.timestamp
+    return event.subject, time.seconds, time.nanos, len(event.data.value)
+
+
+class Arrival(Enum):
+    """What to do with a delivery."""
+
+    NEW = auto()
+    """Handle it."""
+    ADOPTED = auto()
+    """Nothing: its job runs, or waits for its turn."""
+    DECIDED = auto()
+    """Say again what its job decided."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Acked:
+    identity: Identity
+    time: float
+    call: int
+
+
+@dataclass(slots=True)
+class Jobs:
+    """All jobs of a subscription.
+
+    Attributes:
+        remember: seconds that confirmed acks are remembered: a broker that is killed forgets the last of
+            them.
+    """
+
+    remember: float = 5.0
+    _table: dict[int, Job] = field(default_factory=dict)
+    _acked: OrderedDict[int, _Acked] = field(default_factory=OrderedDict)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __iter__(self) -> Iterator[Job]:
+        return iter(list(self._table.values()))
+
+    def get(self, event_id: int) -> Job | None:
+        """Return the job of an event."""
+        return self._table.get(event_id)
+
+    def current(self, job: Job) -> bool:
+        """Say whether the job's event is still known under its id."""
+        return self._table.get(job.id) is job
+
+    def deliver(self, event: events.Event, call: int, now: float) -> tuple[Job, Arrival]:
+        """Take an event that was delivered on a call."""
+        job = self._table.get(event.id)
+        if job is not None and job.identity == _identity(event) and not _retried(job):
+            job.call, job.pinged = call, now
+            return job, Arrival.ADOPTED if job.verdict is None else Arrival.DECIDED
+        job = self._table[event.id] = Job(event, call, now, now)
+        acked = self._acked.get(event.id)
+        if (
+            acked is not None
+            and acked.call != call
+            and now - acked.time < self.remember
+            and acked.identity == job.identity
+        ):
+            job.started, job.verdict = True, ACK
+            return job, Arrival.DECIDED
+        return job, Arrival.NEW
+
+    def settled(self, job: Job, now: float) -> None:
+        """Forget a job whose verdict was confirmed; remember for a while that it was acknowledged."""
+        self.drop(job)
+        if job.verdict is ACK:
+            self._acked[job.id] = _Acked(job.identity, now, job.call)
+            self._acked.move_to_end(job.id)
+        while self._acked and next(iter(self._acked.values())).time < now - self.remember:
+            self._acked.popitem(last=False)
+
+    def too_late(self, job: Job, now: float) -> None:
+        """Remember that a job succeeded whose ack came too late: if the event comes here, it was handled."""
+        self._acked[job.id] = _Acked(job.identity, now, 0)
+        self._acked.move_to_end(job.id)
+
+    def drop(self, job: Job) -> None:
+        """Forget a job."""
+        if self.current(job):
+            del self._table[job.id]
+
+    def call_ended(self, call: int, now: float) -> list[Job]:
+        """Note that a call released what it held; return the jobs that are over, because of it."""
+        over: list[Job] = []
+        for job in list(self._table.values()):
+            if job.call == call:
+                job.call, job.said, job.pinged = 0, 0, now
+                if not job.started or _retried(job):
+                    del self._table[job.id]
+                    over.append(job)
+        return over
+
+    def forget(self, before: float) -> list[Job]:
+        """Forget, and return, what was decided while no call held it and did not come again.
+
+        Somebody else has it.
+        """
+        gone = [
+            job
+            for job in self._table.values()
+            if not job.call and job.verdict is not None and job.pinged < before
+        ]
+        for job in gone:
+            del self._table[job.id]
+        return gone
+
+    def leases(self, call: int, now: float, timeout: float, max_lease: float) -> tuple[list[Job], list[Job]]:
+        """Return the jobs whose leases are to be prolonged now, and those whose time is over.
+
+        Args:
+            call: number of the call.
+            now: the time.
+            timeout: seconds of a lease.
+            max_lease: seconds from the first delivery.
+        """
+        due: list[Job] = []
+        expired: list[Job] = []
+        for job in self._table.values():
+            if job.call != call or job.said:
+                continue
+            if job.verdict is None and job.started and now - job.since >= max_lease:
+                if not job.expired:
+                    job.expired = True
+                    expired.append(job)
+            elif job.pinged <= now - timeout / 4:
+                job.pinged = now
+                due.append(job)
+        return due, expired
+
+
+def _retried(job: Job) -> bool:
+    """Say whether the job wants its event again: then a redelivery is a new attempt."""
+    return job.verdict is not None and job.verdict.outcome is Outcome.RETRY

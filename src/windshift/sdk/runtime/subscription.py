@@ -1,0 +1,368 @@
+"""A subscription: calls one after the other, jobs that go on meanwhile, and a stop in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import inspect
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from google.protobuf.message import Message
+
+from windshift.protos import events
+from windshift.rpc import RpcError, StatusCode
+from windshift.sdk.calling import Caller
+from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, log_failure, verdict_of
+from windshift.sdk.errors import LeaseLost, NotSettled, UnknownType, from_rpc
+from windshift.sdk.events import Event
+from windshift.sdk.payloads import type_name, unpack_as
+
+from .jobs import Job, Jobs
+from .session import Session
+
+METHOD = "/windshift.events.v1alpha1.EventsService/Consume"
+Handler = Callable[[Delivery[Any]], Awaitable[object] | object]
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between calls
+_LEAVE = 10.0  # seconds for the last confirmations
+_AGAIN = frozenset(
+    {
+        StatusCode.UNAVAILABLE,
+        StatusCode.UNKNOWN,
+        StatusCode.INTERNAL,
+        StatusCode.RESOURCE_EXHAUSTED,
+        StatusCode.DEADLINE_EXCEEDED,
+        StatusCode.CANCELLED,
+    }
+)
+_log = logging.getLogger("windshift")
+
+
+class Subscription:
+    """Delivers the events of a consumer to a handler, or into a queue.
+
+    Attributes:
+        ready: deliveries for an iterator, when there is no handler.
+    """
+
+    def __init__(
+        self,
+        caller: Caller,
+        stream: str,
+        consumer: str,
+        handler: Handler | None,
+        *,
+        types: Sequence[type[Message]] = (),
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: float = 900.0,
+    ) -> None:
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        self.jobs = Jobs()
+        self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
+        self._caller = caller
+        self._stream, self._consumer = caller.names.name(stream), consumer
+        self._handler = handler
+        self._types = {kind.DESCRIPTOR.full_name: kind for kind in types}
+        self._concurrency = concurrency
+        self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
+        self._max_lease = max_lease
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Job] = deque()
+        self._deliveries: dict[Job, Delivery[Any]] = {}
+        self._waiters: dict[Job, asyncio.Future[None]] = {}
+        self._tasks: dict[Job, asyncio.Task[None]] = {}
+        self._running = 0
+        self._session: Session | None = None
+        self._stopping = asyncio.Event()
+        self._settling = False
+        self._ended_for_good = False
+        self._quiet = asyncio.Event()
+        self._threads = (
+            None
+            if handler is None or _is_async(handler)
+            else ThreadPoolExecutor(concurrency, thread_name_prefix="windshift")
+        )
+
+    # -- calls ---------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Consume until `stop`, or until an error that another call would meet too.
+
+        Raises:
+            WindshiftError: that error.
+        """
+        try:
+            await self._calls()
+        finally:
+            self._ended_for_good = True
+            for task in self._tasks.values():
+                task.cancel()
+            if self._tasks:
+                await asyncio.wait(self._tasks.values())
+            for waiter in self._waiters.values():
+                if not waiter.done():
+                    waiter.set_exception(NotSettled("the subscription ended; the event may come again"))
+                    waiter.exception()  # nobody may be waiting any more
+            if self._threads is not None:
+                self._threads.shutdown(wait=False)
+
+    async def _calls(self) -> None:
+        number, pause, refused = 0, _FIRST_PAUSE, False
+        while not self._settling and (self.busy or not self._stopping.is_set()):
+            number += 1
+            try:
+                await self._call(number)
+            except RpcError as error:
+                subscribed = self._session is not None and self._session.subscribed
+                unauthenticated = error.code is StatusCode.UNAUTHENTICATED
+                renew = unauthenticated and self._caller.renewable and not refused
+                refused = unauthenticated and not subscribed
+                if self._caller.closed or not (renew or error.code in _AGAIN):
+                    raise from_rpc(error) from error
+                _log.info("subscription to %s of %s: %s", self._consumer, self._stream, error)
+                pause = _FIRST_PAUSE if subscribed else min(pause * 2, _LONGEST_PAUSE)
+            finally:
+                self._ended(number)
+            if not self._stopping.is_set() or self.busy:
+                await asyncio.sleep(pause)
+
+    async def _call(self, number: int) -> None:
+        self._session = None
+        async with self._caller.stream(METHOD, events.EventsResponse) as call:
+            if self._settling:
+                return  # stopped while it was opened
+            self._session = Session(self, number, call)
+            await self._session.run(self._stream, self._consumer, self._window)
+
+    def _ended(self, number: int) -> None:
+        now = self._loop.time()
+        for job in self.jobs.call_ended(number, now):
+            if job.started:
+                self._over(job, None)
+        self._waiting = deque(job for job in self._waiting if self.jobs.current(job))
+        self._quieten()
+
+    # -- the session's hooks -------------------------------------------------------------------------
+
+    @property
+    def withholding(self) -> bool:
+        """Whether verdicts are kept back, because each would make room for another delivery."""
+        return self._stopping.is_set() and not self._settling
+
+    def arrived(self, job: Job) -> None:
+        """Take a job that is to be started."""
+        self._waiting.append(job)
+
+    def begin(self) -> None:
+        """Start as many jobs as may run."""
+        while self._waiting and self._running < self._concurrency and not self._settling:
+            job = self._waiting.popleft()
+            if self.jobs.current(job):
+                self._start(job)
+
+    def _start(self, job: Job) -> None:
+        job.started = True
+        self._running += 1
+        delivery = self._deliveries[job] = Delivery(Event(job.event, self._caller.names), self, job)
+        if (verdict := self._refusal(job)) is not None:
+            log_failure(delivery.event, verdict, None)
+            self._decide(job, verdict)
+        elif self._handler is None:
+            self.ready.put_nowait(delivery)
+        else:
+            task = self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
+            task.add_done_callback(lambda _: self._tasks.pop(job, None))
+
+    def _refusal(self, job: Job) -> Verdict | None:
+        """Check the payload's type if only some are handled."""
+        if not self._types:
+            return None
+        name = type_name(job.event.data)
+        if name not in self._types:
+            return verdict_of(UnknownType(name))
+        try:
+            unpack_as(job.event.data, self._types[name])
+        except Exception as error:  # noqa: BLE001 -- what cannot be decoded becomes a dead letter
+            return verdict_of(error)
+        return None
+
+    async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
+        failure: BaseException | None = None
+        try:
+            await self._handle(delivery, handler)
+        except asyncio.CancelledError as error:
+            if not job.expired and self._cancelled():
+                self._running -= 1  # we are being ended: the event is released with the call
+                raise
+            failure = TimeoutError("took longer than max_lease") if job.expired else error
+        except Exception as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
+            failure = error
+        verdict = ACK if failure is None else verdict_of(failure)
+        if failure is not None:
+            log_failure(delivery.event, verdict, failure)
+        self._decide(job, verdict)
+        self.begin()
+
+    @staticmethod
+    def _cancelled() -> bool:
+        """Say whether we were cancelled, or the handler raised CancelledError by itself."""
+        task = asyncio.current_task()
+        return task is not None and task.cancelling() > 0
+
+    async def _handle(self, delivery: Delivery[Any], handler: Handler) -> None:
+        if self._threads is None:
+            result = handler(delivery)
+            if inspect.isawaitable(result):
+                await result
+        else:
+            context = contextvars.copy_context()
+            await self._loop.run_in_executor(self._threads, context.run, handler, delivery)
+
+    def _decide(self, job: Job, verdict: Verdict) -> None:
+        if job.verdict is not None:
+            return
+        job.verdict = verdict
+        self._running -= 1
+        if not self.jobs.current(job):
+            self._over(job, LeaseLost(job.id))  # its id means another event now, or somebody else has it
+        elif job.call == 0 and verdict.outcome is Outcome.RETRY:
+            self.jobs.drop(job)  # released with its call, which is the retry
+            self._over(job, None)
+        elif self._session is not None:
+            self._session.say(job)
+        self._quieten()
+
+    def leases(self, session: Session, late: float) -> None:
+        """Prolong what is held, and end what has been held for too long."""
+        if late > session.timeout / 6:
+            names = ", ".join(str(job.id) for job in self._tasks) or "none"
+            _log.warning("the event loop was blocked for %.1f s; events being handled: %s", late, names)
+        now = self._loop.time()
+        due, expired = self.jobs.leases(session.number, now, session.timeout, self._max_lease)
+        session.ping(due)
+        for job in expired:
+            self._expire(job)
+        for job in self.jobs.forget(now - max(2 * session.timeout, 10.0)):
+            self._over(job, NotSettled("the connection was lost, and the event did not come again"))
+
+    def _expire(self, job: Job) -> None:
+        task = self._tasks.get(job)
+        if task is not None and self._threads is None:
+            task.cancel()
+        else:
+            _log.error("event %d has been held for max_lease and is not settled; it goes to others", job.id)
+
+    def settled(self, job: Job, *, lost: bool) -> None:
+        """Note that a verdict is stored, or that somebody else has the event."""
+        if lost:
+            _log.warning("event %d was settled too late: another worker may handle it again", job.id)
+            if job.verdict is ACK and job not in self._waiters:  # who waits is told, and may have undone it
+                self.jobs.too_late(job, self._loop.time())
+        self._over(job, LeaseLost(job.id) if lost else None)
+
+    def lost(self, job: Job) -> None:
+        """Note that the lease of a job that runs is over."""
+        if not job.started:
+            self.jobs.drop(job)
+        elif job in self._deliveries:
+            self._deliveries[job].lost = True
+
+    def _over(self, job: Job, error: Exception | None) -> None:
+        self._deliveries.pop(job, None)
+        waiter = self._waiters.pop(job, None)
+        if waiter is not None and not waiter.done():
+            if error is None:
+                waiter.set_result(None)
+            else:
+                waiter.set_exception(error)
+                waiter.exception()  # nobody may be waiting any more
+        self._quieten()
+
+    # -- deliveries that are settled by hand ---------------------------------------------------------
+
+    async def settle(self, job: Job, verdict: Verdict) -> None:
+        """Settle what a job handles, and wait for the confirmation."""
+        if job.verdict is not None or not self.jobs.current(job) or self._ended_for_good:
+            raise LeaseLost(job.id)
+        waiter = self._waiters[job] = self._loop.create_future()
+        self._decide(job, verdict)
+        self.begin()
+        await waiter
+
+    def ping(self, job: Job) -> None:
+        """Ask for more time now."""
+        if self._session is not None and job.call == self._session.number and self.jobs.current(job):
+            job.pinged = self._loop.time()
+            self._session.ping([job])
+
+    # -- stopping ------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is being handled, or waits for it."""
+        return bool(self._running or self._waiting)
+
+    def _quieten(self) -> None:
+        if not self.busy:
+            self._quiet.set()
+
+    async def stop(self, grace: float) -> None:
+        """Finish what is held, then settle all of it and end the call in one write.
+
+        Verdicts are withheld meanwhile: each would make room for another delivery, and one that is not
+        begun counts as an attempt all the same.
+
+        Args:
+            grace: seconds after which what still runs is cancelled and released.
+        """
+        self._quiet.clear()
+        self._stopping.set()
+        self._quieten()
+        try:
+            async with asyncio.timeout(grace):
+                await self._quiet.wait()
+        except TimeoutError:
+            for task in self._tasks.values():
+                task.cancel()
+            await asyncio.sleep(0)
+        self._settling = True
+        if self._session is not None:
+            self._session.leave()
+
+
+def _is_async(handler: Handler) -> bool:
+    call = getattr(handler, "func", handler)  # functools.partial
+    return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+async def consume(subscription: Subscription, grace: float) -> None:
+    """Run a subscription until this is cancelled, then stop it in good order."""
+    running = asyncio.ensure_future(subscription.run())
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        if not running.done():
+            await finish(subscription, running, grace)
+        raise
+
+
+async def finish(subscription: Subscription, running: asyncio.Future[None], grace: float) -> None:
+    """Stop a subscription that runs in a task, and wait for its end."""
+    if running.done():
+        if not running.cancelled():
+            running.exception()  # it is told to who iterates, or to who leaves the block
+        return
+    try:
+        await subscription.stop(grace)
+        await asyncio.wait([running], timeout=_LEAVE)
+    finally:
+        running.cancel()
+        await asyncio.wait([running])
+        if not running.cancelled() and (error := running.exception()) is not None:
+            _log.warning("a subscription ended with an error while it was stopped: %s", error)

@@ -1,0 +1,334 @@
+"""Consuming by handler and by iterator, against a real server, with connections and servers that go away."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import windshift as ws
+from tests.support.cutting_proxy import CuttingProxy
+from tests.support.windshift_process import windshift
+from windshift.protos import state, test
+
+Text = test.StringValue
+LIMIT = 30.0
+"""Seconds that anything may take on a busy machine."""
+
+
+async def worker(client: ws.Client, **options: Any) -> ws.Consumer:
+    """Make a stream and a consumer of it that begins at its start."""
+    stream = await client.streams.ensure("s", subjects=["s.>"])
+    return await stream.consumers.ensure("w", start=ws.START, **options)
+
+
+def texts(count: int) -> list[test.StringValue]:
+    """Make messages."""
+    return [Text(value=str(number)) for number in range(count)]
+
+
+async def test_an_iterator_hands_out_and_settles(client: ws.Client) -> None:
+    """A block acknowledges its delivery; an exception in it rejects it and goes no further."""
+    consumer = await worker(client, retry=ws.RetryPolicy(initial=0.001, maximum=0.001))
+    await client.publish_many(texts(3), subject="s.x", in_flight=1)
+    seen: list[tuple[int, int]] = []
+    async with consumer.subscribe() as deliveries:
+        async for delivery in deliveries:
+            seen.append((delivery.event.id, delivery.event.attempt))
+            async with delivery:
+                if seen[-1] == (2, 1):
+                    raise ValueError("not this time")
+            if len(seen) == 4:
+                break
+    assert sorted(seen) == [(1, 1), (2, 1), (2, 2), (3, 1)]
+    await consumer.idle(LIMIT)
+
+
+async def test_settling_by_hand_waits_for_the_confirmation(client: ws.Client) -> None:
+    """Each outcome is stored when its method returns; a second one is refused."""
+    consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=5))
+    await client.publish_many(texts(4), subject="s.x", in_flight=1)
+    async with consumer.subscribe(concurrency=4) as deliveries:
+        held = {}
+        async for delivery in deliveries:
+            held[delivery.event.id] = delivery
+            if len(held) == 4:
+                break
+        held[1].ping()
+        await held[1].ack()
+        await held[2].dead_letter("no use")
+        await held[3].drop("nobody cares")
+        assert (await consumer.info()).unsettled == 1
+        await held[4].retry("again", delay=0.001)
+        again = await anext(deliveries)
+        assert (again.event.id, again.event.attempt) == (4, 2)
+        await again.ack()
+        with pytest.raises(ws.LeaseLost) as caught:
+            await again.ack()
+        assert caught.value.id == 4
+    await consumer.idle(LIMIT)
+    (letter,) = [letter async for letter in client.dead_letters.list(stream="s")]
+    assert (letter.event.id, letter.reason, letter.cause) == (2, "no use", "rejected")
+
+
+async def test_a_handler_says_what_becomes_of_an_event(client: ws.Client) -> None:
+    """Return, exception, `RetryLater`, `GiveUp` and `Drop`; reasons and kinds of failures are kept."""
+    consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=3, initial=0.001, maximum=0.001))
+    attempts: Counter[str] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        value = delivery.event.data.value
+        attempts[value] += 1
+        if value == "fails":
+            raise OSError("not now")
+        if value == "late" and delivery.event.attempt == 1:
+            raise ws.RetryLater("busy", delay=0.001)
+        if value == "given up":
+            raise ws.GiveUp("no number") from ValueError("x")
+        if value == "dropped":
+            raise ws.Drop
+
+    values = ["fine", "fails", "late", "given up", "dropped"]
+    await client.publish_many([Text(value=value) for value in values], subject="s.x")
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+    assert attempts == {"fine": 1, "fails": 3, "late": 2, "given up": 1, "dropped": 1}
+    letters = [letter async for letter in client.dead_letters.list(stream="s", consumer="w")]
+    told = {letter.event.data.value: (letter.cause, letter.reason, letter.error_type) for letter in letters}
+    assert told == {
+        "fails": ("max_attempts", "not now", "OSError"),
+        "given up": ("rejected", "no number", "ValueError"),
+    }
+
+
+async def test_dead_letters_are_watched_replayed_and_purged(client: ws.Client) -> None:
+    """A replay goes to the consumer that gave up; a watch shows what is there and what comes."""
+    consumer = await worker(client)
+    mended = False
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        if not mended:
+            raise ws.GiveUp("broken")
+
+    await client.publish_many(texts(3), subject="s.x")
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+        letters: list[ws.DeadLetter] = []
+        async with asyncio.timeout(LIMIT):
+            async for letter in client.dead_letters.watch(stream="s", existing=True):
+                letters.append(letter)
+                if len(letters) == 3:
+                    break
+        async with asyncio.timeout(LIMIT):
+            async for letter in client.dead_letters.watch(stream="s", position=letters[0].position):
+                assert letter.id == letters[1].id
+                break
+        assert (await client.dead_letters.get(letters[0].id)).reason == "broken"
+        assert (await client.dead_letters.replay(stream="s", dry_run=True)).replayed == 3
+        mended = True
+        result = await client.dead_letters.replay(ids=[letters[0].id, letters[1].id])
+        assert (result.replayed, result.missing_ids) == (2, [])
+        async with asyncio.timeout(LIMIT):
+            while len([letter async for letter in client.dead_letters.list(stream="s")]) > 1:  # noqa: ASYNC110 -- it is at the server
+                await asyncio.sleep(0.02)
+    assert (await client.dead_letters.purge(stream="s")).purged == 1
+    with pytest.raises(ws.DeadLetterNotFound):
+        await client.dead_letters.get(letters[2].id)
+    with pytest.raises(ValueError, match="everything=True"):
+        await client.dead_letters.purge()
+
+
+async def test_other_types_and_broken_payloads_become_dead_letters(client: ws.Client) -> None:
+    """Only payloads of the given types reach the handler, decoded."""
+    consumer = await worker(client)
+    seen: list[object] = []
+
+    async def handle(delivery: ws.Delivery[test.StringValue]) -> None:
+        seen.append(delivery.event.data)
+
+    await client.publish("s.x", Text(value="text"))
+    await client.publish("s.x", state.SetResponse(revision=1))
+    async with consumer.running(handle, types=[Text]):
+        await consumer.idle(LIMIT)
+    assert seen == [Text(value="text")]
+    (letter,) = [letter async for letter in client.dead_letters.list(stream="s")]
+    assert letter.error_type == "UnknownType"
+
+
+async def test_a_function_runs_in_a_thread(client: ws.Client) -> None:
+    """As many at once as `concurrency` says, and none in the event loop's own thread."""
+    consumer = await worker(client)
+    barrier, threads = threading.Barrier(12), set[int]()
+
+    def handle(delivery: ws.Delivery[Any]) -> None:
+        barrier.wait(LIMIT)
+        threads.add(threading.get_ident())
+
+    await client.publish_many(texts(12), subject="s.x")
+    async with consumer.running(handle, concurrency=12):
+        await consumer.idle(LIMIT)
+    assert len(threads) == 12
+    assert threading.get_ident() not in threads
+
+
+async def test_a_long_handler_keeps_its_lease(client: ws.Client) -> None:
+    """An event may be held for longer than the timeout, also one that waits for its turn."""
+    consumer = await worker(client, timeout=1)
+    runs: Counter[int] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        runs[delivery.event.id] += 1
+        await asyncio.sleep(1.3)
+
+    await client.publish_many(texts(2), subject="s.x", in_flight=1)
+    async with consumer.running(handle, concurrency=1, prefetch=1):
+        await consumer.idle(LIMIT)
+    assert runs == {1: 1, 2: 1}
+
+
+async def test_a_handler_that_takes_too_long_is_cancelled(client: ws.Client) -> None:
+    """At `max_lease` the handler is cancelled, and the event rejected; the handler may say how."""
+    consumer = await worker(client, timeout=0.6, retry=ws.RetryPolicy(max_attempts=1))
+    ends: list[int] = []
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        try:
+            await asyncio.sleep(600)
+        except asyncio.CancelledError:
+            ends.append(delivery.event.id)
+            if delivery.event.id == 1:
+                raise ws.GiveUp("stuck") from None
+            raise
+
+    await client.publish_many(texts(2), subject="s.x", in_flight=1)
+    async with consumer.running(handle, max_lease=0.5):
+        await consumer.idle(LIMIT)
+    assert set(ends) == {1, 2}
+    letters = {letter.event.id: letter.reason async for letter in client.dead_letters.list(stream="s")}
+    assert letters.keys() == {1, 2}
+
+
+async def test_workers_stopped_in_a_row_burn_no_attempt(client: ws.Client) -> None:
+    """A worker that is stopped finishes what it holds; nobody gets a second attempt."""
+    consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=3))
+    attempts: Counter[int] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        await asyncio.sleep(0.02)
+        attempts[delivery.event.attempt] += 1
+
+    await client.publish_many(texts(200), subject="s.x")
+    async with asyncio.timeout(LIMIT):
+        while (await consumer.info()).settled_to < 200:
+            async with consumer.running(handle, concurrency=8):
+                await asyncio.sleep(0.1)
+    assert attempts == {1: 200}
+
+
+async def test_a_cancelled_run_drains(client: ws.Client) -> None:
+    """`run` finishes what it holds, acknowledges it, and then is cancelled; beyond its grace it releases."""
+    consumer = await worker(client)
+    begun, finished = asyncio.Event(), []
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        begun.set()
+        await asyncio.sleep(0.2 if delivery.event.id == 1 else 60)
+        finished.append(delivery.event.id)
+
+    await client.publish("s.x", Text())
+    task = asyncio.create_task(consumer.run(handle))
+    async with asyncio.timeout(LIMIT):
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+    assert (finished, (await consumer.info()).settled_to) == ([1], 1)
+    await client.publish("s.x", Text())
+    begun.clear()
+    task = asyncio.create_task(consumer.run(handle, grace=0.1))
+    async with asyncio.timeout(LIMIT):
+        await begun.wait()
+        task.cancel()
+        await asyncio.wait([task])
+    assert (finished, (await consumer.info()).settled_to) == ([1], 1)
+
+
+async def test_what_another_call_would_meet_too_ends_a_subscription(client: ws.Client) -> None:
+    """A consumer that does not exist, or not any more, is an error of the iterator and of `run`."""
+    consumer = await worker(client)
+    none = client.stream("s").consumer("none")
+    with pytest.raises(ws.ConsumerNotFound):
+        async with none.subscribe() as deliveries:
+            await anext(deliveries)
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        await consumer.delete()
+
+    await client.publish("s.x", Text())
+    with pytest.raises(ws.ConsumerNotFound):
+        async with asyncio.timeout(LIMIT):
+            await consumer.run(handle)
+
+
+async def test_cut_connections_run_no_handler_twice(server: str, unique: Callable[[], str]) -> None:
+    """Events that come again are adopted by their handlers, or settled from memory."""
+    proxy = CuttingProxy(int(server.rpartition(":")[2]))
+    await proxy.start()
+    runs: Counter[int] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        await asyncio.sleep(0.05)
+        runs[delivery.event.id] += 1
+
+    space = unique()
+    async with (
+        ws.connect(server, namespace=space) as direct,
+        ws.connect(proxy.url.removeprefix("nats://"), namespace=space) as client,
+    ):
+        await direct.ready()
+        await worker(direct)
+        await direct.publish_many(texts(300), subject="s.x")
+        consumer = client.stream("s").consumer("w")
+        async with consumer.running(handle, concurrency=16):
+            for number in range(5):
+                proxy.cut_after("down", 300 + 200 * number)
+                async with asyncio.timeout(LIMIT):
+                    while proxy.cuts <= number and len(runs) < 300:  # noqa: ASYNC110 -- neither tells
+                        await asyncio.sleep(0.01)
+            await direct.stream("s").consumer("w").idle(LIMIT)
+    await proxy.stop()
+    assert len(runs) == 300
+    assert set(runs.values()) == {1}
+    assert proxy.cuts >= 2
+
+
+async def test_killed_servers_lose_nothing_and_run_no_handler_twice(tmp_path: Path) -> None:
+    """Server and broker are killed three times, while events are published and handled."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    runs: Counter[str] = Counter()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        await asyncio.sleep(0.01)
+        runs[delivery.event.data.value] += 1
+
+    with windshift(tmp_path, GRPC_PORT=str(port), WINDSHIFT_NATS_SYNC="1s") as process:
+        async with ws.connect(process.address, timeout=LIMIT) as client:
+            consumer = await worker(client, timeout=2)
+            async with consumer.running(handle):
+                publishing = asyncio.create_task(client.publish_many(texts(1000), subject="s.x", in_flight=4))
+                for _ in range(3):
+                    await asyncio.sleep(0.2)
+                    await asyncio.to_thread(process.kill)
+                    await asyncio.to_thread(process.start)
+                await publishing
+                await consumer.idle(LIMIT)
+    assert len(runs) == 1000
+    assert set(runs.values()) == {1}

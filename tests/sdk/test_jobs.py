@@ -1,0 +1,133 @@
+"""What a subscription decides about the events that it is given, without I/O."""
+
+from __future__ import annotations
+
+from windshift.protos import events
+from windshift.sdk.deliveries import ACK, Outcome, Verdict
+from windshift.sdk.runtime.jobs import Arrival, Job, Jobs
+
+RETRY = Verdict(Outcome.RETRY)
+GIVEN_UP = Verdict(Outcome.DEAD_LETTER)
+
+
+def event(event_id: int = 1, subject: str = "a.x") -> events.Event:
+    """Make an event."""
+    return events.Event(id=event_id, subject=subject, delivery_attempt=1)
+
+
+def started(jobs: Jobs, call: int = 1, now: float = 0.0, event_id: int = 1) -> Job:
+    """Deliver a new event, and start its job."""
+    job, arrival = jobs.deliver(event(event_id), call, now)
+    assert arrival is Arrival.NEW
+    job.started = True
+    return job
+
+
+def test_a_job_that_runs_adopts_a_redelivery() -> None:
+    """The handler is not started again after a reconnect."""
+    jobs = Jobs()
+    job = started(jobs)
+    assert jobs.call_ended(1, 1.0) == []
+    assert jobs.deliver(event(), 2, 2.0) == (job, Arrival.ADOPTED)
+    assert (job.call, job.since) == (2, 0.0)
+
+
+def test_an_outcome_is_said_again() -> None:
+    """What was acknowledged or given up on a call that broke is settled from memory."""
+    for verdict in (ACK, GIVEN_UP):
+        jobs = Jobs()
+        job = started(jobs)
+        job.verdict, job.said = verdict, 1
+        assert jobs.call_ended(1, 1.0) == []
+        assert jobs.deliver(event(), 2, 2.0) == (job, Arrival.DECIDED)
+        assert job.said == 0
+
+
+def test_a_retry_runs_anew() -> None:
+    """The release of a call is the retry that was asked for, and a redelivery is the next attempt."""
+    jobs = Jobs()
+    job = started(jobs)
+    job.verdict = RETRY
+    assert jobs.call_ended(1, 1.0) == [job]
+    again = started(jobs, 2)
+    again.verdict, again.said = RETRY, 2  # the confirmation is still on its way
+    assert jobs.deliver(event(), 2, 3.0)[1] is Arrival.NEW
+    assert not jobs.current(again)
+
+
+def test_what_was_not_started_is_forgotten_with_its_call() -> None:
+    """It is another attempt when it comes again, here or elsewhere."""
+    jobs = Jobs()
+    job, _ = jobs.deliver(event(), 1, 0.0)
+    assert jobs.call_ended(1, 1.0) == [job]
+    assert len(jobs) == 0
+
+
+def test_an_id_of_a_stream_made_anew_is_another_event() -> None:
+    """Ids are compared together with subject, time and size."""
+    jobs = Jobs()
+    job = started(jobs)
+    other, arrival = jobs.deliver(event(subject="a.y"), 1, 1.0)
+    assert arrival is Arrival.NEW
+    assert not jobs.current(job)
+    assert jobs.current(other)
+
+
+def test_confirmed_acks_are_remembered_for_a_while_and_on_later_calls() -> None:
+    """A broker that was killed delivers again what it had confirmed."""
+    jobs = Jobs(remember=5.0)
+    job = started(jobs)
+    job.verdict = ACK
+    jobs.settled(job, 1.0)
+    assert jobs.deliver(event(), 1, 2.0)[1] is Arrival.NEW  # on the same call somebody wants it again
+    jobs.drop(jobs.deliver(event(), 1, 2.0)[0])
+    again, arrival = jobs.deliver(event(), 2, 5.9)
+    assert arrival is Arrival.DECIDED
+    assert again.verdict is ACK
+    jobs.drop(again)
+    assert jobs.deliver(event(), 2, 6.1)[1] is Arrival.NEW
+
+
+def test_an_ack_that_came_too_late_is_remembered_on_the_same_call_too() -> None:
+    """The event was handled, whatever became of its lease."""
+    jobs = Jobs()
+    job = started(jobs)
+    job.verdict = ACK
+    jobs.drop(job)
+    jobs.too_late(job, 1.0)
+    assert jobs.deliver(event(), 1, 1.1)[1] is Arrival.DECIDED
+
+
+def test_rejects_are_not_remembered() -> None:
+    """An event that was rejected and comes again is handled again."""
+    jobs = Jobs()
+    job = started(jobs)
+    job.verdict = GIVEN_UP
+    jobs.settled(job, 1.0)
+    assert jobs.deliver(event(), 2, 1.1)[1] is Arrival.NEW
+
+
+def test_outcomes_that_nobody_asks_for_are_forgotten() -> None:
+    """Somebody else has the event; a job that runs is kept."""
+    jobs = Jobs()
+    decided, running = started(jobs), started(jobs, event_id=2)
+    decided.verdict = ACK
+    jobs.call_ended(1, 10.0)
+    assert jobs.forget(10.0) == []
+    assert jobs.forget(10.1) == [decided]
+    assert jobs.current(running)
+
+
+def test_leases_are_prolonged_up_to_the_longest() -> None:
+    """All that is held longer than a quarter of the timeout, waiting or running, but not what is settled."""
+    jobs = Jobs()
+    running, settling = started(jobs), started(jobs, event_id=2)
+    waiting, _ = jobs.deliver(event(3), 1, 0.0)
+    settling.verdict, settling.said = ACK, 1
+    started(jobs, call=2, event_id=4)
+    assert jobs.leases(1, 1.0, 10.0, 30.0) == ([], [])
+    assert jobs.leases(1, 3.0, 10.0, 30.0) == ([running, waiting], [])
+    assert jobs.leases(1, 4.0, 10.0, 30.0) == ([], [])
+    assert jobs.leases(1, 30.0, 10.0, 30.0) == ([waiting], [running])
+    assert jobs.leases(1, 40.0, 10.0, 30.0) == ([waiting], [])
+    assert running.expired
