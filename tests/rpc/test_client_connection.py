@@ -230,6 +230,28 @@ async def test_a_lost_connection_fails_its_calls_and_the_next_call_makes_another
         assert await again == b"x"
 
 
+async def test_the_servers_last_word_is_waited_for_a_little_beyond_the_deadline() -> None:
+    """What the server ends a call with tells more than that time is over; silence ends the call too."""
+    status = [
+        (":status", "200"),
+        ("content-type", "application/grpc"),
+        ("grpc-status", "14"),
+        ("grpc-message", "no"),
+    ]
+    fields = [(name.encode(), value.encode()) for name, value in status]
+    for grace, code in ((30.0, StatusCode.UNAVAILABLE), (0.01, StatusCode.DEADLINE_EXCEEDED)):
+        options = channel_options(deadline_grace=grace)
+        async with raw_server() as server, calling(server.target, options) as channel:
+            await asyncio.gather(channel.wait_ready(5), accepted := task(server.accept()))
+            peer = accepted.result()
+            call = task(failure(unary(channel, timeout=0.02)))
+            await peer.until(lambda: peer.responses[1].ended)  # noqa: B023 -- used at once
+            if grace > 1:
+                await asyncio.sleep(0.05)  # beyond the deadline
+                peer.send(headers(1, fields, end=True))
+            assert (await call).code is code
+
+
 async def test_an_idle_connection_that_is_gone_is_replaced() -> None:
     """A server that restarts between two calls is not noticed."""
     async with raw_server() as server, calling(server.target) as channel:

@@ -235,8 +235,9 @@ class Channel:
             if call.deadline <= self._loop.time():
                 call.expire()
                 return
-            call.ticket = self._deadlines.add(call.deadline, call)
-            if self._deadlines.next == call.deadline:
+            end = call.deadline + self.options.deadline_grace
+            call.ticket = self._deadlines.add(end, call)
+            if self._deadlines.next == end:
                 self._set_deadline_timer()
         self.submit(call)
 

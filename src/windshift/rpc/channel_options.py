@@ -20,6 +20,8 @@ class ChannelOptions:
             every five minutes, so the default interval is longer.
         max_message_size: bytes of one response message, also after decompression.
         wait_for_ready: the default of calls: True = wait while the server is unreachable.
+        deadline_grace: seconds that a call waits beyond its deadline for the server's status, which tells more
+            than our own.
         connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
         backoff_initial: seconds between the starts of the first two attempts.
         backoff_multiplier: its growth with each failure.
@@ -36,6 +38,7 @@ class ChannelOptions:
     connection: ConnectionOptions = field(default_factory=_client_connection_options)
     max_message_size: int = 4 * 1024 * 1024
     wait_for_ready: bool = False
+    deadline_grace: float = 0.0
     connect_timeout: float = 20.0
     backoff_initial: float = 1.0
     backoff_multiplier: float = 1.6

@@ -25,6 +25,7 @@ from .status import HeaderList, RpcError, StatusCode
 M = TypeVar("M", bound=Message)
 
 _SEND_QUEUE_MARK = 65_536
+_SHORTEST_TIMEOUT = 0.001  # seconds
 _OK: HeaderPairs = ((b"grpc-status", b"0"),)
 _PLAIN = b"identity"
 
@@ -51,7 +52,8 @@ class Call:
 
     Attributes:
         done: whether the outcome is known.
-        deadline: loop time at which the call ends with DEADLINE_EXCEEDED, or None.
+        deadline: loop time at which the server ends the call with DEADLINE_EXCEEDED, or None; we do so
+            ``deadline_grace`` later.
         wait_for_ready: whether the call waits while the server is unreachable, instead of failing.
         stream_id: its HTTP/2 stream once a connection took it.
         ticket: the channel's handle of the deadline.
@@ -101,7 +103,7 @@ class Call:
         """
         headers = self._headers
         if self.deadline is not None:
-            remaining = self.deadline - self._loop.time()
+            remaining = max(self.deadline - self._loop.time(), _SHORTEST_TIMEOUT)
             headers = [*headers, (b"grpc-timeout", encode_timeout(remaining))]
         self.stream_id = self._send_request(connection, headers)
         self._connection = connection

@@ -15,6 +15,7 @@ STREAMS_PER_CONNECTION = 100
 
 OPTIONS = ChannelOptions(
     connection=ConnectionOptions(stream_window=262_144, keepalive_interval=20.0, keepalive_timeout=10.0),
+    deadline_grace=0.25,
     connect_timeout=5.0,
     backoff_initial=0.1,
     backoff_maximum=5.0,
