@@ -20,8 +20,8 @@ class ChannelOptions:
             every five minutes, so the default interval is longer.
         max_message_size: bytes of one response message, also after decompression.
         wait_for_ready: the default of calls: True = wait while the server is unreachable.
-        deadline_grace: seconds that a call waits beyond its deadline for the server's status, which tells more
-            than our own.
+        deadline_grace: seconds that a call waits beyond its deadline for the server's status, which tells
+            more than our own.
         connect_timeout: seconds for one attempt over all addresses, up to the server's SETTINGS.
         backoff_initial: seconds between the starts of the first two attempts.
         backoff_multiplier: its growth with each failure.
