@@ -65,7 +65,7 @@ async def test_a_store_holds_one_type(client: ws.Client) -> None:
     store = await client.stores.ensure("s", StringValue)
     with pytest.raises(TypeError, match="holds StringValue, not SetResponse"):
         await store.set("k", SetResponse())  # type: ignore[arg-type] # that is what is tested
-    other = client.stores.get("s")
+    other = client.store("s")
     await other.set("k", SetResponse(revision=7))
     entry = await other.get("k")
     assert entry is not None
@@ -117,4 +117,4 @@ async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
     await client.stores.delete("s")
     assert [info.name async for info in client.stores.list()] == ["t"]
     with pytest.raises(ws.StoreNotFound):
-        await client.stores.get("s").get("k")
+        await client.store("s").get("k")

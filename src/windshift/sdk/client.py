@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Self
+from typing import Any, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
@@ -14,9 +14,11 @@ from .credentials import TokenSource
 from .dead_letters import DeadLetters
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
 from .settings import Settings, Tls, read_settings
-from .stores import Stores
+from .stores import Store, Stores
 from .streams import Stream, Streams
 from .times import Seconds, seconds
+
+T = TypeVar("T", bound=Message)
 
 
 def connect(
@@ -77,6 +79,16 @@ class Client:
     def stream(self, name: str) -> Stream:
         """Return a stream that exists already, without asking the server."""
         return Stream(self._caller, name)
+
+    @overload
+    def store(self, name: str, kind: type[T]) -> Store[T]: ...
+
+    @overload
+    def store(self, name: str, kind: None = None) -> Store[Message]: ...
+
+    def store(self, name: str, kind: type[Any] | None = None) -> Store[Any]:
+        """Return a store that exists already, without asking the server; see `Stores.ensure`."""
+        return Store(self._caller, name, kind)
 
     async def ready(self, timeout: Seconds = 10.0) -> None:
         """Connect. Not needed: calls wait for the server within their own timeout.

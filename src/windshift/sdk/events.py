@@ -17,7 +17,7 @@ from .calling import Caller
 from .errors import from_rpc
 from .names import Names
 from .payloads import type_name, unpack
-from .pointers import START, Position
+from .pointers import Position
 from .retry import Repeat
 from .times import moment, timestamp
 
@@ -174,7 +174,7 @@ class Events:
     async def read(
         self,
         *,
-        start: Position = START,
+        start: Position | None = None,
         subjects: Sequence[str] = (),
         types: Sequence[type[Message]] = (),
         backwards: bool = False,
@@ -183,7 +183,7 @@ class Events:
         """Read the events that the stream holds, page by page.
 
         Args:
-            start: where to begin.
+            start: where to begin; None = at the first event, or backwards at the last.
             subjects: filters; none = all subjects.
             types: only payloads of these types; none = all.
             backwards: from new to old.
@@ -196,7 +196,8 @@ class Events:
             types=[kind.DESCRIPTOR.full_name for kind in types],
             backwards=backwards,
         )
-        getattr(request, "from").CopyFrom(start.proto())
+        if start is not None:
+            getattr(request, "from").CopyFrom(start.proto())
         while left is None or left > 0:
             request.limit = 500 if left is None else min(left, 500)
             page = await self._caller.call(

@@ -320,16 +320,6 @@ class Stores:
         await self._caller.call(_SERVICE + "EnsureStore", request, state.EnsureStoreResponse, Repeat.SAME)
         return Store(self._caller, name, kind)
 
-    @overload
-    def get(self, name: str, kind: type[T]) -> Store[T]: ...
-
-    @overload
-    def get(self, name: str, kind: None = None) -> Store[Message]: ...
-
-    def get(self, name: str, kind: type[Any] | None = None) -> Store[Any]:
-        """Return a store that exists already, without asking the server; see `ensure`."""
-        return Store(self._caller, name, kind)
-
     async def list(self) -> AsyncIterator[StoreInfo]:
         """List the stores of the client's namespace by name."""
         names = self._caller.names
