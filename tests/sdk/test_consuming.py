@@ -276,6 +276,30 @@ async def test_what_another_call_would_meet_too_ends_a_subscription(client: ws.C
             await consumer.run(handle)
 
 
+async def test_a_subscription_waits_for_a_token(server: str, unique: Callable[[], str]) -> None:
+    """A token function that fails for a while ends no worker."""
+    space, failures, handled = unique(), 2, asyncio.Event()
+
+    async def fetch() -> ws.Token:
+        nonlocal failures
+        failures -= 1
+        if failures >= 0:
+            raise OSError("away")
+        return ws.Token("any")
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        handled.set()
+
+    async with (
+        ws.connect(server, namespace=space) as direct,
+        ws.connect(server, namespace=space, token=fetch) as client,
+    ):
+        await worker(direct)
+        await direct.publish("s.x", Text())
+        async with asyncio.timeout(LIMIT), client.stream("s").consumer("w").running(handle):
+            await handled.wait()
+
+
 async def test_cut_connections_run_no_handler_twice(server: str, unique: Callable[[], str]) -> None:
     """Events that come again are adopted by their handlers, or settled from memory."""
     proxy = CuttingProxy(int(server.rpartition(":")[2]))

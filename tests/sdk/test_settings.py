@@ -111,7 +111,7 @@ async def test_calls_share_one_fetch_of_a_token() -> None:
 
 
 async def test_a_fetch_that_fails_is_raised_and_tried_again() -> None:
-    """The caller gets the function's own error, and the next call fetches anew."""
+    """The function's own error is the cause, and the next call fetches anew."""
     results: list[Exception | str] = [OSError("away"), "good"]
 
     async def fetch() -> ws.Token:
@@ -121,8 +121,9 @@ async def test_a_fetch_that_fails_is_raised_and_tried_again() -> None:
         return ws.Token(result)
 
     credentials = Credentials(fetch)
-    with pytest.raises(OSError, match="away"):
+    with pytest.raises(ws.TokenUnavailable, match="OSError") as caught:
         await credentials.pairs()
+    assert str(caught.value.__cause__) == "away"
     assert await credentials.pairs() == (("authorization", "Bearer good"),)
 
 

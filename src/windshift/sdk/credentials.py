@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
-from .errors import SettingsError
+from .errors import SettingsError, TokenUnavailable
 
 Pairs = tuple[tuple[str, str], ...]
 
@@ -60,6 +60,7 @@ class Credentials:
 
         Raises:
             SettingsError: the file cannot be read, or has no token.
+            TokenUnavailable: the function failed.
         """
         if time.monotonic() >= self._stale_at:
             if self._fetch is None:
@@ -82,7 +83,10 @@ class Credentials:
         if isinstance(self._source, Path):
             self._read(self._source)
         elif callable(self._source):
-            token = await self._source()
+            try:
+                token = await self._source()
+            except Exception as error:
+                raise TokenUnavailable(f"the token function failed with {type(error).__name__}") from error
             self._pairs = _bearer(token.text)
             self._stale_at = _stale_at(token)
 

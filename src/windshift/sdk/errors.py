@@ -55,6 +55,7 @@ __all__ = [
     "StreamNotFound",
     "SubjectsOverlap",
     "SubscribeExpected",
+    "TokenUnavailable",
     "TooManyInFlight",
     "TooManySubjects",
     "TtlNotSupported",
@@ -351,6 +352,10 @@ class IdentityUnavailable(Unavailable):
 
 class ConnectionEnded(Unavailable):
     """An operator ended the connection."""
+
+
+class TokenUnavailable(Unavailable):
+    """The client's own token function failed; its error is the cause."""
 
 
 class DeadlineExceeded(WindshiftError, TimeoutError):

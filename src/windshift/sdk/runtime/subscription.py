@@ -17,7 +17,7 @@ from windshift.protos import events
 from windshift.rpc import RpcError, StatusCode
 from windshift.sdk.calling import Caller
 from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, log_failure, verdict_of
-from windshift.sdk.errors import LeaseLost, NotSettled, UnknownType, from_rpc
+from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType, from_rpc
 from windshift.sdk.events import Event
 from windshift.sdk.payloads import type_name, unpack_as
 
@@ -127,6 +127,9 @@ class Subscription:
                     raise from_rpc(error) from error
                 _log.info("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = _FIRST_PAUSE if subscribed else min(pause * 2, _LONGEST_PAUSE)
+            except TokenUnavailable as error:
+                _log.warning("subscription to %s of %s: %s", self._consumer, self._stream, error)
+                pause = min(pause * 2, _LONGEST_PAUSE)
             finally:
                 self._ended(number)
             if not self._stopping.is_set() or self.busy:
