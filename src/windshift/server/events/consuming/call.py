@@ -205,6 +205,7 @@ class _Attachment:
         "_consumer",
         "_feed",
         "_is_stopped",
+        "_keeping",
         "_loop",
         "_options",
         "_patience",
@@ -236,6 +237,7 @@ class _Attachment:
         self._timer = DeadlineTimer(self._loop, self._wake.set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
+        self._keeping: set[asyncio.Task[p.Ending]] = set()
         self._feed: ReplayFeed | None = None
         self._server = broker.connection.server_id
         self._settled_to: asyncio.Task[int | None] | None = None
@@ -460,6 +462,8 @@ class _Attachment:
         self._wake.set()
 
     def _lose(self) -> None:
+        for task in self._keeping:
+            task.cancel()
         self.protocol.lost(self._loop.time())
         self._wake.set()
 
@@ -651,19 +655,40 @@ class _Attachment:
 
     async def _keep(self, failure: Failure, deadline: float) -> p.Ending:
         """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
-        if not self.protocol.found.state.is_replicated:
+        gate, made_at = self.protocol.gate, self.protocol.made_at
+        is_replicated = self.protocol.found.state.is_replicated
+        if not is_replicated:
             await self._shared.peers.heard()
             if not failure.replay_count and self.protocol.is_settled(failure.id.seq):
                 return p.Ending.OTHERWISE
-        gate, made_at = self.protocol.gate, self.protocol.made_at
-        if gate is None:
-            return await self._shared.keep(failure, made_at, deadline)
-        try:
-            gate.bury(failure.id.stream, self._loop.time())
-        except QuotaExceeded as error:
-            self._shared.told.not_kept(failure, error)
+        buried = None
+        if gate is not None:
+            try:
+                gate.bury(failure.id.stream, self._loop.time())
+            except QuotaExceeded as error:
+                self._shared.told.not_kept(failure, error)
+                return p.Ending.NOT_NOW
+            buried = partial(gate.buried, failure.id.stream)
+        keeping = self._shared.keep(failure, made_at, deadline, buried)
+        return await (keeping if is_replicated else self._unless_lost(keeping))
+
+    async def _unless_lost(self, keeping: Coroutine[Any, Any, p.Ending]) -> p.Ending:
+        """Make a dead letter, unless there is no connection; give up on that when it ends.
+
+        A broker without replicas that was killed may have forgotten the delivery, and count another one as
+        the first: a dead letter that comes only then would contradict how that one ends.
+        """
+        if not self._broker.connection.connected:
+            keeping.close()
             return p.Ending.NOT_NOW
-        return await self._shared.keep(failure, made_at, deadline, partial(gate.buried, failure.id.stream))
+        task = self._loop.create_task(keeping)
+        self._keeping.add(task)
+        try:
+            await asyncio.wait([task])
+        finally:
+            self._keeping.discard(task)
+            task.cancel()
+        return p.Ending.UNKNOWN if task.cancelled() else task.result()
 
     async def _claim(self, work: p.Claim) -> None:
         pending, found = work.pending, self.protocol.found
