@@ -24,7 +24,7 @@ _LIFETIME = 3600
 _ROLE = """
 [role.service]
 publish = ["orders.*.created", "billing.>", "audit.*.*.seen", "shipping.eu.>", "*"]
-streams = { manage = ["*"], ephemeral = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
+streams = { manage = ["*"], bind = [">"], consume = ["*"], subjects = [">"] }
 consumers = { use = ["*"] }
 """
 """What the subjects of measurements need stands last."""
