@@ -10,11 +10,11 @@ from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, c
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 from windshift.server.admin.look import Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
+from windshift.server.background.batches import batches, together
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
 from windshift.server.domain.pages import cut_page
 from windshift.server.events import consumers
-from windshift.server.events.dead_letters.admin import batches, together
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.positions import rfc3339

@@ -12,10 +12,10 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
+from windshift.server.background.batches import together
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import StreamNotFound
 from windshift.server.domain.names import INTERNAL
-from windshift.server.events.dead_letters.admin import together
 from windshift.server.events.model import ConsumerKey
 
 T = TypeVar("T")

@@ -14,10 +14,10 @@ from windshift.nats.jetstream.api import JetStream
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
+from windshift.server.background.batches import batches, together
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
 from windshift.server.domain.pages import cut_page
-from windshift.server.events.dead_letters.admin import batches, together
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.ownership.ownership import Ownership
 

@@ -1,1 +1,1 @@
-"""Work beside the event loop: threads, and files that are reloaded when they change."""
+"""Work beside the event loop: threads, batches, and files that are reloaded when they change."""

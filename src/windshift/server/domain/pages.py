@@ -58,7 +58,8 @@ def cut_page(
 ) -> tuple[list[Key], Key | None]:
     """Return the keys of one page in their order, and the last of them if there is another page.
 
-    `after` is the last key of the page before: what was deleted meanwhile makes nothing be skipped.
+    `after` is the last key of the page before. It need not exist any more: nothing is skipped when
+    entries are deleted between pages.
     """
     ordered = sorted(keys, reverse=descending)
     if after is not None:

@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
+from windshift.server.background.batches import batches, together
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -433,17 +434,6 @@ class RateLimit:
         self._free_at = max(self._free_at, began) + count / self._rate
 
 
-async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run coroutines concurrently; once all have ended, raise the first error."""
-    results = await asyncio.gather(*work, return_exceptions=True)
-    done: list[T] = []
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-        done.append(result)
-    return done
-
-
 async def _for_each(
     function: Callable[[DeadLetterId, float], Coroutine[Any, Any, T]],
     ids: Iterable[DeadLetterId],
@@ -455,8 +445,3 @@ async def _for_each(
         done = await together(function(each, deadline) for each in batch)
         results.update(zip(batch, done, strict=True))
     return results
-
-
-def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:
-    """Split a sequence into batches."""
-    return (items[begin : begin + size] for begin in range(0, len(items), size))
