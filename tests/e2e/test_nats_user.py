@@ -27,7 +27,7 @@ from tests.e2e.nats_user import (
     write_configuration,
 )
 from tests.support.broker import QUICK, connect, in_seconds
-from tests.support.client import Client, refused
+from tests.support.client import REPEAT_UNAVAILABLE, Client, refused
 from tests.support.cluster import running_cluster
 from tests.support.exposition import scrape
 from tests.support.nats_server import NatsServer, running_nats
@@ -60,8 +60,8 @@ def served(
 
 
 def walk_with(server: WindshiftProcess, replicas: int = 1) -> None:
-    """Walk through the API of a server."""
-    client = Client(server.address)
+    """Walk through the API of a server; a cluster on a busy machine may change its leader meanwhile."""
+    client = Client(server.address, service_config=REPEAT_UNAVAILABLE)
     walk(client, replicas=replicas)
     client.channel.close()
 
