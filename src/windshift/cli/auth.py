@@ -149,17 +149,10 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
     if token_stdin:
         principal, rows = _whose(policy, sys.stdin.buffer.read(_LONGEST).strip())
     elif name is not None:
-        principal = _named(policy, name)
-        rows = _principal(principal)
+        principal, rows = _named(policy, name)
     else:
-        _show_all(policy)
-        return
-    if action is None:
-        _show(rows + _quotas(principal.quotas))
-        click.echo()
-        _show_roles(policy, [role.name for role in principal.permissions.roles])
-    else:
-        _decide(principal, action)
+        return _show_all(policy)
+    return _decide(principal, action) if action is not None else _show_one(policy, principal, rows)
 
 
 def _asking(command: Any) -> Any:
@@ -291,11 +284,13 @@ def _read(given: Path | None) -> Policy:
         sys.exit(_USAGE)
 
 
-def _named(policy: Policy, name: str) -> Principal:
+def _named(policy: Policy, name: str) -> tuple[Principal, Rows]:
+    """Return the principal of this name, and what to say of it."""
     if name not in policy.principals:
         known = ", ".join(sorted(policy.principals)) or "none"
         raise click.UsageError(f"no principal {name!r}; there are {known}")
-    return policy.principals[name]
+    principal = policy.principals[name]
+    return principal, _principal(principal)
 
 
 def _whose(policy: Policy, text: bytes) -> tuple[Principal, Rows]:
@@ -339,6 +334,13 @@ def _decide(principal: Principal, action: Action) -> NoReturn:
         ]
     )
     sys.exit(0 if allowed else _DENIED)
+
+
+def _show_one(policy: Policy, principal: Principal, rows: Rows) -> None:
+    """Say what a principal has."""
+    _show(rows + _quotas(principal.quotas))
+    click.echo()
+    _show_roles(policy, [role.name for role in principal.permissions.roles])
 
 
 def _show_all(policy: Policy) -> None:
