@@ -1,4 +1,4 @@
-"""Outstanding replays on a real broker: one pointer for each, claimed by one, and gone when it is settled."""
+"""Outstanding replays on a real broker: one pointer for each, leased to one, and gone when it is settled."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.support.nats_server import NatsServer
 from windshift.nats.times import from_unix_ns
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.dead_letters import upkeep
-from windshift.server.events.dead_letters.claims import Claim
+from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import STREAM, Clock
@@ -62,13 +62,13 @@ async def wait(keeper: Keeper, pointer: Pointer) -> float:
     return clock.seconds_until(pointer.free_at_ns, in_seconds(0))
 
 
-async def claimed(keeper: Keeper, one: DeadLetterId, timeout: timedelta = LONG) -> Claim:
-    """Add a replay and claim it."""
+async def leased(keeper: Keeper, one: DeadLetterId, timeout: timedelta = LONG) -> Lease:
+    """Add a replay and lease it."""
     assert await keeper.replays.add(one, 1, in_seconds(5))
     (pointer,) = await pointers(keeper, one.stream)
-    claim = await keeper.replays.claim(pointer, timeout, in_seconds(5))
-    assert claim is not None
-    return claim
+    lease = await keeper.replays.lease(pointer, timeout, in_seconds(5))
+    assert lease is not None
+    return lease
 
 
 async def test_a_pointer(keeper: Keeper, unique: Unique) -> None:
@@ -81,56 +81,56 @@ async def test_a_pointer(keeper: Keeper, unique: Unique) -> None:
     (pointer,) = await pointers(keeper, one.stream)
     assert (pointer.id, pointer.number, pointer.attempts) == (one, 3, 0)
     assert await wait(keeper, pointer) <= 0
-    claim = await replays.claim(pointer, LONG, in_seconds(5))
-    assert claim is not None
-    assert (claim.id, claim.number, claim.attempt) == (one, 3, 1)
-    assert stored_at(claim.reply) == one.stored_ns
+    lease = await replays.lease(pointer, LONG, in_seconds(5))
+    assert lease is not None
+    assert (lease.id, lease.number, lease.attempt) == (one, 3, 1)
+    assert stored_at(lease.reply) == one.stored_ns
     assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == {one}
-    assert await claim.end(in_seconds(5))
-    assert await claim.end(in_seconds(5))
-    assert not await claim.prolong(LONG, in_seconds(5))
+    assert await lease.end(in_seconds(5))
+    assert await lease.end(in_seconds(5))
+    assert not await lease.prolong(LONG, in_seconds(5))
     assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == frozenset()
     assert await replays.add(one, 4, in_seconds(5))
 
 
-async def test_one_claim_at_a_time(keeper: Keeper, unique: Unique) -> None:
-    """Of many that read a pointer one gets it, and nobody else as long as the claim lasts."""
+async def test_one_lease_at_a_time(keeper: Keeper, unique: Unique) -> None:
+    """Of many that read a pointer one gets it, and nobody else as long as the lease lasts."""
     one = dead_letter_id(unique())
     others = [await keep(keeper.broker) for _ in range(10)]
     assert await keeper.replays.add(one, 1, in_seconds(5))
     (pointer,) = await pointers(keeper, one.stream)
-    claims = await asyncio.gather(*(each.replays.claim(pointer, SHORT, in_seconds(5)) for each in others))
-    (claim,) = [each for each in claims if each is not None]
+    leases = await asyncio.gather(*(each.replays.lease(pointer, SHORT, in_seconds(5)) for each in others))
+    (lease,) = [each for each in leases if each is not None]
     (held,) = await pointers(keeper, one.stream)
     assert held.attempts == 1
     assert 0 < await wait(keeper, held) <= SHORT.total_seconds()
-    assert await claim.prolong(LONG, in_seconds(5))
+    assert await lease.prolong(LONG, in_seconds(5))
     (held,) = await pointers(keeper, one.stream)
     assert held.attempts == 1
     assert await wait(keeper, held) > SHORT.total_seconds()
 
 
 async def test_what_this_process_has_dealt_with(keeper: Keeper, unique: Unique) -> None:
-    """Other calls of the process leave a pointer alone that they have read before it was claimed."""
+    """Other calls of the process leave a pointer alone that they have read before it was leased."""
     one = dead_letter_id(unique())
     assert await keeper.replays.add(one, 1, in_seconds(5))
     (pointer,) = await pointers(keeper, one.stream)
     assert not keeper.replays.is_taken(pointer)
-    assert await keeper.replays.claim(pointer, LONG, in_seconds(5)) is not None
+    assert await keeper.replays.lease(pointer, LONG, in_seconds(5)) is not None
     assert keeper.replays.is_taken(pointer)
     (again,) = await pointers(keeper, one.stream)
     assert not keeper.replays.is_taken(again)
 
 
-async def test_a_claim_that_was_taken_over(keeper: Keeper, unique: Unique) -> None:
+async def test_a_lease_that_was_taken_over(keeper: Keeper, unique: Unique) -> None:
     """It can be neither prolonged nor given back nor ended, whatever its holder believes of the time."""
     one = dead_letter_id(unique())
     for method in ("prolong", "give_back", "end"):
-        late = await claimed(keeper, one, timedelta(0))
+        late = await leased(keeper, one, timedelta(0))
         (pointer,) = await pointers(keeper, one.stream)
-        claim = await keeper.replays.claim(pointer, LONG, in_seconds(5))
-        assert claim is not None
-        assert claim.attempt == 2
+        lease = await keeper.replays.lease(pointer, LONG, in_seconds(5))
+        assert lease is not None
+        assert lease.attempt == 2
         if method == "prolong":
             assert not await late.prolong(LONG, in_seconds(5))
         elif method == "give_back":
@@ -138,17 +138,17 @@ async def test_a_claim_that_was_taken_over(keeper: Keeper, unique: Unique) -> No
         else:
             assert not await late.end(in_seconds(5))
         assert not late.is_settled
-        assert await claim.end(in_seconds(5))
+        assert await lease.end(in_seconds(5))
 
 
 async def test_giving_back(keeper: Keeper, unique: Unique) -> None:
     """Anybody may take it as the next attempt, at once or after the delay."""
     one = dead_letter_id(unique())
-    claim = await claimed(keeper, one)
-    assert await claim.give_back(0, in_seconds(5))
+    lease = await leased(keeper, one)
+    assert await lease.give_back(0, in_seconds(5))
     (pointer,) = await pointers(keeper, one.stream)
     assert await wait(keeper, pointer) <= 0
-    again = await keeper.replays.claim(pointer, LONG, in_seconds(5))
+    again = await keeper.replays.lease(pointer, LONG, in_seconds(5))
     assert again is not None
     assert again.attempt == 2
     assert await again.give_back(20 * 10**9, in_seconds(5))
@@ -217,13 +217,13 @@ async def test_a_stream_of_an_earlier_version(keeper: Keeper, unique: Unique) ->
     one = dead_letter_id(stream)
     await keeper.publish(f"_WS.replay.{one}", b"2", {"WS-Writer": "somebody"})
     (pointer,) = await pointers(keeper, stream)
-    claim = await keeper.replays.claim(pointer, LONG, in_seconds(5))
-    assert claim is not None
-    assert (claim.number, claim.attempt) == (2, 1)
+    lease = await keeper.replays.lease(pointer, LONG, in_seconds(5))
+    assert lease is not None
+    assert (lease.number, lease.attempt) == (2, 1)
     await keeper.replays.remove_old_consumers(in_seconds(5))
     info = await api.call(f"CONSUMER.NAMES.{STREAM}", {}, in_seconds(5))
     assert sorted(info["consumers"]) == [used, other]
-    assert await claim.end(in_seconds(5))
+    assert await lease.end(in_seconds(5))
 
 
 async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
@@ -332,7 +332,7 @@ async def test_looks_at_many(keeper: Keeper, unique: Unique, monkeypatch: pytest
 
 @pytest.mark.timeout(120)
 async def test_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
-    """By way of all members of a cluster one caller begins a replay, and one claims it."""
+    """By way of all members of a cluster one caller begins a replay, and one leases it."""
     async with AsyncExitStack() as stack:
         brokers = [await stack.enter_async_context(connect(server.url)) for server in cluster]
         await brokers[0].api.call("INFO", None, in_seconds(60))
@@ -351,11 +351,11 @@ async def test_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
 
         await eventually(found, 5)
         for pointer in await pointers(keepers[1], one.stream):
-            claims = await asyncio.gather(
-                *(each.replays.claim(pointer, LONG, in_seconds(30)) for each in keepers)
+            leases = await asyncio.gather(
+                *(each.replays.lease(pointer, LONG, in_seconds(30)) for each in keepers)
             )
-            (claim,) = [each for each in claims if each is not None]
-            assert await claim.prolong(LONG, in_seconds(30))
-            assert await claim.end(in_seconds(30))
+            (lease,) = [each for each in leases if each is not None]
+            assert await lease.prolong(LONG, in_seconds(30))
+            assert await lease.end(in_seconds(30))
         ask = keepers[1].replays.outstanding
         await eventually(lambda: ask(one.stream, "c", in_seconds(20)), frozenset())

@@ -19,7 +19,7 @@ from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import DeadLettering
-from windshift.server.events.dead_letters.claims import Claim
+from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import Clock
 from windshift.server.events.model import ConsumerKey
@@ -50,7 +50,7 @@ class ReplayFeed:
     """
 
     __slots__ = (
-        "_claims",
+        "_leases",
         "_loop",
         "_patience",
         "_protocol",
@@ -71,7 +71,7 @@ class ReplayFeed:
         self._room = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self._told = asyncio.Event()
-        self._claims: dict[bytes, Claim] = {}
+        self._leases: dict[bytes, Lease] = {}
         self._settling: set[asyncio.Task[Any]] = set()
 
     def ring(self) -> None:
@@ -102,7 +102,7 @@ class ReplayFeed:
     async def _bring(self, *, was_told: bool) -> float:
         """Bring the replays that are free now; return the seconds until others may be."""
         queue, consumer = self._shared.replays, self._protocol.consumer
-        self._forget_claims()
+        self._forget_leases()
         clock = await queue.clock(self._deadline())
         if clock is None:
             return inf
@@ -121,13 +121,13 @@ class ReplayFeed:
         # The pages may have come from a replica that lags behind.
         return min(soonest, _PAUSE) if await queue.any(consumer, self._deadline()) else inf
 
-    def _forget_claims(self) -> None:
-        """Forget claims that the client cannot settle any more."""
+    def _forget_leases(self) -> None:
+        """Forget leases that the client cannot settle any more."""
         long_ago = self._loop.time() - 2 * self._patience
-        self._claims = {
-            reply: claim
-            for reply, claim in self._claims.items()
-            if not claim.is_settled and claim.until > long_ago
+        self._leases = {
+            reply: lease
+            for reply, lease in self._leases.items()
+            if not lease.is_settled and lease.until > long_ago
         }
 
     async def _bring_page(self, pointers: list[Pointer], clock: Clock) -> float | None:
@@ -155,37 +155,37 @@ class ReplayFeed:
         letter = await self._shared.store.get(pointer.id, self._deadline())
         if letter is None or letter.failure.replay_count >= pointer.number:
             return await self._shared.replays.drop(pointer, self._deadline())
-        claim = await self._claim(pointer)
-        if claim is None:
+        lease = await self._lease(pointer)
+        if lease is None:
             return False
-        self._claims[claim.reply] = claim
-        delivery = letter.delivery(claim.attempt, claim.reply)
-        self._protocol.replayed(delivery, Replay(claim.id, claim.number), claim.since)
+        self._leases[lease.reply] = lease
+        delivery = letter.delivery(lease.attempt, lease.reply)
+        self._protocol.replayed(delivery, Replay(lease.id, lease.number), lease.since)
         self._wake.set()
         return True
 
-    async def _claim(self, pointer: Pointer) -> Claim | None:
-        """Claim a replay. What is claimed when nobody waits for it any more is given back."""
-        work = self._shared.replays.claim(pointer, self._protocol.found.timeout, self._deadline())
-        claiming = self._loop.create_task(work)
+    async def _lease(self, pointer: Pointer) -> Lease | None:
+        """Lease a replay. What is leased when nobody waits for it any more is given back."""
+        work = self._shared.replays.lease(pointer, self._protocol.found.timeout, self._deadline())
+        leasing = self._loop.create_task(work)
         try:
-            return await asyncio.shield(claiming)
+            return await asyncio.shield(leasing)
         except asyncio.CancelledError:
-            claiming.add_done_callback(self._claimed_too_late)
+            leasing.add_done_callback(self._leased_too_late)
             raise
 
-    def _claimed_too_late(self, claiming: asyncio.Task[Claim | None]) -> None:
-        if claiming.cancelled() or claiming.exception() is not None:
+    def _leased_too_late(self, leasing: asyncio.Task[Lease | None]) -> None:
+        if leasing.cancelled() or leasing.exception() is not None:
             return
-        claim = claiming.result()
-        if claim is not None:
-            _ = self._begin(self._settle(claim, NAK, self._deadline()))
+        lease = leasing.result()
+        if lease is not None:
+            _ = self._begin(self._settle(lease, NAK, self._deadline()))
 
     # --- Settling -----------------------------------------------------------------------------------------
 
     def has(self, reply: bytes) -> bool:
         """Whether a delivery of this reply subject is of a replay."""
-        return reply in self._claims
+        return reply in self._leases
 
     async def settle(self, reply: bytes, payload: bytes, deadline: float) -> bool | None:
         """Do what an acknowledgement asks for, even if this is cancelled meanwhile.
@@ -193,7 +193,7 @@ class ReplayFeed:
         Return whether the event was this call's to settle; `None` when the broker does not answer.
         """
         try:
-            return await asyncio.shield(self._begin(self._settle(self._claims[reply], payload, deadline)))
+            return await asyncio.shield(self._begin(self._settle(self._leases[reply], payload, deadline)))
         except (WindshiftError, NatsError):
             return None
 
@@ -202,12 +202,12 @@ class ReplayFeed:
 
         What has more than half of its time left is not prolonged.
         """
-        claim = self._claims.get(reply)
-        if claim is not None and not (
-            payload == PROGRESS and claim.until - self._loop.time() > self._timeout / 2
+        lease = self._leases.get(reply)
+        if lease is not None and not (
+            payload == PROGRESS and lease.until - self._loop.time() > self._timeout / 2
         ):
-            _ = self._begin(self._settle(claim, payload, self._deadline()))
-        return claim is not None
+            _ = self._begin(self._settle(lease, payload, self._deadline()))
+        return lease is not None
 
     async def close(self, replies: list[bytes]) -> list[bytes]:
         """Give back what the call held, and return the reply subjects of others.
@@ -219,13 +219,13 @@ class ReplayFeed:
             await asyncio.wait(self._settling, timeout=_PAUSE)
         return others
 
-    async def _settle(self, claim: Claim, payload: bytes, deadline: float) -> bool:
+    async def _settle(self, lease: Lease, payload: bytes, deadline: float) -> bool:
         if payload == PROGRESS:
-            return await claim.prolong(self._protocol.found.timeout, deadline)
+            return await lease.prolong(self._protocol.found.timeout, deadline)
         if payload in (ACK, TERMINATE):
-            await claim.end(deadline)  # whoever has it now finds what became of the dead letter
+            await lease.end(deadline)  # whoever has it now finds what became of the dead letter
             return True
-        is_ours = await claim.give_back(delay_of(payload), deadline)
+        is_ours = await lease.give_back(delay_of(payload), deadline)
         self._shared.replays.tell(self._protocol.consumer)
         return is_ours
 
@@ -242,7 +242,7 @@ class ReplayFeed:
     def _done(self, task: asyncio.Task[bool]) -> None:
         self._settling.discard(task)
         if not task.cancelled():
-            task.exception()  # the claim ends by itself then
+            task.exception()  # the lease ends by itself then
 
     def _deadline(self) -> float:
         return self._loop.time() + self._patience

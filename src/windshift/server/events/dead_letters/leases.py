@@ -1,7 +1,7 @@
-"""Claims: who delivers a replayed event, and for how long.
+"""Leases: who delivers a replayed event, and for how long.
 
-A claim is a condition, not a lock: a pointer is rewritten or deleted only while it is what this claim wrote
-last. So a claim that somebody else has taken over, after whatever pause, has no effect.
+A lease is a condition, not a lock: a pointer is rewritten or deleted only while it is what this lease wrote
+last. So a lease that somebody else has taken over, after whatever pause, has no effect.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from windshift.server.events.dead_letters.pointers import (
 from windshift.server.events.managed_stream import Conflict, ManagedStream
 
 
-class Claim:
+class Lease:
     """One delivery of a replayed event, as long as nobody else may make another.
 
-    Every method returns false when the pointer is not this claim's any more; then nothing was changed. They
+    Every method returns false when the pointer is not this lease's any more; then nothing was changed. They
     may be called at the same time, and are carried out one after the other. Each raises `BrokerUnavailable`
     or `OutcomeUnknown`, and may be repeated then. Deadlines are in the loop's time.
 
@@ -116,7 +116,7 @@ class Claim:
         raise BrokerUnavailable
 
     async def _find(self, deadline: float) -> str | None:
-        """See where the pointer is, and return who wrote it; `None` when it is not this claim's any more."""
+        """See where the pointer is, and return who wrote it; `None` when it is not this lease's any more."""
         try:
             found = await self._stream.last(self._subject, deadline)
         except BrokerUnavailable:

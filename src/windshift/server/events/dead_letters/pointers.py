@@ -1,7 +1,7 @@
 """Pointers: how an outstanding replay is stored in the stream ``WS_REPLAYS``.
 
 A pointer is the only message of its subject, which ends with the id of the dead letter. Its body is the
-number of the replay; its headers say how often it was delivered, and until when it is claimed. Pointers of
+number of the replay; its headers say how often it was delivered, and until when it is leased. Pointers of
 earlier versions have only the first header, and count as not delivered.
 """
 

@@ -2,7 +2,7 @@
 
 An outstanding replay is a *pointer* in the stream ``WS_REPLAYS``. The broker keeps nothing else for it, above
 all no JetStream consumer: replays cost only by how many wait. A server with a subscriber reads the pointers
-of its consumer and claims a free one.
+of its consumer and leases a free one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
-from windshift.server.events.dead_letters.claims import Claim
+from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
 from windshift.server.events.dead_letters.pointers import (
     SUBJECTS,
@@ -199,11 +199,11 @@ class ReplayQueue:
         """Whether this process has dealt with a pointer since it was read."""
         return pointer in self._taken
 
-    async def claim(self, pointer: Pointer, timeout: timedelta, deadline: float) -> Claim | None:
+    async def lease(self, pointer: Pointer, timeout: timedelta, deadline: float) -> Lease | None:
         """Take a replay to deliver it, for as long as `timeout`; `None` when somebody else was faster."""
-        claim = Claim(self._stream, pointer)
+        lease = Lease(self._stream, pointer)
         with self._taking(pointer):
-            return claim if await claim.prolong(timeout, deadline) else None
+            return lease if await lease.prolong(timeout, deadline) else None
 
     async def drop(self, pointer: Pointer, deadline: float) -> bool:
         """End a replay whose event is not to be delivered; false when somebody else was faster."""
