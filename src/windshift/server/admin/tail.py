@@ -69,8 +69,25 @@ class TailClient(Protocol):
         ...
 
 
+class Tails:
+    """Makes tails.
+
+    Args:
+        connection: the connection to NATS.
+        api: makes consumers.
+    """
+
+    def __init__(self, connection: Connection, api: JetStream) -> None:
+        self._connection = connection
+        self._api = api
+
+    def tail(self, which: Selection, client: TailClient, max_rate: int) -> Tail:
+        """Make a tail; see there for the arguments. Call this in a running event loop."""
+        return Tail(self._connection, self._api, which, client, max_rate)
+
+
 class Tail:
-    """One tail. Create it in a running event loop.
+    """One tail. `Tails` makes it.
 
     Args:
         connection: the connection to NATS.

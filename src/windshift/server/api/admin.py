@@ -10,8 +10,7 @@ from typing import Any, Final
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
-from windshift.nats import Connection
-from windshift.nats.jetstream.api import JetStream, StoredMessage
+from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
@@ -19,12 +18,12 @@ from windshift.server.admin.events import EVERYTHING, EventReader, Selection
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
-from windshift.server.admin.tail import Tail
+from windshift.server.admin.tail import Tails
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
-from windshift.server.api.fields import number, unix_ns
+from windshift.server.api.fields import known, number, unix_ns
 from windshift.server.api.streams import read_pointer, write_stream
 from windshift.server.auth.actions import Action, ViewStream
 from windshift.server.auth.authenticate import Identity
@@ -49,7 +48,7 @@ _MOST_FILTERS: Final = 16
 _LONGEST_FIND: Final = 255
 _LARGEST_CUT: Final = 2**31
 
-_STREAM_ORDERS: Final = {
+_STREAM_ORDERS: Final[dict[int, StreamOrder]] = {
     pb.ListStreamsRequest.ORDER_UNSPECIFIED: StreamOrder.NAME,
     pb.ListStreamsRequest.ORDER_NAME: StreamOrder.NAME,
     pb.ListStreamsRequest.ORDER_EVENTS: StreamOrder.EVENTS,
@@ -59,7 +58,7 @@ _STREAM_ORDERS: Final = {
     pb.ListStreamsRequest.ORDER_DEAD_LETTERS: StreamOrder.DEAD_LETTERS,
     pb.ListStreamsRequest.ORDER_NEWEST: StreamOrder.NEWEST,
 }
-_CONSUMER_ORDERS: Final = {
+_CONSUMER_ORDERS: Final[dict[int, ConsumerOrder]] = {
     pb.ListConsumersRequest.ORDER_UNSPECIFIED: ConsumerOrder.NAME,
     pb.ListConsumersRequest.ORDER_NAME: ConsumerOrder.NAME,
     pb.ListConsumersRequest.ORDER_PENDING: ConsumerOrder.PENDING,
@@ -77,8 +76,7 @@ class AdminService:
         consumers: all about consumers.
         subscriptions: the calls that consume.
         events: reads events.
-        connection: the connection to NATS, for tails.
-        api: the same.
+        tails: follow streams.
     """
 
     def __init__(
@@ -88,16 +86,14 @@ class AdminService:
         consumers: ConsumerAdmin,
         subscriptions: Subscriptions,
         events: EventReader,
-        connection: Connection,
-        api: JetStream,
+        tails: Tails,
     ) -> None:
         self._servers = servers
         self._streams = streams
         self._consumers = consumers
         self._subscriptions = subscriptions
         self._events = events
-        self._connection = connection
-        self._api = api
+        self._tails = tails
 
     # --- Servers ------------------------------------------------------------------------------------------
 
@@ -136,7 +132,7 @@ class AdminService:
         """List the streams that the caller may see."""
         if len(request.find) > _LONGEST_FIND:
             raise InvalidField("find", f"must have at most {_LONGEST_FIND} characters")
-        order = _known("order_by", request.order_by, _STREAM_ORDERS)
+        order = known("order_by", request.order_by, _STREAM_ORDERS)
         query = StreamQuery(request.find.lower(), order, request.descending)
         after = read_token("page_token", request.page_token, (float, str), query)
         page = await self._streams.page(
@@ -230,8 +226,7 @@ class AdminService:
         which = read_selection(request)
         begin = read_pointer("from", getattr(request, "from"), AtEnd())
         client = CallTail(call, with_data=not request.without_data)
-        tail = Tail(self._connection, self._api, which, client, number("max_rate", request.max_rate))
-        await tail.run(begin)
+        await self._tails.tail(which, client, number("max_rate", request.max_rate)).run(begin)
 
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""
@@ -250,7 +245,7 @@ class AdminService:
         """List consumers."""
         if request.stream:
             names.stream_name("stream", request.stream)
-        order = _known("order_by", request.order_by, _CONSUMER_ORDERS)
+        order = known("order_by", request.order_by, _CONSUMER_ORDERS)
         bound = (request.stream, order)
         after = read_token("page_token", request.page_token, (float, str, str), *bound)
         page = await self._consumers.page(
@@ -335,12 +330,6 @@ def _may_view(call: ServerCall) -> Callable[[str], bool]:
 
 def _page_size(size: int) -> int:
     return number("page_size", size, _LARGEST_PAGE) or _PAGE
-
-
-def _known(field: str, value: int, values: dict[Any, Any]) -> Any:
-    if value not in values:
-        raise InvalidField(field, f"{value} is none of its values")
-    return values[value]
 
 
 def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Selection:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import Final
+from typing import Final, TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.domain.errors import InvalidField
+
+T = TypeVar("T")
 
 LARGEST: Final = 2**63 - 1
 """What the broker's counters hold, and its durations in nanoseconds (292 years)."""
@@ -31,6 +34,13 @@ def real(field: str, value: float, smallest: float, largest: float) -> float:
     if not smallest <= value <= largest:
         raise InvalidField(field, f"must be from {smallest:g} to {largest:g}")
     return value
+
+
+def known(field: str, value: int, values: Mapping[int, T]) -> T:
+    """Return what a value of an enumeration stands for; refuse unknown ones."""
+    if value not in values:
+        raise InvalidField(field, f"{value} is not a known value")
+    return values[value]
 
 
 def timestamp(field: str, value: Timestamp) -> Time:

@@ -15,7 +15,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import (
 )
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import RetryPolicy as PolicyMessage
 from windshift.nats.times import nanoseconds
-from windshift.server.api.fields import duration, duration_ns, number, real, unix_ns
+from windshift.server.api.fields import duration, duration_ns, known, number, real, unix_ns
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.retries import (
@@ -74,7 +74,7 @@ def read_stream(request: EnsureStreamRequest) -> StreamSpec:
         request.name,
         _input(request),
         _retention(request.retention_policy),
-        _known("storage.type", storage.type, _STORAGE),
+        known("storage.type", storage.type, _STORAGE),
         _replicas(storage.replicas) if storage.HasField("replicas") else None,
         window,
         number("max_event_size", request.max_event_size, LARGEST_EVENT_SIZE) or None,
@@ -146,7 +146,7 @@ def _retention(policy: EnsureStreamRequest.RetentionPolicy) -> RetentionSpec:
         number(f"{field}.max_events", policy.max_events) or None,
         number(f"{field}.max_events_per_subject", policy.max_events_per_subject) or None,
         number(f"{field}.max_bytes", policy.max_bytes) or None,
-        _known(f"{field}.discard_policy", policy.discard_policy, _DISCARD),
+        known(f"{field}.discard_policy", policy.discard_policy, _DISCARD),
         policy.discard_new_per_subject,
     )
 
@@ -206,12 +206,6 @@ def _replicas(value: int) -> int:
     if not 1 <= value <= MAX_REPLICAS:
         raise InvalidField("storage.replicas", f"must be 1 to {MAX_REPLICAS}")
     return value
-
-
-def _known(field: str, value: int, values: dict[int, T]) -> T:
-    if value not in values:
-        raise InvalidField(field, f"{value} is not a known value")
-    return values[value]
 
 
 def _each(field: str, values: Sequence[str], check: Callable[[str, str], None]) -> tuple[str, ...]:

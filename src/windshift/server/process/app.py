@@ -37,6 +37,7 @@ from windshift.server.admin.look import Look
 from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
+from windshift.server.admin.tail import Tails
 from windshift.server.api.admin import ADMIN, AdminService
 from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
@@ -102,6 +103,8 @@ class App:
     Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.process.serve`.
     """
 
+    authorization: Authorization | None
+    """Who may do what; None = everybody may do everything."""
     port = 0
     """The port of the API, once it listens."""
     _server: Server | None = None
@@ -132,14 +135,11 @@ class App:
         nats = _nats(config.nats, servers)
         self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
-        self.authorization = None if config.auth.file is None else Authorization(config.auth.file)
-        """Who may do what; None = everybody may do everything."""
-        access = None if self.authorization is None else self.authorization.access
-        self._ownership = None if access is None else Ownership(nats.api, access)
-        self._copies = None if access is None else Copies(nats.api, access, audit)
+        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit)
         describing = (self._describe, self._load)
+        dead_lettering = _dead_lettering(config, nats, stats, storage)
         self._domain = _Domain(
-            config, nats, counts, stats, telemetry.tracer, self._ownership, storage, describing
+            config, nats, dead_lettering, counts, telemetry.tracer, self._ownership, describing
         )
         self._tls = api_tls(config)
         self.reloaders = [each.watched for each in (self._tls, self.authorization) if each is not None]
@@ -370,6 +370,39 @@ def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     )
 
 
+class _Rules(NamedTuple):
+    """The rules, and what is kept for them; each is None where everybody may do everything.
+
+    Attributes:
+        authorization: who may do what.
+        ownership: who made what.
+        copies: ends copies that the rules do not allow any more.
+    """
+
+    authorization: Authorization | None = None
+    ownership: Ownership | None = None
+    copies: Copies | None = None
+
+
+def _rules(config: ServerConfig, api: JetStream, audit: Audit) -> _Rules:
+    if config.auth.file is None:
+        return _Rules()
+    authorization = Authorization(config.auth.file)
+    access = authorization.access
+    return _Rules(authorization, Ownership(api, access), Copies(api, access, audit))
+
+
+def _dead_lettering(
+    config: ServerConfig, nats: _Nats, stats: DeadLetterStats, storage: int | None
+) -> DeadLettering:
+    replicas = config.nats.default_replicas
+    limit = _dead_letters_limit(config.events.dead_letters_max, storage)
+    store = DeadLetterStore(nats.api, nats.writes, replicas, limit)
+    writer = DeadLetterWriter(nats.connection, nats.api, store)
+    queue = ReplayQueue(nats.api, nats.writes, nats.notes, replicas)
+    return DeadLettering(store, writer, queue, nats.notes, stats)
+
+
 class _Domain:
     """The domain, built on the NATS layer."""
 
@@ -377,33 +410,28 @@ class _Domain:
         self,
         config: ServerConfig,
         nats: _Nats,
+        dead_lettering: DeadLettering,
         counts: Counts,
-        stats: DeadLetterStats,
         tracer: Tracer | None,
         ownership: Ownership | None,
-        storage: int | None,
         describing: tuple[Callable[[], ServerView], Callable[[], ServerLoad]],
     ) -> None:
         connection, requests, api, writes, notes, _ = nats
-        replicas = config.nats.default_replicas
-        limit = _dead_letters_limit(config.events.dead_letters_max, storage)
-        store = DeadLetterStore(api, writes, replicas, limit)
-        writer = DeadLetterWriter(connection, api, store)
-        queue = ReplayQueue(api, writes, notes, replicas)
-        shared = self.dead_lettering = DeadLettering(store, writer, queue, notes, stats)
+        self.dead_lettering = dead_lettering
+        store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.told
         self.gathering = Gathering(connection)
         subscriptions = Subscriptions(self.gathering)
         self.events = EventsService(
-            Streams(api, replicas, ownership),
+            Streams(api, config.nats.default_replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
             Publisher(api, writes, counts, tracer),
-            Broker(connection, requests, api, shared, counts, tracer, nats.room),
+            Broker(connection, requests, api, dead_lettering, counts, tracer, nats.room),
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             subscriptions,
             extractor(config.telemetry.propagators),
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
-        self.state = StateService(Stores(Buckets(api, writes, replicas), ownership))
+        self.state = StateService(Stores(Buckets(api, writes, config.nats.default_replicas), ownership))
         look = Look(api)
         self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(
@@ -412,8 +440,7 @@ class _Domain:
             ConsumerAdmin(api, look, store),
             subscriptions,
             EventReader(api, look),
-            connection,
-            api,
+            Tails(connection, api),
         )
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
