@@ -98,6 +98,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         WrongLastId,
         WrongLoop,
         at,
+        codecs,
         connect,
         from_id,
     )
@@ -195,6 +196,7 @@ __all__ = [
     "WrongLastId",
     "WrongLoop",
     "at",
+    "codecs",
     "connect",
     "from_id",
 ]

@@ -2,14 +2,16 @@
 
 They import on every protobuf runtime from 5.29 on. `events` is `windshift.events.v1alpha1`, `state` is
 `windshift.state.v1alpha1`, `deadletters` is `windshift.deadletters.v1alpha1`, `admin` and `principals` are of
-`windshift.admin.v1alpha1`; `test` holds the message that examples and tests carry.
+`windshift.admin.v1alpha1`; `payload` is `windshift.payload.v1`, JSON values as payloads; `test` holds the
+message that examples and tests carry.
 """
 
 from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as principals
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as deadletters
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events
+from windshift._gen.windshift.payload.v1 import payload_pb2 as payload
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state
 from windshift._gen.windshift.test.v1 import test_pb2 as test
 
-__all__ = ["admin", "deadletters", "events", "principals", "state", "test"]
+__all__ = ["admin", "deadletters", "events", "payload", "principals", "state", "test"]

@@ -14,6 +14,7 @@ EXPECTED = """\
 stored as event 1
 999 more
 the last is 1001
+Order(order_id='7', cents=3490)
 1001 events, ('orders.>',)
 1001 pending
 1
@@ -36,13 +37,13 @@ async def test_examples(
     monkeypatch.setenv("WINDSHIFT_NAMESPACE", unique())
     examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     code = "\n".join(examples).replace("127.0.0.1:8080", server).replace("asyncio.run(main())", "")
-    functions = re.findall(r"^async def (\w+)\(client\)", code, re.MULTILINE)
-    steps = "\n".join(f"        await {name}(client)" for name in functions)
+    functions = re.findall(r"^async def (\w+)\((client)?\)", code, re.MULTILINE)[1:]
+    steps = "\n".join(f"        await {name}({client})" for name, client in functions)
     code += (
         f"\n\nasync def all_of_it():\n    await main()\n    async with ws.connect({server!r}) as client:\n"
     )
     code += steps
-    names: dict[str, object] = {"asyncio": asyncio}
+    names: dict[str, object] = {"asyncio": asyncio, "__name__": __name__}
     exec(compile(code, DOCUMENT.name, "exec"), names)  # noqa: S102 -- our own document
     await names["all_of_it"]()  # type: ignore[operator] # it is the function above
     assert capsys.readouterr().out == EXPECTED

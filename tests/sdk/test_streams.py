@@ -46,8 +46,8 @@ async def test_publish_tells_what_is_wrong(client: ws.Client) -> None:
     with pytest.raises(ws.InvalidField) as invalid:
         await client.publish("a..x", text(""))
     assert invalid.value.field == "subject"
-    with pytest.raises(TypeError, match="Protobuf message, not str"):
-        await client.publish("a.x", "text")  # type: ignore[arg-type] # that is what is tested
+    with pytest.raises(TypeError, match=r"Protobuf message, .* not str"):
+        await client.publish("a.x", "text")
     with pytest.raises(TypeError, match="without a subject"):
         await client.publish_many([text("")])
 

@@ -2,6 +2,7 @@
 
 import logging
 
+from . import codecs
 from .client import Client, connect
 from .consumers import Consumer, ConsumerInfo
 from .credentials import Token
@@ -165,6 +166,7 @@ __all__ = [
     "WrongLastId",
     "WrongLoop",
     "at",
+    "codecs",
     "connect",
     "from_id",
 ]

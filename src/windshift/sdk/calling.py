@@ -15,6 +15,7 @@ from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
 from .channels import Channels
 from .errors import ClientClosed, WrongLoop, from_rpc
 from .names import Names
+from .payloads import Payloads
 from .retry import Known, Raise, Repeat, decide, known
 from .settings import Settings
 
@@ -27,11 +28,13 @@ class Caller:
 
     Attributes:
         names: the client's namespace.
+        payloads: the client's codecs.
         timeout: seconds for an operation with all its attempts, unless it says otherwise.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.names: Names = settings.names
+        self.payloads: Payloads = settings.payloads
         self.timeout = settings.timeout
         self._settings = settings
         self._credentials = settings.credentials

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Iterable
+from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
@@ -12,13 +12,14 @@ from google.protobuf.message import Message
 from .calling import Caller
 from .credentials import TokenSource
 from .dead_letters import DeadLetters
+from .payloads import Codec
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
 from .settings import Settings, Tls, read_settings
 from .stores import Store, Stores
 from .streams import Stream, Streams
 from .times import Seconds, seconds
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T")
 
 
 def connect(
@@ -29,6 +30,7 @@ def connect(
     timeout: Seconds = 10.0,
     namespace: str | None = None,
     plaintext_token: bool = False,
+    codecs: Sequence[Codec] = (),
 ) -> Client:
     """Make a client. Nothing connects before the first call.
 
@@ -45,6 +47,7 @@ def connect(
         namespace: prefix of all names and subjects, so that tests or developers share a server. It protects
             nothing.
         plaintext_token: send the token in plain text beyond this machine.
+        codecs: what makes payloads of objects that are no Protobuf messages, see `ws.codecs`.
 
     Raises:
         SettingsError: names everything that is wrong.
@@ -57,6 +60,7 @@ def connect(
             timeout=timeout,
             namespace=namespace,
             plaintext_token=plaintext_token,
+            codecs=codecs,
         )
     )
 
@@ -101,7 +105,7 @@ class Client:
     async def publish(
         self,
         subject: str,
-        message: Message,
+        message: object,
         *,
         key: str | None = MADE,
         expected_last_id: int | None = None,
@@ -112,7 +116,7 @@ class Client:
 
         Args:
             subject: the subject.
-            message: the payload, any Protobuf message.
+            message: the payload: any Protobuf message, or what a codec of the client takes.
             key: events with the same key within the stream's deduplication window are stored once. Without
                 one it is made at random, which makes repeating safe. None = no key: then a publish in doubt
                 is not
@@ -132,7 +136,7 @@ class Client:
 
     async def publish_many(
         self,
-        messages: Iterable[Message | Publish] | AsyncIterable[Message | Publish],
+        messages: Iterable[object] | AsyncIterable[object],
         *,
         subject: str | None = None,
         in_flight: int = 128,

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar, overload
 
-from google.protobuf.message import Message
-
 from windshift.protos import admin, events
 from windshift.rpc import StatusCode
 
@@ -24,7 +22,7 @@ from .runtime.subscription import Handler, Subscription, consume, finish
 from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment, seconds, timestamp
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T")
 
 _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _EVENTS = "/windshift.events.v1alpha1.EventsService/"
@@ -157,7 +155,7 @@ class Consumer:
     async def subscribe(
         self,
         *,
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         concurrency: int = 1,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
@@ -196,7 +194,7 @@ class Consumer:
         self,
         handler: Handler,
         *,
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
@@ -228,7 +226,7 @@ class Consumer:
         self,
         handler: Handler,
         *,
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
@@ -252,7 +250,7 @@ class Consumer:
     def _subscription(
         self,
         handler: Handler,
-        types: Sequence[type[Message]],
+        types: Sequence[type],
         concurrency: int,
         prefetch: int | None,
         max_lease: Seconds,

@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
-from google.protobuf.message import Message
-
 from windshift.protos import deadletters
 from windshift.rpc import RpcError, StatusCode
 
@@ -17,6 +15,7 @@ from .calling import Caller, pages
 from .errors import from_rpc
 from .events import Event
 from .names import Names
+from .payloads import type_name
 from .retry import Again, Repeat, decide
 from .times import moment, timestamp
 
@@ -114,18 +113,19 @@ class DeadLetters:
         stream: str = "",
         consumer: str = "",
         causes: Sequence[Cause] = (),
-        type: type[Message] | str = "",  # noqa: A002 -- the field's name
+        type: type | str = "",  # noqa: A002 -- the field's name
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> AsyncIterator[DeadLetter]:
         """List dead letters, page by page."""
         names = self._caller.names
-        which = _filter(names, stream, consumer, causes, type, since, until)
+        name = self._type_name(type)
+        which = _filter(names, stream, consumer, causes, name, since, until)
         request = deadletters.ListRequest(filter=which)
         method, kind = _SERVICE + "List", deadletters.ListResponse
         async for letter in pages(self._caller, method, request, kind, lambda page: page.dead_letters):
-            if names.owns(letter.stream):
-                yield _letter(letter, names)
+            if names.owns(letter.stream) and _matches(letter, name):
+                yield _letter(letter, self._caller, _class(type))
 
     async def get(self, id: str) -> DeadLetter:  # noqa: A002 -- the field's name
         """Read one dead letter.
@@ -135,7 +135,7 @@ class DeadLetters:
         """
         request = deadletters.GetRequest(id=id)
         response = await self._caller.call(_SERVICE + "Get", request, deadletters.GetResponse, Repeat.READ)
-        return _letter(response.dead_letter, self._caller.names)
+        return _letter(response.dead_letter, self._caller)
 
     async def watch(
         self,
@@ -145,7 +145,7 @@ class DeadLetters:
         stream: str = "",
         consumer: str = "",
         causes: Sequence[Cause] = (),
-        type: type[Message] | str = "",  # noqa: A002 -- the field's name
+        type: type | str = "",  # noqa: A002 -- the field's name
         since: datetime | None = None,
         until: datetime | None = None,
     ) -> AsyncIterator[DeadLetter]:
@@ -168,7 +168,8 @@ class DeadLetters:
             WindshiftError: it broke in a way that another attempt would not mend.
         """
         names = self._caller.names
-        which = _filter(names, stream, consumer, causes, type, since, until)
+        name = self._type_name(type)
+        which = _filter(names, stream, consumer, causes, name, since, until)
         request = deadletters.WatchRequest(filter=which, position=position, existing=existing)
         attempt = 0
         while True:
@@ -179,8 +180,9 @@ class DeadLetters:
                     async for response in call:
                         attempt = 0
                         request.position = response.position
-                        if names.owns(response.dead_letter.stream):
-                            yield _letter(response.dead_letter, names, response.position)
+                        letter = response.dead_letter
+                        if names.owns(letter.stream) and _matches(letter, name):
+                            yield _letter(letter, self._caller, _class(type), response.position)
                     return
             except RpcError as error:
                 attempt += 1
@@ -193,7 +195,7 @@ class DeadLetters:
         stream: str = "",
         consumer: str = "",
         causes: Sequence[Cause] = (),
-        type: type[Message] | str = "",  # noqa: A002 -- the field's name
+        type: type | str = "",  # noqa: A002 -- the field's name
         since: datetime | None = None,
         until: datetime | None = None,
         everything: bool = False,
@@ -215,10 +217,11 @@ class DeadLetters:
             dry_run: only count.
 
         Raises:
-            ValueError: neither ids nor a filter nor `everything` was given.
+            ValueError: neither ids nor a filter nor `everything` was given, or a type inside of JSON.
         """
         total = Replayed()
-        which = _filter(self._caller.names, stream, consumer, causes, type, since, until)
+        name = _known_to_the_server(self._type_name(type))
+        which = _filter(self._caller.names, stream, consumer, causes, name, since, until)
         for request in _requests(
             deadletters.ReplayRequest, ids, which, self._caller.names, everything=everything
         ):
@@ -237,7 +240,7 @@ class DeadLetters:
         stream: str = "",
         consumer: str = "",
         causes: Sequence[Cause] = (),
-        type: type[Message] | str = "",  # noqa: A002 -- the field's name
+        type: type | str = "",  # noqa: A002 -- the field's name
         since: datetime | None = None,
         until: datetime | None = None,
         everything: bool = False,
@@ -245,7 +248,8 @@ class DeadLetters:
     ) -> Purged:
         """Remove dead letters for good; see `replay` for the arguments."""
         total = Purged()
-        which = _filter(self._caller.names, stream, consumer, causes, type, since, until)
+        name = _known_to_the_server(self._type_name(type))
+        which = _filter(self._caller.names, stream, consumer, causes, name, since, until)
         for request in _requests(
             deadletters.PurgeRequest, ids, which, self._caller.names, everything=everything
         ):
@@ -254,6 +258,9 @@ class DeadLetters:
                 total.purged += page.purged
                 total.missing_ids += page.missing_ids
         return total
+
+    def _type_name(self, kind: type | str) -> str:
+        return kind if isinstance(kind, str) else self._caller.payloads.name(kind)
 
     async def _pages(self, method: str, request: Any, response: Any) -> AsyncIterator[Any]:
         while True:
@@ -278,7 +285,7 @@ def _filter(
     stream: str,
     consumer: str,
     causes: Sequence[Cause],
-    kind: type[Message] | str,
+    type_name: str,
     since: datetime | None,
     until: datetime | None,
 ) -> deadletters.Filter:
@@ -286,7 +293,7 @@ def _filter(
         stream=names.name(stream),
         consumer=consumer,
         causes=[f"CAUSE_{cause.upper()}" for cause in causes],
-        type=kind if isinstance(kind, str) else kind.DESCRIPTOR.full_name,
+        type=type_name.partition("/")[0],
         since=None if since is None else timestamp(since),
         until=None if until is None else timestamp(until),
     )
@@ -306,13 +313,32 @@ def _requests(
     return [kind(filter=which)]
 
 
-def _letter(proto: deadletters.DeadLetter, names: Names, position: str = "") -> DeadLetter:
+def _known_to_the_server(name: str) -> str:
+    if "/" in name:
+        raise ValueError(
+            "the server does not know the types inside of JSON: list the dead letters, and give their ids"
+        )
+    return name
+
+
+def _matches(proto: deadletters.DeadLetter, name: str) -> bool:
+    """Check a type inside of JSON, which the server does not know."""
+    return "/" not in name or type_name(proto.event.data) == name
+
+
+def _class(kind: type | str) -> type | None:
+    return None if isinstance(kind, str) else kind
+
+
+def _letter(
+    proto: deadletters.DeadLetter, caller: Caller, kind: type | None = None, position: str = ""
+) -> DeadLetter:
     rejected = proto.cause == deadletters.CAUSE_REJECTED
     return DeadLetter(
         id=proto.id,
-        stream=names.bare_name(proto.stream),
+        stream=caller.names.bare_name(proto.stream),
         consumer=proto.consumer,
-        event=Event(proto.event, names),
+        event=Event(proto.event, caller.names, caller.payloads, kind),
         other_headers=dict(proto.other_headers),
         attempts=proto.attempts,
         first_delivery=moment(proto.first_delivery),

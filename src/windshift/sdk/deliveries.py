@@ -8,13 +8,11 @@ from enum import Enum
 from types import TracebackType
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from google.protobuf.message import Message
-
 from .errors import Undecodable, UnknownType
 from .events import Event
 from .times import Seconds, seconds
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T")
 
 _log = logging.getLogger("windshift")
 

@@ -16,12 +16,13 @@ from windshift.rpc import RpcError, StatusCode
 from .calling import Caller
 from .errors import from_rpc
 from .names import Names
-from .payloads import type_name, unpack
+from .payloads import Payloads, TypeFilter, type_name
 from .pointers import Position
 from .retry import Repeat
 from .times import moment, timestamp
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T")
+K = TypeVar("K")
 
 _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
 
@@ -29,11 +30,15 @@ _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
 class Event(Generic[T]):
     """An event. Its payload is decoded when it is first looked at."""
 
-    __slots__ = ("_data", "_names", "_proto")
+    __slots__ = ("_data", "_kind", "_names", "_payloads", "_proto")
 
-    def __init__(self, proto: protos.Event, names: Names) -> None:
+    def __init__(
+        self, proto: protos.Event, names: Names, payloads: Payloads, kind: type[T] | None = None
+    ) -> None:
         self._proto = proto
         self._names = names
+        self._payloads = payloads
+        self._kind = kind
         self._data: T | None = None
 
     @property
@@ -48,19 +53,33 @@ class Event(Generic[T]):
 
     @property
     def data(self) -> T:
-        """Its payload.
+        """Its payload: a Protobuf message, or what was asked for with `types`.
 
         Raises:
             UnknownType: the module of its type is not imported.
             Undecodable: the bytes are no such message.
         """
         if self._data is None:
-            self._data = unpack(self._proto.data)  # type: ignore[assignment] # who asked for T checked the type
-        return self._data  # type: ignore[return-value] # see above
+            data: Any = self.message() if self._kind is None else self.decode(self._kind)
+            self._data = data
+        return self._data
+
+    def message(self) -> Message:
+        """Return the payload as the Protobuf message that it is; see `data` for errors."""
+        return self._payloads.unpack(self._proto.data)
+
+    def decode(self, kind: type[K]) -> K:
+        """Return the payload as an object of a class: a message's, or one that a codec of the client takes.
+
+        Raises:
+            Undecodable: it is of another type, or the bytes are no such object.
+            TypeError: no codec takes this class.
+        """
+        return self._payloads.unpack_as(self._proto.data, kind)
 
     @property
     def type(self) -> str:
-        """Full name of the payload's type."""
+        """Full name of the payload's type; of JSON, `windshift.payload.v1.Json/` and its own type."""
         return type_name(self._proto.data)
 
     @property
@@ -136,6 +155,11 @@ class Events:
         self._caller = caller
         self._stream = caller.names.name(stream)
 
+    def _stored(self, proto: admin.StoredEvent, kinds: TypeFilter) -> StoredEvent | None:
+        """Return an event of one of these types; None if it is of another."""
+        kind = kinds.find(proto.event.data)
+        return None if kind is None and not kinds.exact else _stored(proto, self._caller, kind)
+
     async def get(
         self,
         id: int | None = None,  # noqa: A002 -- the field's name
@@ -169,14 +193,14 @@ class Events:
         response = await self._caller.call(
             _SERVICE + "GetEvent", request, admin.GetEventResponse, Repeat.READ
         )
-        return _stored(response.event, names)
+        return _stored(response.event, self._caller)
 
     async def read(
         self,
         *,
         start: Position | None = None,
         subjects: Sequence[str] = (),
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         backwards: bool = False,
         limit: int | None = None,
     ) -> AsyncIterator[StoredEvent]:
@@ -189,23 +213,24 @@ class Events:
             backwards: from new to old.
             limit: at most so many events; None = all.
         """
-        names, left = self._caller.names, limit
+        names, left, kinds = self._caller.names, limit, self._caller.payloads.filter(types)
         request = admin.ReadEventsRequest(
             stream=self._stream,
             subjects=[names.subject(subject) for subject in subjects],
-            types=[kind.DESCRIPTOR.full_name for kind in types],
+            types=kinds.server,
             backwards=backwards,
         )
         if start is not None:
             getattr(request, "from").CopyFrom(start.proto())
         while left is None or left > 0:
-            request.limit = 500 if left is None else min(left, 500)
+            request.limit = 500 if left is None or not kinds.exact else min(left, 500)
             page = await self._caller.call(
                 _SERVICE + "ReadEvents", request, admin.ReadEventsResponse, Repeat.READ
             )
-            for event in page.events:
-                yield _stored(event, names)
-            left = None if left is None else left - len(page.events)
+            found = [event for event in (self._stored(each, kinds) for each in page.events) if event]
+            for event in found[:left]:
+                yield event
+            left = None if left is None else left - len(found)
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
@@ -215,7 +240,7 @@ class Events:
         *,
         start: Position | None = None,
         subjects: Sequence[str] = (),
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         max_rate: int = 0,
     ) -> AsyncIterator[StoredEvent | Skipped | CaughtUp]:
         """Follow the stream until the loop is left. Nothing is settled, and each event comes at most once.
@@ -232,11 +257,11 @@ class Events:
         Raises:
             WindshiftError: the tail broke.
         """
-        names = self._caller.names
+        names, kinds = self._caller.names, self._caller.payloads.filter(types)
         request = admin.TailEventsRequest(
             stream=self._stream,
             subjects=[names.subject(subject) for subject in subjects],
-            types=[kind.DESCRIPTOR.full_name for kind in types],
+            types=kinds.server,
             max_rate=max_rate,
         )
         if start is not None:
@@ -246,7 +271,7 @@ class Events:
                 call.send(request)
                 call.close_send()
                 async for response in call:
-                    if (item := _shown(response, names)) is not None:
+                    if (item := self._shown(response, kinds)) is not None:
                         yield item
         except RpcError as error:
             raise from_rpc(error) from error
@@ -270,20 +295,24 @@ class Events:
             gone=StatusCode.NOT_FOUND,
         )
 
+    def _shown(
+        self, response: admin.TailEventsResponse, kinds: TypeFilter
+    ) -> StoredEvent | Skipped | CaughtUp | None:
+        match response.WhichOneof("response"):
+            case "event":
+                return self._stored(response.event, kinds)
+            case "skipped":
+                return Skipped(response.skipped.events, response.skipped.last_id)
+            case "caught_up":
+                return CaughtUp()
+            case _:
+                return None
 
-def _shown(response: admin.TailEventsResponse, names: Names) -> StoredEvent | Skipped | CaughtUp | None:
-    match response.WhichOneof("response"):
-        case "event":
-            return _stored(response.event, names)
-        case "skipped":
-            return Skipped(response.skipped.events, response.skipped.last_id)
-        case "caught_up":
-            return CaughtUp()
-        case _:
-            return None
 
-
-def _stored(proto: admin.StoredEvent, names: Names) -> StoredEvent:
+def _stored(proto: admin.StoredEvent, caller: Caller, kind: type | None = None) -> StoredEvent:
     return StoredEvent(
-        Event(proto.event, names), moment(proto.stored), dict(proto.other_headers), proto.data_size
+        Event(proto.event, caller.names, caller.payloads, kind),
+        moment(proto.stored),
+        dict(proto.other_headers),
+        proto.data_size,
     )

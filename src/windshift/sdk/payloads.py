@@ -1,68 +1,179 @@
-"""Payloads: Protobuf messages by the name of their type, from the default descriptor pool."""
+"""Payloads: Protobuf messages by the name of their type, and other classes by the codecs of a client."""
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import DecodeError, Message
 
+from windshift.protos import payload as protos
+
 from .errors import Undecodable, UnknownType
 
-M = TypeVar("M", bound=Message)
+T = TypeVar("T")
+
+JSON: Final[str] = protos.Json.DESCRIPTOR.full_name
+"""Full name of the message that wraps JSON."""
 
 _PREFIX = "type.googleapis.com/"
 _classes: dict[str, type[Message]] = {}
 
 
-def pack(message: Message) -> AnyMessage:
-    """Return a message with the name of its type.
+class Codec(Protocol):
+    """Turns objects of some classes into payloads and back."""
 
-    Raises:
-        TypeError: it is no Protobuf message.
-    """
-    if not isinstance(message, Message):
-        raise TypeError(f"a payload is a Protobuf message, not {type(message).__qualname__}")
-    return AnyMessage(type_url=_PREFIX + message.DESCRIPTOR.full_name, value=message.SerializeToString())
+    def name(self, kind: type) -> str | None:
+        """Return the name that `type_name` gives to payloads of this class; None = not one of ours."""
+
+    def encode(self, value: Any) -> AnyMessage:
+        """Return an object as a payload."""
+
+    def decode(self, payload: AnyMessage, kind: type[T]) -> T:
+        """Return the object in a payload, whose type name is that of `kind`.
+
+        Raises:
+            ValueError: it is none; the text says why.
+        """
 
 
 def type_name(payload: AnyMessage) -> str:
-    """Return the full name of a payload's type."""
-    return payload.type_url.rpartition("/")[2]
+    """Return the full name of a payload's type.
 
-
-def unpack(payload: AnyMessage) -> Message:
-    """Return the message in a payload.
-
-    Raises:
-        UnknownType: no imported module has this type.
-        Undecodable: the bytes are no such message.
+    JSON values have the name of their wrapper, followed by `/` and their own, if they have one:
+    `windshift.payload.v1.Json/shop.Order`.
     """
-    name = type_name(payload)
-    return _parse(_classes.get(name) or _find(name), payload)
+    name = payload.type_url.rpartition("/")[2]
+    if name != JSON:
+        return name
+    try:
+        inner = protos.Json.FromString(payload.value).type
+    except DecodeError:
+        return name
+    return f"{JSON}/{inner}" if inner else name
 
 
-def unpack_as(payload: AnyMessage, kind: type[M]) -> M:
-    """Return the message in a payload, which must be of this type.
+class TypeFilter:
+    """Classes that payloads may have.
 
-    Raises:
-        Undecodable: it is of another type, or the bytes are no such message.
+    Attributes:
+        server: the names that the server can filter by.
+        exact: whether the server's filter lets nothing else through.
     """
-    name = type_name(payload)
-    if name != kind.DESCRIPTOR.full_name:
-        raise Undecodable(name, f"is not of type {kind.DESCRIPTOR.full_name!r}")
-    return _parse(kind, payload)
+
+    def __init__(self, kinds: dict[str, type]) -> None:
+        self._kinds = kinds
+        self.server = sorted({name.partition("/")[0] for name in kinds})
+        self.exact = not any("/" in name for name in kinds)
+
+    def __bool__(self) -> bool:
+        return bool(self._kinds)
+
+    def find(self, payload: AnyMessage) -> type | None:
+        """Return the class for a payload; None = there is none."""
+        name = type_name(payload)
+        return self._kinds.get(name) or self._kinds.get(name.partition("/")[0])
 
 
-def _parse(kind: type[M], payload: AnyMessage) -> M:
+class Payloads:
+    """Encodes and decodes the payloads of a client."""
+
+    def __init__(self, codecs: Sequence[Codec] = ()) -> None:
+        self._codecs = codecs
+        self._known: dict[type, tuple[str, Codec]] = {}
+
+    def filter(self, kinds: Sequence[type]) -> TypeFilter:
+        """Return a filter for these classes.
+
+        Raises:
+            TypeError: one of them cannot be a payload.
+        """
+        for kind in kinds:
+            if not isinstance(kind, type):
+                raise TypeError(f"types are classes, not {kind!r}")
+        return TypeFilter({self.name(kind): kind for kind in kinds})
+
+    def name(self, kind: type) -> str:
+        """Return the name that payloads of a class have, see `type_name`.
+
+        Raises:
+            TypeError: it can be no payload.
+        """
+        return _full_name(kind) if _is_message(kind) else self._find(kind)[0]
+
+    def pack(self, value: object) -> AnyMessage:
+        """Return a message, or an object of a class that a codec knows, as a payload.
+
+        Raises:
+            TypeError: it can be no payload.
+        """
+        if isinstance(value, Message):
+            return AnyMessage(type_url=_PREFIX + value.DESCRIPTOR.full_name, value=value.SerializeToString())
+        return self._find(type(value))[1].encode(value)
+
+    def unpack(self, payload: AnyMessage) -> Message:
+        """Return the Protobuf message in a payload.
+
+        Raises:
+            UnknownType: no imported module has this type.
+            Undecodable: the bytes are no such message.
+        """
+        name = payload.type_url.rpartition("/")[2]
+        message: Message = _parse(_classes.get(name) or _imported(name), payload)
+        return message
+
+    def unpack_as(self, payload: AnyMessage, kind: type[T]) -> T:
+        """Return the object in a payload, which must be of this class.
+
+        Raises:
+            Undecodable: it is of another type, or the bytes are no such object.
+        """
+        name, expected = type_name(payload), self.name(kind)
+        if name != expected and name.partition("/")[0] != expected:
+            raise Undecodable(name, f"is not of type {expected!r}")
+        if _is_message(kind):
+            value: T = _parse(kind, payload)
+            return value
+        try:
+            return self._known[kind][1].decode(payload, kind)
+        except Exception as error:  # validators run code of their own
+            raise Undecodable(name, f"is no such object: {error}") from error
+
+    def _find(self, kind: type) -> tuple[str, Codec]:
+        found = self._known.get(kind)
+        if found is None:
+            for codec in self._codecs:
+                if (name := codec.name(kind)) is not None:
+                    found = self._known[kind] = (name, codec)
+                    break
+            else:
+                what = getattr(kind, "__qualname__", kind)
+                raise TypeError(
+                    f"a payload is a Protobuf message, or what a codec of the client takes, not {what}"
+                )
+        return found
+
+
+def _is_message(kind: type) -> bool:
+    return issubclass(kind, Message)
+
+
+def _full_name(kind: Any) -> str:
+    name: str = kind.DESCRIPTOR.full_name
+    return name
+
+
+def _parse(kind: Any, payload: AnyMessage) -> Any:
     try:
         return kind.FromString(payload.value)
     except DecodeError as error:
-        raise Undecodable(type_name(payload), "has bytes that are no such message") from error
+        name = payload.type_url.rpartition("/")[2]
+        raise Undecodable(name, "has bytes that are no such message") from error
 
 
-def _find(name: str) -> type[Message]:
+def _imported(name: str) -> type[Message]:
     try:
         descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
     except KeyError:

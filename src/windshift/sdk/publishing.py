@@ -11,13 +11,10 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, Self
 
-from google.protobuf.message import Message
-
 from windshift.protos import events
 
 from .calling import Caller
 from .errors import PublishManyError
-from .payloads import pack
 from .retry import Repeat
 from .times import timestamp
 
@@ -44,7 +41,7 @@ class Publish:
     """An event to publish; see `Client.publish`."""
 
     subject: str
-    message: Message
+    message: object
     key: str | None = MADE
     expected_last_id: int | None = None
     time: datetime | None = None
@@ -53,7 +50,7 @@ class Publish:
 async def publish(caller: Caller, event: Publish, timeout: float | None = None) -> PublishReceipt:
     """Publish an event; see `Client.publish`."""
     request = events.PublishEventRequest(
-        subject=caller.names.subject(event.subject), data=pack(event.message)
+        subject=caller.names.subject(event.subject), data=caller.payloads.pack(event.message)
     )
     if event.key is not None:
         request.idempotency_key = _make_key() if event.key is MADE else event.key
@@ -72,7 +69,7 @@ def _make_key() -> str:
 
 async def publish_many(
     caller: Caller,
-    messages: Iterable[Message | Publish] | AsyncIterable[Message | Publish],
+    messages: Iterable[object] | AsyncIterable[object],
     subject: str | None,
     in_flight: int,
 ) -> list[PublishReceipt]:
@@ -114,7 +111,7 @@ async def publish_many(
 
 
 async def _events(
-    messages: Iterable[Message | Publish] | AsyncIterable[Message | Publish], subject: str | None
+    messages: Iterable[object] | AsyncIterable[object], subject: str | None
 ) -> AsyncIterator[Publish]:
     if isinstance(messages, AsyncIterable):
         async for message in messages:
@@ -124,7 +121,7 @@ async def _events(
             yield _event(message, subject)
 
 
-def _event(message: Message | Publish, subject: str | None) -> Publish:
+def _event(message: object, subject: str | None) -> Publish:
     if isinstance(message, Publish):
         return message
     if subject is None:
@@ -151,7 +148,7 @@ class Publisher:
     async def send(
         self,
         subject: str,
-        message: Message,
+        message: object,
         *,
         key: str | None = MADE,
         expected_last_id: int | None = None,

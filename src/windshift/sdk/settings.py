@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from windshift.rpc import client_tls
 from .credentials import Credentials, TokenSource
 from .errors import SettingsError
 from .names import NAMESPACE, Names
+from .payloads import Codec, Payloads
 from .times import Seconds, seconds
 
 DEFAULT_TARGET = "127.0.0.1:8080"
@@ -44,6 +45,7 @@ class Settings:
         credentials: source of the token.
         timeout: seconds that an operation may take with all its attempts.
         names: the namespace.
+        payloads: what becomes payloads, and how.
     """
 
     targets: tuple[str, ...]
@@ -51,6 +53,7 @@ class Settings:
     credentials: Credentials
     timeout: float
     names: Names
+    payloads: Payloads
 
 
 def read_settings(
@@ -61,6 +64,7 @@ def read_settings(
     timeout: Seconds,
     namespace: str | None,
     plaintext_token: bool,
+    codecs: Sequence[Codec] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
     """Combine arguments and the environment; arguments win.
@@ -86,7 +90,7 @@ def read_settings(
         ]
     if problems:
         raise SettingsError("; ".join(problems))
-    return Settings(targets, context, credentials, limit, Names(space))
+    return Settings(targets, context, credentials, limit, Names(space), Payloads(codecs))
 
 
 def _targets(text: str, problems: list[str]) -> tuple[str, ...]:

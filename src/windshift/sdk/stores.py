@@ -17,11 +17,10 @@ from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
 from .errors import Conflict, OutcomeUnknown
-from .payloads import pack, unpack, unpack_as
 from .retry import Repeat
 from .times import Seconds, duration, moment
 
-T = TypeVar("T", bound=Message)
+T = TypeVar("T")
 
 _SERVICE = "/windshift.state.v1alpha1.StateService/"
 
@@ -77,13 +76,15 @@ class StoreInfo:
 
 
 class Store(Generic[T]):
-    """A store whose values are messages of one type, or of any.
+    """A store whose values are of one type, or any messages.
 
     Attributes:
         name: its name.
     """
 
     def __init__(self, caller: Caller, name: str, kind: type[T] | None) -> None:
+        if kind is not None:
+            caller.payloads.name(kind)
         self._caller = caller
         self._store = caller.names.name(name)
         self._kind = kind
@@ -175,7 +176,7 @@ class Store(Generic[T]):
         Raises:
             Conflict: others were faster in all attempts.
             OutcomeUnknown: the change may be written or not, and somebody wrote since.
-            TypeError: the key does not exist, and the store has no type.
+            TypeError: the key does not exist, and the store has no type, or one without an empty value.
         """
         for attempt in range(1, attempts + 1):
             entry = await self.get(key)
@@ -233,7 +234,7 @@ class Store(Generic[T]):
         request = state.SetRequest(
             store=self._store,
             key=key,
-            value=pack(value),
+            value=self._caller.payloads.pack(value),
             create_only=create_only,
             last_revision=last_revision,
             ttl=None if ttl is None else duration(ttl),
@@ -258,15 +259,20 @@ class Store(Generic[T]):
 
     def _value(self, payload: AnyMessage) -> T:
         if self._kind is not None:
-            return unpack_as(payload, self._kind)
-        return unpack(payload)  # type: ignore[return-value] # a store without a type holds messages of any
+            return self._caller.payloads.unpack_as(payload, self._kind)
+        return self._caller.payloads.unpack(payload)  # type: ignore[return-value] # a store without a type holds messages of any
 
     def _empty(self) -> T:
         if self._kind is None:
             raise TypeError(
                 f"store {self.name!r} has no type, so a key that does not exist has no empty value"
             )
-        return self._kind()
+        try:
+            return self._kind()
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"a key that does not exist has no empty value: {self._kind.__name__} needs arguments"
+            ) from error
 
     def _revision(self, entry: state.Entry) -> Revision[T]:
         return Revision(
@@ -310,7 +316,7 @@ class Stores:
 
         Args:
             name: its name.
-            kind: type of its values; None = any. The server does not know it: it is checked here.
+            kind: type of its values; None = any messages. The server does not know it: it is checked here.
             history: revisions of a key that a new store keeps, 1 to 64; None = 1.
             ttl: age at which entries of a new store expire; None = never.
         """

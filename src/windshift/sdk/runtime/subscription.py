@@ -11,15 +11,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from google.protobuf.message import Message
-
 from windshift.protos import events
 from windshift.rpc import RpcError, StatusCode
 from windshift.sdk.calling import Caller
 from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, log_failure, verdict_of
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType, from_rpc
 from windshift.sdk.events import Event
-from windshift.sdk.payloads import type_name, unpack_as
 
 from .jobs import Job, Jobs
 from .session import Session
@@ -56,7 +53,7 @@ class Subscription:
         consumer: str,
         handler: Handler | None,
         *,
-        types: Sequence[type[Message]] = (),
+        types: Sequence[type] = (),
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: float = 900.0,
@@ -68,7 +65,7 @@ class Subscription:
         self._caller = caller
         self._stream, self._consumer = caller.names.name(stream), consumer
         self._handler = handler
-        self._types = {kind.DESCRIPTOR.full_name: kind for kind in types}
+        self._types = caller.payloads.filter(types)
         self._concurrency = concurrency
         self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
         self._max_lease = max_lease
@@ -172,9 +169,11 @@ class Subscription:
     def _start(self, job: Job) -> None:
         job.started = True
         self._running += 1
-        delivery = self._deliveries[job] = Delivery(Event(job.event, self._caller.names), self, job)
-        if (verdict := self._refusal(job)) is not None:
-            log_failure(delivery.event, verdict, None)
+        kind = self._types.find(job.event.data)
+        event: Event[Any] = Event(job.event, self._caller.names, self._caller.payloads, kind)
+        delivery = self._deliveries[job] = Delivery(event, self, job)
+        if (verdict := self._refusal(event, kind)) is not None:
+            log_failure(event, verdict, None)
             self._decide(job, verdict)
         elif self._handler is None:
             self.ready.put_nowait(delivery)
@@ -182,15 +181,14 @@ class Subscription:
             task = self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
             task.add_done_callback(lambda _: self._tasks.pop(job, None))
 
-    def _refusal(self, job: Job) -> Verdict | None:
-        """Check the payload's type if only some are handled."""
+    def _refusal(self, event: Event[Any], kind: type | None) -> Verdict | None:
+        """Check the payload's type if only some are handled, and decode it."""
         if not self._types:
             return None
-        name = type_name(job.event.data)
-        if name not in self._types:
-            return verdict_of(UnknownType(name))
+        if kind is None:
+            return verdict_of(UnknownType(event.type))
         try:
-            unpack_as(job.event.data, self._types[name])
+            _ = event.data
         except Exception as error:  # noqa: BLE001 -- what cannot be decoded becomes a dead letter
             return verdict_of(error)
         return None
