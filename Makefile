@@ -38,6 +38,10 @@ faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200
 	@$(BIN)/python -m tests.faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
+.PHONY: attack
+attack: install ## Attack a server in all ways, and measure an honest client beside each; or ATTACKS='some'; SECONDS=8, REPORT=1.
+	@$(BIN)/python -m tests.attacks $(ATTACKS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report)
+
 .PHONY: fuzz
 fuzz: install ## Send the server frames and requests of chance, and its NATS client bytes, new ones at each run; EXAMPLES=20000 of each kind.
 	WINDSHIFT_TEST_FUZZ=$(or $(EXAMPLES),20000) $(BIN)/python -m pytest -n auto --timeout 0 -rP $(PYTEST) \

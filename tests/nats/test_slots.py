@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from tests.support.broker import in_seconds
-from windshift.nats import TooManyInFlight
+from windshift.nats import TooManyInFlight, asking
 from windshift.nats.jetstream.slots import Slots
 
 
@@ -107,3 +107,40 @@ async def test_cancelled_after_the_deadline() -> None:
     assert slots.waiting == 0
     slots.give_back()
     assert slots.free == 1
+
+
+async def test_askers_take_turns() -> None:
+    """Who asks for one slot does not wait for all that another asks for."""
+    slots = Slots(1, 1000)
+    slots.take_now()
+    order: list[str] = []
+
+    async def work(asker: str) -> None:
+        asking.set(asker)
+        await slots.take(in_seconds(5))
+        order.append(asker)
+        slots.give_back()
+
+    async with asyncio.TaskGroup() as group:
+        for asker in "aaaaabcc":
+            group.create_task(work(asker))
+        await asyncio.sleep(0)
+        slots.give_back()
+    assert order == ["a", "b", "c", "a", "c", "a", "a", "a"]
+    assert (slots.free, slots.waiting) == (1, 0)
+
+
+async def test_nobody_overtakes_who_wants_several() -> None:
+    """Small takers do not starve a large one; when it gives up they go on."""
+    slots = Slots(4, 10)
+    assert slots.take_now(2)
+    large = asyncio.create_task(slots.take(in_seconds(5), 4))
+    await asyncio.sleep(0)
+    assert not slots.take_now()
+    small = asyncio.create_task(slots.take(in_seconds(5)))
+    await asyncio.sleep(0)
+    assert not small.done()
+    large.cancel()
+    await asyncio.wait([large])
+    await small
+    assert (slots.free, slots.waiting) == (1, 0)

@@ -44,6 +44,7 @@ class WriteOptions:
     """Limits and timers of writes."""
 
     max_in_flight: int = 256
+    """A write counts once, and once more for each 16 KiB."""
     max_waiting: int = 10_000
     patience: timedelta = timedelta(seconds=1)
     """How long to wait for an answer before looking up whether any stream takes the subject."""
@@ -121,6 +122,8 @@ class _Found(NamedTuple):
 _Result: TypeAlias = Outcome | _NotSent
 
 _AGAIN: Final = codes.TEMPORARY | {codes.DUPLICATE_IN_PROCESS}
+_SLOT: Final = 16 * 1024
+"""Bytes of a write for each slot: behind large writes on the connection others would wait."""
 _MOST_FOUND: Final = 4096
 _BETWEEN_LOOKS: Final = 0.5
 """Seconds between looks whether somebody has found out why a write is not answered."""
@@ -147,7 +150,7 @@ class Writes:
 
     @property
     def in_flight(self) -> int:
-        """How many writes wait for an answer."""
+        """How many slots are taken by writes that wait for an answer; a large one takes several."""
         return self._options.max_in_flight - self._slots.free
 
     @property
@@ -169,9 +172,12 @@ class Writes:
         return ack or await self._persist(write, result)
 
     async def _attempt(self, write: Write) -> _Result:
-        """Take a slot, send once, and wait for the answer."""
-        if not self._slots.take_now():
-            await self._slots.take(write.deadline)
+        """Take slots, send once, and wait for the answer."""
+        slots = 1 + len(write.body) // _SLOT
+        if slots > 1:
+            slots = min(slots, self._options.max_in_flight)
+        if not self._slots.take_now(slots):
+            await self._slots.take(write.deadline, slots)
         loop = self._requests.loop
         now, until = loop.time(), write.deadline
         patience = (until - now) / 2
@@ -192,7 +198,7 @@ class Writes:
             self._requests.forget(token)
             raise
         finally:
-            self._slots.give_back()
+            self._slots.give_back(slots)
         return outcome
 
     async def _doubt(self, token: bytes, subject: bytes, until: float) -> Outcome:

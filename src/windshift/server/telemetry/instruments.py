@@ -157,7 +157,10 @@ PUBLISH_FAILURES: Final = Instrument(
     ("reason",),
 )
 PUBLISHES_IN_FLIGHT: Final = Instrument(
-    "windshift.publish.in_flight", _U, "{publish}", "Writes that wait for JetStream's answer"
+    "windshift.publish.in_flight",
+    _U,
+    "{publish}",
+    "Writes that wait for JetStream's answer, each counted once more for each 16 KiB",
 )
 PUBLISHES_WAITING: Final = Instrument(
     "windshift.publish.waiting", _U, "{publish}", "Writes that wait to be sent to JetStream"
