@@ -79,8 +79,9 @@ format: install ## Format code and protos, and fix what the linter can.
 	$(BIN)/buf format --write
 
 .PHONY: generate
-generate: .venv-generate/.installed ## Write the protobuf code from the .proto files.
+generate: install .venv-generate/.installed ## Write the protobuf code from the .proto files, and the types of the synchronous client.
 	.venv-generate/bin/python scripts/generate.py
+	$(BIN)/python scripts/sync.py
 
 .PHONY: environment
 environment: install ## Write the tables of environment variables in README.md and docs/, and .envrc.example.

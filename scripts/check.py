@@ -23,6 +23,7 @@ CHECKS: dict[str, list[str]] = {
     "proto-format": [f"{BIN}/buf", "format", "--diff", "--exit-code"],
     "proto-lint": [f"{BIN}/buf", "lint"],
     "generated": [".venv-generate/bin/python", "scripts/generate.py", "--check"],
+    "sync": [sys.executable, "scripts/sync.py", "--check"],
     "environment": [sys.executable, "scripts/environment.py", "--check"],
     "metrics": [sys.executable, "scripts/metrics.py", "--check"],
     "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],

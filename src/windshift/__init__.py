@@ -101,6 +101,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         codecs,
         connect,
         from_id,
+        sync,
     )
 
 __version__: str
@@ -199,6 +200,7 @@ __all__ = [
     "codecs",
     "connect",
     "from_id",
+    "sync",
 ]
 
 

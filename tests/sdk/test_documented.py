@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -24,6 +26,9 @@ Order(order_id='7', cents=3490)
 3 True
 0 replayed
 0 purged
+sending hello
+mails.new
+event 1002
 """
 
 
@@ -35,6 +40,7 @@ async def test_examples(
 ) -> None:
     """Every example runs, and prints what it should."""
     monkeypatch.setenv("WINDSHIFT_NAMESPACE", unique())
+    monkeypatch.setenv("WINDSHIFT_ADDRESS", server)
     examples = re.findall(r"^```python\n(.*?)^```", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
     code = "\n".join(examples).replace("127.0.0.1:8080", server).replace("asyncio.run(main())", "")
     functions = re.findall(r"^async def (\w+)\((client)?\)", code, re.MULTILINE)[1:]
@@ -43,7 +49,15 @@ async def test_examples(
         f"\n\nasync def all_of_it():\n    await main()\n    async with ws.connect({server!r}) as client:\n"
     )
     code += steps
-    names: dict[str, object] = {"asyncio": asyncio, "__name__": __name__}
+    code += "\n        await asyncio.to_thread(script)\n        await asyncio.to_thread(place_order, Placed)"
+    monkeypatch.setitem(sys.modules, "django", SimpleNamespace())
+    transaction = SimpleNamespace(on_commit=lambda done: sys.stdout.write(f"event {done().id}\n"))
+    monkeypatch.setitem(sys.modules, "django.db", SimpleNamespace(transaction=transaction))
+    names: dict[str, object] = {
+        "asyncio": asyncio,
+        "__name__": __name__,
+        "Placed": SimpleNamespace(pk=8),
+    }
     exec(compile(code, DOCUMENT.name, "exec"), names)  # noqa: S102 -- our own document
     await names["all_of_it"]()  # type: ignore[operator] # it is the function above
     assert capsys.readouterr().out == EXPECTED

@@ -2,7 +2,7 @@
 
 import logging
 
-from . import codecs
+from . import codecs, sync
 from .client import Client, connect
 from .consumers import Consumer, ConsumerInfo
 from .credentials import Token
@@ -169,4 +169,5 @@ __all__ = [
     "codecs",
     "connect",
     "from_id",
+    "sync",
 ]

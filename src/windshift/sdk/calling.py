@@ -23,10 +23,14 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
+_of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
+
+
 class Caller:
     """Makes the calls of a client.
 
     Attributes:
+        follows_forks: whether a forked process goes on with connections of its own.
         names: the client's namespace.
         payloads: the client's codecs.
         timeout: seconds for an operation with all its attempts, unless it says otherwise.
@@ -36,6 +40,7 @@ class Caller:
         self.names: Names = settings.names
         self.payloads: Payloads = settings.payloads
         self.timeout = settings.timeout
+        self.follows_forks = False
         self._settings = settings
         self._credentials = settings.credentials
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -126,12 +131,15 @@ class Caller:
         """Return the connections, which belong to the event loop of the first call.
 
         Raises:
-            WrongLoop: this is another loop, or a process that was forked off.
+            WrongLoop: this is another loop, or a process that was forked off and does not follow.
             ClientClosed: the client is closed.
         """
         loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("the client is closed")
+        if self._channels is not None and self.follows_forks and os.getpid() != self._process:
+            _of_other_processes.append((self._loop, self._channels))
+            self._channels = None
         if self._channels is None:
             self._loop, self._process = loop, os.getpid()
             self._channels = Channels(self._settings.targets, self._settings.tls)

@@ -94,6 +94,10 @@ class Client:
         """Return a store that exists already, without asking the server; see `Stores.ensure`."""
         return Store(self._caller, name, kind)
 
+    def follow_forks(self) -> None:
+        """Let forked processes use the client too, with connections of their own, instead of `WrongLoop`."""
+        self._caller.follows_forks = True
+
     async def ready(self, timeout: Seconds = 10.0) -> None:
         """Connect. Not needed: calls wait for the server within their own timeout.
 

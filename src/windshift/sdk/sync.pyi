@@ -1,0 +1,375 @@
+"""The client without asyncio: `ws.sync.connect()`. Same names, no `await`; see docs/sdk.md."""
+
+# Written by `make generate` from the asynchronous code. Do not edit.
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Generic, Literal, Self, TypeVar, overload
+
+from google.protobuf.message import Message
+
+from windshift.sdk.consumers import ConsumerInfo
+from windshift.sdk.credentials import TokenSource
+from windshift.sdk.dead_letters import Cause, DeadLetter, Purged, Replayed
+from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
+from windshift.sdk.payloads import Codec
+from windshift.sdk.pointers import END, Position
+from windshift.sdk.publishing import MADE, PublishReceipt
+from windshift.sdk.settings import Tls
+from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
+from windshift.sdk.stores import Entry, Revision, StoreInfo
+from windshift.sdk.streams import StreamInfo
+from windshift.sdk.times import Seconds
+
+T = TypeVar("T")
+
+class Client:
+    """A client, made by `connect`. It belongs to the event loop of its first call."""
+
+    streams: Streams
+    stores: Stores
+    dead_letters: DeadLetters
+    def stream(self, name: str) -> Stream:
+        """Return a stream that exists already, without asking the server."""
+    @overload
+    def store(self, name: str, kind: type[T]) -> Store[T]: ...
+    @overload
+    def store(self, name: str, kind: None = None) -> Store[Message]: ...
+    def follow_forks(self) -> None:
+        """Let forked processes use the client too, with connections of their own, instead of `WrongLoop`."""
+    def ready(self, timeout: Seconds = 10.0) -> None:
+        """Connect. Not needed: calls wait for the server within their own timeout."""
+    def publish(
+        self,
+        subject: str,
+        message: object,
+        *,
+        key: str | None = MADE,
+        expected_last_id: int | None = None,
+        time: datetime | None = None,
+        timeout: Seconds | None = None,
+    ) -> PublishReceipt:
+        """Publish an event. It is stored when this returns."""
+    def publish_many(
+        self, messages: Iterable[object], *, subject: str | None = None, in_flight: int = 128
+    ) -> list[PublishReceipt]:
+        """Publish many events, and return their receipts in the order of the events."""
+    def publisher(self, *, in_flight: int = 256) -> Publisher:
+        """Return a publisher for a long-running program: `with client.publisher() as out`."""
+    def close(self, grace: Seconds = 0.0) -> None:
+        """Take no more calls, let running ones finish for `grace`, and disconnect."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+class Streams:
+    """The streams of a server."""
+    def ensure(
+        self,
+        name: str,
+        spec: StreamSpec | None = None,
+        *,
+        subjects: Sequence[str] = (),
+        mirror: Source | None = None,
+        aggregate: Sequence[Source] = (),
+        max_age: Seconds | None = None,
+        max_events: int | None = None,
+        max_events_per_subject: int | None = None,
+        max_bytes: int | None = None,
+        discard: Literal["old", "new"] = "old",
+        storage: Literal["file", "memory"] = "file",
+        replicas: int | None = None,
+        deduplication_window: Seconds | None = None,
+        max_event_size: int | None = None,
+    ) -> Stream:
+        """Make a stream, or change it to this. What is left out becomes the default, on an old stream too."""
+    def get(self, name: str) -> StreamInfo:
+        """Describe a stream."""
+    def list(self, find: str = "") -> Iterator[StreamInfo]:
+        """List the streams of the client's namespace, by name: those with `find` in it or in a subject."""
+    def delete(self, name: str, *, expected_last_id: int | None = None) -> None:
+        """Delete a stream; see `Stream.delete`."""
+
+class Stores:
+    """The stores of a server."""
+    @overload
+    def ensure(
+        self, name: str, kind: type[T], *, history: int | None = None, ttl: Seconds | None = None
+    ) -> Store[T]: ...
+    @overload
+    def ensure(
+        self, name: str, kind: None = None, *, history: int | None = None, ttl: Seconds | None = None
+    ) -> Store[Message]: ...
+    def list(self) -> Iterator[StoreInfo]:
+        """List the stores of the client's namespace by name."""
+    def delete(self, name: str) -> None:
+        """Delete a store with all that is in it."""
+
+class DeadLetters:
+    """The dead letters of a server."""
+    def list(
+        self,
+        *,
+        stream: str = "",
+        consumer: str = "",
+        causes: Sequence[Cause] = (),
+        type: type | str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[DeadLetter]:
+        """List dead letters, page by page."""
+    def get(self, id: str) -> DeadLetter:
+        """Read one dead letter."""
+    def watch(
+        self,
+        *,
+        position: str = "",
+        existing: bool = False,
+        stream: str = "",
+        consumer: str = "",
+        causes: Sequence[Cause] = (),
+        type: type | str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+    ) -> Iterator[DeadLetter]:
+        """Yield dead letters as they are written, until the loop is left."""
+    def replay(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        stream: str = "",
+        consumer: str = "",
+        causes: Sequence[Cause] = (),
+        type: type | str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        everything: bool = False,
+        rate: int = 0,
+        dry_run: bool = False,
+    ) -> Replayed:
+        """Deliver the events of dead letters again, to the consumers that gave up on them, and only to these."""
+    def purge(
+        self,
+        *,
+        ids: Sequence[str] | None = None,
+        stream: str = "",
+        consumer: str = "",
+        causes: Sequence[Cause] = (),
+        type: type | str = "",
+        since: datetime | None = None,
+        until: datetime | None = None,
+        everything: bool = False,
+        dry_run: bool = False,
+    ) -> Purged:
+        """Remove dead letters for good; see `replay` for the arguments."""
+
+class Stream:
+    """A stream by its name; whether it exists shows at the first call."""
+
+    name: str
+    consumers: Consumers
+    events: Events
+    def consumer(self, name: str) -> Consumer:
+        """Return a consumer that exists already, without asking the server."""
+    def info(self) -> StreamInfo:
+        """Describe the stream, as its leader sees it now."""
+    def subjects(self, filter: str = "") -> Iterator[tuple[str, int]]:
+        """List the subjects that the stream holds events of, with how many of each."""
+    def purge(
+        self,
+        subject: str = "",
+        *,
+        up_to_id: int | None = None,
+        keep: int | None = None,
+        dry_run: bool = False,
+    ) -> int:
+        """Remove events for good, and return how many."""
+    def delete(self, *, expected_last_id: int | None = None) -> None:
+        """Delete the stream with its events and consumers. Its dead letters stay."""
+
+class Store(Generic[T]):
+    """A store whose values are of one type, or any messages."""
+
+    name: str
+    def get(self, key: str) -> Entry[T] | None:
+        """Read a key; None if it does not exist. The latest write is seen."""
+    def set(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:
+        """Write a key whatever it holds, and return the revision."""
+    def create(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:
+        """Write a key that does not exist, and return the revision."""
+    def update(self, key: str, value: T, *, revision: int, ttl: Seconds | None = None) -> int:
+        """Write a key that has this revision (0 = does not exist), and return the new one."""
+    def delete(self, key: str, *, revision: int | None = None) -> None:
+        """Delete a key. Deleting one that does not exist succeeds."""
+    def touch(self, key: str, ttl: Seconds) -> int:
+        """Give a key another time to live, from now on, and return its new revision; 0 = it does not expire."""
+    def modify(
+        self, key: str, change: Callable[[T], T | None], *, attempts: int = 10, ttl: Seconds | None = None
+    ) -> Entry[T]:
+        """Read a key, change its value, and write it if nobody else wrote meanwhile; otherwise begin again."""
+    def keys(self, filter: str = "") -> Iterator[Revision[T]]:
+        """List the keys that match, in no particular order, without their values."""
+    def list(self, filter: str = "") -> Iterator[Entry[T]]:
+        """List the keys that match with their values, in no particular order."""
+    def history(self, key: str) -> Sequence[Revision[T]]:
+        """Return the revisions of a key that the store keeps, oldest first, deletions included."""
+
+class Publisher:
+    """Publishes in the background; made by `Client.publisher`."""
+    def send(
+        self,
+        subject: str,
+        message: object,
+        *,
+        key: str | None = MADE,
+        expected_last_id: int | None = None,
+        time: datetime | None = None,
+    ) -> Future[PublishReceipt]:
+        """Wait for room, then publish in the background; see `Client.publish` for the arguments."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
+
+class Consumers:
+    """The consumers of a stream."""
+    def ensure(
+        self,
+        name: str | None,
+        spec: ConsumerSpec | None = None,
+        *,
+        subjects: Sequence[str] = (),
+        start: Position = END,
+        timeout: Seconds = 30.0,
+        retry: RetryPolicy | None = None,
+    ) -> Consumer:
+        """Make a consumer, or change it to this; it keeps its position."""
+    def get(self, name: str) -> ConsumerInfo:
+        """Describe a consumer."""
+    def list(self) -> Iterator[ConsumerInfo]:
+        """List the consumers of the stream by name."""
+    def delete(self, name: str) -> None:
+        """Delete a consumer; see `Consumer.delete`."""
+
+class Events:
+    """The events of a stream, read without a consumer."""
+    def get(
+        self,
+        id: int | None = None,
+        *,
+        at: datetime | None = None,
+        last_of: str | None = None,
+        subject: str | None = None,
+    ) -> StoredEvent:
+        """Read one event from the stream's leader: by id, by time, or the last of a subject."""
+    def read(
+        self,
+        *,
+        start: Position | None = None,
+        subjects: Sequence[str] = (),
+        types: Sequence[type] = (),
+        backwards: bool = False,
+        limit: int | None = None,
+    ) -> Iterator[StoredEvent]:
+        """Read the events that the stream holds, page by page."""
+    def tail(
+        self,
+        *,
+        start: Position | None = None,
+        subjects: Sequence[str] = (),
+        types: Sequence[type] = (),
+        max_rate: int = 0,
+    ) -> Iterator[StoredEvent | Skipped | CaughtUp]:
+        """Follow the stream until the loop is left. Nothing is settled, and each event comes at most once."""
+    def delete(self, id: int, *, erase: bool = False) -> None:
+        """Delete one event for good."""
+
+class Consumer:
+    """A consumer by its name; whether it exists shows at the first call."""
+
+    stream: str
+    name: str
+    def info(self) -> ConsumerInfo:
+        """Describe the consumer."""
+    def delete(self) -> None:
+        """Delete the consumer. Who consumes from it gets `ConsumerNotFound`."""
+    def pause(self, until: datetime | Seconds) -> datetime:
+        """Deliver nothing new until a time, or for so long; return that time. What is held can be settled."""
+    def resume(self) -> None:
+        """End a pause."""
+    @overload
+    def subscribe(
+        self,
+        *,
+        types: Sequence[type[T]],
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+    ) -> AbstractContextManager[Iterator[Delivery[T]]]: ...
+    @overload
+    def subscribe(
+        self, *, concurrency: int = 1, prefetch: int | None = None, max_lease: Seconds = 900.0
+    ) -> AbstractContextManager[Iterator[Delivery[Any]]]: ...
+    def run(
+        self,
+        handler: Callable[[Delivery[Any]], object],
+        *,
+        types: Sequence[type] = (),
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        grace: Seconds = 30.0,
+    ) -> None:
+        """Handle events until the task is cancelled. Then what is held is finished, and settled in one write."""
+    def running(
+        self,
+        handler: Callable[[Delivery[Any]], object],
+        *,
+        types: Sequence[type] = (),
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        grace: Seconds = 30.0,
+    ) -> AbstractContextManager[None]:
+        """Handle events beside the block; leaving it is like cancelling `run`, whose arguments it takes."""
+    def idle(self, timeout: Seconds = 10.0) -> None:
+        """Wait until nothing is pending and nothing is unsettled."""
+
+class Delivery(Generic[T]):
+    """One attempt to hand over an event."""
+
+    event: Event[T]
+    lost: bool
+    def ack(self) -> None:
+        """Settle the event, and wait until that is stored."""
+    def retry(self, reason: str = "", *, delay: Seconds | None = None) -> None:
+        """Have the event delivered again, after `delay` or by the consumer's policy; see `ack` for errors."""
+    def dead_letter(self, reason: str = "") -> None:
+        """Keep the event as a dead letter; see `ack` for errors."""
+    def drop(self, reason: str = "") -> None:
+        """Have the event not delivered again, and keep nothing; see `ack` for errors."""
+    def ping(self) -> None:
+        """Ask for more time now, before work that blocks the event loop."""
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool: ...
+
+def connect(
+    address: str | None = None,
+    *,
+    tls: Tls | bool | None = None,
+    token: TokenSource | None = None,
+    timeout: Seconds = 10.0,
+    namespace: str | None = None,
+    plaintext_token: bool = False,
+    codecs: Sequence[Codec] = (),
+) -> Client:
+    """Make a client. Nothing connects before the first call."""
+
+def shared() -> Client:
+    """Return the client of this process, made as the environment says. It is never closed."""

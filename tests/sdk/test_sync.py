@@ -1,0 +1,299 @@
+"""The client without asyncio: the same names, in threads, forked processes, and beside other loops."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import inspect
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+import windshift as ws
+from windshift import sdk
+from windshift.protos import test
+
+Text = test.StringValue
+STUB = Path(sdk.__file__).with_name("sync.pyi")
+
+
+@pytest.fixture
+def client(server: str, unique: Callable[[], str]) -> Iterator[ws.sync.Client]:
+    """Connect to the shared server, in a namespace that no other test uses."""
+    with ws.sync.connect(server, namespace=unique()) as client:
+        yield client
+
+
+def texts(*values: str) -> list[Text]:
+    """Return messages."""
+    return [Text(value=value) for value in values]
+
+
+def test_the_facades_have_what_their_types_say() -> None:
+    """Each class of the stub is there, with its methods and their parameters."""
+    for kind in ast.parse(STUB.read_text()).body:
+        if not isinstance(kind, ast.ClassDef):
+            continue
+        facade = getattr(ws.sync, kind.name)
+        assert facade.__doc__
+        for function in kind.body:
+            if isinstance(function, ast.FunctionDef) and not function.name.startswith("_"):
+                arguments = function.args
+                names = [
+                    each.arg for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs)
+                ]
+                parameters = list(inspect.signature(getattr(facade, function.name)).parameters)
+                overloaded = "overload" in map(ast.unparse, function.decorator_list)
+                assert set(names) <= set(parameters) if overloaded else names == parameters
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = ws.sync.Nothing  # type: ignore[attr-defined] # that is the point
+
+
+def test_publish_consume_and_look(client: ws.sync.Client) -> None:
+    """Streams, receipts, handlers, dead letters and events, without a loop of the caller's own."""
+    stream = client.streams.ensure("s", subjects=["s.>"])
+    consumer = stream.consumers.ensure("c", start=ws.START)
+    assert client.publish("s.x", Text(value="a")).id == 1
+    assert [r.id for r in client.publish_many(texts("b", "c"), subject="s.x", in_flight=1)] == [2, 3]
+    with client.publisher() as out:
+        future = out.send("s.x", Text(value="d"))
+        assert future.result(5).id == 4
+    seen: list[tuple[str, bool]] = []
+
+    def handle(delivery: ws.sync.Delivery[Text]) -> None:
+        main = threading.current_thread() is threading.main_thread()
+        seen.append((delivery.event.data.value, main))
+        delivery.ping()
+        if delivery.event.data.value == "c":
+            raise ws.GiveUp("no")
+        if delivery.event.data.value == "d":
+            delivery.drop()
+
+    with consumer.running(handle, types=[Text], concurrency=1):
+        consumer.idle()
+    assert seen == [("a", False), ("b", False), ("c", False), ("d", False)]
+    letters = list(client.dead_letters.list(stream="s"))
+    assert [(letter.event.id, letter.reason) for letter in letters] == [(3, "no")]
+    assert [stored.event.data.value for stored in stream.events.read()] == ["a", "b", "c", "d"]
+    assert client.stream("s").info().events == 4
+    assert [info.name for info in client.streams.list()] == ["s"]
+    with pytest.raises(ws.StreamNotFound):
+        client.stream("none").info()
+
+
+def test_iterate_over_deliveries(client: ws.sync.Client) -> None:
+    """A delivery is settled by its block, or rejected by an exception; a loop may be left at any time."""
+    stream = client.streams.ensure("s", subjects=["s.>"])
+    consumer = stream.consumers.ensure("c", start=ws.START)
+    client.publish_many(texts("a", "b", "c"), subject="s.x", in_flight=1)
+    with consumer.subscribe(types=[Text]) as deliveries:
+        for delivery in deliveries:
+            with delivery:
+                if delivery.event.data.value == "a":
+                    raise ws.Drop
+            if delivery.event.data.value == "b":
+                break
+    assert consumer.info().settled_to == 2
+    with pytest.raises(ZeroDivisionError), consumer.subscribe() as deliveries:
+        _ = 1 // (next(iter(deliveries)).event.attempt * 0)
+    for item in stream.events.tail(start=ws.START):
+        assert isinstance(item, ws.StoredEvent)
+        break
+
+
+def test_stores(client: ws.sync.Client) -> None:
+    """Values are read, written and changed; a change that calls the client is an error, and no deadlock."""
+    store = client.stores.ensure("s", Text)
+    assert store.get("k") is None
+    store.create("k", Text(value="1"))
+    assert store.modify("k", lambda value: Text(value=value.value + "2")).value == Text(value="12")
+
+    def publish(value: Text) -> None:
+        client.publish("s.x", value)
+
+    with pytest.raises(ws.WrongLoop, match="its own thread"):
+        store.modify("k", publish)
+    assert [entry.key for entry in store.list()] == ["k"]
+    assert client.store("s", Text).name == "s"
+
+
+def test_an_iterable_runs_beside_the_client_and_may_use_it(client: ws.sync.Client) -> None:
+    """What `publish_many` takes may be a generator that asks the server itself."""
+    client.streams.ensure("s", subjects=["s.>"])
+
+    def produce() -> Iterator[ws.Publish]:
+        for number in range(250):
+            if number % 100 == 0:
+                client.stream("s").info()
+            yield ws.Publish("s.x", Text(value=str(number)))
+
+    assert len(client.publish_many(produce())) == 250
+    with pytest.raises(ZeroDivisionError):
+        client.publish_many((Text(value=str(1 // number)) for number in (1, 0)), subject="s.x")
+
+
+def test_threads_share_a_client(client: ws.sync.Client) -> None:
+    """Calls of many threads at once each get their own answer."""
+    client.streams.ensure("s", subjects=["s.>"])
+    with ThreadPoolExecutor(8) as pool:
+        receipts = list(pool.map(lambda text: client.publish("s.x", text), texts(*map(str, range(200)))))
+    assert sorted(receipt.id for receipt in receipts) == list(range(1, 201))
+
+
+async def test_beside_a_running_loop(client: ws.sync.Client) -> None:
+    """As in a notebook: the loop of the caller is blocked for the call, and otherwise left alone."""
+    client.streams.ensure("s", subjects=["s.>"])
+    assert client.publish("s.x", Text()).id == 1
+    await asyncio.sleep(0)
+
+
+def test_an_asynchronous_handler_is_refused(client: ws.sync.Client) -> None:
+    """It would get a delivery that it cannot await."""
+
+    async def handle(delivery: object) -> None:
+        """Do nothing."""
+
+    consumer = client.streams.ensure("s", subjects=["s.>"]).consumers.ensure("c")
+    with pytest.raises(TypeError, match="plain function"):
+        consumer.run(handle)
+
+
+def test_a_handler_that_exits_ends_nothing_else(client: ws.sync.Client) -> None:
+    """`sys.exit` in a handler is a failed attempt, and the client goes on."""
+    consumer = client.streams.ensure("s", subjects=["s.>"]).consumers.ensure("c", start=ws.START)
+    client.publish("s.x", Text())
+
+    def handle(delivery: ws.sync.Delivery[object]) -> None:
+        if delivery.event.attempt == 1:
+            sys.exit(3)
+
+    with consumer.running(handle):
+        consumer.idle()
+    assert client.publish("s.x", Text()).id == 2
+
+
+def program(server: str, namespace: str, code: str) -> list[str]:
+    """Return the command for a program with a client."""
+    start = f"""
+        import os, signal, sys, threading, time
+        import windshift as ws
+        from windshift.protos import test
+        Text = test.StringValue
+        client = ws.sync.connect({server!r}, namespace={namespace!r})
+        stream = client.streams.ensure("s", subjects=["s.>"])
+        consumer = stream.consumers.ensure("c", start=ws.START)
+    """
+    return [sys.executable, "-W", "error", "-c", textwrap.dedent(start) + textwrap.dedent(code)]
+
+
+def output(command: list[str]) -> str:
+    """Run a program that ends by itself, and return all that it prints."""
+    done = subprocess.run(
+        command, check=True, timeout=50, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    return done.stdout
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_goes_on_with_the_client(server: str, unique: Callable[[], str]) -> None:
+    """Parent and children use one client and what came from it, while a subscription of the parent runs."""
+    code = """
+        seen = []
+        running = consumer.running(lambda delivery: seen.append(delivery.event.id))
+        with running, consumer.subscribe() as deliveries:
+            client.publish("s.x", Text())
+            children = []
+            for _ in range(3):
+                child = os.fork()
+                if not child:
+                    try:
+                        for _ in range(20):
+                            client.publish("s.x", Text())
+                        stream.info()
+                        try:
+                            next(deliveries)
+                        except ws.WrongLoop:
+                            os._exit(0)
+                    finally:
+                        os._exit(1)
+                children.append(child)
+                client.publish("s.x", Text())
+            print([os.waitpid(child, 0)[1] for child in children])
+            for delivery in deliveries:
+                delivery.retry()
+                break
+            client.publish("s.x", Text())
+        print(stream.info().events)
+    """
+    assert output(program(server, unique(), code)) == "[0, 0, 0]\n65\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_may_leave_the_blocks_of_its_parent(server: str, unique: Callable[[], str]) -> None:
+    """What a child closes on its way out is not the parent's connection."""
+    code = """
+        with client:
+            child = os.fork()
+            if child:
+                os.waitpid(child, 0)
+                print(client.publish("s.x", Text()).id)
+        if not child:
+            sys.exit()
+    """
+    assert output(program(server, unique(), code)) == "1\n"
+
+
+def test_an_interrupt_ends_a_call_and_no_more(server: str, unique: Callable[[], str]) -> None:
+    """Ctrl-C finishes what is being handled, settles it, and is raised; the client can be used further."""
+    code = """
+        client.publish("s.x", Text())
+        def handle(delivery):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.3)
+            print("handled")
+        try:
+            consumer.run(handle)
+        except KeyboardInterrupt:
+            print("interrupted")
+        print(consumer.info().settled_to)
+        with consumer.subscribe() as deliveries:
+            threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
+            try:
+                next(deliveries)
+            except KeyboardInterrupt:
+                print("interrupted")
+        try:
+            with consumer.running(handle):
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            print(client.publish("s.x", Text()).id)
+    """
+    expected = "handled\ninterrupted\n1\ninterrupted\n2\n"
+    assert output(program(server, unique(), code)) == expected
+
+
+def test_the_process_ends_whatever_is_open(server: str, unique: Callable[[], str]) -> None:
+    """A program that leaves everything open ends at once, and prints nothing."""
+    code = """
+        tail = stream.events.tail()
+        threading.Thread(target=lambda: next(tail), daemon=True).start()
+        context = consumer.subscribe()
+        deliveries = context.__enter__()
+        publisher = client.publisher().__enter__()
+        publisher.send("s.x", Text())
+        ws.sync.shared()
+    """
+    assert output(program(server, unique(), code)) == ""
+
+
+def test_signals_are_left_alone() -> None:
+    """The client installs no signal handlers."""
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
