@@ -156,3 +156,11 @@ def test_consumers_that_do_nothing_any_more() -> None:
         usage.require(who, "replays", "S", str(number), number)
         usage.spend("replays", "S", str(number))
     assert len(usage._buckets) <= 1000
+
+
+def test_one_principal_cannot_fill_a_stream_with_consumers() -> None:
+    """By default a principal's consumers are fewer than the 1,000 that nats-server makes of one stream."""
+    quotas = Quotas()
+    assert quotas.consumers is not None
+    assert quotas.ephemeral_consumers is not None
+    assert quotas.consumers + quotas.ephemeral_consumers < 1000

@@ -104,7 +104,7 @@ class Quotas:
     streams: int | None = 1_000
     memory_streams: int | None = 100
     stores: int | None = 100
-    consumers: int | None = 1_000
+    consumers: int | None = 500
     ephemeral_consumers: int | None = 250
     reserved_bytes: int | None = 10 * _GIB
     memory_bytes: int | None = _GIB
