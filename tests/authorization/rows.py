@@ -295,6 +295,14 @@ def _history_read(world: World, request: Any, responses: Any) -> None:
     assert found == ([] if stored is None else [stored["seq"]])
 
 
+def _transacted(world: World, request: Any, responses: Any) -> None:
+    for write, revision in zip(request.writes, responses[0].revisions, strict=True):
+        subject = f"$KV.{request.store}.{write.key}"
+        stored = world.witness.message(f"KV_{request.store}", last_by_subj=subject)
+        assert stored is not None
+        assert stored["seq"] == revision
+
+
 def _listed(world: World, request: Any, responses: Any) -> None:
     letters = responses[0].dead_letters
     assert letters
@@ -401,6 +409,8 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "StateService/DeleteStore": _store_deleted,
     "StateService/ListKeys": _keys_listed,
     "StateService/History": _history_read,
+    "StateService/Watch": _told,
+    "StateService/Transact": _transacted,
     "DeadLettersService/List": _listed,
     "DeadLettersService/Get": _letter_got,
     "DeadLettersService/Replay": _replayed,

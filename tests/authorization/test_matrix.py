@@ -72,6 +72,10 @@ REQUESTS: dict[str, Message | Make] = {
     "StateService/DeleteStore": lambda world: state_pb.DeleteStoreRequest(store=state.drop(world)),
     "StateService/ListKeys": state_pb.ListKeysRequest(store="cfg"),
     "StateService/History": state_pb.HistoryRequest(store="cfg", key="billing.a"),
+    "StateService/Watch": state_pb.WatchRequest(store="cfg"),
+    "StateService/Transact": state_pb.TransactRequest(
+        store="cfg", writes=[{"key": "billing.both", "set": {"value": any_of("x")}}]
+    ),
     "StateService/Delete": state_pb.DeleteRequest(store="cfg", key="billing.gone"),
     "DeadLettersService/List": dead_letters_pb.ListRequest(),
     "DeadLettersService/Get": lambda world: dead_letters_pb.GetRequest(id=world.letter("ann-1")),

@@ -103,6 +103,14 @@ class NoTtl(NatsError):
         self.bucket = bucket
 
 
+class NoBatches(NatsError):
+    """The bucket takes no messages that are stored all or none: it was made without that."""
+
+    def __init__(self, bucket: str) -> None:
+        super().__init__(bucket)
+        self.bucket = bucket
+
+
 class Superseded(NatsError):
     """The key has another last sequence than the write expected; nothing was stored."""
 

@@ -97,6 +97,49 @@ _LISTED: dict[str, dict[tuple[str, str], Answer]] = {
     "keys-holes": {("cfg", "billing.b.>"): ALLOWED, ("cfg", ""): DENIED, ("cfg", "secret.>"): DENIED},
 }
 
+# Transactions: by principal, and store, keys that are written, and keys that are checked.
+
+_Keys = tuple[str, ...]
+_TRANSACTED: dict[str, dict[tuple[str, _Keys, _Keys], Answer]] = {
+    "keys": {
+        ("cfg", ("billing.a", "billing.b"), ("billing.none", "billing.nil")): ALLOWED,
+        ("cfg", ("billing.a",), ()): ALLOWED,
+        ("cfg", ("billing.a", "secret.a"), ()): DENIED,
+        ("cfg", ("billing.a",), ("secret.a",)): DENIED,
+        ("vault", ("billing.a",), ()): DENIED,
+        ("absent", ("billing.a",), ()): DENIED,
+        ("cfg", ("billing.*",), ()): INVALID,
+        ("cfg", ("billing.a",), ("billing.>",)): INVALID,
+        ("cfg", (), ("billing.a",)): INVALID,
+    },
+    "keys-read": {
+        ("cfg", ("billing.a",), ()): DENIED,
+        ("cfg", ("billing.a",), ("billing.none",)): DENIED,
+    },
+    "keys-write": {
+        ("cfg", ("billing.new",), ()): ALLOWED,
+        ("cfg", ("billing.new",), ("billing.none",)): DENIED,
+        ("gone", ("billing.a",), ()): NO_STORE,
+    },
+    "keys-holes": {("cfg", ("billing.a",), ()): DENIED},
+    "halves-and-keys": {
+        ("vault", ("open.a",), ("open.none",)): ALLOWED,
+        ("vault", ("open.a",), ("billing.none",)): DENIED,
+        ("vault", ("billing.a",), ("open.none",)): DENIED,
+    },
+    "ann": {("cfg", ("billing.a",), ()): DENIED},
+    "all": {("absent", ("a",), ()): NO_STORE, ("WS_x", ("a",), ()): INVALID},
+}
+
+
+def _transaction(store: str, written: _Keys, checked: _Keys) -> pb.TransactRequest:
+    return pb.TransactRequest(
+        store=store,
+        writes=[pb.TransactRequest.Write(key=key, set={"value": any_of("x")}) for key in written],
+        checks=[pb.TransactRequest.Check(key=key, absent=True) for key in checked],
+    )
+
+
 # Deleting a store takes the right to manage it, and to write all of its keys.
 
 _DROPPED: dict[str, dict[str, Answer]] = {
@@ -125,10 +168,7 @@ def _rows() -> Iterator[Row]:
     for who, answers in _DROPPED.items():
         for store, answer in answers.items():
             yield _dropping(who, store, answer)
-    for who, listed in _LISTED.items():
-        for (store, filter_), answer in listed.items():
-            request = pb.ListKeysRequest(store=store, filter=filter_)
-            yield Row("StateService/ListKeys", who, request, answer, f"{filter_ or 'all'} of {store}")
+    yield from _of_several_keys()
     for who, by_key in _READ_AND_WRITTEN.items():
         for (store, key), (read, written) in by_key.items():
             about = f"{store} {key}"
@@ -137,6 +177,20 @@ def _rows() -> Iterator[Row]:
             yield Row("StateService/History", who, pb.HistoryRequest(store=store, key=key), read, about)
             yield Row("StateService/Delete", who, pb.DeleteRequest(store=store, key=key), written, about)
             yield Row("StateService/Set", who, set_, written, about)
+
+
+def _of_several_keys() -> Iterator[Row]:
+    for who, listed in _LISTED.items():
+        for (store, filter_), answer in listed.items():
+            request = pb.ListKeysRequest(store=store, filter=filter_)
+            about = f"{filter_ or 'all'} of {store}"
+            yield Row("StateService/ListKeys", who, request, answer, about)
+            following = pb.WatchRequest(store=store, filter=filter_)
+            yield Row("StateService/Watch", who, following, answer, about)
+    for who, transacted in _TRANSACTED.items():
+        for (store, written_, checked), answer in transacted.items():
+            about = f"{store} {' '.join(written_)} if {' '.join(checked)}"
+            yield Row("StateService/Transact", who, _transaction(store, written_, checked), answer, about)
 
 
 ROWS = list(_rows())

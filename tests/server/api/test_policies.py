@@ -16,6 +16,7 @@ from windshift.server.api.events import EVENTS
 from windshift.server.api.policies import (
     LARGEST_OF_DEAD_LETTERS,
     LARGEST_OF_HEALTH,
+    LARGEST_OF_TRANSACTIONS,
     LARGEST_REQUEST,
     POLICIES,
     NoPolicy,
@@ -29,7 +30,12 @@ from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE
 from windshift.server.domain.errors import InvalidField
 
-CARRY_PAYLOADS = {"Publish", "PublishEvent", "Set"}
+CARRY_PAYLOADS = {
+    "Publish": UNLIMITED,
+    "PublishEvent": UNLIMITED,
+    "Set": UNLIMITED,
+    "Transact": LARGEST_OF_TRANSACTIONS,
+}
 
 
 async def _handler(*_: object) -> None:
@@ -56,7 +62,7 @@ def test_only_payloads_may_be_as_large_as_the_broker_takes(descriptor: ServiceDe
     """Every other request has a limit of its own."""
     largest = LARGEST_OF_DEAD_LETTERS if descriptor is DEAD_LETTERS else LARGEST_REQUEST
     found = limits(service(descriptor))
-    assert found == {name: UNLIMITED if name in CARRY_PAYLOADS else largest for name in found}
+    assert found == {name: CARRY_PAYLOADS.get(name, largest) for name in found}
     assert len(found) == len(descriptor.methods)
 
 
@@ -76,7 +82,7 @@ async def test_the_table_is_what_the_server_has() -> None:
         policy = policy_of(method.path)
         assert policy.identified == (not method.path.startswith("/grpc.health."))
         assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
-        assert policy.stores == (policy.max_size == UNLIMITED)
+        assert policy.stores == (policy.max_size in (UNLIMITED, LARGEST_OF_TRANSACTIONS))
 
 
 @pytest.mark.parametrize("method", ["Replay", "Purge"])

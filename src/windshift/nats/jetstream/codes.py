@@ -68,9 +68,14 @@ WRONG_LAST_SEQUENCE_UNTOLD: Final = 10164
 last is not told."""
 TTL_NOT_ENABLED: Final = 10166
 TOO_MANY_REQUESTS: Final = 10167
+BATCHES_NOT_ENABLED: Final = 10174
+BATCH_INCOMPLETE: Final = 10176
+"""The leader does not have all messages of a batch: it was elected meanwhile, or had no room for them."""
 LEADER_CHANGING: Final = 10194
 CONSUMER_OFFLINE_REASON: Final = 10195
+BATCH_TOO_LARGE: Final = 10199
 SERVERS_CHANGING: Final = 10202
+TOO_MANY_BATCHES: Final = 10210
 STREAM_RECONFIGURED: Final = 10226
 
 TEMPORARY: Final = frozenset(

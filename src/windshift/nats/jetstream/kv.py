@@ -7,25 +7,40 @@ without a value whose headers say so. It has a sequence, which "create" on a del
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
-from windshift.nats.errors import JetStreamError, MessageTooLarge, NoBucket, NoStream, NoTtl, Superseded
+from windshift.nats.errors import (
+    Forbidden,
+    JetStreamError,
+    MessageTooLarge,
+    NoBatches,
+    NoBucket,
+    NoStream,
+    NoTtl,
+    Superseded,
+)
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
-from windshift.nats.jetstream.writes import Write, Writes
+from windshift.nats.jetstream.following import following_config
+from windshift.nats.jetstream.writes import Part, Write, Writes, together
 from windshift.nats.times import NANOSECONDS, Time
 
+log = logging.getLogger(__name__)
+
 _OPERATION: Final = b"KV-Operation"
-_DELETED: Final = h.block(((_OPERATION, b"DEL"),))
 _MARKERS: Final = frozenset({b"DEL", b"PURGE"})
 """The values of `_OPERATION` on markers. A message with another, or none, is a value."""
 _MARKER_REASON: Final = b"Nats-Marker-Reason"
 """Set by the server on its own markers, when a value expired or was purged."""
 
 _PREFIX: Final = "KV_"
+_BATCHES: Final = "allow_atomic"
+_MARKED: Final = 300 * NANOSECONDS
+"""How long the server keeps its own markers."""
 
 _OTHER_WRITE: Final = 0.005
 """Seconds until a read sees another write that a cluster has under way."""
@@ -50,6 +65,24 @@ class Record(NamedTuple):
 NEVER_WRITTEN: Final = Record(0)
 
 
+class Put(NamedTuple):
+    """A write of a key.
+
+    Attributes:
+        key: the key.
+        value: what it is to hold; None = delete it.
+        expected: the sequence of a key's last message that this is conditional on; None = none.
+        ttl: seconds after which the value expires; None = never.
+        expected_of: whose last message is meant; empty = the key's own.
+    """
+
+    key: str
+    value: bytes | None
+    expected: int | None = None
+    ttl: int | None = None
+    expected_of: str = ""
+
+
 class BucketInfo(NamedTuple):
     """A bucket, and how much it holds.
 
@@ -60,6 +93,9 @@ class BucketInfo(NamedTuple):
         history: messages kept of each key.
         max_age_ns: age at which they expire, in nanoseconds; 0 = never.
         keeps_ttl: whether messages may expire by themselves.
+        keeps_batches: whether messages may be stored all or none.
+        created: when it was made, as the server writes it.
+        last_sequence: of the last message ever written; 0 = none.
     """
 
     name: str
@@ -68,6 +104,9 @@ class BucketInfo(NamedTuple):
     history: int
     max_age_ns: int
     keeps_ttl: bool
+    keeps_batches: bool
+    created: str
+    last_sequence: int
 
 
 class Buckets:
@@ -84,7 +123,7 @@ class Buckets:
 
     async def exists(self, bucket: str, deadline: float) -> bool:
         """Tell whether there is such a bucket."""
-        return await self._api.find_stream(_stream(bucket), deadline) is not None
+        return await self._api.find_stream(stream_of(bucket), deadline) is not None
 
     async def ensure(
         self,
@@ -94,7 +133,7 @@ class Buckets:
         history: int = 1,
         max_age_ns: int = 0,
     ) -> None:
-        """Create a bucket, with metadata perhaps; leave one that exists as it is.
+        """Create a bucket, with metadata perhaps; leave one that exists as it is, but for batches.
 
         `history` is how many messages it keeps of each key, `max_age_ns` when they expire; 0 = never.
         """
@@ -109,12 +148,26 @@ class Buckets:
         except JetStreamError as error:
             if error.err_code != codes.STREAM_NAME_EXISTS:
                 raise
+            await self.allow_batches(bucket, deadline)
+
+    async def allow_batches(self, bucket: str, deadline: float) -> None:
+        """Let a bucket that exists store messages all or none, if it can, and if this user may change it."""
+        try:
+            config = (await self._api.stream_info(stream_of(bucket), deadline))["config"]
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+        if config.get(_BATCHES):
+            return
+        try:
+            await self._api.update_stream(config | {_BATCHES: True}, deadline)
+        except (JetStreamError, Forbidden):  # a mirror cannot
+            log.info("bucket %s does not take several messages all or none", bucket)
 
     async def read(self, bucket: str, key: str, deadline: float) -> Record:
         """Read the last message of a key from the bucket's leader, which has every completed write."""
         query = {"last_by_subj": _subject(bucket, key)}
         try:
-            message = await self._api.message(_stream(bucket), query, deadline)
+            message = await self._api.message(stream_of(bucket), query, deadline)
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
         return NEVER_WRITTEN if message is None else _record(message)
@@ -122,7 +175,7 @@ class Buckets:
     async def info(self, bucket: str, deadline: float) -> BucketInfo:
         """Describe a bucket."""
         try:
-            return _info(await self._api.stream_info(_stream(bucket), deadline))
+            return _info(await self._api.stream_info(stream_of(bucket), deadline))
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
 
@@ -137,7 +190,7 @@ class Buckets:
     async def delete(self, bucket: str, deadline: float) -> None:
         """Delete a bucket with all that is in it."""
         try:
-            await self._api.change(f"STREAM.DELETE.{_stream(bucket)}", None, deadline)
+            await self._api.change(f"STREAM.DELETE.{stream_of(bucket)}", None, deadline)
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
 
@@ -145,7 +198,7 @@ class Buckets:
         """List the keys that match and have a message, those with a marker included."""
         start, found = len(_subject(bucket, "")), list[str]()
         try:
-            async for subjects in self._api.subjects(_stream(bucket), _subject(bucket, pattern), deadline):
+            async for subjects in self._api.subjects(stream_of(bucket), _subject(bucket, pattern), deadline):
                 found += [subject[start:] for subject in subjects]
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
@@ -156,12 +209,38 @@ class Buckets:
         records: list[Record] = []
         query = {"seq": 1, "next_by_subj": _subject(bucket, key)}
         try:
-            while (message := await self._api.message(_stream(bucket), query, deadline)) is not None:
+            while (message := await self._api.message(stream_of(bucket), query, deadline)) is not None:
                 records.append(_record(message))
                 query["seq"] = message.sequence + 1
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
         return records
+
+    async def follow(
+        self,
+        bucket: str,
+        pattern: str,
+        begin: int | None,
+        name: str,
+        metadata: Mapping[str, str],
+        deadline: float,
+    ) -> int:
+        """Create a consumer for a `Follower`, and return how many messages it has.
+
+        It begins at a sequence, or, for None, with the last message of each key that matches.
+        """
+        stream = stream_of(bucket)
+        config = following_config(name, (_subject(bucket, pattern),)) | {"metadata": dict(metadata)}
+        if begin is None:
+            config |= {"deliver_policy": "last_per_subject"}
+        else:
+            config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
+        request = {"stream_name": stream, "config": config, "action": "create"}
+        try:
+            answer = await self._api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
+        except JetStreamError as error:
+            raise _unless_missing(error, bucket) from error
+        return int(answer["num_pending"])
 
     async def put(
         self,
@@ -176,21 +255,26 @@ class Buckets:
 
         `ttl` has it expire after so many seconds. Return the value's sequence. May also raise `NoTtl`.
         """
-        headers = b"" if ttl is None else h.block(((h.TTL, b"%d" % ttl),))
-        return await self._write(bucket, key, value, headers, deadline, expected)
+        return await self._store(bucket, [Put(key, value, expected, ttl)], deadline)
+
+    async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float) -> list[int]:
+        """Make all writes or none, one after the other, each of another key; return their sequences.
+
+        May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`.
+        """
+        last = await self._store(bucket, puts, deadline, is_batch=True)
+        return list(range(last - len(puts) + 1, last + 1))
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
         """Delete a key; otherwise like `put`."""
-        await self._write(bucket, key, b"", _DELETED, deadline, expected)
+        await self._store(bucket, [Put(key, None, expected)], deadline)
 
-    async def _write(
-        self, bucket: str, key: str, value: bytes, headers: bytes, deadline: float, expected: int | None
+    async def _store(
+        self, bucket: str, puts: Sequence[Put], deadline: float, *, is_batch: bool = False
     ) -> int:
-        if expected is not None:
-            condition = h.line(h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % expected)
-            headers = (headers.removesuffix(h.END) or h.BEGIN) + condition + h.END
         # A second attempt could undo somebody else's write in between, so nothing here is repeatable.
-        write = Write(_subject(bucket, key).encode(), value, headers, deadline)
+        parts = [_part(bucket, put) for put in puts]
+        write = together(parts, deadline) if is_batch else Write(*parts[0], deadline)
         try:
             return (await self._writes.write(write)).sequence
         except NoStream:
@@ -198,18 +282,42 @@ class Buckets:
         except JetStreamError as error:
             if error.err_code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
                 await asyncio.sleep(random.random() * _OTHER_WRITE)
-                raise Superseded from None
-            if error.err_code == codes.WRONG_LAST_SEQUENCE:
-                raise Superseded from None
-            if error.err_code == codes.TTL_NOT_ENABLED:
-                raise NoTtl(bucket) from None
             if error.err_code == codes.MESSAGE_TOO_LARGE:
-                info = await self._api.stream_info(_stream(bucket), deadline)
+                info = await self._api.stream_info(stream_of(bucket), deadline)
                 raise MessageTooLarge(int(info["config"]["max_msg_size"])) from error
-            raise _unless_missing(error, bucket) from error
+            raise _refusal(error, bucket) from error
 
 
-def _stream(bucket: str) -> str:
+def _part(bucket: str, put: Put) -> Part:
+    """Return the message of a write."""
+    headers = []
+    if put.value is None:
+        headers.append((_OPERATION, b"DEL"))
+    if put.ttl is not None:
+        headers.append((h.TTL, b"%d" % put.ttl))
+    if put.expected is not None:
+        headers.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE, b"%d" % put.expected))
+        if put.expected_of:
+            other = _subject(bucket, put.expected_of).encode()
+            headers.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, other))
+    return Part(_subject(bucket, put.key).encode(), put.value or b"", h.block(headers))
+
+
+def _refusal(error: JetStreamError, bucket: str) -> Exception:
+    """Say what it means that a write was refused."""
+    match error.err_code:
+        case codes.WRONG_LAST_SEQUENCE | codes.WRONG_LAST_SEQUENCE_UNTOLD:
+            return Superseded()
+        case codes.TTL_NOT_ENABLED:
+            return NoTtl(bucket)
+        case codes.BATCHES_NOT_ENABLED:
+            return NoBatches(bucket)
+        case _:
+            return _unless_missing(error, bucket)
+
+
+def stream_of(bucket: str) -> str:
+    """Return the name of a bucket's stream."""
     return _PREFIX + bucket
 
 
@@ -222,6 +330,9 @@ def _info(info: JsonObject) -> BucketInfo:
         config.get("max_msgs_per_subject", 1),
         config.get("max_age", 0),
         bool(config.get("allow_msg_ttl")),
+        bool(config.get(_BATCHES)),
+        info["created"],
+        state["last_seq"],
     )
 
 
@@ -232,11 +343,12 @@ def _subject(bucket: str, key: str) -> str:
 def _config(bucket: str, replicas: int) -> JsonObject:
     """Configure a bucket as NATS clients do: no limits.
 
-    Values may expire by themselves (nats-server 2.11); the server then writes a marker in their place, which
-    lives as long as the shortest value may: if it lived longer, such values would too (2.15).
+    Values may expire by themselves (nats-server 2.11); the server then writes a marker in their place, for
+    those who follow the bucket, also when they were away for a while. With a history, values could not
+    expire before such a marker would (2.15).
     """
     return {
-        "name": _stream(bucket),
+        "name": stream_of(bucket),
         "subjects": [_subject(bucket, ">")],
         "max_msgs_per_subject": 1,
         "storage": "file",
@@ -247,8 +359,14 @@ def _config(bucket: str, replicas: int) -> JsonObject:
         "allow_rollup_hdrs": True,
         "deny_delete": True,
         "allow_msg_ttl": True,
-        "subject_delete_marker_ttl": NANOSECONDS,
+        "subject_delete_marker_ttl": _MARKED,
+        _BATCHES: True,
     }
+
+
+def read_message(bucket: str, message: StoredMessage) -> tuple[str, Record]:
+    """Return which key a message is of, and what it says."""
+    return message.subject[len(_subject(bucket, "")) :], _record(message)
 
 
 def _record(message: StoredMessage) -> Record:

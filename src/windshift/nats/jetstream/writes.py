@@ -14,12 +14,15 @@ from __future__ import annotations
 
 import asyncio
 import re
+import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
+from windshift.nats import headers as h
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
     Forbidden,
@@ -56,6 +59,15 @@ class WriteOptions:
     """How long the stream of a subject is cached."""
 
 
+class Part(NamedTuple):
+    """A message of several that are stored together."""
+
+    subject: bytes
+    body: bytes
+    headers: bytes
+    """A block, see `windshift.nats.headers`; empty = none."""
+
+
 class Write(NamedTuple):
     """A message for JetStream. One per publish, so it is a tuple."""
 
@@ -67,6 +79,29 @@ class Write(NamedTuple):
     """In the loop's time."""
     repeatable: bool = False
     """Whether the server would recognize this message, so that sending it twice is harmless."""
+    before: tuple[Part, ...] = ()
+    """What is stored with it, see `together`."""
+
+
+def together(parts: Sequence[Part], deadline: float) -> Write:
+    """Return the write of messages that are stored all or none, one after the other (ADR-50).
+
+    Their stream must allow it (``allow_atomic``): older servers store them one by one, without a word. At
+    most 1,000; no subject twice if they have conditions. The acknowledgement has the sequence of the last.
+    """
+    name = secrets.token_hex(11).encode()
+    marked = [
+        part._replace(headers=_in_batch(part.headers, name, number, is_last=number == len(parts)))
+        for number, part in enumerate(parts, 1)
+    ]
+    return Write(*marked[-1], deadline, before=tuple(marked[:-1]))
+
+
+def _in_batch(headers: bytes, name: bytes, number: int, *, is_last: bool) -> bytes:
+    lines = h.line(h.BATCH_ID, name) + h.line(h.BATCH_SEQUENCE, b"%d" % number)
+    if is_last:
+        lines += h.line(h.BATCH_COMMIT, b"1")
+    return (headers.removesuffix(h.END) or h.BEGIN) + lines + h.END
 
 
 class PubAck(NamedTuple):
@@ -121,7 +156,11 @@ class _Found(NamedTuple):
 
 _Result: TypeAlias = Outcome | _NotSent
 
-_AGAIN: Final = codes.TEMPORARY | {codes.DUPLICATE_IN_PROCESS}
+_AGAIN: Final = codes.TEMPORARY | {
+    codes.DUPLICATE_IN_PROCESS,
+    codes.BATCH_INCOMPLETE,
+    codes.TOO_MANY_BATCHES,
+}
 _SLOT: Final = 16 * 1024
 """Bytes of a write for each slot: behind large writes on the connection others would wait."""
 _MOST_FOUND: Final = 4096
@@ -167,13 +206,25 @@ class Writes:
         """
         if self._api.refusal:
             self._api.refuse_if_full()
+        if write.before:
+            await self._make_way(write)
         result = await self._attempt(write)
         ack = _read(result)
         return ack or await self._persist(write, result)
 
+    async def _make_way(self, write: Write) -> None:
+        """Wait until all messages of a batch can be sent at once. Raise `MessageTooLarge` for one of them."""
+        limit = self._connection.max_payload
+        if any(len(part.headers) + len(part.body) > limit for part in write.before):
+            raise MessageTooLarge(limit)
+        await self._connection.wait_ready(write.deadline)
+
     async def _attempt(self, write: Write) -> _Result:
         """Take slots, send once, and wait for the answer."""
-        slots = 1 + len(write.body) // _SLOT
+        size = len(write.body)
+        for part in write.before:
+            size += len(part.body)
+        slots = 1 + size // _SLOT
         if slots > 1:
             slots = min(slots, self._options.max_in_flight)
         if not self._slots.take_now(slots):
@@ -188,6 +239,8 @@ class Writes:
         answer: asyncio.Future[Outcome] = loop.create_future()
         token = b""
         try:
+            for part in write.before:
+                self._connection.publish(*part)
             token = self._requests.send(write.subject, write.body, write.headers, answer.set_result, doubt_at)
             outcome = await answer
             if outcome is NoReply.TIMED_OUT and doubt_at < until:

@@ -1,35 +1,22 @@
-"""Follows a stream as events are stored: in order, each once, nothing settled.
-
-JetStream delivers the events through a memory consumer without acknowledgements. It is created again, after
-the last event seen, whenever it or the connection is lost.
-"""
+"""Sends the events of a stream as they are stored: in order, each once, nothing settled."""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+import math
 from typing import Final, Protocol
 
-from windshift.nats import Connection, Message, NotConnected, retry
-from windshift.nats import headers as h
+from windshift.nats import Connection
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
-from windshift.nats.jetstream.pulling import Arrival, Ended, Notice, Puller, PullOptions, split_ack_subject
-from windshift.nats.times import NANOSECONDS, from_unix_ns
+from windshift.nats.jetstream.following import Follower, following_config
 from windshift.server.admin.events import Selection
-from windshift.server.admin.probing import probe_config
 from windshift.server.domain import names
-from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import BrokerUnavailable
+from windshift.server.domain.broker_errors import PASSING, broker_errors
 from windshift.server.events.positions import start_keys
 from windshift.server.events.specs import AtEnd, AtStart, AtTime, StartPosition
 
-_BATCH: Final = 256
-_BATCH_BYTES: Final = 512 * 1024
-"""What is on its way to one tail at most."""
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
-_UNUSED: Final = 10 * NANOSECONDS
-"""Nanoseconds after which the broker removes a consumer that nobody asks any more."""
 _NEWS: Final = 1.0
 """Seconds between two words about events that are not sent."""
 _ASKING: Final = 5.0
@@ -106,8 +93,6 @@ class Tail:
         self._client = client
         self._loop = asyncio.get_running_loop()
         self._rate = _Rate(max_rate, self._loop.time())
-        self._arrivals: deque[Arrival] = deque()
-        self._news = asyncio.Event()
         self._next: StartPosition | int = AtEnd()
         self._is_caught_up = False
         self._passed = 0
@@ -123,112 +108,38 @@ class Tail:
         broker cannot be asked at the beginning; later, wait for it.
         """
         self._next = begin
-        consumer = await self._make(self._loop.time() + _ASKING)
-        self._client.begin()
-        while True:
-            await self._follow(consumer)
-            async for _ in retry(None, first=2):
-                try:
-                    consumer = await self._make(self._loop.time() + _ASKING)
-                except BrokerUnavailable:
-                    continue
-                break
+        connection, stream = self._connection, self._which.stream
+        follower = Follower(connection, stream, self._make, self._take, PASSING, self._tell_in_time)
+        await follower.run(self._client.begin)
 
-    async def _make(self, deadline: float) -> str:
+    async def _make(self) -> str:
         """Make a consumer that begins behind what was seen, and return its name."""
-        stream, name = self._which.stream, names.generated_name()
+        stream, name, deadline = self._which.stream, names.generated_name(), self._loop.time() + _ASKING
         with broker_errors(stream=stream):
             if isinstance(self._next, AtEnd):
                 info = await self._api.stream_info(stream, deadline)
                 self._next = int(info["state"]["last_seq"]) + 1
-            config = probe_config(name, self._which.subjects) | _start(self._next)
-            config["inactive_threshold"] = _UNUSED
+            config = following_config(name, self._which.subjects) | _start(self._next)
+            config["metadata"] = {names.INTERNAL: ""}
             request = {"stream_name": stream, "config": config, "action": "create"}
             answer = await self._api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
         if not answer["num_pending"]:
             self._catch_up()
         return name
 
-    # --- What the consumer hands out ----------------------------------------------------------------------
-
-    async def _follow(self, consumer: str) -> None:
-        """Send what a consumer hands out, until it is lost."""
-        options = PullOptions()
-        puller = Puller(self._connection, self._which.stream, consumer, options, self._on_arrival)
-        self._arrivals.clear()
-        self._connection.on_lost.append(self._on_lost)
-        try:
-            if puller.open():
-                await self._pull(puller, options.silence)
-        except NotConnected:
-            pass
-        finally:
-            self._connection.on_lost.remove(self._on_lost)
-            puller.forget()
-
-    async def _pull(self, puller: Puller, silence: float) -> None:
-        """Ask for events, one request after the other, until one is missing or there is no word any more."""
-        asked, number, max_bytes = 0, 1, _BATCH_BYTES
-        while True:
-            if asked == 0:
-                asked = _BATCH if max_bytes else 1
-                if not puller.pull(asked, max_bytes):
-                    return
-            arrival = await self._arrival(silence)
-            if isinstance(arrival, Message):
-                if int(split_ack_subject(arrival.reply)[2]) != number:
-                    return
-                asked, number, max_bytes = asked - 1, number + 1, _BATCH_BYTES
-                await self._take(arrival)
-            elif isinstance(arrival, Ended):
-                asked, max_bytes = 0, 0 if arrival.too_large else _BATCH_BYTES
-            elif arrival is not Notice.ALIVE:
-                return
-
-    async def _arrival(self, silence: float) -> Arrival:
-        """Wait for what comes next, and tell the client meanwhile of what it is not sent."""
-        give_up = self._loop.time() + silence
-        while not self._arrivals:
-            self._news.clear()
-            until = min(give_up, self._told_at + _NEWS) if self._skipped or self._passed else give_up
-            try:
-                async with asyncio.timeout_at(until):
-                    await self._news.wait()
-            except TimeoutError:
-                self._tell()
-                if self._loop.time() >= give_up:
-                    return Notice.LOST
-        return self._arrivals.popleft()
-
-    def _on_arrival(self, arrival: Arrival) -> None:
-        self._arrivals.append(arrival)
-        self._news.set()
-
-    def _on_lost(self) -> None:
-        self._on_arrival(Notice.LOST)
-
     # --- What the client is sent --------------------------------------------------------------------------
 
-    async def _take(self, message: Message) -> None:
-        _, sequence, _, stored_ns, pending = map(int, split_ack_subject(message.reply))
-        self._next = sequence + 1
-        stored = StoredMessage(
-            message.subject.decode(errors="replace"),
-            sequence,
-            h.split(message.headers),
-            message.body,
-            from_unix_ns(stored_ns),
-        )
+    async def _take(self, stored: StoredMessage, pending: int) -> None:
+        self._next = stored.sequence + 1
         if not self._which.takes(stored):
-            self._passed = sequence
+            self._passed = stored.sequence
         elif self._rate.allows(self._loop.time()):
             self._tell_skipped()
             self._client.send(stored)
             self._passed = 0
         else:
-            self._skipped, self._skipped_to = self._skipped + 1, sequence
-        if self._loop.time() - self._told_at >= _NEWS:
-            self._tell()
+            self._skipped, self._skipped_to = self._skipped + 1, stored.sequence
+        self._tell_in_time()
         if pending == 0:
             self._catch_up()
         if self._client.queued > _MAX_QUEUED:
@@ -239,6 +150,15 @@ class Tail:
             self._is_caught_up = True
             self._tell_skipped()
             self._client.caught_up()
+
+    def _tell_in_time(self) -> float:
+        """Tell of what is not sent, if it is time to; return when it will be."""
+        if not (self._skipped or self._passed):
+            return math.inf
+        if self._loop.time() < self._told_at + _NEWS:
+            return self._told_at + _NEWS
+        self._tell()
+        return math.inf
 
     def _tell(self) -> None:
         self._told_at = self._loop.time()

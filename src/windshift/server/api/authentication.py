@@ -18,11 +18,11 @@ from windshift.rpc.service import Handler
 from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
-from windshift.server.auth.actions import Action, Publish
+from windshift.server.auth.actions import Action, Publish, WriteKey
 from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
-from windshift.server.auth.quotas import Usage
+from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)
@@ -124,9 +124,10 @@ class AuthInterceptor:
             identity = await self._identified(call)
             usage = self._begin(call, identity, weight)
             try:
-                await self._require_in_turns(call, identity, actions(rule, request), request)
+                asked = actions(rule, request)
+                await self._require_in_turns(call, identity, asked, request)
                 if stores and access.full is not None:
-                    access.full.check(f"$KV.{request.store}.{request.key}")
+                    _require_room(access.full, asked)
                 return await handler(request, call)
             except (PermissionDenied, QuotaExceeded) as error:  # the handler's as well: it knows more
                 self._deny(call, identity, error)
@@ -256,6 +257,13 @@ def _require(call: ServerCall, identity: Identity, asked: list[Action], request:
         if check is not None:
             check(request)
         raise
+
+
+def _require_room(full: FullStreams, asked: list[Action]) -> None:
+    """Raise `QuotaExceeded` when a store takes nothing more."""
+    for action in asked:
+        if isinstance(action, WriteKey):
+            full.check(f"$KV.{action.store}.{action.key}")
 
 
 def _nothing(_: object) -> Iterator[Action]:

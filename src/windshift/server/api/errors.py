@@ -14,6 +14,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import BadRequest, ErrorInfo
 
 from windshift.rpc import NoRoom, RpcError, ServerCall, StatusCode
+from windshift.rpc.service import UNLIMITED
 from windshift.server.api.policies import POLICIES
 from windshift.server.domain.errors import (
     EventTooLarge,
@@ -49,6 +50,7 @@ CODES: Mapping[str, StatusCode] = {
     "REPLICAS_UNAVAILABLE": StatusCode.FAILED_PRECONDITION,
     "VALUE_NOT_ANY": StatusCode.FAILED_PRECONDITION,
     "TTL_NOT_SUPPORTED": StatusCode.FAILED_PRECONDITION,
+    "TRANSACTIONS_NOT_SUPPORTED": StatusCode.FAILED_PRECONDITION,
     "KEY_NOT_FOUND": StatusCode.NOT_FOUND,
     "STREAM_FULL": StatusCode.RESOURCE_EXHAUSTED,
     "STORAGE_FULL": StatusCode.RESOURCE_EXHAUSTED,
@@ -121,7 +123,8 @@ def _of_the_wire(path: str, error: RpcError, max_payload: int) -> RpcError:
             more = (_bad_request("", error.message),)
             return _with_details(error.code, error.message, "INVALID_FIELD", {"field": ""}, more)
         case StatusCode.RESOURCE_EXHAUSTED if policy is not None and policy.stores:
-            return _of_the_domain(EventTooLarge(max_payload))
+            limit = max_payload if policy.max_size == UNLIMITED else policy.max_size
+            return _of_the_domain(EventTooLarge(limit))
         case _:
             return _with_details(error.code, error.message, error.code.name, {}, ())
 

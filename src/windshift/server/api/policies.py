@@ -67,6 +67,9 @@ count it. So only what carries payloads may be as large as those.
 LARGEST_OF_DEAD_LETTERS: Final = 1024 * 1024
 """The same for those about dead letters, whose ids hold names: 1,000 of the longest."""
 
+LARGEST_OF_TRANSACTIONS: Final = 4 * 1024 * 1024
+"""The same for transactions, which carry several payloads."""
+
 LARGEST_OF_HEALTH: Final = 4 * 1024
 """The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
 
@@ -221,6 +224,19 @@ def _list_keys(request: state_pb.ListKeysRequest) -> Iterator[Action]:
     yield ReadKey(request.store, request.filter or EVERYTHING)
 
 
+def _watch(request: state_pb.WatchRequest) -> Iterator[Action]:
+    yield ReadKey(request.store, request.filter or EVERYTHING)
+
+
+def _transact(request: state_pb.TransactRequest) -> Iterator[Action]:
+    written = dict.fromkeys(write.key for write in request.writes)
+    for key in written:
+        yield WriteKey(request.store, key)
+    for check in request.checks:
+        if check.key not in written:  # who may write a key may do so on a condition, as with Set
+            yield ReadKey(request.store, check.key)
+
+
 # --- Dead letters -----------------------------------------------------------------------------------------
 
 
@@ -325,7 +341,7 @@ def _check_store(request: state_pb.EnsureStoreRequest) -> None:
     names.store_name("store", request.store)
 
 
-def _check_keys(request: state_pb.ListKeysRequest) -> None:
+def _check_keys(request: state_pb.ListKeysRequest | state_pb.WatchRequest) -> None:
     names.store_name("store", request.store)
     if request.filter:
         names.filter_subject("filter", request.filter)
@@ -334,6 +350,14 @@ def _check_keys(request: state_pb.ListKeysRequest) -> None:
 def _check_key(request: state_pb.GetRequest | state_pb.SetRequest | state_pb.DeleteRequest) -> None:
     names.store_name("store", request.store)
     names.key("key", request.key)
+
+
+def _check_transaction(request: state_pb.TransactRequest) -> None:
+    names.store_name("store", request.store)
+    for position, write in enumerate(request.writes):
+        names.key(f"writes[{position}].key", write.key)
+    for position, check in enumerate(request.checks):
+        names.key(f"checks[{position}].key", check.key)
 
 
 def _check_filter(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> None:
@@ -427,6 +451,13 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _STATE + "DeleteStore": _state(_delete_store, _check_store, managed=True),
     _STATE + "ListKeys": replace(_state(_list_keys, _check_keys, writes=False), weight=Weight.LIST),
     _STATE + "History": _state(_get, _check_key, writes=False),
+    _STATE + "Watch": MethodPolicy(rule=_watch, check=_check_keys, quota=Quota.STREAMS, weight=Weight.LIST),
+    _STATE + "Transact": replace(
+        _state(_transact, _check_transaction),
+        weight=Weight.LIST,
+        max_size=LARGEST_OF_TRANSACTIONS,
+        stores=True,
+    ),
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),

@@ -13,6 +13,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
+from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import caller_of
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import duration, number
@@ -21,8 +22,9 @@ from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
 from windshift.server.domain.pages import cut_page, read_token, write_token
-from windshift.server.state.model import Entry, KeyRevision, StoreInfo
+from windshift.server.state.model import Check, Entry, KeyRevision, Revision, StoreInfo, Write
 from windshift.server.state.stores import Stores
+from windshift.server.state.watching import Watches
 
 _MOST_HISTORY: Final = 64
 """The most that NATS clients let a bucket keep."""
@@ -34,10 +36,16 @@ STATE = pb.DESCRIPTOR.services_by_name["StateService"]
 
 
 class StateService:
-    """Stores of values by key."""
+    """Stores of values by key.
 
-    def __init__(self, stores: Stores) -> None:
+    Args:
+        stores: reads and writes.
+        watches: follow keys.
+    """
+
+    def __init__(self, stores: Stores, watches: Watches) -> None:
         self._stores = stores
+        self._watches = watches
 
     async def ensure_store(self, request: pb.EnsureStoreRequest, call: ServerCall) -> pb.EnsureStoreResponse:
         """Create a store, or leave it as it is."""
@@ -56,7 +64,7 @@ class StateService:
         revision = await self._stores.set(
             request.store,
             request.key,
-            _value(request),
+            _value("value", request),
             answer_by(call),
             create_only=request.create_only,
             last_revision=_last_revision(request),
@@ -76,6 +84,16 @@ class StateService:
             request.store, request.key, answer_by(call), last_revision=_last_revision(request)
         )
         return pb.DeleteResponse()
+
+    async def transact(self, request: pb.TransactRequest, call: ServerCall) -> pb.TransactResponse:
+        """Write several keys, all or none."""
+        revisions = await self._stores.transact(
+            request.store,
+            [_check(f"checks[{position}]", each) for position, each in enumerate(request.checks)],
+            [_write(f"writes[{position}]", each) for position, each in enumerate(request.writes)],
+            answer_by(call),
+        )
+        return pb.TransactResponse(revisions=revisions)
 
     # --- Looking ------------------------------------------------------------------------------------------
 
@@ -119,6 +137,32 @@ class StateService:
         """Read what a key held."""
         found = await self._stores.history(request.store, request.key, answer_by(call))
         return pb.HistoryResponse(entries=[_key_entry(each, with_value=True) for each in found])
+
+    async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
+        """Send changes of keys. A drain of the server ends the call."""
+        names.store_name("store", request.store)
+        if request.filter:
+            names.filter_subject("filter", request.filter)
+        begin = Revision(number("from_revision", request.from_revision))
+        if begin and request.existing:
+            raise InvalidField("existing", "cannot be combined with from_revision; set one of them")
+        pattern = request.filter or EVERYTHING
+        watch = self._watches.watch(request.store, pattern, CallWatch(call))
+        await watch.run(begin, existing=request.existing)
+
+
+class CallWatch(CallStream):
+    """The client's end of a watch, as the domain sees it."""
+
+    __slots__ = ()
+
+    def send(self, change: KeyRevision) -> None:
+        """Send a change."""
+        self._call.send(pb.WatchResponse(entry=_key_entry(change, with_value=True)))
+
+    def up_to_date(self, revision: Revision) -> None:
+        """Tell that everything is new from here on."""
+        self._call.send(pb.WatchResponse(up_to_date=pb.WatchResponse.UpToDate(revision=revision)))
 
 
 def _may_view(call: ServerCall, store: str) -> bool:
@@ -166,9 +210,26 @@ def _last_revision(request: pb.SetRequest | pb.DeleteRequest) -> int | None:
     return number("last_revision", request.last_revision)
 
 
-def _value(request: pb.SetRequest) -> bytes:
+def _check(field: str, check: pb.TransactRequest.Check) -> Check:
+    if check.WhichOneof("expected") is None:
+        raise InvalidField(f"{field}.expected", "set one of revision and absent")
+    return Check(check.key, number(f"{field}.revision", check.revision))
+
+
+def _write(field: str, write: pb.TransactRequest.Write) -> Write:
+    match write.WhichOneof("write"):
+        case "set":
+            value = _value(f"{field}.set.value", write.set)
+            return Write(write.key, value, _seconds(f"{field}.set.ttl", write.set.ttl))
+        case "delete":
+            return Write(write.key, None)
+        case _:
+            raise InvalidField(f"{field}.write", "set one of set and delete")
+
+
+def _value(field: str, request: pb.SetRequest | pb.TransactRequest.Set) -> bytes:
     if not request.HasField("value"):
-        raise InvalidField("value", "is missing; set the value, or delete the key")
+        raise InvalidField(field, "is missing; set the value, or delete the key")
     # No more than the two fields of an Any: with others it would be taken for no Any when it is read.
     return Any(type_url=request.value.type_url, value=request.value.value).SerializeToString()
 

@@ -24,6 +24,7 @@ from windshift.server.domain.errors import (
     StreamNotFound,
     SubjectsOverlap,
     TooManyInFlight,
+    TransactionsNotSupported,
     TtlNotSupported,
     UnboundSubject,
     UnsupportedCombination,
@@ -53,10 +54,15 @@ _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError
     (nats.StorageFull, lambda error: StorageFull(error.text)),
     (nats.NoStream, lambda error: UnboundSubject(error.subject)),
     (nats.NoBucket, lambda error: StoreNotFound(error.bucket)),
+    (nats.NoBatches, lambda error: TransactionsNotSupported(error.bucket)),
     (nats.NoTtl, lambda error: TtlNotSupported(error.bucket)),
     (nats.MessageTooLarge, lambda error: EventTooLarge(error.limit)),
 )
 """Most special first."""
+
+
+PASSING: Final = (BrokerUnavailable, ConsumerLimit)
+"""Errors after which who follows a stream may try again: consumers that were lost go a little later."""
 
 
 def is_invalid(error: Exception) -> TypeGuard[nats.JetStreamError]:
@@ -91,6 +97,9 @@ def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exceptio
 _NO_MAX_BYTES = (
     "the broker's account requires max_bytes of every stream; make this with NATS's own tools, with it"
 )
+_BATCH_TOO_LARGE = (
+    "the broker's operator allows fewer writes at once (max_batch_size); make several transactions of it"
+)
 _BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
 _CANNOT_STORE = "the broker cannot store anything now; try again"
 _NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
@@ -108,6 +117,7 @@ _BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     codes.MAXIMUM_CONSUMERS: lambda stream, _: ConsumerLimit(stream),
     codes.MAXIMUM_STREAMS: lambda *_: StreamLimit(),
     codes.MAX_BYTES_REQUIRED: lambda *_: UnsupportedCombination(_NO_MAX_BYTES),
+    codes.BATCH_TOO_LARGE: lambda *_: UnsupportedCombination(_BATCH_TOO_LARGE),
     codes.STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     codes.CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
     codes.CONSUMER_DOES_NOT_EXIST: lambda _, consumer: ConsumerNotFound(consumer),

@@ -182,15 +182,21 @@ class WrongLastId(WindshiftError):
 
 
 class RevisionMismatch(WindshiftError):
-    """The key's revision is not the expected one; nothing was stored. 0 means that the key does not exist."""
+    """The key's revision is not the expected one; nothing was stored. 0 means that the key does not exist.
+
+    `key` is given where the request has several.
+    """
 
     reason = "REVISION_MISMATCH"
 
-    def __init__(self, expected: int, actual: int) -> None:
+    def __init__(self, expected: int, actual: int, key: str = "") -> None:
+        told = {"expected": str(expected), "actual": str(actual)}
+        whose = f"the revision of key {key!r}" if key else "the key's revision"
         super().__init__(
-            f"the key's revision is {actual}, not {expected}; get the key and try again",
-            {"expected": str(expected), "actual": str(actual)},
+            f"{whose} is {actual}, not {expected}; get the key and try again",
+            told | {"key": key} if key else told,
         )
+        self.key = key
         self.expected = expected
         self.actual = actual
 
@@ -263,6 +269,20 @@ class TtlNotSupported(WindshiftError):
         super().__init__(
             f"values of store {store!r} cannot expire one by one: it keeps a history, or another program or "
             "an older version made it; make another store, with a history of 1",
+            {"name": store},
+        )
+        self.store = store
+
+
+class TransactionsNotSupported(WindshiftError):
+    """This store cannot write several keys all or none."""
+
+    reason = "TRANSACTIONS_NOT_SUPPORTED"
+
+    def __init__(self, store: str) -> None:
+        super().__init__(
+            f"store {store!r} takes no transactions: another program or an older version made it; ensure it "
+            "again, with nats-server 2.12 or later",
             {"name": store},
         )
         self.store = store

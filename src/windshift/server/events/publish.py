@@ -83,7 +83,7 @@ class Publisher:
 
     async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
         block, is_keyed = _headers(request), bool(request.idempotency_key)
-        write = _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed))
+        write = _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed, ()))
         try:
             return await self._writes.write(write)
         except JetStreamError as refusal:

@@ -79,6 +79,7 @@ from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import api_tls
 from windshift.server.state.stores import Stores
+from windshift.server.state.watching import Watches
 from windshift.server.telemetry.propagation import extractor
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Tracer
@@ -431,7 +432,8 @@ class _Domain:
             extractor(config.telemetry.propagators),
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
-        self.state = StateService(Stores(Buckets(api, writes, config.nats.default_replicas), ownership))
+        buckets = Buckets(api, writes, config.nats.default_replicas)
+        self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets))
         look = Look(api)
         self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(

@@ -42,6 +42,27 @@ class KeyRevision(NamedTuple):
     ttl: int | None
 
 
+class Check(NamedTuple):
+    """What a key must be for a transaction to happen: its revision; 0 = it must not exist."""
+
+    key: str
+    revision: int
+
+
+class Write(NamedTuple):
+    """A write of a key in a transaction.
+
+    Attributes:
+        key: the key.
+        value: what it is to hold; None = nothing, delete it.
+        ttl: seconds after which the value expires; None = never, or when the store says.
+    """
+
+    key: str
+    value: bytes | None
+    ttl: int | None = None
+
+
 class StoreInfo(NamedTuple):
     """A store, and how much it holds.
 

@@ -8,11 +8,12 @@ for it, and every refusal can tell the actual revision.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
 from windshift.nats import Backoff, NatsError, Superseded, retry
-from windshift.nats.jetstream.kv import Buckets, Record
+from windshift.nats.jetstream.kv import BucketInfo, Buckets, Record
 from windshift.nats.times import nanoseconds
 from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
@@ -23,11 +24,22 @@ from windshift.server.domain.errors import (
     KeyExists,
     KeyNotFound,
     RevisionMismatch,
+    TransactionsNotSupported,
     TtlNotSupported,
     UnsupportedCombination,
 )
 from windshift.server.ownership.ownership import Ownership
-from windshift.server.state.model import ABSENT, Entry, KeyPage, KeyRevision, Revision, StoreInfo
+from windshift.server.state.model import (
+    ABSENT,
+    Check,
+    Entry,
+    KeyPage,
+    KeyRevision,
+    Revision,
+    StoreInfo,
+    Write,
+)
+from windshift.server.state.transactions import puts, validate
 
 _AT_ONCE: Final = 32
 """Keys that are read at once for a list."""
@@ -55,7 +67,7 @@ class Stores:
         history: int = 1,
         ttl: timedelta | None = None,
     ) -> None:
-        """Create a store; leave an existing one as it is. Raise `QuotaExceeded` when there are too many.
+        """Create a store; let an existing one take transactions. Raise `QuotaExceeded` for too many.
 
         Args:
             store: its name.
@@ -69,7 +81,9 @@ class Stores:
         try:
             if caller is None or self._ownership is None:
                 await self._buckets.ensure(store, deadline, None, history, age)
-            elif not await self._buckets.exists(store, deadline):
+            elif await self._buckets.exists(store, deadline):
+                await self._buckets.allow_batches(store, deadline)
+            else:
                 async with self._ownership.store(caller, store, deadline) as metadata:
                     await self._buckets.ensure(store, deadline, metadata, history, age)
         except NatsError as error:
@@ -163,12 +177,45 @@ class Stores:
                 continue
         raise BrokerUnavailable
 
-    async def _require_ttl(self, store: str, deadline: float) -> None:
-        """Raise `TtlNotSupported` unless values may expire: with a history the one before would be back."""
+    async def transact(
+        self, store: str, checks: Sequence[Check], writes: Sequence[Write], deadline: float
+    ) -> list[Revision]:
+        """Make all writes, or none if a check does not hold (`RevisionMismatch`); return their revisions.
+
+        Raise `UnsupportedCombination` for checks that the broker cannot make, `TransactionsNotSupported` or
+        `TtlNotSupported`. After `OutcomeUnknown` all are made, or none.
+        """
+        names.store_name("store", store)
+        validate(checks, writes)
         with broker_errors():
             info = await self._buckets.info(store, deadline)
-        if info.history != 1 or not info.keeps_ttl:
-            raise TtlNotSupported(store)
+        if not info.keeps_batches:
+            raise TransactionsNotSupported(store)
+        if any(write.ttl is not None for write in writes):
+            _require_ttl(info)
+        async for _ in retry(deadline, _OTHER_WRITER):
+            found = await self._read_all(store, [check.key for check in checks], deadline)
+            for check in checks:
+                _require_revision(check.revision, found[check.key], check.key)
+            try:
+                with broker_errors():
+                    made = await self._buckets.put_all(store, puts(checks, writes, found), deadline)
+                return list(map(Revision, made))
+            except Superseded:
+                continue
+        raise BrokerUnavailable
+
+    async def _read_all(self, store: str, keys: Sequence[str], deadline: float) -> dict[str, Record]:
+        found: dict[str, Record] = {}
+        for begin in range(0, len(keys), _AT_ONCE):
+            some = keys[begin : begin + _AT_ONCE]
+            records = await asyncio.gather(*(self._read(store, key, deadline) for key in some))
+            found.update(zip(some, records, strict=True))
+        return found
+
+    async def _require_ttl(self, store: str, deadline: float) -> None:
+        with broker_errors():
+            _require_ttl(await self._buckets.info(store, deadline))
 
     # --- Looking ------------------------------------------------------------------------------------------
 
@@ -220,6 +267,12 @@ class Stores:
         return [_key_revision(key, record, with_value=True) for record in records]
 
 
+def _require_ttl(info: BucketInfo) -> None:
+    """Raise `TtlNotSupported` unless values may expire: with a history the one before would be back."""
+    if info.history != 1 or not info.keeps_ttl:
+        raise TtlNotSupported(info.name)
+
+
 def _key_revision(key: str, record: Record, *, with_value: bool) -> KeyRevision:
     value = record.value if with_value or record.value is None else b""
     return KeyRevision(key, Revision(record.sequence), record.time, value, record.ttl)
@@ -249,8 +302,8 @@ def _require_absent(key: str, record: Record) -> None:
         raise KeyExists(key, record.sequence)
 
 
-def _require_revision(expected: int | None, record: Record) -> None:
+def _require_revision(expected: int | None, record: Record, key: str = "") -> None:
     """Raise `RevisionMismatch` if the caller expects another revision."""
     actual = _revision(record)
     if expected is not None and expected != actual:
-        raise RevisionMismatch(expected, actual)
+        raise RevisionMismatch(expected, actual, key)

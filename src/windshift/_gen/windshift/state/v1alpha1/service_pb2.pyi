@@ -182,3 +182,69 @@ class HistoryResponse(_message.Message):
     ENTRIES_FIELD_NUMBER: _ClassVar[int]
     entries: _containers.RepeatedCompositeFieldContainer[Entry]
     def __init__(self, entries: _Optional[_Iterable[_Union[Entry, _Mapping]]] = ...) -> None: ...
+
+class WatchRequest(_message.Message):
+    __slots__ = ("store", "filter", "from_revision", "existing")
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    FROM_REVISION_FIELD_NUMBER: _ClassVar[int]
+    EXISTING_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    filter: str
+    from_revision: int
+    existing: bool
+    def __init__(self, store: _Optional[str] = ..., filter: _Optional[str] = ..., from_revision: _Optional[int] = ..., existing: bool = ...) -> None: ...
+
+class WatchResponse(_message.Message):
+    __slots__ = ("entry", "up_to_date")
+    class UpToDate(_message.Message):
+        __slots__ = ("revision",)
+        REVISION_FIELD_NUMBER: _ClassVar[int]
+        revision: int
+        def __init__(self, revision: _Optional[int] = ...) -> None: ...
+    ENTRY_FIELD_NUMBER: _ClassVar[int]
+    UP_TO_DATE_FIELD_NUMBER: _ClassVar[int]
+    entry: Entry
+    up_to_date: WatchResponse.UpToDate
+    def __init__(self, entry: _Optional[_Union[Entry, _Mapping]] = ..., up_to_date: _Optional[_Union[WatchResponse.UpToDate, _Mapping]] = ...) -> None: ...
+
+class TransactRequest(_message.Message):
+    __slots__ = ("store", "checks", "writes")
+    class Check(_message.Message):
+        __slots__ = ("key", "revision", "absent")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        REVISION_FIELD_NUMBER: _ClassVar[int]
+        ABSENT_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        revision: int
+        absent: bool
+        def __init__(self, key: _Optional[str] = ..., revision: _Optional[int] = ..., absent: bool = ...) -> None: ...
+    class Set(_message.Message):
+        __slots__ = ("value", "ttl")
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        TTL_FIELD_NUMBER: _ClassVar[int]
+        value: _any_pb2.Any
+        ttl: _duration_pb2.Duration
+        def __init__(self, value: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., ttl: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+    class Write(_message.Message):
+        __slots__ = ("key", "set", "delete")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        SET_FIELD_NUMBER: _ClassVar[int]
+        DELETE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        set: TransactRequest.Set
+        delete: bool
+        def __init__(self, key: _Optional[str] = ..., set: _Optional[_Union[TransactRequest.Set, _Mapping]] = ..., delete: bool = ...) -> None: ...
+    STORE_FIELD_NUMBER: _ClassVar[int]
+    CHECKS_FIELD_NUMBER: _ClassVar[int]
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    store: str
+    checks: _containers.RepeatedCompositeFieldContainer[TransactRequest.Check]
+    writes: _containers.RepeatedCompositeFieldContainer[TransactRequest.Write]
+    def __init__(self, store: _Optional[str] = ..., checks: _Optional[_Iterable[_Union[TransactRequest.Check, _Mapping]]] = ..., writes: _Optional[_Iterable[_Union[TransactRequest.Write, _Mapping]]] = ...) -> None: ...
+
+class TransactResponse(_message.Message):
+    __slots__ = ("revisions",)
+    REVISIONS_FIELD_NUMBER: _ClassVar[int]
+    revisions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, revisions: _Optional[_Iterable[int]] = ...) -> None: ...

@@ -1,0 +1,160 @@
+"""Follows keys of a store: every change in the order of revisions, each once."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final, Protocol
+
+from windshift.nats import Connection, retry
+from windshift.nats.jetstream.api import StoredMessage
+from windshift.nats.jetstream.following import Follower
+from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import PASSING, broker_errors
+from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound
+from windshift.server.state.model import KeyRevision, Revision
+
+_MAX_BYTES: Final = 128 * 1024
+"""What is on its way to one watch at most, but for one larger value."""
+_MAX_QUEUED: Final = 64 * 1024
+"""Bytes queued for the client above which sending pauses."""
+_ASKING: Final = 5.0
+"""Seconds that the broker may take to make a consumer, before it is asked again."""
+
+
+_LAGGING: Final = 2.0
+"""Seconds that a new leader may take to know all that the one before had."""
+
+
+class WatchClient(Protocol):
+    """The client's end of a watch. Sending queues and never blocks."""
+
+    @property
+    def queued(self) -> int:
+        """Bytes sent that the client has not read."""
+        ...
+
+    async def ready(self) -> None:
+        """Wait until the client has read most of what it was sent."""
+        ...
+
+    def begin(self) -> None:
+        """Signal that from now on nothing is missed."""
+        ...
+
+    def send(self, change: KeyRevision) -> None:
+        """Send a change."""
+        ...
+
+    def up_to_date(self, revision: Revision) -> None:
+        """Tell that everything is new from here on, and which revision was the last."""
+        ...
+
+
+class Watch:
+    """One watch of a store. Create it in a running event loop.
+
+    Args:
+        connection: the connection to NATS.
+        buckets: makes consumers.
+        store: the store's name.
+        pattern: which keys.
+        client: where to send changes.
+    """
+
+    def __init__(
+        self, connection: Connection, buckets: Buckets, store: str, pattern: str, client: WatchClient
+    ) -> None:
+        self._connection = connection
+        self._buckets = buckets
+        self._store = store
+        self._pattern = pattern
+        self._client = client
+        self._loop = asyncio.get_running_loop()
+        self._next: int | None = None
+        self._existing = False
+        self._created = ""
+        """When the store was made; empty = it was not looked at yet."""
+        self._is_up_to_date = False
+
+    async def run(self, begin: Revision, *, existing: bool) -> None:
+        """Send changes from a revision on until cancelled; from 0 on, those from now on.
+
+        With `existing` and without a revision, send what all keys hold first. Raise `StoreNotFound` when the
+        store is not there, or not any more, `InvalidField` for a revision that it cannot have reached, and
+        `BrokerUnavailable` if the broker cannot be asked at the beginning; later, wait for it.
+        """
+        self._next, self._existing = begin or None, existing
+        follower = Follower(
+            self._connection,
+            stream_of(self._store),
+            self._make,
+            self._take,
+            PASSING,
+            max_bytes=_MAX_BYTES,
+        )
+        await follower.run(self._client.begin)
+
+    async def _make(self) -> str:
+        """Make a consumer that begins behind what was seen, and return its name."""
+        name, deadline = names.generated_name(), self._loop.time() + _ASKING
+        with broker_errors(stream=self._store):
+            info = await self._look(deadline)
+            if self._next is None and not self._existing:
+                self._next = info.last_sequence + 1
+            pending = await self._buckets.follow(
+                self._store, self._pattern, self._next, name, {names.INTERNAL: ""}, deadline
+            )
+        if pending == 0:
+            self._up_to_date()
+        return name
+
+    async def _look(self, deadline: float) -> BucketInfo:
+        """Look at the store. Wait until its leader has what was seen of it: a new one may lag a little."""
+        after = 1
+        async for _ in retry(self._loop.time() + _LAGGING):
+            info = await self._buckets.info(self._store, deadline)
+            if self._created not in ("", info.created):
+                raise StoreNotFound(self._store)  # this is another one
+            after = info.last_sequence + 1
+            if self._next is None or self._next <= after:
+                self._created = info.created
+                return info
+        if self._created:
+            raise BrokerUnavailable
+        raise InvalidField(
+            "from_revision",
+            f"must be at most {after} now; if it was seen, the store is another: read its keys",
+        )
+
+    async def _take(self, message: StoredMessage, pending: int) -> None:
+        key, record = read_message(self._store, message)
+        self._next = record.sequence + 1
+        self._client.send(KeyRevision(key, Revision(record.sequence), record.time, record.value, record.ttl))
+        if pending == 0:
+            self._up_to_date()
+        if self._client.queued > _MAX_QUEUED:
+            await self._client.ready()
+
+    def _up_to_date(self) -> None:
+        """Tell it once. Nothing is claimed of what a replica that lags has not shown."""
+        if not self._is_up_to_date:
+            self._is_up_to_date = True
+            self._client.up_to_date(Revision((self._next or 1) - 1))
+
+
+class Watches:
+    """Begins watches.
+
+    Args:
+        connection: the connection to NATS.
+        buckets: makes consumers.
+    """
+
+    def __init__(self, connection: Connection, buckets: Buckets) -> None:
+        self._connection = connection
+        self._buckets = buckets
+
+    def watch(self, store: str, pattern: str, client: WatchClient) -> Watch:
+        """Return a watch of the keys of a store that match."""
+        return Watch(self._connection, self._buckets, store, pattern, client)
