@@ -25,7 +25,7 @@ from windshift.rpc import (
     client_tls,
     server_tls,
 )
-from windshift.rpc.turns import Turns
+from windshift.rpc.turns import CROWD, Turns
 
 from .frames import (
     ACK,
@@ -156,6 +156,25 @@ async def test_who_does_not_authenticate_has_to_go() -> None:
         assert running.server.places.refused["unauthenticated"] == 1
         await known.pong()
         assert running.server.connections == 1
+
+
+async def test_strangers_that_wait_hold_little_memory() -> None:
+    """However many they are: those that send much have to go, those that only want to begin need not."""
+    async with serving(strict(), unary_call=echo) as running, AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(await running.peer(start=False)) for _ in range(CROWD + 51)]
+        await eventually(lambda: running.server.connections == len(peers))
+        running.server.turns.charge(1000)  # so all of them wait
+        modest = peers.pop()
+        for peer in peers:
+            peer.send(PREFACE, settings(), *[ping()] * 3000)
+        await eventually(lambda: running.server.connections == CROWD + 1)
+        modest.send(PREFACE, settings())
+        await eventually(lambda: all(each.http2._rest for each in running.server._connections))
+        assert running.server.places.refused["anonymous"] == 50
+        waiting = [each.http2._rest for each in running.server._connections]
+        assert PREFACE + settings() in waiting
+        assert sum(map(len, waiting)) <= CROWD * 262_144
+        running.server.turns.charge(-1000)
 
 
 async def test_known_callers_find_a_place_at_any_time() -> None:

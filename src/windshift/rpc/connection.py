@@ -55,6 +55,8 @@ _KEEPALIVE_PING = b"keepaliv"
 
 _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 65_536
 """Bytes that are parsed at once, before the clock is looked at: as many as fit into a slice of time."""
+_FIRST_CALL = 4096
+"""Bytes of a stranger for which there is always room: HTTP/2's start, and a call with credentials."""
 _SMALL_READ = 1024
 """Bytes that are always parsed at once."""
 
@@ -113,7 +115,7 @@ class ConnectionHandler:
         """Note frames that carry nothing, and are more than what was sent asks for."""
 
     def on_given_up(self, reason: str) -> None:
-        """Note that the peer did not do in time what it has to: handshake, stalled or silent."""
+        """Note that the connection is dropped for what its peer did, or did not do in time: see `REASONS`."""
 
     def on_lost(self, error: Exception | None) -> None:
         """Forget every stream: the connection is over. Called exactly once."""
@@ -239,6 +241,8 @@ class Connection(asyncio.Protocol):
         if self._rest or self._ending:
             self._rest += data
             self._pause_reading()
+        elif self.stranger and len(data) > _FIRST_CALL and self._turns.crowded:
+            self._give_up("anonymous", "sends much while many wait on whom nobody has authenticated")
         elif self.stranger or len(data) > self._piece:
             self._rest = data
             self._pause_reading()

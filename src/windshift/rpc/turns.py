@@ -26,6 +26,10 @@ CALL_COST: Final = 0.00005
 """Seconds that the handler of a stranger's call takes; the same."""
 
 
+CROWD: Final = 512
+"""Strangers that may wait with more than a first call needs: each has up to 256 KiB in memory meanwhile."""
+
+
 class Waiting(Protocol):
     """A connection with bytes that wait."""
 
@@ -60,6 +64,11 @@ class Turns:
             self._next_turn.cancel()
             self._pausing = False
             self._next_turn = self._loop.call_soon(self._turn)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so many strangers wait that those with much to parse have to go."""
+        return len(self._strangers) >= CROWD
 
     def charge(self, seconds: float) -> None:
         """Take time that was spent on a stranger off the share of all."""
