@@ -138,7 +138,10 @@ async def test_a_refused_token_is_fetched_again(nats_server: NatsServer, tmp_pat
         async with ws.connect(address, token="wrong") as client:
             with pytest.raises(ws.Unauthenticated):
                 await client.streams.get("a")
+            with pytest.raises(ws.Unauthenticated):
+                await client.ready()
         async with ws.connect(address, token=token_of("ann")) as client:
+            await client.ready()
             with pytest.raises(ws.PermissionDenied):
                 await client.streams.ensure("a", subjects=["a.>"])
 

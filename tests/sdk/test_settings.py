@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import windshift as ws
+from windshift.sdk.contexts import read_context
 from windshift.sdk.credentials import Credentials, TokenSource
 from windshift.sdk.names import Names
 from windshift.sdk.settings import Settings, read_settings
@@ -140,3 +142,101 @@ def test_namespaces_come_and_go() -> None:
     assert names.owns("dev-orders")
     assert not names.owns("orders")
     assert (Names().name("a"), Names().subject("b"), names.name("")) == ("a", "b", "")
+
+
+CONTEXTS = """
+selected = "dev"
+
+[contexts.dev]
+address = "localhost:1"
+token_env = "DEV_TOKEN"
+
+[contexts.prod]
+address = "a.example:1,b.example:2"
+namespace = "shop"
+tls = true
+
+[contexts.prod.oidc]
+issuer = "https://id.example"
+client_id = "ci"
+client_secret_file = "secret"
+
+[contexts.files]
+token_file = "me.token"
+tls = { ca = "none.pem" }
+
+[contexts.wrong]
+adress = "x"
+token_env = "NONE"
+token_command = "'"
+tls = 3
+namespace = ""
+oidc = { issuer = "http://id.example", client_id = "x", client_secret_env = "DEV_TOKEN", typo = 1 }
+"""
+
+
+@pytest.fixture
+def contexts(tmp_path: Path) -> dict[str, str]:
+    """Return an environment with a contexts file."""
+    folder = tmp_path / "windshift"
+    folder.mkdir()
+    (folder / "contexts.toml").write_text(CONTEXTS)
+    return {"XDG_CONFIG_HOME": str(tmp_path), "DEV_TOKEN": "t"}
+
+
+async def test_a_context_says_what_nothing_else_says(contexts: dict[str, str]) -> None:
+    """The selected one is used if nobody says where to; a named one always, below arguments and variables."""
+    selected = read(contexts)
+    assert selected.targets == ("localhost:1",)
+    assert await selected.credentials.pairs() == (("authorization", "Bearer t"),)
+    named = read({**contexts, "WINDSHIFT_CONTEXT": "prod"})
+    assert named.targets == ("a.example:1", "b.example:2")
+    assert (named.names, named.tls is not None, named.credentials.renewable) == (Names("shop"), True, True)
+    mixed = read({**contexts, "WINDSHIFT_CONTEXT": "prod", "WINDSHIFT_NAMESPACE": "dev"}, "c.example:3")
+    assert (mixed.targets, mixed.names, mixed.tls is not None) == (("c.example:3",), Names("dev"), True)
+
+
+def test_the_token_of_the_selected_context_goes_nowhere_else(contexts: dict[str, str]) -> None:
+    """Who names another server has not meant the selected context."""
+    for settings in (read(contexts, "c.example:3"), read({**contexts, "WINDSHIFT_ADDRESS": "c.example:3"})):
+        assert not settings.credentials.has_token
+
+
+def test_a_context_that_is_wrong(contexts: dict[str, str], tmp_path: Path) -> None:
+    """All that is wrong with it is told at once, with its place."""
+    with pytest.raises(ws.SettingsError) as caught:
+        read({**contexts, "WINDSHIFT_CONTEXT": "wrong"})
+    for part in (
+        "'adress'",
+        "names NONE, which is not set",
+        "token_command is no command",
+        "token_env and token_command and oidc",
+        "tls is no table",
+        "namespace is no text",
+        "'typo'",
+        "oidc of context 'wrong'",
+        "use https",
+        str(tmp_path),
+    ):
+        assert part in caught.value.message
+    with pytest.raises(ws.SettingsError, match="no context 'x'"):
+        read({**contexts, "WINDSHIFT_CONTEXT": "x"})
+    with pytest.raises(ws.SettingsError, match=re.escape(str(tmp_path / "windshift" / "none.pem"))):
+        read({**contexts, "WINDSHIFT_CONTEXT": "files"})
+    (tmp_path / "windshift" / "contexts.toml").write_text("[")
+    with pytest.raises(ws.SettingsError, match="cannot be read"):
+        read(contexts)
+    assert read({"XDG_CONFIG_HOME": str(tmp_path / "none")}).targets == ("127.0.0.1:8080",)
+
+
+def test_the_documented_contexts_can_be_read(tmp_path: Path) -> None:
+    """The file in docs/sdk.md is right."""
+    document = (Path(__file__).resolve().parents[2] / "docs" / "sdk.md").read_text()
+    (file := tmp_path / "contexts.toml").write_text(document.partition("```toml\n")[2].partition("```")[0])
+    problems: list[str] = []
+    tokens = [
+        read_context(name, file, {"CI_SECRET": "x"}, problems).token for name in (None, "dev", "prod", "ci")
+    ]
+    assert problems == []
+    assert tokens[:3] == [None, None, tmp_path / "prod.token"]
+    assert isinstance(tokens[3], ws.ClientCredentials)

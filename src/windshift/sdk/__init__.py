@@ -4,6 +4,7 @@ import logging
 
 from . import codecs, sync
 from .client import Client, connect
+from .client_credentials import ClientCredentials
 from .consumers import Consumer, ConsumerInfo
 from .credentials import Token
 from .dead_letters import DeadLetter, Purged, Replayed
@@ -84,6 +85,7 @@ __all__ = [
     "CaughtUp",
     "Client",
     "ClientClosed",
+    "ClientCredentials",
     "Conflict",
     "ConnectionEnded",
     "Consumer",

@@ -10,10 +10,12 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
+from windshift.protos import admin
 from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
 
 from .channels import Channels
-from .errors import ClientClosed, WrongLoop, from_rpc
+from .credentials import Pairs
+from .errors import ClientClosed, PermissionDenied, TokenUnavailable, WindshiftError, WrongLoop, from_rpc
 from .names import Names
 from .payloads import Payloads
 from .retry import Known, Raise, Repeat, decide, known
@@ -23,6 +25,7 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
+_WHO_AM_I = "/windshift.admin.v1alpha1.AdminService/WhoAmI"
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
 
 
@@ -77,7 +80,8 @@ class Caller:
         attempt, doubt, renewed = 0, False, False
         while True:
             attempt += 1
-            channel, pairs = channels.for_calls(), await self._credentials.pairs()
+            pairs = await self._pairs(deadline - clock())
+            channel = channels.for_calls()
             try:
                 return await channel.unary(
                     method, request, response, timeout=deadline - clock(), metadata=pairs
@@ -98,6 +102,16 @@ class Caller:
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
             await asyncio.sleep(decision.delay)
+
+    async def _pairs(self, left: float) -> Pairs:
+        """Return the metadata with the token, in the time that a call has left."""
+        if (pairs := self._credentials.current) is not None:
+            return pairs
+        try:
+            async with asyncio.timeout(left):
+                return await self._credentials.pairs()
+        except TimeoutError as error:
+            raise TokenUnavailable("there was no token in time") from error
 
     @asynccontextmanager
     async def stream(self, method: str, response: type[M]) -> AsyncIterator[ClientCall[M]]:
@@ -150,10 +164,12 @@ class Caller:
         return self._channels
 
     async def ready(self, timeout: float) -> None:
-        """Connect.
+        """Connect, and see that the server knows who we are.
 
         Raises:
             Unreachable: no server was reached within `timeout` seconds.
+            Unauthenticated: the server does not take the token.
+            TokenUnavailable: there is no token.
         """
         channels = self.channels()
         clock = asyncio.get_running_loop().time
@@ -168,7 +184,15 @@ class Caller:
                 if clock() >= deadline:
                     raise from_rpc(error.unsent()) from error
             else:
-                return
+                break
+        left = max(0.1, deadline - clock())
+        try:
+            await self.call(_WHO_AM_I, admin.WhoAmIRequest(), admin.WhoAmIResponse, Repeat.READ, timeout=left)
+        except PermissionDenied:
+            pass  # it knows us
+        except WindshiftError as error:
+            if error.code is not StatusCode.UNIMPLEMENTED:  # an older server
+                raise
 
     async def close(self, grace: float) -> None:
         """Take no more calls, let running ones finish for `grace` seconds, and disconnect."""

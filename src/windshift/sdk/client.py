@@ -30,23 +30,26 @@ def connect(
     timeout: Seconds = 10.0,
     namespace: str | None = None,
     plaintext_token: bool = False,
+    context: str | None = None,
     codecs: Sequence[Codec] = (),
 ) -> Client:
     """Make a client. Nothing connects before the first call.
 
     What is not given comes from `WINDSHIFT_ADDRESS`, `WINDSHIFT_TOKEN` or `WINDSHIFT_TOKEN_FILE`,
-    `WINDSHIFT_TLS_CA`, `_TLS_CERT` and `_TLS_KEY`, and `WINDSHIFT_NAMESPACE`.
+    `WINDSHIFT_TLS_CA`, `_TLS_CERT` and `_TLS_KEY`, and `WINDSHIFT_NAMESPACE`; then from a context: that
+    which `context` or `WINDSHIFT_CONTEXT` names, or, if no address was given, the selected one.
 
     Args:
         address: `host:port` of the server, or of several, separated by commas: when one cannot be reached,
             the next one is used. Default: `127.0.0.1:8080`.
         tls: files for TLS; True = TLS with the system's authorities; False = plain text.
-        token: the token's text; the path of its file, which is read again when it changes; or an asynchronous
-            function that returns a `Token`, which is called again at 80 % of its life.
+        token: the token's text; the path of its file, which is read again when it changes; or a function that
+            returns a `Token`, which is called again at 80 % of its life; or `ClientCredentials`.
         timeout: how long an operation may take with all its attempts.
         namespace: prefix of all names and subjects, so that tests or developers share a server. It protects
             nothing.
         plaintext_token: send the token in plain text beyond this machine.
+        context: name of a context in `~/.config/windshift/contexts.toml`.
         codecs: what makes payloads of objects that are no Protobuf messages, see `ws.codecs`.
 
     Raises:
@@ -60,6 +63,7 @@ def connect(
             timeout=timeout,
             namespace=namespace,
             plaintext_token=plaintext_token,
+            context=context,
             codecs=codecs,
         )
     )
@@ -99,10 +103,12 @@ class Client:
         self._caller.follows_forks = True
 
     async def ready(self, timeout: Seconds = 10.0) -> None:
-        """Connect. Not needed: calls wait for the server within their own timeout.
+        """Connect, and see that the token is good. Not needed: calls wait for the server themselves.
 
         Raises:
             Unreachable: no server was reached in time.
+            Unauthenticated: the server does not take the token.
+            TokenUnavailable: there is no token.
         """
         await self._caller.ready(seconds(timeout))
 

@@ -1,4 +1,4 @@
-"""Where a client connects to and as whom: arguments, then the environment, checked before any I/O."""
+"""Where a client connects to and as whom: arguments, the environment, a context; checked before any I/O."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from windshift.rpc import client_tls
 
+from .contexts import Context, contexts_path, read_context
 from .credentials import Credentials, TokenSource
 from .errors import SettingsError
 from .names import NAMESPACE, Names
@@ -64,25 +65,28 @@ def read_settings(
     timeout: Seconds,
     namespace: str | None,
     plaintext_token: bool,
+    context: str | None = None,
     codecs: Sequence[Codec] = (),
     environment: Mapping[str, str] = os.environ,
 ) -> Settings:
-    """Combine arguments and the environment; arguments win.
+    """Combine arguments, the environment and a context; they win in this order.
 
     Raises:
         SettingsError: names everything that is wrong.
     """
     problems: list[str] = []
-    targets = _targets(address or environment.get("WINDSHIFT_ADDRESS") or DEFAULT_TARGET, problems)
-    context = _tls(tls, environment, problems)
-    credentials = _credentials(token, environment, problems)
-    space = environment.get("WINDSHIFT_NAMESPACE", "") if namespace is None else namespace
+    address = address or environment.get("WINDSHIFT_ADDRESS")
+    chosen = _context(context, address, environment, problems)
+    targets = _targets(address or chosen.address or DEFAULT_TARGET, problems)
+    secure = _tls(tls, chosen, environment, problems)
+    credentials = _credentials(token, chosen, environment, problems)
+    space = environment.get("WINDSHIFT_NAMESPACE", chosen.namespace or "") if namespace is None else namespace
     if space and not NAMESPACE.fullmatch(space):
         problems.append(f"the namespace {space!r} is not 1 to 32 letters, digits and _")
     limit = seconds(timeout)
     if not limit > 0:
         problems.append("the timeout must be above 0 seconds")
-    if context is None and not plaintext_token and credentials.has_token:
+    if secure is None and not plaintext_token and credentials.has_token:
         problems += [
             f"the token would go to {target} in plain text; use tls, or allow it with plaintext_token=True"
             for target in targets
@@ -90,7 +94,20 @@ def read_settings(
         ]
     if problems:
         raise SettingsError("; ".join(problems))
-    return Settings(targets, context, credentials, limit, Names(space), Payloads(codecs))
+    return Settings(targets, secure, credentials, limit, Names(space), Payloads(codecs))
+
+
+def _context(
+    name: str | None, address: str | None, environment: Mapping[str, str], problems: list[str]
+) -> Context:
+    """Read the context that is named, or the selected one.
+
+    The latter only where nothing else says which server is meant: its token is for its own server.
+    """
+    name = name or environment.get("WINDSHIFT_CONTEXT") or None
+    if name is None and address is not None:
+        return Context()
+    return read_context(name, contexts_path(environment), environment, problems)
 
 
 def _targets(text: str, problems: list[str]) -> tuple[str, ...]:
@@ -106,12 +123,16 @@ def _targets(text: str, problems: list[str]) -> tuple[str, ...]:
 
 def _tls(
     tls: Tls | bool | None,  # noqa: FBT001 -- they are values of the argument of `connect`
+    chosen: Context,
     environment: Mapping[str, str],
     problems: list[str],
 ) -> ssl.SSLContext | None:
     if tls is None:
         ca, cert, key = (environment.get(f"WINDSHIFT_TLS_{part}") or None for part in ("CA", "CERT", "KEY"))
-        tls = Tls(ca, cert, key) if ca or cert or key else False
+        if ca or cert or key:
+            tls = Tls(ca, cert, key)
+        else:
+            tls = chosen.tls if isinstance(chosen.tls, bool) else Tls(**chosen.tls)
     if tls is False:
         return None
     files = Tls() if tls is True else tls
@@ -127,13 +148,13 @@ def _tls(
 
 
 def _credentials(
-    token: TokenSource | None, environment: Mapping[str, str], problems: list[str]
+    token: TokenSource | None, chosen: Context, environment: Mapping[str, str], problems: list[str]
 ) -> Credentials:
     if token is None:
         text, file = environment.get("WINDSHIFT_TOKEN"), environment.get("WINDSHIFT_TOKEN_FILE")
         if text and file:
             problems.append("set WINDSHIFT_TOKEN or WINDSHIFT_TOKEN_FILE, not both")
-        token = text or (Path(file) if file else None)
+        token = text or (Path(file) if file else chosen.token)
     try:
         return Credentials(token)
     except SettingsError as error:

@@ -41,7 +41,7 @@ class Client:
     def follow_forks(self) -> None:
         """Let forked processes use the client too, with connections of their own, instead of `WrongLoop`."""
     def ready(self, timeout: Seconds = 10.0) -> None:
-        """Connect. Not needed: calls wait for the server within their own timeout."""
+        """Connect, and see that the token is good. Not needed: calls wait for the server themselves."""
     def publish(
         self,
         subject: str,
@@ -367,6 +367,7 @@ def connect(
     timeout: Seconds = 10.0,
     namespace: str | None = None,
     plaintext_token: bool = False,
+    context: str | None = None,
     codecs: Sequence[Codec] = (),
 ) -> Client:
     """Make a client. Nothing connects before the first call."""
