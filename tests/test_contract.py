@@ -184,10 +184,16 @@ EXTENSIONS = {
     "windshift.events.v1alpha1": {
         "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
         "PublishEventResponse": "duplicate 100 bool",
+        "EventsRequest": "limit 100 Limit",
+        "EventsRequest.Subscribe": """
+            resume 101* bytes
+            linger 102 Duration""",
         "EventsRequest.Reject": """
             reason 100 string
             error_type 101 string
             action 102 RejectAction""",
+        "EventsResponse.Subscribed": "linger 100 Duration",
+        "Event": "token 100 bytes",
     },
     "windshift.state.v1alpha1": {
         "EnsureStoreRequest": """
@@ -261,7 +267,7 @@ def described(descriptor: Descriptor) -> set[str]:
     fields = [field for field in descriptor.fields if field.number < EXTENSIONS_START_AT]
     plain = {notation(f) for f in fields if f.containing_oneof is None or is_optional(f)}
     oneofs = {
-        f"{oneof.name} {{{', '.join(notation(field) for field in oneof.fields)}}}"
+        f"{oneof.name} {{{', '.join(notation(f) for f in oneof.fields if f.number < EXTENSIONS_START_AT)}}}"
         for oneof in descriptor.oneofs
         if not is_optional(oneof.fields[0])
     }

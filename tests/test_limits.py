@@ -99,6 +99,10 @@ VALUES: Final = {
     "an event with its headers; a value": "the broker's `max_payload`",
     "ids in one `ack`, `reject` or `ping`": amount(commands.MOST_IDS),
     "events that a consume call holds at once": amount(commands.MOST_PROCESSING_EVENTS),
+    "tokens in a subscription (`resume`)": f"{commands.MOST_RESUMED:,}, and `max_processing_events`",
+    "time that a client's deliveries are kept when its call breaks (`linger`)": (
+        f"{commands.LONGEST_LINGER.total_seconds():.0f} s"
+    ),
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
     "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",
     "the error type of a reject": f"{commands.LONGEST_ERROR_TYPE} characters",

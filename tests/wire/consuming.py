@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from queue import Empty, Queue, SimpleQueue
 from typing import Any, TypeVar
@@ -29,6 +29,7 @@ class Call:
         self._ended = threading.Event()
         self._error: grpc.RpcError | None = None
         self.subscribed: Queue[float] = Queue()
+        self.linger: float | None = None
         self.call: Any = client.channel.stream_stream(
             f"/{EVENTS.full_name}/{method}",
             request_serializer=pb.EventsRequest.SerializeToString,
@@ -54,6 +55,9 @@ class Call:
             case "event":
                 self._events.put(response.event)
             case "subscribed":
+                self.linger = None
+                if response.subscribed.HasField("linger"):
+                    self.linger = response.subscribed.linger.ToTimedelta().total_seconds()
                 self.subscribed.put(response.subscribed.processing_timeout.ToTimedelta().total_seconds())
             case str() as kind:
                 some = getattr(response, kind)
@@ -66,11 +70,26 @@ class Call:
         """Send a message."""
         self._requests.put(pb.EventsRequest(**fields))
 
-    def subscribe(self, stream: str, consumer: str, window: int | None = None) -> float:
+    def subscribe(
+        self,
+        stream: str,
+        consumer: str,
+        window: int | None = None,
+        resume: Iterable[bytes] = (),
+        linger: float | None = None,
+    ) -> float:
         """Subscribe, and return the consumer's timeout in seconds."""
-        subscribe = pb.EventsRequest.Subscribe(stream=stream, consumer=consumer, max_processing_events=window)
+        subscribe = pb.EventsRequest.Subscribe(
+            stream=stream, consumer=consumer, max_processing_events=window, resume=resume
+        )
+        if linger is not None:
+            subscribe.linger.CopyFrom(seconds(linger))
         self.say(subscribe=subscribe)
         return self._next(self.subscribed, 5)
+
+    def limit(self, count: int) -> None:
+        """Change the window."""
+        self.say(limit={"max_processing_events": count})
 
     def ack(self, *ids: int) -> None:
         """Send an ack."""

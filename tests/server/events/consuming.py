@@ -57,6 +57,8 @@ class Worker:
 
     def __init__(self) -> None:
         self.timeout: timedelta | None = None
+        self.linger: timedelta | None = None
+        self.tokens: dict[int, bytes] = {}
         self.queued = 0
         self.deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
         self.confirmations: asyncio.Queue[Outcome] = asyncio.Queue()
@@ -158,13 +160,15 @@ class Worker:
         commands = [command for command in batch if command is not None]
         return iter(commands) if commands else None
 
-    def subscribed(self, processing_timeout: timedelta) -> None:
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
         """Take the answer to the subscription."""
         self.timeout = processing_timeout
+        self.linger = linger
         self.attached.set()
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
         """Take a delivery."""
+        self.tokens[delivery.id] = token
         assert self.attached.is_set()
         self.deliveries.put_nowait(delivery)
 

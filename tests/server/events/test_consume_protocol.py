@@ -508,7 +508,7 @@ def test_what_goes_back_at_the_end() -> None:
     ack.sent = True
     call.protocol.command(reject(2, Action.DEAD_LETTER), 0.0)
     call.protocol.leave()
-    back = {reply.split(b".")[5] for reply in call.protocol.close(0.0)}
+    back = {reply.split(b".")[5] for reply in call.protocol.close(0.0).now}
     assert back == {b"2", b"3", b"4", b"5"}
     assert call.memory.counts.released == 2
 

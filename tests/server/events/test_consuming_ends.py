@@ -71,6 +71,8 @@ async def test_a_reject_whose_dead_letter_is_not_written_yet(keeper: Keeper, uni
 class Denying:
     """Rules by which nobody may have what the consumer chooses."""
 
+    principal = "p"
+
     def use_consumer(self, *_: str) -> None:
         """Let everybody attach."""
 

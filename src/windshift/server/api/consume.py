@@ -21,6 +21,7 @@ from windshift.server.events.consuming.commands import (
     Ack,
     Action,
     Command,
+    Limit,
     Ping,
     Reject,
     Subscribe,
@@ -95,16 +96,21 @@ class CallClient(CallStream):
         requests = await self._call.receive_many()
         return map(read_command, requests) if requests else None
 
-    def subscribed(self, processing_timeout: timedelta) -> None:
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
         """Send `Subscribed`."""
         response = EventsResponse()
         response.subscribed.processing_timeout.FromTimedelta(processing_timeout)
+        if linger is not None:
+            response.subscribed.linger.FromTimedelta(linger)
         self._call.send(response)
 
-    def deliver(self, delivery: Delivery) -> None:
+    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
         """Send `Event`."""
         self.delivered += 1
-        self._call.send(event_response(delivery))
+        response = event_response(delivery)
+        if token:
+            response.event.token = token
+        self._call.send(response)
 
     def confirm(self, confirmation: Confirmation) -> None:
         """Send the confirmation of a command."""
@@ -128,11 +134,25 @@ def read_command(request: EventsRequest) -> Command:
             return _reject(request.reject)
         case "ping":
             return Ping(_ids("ping.ids", request.ping.ids))
+        case "limit":
+            return Limit(request.limit.max_processing_events)
         case "subscribe":
-            subscribe = request.subscribe
-            return Subscribe(subscribe.stream, subscribe.consumer, subscribe.max_processing_events)
+            return _subscribe(request.subscribe)
         case _:
-            raise InvalidField("request", "set one of subscribe, ack, reject and ping")
+            raise InvalidField("request", "set one of subscribe, ack, reject, ping and limit")
+
+
+def _subscribe(subscribe: EventsRequest.Subscribe) -> Subscribe:
+    linger = None
+    if subscribe.HasField("linger"):
+        linger = timedelta(microseconds=duration_ns("subscribe.linger", subscribe.linger) // 1000)
+    return Subscribe(
+        subscribe.stream,
+        subscribe.consumer,
+        subscribe.max_processing_events,
+        subscribe.resume,
+        linger,
+    )
 
 
 def _reject(reject: EventsRequest.Reject) -> Reject:

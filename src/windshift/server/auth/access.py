@@ -67,6 +67,11 @@ class AuthorizedStream:
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
 
+    @property
+    def principal(self) -> str:
+        """Name of the caller's principal."""
+        return self.identity.principal.name
+
     def follow(self, check: Callable[[], None], end: Callable[[WindshiftError], None]) -> None:
         """Have the stream judged again whenever the rules change.
 

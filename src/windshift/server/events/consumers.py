@@ -33,6 +33,7 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
     WindshiftError,
 )
+from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER
 from windshift.server.events.positions import start_keys
@@ -213,7 +214,7 @@ class Consumers:
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
         stream = await self._stream(spec.stream, deadline)
-        config = new_config(name, spec, stream)
+        config = with_key(new_config(name, spec, stream))
         if caller is None or self._ownership is None:
             await self._tell(spec, config, stream, deadline)
             return

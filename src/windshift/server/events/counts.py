@@ -54,6 +54,8 @@ class Counts:
         terminated: the same, rejected for good.
         prolonged: pings that JetStream has stored.
         released: deliveries that went back because their call ended.
+        lingered: deliveries that are kept for a while for a client whose call was cut off.
+        resumed: deliveries that a client went on with in another call.
         failed: ids that JetStream did not answer for in time.
         invalid: ids that the client did not hold.
         holdings: what each client that is attached now holds.
@@ -68,11 +70,13 @@ class Counts:
         "failures",
         "holdings",
         "invalid",
+        "lingered",
         "prolonged",
         "published",
         "redelivered",
         "rejected",
         "released",
+        "resumed",
         "terminated",
     )
 
@@ -81,6 +85,7 @@ class Counts:
         self.failures = dict.fromkeys(PUBLISH_FAILURES, 0)
         self.delivered = self.redelivered = 0
         self.acknowledged = self.rejected = self.terminated = self.prolonged = 0
+        self.lingered = self.resumed = 0
         self.released = self.failed = self.invalid = 0
         self.holdings: set[Holding] = set()
         self._expired = 0

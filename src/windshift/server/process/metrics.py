@@ -182,6 +182,8 @@ def _settled(counts: Counts) -> Iterator[Point]:
     yield ("ping",), counts.prolonged
     yield ("expired",), counts.expired
     yield ("released",), counts.released
+    yield ("lingered",), counts.lingered
+    yield ("resumed",), counts.resumed
 
 
 def _reloads(watched: Sequence[Watched[Any]]) -> Iterator[Point]:

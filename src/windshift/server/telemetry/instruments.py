@@ -176,7 +176,8 @@ SETTLED: Final = Instrument(
     _C,
     "{event}",
     "How deliveries ended: ack, reject, terminate (rejected for good) and ping (prolonged), once "
-    "JetStream has stored it; expired (none of these in time); released (returned at the end of a call)",
+    "JetStream has stored it; expired (none of these in time); released (returned at the end of a call); "
+    "lingered (kept for a client whose call was cut off); resumed (of those, held by another call now)",
     ("kind",),
 )
 IN_FLIGHT: Final = Instrument(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -37,8 +37,13 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.consuming import protocol as p
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
-from windshift.server.events.consuming.consumer_state import ConsumerSnapshot, find_consumer
+from windshift.server.events.consuming.consumer_state import (
+    ConsumerSnapshot,
+    find_consumer,
+    with_tokens,
+)
 from windshift.server.events.consuming.ephemeral import keep_used, leave
+from windshift.server.events.consuming.handover import DeliveryName, new_number
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
 from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
 from windshift.server.events.consuming.redelivery import Settled
@@ -47,6 +52,7 @@ from windshift.server.events.consuming.settlement import PendingAck
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.timer import DeadlineTimer
+from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.store import UnreadableEntry
 from windshift.server.events.deliveries import read_delivery
@@ -120,8 +126,13 @@ class Subscription:
             self._gate.use_consumer(*consumer)
         deadline = asyncio.get_running_loop().time() + self._options.lookup_timeout.total_seconds()
         found = await find_consumer(self._broker.api, *consumer, size, deadline)
+        if command.linger is not None:
+            notes = self._broker.dead_letters.notes
+            found = await with_tokens(self._broker.api, notes, consumer, found, deadline)
         if self._ended is not None:
             raise self._ended
+        tokens = self._tokens(command, found)
+        resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
         used: Settled | None = None
         try:
             with self._memory(consumer, found) as memory:
@@ -129,13 +140,26 @@ class Subscription:
                 protocol.gate = self._gate
                 protocol.check()
                 used = memory.settled
+                linger = None
+                if command.linger is not None and tokens is not None:
+                    protocol.tokens = tokens
+                    linger = protocol.linger = command.linger
                 self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
-                self._client.subscribed(found.timeout)
+                self._client.subscribed(found.timeout, linger)
                 await keep_used(self._broker.api, consumer, found.state, deadline)
-                await self._attachment.run(commands)
+                await self._attachment.run(commands, resumed)
         finally:
             if used is not None:
                 await self._leave(consumer, found, used)
+
+    def _tokens(self, command: Subscribe, found: ConsumerSnapshot) -> Tokens | None:
+        """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
+        key = key_of(found.state.config)
+        if not key or (command.linger is None and not command.resume):
+            return None
+        consumer = ConsumerKey(command.stream, command.consumer)
+        principal = "" if self._gate is None else self._gate.principal
+        return Tokens(consumer, key, principal, self._broker.connection.server_id)
 
     async def _leave(self, consumer: ConsumerKey, found: ConsumerSnapshot, users: Settled) -> None:
         notes, kept = self._broker.dead_letters.notes, self._options.ephemeral_kept
@@ -244,11 +268,12 @@ class _Attachment:
         if broker.tracer is not None:
             protocol.spans = ConsumeSpans(broker.tracer, *self._consumer)
 
-    async def run(self, commands: Iterator[Command]) -> None:
+    async def run(self, commands: Iterator[Command], resumed: Sequence[Resumed] = ()) -> None:
         """Serve until the end, and release what the client had not settled then.
 
         Args:
             commands: what the client sent along with its subscription.
+            resumed: deliveries that it goes on with.
 
         Raises:
             Exception: what the call was ended with.
@@ -264,11 +289,13 @@ class _Attachment:
         counts.attach(self.protocol.window)
         self.protocol.begin(self._loop.time())
         deaf = (
+            self._shared.peers.join(self._consumer, self),
             notes.listen(REPLAY, *self._consumer, self._ring_feed),
             notes.listen(CONSUMER, *self._consumer, self._doubt),
             notes.listen(ELECTED, *self._consumer, self._elect),
         )
         try:
+            self._resume(resumed)
             self._start(self._read(commands))
             self._start(self._look_for_replays())
             await self._serve()
@@ -321,7 +348,9 @@ class _Attachment:
         try:
             await self._puller.close()
         finally:
-            replies = self.protocol.close(self._loop.time())
+            replies, later = self.protocol.close(self._loop.time())
+            for reply in later:
+                self._puller.tell(reply, self.protocol.lingering)
             if self._feed is not None:
                 replies = await self._feed.close(replies)
             for reply in replies:
@@ -351,11 +380,14 @@ class _Attachment:
         for confirmation in protocol.confirmations():
             client.confirm(confirmation)
         for delivery in protocol.deliverable(client.queued, now):
-            client.deliver(delivery)
+            if protocol.tokens is None:
+                client.deliver(delivery)
+            else:
+                client.deliver(delivery, protocol.token_of(delivery))
         queued = client.queued
         if not protocol.is_ending:
             protocol.read_so_far(queued, now)
-            if queued < FLOODED and not protocol.is_saturated:
+            if queued < FLOODED and not protocol.holds_back:
                 self._room.set()
             if self._feed is not None and protocol.has_room_for_replays:
                 self._feed.make_room()
@@ -419,18 +451,47 @@ class _Attachment:
         settled, self.protocol.settled_again = self.protocol.settled_again, []
         self._shared.peers.tell_settled(self._consumer, self.protocol.found.state.created, settled)
 
+    # --- Deliveries of earlier calls ----------------------------------------------------------------------
+
+    def _resume(self, resumed: Sequence[Resumed]) -> None:
+        """Go on with deliveries, and tell the calls that may have them."""
+        protocol = self.protocol
+        if not resumed:
+            return
+        protocol.resume(resumed, new_number(), self._loop.time())
+        self._act()
+        self._shared.peers.tell_taken(self._consumer, self.created, protocol.number, protocol.taken_over)
+
+    @property
+    def created(self) -> str:
+        """When the consumer was made."""
+        return self.protocol.found.state.created
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
+        """Let deliveries go that another call takes over; return the events that it is not to have."""
+        kept = self.protocol.taken(number, deliveries, self._loop.time())
+        self._wake.set()
+        return kept
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that this call was not to take over."""
+        self.protocol.objected(number, seqs)
+        self._wake.set()
+
     # --- The client's commands ----------------------------------------------------------------------------
 
     async def _read(self, commands: Iterator[Command]) -> None:
         batch: Iterator[Command] | None = commands
         protocol = self.protocol
         try:
+            if protocol.holds_back:
+                await self._make_room()
             while batch is not None:
                 for command in batch:
                     if protocol.is_ending:
                         return
                     protocol.command(command, self._loop.time())
-                    if protocol.is_saturated:
+                    if protocol.holds_back:
                         await self._make_room()
                 self._act()
                 if protocol.has_confirmation:
@@ -469,13 +530,19 @@ class _Attachment:
 
     def _recover(self) -> None:
         server, self._server = self._server, self._broker.connection.server_id
+        self._sign_for_broker()
         self.protocol.connected(self._loop.time(), is_same=server == self._server)
         self._recall_feed()
 
     def _move(self) -> None:
         self._server = self._broker.connection.server_id
+        self._sign_for_broker()
         self.protocol.moved(self._loop.time())
         self._recall_feed()
+
+    def _sign_for_broker(self) -> None:
+        if self.protocol.tokens is not None:
+            self.protocol.tokens.connected(self._server)
 
     def _elect(self) -> None:
         self.protocol.elected(self._loop.time())
@@ -656,6 +723,8 @@ class _Attachment:
     async def _keep(self, failure: Failure, deadline: float) -> p.Ending:
         """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
         gate, made_at = self.protocol.gate, self.protocol.made_at
+        if not await self._is_certain(failure.id.seq):
+            return p.Ending.OTHERWISE
         is_replicated = self.protocol.found.state.is_replicated
         if not is_replicated:
             await self._shared.peers.heard()
@@ -671,6 +740,14 @@ class _Attachment:
             buried = partial(gate.buried, failure.id.stream)
         keeping = self._shared.keep(failure, made_at, deadline, buried)
         return await (keeping if is_replicated else self._unless_lost(keeping))
+
+    async def _is_certain(self, seq: StreamSeq) -> bool:
+        """Whether the client still has an event that it went on with, after others had time to object."""
+        certain_at = self.protocol.certain_at(seq)
+        if certain_at <= self._loop.time():
+            return True
+        await asyncio.sleep(certain_at - self._loop.time())
+        return self.protocol.window.get(seq) is not None
 
     async def _unless_lost(self, keeping: Coroutine[Any, Any, p.Ending]) -> p.Ending:
         """Make a dead letter, unless there is no connection; give up on that when it ends.

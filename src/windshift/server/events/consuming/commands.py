@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 from enum import Enum
 from typing import NamedTuple, TypeAlias
 
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.names import consumer_name, stream_name
+from windshift.server.events.consuming.tokens import check_token
 from windshift.server.events.dead_letters.model import Cause
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.retries import RetryPolicy
@@ -18,6 +20,11 @@ MOST_PROCESSING_EVENTS = 10_000
 LONGEST_REASON = 1024
 LONGEST_ERROR_TYPE = 256
 
+MOST_RESUMED = 5_000
+"""Tokens in one subscription: so many fit into a request."""
+
+LONGEST_LINGER = timedelta(seconds=60)
+
 MOST_IDS = 10_000
 """Ids in one command."""
 
@@ -26,11 +33,16 @@ LONGEST_DELAY_NS = 1 << 62
 
 
 class Subscribe(NamedTuple):
-    """Attach this call to a consumer; see `check_subscribe`."""
+    """Attach this call to a consumer; see `check_subscribe`.
+
+    `resume` are tokens of deliveries that the client goes on with. `linger` is None if it wants no tokens.
+    """
 
     stream: str
     consumer: str
     max_processing_events: int
+    resume: Sequence[bytes] = ()
+    linger: timedelta | None = None
 
 
 class Ack(NamedTuple):
@@ -73,14 +85,21 @@ class Ping(NamedTuple):
     ids: Sequence[StreamSeq]
 
 
-Command: TypeAlias = Subscribe | Ack | Reject | Ping
+class Limit(NamedTuple):
+    """So many events may be unsettled from now on; 0 = deliver nothing more. See `check_limit`."""
+
+    max_processing_events: int
+
+
+Command: TypeAlias = Subscribe | Ack | Reject | Ping | Limit
 
 
 def check_subscribe(request: Subscribe) -> int:
     """Check a subscription, and return the size of its window.
 
     Raises:
-        InvalidField: a name is malformed, or the window is larger than allowed.
+        InvalidField: a name or token is malformed, the window is larger than allowed, more is resumed than it
+            has room for, or what is held would linger for longer than allowed.
     """
     stream_name("subscribe.stream", request.stream)
     consumer_name("subscribe.consumer", request.consumer)
@@ -88,7 +107,31 @@ def check_subscribe(request: Subscribe) -> int:
         raise InvalidField(
             "subscribe.max_processing_events", f"must be at most {MOST_PROCESSING_EVENTS}; 0 is the default"
         )
-    return request.max_processing_events or DEFAULT_PROCESSING_EVENTS
+    size = request.max_processing_events or DEFAULT_PROCESSING_EVENTS
+    most = min(size, MOST_RESUMED)
+    if len(request.resume) > most:
+        raise InvalidField(
+            "subscribe.resume", f"must be at most {most} tokens: max_processing_events, and {MOST_RESUMED}"
+        )
+    for token in request.resume:
+        check_token("subscribe.resume", token)
+    if request.linger is not None and not timedelta() <= request.linger <= LONGEST_LINGER:
+        longest = LONGEST_LINGER // timedelta(seconds=1)
+        raise InvalidField("subscribe.linger", f"must be from 0 to {longest} seconds")
+    return size
+
+
+def check_limit(request: Limit) -> int:
+    """Check a change of the window, and return its size.
+
+    Raises:
+        InvalidField: it is larger than allowed.
+    """
+    if request.max_processing_events > MOST_PROCESSING_EVENTS:
+        raise InvalidField(
+            "limit.max_processing_events", f"must be at most {MOST_PROCESSING_EVENTS}; 0 is none"
+        )
+    return request.max_processing_events
 
 
 def check_ids(field: str, count: int) -> None:

@@ -7,7 +7,8 @@ time.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from math import inf
 from typing import Final
@@ -19,8 +20,13 @@ from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
 from windshift.server.events.consuming.flow import LARGEST_LIMIT
+from windshift.server.events.consuming.tokens import key_of, with_key
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.retries import RetryPolicy, stored_policy
 from windshift.server.ownership.amounts import owner_of
+
+log = logging.getLogger(__name__)
 
 _PULL_EXPIRES_NS: Final = round(PullOptions().expires * 10**9)
 
@@ -74,6 +80,25 @@ async def find_consumer(
         raise ConsumerNotFound(consumer)
     refuse_limits(consumer, state.config, window)
     return ConsumerSnapshot(processing_timeout(consumer, state.config), stored_policy(state.config), state)
+
+
+async def with_tokens(
+    api: JetStream, notes: Notes, consumer: ConsumerKey, found: ConsumerSnapshot, deadline: float
+) -> ConsumerSnapshot:
+    """Give a consumer a key for tokens if it has none: another program or an older version made it.
+
+    Return it as it is then. Never fail: then it goes on without.
+    """
+    if key_of(found.state.config):
+        return found
+    try:
+        await api.update_consumer(*consumer, with_key(found.state.config), deadline)
+        notes.send(CONSUMER, *consumer)  # another server may have written another key at the same time
+        state = await api.consumer(*consumer, deadline)
+    except NatsError as error:
+        log.debug("a consumer has no key for tokens: %s", type(error).__name__)
+        return found
+    return found if state is None or state.created != found.state.created else replace(found, state=state)
 
 
 def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:

@@ -1,7 +1,8 @@
 """The deliveries that a call holds, and when to pull how many more. No I/O, no clock.
 
 One rule applies to everything here: what was pulled and has not arrived, plus what arrived and is not
-settled, never exceeds the window. So the broker can never deliver more than the client agreed to hold.
+settled, never exceeds the window. So the broker can never deliver more than the client agreed to hold. (A
+window that was made smaller has the size that it had for what was pulled before.)
 """
 
 from __future__ import annotations
@@ -100,6 +101,7 @@ class Window:
         on_expired: called with each delivery that is let go because its time is over.
 
     Attributes:
+        size: how many deliveries are pulled for, at most.
         expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
@@ -108,6 +110,7 @@ class Window:
     """
 
     __slots__ = (
+        "_capacity",
         "_held",
         "_is_ordered",
         "_on_expired",
@@ -120,7 +123,7 @@ class Window:
     )
 
     def __init__(self, size: int, timeout: float, on_expired: OnExpired = _ignore) -> None:
-        self.size = size
+        self.size = self._capacity = size
         self.requested = self.waiting = self.expired = 0
         self.due = inf
         self._held: dict[StreamSeq, InFlight] = {}
@@ -135,6 +138,15 @@ class Window:
         if lifetime < self.lifetime and self._held:
             self._is_ordered = False
         self.lifetime = lifetime
+
+    def resize(self, size: int) -> bool:
+        """Change the size; return whether more is on its way than it has room for.
+
+        What is on its way counts as an attempt already, so there still is room for that.
+        """
+        self.size = size
+        self._capacity = max(self._capacity, size)
+        return bool(self.requested) and len(self._held) + self.waiting + self.requested > size
 
     def __len__(self) -> int:
         return len(self._held)
@@ -165,8 +177,13 @@ class Window:
 
     @property
     def has_room(self) -> bool:
-        """Whether the client may hold one more delivery now."""
+        """Whether the client wants one more delivery now."""
         return len(self._held) < self.size
+
+    @property
+    def can_hold(self) -> bool:
+        """Whether the client may hold one more delivery that is here already."""
+        return len(self._held) < self._capacity
 
     def arrive(self) -> None:
         """Count a delivery that the broker sent: it is one less that was asked for."""
@@ -183,7 +200,7 @@ class Window:
         earlier = self._held.pop(seq, None)
         if earlier is not None:
             self._expire(seq, earlier)
-        elif len(self._held) >= self.size:
+        elif not self.can_hold:
             return None
         held = self._held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
         self.due = min(self.due, held.deadline)

@@ -40,12 +40,12 @@ class Client(Protocol):
         """
         ...
 
-    def subscribed(self, processing_timeout: timedelta) -> None:
-        """Tell the client that it is subscribed."""
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
+        """Tell the client that it is subscribed, and how long what it holds will linger; None: no tokens."""
         ...
 
-    def deliver(self, delivery: Delivery) -> None:
-        """Send a delivery."""
+    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
+        """Send a delivery, and the token by which another call may go on with it."""
         ...
 
     def confirm(self, confirmation: Confirmation) -> None:
@@ -55,6 +55,11 @@ class Client(Protocol):
 
 class Gate(Protocol):
     """What a client may consume. Each method raises `PermissionDenied` if it may not."""
+
+    @property
+    def principal(self) -> str:
+        """Who the client is."""
+        ...
 
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Check that the client may use this consumer, whatever its filters."""

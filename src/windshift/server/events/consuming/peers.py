@@ -6,19 +6,29 @@ a delivery that may be late asks the broker something first; the note arrives be
 without replicas that is killed forgets what it confirmed in its last moment: each server says what that was,
 once the broker is back.
 
+Beside that they hand deliveries over from call to call (`handover`).
+
 Notes may be lost, and decide nothing. How an event ends is decided by `DeadLetterStore.claim`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from struct import pack, unpack
 from typing import Final
 
+from windshift.server.events.consuming.handover import (
+    DeliveryName,
+    Holder,
+    read_objection,
+    read_taken,
+    write_objection,
+    write_taken,
+)
 from windshift.server.events.consuming.redelivery import SettledByConsumer
 from windshift.server.events.model import ConsumerKey, StreamSeq
-from windshift.server.events.notes import FORGETTABLE, SETTLED, Notes
+from windshift.server.events.notes import FORGETTABLE, OBJECTED, SETTLED, TAKEN, Notes
 
 _AT_ONCE: Final = 8_192
 """Ids in one note."""
@@ -42,11 +52,34 @@ class Peers:
         self._notes = notes
         self._settled = settled
         self._back_at = -HEARD_WITHIN
+        self._holders: dict[ConsumerKey, dict[object, Holder]] = {}
 
     def start(self) -> None:
         """Hear them from now on."""
         self._notes.read(SETTLED, self._hear_settled)
         self._notes.read(FORGETTABLE, self._hear_forgettable)
+        self._notes.read(TAKEN, self._hear_taken)
+        self._notes.read(OBJECTED, self._hear_objection)
+
+    def join(self, consumer: ConsumerKey, holder: Holder) -> Callable[[], None]:
+        """Tell a call what others take over and object to, until what is returned is called."""
+        holders, key = self._holders.setdefault(consumer, {}), object()
+        holders[key] = holder
+
+        def leave() -> None:
+            del holders[key]
+            if not holders:
+                self._holders.pop(consumer, None)
+
+        return leave
+
+    def tell_taken(
+        self, consumer: ConsumerKey, created: str, number: int, deliveries: list[DeliveryName]
+    ) -> None:
+        """Tell what a call goes on with."""
+        for start in range(0, len(deliveries), _AT_ONCE):
+            body = write_taken(number, deliveries[start : start + _AT_ONCE])
+            self._notes.send(TAKEN, *consumer, _of(created, body))
 
     def tell_settled(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq]) -> None:
         """Tell of events that may be on their way to others."""
@@ -74,17 +107,48 @@ class Peers:
     def _hear_forgettable(self, stream: str, consumer: str, body: bytes) -> None:
         self._settled.hear(ConsumerKey(stream, consumer), *read_settled(body), self._now())
 
+    def _hear_taken(self, stream: str, consumer: str, body: bytes) -> None:
+        created, about = _read_of(body)
+        key, (number, deliveries) = ConsumerKey(stream, consumer), read_taken(about)
+        lately = self._settled.lately(key, created)
+        objections = {each.seq for each in deliveries if lately(each.seq)}
+        for holder in self._holders_of(key, created):
+            objections.update(holder.taken(number, deliveries))
+        if objections:
+            self._notes.send(OBJECTED, *key, _of(created, write_objection(number, objections)))
+
+    def _hear_objection(self, stream: str, consumer: str, body: bytes) -> None:
+        created, about = _read_of(body)
+        number, seqs = read_objection(about)
+        for holder in self._holders_of(ConsumerKey(stream, consumer), created):
+            holder.objected(number, seqs)
+
+    def _holders_of(self, consumer: ConsumerKey, created: str) -> Iterator[Holder]:
+        for holder in list(self._holders.get(consumer, {}).values()):
+            if holder.created == created:
+                yield holder
+
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
 
 
+def _of(created: str, body: bytes) -> bytes:
+    """Write what a note says of a consumer that was made at `created`."""
+    return b"%b\n%b" % (created.encode(), body)
+
+
+def _read_of(body: bytes) -> tuple[str, bytes]:
+    created, _, about = body.partition(b"\n")
+    return created.decode(), about
+
+
 def write_settled(created: str, seqs: list[StreamSeq]) -> bytes:
     """Write ids of events of a consumer that was made at `created`."""
-    return b"%b\n%b" % (created.encode(), pack(f">{len(seqs)}Q", *seqs))
+    return _of(created, pack(f">{len(seqs)}Q", *seqs))
 
 
 def read_settled(body: bytes) -> tuple[str, list[StreamSeq]]:
     """Read what `write_settled` wrote; raise `ValueError` or `struct.error` for anything else."""
-    created, _, packed = body.partition(b"\n")
-    return created.decode(), list(map(StreamSeq, unpack(f">{len(packed) // 8}Q", packed)))
+    created, packed = _read_of(body)
+    return created, list(map(StreamSeq, unpack(f">{len(packed) // 8}Q", packed)))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import random
 import secrets
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import Enum
@@ -25,12 +25,14 @@ from typing import Final, NamedTuple, TypeAlias
 from windshift.nats import NoReply, Outcome
 from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import JsonObject
-from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, Ended, Notice, nak
+from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, Ended, Notice, nak
 from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
     ForbiddenByBroker,
+    ShuttingDown,
+    Unauthenticated,
     WindshiftError,
 )
 from windshift.server.events.consuming.commands import (
@@ -38,9 +40,11 @@ from windshift.server.events.consuming.commands import (
     Command,
     Decision,
     Disposition,
+    Limit,
     Ping,
     Reject,
     Subscribe,
+    check_limit,
     check_reject,
     decide,
 )
@@ -50,12 +54,14 @@ from windshift.server.events.consuming.consumer_state import (
     raised_limit,
 )
 from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Recency, Replay, Window
+from windshift.server.events.consuming.handover import CERTAIN_AFTER, OBJECTED_WITHIN, DeliveryName, name_of
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
 from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
+from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import BEGINNING, DeadLetterId, Failure
 from windshift.server.events.deliveries import Delivery, stored_at
@@ -70,6 +76,8 @@ LATEST: Final = 8 * 60.0
 It is shorter than `CLAIMED_FOR` by the time that a server may be asleep for."""
 CHECK_INTERVAL: Final = 4 * 60.0
 """Seconds between two looks whether somebody has claimed an event that is held for long."""
+LIMITED_WITHIN: Final = 2.0
+"""Seconds that commands wait, at most, until another size of the window applies."""
 _INSTANT: Final = 1e-6
 """Seconds by which what happens next is told from what happened at the same time."""
 _REMEMBERED: Final = 256
@@ -230,6 +238,13 @@ class _Waiting(NamedTuple):
     earliest: float
 
 
+class Released(NamedTuple):
+    """Reply subjects of deliveries that a call lets go at its end: now, or when they have lingered."""
+
+    now: list[bytes]
+    later: list[bytes]
+
+
 class ConsumeProtocol:
     """A client attached to a consumer.
 
@@ -248,6 +263,10 @@ class ConsumeProtocol:
         window: what the client holds.
         gate: what the client may consume; None = everything.
         spans: records deliveries and settlements, if anything is recorded.
+        tokens: writes tokens of what is delivered; None if the client wants none.
+        linger: how long the client's deliveries are kept for it when the call is cut off.
+        number: of the call as one that has taken deliveries over; 0 = it has not.
+        taken_over: what it took over, to be told to other calls.
         sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
         tells: reply subjects and what to send there, without an answer.
         settled_again: events that others may be about to hand out, though they are settled; to be told before
@@ -260,13 +279,19 @@ class ConsumeProtocol:
 
     gate: Gate | None = None
     spans: ConsumeSpans | None = None
+    tokens: Tokens | None = None
+    linger = timedelta()
+    number = 0
     failure: Exception | None = None
-    is_ending = _is_closed = False
+    is_ending = _is_closed = _is_cut_off = False
     _now = 0.0
+    _taken_over_at = -inf
+    _resumed_at = inf  # when objections to that have come, as a rule
     # Pulling
     _wants_inbox = True
     _wants_drain = _is_stalled = False
     _drain_at = inf
+    _limiting_until = -inf  # the window was made smaller, and more is on its way
     # What is known of the consumer: `Learn` ends being stale, `LookUp` the doubt
     _is_learning = _in_doubt = _is_looking_up = _is_deleted = False
 
@@ -308,6 +333,9 @@ class ConsumeProtocol:
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.settled_again: list[StreamSeq] = []
+        self.taken_over: list[DeliveryName] = []
+        self._resumed: dict[StreamSeq, InFlight] = {}
+        self._resuming: list[PendingAck] = []
         self.work: list[Work] = []
         self._is_stale = found.policy.dead_letters
 
@@ -331,8 +359,18 @@ class ConsumeProtocol:
                 self._acknowledge(Kind.PING, command.ids, PROGRESS, now)
             case Reject():
                 self._reject(command, now)
+            case Limit():
+                self._limit(check_limit(command), now)
             case Subscribe():
                 raise AlreadySubscribed
+
+    def _limit(self, size: int, now: float) -> None:
+        """Change the size of the window, and take back what was asked for beyond it."""
+        if size > self.window.size:
+            self.doubt()  # the consumer may refuse to be asked for so many
+        self._wants_drain |= self.window.resize(size)
+        if not self._has_handed_over:
+            self._limiting_until = now + LIMITED_WITHIN
 
     def _acknowledge(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
         for pending in self._settlements.command(kind, ids, payload, now):
@@ -435,9 +473,18 @@ class ConsumeProtocol:
         return self._settlements.has_confirmation
 
     @property
-    def is_saturated(self) -> bool:
-        """Whether so many commands wait for the broker that no more should be read."""
-        return self._settlements.saturated
+    def holds_back(self) -> bool:
+        """Whether no more commands should be read now.
+
+        Too many wait for the broker, or what they are about is not certain yet: the client goes on with
+        deliveries that others may object to, or has not got all of what was on its way when its window was
+        made smaller.
+        """
+        return self._settlements.saturated or self._is_limiting or bool(self._resuming)
+
+    @property
+    def _is_limiting(self) -> bool:
+        return self._limiting_until > -inf
 
     def confirmations(self) -> Iterator[Confirmation]:
         """Yield the confirmations that may leave now."""
@@ -479,11 +526,18 @@ class ConsumeProtocol:
 
     def read_so_far(self, queued: int, now: float) -> None:
         """Note how much the client leaves unread after it was handed what there was."""
+        if self._is_limiting and (now >= self._limiting_until or self._has_handed_over):
+            self._limiting_until = -inf
         if queued > STALLED and not self._is_stalled:
             self._is_stalled = True
             self._drain_at = now + self._stall_timeout
             self._pacer.stalled()
             self.work.append(AwaitReader())
+
+    @property
+    def _has_handed_over(self) -> bool:
+        """Whether the client has everything that arrived, and nothing is on its way beyond its window."""
+        return not (self._wants_drain or self._arrived or self._undecided or self._backlog or self._unsent)
 
     def reader_ready(self) -> None:
         """Note that the client reads again."""
@@ -696,7 +750,7 @@ class ConsumeProtocol:
 
     def _take_in(self, now: float) -> None:
         """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
-        while self._backlog and self.window.has_room:
+        while self._backlog and self.window.can_hold:
             waiting = self._backlog.popleft()
             if waiting.since + self._timeout > now:  # it is not with the broker again
                 self._hold(*waiting)
@@ -832,6 +886,105 @@ class ConsumeProtocol:
         """Note that a delivery will not be made again."""
         self._undecided.discard(reply)
 
+    # --- Deliveries of earlier calls ----------------------------------------------------------------------
+
+    def resume(self, resumed: Sequence[Resumed], number: int, now: float) -> None:
+        """Go on with deliveries of earlier calls, as far as they are not known to have ended.
+
+        Each is held for as long as a ping of it is not answered, so that its time begins anew.
+        """
+        self.number, self._taken_over_at, self._resumed_at = number, now, now + OBJECTED_WITHIN
+        for each in sorted(resumed, key=_latest_first):
+            if self.window.get(each.seq) is None and not self._has_ended(each, now):
+                self._take_over(each, now)
+
+    def _has_ended(self, each: Resumed, now: float) -> bool:
+        if self._settled.doubted and self._settled.knows(each.seq, now):
+            self.tells.append((each.reply, ACK))  # the broker has forgotten that it is settled
+        return (
+            self._settled.lately(each.seq)
+            or each.seq <= self.found.state.settled_to
+            or self.policy.is_beyond(each.attempt)
+        )
+
+    def _take_over(self, each: Resumed, now: float) -> None:
+        age = max(0.0, (self._unix_ns() - each.made_ns) / 1e9)
+        held = self.window.admit(each.seq, each.reply, each.attempt, now - age)
+        if held is None:
+            return
+        is_remembered = each.is_same_broker or self.found.state.is_replicated
+        held.earliest = now if is_remembered else -inf  # see `_is_forgotten`
+        held.checked = -inf  # it may have been given up on
+        held.deadline = now  # unless the broker answers
+        pending = self._settlements.prolong(each.seq, held, now)
+        self._resumed[each.seq] = held
+        self._resuming.append(pending)
+        self.sends.append(pending)
+        self.taken_over.append(name_of(each.reply))
+        self._counts.resumed += 1
+
+    def _end_resuming(self, now: float) -> None:
+        """Let the client settle what it goes on with: nobody has objected, and the broker has answered."""
+        if now >= self._resumed_at:
+            self._resumed_at = inf
+        if self._resumed_at == inf and all(pending.answered for pending in self._resuming):
+            self._resuming.clear()
+
+    def _is_resumed(self, seq: StreamSeq, held: InFlight | None) -> bool:
+        return held is not None and self._resumed.get(seq) is held
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName], now: float) -> list[StreamSeq]:
+        """Let deliveries go that another call takes over; return the events that it is not to have.
+
+        Of two calls that want a delivery at the same time the later one gets it.
+        """
+        if number == self.number:
+            return []
+        is_later = self.number > number and now < self._taken_over_at + CERTAIN_AFTER
+        kept = [each.seq for each in deliveries if not self._lets_go(each, is_later=is_later)]
+        coming = self._coming()
+        return kept + [each.seq for each in deliveries if coming.get(each.seq, 0) > each.attempt]
+
+    def _coming(self) -> dict[StreamSeq, int]:
+        """Return the deliveries that may reach the client, with their attempts."""
+        replies = {*self._undecided, *(delivery.reply for delivery in self._arrived)}
+        replies.update(each.delivery.reply for each in self._backlog)
+        named = [name_of(reply) for reply in replies if reply.startswith(b"$JS.ACK.")]  # others are replays
+        return {each.seq: each.attempt for each in named}
+
+    def _lets_go(self, delivery: DeliveryName, *, is_later: bool) -> bool:
+        """Let a delivery go if this call has it; false if somebody else is not to have it."""
+        held = self.window.get(delivery.seq)
+        if held is None or held.replay is not None:
+            return True
+        ours = name_of(held.reply)
+        if ours.attempt > delivery.attempt or (ours == delivery and (held.settling or is_later)):
+            return False
+        if ours == delivery or ours.attempt < delivery.attempt:
+            self.window.remove(delivery.seq, held)
+        return True
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that this call was not to take over."""
+        if number != self.number:
+            return
+        for seq in seqs:
+            held = self.window.get(seq)
+            if held is not None and self._is_resumed(seq, held):
+                self.window.remove(seq, held)
+
+    def certain_at(self, seq: StreamSeq) -> float:
+        """Return from when on nobody will object any more to this call's having an event."""
+        is_resumed = self._is_resumed(seq, self.window.get(seq))
+        return self._taken_over_at + CERTAIN_AFTER if is_resumed else -inf
+
+    def token_of(self, delivery: Delivery) -> bytes:
+        """Return the token of a delivery that the client is handed; empty = it has none."""
+        held = self.window.get(delivery.id)
+        if self.tokens is None or held is None or held.replay is not None:
+            return b""
+        return self.tokens.write(delivery.reply)
+
     # --- The consumer -------------------------------------------------------------------------------------
 
     def doubt(self, *, deleted: bool = False) -> None:
@@ -850,6 +1003,8 @@ class ConsumeProtocol:
             self._trusted_since = inf
             self._wants_inbox = True
         self.found = found
+        if self.tokens is not None:
+            self.tokens.use(key_of(found.state.config))
         self.window.set_timeout(self._timeout)
         limit = raised_limit(found.state)
         if limit is not None:
@@ -891,6 +1046,8 @@ class ConsumeProtocol:
     def begin(self, now: float) -> None:
         """Begin."""
         self._settled.recover(now, self._timeout)
+        if self.linger:  # what lingers of earlier calls takes places of the consumer
+            self._delayed.add(self._linger_ns, now)
 
     def lost(self, now: float) -> None:
         """Note that the connection ended: the broker may forget what was settled just now."""
@@ -967,13 +1124,15 @@ class ConsumeProtocol:
         if self._drain_at <= now:
             self._drain_at = inf
             self._wants_drain = self._wants_drain or self.window.requested > 0
-        if self._delayed.due <= now and self._delayed.look(now):
-            self.doubt()
+        if self._resuming:
+            self._end_resuming(now)
         if not self.is_ending:
-            self._ask()
+            self._ask(now)
             self._take_in(now)
 
-    def _ask(self) -> None:
+    def _ask(self, now: float) -> None:
+        if self._delayed.due <= now and self._delayed.look(now):
+            self.doubt()
         if self._in_doubt and not self._is_looking_up:
             self._in_doubt, self._is_looking_up = False, True
             self.work.append(LookUp())
@@ -984,7 +1143,10 @@ class ConsumeProtocol:
     @property
     def due(self) -> float:
         """When `advance` is to be called at the latest."""
-        return min(self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due)
+        due = min(self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due)
+        if self._is_limiting:
+            due = min(due, self._limiting_until)
+        return due if self._resumed_at == inf else min(due, self._resumed_at)
 
     def takes_inbox(self, now: float) -> bool:
         """Whether a fresh inbox is to be opened now, for the requests from now on."""
@@ -1031,21 +1193,49 @@ class ConsumeProtocol:
 
     def leave(self) -> None:
         """Ask for no more work: the call is over, however it ended."""
+        self._is_cut_off = not self.is_ending or _is_cut(self.failure)
         self.is_ending = self._is_closed = True
 
-    def close(self, now: float) -> list[bytes]:
-        """Return the reply subjects of all deliveries that somebody else should get at once."""
+    @property
+    def lingering(self) -> bytes:
+        """What has a delivery made again after it has lingered."""
+        return nak(self._linger_ns)
+
+    @property
+    def _linger_ns(self) -> int:
+        return self.linger // timedelta(microseconds=1) * 1000
+
+    def close(self, now: float) -> Released:
+        """Return what is released. What the client was handed lingers if the call was cut off."""
         self._pacer.leave()
         released = [each for each in self._settlements.release() if not self._is_forgotten(each[1])]
-        self._counts.released += len(released)
         for seq, held in released:
             self._failures.failed(seq, held, now)
-        return [
+        later: list[bytes] = []
+        if self._is_cut_off and self.lingering != NAK:
+            unsent = {delivery.reply for delivery, _ in self._unsent}
+            later = [held.reply for _, held in released if held.replay is None and held.reply not in unsent]
+        lingering = set(later)
+        self._counts.released += len(released) - len(later)
+        self._counts.lingered += len(later)
+        at_once = [
             *(delivery.reply for delivery in self._arrived),
             *(waiting.delivery.reply for waiting in self._backlog),
             *self._undecided,
-            *(held.reply for _, held in released),
+            *(held.reply for _, held in released if held.reply not in lingering),
         ]
+        return Released(at_once, later)
+
+
+def _is_cut(failure: Exception | None) -> bool:
+    """Whether a client whose call ended with this will make another one, and go on."""
+    if isinstance(failure, WindshiftError):
+        return isinstance(failure, (ShuttingDown, Unauthenticated))
+    return failure is not None
+
+
+def _latest_first(resumed: Resumed) -> int:
+    return -resumed.attempt
 
 
 PROLONG_SHARE: Final = 3

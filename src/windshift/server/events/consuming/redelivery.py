@@ -133,6 +133,11 @@ class SettledByConsumer:
         if not settled.users:
             self._unused[key] = now
 
+    def lately(self, consumer: ConsumerKey, created: str) -> Callable[[StreamSeq], bool]:
+        """Return what says whether an event of a consumer was settled recently."""
+        settled = self._known.get((consumer, created))
+        return (lambda _: False) if settled is None else settled.lately
+
     def lose(self) -> None:
         """Note that the connection ended, for all consumers."""
         for settled in self._known.values():

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from enum import Enum
 from math import inf
 
-from windshift.nats.jetstream.pulling import TERMINATE
+from windshift.nats.jetstream.pulling import PROGRESS, TERMINATE
 from windshift.server.events.consuming.flow import InFlight, Window
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.model import StreamSeq
@@ -250,6 +250,16 @@ class Settlements:
         if pending.settles:
             held.settling = True
             self._settling[seq] = pending
+        return pending
+
+    def prolong(self, seq: StreamSeq, held: InFlight, now: float) -> PendingAck:
+        """Return a ping that no client has sent: until it is answered the delivery is held."""
+        confirmation = Confirmation(Kind.PING, now + self._confirm_timeout)
+        confirmation.wait()
+        pending = PendingAck(seq, held, PROGRESS, confirmation, now)
+        held.unanswered += 1
+        self._pending.append(pending)
+        self._due = min(self._due, confirmation.expires)
         return pending
 
     # --- Answers ------------------------------------------------------------------------------------------

@@ -205,7 +205,7 @@ class PublishEventResponse(_message.Message):
     def __init__(self, id: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
 
 class EventsRequest(_message.Message):
-    __slots__ = ("subscribe", "ack", "reject", "ping")
+    __slots__ = ("subscribe", "ack", "reject", "ping", "limit")
     class RejectAction(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         REJECT_ACTION_UNSPECIFIED: _ClassVar[EventsRequest.RejectAction]
@@ -217,14 +217,18 @@ class EventsRequest(_message.Message):
     REJECT_ACTION_DEAD_LETTER: EventsRequest.RejectAction
     REJECT_ACTION_DROP: EventsRequest.RejectAction
     class Subscribe(_message.Message):
-        __slots__ = ("stream", "consumer", "max_processing_events")
+        __slots__ = ("stream", "consumer", "max_processing_events", "resume", "linger")
         STREAM_FIELD_NUMBER: _ClassVar[int]
         CONSUMER_FIELD_NUMBER: _ClassVar[int]
         MAX_PROCESSING_EVENTS_FIELD_NUMBER: _ClassVar[int]
+        RESUME_FIELD_NUMBER: _ClassVar[int]
+        LINGER_FIELD_NUMBER: _ClassVar[int]
         stream: str
         consumer: str
         max_processing_events: int
-        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ...) -> None: ...
+        resume: _containers.RepeatedScalarFieldContainer[bytes]
+        linger: _duration_pb2.Duration
+        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ..., resume: _Optional[_Iterable[bytes]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
     class Ack(_message.Message):
         __slots__ = ("ids",)
         IDS_FIELD_NUMBER: _ClassVar[int]
@@ -250,23 +254,32 @@ class EventsRequest(_message.Message):
         IDS_FIELD_NUMBER: _ClassVar[int]
         ids: _containers.RepeatedScalarFieldContainer[int]
         def __init__(self, ids: _Optional[_Iterable[int]] = ...) -> None: ...
+    class Limit(_message.Message):
+        __slots__ = ("max_processing_events",)
+        MAX_PROCESSING_EVENTS_FIELD_NUMBER: _ClassVar[int]
+        max_processing_events: int
+        def __init__(self, max_processing_events: _Optional[int] = ...) -> None: ...
     SUBSCRIBE_FIELD_NUMBER: _ClassVar[int]
     ACK_FIELD_NUMBER: _ClassVar[int]
     REJECT_FIELD_NUMBER: _ClassVar[int]
     PING_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
     subscribe: EventsRequest.Subscribe
     ack: EventsRequest.Ack
     reject: EventsRequest.Reject
     ping: EventsRequest.Ping
-    def __init__(self, subscribe: _Optional[_Union[EventsRequest.Subscribe, _Mapping]] = ..., ack: _Optional[_Union[EventsRequest.Ack, _Mapping]] = ..., reject: _Optional[_Union[EventsRequest.Reject, _Mapping]] = ..., ping: _Optional[_Union[EventsRequest.Ping, _Mapping]] = ...) -> None: ...
+    limit: EventsRequest.Limit
+    def __init__(self, subscribe: _Optional[_Union[EventsRequest.Subscribe, _Mapping]] = ..., ack: _Optional[_Union[EventsRequest.Ack, _Mapping]] = ..., reject: _Optional[_Union[EventsRequest.Reject, _Mapping]] = ..., ping: _Optional[_Union[EventsRequest.Ping, _Mapping]] = ..., limit: _Optional[_Union[EventsRequest.Limit, _Mapping]] = ...) -> None: ...
 
 class EventsResponse(_message.Message):
     __slots__ = ("event", "subscribed", "ack_confirmation", "reject_confirmation", "ping_confirmation")
     class Subscribed(_message.Message):
-        __slots__ = ("processing_timeout",)
+        __slots__ = ("processing_timeout", "linger")
         PROCESSING_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+        LINGER_FIELD_NUMBER: _ClassVar[int]
         processing_timeout: _duration_pb2.Duration
-        def __init__(self, processing_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+        linger: _duration_pb2.Duration
+        def __init__(self, processing_timeout: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
     class AckConfirmation(_message.Message):
         __slots__ = ("ids", "invalid_ids", "temporary_failed_ids")
         IDS_FIELD_NUMBER: _ClassVar[int]
@@ -307,18 +320,20 @@ class EventsResponse(_message.Message):
     def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., subscribed: _Optional[_Union[EventsResponse.Subscribed, _Mapping]] = ..., ack_confirmation: _Optional[_Union[EventsResponse.AckConfirmation, _Mapping]] = ..., reject_confirmation: _Optional[_Union[EventsResponse.RejectConfirmation, _Mapping]] = ..., ping_confirmation: _Optional[_Union[EventsResponse.PingConfirmation, _Mapping]] = ...) -> None: ...
 
 class Event(_message.Message):
-    __slots__ = ("id", "subject", "headers", "data", "delivery_attempt")
+    __slots__ = ("id", "subject", "headers", "data", "delivery_attempt", "token")
     ID_FIELD_NUMBER: _ClassVar[int]
     SUBJECT_FIELD_NUMBER: _ClassVar[int]
     HEADERS_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     DELIVERY_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     id: int
     subject: str
     headers: Headers
     data: _any_pb2.Any
     delivery_attempt: int
-    def __init__(self, id: _Optional[int] = ..., subject: _Optional[str] = ..., headers: _Optional[_Union[Headers, _Mapping]] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., delivery_attempt: _Optional[int] = ...) -> None: ...
+    token: bytes
+    def __init__(self, id: _Optional[int] = ..., subject: _Optional[str] = ..., headers: _Optional[_Union[Headers, _Mapping]] = ..., data: _Optional[_Union[_any_pb2.Any, _Mapping]] = ..., delivery_attempt: _Optional[int] = ..., token: _Optional[bytes] = ...) -> None: ...
 
 class Headers(_message.Message):
     __slots__ = ("timestamp", "idempotency_key", "trace_parent", "trace_state")

@@ -1,0 +1,88 @@
+"""Handing deliveries over from call to call, when a client goes on with them elsewhere: what servers say.
+
+The call that takes a delivery over says so; a call of the same consumer that has this delivery lets it go.
+Whoever knows better objects: it has a later delivery of the event, has settled it, or is settling it. Then
+the call that wanted it lets it go. Notes may be lost: what somebody else holds nevertheless ends as events in
+doubt do (`DeadLetterStore.claim`).
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterable
+from struct import Struct
+from typing import Final, NamedTuple, Protocol
+
+from windshift.nats.jetstream.pulling import split_ack_subject
+from windshift.server.events.model import StreamSeq
+
+OBJECTED_WITHIN: Final = 0.1
+"""Seconds that objections may take before a client's commands are carried out. There is no hurry: its
+deliveries are prolonged."""
+CERTAIN_AFTER: Final = 1.0
+"""Seconds that objections may take before a client may give up on an event that it went on with."""
+
+_NUMBER: Final = Struct(">Q")
+_DELIVERY: Final = Struct(">3Q")
+
+
+class DeliveryName(NamedTuple):
+    """What tells one delivery of a consumer from all others: the broker counts deliveries in `sequence`."""
+
+    seq: StreamSeq
+    attempt: int
+    sequence: int
+
+
+class Holder(Protocol):
+    """A call that may hold deliveries of a consumer."""
+
+    @property
+    def created(self) -> str:
+        """When the consumer was made."""
+        ...
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
+        """Let deliveries go that the call of this number takes over, and return the events for which not."""
+        ...
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that the call of this number was not to have."""
+        ...
+
+
+def new_number() -> int:
+    """Return a number for a call that takes deliveries over. Later ones are higher, if clocks agree."""
+    return time.time_ns() >> 16 << 16 | secrets.randbits(16)
+
+
+def name_of(reply: bytes) -> DeliveryName:
+    """Return the name of a delivery, by its reply subject."""
+    attempt, seq, sequence, *_ = split_ack_subject(reply)
+    return DeliveryName(StreamSeq(int(seq)), int(attempt), int(sequence))
+
+
+def write_taken(number: int, deliveries: Iterable[DeliveryName]) -> bytes:
+    """Write the number of a call, and what it takes over."""
+    return _NUMBER.pack(number) + b"".join(_DELIVERY.pack(*each) for each in deliveries)
+
+
+def read_taken(body: bytes) -> tuple[int, list[DeliveryName]]:
+    """Read what `write_taken` wrote; raise `struct.error` for anything else."""
+    (number,) = _NUMBER.unpack_from(body)
+    return number, [
+        DeliveryName(StreamSeq(seq), attempt, sequence)
+        for seq, attempt, sequence in _DELIVERY.iter_unpack(body[_NUMBER.size :])
+    ]
+
+
+def write_objection(number: int, seqs: Iterable[StreamSeq]) -> bytes:
+    """Write the number of a call, and the events that it is not to have."""
+    return _NUMBER.pack(number) + b"".join(map(_NUMBER.pack, seqs))
+
+
+def read_objection(body: bytes) -> tuple[int, list[StreamSeq]]:
+    """Read what `write_objection` wrote; raise `struct.error` for anything else."""
+    (number,) = _NUMBER.unpack_from(body)
+    return number, [StreamSeq(seq) for (seq,) in _NUMBER.iter_unpack(body[_NUMBER.size :])]

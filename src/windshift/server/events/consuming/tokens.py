@@ -1,0 +1,132 @@
+"""Tokens, by which a client goes on with deliveries of an earlier call. No I/O.
+
+A token says which delivery it is and under which nats-server it was made, and is authenticated by a key that
+only servers know. The key lies in the consumer's metadata, so all servers have the same one and no operator
+has to hand it out; who can read it there can settle the consumer's deliveries anyway. With the consumer its
+tokens end.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from hashlib import blake2b
+from hmac import compare_digest
+from struct import Struct
+from time import time_ns
+from typing import Final, NamedTuple
+
+from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.jetstream.pulling import split_ack_subject
+from windshift.server.domain.errors import InvalidField
+from windshift.server.events.model import ConsumerKey, StreamSeq
+
+KEY: Final = "windshift.token_key"
+"""Where the key lies in the ``metadata`` of a consumer's configuration, in hexadecimal digits."""
+
+_KEY_SIZE: Final = 16
+_MAC_SIZE: Final = 16
+_FACTS: Final = Struct(">Q4s")  # when it was made, in nanoseconds since 1970, and under which nats-server
+_SHORTEST: Final = _MAC_SIZE + _FACTS.size + 1
+_LONGEST: Final = 1024
+
+
+class Resumed(NamedTuple):
+    """A delivery that a client goes on with.
+
+    Attributes:
+        seq: the event.
+        attempt: which attempt it is.
+        reply: the subject that takes its acknowledgements.
+        made_ns: when the client was handed it, in nanoseconds since 1970, by the clock of that server.
+        is_same_broker: whether the process is known to be the same that the server which wrote the token was
+            connected to: that has forgotten nothing.
+    """
+
+    seq: StreamSeq
+    attempt: int
+    reply: bytes
+    made_ns: int
+    is_same_broker: bool
+
+
+def with_key(config: JsonObject) -> JsonObject:
+    """Return the configuration of a consumer with a new key: earlier tokens are worth nothing then."""
+    key = secrets.token_hex(_KEY_SIZE)
+    return config | {"metadata": (config.get("metadata") or {}) | {KEY: key}}
+
+
+def key_of(config: JsonObject) -> bytes:
+    """Return the key in the configuration of a consumer; empty if there is none."""
+    try:
+        key = bytes.fromhex((config.get("metadata") or {}).get(KEY, ""))
+    except ValueError:
+        return b""
+    return key if len(key) == _KEY_SIZE else b""
+
+
+def check_token(field: str, token: bytes) -> None:
+    """Check that something may be a token.
+
+    Raises:
+        InvalidField: no server wrote it.
+    """
+    if not _SHORTEST <= len(token) <= _LONGEST:
+        raise InvalidField(field, "holds what is no token; use `Event.token` as it is")
+
+
+class Tokens:
+    """Writes and reads the tokens of one principal for one consumer.
+
+    Args:
+        consumer: what names the consumer.
+        key: the consumer's, not empty.
+        principal: who calls; empty where there are no rules.
+        broker: names the nats-server process that this server is connected to.
+        unix_ns: the wall clock, in nanoseconds since 1970.
+    """
+
+    __slots__ = ("_broker", "_key", "_prefix", "_principal", "_unix_ns")
+
+    def __init__(
+        self,
+        consumer: ConsumerKey,
+        key: bytes,
+        principal: str,
+        broker: str,
+        unix_ns: Callable[[], int] = time_ns,
+    ) -> None:
+        self._prefix = "$JS.ACK.{}.{}.".format(*consumer).encode()
+        self._principal = principal.encode()
+        self._unix_ns = unix_ns
+        self.use(key)
+        self.connected(broker)
+
+    def use(self, key: bytes) -> None:
+        """Use this key from now on; an empty one changes nothing."""
+        if key:
+            self._key = blake2b(self._principal, key=key, digest_size=32).digest()
+
+    def connected(self, broker: str) -> None:
+        """Note to which nats-server process this server is connected now."""
+        self._broker = blake2b(broker.encode(), digest_size=4).digest()
+
+    def write(self, reply: bytes) -> bytes:
+        """Write the token of a delivery, by its reply subject."""
+        text = _FACTS.pack(self._unix_ns(), self._broker) + reply.removeprefix(self._prefix)
+        return self._mac(text) + text
+
+    def read(self, token: bytes) -> Resumed | None:
+        """Read a token; None if it was not written for this principal and this consumer, as it is now."""
+        text = token[_MAC_SIZE:]
+        if not compare_digest(self._mac(text), token[:_MAC_SIZE]):
+            return None
+        made_ns, broker = _FACTS.unpack_from(text)
+        reply = text[_FACTS.size :]
+        if not reply.startswith(b"$"):
+            reply = self._prefix + reply
+        attempt, seq, *_ = split_ack_subject(reply)
+        return Resumed(StreamSeq(int(seq)), int(attempt), reply, made_ns, broker == self._broker)
+
+    def _mac(self, text: bytes) -> bytes:
+        return blake2b(text, key=self._key, digest_size=_MAC_SIZE).digest()
