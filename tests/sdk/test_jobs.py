@@ -131,3 +131,59 @@ def test_leases_are_prolonged_up_to_the_longest() -> None:
     assert jobs.leases(1, 30.0, 10.0, 30.0) == ([waiting], [running])
     assert jobs.leases(1, 40.0, 10.0, 30.0) == ([waiting], [])
     assert running.expired
+
+
+# Tokens
+
+
+def held(jobs: Jobs, event_id: int = 1, call: int = 1, *, is_started: bool = True) -> Job:
+    """Deliver an event with a token."""
+    job, _ = jobs.deliver(events.Event(id=event_id, subject="a.x", token=b"t%d" % event_id), call, 0.0)
+    job.started = is_started
+    return job
+
+
+def test_a_call_goes_on_with_jobs() -> None:
+    """Those that run first, then those that wait; none is over."""
+    jobs = Jobs()
+    waits, runs = held(jobs, 1, is_started=False), held(jobs, 2)
+    assert jobs.resumable(10) == []
+    assert jobs.call_ended(1, 1.0) == []
+    assert jobs.resumable(10) == [runs, waits]
+    assert jobs.resumable(1) == [runs]
+    assert jobs.resume([runs, waits], 2, 2.0) == []
+    assert (runs.call, runs.resumed, runs.pinged, waits.call) == (2, 2, 2.0, 2)
+    assert jobs.not_resumed() == []
+
+
+def test_verdicts_of_jobs_that_a_call_goes_on_with() -> None:
+    """They are said; a retry that was said before is not, since it may have been heard."""
+    jobs = Jobs()
+    acked, buried, retried, unsaid = (held(jobs, number) for number in range(1, 5))
+    for job, verdict in ((acked, ACK), (buried, GIVEN_UP), (retried, RETRY), (unsaid, RETRY)):
+        job.verdict = verdict
+        job.said = 0 if job is unsaid else 1
+    assert jobs.call_ended(1, 1.0) == [retried]
+    assert jobs.resume(jobs.resumable(10), 2, 2.0) == [acked, buried, unsaid]
+    assert (acked.doubted, buried.doubted) == (True, False)
+
+
+def test_a_server_that_knows_no_tokens() -> None:
+    """What did not begin and what is to be tried again are over, and the rest waits for its event."""
+    jobs = Jobs()
+    waits, runs, retried = held(jobs, 1, is_started=False), held(jobs, 2), held(jobs, 3)
+    retried.verdict = RETRY
+    jobs.call_ended(1, 1.0)
+    assert jobs.not_resumed() == [waits, retried]
+    assert jobs.get(2) is runs
+
+
+def test_an_event_that_comes_again_has_another_token() -> None:
+    """The job goes on with the later delivery."""
+    jobs = Jobs()
+    job = held(jobs)
+    jobs.call_ended(1, 1.0)
+    jobs.resume([job], 2, 2.0)
+    again = events.Event(id=1, subject="a.x", token=b"later")
+    assert jobs.deliver(again, 2, 3.0) == (job, Arrival.ADOPTED)
+    assert (job.token, job.resumed) == (b"later", 0)

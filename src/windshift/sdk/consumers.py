@@ -18,7 +18,7 @@ from .errors import DeadlineExceeded
 from .names import Names
 from .pointers import END, Position
 from .retry import Repeat
-from .runtime.subscription import Handler, Subscription, consume, finish
+from .runtime.subscription import LINGER, Handler, Subscription, consume, finish
 from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment, seconds, timestamp
 
@@ -140,6 +140,7 @@ class Consumer:
         concurrency: int = 1,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery[T]]]: ...
 
     @overload
@@ -149,6 +150,7 @@ class Consumer:
         concurrency: int = 1,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
     ) -> AbstractAsyncContextManager[AsyncIterator[Delivery[Any]]]: ...
 
     @asynccontextmanager
@@ -159,6 +161,7 @@ class Consumer:
         concurrency: int = 1,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
     ) -> AsyncIterator[AsyncIterator[Delivery[Any]]]:
         """Iterate over deliveries, until the block is left: `async with ... as deliveries`.
 
@@ -170,6 +173,8 @@ class Consumer:
             concurrency: deliveries that are handed out and not settled, at most.
             prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
             max_lease: how long the lease of a delivery is prolonged.
+            linger: how long what is held is kept for this process when its call breaks, at most 60 seconds;
+                others get it so much later when the process dies.
 
         Raises:
             WindshiftError: from the iteration, an error that another call would meet too.
@@ -183,6 +188,7 @@ class Consumer:
             concurrency=concurrency,
             prefetch=prefetch,
             max_lease=seconds(max_lease),
+            linger=seconds(linger),
         )
         running = asyncio.ensure_future(subscription.run())
         try:
@@ -198,6 +204,7 @@ class Consumer:
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
         grace: Seconds = 30.0,
     ) -> None:
         """Handle events until the task is cancelled. Then what is held is finished, and settled in one write.
@@ -213,12 +220,14 @@ class Consumer:
             prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
             max_lease: how long the lease of a delivery is prolonged. Then its handler is cancelled and the
                 event rejected; a thread cannot be cancelled, so its event goes to others.
+            linger: how long what is held is kept for this process when its call breaks, at most 60 seconds;
+                others get it so much later when the process dies.
             grace: after a cancellation, how long handlers may take to finish before they are cancelled.
 
         Raises:
             WindshiftError: an error that another call would meet too.
         """
-        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease)
+        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease, linger)
         await consume(subscription, seconds(grace))
 
     @asynccontextmanager
@@ -230,6 +239,7 @@ class Consumer:
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
         grace: Seconds = 30.0,
     ) -> AsyncIterator[None]:
         """Handle events beside the block; leaving it is like cancelling `run`, whose arguments it takes.
@@ -237,7 +247,7 @@ class Consumer:
         Raises:
             WindshiftError: at the end of the block, an error that another call would have met too.
         """
-        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease)
+        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease, linger)
         running = asyncio.ensure_future(subscription.run())
         try:
             yield
@@ -254,6 +264,7 @@ class Consumer:
         concurrency: int,
         prefetch: int | None,
         max_lease: Seconds,
+        linger: Seconds,
     ) -> Subscription:
         return Subscription(
             self._caller,
@@ -264,6 +275,7 @@ class Consumer:
             concurrency=concurrency,
             prefetch=prefetch,
             max_lease=seconds(max_lease),
+            linger=seconds(linger),
         )
 
     async def idle(self, timeout: Seconds = 10.0) -> None:

@@ -18,6 +18,7 @@ from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import END, Position
 from windshift.sdk.publishing import MADE, PublishReceipt
+from windshift.sdk.runtime.subscription import LINGER
 from windshift.sdk.settings import Tls
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
 from windshift.sdk.stores import Entry, Revision, StoreInfo
@@ -309,10 +310,16 @@ class Consumer:
         concurrency: int = 1,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
     ) -> AbstractContextManager[Iterator[Delivery[T]]]: ...
     @overload
     def subscribe(
-        self, *, concurrency: int = 1, prefetch: int | None = None, max_lease: Seconds = 900.0
+        self,
+        *,
+        concurrency: int = 1,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
     ) -> AbstractContextManager[Iterator[Delivery[Any]]]: ...
     def run(
         self,
@@ -322,6 +329,7 @@ class Consumer:
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
         grace: Seconds = 30.0,
     ) -> None:
         """Handle events until the task is cancelled. Then what is held is finished, and settled in one write."""
@@ -333,6 +341,7 @@ class Consumer:
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: Seconds = 900.0,
+        linger: Seconds = LINGER,
         grace: Seconds = 30.0,
     ) -> AbstractContextManager[None]:
         """Handle events beside the block; leaving it is like cancelling `run`, whose arguments it takes."""

@@ -1,13 +1,14 @@
 """What a subscription knows of the events that it was given, without I/O.
 
-A job is the handling of one event by this process. It outlives the call that delivered the event: when the
-event comes again, the job that still runs goes on with it, or what it decided is said again.
+A job is the handling of one event by this process. It outlives the call that delivered the event: the next
+call goes on with it, by its token. If it cannot and the event comes again, the job that still runs goes on
+with that, or what it decided is said again.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -29,6 +30,9 @@ class Job:
         started: whether it was handed to a handler.
         verdict: what the handler decided.
         said: number of the call on which that was said and is not answered; 0 = none.
+        token: lets another call go on with it; empty = it has none.
+        resumed: number of the call that goes on with it by its token; 0 = none.
+        doubted: whether its ack was said on a call that ended before the answer.
         tries: settlements that failed for now.
         expired: its handler took longer than `max_lease`.
     """
@@ -40,6 +44,9 @@ class Job:
     started: bool = False
     verdict: Verdict | None = None
     said: int = 0
+    token: bytes = b""
+    resumed: int = 0
+    doubted: bool = False
     tries: int = 0
     expired: bool = False
 
@@ -108,9 +115,9 @@ class Jobs:
         """Take an event that was delivered on a call."""
         job = self._table.get(event.id)
         if job is not None and job.identity == _identity(event) and not _retried(job):
-            job.call, job.pinged = call, now
+            job.call, job.pinged, job.token, job.resumed = call, now, event.token, 0
             return job, Arrival.ADOPTED if job.verdict is None else Arrival.DECIDED
-        job = self._table[event.id] = Job(event, call, now, now)
+        job = self._table[event.id] = Job(event, call, now, now, token=event.token)
         acked = self._acked.get(event.id)
         if (
             acked is not None
@@ -142,14 +149,44 @@ class Jobs:
             del self._table[job.id]
 
     def call_ended(self, call: int, now: float) -> list[Job]:
-        """Note that a call released what it held; return the jobs that are over, because of it."""
+        """Note that a call has ended; return the jobs that are over, because it released what it held.
+
+        What has a token is kept for the next call. But a retry that was said and not answered may have been
+        heard: to say it again could hit the next attempt.
+        """
         over: list[Job] = []
         for job in list(self._table.values()):
             if job.call == call:
+                was_said = job.said > 0
                 job.call, job.said, job.pinged = 0, 0, now
-                if not job.started or _retried(job):
+                job.doubted = job.doubted or (was_said and job.verdict is ACK)
+                is_kept = bool(job.token) and not (was_said and _retried(job))
+                if not is_kept and (not job.started or _retried(job)):
                     del self._table[job.id]
                     over.append(job)
+        return over
+
+    def resumable(self, most: int) -> list[Job]:
+        """Return the jobs that another call may go on with by their tokens, those that run first."""
+        waiting = (job for job in self._table.values() if not job.call and job.token)
+        return sorted(waiting, key=lambda job: not job.started)[:most]
+
+    def resume(self, jobs: Iterable[Job], call: int, now: float) -> list[Job]:
+        """Go on with jobs on a call; return those whose verdicts are to be said."""
+        decided: list[Job] = []
+        for job in jobs:
+            if self.current(job) and not job.call:
+                job.call = job.resumed = call
+                job.pinged = now
+                if job.verdict is not None:
+                    decided.append(job)
+        return decided
+
+    def not_resumed(self) -> list[Job]:
+        """Forget, and return, what no call goes on with, and what would be a new attempt if it came again."""
+        over = [job for job in self._table.values() if not job.call and (not job.started or _retried(job))]
+        for job in over:
+            del self._table[job.id]
         return over
 
     def forget(self, before: float) -> list[Job]:

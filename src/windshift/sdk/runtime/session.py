@@ -16,6 +16,8 @@ from .jobs import Arrival, Job, Jobs
 Request = events.EventsRequest
 Response = events.EventsResponse
 
+_MOST_RESUMED = 5_000  # tokens that a server takes
+
 _ACTIONS = {
     Outcome.RETRY: Request.REJECT_ACTION_RETRY,
     Outcome.DEAD_LETTER: Request.REJECT_ACTION_DEAD_LETTER,
@@ -32,6 +34,9 @@ class SessionOwner(Protocol):
     def withholding(self) -> bool:
         """Whether verdicts are kept back, because each would make room for another delivery."""
 
+    def subscribed(self) -> None:
+        """Note that the server answered."""
+
     def arrived(self, job: Job) -> None:
         """Take a job that is to be started."""
 
@@ -44,6 +49,9 @@ class SessionOwner(Protocol):
     def settled(self, job: Job, *, lost: bool) -> None:
         """Note that a verdict is stored, or that somebody else has the event."""
 
+    def released(self, jobs: list[Job]) -> None:
+        """Note that events were released, so that their jobs are over."""
+
     def lost(self, job: Job) -> None:
         """Note that the lease of a job that runs is over."""
 
@@ -54,6 +62,8 @@ class Session:
     Attributes:
         number: its number, from 1.
         subscribed: whether the server answered.
+        limits: whether it lets a call change its window, and go on with deliveries of another.
+        quiet: set when nothing more will be delivered.
         timeout: seconds of a lease.
     """
 
@@ -66,17 +76,32 @@ class Session:
         self._flush: asyncio.Handle | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._closed = self._leaving = False
+        self._resuming: list[Job] = []
         self.number = number
-        self.subscribed = False
+        self.subscribed = self.limits = False
+        self.quiet = asyncio.Event()
         self.timeout = 30.0
 
-    async def run(self, stream: str, consumer: str, window: int) -> None:
+    async def run(self, stream: str, consumer: str, window: int, linger: float) -> None:
         """Consume until the call ends.
+
+        Args:
+            stream: the stream's name.
+            consumer: the consumer's name.
+            window: how many events may be unsettled.
+            linger: seconds for which they are kept for another call when this one breaks.
 
         Raises:
             RpcError: it ended with an error.
         """
-        subscribe = Request.Subscribe(stream=stream, consumer=consumer, max_processing_events=window)
+        self._resuming = self._owner.jobs.resumable(min(window, _MOST_RESUMED))
+        subscribe = Request.Subscribe(
+            stream=stream,
+            consumer=consumer,
+            max_processing_events=window,
+            resume=[job.token for job in self._resuming],
+            linger=duration(linger),
+        )
         self._call.send(Request(subscribe=subscribe))
         try:
             while responses := await self._call.receive_many():
@@ -86,6 +111,7 @@ class Session:
                 self._owner.begin()
         finally:
             self._closed = True
+            self.quiet.set()
             for timer in (self._timer, self._flush):
                 if timer is not None:
                     timer.cancel()
@@ -115,6 +141,12 @@ class Session:
         if jobs and not self._closed and not self._leaving:
             self._send(Request(ping=Request.Ping(ids=[job.id for job in jobs])), jobs, ping=True)
 
+    def end_deliveries(self) -> None:
+        """Have nothing more delivered; what was on its way comes before `quiet` is set."""
+        if not self._closed and not self._leaving:
+            self._call.send(Request(limit=Request.Limit(max_processing_events=0)))
+            self._send(Request(ping=Request.Ping()), [], ping=True)
+
     def leave(self) -> None:
         """Say all verdicts and end the call, in one write. What is delivered meanwhile is not begun."""
         if self._closed or self._leaving:
@@ -143,14 +175,29 @@ class Session:
             if not self._leaving:
                 self._deliver(response.event, now)
         elif kind == "subscribed":
-            self.subscribed = True
+            self.subscribed, self.limits = True, response.subscribed.HasField("linger")
             self.timeout = response.subscribed.processing_timeout.ToTimedelta().total_seconds()
             self._set_timer()
+            self._owner.subscribed()
+            self._resume(now)
         elif kind is not None:
             self._confirm(getattr(response, kind), now)
 
+    def _resume(self, now: float) -> None:
+        """Go on with what earlier calls were given, and ask at once whether it still is ours."""
+        jobs = self._owner.jobs
+        resuming, self._resuming = self._resuming if self.limits else [], []
+        decided = jobs.resume(resuming, self.number, now)
+        for job in decided:
+            self.say(job)
+        self.ping([job for job in resuming if job.resumed == self.number and job.verdict is None])
+        self._owner.released(jobs.not_resumed())
+
     def _deliver(self, event: events.Event, now: float) -> None:
+        before = self._owner.jobs.get(event.id)
         job, arrival = self._owner.jobs.deliver(event, self.number, now)
+        if before is not None and before is not job and not before.call:
+            self._owner.released([before])  # no confirmation of its verdict will come
         if arrival is Arrival.NEW:
             self._owner.arrived(job)
         elif arrival is Arrival.DECIDED:
@@ -158,6 +205,8 @@ class Session:
 
     def _confirm(self, confirmation: Response.AckConfirmation, now: float) -> None:
         ping, jobs = self._asked.popleft()
+        if not jobs:
+            self.quiet.set()
         done, invalid = set(confirmation.ids), set(confirmation.invalid_ids)
         for job in jobs:
             current = job.call == self.number and self._owner.jobs.current(job)
@@ -171,7 +220,7 @@ class Session:
                     self._owner.jobs.settled(job, now)
                 else:
                     self._owner.jobs.drop(job)
-                self._owner.settled(job, lost=job.id in invalid)
+                self._owner.settled(job, lost=job.id in invalid and not job.doubted)
             else:
                 job.said = 0
                 job.tries += 1

@@ -25,6 +25,8 @@ METHOD = "/windshift.events.v1alpha1.EventsService/Consume"
 Handler = Callable[[Delivery[Any]], Awaitable[object] | object]
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between calls
+LINGER = 10.0
+"""Seconds for which what is held is kept for this process when a call breaks."""
 _LEAVE = 10.0  # seconds for the last confirmations
 _AGAIN = frozenset(
     {
@@ -57,6 +59,7 @@ class Subscription:
         concurrency: int = 32,
         prefetch: int | None = None,
         max_lease: float = 900.0,
+        linger: float = LINGER,
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
@@ -69,6 +72,7 @@ class Subscription:
         self._concurrency = concurrency
         self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
         self._max_lease = max_lease
+        self._linger = linger
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
         self._deliveries: dict[Job, Delivery[Any]] = {}
@@ -77,7 +81,7 @@ class Subscription:
         self._running = 0
         self._session: Session | None = None
         self._stopping = asyncio.Event()
-        self._settling = False
+        self._settling = self._had_limits = False
         self._ended_for_good = False
         self._quiet = asyncio.Event()
         self._threads = (
@@ -138,11 +142,20 @@ class Subscription:
             if self._settling:
                 return  # stopped while it was opened
             self._session = Session(self, number, call)
-            await self._session.run(self._stream, self._consumer, self._window)
+            await self._session.run(self._stream, self._consumer, self._size(), self._linger)
+
+    def _size(self) -> int:
+        """Return how many events the next call may hold: during a stop no more than are held already."""
+        if self._stopping.is_set() and self._had_limits:
+            return max(1, len(self.jobs.resumable(self._window)))
+        return self._window
 
     def _ended(self, number: int) -> None:
-        now = self._loop.time()
-        for job in self.jobs.call_ended(number, now):
+        self.released(self.jobs.call_ended(number, self._loop.time()))
+
+    def released(self, jobs: Sequence[Job]) -> None:
+        """Note that events were released, so that their jobs are over."""
+        for job in jobs:
             if job.started:
                 self._over(job, None)
         self._waiting = deque(job for job in self._waiting if self.jobs.current(job))
@@ -153,7 +166,17 @@ class Subscription:
     @property
     def withholding(self) -> bool:
         """Whether verdicts are kept back, because each would make room for another delivery."""
-        return self._stopping.is_set() and not self._settling
+        return self._stopping.is_set() and not self._settling and not self._has_limits
+
+    @property
+    def _has_limits(self) -> bool:
+        return self._session is not None and self._session.limits
+
+    def subscribed(self) -> None:
+        """Note that the server answered."""
+        self._had_limits = self._has_limits
+        if self._had_limits and self._stopping.is_set() and self._session is not None:
+            self._session.end_deliveries()
 
     def arrived(self, job: Job) -> None:
         """Take a job that is to be started."""
@@ -162,7 +185,10 @@ class Subscription:
     def begin(self) -> None:
         """Start as many jobs as may run."""
         while self._waiting and self._running < self._concurrency and not self._settling:
-            job = self._waiting.popleft()
+            job = self._waiting[0]
+            if self.jobs.current(job) and not job.call:
+                return  # it waits for a call that goes on with it
+            self._waiting.popleft()
             if self.jobs.current(job):
                 self._start(job)
 
@@ -232,7 +258,7 @@ class Subscription:
         self._running -= 1
         if not self.jobs.current(job):
             self._over(job, LeaseLost(job.id))  # its id means another event now, or somebody else has it
-        elif job.call == 0 and verdict.outcome is Outcome.RETRY:
+        elif job.call == 0 and verdict.outcome is Outcome.RETRY and not job.token:
             self.jobs.drop(job)  # released with its call, which is the retry
             self._over(job, None)
         elif self._session is not None:
@@ -271,7 +297,11 @@ class Subscription:
         """Note that the lease of a job that runs is over."""
         if not job.started:
             self.jobs.drop(job)
-        elif job in self._deliveries:
+            return
+        if job.resumed:
+            job.call = job.resumed = 0  # if the event comes again, the job goes on with that
+            job.token = b""
+        if job in self._deliveries:
             self._deliveries[job].lost = True
 
     def _over(self, job: Job, error: Exception | None) -> None:
@@ -314,20 +344,19 @@ class Subscription:
             self._quiet.set()
 
     async def stop(self, grace: float) -> None:
-        """Finish what is held, then settle all of it and end the call in one write.
+        """Have nothing more delivered, finish what is held, settle it, and end the call.
 
-        Verdicts are withheld meanwhile: each would make room for another delivery, and one that is not
-        begun counts as an attempt all the same.
+        A delivery that is not begun counts as an attempt all the same. A server that cannot be told to
+        deliver nothing more is given all verdicts at the end, in one write: each would make room for another
+        delivery.
 
         Args:
             grace: seconds after which what still runs is cancelled and released.
         """
-        self._quiet.clear()
         self._stopping.set()
-        self._quieten()
         try:
             async with asyncio.timeout(grace):
-                await self._quiet.wait()
+                await self._finish()
         except TimeoutError:
             for task in self._tasks.values():
                 task.cancel()
@@ -335,6 +364,20 @@ class Subscription:
         self._settling = True
         if self._session is not None:
             self._session.leave()
+
+    async def _finish(self) -> None:
+        """Wait until nothing more is delivered, on this call or another, and nothing is handled."""
+        if self._session is not None and self._session.limits:
+            self._session.end_deliveries()
+        is_finished = False
+        while not is_finished:
+            session = self._session
+            if session is not None and session.limits:
+                await session.quiet.wait()
+            self._quiet.clear()
+            self._quieten()
+            await self._quiet.wait()
+            is_finished = session is self._session
 
 
 def _is_async(handler: Handler) -> bool:
