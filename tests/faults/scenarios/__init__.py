@@ -11,6 +11,7 @@ MODULES = (
     "cluster",
     "outages",
     "stops",
+    "resuming",
     "disks",
     "slow",
     "random_faults",
