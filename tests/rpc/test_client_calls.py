@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import RpcError, ServerCall, StatusCode
+from windshift.rpc import ChannelClosed, RpcError, ServerCall, StatusCode
 
 from .calling import calling, channel_options, duplex, failure, message, simple_request, unary
 from .serving import (
@@ -522,3 +522,105 @@ async def send_sizes(request: messages_pb2.StreamingOutputCallRequest, call: Ser
     for parameters in request.response_parameters:
         call.send(output(parameters.size))
         await call.ready()
+
+
+# -- small conveniences -------------------------------------------------------------------------------------
+
+
+async def test_sending_tells_whether_it_was_taken() -> None:
+    """After the end of a call nothing is taken, and nothing waits."""
+    async with (
+        serving(full_duplex_call=reflect) as server,
+        calling(server) as channel,
+        duplex(channel) as call,
+    ):
+        assert call.send(message(b"x"))
+        assert call.queued > 0
+        assert await call.receive() is not None
+        assert call.queued == 0
+        call.cancel()
+        assert not call.send(message(b"y"))
+        assert call.queued == 0
+
+
+async def test_some_of_what_arrived() -> None:
+    """`receive_many` with a limit leaves the rest for later, in order."""
+    async with (
+        serving(full_duplex_call=reflect) as server,
+        calling(server) as channel,
+        duplex(channel) as call,
+    ):
+        for size in range(1, 11):
+            call.send(message(bytes(size)))
+        call.close_send()
+        sizes: list[int] = []
+        while batch := await call.receive_many(3):
+            assert len(batch) <= 3
+            sizes += [len(response.payload.body) for response in batch]
+        assert sizes == list(range(1, 11))
+
+
+async def test_only_one_task_receives() -> None:
+    """A second one is told at once, and the first goes on."""
+    async with (
+        serving(full_duplex_call=reflect) as server,
+        calling(server) as channel,
+        duplex(channel) as call,
+    ):
+        first = asyncio.ensure_future(call.receive())
+        await asyncio.sleep(0)
+        with pytest.raises(RuntimeError, match="another task"):
+            await call.receive()
+        call.send(message(b"x"))
+        assert await first is not None
+
+
+async def test_a_call_that_was_forgotten_is_told_of() -> None:
+    """Closing a channel warns of calls that nobody finished or cancelled, outside of `async with`."""
+    async with serving(full_duplex_call=reflect) as server:
+        async with calling(server) as channel:
+            forgotten = duplex(channel)
+            duplex(channel).cancel()
+            with pytest.warns(ResourceWarning, match="1 calls"):
+                await channel.close()
+        async with calling(server) as channel, duplex(channel):
+            await channel.close()
+        with pytest.raises(ChannelClosed):
+            await forgotten.receive()
+        with pytest.raises(ChannelClosed):
+            await unary(channel)
+
+
+async def test_details_by_their_type() -> None:
+    """A detail is found and unpacked; others, and broken ones, are passed over."""
+    info = ErrorInfo(reason="WHY")
+    packed = AnyMessage()
+    packed.Pack(info)
+    broken = AnyMessage(type_url=packed.type_url, value=b"\xff")
+    error = RpcError(
+        StatusCode.ABORTED, details=[AnyMessage(type_url="type.googleapis.com/x.Y"), broken, packed]
+    )
+    assert error.detail(ErrorInfo) == info
+    assert RpcError(StatusCode.ABORTED, details=[info]).detail(ErrorInfo) is info
+    assert RpcError(StatusCode.ABORTED).detail(ErrorInfo) is None
+
+
+async def test_the_same_metadata_is_encoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tuple that is used again is not encoded again; a list may have changed."""
+    seen: list[str] = []
+
+    async def handler(request: messages_pb2.SimpleRequest, call: ServerCall) -> Message:
+        seen.append(str(call.metadata.get("a")))
+        return messages_pb2.SimpleResponse()
+
+    async with serving(unary_call=handler) as server, calling(server) as channel:
+        pairs: Any = (("a", "1"),)
+        await unary(channel, metadata=pairs)
+        with monkeypatch.context() as patched:
+            patched.setattr("windshift.rpc.channel.encode_metadata", None)
+            await unary(channel, metadata=pairs)
+        changing = [("a", "2")]
+        await unary(channel, metadata=changing)
+        changing[0] = ("a", "3")
+        await unary(channel, metadata=changing)
+    assert seen == ["1", "1", "2", "3"]

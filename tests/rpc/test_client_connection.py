@@ -7,7 +7,7 @@ import socket
 import ssl as tls
 import sys
 from collections.abc import Awaitable
-from contextlib import closing
+from contextlib import AsyncExitStack, closing
 from typing import Any
 
 import pytest
@@ -15,7 +15,10 @@ import pytest
 from tests._gen.grpc.testing import messages_pb2
 from tests.support.certificates import Authority
 from windshift.rpc import (
+    Channel,
+    ChannelState,
     ConnectionOptions,
+    RpcError,
     ServerCall,
     StatusCode,
     client_tls,
@@ -25,7 +28,7 @@ from windshift.rpc import (
 from .calling import calling, channel_options, duplex, failure, message, unary
 from .frames import goaway, headers, settings
 from .raw_server import GRPC_HEADERS, OK, answer, raw_server
-from .serving import Steps, echo, eventually, reflect, serving
+from .serving import Steps, echo, eventually, reflect, server_options, serving
 
 PAYLOAD = messages_pb2.SimpleResponse(payload=messages_pb2.Payload(body=b"x")).SerializeToString()
 MAX_CONCURRENT_STREAMS = 0x3
@@ -276,7 +279,7 @@ async def test_a_call_that_was_never_written_moves_to_the_next_connection() -> N
         await waiting
         call = task(unary(channel))
         peer._writer.transport.abort()
-        channel._connection.http2.connection_lost(None)  # type: ignore[union-attr] # before the call is flushed
+        channel._usable[0].http2.connection_lost(None)  # before the call is flushed
         await asyncio.sleep(0)
         peer = await server.accept()
         await peer.until(lambda: peer.responses[1].ended)
@@ -360,15 +363,14 @@ async def test_a_connection_without_stream_ids_is_replaced(monkeypatch: pytest.M
     """After 2^30 calls a connection takes no more; the channel makes another without failing a call."""
     async with serving(unary_call=echo) as server, calling(server) as channel:
         assert await unary(channel, b"x") == b"x"
-        used_up = channel._connection
-        assert used_up is not None
+        used_up = channel._usable[0]
 
         def send_request(*_: object) -> int:
             raise ConnectionError("the connection takes no more calls")
 
         monkeypatch.setattr(used_up.http2, "send_request", send_request)
         assert await unary(channel, b"y") == b"y"
-        assert channel._connection is not used_up
+        assert channel._usable[0] is not used_up
         await eventually(lambda: channel.connections == 1)
 
 
@@ -648,3 +650,62 @@ async def test_mutual_tls(authority: Authority) -> None:
             error = await failure(unary(channel))
             assert error.code is StatusCode.UNAVAILABLE
     assert names == [((("commonName", "client"),),)]
+
+
+async def test_a_second_connection_when_the_first_is_full() -> None:
+    """With `max_connections` calls beyond what the server takes on one connection go to another."""
+    options = server_options(ConnectionOptions(max_concurrent_streams=2))
+    async with (
+        serving(options, full_duplex_call=reflect, unary_call=echo) as server,
+        calling(server, channel_options(max_connections=2)) as channel,
+    ):
+        async with AsyncExitStack() as open_calls:
+            for _ in range(3):
+                await open_calls.enter_async_context(duplex(channel))
+            assert await unary(channel, b"x", timeout=10.0) == b"x"
+            assert channel.connections == 2
+            await open_calls.enter_async_context(duplex(channel))
+            error = await failure(unary(channel, timeout=0.2))
+            assert (error.code, error.sent) == (StatusCode.DEADLINE_EXCEEDED, False)
+            assert channel.connections == 2
+        assert await unary(channel, b"y", timeout=10.0) == b"y"
+
+
+async def test_states_are_told() -> None:
+    """Attempts, failures with their reason, connections and their ends, in order."""
+    states: list[tuple[ChannelState, str]] = []
+
+    def note(state: ChannelState) -> None:
+        states.append((state, channel.last_failure))
+
+    async with calling(f"127.0.0.1:{unused_port()}", on_state=note) as channel:
+        await failure(unary(channel))
+    assert [state for state, _ in states] == [ChannelState.CONNECTING, ChannelState.FAILED]
+    assert "refused" in states[1][1]
+    states.clear()
+    async with serving(unary_call=echo) as server, calling(server, on_state=note) as channel:
+        assert await unary(channel, b"x") == b"x"
+    assert states == [(ChannelState.CONNECTING, ""), (ChannelState.READY, ""), (ChannelState.LEAVING, "")]
+
+
+def test_another_loop_or_process_is_refused() -> None:
+    """A channel may be made anywhere, and belongs to the loop and process of its first call."""
+
+    async def call(channel: Channel) -> None:
+        with pytest.raises(RpcError):
+            await unary(channel)
+
+    channel = Channel("127.0.0.1:1")
+    asyncio.run(call(channel))
+    with pytest.raises(RuntimeError, match="first call"):
+        asyncio.run(call(channel))
+
+    async def forked(channel: Channel) -> None:
+        await call(channel)
+        channel._process += 1
+        with pytest.raises(RuntimeError, match="first call"):
+            channel.stream("/a/b", messages_pb2.SimpleResponse)
+        channel._process -= 1
+        await channel.close()
+
+    asyncio.run(forked(Channel("127.0.0.1:1")))

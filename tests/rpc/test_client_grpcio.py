@@ -181,10 +181,10 @@ async def test_connections_that_the_server_ages_out() -> None:
     """The server sends GOAWAY, waits, and closes; no call is lost however often it does."""
     ages = {"max_connection_age_ms": 40, "max_connection_age_grace_ms": 5_000}
     async with grpcio(**ages) as (_, target), calling(target) as channel:
-        connections = set()
+        connections: set[int] = set()
         for number in range(CALLS):
             assert await unary(channel, b"%d" % number, wait_for_ready=True) == b"%d" % number
-            connections.add(id(channel._connection))
+            connections.update(map(id, channel._usable))
             await asyncio.sleep(0.001)
         assert len(connections) > 1
 

@@ -5,7 +5,7 @@ The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Serve
 
 from .admission import LOOPBACK, AdmissionOptions, includes
 from .call import ServerCall
-from .channel import Channel
+from .channel import Channel, ChannelState
 from .channel_options import ChannelOptions
 from .client_call import ClientCall
 from .connection_options import ConnectionOptions
@@ -16,14 +16,16 @@ from .reflection import reflection_services
 from .server import Server
 from .server_options import Failure, ServerOptions
 from .service import Interceptor, Method, Service
-from .status import NoRoom, RpcError, StatusCode
+from .status import ChannelClosed, NoRoom, RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls
 
 __all__ = [
     "LOOPBACK",
     "AdmissionOptions",
     "Channel",
+    "ChannelClosed",
     "ChannelOptions",
+    "ChannelState",
     "ClientCall",
     "ConnectionOptions",
     "Failure",

@@ -9,19 +9,22 @@
             async for answer in call:
                 ...
 
-A channel holds one connection. It is made when the first call needs it and made anew when it is gone: then
-calls wait for the outcome of one attempt, and until the next attempt is due they fail at once
-(``wait_for_ready`` makes them wait instead).
+A channel holds one connection, or more where ``max_connections`` allows it and the first is full. It is made
+when the first call needs it and made anew when it is gone: then calls wait for the outcome of one attempt,
+and until the next attempt is due they fail at once (``wait_for_ready`` makes them wait instead).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl as tls
+import warnings
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from enum import Enum, auto
 from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
@@ -37,7 +40,7 @@ from .deadlines import Deadlines
 from .dialing import describe, dial, split_target
 from .message_stream import Direction
 from .metadata import encode_metadata
-from .status import HeaderList, MetadataValue, RpcError, StatusCode
+from .status import ChannelClosed, HeaderList, MetadataValue, RpcError, StatusCode
 
 _log = logging.getLogger(__name__)
 
@@ -55,30 +58,54 @@ class _Method:
     response_type: type[Message] | None
 
 
+class ChannelState(Enum):
+    """What happened to the connection of a channel."""
+
+    CONNECTING = auto()
+    """An attempt begins."""
+    FAILED = auto()
+    """It failed; ``Channel.last_failure`` says why. The next one follows while calls wait."""
+    READY = auto()
+    """A connection takes calls."""
+    LEAVING = auto()
+    """A connection takes no more: the server ends it in good order, or it was lost."""
+
+
 class Channel:
     """A client of one server.
 
-    Must be made and used in a running event loop. Nothing is connected before the first call.
+    It belongs to the event loop and the process of its first call. Nothing is connected before that.
 
     Args:
         target: ``host:port``; an IPv6 address stands in brackets.
         ssl: a context from ``windshift.rpc.client_tls``; None = plaintext.
         options: limits and timers.
+        on_state: called when something happens to the connection; it must not raise.
 
     Raises:
         ValueError: the target is not ``host:port``.
     """
 
+    _loop: asyncio.AbstractEventLoop
+
     def __init__(
-        self, target: str, *, ssl: tls.SSLContext | None = None, options: ChannelOptions | None = None
+        self,
+        target: str,
+        *,
+        ssl: tls.SSLContext | None = None,
+        options: ChannelOptions | None = None,
+        on_state: Callable[[ChannelState], None] | None = None,
     ) -> None:
         self.target = target
         self.options = options or ChannelOptions()
         self._host, self._port = split_target(target)
         self._ssl = ssl
-        self._loop = asyncio.get_running_loop()
+        self._process = 0
+        self._on_state = on_state
+        self._metadata: MetadataPairs = ()
+        self._encoded: HeaderList = []
         self._methods: dict[str | MethodDescriptor, _Method] = {}
-        self._connection: ClientConnection | None = None
+        self._usable: list[ClientConnection] = []  # those that take calls
         self._connections: set[ClientConnection] = set()
         self._waiting: deque[Call] = deque()
         self._ready_waiters: set[asyncio.Future[None]] = set()
@@ -101,6 +128,28 @@ class Channel:
     def connections(self) -> int:
         """Open connections, including those that take no more calls."""
         return len(self._connections)
+
+    @property
+    def last_failure(self) -> str:
+        """Why the last attempt to connect failed; empty once one worked."""
+        return self._failure
+
+    def _bound(self) -> asyncio.AbstractEventLoop:
+        """Return the loop of the first call.
+
+        Raises:
+            RuntimeError: this is another one, or another process.
+        """
+        loop, process = asyncio.get_running_loop(), os.getpid()
+        if not self._process:
+            self._loop, self._process = loop, process
+        elif loop is not self._loop or process != self._process:
+            raise RuntimeError("a channel belongs to the event loop and the process of its first call")
+        return loop
+
+    def _note(self, state: ChannelState) -> None:
+        if self._on_state is not None:
+            self._on_state(state)
 
     # -- calls ---------------------------------------------------------------------------------------
 
@@ -147,21 +196,23 @@ class Channel:
             request: the message.
             response_type: class of the response; may be left out with a descriptor.
             timeout: seconds until the call ends with DEADLINE_EXCEEDED, here and at the server; None = never.
-            metadata: pairs to send along.
+            metadata: pairs to send along. The same tuple in many calls is encoded once.
             wait_for_ready: wait while the server is unreachable; None = as in the channel's options.
 
         Raises:
             RpcError: the call did not end with OK.
             ValueError: see ``encode_metadata``.
+            RuntimeError: this is not the event loop of the first call.
         """
+        loop = self._bound()
         known = self._methods.get(method) or self._learn(method)
         call = UnaryCall(
             self,
-            known.headers + encode_metadata(metadata) if metadata else known.headers,
+            known.headers + self._encode(metadata) if metadata else known.headers,
             request.SerializeToString(),
             timeout,
             self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
-            self._loop,
+            loop,
         )
         self._start(call)
         try:
@@ -206,17 +257,23 @@ class Channel:
 
         The call starts at once, connected or not; failures appear when receiving.
         """
+        loop = self._bound()
         known = self._methods.get(method) or self._learn(method)
         call: ClientCall[Any] = ClientCall(
             self,
-            known.headers + encode_metadata(metadata) if metadata else known.headers,
+            known.headers + self._encode(metadata) if metadata else known.headers,
             response_type or _response_type(known),
             timeout,
             self.options.wait_for_ready if wait_for_ready is None else wait_for_ready,
-            self._loop,
+            loop,
         )
         self._start(call)
         return call
+
+    def _encode(self, metadata: MetadataPairs) -> HeaderList:
+        if metadata is not self._metadata or not isinstance(metadata, tuple):
+            self._metadata, self._encoded = metadata, encode_metadata(metadata)
+        return self._encoded
 
     def _learn(self, method: str | MethodDescriptor) -> _Method:
         if isinstance(method, str):
@@ -263,11 +320,11 @@ class Channel:
 
     def submit(self, call: Call) -> None:
         """Give a call to the connection, or queue it; called by calls that start again."""
-        connection = self._connection
-        if connection is not None and connection.free and connection.open(call):
-            return
+        for connection in tuple(self._usable):
+            if connection.free and connection.open(call):
+                return
         if self._closing:
-            call.abandon(RpcError(StatusCode.CANCELLED, "the channel is closed"))
+            call.abandon(ChannelClosed())
         elif not call.wait_for_ready and self._backing_off:
             call.abandon(self._unreachable())
         else:
@@ -283,7 +340,7 @@ class Channel:
 
     def connection_free(self, connection: ClientConnection) -> None:
         """Give waiting calls to a connection with room; called by the connection."""
-        while self._waiting and connection is self._connection and connection.free:
+        while self._waiting and connection in self._usable and connection.free:
             call = self._waiting.popleft()
             if not connection.open(call):
                 self._waiting.appendleft(call)
@@ -300,10 +357,11 @@ class Channel:
         Raises:
             RpcError: UNAVAILABLE after the timeout, CANCELLED when the channel is closed.
         """
-        if self._connection is not None:
+        self._bound()
+        if self._usable:
             return
         if self._closing:
-            raise RpcError(StatusCode.CANCELLED, "the channel is closed")
+            raise ChannelClosed
         waiter = self._loop.create_future()
         self._ready_waiters.add(waiter)
         self._connect_if_needed()
@@ -317,7 +375,7 @@ class Channel:
 
     @property
     def _backing_off(self) -> bool:
-        return self._connection is None and not self._attempting and self._loop.time() < self._next_attempt_at
+        return not self._usable and not self._attempting and self._loop.time() < self._next_attempt_at
 
     def _unreachable(self) -> RpcError:
         why = self._failure or "it does not answer"
@@ -325,16 +383,18 @@ class Channel:
 
     @property
     def _wanted(self) -> bool:
-        return bool(self._ready_waiters or self._waiting)
+        """Whether somebody waits for a connection that may be made."""
+        room = len(self._usable) < self.options.max_connections
+        return bool(self._ready_waiters or self._waiting) and room
 
     def _connect_if_needed(self) -> None:
-        if self._connection is None and self._connector is None and not self._closing:
+        if self._wanted and self._connector is None and not self._closing:
             self._connector = self._loop.create_task(self._connect(), name=f"connect to {self.target}")
 
     async def _connect(self) -> None:
         """Make attempts while somebody waits for the outcome."""
         try:
-            while self._connection is None and self._wanted:
+            while self._wanted:
                 await asyncio.sleep(self._next_attempt_at - self._loop.time())
                 await self._attempt_once()
         finally:
@@ -343,6 +403,7 @@ class Channel:
     async def _attempt_once(self) -> None:
         self._next_attempt_at = self._loop.time() + self._backoff.next()
         self._attempting = True
+        self._note(ChannelState.CONNECTING)
         try:
             connection = await dial(self._host, self._port, self._ssl, self.options, self._new_connection)
         except Exception as error:  # noqa: BLE001 -- whatever it is, callers wait for the outcome
@@ -362,17 +423,22 @@ class Channel:
         self._backoff.reset()
         self._next_attempt_at = 0.0
         self._failure = ""
-        self._connection = connection
+        self._usable.append(connection)
         if self._ticker is None:
             self._tick()
         for waiter in self._ready_waiters:
             if not waiter.done():
                 waiter.set_result(None)
+        self._ready_waiters.clear()
+        self._note(ChannelState.READY)
         self.connection_free(connection)
 
     def _failed(self, error: Exception) -> None:
         self._failure = describe(error)
         _log.debug("cannot connect to %s: %s", self.target, self._failure)
+        self._note(ChannelState.FAILED)
+        if self._usable:
+            return  # calls wait for room
         for call in [call for call in self._waiting if not call.wait_for_ready]:
             call.abandon(self._unreachable())
 
@@ -386,10 +452,10 @@ class Channel:
 
     def connection_leaving(self, connection: ClientConnection) -> None:
         """Give no more calls to a connection; called by the connection."""
-        if connection is self._connection:
-            self._connection = None
-            if self._wanted:
-                self._connect_if_needed()
+        if connection in self._usable:
+            self._usable.remove(connection)
+            self._note(ChannelState.LEAVING)
+            self._connect_if_needed()
 
     def connection_lost(self, connection: ClientConnection) -> None:
         """Forget a connection; called by the connection."""
@@ -404,6 +470,7 @@ class Channel:
             grace: seconds after which running calls are cancelled.
         """
         self._closing = True
+        self._warn_of_open_calls()
         await self._stop_connecting()
         closed = [connection.closed for connection in self._connections]
         for connection in list(self._connections):
@@ -411,7 +478,7 @@ class Channel:
         if closed and grace > 0:
             await asyncio.wait(closed, timeout=grace)
         for connection in list(self._connections):
-            connection.shut(_channel_closed())
+            connection.shut(ChannelClosed())
         if closed:
             await asyncio.wait(closed)  # the connections' own close_timeout is the bound
         for timer in (self._deadline_timer, self._ticker):
@@ -424,10 +491,21 @@ class Channel:
             connector.cancel()
             await asyncio.wait([connector])
         for call in list(self._waiting):
-            call.abandon(_channel_closed())
+            call.abandon(ChannelClosed())
         for waiter in self._ready_waiters:
             if not waiter.done():
-                waiter.set_exception(_channel_closed())
+                waiter.set_exception(ChannelClosed())
+
+    def _warn_of_open_calls(self) -> None:
+        calls = [*self._waiting, *(call for each in self._connections for call in each.calls.values())]
+        forgotten = sum(isinstance(call, ClientCall) and not (call.done or call.entered) for call in calls)
+        if forgotten:
+            warnings.warn(
+                f"{forgotten} calls of a channel that is closed were neither finished nor cancelled; "
+                "begin them with `async with`",
+                ResourceWarning,
+                stacklevel=3,
+            )
 
     async def __aenter__(self) -> Self:
         return self
@@ -436,10 +514,6 @@ class Channel:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
-
-
-def _channel_closed() -> RpcError:
-    return RpcError(StatusCode.CANCELLED, "the channel is closed")
 
 
 def _response_type(method: _Method) -> type[Message]:

@@ -27,6 +27,8 @@ class ChannelOptions:
         backoff_multiplier: its growth with each failure.
         backoff_jitter: share by which it varies.
         backoff_maximum: its upper bound, in seconds.
+        max_connections: connections to the server at most. Another one is made while calls wait because the
+            server takes no more on those that there are.
         retry_buffer: bytes of a streaming call's requests that are kept until the response begins, to start
             the call again if the server refuses it unprocessed.
         keepalive_without_calls: whether idle connections are pinged too; many servers forbid it.
@@ -44,6 +46,7 @@ class ChannelOptions:
     backoff_multiplier: float = 1.6
     backoff_jitter: float = 0.2
     backoff_maximum: float = 120.0
+    max_connections: int = 1
     retry_buffer: int = 262_144
     keepalive_without_calls: bool = False
     server_name: str | None = None

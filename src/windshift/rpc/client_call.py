@@ -303,8 +303,12 @@ class ClientCall(Call, Generic[M]):
     """A call with a stream of messages either way, or both.
 
     Sending and receiving are independent: one task may send while another receives. Only one task may
-    receive, and only one may wait in ``ready``. Cancel a call that is no longer wanted (``async with`` does);
-    nothing else does. Cancelling a task that waits in a method does not cancel the call.
+    receive (a second one gets RuntimeError), and only one may wait in ``ready``. Cancel a call that is no
+    longer wanted (``async with`` does); nothing else does. Cancelling a task that waits in a method does not
+    cancel the call.
+
+    Attributes:
+        entered: whether ``async with`` takes care of its end.
     """
 
     __slots__ = (
@@ -315,6 +319,7 @@ class ClientCall(Call, Generic[M]):
         "_responses",
         "_trailing",
         "_waiters",
+        "entered",
     )
 
     def __init__(
@@ -335,15 +340,21 @@ class ClientCall(Call, Generic[M]):
         self._waiters: set[asyncio.Future[None]] = set()
         self._initial: HeaderPairs | None = None
         self._trailing: HeaderPairs = ()
+        self.entered = False
 
     # -- sending -------------------------------------------------------------------------------------
 
-    def send(self, message: Message) -> None:
-        """Queue a request message; never blocks. No effect after the end of the call."""
-        self.send_bytes(message.SerializeToString())
+    def send(self, message: Message) -> bool:
+        """Queue a request message; never blocks.
 
-    def send_bytes(self, payload: bytes) -> None:
-        """Queue a serialized request message.
+        Returns:
+            Whether it was taken; False after the end of the call. That it was taken does not mean that it
+            arrived.
+        """
+        return self.send_bytes(message.SerializeToString())
+
+    def send_bytes(self, payload: bytes) -> bool:
+        """Queue a serialized request message; see ``send``.
 
         Raises:
             RuntimeError: after ``close_send``.
@@ -351,7 +362,7 @@ class ClientCall(Call, Generic[M]):
         if self._closing:
             raise RuntimeError("close_send was called already")
         if self.done:
-            return
+            return False
         frame = encode_message(payload)
         if self._outbox is not None:
             self._outbox.append(frame)
@@ -359,6 +370,15 @@ class ClientCall(Call, Generic[M]):
         if self._connection is not None:
             self._connection.send_data(self.stream_id, frame)
             self._limit_outbox()
+        return True
+
+    @property
+    def queued(self) -> int:
+        """Bytes of requests that are not written yet; ``ready`` waits until they are few."""
+        if self.done:
+            return 0
+        connection = self._connection
+        return self._outbox_size if connection is None else connection.queued(self.stream_id)
 
     def close_send(self) -> None:
         """End the request stream. No effect the second time, or after the end of the call."""
@@ -405,13 +425,16 @@ class ClientCall(Call, Generic[M]):
         """
         return self._responses.receive()
 
-    def receive_many(self) -> Coroutine[Any, Any, list[M]]:
-        """Return all response messages that have arrived, at least one; an empty list after the last.
+    def receive_many(self, limit: int | None = None) -> Coroutine[Any, Any, list[M]]:
+        """Return the response messages that have arrived, at least one; an empty list after the last.
+
+        Args:
+            limit: at most so many; the others wait, and so does the server. None = all.
 
         Raises:
             RpcError: see ``receive``.
         """
-        return self._responses.receive_many()
+        return self._responses.receive_many(limit)
 
     async def initial_metadata(self) -> Metadata:
         """Wait for the metadata that the server sends before its first message.
@@ -435,6 +458,7 @@ class ClientCall(Call, Generic[M]):
             yield message
 
     async def __aenter__(self) -> Self:
+        self.entered = True
         return self
 
     async def __aexit__(

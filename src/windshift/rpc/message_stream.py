@@ -178,20 +178,21 @@ class MessageStream(Generic[M]):
             self._failed(error)
             raise
 
-    async def receive_many(self) -> list[M]:
-        """Return all messages that have arrived, at least one; an empty list after the last.
+    async def receive_many(self, limit: int | None = None) -> list[M]:
+        """Return the messages that have arrived, at least one; an empty list after the last.
+
+        Args:
+            limit: at most so many; the others wait, and so does the peer.
 
         Raises:
             RpcError: see ``receive``.
         """
         try:
             while True:
-                while self._take_chunk():
+                while (limit is None or len(self._messages) < limit) and self._take_chunk():
                     pass
                 if self._messages:
-                    batch = list(map(self._from_string, self._messages))
-                    self._messages.clear()
-                    return batch
+                    return self._batch(limit)
                 if not await self._more():
                     return []
         except DecodeError as error:
@@ -199,6 +200,13 @@ class MessageStream(Generic[M]):
         except RpcError as error:
             self._failed(error)
             raise
+
+    def _batch(self, limit: int | None) -> list[M]:
+        if limit is not None and limit < len(self._messages):
+            return [self._from_string(self._messages.popleft()) for _ in range(limit)]
+        batch = list(map(self._from_string, self._messages))
+        self._messages.clear()
+        return batch
 
     def _failed(self, error: RpcError) -> RpcError:
         """End a client's call with an error found here, which is raised from now on."""
@@ -228,6 +236,8 @@ class MessageStream(Generic[M]):
             if self.decoder.buffered:
                 raise self._direction.error("ended in the middle of a message")
             return False
+        if self._waiter is not None:
+            raise RuntimeError("another task receives from this call already")
         self._waiter = self._loop.create_future()
         try:
             await self._waiter

@@ -10,7 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -20,6 +20,8 @@ from google.rpc.status_pb2 import Status
 MAX_MESSAGE_LENGTH = 2048
 """Longest ``grpc-message`` sent, in characters: clients refuse header blocks beyond 8 KiB."""
 _MAX_ENCODED_LENGTH = 4092  # the same in bytes as sent, where a character may take twelve
+
+M = TypeVar("M", bound=Message)
 
 HeaderList = list[tuple[bytes, bytes]]
 MetadataValue = str | bytes
@@ -83,6 +85,26 @@ class RpcError(Exception):
         """Note that the server never saw the call; return the error."""
         self.sent = False
         return self
+
+    def detail(self, kind: type[M]) -> M | None:
+        """Return the first of the details that is a message of this type; None if there is none."""
+        for detail in self.details:
+            if isinstance(detail, kind):
+                return detail
+            message = kind()
+            try:
+                if isinstance(detail, AnyMessage) and detail.Unpack(message):
+                    return message
+            except DecodeError:
+                continue
+        return None
+
+
+class ChannelClosed(RpcError):
+    """The channel was closed: before the call, or while it went on."""
+
+    def __init__(self) -> None:
+        super().__init__(StatusCode.CANCELLED, "the channel is closed")
 
 
 class NoRoom(RpcError):

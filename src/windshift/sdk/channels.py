@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from windshift.rpc import Channel, ChannelOptions, ConnectionOptions
+from windshift.rpc import Channel, ChannelOptions, ChannelState, ConnectionOptions
 
 STREAMS_PER_CONNECTION = 100
 """A server takes 256 calls per connection; beside so many streams, calls would wait for each other."""
@@ -19,8 +20,10 @@ OPTIONS = ChannelOptions(
     connect_timeout=5.0,
     backoff_initial=0.1,
     backoff_maximum=5.0,
+    max_connections=2,
     user_agent="windshift-python",
 )
+_log = logging.getLogger("windshift")
 
 
 class Channels:
@@ -33,6 +36,7 @@ class Channels:
         self._calls: Channel | None = None
         self._streams: dict[Channel, int] = {}
         self._closing: set[asyncio.Task[None]] = set()
+        self._failing: set[str] = set()
 
     def for_calls(self) -> Channel:
         """Return the channel that calls share."""
@@ -66,7 +70,18 @@ class Channels:
         await asyncio.gather(*self._closing, *(channel.close(grace) for channel in channels))
 
     def _open(self) -> Channel:
-        return Channel(self._targets[self._next], ssl=self._tls, options=OPTIONS)
+        target = self._targets[self._next]
+
+        def on_state(state: ChannelState) -> None:
+            if state is ChannelState.FAILED and target not in self._failing:
+                self._failing.add(target)
+                _log.warning("the server %s cannot be reached: %s", target, channel.last_failure)
+            elif state is ChannelState.READY and target in self._failing:
+                self._failing.discard(target)
+                _log.info("the server %s is reached again", target)
+
+        channel = Channel(target, ssl=self._tls, options=OPTIONS, on_state=on_state)
+        return channel
 
     def _roomy(self) -> Channel | None:
         target = self._targets[self._next]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from windshift.rpc import RpcError, StatusCode
@@ -508,11 +507,10 @@ _BY_CODE: dict[StatusCode, type[WindshiftError]] = {
 
 def reason_of(error: RpcError) -> tuple[str, Mapping[str, str]]:
     """Return the server's reason with its metadata; empty if something else answered, or nobody."""
-    for detail in error.details:
-        info = ErrorInfo()
-        if isinstance(detail, AnyMessage) and detail.Unpack(info) and info.domain == DOMAIN:
-            return info.reason, dict(info.metadata)
-    return "", _NOTHING
+    info = error.detail(ErrorInfo)
+    if info is None or info.domain != DOMAIN:
+        return "", _NOTHING
+    return info.reason, dict(info.metadata)
 
 
 def from_rpc(error: RpcError) -> WindshiftError:
