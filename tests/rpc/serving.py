@@ -32,7 +32,7 @@ UPLOAD = "/grpc.testing.TestService/StreamingInputCall"
 DOWNLOAD = "/grpc.testing.TestService/StreamingOutputCall"
 DUPLEX = "/grpc.testing.TestService/FullDuplexCall"
 
-Handler = Callable[..., Awaitable[Any]]
+Handler = Callable[..., Any]
 
 
 @dataclass

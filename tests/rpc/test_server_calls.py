@@ -15,7 +15,7 @@ from tests._gen.grpc.testing import messages_pb2
 from windshift.rpc import RpcError, ServerCall, StatusCode
 from windshift.rpc.status import decode_binary, percent_decode
 
-from .frames import Response, headers, prefixed
+from .frames import Response, headers, prefixed, rst_stream
 from .serving import (
     DOWNLOAD,
     DUPLEX,
@@ -391,3 +391,108 @@ async def test_sending_after_the_end_does_nothing() -> None:
         await calls[0].ready()
         assert calls[0].queued == 0
         assert (await peer.call(DOWNLOAD)).status == 0
+
+
+# -- plain handlers -----------------------------------------------------------------------------------------
+
+
+class Later:
+    """A plain handler whose calls a test answers."""
+
+    def __init__(self) -> None:
+        self.calls: list[ServerCall] = []
+        self.cancelled = 0
+
+    def handler(self, request: messages_pb2.SimpleRequest, call: ServerCall) -> None:
+        """Keep the call."""
+        self.calls.append(call)
+        call.on_cancel = self._cancel
+
+    def _cancel(self) -> None:
+        self.cancelled += 1
+
+
+async def test_a_plain_handler_answers_when_it_can() -> None:
+    """There is no task until then, and an answer that comes too late does no harm."""
+    later, before = Later(), len(asyncio.all_tasks())
+    async with serving(unary_call=later.handler) as running, await running.peer() as peer:
+        streams = [peer.request(UNARY, simple(b"x")) for _ in range(2)]
+        await eventually(lambda: len(later.calls) == 2)
+        assert len(asyncio.all_tasks()) <= before + 2  # the peer's
+        for call in later.calls:
+            call.answer(messages_pb2.SimpleResponse(username="somebody"))
+            call.answer(messages_pb2.SimpleResponse(username="nobody"))
+        await peer.until(lambda: all(peer.responses[each].ended for each in streams))
+        assert all(b"somebody" in peer.responses[each].body for each in streams)
+        assert [code for _, code in running.finished] == [0, 0]
+        assert later.cancelled == 0
+
+
+async def test_a_plain_handler_goes_on_in_a_task() -> None:
+    """What the task returns or raises is the outcome; None leaves the call to be answered."""
+
+    async def answer() -> messages_pb2.SimpleResponse:
+        await asyncio.sleep(0)
+        return messages_pb2.SimpleResponse(username="somebody")
+
+    async def fail() -> None:
+        raise RpcError(StatusCode.ABORTED, "no")
+
+    async def leave() -> None:
+        pass
+
+    later = Later()
+    async with serving(unary_call=later.handler) as running, await running.peer() as peer:
+        for work in (answer, fail, leave):
+            stream_id = peer.request(UNARY, simple())
+            await eventually(lambda: bool(later.calls))
+            call = later.calls.pop()
+            call.go_on(work)
+            if work is leave:
+                await peer.pong()
+                assert not call.done
+                call.answer(messages_pb2.SimpleResponse())
+            await peer.until(lambda: peer.responses[stream_id].ended)  # noqa: B023 - awaited at once
+        assert [code for _, code in running.finished] == [0, int(StatusCode.ABORTED), 0]
+
+
+async def test_a_plain_handler_that_fails() -> None:
+    """It ends the call as one that is a coroutine function does; one that returns something is a mistake."""
+
+    def fail(request: messages_pb2.SimpleRequest, call: ServerCall) -> None:
+        raise RpcError(StatusCode.ABORTED, "no")
+
+    def mistake(request: messages_pb2.SimpleRequest, call: ServerCall) -> object:
+        return messages_pb2.SimpleResponse()
+
+    for handler, code in ((fail, StatusCode.ABORTED), (mistake, StatusCode.INTERNAL)):
+        async with serving(unary_call=handler) as running, await running.peer() as peer:
+            stream_id = peer.request(UNARY, simple())
+            await peer.until(lambda: peer.responses[stream_id].ended)  # noqa: B023 - awaited at once
+            assert [each for _, each in running.finished] == [int(code)]
+
+
+@pytest.mark.parametrize("in_task", [False, True])
+async def test_a_plain_handler_is_told_of_the_end(in_task: bool) -> None:
+    """Once, whether the client cancels or the deadline passes, and also while its task has not begun."""
+    later, begun = Later(), 0
+
+    async def work() -> None:
+        nonlocal begun
+        begun += 1
+
+    async with serving(unary_call=later.handler) as running, await running.peer() as peer:
+        stream_id = peer.request(UNARY, simple())
+        await eventually(lambda: len(later.calls) == 1)
+        if in_task:
+            call = later.calls[0]
+            call.go_on(work)
+            call.abort(RpcError(StatusCode.ABORTED, "no"))
+            assert later.cancelled == 1
+        peer.send(rst_stream(stream_id))
+        await eventually(lambda: later.cancelled == 1)
+        peer.request(UNARY, simple(), extra=[(b"grpc-timeout", b"20m")])
+        await eventually(lambda: later.cancelled == 2)
+        late = int(StatusCode.DEADLINE_EXCEEDED)
+        assert [code for _, code in running.finished][-1] == late
+        assert begun == 0

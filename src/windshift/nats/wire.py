@@ -182,7 +182,11 @@ class Wire(asyncio.Protocol):
         """Send a frame; raise `NotConnected` if there are too many unsent bytes."""
         if not self.open or self._pending > _MAX_PENDING:
             raise NotConnected
-        self._write(frame)
+        self._out.append(frame)  # as `_write` does: calls cost on the hot path
+        self._pending += len(frame)
+        if not self._flushing:
+            self._flushing = True
+            self._loop.call_soon(self._flush)
 
     def subscribe(self, sid: int, subject: bytes, receive: Receive) -> None:
         """Call `receive` with each message to `subject`, from now on."""

@@ -9,12 +9,15 @@ Handlers are coroutine functions. What they take depends on what streams::
 
 A handler ends the call by returning, or by raising ``RpcError``. Anything else that it raises becomes
 INTERNAL with a fixed text for the client and one log record for us.
+
+A task is much of what a small call costs. So a unary handler may also be a plain function, which returns
+nothing and answers when it can: by ``call.answer``, or by ``call.go_on`` where a task is needed after all.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
 from time import perf_counter
 from typing import Any, Protocol, cast
@@ -71,6 +74,7 @@ class ServerCall:
     """One call, given to its handler.
 
     Attributes:
+        method: the path of the call, ``/package.Service/Method``.
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
         begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
@@ -81,6 +85,7 @@ class ServerCall:
         overhead: bytes that the server keeps for the call as long as it lasts, where clients may open many.
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
+        on_cancel: set by a plain handler; called, once, when the call ends before it was answered.
     """
 
     __slots__ = (
@@ -90,6 +95,7 @@ class ServerCall:
         "_deadline_passed",
         "_done",
         "_fields",
+        "_handled",
         "_headers",
         "_headers_sent",
         "_held",
@@ -107,6 +113,8 @@ class ServerCall:
         "deadline",
         "encoding",
         "finished_at",
+        "method",
+        "on_cancel",
         "on_drain",
         "overhead",
         "size",
@@ -127,6 +135,7 @@ class ServerCall:
         self._connection = connection
         self._stream_id = stream_id
         self._method = method
+        self.method = method.path
         self._headers = headers
         self._fields = fields
         self._loop = connection.loop
@@ -136,6 +145,7 @@ class ServerCall:
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._done = self._headers_sent = self._held = self._deadline_passed = self._cancelled = False
+        self._handled = False  # whether there is a handler at work, or was
         self._initial_metadata: HeaderList | None = None
         self._trailing_metadata: HeaderList | None = None
         self.encoding = "identity"
@@ -146,13 +156,9 @@ class ServerCall:
         self.size = self.overhead = 0
         self.state: object = None
         self.on_drain: Callable[[], None] | None = None
+        self.on_cancel: Callable[[], None] | None = None
 
     # -- the request ---------------------------------------------------------------------------------
-
-    @property
-    def method(self) -> str:
-        """The path of the call, ``/package.Service/Method``."""
-        return self._method.path
 
     @property
     def metadata(self) -> Metadata:
@@ -166,7 +172,8 @@ class ServerCall:
 
         The values of a header that was sent more than once are joined by commas (RFC 9110, section 5.3).
         """
-        return (self.raw_header(name) or b"").decode("latin-1")
+        value = self.raw_header(name)
+        return "" if value is None else value.decode("latin-1")
 
     def raw_header(self, name: bytes) -> bytes | None:
         """Return the bytes of a header of the request as ``header`` does, None when it is absent."""
@@ -317,7 +324,7 @@ class ServerCall:
 
     def _begin_admitted(self) -> None:
         if self._requests is not None and not self._done:
-            self._go_on(self._requests)
+            self._begin(self._requests)
 
     def begin(self, ended: bool) -> None:
         """Take the call up: handlers of streaming requests start now, others with their message."""
@@ -325,7 +332,7 @@ class ServerCall:
             requests = self._new_requests()
             requests.take(b"", ended)
             if not self._held:
-                self._go_on(requests)
+                self._begin(requests)
         elif ended:
             self._owner.call_malformed()
             self._fail_protocol(StatusCode.INTERNAL, "the request has no message")
@@ -346,16 +353,15 @@ class ServerCall:
                 payload = decode_single(data, self._method.max_message_size)
                 if payload is not None:
                     self._connection.acknowledge(self._stream_id, len(data))
-                    if not self._hold(len(payload)):
-                        return
-                    self._task = self._loop.create_task(self._run(payload))
+                    if self._hold(len(payload)):
+                        self._handle(payload)
                     return
             requests = self._new_requests()
         if not self._method.client_streaming and not self._hold(len(data)):
             return
         requests.take(data, ended)
-        if self._task is None and not self._held:
-            self._go_on(requests)
+        if not (self._handled or self._held):
+            self._begin(requests)
 
     def _hold(self, more: int) -> bool:
         """Count more bytes of a single request; False = there is no room for it, and the call failed."""
@@ -378,7 +384,7 @@ class ServerCall:
         self._requests.attach(self._connection, self._stream_id)
         return self._requests
 
-    def _go_on(self, requests: MessageStream[Any]) -> None:
+    def _begin(self, requests: MessageStream[Any]) -> None:
         """Start the handler: of streaming requests at once, of a single one when that is there."""
         payload = None
         if not self._method.client_streaming:
@@ -392,7 +398,7 @@ class ServerCall:
                 max(0, len(payload) - self.size)
             ):  # inflated it may be larger
                 return
-        self._task = self._loop.create_task(self._run(payload))
+        self._handle(payload)
 
     def closed(self) -> None:
         """Let go of the stream: the client cancelled, or everything was sent."""
@@ -427,9 +433,54 @@ class ServerCall:
             return held, 0
         if self._method.client_streaming:
             return held if self._requests is None else held + self._requests.held, 0
-        return held + self.size, 0 if self._task is None else self.size
+        return held + self.size, self.size if self._handled else 0
 
     # -- running the handler -------------------------------------------------------------------------
+
+    def _handle(self, payload: bytes | None) -> None:
+        """Have the handler called: in a task, unless it is a plain function."""
+        self._handled = True
+        method = self._method
+        if payload is None or not method.plain:
+            self._task = self._loop.create_task(self._run(payload))
+            return
+        try:
+            nothing = method.handler(_PARSE(method.request_type, payload), self)
+        except Exception as error:  # noqa: BLE001 -- whatever it is, the client must be answered
+            self._fail(error)
+        else:
+            if nothing is not None:
+                self._fail(TypeError("a plain handler returns nothing"))
+
+    def answer(self, response: Message) -> None:
+        """Send the response of a plain handler. After the end of the call nothing happens."""
+        self.on_cancel = None  # it mostly holds what holds this call: a cycle, left to the collector
+        if self._done:
+            return
+        try:
+            self._send_last(response)
+            self._finished(StatusCode.OK)
+        except Exception as error:  # noqa: BLE001 -- the client must not wait because of our mistake
+            self._fail(error)
+
+    def go_on(self, work: Callable[[], Awaitable[Message | None]]) -> None:
+        """Have a task do the rest of a plain handler's work: what this returns is awaited.
+
+        Its result is the response; None = it is still to come, by `answer`. `on_cancel` is called if the call
+        ends before the task has begun. After the end of the call nothing happens.
+        """
+        if not self._done:
+            self._task = self._loop.create_task(self._work(work))
+
+    async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
+        self.on_cancel = None
+        try:
+            response = await work()
+        except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
+            self._settle(error)
+        else:
+            if response is not None:
+                self.answer(response)
 
     async def _run(self, payload: bytes | None) -> None:
         """Run the handler with the request, or with nothing when requests stream, and answer."""
@@ -472,9 +523,12 @@ class ServerCall:
         self._cancel()
 
     def _cancel(self) -> None:
-        """Cancel the handler, but only once: a second time would break off its clean-up."""
+        """Cancel what the handler does, but only once: a second time would break off its clean-up."""
         if self._admission is not None:
             self._admission.cancel()
+        on_cancel, self.on_cancel = self.on_cancel, None
+        if on_cancel is not None:
+            on_cancel()
         task = self._task
         if task is not None and not self._cancelled:
             self._cancelled = True
@@ -489,7 +543,7 @@ class ServerCall:
             now: ``loop.time()``.
             body_timeout: seconds in which the message of a call with a single request must be whole.
         """
-        if self._done or self._task is not None or self._method.client_streaming:
+        if self._done or self._handled or self._method.client_streaming:
             return
         if now - self.started > body_timeout:
             self._fail_protocol(StatusCode.DEADLINE_EXCEEDED, "the request did not arrive in time")

@@ -567,9 +567,10 @@ class Connection(asyncio.Protocol):
                 pass
 
     def _stream_closed(self, stream_id: int, error_code: int) -> None:
-        waiter = self._senders.pop(stream_id, None)
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
+        if self._senders:
+            waiter = self._senders.pop(stream_id, None)
+            if waiter is not None and not waiter.done():
+                waiter.set_result(None)
         self._handler.on_stream_closed(stream_id, error_code)
 
     # -- the end -------------------------------------------------------------------------------------

@@ -189,7 +189,8 @@ class ServerConnection(ConnectionHandler):
 
     def on_stream_closed(self, stream_id: int, error_code: int) -> None:
         """Release the call; cancel its handler when it still runs."""
-        self._unread.pop(stream_id, None)
+        if self._unread:
+            self._unread.pop(stream_id, None)
         call = self._calls.pop(stream_id, None)
         if call is not None:
             call.closed()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from inspect import iscoroutinefunction
 from typing import Any, Final, Protocol, cast
 
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
@@ -16,7 +17,7 @@ _WORD_START = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 UNLIMITED: Final = 2**32 - 1
 """Bytes of the largest message in the wire format."""
 
-Handler = Callable[..., Awaitable[Any]]
+Handler = Callable[..., Any]
 OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 
 
@@ -29,6 +30,8 @@ class Method:
     Attributes:
         path: the ``:path`` of its calls, ``/package.Service/Method``.
         handler: a coroutine function; its arguments depend on which sides stream, see ``windshift.rpc.call``.
+            Of a unary method it may be a plain function, and then every interceptor's wrapper must be one.
+        plain: whether it is.
         request_type: the class of its requests.
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
@@ -46,6 +49,10 @@ class Method:
     streaming: bool
     max_message_size: int = UNLIMITED
     on_headers: OnHeaders | None = None
+    plain: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "plain", not (self.streaming or iscoroutinefunction(self.handler)))
 
 
 class Interceptor(Protocol):

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from typing import Any
 
@@ -30,7 +30,8 @@ from windshift.server.domain.errors import (
     UnboundSubject,
     WrongLastId,
 )
-from windshift.server.events.model import PublishRequest
+from windshift.server.events.counts import CANCELLED, Counts
+from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher
 from windshift.server.telemetry.propagation import TraceContext
 
@@ -444,6 +445,73 @@ async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_br
     assert len(own_broker.requests) == 0
     assert writes._slots.free == 1
     own_nats_server.thaw()
+
+
+class Begun:
+    """A publish without a task: what came of it."""
+
+    def __init__(self, publisher: Publisher, request: PublishRequest, seconds: float) -> None:
+        self.receipts: list[PublishReceipt] = []
+        self.rest: list[Callable[[], Awaitable[PublishReceipt]]] = []
+        self.abandon = publisher.begin(request, in_seconds(seconds), self.receipts.append, self.rest.append)
+
+    async def outcome(self) -> PublishReceipt:
+        """Return what it came to, in a task if there is need."""
+        async with asyncio.timeout(20):
+            while not (self.receipts or self.rest):  # noqa: ASYNC110 - only the broker knows
+                await asyncio.sleep(0.002)
+        return await self.rest.pop()() if self.rest else self.receipts.pop()
+
+
+async def test_without_a_task(broker: Broker, unique: Unique) -> None:
+    """What is simply stored needs none; all else goes on in one, with the outcome that it would have had."""
+    stream, counts = await broker.stream(unique()), Counts()
+    writes = Writes(broker.connection, broker.requests, broker.api)
+    publisher = Publisher(broker.api, writes, counts)
+    begun = Begun(publisher, event(f"{stream}.a"), 5)
+    assert (await begun.outcome(), begun.rest) == ((1, False), [])
+    keyed = event(f"{stream}.a", idempotency_key="k")
+    assert await Begun(publisher, keyed, 5).outcome() == (2, False)
+    assert await Begun(publisher, keyed, 5).outcome() == (2, True)
+    with pytest.raises(WrongLastId):
+        await Begun(publisher, event(f"{stream}.a", expected_last_id=1), 5).outcome()
+    with pytest.raises(UnboundSubject):
+        await Begun(publisher, event(f"{unique()}.a"), 5).outcome()
+    with pytest.raises(EventTooLarge):
+        await Begun(publisher, event(f"{stream}.a", bytes(2_000_000)), 5).outcome()
+    with pytest.raises(InvalidField):
+        Begun(publisher, event("a b"), 5)
+    assert (counts.published, counts.duplicates) == (2, 1)
+    assert {reason: number for reason, number in counts.failures.items() if number} == {
+        InvalidField.reason: 1,
+        WrongLastId.reason: 1,
+        UnboundSubject.reason: 1,
+        EventTooLarge.reason: 1,
+    }
+    assert writes.in_flight == 0
+
+
+async def test_abandoned_without_a_task(own_nats_server: NatsServer, own_broker: Broker) -> None:
+    """Nothing is left of it; one that found no slot waits in a task, and so does one that is in doubt."""
+    await own_broker.stream("S")
+    options, counts = WriteOptions(max_in_flight=1, patience=timedelta(milliseconds=10)), Counts()
+    writes = Writes(own_broker.connection, own_broker.requests, own_broker.api, options)
+    publisher = Publisher(own_broker.api, writes, counts)
+    own_nats_server.freeze()
+    first, second = (Begun(publisher, event("S.a"), 20) for _ in range(2))
+    assert first.abandon is not None
+    assert (second.abandon, len(second.rest), writes.in_flight) == (None, 1, 1)
+    first.abandon()
+    assert (writes.in_flight, len(own_broker.requests)) == (0, 0)
+    assert counts.failures[CANCELLED] == 1
+    third = Begun(publisher, event("S.a"), 20)
+    async with asyncio.timeout(20):
+        while not third.rest:  # noqa: ASYNC110 - only the clock knows
+            await asyncio.sleep(0.002)
+    assert writes.in_flight == 1
+    own_nats_server.thaw()
+    assert await third.outcome() == (2, False)
+    assert writes.in_flight == 0
 
 
 async def test_crashes_under_load(own_nats_server: NatsServer, own_broker: Broker) -> None:

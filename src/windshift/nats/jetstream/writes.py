@@ -38,7 +38,7 @@ from windshift.nats.errors import (
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
 from windshift.nats.jetstream.slots import Slots
-from windshift.nats.requests import NoReply, Outcome, Requests
+from windshift.nats.requests import Handler, NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
 
 
@@ -123,22 +123,41 @@ def _plain_stream(beginning: bytes) -> str | None:
     return None if plain is None else plain[1].decode()
 
 
+def plain_ack(body: bytes) -> PubAck | None:
+    """Parse the answer to a publish if it is what nats-server says of a message that it stored."""
+    beginning, _, end = body.partition(b'","seq":')
+    number = end.removesuffix(b"}")
+    if number.isdigit() and number is not end and len(beginning) < _LONGEST_BEGINNING:
+        stream = _plain_stream(beginning)
+        if stream is not None:
+            return _new(PubAck, (stream, int(number), False))
+    return None
+
+
 def read_pub_ack(body: bytes) -> PubAck:
     """Parse the answer to a publish.
 
     Raise `JetStreamError` for an error, `ValueError` if it is not such an answer.
     """
-    beginning, _, end = body.partition(b'","seq":')  # nats-server's usual form
-    number = end[:-1]
-    if number.isdigit() and len(beginning) < _LONGEST_BEGINNING:
-        stream = _plain_stream(beginning)
-        if stream is not None and end == number + b"}":
-            return _new(PubAck, (stream, int(number), False))
+    plain = plain_ack(body)
+    if plain is not None:
+        return plain
     answer = read_answer(body)
     try:
         return PubAck(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate", False)))
     except (KeyError, TypeError, OverflowError):
         raise ValueError("not an answer to a publish") from None
+
+
+class Attempt(NamedTuple):
+    """A write that was sent, and has slots."""
+
+    token: bytes
+    slots: int
+    until: float
+    """When to wait no longer, in loop time."""
+    doubt_at: float
+    """When to find out why there is no answer."""
 
 
 class _NotSent(Enum):
@@ -208,9 +227,59 @@ class Writes:
             self._api.refuse_if_full()
         if write.before:
             await self._make_way(write)
-        result = await self._attempt(write)
-        ack = _read(result)
-        return ack or await self._persist(write, result)
+        return await self._conclude(write, await self._attempt(write))
+
+    def begin(self, write: Write, handler: Handler) -> Attempt:
+        """Send a single message and return at once.
+
+        `handler` is called once, with the outcome, which is for `stored`, and if that does not settle it, for
+        `finish`. Until then `abandon` ends it. Raise a `NatsError` if it cannot be sent now; `write` waits
+        where that helps.
+        """
+        if self._api.refusal:
+            self._api.refuse_if_full()
+        slots = self._slots_for(write)
+        if not self._slots.take_now(slots):
+            raise TooManyInFlight
+        return self._send(write, slots, handler)
+
+    def stored(self, attempt: Attempt, outcome: Outcome) -> PubAck | None:
+        """Return the acknowledgement if an outcome is one: then there is nothing left to do."""
+        ack = plain_ack(outcome) if isinstance(outcome, bytes) else None
+        if ack is not None:
+            self._slots.give_back(attempt.slots)
+        return ack
+
+    async def finish(self, write: Write, attempt: Attempt, outcome: Outcome) -> PubAck:
+        """Do what `write` does after its first message was sent, and had this outcome."""
+        return await self._conclude(write, await self._await_word(write, attempt, outcome))
+
+    def abandon(self, attempt: Attempt) -> None:
+        """Let go of a write that was sent."""
+        self._requests.forget(attempt.token)
+        self._slots.give_back(attempt.slots)
+
+    def _slots_for(self, write: Write) -> int:
+        size = len(write.body)
+        for part in write.before:
+            size += len(part.body)
+        return 1 if size < _SLOT else min(1 + size // _SLOT, self._options.max_in_flight)
+
+    def _send(self, write: Write, slots: int, handler: Handler) -> Attempt:
+        """Send with slots, which are free again if it could not be sent."""
+        now, until = self._requests.loop.time(), write.deadline
+        doubt_at = now + min(self._patience, (until - now) / 2)
+        if write.repeatable:
+            until = min(until, now + self._attempt_timeout)
+            doubt_at = min(until, doubt_at)
+        try:
+            for part in write.before:
+                self._connection.publish(*part)
+            token = self._requests.send(write.subject, write.body, write.headers, handler, doubt_at)
+        except NatsError:
+            self._slots.give_back(slots)
+            raise
+        return _new(Attempt, (token, slots, until, doubt_at))
 
     async def _make_way(self, write: Write) -> None:
         """Wait until all messages of a batch can be sent at once. Raise `MessageTooLarge` for one of them."""
@@ -221,38 +290,37 @@ class Writes:
 
     async def _attempt(self, write: Write) -> _Result:
         """Take slots, send once, and wait for the answer."""
-        size = len(write.body)
-        for part in write.before:
-            size += len(part.body)
-        slots = 1 + size // _SLOT
-        if slots > 1:
-            slots = min(slots, self._options.max_in_flight)
+        slots = self._slots_for(write)
         if not self._slots.take_now(slots):
             await self._slots.take(write.deadline, slots)
-        loop = self._requests.loop
-        now, until = loop.time(), write.deadline
-        patience = (until - now) / 2
-        doubt_at = now + min(self._patience, patience)
-        if write.repeatable:
-            until = min(until, now + self._attempt_timeout)
-            doubt_at = min(until, doubt_at)
-        answer: asyncio.Future[Outcome] = loop.create_future()
-        token = b""
+        answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
         try:
-            for part in write.before:
-                self._connection.publish(*part)
-            token = self._requests.send(write.subject, write.body, write.headers, answer.set_result, doubt_at)
-            outcome = await answer
-            if outcome is NoReply.TIMED_OUT and doubt_at < until:
-                outcome = await self._doubt(token, write.subject, until)
+            attempt = self._send(write, slots, answer.set_result)
         except NotConnected:
             return _NotSent.NOT_CONNECTED
+        try:
+            outcome = await answer
         except asyncio.CancelledError:
-            self._requests.forget(token)
+            self.abandon(attempt)
+            raise
+        return await self._await_word(write, attempt, outcome)
+
+    async def _await_word(self, write: Write, attempt: Attempt, outcome: Outcome) -> Outcome:
+        """Wait on where there is no answer yet, and free the slots."""
+        try:
+            if outcome is NoReply.TIMED_OUT and attempt.doubt_at < attempt.until:
+                return await self._doubt(attempt.token, write.subject, attempt.until)
+        except asyncio.CancelledError:
+            self._requests.forget(attempt.token)
             raise
         finally:
-            self._slots.give_back(slots)
+            self._slots.give_back(attempt.slots)
         return outcome
+
+    async def _conclude(self, write: Write, result: _Result) -> PubAck:
+        """Return the acknowledgement, or go on after an inconclusive first attempt."""
+        ack = _read(result)
+        return ack or await self._persist(write, result)
 
     async def _doubt(self, token: bytes, subject: bytes, until: float) -> Outcome:
         """Wait on, and look up meanwhile whether any stream will answer.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +20,8 @@ class AskingInterceptor:
             return method
         handler = method.handler
 
-        def ask(*arguments: Any) -> Awaitable[Any]:
+        async def ask(*arguments: Any) -> Any:
             asking.set(arguments[-1].peer)
-            return handler(*arguments)
+            return await handler(*arguments)
 
         return replace(method, handler=ask)

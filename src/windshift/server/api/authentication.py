@@ -7,7 +7,7 @@ request is there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from dataclasses import replace
 from functools import partial
 from typing import Any, Final
@@ -91,15 +91,16 @@ class AuthInterceptor:
         """Judge a publish: what `_unary` does, as quickly as can be."""
         handler, access = method.handler, self._access
 
-        def publish(request: Any, call: ServerCall) -> Awaitable[Any]:
+        def publish(request: Any, call: ServerCall) -> None:
             identity = call.state
             if isinstance(identity, Identity) and call.started > access.replaced_at and access.full is None:
                 principal = identity.principal
                 if principal.max_rps is None and principal.permissions.publishes(request.subject):
-                    return handler(request, call)
-            return judged(request, call)
+                    handler(request, call)
+                    return
+            call.go_on(lambda: judged(request, call))
 
-        async def judged(request: Any, call: ServerCall) -> Any:
+        async def judged(request: Any, call: ServerCall) -> None:
             identity = await self._identified(call)
             self._begin(call, identity)
             try:
@@ -107,7 +108,7 @@ class AuthInterceptor:
                     _require(call, identity, [Publish(request.subject)], request)
                 if access.full is not None:
                     access.full.check(request.subject)
-                return await handler(request, call)
+                handler(request, call)
             except _DENIALS as error:
                 self._deny(call, identity, error)
                 raise

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final
 
-from windshift.nats import JetStreamError, NatsError, retry
+from windshift.nats import JetStreamError, NatsError, Outcome, retry
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.writes import PubAck, Write, Writes
+from windshift.nats.jetstream.writes import Attempt, PubAck, Write, Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error
@@ -58,34 +60,86 @@ class Publisher:
 
         The event carries the trace context of the request or, where it is recorded, that of its publication.
         """
-        counts = self._counts
-        span = None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
+        return await self._counted(request, self._store(request, deadline, self._start_span(request)))
+
+    def begin(
+        self,
+        request: PublishRequest,
+        deadline: float,
+        done: Callable[[PublishReceipt], None],
+        go_on: Callable[[Callable[[], Awaitable[PublishReceipt]]], None],
+    ) -> Callable[[], None] | None:
+        """Do what `publish` does, without a task as long as that is possible.
+
+        `done` is called with the receipt; or `go_on`, at once or later, with the rest of the work, if that
+        takes a task. Return what abandons the publish until then; None = it is with `go_on` already.
+        """
+        writes = self._writes
+        span = None if self._tracer is None else self._start_span(request)
+        if span is not None:
+            go_on(lambda: self._counted(request, self._store(request, deadline, span)))
+            return None
         try:
-            if span is None:
-                ack = await self._store(request, deadline)
-            else:
-                ack = await self._record(span, request, deadline)
-        except BaseException as error:
-            counts.publish_failed(error)
+            write = _write(request, deadline)
+        except WindshiftError as error:
+            self._counts.publish_failed(error)
             raise
+
+        def take(outcome: Outcome) -> None:
+            ack = writes.stored(attempt, outcome)
+            if ack is not None:
+                done(self._receipt(request, ack))
+            else:
+                go_on(lambda: self._go_on(request, write, writes.finish(write, attempt, outcome)))
+
+        try:
+            attempt = writes.begin(write, take)
+        except NatsError:
+            go_on(lambda: self._go_on(request, write, writes.write(write)))
+            return None
+        return lambda: self._abandon(attempt)
+
+    def _go_on(
+        self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]
+    ) -> Awaitable[PublishReceipt]:
+        return self._counted(request, self._settled(request, write, storing))
+
+    def _abandon(self, attempt: Attempt) -> None:
+        self._writes.abandon(attempt)
+        self._counts.publish_failed(CancelledError())
+
+    def _start_span(self, request: PublishRequest) -> Span | None:
+        return None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
+
+    async def _counted(self, request: PublishRequest, storing: Awaitable[PubAck]) -> PublishReceipt:
+        try:
+            ack = await storing
+        except BaseException as error:
+            self._counts.publish_failed(error)
+            raise
+        return self._receipt(request, ack)
+
+    def _receipt(self, request: PublishRequest, ack: PubAck) -> PublishReceipt:
+        """Count an event that is stored, and return what its publisher is told."""
         if ack.duplicate:
-            counts.duplicates += 1
+            self._counts.duplicates += 1
             return PublishReceipt(_told_of_duplicate(request, ack), duplicate=True)
-        counts.published += 1
+        self._counts.published += 1
         return _new(PublishReceipt, (ack.sequence, False))
 
-    async def _record(self, span: Span, request: PublishRequest, deadline: float) -> PubAck:
+    async def _store(self, request: PublishRequest, deadline: float, span: Span | None) -> PubAck:
+        if span is None:
+            write = _write(request, deadline)
+            return await self._settled(request, write, self._writes.write(write))
         _describe_publish(span, request)
         with span:
-            ack = await self._store(request._replace(trace=span.context), deadline)
+            ack = await self._store(request._replace(trace=span.context), deadline, None)
             _describe_ack(span, ack)
         return ack
 
-    async def _store(self, request: PublishRequest, deadline: float) -> PubAck:
-        block, is_keyed = _headers(request), bool(request.idempotency_key)
-        write = _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed, ()))
+    async def _settled(self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]) -> PubAck:
         try:
-            return await self._writes.write(write)
+            return await storing
         except JetStreamError as refusal:
             return await self._refused(request, write, refusal)
         except NatsError as error:
@@ -181,6 +235,11 @@ class Publisher:
     async def _last_sequence(self, stream: str, deadline: float) -> int:
         info = await self._api.stream_info(stream, deadline)
         return int(info["state"]["last_seq"])
+
+
+def _write(request: PublishRequest, deadline: float) -> Write:
+    block, is_keyed = _headers(request), bool(request.idempotency_key)
+    return _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed, ()))
 
 
 def _headers(request: PublishRequest) -> bytes:
