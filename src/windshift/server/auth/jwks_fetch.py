@@ -9,7 +9,6 @@ import io
 import socket
 import ssl
 from contextlib import ExitStack
-from http.client import HTTPConnection, HTTPException
 from ipaddress import ip_address
 from pathlib import Path
 from time import monotonic
@@ -47,8 +46,12 @@ def fetch(source: str, time_limit: float = TIME_LIMIT) -> bytes:
         raise NotFetched(f"the server's certificate is not valid: {error.verify_message}") from None
     except OSError as error:
         raise NotFetched(error.strerror or type(error).__name__) from None
-    except (HTTPException, ValueError) as error:
-        raise NotFetched(f"the server does not speak HTTP as it should ({type(error).__name__})") from None
+    except ValueError as error:
+        raise _not_http(error) from None
+
+
+def _not_http(error: Exception) -> NotFetched:
+    return NotFetched(f"the server does not speak HTTP as it should ({type(error).__name__})")
 
 
 def _read(path: Path) -> bytes:
@@ -65,6 +68,8 @@ def _bounded(content: bytes) -> bytes:
 
 
 def _download(url: str, deadline: float) -> bytes:
+    from http.client import HTTPConnection, HTTPException  # noqa: PLC0415 - 1 MB that other issuers do without
+
     parts = urlsplit(url)
     host = parts.hostname
     if not host:
@@ -85,11 +90,14 @@ def _download(url: str, deadline: float) -> bytes:
             "Connection": "close",
         }
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", target, headers=headers)
-        response = opened.enter_context(connection.getresponse())
-        if response.status != 200:
-            raise NotFetched(f"the server answered with status {response.status}")
-        return _bounded(response.read(SIZE_LIMIT + 1))
+        try:
+            connection.request("GET", target, headers=headers)
+            response = opened.enter_context(connection.getresponse())
+            if response.status != 200:
+                raise NotFetched(f"the server answered with status {response.status}")
+            return _bounded(response.read(SIZE_LIMIT + 1))
+        except HTTPException as error:
+            raise _not_http(error) from None
 
 
 def _context() -> ssl.SSLContext:

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from enum import StrEnum
-from importlib.metadata import entry_points
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
@@ -133,6 +132,8 @@ def _propagators(text: str) -> tuple[str, ...]:
 
 
 def _has_propagator(name: str) -> bool:
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 1 MB that is rarely needed
+
     return bool(entry_points(group="opentelemetry_propagator", name=name))
 
 

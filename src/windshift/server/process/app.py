@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-from windshift import __version__
+import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
@@ -245,7 +245,7 @@ class App:
         limits = self._config.grpc.limits
         return ServerView(
             name=socket.gethostname(),
-            version=__version__,
+            version=windshift.__version__,
             started_ns=self._started_ns,
             max_payload=self.connection.max_payload,
             rules=self.authorization is not None,

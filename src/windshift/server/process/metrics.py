@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from importlib.metadata import version
 from itertools import chain
 from typing import Any, Final
 
@@ -68,7 +67,7 @@ class Metrics:
         _add_events(registry, counts, writes)
         _add_dead_letters(registry, dead_letters)
         _add_nats(registry, connections, cache, dead_letters)
-        add_process(registry, version("windshift"))
+        add_process(registry)
         self._push = telemetry.metric_reader(registry.collect)
         _add_exports(registry, self._push, telemetry.spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import uvloop
 
@@ -21,7 +22,6 @@ from windshift.nats import ConnectFailed, ServerAddress
 from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.background.reloading import NotUsable
 from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
-from windshift.server.process.app import App
 from windshift.server.process.embedded import Disk, EmbeddedError, EmbeddedNats
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer
@@ -35,6 +35,9 @@ from windshift.server.telemetry import instruments
 from windshift.server.telemetry.prometheus import Exposition
 from windshift.server.telemetry.registry import Registry
 from windshift.server.telemetry.signals import Telemetry
+
+if TYPE_CHECKING:
+    from windshift.server.process.app import App  # see `_load_app`
 
 log = logging.getLogger(__name__)
 
@@ -148,9 +151,11 @@ class Process:
         """Start everything. What the stack is given is stopped in reverse, after the drain."""
         config = self._config = _with_room(self._config)
         health_port = await self._start_health(stack)
+        loading = asyncio.create_task(asyncio.to_thread(_load_app))
         servers = config.nats.servers or await self._start_embedded(stack)
+        make_app = await loading
         storage = None if self._embedded is None else self._embedded.storage
-        app = App(config, servers, self._telemetry, share_port=self._share_port, storage=storage)
+        app = make_app(config, servers, self._telemetry, share_port=self._share_port, storage=storage)
         stack.push_async_callback(app.close)
         if self._embedded is not None and app.metrics is not None:
             _add_disk(app.metrics.registry, self._embedded.disk)
@@ -257,6 +262,13 @@ class Process:
             log.warning(
                 "not all calls ended within WINDSHIFT_DRAIN_TIMEOUT (%g s); they were cut off", timeout
             )
+
+
+def _load_app() -> type[App]:
+    """Import what serves, which takes most of a start: the embedded server starts meanwhile."""
+    from windshift.server.process.app import App  # noqa: PLC0415 - see above
+
+    return App
 
 
 def _with_room(config: ServerConfig) -> ServerConfig:

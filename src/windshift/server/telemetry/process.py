@@ -12,6 +12,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Final
 
+import windshift
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.registry import Histogram, Point, Registry
 
@@ -20,7 +21,7 @@ _DESCRIPTORS: Final = (Path("/proc/self/fd"), Path("/dev/fd"))
 _LAG_INTERVAL: Final = 0.5
 
 
-def add_process(registry: Registry, version: str) -> None:
+def add_process(registry: Registry) -> None:
     """Add this process's instruments; those that the system does not support have no readings."""
     started = time.monotonic()
     registry.add(i.CPU_TIME, _cpu_time)
@@ -28,7 +29,7 @@ def add_process(registry: Registry, version: str) -> None:
     registry.add_number(i.DESCRIPTORS, _descriptors)
     registry.add_number(i.UPTIME, lambda: time.monotonic() - started)
     registry.add(i.GC_COLLECTIONS, _collections)
-    registry.add(i.BUILD_INFO, lambda: (((version, platform.python_version()), 1),))
+    registry.add(i.BUILD_INFO, lambda: (((windshift.__version__, platform.python_version()), 1),))
 
 
 def _cpu_time() -> Iterator[Point]:

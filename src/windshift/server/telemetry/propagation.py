@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib.metadata import entry_points
 from typing import Any, Final, NamedTuple, Protocol
 
 _IDS = r"(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}"
@@ -85,6 +84,8 @@ def w3c(carrier: Carrier) -> TraceContext | None:
 
 def _installed(name: str) -> Extract:
     """Load a propagator from an installed package."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - 1 MB that is rarely needed
+
     found = entry_points(group=_GROUP, name=name)
     if not found:
         raise LookupError(f"no package has the propagator {name}")
