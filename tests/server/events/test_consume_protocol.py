@@ -56,6 +56,7 @@ class Call:
     """
 
     def __init__(self, policy: RetryPolicy = TWICE, settled: Settled | None = None) -> None:
+        self.sequence = 0
         self.memory = Memory(settled or Settled(), FailedAttempts(), PauseDetector(), Counts())
         self.protocol = ConsumeProtocol(
             ConsumerKey("S", "c"),
@@ -92,7 +93,8 @@ class Call:
 
     def arrive(self, seq: int, attempt: int = 1, stored_ns: int = STORED_NS) -> None:
         """Let a delivery arrive."""
-        reply = b"$JS.ACK.S.c.%d.%d.1.%d.0" % (attempt, seq, stored_ns)
+        self.sequence += 1
+        reply = b"$JS.ACK.S.c.%d.%d.%d.%d.0" % (attempt, seq, self.sequence, stored_ns)
         self.protocol.delivered(
             Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
         )
@@ -218,8 +220,10 @@ def test_an_ack_that_is_made_again_is_claimed_by_the_same_name() -> None:
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     call.sent()
     claimant = call.claim().pending.held.claimant
-    call.protocol.advance(6.0)
+    call.turn(6.0)
     assert call.told() == [([], [], [1])]
+    call.turn(6.0)
+    assert call.work() == [LookUp()]
     call.protocol.command(Ack([StreamSeq(1)]), 6.0)
     call.sent(6.0)
     assert call.claim().pending.held.claimant == claimant != b""
@@ -328,6 +332,8 @@ def test_what_makes_deliveries_doubtful(happen: Callable[[ConsumeProtocol], obje
     call.work()
     call.protocol.sends.clear()
     call.protocol.command(Ack([StreamSeq(1)]), 11.0)
+    call.turn(11.0)
+    call.protocol.consumer_seen(snapshot())
     call.sent(11.0)
     assert Claim in [type(each) for each in call.work()]
 
@@ -538,10 +544,12 @@ def test_a_lost_connection() -> None:
     call.protocol.answered(ack, NoReply.DISCONNECTED, 0.0)
     assert call.told() == []
     call.protocol.connected(1.0)
-    assert call.protocol.sends == [ack]
     assert not call.protocol.takes_inbox(0.0)
     call.turn(1.0)
     assert Learn() in call.work()
+    assert call.protocol.sends == []  # the consumer may have been moved meanwhile
+    call.protocol.consumer_seen(snapshot())
+    assert call.protocol.sends == [ack]
     call.protocol.learned({})
     assert call.protocol.takes_inbox(0.0)
 

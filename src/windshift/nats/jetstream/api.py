@@ -44,6 +44,7 @@ _CHANGES: Final = (
     "STREAM.DELETE",
     "CONSUMER.CREATE",
     "CONSUMER.DELETE",
+    "CONSUMER.RESET",
 )
 _SUBJECTS_AT_ONCE: Final = 1_000
 """Subjects processed in one turn of the event loop."""

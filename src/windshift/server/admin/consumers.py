@@ -1,4 +1,4 @@
-"""Lists, shows and pauses consumers."""
+"""Lists and shows consumers."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Final, NamedTuple
 
-from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
-from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.nats.jetstream.api import ConsumerState, JetStream, consumer_state
+from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.admin.look import Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
 from windshift.server.background.batches import batches, together
@@ -15,9 +15,9 @@ from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
 from windshift.server.domain.pages import cut_page
 from windshift.server.events import consumers
+from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
-from windshift.server.events.positions import rfc3339
 
 _AT_ONCE: Final = 32
 _MOST_AGES: Final = 1_000
@@ -46,11 +46,13 @@ class ConsumerEntry(NamedTuple):
         view: what `Consumers.get` says of it.
         details: what operators see beside that.
         oldest_unsettled: when its oldest event was stored that is not settled; None = all are settled.
+        waiting_replays: replays of its dead letters that are not settled.
     """
 
     view: consumers.ConsumerView
     details: ConsumerDetails
     oldest_unsettled: Time | None
+    waiting_replays: int
 
 
 class ConsumerPage(NamedTuple):
@@ -68,15 +70,18 @@ class ConsumerPage(NamedTuple):
 
 
 class ConsumerAdmin:
-    """Looks at consumers, and pauses them. Deadlines are in the loop's time.
+    """Looks at consumers. Deadlines are in the loop's time.
 
     All methods raise `BrokerUnavailable`, `StreamNotFound` and `ConsumerNotFound`.
     """
 
-    def __init__(self, api: JetStream, look: Look, dead_letters: DeadLetterStore) -> None:
+    def __init__(
+        self, api: JetStream, look: Look, dead_letters: DeadLetterStore, replays: ReplayQueue
+    ) -> None:
         self._api = api
         self._look = look
         self._dead_letters = dead_letters
+        self._replays = replays
 
     async def page(
         self,
@@ -126,10 +131,11 @@ class ConsumerAdmin:
                 state = consumer_state(info)
                 oldest = await self._oldest(key.stream, state, deadline)
             count = await self._dead_letters.count(key.stream, key.name, deadline)
+            waiting = await self._replays.count(key, deadline)
         except (StreamNotFound, ConsumerNotFound):
             return None
         return ConsumerEntry(
-            consumers.view(key.stream, key.name, state, count), consumer_details(info), oldest
+            consumers.view(key.stream, key.name, state, count), consumer_details(info), oldest, waiting
         )
 
     async def _oldest(self, stream: str, state: ConsumerState, deadline: float) -> Time | None:
@@ -143,10 +149,3 @@ class ConsumerAdmin:
             (each for each in found if each is not None), key=lambda each: each.sequence, default=None
         )
         return None if first is None else first.time
-
-    async def pause(self, stream: str, consumer: str, until_ns: int | None, deadline: float) -> Time | None:
-        """Pause a consumer until a time in nanoseconds since 1970, or resume it; return until when it is."""
-        request: JsonObject = {} if until_ns is None else {"pause_until": rfc3339(until_ns)}
-        with broker_errors(stream=stream, consumer=consumer):
-            answer = await self._api.change(f"CONSUMER.PAUSE.{stream}.{consumer}", request, deadline)
-        return parse_rfc3339(answer["pause_until"]) if answer.get("paused") else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
@@ -15,11 +16,14 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.pausing import ConsumerPause
+from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
 from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
 from windshift.server.admin.tail import Tails
 from windshift.server.api.call_stream import CallStream
+from windshift.server.api.callers import caller_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.events import consumer_response
@@ -67,45 +71,48 @@ _CONSUMER_ORDERS: Final[dict[int, ConsumerOrder]] = {
 }
 
 
-class AdminService:
-    """Looks at streams, events and consumers, and manages them.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Administration:
+    """The domain behind the service.
 
-    Args:
+    Attributes:
         servers: this one and the others.
         streams: all about streams.
-        consumers: all about consumers.
+        consumers: looks at consumers.
+        pauses: pauses them.
+        seeks: moves them.
         subscriptions: the calls that consume.
         events: reads events.
         tails: follow streams.
     """
 
-    def __init__(
-        self,
-        servers: Servers,
-        streams: StreamAdmin,
-        consumers: ConsumerAdmin,
-        subscriptions: Subscriptions,
-        events: EventReader,
-        tails: Tails,
-    ) -> None:
-        self._servers = servers
-        self._streams = streams
-        self._consumers = consumers
-        self._subscriptions = subscriptions
-        self._events = events
-        self._tails = tails
+    servers: Servers
+    streams: StreamAdmin
+    consumers: ConsumerAdmin
+    pauses: ConsumerPause
+    seeks: ConsumerSeek
+    subscriptions: Subscriptions
+    events: EventReader
+    tails: Tails
+
+
+class AdminService:
+    """Looks at streams, events and consumers, and manages them."""
+
+    def __init__(self, admin: Administration) -> None:
+        self._admin = admin
 
     # --- Servers ------------------------------------------------------------------------------------------
 
     async def get_server(self, request: pb.GetServerRequest, call: ServerCall) -> pb.GetServerResponse:
         """Describe this server."""
         del request, call
-        return pb.GetServerResponse(server=_server(self._servers.own()))
+        return pb.GetServerResponse(server=_server(self._admin.servers.own()))
 
     async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
         """List all servers."""
         del request, call
-        found, missing = await self._servers.all()
+        found, missing = await self._admin.servers.all()
         return pb.ListServersResponse(servers=map(_server_entry, found), missing=missing)
 
     async def who_am_i(self, request: pb.WhoAmIRequest, call: ServerCall) -> pb.WhoAmIResponse:
@@ -135,7 +142,7 @@ class AdminService:
         order = known("order_by", request.order_by, _STREAM_ORDERS)
         query = StreamQuery(request.find.lower(), order, request.descending)
         after = read_token("page_token", request.page_token, (float, str), query)
-        page = await self._streams.page(
+        page = await self._admin.streams.page(
             query,
             _may_view(call),
             _page_size(request.page_size),
@@ -153,7 +160,7 @@ class AdminService:
     async def get_stream(self, request: pb.GetStreamRequest, call: ServerCall) -> pb.GetStreamResponse:
         """Describe one stream."""
         names.stream_name("name", request.name)
-        entry = await self._streams.get(request.name, answer_by(call))
+        entry = await self._admin.streams.get(request.name, answer_by(call))
         return pb.GetStreamResponse(stream=_stream_info(entry))
 
     async def list_subjects(
@@ -165,7 +172,7 @@ class AdminService:
             names.filter_subject("filter", request.filter)
         bound = (request.stream, request.filter)
         after = read_token("page_token", request.page_token, (str,), *bound)
-        found = await self._streams.subjects(request.stream, request.filter, answer_by(call))
+        found = await self._admin.streams.subjects(request.stream, request.filter, answer_by(call))
         if after is not None:
             found = [each for each in found if each[0] > after[0]]
         page = found[: _page_size(request.page_size)]
@@ -177,7 +184,7 @@ class AdminService:
     async def purge_stream(self, request: pb.PurgeStreamRequest, call: ServerCall) -> pb.PurgeStreamResponse:
         """Remove events."""
         names.stream_name("stream", request.stream)
-        purged = await self._streams.purge(
+        purged = await self._admin.streams.purge(
             request.stream, _purge(request), answer_by(call), dry_run=request.dry_run
         )
         return pb.PurgeStreamResponse(purged=purged)
@@ -190,7 +197,7 @@ class AdminService:
         expected = None
         if request.HasField("expected_last_id"):
             expected = number("expected_last_id", request.expected_last_id)
-        await self._streams.delete(request.name, expected, answer_by(call))
+        await self._admin.streams.delete(request.name, expected, answer_by(call))
         return pb.DeleteStreamResponse()
 
     # --- Events -------------------------------------------------------------------------------------------
@@ -198,7 +205,7 @@ class AdminService:
     async def get_event(self, request: pb.GetEventRequest, call: ServerCall) -> pb.GetEventResponse:
         """Read one event."""
         names.stream_name("stream", request.stream)
-        message = await self._events.get(request.stream, _get_query(request), answer_by(call))
+        message = await self._admin.events.get(request.stream, _get_query(request), answer_by(call))
         return pb.GetEventResponse(event=_stored_event(message))
 
     async def read_events(self, request: pb.ReadEventsRequest, call: ServerCall) -> pb.ReadEventsResponse:
@@ -207,7 +214,7 @@ class AdminService:
         begin = read_pointer("from", start, AtEnd() if request.backwards else AtStart())
         bound = (which.stream, which.subjects, sorted(which.types), begin, request.backwards)
         after = read_token("page_token", request.page_token, (int,), *bound)
-        page = await self._events.read(
+        page = await self._admin.events.read(
             which,
             begin if after is None else after[0],
             number("limit", request.limit, _LARGEST_READ) or _READ,
@@ -226,7 +233,7 @@ class AdminService:
         which = read_selection(request)
         begin = read_pointer("from", getattr(request, "from"), AtEnd())
         client = CallTail(call, with_data=not request.without_data)
-        await self._tails.tail(which, client, number("max_rate", request.max_rate)).run(begin)
+        await self._admin.tails.tail(which, client, number("max_rate", request.max_rate)).run(begin)
 
     async def delete_event(self, request: pb.DeleteEventRequest, call: ServerCall) -> pb.DeleteEventResponse:
         """Delete one event."""
@@ -234,7 +241,7 @@ class AdminService:
         sequence = number("id", request.id)
         if sequence == 0:
             raise InvalidField("id", "ids begin at 1")
-        await self._streams.delete_event(request.stream, sequence, answer_by(call), erase=request.erase)
+        await self._admin.streams.delete_event(request.stream, sequence, answer_by(call), erase=request.erase)
         return pb.DeleteEventResponse()
 
     # --- Consumers ----------------------------------------------------------------------------------------
@@ -248,7 +255,7 @@ class AdminService:
         order = known("order_by", request.order_by, _CONSUMER_ORDERS)
         bound = (request.stream, order)
         after = read_token("page_token", request.page_token, (float, str, str), *bound)
-        page = await self._consumers.page(
+        page = await self._admin.consumers.page(
             request.stream,
             order,
             _may_view(call),
@@ -256,7 +263,7 @@ class AdminService:
             None if after is None else (after[0], after[1], after[2]),
             answer_by(call),
         )
-        calls = await self._subscriptions.counts(request.stream)
+        calls = await self._admin.subscriptions.counts(request.stream)
         token = "" if page.after is None else write_token([*page.after], *bound)
         return pb.ListConsumersResponse(
             consumers=[_consumer_info(entry, calls) for entry in page.entries],
@@ -275,7 +282,7 @@ class AdminService:
             names.consumer_name("consumer", request.consumer)
             if not request.stream:
                 raise InvalidField("consumer", "needs stream: names of consumers are the stream's own")
-        found, missing = await self._subscriptions.all(request.stream, request.consumer)
+        found, missing = await self._admin.subscriptions.all(request.stream, request.consumer)
         return pb.ListSubscriptionsResponse(subscriptions=map(_subscription, found), missing=missing)
 
     async def pause_consumer(
@@ -285,8 +292,27 @@ class AdminService:
         names.stream_name("stream", request.stream)
         names.consumer_name("consumer", request.consumer)
         until = unix_ns("until", request.until) if request.HasField("until") else None
-        paused = await self._consumers.pause(request.stream, request.consumer, until, answer_by(call))
+        consumer = ConsumerKey(request.stream, request.consumer)
+        paused = await self._admin.pauses.set(consumer, until, answer_by(call))
         return pb.PauseConsumerResponse(paused_until=_timestamp(paused))
+
+    async def seek_consumer(
+        self, request: pb.SeekConsumerRequest, call: ServerCall
+    ) -> pb.SeekConsumerResponse:
+        """Move a consumer to another event."""
+        names.stream_name("stream", request.stream)
+        names.consumer_name("consumer", request.consumer)
+        if request.to.WhichOneof("pointer") is None:
+            raise InvalidField("to", "set one of start, end, time and offset")
+        to = read_pointer("to", request.to, AtEnd())
+        sought = await self._admin.seeks.seek(
+            ConsumerKey(request.stream, request.consumer),
+            to,
+            caller_of(call),
+            answer_by(call),
+            dry_run=request.dry_run,
+        )
+        return pb.SeekConsumerResponse(next_id=sought.next_id, was=sought.was, pending=sought.pending)
 
 
 class CallTail(CallStream):
@@ -492,6 +518,7 @@ def _consumer_info(entry: ConsumerEntry, calls: Counter[ConsumerKey]) -> pb.Cons
         last_ack=_timestamp(details.last_ack),
         paused_until=_timestamp(details.paused_until),
         subscriptions=calls[ConsumerKey(view.stream, view.id)],
+        waiting_replays=entry.waiting_replays,
     )
 
 

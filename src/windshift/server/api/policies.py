@@ -315,7 +315,7 @@ def _read_events(request: admin_pb.ReadEventsRequest | admin_pb.TailEventsReques
         yield Consume(request.stream, subject, None)
 
 
-def _pause(request: admin_pb.PauseConsumerRequest) -> Iterator[Action]:
+def _control(request: admin_pb.PauseConsumerRequest | admin_pb.SeekConsumerRequest) -> Iterator[Action]:
     yield ControlConsumer(request.stream, names.given_name(request.consumer))
 
 
@@ -372,7 +372,7 @@ def _check_of_stream(request: Any) -> None:
     names.stream_name("stream", request.stream)
 
 
-def _check_of_consumer(request: admin_pb.PauseConsumerRequest) -> None:
+def _check_of_consumer(request: admin_pb.PauseConsumerRequest | admin_pb.SeekConsumerRequest) -> None:
     names.stream_name("stream", request.stream)
     names.consumer_name("consumer", request.consumer)
 
@@ -479,7 +479,8 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
     _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
-    _ADMIN + "PauseConsumer": _changes(_pause, _check_of_consumer),
+    _ADMIN + "PauseConsumer": _changes(_control, _check_of_consumer),
+    _ADMIN + "SeekConsumer": _changes(_control, _check_of_consumer),
     _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),
     _HEALTH + "Check": _PROBE,

@@ -236,6 +236,12 @@ class NotSupportedByBroker(WindshiftError):
         super().__init__(f"{operation} needs nats-server {since} or later", {"since": since})
 
 
+class SeekNotPossible(WindshiftError):
+    """The broker does not move this consumer there."""
+
+    reason = "SEEK_NOT_POSSIBLE"
+
+
 class SubjectsOverlap(WindshiftError):
     """Another stream takes some of these subjects already."""
 

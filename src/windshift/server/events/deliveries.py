@@ -78,6 +78,11 @@ def stored_at(reply: bytes) -> int:
     return int(split_ack_subject(reply)[3])
 
 
+def consumer_sequence(reply: bytes) -> int:
+    """Say which of all deliveries of its consumer this is, since that was moved last; by its reply."""
+    return int(split_ack_subject(reply)[2])
+
+
 def pending_after(reply: bytes) -> int:
     """Say how many messages the consumer had yet to hand over when it sent this delivery."""
     return int(split_ack_subject(reply)[4])

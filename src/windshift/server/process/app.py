@@ -34,11 +34,13 @@ from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.look import Look
+from windshift.server.admin.pausing import ConsumerPause
+from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerLoad, Servers, ServerView
 from windshift.server.admin.streams import StreamAdmin
 from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.admin.tail import Tails
-from windshift.server.api.admin import ADMIN, AdminService
+from windshift.server.api.admin import ADMIN, Administration, AdminService
 from windshift.server.api.asking import AskingInterceptor
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
@@ -434,15 +436,19 @@ class _Domain:
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas)
         self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets))
-        look = Look(api)
+        look, pauses = Look(api), ConsumerPause(api, notes)
         self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(
-            self.servers,
-            StreamAdmin(api, look, store, ownership),
-            ConsumerAdmin(api, look, store),
-            subscriptions,
-            EventReader(api, look),
-            Tails(connection, api),
+            Administration(
+                servers=self.servers,
+                streams=StreamAdmin(api, look, store, ownership),
+                consumers=ConsumerAdmin(api, look, store, queue),
+                pauses=pauses,
+                seeks=ConsumerSeek(api, pauses, self.gathering, store, notes, dead_lettering.moves),
+                subscriptions=subscriptions,
+                events=EventReader(api, look),
+                tails=Tails(connection, api),
+            )
         )
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())

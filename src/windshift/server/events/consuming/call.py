@@ -58,6 +58,7 @@ from windshift.server.events.dead_letters.store import UnreadableEntry
 from windshift.server.events.deliveries import read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY
+from windshift.server.events.runs import Run
 from windshift.server.telemetry.log_throttle import LogThrottle
 
 log = logging.getLogger(__name__)
@@ -168,11 +169,12 @@ class Subscription:
     @contextmanager
     def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
         shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
-        settled = shared.settled.attach(consumer, found.state.created, now())
+        settled = shared.settled.attach(consumer, found.run.name, now())
         try:
             yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts, self._broker.room)
         finally:
-            shared.settled.detach(consumer, found.state.created, now())
+            run = found.run if self._attachment is None else self._attachment.protocol.run
+            shared.settled.detach(consumer, run.name, now())
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
@@ -290,6 +292,7 @@ class _Attachment:
         self.protocol.begin(self._loop.time())
         deaf = (
             self._shared.peers.join(self._consumer, self),
+            self._shared.moves.attach(self._consumer, self),
             notes.listen(REPLAY, *self._consumer, self._ring_feed),
             notes.listen(CONSUMER, *self._consumer, self._doubt),
             notes.listen(ELECTED, *self._consumer, self._elect),
@@ -315,6 +318,16 @@ class _Attachment:
         """End the call once everything that the client asked for is confirmed."""
         self.protocol.end(failure)
         self._wake.set()
+
+    def hold_still(self, run: Run, until: float) -> None:
+        """Drop what the client holds, and take nothing before the consumer is in this run."""
+        self.protocol.hold_still(run, until)
+        self._wake.set()
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something about an event of the consumer is under way to the broker."""
+        return self.protocol.is_busy
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         if self._is_stopped:
@@ -449,7 +462,7 @@ class _Attachment:
 
     def _tell_settled(self) -> None:
         settled, self.protocol.settled_again = self.protocol.settled_again, []
-        self._shared.peers.tell_settled(self._consumer, self.protocol.found.state.created, settled)
+        self._shared.peers.tell_settled(self._consumer, self.protocol.run.name, settled)
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------
 
@@ -618,8 +631,17 @@ class _Attachment:
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
         size = self.protocol.window.size
         found = await find_consumer(self._broker.api, *self._consumer, size, deadline)
+        if found.run.follows(self.protocol.run):
+            self._begin_run(found.run)
         self.protocol.consumer_seen(found)
         await keep_used(self._broker.api, self._consumer, found.state, deadline)
+
+    def _begin_run(self, run: Run) -> None:
+        """Go on with a consumer that was moved, and with the memory of its new run."""
+        settled, now = self._shared.settled, self._loop.time()
+        before, memory = self.protocol.run.name, settled.attach(self._consumer, run.name, now)
+        self.protocol.begin_run(run, memory, now)
+        settled.detach(self._consumer, before, now)
 
     async def _look_up(self) -> None:
         try:
@@ -718,11 +740,11 @@ class _Attachment:
             return False
         except (WindshiftError, NatsError):
             return None
-        return bool(end.position) and end.time >= self.protocol.made_at
+        return end.is_of(self.protocol.run)
 
     async def _keep(self, failure: Failure, deadline: float) -> p.Ending:
         """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
-        gate, made_at = self.protocol.gate, self.protocol.made_at
+        gate, run = self.protocol.gate, self.protocol.run
         if not await self._is_certain(failure.id.seq):
             return p.Ending.OTHERWISE
         is_replicated = self.protocol.found.state.is_replicated
@@ -738,7 +760,7 @@ class _Attachment:
                 self._shared.told.not_kept(failure, error)
                 return p.Ending.NOT_NOW
             buried = partial(gate.buried, failure.id.stream)
-        keeping = self._shared.keep(failure, made_at, deadline, buried)
+        keeping = self._shared.keep(failure, run, deadline, buried)
         return await (keeping if is_replicated else self._unless_lost(keeping))
 
     async def _is_certain(self, seq: StreamSeq) -> bool:
@@ -773,7 +795,7 @@ class _Attachment:
             self.protocol.letter_id(pending.seq, pending.reply),
             pending.held.claimant,
             found.timeout,
-            self.protocol.made_at,
+            self.protocol.run,
             pending.confirmation.expires,
         )
         self.protocol.claimed(work, ending, monotonic())

@@ -24,6 +24,7 @@ from windshift.server.events.consuming.tokens import key_of, with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.retries import RetryPolicy, stored_policy
+from windshift.server.events.runs import Run
 from windshift.server.ownership.amounts import owner_of
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,11 @@ class ConsumerSnapshot:
     def owner(self) -> str:
         """The principal that owns it; empty = unknown."""
         return owner_of(self.state.config)
+
+    @property
+    def run(self) -> Run:
+        """Its present run."""
+        return Run.of(self.state)
 
     @property
     def subjects(self) -> set[str]:

@@ -229,6 +229,11 @@ class Window:
             self._held[seq] = held
             self.due = min(self.due, held.deadline)
 
+    def forget(self) -> None:
+        """Let everything go but replays, which are not the consumer's."""
+        self._held = {seq: held for seq, held in self._held.items() if held.replay is not None}
+        self._is_ordered = self._is_ordered or not self._held
+
     def holds(self, seq: StreamSeq, held: InFlight, now: float) -> bool:
         """Whether a delivery is still the client's to settle."""
         return self._held.get(seq) is held and (held.deadline > now or held.unanswered > 0)

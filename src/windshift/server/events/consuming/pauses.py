@@ -16,15 +16,18 @@ INTERVAL: Final = 0.25
 PAUSE: Final = 2 * INTERVAL
 """Seconds between looks that count as a pause."""
 
+LONG: Final = 1.5
+"""Seconds between looks after which others may have stopped waiting for this process."""
+
 
 class PauseDetector:
     """Notices pauses of the event loop, while `watch` runs."""
 
-    __slots__ = ("_asleep_since", "_awake_since", "_seen")
+    __slots__ = ("_asleep_since", "_awake_since", "_missed", "_seen")
 
     def __init__(self) -> None:
         self._seen = inf
-        self._asleep_since = self._awake_since = -inf
+        self._asleep_since = self._awake_since = self._missed = -inf
 
     async def watch(self) -> None:
         """Look at the clock until cancelled."""
@@ -37,7 +40,13 @@ class PauseDetector:
         """Note that the process is awake."""
         if now - self._seen > PAUSE:
             self._asleep_since, self._awake_since = self._seen, now
+        if now - self._seen > LONG:
+            self._missed = now
         self._seen = now
+
+    def has_missed(self, time: float, now: float) -> bool:
+        """Whether the process was asleep for so long since `time` that others may not have waited for it."""
+        return now - self._seen > LONG or self._missed > time
 
     def arrived(self, now: float) -> float:
         """Return the earliest time at which something read `now` may have arrived."""

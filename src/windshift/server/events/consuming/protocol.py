@@ -26,7 +26,6 @@ from windshift.nats import NoReply, Outcome
 from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, Ended, Notice, nak
-from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
@@ -63,10 +62,11 @@ from windshift.server.events.consuming.settlement import Confirmation, Kind, Pen
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.model import BEGINNING, DeadLetterId, Failure
-from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.dead_letters.model import DeadLetterId, Failure
+from windshift.server.events.deliveries import Delivery, consumer_sequence, stored_at
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
+from windshift.server.events.runs import Run
 
 CLAIMED_FOR: Final = timedelta(minutes=10)
 """For which a claim is kept, beside the consumer's timeout."""
@@ -260,6 +260,7 @@ class ConsumeProtocol:
     Attributes:
         consumer: what names the consumer.
         found: the consumer, as it was seen last: its timeout and policy count.
+        run: the run of the consumer that the call is in.
         window: what the client holds.
         gate: what the client may consume; None = everything.
         spans: records deliveries and settlements, if anything is recorded.
@@ -294,6 +295,11 @@ class ConsumeProtocol:
     _limiting_until = -inf  # the window was made smaller, and more is on its way
     # What is known of the consumer: `Learn` ends being stale, `LookUp` the doubt
     _is_learning = _in_doubt = _is_looking_up = _is_deleted = False
+    _asked_at = -inf
+    # Moves of the consumer: it may have been moved unheard; deliveries were counted anew; this waits for one
+    _is_unsure = _was_reset = False
+    _highest = 0
+    _still_until = inf
 
     def __init__(
         self,
@@ -307,6 +313,7 @@ class ConsumeProtocol:
     ) -> None:
         self.consumer = consumer
         self.found = found
+        self.run = found.run
         self._memory = memory
         self._counts = memory.counts
         self._settled = memory.settled
@@ -324,11 +331,13 @@ class ConsumeProtocol:
         self._delayed = DelayedRejects()
         # Deliveries on their way to the client
         self._arrived: list[Delivery] = []
-        self._undecided: set[bytes] = set()  # reply subjects of those that work is done for
+        # Those that work is done for, by their reply subjects; and whether they are replays
+        self._undecided: dict[bytes, tuple[Delivery, bool]] = {}
         self._backlog: deque[_Waiting] = deque()  # those without room
         self._unsent: deque[tuple[Delivery, InFlight]] = deque()
         self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
         self._allowed: set[str] = set()  # subjects that the client may have
+        self._withheld: list[PendingAck] = []  # not to be sent before the run is known again
         # What is to be done
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
@@ -378,7 +387,7 @@ class ConsumeProtocol:
             if replay is not None and kind is Kind.ACK:
                 self._prepare(pending, EndReplay(pending, replay))
             else:
-                self._send(pending)
+                self._send(pending, now)
 
     def _reject(self, reject: Reject, now: float) -> None:
         check_reject(reject)
@@ -393,7 +402,7 @@ class ConsumeProtocol:
                 pending.payload = nak(decision.delay_ns)
                 self._failures.failed(pending.seq, pending.held, now, reject.reason, reject.error_type)
                 self._delayed.add(decision.delay_ns, now)
-                self._send(pending)
+                self._send(pending, now)
             else:
                 self._give_up_rejected(pending, reject, decision, now)
 
@@ -418,7 +427,7 @@ class ConsumeProtocol:
         if held.replay is not None:
             self._prepare(pending, EndReplay(pending, held.replay))
         else:
-            self._send(pending)
+            self._send(pending, now)
 
     def _refuse(self, pending: PendingAck, now: float) -> None:
         """Tell the client that a delivery is not its to settle any more."""
@@ -441,17 +450,23 @@ class ConsumeProtocol:
         match ending:
             case Ending.DECIDED:
                 pending.ready = True
-                self._send(pending)
+                self._send(pending, now)
             case Ending.OTHERWISE:
                 self.tells.append((held.reply, ACK))
                 self._refuse(pending, now)
             case _:
                 self._settlements.answer(pending, stored=False, now=now)
 
-    def _send(self, pending: PendingAck) -> None:
+    def _send(self, pending: PendingAck, now: float) -> None:
         if self.spans is not None and pending.held.span is not None:
             self.spans.settle(pending, pending.held.span)
-        self.sends.append(pending)
+        if self._memory.pauses.has_missed(self._asked_at, now):
+            self._is_unsure = True
+            self.doubt()
+        if self._is_unsure and pending.held.replay is None:
+            self._withheld.append(pending)
+        else:
+            self.sends.append(pending)
 
     def end(self, failure: Exception | None) -> None:
         """Take nothing new, and end once everything that the client asked for is confirmed.
@@ -754,7 +769,9 @@ class ConsumeProtocol:
             waiting = self._backlog.popleft()
             if waiting.since + self._timeout > now:  # it is not with the broker again
                 self._hold(*waiting)
-        if self._arrived:
+        if self._still_until < inf:
+            self._arrived.clear()
+        if self._arrived and not self._is_reset():
             arrived, self._arrived = self._arrived, []
             since = self._memory.pauses.arrived(now)
             earliest = self._recency.earliest(self._pacer.last_heard)
@@ -768,6 +785,17 @@ class ConsumeProtocol:
                     self._backlog.append(_Waiting(delivery, None, since, earliest))
         self._recency.answered(self._answered)  # not before: what has arrived may have been sent earlier
         self.window.waiting = len(self._backlog) + len(self._undecided)
+
+    def _is_reset(self) -> bool:
+        """Whether the consumer counts its deliveries anew: somebody has moved it, and this has not heard."""
+        last = consumer_sequence(self._arrived[-1].reply)
+        if last > self._highest and not self._was_reset:
+            self._highest = last
+            return False
+        if not self._was_reset:
+            self._was_reset = self._is_unsure = True
+            self.doubt()
+        return True
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
         """Hand a delivery to the client soon; false when there is no room."""
@@ -808,7 +836,7 @@ class ConsumeProtocol:
         if self.policy.is_beyond(delivery.attempt) and not is_dead:
             self._give_up(delivery, None)
         elif is_dead or is_late or (self.policy.dead_letters and delivery.attempt > 1):
-            self._undecided.add(delivery.reply)
+            self._undecided[delivery.reply] = delivery, False
             self.work.append(Verify(delivery, earliest, is_late))
         else:
             return True
@@ -832,11 +860,13 @@ class ConsumeProtocol:
         attempts = self.policy.max_attempts or delivery.attempt - 1
         failure = self._failures.exhausted(letter_id, attempts, replay.number if replay else 0)
         keep = self.policy.dead_letters or replay is not None
-        self._undecided.add(delivery.reply)
+        self._undecided[delivery.reply] = delivery, replay is not None
         self.work.append(GiveUp(delivery, failure, keep))
 
     def gave_up(self, delivery: Delivery, *, done: bool) -> None:
         """Take whether an event whose attempts are used up is taken care of; otherwise it comes again."""
+        if not self._is_undecided(delivery):
+            return
         if done:
             self._failures.settled(delivery.id, delivery.reply)
             self.work.append(Terminate(delivery.reply))
@@ -856,8 +886,10 @@ class ConsumeProtocol:
             has_ended: whether it is settled, or a crash came between its end and that.
         """
         delivery = work.delivery
+        if not self._is_undecided(delivery):
+            return
         if has_ended is None and work.is_late:  # to return it might take it from somebody else
-            self._undecided.discard(delivery.reply)
+            del self._undecided[delivery.reply]
         elif has_ended is None:
             self._return(delivery)
         elif has_ended or (work.is_late and self._settled.lately(delivery.id)):
@@ -868,8 +900,9 @@ class ConsumeProtocol:
     def _pass_on(self, work: Verify, since: float, begun: float, now: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
         delivery = work.delivery
-        self._undecided.discard(delivery.reply)
-        if max(begun - since, now - self._memory.pauses.arrived(now)) >= self._timeout:
+        del self._undecided[delivery.reply]
+        is_over = max(begun - since, now - self._memory.pauses.arrived(now)) >= self._timeout
+        if is_over or self._still_until < inf:
             return
         if now - since > self._timeout / 10:  # the client is to have all of it
             self.tells.append((delivery.reply, PROGRESS))
@@ -877,14 +910,19 @@ class ConsumeProtocol:
         # It was counted all the while, so there is room.
         self._backlog.append(_Waiting(delivery, None, since, work.earliest))
 
+    def _is_undecided(self, delivery: Delivery) -> bool:
+        """Whether a delivery that work was done for still counts: the consumer may have been moved."""
+        undecided = self._undecided.get(delivery.reply)
+        return undecided is not None and undecided[0] is delivery
+
     def _return(self, delivery: Delivery) -> None:
-        self._undecided.discard(delivery.reply)
+        del self._undecided[delivery.reply]
         delay_ns = self.policy.backoff_ns(delivery.attempt, self._rand())
         self.tells.append((delivery.reply, nak(delay_ns)))
 
     def decided(self, reply: bytes) -> None:
         """Note that a delivery will not be made again."""
-        self._undecided.discard(reply)
+        self._undecided.pop(reply, None)
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------
 
@@ -1002,6 +1040,8 @@ class ConsumeProtocol:
         if found.timeout < self.found.timeout:  # what is held may be delivered again sooner
             self._trusted_since = inf
             self._wants_inbox = True
+        if _pause(self.found) != _pause(found):  # the broker does not serve requests that waited through it
+            self._wants_inbox = True
         self.found = found
         if self.tokens is not None:
             self.tokens.use(key_of(found.state.config))
@@ -1011,6 +1051,11 @@ class ConsumeProtocol:
             self.work.append(RaiseLimit(found.state.config | {"max_ack_pending": limit}))
         if self._is_deleted:  # and made again since
             raise ConsumerNotFound(self.consumer.name)
+        if not (self._in_doubt or self._is_stale):  # else it was asked for too early
+            self._is_unsure = self._was_reset = False
+            self._highest = 0
+            withheld, self._withheld = self._withheld, []
+            self.sends += (pending for pending in withheld if not pending.answered)
 
     def consumer_unseen(self) -> None:
         """Note that the broker does not answer; the next request will bring the doubt back."""
@@ -1032,19 +1077,62 @@ class ConsumeProtocol:
         """Return which dead letter an event becomes, by a delivery of it."""
         return self._failures.id(seq, reply)
 
-    @property
-    def made_at(self) -> Time:
-        """When the consumer was made. What was written before is of an earlier one of its name."""
-        return parse_rfc3339(self.found.state.created) or BEGINNING
-
     def is_settled(self, seq: StreamSeq) -> bool:
         """Whether this server, or one that said so, has settled an event lately."""
         return self._settled.lately(seq)
+
+    # --- Moves of the consumer ----------------------------------------------------------------------------
+
+    def hold_still(self, run: Run, until: float) -> None:
+        """Drop what the client holds, and take nothing before the consumer is in this run.
+
+        Somebody is about to move it. If that is not done by `until`, go on as before: what was held comes
+        again after its timeout.
+        """
+        if not run.follows(self.run) or self._still_until == until:
+            return
+        self._still_until = until
+        self._drop()
+        self._arrived.clear()
+        self._wants_drain = True
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether something about an event of the consumer is under way to the broker."""
+        return any(not replays for _, replays in self._undecided.values()) or bool(
+            self._settlements.unanswered()
+        )
+
+    def begin_run(self, run: Run, settled: Settled, now: float) -> None:
+        """Go on with a consumer that was moved: nothing that was known of its events counts any more."""
+        self._drop()
+        self._arrived = _since_reset(self._arrived, self._highest)
+        self._undecided = {reply: each for reply, each in self._undecided.items() if each[1]}
+        for pending in self._settlements.unanswered():
+            self._refuse(pending, now)
+        self._withheld.clear()
+        self._resumed.clear()
+        self.run = run
+        self._settled = settled
+        self._failures.forget()
+        self._dead.clear()
+        self._distrust(now)
+        self._still_until = inf
+        self._wants_inbox = self._wants_inbox or self._wants_drain or not self._arrived
+        self._wants_drain = False
+        self._is_stale |= self.policy.dead_letters
+
+    def _drop(self) -> None:
+        """Forget the deliveries that the client holds, and those that wait for it, but replays."""
+        self.window.forget()
+        self._backlog = deque(waiting for waiting in self._backlog if waiting.replay is not None)
+        self._unsent = deque(each for each in self._unsent if each[1].replay is not None)
 
     # --- The connection -----------------------------------------------------------------------------------
 
     def begin(self, now: float) -> None:
         """Begin."""
+        self._asked_at = now
         self._settled.recover(now, self._timeout)
         if self.linger:  # what lingers of earlier calls takes places of the consumer
             self._delayed.add(self._linger_ns, now)
@@ -1065,8 +1153,9 @@ class ConsumeProtocol:
         if not is_same and not self.found.state.is_replicated:
             self._forgetful_until = now
         self._settled.recover(now, self._timeout)
-        self._is_stale = self._wants_inbox = True
-        self.sends += self._settlements.repeatable()
+        self._is_stale = self._wants_inbox = self._is_unsure = True
+        waiting = set(map(id, self._withheld))
+        self._withheld += (each for each in self._settlements.repeatable() if id(each) not in waiting)
 
     def moved(self, now: float) -> None:
         """Note that another connection took over: ask by way of it, once what is on its way has arrived."""
@@ -1107,10 +1196,7 @@ class ConsumeProtocol:
     def advance(self, now: float) -> None:
         """Let time pass, and take in what arrived."""
         self._now = now
-        if self._settlements.due <= now:
-            for pending in self._settlements.tick(now):
-                end_settlement(pending, NoReply.TIMED_OUT)
-                self._unanswered(pending)
+        self._end_what_is_late(now)
         if self._pacer.due <= now:
             requested = self.window.requested
             if self._pacer.tick(now):
@@ -1126,34 +1212,48 @@ class ConsumeProtocol:
             self._wants_drain = self._wants_drain or self.window.requested > 0
         if self._resuming:
             self._end_resuming(now)
-        if not self.is_ending:
+        if not self.is_ending or self._withheld:
             self._ask(now)
+        if not self.is_ending:
             self._take_in(now)
+
+    def _end_what_is_late(self, now: float) -> None:
+        if self._settlements.due <= now:
+            for pending in self._settlements.tick(now):
+                end_settlement(pending, NoReply.TIMED_OUT)
+                self._unanswered(pending)
+                self.doubt()  # where a consumer was moved, what is about deliveries before stays unanswered
+        if self._still_until <= now:
+            self._still_until = inf  # nobody has moved the consumer
+            self.doubt()
 
     def _ask(self, now: float) -> None:
         if self._delayed.due <= now and self._delayed.look(now):
             self.doubt()
         if self._in_doubt and not self._is_looking_up:
-            self._in_doubt, self._is_looking_up = False, True
+            self._in_doubt, self._is_looking_up, self._asked_at = False, True, now
             self.work.append(LookUp())
         if self._is_stale and not self._is_learning:
-            self._is_stale, self._is_learning = False, True
+            self._is_stale, self._is_learning, self._asked_at = False, True, now
             self.work.append(Learn())
 
     @property
     def due(self) -> float:
         """When `advance` is to be called at the latest."""
-        due = min(self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due)
+        due = min(
+            self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due, self._still_until
+        )
         if self._is_limiting:
             due = min(due, self._limiting_until)
         return due if self._resumed_at == inf else min(due, self._resumed_at)
 
     def takes_inbox(self, now: float) -> bool:
         """Whether a fresh inbox is to be opened now, for the requests from now on."""
-        knows = not (self._is_stale or self._is_learning)
+        knows = not (self._is_stale or self._is_learning) and self._still_until == inf
         if not (self._wants_inbox and knows) or self.is_ending or self._is_stalled:
             return False
         self._wants_inbox = False
+        self._highest = 0
         self._pacer.lose()
         self._trusted_since = min(self._trusted_since, now)
         self._recency.opened(now + _INSTANT)
@@ -1236,6 +1336,21 @@ def _is_cut(failure: Exception | None) -> bool:
 
 def _latest_first(resumed: Resumed) -> int:
     return -resumed.attempt
+
+
+def _pause(found: ConsumerSnapshot) -> object:
+    """Return what tells one pause of a consumer from another."""
+    return found.state.config.get("pause_until")
+
+
+def _since_reset(arrived: Sequence[Delivery], highest: int) -> list[Delivery]:
+    """Return the deliveries that came after the consumer began to count them anew; `highest` came before."""
+    for position, delivery in enumerate(arrived):
+        sequence = consumer_sequence(delivery.reply)
+        if sequence <= highest:
+            return list(arrived[position:])
+        highest = sequence
+    return []
 
 
 PROLONG_SHARE: Final = 3

@@ -244,6 +244,10 @@ class FailedAttempts:
         """Forget an event: it is settled."""
         self._known.pop(key, None)
 
+    def forget_all(self, consumer: ConsumerKey) -> None:
+        """Forget the events of a consumer: it was moved."""
+        self._known = {key: known for key, known in self._known.items() if key[0] != consumer}
+
 
 class Failures:
     """Builds `Failure` records of one consumer's events.
@@ -325,6 +329,10 @@ class Failures:
     def settled(self, seq: StreamSeq, reply: bytes) -> None:
         """Forget what is known of an event."""
         self._attempts.forget(self._key(seq, reply))
+
+    def forget(self) -> None:
+        """Forget everything: the consumer was moved."""
+        self._attempts.forget_all(self._consumer)
 
     def id(self, seq: StreamSeq, reply: bytes) -> DeadLetterId:
         """Return the id of an event's dead letter, from a delivery of it."""

@@ -304,6 +304,10 @@ class Settlements:
         """Return the messages under way that may be sent again after a reconnect."""
         return [pending for pending in self._pending if pending.may_repeat]
 
+    def unanswered(self) -> list[PendingAck]:
+        """Return the messages about deliveries of the consumer, not of replays, that are not answered."""
+        return [each for each in self._pending if not each.answered and each.held.replay is None]
+
     def acks_under_way(self) -> list[StreamSeq]:
         """Return the events whose acknowledgement was sent but not answered."""
         return [

@@ -17,9 +17,9 @@ from typing import Final, TypeAlias
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
-from windshift.nats.times import Time
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
 from windshift.server.events.consuming.flow import Replay
+from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.protocol import CLAIMED_FOR, Ending
@@ -33,6 +33,7 @@ from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter, Written
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
+from windshift.server.events.runs import Run
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.tracer import Tracer
 
@@ -61,6 +62,7 @@ class DeadLettering:
         settled: what was settled lately.
         pauses: since when this process has been awake.
         peers: the servers beside this one.
+        moves: the consumers that somebody moves just now.
     """
 
     store: DeadLetterStore
@@ -72,6 +74,7 @@ class DeadLettering:
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
     peers: Peers = field(init=False)
+    moves: Moves = field(default_factory=Moves)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +95,7 @@ class DeadLettering:
         Calls that begin at about the same time, as after a reconnect, are answered by one request. Raise
         `BrokerUnavailable` or `NatsError`.
         """
-        key = consumer, state.created
+        key = consumer, Run.of(state).name
         recall = self._recalls.get(key)
         if recall is None:
             recall = self._recalls[key] = asyncio.create_task(
@@ -118,7 +121,7 @@ class DeadLettering:
     async def keep(
         self,
         failure: Failure,
-        since: Time,
+        run: Run,
         deadline: float,
         written_bytes: Callable[[int], None] | None = None,
     ) -> Ending:
@@ -126,13 +129,13 @@ class DeadLettering:
 
         Args:
             failure: what happened to it.
-            since: when the consumer was made.
+            run: the consumer's, in which it happened.
             deadline: a time of the running loop.
             written_bytes: is told the size of the event that was written.
         """
         try:
             async with asyncio.timeout_at(deadline):
-                written, letter = await self.writer.write(failure, deadline, since)
+                written, letter = await self.writer.write(failure, deadline, run)
         except TimeoutError:
             self.told.not_kept(failure, BrokerUnavailable())
             return Ending.UNKNOWN
@@ -157,7 +160,7 @@ class DeadLettering:
         id: DeadLetterId,  # noqa: A002
         claimant: bytes,
         timeout: timedelta,
-        since: Time,
+        run: Run,
         deadline: float,
     ) -> Ending:
         """Claim that an event ended without a dead letter. Never fails.
@@ -166,10 +169,10 @@ class DeadLettering:
             id: of the dead letter that it might have become.
             claimant: which delivery claims it.
             timeout: the consumer's.
-            since: when the consumer was made.
+            run: the consumer's, in which it ended.
             deadline: a time of the running loop.
         """
-        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, since, deadline))
+        return await _decide(self.store.claim(id, claimant, timeout + CLAIMED_FOR, run, deadline))
 
     async def end_replay(self, replay: Replay, timeout: timedelta, deadline: float) -> Ending:
         """Claim that a replay ended, and remove the dead letter. Never fails."""

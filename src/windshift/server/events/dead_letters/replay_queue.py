@@ -146,6 +146,12 @@ class ReplayQueue:
         consumer = consumers.pop()[1] if len(consumers) == 1 else ""
         return await self.outstanding(stream, consumer, deadline)
 
+    async def count(self, consumer: ConsumerKey, deadline: float) -> int:
+        """Count the outstanding replays of a consumer. Any replica answers: the latest may be missing."""
+        query = {"next_by_subj": pointer_pattern(consumer), "seq": 1, "batch": 1}
+        batch = await self._batch(query, deadline)
+        return len(batch.messages) + batch.left
+
     async def any(self, consumer: ConsumerKey, deadline: float) -> bool:
         """Whether a consumer has replays outstanding, as the stream's leader knows."""
         query = {"seq": 1, "next_by_subj": pointer_pattern(consumer)}

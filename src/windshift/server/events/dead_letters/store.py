@@ -41,6 +41,7 @@ from windshift.server.events.dead_letters.model import (
 from windshift.server.events.managed_stream import Conflict, ManagedStream, SizeLimit
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.positions import rfc3339
+from windshift.server.events.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -117,9 +118,9 @@ class End(NamedTuple):
     entry: Entry | None = None
     claimant: bytes = b""
 
-    def is_claimed(self, since: Time) -> bool:
-        """Whether this is a claim of a consumer that was made at `since`, not of an earlier one."""
-        return bool(self.claimant) and self.time >= since
+    def is_of(self, run: Run) -> bool:
+        """Whether the event ended in this run of the consumer, not in an earlier one."""
+        return self.position > 0 and run.has(self.position, self.time)
 
 
 class Page(NamedTuple):
@@ -212,13 +213,12 @@ class DeadLetterStore:
         id: DeadLetterId,  # noqa: A002
         claimant: bytes,
         kept_for: timedelta,
-        since: Time,
+        run: Run,
         deadline: float,
     ) -> bool:
-        """Decide that an event ended without a dead letter; false when it had ended before.
+        """Decide that an event ended without a dead letter; false when it had ended before, in this run.
 
-        Safe to repeat for the same claimant. What is older than `since` is of an earlier consumer of the
-        name. May also raise `OutcomeUnknown` or `StreamFull`.
+        Safe to repeat for the same claimant. May also raise `OutcomeUnknown` or `StreamFull`.
         """
         end = End()
         async for _ in retry(deadline):
@@ -231,7 +231,7 @@ class DeadLetterStore:
                 return False
             if end.claimant == claimant:
                 return True
-            if (end.position and end.time >= since) or (not end.position and conflict.is_certain):
+            if end.is_of(run) or (not end.position and conflict.is_certain):
                 return False
         raise BrokerUnavailable
 

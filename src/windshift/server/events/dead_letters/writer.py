@@ -22,7 +22,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, StoredMessage
 from windshift.nats.jetstream.slots import Slots
 from windshift.nats.jetstream.writes import PubAck
-from windshift.nats.times import Time, from_unix_ns
+from windshift.nats.times import from_unix_ns
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -42,10 +42,11 @@ from windshift.server.events.dead_letters.codec import (
     overflow_subject,
     pack,
 )
-from windshift.server.events.dead_letters.model import BEGINNING, DeadLetter, Failure
+from windshift.server.events.dead_letters.model import DeadLetter, Failure
 from windshift.server.events.dead_letters.store import DeadLetterStore, End, UnreadableEntry
 from windshift.server.events.managed_stream import Conflict
 from windshift.server.events.notes import DEAD, send_note
+from windshift.server.events.runs import ALWAYS, Run
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ class _Attempt:
 
     failure: Failure
     writer: str
-    since: Time
+    run: Run
     deadline: float
     has_overflow: bool = False
     """Whether this call stored an overflow message."""
@@ -90,13 +91,13 @@ class DeadLetterWriter:
         self._slots = Slots(_AT_ONCE, _WAITING)
 
     async def write(
-        self, failure: Failure, deadline: float, since: Time = BEGINNING
+        self, failure: Failure, deadline: float, run: Run = ALWAYS
     ) -> tuple[Written, DeadLetter | None]:
         """Store a copy of the event, unless one of this replay or a later one exists. Safe to repeat.
 
         The event is read from its stream or, after a replay, from its dead letter. The dead letter that is
-        returned has no data. What was written before `since` is of an earlier consumer of the name, and is
-        replaced. Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
+        returned has no data. What was written in an earlier run of the consumer is replaced.
+        Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
         if not self._slots.take_now():
@@ -105,7 +106,7 @@ class DeadLetterWriter:
             except TooManyInFlight:
                 raise BrokerUnavailable from None
         try:
-            return await self._run(_Attempt(failure, secrets.token_hex(8), since, deadline))
+            return await self._run(_Attempt(failure, secrets.token_hex(8), run, deadline))
         finally:
             self._slots.give_back()
 
@@ -130,7 +131,7 @@ class DeadLetterWriter:
         end = await self._store.end(failure.id, deadline) if failure.replay_count else End()
         async for _ in retry(deadline):
             known = end.entry
-            if end.is_claimed(attempt.since):
+            if end.claimant and end.is_of(attempt.run):
                 return Written.ENDED, None
             if known is not None and self._is_present(end, attempt):
                 return await self._found(known, attempt)
@@ -147,10 +148,10 @@ class DeadLetterWriter:
 
     @staticmethod
     def _is_present(end: End, attempt: _Attempt) -> bool:
-        """Whether an entry is of this failure or a later one, and not of an earlier consumer."""
+        """Whether an entry is of this failure or a later one, and not of an earlier run."""
         if end.entry is None or end.entry.failure.replay_count < attempt.failure.replay_count:
             return False
-        return attempt.failure.replay_count > 0 or end.time >= attempt.since
+        return attempt.failure.replay_count > 0 or end.is_of(attempt.run)
 
     async def _event(self, known: Entry | None, failure: Failure, deadline: float) -> EventCopy | None:
         """Read the event from the entry of the previous replay, if there is one, or from its stream."""

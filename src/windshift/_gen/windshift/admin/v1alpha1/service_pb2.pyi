@@ -462,7 +462,7 @@ class ListConsumersResponse(_message.Message):
     def __init__(self, consumers: _Optional[_Iterable[_Union[ConsumerInfo, _Mapping]]] = ..., total: _Optional[int] = ..., next_page_token: _Optional[str] = ...) -> None: ...
 
 class ConsumerInfo(_message.Message):
-    __slots__ = ("consumer", "created", "delivered_to", "redelivered", "oldest_unsettled", "last_delivery", "last_ack", "paused_until", "subscriptions")
+    __slots__ = ("consumer", "created", "delivered_to", "redelivered", "oldest_unsettled", "last_delivery", "last_ack", "paused_until", "subscriptions", "waiting_replays")
     CONSUMER_FIELD_NUMBER: _ClassVar[int]
     CREATED_FIELD_NUMBER: _ClassVar[int]
     DELIVERED_TO_FIELD_NUMBER: _ClassVar[int]
@@ -472,6 +472,7 @@ class ConsumerInfo(_message.Message):
     LAST_ACK_FIELD_NUMBER: _ClassVar[int]
     PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
     SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_REPLAYS_FIELD_NUMBER: _ClassVar[int]
     consumer: _service_pb2.GetConsumerResponse
     created: _timestamp_pb2.Timestamp
     delivered_to: int
@@ -481,7 +482,8 @@ class ConsumerInfo(_message.Message):
     last_ack: _timestamp_pb2.Timestamp
     paused_until: _timestamp_pb2.Timestamp
     subscriptions: int
-    def __init__(self, consumer: _Optional[_Union[_service_pb2.GetConsumerResponse, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., delivered_to: _Optional[int] = ..., redelivered: _Optional[int] = ..., oldest_unsettled: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_delivery: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_ack: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subscriptions: _Optional[int] = ...) -> None: ...
+    waiting_replays: int
+    def __init__(self, consumer: _Optional[_Union[_service_pb2.GetConsumerResponse, _Mapping]] = ..., created: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., delivered_to: _Optional[int] = ..., redelivered: _Optional[int] = ..., oldest_unsettled: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_delivery: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., last_ack: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subscriptions: _Optional[int] = ..., waiting_replays: _Optional[int] = ...) -> None: ...
 
 class ListSubscriptionsRequest(_message.Message):
     __slots__ = ("stream", "consumer")
@@ -542,3 +544,25 @@ class PauseConsumerResponse(_message.Message):
     PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
     paused_until: _timestamp_pb2.Timestamp
     def __init__(self, paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+
+class SeekConsumerRequest(_message.Message):
+    __slots__ = ("stream", "consumer", "to", "dry_run")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    TO_FIELD_NUMBER: _ClassVar[int]
+    DRY_RUN_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    consumer: str
+    to: _service_pb2.StreamPointer
+    dry_run: bool
+    def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., to: _Optional[_Union[_service_pb2.StreamPointer, _Mapping]] = ..., dry_run: bool = ...) -> None: ...
+
+class SeekConsumerResponse(_message.Message):
+    __slots__ = ("next_id", "was", "pending")
+    NEXT_ID_FIELD_NUMBER: _ClassVar[int]
+    WAS_FIELD_NUMBER: _ClassVar[int]
+    PENDING_FIELD_NUMBER: _ClassVar[int]
+    next_id: int
+    was: int
+    pending: int
+    def __init__(self, next_id: _Optional[int] = ..., was: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,323 @@
+"""Moves consumers to another event, beside open calls on several servers.
+
+The broker moves a consumer with one request, but it cannot tell an acknowledgement of a delivery before that
+from one of the delivery after it. So nothing may be on its way while it does:
+
+1. The consumer is paused for `STILL` seconds: nothing is delivered, and it goes on by itself if this dies.
+2. All servers have their calls drop what they hold (``_WS.ask.seek``), and say when all that they had sent is
+   answered. Those that stay silent for `_PATIENCE` are not waited for; what they do then is in
+   `ConsumeProtocol`: whoever was away looks the consumer up before it sends anything.
+3. The consumer's metadata gets the number of its next run, and how far the stream of dead letters had come:
+   what ended before counts for nothing. Servers are told, and calls go on in that run.
+4. The broker moves the consumer, and the pause is taken back.
+
+Each step can be repeated; after a crash in between, the whole can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from collections.abc import Iterator
+from time import time_ns
+from typing import Final, NamedTuple
+
+from windshift.nats import JetStreamError
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
+from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.pausing import ConsumerPause, pause_of
+from windshift.server.admin.probing import count_from
+from windshift.server.auth.access import require_of
+from windshift.server.auth.actions import Consume
+from windshift.server.auth.policy import Principal
+from windshift.server.domain import names
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import (
+    BrokerUnavailable,
+    ConsumerNotFound,
+    InvalidField,
+    SeekNotPossible,
+    StreamNotFound,
+)
+from windshift.server.events.consumers import EVERYTHING, chosen_subjects
+from windshift.server.events.consuming.moves import STILL, Moves
+from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import CONSUMER, Notes
+from windshift.server.events.positions import rfc3339
+from windshift.server.events.runs import Run, with_run
+from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
+
+log = logging.getLogger(__name__)
+
+_PATIENCE: Final = 2.0
+"""Seconds in which servers have to answer."""
+_AGAIN: Final = 0.02
+"""Seconds until servers are asked again that have something under way."""
+_OLDEST_BROKER: Final = (2, 14)
+_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
+
+
+class Sought(NamedTuple):
+    """A consumer was moved, or could be.
+
+    Attributes:
+        next_id: no event before this id will be delivered.
+        was: every event before this id was settled: moved back to it, the consumer misses none.
+        pending: events that it has yet to deliver.
+    """
+
+    next_id: int
+    was: int
+    pending: int
+
+
+class ConsumerSeek:
+    """Moves consumers. Deadlines are in the loop's time."""
+
+    def __init__(
+        self,
+        api: JetStream,
+        pauses: ConsumerPause,
+        gathering: Gathering,
+        dead_letters: DeadLetterStore,
+        notes: Notes,
+        moves: Moves,
+    ) -> None:
+        self._api = api
+        self._pauses = pauses
+        self._gathering = gathering
+        self._dead_letters = dead_letters
+        self._notes = notes
+        self._moves = moves
+        self._loop = asyncio.get_running_loop()
+        self._turns: dict[ConsumerKey, asyncio.Lock] = {}
+        self._running: set[asyncio.Task[Sought]] = set()
+        gathering.answer("seek", self._hold_still)
+
+    async def seek(
+        self,
+        consumer: ConsumerKey,
+        to: StartPosition,
+        caller: Principal | None,
+        deadline: float,
+        *,
+        dry_run: bool,
+    ) -> Sought:
+        """Move a consumer to an event, or say what would come of it.
+
+        Once begun it is brought to its end, even if this is cancelled.
+
+        Raises:
+            StreamNotFound: there is no such stream.
+            ConsumerNotFound: the stream has no such consumer.
+            InvalidField: the stream has given no such id yet.
+            PermissionDenied: the caller may not have what the consumer chooses.
+            SeekNotPossible: the broker cannot move it there.
+            BrokerUnavailable: the broker does not answer; perhaps the consumer is moved nevertheless.
+        """
+        with broker_errors(stream=consumer.stream, consumer=consumer.name):
+            state, now_ns = await self._look(consumer, deadline)
+            _require_rights(caller, consumer, state)
+            target = await self._target(consumer.stream, to, deadline)
+            self._require_possible(consumer, state, target, await self._lowest(consumer, state, deadline))
+            if dry_run:
+                filters = sorted(chosen_subjects(state.config) - {EVERYTHING})
+                pending = await count_from(self._api, consumer.stream, target, filters, deadline)
+                return Sought(target, _settled_before(state), pending)
+        number = max(now_ns, Run.of(state).number + 1)
+        moving = self._loop.create_task(self._in_turn(consumer, target, number))
+        self._running.add(moving)
+        moving.add_done_callback(self._done)
+        async with asyncio.timeout_at(deadline):
+            return await asyncio.shield(moving)
+
+    def _done(self, moving: asyncio.Task[Sought]) -> None:
+        self._running.discard(moving)
+        if not moving.cancelled():
+            moving.exception()  # whoever waited has it
+
+    # --- Whether it can be --------------------------------------------------------------------------------
+
+    async def _look(self, consumer: ConsumerKey, deadline: float) -> tuple[ConsumerState, int]:
+        """Look a consumer up; return what it is, and the broker's time in nanoseconds since 1970."""
+        info = await self._api.consumer_info(*consumer, deadline)
+        if info is None:
+            raise ConsumerNotFound(consumer.name)
+        told = parse_rfc3339(str(info.get("ts") or ""))
+        return consumer_state(info), time_ns() if told is None else _nanoseconds(told)
+
+    async def _target(self, stream: str, to: StartPosition, deadline: float) -> int:
+        """Return the id of the first event that may be delivered."""
+        state = (await self._api.stream_info(stream, deadline))["state"]
+        first, after = max(1, int(state["first_seq"])), int(state["last_seq"]) + 1
+        match to:
+            case AtStart():
+                return first
+            case AtEnd():
+                return after
+            case AtId(stream_seq):
+                if stream_seq > after:
+                    raise InvalidField("to.offset", f"the next id of stream {stream!r} is {after}")
+                return stream_seq
+            case AtTime(unix_ns):
+                return await self._first_at(stream, rfc3339(unix_ns), deadline) or after
+
+    async def _first_at(self, stream: str, time: str, deadline: float) -> int:
+        """Return the id of the first event that was stored at a time or later; 0 when there is none."""
+        query = {"start_time": time, "next_by_subj": EVERYTHING}
+        found = await self._api.message(stream, query, deadline)
+        return 0 if found is None else found.sequence
+
+    async def _lowest(self, consumer: ConsumerKey, state: ConsumerState, deadline: float) -> int:
+        """Return the lowest id that the broker moves a consumer to; 0 when it moves it nowhere."""
+        match state.config.get("deliver_policy"):
+            case "all":
+                return 1
+            case "by_start_sequence":
+                return int(state.config["opt_start_seq"])
+            case "by_start_time":
+                return await self._first_at(consumer.stream, state.config["opt_start_time"], deadline)
+            case _:
+                return 0
+
+    def _require_possible(
+        self, consumer: ConsumerKey, state: ConsumerState, target: int, lowest: int
+    ) -> None:
+        connected = self._api.connection.server
+        version = _VERSION.match(connected[1].version) if connected else None
+        if version is not None and (int(version[1]), int(version[2])) < _OLDEST_BROKER:
+            raise SeekNotPossible(
+                f"nats-server {connected[1].version if connected else ''} moves no consumers; upgrade it to "
+                "2.14 or newer, or make another consumer with `from`"
+            )
+        if lowest == 0 and state.config.get("deliver_policy") != "by_start_time":
+            raise SeekNotPossible(
+                f"the broker does not move consumer {consumer.name!r}: another program made it, to begin at "
+                f"{state.config.get('deliver_policy')!r}; make another consumer with `from`"
+            )
+        if target < lowest:
+            raise SeekNotPossible(
+                f"the broker moves consumer {consumer.name!r} to no id before {lowest}, where it was made to "
+                "begin (from the end, an id or a time); make another consumer with `from`"
+            )
+
+    # --- Moving -------------------------------------------------------------------------------------------
+
+    async def _in_turn(self, consumer: ConsumerKey, target: int, number: int) -> Sought:
+        """Move a consumer, one move after the other."""
+        deadline = self._loop.time() + STILL
+        turn = self._turns.setdefault(consumer, asyncio.Lock())
+        try:
+            async with asyncio.timeout_at(deadline), turn:
+                with broker_errors(stream=consumer.stream, consumer=consumer.name):
+                    return await self._move(consumer, target, number, deadline)
+        except TimeoutError:
+            raise BrokerUnavailable from None
+        finally:
+            if not turn.locked():
+                self._turns.pop(consumer, None)
+
+    async def _move(self, consumer: ConsumerKey, target: int, number: int, deadline: float) -> Sought:
+        before, now_ns = await self._look(consumer, deadline)
+        number = max(number, now_ns, Run.of(before).number + 1)
+        was_ns = _paused_until(before)
+        until_ns = max(was_ns, now_ns + int(STILL * NANOSECONDS))
+        try:
+            await self._pauses.set(consumer, until_ns, deadline)
+            await self._have_all_hold_still(consumer, Run(before.created, number))
+            position = await self._dead_letters.last_position(deadline)
+            state, _ = await self._look(consumer, deadline)
+            run = Run(state.created, number, position)
+            await self._api.update_consumer(*consumer, with_run(state.config, run), deadline)
+            self._notes.send(CONSUMER, *consumer)
+            answer = await self._reset(consumer, target, deadline)
+        finally:
+            await self._end_pause(consumer, until_ns, was_ns)
+        return Sought(target, _settled_before(state), int(answer["num_pending"]))
+
+    async def _reset(self, consumer: ConsumerKey, target: int, deadline: float) -> JsonObject:
+        operation = f"CONSUMER.RESET.{consumer.stream}.{consumer.name}"
+        try:
+            return await self._api.change(operation, {"seq": target}, deadline)
+        except JetStreamError as error:
+            if error.err_code != codes.CONSUMER_INVALID_RESET:
+                raise
+            raise SeekNotPossible(
+                f"the broker does not move consumer {consumer.name!r} to id {target}; make another consumer "
+                "with `from`"
+            ) from error
+
+    async def _end_pause(self, consumer: ConsumerKey, until_ns: int, was_ns: int) -> None:
+        """Take the pause back, unless somebody has paused or resumed the consumer meanwhile."""
+        deadline = self._loop.time() + STILL
+        try:
+            state, now_ns = await self._look(consumer, deadline)
+            if _paused_until(state) == until_ns:
+                await self._pauses.set(consumer, was_ns if was_ns > now_ns else None, deadline)
+        except (ConsumerNotFound, StreamNotFound):
+            pass
+
+    # --- All servers --------------------------------------------------------------------------------------
+
+    async def _have_all_hold_still(self, consumer: ConsumerKey, run: Run) -> None:
+        """Have all calls drop what they hold, and wait until nothing is under way."""
+        question = {
+            "stream": consumer.stream,
+            "consumer": consumer.name,
+            "created": run.created,
+            "run": run.number,
+        }
+        give_up = self._loop.time() + _PATIENCE
+        while True:
+            gathered = await self._gathering.ask("seek", question)
+            busy = [server for server, told in gathered.entries.items() if any(map(_is_busy, told))]
+            if not busy and not gathered.missing:
+                return
+            if self._loop.time() >= give_up:
+                break
+            await asyncio.sleep(_AGAIN)
+        log.warning(
+            "a consumer is moved though not all servers have confirmed that they hold none of its events",
+            extra={**consumer._asdict(), "silent": gathered.missing, "busy": busy},
+        )
+
+    def _hold_still(self, question: JsonObject) -> Iterator[JsonObject]:
+        """Have the calls of this server do so."""
+        *names_, created, number = (question.get(key) for key in ("stream", "consumer", "created", "run"))
+        stream, consumer = names_
+        if all(isinstance(each, str) for each in (stream, consumer, created)) and isinstance(number, int):
+            key = ConsumerKey(str(stream), str(consumer))
+            yield {"busy": self._moves.hold_still(key, Run(str(created), number))}
+
+
+def _is_busy(told: JsonObject) -> bool:
+    return told.get("busy") != 0
+
+
+def _require_rights(caller: Principal | None, consumer: ConsumerKey, state: ConsumerState) -> None:
+    """Raise `PermissionDenied` unless the caller may have all that a consumer chooses."""
+    if caller is None:
+        return
+    is_durable = bool(state.config.get("durable_name"))
+    name = consumer.name if is_durable else names.given_name(consumer.name)
+    for subject in sorted(chosen_subjects(state.config)):
+        require_of(caller, Consume(consumer.stream, subject, name))
+
+
+def _settled_before(state: ConsumerState) -> int:
+    """Return the id before which all events are settled."""
+    return 1 + (state.settled_to if state.unsettled else max(state.settled_to, state.delivered_to))
+
+
+def _paused_until(state: ConsumerState) -> int:
+    """Return until when a consumer is paused, in nanoseconds since 1970; 0 = it is not."""
+    until = pause_of(state)
+    return 0 if until is None else _nanoseconds(until)
+
+
+def _nanoseconds(time: Time) -> int:
+    return time.seconds * NANOSECONDS + time.nanos
