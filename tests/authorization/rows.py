@@ -385,6 +385,13 @@ def _paused(world: World, request: Any, _: Any) -> None:
     assert stored["paused"]
 
 
+def _sought(world: World, request: Any, responses: Any) -> None:
+    stored = world.witness.consumer(request.stream, request.consumer)
+    assert stored is not None
+    assert "windshift.run" in stored["config"]["metadata"]
+    assert responses[0].next_id > 0
+
+
 def _principals_listed(world: World, request: Any, responses: Any) -> None:
     names = [each.name for each in responses[0].principals]
     assert names == sorted(names)
@@ -431,6 +438,7 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "AdminService/ListConsumers": _consumers_listed,
     "AdminService/ListSubscriptions": _told,
     "AdminService/PauseConsumer": _paused,
+    "AdminService/SeekConsumer": _sought,
     "PrincipalsService/ListPrincipals": _principals_listed,
     "PrincipalsService/EndConnections": _told,
     "Health/Check": _told,

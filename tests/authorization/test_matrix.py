@@ -99,6 +99,7 @@ REQUESTS: dict[str, Message | Make] = {
     "AdminService/ListConsumers": admin_pb.ListConsumersRequest(stream="SHOP"),
     "AdminService/ListSubscriptions": admin_pb.ListSubscriptionsRequest(),
     "AdminService/PauseConsumer": admin.pausing("base-"),
+    "AdminService/SeekConsumer": admin.seeking("base-"),
     "PrincipalsService/ListPrincipals": principals_pb.ListPrincipalsRequest(),
     "PrincipalsService/EndConnections": principals_pb.EndConnectionsRequest(principal="exact"),
     "Health/Check": health_pb.HealthCheckRequest(),

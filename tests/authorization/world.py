@@ -195,6 +195,10 @@ streams = { purge = ["SPARE"], subjects = ["spare.a.>"], delete = ["spare-*"] }
 streams = { consume = ["SHOP"], subjects = ["shop.z"] }
 consumers = { control = ["ann-*"] }
 
+[role.mover]
+streams = { consume = ["SHOP"], subjects = ["shop.>"] }
+consumers = { use = ["ann-*"], control = ["ann-*"] }
+
 # Who keeps state
 
 [role.keys]

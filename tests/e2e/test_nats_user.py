@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from tests.authorization.callers import callers_of
 from tests.authorization.policies import ALL, principal, put, token_of
 from tests.e2e.nats_user import (
+    DOCUMENT,
     PASSWORD,
     allowed,
     allowed_by_nsc,
@@ -35,6 +37,7 @@ from tests.support.operator import write_operator
 from tests.support.windshift_process import WindshiftProcess, windshift
 from tests.wire.burying import listed
 from tests.wire.consuming import calling, subscribed
+from tests.wire.looking import ask
 from tests.wire.management import ensure_consumer, ensure_stream
 from windshift.nats import NoReply
 
@@ -173,6 +176,7 @@ FORBIDDEN_TO_PUBLISH = (
     "$JS.API.STREAM.DELETE.WS_DEAD_LETTERS",
     "$JS.API.CONSUMER.LEADER.STEPDOWN.ORDERS.billing",
     "$JS.API.CONSUMER.PAUSE.ORDERS.billing",
+    "$JS.API.CONSUMER.RESET.ORDERS.billing",
     "$JS.API.CONSUMER.UNPIN.ORDERS.billing",
     "$JS.API.CONSUMER.DURABLE.CREATE.ORDERS.billing",
     "$JS.API.DIRECT.GET.ORDERS",
@@ -287,6 +291,41 @@ def test_a_permission_that_is_missing(
             limited.wait_for(lambda: f'this user may not publish to \\"{told}' in limited.err)
             assert limited.probe("/readyz").status == 200
             assert "ended" not in limited.err
+            client.channel.close()
+
+
+OPERATORS: dict[str, dict[str, Any]] = {
+    "PurgeStream": {"stream": "ORDERS", "up_to_id": 1},
+    "DeleteEvent": {"stream": "ORDERS", "id": 2},
+    "PauseConsumer": {"stream": "ORDERS", "consumer": "billing"},
+    "SeekConsumer": {"stream": "ORDERS", "consumer": "billing", "to": {"start": True}},
+    "DeleteStream": {"name": "ORDERS"},
+}
+
+
+def test_what_operators_need(tmp_path: Path) -> None:
+    """Each of their methods fails without its line of the document, and works with it."""
+    config = write_configuration(tmp_path)
+    more = re.findall(r"^\| `(\$JS\.[^`]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    permissions = tmp_path / "windshift.conf"
+    with served(tmp_path, config) as (broker, server):
+        client = Client(server.address)
+        ensure_stream(client, "ORDERS", subjects={"subjects": ["orders.>"]})
+        ensure_consumer(client, "ORDERS", name="billing", **{"from": {"start": True}})
+        for _ in range(3):
+            client.publish("orders.a")
+        for method, request in OPERATORS.items():
+            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+                ask(client, method, **request)
+        client.channel.close()
+        assert server.stop() == 0
+        lines = "".join(f'      "{subject}"\n' for subject in more)
+        permissions.write_text(permissions.read_text().replace("allow: [\n", f"allow: [\n{lines}", 1))
+        broker.reload()
+        with windshift(tmp_path, NATS_URL=f"{URL}:{broker.port}") as allowed_more:
+            client = Client(allowed_more.address)
+            for method, request in OPERATORS.items():
+                ask(client, method, **request)
             client.channel.close()
 
 

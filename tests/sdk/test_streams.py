@@ -141,8 +141,14 @@ async def test_consumers(client: ws.Client) -> None:
     (listed,) = [info async for info in stream.consumers.list()]
     assert listed.paused_until == until
     await consumer.resume()
+    sought = await consumer.seek(ws.END)
+    assert (sought.next_id, sought.was, sought.pending) == (2, 1, 0)
+    assert (await consumer.seek(ws.from_id(sought.was), dry_run=True)).pending == 1
+    assert (await consumer.info()).pending == 0
     late = await stream.consumers.ensure(None, start=ws.from_id(2))
     assert not (await late.info()).durable
+    with pytest.raises(ws.SeekNotPossible):
+        await late.seek(ws.START)
     await stream.consumers.delete("w")
     with pytest.raises(ws.ConsumerNotFound):
         await stream.consumers.get("w")

@@ -117,7 +117,7 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
       use-consumer STREAM CONSUMER        look at it, attach to it
       reject-for-good STREAM CONSUMER     give up events of one that somebody else made
       delete-consumer STREAM CONSUMER
-      control-consumer STREAM CONSUMER    pause and resume it
+      control-consumer STREAM CONSUMER    pause, resume and move it
       manage-store STORE
       view-store STORE
       read-key STORE KEY

@@ -5,7 +5,7 @@ import logging
 from . import codecs, sync
 from .client import Client, connect
 from .client_credentials import ClientCredentials
-from .consumers import Consumer, ConsumerInfo
+from .consumers import Consumer, ConsumerInfo, Sought
 from .credentials import Token
 from .dead_letters import DeadLetter, Purged, Replayed
 from .deliveries import Delivery, Drop, GiveUp, RetryLater
@@ -41,6 +41,7 @@ from .errors import (
     Refused,
     ReplicasUnavailable,
     RevisionMismatch,
+    SeekNotPossible,
     SettingsError,
     ShuttingDown,
     StorageChange,
@@ -132,9 +133,11 @@ __all__ = [
     "RetryPolicy",
     "Revision",
     "RevisionMismatch",
+    "SeekNotPossible",
     "SettingsError",
     "ShuttingDown",
     "Skipped",
+    "Sought",
     "Source",
     "StorageChange",
     "StorageFull",

@@ -1,4 +1,4 @@
-"""Consumers: make, list, describe, pause and delete them."""
+"""Consumers: make, list, describe, pause, move and delete them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,7 @@ class ConsumerInfo:
         dead_letters: events that it gave up on.
         paused_until: when it goes on; None = it is not paused. Known only from a list.
         oldest_unsettled: when the oldest unsettled event was stored. Known only from a list.
+        waiting_replays: replays of its dead letters that are not settled. Known only from a list.
     """
 
     stream: str
@@ -59,6 +60,22 @@ class ConsumerInfo:
     dead_letters: int
     paused_until: datetime | None = None
     oldest_unsettled: datetime | None = None
+    waiting_replays: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sought:
+    """A consumer was moved, or could be.
+
+    Attributes:
+        next_id: it delivers no event before this id.
+        was: every event before this id was settled; moved back to it, the consumer misses none.
+        pending: events that it has yet to deliver.
+    """
+
+    next_id: int
+    was: int
+    pending: int
 
 
 def _info(
@@ -66,6 +83,7 @@ def _info(
     names: Names,
     paused_until: datetime | None = None,
     oldest_unsettled: datetime | None = None,
+    waiting_replays: int = 0,
 ) -> ConsumerInfo:
     return ConsumerInfo(
         stream=names.bare_name(proto.stream),
@@ -80,6 +98,7 @@ def _info(
         dead_letters=proto.dead_letters,
         paused_until=paused_until,
         oldest_unsettled=oldest_unsettled,
+        waiting_replays=waiting_replays,
     )
 
 
@@ -131,6 +150,27 @@ class Consumer:
     async def resume(self) -> None:
         """End a pause."""
         await self._pause(None)
+
+    async def seek(self, to: Position, *, dry_run: bool = False) -> Sought:
+        """Move the consumer to another event: from there on everything is delivered anew, as first attempts.
+
+        Subscribers stay, on all servers, but what they hold is not theirs any more. Handlers that run go on;
+        if their event comes to the same process meanwhile, they count for that delivery.
+
+        Args:
+            to: where; an id may be at most the next one of the stream.
+            dry_run: only say what would come of it.
+
+        Raises:
+            NotFound: the stream or the consumer does not exist.
+            SeekNotPossible: it was made to begin later, or the broker is too old.
+        """
+        request = admin.SeekConsumerRequest(
+            stream=self._stream, consumer=self.name, to=to.proto(), dry_run=dry_run
+        )
+        method, repeat = _ADMIN + "SeekConsumer", Repeat.READ if dry_run else Repeat.ONCE
+        response = await self._caller.call(method, request, admin.SeekConsumerResponse, repeat)
+        return Sought(response.next_id, response.was, response.pending)
 
     @overload
     def subscribe(
@@ -374,6 +414,7 @@ class Consumers:
                 names,
                 moment(info.paused_until) if info.HasField("paused_until") else None,
                 moment(info.oldest_unsettled) if info.HasField("oldest_unsettled") else None,
+                info.waiting_replays,
             )
 
     async def delete(self, name: str) -> None:

@@ -44,6 +44,7 @@ __all__ = [
     "Refused",
     "ReplicasUnavailable",
     "RevisionMismatch",
+    "SeekNotPossible",
     "SettingsError",
     "ShuttingDown",
     "StorageChange",
@@ -274,6 +275,10 @@ class TooManySubjects(Refused):
     """More subjects match than can be listed."""
 
 
+class SeekNotPossible(Refused):
+    """The broker does not move this consumer there; the message says what to do."""
+
+
 class NotSupportedByBroker(Refused):
     """The broker's version cannot do this."""
 
@@ -469,6 +474,7 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "UNBOUND_SUBJECT": UnboundSubject,
     "TOO_MANY_SUBJECTS": TooManySubjects,
     "NOT_SUPPORTED_BY_BROKER": NotSupportedByBroker,
+    "SEEK_NOT_POSSIBLE": SeekNotPossible,
     "SUBJECTS_OVERLAP": SubjectsOverlap,
     "STORAGE_CHANGE": StorageChange,
     "MIRROR_CHANGE": MirrorChange,

@@ -11,7 +11,7 @@ from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
-from windshift.sdk.consumers import ConsumerInfo
+from windshift.sdk.consumers import ConsumerInfo, Sought
 from windshift.sdk.credentials import TokenSource
 from windshift.sdk.dead_letters import Cause, DeadLetter, Purged, Replayed
 from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
@@ -302,6 +302,8 @@ class Consumer:
         """Deliver nothing new until a time, or for so long; return that time. What is held can be settled."""
     def resume(self) -> None:
         """End a pause."""
+    def seek(self, to: Position, *, dry_run: bool = False) -> Sought:
+        """Move the consumer to another event: from there on everything is delivered anew, as first attempts."""
     @overload
     def subscribe(
         self,

@@ -74,6 +74,15 @@ _PAUSED: dict[str, dict[str, Answer]] = {
     "ann-wide": {"ann-": DENIED},
 }
 
+# Moving: besides that, what the consumer chooses has to be the caller's.
+
+_SOUGHT: dict[str, dict[str, Answer]] = {
+    "mover": {"ann-": ALLOWED, "bob-": DENIED},
+    "pauser": {"ann-": DENIED},
+    "ann": {"ann-": DENIED},
+    "ann-wide": {"ann-": DENIED},
+}
+
 
 def _seeing() -> Iterator[Row]:
     for who, streams in _SEEN.items():
@@ -109,6 +118,9 @@ def _rows() -> Iterator[Row]:
     for who, prefixes in _PAUSED.items():
         for prefix, answer in prefixes.items():
             yield Row("AdminService/PauseConsumer", who, pausing(prefix), answer, prefix)
+    for who, prefixes in _SOUGHT.items():
+        for prefix, answer in prefixes.items():
+            yield Row("AdminService/SeekConsumer", who, seeking(prefix), answer, prefix)
 
 
 def _reading(who: str, stream: str, subjects: tuple[str, ...], answer: Answer) -> Iterator[Row]:
@@ -140,6 +152,13 @@ def pausing(prefix: str) -> Request:
     """Give what makes a request to pause a new consumer."""
     return lambda world: pb.PauseConsumerRequest(
         stream="SHOP", consumer=world.consumer(prefix), until={"seconds": 4_000_000_000}
+    )
+
+
+def seeking(prefix: str) -> Request:
+    """Give what makes a request to move a new consumer."""
+    return lambda world: pb.SeekConsumerRequest(
+        stream="SHOP", consumer=world.consumer(prefix), to={"start": True}
     )
 
 

@@ -15,7 +15,6 @@ from tests.server.events.keeping import Keeper, keep
 from tests.support.broker import Broker, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import Message
-from windshift.nats.times import Time
 from windshift.server.domain.errors import BrokerUnavailable
 from windshift.server.events.consuming.commands import Action, Reject
 from windshift.server.events.consuming.settlement import Kind
@@ -26,6 +25,7 @@ from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.notes import ELECTED
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
+from windshift.server.events.runs import Run
 
 Unique = Callable[[], str]
 
@@ -144,9 +144,9 @@ async def test_a_dead_letter_that_takes_longer_than_the_timeout(
     """The event is not delivered again meanwhile: somebody else could acknowledge it."""
     write = keeper.writer.write
 
-    async def slowly(failure: Failure, deadline: float, since: Time) -> object:
+    async def slowly(failure: Failure, deadline: float, run: Run) -> object:
         await asyncio.sleep(0.6)
-        return await write(failure, deadline, since)
+        return await write(failure, deadline, run)
 
     monkeypatch.setattr(keeper.writer, "write", slowly)
     consuming = await failing(keeper, unique(), TWICE, ack_wait=0.3)

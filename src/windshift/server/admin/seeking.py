@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from time import time_ns
 from typing import Final, NamedTuple
 
-from windshift.nats import JetStreamError
+from windshift.nats import Forbidden, JetStreamError, Unavailable
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
@@ -38,7 +38,9 @@ from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     ConsumerNotFound,
+    ForbiddenByBroker,
     InvalidField,
+    OutcomeUnknown,
     SeekNotPossible,
     StreamNotFound,
 )
@@ -117,7 +119,8 @@ class ConsumerSeek:
             InvalidField: the stream has given no such id yet.
             PermissionDenied: the caller may not have what the consumer chooses.
             SeekNotPossible: the broker cannot move it there.
-            BrokerUnavailable: the broker does not answer; perhaps the consumer is moved nevertheless.
+            BrokerUnavailable: the broker does not answer; nothing has happened.
+            OutcomeUnknown: it does not answer in the middle of it.
         """
         with broker_errors(stream=consumer.stream, consumer=consumer.name):
             state, now_ns = await self._look(consumer, deadline)
@@ -132,8 +135,11 @@ class ConsumerSeek:
         moving = self._loop.create_task(self._in_turn(consumer, target, number))
         self._running.add(moving)
         moving.add_done_callback(self._done)
-        async with asyncio.timeout_at(deadline):
-            return await asyncio.shield(moving)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(moving)
+        except TimeoutError:
+            raise OutcomeUnknown from None
 
     def _done(self, moving: asyncio.Task[Sought]) -> None:
         self._running.discard(moving)
@@ -226,8 +232,8 @@ class ConsumerSeek:
         number = max(number, now_ns, Run.of(before).number + 1)
         was_ns = _paused_until(before)
         until_ns = max(was_ns, now_ns + int(STILL * NANOSECONDS))
+        await self._pauses.set(consumer, until_ns, deadline)
         try:
-            await self._pauses.set(consumer, until_ns, deadline)
             await self._have_all_hold_still(consumer, Run(before.created, number))
             position = await self._dead_letters.last_position(deadline)
             state, _ = await self._look(consumer, deadline)
@@ -235,6 +241,10 @@ class ConsumerSeek:
             await self._api.update_consumer(*consumer, with_run(state.config, run), deadline)
             self._notes.send(CONSUMER, *consumer)
             answer = await self._reset(consumer, target, deadline)
+        except (Unavailable, BrokerUnavailable) as error:
+            if isinstance(error, (Forbidden, ForbiddenByBroker)):
+                raise
+            raise OutcomeUnknown from error
         finally:
             await self._end_pause(consumer, until_ns, was_ns)
         return Sought(target, _settled_before(state), int(answer["num_pending"]))
