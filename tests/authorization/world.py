@@ -196,7 +196,11 @@ streams = { consume = ["SHOP"], subjects = ["shop.z"] }
 consumers = { control = ["ann-*"] }
 
 [role.mover]
-streams = { consume = ["SHOP"], subjects = ["shop.>"] }
+streams = { consume = ["SHOP"], subjects = [">"] }
+consumers = { use = ["ann-*"], control = ["ann-*"] }
+
+[role.mover-narrow]
+streams = { consume = ["SHOP"], subjects = ["shop.a.>"] }
 consumers = { use = ["ann-*"], control = ["ann-*"] }
 
 # Who keeps state

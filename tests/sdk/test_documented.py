@@ -19,6 +19,7 @@ the last is 1001
 Order(order_id='7', cents=3490)
 1001 events, ('orders.>',)
 1001 pending
+992 would be delivered anew
 1
 1001 orders.placed
 991 purged

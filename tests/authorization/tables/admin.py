@@ -78,6 +78,7 @@ _PAUSED: dict[str, dict[str, Answer]] = {
 
 _SOUGHT: dict[str, dict[str, Answer]] = {
     "mover": {"ann-": ALLOWED, "bob-": DENIED},
+    "mover-narrow": {"ann-": DENIED},  # the consumer chooses more
     "pauser": {"ann-": DENIED},
     "ann": {"ann-": DENIED},
     "ann-wide": {"ann-": DENIED},
