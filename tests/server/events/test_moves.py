@@ -1,0 +1,269 @@
+"""Consumers that are moved, as the calls see it that consume from them: told in time, late, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+from tests.server.events.consuming import Consuming, prepare
+from tests.server.events.test_consume_protocol import Call, reject, snapshot
+from tests.support.broker import Broker, in_seconds
+from windshift.nats.jetstream.pulling import ACK
+from windshift.nats.times import Time
+from windshift.server.events.consuming.commands import Ack, Action
+from windshift.server.events.consuming.moves import Moves
+from windshift.server.events.consuming.protocol import Ending, Keep, Learn, LookUp, Verify
+from windshift.server.events.consuming.redelivery import Settled
+from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.retries import RetryPolicy
+from windshift.server.events.runs import ALWAYS, Run, with_run
+
+Unique = Callable[[], str]
+PLAIN = RetryPolicy()
+FIRST = snapshot().run
+SECOND = Run(FIRST.created, 1, 7)
+
+
+def moved(call: Call) -> None:
+    """Let a call see that its consumer is in another run."""
+    call.protocol.begin_run(SECOND, Settled(), 0.0)
+    found = snapshot(call.protocol.policy)
+    state = replace(found.state, config=with_run(found.state.config, SECOND))
+    call.protocol.consumer_seen(replace(found, state=state))
+    call.turn()
+    if call.protocol.policy.dead_letters:
+        assert Learn() in call.work()
+        call.protocol.consumer_seen(replace(found, state=state))
+        call.protocol.learned({})
+
+
+# --- Runs -------------------------------------------------------------------------------------------------
+
+
+def test_runs_lie_in_the_metadata() -> None:
+    """What is written is read; what others have there is kept, and what is odd is no run."""
+    found = snapshot()
+    config = with_run({"metadata": {"a": "b"}}, SECOND)
+    assert config["metadata"]["a"] == "b"
+    assert Run.of(replace(found.state, config=config)) == SECOND
+    for odd in ("", "1", "1.", "-1.2", "a.b", "1.2.3"):
+        state = replace(found.state, config={"metadata": {"windshift.run": odd}})
+        assert Run.of(state) == FIRST
+
+
+def test_what_is_of_a_run() -> None:
+    """Later positions, and times that are later by more than clocks may differ; nothing before the consumer."""
+    later = Time(1_900_000_000, 0)
+    run = Run("2026-11-24T00:00:00Z", later.seconds * 10**9, 7)
+    assert not run.has(7, later)
+    assert run.has(8, later)
+    assert run.has(3, Time(later.seconds + 61, 0))
+    assert not run.has(8, Time(0, 0))
+    assert ALWAYS.has(1, Time(0, 0))
+
+
+def test_one_run_follows_another() -> None:
+    """Of the same consumer, and only forwards."""
+    assert SECOND.follows(FIRST)
+    assert not FIRST.follows(SECOND)
+    assert not SECOND.follows(SECOND)
+    assert not Run("another", 1).follows(FIRST)
+
+
+# --- Calls that are told ----------------------------------------------------------------------------------
+
+
+def test_holding_still() -> None:
+    """What is held is dropped, nothing more is taken, and what was sent is waited for."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.hold(2)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.protocol.hold_still(SECOND, 10.0)
+    assert call.protocol.is_busy
+    assert call.protocol.takes_drain()
+    assert not call.protocol.takes_inbox(0.0)
+    call.arrive(3)
+    assert call.turn() == []
+    assert call.sent() == [ACK]
+    assert call.told() == [([1], [], [])]
+    assert not call.protocol.is_busy
+    call.protocol.command(Ack([StreamSeq(2)]), 0.0)
+    assert call.told() == [([], [2], [])]
+    moved(call)
+    assert call.protocol.takes_inbox(0.0)
+    call.sequence = 0
+    call.hold(1)
+
+
+def test_nobody_moves_it() -> None:
+    """After a while the call looks, and goes on."""
+    call = Call(PLAIN)
+    call.protocol.hold_still(SECOND, 10.0)
+    call.protocol.takes_drain()
+    assert call.protocol.due <= 10.0
+    call.turn(10.0)
+    assert LookUp() in call.work()
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    assert call.protocol.takes_inbox(10.0)
+
+
+def test_what_is_unanswered_is_invalid_afterwards() -> None:
+    """An ack, a dead letter that is written too late, and an event that is looked at."""
+    call = Call()
+    for seq in (1, 2):
+        call.hold(seq)
+    call.arrive(3, attempt=2)
+    call.turn()
+    verify = next(each for each in call.work() if isinstance(each, Verify))
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    call.protocol.command(reject(2, Action.DEAD_LETTER), 0.0)
+    (keep,) = call.work()
+    assert isinstance(keep, Keep)
+    moved(call)
+    assert call.told() == [([], [1], []), ([], [2], [])]
+    call.protocol.prepared(keep, Ending.DECIDED, 0.0)
+    call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+    assert call.turn() == []
+    call.protocol.sends.clear()
+    assert call.tells() == []
+
+
+def test_calls_that_come_meanwhile() -> None:
+    """They hold still as well, unless their consumer is another one of that name."""
+
+    async def attach() -> None:
+        moves, key = Moves(), ConsumerKey("S", "c")
+        old, new, other = Call(PLAIN), Call(PLAIN), Call(PLAIN)
+        moves.attach(key, old.protocol)
+        old.hold(1)
+        old.protocol.command(Ack([StreamSeq(1)]), 0.0)
+        assert moves.hold_still(key, SECOND) == 1
+        old.sent()
+        assert moves.hold_still(key, SECOND) == 0
+        detach = moves.attach(key, new.protocol)
+        assert new.protocol.takes_drain()
+        other.protocol.run = Run("later")
+        moves.attach(key, other.protocol)
+        assert not other.protocol.takes_drain()
+        detach()
+
+    asyncio.run(attach())
+
+
+# --- Calls that are not told ------------------------------------------------------------------------------
+
+
+def test_deliveries_that_are_counted_anew() -> None:
+    """They wait until the consumer is looked up; then they are the first ones of the new run."""
+    call = Call(PLAIN)
+    for seq in (1, 2, 3):
+        call.hold(seq)
+    call.sequence = 0
+    call.arrive(1)
+    assert call.turn() == []
+    call.turn()
+    assert call.work() == [LookUp()]
+    call.protocol.command(Ack([StreamSeq(2)]), 0.0)
+    assert call.sent() == []  # it may be about a delivery of before
+    call.arrive(2)
+    moved(call)
+    assert call.told() == [([], [2], [])]
+    for verify in call.work():  # it is not known since when they have been on their way
+        assert isinstance(verify, Verify)
+        call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+    assert [each.id for each in call.turn()] == [1, 2]
+    call.protocol.command(Ack([StreamSeq(1), StreamSeq(2), StreamSeq(3)]), 0.0)
+    assert call.sent() == [ACK, ACK]
+    assert call.told() == [([1, 2], [3], [])]
+
+
+def test_deliveries_that_only_seem_to_be_counted_anew() -> None:
+    """Where the consumer was not moved, everything goes on."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.hold(2)
+    call.sequence = 0
+    call.arrive(3)
+    assert call.turn() == []
+    call.turn()
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    assert [each.id for each in call.turn()] == [3]
+
+
+def test_a_server_that_was_asleep() -> None:
+    """It looks the consumer up before it sends anything: others may not have waited for it."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.memory.pauses.look(1.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 5.0)
+    assert call.sent(5.0) == []
+    call.turn(5.0)
+    assert call.work() == [LookUp()]
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    assert call.sent(5.0) == [ACK]
+    assert call.told() == [([1], [], [])]
+
+
+def test_an_ack_without_an_answer() -> None:
+    """A consumer that was moved behind the event leaves it unanswered: it is looked up."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.protocol.command(Ack([StreamSeq(1)]), 0.0)
+    (pending,) = call.protocol.sends
+    pending.sent = True
+    call.turn(6.0)
+    assert call.told() == [([], [], [1])]
+    call.turn(6.0)
+    assert LookUp() in call.work()
+
+
+def test_the_end_of_a_call_that_waits_for_the_consumer() -> None:
+    """What it was told is still sent."""
+    call = Call(PLAIN)
+    call.hold(1)
+    call.protocol.lost(1.0)
+    call.protocol.connected(1.0)
+    call.protocol.command(Ack([StreamSeq(1)]), 1.0)
+    call.protocol.end(None)
+    call.turn(1.0)
+    assert Learn() in call.work()
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    assert call.sent(1.0) == [ACK]
+
+
+async def move(consuming: Consuming, seq: int, run: Run) -> None:
+    """Move a consumer, and tell nobody."""
+    nats, key = consuming.nats, (consuming.stream, consuming.consumer)
+    config = (await consuming.info())["config"]
+    await nats.api.update_consumer(*key, with_run(config, run), in_seconds(5))
+    await nats.api.change(f"CONSUMER.RESET.{key[0]}.{key[1]}", {"seq": seq}, in_seconds(5))
+
+
+async def test_a_call_finds_out_by_itself(broker: Broker, unique: Unique) -> None:
+    """With a real broker: what it held is invalid, and what it had settled comes again."""
+    consuming = (await prepare(broker, unique())).quick(confirm_timeout=timedelta(seconds=5))
+    await consuming.publish(6)
+    async with consuming.worker(4) as worker:
+        assert [event.id for event in await worker.events(4)] == [1, 2, 3, 4]
+        worker.ack(1, 2)
+        assert await worker.told() == (Kind.ACK, [1, 2], [], [])
+        assert [event.id for event in await worker.events(2)] == [5, 6]
+        created = (await consuming.info())["created"]
+        await move(consuming, 1, Run(created, 1, 0))
+        again: list[Any] = []
+        worker.ack(3, 4, 5, 6)
+        while len(again) < 4:
+            again.append(await worker.event(15))
+        assert {event.attempt for event in again} <= {1, 2}
+        seen = {event.id for event in again}
+        while seen != {1, 2, 3, 4, 5, 6}:
+            while not worker.confirmations.empty():
+                await worker.told()
+            worker.ack(*(event.id for event in again))
+            again = [await worker.event(15)]
+            seen.add(again[0].id)
