@@ -13,7 +13,7 @@ from tests.support.app import running_app
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import jetstream, listed, replay
-from tests.wire.consuming import Call, subscribed
+from tests.wire.consuming import Call, calling, subscribed
 from tests.wire.looking import ask
 from tests.wire.management import delete_consumer, ensure_consumer
 from tests.wire.test_servers import wait_for_servers
@@ -329,4 +329,16 @@ def test_a_consumer_that_is_made_anew(client: Client, stream: str) -> None:
     delete_consumer(client, stream, "c")
     ensure_consumer(client, stream, name="c", **{"from": {"start": True}})
     with subscribed(client, stream) as call:
+        assert ids_of(call, 5) == [1, 2, 3, 4, 5]
+
+
+def test_tokens_of_before_are_worth_nothing(client: Client, stream: str) -> None:
+    """A call that broke before the move goes on with nothing of what it held."""
+    with calling(client) as call:
+        call.subscribe(stream, "c", 2, linger=30)
+        tokens = [event.token for event in call.events(2)]
+        assert all(tokens)
+    seek(client, stream, start=True)
+    with calling(client) as call:
+        call.subscribe(stream, "c", 5, resume=tokens, linger=30)
         assert ids_of(call, 5) == [1, 2, 3, 4, 5]

@@ -166,7 +166,8 @@ def test_a_call_objects() -> None:
         call.hold(seq, attempt)
     call.arrive(4, 2)
     call.protocol.command(Ack(ids(2)), 0.0)
-    names = [DeliveryName(StreamSeq(seq), attempt, 1) for seq, attempt in ((1, 1), (2, 1), (3, 2), (4, 1))]
+    told = ((1, 1, 1), (2, 1, 2), (3, 2, 5), (4, 1, 4))
+    names = [DeliveryName(StreamSeq(seq), attempt, sequence) for seq, attempt, sequence in told]
     assert call.protocol.taken(9, names, 0.0) == [1, 2, 4]
     assert call.protocol.window.get(StreamSeq(1)) is not None
     assert call.protocol.window.get(StreamSeq(3)) is None
@@ -229,7 +230,7 @@ def test_what_lingers(failure: Exception | None, lingers: bool) -> None:
     call.protocol.leave()
     at_once, later = call.protocol.close(0.0)
     assert later == ([reply(1)] if lingers else [])
-    assert set(at_once) == {reply(1), reply(2), reply(3)} - set(later)
+    assert set(at_once) == {reply(1), reply(2, sequence=2), reply(3, sequence=3)} - set(later)
     assert call.protocol.lingering == nak(10 * 10**9)
     assert (call.memory.counts.lingered, call.memory.counts.released) == (lingers, 2 - lingers)
 

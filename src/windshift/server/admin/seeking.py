@@ -46,6 +46,7 @@ from windshift.server.domain.errors import (
 )
 from windshift.server.events.consumers import EVERYTHING, chosen_subjects
 from windshift.server.events.consuming.moves import STILL, Moves
+from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
@@ -238,7 +239,8 @@ class ConsumerSeek:
             position = await self._dead_letters.last_position(deadline)
             state, _ = await self._look(consumer, deadline)
             run = Run(state.created, number, position)
-            await self._api.update_consumer(*consumer, with_run(state.config, run), deadline)
+            config = with_key(with_run(state.config, run))  # nobody goes on with deliveries of before
+            await self._api.update_consumer(*consumer, config, deadline)
             self._notes.send(CONSUMER, *consumer)
             answer = await self._reset(consumer, target, deadline)
         except (Unavailable, BrokerUnavailable) as error:
