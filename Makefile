@@ -9,7 +9,7 @@ DOCKER ?= docker
 TESTS ?= tests
 PYTEST ?=
 
-CODE := $(wildcard src tests examples benchmarks scripts)
+CODE := $(wildcard src tests typing_tests examples benchmarks scripts)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

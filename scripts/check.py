@@ -13,7 +13,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
-CODE = [name for name in ("src", "tests", "examples", "benchmarks", "scripts") if (ROOT / name).is_dir()]
+CODE = [
+    name
+    for name in ("src", "tests", "typing_tests", "examples", "benchmarks", "scripts")
+    if (ROOT / name).is_dir()
+]
 
 CHECKS: dict[str, list[str]] = {
     "format": [f"{BIN}/ruff", "format", "--check", "--quiet", *CODE],

@@ -5,13 +5,17 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import textwrap
 import tomllib
+import zipfile
 from importlib import metadata
 from pathlib import Path
 
 import pytest
 
 import windshift
+from tests.support.app import running_app
+from tests.support.nats_server import NatsServer
 from windshift import sdk
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -111,6 +115,57 @@ def test_versions_that_are_too_old(name: str, oldest: str) -> None:
     assert locked is not None
     assert version(floor[1]) >= version(oldest)
     assert version(locked[1]) >= version(oldest)
+
+
+def base_packages() -> set[str]:
+    """Return the distributions that a client installs, found from the package's own requirements."""
+    found, waiting = set(), ["windshift"]
+    while waiting:
+        for requirement in metadata.requires(waiting.pop()) or []:
+            name = re.split(r"[^\w.-]", requirement)[0]
+            optional = ("extra ==", "python_version <", "platform_system")
+            if name not in found and not any(marker in requirement for marker in optional):
+                found.add(name)
+                waiting.append(name)
+    return found
+
+
+def test_the_wheel_works_without_the_server(nats_server: NatsServer, tmp_path: Path) -> None:
+    """The built wheel with its base dependencies, and nothing else, imports and talks to a server."""
+    hatchling = Path(sys.executable).with_name("hatchling")
+    subprocess.run([hatchling, "build", "-t", "wheel", "-d", tmp_path], cwd=ROOT, check=True)
+    site = tmp_path / "site"
+    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+        wheel.extractall(site)
+    assert (site / "windshift" / "py.typed").exists()
+    assert (site / "windshift" / "sdk" / "sync.pyi").exists()
+    for package in base_packages():
+        for file in metadata.files(package) or []:
+            if file.suffix != ".pyc" and ".." not in file.parts:
+                target = site.joinpath(*file.parts)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.symlink_to(file.locate())
+    program = """
+        import asyncio, sys
+        sys.path.insert(0, sys.argv[1])
+        import windshift as ws
+        for name in ws.__all__: getattr(ws, name)
+        import windshift.cli
+        from windshift.protos import test
+        async def main():
+            async with ws.connect(sys.argv[2]) as client:
+                await client.streams.ensure(sys.argv[3], subjects=[sys.argv[3]])
+                print((await client.publish(sys.argv[3], test.StringValue())).id)
+        asyncio.run(main())
+        with ws.sync.connect(sys.argv[2]) as client:
+            print(client.stream(sys.argv[3]).info().events)
+            client.stream(sys.argv[3]).delete()
+        print(ws.__version__, "grpc" in sys.modules, "nkeys" in sys.modules)
+    """
+    with running_app(nats_server.url) as address:
+        command = [sys.executable, "-I", "-S", "-c", textwrap.dedent(program), str(site), address, "wheel"]
+        done = subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE)
+    assert done.stdout == f"1\n1\n{windshift.__version__} False False\n"
 
 
 def version(text: str) -> tuple[int, ...]:
