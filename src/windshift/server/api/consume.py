@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
-from typing import cast
+from typing import Any
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
@@ -169,9 +169,9 @@ def _reject(reject: EventsRequest.Reject) -> Reject:
     )
 
 
-def _ids(field: str, ids: Sequence[int]) -> list[StreamSeq]:
+def _ids(field: str, ids: Sequence[Any]) -> list[StreamSeq]:
     check_ids(field, len(ids))
-    return cast("list[StreamSeq]", list(ids))
+    return list(ids)
 
 
 def event_response(delivery: Delivery) -> EventsResponse:

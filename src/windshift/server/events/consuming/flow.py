@@ -84,6 +84,10 @@ class InFlight:
         self.unanswered = 0
         self.span: Span | None = None
 
+    def is_valid(self, now: float) -> bool:
+        """Whether its time is not over, or an answer of the broker may say so."""
+        return self.deadline > now or self.unanswered > 0
+
 
 OnExpired: TypeAlias = Callable[[StreamSeq, InFlight], None]
 
@@ -236,7 +240,7 @@ class Window:
 
     def holds(self, seq: StreamSeq, held: InFlight, now: float) -> bool:
         """Whether a delivery is still the client's to settle."""
-        return self._held.get(seq) is held and (held.deadline > now or held.unanswered > 0)
+        return self._held.get(seq) is held and held.is_valid(now)
 
     def expire(self, now: float) -> None:
         """Let go what timed out. What waits for an answer of the broker stays: the answer decides."""

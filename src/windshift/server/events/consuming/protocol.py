@@ -525,11 +525,12 @@ class ConsumeProtocol:
             if held.replay is None and self._is_settled(delivery):
                 self.window.remove(delivery.id, held)
                 continue
-            try:
-                self._require_allowed(delivery.subject)
-            except WindshiftError as error:
-                self.end(error)
-                return
+            if self.gate is not None:
+                try:
+                    self._require_allowed(self.gate, delivery.subject)
+                except WindshiftError as error:
+                    self.end(error)
+                    return
             yield delivery
             if held.span is not None:
                 held.span.end()
@@ -568,14 +569,14 @@ class ConsumeProtocol:
             self._allowed.clear()
             self.gate.consume(*self.consumer, durable=found.durable, subjects=found.subjects)
 
-    def _require_allowed(self, subject: str) -> None:
+    def _require_allowed(self, gate: Gate, subject: str) -> None:
         """Raise `PermissionDenied` unless the client may have an event of this subject.
 
         The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.
         """
-        if self.gate is None or subject in self._allowed:
+        if subject in self._allowed:
             return
-        self.gate.receive(*self.consumer, subject, durable=self.found.durable)
+        gate.receive(*self.consumer, subject, durable=self.found.durable)
         if len(self._allowed) >= _REMEMBERED:
             self._allowed.clear()
         self._allowed.add(subject)

@@ -238,7 +238,7 @@ class Settlements:
         self, confirmation: Confirmation, seq: StreamSeq, payload: bytes, now: float
     ) -> PendingAck | None:
         held = self.window.get(seq)
-        if held is None or not self.window.holds(seq, held, now):
+        if held is None or not held.is_valid(now):
             confirmation.invalid_ids.append(seq)
             return None
         if held.settling:
