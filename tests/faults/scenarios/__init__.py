@@ -12,6 +12,7 @@ MODULES = (
     "outages",
     "stops",
     "resuming",
+    "moving",
     "disks",
     "slow",
     "random_faults",

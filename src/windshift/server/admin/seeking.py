@@ -294,7 +294,12 @@ class ConsumerSeek:
             await asyncio.sleep(_AGAIN)
         log.warning(
             "a consumer is moved though not all servers have confirmed that they hold none of its events",
-            extra={**consumer._asdict(), "silent": gathered.missing, "busy": busy},
+            extra={
+                "stream": consumer.stream,
+                "consumer": consumer.name,
+                "silent": gathered.missing,
+                "busy": busy,
+            },
         )
 
     def _hold_still(self, question: JsonObject) -> Iterator[JsonObject]:
