@@ -190,3 +190,36 @@ def test_another_loop_is_refused_at_once(server: str) -> None:
         first.run(use())
         second.run(use_again())
         first.run(client.close())
+
+
+async def test_a_watch_goes_on_behind_the_last_change(
+    proxy: CuttingProxy, server: str, unique: Callable[[], str]
+) -> None:
+    """Its connection is cut again and again: every change comes once and in order, and one `CaughtUp`."""
+    namespace = unique()
+    count, told = 400, []
+    async with (
+        ws.connect(address_of(proxy), namespace=namespace) as client,
+        ws.connect(server, namespace=namespace) as writing,
+    ):
+        store = await writing.stores.ensure("t", StringValue)
+        watched = client.store("t", StringValue).watch()
+        first = await anext(watched)
+        assert isinstance(first, ws.CaughtUp)
+
+        async def write() -> None:
+            for number in range(count):
+                await store.set(f"k{number}", StringValue(value=str(number)))
+
+        writer = asyncio.create_task(write())
+        async for change in watched:
+            assert isinstance(change, ws.Revision)
+            assert change.value is not None
+            told.append(int(change.value.value))
+            if len(told) % 40 == 0:
+                proxy.cut_after("down", len(told))
+            if len(told) == count:
+                break
+        await writer
+    assert told == list(range(count))
+    assert proxy.cuts >= 3

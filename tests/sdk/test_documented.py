@@ -25,6 +25,9 @@ Order(order_id='7', cents=3490)
 991 purged
 3 GiveUp no letter
 3 True
+ann is not what it was
+ann has 7
+bob has 8
 0 replayed
 0 purged
 sending hello

@@ -118,3 +118,56 @@ async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
     assert [info.name async for info in client.stores.list()] == ["t"]
     with pytest.raises(ws.StoreNotFound):
         await client.store("s").get("k")
+
+
+async def test_several_keys_all_or_none(client: ws.Client) -> None:
+    """Sets and deletions land together, with their revisions, or a check that does not hold is named."""
+    store = await client.stores.ensure("s", StringValue)
+    old = await store.set("old", text("x"))
+    made = await store.transact(
+        {"a": text("1"), "b": text("2")}, deletes=["old"], checks={"old": old, "a": 0}
+    )
+    assert list(made) == ["a", "b", "old"]
+    entry = await store.get("b")
+    assert entry is not None
+    assert (entry.value, entry.revision) == (text("2"), made["b"])
+    assert await store.get("old") is None
+    with pytest.raises(ws.RevisionMismatch) as mismatch:
+        await store.transact({"c": text("3")}, checks={"a": old})
+    assert (mismatch.value.key, mismatch.value.actual) == ("a", made["a"])
+    assert await store.get("c") is None
+    with pytest.raises(ws.UnsupportedCombination):
+        await store.transact({"c": text("3")}, checks={"a": made["a"], "b": made["b"]})
+    with pytest.raises(TypeError, match="holds StringValue"):
+        await store.transact({"c": SetResponse()})  # type: ignore[dict-item] # that is what is tested
+    await store.transact({"c": text("3")}, ttl=60)
+    (history,) = await store.history("c")
+    assert history.expires is not None
+
+
+async def test_changes_are_watched(client: ws.Client) -> None:
+    """What there is comes first, if wanted; then every change in order, with deletions and expiries."""
+    store = await client.stores.ensure("s", StringValue)
+    await store.set("a", text("1"))
+    last = await store.set("b", text("2"))
+    told: list[str] = []
+    async for change in store.watch(existing=True):
+        if isinstance(change, ws.CaughtUp):
+            await store.delete("a")
+            await store.set("c", text("3"), ttl=1)
+            told.append("caught up")
+            continue
+        told.append(f"{change.key} {'-' if change.value is None else change.value.value}")
+        if len(told) == 6:
+            break
+    assert told == ["a 1", "b 2", "caught up", "a -", "c 3", "c -"]
+    async for change in store.watch("a", from_revision=last + 1):
+        assert isinstance(change, ws.Revision)
+        assert (change.key, change.deleted) == ("a", True)
+        break
+    with pytest.raises(ws.InvalidField):
+        async for _ in store.watch(from_revision=10**6):
+            pass
+    with pytest.raises(ws.StoreNotFound):
+        async for _ in client.store("none").watch():
+            pass

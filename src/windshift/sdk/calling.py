@@ -131,6 +131,20 @@ class Caller:
                     self._credentials.refused(pairs)
                 raise
 
+    async def reopen(self, error: RpcError, attempt: int) -> None:
+        """Wait before a long-lived call that reads is opened again, or raise what ended it for good.
+
+        Args:
+            error: how it ended.
+            attempt: how often it has since it last told something, from 1.
+        """
+        if error.code is StatusCode.UNAUTHENTICATED and self.renewable and attempt == 1:
+            return
+        decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
+        if isinstance(decision, Raise) or self.closed:
+            raise from_rpc(error) from error
+        await asyncio.sleep(decision.delay)
+
     @property
     def renewable(self) -> bool:
         """Whether there may be another token after one was refused."""

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
 from windshift.protos import deadletters
-from windshift.rpc import RpcError, StatusCode
+from windshift.rpc import RpcError
 
 from .calling import Caller, pages
-from .errors import from_rpc
 from .events import Event
 from .names import Names
 from .payloads import type_name
-from .retry import Again, Repeat, decide
+from .retry import Repeat
 from .times import moment, timestamp
 
 Cause = Literal["max_attempts", "rejected"]
@@ -186,7 +184,7 @@ class DeadLetters:
                     return
             except RpcError as error:
                 attempt += 1
-                await self._again(error, attempt)
+                await self._caller.reopen(error, attempt)
 
     async def replay(
         self,
@@ -269,15 +267,6 @@ class DeadLetters:
             if not page.next_page_token:
                 return
             request.page_token = page.next_page_token
-
-    async def _again(self, error: RpcError, attempt: int) -> None:
-        """Wait before a watch is opened again, or raise what ended it."""
-        if error.code is StatusCode.UNAUTHENTICATED and self._caller.renewable and attempt == 1:
-            return
-        decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
-        if not isinstance(decision, Again) or self._caller.closed:
-            raise from_rpc(error) from error
-        await asyncio.sleep(decision.delay)
 
 
 def _filter(

@@ -58,6 +58,7 @@ __all__ = [
     "TokenUnavailable",
     "TooManyInFlight",
     "TooManySubjects",
+    "TransactionsNotSupported",
     "TtlNotSupported",
     "Unauthenticated",
     "Unavailable",
@@ -216,6 +217,11 @@ class WrongLastId(_Expected):
 class RevisionMismatch(_Expected):
     """The key's revision is not `expected` but `actual`; 0 = the key does not exist."""
 
+    @property
+    def key(self) -> str:
+        """The key, of a transaction; empty elsewhere."""
+        return self.metadata.get("key", "")
+
 
 class KeyExists(Conflict):
     """The key was to be created, but has a value."""
@@ -269,6 +275,10 @@ class ValueNotAny(Refused):
 
 class TtlNotSupported(Refused):
     """Values of this store cannot expire one by one."""
+
+
+class TransactionsNotSupported(Refused):
+    """The store cannot write several keys all or none; ensure it again."""
 
 
 class TooManySubjects(Refused):
@@ -481,6 +491,7 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "REPLICAS_UNAVAILABLE": ReplicasUnavailable,
     "VALUE_NOT_ANY": ValueNotAny,
     "TTL_NOT_SUPPORTED": TtlNotSupported,
+    "TRANSACTIONS_NOT_SUPPORTED": TransactionsNotSupported,
     "STREAM_FULL": StreamFull,
     "STORAGE_FULL": StorageFull,
     "CONSUMER_LIMIT": ConsumerLimit,

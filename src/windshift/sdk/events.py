@@ -145,7 +145,7 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True)
 class CaughtUp:
-    """A tail has shown everything that the stream held when it began."""
+    """A tail or a watch has shown everything that there was when it began."""
 
 
 class Events:

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, Generic, TypeVar, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from windshift.protos import state
-from windshift.rpc import StatusCode
+from windshift.rpc import RpcError, StatusCode
 
 from .calling import Caller, pages
 from .errors import Conflict, OutcomeUnknown
+from .events import CaughtUp
 from .retry import Repeat
 from .times import Seconds, duration, moment
 
@@ -192,6 +194,95 @@ class Store(Generic[T]):
                 return Entry(key, value, revision, datetime.now(UTC))
         raise ValueError("attempts must be at least 1")
 
+    async def transact(
+        self,
+        sets: Mapping[str, T] = MappingProxyType({}),
+        *,
+        deletes: Iterable[str] = (),
+        checks: Mapping[str, int] = MappingProxyType({}),
+        ttl: Seconds | None = None,
+    ) -> dict[str, int]:
+        """Write several keys, all or none, if all checks hold at that moment; return the revisions by key.
+
+        Up to 100 keys, with those that are checked. There may be no more checks of keys that are not written
+        than writes whose own key is not checked.
+
+        Args:
+            sets: values by key.
+            deletes: keys to delete; those that do not exist too have a revision then.
+            checks: revisions that keys must have; 0 = the key must not exist.
+            ttl: when the values expire; see `set`.
+
+        Raises:
+            RevisionMismatch: a key has another revision; its `key` says which.
+            UnsupportedCombination: there are too many checks.
+            TransactionsNotSupported: the store is an older one; ensure it again.
+            OutcomeUnknown: all is written, or nothing.
+        """
+        lives = None if ttl is None else duration(ttl)
+        set_, write = state.TransactRequest.Set, state.TransactRequest.Write
+        writes = [
+            write(key=key, set=set_(value=self._payload(value), ttl=lives)) for key, value in sets.items()
+        ]
+        request = state.TransactRequest(
+            store=self._store,
+            checks=[
+                state.TransactRequest.Check(key=key, revision=revision) for key, revision in checks.items()
+            ],
+            writes=[*writes, *(write(key=key, delete=True) for key in deletes)],
+        )
+        method, kind = _SERVICE + "Transact", state.TransactResponse
+        response = await self._caller.call(method, request, kind, Repeat.ONCE)
+        return {each.key: revision for each, revision in zip(request.writes, response.revisions, strict=True)}
+
+    async def watch(
+        self,
+        filter: str = "",  # noqa: A002 -- the field's name
+        *,
+        existing: bool = False,
+        from_revision: int = 0,
+    ) -> AsyncIterator[Revision[T] | CaughtUp]:
+        """Follow the keys that match until the loop is left: every change in order, each once.
+
+        Values that expire come as deletions. `CaughtUp` comes once, between what there was and what is new. A
+        watch that breaks goes on behind the last change. It misses what the store has forgotten by then: more
+        than its history of one key, and expiries of more than five minutes before.
+
+        Args:
+            filter: which keys; empty = all.
+            existing: begin with what the keys hold.
+            from_revision: or with this revision, the one after the last that was seen; 0 = with what is
+                written from now on.
+
+        Raises:
+            StoreNotFound: the store does not exist, or was deleted.
+            InvalidField: the store has not reached `from_revision`: it was made anew.
+            Undecodable: a value is of another type than the store's.
+        """
+        request = state.WatchRequest(
+            store=self._store, filter=filter, existing=existing, from_revision=from_revision
+        )
+        attempt, told = 0, False
+        while True:
+            try:
+                async with self._caller.stream(_SERVICE + "Watch", state.WatchResponse) as call:
+                    call.send(request)
+                    call.close_send()
+                    async for response in call:
+                        attempt = 0
+                        is_change = response.HasField("entry")
+                        seen = response.entry.revision if is_change else response.up_to_date.revision
+                        request.existing, request.from_revision = False, seen + 1
+                        if is_change:
+                            yield self._revision(response.entry)
+                        elif not told:
+                            told = True
+                            yield CaughtUp()
+                    return
+            except RpcError as error:
+                attempt += 1
+                await self._caller.reopen(error, attempt)
+
     def keys(self, filter: str = "") -> AsyncIterator[Revision[T]]:  # noqa: A002 -- the field's name
         """List the keys that match, in no particular order, without their values."""
         return self._list(filter, values=False)
@@ -229,12 +320,10 @@ class Store(Generic[T]):
         create_only: bool = False,
         last_revision: int | None = None,
     ) -> int:
-        if self._kind is not None and not isinstance(value, self._kind):
-            raise TypeError(f"store {self.name!r} holds {self._kind.__name__}, not {type(value).__name__}")
         request = state.SetRequest(
             store=self._store,
             key=key,
-            value=self._caller.payloads.pack(value),
+            value=self._payload(value),
             create_only=create_only,
             last_revision=last_revision,
             ttl=None if ttl is None else duration(ttl),
@@ -256,6 +345,11 @@ class Store(Generic[T]):
                 if doubt is None:
                     raise
                 raise doubt from error
+
+    def _payload(self, value: T) -> AnyMessage:
+        if self._kind is not None and not isinstance(value, self._kind):
+            raise TypeError(f"store {self.name!r} holds {self._kind.__name__}, not {type(value).__name__}")
+        return self._caller.payloads.pack(value)
 
     def _value(self, payload: AnyMessage) -> T:
         if self._kind is not None:

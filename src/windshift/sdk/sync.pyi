@@ -2,11 +2,11 @@
 
 # Written by `make generate` from the asynchronous code. Do not edit.
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, Generic, Literal, Self, TypeVar, overload
 
 from google.protobuf.message import Message
@@ -212,6 +212,19 @@ class Store(Generic[T]):
         self, key: str, change: Callable[[T], T | None], *, attempts: int = 10, ttl: Seconds | None = None
     ) -> Entry[T]:
         """Read a key, change its value, and write it if nobody else wrote meanwhile; otherwise begin again."""
+    def transact(
+        self,
+        sets: Mapping[str, T] = MappingProxyType({}),
+        *,
+        deletes: Iterable[str] = (),
+        checks: Mapping[str, int] = MappingProxyType({}),
+        ttl: Seconds | None = None,
+    ) -> dict[str, int]:
+        """Write several keys, all or none, if all checks hold at that moment; return the revisions by key."""
+    def watch(
+        self, filter: str = "", *, existing: bool = False, from_revision: int = 0
+    ) -> Iterator[Revision[T] | CaughtUp]:
+        """Follow the keys that match until the loop is left: every change in order, each once."""
     def keys(self, filter: str = "") -> Iterator[Revision[T]]:
         """List the keys that match, in no particular order, without their values."""
     def list(self, filter: str = "") -> Iterator[Entry[T]]:
