@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,7 @@ from google.protobuf.message_factory import GetMessageClass
 from google.rpc.error_details_pb2 import ErrorInfo
 from google.rpc.status_pb2 import Status
 
-from tests.faults.history import Access, Failure, History, Outcome, Publish
+from tests.faults.history import Access, Failure, History, Outcome, Publish, Transaction
 from tests.support.client import EVENTS, STATE, any_of, text_of
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
@@ -203,6 +204,38 @@ class Connection:
         """Delete a key, once."""
         request = state_pb.DeleteRequest(store=store, key=key, last_revision=expected)
         return await self._write(who, key, "delete", "", expected, request, timeout)
+
+    async def transact(
+        self,
+        who: str,
+        store: str,
+        checks: Sequence[tuple[str, int]],
+        writes: Sequence[tuple[str, str]],
+        timeout: float = 5.0,
+    ) -> Transaction:
+        """Write several keys, once; an empty value deletes."""
+        request = state_pb.TransactRequest(
+            store=store,
+            checks=[state_pb.TransactRequest.Check(key=key, revision=revision) for key, revision in checks],
+            writes=[
+                state_pb.TransactRequest.Write(key=key, set={"value": any_of(value)})
+                if value
+                else state_pb.TransactRequest.Write(key=key, delete=True)
+                for key, value in writes
+            ],
+        )
+        start = time.monotonic()
+        response = await self.attempt(STATE.methods_by_name["Transact"], request, timeout)
+        end = time.monotonic()
+        asked = tuple(checks), tuple(writes)
+        if isinstance(response, Refused):
+            outcome = Outcome.NOT_DONE if response.certain else Outcome.UNKNOWN
+            key, actual = response.metadata.get("key", ""), int(response.metadata.get("actual", 0))
+            done = Transaction(who, start, end, outcome, *asked, refused_key=key, actual=actual)
+        else:
+            done = Transaction(who, start, end, Outcome.DONE, *asked, tuple(response.revisions))
+        self.history.transactions.append(done)
+        return done
 
     async def _write(
         self,

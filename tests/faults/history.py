@@ -136,6 +136,40 @@ class Access:
 
 
 @dataclass(frozen=True, slots=True)
+class Transaction:
+    """One try of writing several keys.
+
+    Attributes:
+        checks: keys with the revisions that were expected; 0 for none.
+        writes: keys with their new values; empty for a deletion.
+        revisions: of the writes, once they were answered.
+        refused_key: the key that a refusal named; empty for other refusals.
+        actual: the revision that it told.
+    """
+
+    who: str
+    start: float
+    end: float
+    outcome: Outcome
+    checks: tuple[tuple[str, int], ...]
+    writes: tuple[tuple[str, str], ...]
+    revisions: tuple[int, ...] = ()
+    refused_key: str = ""
+    actual: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of a key as a watch told it; empty for a deletion."""
+
+    who: str
+    key: str
+    revision: int
+    value: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something that was done to a process.
 
@@ -167,6 +201,8 @@ class History:
     deliveries: list[Delivery] = field(default_factory=list)
     settlements: list[Settlement] = field(default_factory=list)
     accesses: list[Access] = field(default_factory=list)
+    transactions: list[Transaction] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     """Of all calls, those of publishes among them."""
     faults: list[Fault] = field(default_factory=list)

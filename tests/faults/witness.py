@@ -9,10 +9,13 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import nats
+from google.protobuf.any_pb2 import Any as AnyMessage
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
 from tests.faults.history import Stored
+from tests.faults.serializable import Version
 from windshift._gen.windshift.test.v1.test_pb2 import StringValue
 
 
@@ -55,7 +58,29 @@ async def leader(client: Client, stream: str, consumer: str = "") -> str:
 
 
 async def read_stream(url: str, stream: str, within: float = 120.0) -> dict[int, Stored]:
-    """Read a whole stream."""
+    """Read a whole stream of events."""
+    return {
+        (number := message.metadata.sequence.stream): Stored(
+            number,
+            message.subject,
+            (message.headers or {}).get("Nats-Msg-Id", ""),
+            StringValue.FromString(message.data).value,
+        )
+        for message in await _read(url, stream, within)
+    }
+
+
+async def read_bucket(url: str, bucket: str, within: float = 120.0) -> list[Version]:
+    """Read all that a bucket holds, in the order of revisions."""
+    start = len(f"$KV.{bucket}.")
+    versions = []
+    for message in await _read(url, f"KV_{bucket}", within):
+        value = StringValue.FromString(AnyMessage.FromString(message.data).value).value
+        versions.append(Version(message.metadata.sequence.stream, message.subject[start:], value))
+    return versions
+
+
+async def _read(url: str, stream: str, within: float) -> list[Msg]:
     async with asyncio.timeout(within), looking(url) as client:
         last = int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
         jetstream = client.jetstream(timeout=10)
@@ -63,7 +88,7 @@ async def read_stream(url: str, stream: str, within: float = 120.0) -> dict[int,
             deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1
         )
         pull = await jetstream.pull_subscribe("", stream=stream, config=config)
-        stored: dict[int, Stored] = {}
+        stored: list[Msg] = []
         reached = 0
         while reached < last:
             try:
@@ -74,9 +99,7 @@ async def read_stream(url: str, stream: str, within: float = 120.0) -> dict[int,
                 continue
             for message in messages:
                 reached = message.metadata.sequence.stream
-                value = StringValue.FromString(message.data).value
-                key = (message.headers or {}).get("Nats-Msg-Id", "")
-                stored[reached] = Stored(reached, message.subject, key, value)
+                stored.append(message)
         await pull.unsubscribe()
         return stored
 

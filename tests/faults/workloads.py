@@ -156,6 +156,41 @@ async def increment(
             await asyncio.sleep(pause)
 
 
+async def transfer(
+    workers: Crowd,
+    connection: Connection,
+    who: str,
+    store: str,
+    keys: Sequence[str],
+    times: int,
+    luck: random.Random,
+) -> None:
+    """Make so many transactions: two keys are written, and one of them or a third is checked; or all three.
+
+    A value is ``who.try.key``. Every tenth transaction deletes one of the keys.
+    """
+    done = tried = 0
+    while (done < times or not workers.enough) and not workers.stopping:
+        chosen = luck.sample(keys, 3)
+        reads = [await connection.get(who, store, key) for key in chosen]
+        if any(read.outcome is not Outcome.DONE for read in reads):
+            await asyncio.sleep(0.05)
+            continue
+        tried += 1
+        one, two, other = ((key, f"{who}.{tried}.{key}") for key in chosen)
+        if tried % 10 == 0:
+            two = (two[0], "")
+        known = [(read.key, read.revision) for read in reads]
+        checks = luck.choice((known[:2], known[1:], known[2:]))
+        made = await connection.transact(
+            who, store, checks, (one, two) if luck.random() < 0.8 else (one, two, other)
+        )
+        if made.outcome is Outcome.DONE:
+            done += 1
+        else:
+            await asyncio.sleep(luck.uniform(0, 0.01))
+
+
 async def was_written(workers: Crowd, connection: Connection, who: str, store: str, written: Access) -> bool:
     """Find out, as far as a reader can, whether a write of unknown outcome has come about."""
     while not workers.stopping:

@@ -8,6 +8,7 @@ MODULES = (
     "last_attempts",
     "ends",
     "state",
+    "stores",
     "cluster",
     "outages",
     "stops",
