@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.support.app import running_app
 from tests.support.broker import connect
 from tests.support.client import STATE, Client, any_of, read_refusal, refused, text_of
 from tests.support.nats_server import NatsServer
@@ -189,6 +190,29 @@ def test_a_client_that_does_not_read(client: Client, store: str) -> None:
         assert next(quick).entry.key == f"k{number}"
     until_up_to_date(slow)
     assert [response.entry.key for response in itertools.islice(slow, 60)] == [f"k{n}" for n in range(60)]
+
+
+def test_large_values_for_many(own_client: Client, own_nats_server: NatsServer) -> None:
+    """A hundred watches are sent a megabyte each, and nats-server need not cut off the server for that."""
+    own_client.ensure_store("s")
+    watches = [watch(own_client, "s", timeout=120) for _ in range(100)]
+    for each in watches:
+        until_up_to_date(each)
+    for number in range(2):
+        own_client.set("s", f"k{number}", "x" * 1_000_000)
+    for each in watches:
+        assert [next(each).entry.key for _ in range(2)] == ["k0", "k1"]
+        each.cancel()
+    assert "Slow Consumer" not in own_nats_server.log
+
+
+def test_a_drain(nats_server: NatsServer, unique: Unique) -> None:
+    """It ends watches with UNAVAILABLE, so that clients go on elsewhere."""
+    with running_app(nats_server.url) as address:
+        client = Client(address)
+        responses = watch(client, client.ensure_store(unique()))
+        until_up_to_date(responses)
+    assert ended_with(responses) == "SHUTTING_DOWN"
 
 
 def test_cancelled(client: Client, store: str) -> None:

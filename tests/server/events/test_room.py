@@ -10,8 +10,8 @@ import pytest
 from windshift.nats import asking
 from windshift.nats.budget import MIB
 from windshift.nats.jetstream.pulling import Ended
+from windshift.nats.jetstream.room import LEAST, MOST, SHARED, WHOLE, Part, PullRoom
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, SLACK, SMALLEST_LIMIT, PullPacer, Window
-from windshift.server.events.consuming.room import LEAST, MOST, SHARED, WHOLE, Part, PullRoom
 
 TOLERATED = 64 * MIB
 LARGE = int(LARGEST_LIMIT * SLACK) - 1

@@ -15,15 +15,18 @@ from typing import Final
 
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection
-from windshift.nats.errors import NotConnected
+from windshift.nats.errors import Busy, NotConnected
 from windshift.nats.jetstream.api import API_PREFIX, JsonObject, StoredMessage
-from windshift.nats.jetstream.pulling import Arrival, Ended, Notice, Puller, PullOptions, split_ack_subject
+from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions, split_ack_subject
+from windshift.nats.jetstream.room import PullRoom
 from windshift.nats.protocol import Message
 from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, from_unix_ns
 
 _BATCH: Final = 256
 """Messages that are asked for at once."""
+_TURN: Final = 5.0
+"""Seconds to wait for a turn to ask for one large message, before waiting anew."""
 _UNUSED: Final = 10 * NANOSECONDS
 """Nanoseconds after which the server removes a consumer that nobody asks any more."""
 
@@ -46,6 +49,7 @@ class Follower:
 
     Attributes:
         connection: the connection to NATS.
+        room: what all who pull on this connection may ask for together.
         stream: the stream's name.
         make: makes a consumer that begins behind what was taken, and returns its name.
         take: takes a message, and how many more the consumer had when it sent this one. While it waits, no
@@ -56,6 +60,7 @@ class Follower:
     """
 
     connection: Connection
+    room: PullRoom
     stream: str
     make: Callable[[], Awaitable[str]]
     take: Callable[[StoredMessage, int], Awaitable[None]]
@@ -81,18 +86,15 @@ class Follower:
 
     async def _follow(self, consumer: str) -> None:
         """Hand out what a consumer has, until it is lost."""
-        arrivals = _Arrivals(self.idle)
-        options = PullOptions()
-        puller = Puller(self.connection, self.stream, consumer, options, arrivals.add)
-        self.connection.on_lost.append(arrivals.lost)
+        pulls = _Pulls(self, consumer)
+        self.connection.on_lost.append(pulls.lost)
         try:
-            if puller.open():
-                await self._pull(puller, arrivals, options.silence)
+            await pulls.run()
         except NotConnected:
             pass
         finally:
-            self.connection.on_lost.remove(arrivals.lost)
-            puller.forget()
+            self.connection.on_lost.remove(pulls.lost)
+            pulls.close()
             self._drop(consumer)
 
     def _drop(self, consumer: str) -> None:
@@ -102,55 +104,85 @@ class Follower:
         except NotConnected:
             pass
 
-    async def _pull(self, puller: Puller, arrivals: _Arrivals, silence: float) -> None:
-        """Ask for messages, one request after the other, until one is missing or no word comes any more."""
-        asked, number, max_bytes = 0, 1, self.max_bytes
-        while True:
-            if asked == 0:
-                asked = _BATCH if max_bytes else 1
-                if not puller.pull(asked, max_bytes):
-                    return
-            arrival = await arrivals.next(silence)
-            if isinstance(arrival, Message):
-                _, sequence, nth, stored_ns, pending = map(int, split_ack_subject(arrival.reply))
-                if nth != number:
-                    return
-                asked, number, max_bytes = asked - 1, number + 1, self.max_bytes
-                await self.take(_stored(arrival, sequence, stored_ns), pending)
-            elif isinstance(arrival, Ended):
-                asked, max_bytes = 0, 0 if arrival.too_large else self.max_bytes
-            elif arrival is not Notice.ALIVE:
-                return
 
+class _Pulls:
+    """The pull requests to one consumer, one after the other, and what has arrived by them."""
 
-class _Arrivals:
-    """What has arrived and was not handed out yet: no more than was asked for."""
-
-    def __init__(self, idle: Callable[[], float]) -> None:
-        self._idle = idle
-        self._waiting: deque[Arrival] = deque()
+    def __init__(self, follower: Follower, consumer: str) -> None:
+        self._follower = follower
+        self._options = PullOptions()
+        self._puller = Puller(follower.connection, follower.stream, consumer, self._options, self._add)
+        self._part = follower.room.part()
+        self._arrivals: deque[Arrival] = deque()
         self._news = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
-    def add(self, arrival: Arrival) -> None:
-        self._waiting.append(arrival)
-        self._news.set()
+    async def run(self) -> None:
+        """Hand out messages until one is missing, or no word comes any more."""
+        if not self._puller.open():
+            return
+        number, is_large = 1, False
+        while await self._ask(is_large=is_large):
+            begun = number
+            while isinstance(arrival := await self._next(), Message | Notice):
+                if arrival is Notice.ALIVE:
+                    continue
+                if isinstance(arrival, Notice):
+                    return
+                _, sequence, nth, stored_ns, pending = map(int, split_ack_subject(arrival.reply))
+                if nth != number:
+                    return
+                number += 1
+                await self._follower.take(_stored(arrival, sequence, stored_ns), pending)
+                if is_large or number - begun == _BATCH:
+                    break
+            else:
+                is_large = arrival.too_large and number == begun
+                continue
+            is_large = False
 
-    def lost(self) -> None:
-        self.add(Notice.LOST)
+    async def _ask(self, *, is_large: bool) -> bool:
+        """Ask for more, or for the next message alone, because it is larger than what may be asked for."""
+        self._part.clear()
+        if not is_large:
+            return self._puller.pull(_BATCH, self._part.ask(self._follower.max_bytes))
+        room = self._follower.room
+        async for _ in retry(None):
+            try:
+                self._part.whole = await room.whole.take(room.largest, self._loop.time() + _TURN)
+            except Busy:
+                continue
+            break
+        return self._puller.pull(1)
 
-    async def next(self, silence: float) -> Arrival:
-        """Wait for what comes next; after so many seconds of silence the consumer counts as lost."""
-        give_up = self._loop.time() + silence
-        while not self._waiting:
+    async def _next(self) -> Arrival:
+        """Wait for what comes next; after some seconds of silence the consumer counts as lost."""
+        give_up = self._loop.time() + self._options.silence
+        while not self._arrivals:
             self._news.clear()
             try:
-                async with asyncio.timeout_at(min(give_up, self._idle())):
+                async with asyncio.timeout_at(min(give_up, self._follower.idle())):
                     await self._news.wait()
             except TimeoutError:
                 if self._loop.time() >= give_up:
                     return Notice.LOST
-        return self._waiting.popleft()
+        return self._arrivals.popleft()
+
+    def _add(self, arrival: Arrival) -> None:
+        if isinstance(arrival, Message):
+            self._part.came(len(arrival.headers) + len(arrival.body) + len(arrival.subject))
+            self._part.end_whole()
+        self._arrivals.append(arrival)
+        self._news.set()
+
+    def lost(self) -> None:
+        """Note that the connection is gone."""
+        self._add(Notice.LOST)
+
+    def close(self) -> None:
+        """Ask no more."""
+        self._puller.forget()
+        self._part.leave()
 
 
 def _stored(message: Message, sequence: int, stored_ns: int) -> StoredMessage:

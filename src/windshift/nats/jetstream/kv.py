@@ -260,9 +260,10 @@ class Buckets:
     async def put_all(self, bucket: str, puts: Sequence[Put], deadline: float) -> list[int]:
         """Make all writes or none, one after the other, each of another key; return their sequences.
 
-        May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`.
+        May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`, for more than one.
         """
-        last = await self._store(bucket, puts, deadline, is_batch=True)
+        # On one replica the server writes a batch to a file of its own first: alone, a message is cheaper.
+        last = await self._store(bucket, puts, deadline, is_batch=len(puts) > 1)
         return list(range(last - len(puts) + 1, last + 1))
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:

@@ -9,9 +9,10 @@ from typing import Final, Protocol
 from windshift.nats import Connection
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.following import Follower, following_config
+from windshift.nats.jetstream.room import PullRoom
 from windshift.server.admin.events import Selection
 from windshift.server.domain import names
-from windshift.server.domain.broker_errors import PASSING, broker_errors
+from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.events.positions import start_keys
 from windshift.server.events.specs import AtEnd, AtStart, AtTime, StartPosition
 
@@ -62,15 +63,17 @@ class Tails:
     Args:
         connection: the connection to NATS.
         api: makes consumers.
+        room: what may be asked for on the connection.
     """
 
-    def __init__(self, connection: Connection, api: JetStream) -> None:
+    def __init__(self, connection: Connection, api: JetStream, room: PullRoom) -> None:
         self._connection = connection
         self._api = api
+        self._room = room
 
     def tail(self, which: Selection, client: TailClient, max_rate: int) -> Tail:
         """Make a tail; see there for the arguments. Call this in a running event loop."""
-        return Tail(self._connection, self._api, which, client, max_rate)
+        return Tail(self._connection, self._api, self._room, which, client, max_rate)
 
 
 class Tail:
@@ -79,16 +82,24 @@ class Tail:
     Args:
         connection: the connection to NATS.
         api: makes consumers.
+        room: what may be asked for on the connection.
         which: the events.
         client: where to send them.
         max_rate: most events per second; 0 = any number.
     """
 
     def __init__(
-        self, connection: Connection, api: JetStream, which: Selection, client: TailClient, max_rate: int
+        self,
+        connection: Connection,
+        api: JetStream,
+        room: PullRoom,
+        which: Selection,
+        client: TailClient,
+        max_rate: int,
     ) -> None:
         self._connection = connection
         self._api = api
+        self._room = room
         self._which = which
         self._client = client
         self._loop = asyncio.get_running_loop()
@@ -109,13 +120,15 @@ class Tail:
         """
         self._next = begin
         connection, stream = self._connection, self._which.stream
-        follower = Follower(connection, stream, self._make, self._take, PASSING, self._tell_in_time)
+        follower = Follower(
+            connection, self._room, stream, self._make, self._take, PASSING, self._tell_in_time
+        )
         await follower.run(self._client.begin)
 
     async def _make(self) -> str:
         """Make a consumer that begins behind what was seen, and return its name."""
         stream, name, deadline = self._which.stream, names.generated_name(), self._loop.time() + _ASKING
-        with broker_errors(stream=stream):
+        with follower_errors(stream=stream):
             if isinstance(self._next, AtEnd):
                 info = await self._api.stream_info(stream, deadline)
                 self._next = int(info["state"]["last_seq"]) + 1

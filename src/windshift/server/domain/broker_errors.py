@@ -84,6 +84,16 @@ def broker_errors(*, stream: str = "", consumer: str = "") -> Iterator[None]:
         raise told from error
 
 
+@contextmanager
+def follower_errors(*, stream: str) -> Iterator[None]:
+    """Do the same for who follows a stream: the consumers that it makes are nobody's writes."""
+    try:
+        with broker_errors(stream=stream):
+            yield
+    except OutcomeUnknown as error:
+        raise BrokerUnavailable from error
+
+
 def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exception:
     code = error.err_code
     if codes.is_broken_disk(error):

@@ -15,6 +15,7 @@ import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
+from windshift.nats.jetstream.room import PullRoom
 from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.rpc import (
     LOOPBACK,
@@ -58,7 +59,6 @@ from windshift.server.auth.authorization import Authorization
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.shared import Broker, DeadLettering
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
@@ -435,7 +435,7 @@ class _Domain:
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas)
-        self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets))
+        self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets, nats.room))
         look, pauses = Look(api), ConsumerPause(api, notes)
         self.servers = Servers(self.gathering, *describing, connection, requests)
         self.admin = AdminService(
@@ -447,7 +447,7 @@ class _Domain:
                 seeks=ConsumerSeek(api, pauses, self.gathering, store, notes, dead_lettering.moves),
                 subscriptions=subscriptions,
                 events=EventReader(api, look),
-                tails=Tails(connection, api),
+                tails=Tails(connection, api, nats.room),
             )
         )
         admin = DeadLetterAdmin(store, queue, api, stats)

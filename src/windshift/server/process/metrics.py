@@ -9,11 +9,11 @@ from itertools import chain
 from typing import Any, Final
 
 from windshift.nats import Budget, Connection
+from windshift.nats.jetstream.room import PullRoom
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.background.reloading import Watched
-from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS

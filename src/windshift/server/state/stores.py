@@ -189,7 +189,7 @@ class Stores:
         validate(checks, writes)
         with broker_errors():
             info = await self._buckets.info(store, deadline)
-        if not info.keeps_batches:
+        if len(writes) > 1 and not info.keeps_batches:
             raise TransactionsNotSupported(store)
         if any(write.ttl is not None for write in writes):
             _require_ttl(info)

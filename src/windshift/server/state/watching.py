@@ -9,8 +9,9 @@ from windshift.nats import Connection, retry
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.jetstream.following import Follower
 from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
+from windshift.nats.jetstream.room import PullRoom
 from windshift.server.domain import names
-from windshift.server.domain.broker_errors import PASSING, broker_errors
+from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound
 from windshift.server.state.model import KeyRevision, Revision
 
@@ -18,8 +19,10 @@ _MAX_BYTES: Final = 128 * 1024
 """What is on its way to one watch at most, but for one larger value."""
 _MAX_QUEUED: Final = 64 * 1024
 """Bytes queued for the client above which sending pauses."""
-_ASKING: Final = 5.0
+_ASKING: Final = 15.0
 """Seconds that the broker may take to make a consumer, before it is asked again."""
+_AT_ONCE: Final = 16
+"""Consumers that a server has made at once: after a restart of the broker all watches need another one."""
 
 
 _LAGGING: Final = 2.0
@@ -52,21 +55,32 @@ class WatchClient(Protocol):
 
 
 class Watch:
-    """One watch of a store. Create it in a running event loop.
+    """One watch of a store. `Watches` makes it.
 
     Args:
         connection: the connection to NATS.
         buckets: makes consumers.
+        room: what may be asked for on the connection.
+        turns: has watches wait for each other to make theirs.
         store: the store's name.
         pattern: which keys.
         client: where to send changes.
     """
 
     def __init__(
-        self, connection: Connection, buckets: Buckets, store: str, pattern: str, client: WatchClient
+        self,
+        connection: Connection,
+        buckets: Buckets,
+        room: PullRoom,
+        turns: asyncio.Semaphore,
+        store: str,
+        pattern: str,
+        client: WatchClient,
     ) -> None:
         self._connection = connection
         self._buckets = buckets
+        self._room = room
+        self._turns = turns
         self._store = store
         self._pattern = pattern
         self._client = client
@@ -87,6 +101,7 @@ class Watch:
         self._next, self._existing = begin or None, existing
         follower = Follower(
             self._connection,
+            self._room,
             stream_of(self._store),
             self._make,
             self._take,
@@ -97,8 +112,20 @@ class Watch:
 
     async def _make(self) -> str:
         """Make a consumer that begins behind what was seen, and return its name."""
-        name, deadline = names.generated_name(), self._loop.time() + _ASKING
-        with broker_errors(stream=self._store):
+        deadline = self._loop.time() + _ASKING
+        try:
+            async with asyncio.timeout_at(deadline):
+                await self._turns.acquire()
+        except TimeoutError:
+            raise BrokerUnavailable from None
+        try:
+            return await self._make_now(deadline)
+        finally:
+            self._turns.release()
+
+    async def _make_now(self, deadline: float) -> str:
+        name = names.generated_name()
+        with follower_errors(stream=self._store):
             info = await self._look(deadline)
             if self._next is None and not self._existing:
                 self._next = info.last_sequence + 1
@@ -149,12 +176,15 @@ class Watches:
     Args:
         connection: the connection to NATS.
         buckets: makes consumers.
+        room: what may be asked for on the connection.
     """
 
-    def __init__(self, connection: Connection, buckets: Buckets) -> None:
+    def __init__(self, connection: Connection, buckets: Buckets, room: PullRoom) -> None:
         self._connection = connection
         self._buckets = buckets
+        self._room = room
+        self._turns = asyncio.Semaphore(_AT_ONCE)
 
     def watch(self, store: str, pattern: str, client: WatchClient) -> Watch:
         """Return a watch of the keys of a store that match."""
-        return Watch(self._connection, self._buckets, store, pattern, client)
+        return Watch(self._connection, self._buckets, self._room, self._turns, store, pattern, client)

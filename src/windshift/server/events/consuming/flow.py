@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 from windshift.nats.budget import Share
 from windshift.nats.jetstream.pulling import Ended
-from windshift.server.events.consuming.room import PullRoom
+from windshift.nats.jetstream.room import PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after
 from windshift.server.events.model import StreamSeq

@@ -26,6 +26,7 @@ from windshift.nats import NoReply, Outcome
 from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, Ended, Notice, nak
+from windshift.nats.jetstream.room import PullRoom
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
@@ -57,7 +58,6 @@ from windshift.server.events.consuming.handover import CERTAIN_AFTER, OBJECTED_W
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
-from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of

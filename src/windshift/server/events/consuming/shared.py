@@ -17,6 +17,7 @@ from typing import Final, TypeAlias
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
+from windshift.nats.jetstream.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.moves import Moves
@@ -24,7 +25,6 @@ from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
 from windshift.server.events.consuming.protocol import CLAIMED_FOR, Ending
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
-from windshift.server.events.consuming.room import PullRoom
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue

@@ -1,4 +1,4 @@
-"""The bytes of events that the broker may send at once, to all consume calls of a process. No I/O, no clock.
+"""The bytes of messages that the broker may send at once, to all who pull in a process. No I/O, no clock.
 
 A pull request stays with the broker until there is something to deliver, and then all may be answered at
 once: one large event for thousands of consumers. nats-server closes a connection with 64 MiB unread, so all
@@ -10,8 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from windshift.nats import Budget, asking
-from windshift.nats.budget import MIB, Share
+from windshift.nats.budget import MIB, Budget, Share, asking
 
 FREE: Final = 10 * MIB
 """Bytes that are asked for without looking at who asks."""
@@ -31,7 +30,7 @@ WHOLE: Final = 12 * MIB
 
 
 class PullRoom:
-    """Says how much each consume call may ask for.
+    """Says how much each call that pulls may ask for.
 
     Args:
         largest: tells how many bytes an event may have.
