@@ -54,6 +54,23 @@ MESSAGES = {
         missing_ids 3* string
         without_consumer 4 uint64
         next_page_token 5 string""",
+    "CancelReplayRequest": """
+        ids 1* string
+        filter 2 Filter
+        page_token 3 string""",
+    "CancelReplayResponse": """
+        cancelled 1 uint64
+        delivering 2 uint64
+        missing_ids 3* string
+        next_page_token 4 string""",
+    "SummarizeRequest": """
+        filter 1 Filter
+        by 2* By
+        limit 3 uint32""",
+    "SummarizeResponse": """
+        groups 1* Group
+        total 2 uint64
+        truncated 3 bool""",
     "PurgeRequest": """
         ids 1* string
         filter 2 Filter
@@ -77,6 +94,8 @@ METHODS = {
     "List": "ListRequest -> ListResponse",
     "Get": "GetRequest -> GetResponse",
     "Replay": "ReplayRequest -> ReplayResponse",
+    "CancelReplay": "CancelReplayRequest -> CancelReplayResponse",
+    "Summarize": "SummarizeRequest -> SummarizeResponse",
     "Purge": "PurgeRequest -> PurgeResponse",
     "Watch": "WatchRequest -> stream WatchResponse",
 }

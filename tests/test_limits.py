@@ -24,7 +24,7 @@ from windshift.server.events import consumers
 from windshift.server.events.consuming import commands, room
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import CLAIMED_FOR
-from windshift.server.events.dead_letters import replay_queue, store
+from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
 from windshift.server.process import health_http, memory, open_files
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -111,6 +111,14 @@ VALUES: Final = {
     ),
     "ids of dead letters in one request": amount(dead_letters.MOST_IDS),
     "dead letters on one page": amount(dead_letters._LARGEST_PAGE),
+    "error types, or subjects, in a filter of dead letters; event ids": (
+        f"{dead_letters._MOST_VALUES}; {dead_letters.MOST_IDS:,}"
+    ),
+    "text in a filter of dead letters": f"{dead_letters._LONGEST_TEXT} characters",
+    "groups in a summary of dead letters": amount(dead_letters._LARGEST_SUMMARY),
+    "dead letters that a summary looks at; groups that it counts": (
+        f"{admin._MOST_SUMMARIZED:,}; {summaries._MOST_GROUPS:,}"
+    ),
     "replays per second": amount(dead_letters._FASTEST),
     "replays of one request": amount(dead_letters._LARGEST_LIMIT),
     "waiting publishes": amount(WriteOptions().max_waiting),

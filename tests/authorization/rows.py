@@ -319,6 +319,16 @@ def _replayed(world: World, request: Any, responses: Any) -> None:
     assert responses[0].replayed + responses[0].already_replaying >= max(1, len(request.ids))
 
 
+def _cancelled(world: World, request: Any, responses: Any) -> None:
+    told = responses[0]
+    if request.ids:
+        assert told.cancelled + told.delivering + len(told.missing_ids) == len(set(request.ids))
+
+
+def _summarized(world: World, request: Any, responses: Any) -> None:
+    assert responses[0].total >= 1
+
+
 def _purged(world: World, request: Any, responses: Any) -> None:
     assert responses[0].purged >= max(1, len(request.ids))
     for letter in request.ids if not request.dry_run else ():
@@ -421,6 +431,8 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "DeadLettersService/List": _listed,
     "DeadLettersService/Get": _letter_got,
     "DeadLettersService/Replay": _replayed,
+    "DeadLettersService/CancelReplay": _cancelled,
+    "DeadLettersService/Summarize": _summarized,
     "DeadLettersService/Purge": _purged,
     "DeadLettersService/Watch": _watching,
     "AdminService/GetServer": _told,

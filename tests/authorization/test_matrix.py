@@ -80,6 +80,10 @@ REQUESTS: dict[str, Message | Make] = {
     "DeadLettersService/List": dead_letters_pb.ListRequest(),
     "DeadLettersService/Get": lambda world: dead_letters_pb.GetRequest(id=world.letter("ann-1")),
     "DeadLettersService/Replay": _letter(dead_letters_pb.ReplayRequest),
+    "DeadLettersService/CancelReplay": _letter(dead_letters_pb.CancelReplayRequest),
+    "DeadLettersService/Summarize": dead_letters_pb.SummarizeRequest(
+        by=[dead_letters_pb.SummarizeRequest.BY_CAUSE]
+    ),
     "DeadLettersService/Purge": _letter(dead_letters_pb.PurgeRequest),
     "DeadLettersService/Watch": dead_letters_pb.WatchRequest(existing=True),
     "AdminService/GetServer": admin_pb.GetServerRequest(),

@@ -178,6 +178,16 @@ def handle_dead_letters(client: Client) -> None:
         assert ask(client, "Replay", some).replayed == 1
         reject(call, call.event(20).id, permanently=True)
     replay(client, letters[1].id)
+    by = [dl.SummarizeRequest.BY_CONSUMER]
+    assert ask(client, "Summarize", dl.SummarizeRequest(by=by)).groups[0].keys == ["fragile"]
+    assert ask(client, "List", dl.ListRequest(newest_first=True)).total == 3
+    of_event = dl.Filter(stream="ORDERS", event_ids=[letters[1].event.id])
+    assert [each.replaying for each in ask(client, "List", dl.ListRequest(filter=of_event)).dead_letters] == [
+        True
+    ]
+    assert ask(client, "CancelReplay", dl.CancelReplayRequest(filter=of_event)).cancelled == 1
+    assert not any(letter.replaying for letter in listed(client, "ORDERS"))
+    replay(client, letters[1].id)
     delete_consumer(client, "ORDERS", "fragile")
     assert not any(letter.replaying for letter in listed(client, "ORDERS"))
     assert ask(client, "Purge", dl.PurgeRequest(ids=[letters[1].id])).purged == 1

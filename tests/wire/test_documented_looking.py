@@ -7,7 +7,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tests.support.client import Client
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
+
+from tests.support.client import DEAD_LETTERS, Client
 from tests.support.nats_server import NatsServer
 from tests.wire.looking import ADMIN, ask, tail
 from tests.wire.management import ensure_consumer
@@ -15,9 +18,9 @@ from tests.wire.management import ensure_consumer
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "looking.md"
 
 
-def examples() -> list[tuple[str, dict[str, Any]]]:
+def examples(service: str = "A") -> list[tuple[str, dict[str, Any]]]:
     """Give method and request of each command, in their order."""
-    found = re.findall(r"^\$W -d '(.*?)' \$S \$A/(\w+)", DOCUMENT.read_text(), re.MULTILINE)
+    found = re.findall(rf"^\$W -d '(.*?)' \$S \${service}/(\w+)", DOCUMENT.read_text(), re.MULTILINE)
     return [(method, json.loads(request)) for request, method in found]
 
 
@@ -27,6 +30,9 @@ def test_examples(own_client: Client, own_nats_server: NatsServer) -> None:
     ensure_consumer(own_client, "ORDERS", name="billing")
     for subject in ("orders.new", "orders.paid", "orders.new"):
         own_client.publish(subject)
+    for method, request in examples("D"):
+        described = DEAD_LETTERS.methods_by_name[method]
+        own_client.call(described, ParseDict(request, GetMessageClass(described.input_type)()))
     for method, request in examples():
         if method == "TailEvents":
             assert next(tail(own_client, request.pop("stream"), **request)).caught_up

@@ -1,4 +1,4 @@
-"""Who may see, replay and purge which dead letters."""
+"""Who may see, summarize, replay and purge which dead letters, and cancel their replays."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from tests.authorization.rows import ALLOWED, DENIED, INVALID, NO_LETTER, Answer
 from tests.authorization.world import World
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 
-# By filter: the stream and the consumer, and how reading, replaying and purging are answered.
+# By filter: the stream and the consumer, and how reading and changing are answered.
 
 _FILTERED: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
-    # How List and Watch, and Replay and Purge, are answered.
+    # How List, Summarize and Watch, and Replay, CancelReplay and Purge, are answered.
     "reader": {
         ("LEDGER", "ann-1"): (ALLOWED, DENIED),
         ("LEDGER", "bob-1"): (DENIED, DENIED),
@@ -58,7 +58,7 @@ _FILTERED: dict[str, dict[tuple[str, str], tuple[Answer, Answer]]] = {
     "ann": {("LEDGER", "ann-1"): (DENIED, DENIED)},
 }
 
-# By ids: whose they are, and how Replay and Purge are answered.
+# By ids: whose they are, and how Replay, CancelReplay and Purge are answered.
 
 _HERS, _HIS, _ELSEWHERE = ("LEDGER", "ann-1"), ("LEDGER", "bob-1"), ("PAYMENTS", "ann-1")
 _MISSING, _NO_ID = ("LEDGER", "ann-missing"), ("", "")
@@ -91,6 +91,14 @@ _GOT: dict[str, dict[tuple[str, str], Answer]] = {
 }
 
 
+_BY_IDS: tuple[tuple[str, Any], ...] = (
+    ("Replay", pb.ReplayRequest),
+    ("CancelReplay", pb.CancelReplayRequest),
+    ("Purge", pb.PurgeRequest),
+)
+_BY = [pb.SummarizeRequest.BY_CAUSE]
+
+
 def _letter(world: World, whose: tuple[str, str]) -> str:
     if whose == _NO_ID:
         return "not.an-id"
@@ -112,24 +120,35 @@ def _rows() -> Iterator[Row]:
     for who, by_filter in _FILTERED.items():
         for (stream, consumer), (read, done) in by_filter.items():
             filter_ = pb.Filter(stream=stream, consumer=consumer)
+            # Whatever else is chosen, it chooses among these.
+            narrow = pb.Filter(stream=stream, consumer=consumer, subjects=[">"], event_ids=range(1, 1001))
             about = f"{stream or '(all)'} {consumer or '(all)'}"
             for method, request, answer in (
                 ("List", pb.ListRequest(filter=filter_), read),
                 ("Watch", pb.WatchRequest(filter=filter_, existing=True), read),
+                ("List", pb.ListRequest(filter=narrow, newest_first=True), read),
+                ("Watch", pb.WatchRequest(filter=narrow, existing=True), read),
+                ("Summarize", pb.SummarizeRequest(filter=filter_, by=_BY), read),
+                ("Summarize", pb.SummarizeRequest(filter=narrow, by=_BY), read),
                 ("Replay", pb.ReplayRequest(filter=filter_, dry_run=True), done),
+                ("Replay", pb.ReplayRequest(filter=narrow, dry_run=True), done),
+                ("CancelReplay", pb.CancelReplayRequest(filter=filter_), done),
+                ("CancelReplay", pb.CancelReplayRequest(filter=narrow), done),
+                ("Purge", pb.PurgeRequest(filter=narrow, dry_run=True), done),
                 ("Purge", pb.PurgeRequest(filter=filter_, dry_run=True), done),
             ):
-                yield Row(f"DeadLettersService/{method}", who, request, answer, about)
+                fewer = ", some events" if request.filter.event_ids else ""
+                yield Row(f"DeadLettersService/{method}", who, request, answer, about + fewer)
     for who, by_ids in _NAMED.items():
         for whose, answer in by_ids.items():
             about = " and ".join(f"an id of {stream} {consumer}" for stream, consumer in whose) or "no ids"
-            for method, kind in (("Replay", pb.ReplayRequest), ("Purge", pb.PurgeRequest)):
+            for method, kind in _BY_IDS:
                 yield Row(f"DeadLettersService/{method}", who, _of_letters(kind, whose), answer, about)
     for who, by_owner in _GOT.items():
         for owner, answer in by_owner.items():
             about = " ".join(owner) or "no id"
             yield Row("DeadLettersService/Get", who, _of_one(owner), answer, about)
-    for method, kind in (("Replay", pb.ReplayRequest), ("Purge", pb.PurgeRequest)):
+    for method, kind in _BY_IDS:
         yield Row(f"DeadLettersService/{method}", "undertaker", _both(kind), INVALID, "ids and a filter")
 
 
@@ -152,6 +171,12 @@ def _one_right_alone() -> Iterator[Row]:
         purge = pb.PurgeRequest(filter=of_ann, dry_run=True)
         yield Row("DeadLettersService/Replay", who, replay, may_replay, "by filter")
         yield Row("DeadLettersService/Purge", who, purge, may_purge, "by filter")
+        cancel = pb.CancelReplayRequest(filter=of_ann)
+        yield Row("DeadLettersService/CancelReplay", who, cancel, may_replay, "by filter")
+        yield Row(
+            "DeadLettersService/CancelReplay", who, _of_letters(pb.CancelReplayRequest, (_HERS,)), may_replay
+        )
+        yield Row("DeadLettersService/Summarize", who, pb.SummarizeRequest(filter=of_ann, by=_BY), DENIED)
         yield Row("DeadLettersService/Replay", who, _of_letters(pb.ReplayRequest, (_HERS,)), may_replay)
         yield Row("DeadLettersService/Purge", who, _of_letters(pb.PurgeRequest, (_HERS,)), may_purge)
         yield Row("DeadLettersService/List", who, pb.ListRequest(filter=of_ann), DENIED)

@@ -14,7 +14,7 @@ from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.store import STREAM, DeadLetterStore
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
-from windshift.server.events.model import StreamSeq
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.notes import Notes
 
 
@@ -51,6 +51,11 @@ class Keeper:
             assert letter is not None
             written.append(letter)
         return written
+
+    async def outstanding(self, stream: str = "", consumer: str = "") -> frozenset[DeadLetterId]:
+        """Return which dead letters of a consumer, a stream or all are being replayed."""
+        page = await self.replays.page(ConsumerKey(stream, consumer), 0, in_seconds(20), 500)
+        return frozenset(each.id for each in page.pointers)
 
     async def get(self, id: DeadLetterId) -> DeadLetter:  # noqa: A002
         """Read a dead letter that is there."""

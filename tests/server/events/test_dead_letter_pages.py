@@ -11,9 +11,9 @@ from tests.server.events.keeping import Keeper, failure, forget_all, keep
 from tests.server.events.management import eventually
 from tests.support.broker import Broker, in_seconds
 from windshift.nats.times import Time, from_unix_ns
-from windshift.server.events.dead_letters.codec import Entry, EventCopy
+from windshift.server.events.dead_letters.codec import Entry, EventCopy, dead_letter
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
-from windshift.server.events.dead_letters.store import STREAM, Chosen, choose, scan_query
+from windshift.server.events.dead_letters.store import STREAM, Chosen, Found, choose, scan_query
 from windshift.server.events.model import StreamSeq
 
 Unique = Callable[[], str]
@@ -23,15 +23,17 @@ LONG_AGO = Time(1_000, 0)
 MINUTE = 60 * 10**9
 
 
-def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = Cause.REJECTED) -> Entry:
+def entry(position: int, size: int = 10, time: Time = LONG_AGO, cause: Cause = Cause.REJECTED) -> Found:
     """Make an entry as a scan finds it."""
     why = failure(DeadLetterId("s", "c", StreamSeq(position), 1), cause=cause)
-    return Entry(why, position, time, "w", EventCopy("a", (), bytes(size)), size, has_overflow=False)
+    event = EventCopy("a", (), bytes(size))
+    made = Entry(why, position, time, "w", event, size, has_overflow=False)
+    return Found(made, dead_letter(made, event, with_data=False))
 
 
 def positions(chosen: Chosen) -> tuple[list[int], int]:
     """Say which entries were chosen, and where to go on."""
-    return [each.position for each in chosen.entries], chosen.seen if chosen.more else 0
+    return [each.entry.position for each in chosen.found], chosen.seen if chosen.more else 0
 
 
 def test_the_last_page_says_so() -> None:
@@ -42,19 +44,19 @@ def test_the_last_page_says_so() -> None:
 def test_more_is_left() -> None:
     """What was not scanned comes after the last entry that was, whether that passed or not."""
     some = DeadLetterFilter(causes=frozenset({Cause.REJECTED}))
-    scanned: list[Entry | int] = [entry(3), entry(7, cause=Cause.MAX_ATTEMPTS), 9]
+    scanned: list[Found | int] = [entry(3), entry(7, cause=Cause.MAX_ATTEMPTS), 9]
     assert positions(choose(scanned, 1, some, 5, 100)) == ([3], 9)
 
 
 def test_a_full_page_goes_on_after_its_last_entry() -> None:
     """What was scanned beyond the page comes with the next."""
-    scanned: list[Entry | int] = [entry(3), entry(7), 8, entry(9), entry(11)]
+    scanned: list[Found | int] = [entry(3), entry(7), 8, entry(9), entry(11)]
     assert positions(choose(scanned, 0, ALL, 2, 100)) == ([3, 7], 8)
 
 
 def test_data_is_bounded() -> None:
     """A page ends before the entry that would be too much, but has one at least."""
-    scanned: list[Entry | int] = [entry(3, 60), entry(7, 60), entry(9)]
+    scanned: list[Found | int] = [entry(3, 60), entry(7, 60), entry(9)]
     assert positions(choose(scanned, 0, ALL, 9, 100)) == ([3], 3)
     assert positions(choose(scanned[1:], 0, ALL, 9, 50)) == ([7], 7)
     assert positions(choose(scanned, 0, ALL, 9, 1_000)) == ([3, 7, 9], 0)
@@ -70,7 +72,7 @@ def test_nothing_that_passes() -> None:
 def test_times_end_the_scan() -> None:
     """Entries well after the end are not looked for, those just after it are only left out."""
     until = DeadLetterFilter(until_ns=1_000 * 10**9)
-    scanned: list[Entry | int] = [entry(3, time=Time(999, 0)), entry(4, time=Time(1_000, 0))]
+    scanned: list[Found | int] = [entry(3, time=Time(999, 0)), entry(4, time=Time(1_000, 0))]
     assert positions(choose(scanned, 9, until, 9, 100)) == ([3], 4)
     late = [*scanned, entry(5, time=Time(1_100, 0))]
     assert positions(choose(late, 9, until, 9, 100)) == ([3], 0)
@@ -81,7 +83,7 @@ def test_where_a_scan_begins() -> None:
     since = DeadLetterFilter("s", "c", since_ns=1_000 * 10**9)
     query = scan_query(since, 0, 10, 100)
     assert query["start_time"] == "1970-01-01T00:15:40.000000000Z"
-    assert query["next_by_subj"] == "_WS.dead.s.c.>"
+    assert since.pattern == "s.c.>"
     assert scan_query(since, 5, 10, 100)["seq"] == 6
     assert scan_query(ALL, 0, 10, 100)["seq"] == 1
 

@@ -93,7 +93,7 @@ class Observed(DeadLetterStore):
         if page.after <= self.replica_has:
             return page
         letters = [each for each in page.dead_letters if each.position <= self.replica_has]
-        return Page(letters, max(self.replica_has, arguments[1]), more=False)
+        return Page(letters, max(self.replica_has, arguments[1]), more=False, scanned=0)
 
     async def last_position(self, deadline: float) -> int:
         """Look how far the stream is."""

@@ -25,6 +25,7 @@ from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.call import Subscription
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.dead_letters.model import Cause, DeadLetterFilter, DeadLetterId, Failure
+from windshift.server.events.dead_letters.replay_queue import ALL
 from windshift.server.events.model import PublishRequest, StreamSeq
 from windshift.server.events.notes import Notes
 from windshift.server.events.publish import Publisher
@@ -142,7 +143,8 @@ WORK: dict[str, Work] = {
     "purge dead letters": lambda all_, until: all_.dead.store.purge("S", "c", until),
     "write a dead letter": lambda all_, until: all_.dead.writer.write(FAILURE, until),
     "replay": lambda all_, until: all_.dead.replays.add(ID, 1, until),
-    "list replays": lambda all_, until: all_.dead.replays.outstanding("S", "c", until),
+    "look for replays": lambda all_, until: all_.dead.replays.outstanding_among([ID], until),
+    "read the next replays": lambda all_, until: all_.dead.replays.page(ALL, 0, until),
 }
 
 

@@ -85,11 +85,11 @@ async def test_a_pointer(keeper: Keeper, unique: Unique) -> None:
     assert lease is not None
     assert (lease.id, lease.number, lease.attempt) == (one, 3, 1)
     assert stored_at(lease.reply) == one.stored_ns
-    assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == {one}
+    assert await keeper.outstanding(one.stream, one.consumer) == {one}
     assert await lease.end(in_seconds(5))
     assert await lease.end(in_seconds(5))
     assert not await lease.prolong(LONG, in_seconds(5))
-    assert await replays.outstanding(one.stream, one.consumer, in_seconds(5)) == frozenset()
+    assert await keeper.outstanding(one.stream, one.consumer) == frozenset()
     assert await replays.add(one, 4, in_seconds(5))
 
 
@@ -238,12 +238,12 @@ async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
         await keeper.replays.add(each, 1, in_seconds(5))
     cleaner = DeadLetterUpkeep(keeper.store, keeper.replays, api, keeper.notes, DeadLetterStats())
     await cleaner.clean(await cleaner.look(in_seconds(5)), in_seconds(5))
-    assert await keeper.replays.outstanding("", "", in_seconds(5)) == {there}
+    assert await keeper.outstanding("", "") == {there}
     upto = await keeper.replays.position(in_seconds(5))
     later = there._replace(seq=StreamSeq(2))
     await keeper.replays.add(later, 1, in_seconds(5))
     assert await keeper.replays.forget(ConsumerKey(stream, "there"), upto, in_seconds(5)) == 1
-    assert await keeper.replays.outstanding("", "", in_seconds(5)) == {later}
+    assert await keeper.outstanding("", "") == {later}
 
 
 async def test_a_look(keeper: Keeper, unique: Unique) -> None:
@@ -266,11 +266,11 @@ async def test_many_replays_at_once(keeper: Keeper, unique: Unique) -> None:
     begun = await asyncio.gather(*(keeper.replays.add(one, 1, in_seconds(10)) for _ in range(100)))
     assert begun.count(True) == 1
     assert await keeper.broker.messages(STREAM) == 1
-    assert await keeper.replays.outstanding("", "", in_seconds(5)) == {one}
+    assert await keeper.outstanding("", "") == {one}
 
 
 async def test_outstanding_ones_of_some(keeper: Keeper, unique: Unique) -> None:
-    """What is outstanding is told of one consumer, of a stream, or of all."""
+    """It is told of those that are asked for only, and pointers are read by stream and consumer."""
     stream, other = unique(), unique()
     ids = [
         dead_letter_id(stream),
@@ -278,15 +278,19 @@ async def test_outstanding_ones_of_some(keeper: Keeper, unique: Unique) -> None:
         dead_letter_id(stream, "d"),
         dead_letter_id(other),
     ]
-    assert await keeper.replays.outstanding("", "", in_seconds(5)) == frozenset()
-    for each in ids:
+    ask = keeper.replays.outstanding_among
+    assert await ask(ids, in_seconds(5)) == frozenset()
+    assert await ask([], in_seconds(5)) == frozenset()
+    for each in ids[:3]:
         await keeper.replays.add(each, 1, in_seconds(5))
-    ask = keeper.replays.outstanding
-    assert await ask(stream, "c", in_seconds(5)) == set(ids[:2])
-    assert await ask(stream, "", in_seconds(5)) == set(ids[:3])
-    assert await ask("", "", in_seconds(5)) == set(ids)
+    assert await ask(ids, in_seconds(5)) == set(ids[:3])
+    assert await ask(ids[1:2], in_seconds(5)) == {ids[1]}
+    assert await ask(ids[3:], in_seconds(5)) == frozenset()
+    assert await keeper.outstanding(stream) == set(ids[:3])
+    assert await keeper.outstanding(stream, "c") == set(ids[:2])
+    assert await keeper.outstanding(other) == frozenset()
     with pytest.raises(ValueError):
-        await ask("*", "c", in_seconds(5))
+        await keeper.outstanding("*", "c")
 
 
 async def test_whom_it_concerns_is_told(keeper: Keeper, unique: Unique) -> None:
@@ -311,7 +315,7 @@ async def test_the_broker_is_away(own_broker: Broker, own_nats_server: NatsServe
         await keeper.replays.add(one, 1, in_seconds(0.3))
     own_nats_server.start()
     assert not await keeper.replays.add(one, 1, in_seconds(20))
-    assert await keeper.replays.outstanding("s", "c", in_seconds(5)) == {one}
+    assert await keeper.outstanding("s", "c") == {one}
 
 
 async def test_looks_at_many(keeper: Keeper, unique: Unique, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -357,5 +361,4 @@ async def test_on_a_cluster(cluster: list[NatsServer], unique: Unique) -> None:
             (lease,) = [each for each in leases if each is not None]
             assert await lease.prolong(LONG, in_seconds(30))
             assert await lease.end(in_seconds(30))
-        ask = keepers[1].replays.outstanding
-        await eventually(lambda: ask(one.stream, "c", in_seconds(20)), frozenset())
+        await eventually(lambda: keepers[1].outstanding(one.stream, "c"), frozenset())

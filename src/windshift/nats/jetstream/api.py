@@ -512,6 +512,9 @@ class JetStream:
 _SILENCE: Final = 3.0
 """Seconds of silence after which the answering replica counts as dead."""
 
+_READ_AT_ONCE: Final = 50
+"""Messages that are read in one turn of the event loop."""
+
 _SEQUENCE: Final = b"Nats-Sequence"
 _SUBJECT: Final = b"Nats-Subject"
 _TIME: Final = b"Nats-Time-Stamp"
@@ -538,7 +541,7 @@ class _BatchRequest:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._messages: list[StoredMessage] = []
+        self._messages: list[Message] = []
         self._end: Message | None = None
         self._news = asyncio.Event()
         self._forbidden = self._lost = False
@@ -579,13 +582,19 @@ class _BatchRequest:
                 raise Forbidden
             if self._lost:
                 return None
-        return self._batch(self._end)
+        return await self._batch(self._end)
 
-    def _batch(self, end: Message) -> Batch:
+    async def _batch(self, end: Message) -> Batch:
+        """Read what has come, and let others run in between: hundreds of messages take a while."""
         status = h.status(end.headers)
         match status:
             case h.Status(204):
-                return Batch(self._messages, int(h.get(end.headers, _PENDING) or 0))
+                messages: list[StoredMessage] = []
+                for message in self._messages:
+                    messages.append(_stored(message))
+                    if len(messages) % _READ_AT_ONCE == 0:
+                        await asyncio.sleep(0)
+                return Batch(messages, int(h.get(end.headers, _PENDING) or 0))
             case h.Status(404):
                 return Batch([], 0)
             case h.Status(503) | None:
@@ -605,7 +614,7 @@ class _BatchRequest:
         if h.status(message.headers) is not None:
             self._end = message
         elif h.get(message.headers, _SEQUENCE) is not None:
-            self._messages.append(_stored(message))
+            self._messages.append(message)
         self._news.set()
 
 

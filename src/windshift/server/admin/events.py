@@ -1,8 +1,7 @@
 """Reads stored events without a consumer, forwards and backwards.
 
 JetStream only reads forwards: the first messages after a position that match a subject. Backwards works by
-windows of ids from the end; they grow while nothing is found, and shrink if one has more than may be read at
-once.
+windows of ids from the end, see `BackwardScan`.
 
 A direct get returns many messages, but any replica answers it, and so does every mirror, even one with a
 filter (nats-server 2.15): what that lacks would seem not to exist. So a stream with mirrors, or without
@@ -24,6 +23,7 @@ from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMes
 from windshift.server.admin.look import Look
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import EventNotFound
+from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.headers import DATA_TYPE
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
@@ -37,7 +37,7 @@ _PAGE_BYTES: Final = 1024 * 1024
 _BATCH: Final = 500
 """Messages that are asked for at once. The broker gives no more than 1,024."""
 _WINDOW: Final = 256
-"""Ids of the first window backwards; the next ones are four times as wide each."""
+"""Ids of the first window backwards."""
 
 
 # --- What is asked for, and what is found ------------------------------------------------------------------
@@ -158,27 +158,22 @@ class EventReader:
     async def _backwards(
         self, which: Selection, held: _Held, newest: int, page: _Page, deadline: float
     ) -> EventPage:
-        first = held.first
-        window, scanned = _WINDOW, 0
-        while newest >= first:
-            oldest = max(first, newest - window + 1)
+        scan, scanned = BackwardScan(held.first, newest, _WINDOW, _BATCH), 0
+        while not scan.is_over:
+            oldest, end = scan.oldest, scan.newest
             query = {"seq": oldest, "batch": _BATCH, "max_bytes": _PAGE_BYTES}
-            batch = await self._batch(which, held, query, deadline)
-            inside = [message for message in batch.messages if message.sequence <= newest]
-            if batch.left and len(inside) == len(batch.messages) and inside[-1].sequence < newest:
-                window = max(1, window // 4)  # it holds more than one request may read
+            inside = scan.take(await self._batch(which, held, query, deadline))
+            if inside is None:
                 continue
-            for message in reversed(inside):
+            for message in inside:
                 if page.is_full:
                     return EventPage(page.found, scanned, message.sequence)
                 scanned = message.sequence
                 page.look_at(message, taken=which.takes(message))
-            page.scanned += newest - oldest + 1 - len(inside)
-            scanned, newest = oldest, oldest - 1
-            if page.is_over(self._loop.time()) and newest >= first:
-                return EventPage(page.found, scanned, newest)
-            if not inside:
-                window = min(4 * window, MOST_SCANNED)
+            page.scanned += end - oldest + 1 - len(inside)
+            scanned = oldest
+            if page.is_over(self._loop.time()) and not scan.is_over:
+                return EventPage(page.found, scanned, scan.newest)
         return EventPage(page.found, scanned, None)
 
     # --- Asking -------------------------------------------------------------------------------------------

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, TypeAlias, TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,22 +14,27 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.consume import write_event
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import number, unix_ns
+from windshift.server.api.fields import known, number, unix_ns
+from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.pages import read_token, write_token
 from windshift.server.events.dead_letters.admin import (
+    START,
+    Cursor,
     DeadLetterAdmin,
     ReplayOptions,
     ReplayResult,
-    read_page_token,
-    write_page_token,
 )
 from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterFilter, DeadLetterId
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.summaries import By, Group
 from windshift.server.events.dead_letters.watch import Watch, WatchOptions, read_position, write_position
 from windshift.server.events.notes import Notes
 
 DEAD_LETTERS = pb.DESCRIPTOR.services_by_name["DeadLettersService"]
+
+T = TypeVar("T")
 
 MOST_IDS: Final = 1_000
 """Ids in one request. A message has room for ten thousands, and reading them takes a while."""
@@ -38,18 +44,30 @@ _FASTEST = 10_000
 _RATE = 100
 _LARGEST_LIMIT = 100_000
 _LIMIT = 1_000
-_MOST_CAUSES = 100
+_MOST_VALUES = 100
+_LONGEST_TEXT = 256
+_LARGEST_SUMMARY = 500
+_GROUPS = 50
 
 _CAUSES: Final[dict[int, Cause | None]] = {
     pb.CAUSE_UNSPECIFIED: None,
     pb.CAUSE_MAX_ATTEMPTS: Cause.MAX_ATTEMPTS,
     pb.CAUSE_REJECTED: Cause.REJECTED,
 }
+_BY: Final[dict[int, By]] = {
+    pb.SummarizeRequest.BY_STREAM: By.STREAM,
+    pb.SummarizeRequest.BY_CONSUMER: By.CONSUMER,
+    pb.SummarizeRequest.BY_CAUSE: By.CAUSE,
+    pb.SummarizeRequest.BY_ERROR_TYPE: By.ERROR_TYPE,
+    pb.SummarizeRequest.BY_TYPE: By.TYPE,
+    pb.SummarizeRequest.BY_SUBJECT: By.SUBJECT,
+    pb.SummarizeRequest.BY_REASON: By.REASON,
+}
 _NUMBERS: Final = {cause: number for number, cause in _CAUSES.items()}
 
 
 class DeadLettersService:
-    """Lists, gets, replays, purges and watches dead letters.
+    """Lists, gets, summarizes, replays, purges and watches dead letters, and cancels replays.
 
     Args:
         admin: does everything but watch.
@@ -74,11 +92,31 @@ class DeadLettersService:
         """List dead letters."""
         which = read_filter(request.filter)
         size = number("page_size", request.page_size, _LARGEST_PAGE) or _PAGE
-        begin = read_page_token("page_token", which, request.page_token)
-        page = await self._admin.list(which, begin, size, answer_by(call), with_data=not request.without_data)
+        bound = ("List", request.newest_first, which.identity)
+        page = await self._admin.list(
+            which,
+            _read_cursor(request.page_token, *bound),
+            size,
+            answer_by(call),
+            with_data=not request.without_data,
+            newest_first=request.newest_first,
+        )
+        messages = await spread(
+            lambda each: _message(each, replaying=each.id in page.replaying), page.dead_letters
+        )
         return pb.ListResponse(
-            dead_letters=[_message(each, replaying=each.id in page.replaying) for each in page.dead_letters],
-            next_page_token=write_page_token(which, page.next),
+            dead_letters=messages, next_page_token=_write_cursor(page.next, *bound), total=page.total
+        )
+
+    async def summarize(self, request: pb.SummarizeRequest, call: ServerCall) -> pb.SummarizeResponse:
+        """Group dead letters, and count them."""
+        which, by = read_filter(request.filter), _by(request)
+        limit = number("limit", request.limit, _LARGEST_SUMMARY) or _GROUPS
+        summary = await self._admin.summarize(which, by, answer_by(call))
+        return pb.SummarizeResponse(
+            groups=[_group(*group) for group in summary.largest(limit)],
+            total=summary.total,
+            truncated=summary.is_truncated,
         )
 
     async def get(self, request: pb.GetRequest, call: ServerCall) -> pb.GetResponse:
@@ -100,9 +138,28 @@ class DeadLettersService:
             if request.limit:
                 raise InvalidField("limit", "is only allowed with a filter; ids say how many")
             return _replay_response(await self._admin.replay(ids, options, answer_by(call)), "")
-        begin = read_page_token("page_token", which, request.page_token)
+        begin = _read_cursor(request.page_token, "Replay", which.identity)
         result = await self._admin.replay_matching(which, options, begin, answer_by(call))
-        return _replay_response(result, write_page_token(which, result.next))
+        return _replay_response(result, _write_cursor(result.next, "Replay", which.identity))
+
+    async def cancel_replay(
+        self, request: pb.CancelReplayRequest, call: ServerCall
+    ) -> pb.CancelReplayResponse:
+        """Cancel replays."""
+        ids, which = read_ids_or_filter(request)
+        token = ""
+        if which is None:
+            result = await self._admin.cancel(ids, answer_by(call))
+        else:
+            begin = _read_cursor(request.page_token, "CancelReplay", which.identity)
+            result = await self._admin.cancel_matching(which, begin, answer_by(call))
+            token = _write_cursor(result.next, "CancelReplay", which.identity)
+        return pb.CancelReplayResponse(
+            cancelled=result.cancelled,
+            delivering=result.delivering,
+            missing_ids=map(str, result.missing),
+            next_page_token=token,
+        )
 
     async def purge(self, request: pb.PurgeRequest, call: ServerCall) -> pb.PurgeResponse:
         """Remove dead letters for good."""
@@ -110,9 +167,10 @@ class DeadLettersService:
         if which is None:
             result = await self._admin.purge(ids, answer_by(call), dry_run=request.dry_run)
             return pb.PurgeResponse(purged=result.purged, missing_ids=map(str, result.missing))
-        begin = read_page_token("page_token", which, request.page_token)
+        begin = _read_cursor(request.page_token, "Purge", which.identity)
         result = await self._admin.purge_matching(which, begin, answer_by(call), dry_run=request.dry_run)
-        return pb.PurgeResponse(purged=result.purged, next_page_token=write_page_token(which, result.next))
+        token = _write_cursor(result.next, "Purge", which.identity)
+        return pb.PurgeResponse(purged=result.purged, next_page_token=token)
 
     async def watch(self, request: pb.WatchRequest, call: ServerCall) -> None:
         """Send dead letters as they are written, until a drain."""
@@ -153,6 +211,16 @@ def _replay_response(result: ReplayResult, token: str) -> pb.ReplayResponse:
     )
 
 
+def _group(keys: tuple[str, ...], group: Group) -> pb.SummarizeResponse.Group:
+    return pb.SummarizeResponse.Group(
+        keys=keys,
+        count=group.count,
+        first=_timestamp(group.first),
+        last=_timestamp(group.last),
+        sample_id=str(group.sample),
+    )
+
+
 def _message(dead_letter: DeadLetter, *, replaying: bool) -> pb.DeadLetter:
     """Convert a dead letter."""
     failure = dead_letter.failure
@@ -182,11 +250,27 @@ def _timestamp(time: Time) -> Timestamp:
     return Timestamp(seconds=time.seconds, nanos=time.nanos)
 
 
+# --- Page tokens ------------------------------------------------------------------------------------------
+
+
+def _read_cursor(token: str, method: str, *request: object) -> Cursor:
+    """Read where a call goes on; raise `InvalidField`."""
+    position = read_token("page_token", token, (int, int), method, *request)
+    return START if position is None else Cursor(*position)
+
+
+def _write_cursor(cursor: Cursor, method: str, *request: object) -> str:
+    return "" if cursor == START else write_token([*cursor], method, *request)
+
+
 # --- Requests ---------------------------------------------------------------------------------------------
 
 
+_ByIdsOrFilter: TypeAlias = pb.ReplayRequest | pb.PurgeRequest | pb.CancelReplayRequest
+
+
 def read_ids_or_filter(
-    request: pb.ReplayRequest | pb.PurgeRequest,
+    request: _ByIdsOrFilter,
 ) -> tuple[list[DeadLetterId], DeadLetterFilter | None]:
     """Convert the ids or the filter; raise `InvalidField`."""
     if not request.HasField("filter"):
@@ -205,7 +289,7 @@ def read_id(request: pb.GetRequest) -> DeadLetterId:
     return _id("id", request.id)
 
 
-def _ids(request: pb.ReplayRequest | pb.PurgeRequest) -> list[DeadLetterId]:
+def _ids(request: _ByIdsOrFilter) -> list[DeadLetterId]:
     if len(request.ids) > MOST_IDS:
         raise InvalidField("ids", f"must have at most {MOST_IDS} elements")
     return [_id(f"ids[{position}]", text) for position, text in enumerate(request.ids)]
@@ -241,13 +325,43 @@ def read_filter(filter_: pb.Filter) -> DeadLetterFilter:
         filter_.type,
         unix_ns("filter.since", filter_.since) if filter_.HasField("since") else None,
         unix_ns("filter.until", filter_.until) if filter_.HasField("until") else None,
+        frozenset(_few("filter.error_types", filter_.error_types)),
+        _text(filter_.text),
+        _subjects(filter_),
+        frozenset(_few("filter.event_ids", filter_.event_ids, MOST_IDS)),
     )
 
 
+def _few(field: str, values: Sequence[T], most: int = _MOST_VALUES) -> Sequence[T]:
+    if len(values) > most:
+        raise InvalidField(field, f"must have at most {most} elements")
+    return values
+
+
+def _text(text: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise InvalidField("filter.text", f"must have at most {_LONGEST_TEXT} characters")
+    return text.lower()
+
+
+def _subjects(filter_: pb.Filter) -> tuple[str, ...]:
+    for position, subject in enumerate(_few("filter.subjects", filter_.subjects)):
+        names.filter_subject(f"filter.subjects[{position}]", subject)
+    return tuple(sorted(set(filter_.subjects)))
+
+
 def _causes(filter_: pb.Filter) -> frozenset[Cause]:
-    if len(filter_.causes) > _MOST_CAUSES:
-        raise InvalidField("filter.causes", f"must have at most {_MOST_CAUSES} elements")
-    for position, cause in enumerate(filter_.causes):
-        if cause not in _CAUSES:
-            raise InvalidField(f"filter.causes[{position}]", f"{cause} is not a known value")
-    return frozenset(filter(None, (_CAUSES[cause] for cause in filter_.causes)))
+    causes = [
+        known(f"filter.causes[{position}]", cause, _CAUSES)
+        for position, cause in enumerate(_few("filter.causes", filter_.causes))
+    ]
+    return frozenset(filter(None, causes))
+
+
+def _by(request: pb.SummarizeRequest) -> list[By]:
+    by = [known(f"by[{position}]", each, _BY) for position, each in enumerate(_few("by", request.by))]
+    if not by:
+        raise InvalidField("by", "must not be empty")
+    if len(set(by)) < len(by):
+        raise InvalidField("by", "must have each value once only")
+    return by

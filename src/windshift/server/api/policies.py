@@ -240,7 +240,12 @@ def _transact(request: state_pb.TransactRequest) -> Iterator[Action]:
 # --- Dead letters -----------------------------------------------------------------------------------------
 
 
-def _read_matching(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> Iterator[Action]:
+_Reads: TypeAlias = (
+    dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest | dead_letters_pb.SummarizeRequest
+)
+
+
+def _read_matching(request: _Reads) -> Iterator[Action]:
     yield ReadDeadLetters(request.filter.stream, request.filter.consumer)
 
 
@@ -248,7 +253,7 @@ def _read_one(request: dead_letters_pb.GetRequest) -> Iterator[Action]:
     yield from _of_ids(ReadDeadLetters, [request.id])
 
 
-def _replay(request: dead_letters_pb.ReplayRequest) -> Iterator[Action]:
+def _replay(request: dead_letters_pb.ReplayRequest | dead_letters_pb.CancelReplayRequest) -> Iterator[Action]:
     return _of_ids_or_filter(ReplayDeadLetters, request)
 
 
@@ -259,9 +264,7 @@ def _purge(request: dead_letters_pb.PurgeRequest) -> Iterator[Action]:
 _OfDeadLetters: TypeAlias = Callable[[str, str], Action]
 
 
-def _of_ids_or_filter(
-    action: _OfDeadLetters, request: dead_letters_pb.ReplayRequest | dead_letters_pb.PurgeRequest
-) -> Iterator[Action]:
+def _of_ids_or_filter(action: _OfDeadLetters, request: Any) -> Iterator[Action]:
     if request.HasField("filter"):
         yield action(request.filter.stream, request.filter.consumer)
     if len(request.ids) > MOST_IDS:
@@ -360,7 +363,7 @@ def _check_transaction(request: state_pb.TransactRequest) -> None:
         names.key(f"checks[{position}].key", check.key)
 
 
-def _check_filter(request: dead_letters_pb.ListRequest | dead_letters_pb.WatchRequest) -> None:
+def _check_filter(request: _Reads) -> None:
     read_filter(request.filter)
 
 
@@ -461,6 +464,8 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),
     _DEAD_LETTERS + "Get": _dead_letters(_read_one, read_id),
     _DEAD_LETTERS + "Replay": _dead_letters(_replay, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "CancelReplay": _dead_letters(_replay, read_ids_or_filter, changes=True),
+    _DEAD_LETTERS + "Summarize": replace(_dead_letters(_read_matching, _check_filter), weight=Weight.BULK),
     _DEAD_LETTERS + "Purge": _dead_letters(_purge, read_ids_or_filter, changes=True),
     _DEAD_LETTERS + "Watch": _dead_letters(_read_matching, _check_filter, Quota.STREAMS),
     _ADMIN + "GetServer": MethodPolicy(rule=None),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
+S = TypeVar("S")
 T = TypeVar("T")
+
+_AT_ONCE: Final = 50
+"""Things that one turn of the event loop is busy with."""
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
@@ -18,6 +22,16 @@ async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
             raise result
         done.append(result)
     return done
+
+
+async def spread(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
+    """Apply a function to each of many things, and let others run in between: hundreds take a while."""
+    results: list[T] = []
+    for item in items:
+        results.append(function(item))
+        if len(results) % _AT_ONCE == 0:
+            await asyncio.sleep(0)
+    return results
 
 
 def batches(items: Sequence[T], size: int) -> Iterator[Sequence[T]]:

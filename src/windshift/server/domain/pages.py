@@ -17,6 +17,7 @@ Key = TypeVar("Key", bound=tuple[Any, ...])
 """What a list is sorted by, and which no two of its entries have in common."""
 
 _LONGEST: Final = 2048
+_LARGEST: Final = 2**63 - 1
 
 
 def write_token(position: Position, *request: object) -> str:
@@ -42,11 +43,16 @@ def read_token(field: str, token: str, types: tuple[type, ...], *request: object
         read = json.loads(urlsafe_b64decode(token)) if len(token) <= _LONGEST else None
     except (ValueError, RecursionError):
         read = None
-    if not isinstance(read, list) or list(map(type, read)) != [*types, str]:
+    if not isinstance(read, list) or list(map(type, read)) != [*types, str] or not all(map(_is_whole, read)):
         raise InvalidField(field, "is no token of a page; pass on what the call before returned")
     if read.pop() != _digest(request):
         raise InvalidField(field, "is of another request; begin anew without it")
     return read
+
+
+def _is_whole(value: object) -> bool:
+    """Whether a number, if it is a whole one, may be a position in a stream."""
+    return not isinstance(value, int) or 0 <= value <= _LARGEST
 
 
 def _digest(request: tuple[object, ...]) -> str:

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from windshift.nats import NatsError, NoStream, retry
+from windshift.nats import JetStreamError, NatsError, NoDirectGet, NoStream, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, StreamState
+from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage, StreamState
 from windshift.nats.jetstream.writes import PubAck, Write, Writes
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import (
@@ -34,6 +34,9 @@ _EXPECTED_STREAM: Final = b"Nats-Expected-Stream"
 _OTHERWISE: Final = frozenset({codes.OTHER_STREAM, codes.ROLLUP_NOT_ALLOWED, codes.TTL_NOT_ENABLED})
 """The stream does not exist, or is not configured as it has to be."""
 _ATTEMPTS_ON_DISK: Final = 4
+_LARGE: Final = 10_000
+"""Messages that the broker counts without anybody noticing."""
+_SAMPLE: Final = 50
 _OTHER_WRITE: Final = 0.005
 """Seconds until a read sees another write that a cluster has under way."""
 
@@ -49,6 +52,11 @@ class Conflict(Exception):
         self.is_certain = is_certain
 
 
+class TooManyResults(Exception):
+    """The broker does not look for so many last messages at once."""
+
+
+_TOO_MANY: Final = 413
 _UNLIMITED: Final = -1
 _STEP: Final = 4
 """By how much less is asked for when the broker cannot set aside as much: most of it is for others."""
@@ -103,6 +111,10 @@ class ManagedStream:
         needed: keys without which the stream is useless.
         default_replicas: replicas of a new stream, unless more are asked for.
         limit: how many bytes it may have.
+
+    Attributes:
+        name: its name.
+        messages: how many it held when it was looked at last.
     """
 
     def __init__(
@@ -122,6 +134,7 @@ class ManagedStream:
         self._asked: int | None = None
         self._limit = limit or SizeLimit()
         self.name: str = config["name"]
+        self.messages = 0
 
     async def ensure(self, replicas: int | None, deadline: float) -> None:
         """Create the stream, or give it what it needs and at least this many replicas.
@@ -226,7 +239,9 @@ class ManagedStream:
 
     async def info(self, deadline: float) -> JsonObject | None:
         """Return the broker's description of the stream; `None` if it does not exist."""
-        return await _unless_missing(self._api.stream_info(self.name, deadline))
+        info = await _unless_missing(self._api.stream_info(self.name, deadline))
+        self.messages = 0 if info is None else int(info["state"]["messages"])
+        return info
 
     async def message(self, query: JsonObject, deadline: float) -> StoredMessage | None:
         """Read a message; `None` if there is none."""
@@ -235,6 +250,41 @@ class ManagedStream:
     async def last(self, subject: str, deadline: float) -> StoredMessage | None:
         """Read the last message of a subject; `None` if there is none."""
         return await self.message({"last_by_subj": subject}, deadline)
+
+    async def batch(self, query: JsonObject, deadline: float) -> Batch:
+        """Read many messages with one request. Any replica answers, so the latest may be missing.
+
+        Raise `TooManyResults` if more than 1,024 match a query with ``multi_last``.
+        """
+        async for _ in retry(deadline):
+            try:
+                return await self._api.batch(self.name, query, deadline)
+            except NoDirectGet:  # an earlier version made the stream, or it is gone
+                info = await self.info(deadline)
+                if info is None:
+                    return Batch([], 0)
+                if not info["config"].get("allow_direct"):
+                    await self.ensure(None, deadline)
+            except NatsError as error:
+                if isinstance(error, JetStreamError) and error.code == _TOO_MANY:
+                    raise TooManyResults from error
+                raise domain_error(error) from error
+        raise BrokerUnavailable
+
+    async def scan(self, pattern: str, query: JsonObject, deadline: float) -> Batch:
+        """Read messages in their order: those that match a pattern, and perhaps others among them.
+
+        With each answer to a query with a pattern the broker counts all that match from there on, about a
+        microsecond for each, and does nothing else for this connection. So in a large stream a sample shows
+        whether to read the next messages whatever they are: 500 of them cost as much as counting `_LARGE`.
+        """
+        prefix = _prefix(pattern)
+        if self.messages > _LARGE and prefix:
+            sample = (await self.batch(query | {"batch": min(query["batch"], _SAMPLE)}, deadline)).messages
+            share = sum(each.subject.startswith(prefix) for each in sample) / max(1, len(sample))
+            if share * share * self.messages >= _LARGE:
+                return await self.batch(query, deadline)
+        return await self.batch(query | {"next_by_subj": pattern}, deadline)
 
     async def subjects(self, pattern: str, deadline: float) -> AsyncIterator[str]:
         """Yield the subjects of all messages that match."""
@@ -259,6 +309,12 @@ class ManagedStream:
         which = {"filter": pattern} | ({} if upto is None else {"seq": upto + 1})
         request = self._api.change(f"STREAM.PURGE.{self.name}", which, deadline)
         return int((await _unless_missing(request) or {}).get("purged", 0))
+
+
+def _prefix(pattern: str) -> str:
+    """Return how the subjects begin that match a pattern, and no others; empty if that does not tell."""
+    prefix, _, rest = pattern.partition("*")
+    return "" if rest.strip(".*>") else prefix.rstrip(">")
 
 
 async def _with_size(candidates: Iterable[int], tell: Callable[[int], Awaitable[None]]) -> None:

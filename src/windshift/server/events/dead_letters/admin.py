@@ -1,20 +1,17 @@
-"""What operators do with dead letters: list, replay and purge them.
+"""What operators do with dead letters: list, summarize, replay and purge them, and cancel replays.
 
-A replay or purge by filter may take long. It stops early when the server drains, the deadline nears or an
-error occurs, and returns a cursor for the next call.
+A call that changes something by filter may take long. It stops early when the server drains, the deadline
+nears or an error occurs, and returns a cursor for the next call.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JetStream
@@ -32,9 +29,11 @@ from windshift.server.domain.errors import (
     WindshiftError,
 )
 from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter, DeadLetterId, Failure
-from windshift.server.events.dead_letters.replay_queue import ReplayQueue
+from windshift.server.events.dead_letters.pointers import Pointer
+from windshift.server.events.dead_letters.replay_queue import Cancelling, ReplayQueue
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.events.dead_letters.summaries import By, Summary
 from windshift.server.events.model import ConsumerKey
 
 T = TypeVar("T")
@@ -47,7 +46,13 @@ _PAGE_BYTES: Final = 1024 * 1024
 """Approximate bytes of data at which a page ends."""
 _BATCHES_PER_SECOND: Final = 20
 
-# --- Cursors ------------------------------------------------------------------------------------------------
+_MOST_COUNTED: Final = 5_000
+"""Dead letters that are looked at to count those that match."""
+_LARGE: Final = 250_000
+"""Messages in the stream from which on the broker takes too long to count those of one stream or consumer."""
+_MOST_SUMMARIZED: Final = 50_000
+_LAG: Final = 0.1
+"""Seconds until a replica that lags behind is asked again."""
 
 
 class Cursor(NamedTuple):
@@ -65,45 +70,6 @@ class Cursor(NamedTuple):
 START: Final = Cursor()
 """The beginning; as the place to continue, it means that nothing is left."""
 
-_TOKEN: Final = re.compile(rb"(?!0\.0\.)(0|[1-9][0-9]{0,18})\.(0|[1-9][0-9]{0,18})\.([0-9a-f]{16})")
-_MAX_TOKEN: Final = 128
-
-
-def write_page_token(which: DeadLetterFilter, cursor: Cursor) -> str:
-    """Write a cursor as a page token. It is bound to its filter: another one would skip unseen entries."""
-    if cursor == START:
-        return ""
-    return urlsafe_b64encode(f"{cursor.after}.{cursor.upto}.{_digest(which)}".encode()).decode()
-
-
-def read_page_token(name: str, which: DeadLetterFilter, token: str) -> Cursor:
-    """Read a page token; empty is the beginning.
-
-    Raises:
-        InvalidField: `write_page_token` did not write it, or wrote it for another filter.
-    """
-    if not token:
-        return START
-    found = _TOKEN.fullmatch(_decode(token))
-    if found is None:
-        raise InvalidField(name, "is not a page token; use next_page_token of the previous response")
-    if found[3].decode() != _digest(which):
-        raise InvalidField(name, "belongs to another filter; start again without it")
-    return Cursor(int(found[1]), int(found[2]))
-
-
-def _decode(token: str) -> bytes:
-    try:
-        return urlsafe_b64decode(token) if len(token) <= _MAX_TOKEN else b""
-    except ValueError:
-        return b""
-
-
-def _digest(which: DeadLetterFilter) -> str:
-    causes = sorted(cause.value for cause in which.causes)
-    parts = [which.stream, which.consumer, causes, which.type_name, which.since_ns, which.until_ns]
-    return blake2b(json.dumps(parts).encode(), digest_size=8).hexdigest()
-
 
 # --- Requests and results -----------------------------------------------------------------------------------
 
@@ -113,13 +79,15 @@ class Listing(NamedTuple):
 
     Attributes:
         dead_letters: what is on it.
-        replaying: ids of those that are being replayed, perhaps with others.
+        replaying: ids of those that are being replayed.
         next: where to continue.
+        total: how many match, on all pages; `None` where that is not known, and after the first page.
     """
 
     dead_letters: list[DeadLetter]
     replaying: frozenset[DeadLetterId]
     next: Cursor
+    total: int | None
 
 
 class ReplayOptions(NamedTuple):
@@ -172,11 +140,33 @@ class PurgeResult:
     next: Cursor = START
 
 
+@dataclass(slots=True)
+class CancelResult:
+    """What cancelling replays did.
+
+    Attributes:
+        cancelled: replays that nobody delivers any more.
+        delivering: those that a subscriber has; they go on.
+        missing: ids without a replay.
+        next: where to continue.
+    """
+
+    cancelled: int = 0
+    delivering: int = 0
+    missing: list[DeadLetterId] = field(default_factory=list)
+    next: Cursor = START
+
+
+_AnyResult: TypeAlias = ReplayResult | PurgeResult | CancelResult
+_AnItem = TypeVar("_AnItem", DeadLetter, Pointer)
+_Read: TypeAlias = Callable[[int], Awaitable[tuple[Sequence[_AnItem], int]]]
+
+
 # --- The calls ----------------------------------------------------------------------------------------------
 
 
 class DeadLetterAdmin:
-    """Lists, replays and purges dead letters. Deadlines are in the loop's time.
+    """Lists, summarizes, replays and purges dead letters. Deadlines are in the loop's time.
 
     Replaying or purging twice is harmless, so a call that failed may be repeated.
     """
@@ -196,12 +186,68 @@ class DeadLetterAdmin:
         self._draining = True
 
     async def list(
-        self, which: DeadLetterFilter, begin: Cursor, size: int, deadline: float, *, with_data: bool
+        self,
+        which: DeadLetterFilter,
+        begin: Cursor,
+        size: int,
+        deadline: float,
+        *,
+        with_data: bool,
+        newest_first: bool = False,
     ) -> Listing:
         """Read up to `size` dead letters."""
-        page = await self._store.page(which, begin.after, size, _PAGE_BYTES, deadline, with_data=with_data)
+        page = await self._store.page(
+            which,
+            begin.after,
+            size,
+            _PAGE_BYTES,
+            deadline,
+            with_data=with_data,
+            newest_first=newest_first,
+        )
         replaying = await self._queue.outstanding_among((each.id for each in page.dead_letters), deadline)
-        return Listing(page.dead_letters, replaying, Cursor(page.after) if page.more else START)
+        total = None
+        if begin == START:
+            total = await self._total(which, deadline) if page.more else len(page.dead_letters)
+        return Listing(page.dead_letters, replaying, Cursor(page.after) if page.more else START, total)
+
+    async def _total(self, which: DeadLetterFilter, deadline: float) -> int | None:
+        """Count what matches, unless that takes long."""
+        if which.stream and self._store.stream.messages > _LARGE:
+            return None
+        held = await self._store.count(which.stream, which.consumer, deadline)
+        if which.is_everything:
+            return held
+        if held > _MOST_COUNTED:
+            return None
+        total, after, more = 0, 0, True
+        while more:
+            page = await self._store.page(which, after, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False)
+            total, after, more = total + len(page.dead_letters), page.after, page.more
+        return total
+
+    async def summarize(self, which: DeadLetterFilter, by: Sequence[By], deadline: float) -> Summary:
+        """Group the newest 50,000 dead letters of the filter's stream and consumer, and count them.
+
+        It ends sooner at the deadline, or when there are too many groups.
+        """
+        summary, before, scanned = Summary(by), 0, 0
+        while scanned < _MOST_SUMMARIZED and not summary.is_full:
+            try:
+                page = await self._store.page(
+                    which, before, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False, newest_first=True
+                )
+            except (BrokerUnavailable, OutcomeUnknown):
+                if not scanned:
+                    raise
+                break
+            for dead_letter in page.dead_letters:
+                summary.add(dead_letter)
+            before, scanned = page.after, scanned + page.scanned
+            if not page.more:
+                return summary
+        summary.is_truncated = True
+        return summary
 
     async def get(self, id: DeadLetterId, deadline: float) -> tuple[DeadLetter, bool]:  # noqa: A002
         """Read one, and whether it is being replayed; raise `DeadLetterNotFound`."""
@@ -225,7 +271,6 @@ class DeadLetterAdmin:
         for consumer in dict.fromkeys(_consumer(each) for each in failures):
             if problem := await call.problem(consumer):
                 raise problem
-        call.outstanding = await self._queue.outstanding_among((each.id for each in failures), deadline)
         for batch in batches(failures, call.rate.batch_size):
             if not await call.wait():
                 raise OutcomeUnknown("the deadline is too near for all of them at this rate; ask again")
@@ -246,8 +291,7 @@ class DeadLetterAdmin:
             return call.result
         call.result.next = Cursor(begin.after, upto)
         with _keep_progress(call.result):
-            call.outstanding = await self._queue.outstanding(which.stream, which.consumer, deadline)
-            async for batch in self._batches(which, call.result, deadline, call.ready):
+            async for batch in self._batches(self._letters(which, deadline), call.result, call.ready):
                 await call.replay_deliverable(batch)
         return call.result
 
@@ -270,35 +314,95 @@ class DeadLetterAdmin:
             remove = self._store.count if dry_run else self._store.purge
             return PurgeResult(await remove(which.stream, which.consumer, deadline))
 
-        async def ready() -> int:
-            return MAX_CONCURRENT if self._loop.time() < deadline else 0
-
         upto = begin.upto or await self._store.last_position(deadline)
         result = PurgeResult()
         if upto == 0:  # none was ever written
             return result
         result.next = Cursor(begin.after, upto)
         with _keep_progress(result):
-            async for batch in self._batches(which, result, deadline, ready):
+            async for batch in self._batches(self._letters(which, deadline), result, self._until(deadline)):
                 work = () if dry_run else (self._store.delete(each.id, deadline) for each in batch)
                 result.purged += len(batch) if dry_run else sum(await together(work))
         return result
 
-    async def _batches(
-        self,
-        which: DeadLetterFilter,
-        result: ReplayResult | PurgeResult,
-        deadline: float,
-        ready: Callable[[], Awaitable[int]],
-    ) -> AsyncIterator[Sequence[DeadLetter]]:
-        """Yield what matches, and advance `result.next` past each batch once it is done.
+    async def cancel(self, ids: Iterable[DeadLetterId], deadline: float) -> CancelResult:
+        """Cancel the replays of some by id, as far as nobody has them yet."""
+        clock = await self._queue.clock(deadline)
+        if clock is None:  # nothing is outstanding
+            return CancelResult(missing=list(dict.fromkeys(ids)))
+        done = await _for_each(lambda each, until: self._queue.cancel(each, clock, until), ids, deadline)
+        result = CancelResult(missing=[each for each, came in done.items() if came is Cancelling.NONE])
+        _count(result, done.values())
+        return result
 
+    async def cancel_matching(self, which: DeadLetterFilter, begin: Cursor, deadline: float) -> CancelResult:
+        """Cancel the replays of those that match, except those that began or were given back meanwhile."""
+        result, clock = CancelResult(), await self._queue.clock(deadline)
+        if clock is None:
+            return result
+        upto = begin.upto or await self._queue.position(deadline)
+        result.next = Cursor(begin.after, upto)
+        with _keep_progress(result):
+            while result.next != START:
+                seen = result.next.after
+                async for batch in self._batches(
+                    self._pointers(which, deadline), result, self._until(deadline)
+                ):
+                    chosen = [each for each in batch if await self._is_chosen(which, each, deadline)]
+                    work = (self._queue.cancel(each.id, clock, deadline, each) for each in chosen)
+                    _count(result, await together(work))
+                    seen = batch[-1].position
+                if result.next != START:
+                    break
+                if clock.replicas > 1 and await self._is_left(which, seen, upto, deadline):
+                    result.next = Cursor(seen, upto)
+                    await asyncio.sleep(_LAG)
+        return result
+
+    async def _is_chosen(self, which: DeadLetterFilter, pointer: Pointer, deadline: float) -> bool:
+        if which.is_everything:
+            return True
+        dead_letter = await self._store.find(pointer.id, deadline)
+        return dead_letter is not None and which.matches(dead_letter)
+
+    async def _is_left(self, which: DeadLetterFilter, after: int, upto: int, deadline: float) -> bool:
+        """Whether the leader knows of a pointer that a replica did not have."""
+        position = await self._queue.next_position(_selected(which), after, deadline)
+        return position is not None and position <= upto
+
+    # --- All that match -----------------------------------------------------------------------------------
+
+    def _letters(self, which: DeadLetterFilter, deadline: float) -> _Read[DeadLetter]:
+        async def read(after: int) -> tuple[Sequence[DeadLetter], int]:
+            page = await self._store.page(which, after, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False)
+            return page.dead_letters, page.after if page.more else 0
+
+        return read
+
+    def _pointers(self, which: DeadLetterFilter, deadline: float) -> _Read[Pointer]:
+        async def read(after: int) -> tuple[Sequence[Pointer], int]:
+            return await self._queue.page(_selected(which), after, deadline, _PAGE_SIZE)
+
+        return read
+
+    def _until(self, deadline: float) -> Callable[[], Awaitable[int]]:
+        async def ready() -> int:
+            return MAX_CONCURRENT if self._loop.time() < deadline else 0
+
+        return ready
+
+    async def _batches(
+        self, read: _Read[_AnItem], result: _AnyResult, ready: Callable[[], Awaitable[int]]
+    ) -> AsyncIterator[Sequence[_AnItem]]:
+        """Yield what there is, and advance `result.next` past each batch once it is done.
+
+        `read` returns some of it after a position, and the position to continue after; 0 = there is no more.
         `ready` waits until the next batch may begin, and returns its size; 0 ends the call.
         """
         while True:
             after, upto = result.next
-            page = await self._store.page(which, after, _PAGE_SIZE, _PAGE_BYTES, deadline, with_data=False)
-            left = [each for each in page.dead_letters if not upto or each.position <= upto]
+            found, after = await read(after)
+            left = [each for each in found if not upto or each.position <= upto]
             while left:
                 size = 0 if self._draining else await ready()
                 if size == 0:
@@ -306,8 +410,8 @@ class DeadLetterAdmin:
                 batch, left = left[:size], left[size:]
                 yield batch
                 result.next = Cursor(batch[-1].position, upto)
-            more = page.more and (not upto or page.after < upto)
-            result.next = Cursor(page.after, upto) if more else START
+            more = after > 0 and (not upto or after < upto)
+            result.next = Cursor(after, upto) if more else START
             if not more or self._draining or await ready() == 0:
                 return
 
@@ -331,7 +435,6 @@ class _ReplayCall:
         self._loop = asyncio.get_running_loop()
         self._problems: dict[ConsumerKey, WindshiftError | None] = {}
         self.rate = RateLimit(options.rate)
-        self.outstanding: frozenset[DeadLetterId] = frozenset()
         self.result = ReplayResult()
 
     async def wait(self) -> bool:
@@ -357,8 +460,10 @@ class _ReplayCall:
         self.result.without_consumer += len(batch) - len(failures)
 
     async def replay(self, failures: Sequence[Failure]) -> None:
-        """Replay these concurrently."""
-        new = [each for each in failures if each.id not in self.outstanding]
+        """Replay these concurrently, except those that are being replayed."""
+        ids = [each.id for each in failures]
+        outstanding = await self._queue.outstanding_among(ids, self._deadline)
+        new = [each for each in failures if each.id not in outstanding]
         began = self._loop.time()
         added = len(new) if self._options.dry_run else sum(await together(map(self._replay, new)))
         self.rate.did(added, began)
@@ -390,12 +495,22 @@ class _ReplayCall:
         return ConsumerNotFound(consumer.name) if found is None else None
 
 
+def _selected(which: DeadLetterFilter) -> ConsumerKey:
+    return ConsumerKey(which.stream, which.consumer)
+
+
+def _count(result: CancelResult, came: Iterable[Cancelling]) -> None:
+    counts = Counter(came)
+    result.cancelled += counts[Cancelling.CANCELLED]
+    result.delivering += counts[Cancelling.LEASED]
+
+
 def _consumer(failure: Failure) -> ConsumerKey:
     return ConsumerKey(failure.id.stream, failure.id.consumer)
 
 
 @contextmanager
-def _keep_progress(result: ReplayResult | PurgeResult) -> Iterator[None]:
+def _keep_progress(result: _AnyResult) -> Iterator[None]:
     """Suppress an error of the broker, or that it is too much, if something was done before it."""
     begin = result.next
     try:

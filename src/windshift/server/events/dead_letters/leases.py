@@ -15,6 +15,7 @@ from windshift.nats.times import nanoseconds
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import (
+    RETURNED,
     WRITER,
     Pointer,
     pointer_headers,
@@ -52,12 +53,12 @@ class Lease:
         self.since = self.until = asyncio.get_running_loop().time()
         self._stream = stream
         self._subject = pointer_subject(pointer.id)
-        self._sequence = pointer.sequence
+        self._sequence = pointer.position
         self._writer = secrets.token_hex(8)
         self._turn = asyncio.Lock()
         self._ended: bool | None = None
         stream_name, consumer, seq, stored_ns = pointer.id
-        told = f"{self.attempt}.{seq}.{pointer.sequence}.{stored_ns}.0"
+        told = f"{self.attempt}.{seq}.{pointer.position}.{stored_ns}.0"
         self.reply = f"_WS.replaying.{stream_name}.{consumer}.{told}".encode()
 
     @property
@@ -81,7 +82,7 @@ class Lease:
         """Let anybody deliver the event, as another attempt, once `delay_ns` nanoseconds are over."""
         async with self._turn:
             if self._ended is None:
-                self._ended = await self._write(delay_ns, f"{self._writer}-returned", deadline)
+                self._ended = await self._write(delay_ns, f"{self._writer}{RETURNED}", deadline)
             return bool(self._ended)
 
     async def end(self, deadline: float) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import Enum
+from functools import lru_cache
 from typing import Final, NamedTuple, Self
 
 from windshift.nats.times import NANOSECONDS, Time
+from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import StreamSeq
 
@@ -146,18 +148,36 @@ class DeadLetterFilter:
     """Inclusive."""
     until_ns: int | None = None
     """Exclusive."""
+    error_types: frozenset[str] = frozenset()
+    text: str = ""
+    """In lower case; somewhere in the reason, the error type or the subject, in whatever case."""
+    subjects: tuple[str, ...] = ()
+    """NATS patterns, of which the event's subject matches one."""
+    event_ids: frozenset[int] = frozenset()
 
     def matches(self, dead_letter: DeadLetter) -> bool:
         """Whether a dead letter passes. Stream and consumer are not checked."""
+        failure = dead_letter.failure
         return (
-            (not self.causes or dead_letter.failure.cause in self.causes)
+            (not self.causes or failure.cause in self.causes)
             and (not self.type_name or dead_letter.type_name == self.type_name)
             and (self.since_ns is None or dead_letter.time_ns >= self.since_ns)
             and (self.until_ns is None or dead_letter.time_ns < self.until_ns)
+            and (not self.error_types or failure.error_type in self.error_types)
+            and (not self.event_ids or failure.id.seq in self.event_ids)
+            and (not self.subjects or _tree(self.subjects).covering(tokens(dead_letter.subject)) is not None)
+            and (not self.text or self._is_mentioned(dead_letter))
         )
 
-    def is_past(self, dead_letter: DeadLetter) -> bool:
-        """Whether nothing written after this one can pass."""
+    def _is_mentioned(self, dead_letter: DeadLetter) -> bool:
+        failure = dead_letter.failure
+        texts = (failure.reason, failure.error_type, dead_letter.subject)
+        return any(self.text in text.lower() for text in texts)
+
+    def is_past(self, dead_letter: DeadLetter, *, newest_first: bool = False) -> bool:
+        """Whether nothing written after this one can pass, or nothing before it with `newest_first`."""
+        if newest_first:
+            return self.since_ns is not None and dead_letter.time_ns < self.since_ns - _SKEW_NS
         return self.until_ns is not None and dead_letter.time_ns >= self.until_ns + _SKEW_NS
 
     @property
@@ -166,6 +186,40 @@ class DeadLetterFilter:
         return None if self.since_ns is None else self.since_ns - _SKEW_NS
 
     @property
+    def scan_to_ns(self) -> int | None:
+        """When the last dead letter that may pass was written at the latest; `None` for no limit."""
+        return None if self.until_ns is None else self.until_ns + _SKEW_NS
+
+    @property
+    def pattern(self) -> str:
+        """The NATS pattern of the ids that may pass."""
+        return id_pattern(self.stream, self.consumer)
+
+    @property
+    def patterns_by_event(self) -> list[str]:
+        """The NATS patterns of the ids that may pass, one for each event; none if all events may."""
+        return [f"{self.stream or '*'}.{self.consumer or '*'}.{each}.*" for each in sorted(self.event_ids)]
+
+    @property
+    def prefix(self) -> str:
+        """How the ids begin that may pass."""
+        return ".".join([*filter(None, (self.stream, self.consumer)), ""]) if self.stream else ""
+
+    @property
     def is_everything(self) -> bool:
         """Whether all of the stream and consumer pass."""
-        return not self.causes and not self.type_name and self.since_ns is None and self.until_ns is None
+        return self == DeadLetterFilter(self.stream, self.consumer)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """What tells this filter from others, in every process the same: the order of sets is not."""
+        values = (getattr(self, each.name) for each in fields(self))
+        return tuple(sorted(map(str, value)) if isinstance(value, frozenset) else value for value in values)
+
+
+@lru_cache(maxsize=64)
+def _tree(subjects: tuple[str, ...]) -> SubjectPatterns:
+    patterns = SubjectPatterns()
+    for number, subject in enumerate(subjects):
+        patterns.add(tokens(subject), number)
+    return patterns

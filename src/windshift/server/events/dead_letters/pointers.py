@@ -2,7 +2,8 @@
 
 A pointer is the only message of its subject, which ends with the id of the dead letter. Its body is the
 number of the replay; its headers say how often it was delivered, and until when it is leased. Pointers of
-earlier versions have only the first header, and count as not delivered.
+earlier versions have only the first header, and count as not delivered. A replay that was cancelled has the
+number 0, which is past for every dead letter, until its pointer is deleted: nobody delivers it any more.
 """
 
 from __future__ import annotations
@@ -23,22 +24,30 @@ _HELD: Final = b"WS-Held"
 """For how many nanoseconds from when this was stored nobody else may deliver it."""
 
 
+CANCELLED: Final = 0
+"""The number of a replay that was cancelled."""
+RETURNED: Final = "-returned"
+"""Ends the writer of a pointer that nobody holds: it is as it was when a delivery was given back."""
+
+
 class Pointer(NamedTuple):
     """An outstanding replay, as it was read.
 
     Attributes:
         id: the dead letter.
-        number: which replay of it this is, from 1 up.
+        number: which replay of it this is, from 1 up; `CANCELLED` if it is over.
         attempts: how often it was delivered so far.
-        sequence: where the pointer lies in the stream. Whoever writes it anew moves it.
+        position: where the pointer lies in the stream. Whoever writes it anew moves it.
         free_at_ns: when it may be delivered, in nanoseconds since 1970 by the broker's clock.
+        is_leased: whether somebody has a lease of it, until then.
     """
 
     id: DeadLetterId
     number: int
     attempts: int
-    sequence: int
+    position: int
     free_at_ns: int
+    is_leased: bool
 
 
 def pointer_subject(id: DeadLetterId) -> str:  # noqa: A002 - as the field of the API is called
@@ -58,12 +67,15 @@ def pointer_headers(writer: str, attempts: int, held_ns: int) -> HeaderLines:
 
 def read_pointer(stored: StoredMessage) -> Pointer:
     """Read a pointer; raise `ValueError` for what Windshift did not write."""
+    number, attempts = int(stored.body), int(read_header(stored, _ATTEMPTS) or 0)
+    is_returned = read_header(stored, WRITER).endswith(RETURNED)
     return Pointer(
         DeadLetterId.parse(stored.subject.removeprefix(SUBJECTS)),
-        int(stored.body),
-        int(read_header(stored, _ATTEMPTS) or 0),
+        number,
+        attempts,
         stored.sequence,
         stored.unix_ns + int(read_header(stored, _HELD) or 0),
+        number != CANCELLED and attempts > 0 and not is_returned,
     )
 
 

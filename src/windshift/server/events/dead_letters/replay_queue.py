@@ -12,17 +12,20 @@ import secrets
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from enum import Enum
 from typing import Final, NamedTuple
 
-from windshift.nats import NatsError, NoDirectGet, retry
-from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
+from windshift.nats import retry
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
-from windshift.server.domain.broker_errors import broker_errors, domain_error
+from windshift.server.background.batches import batches
+from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import BrokerUnavailable, OutcomeUnknown
 from windshift.server.events.dead_letters.leases import Lease
-from windshift.server.events.dead_letters.model import DeadLetterId, id_pattern
+from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.dead_letters.pointers import (
+    CANCELLED,
     SUBJECTS,
     WRITER,
     Pointer,
@@ -52,6 +55,12 @@ ALL: Final = ConsumerKey("", "")
 """Stands for all consumers."""
 _PAGE: Final = 50
 """Pointers that are read at once."""
+_LOOKED_UP: Final = 500
+"""Dead letters whose pointers are looked for at once."""
+_LOOKED_UP_BYTES: Final = 1024 * 1024
+_AT_ONCE: Final = 50
+"""Pointers that are read in one turn of the event loop."""
+_CANCELLED: Final = b"%d" % CANCELLED
 _MOST_TAKEN: Final = 10_000
 """Pointers that this process has dealt with are remembered."""
 
@@ -86,6 +95,14 @@ class Clock(NamedTuple):
         return (unix_ns - self.unix_ns) / NANOSECONDS - (now - self.read_at)
 
 
+class Cancelling(Enum):
+    """What came of cancelling a replay."""
+
+    CANCELLED = "nobody delivers it"
+    LEASED = "a subscriber has it"
+    NONE = "there is none"
+
+
 class ReplayQueue:
     """The outstanding replays of one account. Deadlines are in the loop's time.
 
@@ -112,50 +129,91 @@ class ReplayQueue:
             self._notes.send(REPLAY, id.stream, id.consumer)
 
     async def _add(self, subject: str, body: bytes, deadline: float) -> bool:
-        writer = (WRITER, secrets.token_hex(8).encode())
+        writer, replaced = (WRITER, secrets.token_hex(8).encode()), 0
         async for _ in retry(deadline):
             try:
-                await self._stream.put(subject, body, (writer,), deadline, expected=0)
+                await self._stream.put(subject, body, (writer,), deadline, expected=replaced)
             except Conflict as conflict:
                 try:
                     found = await self._stream.last(subject, deadline)
                 except BrokerUnavailable:
                     raise OutcomeUnknown from None
-                if found is not None:
+                if found is not None and found.body != _CANCELLED:
                     return writer in found.headers
-                if conflict.is_certain:  # there was one, settled by now
+                if found is None and conflict.is_certain and not replaced:  # there was one, settled by now
                     return False
+                replaced = 0 if found is None else found.sequence
             else:
                 return True
         raise BrokerUnavailable
 
-    async def outstanding(self, stream: str, consumer: str, deadline: float) -> frozenset[DeadLetterId]:
-        """Return the outstanding replays of a consumer, a stream, or all."""
-        subjects = self._stream.subjects(SUBJECTS + id_pattern(stream, consumer), deadline)
-        return frozenset([each async for subject in subjects if (each := _id(subject)) is not None])
+    async def cancel(
+        self,
+        id: DeadLetterId,  # noqa: A002
+        clock: Clock,
+        deadline: float,
+        seen: Pointer | None = None,
+    ) -> Cancelling:
+        """End the replay of a dead letter, unless a subscriber has it. Safe to repeat.
+
+        It is decided once, also against those who want to deliver it: whoever writes the pointer first.
+
+        Args:
+            id: the dead letter.
+            clock: the broker's clock.
+            deadline: when to give up.
+            seen: its pointer, as some replica had it; may be outdated.
+        """
+        async for _ in retry(deadline):
+            pointer, seen, was_seen = seen or await self.find(id, deadline), None, seen is not None
+            if pointer is None:
+                return Cancelling.NONE
+            if pointer.is_leased and clock.seconds_until(pointer.free_at_ns, _now()) > 0:
+                if not was_seen:
+                    return Cancelling.LEASED
+            elif await self._cancel(pointer, deadline):
+                return Cancelling.CANCELLED
+        raise BrokerUnavailable
+
+    async def _cancel(self, pointer: Pointer, deadline: float) -> bool:
+        """Write that a replay is over, and delete that; false when somebody else was faster."""
+        lease = Lease(self._stream, pointer._replace(number=CANCELLED))
+        with self._taking(pointer):
+            if not await lease.prolong(timedelta(0), deadline):
+                return False
+            await lease.end(deadline)  # or whoever met it in between has done so
+            return True
 
     async def outstanding_among(
         self, ids: Iterable[DeadLetterId], deadline: float
     ) -> frozenset[DeadLetterId]:
-        """Return the outstanding replays of some dead letters, perhaps with others: one request at most."""
-        consumers = {(each.stream, each.consumer) for each in ids}
-        if not consumers:
-            return frozenset()
-        streams = {stream for stream, _ in consumers}
-        stream = streams.pop() if len(streams) == 1 else ""
-        consumer = consumers.pop()[1] if len(consumers) == 1 else ""
-        return await self.outstanding(stream, consumer, deadline)
+        """Return which of some dead letters have a replay outstanding.
+
+        Any replica answers, so the latest may be missing, and some may be there that are over.
+        """
+        found: set[DeadLetterId] = set()
+        for batch in batches([pointer_subject(each) for each in ids], _LOOKED_UP):
+            query = {"multi_last": batch, "batch": len(batch), "max_bytes": _LOOKED_UP_BYTES}
+            read = await self._stream.batch(query, deadline)
+            pointers = [each async for each in self._readable(read.messages, deadline)]
+            found.update(each.id for each in pointers if each.number != CANCELLED)
+        return frozenset(found)
+
+    async def find(self, id: DeadLetterId, deadline: float) -> Pointer | None:  # noqa: A002
+        """Read the pointer of a dead letter, as the stream's leader has it; `None` if there is none."""
+        stored = await self._stream.last(pointer_subject(id), deadline)
+        found = [] if stored is None else [each async for each in self._readable([stored], deadline)]
+        return found[0] if found else None
 
     async def count(self, consumer: ConsumerKey, deadline: float) -> int:
         """Count the outstanding replays of a consumer. Any replica answers: the latest may be missing."""
         query = {"next_by_subj": pointer_pattern(consumer), "seq": 1, "batch": 1}
-        batch = await self._batch(query, deadline)
+        batch = await self._stream.batch(query, deadline)
         return len(batch.messages) + batch.left
 
     async def any(self, consumer: ConsumerKey, deadline: float) -> bool:
         """Whether a consumer has replays outstanding, as the stream's leader knows."""
-        query = {"seq": 1, "next_by_subj": pointer_pattern(consumer)}
-        return await self._stream.message(query, deadline) is not None
+        return await self.next_position(consumer, 0, deadline) is not None
 
     async def clock(self, deadline: float) -> Clock | None:
         """Read the broker's clock; `None` when nothing is outstanding."""
@@ -167,37 +225,34 @@ class ReplayQueue:
         return Clock(unix_ns, _now(), info["config"].get("num_replicas") or 1)
 
     async def page(self, consumer: ConsumerKey, after: int, deadline: float, size: int = _PAGE) -> Pointers:
-        """Read the pointers of a consumer, or of `ALL`, after a position (0: from the first).
+        """Read pointers of a consumer, of a stream or of `ALL`, after a position (0: from the first).
 
-        Any replica answers, so the latest may be missing, and some may be there that are gone.
+        Any replica answers, so the latest may be missing, and some may be there that are gone. A page may
+        have fewer than `size`, or none, and still not be the last.
         """
-        query = {"next_by_subj": pointer_pattern(consumer), "seq": after + 1, "batch": size}
-        batch = await self._batch(query, deadline)
-        pointers = [each async for each in self._readable(batch.messages, deadline)]
+        query = {"seq": after + 1, "batch": size}
+        batch = await self._stream.scan(pointer_pattern(consumer), query, deadline)
+        pointers = [each async for each in self._readable(batch.messages, deadline) if _is_of(each, consumer)]
         more = bool(batch.left and batch.messages)
         return Pointers(pointers, batch.messages[-1].sequence if more else 0)
 
+    async def next_position(self, consumer: ConsumerKey, after: int, deadline: float) -> int | None:
+        """Return the position of the first pointer after another, as the stream's leader has them."""
+        query = {"seq": after + 1, "next_by_subj": pointer_pattern(consumer)}
+        found = await self._stream.message(query, deadline)
+        return None if found is None else found.sequence
+
     async def _readable(self, stored: Iterable[StoredMessage], deadline: float) -> AsyncIterator[Pointer]:
         """Read pointers, and remove what is none: somebody else wrote it."""
-        for each in stored:
+        for number, each in enumerate(stored, 1):
             try:
                 pointer = read_pointer(each)
             except ValueError:
                 await self._stream.delete(each.sequence, deadline)
             else:
                 yield pointer
-
-    async def _batch(self, query: JsonObject, deadline: float) -> Batch:
-        async for _ in retry(deadline):
-            try:
-                return await self._api.batch(STREAM, query, deadline)
-            except NoDirectGet:  # an earlier version made the stream, or it is gone
-                if await self._stream.info(deadline) is None:
-                    return Batch([], 0)
-                await self._stream.ensure(None, deadline)
-            except NatsError as error:
-                raise domain_error(error) from error
-        raise BrokerUnavailable
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
 
     # --- Delivering ---------------------------------------------------------------------------------------
 
@@ -214,7 +269,7 @@ class ReplayQueue:
     async def drop(self, pointer: Pointer, deadline: float) -> bool:
         """End a replay whose event is not to be delivered; false when somebody else was faster."""
         with self._taking(pointer):
-            return await self._stream.delete(pointer.sequence, deadline)
+            return await self._stream.delete(pointer.position, deadline)
 
     @contextmanager
     def _taking(self, pointer: Pointer) -> Iterator[None]:
@@ -263,12 +318,9 @@ def _is_old(consumer: JsonObject) -> bool:
     return ours and not consumer.get("num_waiting")
 
 
-def _id(subject: str) -> DeadLetterId | None:
-    """Return which dead letter a pointer is of; `None` where somebody else's message is."""
-    try:
-        return DeadLetterId.parse(subject.removeprefix(SUBJECTS))
-    except ValueError:
-        return None
+def _is_of(pointer: Pointer, consumer: ConsumerKey) -> bool:
+    stream, name = consumer
+    return stream in ("", pointer.id.stream) and name in ("", pointer.id.consumer)
 
 
 def _now() -> float:

@@ -6,17 +6,19 @@ import asyncio
 import logging
 import sys
 from datetime import timedelta
+from functools import partial
 from math import ceil, inf
 from time import time_ns
 from typing import Any, Final, NamedTuple
 
-from windshift.nats import NatsError, NoDirectGet, retry
 from windshift.nats import headers as h
-from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage
+from windshift.nats import retry
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS, Time
-from windshift.server.domain.broker_errors import domain_error
+from windshift.server.background.batches import spread
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
+from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.dead_letters.codec import (
     CLAIM_SUBJECTS,
     CLAIMANT,
@@ -38,7 +40,7 @@ from windshift.server.events.dead_letters.model import (
     DeadLetterId,
     id_pattern,
 )
-from windshift.server.events.managed_stream import Conflict, ManagedStream, SizeLimit
+from windshift.server.events.managed_stream import Conflict, ManagedStream, SizeLimit, TooManyResults
 from windshift.server.events.model import StreamSeq
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.runs import Run
@@ -73,7 +75,12 @@ _MAX_BYTES_SCANNED: Final = 4 * 1024 * 1024
 _LOOK_AGAIN: Final = 1.0
 """Seconds until it is looked again whether a full stream has room."""
 _AT_ONCE: Final = 50
-"""Entries that are read in one turn of the event loop."""
+"""Dead letters that are completed in one turn of the event loop."""
+_MOST_NAMED: Final = 100
+"""Events whose dead letters are looked up, in place of scanning for them."""
+_MOST_WINDOWS: Final = 20
+"""Windows in which one page looks backwards."""
+_ALL: Final = ">"
 _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
 
@@ -124,13 +131,19 @@ class End(NamedTuple):
 
 
 class Page(NamedTuple):
-    """Some dead letters, in the order in which they were written."""
+    """Some dead letters, in the order in which they were asked for.
+
+    Attributes:
+        dead_letters: the dead letters.
+        after: the position to go on after.
+        more: whether there were more after it.
+        scanned: how many were looked at.
+    """
 
     dead_letters: list[DeadLetter]
     after: int
-    """The position to continue after."""
     more: bool
-    """Whether there were more after it."""
+    scanned: int
 
 
 class DeadLetterStore:
@@ -147,7 +160,6 @@ class DeadLetterStore:
     def __init__(
         self, api: JetStream, writes: Writes, default_replicas: int, limit: SizeLimit | None = None
     ) -> None:
-        self._api = api
         self.stream = ManagedStream(api, writes, _CONFIG, _NEEDED, default_replicas, limit)
         self.usage = Usage()
         self._looked_at = -inf
@@ -277,6 +289,14 @@ class DeadLetterStore:
             return conflict
         return None
 
+    async def find(self, id: DeadLetterId, deadline: float) -> DeadLetter | None:  # noqa: A002
+        """Read a dead letter without its data, nor what an overflow message has; `None` if there is none."""
+        try:
+            entry = await self.entry(id, deadline)
+        except UnreadableEntry:
+            return None
+        return None if entry is None else dead_letter(entry, entry.event, with_data=False)
+
     async def event(self, entry: Entry, deadline: float) -> EventCopy | None:
         """Reassemble an entry's event; `None` if its overflow is gone, as the entry should be by now."""
         if not entry.has_overflow:
@@ -340,7 +360,7 @@ class DeadLetterStore:
         """Remove all; return how many there were. May also raise `OutcomeUnknown`."""
         overflows = self.stream.subjects(OVERFLOW_SUBJECTS + id_pattern(stream, consumer), deadline)
         unneeded = [each async for each in overflows if await self._is_unneeded(each, deadline)]
-        purged = await self.stream.purge(_pattern(stream, consumer), deadline)
+        purged = await self.stream.purge(SUBJECTS + id_pattern(stream, consumer), deadline)
         for subject in unneeded:
             await self.stream.delete_last(subject, deadline)
         return purged
@@ -364,7 +384,7 @@ class DeadLetterStore:
 
     async def next_position(self, stream: str, consumer: str, after: int, deadline: float) -> int | None:
         """Return the position of the first dead letter after a position; `None` for none."""
-        query = {"seq": after + 1, "next_by_subj": _pattern(stream, consumer)}
+        query = {"seq": after + 1, "next_by_subj": SUBJECTS + id_pattern(stream, consumer)}
         found = await self.stream.message(query, deadline)
         return None if found is None else found.sequence
 
@@ -379,8 +399,9 @@ class DeadLetterStore:
         deadline: float,
         *,
         with_data: bool = True,
+        newest_first: bool = False,
     ) -> Page:
-        """Read dead letters after a position (0: from the first).
+        """Read dead letters after a position (0: from the first), or towards older ones before it.
 
         A page scans a limited number of entries, so it may be empty although there are more.
 
@@ -392,64 +413,129 @@ class DeadLetterStore:
             deadline: when to give up.
             with_data: whether to read data. If not, dead letters with an overflow message lack the headers of
                 other programs.
+            newest_first: whether to read backwards; from the last, if the position is 0.
         """
         max_bytes = max_bytes if with_data else sys.maxsize
-        batch = await self._scan(scan_query(which, after, limit, max_bytes), deadline)
-        scanned = await _entries_or_positions(batch.messages)
-        chosen = choose(scanned, batch.left, which, limit, max_bytes)
+        scan = await self._named(which, after, deadline, newest_first=newest_first)
+        if scan is None and newest_first:
+            scan = await self._backwards(which, after, limit, deadline)
+        elif scan is None:
+            query = scan_query(which, after, limit, max_bytes)
+            batch = await self.stream.scan(SUBJECTS + which.pattern, query, deadline)
+            scan = Scan(batch.messages, batch.left, after)
+        scanned = await spread(partial(_found_or_position, SUBJECTS + which.prefix), scan.messages)
+        chosen = choose(scanned, scan.left, which, limit, max_bytes, newest_first=newest_first)
+        dead_letters = [letter for _, letter in chosen.found]
+        if with_data:
+            dead_letters = await self._complete(chosen.found, deadline)
+        looked_at = sum(isinstance(each, Found) for each in scanned)
+        return Page(dead_letters, chosen.seen or scan.position, chosen.more, looked_at)
+
+    async def _complete(self, found: list[Found], deadline: float) -> list[DeadLetter]:
+        """Read the data. What was removed meanwhile, or rewritten further on, is left out."""
         dead_letters = []
-        for entry in chosen.entries:
-            event = await self.event(entry, deadline) if with_data else entry.event
-            if event is not None:  # else it was removed, or rewritten further on
-                dead_letters.append(dead_letter(entry, event, with_data=with_data))
-        return Page(dead_letters, chosen.seen or after, chosen.more)
+        for number, (entry, _) in enumerate(found, 1):
+            event = await self.event(entry, deadline)
+            if event is not None:
+                dead_letters.append(dead_letter(entry, event, with_data=True))
+            if number % _AT_ONCE == 0:
+                await asyncio.sleep(0)
+        return dead_letters
+
+    async def _named(
+        self, which: DeadLetterFilter, after: int, deadline: float, *, newest_first: bool
+    ) -> Scan | None:
+        """Read the messages of a few events; `None` if the filter names none, or too many."""
+        subjects = [SUBJECTS + each for each in which.patterns_by_event]
+        if not 0 < len(subjects) <= _MOST_NAMED:
+            return None
+        query = {"multi_last": subjects, "batch": _MAX_SCANNED, "max_bytes": _MAX_BYTES_SCANNED}
+        try:
+            batch = await self.stream.batch(query | ({} if newest_first else {"seq": after + 1}), deadline)
+        except TooManyResults:
+            return None
+        if not newest_first:
+            return Scan([each for each in batch.messages if each.sequence > after], batch.left, after)
+        if batch.left:
+            return None
+        return Scan(
+            [each for each in batch.messages[::-1] if each.sequence < (after or sys.maxsize)], 0, after
+        )
+
+    async def _backwards(self, which: DeadLetterFilter, before: int, limit: int, deadline: float) -> Scan:
+        """Read the last messages before a position, newest first."""
+        info = await self.stream.info(deadline)
+        if info is None:
+            return Scan([], 0, 0)
+        newest = before - 1 if before else await self._newest(which, info["state"]["last_seq"], deadline)
+        want = min(limit, _MAX_SCANNED) if which.is_everything else _MAX_SCANNED
+        scan = BackwardScan(max(1, info["state"]["first_seq"]), newest, want, _MAX_SCANNED)
+        messages: list[StoredMessage] = []
+        for _ in range(_MOST_WINDOWS):
+            if scan.is_over or len(messages) >= want:
+                break
+            size = min(scan.newest - scan.oldest + 1, _MAX_SCANNED)
+            query = {"seq": scan.oldest, "batch": size, "max_bytes": _MAX_BYTES_SCANNED}
+            messages += scan.take(await self.stream.scan(SUBJECTS + which.pattern, query, deadline)) or ()
+        return Scan(messages, int(not scan.is_over), scan.newest + 1)
+
+    async def _newest(self, which: DeadLetterFilter, last: int, deadline: float) -> int:
+        """Return the position of the last dead letter that may pass, or a later one."""
+        if which.scan_to_ns is None:
+            return last
+        query = {"start_time": rfc3339(which.scan_to_ns), "next_by_subj": _ALL}
+        found = await self.stream.message(query, deadline)
+        return last if found is None else found.sequence - 1
 
     async def count(self, stream: str, consumer: str, deadline: float) -> int:
         """Count the dead letters of a consumer, a stream, or all."""
-        query = {"seq": 1, "next_by_subj": _pattern(stream, consumer), "batch": 1}
-        batch = await self._scan(query, deadline)
+        if stream or consumer:
+            return await self._count(SUBJECTS + id_pattern(stream, consumer), deadline)
+        info = await self.stream.info(deadline)  # the few others are counted sooner than those
+        others = [await self._count(f"{each}>", deadline) for each in (CLAIM_SUBJECTS, OVERFLOW_SUBJECTS)]
+        return 0 if info is None else max(0, int(info["state"]["messages"]) - sum(others))
+
+    async def _count(self, pattern: str, deadline: float) -> int:
+        batch = await self.stream.batch({"seq": 1, "next_by_subj": pattern, "batch": 1}, deadline)
         return len(batch.messages) + batch.left
-
-    async def _scan(self, query: JsonObject, deadline: float) -> Batch:
-        """Read entries; none where there is no stream."""
-        async for _ in retry(deadline):
-            try:
-                return await self._api.batch(STREAM, query, deadline)
-            except NoDirectGet:
-                pass
-            except NatsError as error:
-                raise domain_error(error) from error
-            if await self._is_missing(deadline):
-                return Batch([], 0)
-        raise BrokerUnavailable
-
-    async def _is_missing(self, deadline: float) -> bool:
-        """Whether there is no stream. If it does not allow direct gets, make it do so."""
-        info = await self.stream.info(deadline)
-        if info is not None and not info["config"].get("allow_direct"):
-            await self.stream.ensure(None, deadline)
-        return info is None
 
 
 # --- Pages, decided without I/O -----------------------------------------------------------------------------
 
 
-class Chosen(NamedTuple):
-    """The entries of a page."""
+class Scan(NamedTuple):
+    """Messages that a page is chosen from, in its order.
 
-    entries: list[Entry]
+    Attributes:
+        messages: the messages.
+        left: how many more there are, or any number if that is not known; 0 = none.
+        position: where to go on after, if it is not after the last of them.
+    """
+
+    messages: list[StoredMessage]
+    left: int
+    position: int
+
+
+class Found(NamedTuple):
+    """An entry, and the dead letter that it holds, without data."""
+
+    entry: Entry
+    dead_letter: DeadLetter
+
+
+class Chosen(NamedTuple):
+    """What is on a page."""
+
+    found: list[Found]
     seen: int
     """The position of the last entry that was looked at; 0 for none."""
     more: bool
 
 
 def scan_query(which: DeadLetterFilter, after: int, limit: int, max_bytes: int) -> dict[str, Any]:
-    """Return the request for the entries to scan."""
-    query: dict[str, Any] = {
-        "next_by_subj": _pattern(which.stream, which.consumer),
-        "batch": _MAX_SCANNED,
-        "max_bytes": _MAX_BYTES_SCANNED,
-    }
+    """Return the request for the entries to scan, without their pattern."""
+    query: dict[str, Any] = {"batch": _MAX_SCANNED, "max_bytes": _MAX_BYTES_SCANNED}
     if which.is_everything:  # then scan no more than fits
         query["batch"] = min(limit, _MAX_SCANNED)
         query["max_bytes"] = min(max_bytes + limit * _HEADER_SIZE, _MAX_BYTES_SCANNED)
@@ -459,51 +545,48 @@ def scan_query(which: DeadLetterFilter, after: int, limit: int, max_bytes: int) 
 
 
 def choose(
-    scanned: list[Entry | int], left: int, which: DeadLetterFilter, limit: int, max_bytes: int
+    scanned: list[Found | int],
+    left: int,
+    which: DeadLetterFilter,
+    limit: int,
+    max_bytes: int,
+    *,
+    newest_first: bool = False,
 ) -> Chosen:
     """Choose the entries of a page.
 
     Args:
-        scanned: entries in order; an unreadable one is just its position.
-        left: how many more follow these.
+        scanned: entries in the order of the page; anything else is just its position.
+        left: how many more follow these; any number if that is not known.
         which: the filter.
         limit: most entries.
         max_bytes: most data, except for the first entry.
+        newest_first: whether they are in reverse.
     """
-    chosen: list[Entry] = []
+    chosen: list[Found] = []
     seen = size = 0
-    for entry in scanned:
-        if isinstance(entry, int):
-            seen = entry
+    for each in scanned:
+        if isinstance(each, int):
+            seen = each
             continue
-        candidate = dead_letter(entry, entry.event, with_data=False)
-        if which.is_past(candidate):
-            return Chosen(chosen, entry.position, more=False)
+        candidate = each.dead_letter
+        if which.is_past(candidate, newest_first=newest_first):
+            return Chosen(chosen, candidate.position, more=False)
         if which.matches(candidate):
-            size += entry.data_size
+            size += candidate.data_size
             if len(chosen) == limit or (chosen and size > max_bytes):
                 return Chosen(chosen, seen, more=True)
-            chosen.append(entry)
-        seen = entry.position
+            chosen.append(each)
+        seen = candidate.position
     return Chosen(chosen, seen, more=left > 0)
 
 
-def _pattern(stream: str, consumer: str) -> str:
-    return SUBJECTS + id_pattern(stream, consumer)
-
-
-async def _entries_or_positions(stored: list[StoredMessage]) -> list[Entry | int]:
-    """Read entries, and let other calls run in between: hundreds of them take a while."""
-    entries: list[Entry | int] = []
-    for message in stored:
-        entries.append(_entry_or_position(message))
-        if len(entries) % _AT_ONCE == 0:
-            await asyncio.sleep(0)
-    return entries
-
-
-def _entry_or_position(stored: StoredMessage) -> Entry | int:
+def _found_or_position(prefix: str, stored: StoredMessage) -> Found | int:
+    """Read an entry whose subject begins in this way; return the position of whatever else is there."""
+    if not stored.subject.startswith(prefix):
+        return stored.sequence
     try:
-        return read_entry(stored)
+        entry = read_entry(stored)
     except ValueError:
         return stored.sequence
+    return Found(entry, dead_letter(entry, entry.event, with_data=False))

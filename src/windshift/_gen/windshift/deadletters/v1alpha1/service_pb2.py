@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from ....windshift.events.v1alpha1 import service_pb2 as windshift_dot_events_dot_v1alpha1_dot_service__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,windshift/deadletters/v1alpha1/service.proto\x12\x1ewindshift.deadletters.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'windshift/events/v1alpha1/service.proto\"\xe3\x01\n\x06\x46ilter\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x35\n\x06\x63\x61uses\x18\x03 \x03(\x0e\x32%.windshift.deadletters.v1alpha1.Cause\x12\x0c\n\x04type\x18\x04 \x01(\t\x12.\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x42\x08\n\x06_sinceB\x08\n\x06_until\"\xae\x04\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x03 \x01(\t\x12/\n\x05\x65vent\x18\x04 \x01(\x0b\x32 .windshift.events.v1alpha1.Event\x12S\n\rother_headers\x18\x05 \x03(\x0b\x32<.windshift.deadletters.v1alpha1.DeadLetter.OtherHeadersEntry\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x04\x12\x32\n\x0e\x66irst_delivery\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_delivery\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05\x63\x61use\x18\n \x01(\x0e\x32%.windshift.deadletters.v1alpha1.Cause\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\nerror_type\x18\x0c \x01(\t\x12\x14\n\x0creplay_count\x18\r \x01(\x04\x12\x11\n\treplaying\x18\x0e \x01(\x08\x12\x11\n\tdata_size\x18\x0f \x01(\x04\x1a\x33\n\x11OtherHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x82\x01\n\x0bListRequest\x12\x36\n\x06\x66ilter\x18\x01 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwithout_data\x18\x04 \x01(\x08\"i\n\x0cListResponse\x12@\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x18\n\nGetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"N\n\x0bGetResponse\x12?\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\"\x96\x01\n\rReplayRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x36\n\x06\x66ilter\x18\x02 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x0c\n\x04rate\x18\x03 \x01(\r\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x85\x01\n\x0eReplayResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x04\x12\x19\n\x11\x61lready_replaying\x18\x02 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x03 \x03(\t\x12\x18\n\x10without_consumer\x18\x04 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"x\n\x0cPurgeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x36\n\x06\x66ilter\x18\x02 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x12\n\npage_token\x18\x04 \x01(\t\"M\n\rPurgeResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x80\x01\n\x0cWatchRequest\x12\x36\n\x06\x66ilter\x18\x01 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x10\n\x08\x65xisting\x18\x03 \x01(\x08\x12\x14\n\x0cwithout_data\x18\x04 \x01(\x08\"b\n\rWatchResponse\x12?\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\x12\x10\n\x08position\x18\x02 \x01(\t*J\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41USE_MAX_ATTEMPTS\x10\x01\x12\x12\n\x0e\x43\x41USE_REJECTED\x10\x02\x32\x8e\x04\n\x12\x44\x65\x61\x64LettersService\x12\x61\n\x04List\x12+.windshift.deadletters.v1alpha1.ListRequest\x1a,.windshift.deadletters.v1alpha1.ListResponse\x12^\n\x03Get\x12*.windshift.deadletters.v1alpha1.GetRequest\x1a+.windshift.deadletters.v1alpha1.GetResponse\x12g\n\x06Replay\x12-.windshift.deadletters.v1alpha1.ReplayRequest\x1a..windshift.deadletters.v1alpha1.ReplayResponse\x12\x64\n\x05Purge\x12,.windshift.deadletters.v1alpha1.PurgeRequest\x1a-.windshift.deadletters.v1alpha1.PurgeResponse\x12\x66\n\x05Watch\x12,.windshift.deadletters.v1alpha1.WatchRequest\x1a-.windshift.deadletters.v1alpha1.WatchResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n,windshift/deadletters/v1alpha1/service.proto\x12\x1ewindshift.deadletters.v1alpha1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\'windshift/events/v1alpha1/service.proto\"\xab\x02\n\x06\x46ilter\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x02 \x01(\t\x12\x35\n\x06\x63\x61uses\x18\x03 \x03(\x0e\x32%.windshift.deadletters.v1alpha1.Cause\x12\x0c\n\x04type\x18\x04 \x01(\t\x12.\n\x05since\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x00\x88\x01\x01\x12.\n\x05until\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampH\x01\x88\x01\x01\x12\x13\n\x0b\x65rror_types\x18\x64 \x03(\t\x12\x0c\n\x04text\x18\x65 \x01(\t\x12\x10\n\x08subjects\x18\x66 \x03(\t\x12\x11\n\tevent_ids\x18g \x03(\x04\x42\x08\n\x06_sinceB\x08\n\x06_until\"\xae\x04\n\nDeadLetter\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08\x63onsumer\x18\x03 \x01(\t\x12/\n\x05\x65vent\x18\x04 \x01(\x0b\x32 .windshift.events.v1alpha1.Event\x12S\n\rother_headers\x18\x05 \x03(\x0b\x32<.windshift.deadletters.v1alpha1.DeadLetter.OtherHeadersEntry\x12\x10\n\x08\x61ttempts\x18\x06 \x01(\x04\x12\x32\n\x0e\x66irst_delivery\x18\x07 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x31\n\rlast_delivery\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04time\x18\t \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x34\n\x05\x63\x61use\x18\n \x01(\x0e\x32%.windshift.deadletters.v1alpha1.Cause\x12\x0e\n\x06reason\x18\x0b \x01(\t\x12\x12\n\nerror_type\x18\x0c \x01(\t\x12\x14\n\x0creplay_count\x18\r \x01(\x04\x12\x11\n\treplaying\x18\x0e \x01(\x08\x12\x11\n\tdata_size\x18\x0f \x01(\x04\x1a\x33\n\x11OtherHeadersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x98\x01\n\x0bListRequest\x12\x36\n\x06\x66ilter\x18\x01 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x14\n\x0cwithout_data\x18\x04 \x01(\x08\x12\x14\n\x0cnewest_first\x18\x64 \x01(\x08\"\x87\x01\n\x0cListResponse\x12@\n\x0c\x64\x65\x61\x64_letters\x18\x01 \x03(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\x05total\x18\x64 \x01(\x04H\x00\x88\x01\x01\x42\x08\n\x06_total\"\x18\n\nGetRequest\x12\n\n\x02id\x18\x01 \x01(\t\"N\n\x0bGetResponse\x12?\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\"\x96\x01\n\rReplayRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x36\n\x06\x66ilter\x18\x02 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x0c\n\x04rate\x18\x03 \x01(\r\x12\x0f\n\x07\x64ry_run\x18\x04 \x01(\x08\x12\r\n\x05limit\x18\x05 \x01(\r\x12\x12\n\npage_token\x18\x06 \x01(\t\"\x85\x01\n\x0eReplayResponse\x12\x10\n\x08replayed\x18\x01 \x01(\x04\x12\x19\n\x11\x61lready_replaying\x18\x02 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x03 \x03(\t\x12\x18\n\x10without_consumer\x18\x04 \x01(\x04\x12\x17\n\x0fnext_page_token\x18\x05 \x01(\t\"n\n\x13\x43\x61ncelReplayRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x36\n\x06\x66ilter\x18\x02 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x12\n\npage_token\x18\x03 \x01(\t\"k\n\x14\x43\x61ncelReplayResponse\x12\x11\n\tcancelled\x18\x01 \x01(\x04\x12\x12\n\ndelivering\x18\x02 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x03 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x04 \x01(\t\"\xa2\x02\n\x10SummarizeRequest\x12\x36\n\x06\x66ilter\x18\x01 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12?\n\x02\x62y\x18\x02 \x03(\x0e\x32\x33.windshift.deadletters.v1alpha1.SummarizeRequest.By\x12\r\n\x05limit\x18\x03 \x01(\r\"\x85\x01\n\x02\x42y\x12\x12\n\x0e\x42Y_UNSPECIFIED\x10\x00\x12\r\n\tBY_STREAM\x10\x01\x12\x0f\n\x0b\x42Y_CONSUMER\x10\x02\x12\x0c\n\x08\x42Y_CAUSE\x10\x03\x12\x11\n\rBY_ERROR_TYPE\x10\x04\x12\x0b\n\x07\x42Y_TYPE\x10\x05\x12\x0e\n\nBY_SUBJECT\x10\x06\x12\r\n\tBY_REASON\x10\x07\"\x8d\x02\n\x11SummarizeResponse\x12G\n\x06groups\x18\x01 \x03(\x0b\x32\x37.windshift.deadletters.v1alpha1.SummarizeResponse.Group\x12\r\n\x05total\x18\x02 \x01(\x04\x12\x11\n\ttruncated\x18\x03 \x01(\x08\x1a\x8c\x01\n\x05Group\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\r\n\x05\x63ount\x18\x02 \x01(\x04\x12)\n\x05\x66irst\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12(\n\x04last\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x11\n\tsample_id\x18\x05 \x01(\t\"x\n\x0cPurgeRequest\x12\x0b\n\x03ids\x18\x01 \x03(\t\x12\x36\n\x06\x66ilter\x18\x02 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x0f\n\x07\x64ry_run\x18\x03 \x01(\x08\x12\x12\n\npage_token\x18\x04 \x01(\t\"M\n\rPurgeResponse\x12\x0e\n\x06purged\x18\x01 \x01(\x04\x12\x13\n\x0bmissing_ids\x18\x02 \x03(\t\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x80\x01\n\x0cWatchRequest\x12\x36\n\x06\x66ilter\x18\x01 \x01(\x0b\x32&.windshift.deadletters.v1alpha1.Filter\x12\x10\n\x08position\x18\x02 \x01(\t\x12\x10\n\x08\x65xisting\x18\x03 \x01(\x08\x12\x14\n\x0cwithout_data\x18\x04 \x01(\x08\"b\n\rWatchResponse\x12?\n\x0b\x64\x65\x61\x64_letter\x18\x01 \x01(\x0b\x32*.windshift.deadletters.v1alpha1.DeadLetter\x12\x10\n\x08position\x18\x02 \x01(\t*J\n\x05\x43\x61use\x12\x15\n\x11\x43\x41USE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43\x41USE_MAX_ATTEMPTS\x10\x01\x12\x12\n\x0e\x43\x41USE_REJECTED\x10\x02\x32\xfb\x05\n\x12\x44\x65\x61\x64LettersService\x12\x61\n\x04List\x12+.windshift.deadletters.v1alpha1.ListRequest\x1a,.windshift.deadletters.v1alpha1.ListResponse\x12^\n\x03Get\x12*.windshift.deadletters.v1alpha1.GetRequest\x1a+.windshift.deadletters.v1alpha1.GetResponse\x12g\n\x06Replay\x12-.windshift.deadletters.v1alpha1.ReplayRequest\x1a..windshift.deadletters.v1alpha1.ReplayResponse\x12y\n\x0c\x43\x61ncelReplay\x12\x33.windshift.deadletters.v1alpha1.CancelReplayRequest\x1a\x34.windshift.deadletters.v1alpha1.CancelReplayResponse\x12p\n\tSummarize\x12\x30.windshift.deadletters.v1alpha1.SummarizeRequest\x1a\x31.windshift.deadletters.v1alpha1.SummarizeResponse\x12\x64\n\x05Purge\x12,.windshift.deadletters.v1alpha1.PurgeRequest\x1a-.windshift.deadletters.v1alpha1.PurgeResponse\x12\x66\n\x05Watch\x12,.windshift.deadletters.v1alpha1.WatchRequest\x1a-.windshift.deadletters.v1alpha1.WatchResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,34 +35,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_DEADLETTER_OTHERHEADERSENTRY']._loaded_options = None
   _globals['_DEADLETTER_OTHERHEADERSENTRY']._serialized_options = b'8\001'
-  _globals['_CAUSE']._serialized_start=2012
-  _globals['_CAUSE']._serialized_end=2086
+  _globals['_CAUSE']._serialized_start=2923
+  _globals['_CAUSE']._serialized_end=2997
   _globals['_FILTER']._serialized_start=155
-  _globals['_FILTER']._serialized_end=382
-  _globals['_DEADLETTER']._serialized_start=385
-  _globals['_DEADLETTER']._serialized_end=943
-  _globals['_DEADLETTER_OTHERHEADERSENTRY']._serialized_start=892
-  _globals['_DEADLETTER_OTHERHEADERSENTRY']._serialized_end=943
-  _globals['_LISTREQUEST']._serialized_start=946
-  _globals['_LISTREQUEST']._serialized_end=1076
-  _globals['_LISTRESPONSE']._serialized_start=1078
-  _globals['_LISTRESPONSE']._serialized_end=1183
-  _globals['_GETREQUEST']._serialized_start=1185
-  _globals['_GETREQUEST']._serialized_end=1209
-  _globals['_GETRESPONSE']._serialized_start=1211
-  _globals['_GETRESPONSE']._serialized_end=1289
-  _globals['_REPLAYREQUEST']._serialized_start=1292
-  _globals['_REPLAYREQUEST']._serialized_end=1442
-  _globals['_REPLAYRESPONSE']._serialized_start=1445
-  _globals['_REPLAYRESPONSE']._serialized_end=1578
-  _globals['_PURGEREQUEST']._serialized_start=1580
-  _globals['_PURGEREQUEST']._serialized_end=1700
-  _globals['_PURGERESPONSE']._serialized_start=1702
-  _globals['_PURGERESPONSE']._serialized_end=1779
-  _globals['_WATCHREQUEST']._serialized_start=1782
-  _globals['_WATCHREQUEST']._serialized_end=1910
-  _globals['_WATCHRESPONSE']._serialized_start=1912
-  _globals['_WATCHRESPONSE']._serialized_end=2010
-  _globals['_DEADLETTERSSERVICE']._serialized_start=2089
-  _globals['_DEADLETTERSSERVICE']._serialized_end=2615
+  _globals['_FILTER']._serialized_end=454
+  _globals['_DEADLETTER']._serialized_start=457
+  _globals['_DEADLETTER']._serialized_end=1015
+  _globals['_DEADLETTER_OTHERHEADERSENTRY']._serialized_start=964
+  _globals['_DEADLETTER_OTHERHEADERSENTRY']._serialized_end=1015
+  _globals['_LISTREQUEST']._serialized_start=1018
+  _globals['_LISTREQUEST']._serialized_end=1170
+  _globals['_LISTRESPONSE']._serialized_start=1173
+  _globals['_LISTRESPONSE']._serialized_end=1308
+  _globals['_GETREQUEST']._serialized_start=1310
+  _globals['_GETREQUEST']._serialized_end=1334
+  _globals['_GETRESPONSE']._serialized_start=1336
+  _globals['_GETRESPONSE']._serialized_end=1414
+  _globals['_REPLAYREQUEST']._serialized_start=1417
+  _globals['_REPLAYREQUEST']._serialized_end=1567
+  _globals['_REPLAYRESPONSE']._serialized_start=1570
+  _globals['_REPLAYRESPONSE']._serialized_end=1703
+  _globals['_CANCELREPLAYREQUEST']._serialized_start=1705
+  _globals['_CANCELREPLAYREQUEST']._serialized_end=1815
+  _globals['_CANCELREPLAYRESPONSE']._serialized_start=1817
+  _globals['_CANCELREPLAYRESPONSE']._serialized_end=1924
+  _globals['_SUMMARIZEREQUEST']._serialized_start=1927
+  _globals['_SUMMARIZEREQUEST']._serialized_end=2217
+  _globals['_SUMMARIZEREQUEST_BY']._serialized_start=2084
+  _globals['_SUMMARIZEREQUEST_BY']._serialized_end=2217
+  _globals['_SUMMARIZERESPONSE']._serialized_start=2220
+  _globals['_SUMMARIZERESPONSE']._serialized_end=2489
+  _globals['_SUMMARIZERESPONSE_GROUP']._serialized_start=2349
+  _globals['_SUMMARIZERESPONSE_GROUP']._serialized_end=2489
+  _globals['_PURGEREQUEST']._serialized_start=2491
+  _globals['_PURGEREQUEST']._serialized_end=2611
+  _globals['_PURGERESPONSE']._serialized_start=2613
+  _globals['_PURGERESPONSE']._serialized_end=2690
+  _globals['_WATCHREQUEST']._serialized_start=2693
+  _globals['_WATCHREQUEST']._serialized_end=2821
+  _globals['_WATCHRESPONSE']._serialized_start=2823
+  _globals['_WATCHRESPONSE']._serialized_end=2921
+  _globals['_DEADLETTERSSERVICE']._serialized_start=3000
+  _globals['_DEADLETTERSSERVICE']._serialized_end=3763
 # @@protoc_insertion_point(module_scope)
