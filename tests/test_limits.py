@@ -11,6 +11,7 @@ from typing import Any, Final
 import pytest
 
 from windshift.nats import budget
+from windshift.nats.jetstream import room
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
@@ -21,7 +22,7 @@ from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
 from windshift.server.events import consumers
-from windshift.server.events.consuming import commands, room
+from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
