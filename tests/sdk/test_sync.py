@@ -251,6 +251,30 @@ def test_a_forked_process_may_leave_the_blocks_of_its_parent(server: str, unique
     assert output(program(server, unique(), code)) == "1\n"
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_does_not_have_an_asynchronous_client(
+    server: str, unique: Callable[[], str]
+) -> None:
+    """Its loop does not run there; the parent goes on."""
+    code = f"""
+        import asyncio
+        async def main():
+            async with ws.connect({server!r}) as client:
+                await client.ready()
+                if not (child := os.fork()):
+                    try:
+                        await client.ready()
+                    except ws.WrongLoop:
+                        os._exit(0)
+                    finally:
+                        os._exit(1)
+                print(os.waitpid(child, 0)[1])
+                await client.ready()
+        asyncio.run(main())
+    """
+    assert output(program(server, unique(), code)) == "0\n"
+
+
 def test_an_interrupt_ends_a_call_and_no_more(server: str, unique: Callable[[], str]) -> None:
     """Ctrl-C finishes what is being handled, settles it, and is raised; the client can be used further."""
     code = """

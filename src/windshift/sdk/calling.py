@@ -26,6 +26,7 @@ R = TypeVar("R", bound=Message)
 
 
 _WHO_AM_I = "/windshift.admin.v1alpha1.AdminService/WhoAmI"
+_ELSEWHERE = "a client belongs to the event loop and the process of its first call; make another"
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
 
 
@@ -162,19 +163,20 @@ class Caller:
             WrongLoop: this is another loop, or a process that was forked off and does not follow.
             ClientClosed: the client is closed.
         """
-        loop = asyncio.get_running_loop()
         if self._closed:
             raise ClientClosed("the client is closed")
-        if self._channels is not None and self.follows_forks and os.getpid() != self._process:
+        forked = self._channels is not None and os.getpid() != self._process
+        if forked and self.follows_forks:
             _of_other_processes.append((self._loop, self._channels))
             self._channels = None
+        elif forked:  # asyncio knows of no running loop here
+            raise WrongLoop(_ELSEWHERE)
+        loop = asyncio.get_running_loop()
         if self._channels is None:
             self._loop, self._process = loop, os.getpid()
             self._channels = Channels(self._settings.targets, self._settings.tls)
-        elif loop is not self._loop or os.getpid() != self._process:
-            raise WrongLoop(
-                "a client belongs to the event loop and the process of its first call; make another"
-            )
+        elif loop is not self._loop:
+            raise WrongLoop(_ELSEWHERE)
         return self._channels
 
     async def ready(self, timeout: float) -> None:
