@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
+from windshift.server.events.consuming.handover import DeliveryName
 from windshift.server.events.consuming.peers import Peers, read_settled, write_settled
 from windshift.server.events.consuming.redelivery import Settled, SettledByConsumer
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -93,3 +94,45 @@ async def test_notes_that_nobody_wrote(nats_server: NatsServer, body: bytes) -> 
         broker.connection.publish(b"_WS.note.settled.S.c", body)
         teller.tell_settled(CONSUMER, CREATED, [StreamSeq(9)])
         await knows(settled, 9)
+
+
+class Holding:
+    """A call that objects to some events, in a run of the consumer."""
+
+    def __init__(self, run_name: str, *kept: int) -> None:
+        self.run_name = run_name
+        self._kept = set(kept)
+        self.asked: list[tuple[int, list[DeliveryName]]] = []
+        self.lost: asyncio.Queue[tuple[int, list[StreamSeq]]] = asyncio.Queue()
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
+        """Keep what this keeps."""
+        self.asked.append((number, list(deliveries)))
+        return [each.seq for each in self.asked[-1][1] if each.seq in self._kept]
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Take what others keep."""
+        self.lost.put_nowait((number, sorted(seqs)))
+
+
+async def test_deliveries_change_hands(nats_server: NatsServer) -> None:
+    """Calls in the same run are asked, on all servers; they and the memory of settled events may object."""
+    run = f"{CREATED} 17"  # it was moved
+    wants, keeps, elsewhere = Holding(run), Holding(run, 2), Holding(CREATED, 3)
+    names = [DeliveryName(StreamSeq(seq), 1, seq) for seq in (1, 2, 3, 4)]
+    async with peer(nats_server.url) as (asker, _), peer(nats_server.url, run) as (other, settled):
+        settled.add(StreamSeq(4), 0.0)
+        leave = asker.join(CONSUMER, wants)
+        other.join(CONSUMER, keeps)
+        other.join(CONSUMER, elsewhere)
+        asker.tell_taken(CONSUMER, run, 9, names)
+        async with asyncio.timeout(10):
+            assert await wants.lost.get() == (9, [2, 4])
+        assert keeps.asked == wants.asked == [(9, names)]
+        assert elsewhere.asked == []
+        leave()
+        asker.tell_taken(CONSUMER, run, 10, names)
+        async with asyncio.timeout(10):
+            while len(keeps.asked) < 2:  # noqa: ASYNC110 - a note makes it so
+                await asyncio.sleep(0.01)
+        assert len(wants.asked) == 1

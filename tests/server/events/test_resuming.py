@@ -28,7 +28,7 @@ from windshift.server.events.consuming.handover import (
     write_objection,
     write_taken,
 )
-from windshift.server.events.consuming.protocol import Check, Keep
+from windshift.server.events.consuming.protocol import Check, Keep, LookUp
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of, with_key
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
@@ -284,6 +284,19 @@ def test_a_smaller_window() -> None:
     assert pull.batch == 1
     call.protocol.command(Ack(ids(1)), 0.0)
     assert call.sent() == [ACK]
+
+
+def test_who_changes_the_window_back_and_forth() -> None:
+    """Whether the consumer takes requests of a size is asked once."""
+    call = Call(PLAIN)
+    asked = []
+    for size in (5, 10, 11, 5, 11):
+        call.protocol.command(Limit(size), 0.0)
+        call.turn()
+        if LookUp() in call.work():
+            asked.append(size)
+            call.protocol.consumer_seen(snapshot(PLAIN))
+    assert asked == [11]
 
 
 def test_commands_do_not_wait_for_ever() -> None:

@@ -473,12 +473,12 @@ class _Attachment:
             return
         protocol.resume(resumed, new_number(), self._loop.time())
         self._act()
-        self._shared.peers.tell_taken(self._consumer, self.created, protocol.number, protocol.taken_over)
+        self._shared.peers.tell_taken(self._consumer, self.run_name, protocol.number, protocol.taken_over)
 
     @property
-    def created(self) -> str:
-        """When the consumer was made."""
-        return self.protocol.found.state.created
+    def run_name(self) -> str:
+        """Name of the run of the consumer that the call is in."""
+        return self.protocol.run.name
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
         """Let deliveries go that another call takes over; return the events that it is not to have."""

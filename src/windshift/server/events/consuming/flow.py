@@ -106,6 +106,7 @@ class Window:
 
     Attributes:
         size: how many deliveries are pulled for, at most.
+        largest: the largest size so far.
         expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
@@ -114,12 +115,12 @@ class Window:
     """
 
     __slots__ = (
-        "_capacity",
         "_held",
         "_is_ordered",
         "_on_expired",
         "due",
         "expired",
+        "largest",
         "lifetime",
         "requested",
         "size",
@@ -127,7 +128,7 @@ class Window:
     )
 
     def __init__(self, size: int, timeout: float, on_expired: OnExpired = _ignore) -> None:
-        self.size = self._capacity = size
+        self.size = self.largest = size
         self.requested = self.waiting = self.expired = 0
         self.due = inf
         self._held: dict[StreamSeq, InFlight] = {}
@@ -149,7 +150,7 @@ class Window:
         What is on its way counts as an attempt already, so there still is room for that.
         """
         self.size = size
-        self._capacity = max(self._capacity, size)
+        self.largest = max(self.largest, size)
         return bool(self.requested) and len(self._held) + self.waiting + self.requested > size
 
     def __len__(self) -> int:
@@ -187,7 +188,7 @@ class Window:
     @property
     def can_hold(self) -> bool:
         """Whether the client may hold one more delivery that is here already."""
-        return len(self._held) < self._capacity
+        return len(self._held) < self.largest
 
     def arrive(self) -> None:
         """Count a delivery that the broker sent: it is one less that was asked for."""

@@ -39,8 +39,8 @@ class Holder(Protocol):
     """A call that may hold deliveries of a consumer."""
 
     @property
-    def created(self) -> str:
-        """When the consumer was made."""
+    def run_name(self) -> str:
+        """Name of the run of the consumer that the call is in."""
         ...
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:

@@ -74,12 +74,12 @@ class Peers:
         return leave
 
     def tell_taken(
-        self, consumer: ConsumerKey, created: str, number: int, deliveries: list[DeliveryName]
+        self, consumer: ConsumerKey, run: str, number: int, deliveries: list[DeliveryName]
     ) -> None:
-        """Tell what a call goes on with."""
+        """Tell what a call goes on with, and in which run of the consumer."""
         for start in range(0, len(deliveries), _AT_ONCE):
             body = write_taken(number, deliveries[start : start + _AT_ONCE])
-            self._notes.send(TAKEN, *consumer, _of(created, body))
+            self._notes.send(TAKEN, *consumer, _of(run, body))
 
     def tell_settled(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq]) -> None:
         """Tell of events that may be on their way to others."""
@@ -108,24 +108,24 @@ class Peers:
         self._settled.hear(ConsumerKey(stream, consumer), *read_settled(body), self._now())
 
     def _hear_taken(self, stream: str, consumer: str, body: bytes) -> None:
-        created, about = _read_of(body)
+        run, about = _read_of(body)
         key, (number, deliveries) = ConsumerKey(stream, consumer), read_taken(about)
-        lately = self._settled.lately(key, created)
+        lately = self._settled.lately(key, run)
         objections = {each.seq for each in deliveries if lately(each.seq)}
-        for holder in self._holders_of(key, created):
+        for holder in self._holders_of(key, run):
             objections.update(holder.taken(number, deliveries))
         if objections:
-            self._notes.send(OBJECTED, *key, _of(created, write_objection(number, objections)))
+            self._notes.send(OBJECTED, *key, _of(run, write_objection(number, objections)))
 
     def _hear_objection(self, stream: str, consumer: str, body: bytes) -> None:
-        created, about = _read_of(body)
+        run, about = _read_of(body)
         number, seqs = read_objection(about)
-        for holder in self._holders_of(ConsumerKey(stream, consumer), created):
+        for holder in self._holders_of(ConsumerKey(stream, consumer), run):
             holder.objected(number, seqs)
 
-    def _holders_of(self, consumer: ConsumerKey, created: str) -> Iterator[Holder]:
+    def _holders_of(self, consumer: ConsumerKey, run: str) -> Iterator[Holder]:
         for holder in list(self._holders.get(consumer, {}).values()):
-            if holder.created == created:
+            if holder.run_name == run:
                 yield holder
 
     @staticmethod

@@ -375,7 +375,7 @@ class ConsumeProtocol:
 
     def _limit(self, size: int, now: float) -> None:
         """Change the size of the window, and take back what was asked for beyond it."""
-        if size > self.window.size:
+        if size > self.window.largest:
             self.doubt()  # the consumer may refuse to be asked for so many
         self._wants_drain |= self.window.resize(size)
         if not self._has_handed_over:
