@@ -17,7 +17,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import wait_for
 from tests.wire import management
 from tests.wire.burying import ack, ask, consumer, listed, reject, watching
-from tests.wire.consuming import delete_consumer, ensure_consumer, subscribed
+from tests.wire.consuming import calling, delete_consumer, ensure_consumer, subscribed
 from tests.wire.management import ensure_stream, stored_stream
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as deadletters
 
@@ -165,3 +165,22 @@ def test_dead_letters(clients: list[Client], unique: Unique) -> None:
         ack(call, *ids)
         call.nothing()
     wait_for(lambda: not any(listed(client, stream) for client in clients))  # by any replica
+
+
+def test_another_server_goes_on(clients: list[Client], unique: Unique) -> None:
+    """Deliveries of a consumer with three replicas linger, and are resumed by way of another member."""
+    stream = unique()
+    ensure_stream(clients[0], stream)
+    ensure_consumer(clients[0], stream)
+    for _ in range(3):
+        clients[0].publish(f"{stream}.x", "text")
+    with calling(clients[0]) as call:
+        call.subscribe(stream, "c", linger=30)
+        tokens = [event.token for event in call.events(3)]
+        call.cancel()
+    with calling(clients[1]) as other, calling(clients[2]) as call:
+        other.subscribe(stream, "c")
+        call.subscribe(stream, "c", resume=tokens)
+        call.ack(1, 2, 3)
+        assert call.told() == ("ack", [1, 2, 3], [], [])
+        other.nothing(1)
