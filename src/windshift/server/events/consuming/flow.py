@@ -205,7 +205,7 @@ class Window:
         earlier = self._held.pop(seq, None)
         if earlier is not None:
             self._expire(seq, earlier)
-        elif not self.can_hold:
+        elif len(self._held) >= self.largest:
             return None
         held = self._held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
         self.due = min(self.due, held.deadline)
