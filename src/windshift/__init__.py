@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the package costs nothing
+    from windshift import testing
     from windshift.sdk import (
         END,
         START,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         Drop,
         Entry,
         Event,
+        EventLogFilter,
         EventNotFound,
         EventTooLarge,
         Exhausted,
@@ -46,6 +48,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         NotFound,
         NotSettled,
         NotSupportedByBroker,
+        Outcome,
         OutcomeUnknown,
         PermissionDenied,
         Position,
@@ -97,6 +100,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         Unreachable,
         UnsupportedCombination,
         ValueNotAny,
+        Verdict,
         WindshiftError,
         WrongLastId,
         WrongLoop,
@@ -106,6 +110,17 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         from_id,
         sync,
     )
+    from windshift.sdk.app import (
+        App,
+        AppConsumer,
+        AppStream,
+        NotProvided,
+        Running,
+        Trial,
+        dead_letter,
+        drop,
+        retry,
+    )
 
 __version__: str
 """Version of the installed package; pyproject.toml is its only source."""
@@ -114,6 +129,9 @@ __all__ = [
     "END",
     "START",
     "AlreadySubscribed",
+    "App",
+    "AppConsumer",
+    "AppStream",
     "BrokerUnavailable",
     "CaughtUp",
     "Client",
@@ -134,6 +152,7 @@ __all__ = [
     "Drop",
     "Entry",
     "Event",
+    "EventLogFilter",
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
@@ -146,8 +165,10 @@ __all__ = [
     "LeaseLost",
     "MirrorChange",
     "NotFound",
+    "NotProvided",
     "NotSettled",
     "NotSupportedByBroker",
+    "Outcome",
     "OutcomeUnknown",
     "PermissionDenied",
     "Position",
@@ -165,6 +186,7 @@ __all__ = [
     "RetryPolicy",
     "Revision",
     "RevisionMismatch",
+    "Running",
     "SeekNotPossible",
     "SettingsError",
     "ShuttingDown",
@@ -190,6 +212,7 @@ __all__ = [
     "TokenUnavailable",
     "TooManyInFlight",
     "TooManySubjects",
+    "Trial",
     "TtlNotSupported",
     "Unauthenticated",
     "Unavailable",
@@ -199,26 +222,50 @@ __all__ = [
     "Unreachable",
     "UnsupportedCombination",
     "ValueNotAny",
+    "Verdict",
     "WindshiftError",
     "WrongLastId",
     "WrongLoop",
     "at",
     "codecs",
     "connect",
+    "dead_letter",
+    "drop",
     "from_id",
+    "retry",
     "sync",
+    "testing",
 ]
+
+
+_APP = frozenset(
+    {
+        "App",
+        "AppConsumer",
+        "AppStream",
+        "NotProvided",
+        "Running",
+        "Trial",
+        "dead_letter",
+        "drop",
+        "retry",
+    }
+)
+"""What a program without an `App` does not load."""
 
 
 def __getattr__(name: str) -> Any:
     """Load the client library, or look the version up, when somebody asks."""
+    from importlib import import_module
+
     if name == "__version__":
         from importlib.metadata import version
 
         return version("windshift")
+    if name == "testing":
+        return import_module("windshift.testing")
     if name in __all__:
-        from importlib import import_module
-
-        value = globals()[name] = getattr(import_module("windshift.sdk"), name)
+        module = "windshift.sdk.app" if name in _APP else "windshift.sdk"
+        value = globals()[name] = getattr(import_module(module), name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

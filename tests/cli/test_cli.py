@@ -73,7 +73,7 @@ def test_serve_takes_no_arguments() -> None:
 def test_help_is_quick() -> None:
     """Help imports nothing that only a server needs."""
     code = f"import atexit; atexit.register(lambda: print([m for m in {HEAVY!r} if m in sys.modules]))"
-    for arguments in (["--help"], ["serve", "--help"], ["health", "--help"]):
+    for arguments in (["--help"], ["serve", "--help"], ["health", "--help"], ["run", "--help"]):
         done = run(*arguments, code=code)
         assert done.returncode == 0
         assert done.stdout.endswith("\n[]\n")

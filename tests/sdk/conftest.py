@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
@@ -16,6 +17,14 @@ def server(nats_server: NatsServer) -> Iterator[str]:
     """Share one server between all tests of a worker; give its ``host:port``."""
     with running_app(nats_server.url) as address:
         yield address
+
+
+@pytest.fixture
+def unused_address() -> Iterator[str]:
+    """Give the address of a port on which nobody listens; it is taken, so that nobody else will."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
 
 
 @pytest.fixture

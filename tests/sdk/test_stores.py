@@ -1,4 +1,4 @@
-"""Stores, as a client sees them."""
+"""Stores, as a client sees them: those of a server, and those in memory that stand for them in tests."""
 
 from __future__ import annotations
 
@@ -9,9 +9,19 @@ import pytest
 
 import windshift as ws
 from windshift.protos import state, test
+from windshift.sdk.fakes import FakeCaller
 
 SetResponse = state.SetResponse
 StringValue = test.StringValue
+
+
+@pytest.fixture(params=["server", "memory"])
+def client(request: pytest.FixtureRequest) -> ws.Client:
+    """Give a client of a server, then one whose stores are in memory."""
+    if request.param == "memory":
+        return ws.Client(FakeCaller())
+    connected: ws.Client = request.getfixturevalue("client")
+    return connected
 
 
 def text(value: str) -> StringValue:
@@ -120,6 +130,7 @@ async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
         await client.store("s").get("k")
 
 
+@pytest.mark.parametrize("client", ["server"], indirect=True)
 async def test_several_keys_all_or_none(client: ws.Client) -> None:
     """Sets and deletions land together, with their revisions, or a check that does not hold is named."""
     store = await client.stores.ensure("s", StringValue)
@@ -145,6 +156,7 @@ async def test_several_keys_all_or_none(client: ws.Client) -> None:
     assert history.expires is not None
 
 
+@pytest.mark.parametrize("client", ["server"], indirect=True)
 async def test_changes_are_watched(client: ws.Client) -> None:
     """What there is comes first, if wanted; then every change in order, with deletions and expiries."""
     store = await client.stores.ensure("s", StringValue)
@@ -171,3 +183,18 @@ async def test_changes_are_watched(client: ws.Client) -> None:
     with pytest.raises(ws.StoreNotFound):
         async for _ in client.store("none").watch():
             pass
+
+
+async def test_a_fake_store_is_a_store_of_its_own() -> None:
+    """`FakeStore` needs neither a client nor `ensure`."""
+    store = ws.testing.FakeStore(StringValue, "s", history=2)
+    await store.set("k", text("1"))
+    await store.set("k", text("2"))
+    await store.set("k", text("3"))
+    assert [revision.value for revision in await store.history("k")] == [text("2"), text("3")]
+    assert (store.name, store.kind) == ("s", StringValue)
+    with pytest.raises(ws.TtlNotSupported):
+        await store.set("k", text("4"), ttl=5)
+    short = ws.testing.FakeStore(StringValue, ttl=timedelta(0))
+    await short.set("k", text("1"))
+    assert await short.get("k") is None

@@ -9,6 +9,7 @@ import click
 _COMMANDS = {
     "auth": ("windshift.cli.auth", "Make tokens, and ask who may do what."),
     "health": ("windshift.cli.health", "Ask a server whether it is ready."),
+    "run": ("windshift.cli.run", "Run an app: handle events until it is stopped."),
     "serve": ("windshift.cli.serve", "Run a server."),
 }
 """Name: the module that holds the command, and its line in the list."""

@@ -1,23 +1,29 @@
 """gRPC over HTTP/2 on asyncio: a server and a client that know nothing of Windshift.
 
-The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``.
+The protocol engine is libnghttp2 (``ngh2``); messages are Protobuf. See ``Server`` and ``Channel``. What only
+servers need is loaded when it is first used.
 """
 
-from .admission import LOOPBACK, AdmissionOptions, includes
-from .call import ServerCall
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from .channel import Channel, ChannelState
 from .channel_options import ChannelOptions
 from .client_call import ClientCall
 from .connection_options import ConnectionOptions
-from .health import HealthService
-from .listening import open_sockets
 from .metadata import Metadata
-from .reflection import reflection_services
-from .server import Server
-from .server_options import Failure, ServerOptions
-from .service import Interceptor, Method, Service
 from .status import ChannelClosed, NoRoom, RpcError, StatusCode
 from .tls import ReplaceableTls, client_tls, objection, server_tls
+
+if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` loads them
+    from .admission import LOOPBACK, AdmissionOptions, includes
+    from .call import ServerCall
+    from .health import HealthService
+    from .listening import open_sockets
+    from .reflection import reflection_services
+    from .server import Server
+    from .server_options import Failure, ServerOptions
+    from .service import Interceptor, Method, Service
 
 __all__ = [
     "LOOPBACK",
@@ -48,3 +54,28 @@ __all__ = [
     "reflection_services",
     "server_tls",
 ]
+
+_LATE = {
+    "LOOPBACK": "admission",
+    "AdmissionOptions": "admission",
+    "Failure": "server_options",
+    "HealthService": "health",
+    "Interceptor": "service",
+    "Method": "service",
+    "Server": "server",
+    "ServerCall": "call",
+    "ServerOptions": "server_options",
+    "Service": "service",
+    "includes": "admission",
+    "open_sockets": "listening",
+    "reflection_services": "reflection",
+}
+"""Name: the module that has it."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load what servers need."""
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f".{_LATE[name]}", __name__), name)
+    return value

@@ -485,6 +485,21 @@ class Channel:
             if timer is not None:
                 timer.cancel()
 
+    def abort(self) -> None:
+        """Disconnect at once; running calls end as if they had been cut off. The event loop need not run."""
+        self._closing = True
+        if not self._process or self._loop.is_closed():
+            return
+        if self._connector is not None:
+            self._connector.cancel()
+        for call in list(self._waiting):
+            call.abandon(ChannelClosed())
+        for connection in list(self._connections):
+            connection.drop()
+        for timer in (self._deadline_timer, self._ticker):
+            if timer is not None:
+                timer.cancel()
+
     async def _stop_connecting(self) -> None:
         connector = self._connector
         if connector is not None:

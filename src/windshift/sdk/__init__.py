@@ -8,7 +8,7 @@ from .client_credentials import ClientCredentials
 from .consumers import Consumer, ConsumerInfo, Sought
 from .credentials import Token
 from .dead_letters import DeadLetter, Purged, Replayed
-from .deliveries import Delivery, Drop, GiveUp, RetryLater
+from .deliveries import Delivery, Drop, GiveUp, Outcome, RetryLater, Verdict
 from .errors import (
     AlreadySubscribed,
     BrokerUnavailable,
@@ -70,6 +70,7 @@ from .errors import (
     WrongLoop,
 )
 from .events import CaughtUp, Event, Skipped, StoredEvent
+from .logs import EventLogFilter
 from .pointers import END, START, Position, at, from_id
 from .publishing import Publish, Publisher, PublishReceipt
 from .settings import Tls
@@ -103,6 +104,7 @@ __all__ = [
     "Drop",
     "Entry",
     "Event",
+    "EventLogFilter",
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
@@ -117,6 +119,7 @@ __all__ = [
     "NotFound",
     "NotSettled",
     "NotSupportedByBroker",
+    "Outcome",
     "OutcomeUnknown",
     "PermissionDenied",
     "Position",
@@ -169,6 +172,7 @@ __all__ = [
     "Unreachable",
     "UnsupportedCombination",
     "ValueNotAny",
+    "Verdict",
     "WindshiftError",
     "WrongLastId",
     "WrongLoop",

@@ -216,6 +216,12 @@ class Caller:
         if self._channels is not None and asyncio.get_running_loop() is self._loop:
             await self._channels.close(grace)
 
+    def abort(self) -> None:
+        """Disconnect at once, also when the event loop does not run any more."""
+        self._closed = True
+        if self._channels is not None and os.getpid() == self._process:
+            self._channels.abort()
+
     def _note(self, channel: Channel, error: RpcError) -> None:
         if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
             self._channels.unreachable(channel)

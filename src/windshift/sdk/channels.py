@@ -69,6 +69,13 @@ class Channels:
         self._streams.clear()
         await asyncio.gather(*self._closing, *(channel.close(grace) for channel in channels))
 
+    def abort(self) -> None:
+        """Disconnect at once."""
+        for channel in [*self._streams, *([self._calls] if self._calls else [])]:
+            channel.abort()
+        self._calls = None
+        self._streams.clear()
+
     def _open(self) -> Channel:
         target = self._targets[self._next]
 

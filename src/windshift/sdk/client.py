@@ -14,7 +14,7 @@ from .credentials import TokenSource
 from .dead_letters import DeadLetters
 from .payloads import Codec
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
-from .settings import Settings, Tls, read_settings
+from .settings import Tls, read_settings
 from .stores import Store, Stores
 from .streams import Stream, Streams
 from .times import Seconds, seconds
@@ -55,18 +55,17 @@ def connect(
     Raises:
         SettingsError: names everything that is wrong.
     """
-    return Client(
-        read_settings(
-            address,
-            tls=tls,
-            token=token,
-            timeout=timeout,
-            namespace=namespace,
-            plaintext_token=plaintext_token,
-            context=context,
-            codecs=codecs,
-        )
+    settings = read_settings(
+        address,
+        tls=tls,
+        token=token,
+        timeout=timeout,
+        namespace=namespace,
+        plaintext_token=plaintext_token,
+        context=context,
+        codecs=codecs,
     )
+    return Client(Caller(settings))
 
 
 class Client:
@@ -78,11 +77,11 @@ class Client:
         dead_letters: events that consumers gave up on.
     """
 
-    def __init__(self, settings: Settings) -> None:
-        self._caller = Caller(settings)
-        self.streams = Streams(self._caller)
-        self.stores = Stores(self._caller)
-        self.dead_letters = DeadLetters(self._caller)
+    def __init__(self, caller: Caller) -> None:
+        self._caller = caller
+        self.streams = Streams(caller)
+        self.stores = Stores(caller)
+        self.dead_letters = DeadLetters(caller)
 
     def stream(self, name: str) -> Stream:
         """Return a stream that exists already, without asking the server."""
@@ -175,6 +174,10 @@ class Client:
         """Take no more calls, let running ones finish for `grace`, and disconnect."""
         await self._caller.close(seconds(grace))
 
+    def abort(self) -> None:
+        """Disconnect at once, also when the event loop does not run any more; calls fail as if cut off."""
+        self._caller.abort()
+
     async def __aenter__(self) -> Self:
         self._caller.channels()
         return self
@@ -183,3 +186,8 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.close()
+
+
+def caller_of(client: Client) -> Caller:
+    """Return what makes a client's calls, for the parts of this package that stand on it."""
+    return client._caller  # noqa: SLF001 -- it is none of the users' business

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
@@ -13,6 +14,7 @@ from .events import Event
 from .times import Seconds, seconds
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 _log = logging.getLogger("windshift")
 
@@ -50,7 +52,7 @@ class Verdict:
 ACK = Verdict(Outcome.ACK)
 
 
-class _Rejection(Exception):
+class Rejection(Exception):
     """Raised by a handler to say what is to become of its event."""
 
     outcome: Outcome
@@ -61,7 +63,7 @@ class _Rejection(Exception):
         self.delay: Seconds | None = None
 
 
-class RetryLater(_Rejection):
+class RetryLater(Rejection):
     """Deliver the event again, after `delay`; None = as the consumer's policy says."""
 
     outcome = Outcome.RETRY
@@ -71,13 +73,13 @@ class RetryLater(_Rejection):
         self.delay = delay
 
 
-class GiveUp(_Rejection):
+class GiveUp(Rejection):
     """Keep the event as a dead letter, if the consumer keeps any, and do not deliver it again."""
 
     outcome = Outcome.DEAD_LETTER
 
 
-class Drop(_Rejection):
+class Drop(Rejection):
     """Do not deliver the event again, and keep nothing."""
 
     outcome = Outcome.DROP
@@ -85,14 +87,24 @@ class Drop(_Rejection):
 
 def verdict_of(error: BaseException) -> Verdict:
     """Say what becomes of an event whose handler raised this."""
-    cause = error.__cause__ or error
-    kind = type(cause).__qualname__[:256]
-    if isinstance(error, _Rejection):
+    if isinstance(error, Rejection):
         delay = None if error.delay is None else seconds(error.delay)
-        return Verdict(error.outcome, error.reason[:1024], kind, delay)
+        return Verdict(error.outcome, error.reason[:1024], _kind(error.__cause__ or error), delay)
     undecodable = isinstance(error, UnknownType | Undecodable)
-    outcome = Outcome.DEAD_LETTER if undecodable else Outcome.RETRY
-    return Verdict(outcome, str(error)[:1024], kind)
+    return failure(error, Outcome.DEAD_LETTER if undecodable else Outcome.RETRY)
+
+
+def failure(error: BaseException, outcome: Outcome, delay: float | None = None) -> Verdict:
+    """Return a verdict that keeps the text and the kind of an exception."""
+    try:
+        reason = str(error)
+    except Exception:  # noqa: BLE001 -- it is the program's own, and may not be able to say anything
+        reason = "its text cannot be had"
+    return Verdict(outcome, reason[:1024], _kind(error), delay)
+
+
+def _kind(error: BaseException) -> str:
+    return type(error).__qualname__[:256]
 
 
 class Settler(Protocol):
@@ -103,6 +115,9 @@ class Settler(Protocol):
 
     def ping(self, job: Any) -> None:
         """Ask for more time now."""
+
+    async def in_thread(self, job: Any, function: Callable[[], R]) -> R:
+        """Run a function of the handler in a thread."""
 
 
 class Delivery(Generic[T]):
@@ -151,6 +166,13 @@ class Delivery(Generic[T]):
         """Ask for more time now, before work that blocks the event loop."""
         self._settler.ping(self._job)
 
+    async def in_thread(self, function: Callable[[], R]) -> R:
+        """Run a part of the handler that blocks in a thread of the subscription, with the same context.
+
+        At `max_lease` a thread cannot be cancelled: then its event goes to others.
+        """
+        return await self._settler.in_thread(self._job, function)
+
     async def __aenter__(self) -> Self:
         return self
 
@@ -176,7 +198,7 @@ class Delivery(Generic[T]):
 
 def log_failure(event: Event[Any], verdict: Verdict, error: BaseException | None) -> None:
     """Log that an attempt failed."""
-    trace = None if error is None or isinstance(error, _Rejection) else error
+    trace = None if error is None or isinstance(error, Rejection) else error
     _log.warning(
         "event %d on %s, attempt %d: %s: %s",
         event.id,

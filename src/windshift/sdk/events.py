@@ -78,6 +78,11 @@ class Event(Generic[T]):
         return self._payloads.unpack_as(self._proto.data, kind)
 
     @property
+    def kind(self) -> type[T] | None:
+        """The class that `data` is decoded to, if it was asked for; None = the message's own."""
+        return self._kind
+
+    @property
     def type(self) -> str:
         """Full name of the payload's type; of JSON, `windshift.payload.v1.Json/` and its own type."""
         return type_name(self._proto.data)

@@ -92,6 +92,11 @@ class Store(Generic[T]):
         self._kind = kind
         self.name = name
 
+    @property
+    def kind(self) -> type[T] | None:
+        """Type of its values; None = any."""
+        return self._kind
+
     async def get(self, key: str) -> Entry[T] | None:
         """Read a key; None if it does not exist. The latest write is seen.
 

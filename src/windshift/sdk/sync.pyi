@@ -25,6 +25,7 @@ from windshift.sdk.stores import Entry, Revision, StoreInfo
 from windshift.sdk.streams import StreamInfo
 from windshift.sdk.times import Seconds
 
+R = TypeVar("R")
 T = TypeVar("T")
 
 class Client:
@@ -62,6 +63,8 @@ class Client:
         """Return a publisher for a long-running program: `with client.publisher() as out`."""
     def close(self, grace: Seconds = 0.0) -> None:
         """Take no more calls, let running ones finish for `grace`, and disconnect."""
+    def abort(self) -> None:
+        """Disconnect at once, also when the event loop does not run any more; calls fail as if cut off."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -196,6 +199,9 @@ class Store(Generic[T]):
     """A store whose values are of one type, or any messages."""
 
     name: str
+    @property
+    def kind(self) -> type[T] | None:
+        """Type of its values; None = any."""
     def get(self, key: str) -> Entry[T] | None:
         """Read a key; None if it does not exist. The latest write is seen."""
     def set(self, key: str, value: T, *, ttl: Seconds | None = None) -> int:
@@ -378,6 +384,8 @@ class Delivery(Generic[T]):
         """Have the event not delivered again, and keep nothing; see `ack` for errors."""
     def ping(self) -> None:
         """Ask for more time now, before work that blocks the event loop."""
+    def in_thread(self, function: Callable[[], R]) -> R:
+        """Run a part of the handler that blocks in a thread of the subscription, with the same context."""
     def __enter__(self) -> Self: ...
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -116,6 +116,11 @@ class Session:
                 if timer is not None:
                     timer.cancel()
 
+    @property
+    def open(self) -> bool:
+        """Whether the server delivers on this call."""
+        return self.subscribed and not self._closed
+
     def say(self, job: Job) -> None:
         """Say what became of an event. Acks of one turn of the loop leave in one message."""
         if self._closed or self._owner.withholding or job.call != self.number or job.verdict is None:

@@ -9,25 +9,31 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from windshift.protos import events
 from windshift.rpc import RpcError, StatusCode
 from windshift.sdk.calling import Caller
-from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, log_failure, verdict_of
+from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, log_failure, verdict_of
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType, from_rpc
 from windshift.sdk.events import Event
+from windshift.sdk.logs import Handled, handled
 
 from .jobs import Job, Jobs
 from .session import Session
 
 METHOD = "/windshift.events.v1alpha1.EventsService/Consume"
+R = TypeVar("R")
 Handler = Callable[[Delivery[Any]], Awaitable[object] | object]
+
+THREADS = "windshift"
+"""Prefix of the names of threads in which handlers run."""
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 5.0  # seconds between calls
 LINGER = 10.0
 """Seconds for which what is held is kept for this process when a call breaks."""
 _LEAVE = 10.0  # seconds for the last confirmations
+_LAST_WAIT = 2.0  # seconds for handlers that were cancelled
 _AGAIN = frozenset(
     {
         StatusCode.UNAVAILABLE,
@@ -60,15 +66,21 @@ class Subscription:
         prefetch: int | None = None,
         max_lease: float = 900.0,
         linger: float = LINGER,
+        others: bool = False,
+        judge: Callable[[BaseException], Verdict] = verdict_of,
     ) -> None:
         if concurrency < 1:
             raise ValueError("concurrency must be at least 1")
         self.jobs = Jobs()
         self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
         self._caller = caller
-        self._stream, self._consumer = caller.names.name(stream), consumer
+        self._bare_stream, self._consumer = stream, consumer
+        self._stream = caller.names.name(stream)
         self._handler = handler
         self._types = caller.payloads.filter(types)
+        self._others = others
+        self._threaded = handler is not None and not is_async(handler)
+        self._judge = judge
         self._concurrency = concurrency
         self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
         self._max_lease = max_lease
@@ -84,11 +96,8 @@ class Subscription:
         self._settling = self._had_limits = False
         self._ended_for_good = False
         self._quiet = asyncio.Event()
-        self._threads = (
-            None
-            if handler is None or _is_async(handler)
-            else ThreadPoolExecutor(concurrency, thread_name_prefix="windshift")
-        )
+        self._threads: ThreadPoolExecutor | None = None
+        self._in_threads: set[Job] = set()
 
     # -- calls ---------------------------------------------------------------------------------------
 
@@ -105,7 +114,9 @@ class Subscription:
             for task in self._tasks.values():
                 task.cancel()
             if self._tasks:
-                await asyncio.wait(self._tasks.values())
+                _, stuck = await asyncio.wait(self._tasks.values(), timeout=_LAST_WAIT)
+                if stuck:
+                    _log.error("%d handlers do not end although they are cancelled", len(stuck))
             for waiter in self._waiters.values():
                 if not waiter.done():
                     waiter.set_exception(NotSettled("the subscription ended; the event may come again"))
@@ -149,6 +160,11 @@ class Subscription:
         if self._stopping.is_set() and self._had_limits:
             return max(1, len(self.jobs.resumable(self._window)))
         return self._window
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the server delivers to this subscription now."""
+        return self._session is not None and self._session.open
 
     def _ended(self, number: int) -> None:
         self.released(self.jobs.call_ended(number, self._loop.time()))
@@ -212,7 +228,7 @@ class Subscription:
         if not self._types:
             return None
         if kind is None:
-            return verdict_of(UnknownType(event.type))
+            return None if self._others else verdict_of(UnknownType(event.type))
         try:
             _ = event.data
         except Exception as error:  # noqa: BLE001 -- what cannot be decoded becomes a dead letter
@@ -220,21 +236,33 @@ class Subscription:
         return None
 
     async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
-        failure: BaseException | None = None
+        raised: BaseException | None = None
+        event = delivery.event
+        handled.set(Handled(self._bare_stream, self._consumer, event.id, event.attempt))
         try:
             await self._handle(delivery, handler)
         except asyncio.CancelledError as error:
             if not job.expired and self._cancelled():
                 self._running -= 1  # we are being ended: the event is released with the call
                 raise
-            failure = TimeoutError("took longer than max_lease") if job.expired else error
-        except Exception as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
-            failure = error
-        verdict = ACK if failure is None else verdict_of(failure)
-        if failure is not None:
-            log_failure(delivery.event, verdict, failure)
+            raised = TimeoutError("took longer than max_lease") if job.expired else error
+        except (KeyboardInterrupt, SystemExit):
+            self._running -= 1  # the process ends, and its events are released
+            raise
+        except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
+            raised = error
+        verdict = ACK if raised is None else self._judged(raised)
+        if raised is not None:
+            log_failure(delivery.event, verdict, raised)
         self._decide(job, verdict)
         self.begin()
+
+    def _judged(self, error: BaseException) -> Verdict:
+        try:
+            return self._judge(error)
+        except Exception:  # noqa: BLE001 -- the program's own rules of verdicts
+            _log.exception("no verdict could be made of a failure")
+            return failure(error, Outcome.RETRY)
 
     @staticmethod
     def _cancelled() -> bool:
@@ -243,13 +271,23 @@ class Subscription:
         return task is not None and task.cancelling() > 0
 
     async def _handle(self, delivery: Delivery[Any], handler: Handler) -> None:
-        if self._threads is None:
+        if self._threaded:
+            await delivery.in_thread(lambda: handler(delivery))
+        else:
             result = handler(delivery)
             if inspect.isawaitable(result):
                 await result
-        else:
-            context = contextvars.copy_context()
-            await self._loop.run_in_executor(self._threads, context.run, handler, delivery)
+
+    async def in_thread(self, job: Job, function: Callable[[], R]) -> R:
+        """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix=THREADS)
+        context = contextvars.copy_context()
+        self._in_threads.add(job)
+        try:
+            return await self._loop.run_in_executor(self._threads, context.run, _finite, function)
+        finally:
+            self._in_threads.discard(job)
 
     def _decide(self, job: Job, verdict: Verdict) -> None:
         if job.verdict is not None:
@@ -280,7 +318,7 @@ class Subscription:
 
     def _expire(self, job: Job) -> None:
         task = self._tasks.get(job)
-        if task is not None and self._threads is None:
+        if task is not None and job not in self._in_threads:
             task.cancel()
         else:
             _log.error("event %d has been held for max_lease and is not settled; it goes to others", job.id)
@@ -380,7 +418,16 @@ class Subscription:
             is_finished = session is self._session
 
 
-def _is_async(handler: Handler) -> bool:
+def _finite(function: Callable[[], R]) -> R:
+    """Call a function in a thread; a future cannot carry StopIteration."""
+    try:
+        return function()
+    except StopIteration as error:
+        raise RuntimeError("the handler raised StopIteration") from error
+
+
+def is_async(handler: Callable[..., object]) -> bool:
+    """Say whether a handler is a coroutine function, or an object that is called like one."""
     call = getattr(handler, "func", handler)  # functools.partial
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
 
@@ -404,7 +451,7 @@ async def finish(subscription: Subscription, running: asyncio.Future[None], grac
         return
     try:
         await subscription.stop(grace)
-        await asyncio.wait([running], timeout=_LEAVE)
+        await asyncio.wait([running], timeout=_LEAVE + _LAST_WAIT)
     finally:
         running.cancel()
         await asyncio.wait([running])

@@ -1,0 +1,171 @@
+"""`windshift run`: runs an app, alone, anew after each change of its files, or as several workers."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from collections.abc import Awaitable, Callable
+from functools import partial
+from importlib import import_module
+from typing import Any
+
+import click
+
+from windshift.cli.failing import fail
+
+_FAILED = 1
+_USAGE = 2
+
+
+@click.command()
+@click.argument("target", metavar="MODULE:APP")
+@click.option(
+    "--reload", is_flag=True, help="Start anew when a file of the app, below this directory, changes."
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 256),
+    default=1,
+    show_default=True,
+    help="Processes that run the app; one that ends by itself is started again.",
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(0, 86_400),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long handlers may take to finish at a stop.",
+)
+@click.option(
+    "--concurrency",
+    type=click.IntRange(1, 10_000),
+    help="Handlers at once of each consumer, whatever the app says.",
+)
+@click.option(
+    "--health-port",
+    type=click.IntRange(0, 65_535),
+    help="Port of /healthz and /readyz; further workers have the next ones. 0: any free one.",
+)
+@click.option("--health-host", default="127.0.0.1", show_default=True, help="Address of --health-port.")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Lowest level to log, unless the app sets up logging itself.",
+)
+@click.option("--worker-of", type=int, hidden=True, help="Stop when the process with this id is gone.")
+def run(  # noqa: PLR0913, PLR0917 -- an argument for each option
+    target: str,
+    reload: bool,  # noqa: FBT001 -- click passes options by name
+    workers: int,
+    grace: float,
+    concurrency: int | None,
+    health_port: int | None,
+    health_host: str,
+    log_level: str,
+    worker_of: int | None,
+) -> None:
+    """Run the app APP of the module MODULE, such as `shop.main:app`, until SIGTERM or Ctrl-C.
+
+    A first signal finishes what is being handled, a second one ends the process at once. The server is that
+    of WINDSHIFT_ADDRESS and the other variables of the Python library; one that cannot be reached is waited
+    for. Exits with 0 after an orderly stop, 1 if the app failed or its handlers did not end, 2 if there is no
+    such app.
+    """
+    if reload and workers > 1:
+        raise click.UsageError("--reload goes with one worker")
+    if workers > 1:
+        from windshift.cli.workers import supervise
+
+        sys.exit(supervise(workers, health_port))
+    sys.path.insert(0, "")
+    until = _until(worker_of, reload=reload)
+    app = _load(target, reload=reload)
+    _set_up_logging(log_level)
+    health = None if health_port is None else (health_host, health_port)
+    _run(partial(app.run, grace=grace, concurrency=concurrency, health=health, until=until))
+    if reload:
+        from windshift.cli import reloading
+
+        reloading.start_anew_if_changed()
+
+
+def _until(worker_of: int | None, *, reload: bool) -> Callable[[], Awaitable[None]] | None:
+    """Return what ends the run beside a signal."""
+    if worker_of is not None:
+        from windshift.cli.workers import parent_gone
+
+        return partial(parent_gone, worker_of)
+    if reload:
+        from windshift.cli.reloading import changed
+
+        return changed
+    return None
+
+
+def _load(target: str, *, reload: bool) -> Any:
+    """Import the app; if it cannot be imported and is to be reloaded, wait for a change and start anew."""
+    module, _, name = target.partition(":")
+    try:
+        found: Any = import_module(module)
+        for part in (name or "app").split("."):
+            found = getattr(found, part)
+    except Exception as error:
+        if reload:
+            from windshift.cli import reloading
+
+            traceback.print_exception(error)
+            reloading.wait_and_start_anew(module)
+        if isinstance(error, ModuleNotFoundError) and (error.name or "") in _parents(module):
+            fail(_USAGE, f"there is no module {error.name!r} here or among the installed packages")
+        if isinstance(error, AttributeError) and module in sys.modules:
+            fail(_USAGE, f"{target}: {error}")
+        raise
+    import windshift
+
+    if not isinstance(found, windshift.App):
+        fail(_USAGE, f"{target} is a {type(found).__name__}, not a windshift.App")
+    return found
+
+
+def _parents(module: str) -> set[str]:
+    parts = module.split(".")
+    return {".".join(parts[: number + 1]) for number in range(len(parts))}
+
+
+def _set_up_logging(level: str) -> None:
+    """Log to stderr, unless the app did it its way; in handlers, say of which event."""
+    import windshift
+
+    if logging.getLogger().handlers:
+        return
+    handler = logging.StreamHandler()
+    handler.addFilter(windshift.EventLogFilter())
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname)-7s %(name)s: %(message)s"))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class _Formatter(logging.Formatter):
+    """Puts the event that is being handled behind the message."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 -- the standard library's name
+        """Return the line without a traceback."""
+        line = super().formatMessage(record)
+        event = record.__dict__
+        if event.get("event_id") is None:
+            return line
+        return (
+            f"{line} [{event['stream']}/{event['consumer']} {event['event_id']}, attempt {event['attempt']}]"
+        )
+
+
+def _run(run: Callable[[], None]) -> None:
+    from windshift.sdk.errors import WindshiftError
+
+    try:
+        run()
+    except WindshiftError as error:
+        fail(_FAILED, f"the app failed: {error}")

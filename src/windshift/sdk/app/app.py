@@ -1,0 +1,323 @@
+"""An app: streams, consumers and handlers, told at import, and run later."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any, TypeVar
+
+from windshift.sdk.client import Client, connect
+from windshift.sdk.fakes import FakeCaller
+from windshift.sdk.payloads import Codec
+from windshift.sdk.pointers import END, Position
+from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
+from windshift.sdk.times import Seconds, seconds
+
+from .consumer import AppConsumer, AppStream, Ensure, Middleware, Next, Reaction, Unknown
+from .injection import Function, Provided
+from .process import run_until_told
+from .running import Running, prepare
+from .trial import Trial
+
+F = TypeVar("F", bound=Function)
+
+Lifespan = Callable[["App"], AbstractAsyncContextManager[object]]
+
+
+class App:
+    """Streams, consumers and their handlers. Nothing connects before it runs.
+
+    Args:
+        name: for logs.
+        lifespan: `@asynccontextmanager async def lifespan(app)`. It is entered when `app.client` is connected
+            and the consumers are ensured, before anything is delivered, and left after the last handler.
+        middleware: see `App.middleware`.
+
+    Attributes:
+        name: its name.
+        streams: its streams.
+        consumers: its consumers.
+    """
+
+    def __init__(
+        self, name: str, *, lifespan: Lifespan | None = None, middleware: Sequence[Middleware] = ()
+    ) -> None:
+        self.name = name
+        self.streams: list[AppStream] = []
+        self.consumers: list[AppConsumer] = []
+        self._lifespan = lifespan
+        self._middleware = list(middleware)
+        self._provided = Provided()
+        self._client: Client | None = None
+
+    # -- what there is -----------------------------------------------------------------------------------
+
+    def stream(
+        self,
+        name: str,
+        spec: StreamSpec | None = None,
+        *,
+        subjects: Sequence[str] = (),
+        max_age: Seconds | None = None,
+        max_bytes: int | None = None,
+        ensure: Ensure = "update",
+    ) -> AppStream:
+        """Name a stream that the app uses.
+
+        Args:
+            name: its name.
+            spec: what it is to be, instead of the other arguments; see `StreamSpec` for these.
+            subjects: subjects that are bound to it.
+            max_age: events older than this are dropped.
+            max_bytes: bytes kept.
+            ensure: what to do about it at the start: `update` makes it, or changes it to this; `create` makes
+                it if it does not exist; `never` leaves it to others.
+
+        Raises:
+            ValueError: the app has a stream of this name.
+        """
+        if any(stream.name == name for stream in self.streams):
+            raise ValueError(f"the app has a stream {name!r} already")
+        spec = spec or StreamSpec(subjects=subjects, max_age=max_age, max_bytes=max_bytes)
+        stream = AppStream(name, spec, ensure)
+        self.streams.append(stream)
+        return stream
+
+    def consumer(
+        self,
+        stream: AppStream,
+        name: str,
+        spec: ConsumerSpec | None = None,
+        *,
+        subjects: Sequence[str] = (),
+        start: Position = END,
+        timeout: Seconds = 30.0,
+        retry: RetryPolicy | None = None,
+        ensure: Ensure = "update",
+        concurrency: int = 32,
+        prefetch: int | None = None,
+        max_lease: Seconds = 900.0,
+        unknown: Unknown = "dead_letter",
+        on_error: Mapping[type[BaseException], Reaction] | None = None,
+        middleware: Sequence[Middleware] = (),
+    ) -> AppConsumer:
+        """Name a consumer whose events the app handles; `on` of what is returned adds handlers.
+
+        Args:
+            stream: its stream.
+            name: its name, shared by all processes that run the app.
+            spec: what it is to be, instead of `subjects`, `start`, `timeout` and `retry`; see `ConsumerSpec`.
+            subjects: filters; none = everything.
+            start: where it begins when it is made.
+            timeout: how long a subscriber may take before an event is delivered again; running handlers have
+                it prolonged.
+            retry: what happens to events that are not acknowledged; None = 20 attempts, as far apart
+                as the server has it.
+            ensure: see `stream`.
+            concurrency: handlers at once.
+            prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
+            max_lease: how long a handler may take. Then it is cancelled and the event rejected.
+            unknown: what becomes of events that no handler takes: `dead_letter`, `ack`, `retry` or `drop`.
+            on_error: what becomes of an event whose handler raised an exception of a class, or of one derived
+                from it: `ws.dead_letter`, `ws.drop`, `ws.retry`, `ws.retry(delay=5)`. What is not in here is
+                retried by the policy.
+            middleware: see `App.middleware`; these are inside of the app's.
+
+        Raises:
+            ValueError: the app has such a consumer.
+        """
+        return self._add_consumer(
+            stream,
+            name,
+            spec or ConsumerSpec(subjects=subjects, start=start, timeout=timeout, retry=retry),
+            ensure=ensure,
+            concurrency=concurrency,
+            prefetch=prefetch,
+            max_lease=max_lease,
+            unknown=unknown,
+            on_error=on_error or {},
+            middleware=middleware,
+            narrowed=False,
+        )
+
+    def on(
+        self, subject: str, *types: type, stream: AppStream, consumer: str | AppConsumer
+    ) -> Callable[[F], F]:
+        """Handle events on a subject: `@app.on("orders.placed", stream=orders, consumer="mail")`.
+
+        A consumer of this name is made if the app has none. Such a consumer gets only the subjects of its
+        handlers; what no handler takes of these becomes a dead letter.
+
+        Args:
+            subject: only events on subjects that match.
+            types: classes of payloads; none = the one that the function is annotated with.
+            stream: the stream.
+            consumer: the consumer, or its name.
+
+        Raises:
+            TypeError: an annotation is wrong, or another handler could take the same event.
+        """
+        if isinstance(consumer, str):
+            consumer = self._find(stream, consumer) or self._add_consumer(
+                stream,
+                consumer,
+                ConsumerSpec(),
+                ensure="update",
+                concurrency=32,
+                prefetch=None,
+                max_lease=900.0,
+                unknown="dead_letter",
+                on_error={},
+                middleware=(),
+                narrowed=True,
+            )
+        decorate: Callable[[F], F] = consumer.on(*types, subject=subject)
+        return decorate
+
+    def _find(self, stream: AppStream, name: str) -> AppConsumer | None:
+        return next((each for each in self.consumers if each.stream is stream and each.name == name), None)
+
+    def _add_consumer(self, stream: AppStream, name: str, spec: ConsumerSpec, **options: Any) -> AppConsumer:
+        if self._find(stream, name) is not None:
+            raise ValueError(f"the app has a consumer {name!r} of {stream.name!r} already")
+        consumer = AppConsumer(stream, name, spec, **options)
+        self.consumers.append(consumer)
+        return consumer
+
+    def middleware(self, function: Middleware) -> Middleware:
+        """Put a function around every handler: `async def timing(delivery, call_next)`.
+
+        It calls `await call_next(delivery)`, once; what it raises is the handler's failure. If it does not
+        call, the event is acknowledged without a handler. It sees only events that can be decoded, unless
+        `on_unknown` handles the others.
+        """
+        self._middleware.append(function)
+        return function
+
+    def provide(self, value: object, annotation: Any = None) -> None:
+        """Give an object to the handlers that have a parameter annotated with its class, or one above it.
+
+        Args:
+            value: the object. A `ws.Store` is given to whoever asks for `ws.Store[ItsType]`.
+            annotation: only to parameters that are annotated like this.
+        """
+        self._provided.add(value, annotation)
+
+    # -- running -----------------------------------------------------------------------------------------
+
+    @property
+    def client(self) -> Client:
+        """The client, while the app runs.
+
+        Raises:
+            RuntimeError: it does not run.
+        """
+        if self._client is None:
+            raise RuntimeError(f"the app {self.name!r} does not run")
+        return self._client
+
+    @asynccontextmanager
+    async def running(
+        self,
+        client: Client | None = None,
+        *,
+        grace: Seconds = 30.0,
+        concurrency: int | None = None,
+        patient: bool = False,
+    ) -> AsyncIterator[Running]:
+        """Handle events beside the block: `async with app.running(client) as run`.
+
+        At the start, streams and consumers are ensured, then the lifespan is entered, then handlers are given
+        what they want. Leaving the block finishes what is held, settles it, and leaves the lifespan.
+
+        Args:
+            client: a client, which stays open; None = one that the environment configures.
+            grace: at the end, how long handlers may take to finish before they are cancelled.
+            concurrency: handlers at once of each consumer, whatever the consumers say.
+            patient: wait for a server that cannot be reached, for as long as it takes; otherwise for the
+                client's timeout.
+
+        Raises:
+            NotProvided: a handler wants what nobody provided.
+            WindshiftError: at the start, what could not be ensured; at the end, what ended a consumer.
+            RuntimeError: the app runs already.
+        """
+        async with AsyncExitStack() as stack:
+            if client is None:
+                client = await stack.enter_async_context(connect())
+            stack.enter_context(self._lent(client))
+            await prepare(self.name, client, self.streams, self.consumers, patient=patient)
+            if self._lifespan is not None:
+                await stack.enter_async_context(self._lifespan(self))
+            run = Running(self.name, client, self.consumers)
+            run.start(self._bind(client), concurrency)
+            try:
+                yield run
+            finally:
+                await run.stop(seconds(grace))
+            run.check()
+
+    def run(
+        self,
+        *,
+        grace: Seconds = 30.0,
+        concurrency: int | None = None,
+        health: tuple[str, int] | None = None,
+        until: Callable[[], Awaitable[None]] | None = None,
+    ) -> None:
+        """Run until SIGTERM or Ctrl-C, in the main thread; a second one ends the process at once.
+
+        It waits for a server that cannot be reached. If handlers do not end although they are cancelled, or
+        threads do not end, that is logged and the process ends with status 1.
+
+        Args:
+            grace: how long handlers may take to finish.
+            concurrency: handlers at once of each consumer, whatever the consumers say.
+            health: host and port for `/healthz` and `/readyz`.
+            until: the app stops in good order, too, when this asynchronous function returns.
+
+        Raises:
+            WindshiftError: an error that ended a consumer, or that waiting will not mend.
+        """
+        run_until_told(
+            self.name,
+            lambda: self.running(grace=grace, concurrency=concurrency, patient=True),
+            health=health,
+            until=until,
+        )
+
+    @contextmanager
+    def test(self, *, provide: Iterable[object] = (), codecs: Sequence[Codec] = ()) -> Iterator[Trial]:
+        """Try handlers without a server: `with app.test(provide=[...]) as t: await t.deliver(...)`.
+
+        The client records what is published, and has stores in memory. The lifespan is not entered; `provide`
+        stands for what it provides.
+
+        Args:
+            provide: what handlers want beside the event.
+            codecs: what takes payloads that are no Protobuf messages, as for `connect`.
+
+        Raises:
+            NotProvided: a handler wants what is not in `provide`.
+        """
+        caller = FakeCaller(codecs)
+        client = Client(caller)
+        with self._lent(client):
+            for value in provide:
+                self.provide(value)
+            yield Trial(client, caller, self.consumers, self._bind(client))
+
+    @contextmanager
+    def _lent(self, client: Client) -> Iterator[None]:
+        """Have a client for the time of the block, and forget afterwards what was provided meanwhile."""
+        if self._client is not None:
+            raise RuntimeError(f"the app {self.name!r} runs already")
+        self._client, mark = client, self._provided.mark()
+        try:
+            yield
+        finally:
+            self._client = None
+            self._provided.back_to(mark)
+
+    def _bind(self, client: Client) -> list[Next]:
+        return [each.bind(client, self._provided, self._middleware) for each in self.consumers]

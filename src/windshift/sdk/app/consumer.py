@@ -1,0 +1,282 @@
+"""A consumer of an app: its handlers, and what becomes of events that they fail on."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypeVar, get_args, overload
+
+from windshift.sdk.client import Client, caller_of
+from windshift.sdk.deliveries import (
+    Delivery,
+    Drop,
+    GiveUp,
+    Outcome,
+    Rejection,
+    RetryLater,
+    Verdict,
+    failure,
+    verdict_of,
+)
+from windshift.sdk.errors import UnknownType
+from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
+from windshift.sdk.subjects import EVERYTHING, overlap, widest
+from windshift.sdk.times import Seconds, seconds
+
+from .dispatch import Routes
+from .injection import Function, Handler, Provided, bind, read_handler
+
+F = TypeVar("F", bound=Function)
+
+Ensure = Literal["update", "create", "never"]
+"""What an app does about a stream or consumer when it starts: make it, or change it to what the app says;
+make it if it does not exist; nothing."""
+Unknown = Literal["dead_letter", "ack", "retry", "drop"]
+"""What becomes of events that no handler takes."""
+Next = Callable[[Delivery[Any]], Awaitable[None]]
+Middleware = Callable[[Delivery[Any], Next], Awaitable[None]]
+
+DEFAULT_RETRY = RetryPolicy(max_attempts=20)
+"""For consumers of an app that says nothing else: about 5 minutes of attempts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What becomes of an event whose handler raised an exception of some class, for `on_error`.
+
+    Attributes:
+        outcome: what.
+        delay: seconds until a retry; None = as the consumer's policy says.
+    """
+
+    outcome: Outcome
+    delay: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RetryReaction(Reaction):
+    """Delivers the event again: by the consumer's policy, or `retry(delay=5)` after so many seconds."""
+
+    def __call__(self, *, delay: Seconds) -> RetryReaction:
+        """Return one with a delay."""
+        return replace(self, delay=seconds(delay))
+
+
+dead_letter = Reaction(Outcome.DEAD_LETTER)
+drop = Reaction(Outcome.DROP)
+retry = RetryReaction(Outcome.RETRY)
+
+
+@dataclass(frozen=True, slots=True)
+class AppStream:
+    """A stream that an app uses.
+
+    Attributes:
+        name: its name.
+        spec: what it is to be.
+        ensure: what the app does about it when it starts.
+    """
+
+    name: str
+    spec: StreamSpec
+    ensure: Ensure
+
+
+class AppConsumer:
+    """A consumer that an app handles the events of. Made by `App.consumer`.
+
+    Attributes:
+        stream: its stream.
+        name: its name.
+        ensure: what the app does about it when it starts.
+        concurrency: handlers at once.
+        prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
+        max_lease: how long a handler may take.
+    """
+
+    def __init__(
+        self,
+        stream: AppStream,
+        name: str,
+        spec: ConsumerSpec,
+        *,
+        ensure: Ensure,
+        concurrency: int,
+        prefetch: int | None,
+        max_lease: Seconds,
+        unknown: Unknown,
+        on_error: Mapping[type[BaseException], Reaction],
+        middleware: Sequence[Middleware],
+        narrowed: bool,
+    ) -> None:
+        self.stream = stream
+        self.name = name
+        self.ensure = ensure
+        self.concurrency = concurrency
+        self.prefetch = prefetch
+        self.max_lease = seconds(max_lease)
+        self._spec = spec if spec.retry is not None else replace(spec, retry=DEFAULT_RETRY)
+        self._unknown = unknown
+        self._on_error = dict(on_error)
+        self._middleware = list(middleware)
+        self._narrowed = narrowed
+        self._routes: Routes[Handler] = Routes()
+        self._otherwise: Handler | None = None
+        self._subjects: list[str] = []
+        if concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if unknown not in get_args(Unknown):
+            raise ValueError(f"unknown: {unknown!r} is none of {', '.join(get_args(Unknown))}")
+        for kind, reaction in self._on_error.items():
+            if not _is_exception(kind) or not isinstance(reaction, Reaction):
+                raise TypeError(
+                    f"on_error: {kind!r}: {reaction!r} is not a class of exceptions with ws.dead_letter, "
+                    "ws.retry or ws.drop"
+                )
+
+    @overload
+    def on(self, first: type, /, *types: type, subject: str = EVERYTHING) -> Callable[[F], F]: ...
+
+    @overload
+    def on(self, *, subject: str) -> Callable[[F], F]: ...
+
+    @overload
+    def on(self, function: F, /) -> F: ...
+
+    def on(self, *what: Any, subject: str = EVERYTHING) -> Any:
+        """Handle events with a function: `@consumer.on`, `@consumer.on(OrderPlaced, subject="orders.eu.>")`.
+
+        The function's annotations say what it is given: the message, `ws.Event`, `ws.Delivery`, `ws.Client`,
+        and whatever was provided. It is a coroutine function, or a function that runs in a thread.
+
+        Args:
+            what: the function, or classes of payloads; none = the one that the function is annotated with.
+            subject: only events on subjects that match.
+
+        Raises:
+            TypeError: an annotation is wrong, or another handler could take the same event.
+        """
+        if len(what) == 1 and not isinstance(what[0], type):
+            return self._add(what[0], (), subject)
+        return lambda function: self._add(function, what, subject)
+
+    def on_unknown(self, function: F) -> F:
+        """Handle the events that no other handler takes: `@consumer.on_unknown`.
+
+        Raises:
+            TypeError: an annotation is wrong, or there is such a handler already.
+        """
+        if self._otherwise is not None:
+            raise TypeError(f"{self._otherwise} handles what no other handler of {self.name!r} takes already")
+        self._otherwise = read_handler(function, untyped=True)
+        return function
+
+    def middleware(self, function: Middleware) -> Middleware:
+        """Put a function around the handlers of this consumer, inside of the app's; see `App.middleware`."""
+        self._middleware.append(function)
+        return function
+
+    def _add(self, function: F, types: Sequence[type], subject: str) -> F:
+        handler = read_handler(function, types)
+        self._routes.add(handler.types, subject, handler)
+        self._subjects.append(subject)
+        return function
+
+    # -- running ---------------------------------------------------------------------------------------
+
+    @property
+    def spec(self) -> ConsumerSpec:
+        """What the consumer is to be, with the subjects of its handlers if it has none of its own."""
+        if self._narrowed and self._otherwise is None:
+            return replace(self._spec, subjects=widest(self._subjects))
+        return self._spec
+
+    @property
+    def types(self) -> list[type]:
+        """The classes of payloads that have handlers."""
+        return list(dict.fromkeys(kind for kind, _, _ in self._routes))
+
+    def takes(self, subject: str) -> bool:
+        """Say whether events on a subject come to this consumer."""
+        streams, filters = self.stream.spec.subjects or (EVERYTHING,), self.spec.subjects or (EVERYTHING,)
+        return all(any(overlap(each, subject) for each in several) for several in (streams, filters))
+
+    def bind(self, client: Client, provided: Provided, middleware: Sequence[Middleware]) -> Next:
+        """Return the function that handles the consumer's deliveries.
+
+        Raises:
+            NotProvided: a handler wants what nobody provided.
+            TypeError: a handler takes what can be no payload of this client.
+            ValueError: there is no handler.
+        """
+        if not self._routes and self._otherwise is None:
+            raise ValueError(f"the consumer {self.name!r} has no handler")
+        caller_of(client).payloads.filter(self.types)  # refuses what can be no payload
+        around = [*middleware, *self._middleware]
+        routes: Routes[Next] = Routes()
+        for kind, subject, handler in self._routes:
+            routes.add([kind], subject, _wrap(_run(handler, bind(handler, client, provided)), around))
+        otherwise = self._otherwise
+        if otherwise is not None:
+            rest = _wrap(_run(otherwise, bind(otherwise, client, provided)), around)
+        else:
+            rest = self._refuse
+
+        async def dispatch(delivery: Delivery[Any]) -> None:
+            event = delivery.event
+            handle = routes.find(event.kind, event.subject) or rest
+            await handle(delivery)
+
+        return dispatch
+
+    async def _refuse(self, delivery: Delivery[Any]) -> None:
+        """Do as `unknown` says with an event that no handler takes."""
+        event = delivery.event
+        if self._unknown != "ack":
+            refusal = _REFUSALS[self._unknown]
+            raise refusal(f"no handler takes {event.type} on {event.subject}") from UnknownType(event.type)
+
+    def judge(self, error: BaseException) -> Verdict:
+        """Say what becomes of an event whose handler raised this."""
+        if not isinstance(error, Rejection):
+            for kind in type(error).__mro__:
+                reaction = self._on_error.get(kind)
+                if reaction is not None:
+                    return failure(error, reaction.outcome, reaction.delay)
+        return verdict_of(error)
+
+    def __repr__(self) -> str:
+        return f"AppConsumer({self.stream.name!r}, {self.name!r})"
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)
+
+
+_REFUSALS: dict[str, type[Rejection]] = {"dead_letter": GiveUp, "retry": RetryLater, "drop": Drop}
+
+
+def _run(handler: Handler, call: Callable[[Delivery[Any]], Any]) -> Next:
+    if handler.blocking:
+
+        async def run(delivery: Delivery[Any]) -> None:
+            await delivery.in_thread(lambda: call(delivery))
+
+    else:
+
+        async def run(delivery: Delivery[Any]) -> None:
+            await call(delivery)
+
+    return run
+
+
+def _wrap(run: Next, around: Iterable[Middleware]) -> Next:
+    """Put middleware around a handler, the first one outermost."""
+    for function in reversed(list(around)):
+        run = functools.partial(_through, function, run)
+    return run
+
+
+async def _through(function: Middleware, run: Next, delivery: Delivery[Any]) -> None:
+    await function(delivery, run)

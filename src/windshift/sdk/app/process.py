@@ -1,0 +1,143 @@
+"""A process that runs an app: signals, health endpoints, and an end whatever handlers do."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from types import FrameType
+
+from windshift.sdk.runtime.subscription import THREADS
+
+from .health import health_endpoints
+from .running import Running
+
+STUCK = 1
+"""Exit status of a process whose handlers do not end."""
+
+_LAST_WAIT = 1.0  # seconds for what was cancelled to end
+_log = logging.getLogger("windshift")
+
+
+def run_until_told(
+    name: str,
+    running: Callable[[], AbstractAsyncContextManager[Running]],
+    *,
+    health: tuple[str, int] | None,
+    until: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Run an app in the main thread until a signal, or until `until` returns; a second signal kills.
+
+    Args:
+        name: of the app, for the log.
+        running: makes the context in which the app runs.
+        health: host and port of the health endpoints.
+        until: stops it in good order when it returns.
+
+    Raises:
+        WindshiftError: an error that ended a consumer, or kept the app from starting.
+        OSError: the port for health endpoints cannot be listened on.
+    """
+    with asyncio.Runner() as runner:
+        loop = runner.get_loop()
+        work = loop.create_task(_work(name, running, health))
+        told = False
+
+        def stop() -> None:
+            nonlocal told
+            told = True
+            work.cancel()
+
+        async def all_of_it() -> None:
+            watch = None if until is None else asyncio.ensure_future(until())
+            if watch is not None:
+                watch.add_done_callback(lambda _: stop())
+            try:
+                await asyncio.wait([work])
+            finally:
+                if watch is not None:
+                    watch.cancel()
+                await _leave_nothing_behind(name)
+            if not (told and work.cancelled()):
+                work.result()
+
+        with _signals(lambda: loop.call_soon_threadsafe(stop)):
+            runner.run(all_of_it())
+
+
+async def _work(
+    name: str, running: Callable[[], AbstractAsyncContextManager[Running]], health: tuple[str, int] | None
+) -> None:
+    run: Running | None = None
+
+    def not_ready() -> str:
+        if run is None:
+            return "starting"
+        if run.stopping:
+            return "draining"
+        return "" if run.ready else "not every consumer is subscribed"
+
+    async with AsyncExitStack() as stack:
+        if health is not None:
+            port = await stack.enter_async_context(health_endpoints(*health, not_ready))
+            _log.info("%s: health on http://%s:%d", name, health[0], port)
+        async with running() as run:
+            _log.info("%s runs", name)
+            try:
+                await run.wait()
+            finally:
+                _log.info("%s stops", name)
+
+
+async def _leave_nothing_behind(name: str) -> None:
+    """Cancel the tasks that are left, and end the process if they, or threads of handlers, go on."""
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    pending = (await asyncio.wait(tasks, timeout=_LAST_WAIT))[1] if tasks else set()
+    give_up = asyncio.get_running_loop().time() + _LAST_WAIT
+    while _threads() and asyncio.get_running_loop().time() < give_up:  # noqa: ASYNC110 -- threads tell nobody
+        await asyncio.sleep(0.02)
+    if pending or _threads():
+        _log.error("%s: %d tasks and %d threads do not end; ended by force", name, len(pending), _threads())
+        end_now(STUCK)
+
+
+def _threads() -> int:
+    return sum(thread.name.startswith(f"{THREADS}_") for thread in threading.enumerate())
+
+
+def end_now(status: int) -> None:
+    """End the process at once; what was written is flushed."""
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError, RuntimeError):
+            pass  # closed, or a signal came while it was being written
+    os._exit(status)
+
+
+@contextmanager
+def _signals(stop: Callable[[], object]) -> Iterator[None]:
+    """Call `stop` on SIGTERM or SIGINT; a second one ends the process, even if a handler blocks the loop."""
+    told = False
+
+    def handle(number: int, _: FrameType | None) -> None:
+        nonlocal told
+        if told:
+            os._exit(128 + number)
+        told = True
+        stop()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,206 @@
+"""An app that runs: its subscriptions, from the first delivery to the last confirmation."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+from collections.abc import Sequence
+
+from windshift.sdk.client import Client, caller_of
+from windshift.sdk.dead_letters import DeadLetter
+from windshift.sdk.errors import ConsumerNotFound, DeadlineExceeded, StreamNotFound, WindshiftError
+from windshift.sdk.runtime.subscription import Subscription, finish
+from windshift.sdk.times import Seconds, seconds
+
+from .consumer import AppConsumer, AppStream, Next
+
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 10.0  # seconds between attempts to reach a server
+_log = logging.getLogger("windshift")
+
+
+async def prepare(
+    name: str,
+    client: Client,
+    streams: Sequence[AppStream],
+    consumers: Sequence[AppConsumer],
+    *,
+    patient: bool,
+) -> None:
+    """Ensure the streams and consumers of an app.
+
+    Args:
+        name: of the app, for the log.
+        client: the client.
+        streams: its streams.
+        consumers: its consumers.
+        patient: try again for as long as the server cannot be reached.
+
+    Raises:
+        WindshiftError: what could not be ensured.
+    """
+    pause = _FIRST_PAUSE
+    while True:
+        try:
+            for stream in streams:
+                await _ensure_stream(client, stream)
+            for consumer in consumers:
+                await _ensure_consumer(client, consumer)
+        except WindshiftError as error:
+            if not patient or not error.retryable:
+                raise
+            _log.warning("%s waits for the server: %s", name, error)
+        else:
+            return
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+async def _ensure_stream(client: Client, stream: AppStream) -> None:
+    if stream.ensure == "create":
+        try:
+            await client.streams.get(stream.name)
+        except StreamNotFound:
+            pass
+        else:
+            return
+    if stream.ensure != "never":
+        await client.streams.ensure(stream.name, stream.spec)
+
+
+async def _ensure_consumer(client: Client, consumer: AppConsumer) -> None:
+    consumers = client.stream(consumer.stream.name).consumers
+    if consumer.ensure == "create":
+        try:
+            await consumers.get(consumer.name)
+        except ConsumerNotFound:
+            pass
+        else:
+            return
+    if consumer.ensure != "never":
+        await consumers.ensure(consumer.name, consumer.spec)
+
+
+class Running:
+    """An app that runs, made by `App.running`.
+
+    Attributes:
+        client: its client.
+    """
+
+    def __init__(self, name: str, client: Client, consumers: Sequence[AppConsumer]) -> None:
+        self.client = client
+        self._name = name
+        self._consumers = consumers
+        self._subscriptions: list[Subscription] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._failure: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def start(self, handlers: Sequence[Next], concurrency: int | None) -> None:
+        """Subscribe each consumer with the function that handles its deliveries."""
+        for consumer, handler in zip(self._consumers, handlers, strict=True):
+            subscription = Subscription(
+                caller_of(self.client),
+                consumer.stream.name,
+                consumer.name,
+                handler,
+                types=consumer.types,
+                others=True,
+                concurrency=concurrency or consumer.concurrency,
+                prefetch=consumer.prefetch,
+                max_lease=consumer.max_lease,
+                judge=consumer.judge,
+            )
+            task = asyncio.get_running_loop().create_task(subscription.run())
+            task.add_done_callback(functools.partial(self._ended, consumer))
+            self._subscriptions.append(subscription)
+            self._tasks.append(task)
+
+    def _ended(self, consumer: AppConsumer, task: asyncio.Task[None]) -> None:
+        if self._stopping or task.cancelled() or (error := task.exception()) is None:
+            return
+        _log.error(
+            "%s: the consumer %s of %s ended: %s", self._name, consumer.name, consumer.stream.name, error
+        )
+        if not self._failure.done():
+            self._failure.set_exception(error)
+            self._failure.exception()  # nobody may be waiting
+
+    @property
+    def ready(self) -> bool:
+        """Whether every consumer is subscribed."""
+        return not self._stopping and all(subscription.is_open for subscription in self._subscriptions)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether what is held is being finished."""
+        return self._stopping
+
+    def check(self) -> None:
+        """Do nothing, or raise the error that ended a consumer.
+
+        Raises:
+            WindshiftError: that error.
+        """
+        if self._failure.done():
+            self._failure.result()
+
+    async def wait(self) -> None:
+        """Wait until an error ends a consumer.
+
+        Raises:
+            WindshiftError: that error.
+        """
+        await asyncio.shield(self._failure)
+
+    async def idle(self, timeout: Seconds = 10.0) -> None:
+        """Wait until no consumer of the app has anything pending, unsettled or replaying.
+
+        Raises:
+            DeadlineExceeded: something still is after `timeout`.
+            WindshiftError: an error that ended a consumer.
+        """
+        pause, before = 0.01, None
+        try:
+            async with asyncio.timeout(seconds(timeout)):
+                while True:
+                    self.check()
+                    now = await self._settled_to()
+                    if now is not None and now == before:
+                        return  # a handler of one consumer may publish what another one gets: look twice
+                    before = now
+                    await asyncio.sleep(pause)
+                    pause = min(0.5, pause * 1.5)
+        except TimeoutError as error:
+            raise DeadlineExceeded(f"the app {self._name!r} has events that are not settled") from error
+
+    async def _settled_to(self) -> list[int] | None:
+        """Return how far each consumer has come; None if one has something to do."""
+        settled_to = []
+        for consumer in self._consumers:
+            info = await self.client.stream(consumer.stream.name).consumer(consumer.name).info()
+            if info.pending or info.unsettled:
+                return None
+            settled_to.append(info.settled_to)
+        for consumer in self._consumers:
+            for letter in await self.dead_letters(consumer):
+                if letter.replaying:
+                    return None
+        busy = any(subscription.busy for subscription in self._subscriptions)
+        return None if busy else settled_to
+
+    async def dead_letters(self, consumer: AppConsumer) -> list[DeadLetter]:
+        """Return the dead letters of a consumer."""
+        letters = self.client.dead_letters.list(stream=consumer.stream.name, consumer=consumer.name)
+        return [letter async for letter in letters]
+
+    async def stop(self, grace: float) -> None:
+        """Finish what is held, then settle it, for all consumers at once; `grace` in seconds."""
+        self._stopping = True
+        await asyncio.gather(
+            *(
+                finish(subscription, task, grace)
+                for subscription, task in zip(self._subscriptions, self._tasks, strict=True)
+            )
+        )

@@ -1,0 +1,312 @@
+"""`windshift run`, as a process: stops, reloads, workers, health, and handlers that do not behave."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from http.client import HTTPConnection
+from pathlib import Path
+
+import pytest
+
+import windshift as ws
+from tests.support.app import running_app
+from tests.support.nats_server import NatsServer
+from windshift.protos import test
+
+Text = test.StringValue
+LIMIT = 50.0
+"""Seconds that anything may take on a busy machine."""
+
+APP = """\
+import asyncio, os, pathlib, sys, time
+import windshift as ws
+from windshift.protos import test
+
+app = ws.App("shop")
+consumer = app.consumer(app.stream("s", subjects=["s.>"]), "w", start=ws.START, timeout=2)
+here = pathlib.Path(__file__).parent
+
+
+def note(text):
+    with (here / "notes").open("a") as notes:
+        notes.write(f"{text}\\n")
+
+
+"""
+HANDLE = """\
+@consumer.on
+async def handle(text: test.StringValue):
+    note(f"{text.value} by {os.getpid()}")
+"""
+
+
+@pytest.fixture(scope="module")
+def server(nats_server: NatsServer) -> Iterator[str]:
+    """Share a server; give its ``host:port``."""
+    with running_app(nats_server.url) as address:
+        yield address
+
+
+class Run:
+    """A `windshift run` in a directory with an app."""
+
+    def __init__(self, directory: Path, address: str, namespace: str) -> None:
+        self.directory = directory
+        self.namespace = namespace
+        self.environment = {
+            **os.environ,
+            "WINDSHIFT_ADDRESS": address,
+            "WINDSHIFT_NAMESPACE": namespace,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def write(self, code: str) -> None:
+        """Write the app."""
+        (self.directory / "shop.py").write_text(APP + code)
+
+    def start(self, *options: str, target: str = "shop:app") -> None:
+        """Start it."""
+        with (self.directory / "err").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "windshift", "run", target, *options],
+                cwd=self.directory,
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def log(self) -> str:
+        """What it wrote."""
+        return (self.directory / "err").read_text()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the app noted."""
+        path = self.directory / "notes"
+        return path.read_text().splitlines() if path.exists() else []
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """Send a signal."""
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    async def ended(self) -> int:
+        """Wait for its end, and return the exit status."""
+        assert self.process is not None
+        return await asyncio.to_thread(self.process.wait, LIMIT)
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until a condition holds."""
+        try:
+            async with asyncio.timeout(LIMIT):
+                while not condition():  # noqa: ASYNC110 -- it is another process
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise AssertionError(f"waited in vain; {self.notes} {self.log}") from None
+
+    def kill(self) -> None:
+        """End it, and what it started."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(LIMIT)
+
+
+@pytest.fixture
+def run(tmp_path: Path, server: str, unique: Callable[[], str]) -> Iterator[Run]:
+    """Prepare a run in a directory and a namespace of its own."""
+    run = Run(tmp_path, server, unique())
+    yield run
+    run.kill()
+
+
+Publish = Callable[[str], Awaitable[object]]
+
+
+@pytest.fixture
+async def publish(run: Run, server: str) -> AsyncIterator[Publish]:
+    """Publish texts to the stream of the app."""
+    async with ws.connect(server, namespace=run.namespace) as client:
+        await client.streams.ensure("s", subjects=["s.>"])
+        yield lambda text: client.publish("s.x", Text(value=text))
+
+
+def ask(port: str, path: str) -> tuple[int, dict[str, str]]:
+    """Ask a health endpoint."""
+    connection = HTTPConnection("127.0.0.1", int(port), timeout=LIMIT)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+async def test_it_handles_until_sigterm(run: Run, publish: Publish) -> None:
+    """Events are handled, probes answered; SIGTERM finishes what is held, with status 0."""
+    run.write(
+        "@consumer.on\nasync def handle(text: test.StringValue):\n"
+        "    note('begin')\n    await asyncio.sleep(0.5)\n    note('end')\n    1 / int(text.value)\n"
+    )
+    run.start("--health-port", "0", "--concurrency", "3")
+    await run.until(lambda: "health on" in run.log)
+    (port,) = re.findall(r"health on http://127\.0\.0\.1:(\d+)", run.log)
+    await run.until(lambda: ask(port, "/readyz") == (200, {"status": "ok"}))
+    assert ask(port, "/healthz") == (200, {"status": "ok"})
+    assert ask(port, "/other")[0] == 404
+    await publish("1")
+    await publish("0")
+    await run.until(lambda: run.notes.count("begin") == 2)
+    run.signal()
+    assert await run.ended() == 0
+    assert run.notes.count("end") == 2
+    assert re.search(r"WARNING windshift: event 2 on s\.x, attempt 1: retry: division by zero", run.log)
+    assert "[s/w 2, attempt 1]" in run.log
+
+
+async def test_a_second_signal_ends_it_at_once(run: Run, publish: Publish) -> None:
+    """Also while a handler blocks the event loop."""
+    run.write(
+        "@consumer.on\nasync def handle(text: test.StringValue):\n    note('begin')\n    time.sleep(60)\n"
+    )
+    run.start()
+    await publish("1")
+    await run.until(lambda: run.notes == ["begin"])
+    run.signal()
+    await asyncio.sleep(0.1)
+    run.signal()
+    assert await run.ended() == 128 + signal.SIGTERM
+
+
+THREAD = """\
+@consumer.on
+def handle(text: test.StringValue):
+    note("begin")
+    time.sleep(600)
+"""
+COROUTINE = """\
+@consumer.on
+async def handle(text: test.StringValue):
+    note("begin")
+    while True:
+        try:
+            await asyncio.sleep(600)
+        except BaseException:
+            pass
+"""
+
+
+@pytest.mark.parametrize("body", [THREAD, COROUTINE])
+async def test_handlers_that_never_end_do_not_keep_it(run: Run, publish: Publish, body: str) -> None:
+    """A thread, or a coroutine that refuses to be cancelled: after the grace it ends with status 1."""
+    run.write(body)
+    run.start("--grace", "0.2")
+    await publish("1")
+    await run.until(lambda: run.notes == ["begin"])
+    run.signal()
+    assert await run.ended() == 1
+    assert "do not end; ended by force" in run.log
+
+
+async def test_sys_exit_in_a_handler_ends_it(run: Run, publish: Publish) -> None:
+    """The status is the handler's; the event goes to others."""
+    run.write("@consumer.on\nasync def handle(text: test.StringValue):\n    sys.exit(5)\n")
+    run.start()
+    await publish("1")
+    assert await run.ended() == 5
+
+
+async def test_reload_starts_anew(run: Run, publish: Publish) -> None:
+    """A change drains and starts anew; a broken file is waited for; a handler that runs is finished."""
+    run.write(
+        "@consumer.on\nasync def handle(text: test.StringValue):\n"
+        "    note('first')\n    await asyncio.sleep(1)\n    note('done')\n"
+    )
+    run.start("--reload")
+    await publish("1")
+    await run.until(lambda: run.notes == ["first"])
+    run.write("broken(\n")
+    await run.until(lambda: "waiting for a file to change" in run.log)
+    assert run.notes == ["first", "done"]
+    assert "SyntaxError" in run.log
+    run.write(HANDLE)
+    await publish("2")
+    await run.until(lambda: len(run.notes) == 3)
+    assert run.process is not None
+    assert run.notes[2] == f"2 by {run.process.pid}"
+    run.signal()
+    assert await run.ended() == 0
+
+
+async def test_workers_are_started_again_and_stopped(run: Run, publish: Publish) -> None:
+    """A killed worker is replaced; SIGTERM stops all; when the parent is killed, they stop by themselves."""
+    run.write(HANDLE)
+    run.start("--workers", "2")
+    await run.until(lambda: run.log.count("shop runs") == 2)
+    await publish("1")
+    await run.until(lambda: len(run.notes) == 1)
+    victim = int(run.notes[0].rpartition(" ")[2])
+    os.kill(victim, signal.SIGKILL)
+    await run.until(lambda: run.log.count("shop runs") == 3)
+    assert re.search(r"worker \d was ended by SIGKILL; another one starts in 0\.5 s", run.log)
+    run.signal()
+    assert await run.ended() == 0
+    assert run.log.count("shop stops") == 2
+    run.start("--workers", "2")
+    await run.until(lambda: run.log.count("shop runs") == 5)
+    run.signal(signal.SIGKILL)
+    await run.ended()
+    await run.until(lambda: run.log.count("shop stops") == 4)
+
+
+async def test_it_waits_for_a_server(run: Run, nats_server: NatsServer) -> None:
+    """A server that is away is waited for, not ready meanwhile; SIGTERM ends the wait."""
+    run.write(HANDLE)
+    run.environment["WINDSHIFT_ADDRESS"] = "127.0.0.1:1"
+    run.start("--health-port", "0")
+    await run.until(lambda: "health on" in run.log)
+    (port,) = re.findall(r"health on http://127\.0\.0\.1:(\d+)", run.log)
+    assert ask(port, "/readyz") == (503, {"status": "unavailable", "reason": "starting"})
+    await run.until(lambda: "shop waits for the server" in run.log)
+    run.signal()
+    assert await run.ended() == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "options", "status", "text"),
+    [
+        ("nothing:app", (), 2, "there is no module 'nothing'"),
+        ("nothing:app", ("--workers", "2"), 2, "there is no module 'nothing'"),
+        ("shop:other", (), 2, "shop:other: module 'shop' has no attribute 'other'"),
+        ("shop:consumer", (), 2, "shop:consumer is a AppConsumer, not a windshift.App"),
+        ("shop:app", ("--reload", "--workers", "2"), 2, "--reload goes with one worker"),
+        ("shop:app", (), 1, "ValueError: the consumer 'w' has no handler"),
+    ],
+)
+async def test_what_cannot_be_run(
+    run: Run, target: str, options: tuple[str, ...], status: int, text: str
+) -> None:
+    """A wrong target or wrong options: status 2, and a line that says it; an app that cannot start: 1."""
+    run.write("")
+    run.start(*options, target=target)
+    assert await run.ended() == status
+    assert text in run.log
+
+
+async def test_denied_ends_it(run: Run) -> None:
+    """What waiting will not mend is told in a line, with status 1."""
+    run.write(HANDLE + "app.consumer(app.stream('x', ensure='never'), 'y', ensure='never').on(handle)\n")
+    run.start()
+    assert await run.ended() == 1
+    assert "windshift: the app failed: stream" in run.log
+    assert "STREAM_NOT_FOUND" in run.log

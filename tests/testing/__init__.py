@@ -1,0 +1,1 @@
+"""The package for tests of programs that use Windshift."""

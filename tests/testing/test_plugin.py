@@ -1,0 +1,118 @@
+"""The pytest plugin, in test runs of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HEAD = """\
+import asyncio
+
+import pytest
+
+import windshift as ws
+from windshift.protos import test
+
+Text = test.StringValue
+
+"""
+FIRST = """\
+async def test_a(windshift):
+    async with windshift as client:
+        await client.streams.ensure("x", subjects=["x.>"])
+        assert (await client.publish("x.y", Text())).id == 1
+
+
+test_b = test_a
+"""
+ANYIO = """\
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+def anyio_backend():
+    return "asyncio"
+
+
+"""
+
+
+def run(directory: Path, code: str, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run tests in a process of their own."""
+    (directory / "test_it.py").write_text(HEAD + code)
+    return subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-p",
+            "no:xdist",
+            *options,
+            "test_it.py",
+        ],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=55,
+    )
+
+
+def test_with_pytest_asyncio(tmp_path: Path) -> None:
+    """Each test has a namespace of its own: the same stream is new for each, and the server is shared."""
+    done = run(
+        tmp_path, FIRST, "-p", "no:anyio", "-o", "asyncio_mode=auto",
+        "-o", "asyncio_default_fixture_loop_scope=function",
+    )  # fmt: skip
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_with_anyio(tmp_path: Path) -> None:
+    """The same with anyio's mark and no pytest-asyncio."""
+    done = run(tmp_path, ANYIO + FIRST, "-p", "no:asyncio")
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_without_either(tmp_path: Path) -> None:
+    """A test that runs a loop itself, and one that forgets to close its client, are no trouble."""
+    code = """\
+def test_a(windshift):
+    async def main():
+        await windshift.streams.ensure("x", subjects=["x.>"])
+
+    asyncio.run(main())
+
+
+def test_b(windshift_server, windshift):
+    assert windshift_server.address
+"""
+    done = run(tmp_path, code, "-p", "no:asyncio", "-p", "no:anyio")
+    assert "2 passed" in done.stdout, done.stdout
+
+
+def test_a_failing_test_shows_the_log_and_options_count(tmp_path: Path) -> None:
+    """What the server logged is beside the failure; `windshift_options` sets up server and client."""
+    (tmp_path / "conftest.py").write_text(
+        "import pytest\nimport windshift as ws\n\n\n"
+        '@pytest.fixture(scope="session")\n'
+        "def windshift_options():\n"
+        '    return ws.testing.Options({"DEVELOPMENT": "true"}, {"timeout": 3, "namespace": "mine"})\n'
+    )
+    code = """\
+def test_a(windshift):
+    async def main():
+        async with windshift as client:
+            await client.streams.ensure("x", subjects=["x.>"])
+            await client.publish("nowhere", Text())
+
+    asyncio.run(main())
+"""
+    done = run(tmp_path, code, "-p", "no:asyncio", "-p", "no:anyio")
+    assert "1 failed" in done.stdout
+    assert "log of the Windshift server" in done.stdout
+    assert "EnsureStream" in done.stdout
+    assert "mine.nowhere" in done.stdout
