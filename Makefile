@@ -11,6 +11,9 @@ PYTEST ?=
 
 CODE := $(wildcard src tests typing_tests examples benchmarks scripts)
 
+# Without bytecode every worker of `make test` would compile all tests anew, and every server that they start itself.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory
@@ -26,8 +29,8 @@ run: install ## Start a server in a temporary directory and send orders through 
 	@$(BIN)/python -m examples.orders
 
 .PHONY: test
-test: install ## Run the test suite, on all cores.
-	$(BIN)/python -m pytest -n auto --dist worksteal $(PYTEST) $(TESTS)
+test: install ## Run the test suite, on all cores, and list the slowest tests.
+	$(BIN)/python -m pytest -n auto --dist worksteal --durations 15 $(PYTEST) $(TESTS)
 
 .PHONY: bench
 bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone; or BEFORE=another checkout.

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
+from tests.support.command_line import windshift_command
 from tests.support.patterns import covers, covers_name, overlaps, overlaps_name
 from windshift.server.api.policies import POLICIES
 from windshift.server.auth import policy_file
@@ -118,18 +117,14 @@ def questions() -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("command", "answer"), questions())
-def test_documented_questions(command: str, answer: str, tmp_path: Path) -> None:
+def test_documented_questions(
+    command: str, answer: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Each question is answered as it says there; the whole answer shown is one of them."""
     (tmp_path / "auth.toml").touch(0o600)
     (tmp_path / "auth.toml").write_text(example())
-    done = subprocess.run(
-        [sys.executable, "-m", "windshift", *shlex.split(command)],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
-    )
+    monkeypatch.chdir(tmp_path)
+    done = windshift_command(*shlex.split(command))
     assert (done.returncode, done.stderr) == (0 if answer == "allowed" else 1, "")
     assert f"decision   {answer}\n" in done.stdout
     if "orders.internal.x" in command:

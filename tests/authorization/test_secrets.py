@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 
 from tests.authorization.callers import Caller, bearer
 from tests.authorization.policies import ALL, digest_of, principal, put, token_of
@@ -23,6 +24,7 @@ from tests.authorization.rows import method_of, path_of
 from tests.rpc.frames import Peer, prefixed
 from tests.support.certificates import Authority, Pair
 from tests.support.client import EVENTS, Metadata, any_of
+from tests.support.command_line import windshift_command
 from tests.support.exposition import scrape
 from tests.support.json_web_keys import AUDIENCE, ISSUER, Signer, claims, write_key_set
 from tests.support.nats_server import NatsServer
@@ -174,20 +176,19 @@ def good_calls(caller: Caller, name: str) -> None:
 def bad_calls(planted: Planted, address: str, credentials: grpc.ChannelCredentials) -> None:
     """Provoke errors with secrets in all places; keep what is said of them."""
     caller = Caller(address, (), credentials)
-    requests = {
-        "EventsService/Publish": pb.PublishEventRequest(subject="none.x", data=any_of("x")),
-        "EventsService/EnsureStream": pb.EnsureStreamRequest(name=""),
-        "StateService/Get": state_pb.GetRequest(store="missing", key="a"),
-        "DeadLettersService/Get": dead_letters_pb.GetRequest(id="none"),
-    }
-    for token in planted.tokens:
-        for metadata in headers_with(token):
-            for name, request in requests.items():
-                method = method_of(name)
-                try:
-                    caller.call(method, request, 20, metadata)
-                except grpc.RpcError as error:
-                    _keep(planted, error)
+    requests: list[tuple[str, Message]] = [
+        ("EventsService/Publish", pb.PublishEventRequest(subject="none.x", data=any_of("x"))),
+        ("EventsService/EnsureStream", pb.EnsureStreamRequest(name="")),
+        ("StateService/Get", state_pb.GetRequest(store="missing", key="a")),
+        ("DeadLettersService/Get", dead_letters_pb.GetRequest(id="none")),
+    ]
+    for number, token in enumerate(planted.tokens):
+        for place, metadata in enumerate(headers_with(token)):  # with each method for some of the tokens
+            name, request = requests[(number + place) % len(requests)]
+            try:
+                caller.call(method_of(name), request, 20, metadata)
+            except grpc.RpcError as error:
+                _keep(planted, error)
         agent = grpc.secure_channel(address, credentials, (("grpc.primary_user_agent", token),))
         with pytest.raises(grpc.RpcError) as caught:
             agent.unary_unary("/x/y")(b"", timeout=20)  # type: ignore[arg-type]
@@ -247,10 +248,7 @@ def checked(file: Path, planted: Planted) -> str:
         (["check", "--file", str(file), "--as", "all", "publish", "a.b"], ""),
         *((["check", "--file", str(file), "--token-stdin"], token) for token in planted.tokens[::3]),
     ):
-        done = subprocess.run(
-            [".venv/bin/python", "-m", "windshift", "auth", *arguments],
-            input=text, capture_output=True, text=True, check=False,
-        )  # fmt: skip
+        done = windshift_command("auth", *arguments, text=text)
         said += [done.stdout, done.stderr]
     return "\n".join(said)
 
@@ -315,7 +313,7 @@ def test_planted_secrets(tmp_path: Path, nats: NatsServer, planted: Planted, dev
         planted.said |= {"stdout": process.out, "stderr": process.err}
     finally:
         process.kill()
-    assert len(planted.said["stderr"].splitlines()) > 1000
+    assert len(planted.said["stderr"].splitlines()) > 500
     assert "PERMISSION_DENIED" in planted.said["errors"]
     assert planted.found() == []
 

@@ -15,6 +15,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
+from tests.support.command_line import Ended, windshift_command
 from windshift.server.auth.permissions import NEEDS
 
 HEAVY = (
@@ -62,17 +63,9 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def auth(*arguments: str | Path, text: str = "", **environment: str) -> subprocess.CompletedProcess[str]:
+def auth(*arguments: str | Path, text: str = "", **environment: str) -> Ended:
     """Run `windshift auth`."""
-    return subprocess.run(
-        [sys.executable, "-m", "windshift", "auth", *arguments],
-        input=text,
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=False,
-        timeout=30,
-    )
+    return windshift_command("auth", *arguments, text=text, **environment)
 
 
 def rows(output: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from string import punctuation
 from typing import Final
@@ -14,7 +14,6 @@ from tests.hardening.target import (
     CONSUME,
     DEAD_LETTERS,
     EVENTS,
-    MODES,
     STATE,
     call,
     delimited,
@@ -266,19 +265,13 @@ async def _witness(broker: Broker) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.fixture(params=MODES)
-def mode(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Give each way to speak to the API."""
-    return request.param  # type: ignore[no-any-return] # one of MODES
-
-
 @pytest.mark.timeout(120)
 async def test_no_name_leads_where_nobody_should_get(
-    own_nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory, mode: str
+    own_nats_server: NatsServer, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """Every one of them is INVALID_ARGUMENT in every field, and NATS holds what it held before."""
     directory = tmp_path_factory.mktemp("server")
-    with target(directory, mode, NATS_URL=own_nats_server.url) as server:
+    with target(directory, "plaintext", NATS_URL=own_nats_server.url) as server:
         async with connect(own_nats_server.url) as broker, await server.peer() as peer:
             await broker.stream("VICTIM", "victim.>")
             await broker.stream("KV_victim", "$KV.victim.>")

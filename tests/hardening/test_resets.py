@@ -16,7 +16,7 @@ from tests.rpc.frames import Peer, data, headers, prefixed, request_fields, rst_
 BURST, PER_SECOND = 10_000, 1_000
 """What honest clients may cancel."""
 
-RESETS = 100_000
+RESETS = 40_000
 BODY = prefixed(publish_request("warm.reset").SerializeToString())
 
 

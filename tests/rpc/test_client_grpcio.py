@@ -12,7 +12,7 @@ import pytest
 from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import StatusCode
+from windshift.rpc import Channel, RpcError, StatusCode
 
 from .calling import calling, channel_options, duplex, failure, message, unary
 from .serving import UNARY, eventually, strict_loop
@@ -172,8 +172,19 @@ async def test_more_calls_than_the_server_takes_at_once() -> None:
         running -= 1
         return messages_pb2.SimpleResponse()
 
+    async def insist(channel: Channel) -> None:
+        while True:
+            try:
+                await unary(channel)
+            except RpcError as error:
+                # Twice in a row, grpcio still counted a call that it had answered.
+                if "REFUSED_STREAM" not in error.message:
+                    raise
+            else:
+                return
+
     async with grpcio(handler, max_concurrent_streams=1) as (_, target), calling(target) as channel:
-        await asyncio.gather(*[unary(channel) for _ in range(100)])
+        await asyncio.gather(*[insist(channel) for _ in range(100)])
     assert most == 1
 
 

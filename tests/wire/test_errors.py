@@ -10,7 +10,16 @@ import grpc
 import pytest
 
 from tests.support.app import running_app
-from tests.support.client import DEAD_LETTERS, EVENTS, STATE, Client, any_of, read_refusal, refused
+from tests.support.client import (
+    DEAD_LETTERS,
+    EVENTS,
+    STATE,
+    Client,
+    any_of,
+    read_refusal,
+    refused,
+    refused_in_time,
+)
 from tests.support.nats_server import NatsServer
 from tests.wire.consuming import calling
 from tests.wire.looking import ADMIN
@@ -123,15 +132,14 @@ def test_account_without_jetstream(limited: NatsServer) -> None:
     with running_app(f"nats://none:p@127.0.0.1:{limited.port}") as address:
         client = Client(address)
         for attempt in (
-            lambda: ensure_stream(client, "S", timeout=0.5),
-            lambda: ensure_consumer(client, "S", name="c"),
-            lambda: client.publish("S.a", timeout=0.5),
-            lambda: client.ensure_store("s"),
-            lambda: client.get("s", "a"),
-            lambda: client.set("s", "a", timeout=0.5),
+            lambda seconds: ensure_stream(client, "S", timeout=seconds),
+            lambda _: ensure_consumer(client, "S", name="c"),
+            lambda seconds: client.publish("S.a", timeout=seconds),
+            lambda _: client.ensure_store("s"),
+            lambda _: client.get("s", "a"),
+            lambda seconds: client.set("s", "a", timeout=seconds),
         ):
-            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-                attempt()
+            refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", attempt)
         with calling(client) as call:
             call.say(subscribe={"stream": "S", "consumer": "c"})
             refusal = call.end()

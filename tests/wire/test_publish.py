@@ -16,7 +16,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, any_of, read_refusal, refused, text_of
+from tests.support.client import Client, any_of, read_refusal, refused, refused_in_time, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.management import ensure_stream
 from windshift.nats import headers as h
@@ -303,7 +303,7 @@ async def test_not_repeated_without_a_key(own_client: Client, own_nats_server: N
     own_client.ensure_stream("S")
     own_nats_server.freeze()
     with refused("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"):
-        own_client.publish("S.a", timeout=0.5)
+        own_client.publish("S.a", timeout=3)
     own_nats_server.thaw()
     assert own_client.publish("S.b") == 2
     assert (await stored(own_nats_server, "S", 1)).subject == "S.a"
@@ -345,13 +345,15 @@ def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:
     """Without the broker a publish is unavailable before its deadline, and succeeds once it is back."""
     own_client.ensure_stream("S")
     own_nats_server.freeze()
-    with refused("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"):
-        own_client.publish("S.a", timeout=0.5)
+
+    def publish(seconds: float) -> None:
+        own_client.publish("S.a", timeout=seconds)
+
+    refused_in_time("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", publish)
     own_nats_server.kill()
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        own_client.get("s", "a", timeout=0.5)  # by its end the server has noticed
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        own_client.publish("S.a", timeout=0.5)
+    # By the end of a read the server has noticed.
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", lambda seconds: own_client.get("s", "a", seconds))
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", publish)
     own_nats_server.start()
     with refused("FAILED_PRECONDITION", "UNBOUND_SUBJECT"):  # the stream was in memory
         own_client.publish("S.a")
@@ -364,10 +366,13 @@ def test_too_many_in_flight(own_nats_server: NatsServer) -> None:
         client.ensure_stream("S")
         own_nats_server.freeze()
         with ThreadPoolExecutor(1) as pool:
-            first = pool.submit(client.publish, "S.a", timeout=2)
+            first = pool.submit(client.publish, "S.a", timeout=30)
             time.sleep(0.2)  # nothing tells that it was sent
-            with refused("RESOURCE_EXHAUSTED", "TOO_MANY_IN_FLIGHT"):
-                client.publish("S.a", timeout=0.5)
+            refused_in_time(
+                "RESOURCE_EXHAUSTED",
+                "TOO_MANY_IN_FLIGHT",
+                lambda seconds: client.publish("S.a", timeout=seconds),
+            )
             own_nats_server.thaw()
             assert first.result() == 1
         client.channel.close()

@@ -15,7 +15,7 @@ from nats.js.api import StorageType
 
 from tests.support.app import running_app
 from tests.support.broker import connect
-from tests.support.client import Client, any_of, read_refusal, refused, text_of
+from tests.support.client import Client, any_of, read_refusal, refused, refused_in_time, text_of
 from tests.support.nats_server import NatsServer
 from tests.wire.management import stored_stream
 
@@ -297,14 +297,17 @@ def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:
     """Without the broker state is unavailable before the deadline; a lost answer is an unknown outcome."""
     own_client.ensure_store("s")
     own_nats_server.freeze()
-    with refused("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN"):
-        own_client.set("s", "a", timeout=0.5)
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        own_client.get("s", "a", timeout=0.5)
+
+    def get(seconds: float) -> None:
+        own_client.get("s", "a", seconds)
+
+    def set_(seconds: float) -> None:
+        own_client.set("s", "a", timeout=seconds)
+
+    refused_in_time("DEADLINE_EXCEEDED", "OUTCOME_UNKNOWN", set_)
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", get)
     own_nats_server.kill()
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        own_client.get("s", "a", timeout=0.5)  # by its end the server has noticed
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        own_client.set("s", "a", timeout=0.5)
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", get)  # by its end the server has noticed
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", set_)
     own_nats_server.start()
     own_client.set("s", "a")

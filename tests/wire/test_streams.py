@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
-from tests.support.client import Client, refused
+from tests.support.client import Client, refused, refused_in_time
 from tests.support.nats_server import NatsServer
 from tests.wire.management import ensure_stream, stored_stream
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -373,11 +373,13 @@ def test_many_clients_at_once(app_server: str, unique: Unique) -> None:
 def test_broker_away(own_nats_server: NatsServer, own_client: Client, unique: Unique) -> None:
     """Without a broker the call is unavailable within its deadline; one that hangs leaves no doubt either."""
     name = unique()
+
+    def ensure(seconds: float) -> None:
+        ensure_stream(own_client, name, timeout=seconds)
+
     own_nats_server.freeze()
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        ensure_stream(own_client, name, timeout=0.5)
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", ensure)
     own_nats_server.thaw()
     ensure_stream(own_client, name)
     own_nats_server.kill()
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
-        ensure_stream(own_client, name, timeout=0.5)
+    refused_in_time("UNAVAILABLE", "BROKER_UNAVAILABLE", ensure)

@@ -89,7 +89,7 @@ async def consume_through(
 )
 async def acks_nats_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
-    kills = run.scale(20, 3)
+    kills = run.scale(20, 2)
     async with single(run) as (node, servers):
 
         async def kill(_: int) -> None:
@@ -103,7 +103,7 @@ async def acks_nats_kills(run: Run) -> None:
 @scenario("acks-server-kills", "kill -9 of the server under subscribers that ack, reject, ping and drop")
 async def acks_server_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
-    kills = run.scale(20, 3)
+    kills = run.scale(20, 2)
     async with single(run, servers=2) as (node, servers):
 
         async def kill(number: int) -> None:
@@ -123,7 +123,7 @@ async def acks_server_kills(run: Run) -> None:
 )
 async def acks_both_kills(run: Run) -> None:
     """Nothing is skipped; what comes again was confirmed just before, and is counted."""
-    kills = run.scale(20, 3)
+    kills = run.scale(20, 2)
     async with single(run, servers=2) as (node, servers):
 
         async def kill(number: int) -> None:
@@ -141,7 +141,7 @@ async def acks_both_kills(run: Run) -> None:
 )
 async def acks(run: Run) -> None:
     """Nothing that was confirmed comes again; what names no delivery of the call is invalid."""
-    total = run.scale(100_000, 3000)
+    total = run.scale(100_000, 1000)
     async with single(run) as (node, servers), targets(run.history, servers) as places:
         made = places[0].connection
         await ensure_stream(made, "orders")
@@ -314,7 +314,7 @@ def _check_delays(run: Run, wanted: Sequence[float]) -> None:
 )
 async def order(run: Run) -> None:
     """Each event is seen for the first time in the order of ids, and none is left out."""
-    total = run.events(1_000_000, 5000)
+    total = run.events(1_000_000, 2000)
     async with single(run) as (node, servers), targets(run.history, servers) as places:
         made = places[0].connection
         await ensure_stream(made, "orders")
@@ -328,7 +328,8 @@ async def order(run: Run) -> None:
             await node.kill()
             await node.start()
 
-        async with in_background(rounds(run, 20, run.scale(2, 1), kill, "kill")):
+        pause = run.scale(20, 4) / 10
+        async with in_background(rounds(run, 20, pause, kill, "kill")):
             await _consume_in_order(run, places, node.url, "k", total, run.scale(900, 60))
         run.count("events in order through kills", total)
         run.count("kills", sum(fault.kind == "kill" for fault in run.history.faults))

@@ -35,10 +35,11 @@ async def full_disk(run: Run) -> None:
         subscriber = Subscriber("s", consumption, places)
         subscriber.start()
         await subscriber.ready()
+        size = run.scale(4000, 40_000)
         async with crowd() as workers:
             for number in range(4):
                 workers.add(
-                    publish_on(workers, made[number], f"p{number}", "orders", deadline=2.0, size=4000)
+                    publish_on(workers, made[number], f"p{number}", "orders", deadline=2.0, size=size)
                 )
             await _fill_and_grow(run, node, disk)
         await finish(run, consumption, [subscriber], node.url)

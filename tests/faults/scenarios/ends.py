@@ -186,7 +186,7 @@ async def _play(
         for number in range(8):
             workers.add(publish_on(workers, made[number % 4], f"p{number}", "orders", pause=0.15))
         async with in_background(strike()):
-            while len(publishes) < most or run.counts.get("faults", 0) < run.scale(20, 3):
+            while len(publishes) < most or run.counts.get("faults", 0) < run.scale(20, 2):
                 run.progress(f"{len(publishes):,} publishes, {run.counts.get('faults', 0)} faults")
                 await asyncio.sleep(0.1)
     is_enough.set()

@@ -52,7 +52,7 @@ async def publish_all_ways(run: Run, servers: Sequence[Server], faults: Awaitabl
             await ensure_stream(made[0], stream)
         since = time.monotonic()
         async with crowd() as workers:
-            for number in range(56):
+            for number in range(run.scale(56, 12)):
                 workers.add(publish_on(workers, made[number % 8], f"p{number}", "orders"))
             for number in range(4):
                 workers.add(publish_on(workers, made[number], f"b{number}", "bare", keys=False, pause=0.005))
@@ -82,7 +82,7 @@ async def _publish_through_kills(
     run: Run, node: Node, servers: list[Server], victim: Node | Server, longest_gap: float
 ) -> None:
     """Kill one process again and again, and start it at once, under all kinds of publishers."""
-    kills = run.scale(20, 3)
+    kills = run.scale(20, 2)
 
     async def kill(_: int) -> None:
         await victim.kill()
@@ -144,7 +144,7 @@ async def one_key(run: Run) -> None:
 
 async def publish_one_key(run: Run, servers: Sequence[Server], url: str) -> None:
     """Publish keys many times at once by way of all servers, and check what is stored."""
-    rounds_ = run.scale(50, 5)
+    rounds_ = run.scale(50, 3)
     async with connections(run.history, 10, *(server.address for server in servers)) as made:
         await ensure_stream(made[0], "orders")
         for number in range(rounds_):

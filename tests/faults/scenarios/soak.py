@@ -46,7 +46,7 @@ class Load:
 )
 async def soak(run: Run) -> None:
     """Hold nothing any more of what is over."""
-    total, cycles = run.events(1_000_000, 6000), run.scale(CYCLES, 3)
+    total, cycles = run.events(1_000_000, 1600), run.scale(CYCLES, 2)
     port = free_port()
     async with single(run, config=f'http: "127.0.0.1:{port}"\n') as (node, (server,)):
         async with connections(run.history, 1, server.address) as made:

@@ -48,7 +48,7 @@ async def pointers(keeper: Keeper, stream: str, consumer: str = "c") -> list[Poi
     found: list[Pointer] = []
     after = 0
     while True:
-        page = await keeper.replays.page(ConsumerKey(stream, consumer), after, in_seconds(5))
+        page = await keeper.replays.page(ConsumerKey(stream, consumer), after, in_seconds(30))
         found += page.pointers
         after = page.after
         if not after:
