@@ -271,7 +271,7 @@ async def test_many_failing_calls_end_a_connection() -> None:
 )
 async def test_useless_frames_end_a_connection(frames: Any) -> None:
     """Whatever they are; each one is told why."""
-    async with serving(server_options(admission=few(failing_calls=2)), unary_call=echo) as running:
+    async with serving(server_options(admission=few()), unary_call=echo) as running:
         async with await running.peer() as peer:
             with suppress(ConnectionError):
                 for batch in range(0, 50_000, 500):
