@@ -58,7 +58,11 @@ class Server:
         environment: Mapping[str, str] = MappingProxyType({}),
         timeout: float = 30.0,
     ) -> None:
-        self._temporary = tempfile.TemporaryDirectory(prefix="windshift-") if directory is None else None
+        self._temporary = (
+            tempfile.TemporaryDirectory(prefix="windshift-", ignore_cleanup_errors=True)
+            if directory is None
+            else None
+        )
         self._directory = Path(self._temporary.name if self._temporary else str(directory))
         self._environment = dict(environment)
         self._timeout = timeout
@@ -127,8 +131,11 @@ class Server:
             self._process.wait(self._timeout)
 
     def close(self) -> None:
-        """End it, and remove a temporary directory."""
-        self.kill()
+        """Stop it, or else kill it, and remove a temporary directory."""
+        try:
+            self.stop()  # a killed one leaves its nats-server, which writes a moment longer
+        except ServerFailed:
+            self.kill()
         if self._temporary is not None:
             self._temporary.cleanup()
 
