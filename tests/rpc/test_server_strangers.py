@@ -277,6 +277,7 @@ async def test_useless_frames_end_a_connection(frames: Any) -> None:
                 for batch in range(0, 50_000, 500):
                     peer.send(b"".join(map(frames, range(batch, batch + 500))))
                     await peer.pong()
+                    peer.pongs.clear()  # looking through all of them takes longer each time
                     if peer.ended:
                         break
             assert await peer.closed() == ENHANCE_YOUR_CALM

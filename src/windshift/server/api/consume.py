@@ -150,7 +150,7 @@ def _subscribe(subscribe: EventsRequest.Subscribe) -> Subscribe:
         subscribe.stream,
         subscribe.consumer,
         subscribe.max_processing_events,
-        subscribe.resume,
+        tuple(subscribe.resume),
         linger,
     )
 
