@@ -21,7 +21,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from windshift.rpc import LOOPBACK, includes, open_sockets
 from windshift.server.process.readiness import Readiness
-from windshift.server.telemetry.prometheus import Exposition
+from windshift.server.telemetry.exposition import Exposition
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]

@@ -24,8 +24,8 @@ from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments as i
 from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
+from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.process import LoopLag, add_process
-from windshift.server.telemetry.prometheus import Exposition, expose
 from windshift.server.telemetry.registry import PeriodicReader, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
@@ -126,6 +126,8 @@ class Metrics:
         return await asyncio.shield(task)
 
     async def _expose(self, accept: str) -> Exposition:
+        from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - 2 MB until the first scrape
+
         return await expose(await self.registry.collect(), accept)
 
 

@@ -32,7 +32,7 @@ from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import TlsNotUsable
 from windshift.server.process.watchdog import Watchdog
 from windshift.server.telemetry import instruments
-from windshift.server.telemetry.prometheus import Exposition
+from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.registry import Registry
 from windshift.server.telemetry.signals import Telemetry
 
