@@ -27,6 +27,7 @@ from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
 from windshift.server.process import health_http, memory, open_files
+from windshift.server.state import transactions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 TEXT: Final = (ROOT / "docs" / "limits.md").read_text()
@@ -105,6 +106,8 @@ VALUES: Final = {
         f"{commands.LONGEST_LINGER.total_seconds():.0f} s"
     ),
     "subjects, filters or sources in one request": amount(streams.MOST_IN_A_LIST),
+    "keys of a transaction, with those that are checked": amount(transactions.MOST_KEYS),
+    "a transaction": size(policies.LARGEST_OF_TRANSACTIONS),
     "the reason of a reject": f"{commands.LONGEST_REASON:,} characters",
     "the error type of a reject": f"{commands.LONGEST_ERROR_TYPE} characters",
     "claims of the ends of events": (
