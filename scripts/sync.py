@@ -205,7 +205,8 @@ class Stub:
     ) -> None:
         """Write a function or method."""
         arguments = function.args
-        for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs):
+        variadic = [each for each in (arguments.vararg, arguments.kwarg) if each is not None]
+        for each in (*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *variadic):
             each.annotation = plain(each.annotation)
             self.use(module, each.annotation)
         for default in (*arguments.defaults, *arguments.kw_defaults):

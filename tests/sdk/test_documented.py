@@ -28,7 +28,9 @@ Order(order_id='7', cents=3490)
 ann is not what it was
 ann has 7
 bob has 8
+0 were late
 0 replayed
+0 replays cancelled, 0 delivered
 0 purged
 sending hello
 mails.new

@@ -82,6 +82,8 @@ def test_publish_consume_and_look(client: ws.sync.Client) -> None:
     assert seen == [("a", False), ("b", False), ("c", False), ("d", False)]
     letters = list(client.dead_letters.list(stream="s"))
     assert [(letter.event.id, letter.reason) for letter in letters] == [(3, "no")]
+    (group,) = client.dead_letters.summarize("reason", stream="s").groups
+    assert (group.keys["reason"], group.count, client.dead_letters.count(stream="s")) == ("no", 1, 1)
     assert [stored.event.data.value for stored in stream.events.read()] == ["a", "b", "c", "d"]
     assert client.stream("s").info().events == 4
     assert [info.name for info in client.streams.list()] == ["s"]

@@ -7,7 +7,15 @@ from .client import Client, connect
 from .client_credentials import ClientCredentials
 from .consumers import Consumer, ConsumerInfo, Sought
 from .credentials import Token
-from .dead_letters import DeadLetter, Purged, Replayed
+from .dead_letters import (
+    CancelledReplays,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterGroup,
+    DeadLetterSummary,
+    Purged,
+    Replayed,
+)
 from .deliveries import Delivery, Drop, GiveUp, Outcome, RetryLater, Verdict
 from .errors import (
     AlreadySubscribed,
@@ -85,6 +93,7 @@ __all__ = [
     "START",
     "AlreadySubscribed",
     "BrokerUnavailable",
+    "CancelledReplays",
     "CaughtUp",
     "Client",
     "ClientClosed",
@@ -97,7 +106,10 @@ __all__ = [
     "ConsumerNotFound",
     "ConsumerSpec",
     "DeadLetter",
+    "DeadLetterFilter",
+    "DeadLetterGroup",
     "DeadLetterNotFound",
+    "DeadLetterSummary",
     "DeadlineExceeded",
     "Delivery",
     "Denied",

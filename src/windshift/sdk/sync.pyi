@@ -7,13 +7,21 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, overload
+from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
 
 from google.protobuf.message import Message
 
 from windshift.sdk.consumers import ConsumerInfo, Sought
 from windshift.sdk.credentials import TokenSource
-from windshift.sdk.dead_letters import Cause, DeadLetter, Purged, Replayed
+from windshift.sdk.dead_letters import (
+    By,
+    CancelledReplays,
+    DeadLetter,
+    DeadLetterFilter,
+    DeadLetterSummary,
+    Purged,
+    Replayed,
+)
 from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import END, Position
@@ -115,59 +123,39 @@ class Stores:
 
 class DeadLetters:
     """The dead letters of a server."""
-    def list(
-        self,
-        *,
-        stream: str = "",
-        consumer: str = "",
-        causes: Sequence[Cause] = (),
-        type: type | str = "",
-        since: datetime | None = None,
-        until: datetime | None = None,
-    ) -> Iterator[DeadLetter]:
-        """List dead letters, page by page."""
+    def list(self, *, newest_first: bool = False, **which: Unpack[DeadLetterFilter]) -> Iterator[DeadLetter]:
+        """List dead letters, page by page, in the order in which they were written."""
+    def count(self, **which: Unpack[DeadLetterFilter]) -> int | None:
+        """Count dead letters; None where that would take the server long."""
+    def summarize(self, *by: By, limit: int = 0, **which: Unpack[DeadLetterFilter]) -> DeadLetterSummary:
+        """Group the newest 50,000 dead letters of a stream and consumer by what they have in common."""
     def get(self, id: str) -> DeadLetter:
         """Read one dead letter."""
     def watch(
-        self,
-        *,
-        position: str = "",
-        existing: bool = False,
-        stream: str = "",
-        consumer: str = "",
-        causes: Sequence[Cause] = (),
-        type: type | str = "",
-        since: datetime | None = None,
-        until: datetime | None = None,
+        self, *, position: str = "", existing: bool = False, **which: Unpack[DeadLetterFilter]
     ) -> Iterator[DeadLetter]:
         """Yield dead letters as they are written, until the loop is left."""
     def replay(
         self,
         *,
         ids: Sequence[str] | None = None,
-        stream: str = "",
-        consumer: str = "",
-        causes: Sequence[Cause] = (),
-        type: type | str = "",
-        since: datetime | None = None,
-        until: datetime | None = None,
         everything: bool = False,
         rate: int = 0,
         dry_run: bool = False,
+        **which: Unpack[DeadLetterFilter],
     ) -> Replayed:
         """Deliver the events of dead letters again, to the consumers that gave up on them, and only to these."""
+    def cancel_replay(
+        self, *, ids: Sequence[str] | None = None, everything: bool = False, **which: Unpack[DeadLetterFilter]
+    ) -> CancelledReplays:
+        """End replays that no subscriber has yet; see `replay` for the arguments. The dead letters stay."""
     def purge(
         self,
         *,
         ids: Sequence[str] | None = None,
-        stream: str = "",
-        consumer: str = "",
-        causes: Sequence[Cause] = (),
-        type: type | str = "",
-        since: datetime | None = None,
-        until: datetime | None = None,
         everything: bool = False,
         dry_run: bool = False,
+        **which: Unpack[DeadLetterFilter],
     ) -> Purged:
         """Remove dead letters for good; see `replay` for the arguments."""
 
