@@ -352,6 +352,10 @@ def _streams_listed(world: World, request: Any, responses: Any) -> None:
     assert all(world.witness.stream(stream.spec.name) for stream in responses[0].streams)
 
 
+def _history_told(world: World, request: Any, responses: Any) -> None:
+    assert {series.name for series in responses[0].series} <= {*request.streams, *request.consumers}
+
+
 def _stream_seen(world: World, request: Any, responses: Any) -> None:
     stored = world.witness.stream(request.name)
     assert stored is not None
@@ -451,6 +455,7 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "AdminService/ListSubscriptions": _told,
     "AdminService/PauseConsumer": _paused,
     "AdminService/SeekConsumer": _sought,
+    "AdminService/GetHistory": _history_told,
     "PrincipalsService/ListPrincipals": _principals_listed,
     "PrincipalsService/EndConnections": _told,
     "Health/Check": _told,

@@ -104,6 +104,7 @@ REQUESTS: dict[str, Message | Make] = {
     "AdminService/ListSubscriptions": admin_pb.ListSubscriptionsRequest(),
     "AdminService/PauseConsumer": admin.pausing("base-"),
     "AdminService/SeekConsumer": admin.seeking("base-"),
+    "AdminService/GetHistory": admin_pb.GetHistoryRequest(streams=["SHOP"], consumers=["SHOP/ann-1"]),
     "PrincipalsService/ListPrincipals": principals_pb.ListPrincipalsRequest(),
     "PrincipalsService/EndConnections": principals_pb.EndConnectionsRequest(principal="exact"),
     "Health/Check": health_pb.HealthCheckRequest(),
@@ -123,6 +124,7 @@ _OPEN_TO_KNOWN = (
     "AdminService/ListStreams",
     "AdminService/GetServer",
     "AdminService/WhoAmI",
+    "AdminService/GetHistory",
 )
 """Methods that any known caller may ask; lists leave out what it may not see."""
 

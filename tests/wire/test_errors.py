@@ -71,7 +71,7 @@ def test_empty_messages(client: Client, path: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         send(client, path, b"")
     (field,) = caught[0].fields
-    assert field in {"name", "stream", "data", "request", "store", "value", "id", "ids"}
+    assert field in {"name", "stream", "data", "request", "store", "value", "id", "ids", "streams"}
     assert caught[0].metadata == {"field": field}
     assert caught[0].message.startswith(f"{field}: ")
 
@@ -105,7 +105,7 @@ def test_a_later_versions_command(client: Client, unique: Unique) -> None:
     ensure_consumer(client, stream, name="c")
     subscribe = pb.EventsRequest(subscribe={"stream": stream, "consumer": "c"}).SerializeToString()
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
-        send(client, f"/{EVENTS.full_name}/Events", subscribe, b"\xa2\x06\x00")
+        send(client, f"/{EVENTS.full_name}/Events", subscribe, b"\xb2\x09\x00")
     assert caught[0].fields == ("request",)
 
 

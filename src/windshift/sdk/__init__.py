@@ -78,6 +78,7 @@ from .errors import (
     WrongLoop,
 )
 from .events import CaughtUp, Event, Skipped, StoredEvent
+from .history import History, Series
 from .logs import EventLogFilter
 from .pointers import END, START, Position, at, from_id
 from .publishing import Publish, Publisher, PublishReceipt
@@ -121,6 +122,7 @@ __all__ = [
     "EventTooLarge",
     "Exhausted",
     "GiveUp",
+    "History",
     "IdentityUnavailable",
     "InvalidField",
     "InvalidRequest",
@@ -150,6 +152,7 @@ __all__ = [
     "Revision",
     "RevisionMismatch",
     "SeekNotPossible",
+    "Series",
     "SettingsError",
     "ShuttingDown",
     "Skipped",

@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from .calling import Caller
 from .credentials import TokenSource
 from .dead_letters import DeadLetters
+from .history import History, history
 from .payloads import Codec
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
 from .settings import Tls, read_settings
@@ -169,6 +170,27 @@ class Client:
             in_flight: publishes at once; 1 to 200 are on their way, the others wait for their turn.
         """
         return Publisher(self._caller, in_flight)
+
+    async def history(
+        self,
+        streams: Sequence[str] = (),
+        consumers: Sequence[str] = (),
+        *,
+        since: datetime | None = None,
+        points: int = 360,
+    ) -> History:
+        """Return the last hour of streams and consumers in numbers, as servers remember it, for charts.
+
+        What does not exist, or the token may not see, is left out. What nothing has changed in for long may
+        not be remembered; asking makes the servers look at it, within 10 seconds.
+
+        Args:
+            streams: names, at most 100.
+            consumers: each as its stream's name, a slash and its own, such as `orders/billing`; at most 100.
+            since: from when on; None = an hour ago.
+            points: most values of a series, up to 360; fewer make the steps longer.
+        """
+        return await history(self._caller, streams, consumers, since, points)
 
     async def close(self, grace: Seconds = 0.0) -> None:
         """Take no more calls, let running ones finish for `grace`, and disconnect."""

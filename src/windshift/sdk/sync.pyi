@@ -23,6 +23,7 @@ from windshift.sdk.dead_letters import (
     Replayed,
 )
 from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
+from windshift.sdk.history import History
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import END, Position
 from windshift.sdk.publishing import MADE, PublishReceipt
@@ -69,6 +70,15 @@ class Client:
         """Publish many events, and return their receipts in the order of the events."""
     def publisher(self, *, in_flight: int = 256) -> Publisher:
         """Return a publisher for a long-running program: `with client.publisher() as out`."""
+    def history(
+        self,
+        streams: Sequence[str] = (),
+        consumers: Sequence[str] = (),
+        *,
+        since: datetime | None = None,
+        points: int = 360,
+    ) -> History:
+        """Return the last hour of streams and consumers in numbers, as servers remember it, for charts."""
     def close(self, grace: Seconds = 0.0) -> None:
         """Take no more calls, let running ones finish for `grace`, and disconnect."""
     def abort(self) -> None:

@@ -95,6 +95,11 @@ def _seeing() -> Iterator[Row]:
             if stream:
                 consumers = pb.ListConsumersRequest(stream=stream)
                 yield Row("AdminService/ListConsumers", who, consumers, answer, stream)
+            history = pb.GetHistoryRequest(streams=[stream])  # leaves out what is not seen, or not there
+            told = INVALID if answer is INVALID else ALLOWED
+            yield Row("AdminService/GetHistory", who, history, told, f"stream {stream}")
+            history = pb.GetHistoryRequest(consumers=[f"{stream}/c"])
+            yield Row("AdminService/GetHistory", who, history, told, f"consumers of {stream}")
 
 
 def _removing() -> Iterator[Row]:

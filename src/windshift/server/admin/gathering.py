@@ -12,7 +12,7 @@ import asyncio
 import json
 import logging
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import Connection, Message, NotConnected
@@ -28,8 +28,8 @@ _FORGOTTEN: Final = 16.0
 """Seconds of silence after which a server counts as gone."""
 _MOST: Final = 10_000
 """Servers that are remembered."""
-_IN_ONE: Final = 500
-"""Entries of one message of an answer."""
+_IN_ONE: Final = 128 * 1024
+"""Bytes of one message of an answer, but for its last entry."""
 
 Answer: TypeAlias = Callable[[JsonObject], Iterable[JsonObject]]
 
@@ -89,6 +89,10 @@ class Gathering:
         entries = {self.id: list(self._answers[what](question))} | waiting.whole
         return Gathered(entries, sorted(self._others() - entries.keys()))
 
+    def rank(self) -> int:
+        """Return how many of the other servers have a lower id."""
+        return sum(other < self.id for other in self._others())
+
     def _others(self) -> set[str]:
         now = self._loop.time()
         self._heard = {id: at for id, at in self._heard.items() if now - at < _FORGOTTEN}  # noqa: A001
@@ -115,10 +119,8 @@ class Gathering:
         except Exception:
             log.exception("a question of another server could not be answered")
             return
-        for begin in range(0, max(1, len(entries)), _IN_ONE):
-            some, last = entries[begin : begin + _IN_ONE], begin + _IN_ONE >= len(entries)
-            part = {"id": self.id, "entries": some, "last": last}
-            self._publish(message.reply.decode(), json.dumps(part).encode())
+        for part in _parts(self.id, entries):
+            self._publish(message.reply.decode(), part)
 
     def _publish(self, subject: str, body: bytes, reply: bytes = b"") -> None:
         try:
@@ -160,6 +162,23 @@ class _Waiting:
         if part.get("last"):
             self.whole[part["id"]] = parts
             self._news.set()
+
+
+def _parts(id: str, entries: Iterable[JsonObject]) -> Iterator[bytes]:  # noqa: A002
+    """Write an answer as messages that the broker takes."""
+    some: list[str] = []
+    size = 0
+    for entry in entries:
+        if size >= _IN_ONE:
+            yield _part(id, some, last=False)
+            some, size = [], 0
+        some.append(json.dumps(entry))
+        size += len(some[-1])
+    yield _part(id, some, last=True)
+
+
+def _part(id: str, entries: Iterable[str], *, last: bool) -> bytes:  # noqa: A002
+    return f'{{"id": "{id}", "entries": [{", ".join(entries)}], "last": {json.dumps(last)}}}'.encode()
 
 
 def _read(body: bytes) -> dict[str, Any] | None:

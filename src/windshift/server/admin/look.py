@@ -6,13 +6,13 @@ A list keeps only what it is sorted and searched by; the entries that are shown 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
-from windshift.server.background.batches import together
+from windshift.server.background.batches import batches, together
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import StreamNotFound
 from windshift.server.domain.names import INTERNAL
@@ -44,6 +44,7 @@ class StreamRow(NamedTuple):
         last_id: the last id ever given.
         consumers: how many it has.
         rate: events stored per second since the look before; 0 when it was not there then.
+        changed_at: when a look first saw what it holds now, in the loop's time; 0 = the first look did.
     """
 
     name: str
@@ -55,10 +56,23 @@ class StreamRow(NamedTuple):
     last_id: int
     consumers: int
     rate: float
+    changed_at: float
+
+    @property
+    def held(self) -> tuple[int, int, int, int]:
+        """What changes: the numbers of events, bytes, the last id and consumers."""
+        return self.events, self.size, self.last_id, self.consumers
 
     def contains(self, text: str) -> bool:
         """Whether a text in lower case is in the name or in a subject."""
         return text in self.name.lower() or any(text in subject.lower() for subject in self.subjects)
+
+
+class StreamsSeen(NamedTuple):
+    """All streams, and when they were looked at, in the loop's time."""
+
+    at: float
+    rows: list[StreamRow]
 
 
 class ConsumerRow(NamedTuple):
@@ -109,10 +123,15 @@ class Look:
         self._loop = asyncio.get_running_loop()
         self._streams = _Shared(api, self._look_at_streams)
         self._consumers = _Shared(api, self._look_at_consumers)
-        self._seen: dict[str, tuple[int, float]] = {}
+        self._seen: dict[str, StreamRow] = {}
+        self._seen_at = 0.0
 
     async def streams(self, deadline: float) -> list[StreamRow]:
         """Return all streams, but those that Windshift and the broker keep for themselves."""
+        return (await self._streams.get(deadline)).rows
+
+    async def seen(self, deadline: float) -> StreamsSeen:
+        """Return the same, and when it was."""
         return await self._streams.get(deadline)
 
     async def consumers(self, deadline: float) -> list[ConsumerRow]:
@@ -128,27 +147,28 @@ class Look:
                 if INTERNAL not in (info["config"].get("metadata") or {})
             ]
 
-    async def _look_at_streams(self, deadline: float) -> list[StreamRow]:
-        seen, self._seen = self._seen, {}
-        now = self._loop.time()
-        rows = []
-        with broker_errors():
-            async for info in self._api.listed("STREAM.LIST", "streams", deadline):
-                name, last = info["config"]["name"], info["state"]["last_seq"]
-                if not name.startswith(_RESERVED):
-                    before, then = seen.get(name, (last, now - 1))
-                    rows.append(_stream_row(info, max(0, last - before) / max(now - then, 0.001)))
-                    self._seen[name] = last, now
-        return rows
-
-    async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
-        names = [row.name for row in await self._look_at_streams(deadline) if row.consumers]
+    async def consumers_of(self, streams: Sequence[str], deadline: float) -> list[ConsumerRow]:
+        """Return the consumers of some streams, as they are now, and none of those that do not exist."""
         rows: list[ConsumerRow] = []
-        for begin in range(0, len(names), _AT_ONCE):
-            some = names[begin : begin + _AT_ONCE]
+        for some in batches(streams, _AT_ONCE):
             for found in await together(self._rows_unless_deleted(name, deadline) for name in some):
                 rows += found
         return rows
+
+    async def _look_at_streams(self, deadline: float) -> StreamsSeen:
+        seen, then, now = self._seen, self._seen_at, self._loop.time()
+        with broker_errors():
+            rows = [
+                _stream_row(info, seen.get(info["config"]["name"]), then, now)
+                async for info in self._api.listed("STREAM.LIST", "streams", deadline)
+                if not info["config"]["name"].startswith(_RESERVED)
+            ]
+        self._seen, self._seen_at = {row.name: row for row in rows}, now
+        return StreamsSeen(now, rows)
+
+    async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
+        seen = await self._look_at_streams(deadline)
+        return await self.consumers_of([row.name for row in seen.rows if row.consumers], deadline)
 
     async def _rows_unless_deleted(self, stream: str, deadline: float) -> list[ConsumerRow]:
         try:
@@ -157,17 +177,20 @@ class Look:
             return []
 
 
-def _stream_row(info: Mapping[str, Any], rate: float) -> StreamRow:
+def _stream_row(info: Mapping[str, Any], before: StreamRow | None, then: float, now: float) -> StreamRow:
+    """Read a stream. `before` is what the look at `then` saw of it; 0 = there was no look."""
     config, state = info["config"], info["state"]
+    held = state["messages"], state["bytes"], state["last_seq"], state.get("consumer_count", 0)
+    stored = 0 if before is None else max(0, held[2] - before.last_id)
+    is_same = then == 0 or (before is not None and held == before.held)
+    changed_at = (0.0 if before is None else before.changed_at) if is_same else now
     created = parse_rfc3339(info["created"])
     return StreamRow(
         config["name"],
         tuple(config.get("subjects") or ()),
         (config.get("mirror") or {}).get("name", ""),
         0 if created is None else created.seconds * NANOSECONDS + created.nanos,
-        state["messages"],
-        state["bytes"],
-        state["last_seq"],
-        state.get("consumer_count", 0),
-        rate,
+        *held,
+        stored / max(now - then, 0.001),
+        changed_at,
     )

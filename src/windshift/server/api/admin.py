@@ -16,7 +16,9 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.history import MOST_NAMES, History, Kind, Series
 from windshift.server.admin.pausing import ConsumerPause
+from windshift.server.admin.rings import LENGTH
 from windshift.server.admin.seeking import ConsumerSeek
 from windshift.server.admin.servers import ServerEntry, Servers
 from windshift.server.admin.streams import StreamAdmin, StreamEntry, StreamOrder, StreamQuery
@@ -62,6 +64,14 @@ _STREAM_ORDERS: Final[dict[int, StreamOrder]] = {
     pb.ListStreamsRequest.ORDER_DEAD_LETTERS: StreamOrder.DEAD_LETTERS,
     pb.ListStreamsRequest.ORDER_NEWEST: StreamOrder.NEWEST,
 }
+_KINDS: Final[dict[Kind, pb.GetHistoryResponse.Kind]] = {
+    Kind.RATE: pb.GetHistoryResponse.KIND_RATE,
+    Kind.EVENTS: pb.GetHistoryResponse.KIND_EVENTS,
+    Kind.BYTES: pb.GetHistoryResponse.KIND_BYTES,
+    Kind.LAG: pb.GetHistoryResponse.KIND_LAG,
+    Kind.IN_FLIGHT: pb.GetHistoryResponse.KIND_IN_FLIGHT,
+    Kind.DEAD_LETTERS: pb.GetHistoryResponse.KIND_DEAD_LETTERS,
+}
 _CONSUMER_ORDERS: Final[dict[int, ConsumerOrder]] = {
     pb.ListConsumersRequest.ORDER_UNSPECIFIED: ConsumerOrder.NAME,
     pb.ListConsumersRequest.ORDER_NAME: ConsumerOrder.NAME,
@@ -84,6 +94,7 @@ class Administration:
         subscriptions: the calls that consume.
         events: reads events.
         tails: follow streams.
+        history: the last hour in numbers.
     """
 
     servers: Servers
@@ -94,6 +105,7 @@ class Administration:
     subscriptions: Subscriptions
     events: EventReader
     tails: Tails
+    history: History
 
 
 class AdminService:
@@ -314,6 +326,20 @@ class AdminService:
         )
         return pb.SeekConsumerResponse(next_id=sought.next_id, was=sought.was, pending=sought.pending)
 
+    # --- History ------------------------------------------------------------------------------------------
+
+    async def get_history(self, request: pb.GetHistoryRequest, call: ServerCall) -> pb.GetHistoryResponse:
+        """Give the last hour of streams and consumers."""
+        streams, consumers = read_names(request)
+        may_view = _may_view(call)
+        series, missing = await self._admin.history.get(
+            [name for name in streams if may_view(name)],
+            [f"{key.stream}/{key.name}" for key in consumers if may_view(key.stream)],
+            unix_ns("since", request.since) if request.HasField("since") else 0,
+            number("points", request.points, LENGTH) or LENGTH,
+        )
+        return pb.GetHistoryResponse(series=map(_series, series), missing=missing)
+
 
 class CallTail(CallStream):
     """The client's end of a tail, as the domain sees it."""
@@ -373,6 +399,28 @@ def read_selection(request: pb.ReadEventsRequest | pb.TailEventsRequest) -> Sele
             )
     types = frozenset(name.encode() for name in request.types)
     return Selection(request.stream, tuple(dict.fromkeys(request.subjects)), types)
+
+
+def read_names(request: pb.GetHistoryRequest) -> tuple[list[str], list[ConsumerKey]]:
+    """Read which streams and consumers are meant, each once; raise `InvalidField`."""
+    if not (request.streams or request.consumers):
+        raise InvalidField("streams", "name streams or consumers")
+    for field, values in (("streams", request.streams), ("consumers", request.consumers)):
+        if len(values) > MOST_NAMES:
+            raise InvalidField(field, f"must have at most {MOST_NAMES} elements")
+    for position, name in enumerate(request.streams):
+        names.stream_name(f"streams[{position}]", name)
+    consumers: list[ConsumerKey] = []
+    for position, text in enumerate(request.consumers):
+        stream, slash, name = text.partition("/")
+        if not slash:
+            raise InvalidField(
+                f"consumers[{position}]", "must be the stream's name, a slash and its own name"
+            )
+        names.stream_name(f"consumers[{position}]", stream)
+        names.consumer_name(f"consumers[{position}]", name)
+        consumers.append(ConsumerKey(stream, name))
+    return list(dict.fromkeys(request.streams)), list(dict.fromkeys(consumers))
 
 
 def _get_query(request: pb.GetEventRequest) -> dict[str, Any]:
@@ -538,3 +586,10 @@ def _subscription(view: SubscriptionView) -> pb.Subscription:
     )
     subscription.since.FromNanoseconds(view.since_ns)
     return subscription
+
+
+def _series(series: Series) -> pb.GetHistoryResponse.Series:
+    message = pb.GetHistoryResponse.Series(name=series.name, kind=_KINDS[series.kind], values=series.values)
+    message.start.FromNanoseconds(series.start_ns)
+    message.step.FromNanoseconds(series.step_ns)
+    return message

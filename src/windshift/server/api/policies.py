@@ -486,6 +486,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_control, _check_of_consumer),
     _ADMIN + "SeekConsumer": _changes(_control, _check_of_consumer),
+    _ADMIN + "GetHistory": MethodPolicy(rule=None, weight=Weight.LIST),
     _PRINCIPALS + "ListPrincipals": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _PRINCIPALS + "EndConnections": _changes(_end_connections, read_principal),
     _HEALTH + "Check": _PROBE,

@@ -34,6 +34,7 @@ from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.history import History
 from windshift.server.admin.look import Look
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.seeking import ConsumerSeek
@@ -232,6 +233,7 @@ class App:
         yield self._domain.upkeep.run()
         yield self._domain.gathering.run()
         yield self._domain.servers.measure()
+        yield self._domain.history.run()
         yield self._domain.dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -438,6 +440,7 @@ class _Domain:
         self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets, nats.room))
         look, pauses = Look(api), ConsumerPause(api, notes)
         self.servers = Servers(self.gathering, *describing, connection, requests)
+        self.history = History(look, store, self.gathering)
         self.admin = AdminService(
             Administration(
                 servers=self.servers,
@@ -448,6 +451,7 @@ class _Domain:
                 subscriptions=subscriptions,
                 events=EventReader(api, look),
                 tails=Tails(connection, api, nats.room),
+                history=self.history,
             )
         )
         admin = DeadLetterAdmin(store, queue, api, stats)

@@ -499,6 +499,13 @@ class DeadLetterStore:
         batch = await self.stream.batch({"seq": 1, "next_by_subj": pattern, "batch": 1}, deadline)
         return len(batch.messages) + batch.left
 
+    async def version(self, deadline: float) -> tuple[int, int] | None:
+        """Return what changes with every dead letter that is added or removed; None = there are none."""
+        info = await self.stream.info(deadline)
+        if info is None or not info["state"]["messages"]:
+            return None
+        return info["state"]["messages"], info["state"]["last_seq"]
+
 
 # --- Pages, decided without I/O -----------------------------------------------------------------------------
 

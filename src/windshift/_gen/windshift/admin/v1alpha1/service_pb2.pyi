@@ -566,3 +566,52 @@ class SeekConsumerResponse(_message.Message):
     was: int
     pending: int
     def __init__(self, next_id: _Optional[int] = ..., was: _Optional[int] = ..., pending: _Optional[int] = ...) -> None: ...
+
+class GetHistoryRequest(_message.Message):
+    __slots__ = ("streams", "consumers", "since", "points")
+    STREAMS_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    SINCE_FIELD_NUMBER: _ClassVar[int]
+    POINTS_FIELD_NUMBER: _ClassVar[int]
+    streams: _containers.RepeatedScalarFieldContainer[str]
+    consumers: _containers.RepeatedScalarFieldContainer[str]
+    since: _timestamp_pb2.Timestamp
+    points: int
+    def __init__(self, streams: _Optional[_Iterable[str]] = ..., consumers: _Optional[_Iterable[str]] = ..., since: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., points: _Optional[int] = ...) -> None: ...
+
+class GetHistoryResponse(_message.Message):
+    __slots__ = ("series", "missing")
+    class Kind(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        KIND_UNSPECIFIED: _ClassVar[GetHistoryResponse.Kind]
+        KIND_RATE: _ClassVar[GetHistoryResponse.Kind]
+        KIND_EVENTS: _ClassVar[GetHistoryResponse.Kind]
+        KIND_BYTES: _ClassVar[GetHistoryResponse.Kind]
+        KIND_LAG: _ClassVar[GetHistoryResponse.Kind]
+        KIND_IN_FLIGHT: _ClassVar[GetHistoryResponse.Kind]
+        KIND_DEAD_LETTERS: _ClassVar[GetHistoryResponse.Kind]
+    KIND_UNSPECIFIED: GetHistoryResponse.Kind
+    KIND_RATE: GetHistoryResponse.Kind
+    KIND_EVENTS: GetHistoryResponse.Kind
+    KIND_BYTES: GetHistoryResponse.Kind
+    KIND_LAG: GetHistoryResponse.Kind
+    KIND_IN_FLIGHT: GetHistoryResponse.Kind
+    KIND_DEAD_LETTERS: GetHistoryResponse.Kind
+    class Series(_message.Message):
+        __slots__ = ("name", "kind", "start", "step", "values")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        KIND_FIELD_NUMBER: _ClassVar[int]
+        START_FIELD_NUMBER: _ClassVar[int]
+        STEP_FIELD_NUMBER: _ClassVar[int]
+        VALUES_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        kind: GetHistoryResponse.Kind
+        start: _timestamp_pb2.Timestamp
+        step: _duration_pb2.Duration
+        values: _containers.RepeatedScalarFieldContainer[float]
+        def __init__(self, name: _Optional[str] = ..., kind: _Optional[_Union[GetHistoryResponse.Kind, str]] = ..., start: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., step: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., values: _Optional[_Iterable[float]] = ...) -> None: ...
+    SERIES_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    series: _containers.RepeatedCompositeFieldContainer[GetHistoryResponse.Series]
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, series: _Optional[_Iterable[_Union[GetHistoryResponse.Series, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...

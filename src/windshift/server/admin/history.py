@@ -1,0 +1,361 @@
+"""The last hour of streams and consumers in numbers, as the servers on the same broker remember it.
+
+Two servers, those with the lowest ids, look every 10 seconds: more would only cost the broker. Each remembers
+what it saw while it was one of them, and all are asked. A look at the streams is the one that lists share; of
+the consumers those are looked at every time in which something has changed lately, and the others once a
+minute. Looking takes about 2 % of the time: where it takes long, it is done less often.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from array import array
+from base64 import b64decode, b64encode
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Final, NamedTuple
+
+from windshift.nats import NatsError
+from windshift.nats.jetstream.api import JsonObject
+from windshift.nats.times import NANOSECONDS
+from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.look import Look, StreamRow
+from windshift.server.admin.rings import IDLE, LENGTH, LONGEST_HOLD, Rings, Run, condensed, merged
+from windshift.server.background.batches import batches, together
+from windshift.server.domain.errors import ForbiddenByBroker, WindshiftError
+from windshift.server.events.dead_letters.store import DeadLetterStore
+
+log = logging.getLogger(__name__)
+
+STEP: Final = 10.0
+"""Seconds between two looks. All servers on a broker have to agree."""
+MOST_STREAMS: Final = 500
+MOST_CONSUMERS: Final = 1_000
+"""Rings of each kind: with three numbers of four bytes they take 6.5 MB."""
+MOST_NAMES: Final = 100
+"""Streams, and as many consumers, that one question asks for."""
+_LONGEST: Final = 511
+_SKEW: Final = 6
+"""Steps by which the clock of another server may be ahead."""
+_LOOKING: Final = 2
+"""Servers that look."""
+_SHARE: Final = 50
+"""Looking takes at most one part in so many of the time."""
+_FORBIDDEN: Final = 600.0
+"""Seconds after which what the broker forbade is tried again."""
+_TIMEOUT: Final = 20.0
+_SLICE: Final = 500
+"""Rows that one turn of the event loop is busy with."""
+_AT_ONCE: Final = 32
+
+
+class Kind(Enum):
+    """What is counted."""
+
+    RATE = "rate"
+    EVENTS = "events"
+    BYTES = "bytes"
+    LAG = "lag"
+    IN_FLIGHT = "in flight"
+    DEAD_LETTERS = "dead letters"
+
+
+STREAM_KINDS: Final = (Kind.RATE, Kind.EVENTS, Kind.BYTES)
+CONSUMER_KINDS: Final = (Kind.LAG, Kind.IN_FLIGHT, Kind.DEAD_LETTERS)
+
+
+class Series(NamedTuple):
+    """What one number was.
+
+    Attributes:
+        name: the stream, or the stream and the consumer with a slash between.
+        kind: what is counted.
+        start_ns: when the first step begins, in nanoseconds since 1970.
+        step_ns: how long a step is.
+        values: of each step; NaN = nobody looked.
+    """
+
+    name: str
+    kind: Kind
+    start_ns: int
+    step_ns: int
+    values: Sequence[float]
+
+
+class History:
+    """Looks, remembers, and asks all servers what they remember.
+
+    Args:
+        look: what there is.
+        dead_letters: counts them.
+        gathering: asks the other servers.
+        step: seconds between two looks.
+    """
+
+    def __init__(
+        self, look: Look, dead_letters: DeadLetterStore, gathering: Gathering, step: float = STEP
+    ) -> None:
+        self._look = look
+        self._dead_letters = dead_letters
+        self._gathering = gathering
+        self._step = step
+        self._loop = asyncio.get_running_loop()
+        self._streams = Rings(MOST_STREAMS, len(STREAM_KINDS))
+        self._consumers = Rings(MOST_CONSUMERS, len(CONSUMER_KINDS))
+        self._asked_streams = _Asked(MOST_STREAMS)
+        self._asked_consumers = _Asked(MOST_CONSUMERS)
+        self._before = _Sample()
+        gathering.answer("history", self._own)
+
+    # --- Asking -------------------------------------------------------------------------------------------
+
+    async def get(
+        self, streams: Sequence[str], consumers: Sequence[str], since_ns: int, points: int
+    ) -> tuple[list[Series], list[str]]:
+        """Return what servers remember, and the ids of those that did not answer.
+
+        Args:
+            streams: names.
+            consumers: names, each as the stream's, a slash and the consumer's.
+            since_ns: from when on, in nanoseconds since 1970.
+            points: most values of a series, from 1 on.
+        """
+        now, step_ns = self._now(), int(self._step * NANOSECONDS)
+        since = max(since_ns // step_ns, now - LENGTH + 1)
+        question = {"streams": list(streams), "consumers": list(consumers), "since": since}
+        gathered = await self._gathering.ask("history", question)
+        told: dict[tuple[str, Kind], list[Run]] = {
+            (name, kind): [] for name in streams for kind in STREAM_KINDS
+        }
+        told |= {(name, kind): [] for name in consumers for kind in CONSUMER_KINDS}
+        for _, entries in sorted(gathered.entries.items()):
+            for some in batches(entries, _AT_ONCE):
+                for name, kind, run in filter(None, map(_read, some)):
+                    if (name, kind) in told and since <= run.start <= run.end <= now + _SKEW:
+                        told[name, kind].append(run)
+                await asyncio.sleep(0)
+        every = max(1, -(-(now + 1 - since) // points))
+        series: list[Series] = []
+        for keys in batches(list(told), _AT_ONCE):
+            for name, kind in keys:
+                run = condensed(merged(told[name, kind]), every, points, is_rate=kind is Kind.RATE)
+                if run.values:
+                    length = every * step_ns
+                    series.append(Series(name, kind, run.start * length, length, run.values))
+            await asyncio.sleep(0)
+        return series, gathered.missing
+
+    def _own(self, question: JsonObject) -> Iterator[JsonObject]:
+        """Answer for this server; what is asked for is looked at from now on, for a while."""
+        since = question.get("since")
+        if not isinstance(since, int):
+            return
+        for rings, asked, kinds, names in (
+            (self._streams, self._asked_streams, STREAM_KINDS, question.get("streams")),
+            (self._consumers, self._asked_consumers, CONSUMER_KINDS, question.get("consumers")),
+        ):
+            for name in _texts(names):
+                asked.add(name, self._now())
+                ring = rings.get(name)
+                if ring is not None:
+                    yield from (
+                        _write(name, kind, ring.read(column, since)) for column, kind in enumerate(kinds)
+                    )
+
+    def _now(self) -> int:
+        return int(time.time() / self._step)
+
+    # --- Looking ------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Look, while this is one of the servers that do, until cancelled."""
+        not_before = 0.0
+        while True:
+            rank = self._gathering.rank()
+            moment = (rank + 0.5) / _LOOKING  # in the middle of its part of a step: they do not look at once
+            await asyncio.sleep((moment - time.time() / self._step) % 1 * self._step)
+            began = self._loop.time()
+            if rank >= _LOOKING or began < not_before or self._now() <= self._before.step:
+                continue
+            try:
+                await self._sample(began + _TIMEOUT)
+                took = self._loop.time() - began
+                not_before = began + min(_SHARE * took, (LONGEST_HOLD - 1) * self._step)
+            except ForbiddenByBroker:  # which is in the log
+                not_before = began + _FORBIDDEN
+            except (WindshiftError, NatsError, TimeoutError) as error:
+                log.debug("nothing was seen for the history: %s", type(error).__name__)
+            except Exception:
+                log.exception("nothing was seen for the history")
+
+    async def _sample(self, deadline: float) -> None:
+        seen = await self._look.seen(deadline)
+        if seen.at <= self._before.at:
+            return  # nobody has looked since
+        after = _Sample(seen.at, self._now())
+        for rows in batches(seen.rows, _SLICE):
+            for row in rows:
+                self._put_stream(row, after)
+            await asyncio.sleep(0)
+        await self._sample_consumers(seen.rows, after, deadline)
+        self._before = after
+
+    def _put_stream(self, row: StreamRow, after: _Sample) -> None:
+        before, name = self._before, row.name
+        is_wanted = row.changed_at > before.at or self._asked_streams.is_recent(name, after.step)
+        ring = self._streams.claim(name, after.step) if is_wanted else self._streams.get(name)
+        if ring is not None:
+            rate = row.rate
+            if name in before.last_ids:
+                rate = max(0, row.last_id - before.last_ids[name]) / (after.at - before.at)
+            ring.put(after.step, (rate, row.events, row.size))
+            after.last_ids[name] = row.last_id
+
+    # --- Consumers ----------------------------------------------------------------------------------------
+
+    async def _sample_consumers(self, rows: Sequence[StreamRow], after: _Sample, deadline: float) -> None:
+        active = self._active(rows, after.step)
+        found: dict[str, tuple[float, float]] = {}
+        for some in batches(sorted(active), _AT_ONCE):
+            for each in await self._look.consumers_of(some, deadline):
+                name = f"{each.key.stream}/{each.key.name}"
+                found[name] = each.pending, each.unsettled
+                self._claim_consumer(name, found[name], after.step)
+        for name, ring in self._consumers.items():
+            if ring.last == self._before.step and _stream(name) not in active:
+                found[name] = ring.latest[0], ring.latest[1]  # nothing changes in it
+        kept = [name for name in found if self._consumers.get(name) is not None]
+        after.letters_at = await self._dead_letters.version(deadline)
+        after.letters = await self._count(kept, after.letters_at, deadline)
+        for name in kept:
+            kept_ring = self._consumers.get(name)
+            if kept_ring is not None:
+                kept_ring.put(after.step, (*found[name], after.letters[name]))
+
+    def _active(self, rows: Iterable[StreamRow], step: int) -> set[str]:
+        """Return the streams whose consumers are looked at."""
+        active = {name for name, ring in self._streams.items() if step - ring.claimed < IDLE}
+        active.update(_stream(name) for name in self._asked_consumers.recent(step))
+        is_round = (
+            step // IDLE != self._before.step // IDLE
+        )  # where nothing changes, it is looked once a minute
+        for name, ring in self._consumers.items():
+            if is_round or step - ring.claimed < IDLE:
+                active.add(_stream(name))
+        return {row.name for row in rows if row.consumers and row.name in active}
+
+    def _claim_consumer(self, name: str, values: tuple[float, float], step: int) -> None:
+        """Give a consumer a ring if something changes in it or in its stream, or if there is room anyway."""
+        ring, stream = self._consumers.get(name), self._streams.get(_stream(name))
+        changed = self._consumers.has_room if ring is None else ring.latest[:2] != array("f", values).tolist()
+        if stream is not None and stream.claimed == step:
+            changed = True
+        if changed or self._asked_consumers.is_recent(name, step):
+            self._consumers.claim(name, step)
+
+    async def _count(self, names: Sequence[str], version: object, deadline: float) -> dict[str, int]:
+        """Count the dead letters of consumers; ask only for what may have changed."""
+        counts = self._before.letters if version == self._before.letters_at else {}
+        counts = {name: counts[name] for name in names if name in counts}
+        for some in batches([name for name in names if name not in counts], _AT_ONCE):
+            if version is None:
+                counts.update(dict.fromkeys(some, 0))
+                continue
+            found = await together(self._dead_letters.count(*_split(name), deadline) for name in some)
+            counts.update(zip(some, found, strict=True))
+        return counts
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What was seen last.
+
+    Attributes:
+        at: when, in the loop's time.
+        step: in which step.
+        last_ids: of the streams that have a ring.
+        letters: dead letters of the consumers that have one.
+        letters_at: the version of the dead letters then; None = there were none at all.
+    """
+
+    at: float = 0.0
+    step: int = -1
+    last_ids: dict[str, int] = field(default_factory=dict)
+    letters: dict[str, int] = field(default_factory=dict)
+    letters_at: tuple[int, int] | None = None
+
+
+class _Asked:
+    """Names that somebody asked for lately, and when."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._steps: dict[str, int] = {}
+
+    def add(self, name: str, step: int) -> None:
+        """Note that somebody asks."""
+        if len(self._steps) >= self._most:
+            self._steps = {name: self._steps[name] for name in self.recent(step)}
+        if name in self._steps or len(self._steps) < self._most:
+            self._steps[name] = step
+
+    def is_recent(self, name: str, step: int) -> bool:
+        """Whether somebody asked within the last minute."""
+        return step - self._steps.get(name, -IDLE) < IDLE
+
+    def recent(self, step: int) -> list[str]:
+        """Return the names for which somebody did."""
+        return [name for name in self._steps if self.is_recent(name, step)]
+
+
+def _split(name: str) -> tuple[str, str]:
+    stream, _, consumer = name.partition("/")
+    return stream, consumer
+
+
+def _stream(name: str) -> str:
+    return _split(name)[0]
+
+
+# --- What servers tell each other -------------------------------------------------------------------------
+
+
+def _texts(names: object) -> list[str]:
+    """Read names; they may be anybody's."""
+    found = names if isinstance(names, list) else []
+    return [name for name in found[:MOST_NAMES] if isinstance(name, str) and len(name) <= _LONGEST]
+
+
+def _write(name: str, kind: Kind, run: Run) -> JsonObject:
+    """Write what a ring holds; the values as numbers of four bytes, the lowest first, in Base64."""
+    return {
+        "name": name,
+        "kind": kind.value,
+        "start": run.start,
+        "values": b64encode(_little(run.values).tobytes()).decode(),
+    }
+
+
+def _read(entry: JsonObject) -> tuple[str, Kind, Run] | None:
+    """Read what a server remembers; what is odd, or of another version, is left out."""
+    name, start, values = entry.get("name"), entry.get("start"), array("f")
+    try:
+        kind = Kind(entry.get("kind"))
+        values.frombytes(b64decode(entry["values"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+    if not isinstance(name, str) or not isinstance(start, int) or not 0 < len(values) <= LENGTH:
+        return None
+    return name, kind, Run(start, _little(values))
+
+
+def _little(values: array[float]) -> array[float]:
+    """Return values as the machine has them for those that are sent, and the other way round."""
+    if sys.byteorder == "big":
+        values = values[:]
+        values.byteswap()
+    return values
