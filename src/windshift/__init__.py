@@ -97,6 +97,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         TokenUnavailable,
         TooManyInFlight,
         TooManySubjects,
+        TransactionsNotSupported,
         TtlNotSupported,
         Unauthenticated,
         Unavailable,
@@ -224,6 +225,7 @@ __all__ = [
     "TokenUnavailable",
     "TooManyInFlight",
     "TooManySubjects",
+    "TransactionsNotSupported",
     "Trial",
     "TtlNotSupported",
     "Unauthenticated",
@@ -264,6 +266,8 @@ _APP = frozenset(
     }
 )
 """What a program without an `App` does not load."""
+_MODULES = {"codecs": "windshift.sdk.codecs", "sync": "windshift.sdk.sync", "testing": "windshift.testing"}
+"""What a program loads only when it names it."""
 
 
 def __getattr__(name: str) -> Any:
@@ -274,8 +278,8 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("windshift")
-    if name == "testing":
-        return import_module("windshift.testing")
+    if name in _MODULES:
+        return import_module(_MODULES[name])
     if name in __all__:
         module = "windshift.sdk.app" if name in _APP else "windshift.sdk"
         value = globals()[name] = getattr(import_module(module), name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl as tls
+import subprocess
 import sys
 from collections.abc import Awaitable
 from contextlib import AsyncExitStack, closing
@@ -700,12 +701,26 @@ def test_another_loop_or_process_is_refused() -> None:
     with pytest.raises(RuntimeError, match="first call"):
         asyncio.run(call(channel))
 
-    async def forked(channel: Channel) -> None:
-        await call(channel)
-        channel._process += 1
-        with pytest.raises(RuntimeError, match="first call"):
-            channel.stream("/a/b", messages_pb2.SimpleResponse)
-        channel._process -= 1
-        await channel.close()
+    program = """
+import asyncio, os
+from windshift.rpc import Channel, RpcError
+from windshift._gen.windshift.test.v1.test_pb2 import StringValue
 
-    asyncio.run(forked(Channel("127.0.0.1:1")))
+async def main(channel):
+    try:
+        await channel.unary("/a/b", StringValue(), StringValue)
+    except RpcError:
+        child = os.fork()
+    if child:
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+        await channel.close()
+        return
+    try:
+        channel.stream("/a/b", StringValue)
+    except RuntimeError as error:
+        os._exit(3 if "first call" in str(error) else 4)
+
+asyncio.run(main(Channel("127.0.0.1:1")))
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "3\n"

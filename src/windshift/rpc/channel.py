@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import ssl as tls
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from enum import Enum, auto
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import Any, NamedTuple, Self, TypeVar, overload
 
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
@@ -48,12 +46,12 @@ M = TypeVar("M", bound=Message)
 MetadataPairs = Iterable[tuple[str, MetadataValue]]
 
 
+_ELSEWHERE = "a channel belongs to the event loop and the process of its first call"
 _PARSE = Direction.RESPONSE.parse
 _TIMER_RESOLUTION = 0.001  # uvloop's clock and timers count milliseconds
 
 
-@dataclass(frozen=True, slots=True)
-class _Method:
+class _Method(NamedTuple):
     headers: HeaderList
     response_type: type[Message] | None
 
@@ -100,7 +98,7 @@ class Channel:
         self.options = options or ChannelOptions()
         self._host, self._port = split_target(target)
         self._ssl = ssl
-        self._process = 0
+        self._bound_already = False
         self._on_state = on_state
         self._metadata: MetadataPairs = ()
         self._encoded: HeaderList = []
@@ -140,11 +138,14 @@ class Channel:
         Raises:
             RuntimeError: this is another one, or another process.
         """
-        loop, process = asyncio.get_running_loop(), os.getpid()
-        if not self._process:
-            self._loop, self._process = loop, process
-        elif loop is not self._loop or process != self._process:
-            raise RuntimeError("a channel belongs to the event loop and the process of its first call")
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:  # in a forked process, too: it does not have the running loop of its parent
+            raise RuntimeError(_ELSEWHERE) from None
+        if not self._bound_already:
+            self._loop, self._bound_already = loop, True
+        elif loop is not self._loop:
+            raise RuntimeError(_ELSEWHERE)
         return loop
 
     def _note(self, state: ChannelState) -> None:
@@ -488,7 +489,7 @@ class Channel:
     def abort(self) -> None:
         """Disconnect at once; running calls end as if they had been cut off. The event loop need not run."""
         self._closing = True
-        if not self._process or self._loop.is_closed():
+        if not self._bound_already or self._loop.is_closed():
             return
         if self._connector is not None:
             self._connector.cancel()

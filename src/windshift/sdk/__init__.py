@@ -2,7 +2,6 @@
 
 import logging
 
-from . import codecs, sync
 from .client import Client, connect
 from .client_credentials import ClientCredentials
 from .consumers import Consumer, ConsumerInfo, Sought
@@ -192,8 +191,6 @@ __all__ = [
     "WrongLastId",
     "WrongLoop",
     "at",
-    "codecs",
     "connect",
     "from_id",
-    "sync",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -76,38 +77,41 @@ class Caller:
             WindshiftError: see `windshift.sdk.errors`.
         """
         channels = self.channels()
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + (self.timeout if timeout is None else timeout)
+        clock = time.monotonic
+        left = self.timeout if timeout is None else timeout
+        deadline = clock() + left
         attempt, doubt, renewed = 0, False, False
         while True:
             attempt += 1
-            pairs = await self._pairs(deadline - clock())
+            pairs = self._credentials.current
+            if pairs is None:
+                pairs = await self._pairs(left)
+                left = deadline - clock()
             channel = channels.for_calls()
             try:
-                return await channel.unary(
-                    method, request, response, timeout=deadline - clock(), metadata=pairs
-                )
+                return await channel.unary(method, request, response, timeout=left, metadata=pairs)
             except RpcError as failure:
                 error = failure
             if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
                 renewed = True
                 self._credentials.refused(pairs)
+                left = deadline - clock()
                 continue
             if doubt and error.code is gone:
                 return response()
             if self._closed:
                 raise ClientClosed("the client is closed") from error
             self._note(channel, error)
-            decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
+            left = deadline - clock()
+            decision = decide(repeat, error, attempt, left, doubt=doubt)
             if isinstance(decision, Raise):
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
             await asyncio.sleep(decision.delay)
+            left = deadline - clock()
 
     async def _pairs(self, left: float) -> Pairs:
-        """Return the metadata with the token, in the time that a call has left."""
-        if (pairs := self._credentials.current) is not None:
-            return pairs
+        """Fetch the metadata with the token, in the time that a call has left."""
         try:
             async with asyncio.timeout(left):
                 return await self._credentials.pairs()
@@ -165,6 +169,8 @@ class Caller:
         """
         if self._closed:
             raise ClientClosed("the client is closed")
+        if self._channels is not None and _running_loop() is self._loop:
+            return self._channels  # a forked process does not have the running loop of its parent
         forked = self._channels is not None and os.getpid() != self._process
         if forked and self.follows_forks:
             _of_other_processes.append((self._loop, self._channels))
@@ -225,6 +231,13 @@ class Caller:
     def _note(self, channel: Channel, error: RpcError) -> None:
         if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
             self._channels.unreachable(channel)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 async def pages(

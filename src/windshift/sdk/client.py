@@ -161,6 +161,8 @@ class Client:
         Raises:
             PublishManyError: an event failed. Then no more are taken; its `results` tell what became of each.
         """
+        if not 1 <= in_flight <= 200:
+            raise ValueError("in_flight must be 1 to 200")
         return await publish_many(self._caller, messages, subject, in_flight)
 
     def publisher(self, *, in_flight: int = 256) -> Publisher:

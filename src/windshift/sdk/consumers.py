@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from windshift.protos import admin, events
 from windshift.rpc import StatusCode
@@ -28,8 +27,7 @@ _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _EVENTS = "/windshift.events.v1alpha1.EventsService/"
 
 
-@dataclass(frozen=True, slots=True)
-class ConsumerInfo:
+class ConsumerInfo(NamedTuple):
     """A consumer, and how far it has come.
 
     Attributes:
@@ -63,8 +61,7 @@ class ConsumerInfo:
     waiting_replays: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Sought:
+class Sought(NamedTuple):
     """A consumer was moved, or could be.
 
     Attributes:

@@ -21,9 +21,8 @@ from __future__ import annotations
 import asyncio
 import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .client_credentials import ClientCredentials
 from .credentials import Token, TokenSource
@@ -32,8 +31,7 @@ from .errors import SettingsError, TokenUnavailable
 _COMMAND_TIMEOUT = 30.0  # seconds
 
 
-@dataclass(frozen=True, slots=True)
-class Context:
+class Context(NamedTuple):
     """What a context says.
 
     Attributes:
@@ -212,11 +210,11 @@ def _tls(table: _Table) -> Mapping[str, Path] | bool:
     return files or True
 
 
-@dataclass(frozen=True, slots=True)
 class Command:
     """A program that prints a token. It is run again when the server refuses the token."""
 
-    words: tuple[str, ...]
+    def __init__(self, words: tuple[str, ...]) -> None:
+        self.words = words
 
     async def __call__(self) -> Token:
         """Run it.

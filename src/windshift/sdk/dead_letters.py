@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Literal, TypeAlias, TypedDict, TypeVar, Unpack
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack
 
 from google.protobuf.message import Message
 
@@ -60,8 +60,7 @@ class DeadLetterFilter(TypedDict, total=False):
     event_ids: Sequence[int]
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetter:
+class DeadLetter(NamedTuple):
     """An event that a consumer gave up on.
 
     Attributes:

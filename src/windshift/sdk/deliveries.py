@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import Enum
 from types import TracebackType
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from .errors import Undecodable, UnknownType
 from .events import Event
@@ -32,8 +31,7 @@ class Outcome(Enum):
     """It is not delivered again, and leaves no dead letter."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
+class Verdict(NamedTuple):
     """What is to become of an event, and why.
 
     Attributes:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from google.protobuf.message import Message
 
@@ -118,8 +117,7 @@ class Event(Generic[T]):
         return f"Event(id={self.id}, subject={self.subject!r}, type={self.type!r}, attempt={self.attempt})"
 
 
-@dataclass(frozen=True, slots=True)
-class StoredEvent:
+class StoredEvent(NamedTuple):
     """An event as its stream holds it.
 
     Attributes:
@@ -135,8 +133,7 @@ class StoredEvent:
     data_size: int
 
 
-@dataclass(frozen=True, slots=True)
-class Skipped:
+class Skipped(NamedTuple):
     """A tail was too slow, or `max_rate` too low, and left out events.
 
     Attributes:
@@ -148,9 +145,10 @@ class Skipped:
     last_id: int
 
 
-@dataclass(frozen=True, slots=True)
 class CaughtUp:
     """A tail or a watch has shown everything that there was when it began."""
+
+    __slots__ = ()
 
 
 class Events:

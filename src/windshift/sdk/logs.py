@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import logging
 from contextvars import ContextVar
-from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .events import Event
 
 
-@dataclass(frozen=True, slots=True)
-class Handled:
+class Handled(NamedTuple):
     """The event that a handler has.
 
     Attributes:
         stream: its stream.
         consumer: the consumer.
-        event_id: its id.
-        attempt: how often it was delivered, this time included.
+        event: the event.
     """
 
-    stream: str | None = None
-    consumer: str | None = None
-    event_id: int | None = None
-    attempt: int | None = None
+    stream: str
+    consumer: str
+    event: Event[Any]
 
 
-_NOTHING = Handled()
-handled: ContextVar[Handled] = ContextVar("windshift_handled", default=_NOTHING)
+handled: ContextVar[Handled | None] = ContextVar("windshift_handled", default=None)
 """The event of the handler that runs."""
 
 
@@ -39,6 +37,8 @@ class EventLogFilter(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Add the attributes."""
         current = handled.get()
-        record.stream, record.consumer = current.stream, current.consumer
-        record.event_id, record.attempt = current.event_id, current.attempt
+        stream, consumer, event = (None, None, None) if current is None else current
+        record.stream, record.consumer = stream, consumer
+        record.event_id = None if event is None else event.id
+        record.attempt = None if event is None else event.attempt
         return True

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from typing import NamedTuple
 
 NAMESPACE = re.compile(r"[A-Za-z0-9_]{1,32}")
 
 
-@dataclass(frozen=True, slots=True)
-class Names:
+class Names(NamedTuple):
     """How names and subjects of a client are called at the server.
 
     A namespace keeps tests and developers on a shared server apart. It is naming, not protection.

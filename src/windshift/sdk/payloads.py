@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -109,9 +110,17 @@ class Payloads:
         Raises:
             TypeError: it can be no payload.
         """
+        payload = AnyMessage()
+        self.pack_into(payload, value)
+        return payload
+
+    def pack_into(self, payload: AnyMessage, value: object) -> None:
+        """Make an empty payload that of a message or object; see `pack`."""
         if isinstance(value, Message):
-            return AnyMessage(type_url=_PREFIX + value.DESCRIPTOR.full_name, value=value.SerializeToString())
-        return self._find(type(value))[1].encode(value)
+            payload.type_url = _url(type(value))
+            payload.value = value.SerializeToString()
+        else:
+            payload.CopyFrom(self._find(type(value))[1].encode(value))
 
     def unpack(self, payload: AnyMessage) -> Message:
         """Return the Protobuf message in a payload.
@@ -158,6 +167,11 @@ class Payloads:
 
 def _is_message(kind: type) -> bool:
     return issubclass(kind, Message)
+
+
+@functools.cache
+def _url(kind: type[Message]) -> str:
+    return _PREFIX + _full_name(kind)
 
 
 def _full_name(kind: Any) -> str:

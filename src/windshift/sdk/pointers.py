@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
 from windshift.protos import events
 
 from .times import moment, timestamp
 
 
-@dataclass(frozen=True, slots=True)
-class Position:
+class Position(NamedTuple):
     """A position; use `START`, `END`, `at(time)` or `from_id(id)`.
 
     Attributes:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-from collections.abc import AsyncIterable, AsyncIterator, Iterable
-from dataclasses import dataclass
+from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NamedTuple, Self
 
 from windshift.protos import events
 
@@ -18,13 +17,13 @@ from .errors import PublishManyError
 from .retry import Repeat
 from .times import timestamp
 
+_END: Final = object()
 METHOD = "/windshift.events.v1alpha1.EventsService/Publish"
 MADE: Final = "\0make a key"
 """Stands for a key that is made at random; no valid key begins like this."""
 
 
-@dataclass(frozen=True, slots=True)
-class PublishReceipt:
+class PublishReceipt(NamedTuple):
     """An event is stored.
 
     Attributes:
@@ -36,8 +35,7 @@ class PublishReceipt:
     duplicate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Publish:
+class Publish(NamedTuple):
     """An event to publish; see `Client.publish`."""
 
     subject: str
@@ -49,22 +47,36 @@ class Publish:
 
 async def publish(caller: Caller, event: Publish, timeout: float | None = None) -> PublishReceipt:
     """Publish an event; see `Client.publish`."""
+    subject, message, key, expected_last_id, time = event
     request = events.PublishEventRequest(
-        subject=caller.names.subject(event.subject), data=caller.payloads.pack(event.message)
+        subject=caller.names.subject(subject),
+        idempotency_key=_make_key() if key is MADE else key,
+        expected_last_id=expected_last_id,
     )
-    if event.key is not None:
-        request.idempotency_key = _make_key() if event.key is MADE else event.key
-    if event.expected_last_id is not None:
-        request.expected_last_id = event.expected_last_id
-    if event.time is not None:
-        request.timestamp.CopyFrom(timestamp(event.time))
-    repeat = Repeat.ONCE if event.key is None else Repeat.SAME
+    caller.payloads.pack_into(request.data, message)
+    if time is not None:
+        request.timestamp.CopyFrom(timestamp(time))
+    repeat = Repeat.ONCE if key is None else Repeat.SAME
     response = await caller.call(METHOD, request, events.PublishEventResponse, repeat, timeout=timeout)
     return PublishReceipt(response.id, response.duplicate)
 
 
+_KEY = 16  # characters: 12 random bytes
+_KEYS_AT_ONCE = 256  # asking the kernel for random bytes costs as much as all the rest of a key
+_keys: list[str] = []
+
+
 def _make_key() -> str:
-    return base64.urlsafe_b64encode(os.urandom(12)).decode()
+    while True:
+        try:
+            return _keys.pop()
+        except IndexError:
+            text = base64.urlsafe_b64encode(os.urandom(12 * _KEYS_AT_ONCE)).decode()
+            _keys.extend(text[start : start + _KEY] for start in range(0, len(text), _KEY))
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keys.clear)  # the keys at hand are the parent's
 
 
 async def publish_many(
@@ -74,10 +86,9 @@ async def publish_many(
     in_flight: int,
 ) -> list[PublishReceipt]:
     """Publish many events; see `Client.publish_many`."""
-    if not 1 <= in_flight <= 200:
-        raise ValueError("in_flight must be 1 to 200")
     results: list[Any] = []
-    source = _events(messages, subject)
+    later = aiter(messages) if isinstance(messages, AsyncIterable) else None
+    now = iter(()) if isinstance(messages, AsyncIterable) else iter(messages)
     taking = asyncio.Lock()
     failed = False
     broken: Exception | None = None
@@ -85,16 +96,20 @@ async def publish_many(
     async def work() -> None:
         nonlocal failed, broken
         while not failed and broken is None:
-            async with taking:
-                try:
-                    event = await anext(source, None)
-                except Exception as error:  # noqa: BLE001 -- it is raised once the others are done
-                    broken = error
+            try:
+                if later is None:
+                    message = next(now, _END)
+                else:
+                    async with taking:
+                        message = await anext(later, _END)
+                if message is _END:
                     return
-                if event is None:
-                    return
-                place = len(results)
-                results.append(None)
+                event = _event(message, subject)
+            except Exception as error:  # noqa: BLE001 -- it is raised once the others are done
+                broken = error
+                return
+            place = len(results)
+            results.append(None)
             try:
                 results[place] = await publish(caller, event)
             except Exception as error:  # noqa: BLE001 -- all are raised together
@@ -108,17 +123,6 @@ async def publish_many(
     if broken is not None:
         raise broken
     return results
-
-
-async def _events(
-    messages: Iterable[object] | AsyncIterable[object], subject: str | None
-) -> AsyncIterator[Publish]:
-    if isinstance(messages, AsyncIterable):
-        async for message in messages:
-            yield _event(message, subject)
-    else:
-        for message in messages:
-            yield _event(message, subject)
 
 
 def _event(message: object, subject: str | None) -> Publish:

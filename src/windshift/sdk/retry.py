@@ -6,8 +6,8 @@ What matters is what is known of the failed attempt, and what the operation make
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
 from enum import Enum, auto
+from typing import NamedTuple
 
 from windshift.rpc import RpcError, StatusCode
 
@@ -55,15 +55,13 @@ def known(error: RpcError) -> Known:
     return Known.BROKEN if error.code in _BROKEN and not reason else Known.REFUSED
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(NamedTuple):
     """Make the call again, after `delay` seconds."""
 
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Raise:
+class Raise(NamedTuple):
     """Give up, with this error."""
 
     error: WindshiftError

@@ -6,8 +6,8 @@ import ipaddress
 import os
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from windshift.rpc import client_tls
 
@@ -21,8 +21,7 @@ from .times import Seconds, seconds
 DEFAULT_TARGET = "127.0.0.1:8080"
 
 
-@dataclass(frozen=True, slots=True)
-class Tls:
+class Tls(NamedTuple):
     """TLS, with the server verified. `Tls()` trusts the system's authorities.
 
     Attributes:
@@ -36,8 +35,7 @@ class Tls:
     key: str | Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
+class Settings(NamedTuple):
     """What a client needs to know.
 
     Attributes:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, NamedTuple, TypeVar, overload
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -27,8 +26,7 @@ T = TypeVar("T")
 _SERVICE = "/windshift.state.v1alpha1.StateService/"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[T]):
+class Entry(NamedTuple, Generic[T]):
     """The value of a key.
 
     Attributes:
@@ -46,8 +44,7 @@ class Entry(Generic[T]):
     expires: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Revision(Generic[T]):
+class Revision(NamedTuple, Generic[T]):
     """One revision of a key, or a key without its value; see `Entry`. `value` is None for a deletion."""
 
     key: str
@@ -58,8 +55,7 @@ class Revision(Generic[T]):
     expires: datetime | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class StoreInfo:
+class StoreInfo(NamedTuple):
     """A store, and what it holds.
 
     Attributes:

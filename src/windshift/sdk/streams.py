@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import datetime
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from windshift.protos import admin
 from windshift.protos import events as protos
@@ -23,8 +23,7 @@ _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _ENSURE = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
 
-@dataclass(frozen=True, slots=True)
-class StreamInfo:
+class StreamInfo(NamedTuple):
     """A stream, and what it holds.
 
     Attributes:

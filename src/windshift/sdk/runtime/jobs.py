@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 from windshift.protos import events
 from windshift.sdk.deliveries import ACK, Outcome, Verdict
@@ -18,11 +18,11 @@ from windshift.sdk.deliveries import ACK, Outcome, Verdict
 Identity = tuple[str, int, int, int]
 
 
-@dataclass(slots=True, eq=False)
 class Job:
     """The handling of one event.
 
     Attributes:
+        id: id of the event.
         event: as it was delivered first.
         call: number of the call that holds it; 0 = none.
         since: when it was delivered first.
@@ -37,23 +37,35 @@ class Job:
         expired: its handler took longer than `max_lease`.
     """
 
-    event: events.Event
-    call: int
-    since: float
-    pinged: float
-    started: bool = False
-    verdict: Verdict | None = None
-    said: int = 0
-    token: bytes = b""
-    resumed: int = 0
-    doubted: bool = False
-    tries: int = 0
-    expired: bool = False
+    __slots__ = (
+        "call",
+        "doubted",
+        "event",
+        "expired",
+        "id",
+        "pinged",
+        "resumed",
+        "said",
+        "since",
+        "started",
+        "token",
+        "tries",
+        "verdict",
+    )
 
-    @property
-    def id(self) -> int:
-        """Id of the event."""
-        return self.event.id
+    def __init__(self, event: events.Event, call: int, now: float) -> None:
+        self.id = event.id
+        self.event = event
+        self.call = call
+        self.since = self.pinged = now
+        self.started = False
+        self.verdict: Verdict | None = None
+        self.said = 0
+        self.token = event.token
+        self.resumed = 0
+        self.doubted = False
+        self.tries = 0
+        self.expired = False
 
     @property
     def identity(self) -> Identity:
@@ -77,14 +89,12 @@ class Arrival(Enum):
     """Say again what its job decided."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Acked:
+class _Acked(NamedTuple):
     identity: Identity
     time: float
     call: int
 
 
-@dataclass(slots=True)
 class Jobs:
     """All jobs of a subscription.
 
@@ -93,9 +103,10 @@ class Jobs:
             them.
     """
 
-    remember: float = 5.0
-    _table: dict[int, Job] = field(default_factory=dict)
-    _acked: OrderedDict[int, _Acked] = field(default_factory=OrderedDict)
+    def __init__(self, remember: float = 5.0) -> None:
+        self.remember = remember
+        self._table: dict[int, Job] = {}
+        self._acked: OrderedDict[int, _Acked] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -113,12 +124,13 @@ class Jobs:
 
     def deliver(self, event: events.Event, call: int, now: float) -> tuple[Job, Arrival]:
         """Take an event that was delivered on a call."""
-        job = self._table.get(event.id)
+        event_id = event.id
+        job = self._table.get(event_id)
         if job is not None and job.identity == _identity(event) and not _retried(job):
             job.call, job.pinged, job.token, job.resumed = call, now, event.token, 0
             return job, Arrival.ADOPTED if job.verdict is None else Arrival.DECIDED
-        job = self._table[event.id] = Job(event, call, now, now, token=event.token)
-        acked = self._acked.get(event.id)
+        job = self._table[event_id] = Job(event, call, now)
+        acked = self._acked.get(event_id)
         if (
             acked is not None
             and acked.call != call

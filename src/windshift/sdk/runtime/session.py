@@ -213,8 +213,9 @@ class Session:
         if not jobs:
             self.quiet.set()
         done, invalid = set(confirmation.ids), set(confirmation.invalid_ids)
+        known = self._owner.jobs
         for job in jobs:
-            current = job.call == self.number and self._owner.jobs.current(job)
+            current = job.call == self.number and known.current(job)
             if ping:
                 if current and job.id in invalid and job.verdict is None:
                     self._owner.lost(job)
@@ -222,9 +223,9 @@ class Session:
                 self._owner.settled(job, lost=job.id not in done)  # its id is another job's by now
             elif job.id in done or job.id in invalid:
                 if job.id in done:
-                    self._owner.jobs.settled(job, now)
+                    known.settled(job, now)
                 else:
-                    self._owner.jobs.drop(job)
+                    known.drop(job)
                 self._owner.settled(job, lost=job.id in invalid and not job.doubted)
             else:
                 job.said = 0

@@ -78,8 +78,10 @@ class Subscription:
         self._stream = caller.names.name(stream)
         self._handler = handler
         self._types = caller.payloads.filter(types)
+        self._has_types = bool(types)
         self._others = others
         self._threaded = handler is not None and not is_async(handler)
+        self._is_coroutine = inspect.iscoroutinefunction(handler)
         self._judge = judge
         self._concurrency = concurrency
         self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
@@ -211,22 +213,19 @@ class Subscription:
     def _start(self, job: Job) -> None:
         job.started = True
         self._running += 1
-        kind = self._types.find(job.event.data)
+        kind = self._types.find(job.event.data) if self._has_types else None
         event: Event[Any] = Event(job.event, self._caller.names, self._caller.payloads, kind)
         delivery = self._deliveries[job] = Delivery(event, self, job)
-        if (verdict := self._refusal(event, kind)) is not None:
+        if self._has_types and (verdict := self._refusal(event, kind)) is not None:
             log_failure(event, verdict, None)
             self._decide(job, verdict)
         elif self._handler is None:
             self.ready.put_nowait(delivery)
         else:
-            task = self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
-            task.add_done_callback(lambda _: self._tasks.pop(job, None))
+            self._tasks[job] = self._loop.create_task(self._work(job, delivery, self._handler))
 
     def _refusal(self, event: Event[Any], kind: type | None) -> Verdict | None:
-        """Check the payload's type if only some are handled, and decode it."""
-        if not self._types:
-            return None
+        """Check the payload's type where only some are handled, and decode it."""
         if kind is None:
             return None if self._others else verdict_of(UnknownType(event.type))
         try:
@@ -237,10 +236,12 @@ class Subscription:
 
     async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
         raised: BaseException | None = None
-        event = delivery.event
-        handled.set(Handled(self._bare_stream, self._consumer, event.id, event.attempt))
+        handled.set(Handled(self._bare_stream, self._consumer, delivery.event))
         try:
-            await self._handle(delivery, handler)
+            if self._is_coroutine:
+                await handler(delivery)  # type: ignore[misc] # what a coroutine function returns
+            else:
+                await self._handle(delivery, handler)
         except asyncio.CancelledError as error:
             if not job.expired and self._cancelled():
                 self._running -= 1  # we are being ended: the event is released with the call
@@ -251,6 +252,8 @@ class Subscription:
             raise
         except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
             raised = error
+        finally:
+            self._tasks.pop(job, None)
         verdict = ACK if raised is None else self._judged(raised)
         if raised is not None:
             log_failure(delivery.event, verdict, raised)
@@ -378,7 +381,7 @@ class Subscription:
         return bool(self._running or self._waiting)
 
     def _quieten(self) -> None:
-        if not self.busy:
+        if not (self._running or self._waiting):
             self._quiet.set()
 
     async def stop(self, grace: float) -> None:
