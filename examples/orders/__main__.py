@@ -12,13 +12,13 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import windshift as ws
 from examples.orders._gen.shop.orders.v1.orders_pb2 import RunningTotal
 from examples.orders.narration import Narration, euros
 from examples.orders.orders import cents, make_orders
 from examples.orders.server import Server
 from examples.orders.shop import Shop
 from examples.orders.worker import Progress, Worker
-from windshift.rpc import Channel
 
 ORDERS = 16
 LIMIT = 60.0
@@ -47,8 +47,8 @@ class Books:
             raise Wrong("nobody rejected anything")
         if not any(worker.given_up for worker in self.workers):
             raise Wrong("nobody gave up on anything")
-        if not any(worker.pings for worker in self.workers):
-            raise Wrong("nobody asked for more time")
+        if not any(worker.kept for worker in self.workers):
+            raise Wrong("nobody kept an order for longer than the timeout")
 
 
 async def run(directory: Path) -> None:
@@ -57,10 +57,11 @@ async def run(directory: Path) -> None:
     server = Server(directory)
     try:
         tell("server", await server.start())
-        async with Channel(server.address) as channel:
-            books = await do_business(channel, server, tell)
+        with tell.listening("windshift"):
+            async with ws.connect(server.address) as client:
+                books = await do_business(client, server, tell)
     finally:
-        tell("server", await server.stop())
+        await server.stop()
     tell.heading("Summary")
     tell.line(f"published  {len(books.published)} orders, {euros(sum(books.published.values()))}")
     tell.line(f"in store   {books.total.orders} orders, {euros(books.total.cents)}")
@@ -69,28 +70,24 @@ async def run(directory: Path) -> None:
     books.check()
 
 
-async def do_business(channel: Channel, server: Server, tell: Narration) -> Books:
+async def do_business(client: ws.Client, server: Server, tell: Narration) -> Books:
     """Publish orders, and have them counted by two workers.
 
     One worker leaves by itself in the end; the other is there when the server is told to stop.
     """
-    shop = Shop(channel, tell)
+    shop = Shop(client, tell)
     await shop.set_up()
     progress = Progress(expected=ORDERS)
-    first = Worker("worker-1", channel, shop, progress, tell, rejects_every=4)
-    second = Worker("worker-2", channel, shop, progress, tell, slow_first=True)
-    async with asyncio.TaskGroup() as group:
-        for worker in (first, second):
-            group.create_task(worker.run(), name=worker.name)
-            await worker.subscribed.wait()
-        published = await publish(shop, tell)
-        await look_after_dead_letters(shop, tell)
-        await progress.done.wait()
-        second.leave()
-        await second.left.wait()
+    first = Worker("worker-1", shop, progress, tell, rejects_every=4)
+    second = Worker("worker-2", shop, progress, tell, slow_first=True)
+    async with first.working():
+        async with second.working():
+            published = await publish(shop, tell)
+            await look_after_dead_letters(shop, tell)
+            await progress.done.wait()
         total = await shop.total()
         tell("server", "is sent SIGTERM while worker-1 is still subscribed")
-        server.terminate()
+        tell("server", await server.stop())
     return Books(published, total, (first, second))
 
 
@@ -99,14 +96,13 @@ async def publish(shop: Shop, tell: Narration) -> dict[int, int]:
     orders = make_orders(ORDERS)
     worth: dict[int, int] = {}
     for order in orders:
-        event_id = await shop.publish(order)
-        worth[event_id] = cents(order)
-        tell(
-            "shop", f"published {order.order_id} of {order.customer}, {euros(cents(order))}: event {event_id}"
-        )
+        receipt = await shop.publish(order)
+        worth[receipt.id] = cents(order)
+        what = f"{order.order_id} of {order.customer}, {euros(cents(order))}"
+        tell("shop", f"published {what}: event {receipt.id}")
     again = await shop.publish(orders[0])
-    tell("shop", f"published {orders[0].order_id} once more with the same key: still event {again}")
-    if again not in worth or len(worth) != ORDERS:
+    tell("shop", f"published {orders[0].order_id} once more with the same key: still event {again.id}")
+    if not again.duplicate or len(worth) != ORDERS:
         raise Wrong("every order was to be one event, published twice or not")
     return worth
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Narration:
@@ -15,6 +18,17 @@ class Narration:
         """Say that somebody did something."""
         print(f"{time.monotonic() - self._start:6.2f} s  {who:<8} {what}", flush=True)
 
+    @contextmanager
+    def listening(self, logger: str) -> Iterator[None]:
+        """Say what a logger says, too."""
+        log, handler = logging.getLogger(logger), _Handler(self)
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        try:
+            yield
+        finally:
+            log.removeHandler(handler)
+
     def heading(self, text: str) -> None:
         """Begin a part."""
         print(f"\n{text}", flush=True)
@@ -22,6 +36,16 @@ class Narration:
     def line(self, text: str) -> None:
         """Say something within a part."""
         print(f"  {text}", flush=True)
+
+
+class _Handler(logging.Handler):
+    def __init__(self, tell: Narration) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Say it without a traceback."""
+        self._tell("library", record.getMessage())
 
 
 def euros(cents: int) -> str:
