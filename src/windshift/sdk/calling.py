@@ -21,6 +21,7 @@ from .names import Names
 from .payloads import Payloads
 from .retry import Known, Raise, Repeat, decide, known
 from .settings import Settings
+from .tracing import tracing
 
 M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
@@ -39,12 +40,14 @@ class Caller:
         names: the client's namespace.
         payloads: the client's codecs.
         timeout: seconds for an operation with all its attempts, unless it says otherwise.
+        tracing: records spans; None = the program does not trace.
     """
 
     def __init__(self, settings: Settings) -> None:
         self.names: Names = settings.names
         self.payloads: Payloads = settings.payloads
         self.timeout = settings.timeout
+        self.tracing = tracing()
         self.follows_forks = False
         self._settings = settings
         self._credentials = settings.credentials
@@ -88,8 +91,9 @@ class Caller:
                 pairs = await self._pairs(left)
                 left = deadline - clock()
             channel = channels.for_calls()
+            metadata = pairs if self.tracing is None else pairs + self.tracing.context()
             try:
-                return await channel.unary(method, request, response, timeout=left, metadata=pairs)
+                return await channel.unary(method, request, response, timeout=left, metadata=metadata)
             except RpcError as failure:
                 error = failure
             if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:

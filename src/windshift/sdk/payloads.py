@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from typing import Any, Final, Protocol, TypeVar
 
@@ -21,6 +20,7 @@ JSON: Final[str] = protos.Json.DESCRIPTOR.full_name
 
 _PREFIX = "type.googleapis.com/"
 _classes: dict[str, type[Message]] = {}
+_urls: dict[type, str] = {}
 
 
 class Codec(Protocol):
@@ -117,7 +117,8 @@ class Payloads:
     def pack_into(self, payload: AnyMessage, value: object) -> None:
         """Make an empty payload that of a message or object; see `pack`."""
         if isinstance(value, Message):
-            payload.type_url = _url(type(value))
+            kind = type(value)
+            payload.type_url = _urls.get(kind) or _urls.setdefault(kind, _PREFIX + _full_name(kind))
             payload.value = value.SerializeToString()
         else:
             payload.CopyFrom(self._find(type(value))[1].encode(value))
@@ -167,11 +168,6 @@ class Payloads:
 
 def _is_message(kind: type) -> bool:
     return issubclass(kind, Message)
-
-
-@functools.cache
-def _url(kind: type[Message]) -> str:
-    return _PREFIX + _full_name(kind)
 
 
 def _full_name(kind: Any) -> str:

@@ -10,6 +10,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
+from windshift import conventions as c
 from windshift.protos import events
 
 from .calling import Caller
@@ -57,7 +58,14 @@ async def publish(caller: Caller, event: Publish, timeout: float | None = None) 
     if time is not None:
         request.timestamp.CopyFrom(timestamp(time))
     repeat = Repeat.ONCE if key is None else Repeat.SAME
-    response = await caller.call(METHOD, request, events.PublishEventResponse, repeat, timeout=timeout)
+    if caller.tracing is None:
+        response = await caller.call(METHOD, request, events.PublishEventResponse, repeat, timeout=timeout)
+    else:
+        with caller.tracing.publishing(request.subject) as span:
+            response = await caller.call(
+                METHOD, request, events.PublishEventResponse, repeat, timeout=timeout
+            )
+            span.set_attribute(c.MESSAGE_ID, str(response.id))
     return PublishReceipt(response.id, response.duplicate)
 
 

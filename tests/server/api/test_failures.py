@@ -9,10 +9,10 @@ import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from tests._gen.grpc.testing import messages_pb2, test_pb2
+from windshift.conventions import SpanKind
 from windshift.rpc import Channel, Failure, RpcError, Server, ServerCall, ServerOptions, Service, StatusCode
 from windshift.server.api.errors import CODES, translate
 from windshift.server.api.failures import FailureLog
-from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.log_throttle import LogThrottle
 from windshift.server.telemetry.propagation import Carrier, TraceContext, w3c
 from windshift.server.telemetry.tracer import Span, current_span

@@ -13,7 +13,7 @@ from opentelemetry.semconv._incubating.attributes import (
 from opentelemetry.semconv.attributes import error_attributes, network_attributes, telemetry_attributes
 from opentelemetry.semconv.schemas import Schemas
 
-from windshift.server.telemetry import conventions
+from windshift import conventions
 
 MODULES = (
     db_attributes,
@@ -33,7 +33,7 @@ def test_attribute_names_are_those_of_the_conventions() -> None:
     known = {value for module in MODULES for value in vars(module).values() if isinstance(value, str)}
     named = {
         value for name, value in vars(conventions).items() if name.isupper() and isinstance(value, str)
-    } - {conventions.SCHEMA_URL, conventions.SCOPE}
+    } - {conventions.SCHEMA_URL, conventions.SCOPE, conventions.CLIENT_SCOPE}
     ours = {value for value in named if "." in value and value not in known}
     assert ours == {
         conventions.SUBJECT,
@@ -47,7 +47,7 @@ def test_attribute_names_are_those_of_the_conventions() -> None:
 def test_operation_types_are_those_of_the_conventions() -> None:
     """The types of messaging operations are well-known ones."""
     known = {each.value for each in messaging_attributes.MessagingOperationTypeValues}
-    assert {conventions.SEND, conventions.RECEIVE, conventions.SETTLE} <= known
+    assert {conventions.SEND, conventions.RECEIVE, conventions.SETTLE, conventions.PROCESS} <= known
     assert rpc_attributes.RpcSystemNameValues.GRPC.value == conventions.GRPC
 
 

@@ -12,8 +12,8 @@ import pytest
 from tests.server.config.test_config import read
 from tests.support.certificates import Authority
 from tests.support.collector import Collector, Tls, grpc_collector, http_collector
+from windshift.conventions import SpanKind
 from windshift.server.config import SamplerConfig
-from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.otlp import OtlpSender
 from windshift.server.telemetry.otlp_signals import span_sender
 from windshift.server.telemetry.propagation import TraceContext

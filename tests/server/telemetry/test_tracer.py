@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from windshift.conventions import SpanKind
 from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import UnboundSubject
-from windshift.server.telemetry.conventions import SpanKind
 from windshift.server.telemetry.propagation import TraceContext, read_trace_context
 from windshift.server.telemetry.tracer import Sampler, Span, Tracer, current_span
 

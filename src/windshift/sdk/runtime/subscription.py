@@ -74,6 +74,7 @@ class Subscription:
         self.jobs = Jobs()
         self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
         self._caller = caller
+        self._tracing = caller.tracing
         self._bare_stream, self._consumer = stream, consumer
         self._stream = caller.names.name(stream)
         self._handler = handler
@@ -238,7 +239,10 @@ class Subscription:
         raised: BaseException | None = None
         handled.set(Handled(self._bare_stream, self._consumer, delivery.event))
         try:
-            if self._is_coroutine:
+            if self._tracing is not None:
+                with self._tracing.processing(self._stream, self._consumer, job.event):
+                    await self._handle(delivery, handler)
+            elif self._is_coroutine:
                 await handler(delivery)  # type: ignore[misc] # what a coroutine function returns
             else:
                 await self._handle(delivery, handler)

@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any, Final
 
+from windshift import conventions as c
 from windshift.rpc import Method, ServerCall, StatusCode
 from windshift.rpc.service import Handler
 from windshift.server.api.errors import code_of
 from windshift.server.api.policies import Trace, policy_of
 from windshift.server.domain.errors import InvalidField, StoreNotFound
-from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.propagation import Extract
 from windshift.server.telemetry.tracer import Span, Tracer, current_span, error_type
 

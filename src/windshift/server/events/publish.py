@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import Final
 
+from windshift import conventions as c
 from windshift.nats import JetStreamError, NatsError, Outcome, retry
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
@@ -27,7 +28,6 @@ from windshift.server.domain.errors import (
 from windshift.server.events import headers
 from windshift.server.events.counts import Counts
 from windshift.server.events.model import PublishReceipt, PublishRequest, StreamSeq
-from windshift.server.telemetry import conventions as c
 from windshift.server.telemetry.tracer import Span, Tracer, bounded
 
 MAX_SEQUENCE: Final = 2**63 - 1

@@ -13,9 +13,9 @@ from random import getrandbits
 from time import time_ns
 from typing import Final, Self
 
+from windshift.conventions import ERROR_TYPE, SpanKind
 from windshift.server.config import SamplerConfig
 from windshift.server.domain.errors import WindshiftError
-from windshift.server.telemetry.conventions import ERROR_TYPE, SpanKind
 from windshift.server.telemetry.propagation import TraceContext, read_trace_context
 
 Attributes = dict[str, str | int | bool]

@@ -14,7 +14,9 @@ from typing import Final
 
 SCHEMA_URL: Final = "https://opentelemetry.io/schemas/1.44.0"
 SCOPE: Final = "windshift.server"
-"""The name of the instrumentation scope."""
+"""The name of the server's instrumentation scope."""
+CLIENT_SCOPE: Final = "windshift.sdk"
+"""That of the client library."""
 
 
 class SpanKind(Enum):
@@ -36,8 +38,13 @@ MESSAGE_ID: Final = "messaging.message.id"
 MESSAGE_BODY_SIZE: Final = "messaging.message.body.size"
 
 NATS: Final = "nats"
+WINDSHIFT: Final = "windshift"
+"""The messaging system that a client sees."""
 
 SEND: Final = "send"
+PUBLISH: Final = "publish"
+"""A client's name for sending; the server's `SEND` is the span that events refer to."""
+PROCESS: Final = "process"
 DELIVER: Final = "deliver"
 """Our name for delivering an event to a client; its type is `RECEIVE`."""
 RECEIVE: Final = "receive"
