@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -12,11 +11,6 @@ import pytest
 from tests.support.broker import Broker, connect
 from tests.support.cluster import running_cluster
 from tests.support.nats_server import NatsServer
-
-
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Run two workers for each core with ``-n auto``: half of the time they wait for timers and processes."""
-    return 2 * (os.cpu_count() or 1)
 
 
 @pytest.fixture(scope="session")

@@ -17,6 +17,7 @@ import windshift
 from tests.support.app import running_app
 from tests.support.nats_server import NatsServer
 from windshift import sdk
+from windshift.sdk import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -62,10 +63,10 @@ def test_import_loads_the_client_library_when_it_is_used() -> None:
 
 
 def test_the_package_has_the_names_of_the_client_library() -> None:
-    """What `windshift` hands out late is what `windshift.sdk` has, and what few programs need."""
-    assert set(sdk.__all__) < set(windshift.__all__)
-    assert all(hasattr(windshift, name) for name in windshift.__all__)
+    """What `windshift` hands out late is what `windshift.sdk` and its `app` have, and some modules."""
+    assert set(windshift.__all__) == {*sdk.__all__, *app.__all__, "codecs", "sync", "testing"}
     assert all(getattr(windshift, name) is getattr(sdk, name) for name in sdk.__all__)
+    assert all(getattr(windshift, name) is getattr(app, name) for name in app.__all__)
 
 
 def test_command_line_starts_without_the_server() -> None:

@@ -519,7 +519,7 @@ async def test_buckets(sides: Sides, unique: Unique, maker: str) -> None:
 
 
 async def test_made_alike(sides: Sides, unique: Unique) -> None:
-    """A bucket is the same stream, whoever made it, but for what its messages may say of their end."""
+    """A bucket is the same stream, whoever made it, but for the ends of messages, and transactions."""
     configs: list[dict[str, object]] = []
     for by_us in (True, False):
         bucket = unique()
@@ -529,7 +529,7 @@ async def test_made_alike(sides: Sides, unique: Unique) -> None:
             await theirs(sides).stream.create_key_value(bucket=bucket, direct=True)
         info = await ours(sides).broker.api.stream_info(f"KV_{bucket}", in_seconds(20))
         config = {**info["config"], "name": "", "subjects": ""}
-        for key in ("allow_msg_ttl", "subject_delete_marker_ttl"):
+        for key in ("allow_msg_ttl", "subject_delete_marker_ttl", "allow_atomic"):
             config.pop(key, None)
         config.pop("metadata", None)  # which level of the API it needs
         configs.append(config)

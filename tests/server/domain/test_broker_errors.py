@@ -41,6 +41,7 @@ BY_KIND = [
     (nats.NoStream("orders.new"), errors.UnboundSubject("orders.new")),
     (nats.NoBucket("settings"), errors.StoreNotFound("settings")),
     (nats.NoTtl("settings"), errors.TtlNotSupported("settings")),
+    (nats.NoBatches("settings"), errors.TransactionsNotSupported("settings")),
     (nats.MessageTooLarge(1024), errors.EventTooLarge(1024)),
 ]
 
@@ -106,6 +107,10 @@ BY_CODE = {
     10167: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10194: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10195: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
+    10199: (
+        errors.UnsupportedCombination,
+        "the broker's operator allows fewer writes at once (max_batch_size); make several transactions of it",
+    ),
     10202: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
     10226: (errors.BrokerUnavailable, errors.BrokerUnavailable().message),
 }
