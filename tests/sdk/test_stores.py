@@ -130,7 +130,6 @@ async def test_stores_are_listed_and_deleted(client: ws.Client) -> None:
         await client.store("s").get("k")
 
 
-@pytest.mark.parametrize("client", ["server"], indirect=True)
 async def test_several_keys_all_or_none(client: ws.Client) -> None:
     """Sets and deletions land together, with their revisions, or a check that does not hold is named."""
     store = await client.stores.ensure("s", StringValue)
@@ -156,7 +155,6 @@ async def test_several_keys_all_or_none(client: ws.Client) -> None:
     assert history.expires is not None
 
 
-@pytest.mark.parametrize("client", ["server"], indirect=True)
 async def test_changes_are_watched(client: ws.Client) -> None:
     """What there is comes first, if wanted; then every change in order, with deletions and expiries."""
     store = await client.stores.ensure("s", StringValue)

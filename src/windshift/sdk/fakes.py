@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, NamedTuple, TypeVar, cast
 
+from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from windshift.protos import events, state
@@ -15,7 +18,15 @@ from windshift.rpc import ClientCall, StatusCode
 
 from .calling import Caller
 from .credentials import Credentials
-from .errors import KeyExists, KeyNotFound, RevisionMismatch, StoreNotFound, TtlNotSupported
+from .errors import (
+    InvalidField,
+    KeyExists,
+    KeyNotFound,
+    RevisionMismatch,
+    StoreNotFound,
+    TtlNotSupported,
+    UnsupportedCombination,
+)
 from .names import Names
 from .payloads import Codec, Payloads
 from .retry import Repeat
@@ -28,8 +39,7 @@ M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Published:
+class Published(NamedTuple):
     """An event that was published in a test.
 
     Attributes:
@@ -53,6 +63,117 @@ class _FakeStore:
     ttl: timedelta | None = None
     last: int = 0
     keys: dict[str, list[state.Entry]] = field(default_factory=dict)
+    watches: set[asyncio.Queue[state.Entry | None]] = field(default_factory=set)  # None: it was deleted
+
+    def append(self, key: str, entry: state.Entry) -> state.Entry:
+        """Write a revision of a key."""
+        self.last += 1
+        entry.key, entry.revision = key, self.last
+        entry.updated.CopyFrom(timestamp(datetime.now(UTC)))
+        entries = self.keys.setdefault(key, [])
+        entries.append(entry)
+        del entries[: -self.history]
+        for watch in self.watches:
+            watch.put_nowait(entry)
+        return entry
+
+    def put(self, key: str, value: AnyMessage, ttl: timedelta | None) -> int:
+        """Write a value, and return its revision."""
+        entry = state.Entry(value=value)
+        if ttl:
+            entry.expires.FromDatetime(datetime.now(UTC) + ttl)
+        return self.append(key, entry).revision
+
+    def expiry(self, entry: state.Entry) -> datetime:
+        """Return when a value expires."""
+        own = entry.expires.ToDatetime(UTC) if entry.HasField("expires") else _NEVER
+        return own if self.ttl is None else min(own, entry.updated.ToDatetime(UTC) + self.ttl)
+
+    def current(self, key: str) -> state.Entry | None:
+        """Return what a key has."""
+        entries = self.keys.get(key)
+        if not entries or entries[-1].deleted or self.expiry(entries[-1]) <= datetime.now(UTC):
+            return None
+        return entries[-1]
+
+    def existing(self) -> list[state.Entry]:
+        """Return what all keys have, in the order of the revisions."""
+        found = (self.current(key) for key in self.keys)
+        return _in_order(entry for entry in found if entry is not None)
+
+    def since(self, revision: int) -> list[state.Entry]:
+        """Return what is kept of the revisions from this one on, in order."""
+        return _in_order(
+            entry for entries in self.keys.values() for entry in entries if entry.revision >= revision
+        )
+
+    def expire(self) -> float | None:
+        """Turn what has expired into deletions; return in how many seconds something will; None = nothing."""
+        now = datetime.now(UTC)
+        lasting = [
+            (self.expiry(entries[-1]), key) for key, entries in self.keys.items() if not entries[-1].deleted
+        ]
+        for end, key in lasting:
+            if end <= now:
+                self.append(key, state.Entry(deleted=True))
+        left = [end for end, _ in lasting if now < end < _NEVER]
+        return (min(left) - now).total_seconds() if left else None
+
+
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+def _in_order(entries: Iterable[state.Entry]) -> list[state.Entry]:
+    return sorted(entries, key=lambda entry: entry.revision)
+
+
+class _Watch:
+    """A watch of a store, with what a client needs of its call."""
+
+    def __init__(self, store: Callable[[str], _FakeStore]) -> None:
+        self._store = store
+        self._request = state.WatchRequest()
+
+    def send(self, request: state.WatchRequest) -> None:
+        """Take the request."""
+        self._request.CopyFrom(request)
+
+    def close_send(self) -> None:
+        """Do nothing: there was one request."""
+
+    async def __aiter__(self) -> AsyncIterator[state.WatchResponse]:
+        request = self._request
+        store = self._store(request.store)
+        if request.from_revision > store.last + 1:
+            raise InvalidField("the store has not reached this revision", metadata={"field": "from_revision"})
+        entries = store.existing() if request.existing else []
+        if request.from_revision:
+            entries = store.since(request.from_revision)
+        up_to_date = state.WatchResponse(up_to_date=state.WatchResponse.UpToDate(revision=store.last))
+        changes: asyncio.Queue[state.Entry | None] = asyncio.Queue()
+        store.watches.add(changes)
+        pattern = request.filter or EVERYTHING
+        try:
+            for entry in entries:
+                if overlap(pattern, entry.key):
+                    yield state.WatchResponse(entry=entry)
+            yield up_to_date
+            while (change := await _next(store, changes)) is not None:
+                if overlap(pattern, change.key):
+                    yield state.WatchResponse(entry=change)
+            self._store(request.store)  # it is gone
+        finally:
+            store.watches.discard(changes)
+
+
+async def _next(store: _FakeStore, changes: asyncio.Queue[state.Entry | None]) -> state.Entry | None:
+    """Wait for a change, or until something expires."""
+    while True:
+        try:
+            async with asyncio.timeout(store.expire()):
+                return await changes.get()
+        except TimeoutError:
+            continue
 
 
 class FakeCaller(Caller):
@@ -79,6 +200,7 @@ class FakeCaller(Caller):
             state.SetRequest: self._set,
             state.DeleteRequest: self._delete,
             state.TouchRequest: self._touch,
+            state.TransactRequest: self._transact,
             state.ListKeysRequest: self._list_keys,
             state.HistoryRequest: self._history,
         }
@@ -107,9 +229,14 @@ class FakeCaller(Caller):
 
     @asynccontextmanager
     async def stream(self, method: str, response: type[M]) -> AsyncIterator[ClientCall[M]]:
-        """Raise NotImplementedError: it needs a server."""
-        raise NotImplementedError(f"{method} needs a server: use the fixture `windshift`")
-        yield  # type: ignore[unreachable] # makes it a generator
+        """Answer the watch of a store.
+
+        Raises:
+            NotImplementedError: the call is another one, which needs a server.
+        """
+        if response is not state.WatchResponse:
+            raise NotImplementedError(f"{method} needs a server: use the fixture `windshift`")
+        yield cast("ClientCall[M]", _Watch(self._store))
 
     # -- events ------------------------------------------------------------------------------------------
 
@@ -139,7 +266,8 @@ class FakeCaller(Caller):
         return response
 
     def _delete_store(self, request: state.DeleteStoreRequest) -> Message:
-        self._store(request.store)
+        for watch in self._store(request.store).watches:
+            watch.put_nowait(None)
         del self._stores[request.store]
         return state.DeleteStoreResponse()
 
@@ -148,26 +276,15 @@ class FakeCaller(Caller):
             raise StoreNotFound(f"store {name!r} does not exist", metadata={"name": name})
         return self._stores[name]
 
-    def _current(self, store: _FakeStore, key: str) -> state.Entry | None:
-        entries = store.keys.get(key)
-        if not entries or entries[-1].deleted:
-            return None
-        entry, now = entries[-1], datetime.now(UTC)
-        if entry.HasField("expires") and entry.expires.ToDatetime(UTC) <= now:
-            return None
-        if store.ttl is not None and entry.updated.ToDatetime(UTC) + store.ttl <= now:
-            return None
-        return entry
-
     def _get(self, request: state.GetRequest) -> Message:
-        entry = self._current(self._store(request.store), request.key)
+        entry = self._store(request.store).current(request.key)
         if entry is None:
             return state.GetResponse()
         return state.GetResponse(last_updated=entry.updated, revision=entry.revision, value=entry.value)
 
     def _set(self, request: state.SetRequest) -> Message:
         store = self._store(request.store)
-        current = self._current(store, request.key)
+        current = store.current(request.key)
         if request.create_only and current is not None:
             metadata = {"name": request.key, "actual": str(current.revision)}
             raise KeyExists(f"key {request.key!r} exists", metadata=metadata)
@@ -175,46 +292,48 @@ class FakeCaller(Caller):
             _compare(request.key, request.last_revision, current)
         if request.HasField("ttl"):
             _can_expire(request.store, store)
-        entry = self._append(store, request.key, state.Entry(value=request.value))
-        if request.HasField("ttl"):
-            entry.expires.FromDatetime(datetime.now(UTC) + request.ttl.ToTimedelta())
-        return state.SetResponse(revision=entry.revision)
-
-    def _append(self, store: _FakeStore, key: str, entry: state.Entry) -> state.Entry:
-        store.last += 1
-        entry.key, entry.revision = key, store.last
-        entry.updated.CopyFrom(timestamp(datetime.now(UTC)))
-        entries = store.keys.setdefault(key, [])
-        entries.append(entry)
-        del entries[: -store.history]
-        return entry
+        return state.SetResponse(revision=store.put(request.key, request.value, _ttl(request)))
 
     def _delete(self, request: state.DeleteRequest) -> Message:
         store = self._store(request.store)
-        current = self._current(store, request.key)
+        current = store.current(request.key)
         if request.HasField("last_revision"):
             _compare(request.key, request.last_revision, current)
         if current is not None:
-            self._append(store, request.key, state.Entry(deleted=True))
+            store.append(request.key, state.Entry(deleted=True))
         return state.DeleteResponse()
 
     def _touch(self, request: state.TouchRequest) -> Message:
         store = self._store(request.store)
-        current = self._current(store, request.key)
+        current = store.current(request.key)
         if current is None:
             raise KeyNotFound(f"key {request.key!r} does not exist", metadata={"name": request.key})
         _can_expire(request.store, store)
-        entry = self._append(store, request.key, state.Entry(value=current.value))
-        ttl = request.ttl.ToTimedelta()
-        if ttl:
-            entry.expires.FromDatetime(datetime.now(UTC) + ttl)
-        return state.TouchResponse(revision=entry.revision)
+        return state.TouchResponse(revision=store.put(request.key, current.value, _ttl(request)))
+
+    def _transact(self, request: state.TransactRequest) -> Message:
+        store = self._store(request.store)
+        written = {write.key for write in request.writes}
+        checked = {check.key for check in request.checks}
+        if len(checked - written) > len(written - checked):
+            raise UnsupportedCombination("more checks of other keys than writes whose own key has none")
+        for check in request.checks:
+            _compare(check.key, check.revision, store.current(check.key), {"key": check.key})
+        if any(write.set.HasField("ttl") for write in request.writes):
+            _can_expire(request.store, store)
+        response = state.TransactResponse()
+        for write in request.writes:
+            if write.delete:
+                revision = store.append(write.key, state.Entry(deleted=True)).revision
+            else:
+                revision = store.put(write.key, write.set.value, _ttl(write.set))
+            response.revisions.append(revision)
+        return response
 
     def _list_keys(self, request: state.ListKeysRequest) -> Message:
         store, response = self._store(request.store), state.ListKeysResponse()
-        for key in store.keys:
-            entry = self._current(store, key)
-            if entry is not None and overlap(request.filter or EVERYTHING, key):
+        for entry in store.existing():
+            if overlap(request.filter or EVERYTHING, entry.key):
                 response.entries.append(entry)
                 if not request.with_values:
                     response.entries[-1].ClearField("value")
@@ -224,15 +343,21 @@ class FakeCaller(Caller):
         return state.HistoryResponse(entries=self._store(request.store).keys.get(request.key, []))
 
 
+def _ttl(request: state.SetRequest | state.TouchRequest | state.TransactRequest.Set) -> timedelta | None:
+    return request.ttl.ToTimedelta() if request.HasField("ttl") else None
+
+
 def _can_expire(name: str, store: _FakeStore) -> None:
     if store.history > 1:
         raise TtlNotSupported(f"store {name!r} keeps a history, so its values cannot expire one by one")
 
 
-def _compare(key: str, expected: int, current: state.Entry | None) -> None:
+def _compare(
+    key: str, expected: int, current: state.Entry | None, extra: Mapping[str, str] = MappingProxyType({})
+) -> None:
     actual = 0 if current is None else current.revision
     if actual != expected:
-        metadata = {"name": key, "expected": str(expected), "actual": str(actual)}
+        metadata = {"name": key, "expected": str(expected), "actual": str(actual), **extra}
         raise RevisionMismatch(f"key {key!r} has the revision {actual}, not {expected}", metadata=metadata)
 
 
