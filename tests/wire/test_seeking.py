@@ -233,6 +233,89 @@ def test_replays_go_on(client: Client, unique: Unique) -> None:
         assert ask(client, "ListConsumers", stream=stream).consumers[0].waiting_replays == 0
 
 
+TWICE = {"max_attempts": 2, "dead_letters": True}
+
+
+@pytest.fixture
+def burying(client: Client, stream: str) -> str:
+    """Give that stream; event 1 is a dead letter of its consumer, which makes two attempts, and is paused."""
+    ensure_consumer(client, stream, name="c", retry_policy=TWICE)
+    with subscribed(client, stream) as call:
+        assert ids_of(call, 5) == [1, 2, 3, 4, 5]
+        call.reject(1, permanently=True)
+        assert call.told() == ("reject", [1], [], [])
+    pause(client, stream)
+    return stream
+
+
+def pause(client: Client, stream: str) -> None:
+    """Pause the consumer for good."""
+    ask(client, "PauseConsumer", stream=stream, consumer="c", until="2100-01-01T00:00:00Z")
+
+
+def resume(client: Client, stream: str) -> None:
+    """Have the consumer go on."""
+    ask(client, "PauseConsumer", stream=stream, consumer="c")
+
+
+def begin_replay(client: Client, call: Call, stream: str) -> None:
+    """Have a call hold a replay of event 1."""
+    replay(client, *(letter.id for letter in listed(client, stream)))
+    assert call.event().id == 1
+
+
+def give_up(call: Call, event: int) -> None:
+    """Reject an event for good."""
+    call.reject(event, permanently=True)
+
+
+@pytest.mark.parametrize("settle", [Call.ack, give_up])
+def test_the_end_of_a_replay_is_no_end_of_the_event(
+    client: Client, burying: str, settle: Callable[[Call, int], None]
+) -> None:
+    """What is replayed beside a move is delivered anew all the same, whatever becomes of the replay."""
+    with subscribed(client, burying) as call:
+        begin_replay(client, call, burying)
+        seek(client, burying, start=True)
+        settle(call, 1)
+        assert call.told()[1:] == ([1], [], [])
+    with subscribed(client, burying) as call:
+        resume(client, burying)
+        assert sorted(ids_of(call, 5)) == [1, 2, 3, 4, 5]
+        call.reject(1, permanently=True, reason="anew")
+        assert call.told() == ("reject", [1], [], [])
+        assert [letter.reason for letter in listed(client, burying)] == ["anew"]
+
+
+def test_the_end_of_a_replay_is_no_end_of_a_retry(client: Client, burying: str) -> None:
+    """Nor is the next attempt taken for settled."""
+    with subscribed(client, burying) as call:
+        begin_replay(client, call, burying)
+        seek(client, burying, start=True)
+        call.ack(1)
+        assert call.told() == ("ack", [1], [], [])
+        resume(client, burying)
+        assert sorted(ids_of(call, 5)) == [1, 2, 3, 4, 5]
+        call.reject(1)
+        assert call.told() == ("reject", [1], [], [])
+        again = call.event()
+        assert (again.id, again.delivery_attempt) == (1, 2)
+
+
+def test_the_end_of_a_replay_to_a_consumer_that_is_made_anew(client: Client, burying: str) -> None:
+    """It is no end of the event for that consumer either."""
+    delete_consumer(client, burying, "c")
+    ensure_consumer(client, burying, name="c", retry_policy=TWICE, **{"from": {"start": True}})
+    pause(client, burying)
+    with subscribed(client, burying) as call:
+        begin_replay(client, call, burying)
+        call.ack(1)
+        assert call.told() == ("ack", [1], [], [])
+    with subscribed(client, burying) as call:
+        resume(client, burying)
+        assert sorted(ids_of(call, 5)) == [1, 2, 3, 4, 5]
+
+
 def test_a_pause_stays(client: Client, stream: str) -> None:
     """A paused consumer is moved, and stays paused until it is resumed."""
     until = ask(

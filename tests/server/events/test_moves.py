@@ -195,6 +195,24 @@ def test_deliveries_that_only_seem_to_be_counted_anew() -> None:
     assert [each.id for each in call.turn()] == [3]
 
 
+def test_deliveries_that_are_counted_anew_while_the_broker_does_not_answer() -> None:
+    """The consumer is looked up until it is seen: what waits does not wait for another cause to look."""
+    call = Call(PLAIN)
+    for seq in (1, 2):
+        call.hold(seq)
+    call.sequence = 0
+    call.arrive(3)
+    assert call.turn() == []
+    call.turn()
+    assert call.work() == [LookUp()]
+    call.protocol.consumer_unseen()
+    call.turn()
+    assert call.work() == [Learn()]
+    call.protocol.consumer_seen(snapshot(PLAIN))
+    call.protocol.learned({})
+    assert [each.id for each in call.turn()] == [3]
+
+
 def test_a_server_that_was_asleep() -> None:
     """It looks the consumer up before it sends anything: others may not have waited for it."""
     call = Call(PLAIN)

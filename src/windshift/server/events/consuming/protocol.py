@@ -697,15 +697,15 @@ class ConsumeProtocol:
             counts.terminated += 1
         else:
             counts.rejected += 1
-        if pending.ends:
+        held = pending.held
+        if pending.ends and held.replay is None:  # how a replay ends is no other end of the event
             self._settled.add(pending.seq, now)
-            held = pending.held
             if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
                 self.settled_again.append(pending.seq)
             if self._dead:
                 self._dead.pop(pending.seq, None)
-            if pending.held.attempt > 1:
-                self._failures.settled(pending.seq, pending.reply)
+        if pending.ends and held.attempt > 1:
+            self._failures.settled(pending.seq, pending.reply)
         if pending.dropped is not None:
             self.work.append(ReportDropped(pending.dropped))
 
@@ -1059,8 +1059,13 @@ class ConsumeProtocol:
             self.sends += (pending for pending in withheld if not pending.answered)
 
     def consumer_unseen(self) -> None:
-        """Note that the broker does not answer; the next request will bring the doubt back."""
+        """Note that the broker does not answer.
+
+        The next request will bring the doubt back; until then nothing waits for it, unless the consumer may
+        have been moved: then it has to be known.
+        """
         self._is_looking_up = False
+        self._is_stale |= self._is_unsure
 
     def learned(self, dead: Mapping[StreamSeq, int] | None) -> None:
         """Take which events are dead letters that the broker may deliver nevertheless; None: not known.

@@ -16,15 +16,15 @@ import re
 from base64 import b64decode, b64encode
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.times import Time, from_unix_ns, parse_rfc3339
+from windshift.nats.times import NANOSECONDS, Time, from_unix_ns, parse_rfc3339
 from windshift.server.events import headers
-from windshift.server.events.dead_letters.model import Cause, DeadLetter, DeadLetterId, Failure
+from windshift.server.events.dead_letters.model import BEGINNING, Cause, DeadLetter, DeadLetterId, Failure
 
 SUBJECTS: Final = "_WS.dead."
 """Prefix of the subjects of dead letters; the id follows."""
@@ -51,6 +51,8 @@ OVERFLOW: Final = b"WS-DL-Rest"
 """The size of the data, when there is an overflow message."""
 WRITER: Final = b"WS-DL-Writer"
 """Which call wrote this: how a repeated write recognizes its own dead letter."""
+ENDED: Final = b"WS-DL-Ended"
+"""On what became of a replay: `Ended` of the event, which had ended before."""
 CLAIMANT: Final = b"WS-Claimant"
 """Which delivery a claim was made for: how one that is made again is recognized."""
 
@@ -76,6 +78,32 @@ class EventCopy(NamedTuple):
     headers: HeaderLines
     """Includes the idempotency key under its own name."""
     data: bytes
+
+
+class Ended(NamedTuple):
+    """Where and when an event ended.
+
+    Attributes:
+        position: a sequence of the stream of dead letters; 0 for nowhere.
+        time: when that was written.
+    """
+
+    position: int = 0
+    time: Time = BEGINNING
+
+    @classmethod
+    def of(cls, stored: StoredMessage) -> Self:
+        """Read it from what lies on the subjects on which an event ends; raise `ValueError`."""
+        told = next((value for name, value in stored.headers if name == ENDED), None)
+        if told is None:
+            return cls(stored.sequence, stored.time)
+        position, _, unix_ns = told.partition(b".")
+        return cls(int(position), from_unix_ns(int(unix_ns)))
+
+    @property
+    def header(self) -> tuple[bytes, bytes]:
+        """The header with which what becomes of a replay says when the event ended."""
+        return ENDED, b"%d.%d" % (self.position, self.time.seconds * NANOSECONDS + self.time.nanos)
 
 
 class Packed(NamedTuple):
@@ -145,12 +173,23 @@ def copy_event(stored: StoredMessage) -> EventCopy:
     return EventCopy(stored.subject, lines if key is None else (*lines, key), stored.body)
 
 
-def pack(event: EventCopy, failure: Failure, writer: str, max_payload: int) -> Packed:
-    """Split an event so that no message, headers included, is larger than `max_payload`."""
-    lines = _own_headers(event, failure, writer) | _event_headers(event.headers)
+def pack(
+    event: EventCopy, failure: Failure, writer: str, max_payload: int, ended: Ended | None = None
+) -> Packed:
+    """Split an event so that no message, headers included, is larger than `max_payload`.
+
+    Args:
+        event: the event.
+        failure: what happened to it.
+        writer: which call writes this.
+        max_payload: bytes.
+        ended: when the event ended, if this is what became of a replay.
+    """
+    own = _own_headers(event, failure, writer) | dict([ended.header] if ended else [])
+    lines = own | _event_headers(event.headers)
     if _fits(lines, len(event.data), max_payload):
         return Packed(tuple(lines.items()), event.data, None)
-    lines = _own_headers(event, failure, writer) | _short_headers(event.headers)
+    lines = own | _short_headers(event.headers)
     lines[OVERFLOW] = b"%d" % len(event.data)
     if not _fits(lines, _END, max_payload):
         for name in (REASON, ERROR_TYPE, headers.TRACE_STATE, headers.DATA_TYPE, MESSAGE_ID):

@@ -15,7 +15,7 @@ from windshift.nats import headers as h
 from windshift.nats import retry
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
-from windshift.nats.times import NANOSECONDS, Time
+from windshift.nats.times import NANOSECONDS
 from windshift.server.background.batches import spread
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
 from windshift.server.events.backwards import BackwardScan
@@ -24,6 +24,7 @@ from windshift.server.events.dead_letters.codec import (
     CLAIMANT,
     OVERFLOW_SUBJECTS,
     SUBJECTS,
+    Ended,
     Entry,
     EventCopy,
     claim_subject,
@@ -34,7 +35,6 @@ from windshift.server.events.dead_letters.codec import (
     read_entry,
 )
 from windshift.server.events.dead_letters.model import (
-    BEGINNING,
     DeadLetter,
     DeadLetterFilter,
     DeadLetterId,
@@ -115,19 +115,24 @@ class End(NamedTuple):
 
     Attributes:
         position: its sequence in the stream; 0 for nothing.
-        time: when it was written.
+        ended: when the event ended: what becomes of a replay later is no other end of it.
         entry: the dead letter.
         claimant: who claimed that the event ended otherwise: it was acknowledged, or dropped.
     """
 
     position: int = 0
-    time: Time = BEGINNING
+    ended: Ended = Ended()
     entry: Entry | None = None
     claimant: bytes = b""
 
     def is_of(self, run: Run) -> bool:
         """Whether the event ended in this run of the consumer, not in an earlier one."""
-        return self.position > 0 and run.has(self.position, self.time)
+        return self.ended.position > 0 and run.has(*self.ended)
+
+    @property
+    def is_of_replay(self) -> bool:
+        """Whether a replay of the event was acknowledged, or dropped."""
+        return self.claimant == _REPLAY
 
 
 class Page(NamedTuple):
@@ -212,11 +217,12 @@ class DeadLetterStore:
         stored = await self.stream.last(end_subjects(id), deadline)
         if stored is None:
             return End()
-        if stored.subject.startswith(CLAIM_SUBJECTS):
-            claimant = next((value for name, value in stored.headers if name == CLAIMANT), b"?")
-            return End(stored.sequence, stored.time, None, claimant)
         try:
-            return End(stored.sequence, stored.time, read_entry(stored))
+            ended = Ended.of(stored)
+            if stored.subject.startswith(CLAIM_SUBJECTS):
+                claimant = next((value for name, value in stored.headers if name == CLAIMANT), b"?")
+                return End(stored.sequence, ended, None, claimant)
+            return End(stored.sequence, ended, read_entry(stored))
         except ValueError as error:
             raise UnreadableEntry from error
 
@@ -234,7 +240,7 @@ class DeadLetterStore:
         """
         end = End()
         async for _ in retry(deadline):
-            conflict = await self._claim(id, claimant, kept_for, end.position, deadline)
+            conflict = await self._claim(id, claimant, kept_for, end, deadline)
             if conflict is None:
                 return True
             try:
@@ -267,7 +273,7 @@ class DeadLetterStore:
             if end.entry is not None:
                 if end.entry.failure.replay_count >= number:
                     return False
-                if await self._claim(id, _REPLAY, kept_for, end.position, deadline) is not None:
+                if await self._claim(id, _REPLAY, kept_for, end, deadline) is not None:
                     continue
             await self.delete(id, deadline)
             return True
@@ -278,13 +284,15 @@ class DeadLetterStore:
         id: DeadLetterId,  # noqa: A002
         claimant: bytes,
         kept_for: timedelta,
-        expected: int,
+        known: End,
         deadline: float,
     ) -> Conflict | None:
-        """Store a claim in place of what is expected; return why not, if that is not there any more."""
-        headers = ((CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds())))
+        """Store a claim in place of what is known; return why not, if that is not there any more."""
+        headers = [(CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds()))]
+        if claimant == _REPLAY:
+            headers.append(known.ended.header)
         try:
-            await self.stream.put(claim_subject(id), b"", headers, deadline, expected, end_subjects(id))
+            await self.stream.put(claim_subject(id), b"", headers, deadline, known.position, end_subjects(id))
         except Conflict as conflict:
             return conflict
         return None

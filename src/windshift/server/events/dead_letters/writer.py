@@ -131,7 +131,7 @@ class DeadLetterWriter:
         end = await self._store.end(failure.id, deadline) if failure.replay_count else End()
         async for _ in retry(deadline):
             known = end.entry
-            if end.claimant and end.is_of(attempt.run):
+            if self._has_ended(end, attempt):
                 return Written.ENDED, None
             if known is not None and self._is_present(end, attempt):
                 return await self._found(known, attempt)
@@ -145,6 +145,12 @@ class DeadLetterWriter:
             if event is None and end == before:  # nothing else will turn up
                 return (Written.GONE, None) if known is None else await self._found(known, attempt)
         raise BrokerUnavailable
+
+    @staticmethod
+    def _has_ended(end: End, attempt: _Attempt) -> bool:
+        """Whether the event, or the replay that failed, was acknowledged or dropped."""
+        is_replay = attempt.failure.replay_count > 0
+        return bool(end.claimant) and ((is_replay and end.is_of_replay) or end.is_of(attempt.run))
 
     @staticmethod
     def _is_present(end: End, attempt: _Attempt) -> bool:
@@ -192,7 +198,8 @@ class DeadLetterWriter:
     async def _store_entry(self, event: EventCopy, end: End, attempt: _Attempt) -> DeadLetter | None:
         """Store the entry in place of what is known to be there; `None` when that is something else now."""
         failure, writer, deadline, known = attempt.failure, attempt.writer, attempt.deadline, end.entry
-        packed = pack(event, failure, writer, self._connection.max_payload)
+        ended = end.ended if failure.replay_count else None
+        packed = pack(event, failure, writer, self._connection.max_payload, ended)
         await self._store.require_room(len(packed.body) + len(packed.overflow or b""), deadline)
         if packed.overflow is not None:
             await self._put(overflow_subject(failure.id, writer), packed.overflow, (), deadline)
