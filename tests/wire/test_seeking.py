@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ import pytest
 from tests.support.app import running_app
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import windshift
 from tests.wire.burying import jetstream, listed, replay
 from tests.wire.consuming import Call, calling, subscribed
 from tests.wire.looking import ask
@@ -19,6 +22,7 @@ from tests.wire.management import delete_consumer, ensure_consumer
 from tests.wire.test_servers import wait_for_servers
 
 Unique = Callable[[], str]
+UNCONFIRMED = "not all servers have confirmed"
 
 
 def seek(client: Client, stream: str, consumer: str = "c", **to: Any) -> Any:
@@ -359,6 +363,27 @@ def test_calls_on_other_servers(own_client: Client, other_client: Client) -> Non
             call.ack(*after[call])
             assert call.told() == ("ack", sorted(after[call]), [], [])
             call.nothing()
+
+
+def test_servers_that_do_not_answer(
+    own_nats_server: NatsServer, own_client: Client, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One that hangs is waited for, and named in the log; one that was killed has nothing under way."""
+    stream = own_client.ensure_stream("S")
+    ensure_consumer(own_client, stream, name="c", **{"from": {"start": True}})
+    with windshift(tmp_path, NATS_URL=own_nats_server.url) as process:
+        other = Client(process.address)
+        ids = {ask(each, "GetServer").server.id for each in (own_client, other)}
+        other.channel.close()
+        wait_for_servers(own_client, ids)
+        process.signal(signal.SIGSTOP)
+        seek(own_client, stream, start=True)
+        assert UNCONFIRMED in caplog.text
+        caplog.clear()
+        process.kill()
+        assert ask(own_client, "ListServers").missing
+        seek(own_client, stream, start=True)
+        assert UNCONFIRMED not in caplog.text
 
 
 # --- What cannot be ---------------------------------------------------------------------------------------

@@ -1,9 +1,10 @@
 """Questions that all servers on the same broker answer, each for itself.
 
 A server tells the others every few seconds that it is there (``_WS.here.<id>``), so that one that does not
-answer can be named. A question is a core NATS message, ``_WS.ask.<what>``, whose reply subject is an inbox;
-an answer is one or more JSON objects, the last of which says so. Whoever may publish in the account may
-answer: what is gathered is for people to look at, and decides nothing.
+answer can be named, and at which inbox: while nobody listens there, it has no connection to NATS. A question
+is a core NATS message, ``_WS.ask.<what>``, whose reply subject is an inbox; an answer is one or more JSON
+objects, the last of which says so. Whoever may publish in the account may answer: what is gathered is for
+people to look at, and decides nothing.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import Connection, Message, NotConnected
+from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.jetstream.api import JsonObject
 
 log = logging.getLogger(__name__)
@@ -46,6 +48,13 @@ class Gathered(NamedTuple):
     missing: list[str]
 
 
+class _Heard(NamedTuple):
+    """When a server said last that it is there, and at which inbox."""
+
+    at: float
+    inbox: bytes
+
+
 class Gathering:
     """Asks all servers, this one included, and answers for this one.
 
@@ -58,7 +67,8 @@ class Gathering:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
         self._answers: dict[str, Answer] = {}
-        self._heard: dict[str, float] = {}
+        self._inbox = connection.inbox()
+        self._heard: dict[str, _Heard] = {}
 
     def answer(self, what: str, answer: Answer) -> None:
         """Answer a question from now on; `answer` gets it and returns the entries of this server."""
@@ -68,9 +78,10 @@ class Gathering:
         """Hear the others, and tell them that this one is there, until cancelled."""
         self._connection.subscribe(b"_WS.here.*", self._on_here)
         self._connection.subscribe(b"_WS.ask.*", self._on_question)
+        self._connection.subscribe(self._inbox, self._on_probe)
         try:
             while True:
-                self._publish(f"_WS.here.{self.id}", b"+")
+                self._be_here()
                 await asyncio.sleep(_INTERVAL)
         finally:
             self._publish(f"_WS.here.{self.id}", b"-")
@@ -93,10 +104,45 @@ class Gathering:
         """Return how many of the other servers have a lower id."""
         return sum(other < self.id for other in self._others())
 
+    async def gone(self, servers: Iterable[str]) -> set[str]:
+        """Return which servers have no connection to NATS at the moment: they were killed, or lost it.
+
+        It takes up to `TIMEOUT` where one of them has a connection and does not answer.
+        """
+        known = {server: self._heard[server].inbox for server in servers if server in self._heard}
+        told = await asyncio.gather(*map(self._has_no_listener, known.values()))
+        return {server for server, is_gone in zip(known, told, strict=True) if is_gone}
+
+    async def _has_no_listener(self, inbox: bytes) -> bool:
+        answer: asyncio.Future[Message] = self._loop.create_future()
+
+        def take(message: Message) -> None:
+            if not answer.done():
+                answer.set_result(message)
+
+        reply = self._connection.subscribe_once(take)
+        if reply is None or not inbox:
+            return False
+        try:
+            self._publish(inbox.decode(), b"", reply.subject)
+            async with asyncio.timeout(TIMEOUT):
+                return (await answer).headers.startswith(NO_RESPONDERS)
+        except TimeoutError:
+            return False
+        finally:
+            reply.unsubscribe()
+
     def _others(self) -> set[str]:
         now = self._loop.time()
-        self._heard = {id: at for id, at in self._heard.items() if now - at < _FORGOTTEN}  # noqa: A001
+        self._heard = {server: heard for server, heard in self._heard.items() if now - heard.at < _FORGOTTEN}
         return set(self._heard)
+
+    def _be_here(self) -> None:
+        self._publish(f"_WS.here.{self.id}", b"+", self._inbox)
+
+    def _on_probe(self, message: Message) -> None:
+        if message.reply:
+            self._publish(message.reply.decode(), b"")
 
     def _on_here(self, message: Message) -> None:
         id = message.subject.decode(errors="replace").rpartition(".")[2]  # noqa: A001
@@ -106,8 +152,8 @@ class Gathering:
             self._heard.pop(id, None)
         elif len(self._heard) < _MOST:
             if id not in self._heard:  # it has just started, and knows nobody
-                self._publish(f"_WS.here.{self.id}", b"+")
-            self._heard[id] = self._loop.time()
+                self._be_here()
+            self._heard[id] = _Heard(self._loop.time(), message.reply)
 
     def _on_question(self, message: Message) -> None:
         answer = self._answers.get(message.subject.decode(errors="replace").rpartition(".")[2])

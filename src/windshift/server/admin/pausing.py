@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+from typing import Final
+
 from windshift.nats import retry
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.times import Time, parse_rfc3339
@@ -10,6 +13,9 @@ from windshift.server.domain.errors import BrokerUnavailable, ConsumerNotFound
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
 from windshift.server.events.positions import rfc3339
+
+_SOON: Final = 1.0
+"""Seconds in which a consumer's leader learns of a pause."""
 
 
 class ConsumerPause:
@@ -22,29 +28,41 @@ class ConsumerPause:
     async def set(self, consumer: ConsumerKey, until_ns: int | None, deadline: float) -> Time | None:
         """Pause a consumer until a time in nanoseconds since 1970, or resume it; return until when it is.
 
-        It is so when this returns. Calls that consume from it are told, and ask for events anew: nats-server
-        (2.15) does not serve requests that waited through a pause before something else happens.
+        It is so when this returns, unless somebody else has paused or resumed it at the same time. Calls that
+        consume from it are told, and ask for events anew: nats-server (2.15) does not serve requests that
+        waited through a pause before something else happens.
         Raise `StreamNotFound`, `ConsumerNotFound` or `BrokerUnavailable`; `deadline` is the loop's time.
         """
         until = None if until_ns is None else rfc3339(until_ns)
         request: JsonObject = {} if until is None else {"pause_until": until}
+        wanted = None if until is None else parse_rfc3339(until)
         with broker_errors(stream=consumer.stream, consumer=consumer.name):
-            answer = await self._api.change(
-                f"CONSUMER.PAUSE.{consumer.stream}.{consumer.name}", request, deadline
-            )
-            await self._known(consumer, None if until is None else parse_rfc3339(until), deadline)
+            before = await self._pause(consumer, deadline)
+            async for _ in retry(deadline):
+                operation = f"CONSUMER.PAUSE.{consumer.stream}.{consumer.name}"
+                answer = await self._api.change(operation, request, deadline)
+                if await self._known(consumer, before, wanted, deadline):
+                    break
+            else:
+                raise BrokerUnavailable
         self._notes.send(CONSUMER, *consumer)
         return parse_rfc3339(answer["pause_until"]) if answer.get("paused") else None
 
-    async def _known(self, consumer: ConsumerKey, until: Time | None, deadline: float) -> None:
-        """Wait until the consumer's leader knows."""
-        async for _ in retry(deadline):
-            state = await self._api.consumer(*consumer, deadline)
-            if state is None:
-                raise ConsumerNotFound(consumer.name)
-            if pause_of(state) == until:
-                return
-        raise BrokerUnavailable
+    async def _known(
+        self, consumer: ConsumerKey, before: Time | None, wanted: Time | None, deadline: float
+    ) -> bool:
+        """Wait until the consumer's leader knows; false if nothing has changed for a while."""
+        async for _ in retry(min(deadline, asyncio.get_running_loop().time() + _SOON)):
+            present = await self._pause(consumer, deadline)
+            if present == wanted or present != before:  # somebody else may have changed it since
+                return True
+        return False
+
+    async def _pause(self, consumer: ConsumerKey, deadline: float) -> Time | None:
+        state = await self._api.consumer(*consumer, deadline)
+        if state is None:
+            raise ConsumerNotFound(consumer.name)
+        return pause_of(state)
 
 
 def pause_of(state: ConsumerState) -> Time | None:

@@ -4,12 +4,16 @@ The broker moves a consumer with one request, but it cannot tell an acknowledgem
 from one of the delivery after it. So nothing may be on its way while it does:
 
 1. The consumer is paused for `STILL` seconds: nothing is delivered, and it goes on by itself if this dies.
+   Such a pause is told from one that somebody asked for by `_MARK`.
 2. All servers have their calls drop what they hold (``_WS.ask.seek``), and say when all that they had sent is
-   answered. Those that stay silent for `_PATIENCE` are not waited for; what they do then is in
-   `ConsumeProtocol`: whoever was away looks the consumer up before it sends anything.
+   answered. Those that stay silent for `_PATIENCE` are not waited for, nor those without a connection to
+   NATS; what they do then is in `ConsumeProtocol`: whoever was away looks the consumer up before it sends
+   anything. A server that moves the consumer itself, and began earlier, says so, and is waited for.
 3. The consumer's metadata gets the number of its next run, and how far the stream of dead letters had come:
    what ended before counts for nothing. Servers are told, and calls go on in that run.
-4. The broker moves the consumer, and the pause is taken back.
+4. The broker moves the consumer. If its run is another one then, begin anew from 2: somebody has moved it at
+   the same time, or has written back what it read before (the broker has no compare-and-swap for consumers).
+5. The pause is taken back.
 
 Each step can be repeated; after a crash in between, the whole can be.
 """
@@ -22,8 +26,9 @@ import re
 from collections.abc import Iterator
 from time import time_ns
 from typing import Final, NamedTuple
+from weakref import WeakValueDictionary
 
-from windshift.nats import Forbidden, JetStreamError, Unavailable
+from windshift.nats import Forbidden, JetStreamError, NatsError, Unavailable
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
@@ -42,7 +47,7 @@ from windshift.server.domain.errors import (
     InvalidField,
     OutcomeUnknown,
     SeekNotPossible,
-    StreamNotFound,
+    WindshiftError,
 )
 from windshift.server.events.consumers import EVERYTHING, chosen_subjects
 from windshift.server.events.consuming.moves import STILL, Moves
@@ -58,6 +63,9 @@ log = logging.getLogger(__name__)
 
 _PATIENCE: Final = 2.0
 """Seconds in which servers have to answer."""
+_MARK: Final = 590_417
+"""The last six digits, in nanoseconds since 1970, of the time until which a move pauses a consumer."""
+_MARKED: Final = 10**6
 _AGAIN: Final = 0.02
 """Seconds until servers are asked again that have something under way."""
 _OLDEST_BROKER: Final = (2, 14)
@@ -97,8 +105,9 @@ class ConsumerSeek:
         self._notes = notes
         self._moves = moves
         self._loop = asyncio.get_running_loop()
-        self._turns: dict[ConsumerKey, asyncio.Lock] = {}
+        self._turns: WeakValueDictionary[ConsumerKey, asyncio.Lock] = WeakValueDictionary()
         self._running: set[asyncio.Task[Sought]] = set()
+        self._moving: dict[ConsumerKey, int] = {}  # by the number of the next run
         gathering.answer("seek", self._hold_still)
 
     async def seek(
@@ -219,36 +228,62 @@ class ConsumerSeek:
         deadline = self._loop.time() + STILL
         turn = self._turns.setdefault(consumer, asyncio.Lock())
         try:
-            async with asyncio.timeout_at(deadline), turn:
-                with broker_errors(stream=consumer.stream, consumer=consumer.name):
-                    return await self._move(consumer, target, number, deadline)
+            async with asyncio.timeout_at(deadline):
+                await turn.acquire()
         except TimeoutError:
             raise BrokerUnavailable from None
+        try:
+            with broker_errors(stream=consumer.stream, consumer=consumer.name):
+                return await self._move(consumer, target, number, deadline)
         finally:
-            if not turn.locked():
-                self._turns.pop(consumer, None)
+            self._moving.pop(consumer, None)
+            turn.release()
 
     async def _move(self, consumer: ConsumerKey, target: int, number: int, deadline: float) -> Sought:
         before, now_ns = await self._look(consumer, deadline)
         number = max(number, now_ns, Run.of(before).number + 1)
-        was_ns = _paused_until(before)
-        until_ns = max(was_ns, now_ns + int(STILL * NANOSECONDS))
+        was_ns = _asked_until(before)
+        until_ns = max(was_ns, marked(now_ns + int(STILL * NANOSECONDS)))
         await self._pauses.set(consumer, until_ns, deadline)
         try:
-            await self._have_all_hold_still(consumer, Run(before.created, number))
-            position = await self._dead_letters.last_position(deadline)
-            state, _ = await self._look(consumer, deadline)
-            run = Run(state.created, number, position)
-            config = with_key(with_run(state.config, run))  # nobody goes on with deliveries of before
-            await self._api.update_consumer(*consumer, config, deadline)
-            self._notes.send(CONSUMER, *consumer)
-            answer = await self._reset(consumer, target, deadline)
-        except (Unavailable, BrokerUnavailable) as error:
+            async with asyncio.timeout_at(deadline):
+                run = Run(before.created, number)
+                return await self._move_until_it_stands(consumer, target, run, deadline)
+        except (Unavailable, BrokerUnavailable, TimeoutError) as error:
             if isinstance(error, (Forbidden, ForbiddenByBroker)):
                 raise
             raise OutcomeUnknown from error
         finally:
             await self._end_pause(consumer, until_ns, was_ns)
+
+    async def _move_until_it_stands(
+        self, consumer: ConsumerKey, target: int, run: Run, deadline: float
+    ) -> Sought:
+        """Move a paused consumer, and again if it is not in the new run afterwards."""
+        was = 0
+        while True:
+            self._moving[consumer] = run.number
+            sought = await self._move_once(consumer, target, run, deadline)
+            was = was or sought.was
+            state, _ = await self._look(consumer, deadline)
+            present = Run.of(state)
+            if present.number == run.number or state.created != run.created:
+                return sought._replace(was=was)
+            log.info(
+                "a consumer is moved again: somebody else has changed it meanwhile",
+                extra={"stream": consumer.stream, "consumer": consumer.name},
+            )
+            run = run._replace(number=max(run.number, present.number) + 1)
+
+    async def _move_once(self, consumer: ConsumerKey, target: int, run: Run, deadline: float) -> Sought:
+        await self._have_all_hold_still(consumer, run)
+        position = await self._dead_letters.last_position(deadline)
+        state, _ = await self._look(consumer, deadline)
+        run = run._replace(position=position)
+        config = with_key(with_run(state.config, run))  # nobody goes on with deliveries of before
+        await self._api.update_consumer(*consumer, config, deadline)
+        self._notes.send(CONSUMER, *consumer)
+        answer = await self._reset(consumer, target, deadline)
         return Sought(target, _settled_before(state), int(answer["num_pending"]))
 
     async def _reset(self, consumer: ConsumerKey, target: int, deadline: float) -> JsonObject:
@@ -264,14 +299,17 @@ class ConsumerSeek:
             ) from error
 
     async def _end_pause(self, consumer: ConsumerKey, until_ns: int, was_ns: int) -> None:
-        """Take the pause back, unless somebody has paused or resumed the consumer meanwhile."""
+        """Take the pause back, unless somebody has paused or resumed the consumer meanwhile.
+
+        If that fails it ends by itself.
+        """
         deadline = self._loop.time() + STILL
         try:
             state, now_ns = await self._look(consumer, deadline)
             if _paused_until(state) == until_ns:
                 await self._pauses.set(consumer, was_ns if was_ns > now_ns else None, deadline)
-        except (ConsumerNotFound, StreamNotFound):
-            pass
+        except (NatsError, WindshiftError) as error:
+            log.debug("the pause of a move is not taken back: %s", type(error).__name__)
 
     # --- All servers --------------------------------------------------------------------------------------
 
@@ -287,7 +325,10 @@ class ConsumerSeek:
         while True:
             gathered = await self._gathering.ask("seek", question)
             busy = [server for server, told in gathered.entries.items() if any(map(_is_busy, told))]
-            if not busy and not gathered.missing:
+            silent = set(gathered.missing)
+            if silent:  # one that was killed has nothing under way
+                silent -= await self._gathering.gone(silent)
+            if not busy and not silent:
                 return
             if self._loop.time() >= give_up:
                 break
@@ -297,7 +338,7 @@ class ConsumerSeek:
             extra={
                 "stream": consumer.stream,
                 "consumer": consumer.name,
-                "silent": gathered.missing,
+                "silent": sorted(silent),
                 "busy": busy,
             },
         )
@@ -308,7 +349,8 @@ class ConsumerSeek:
         stream, consumer = names_
         if all(isinstance(each, str) for each in (stream, consumer, created)) and isinstance(number, int):
             key = ConsumerKey(str(stream), str(consumer))
-            yield {"busy": self._moves.hold_still(key, Run(str(created), number))}
+            is_earlier = self._moving.get(key, number) < number
+            yield {"busy": self._moves.hold_still(key, Run(str(created), number)) + is_earlier}
 
 
 def _is_busy(told: JsonObject) -> bool:
@@ -334,6 +376,17 @@ def _paused_until(state: ConsumerState) -> int:
     """Return until when a consumer is paused, in nanoseconds since 1970; 0 = it is not."""
     until = pause_of(state)
     return 0 if until is None else _nanoseconds(until)
+
+
+def _asked_until(state: ConsumerState) -> int:
+    """Return the same for a pause that somebody asked for; what is left of another move's is none."""
+    until_ns = _paused_until(state)
+    return 0 if until_ns % _MARKED == _MARK else until_ns
+
+
+def marked(until_ns: int) -> int:
+    """Return about the same time, as one until which a move pauses."""
+    return until_ns // _MARKED * _MARKED + _MARK
 
 
 def _nanoseconds(time: Time) -> int:

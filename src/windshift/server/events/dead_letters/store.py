@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 
 from windshift.nats import headers as h
 from windshift.nats import retry
+from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
@@ -288,9 +289,9 @@ class DeadLetterStore:
         deadline: float,
     ) -> Conflict | None:
         """Store a claim in place of what is known; return why not, if that is not there any more."""
-        headers = [(CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds()))]
+        headers: HeaderLines = ((CLAIMANT, claimant), (h.TTL, b"%ds" % ceil(kept_for.total_seconds())))
         if claimant == _REPLAY:
-            headers.append(known.ended.header)
+            headers = (*headers, known.ended.header)
         try:
             await self.stream.put(claim_subject(id), b"", headers, deadline, known.position, end_subjects(id))
         except Conflict as conflict:
