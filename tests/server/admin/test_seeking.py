@@ -88,7 +88,8 @@ async def test_an_older_configuration_that_is_written_back(
     """The broker has no compare-and-swap: the consumer is moved again, into a run that stands."""
     mover, other = pair
     before = await other.state()
-    change, written = mover.broker.api.change, []
+    change = mover.broker.api.change
+    written: list[str] = []
 
     async def overtaken(operation: str, request: Any, deadline: float) -> Any:
         if operation.startswith("CONSUMER.RESET.") and not written:
