@@ -162,8 +162,7 @@ class DeadLetterGroup:
     sample_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class DeadLetterSummary:
+class DeadLetterSummary(NamedTuple):
     """Dead letters by groups.
 
     Attributes:

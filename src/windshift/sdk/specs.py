@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from windshift.protos import events
 
@@ -16,8 +16,7 @@ from .times import Seconds, duration
 _Stream = events.EnsureStreamRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
+class Source(NamedTuple):
     """A stream that events are copied from.
 
     Attributes:
