@@ -15,6 +15,7 @@ from tests.faults.history import (
     Fault,
     Outcome,
     Publish,
+    ReplayCall,
     Settlement,
     Stored,
     Told,
@@ -268,6 +269,32 @@ def wrongly_ended(
                 yield Violation("last attempt", f"{id_} was acknowledged and is a dead letter as well")
             case int(count) if count > 1:
                 yield Violation("last attempt", f"{id_} is {count} dead letters")
+
+
+def wrongly_cancelled(
+    calls: Iterable[ReplayCall], deliveries: Iterable[Delivery], dead: Iterable[int]
+) -> Iterator[Violation]:
+    """Find events that were delivered though their replay was cancelled, until the next one began.
+
+    When no replay is outstanding any more, the events of those that were cancelled last are still dead
+    letters, and those that were said to be delivering then are none.
+    """
+    letters, by_id = set(dead), defaultdict(list)
+    for call in calls:
+        by_id[call.id].append(call)
+    times: dict[int, list[float]] = defaultdict(list)
+    for delivery in deliveries:
+        times[delivery.id].append(delivery.at)
+    for id_, made in by_id.items():
+        for call, after in itertools.zip_longest(made, made[1:]):
+            if call.told == "cancelled":
+                until = math.inf if after is None else after.start
+                if late := [at for at in times[id_] if call.end < at < until]:
+                    yield Violation("cancelled", f"{id_} was cancelled at {call.end:.3f} and came at {late}")
+        if made[-1].told == "cancelled" and id_ not in letters:
+            yield Violation("cancelled", f"{id_} was cancelled and is no dead letter any more")
+        if made[-1].told == "delivering" and id_ in letters:
+            yield Violation("cancelled", f"{id_} was being delivered and is still a dead letter")
 
 
 def waits_after_kills(

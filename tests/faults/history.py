@@ -170,6 +170,22 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class ReplayCall:
+    """A call that begins the replay of one event, or cancels it, with all of its tries.
+
+    Attributes:
+        kind: ``replay`` or ``cancel``.
+        told: of the last try, the field that counts the event; empty when none does.
+    """
+
+    kind: str
+    id: int
+    start: float
+    end: float
+    told: str
+
+
+@dataclass(frozen=True, slots=True)
 class Fault:
     """Something that was done to a process.
 
@@ -203,6 +219,8 @@ class History:
     accesses: list[Access] = field(default_factory=list)
     transactions: list[Transaction] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
+    replay_calls: list[ReplayCall] = field(default_factory=list)
+    """Those of one event one after the other."""
     failures: list[Failure] = field(default_factory=list)
     """Of all calls, those of publishes among them."""
     faults: list[Fault] = field(default_factory=list)

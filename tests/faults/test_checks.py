@@ -15,6 +15,7 @@ from tests.faults.history import (
     Fault,
     Outcome,
     Publish,
+    ReplayCall,
     Settlement,
     Stored,
     Told,
@@ -234,6 +235,20 @@ def test_wrongly_ended() -> None:
     assert found(checks.wrongly_ended([1], [drop], [1])) == ["last attempt"]
     assert found(checks.wrongly_ended([1], [bury], [1])) == []
     assert found(checks.wrongly_ended([1], [unanswered, bury], [])) == ["last attempt"]
+
+
+def test_wrongly_cancelled() -> None:
+    """After a cancelled replay nothing comes before the next one; the last word holds at the end."""
+    begun, over = ReplayCall("replay", 1, 1, 2, "replayed"), ReplayCall("cancel", 1, 3, 4, "cancelled")
+    again, has = replace(begun, start=5, end=6), ReplayCall("cancel", 1, 7, 8, "delivering")
+    early, late, later = (replace(DELIVERY, at=at) for at in (3.5, 4.5, 5.5))
+    assert found(checks.wrongly_cancelled([begun, over], [early], [1])) == []
+    assert found(checks.wrongly_cancelled([begun, over], [early, late], [1])) == ["cancelled"]
+    assert found(checks.wrongly_cancelled([begun, over], [early], [])) == ["cancelled"]
+    assert found(checks.wrongly_cancelled([begun, over, again, has], [later], [])) == []
+    assert found(checks.wrongly_cancelled([begun, over, again, has], [late], [])) == ["cancelled"]
+    assert found(checks.wrongly_cancelled([begun, over, again, has], [later], [1])) == ["cancelled"]
+    assert found(checks.wrongly_cancelled([replace(over, told="")], [late], [])) == []
 
 
 def test_waits_after_kills() -> None:

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from tests.faults import checks
 from tests.faults.calls import Connection, Refused, ensure_consumer, ensure_stream
-from tests.faults.history import Told
+from tests.faults.history import ReplayCall, Told
 from tests.faults.places import single
 from tests.faults.processes import Node, Server
 from tests.faults.run import Run, scenario
 from tests.faults.scenarios.consuming import finish
 from tests.faults.scenarios.publishing import check_stream, count_publishes
 from tests.faults.subscribers import Behaviour, Consumption, Session, Subscriber, Target, acknowledge
-from tests.faults.witness import dead_letters, read_stream
-from tests.faults.workloads import connections, crowd, in_background, publish_on, rounds, targets
+from tests.faults.witness import ask, dead_letters, looking, read_stream
+from tests.faults.workloads import Crowd, connections, crowd, in_background, publish_on, rounds, targets
 from tests.support.client import text_of
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dl
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -30,6 +31,7 @@ POLICY = {
     "initial_backoff": {"nanos": 10_000_000},
     "max_backoff": {"nanos": 50_000_000},
 }
+PATIENT = {**POLICY, "max_attempts": 1000}
 
 
 def undecided(luck: random.Random) -> Behaviour:
@@ -54,7 +56,7 @@ def undecided(luck: random.Random) -> Behaviour:
 
 @asynccontextmanager
 async def _two_servers(
-    run: Run,
+    run: Run, policy: dict[str, Any] = POLICY
 ) -> AsyncIterator[tuple[Node, list[Server], list[Target], list[Connection]]]:
     """Start two servers on one nats-server, with a consumer that gives up on its events."""
     async with (
@@ -63,7 +65,7 @@ async def _two_servers(
         connections(run.history, 4, *(server.address for server in servers)) as made,
     ):
         await ensure_stream(made[0], "orders")
-        await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=POLICY)
+        await ensure_consumer(made[0], "orders", timeout=1.0, retry_policy=policy)
         yield node, servers, places, made
 
 
@@ -247,3 +249,94 @@ async def _replay_all(run: Run, connection: Connection, node: Node) -> None:
             if not isinstance(response, Refused):
                 run.count("replays", response.replayed)
             await asyncio.sleep(0.2)
+
+
+# --- Replays that are cancelled -----------------------------------------------------------------------------
+
+
+@scenario(
+    "replays-cancelled",
+    "replays are begun and cancelled, by id and by filter, while two servers are killed in turn",
+)
+async def replays_cancelled(run: Run) -> None:
+    """Deliver what is not cancelled, once until it is acknowledged; what is cancelled stays a dead letter."""
+    total, kills, history = run.scale(1_500, 80), run.scale(20, 2), run.history
+    async with _two_servers(run, PATIENT) as (node, servers, places, made):
+        for number in range(total):
+            await made[0].publish("p", "orders.a", f"{number}", f"{number}")
+        await _give_up_on_all(run, places, node)
+        letters = await list_all(made[0])
+        run.demand(len(letters) == total, "dead letters", "not all became dead letters")
+        run.count("dead letters", total)
+
+        async def kill(number: int) -> None:
+            await _restart(run, servers[number % 2])
+
+        consumption = Consumption(history, "orders", "c", window=3)
+        subscribers = [
+            Subscriber(
+                f"replayed{number}", consumption, [*places[number:], *places], _slowly(run.more_luck())
+            )
+            for number in range(2)
+        ]
+        for subscriber in subscribers:
+            subscriber.start()
+        async with crowd() as workers:
+            for number in range(20):
+                some, luck = letters[number::20], run.more_luck()
+                workers.add(_begin_and_cancel(run, workers, made[number % 4], some, luck))
+            await rounds(run, kills, 1.5, kill, "kill")
+        await _no_replays(run, node)
+        left = await dead_letters(node.url)
+        run.check(checks.wrongly_cancelled(history.replay_calls, history.deliveries, left))
+        await _replay_all(run, made[0], node)  # what was cancelled may be replayed
+        await finish(run, consumption, subscribers, node.url)
+        run.check(checks.wrongly_ended(await read_stream(node.url, "orders"), history.settlements, ()))
+        again = checks.redelivered(history.deliveries, history.settlements, history.faults)
+        run.check(again.violations)
+        run.check(checks.undocumented(history.failures))
+        for kind, told in (("replay", "replayed"), ("cancel", "cancelled"), ("cancel", "delivering")):
+            calls = sum((each.kind, each.told) == (kind, told) for each in history.replay_calls)
+            run.count(f"told {told}", calls)
+        run.count("dead letters left by cancelled replays", len(left))
+        run.count("deliveries of replays", len(history.deliveries) - total)
+        run.count("under way when confirmed", again.crossed)
+
+
+async def _begin_and_cancel(
+    run: Run, workers: Crowd, connection: Connection, letters: Sequence[dl.DeadLetter], luck: random.Random
+) -> None:
+    """Have replays begun and cancelled, of one event at a time, until all are over or it is enough."""
+    left = list(letters)
+    while left and not workers.stopping:
+        letter = luck.choice(left)
+        begin = dl.ReplayRequest(ids=[letter.id])
+        if not await _call(run, connection, "Replay", begin, letter, ("replayed", "already_replaying")):
+            left.remove(letter)
+            continue
+        await asyncio.sleep(luck.uniform(0, 0.3))
+        which = dl.Filter(stream="orders", consumer="c", event_ids=[letter.event.id])
+        end = dl.CancelReplayRequest(filter=which) if luck.random() < 0.5 else dl.CancelReplayRequest()
+        if not end.HasField("filter"):
+            end.ids.append(letter.id)
+        await _call(run, connection, "CancelReplay", end, letter, ("cancelled", "delivering"))
+
+
+async def _call(
+    run: Run, connection: Connection, method: str, request: Any, letter: dl.DeadLetter, fields: Sequence[str]
+) -> str:
+    """Make a call about one dead letter until it is answered; return which field of the answer counts it."""
+    start = time.monotonic()
+    answer = await connection.insist(SERVICE.methods_by_name[method], request)
+    told = next((each for each in fields if getattr(answer, each)), "")
+    kind = "replay" if method == "Replay" else "cancel"
+    run.history.replay_calls.append(ReplayCall(kind, letter.event.id, start, time.monotonic(), told))
+    return told
+
+
+async def _no_replays(run: Run, node: Node) -> None:
+    """Wait until no replay is outstanding."""
+    async with asyncio.timeout(run.scale(180, 60)), looking(node.url) as client:
+        while left := (await ask(client, "STREAM.INFO.WS_REPLAYS"))["state"]["messages"]:
+            run.progress(f"{left} replays are outstanding")
+            await asyncio.sleep(0.1)
