@@ -17,7 +17,7 @@ from .errors import DeadlineExceeded
 from .names import Names
 from .pointers import END, Position
 from .retry import Repeat
-from .runtime.subscription import LINGER, Handler, Subscription, consume, finish
+from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
 from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment, seconds, timestamp
 
@@ -216,17 +216,8 @@ class Consumer:
         Raises:
             WindshiftError: from the iteration, an error that another call would meet too.
         """
-        subscription = Subscription(
-            self._caller,
-            self.stream,
-            self.name,
-            None,
-            types=types,
-            concurrency=concurrency,
-            prefetch=prefetch,
-            max_lease=seconds(max_lease),
-            linger=seconds(linger),
-        )
+        handling = _handling(types, concurrency, prefetch, max_lease, linger)
+        subscription = Subscription(self._caller, self.stream, self.name, None, handling)
         running = asyncio.ensure_future(subscription.run())
         try:
             yield _deliveries(subscription, running)
@@ -264,7 +255,8 @@ class Consumer:
         Raises:
             WindshiftError: an error that another call would meet too.
         """
-        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease, linger)
+        handling = _handling(types, concurrency, prefetch, max_lease, linger)
+        subscription = Subscription(self._caller, self.stream, self.name, handler, handling)
         await consume(subscription, seconds(grace))
 
     @asynccontextmanager
@@ -284,7 +276,8 @@ class Consumer:
         Raises:
             WindshiftError: at the end of the block, an error that another call would have met too.
         """
-        subscription = self._subscription(handler, types, concurrency, prefetch, max_lease, linger)
+        handling = _handling(types, concurrency, prefetch, max_lease, linger)
+        subscription = Subscription(self._caller, self.stream, self.name, handler, handling)
         running = asyncio.ensure_future(subscription.run())
         try:
             yield
@@ -293,27 +286,6 @@ class Consumer:
             await finish(subscription, running, seconds(grace))
         if failed:
             running.result()
-
-    def _subscription(
-        self,
-        handler: Handler,
-        types: Sequence[type],
-        concurrency: int,
-        prefetch: int | None,
-        max_lease: Seconds,
-        linger: Seconds,
-    ) -> Subscription:
-        return Subscription(
-            self._caller,
-            self.stream,
-            self.name,
-            handler,
-            types=types,
-            concurrency=concurrency,
-            prefetch=prefetch,
-            max_lease=seconds(max_lease),
-            linger=seconds(linger),
-        )
 
     async def idle(self, timeout: Seconds = 10.0) -> None:
         """Wait until nothing is pending and nothing is unsettled.
@@ -340,6 +312,12 @@ class Consumer:
 
     def __repr__(self) -> str:
         return f"Consumer({self.stream!r}, {self.name!r})"
+
+
+def _handling(
+    types: Sequence[type], concurrency: int, prefetch: int | None, max_lease: Seconds, linger: Seconds
+) -> Handling:
+    return Handling(concurrency, prefetch, types, max_lease=seconds(max_lease), linger=seconds(linger))
 
 
 async def _deliveries(

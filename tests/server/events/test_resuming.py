@@ -68,7 +68,7 @@ def ids(*seqs: int) -> list[StreamSeq]:
 def test_going_on() -> None:
     """The delivery is the client's again, from the moment that the broker has prolonged it."""
     call = resuming(resumed(1), resumed(2))
-    assert call.protocol.taken_over == [name_of(reply(1)), name_of(reply(2))]
+    assert call.protocol.taken_over.names == [name_of(reply(1)), name_of(reply(2))]
     call.protocol.command(Ack(ids(1)), 1.0)
     assert call.sent(1.0) == [ACK]
     assert call.told() == [([1], [], [])]
@@ -98,7 +98,7 @@ def test_what_is_not_gone_on_with() -> None:
     call.memory.settled.add(StreamSeq(5), 0.0)
     deliveries = [resumed(3), resumed(4), resumed(5), resumed(6, 4), resumed(7, 1), resumed(7, 2)]
     call.protocol.resume(deliveries, 7, 0.0)
-    assert sorted(call.protocol.taken_over) == [(4, 1, 1), (7, 2, 1)]
+    assert sorted(call.protocol.taken_over.names) == [(4, 1, 1), (7, 2, 1)]
 
 
 def test_no_more_than_the_window() -> None:

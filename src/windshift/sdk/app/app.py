@@ -10,10 +10,11 @@ from windshift.sdk.client import Client, connect
 from windshift.sdk.fakes import FakeCaller
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import END, Position
+from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.times import Seconds, seconds
 
-from .consumer import AppConsumer, AppStream, Ensure, Middleware, Next, Reaction, Unknown
+from .consumer import AppConsumer, AppStream, Ensure, Failures, Middleware, Next, Reaction, Unknown
 from .injection import Function, Provided
 from .process import run_until_told
 from .running import Running, prepare
@@ -131,13 +132,9 @@ class App:
             name,
             spec or ConsumerSpec(subjects=subjects, start=start, timeout=timeout, retry=retry),
             ensure=ensure,
-            concurrency=concurrency,
-            prefetch=prefetch,
-            max_lease=max_lease,
-            unknown=unknown,
-            on_error=on_error or {},
+            handling=Handling(concurrency, prefetch, max_lease=seconds(max_lease)),
+            failures=Failures(unknown, dict(on_error or {})),
             middleware=middleware,
-            narrowed=False,
         )
 
     def on(
@@ -159,17 +156,7 @@ class App:
         """
         if isinstance(consumer, str):
             consumer = self._find(stream, consumer) or self._add_consumer(
-                stream,
-                consumer,
-                ConsumerSpec(),
-                ensure="update",
-                concurrency=32,
-                prefetch=None,
-                max_lease=900.0,
-                unknown="dead_letter",
-                on_error={},
-                middleware=(),
-                narrowed=True,
+                stream, consumer, ConsumerSpec(), narrowed=True
             )
         decorate: Callable[[F], F] = consumer.on(*types, subject=subject)
         return decorate

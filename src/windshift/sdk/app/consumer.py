@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args, overload
 
 from windshift.sdk.client import Client, caller_of
@@ -20,6 +20,8 @@ from windshift.sdk.deliveries import (
     verdict_of,
 )
 from windshift.sdk.errors import UnknownType
+from windshift.sdk.events import Event
+from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.subjects import EVERYTHING, overlap, widest
 from windshift.sdk.times import Seconds, seconds
@@ -83,6 +85,52 @@ class AppStream:
     ensure: Ensure
 
 
+@dataclass(frozen=True, slots=True)
+class Failures:
+    """What becomes of events that are not handled.
+
+    Attributes:
+        unknown: of those that no handler takes.
+        on_error: of those whose handler raised an exception of a class, or of one derived from it; the others
+            are retried by the consumer's policy.
+
+    Raises:
+        ValueError: `unknown` is none of what there is.
+        TypeError: `on_error` has something else in it.
+    """
+
+    unknown: Unknown = "dead_letter"
+    on_error: Mapping[type[BaseException], Reaction] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.unknown not in get_args(Unknown):
+            raise ValueError(f"unknown: {self.unknown!r} is none of {', '.join(get_args(Unknown))}")
+        for kind, reaction in self.on_error.items():
+            if not _is_exception(kind) or not isinstance(reaction, Reaction):
+                raise TypeError(
+                    f"on_error: {kind!r}: {reaction!r} is not a class of exceptions with ws.dead_letter, "
+                    "ws.retry or ws.drop"
+                )
+
+    def judge(self, error: BaseException) -> Verdict:
+        """Say what becomes of an event whose handler raised this."""
+        if not isinstance(error, Rejection):
+            for kind in type(error).__mro__:
+                reaction = self.on_error.get(kind)
+                if reaction is not None:
+                    return failure(error, reaction.outcome, reaction.delay)
+        return verdict_of(error)
+
+    def refuse(self, event: Event[Any]) -> None:
+        """Raise what becomes of an event that no handler takes, unless it is acknowledged."""
+        if self.unknown != "ack":
+            refusal = _REFUSALS[self.unknown]
+            raise refusal(f"no handler takes {event.type} on {event.subject}") from UnknownType(event.type)
+
+
+DEFAULT_HANDLING, DEFAULT_FAILURES = Handling(), Failures()
+
+
 class AppConsumer:
     """A consumer that an app handles the events of. Made by `App.consumer`.
 
@@ -90,9 +138,6 @@ class AppConsumer:
         stream: its stream.
         name: its name.
         ensure: what the app does about it when it starts.
-        concurrency: handlers at once.
-        prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
-        max_lease: how long a handler may take.
     """
 
     def __init__(
@@ -101,39 +146,23 @@ class AppConsumer:
         name: str,
         spec: ConsumerSpec,
         *,
-        ensure: Ensure,
-        concurrency: int,
-        prefetch: int | None,
-        max_lease: Seconds,
-        unknown: Unknown,
-        on_error: Mapping[type[BaseException], Reaction],
-        middleware: Sequence[Middleware],
-        narrowed: bool,
+        ensure: Ensure = "update",
+        handling: Handling = DEFAULT_HANDLING,
+        failures: Failures = DEFAULT_FAILURES,
+        middleware: Sequence[Middleware] = (),
+        narrowed: bool = False,
     ) -> None:
         self.stream = stream
         self.name = name
         self.ensure = ensure
-        self.concurrency = concurrency
-        self.prefetch = prefetch
-        self.max_lease = seconds(max_lease)
+        self._handling = handling
         self._spec = spec if spec.retry is not None else replace(spec, retry=DEFAULT_RETRY)
-        self._unknown = unknown
-        self._on_error = dict(on_error)
+        self._failures = failures
         self._middleware = list(middleware)
         self._narrowed = narrowed
         self._routes: Routes[Handler] = Routes()
         self._otherwise: Handler | None = None
         self._subjects: list[str] = []
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        if unknown not in get_args(Unknown):
-            raise ValueError(f"unknown: {unknown!r} is none of {', '.join(get_args(Unknown))}")
-        for kind, reaction in self._on_error.items():
-            if not _is_exception(kind) or not isinstance(reaction, Reaction):
-                raise TypeError(
-                    f"on_error: {kind!r}: {reaction!r} is not a class of exceptions with ws.dead_letter, "
-                    "ws.retry or ws.drop"
-                )
 
     @overload
     def on(self, first: type, /, *types: type, subject: str = EVERYTHING) -> Callable[[F], F]: ...
@@ -193,6 +222,11 @@ class AppConsumer:
         return self._spec
 
     @property
+    def handling(self) -> Handling:
+        """How its deliveries are handled, by the handlers that it has now."""
+        return replace(self._handling, types=self.types, others=True, judge=self.judge)
+
+    @property
     def types(self) -> list[type]:
         """The classes of payloads that have handlers."""
         return list(dict.fromkeys(kind for kind, _, _ in self._routes))
@@ -231,20 +265,11 @@ class AppConsumer:
         return dispatch
 
     async def _refuse(self, delivery: Delivery[Any]) -> None:
-        """Do as `unknown` says with an event that no handler takes."""
-        event = delivery.event
-        if self._unknown != "ack":
-            refusal = _REFUSALS[self._unknown]
-            raise refusal(f"no handler takes {event.type} on {event.subject}") from UnknownType(event.type)
+        self._failures.refuse(delivery.event)
 
     def judge(self, error: BaseException) -> Verdict:
         """Say what becomes of an event whose handler raised this."""
-        if not isinstance(error, Rejection):
-            for kind in type(error).__mro__:
-                reaction = self._on_error.get(kind)
-                if reaction is not None:
-                    return failure(error, reaction.outcome, reaction.delay)
-        return verdict_of(error)
+        return self._failures.judge(error)
 
     def __repr__(self) -> str:
         return f"AppConsumer({self.stream.name!r}, {self.name!r})"

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import logging
 from collections.abc import Sequence
+from dataclasses import replace
 
 from windshift.sdk.client import Client, caller_of
 from windshift.sdk.dead_letters import DeadLetter
@@ -100,17 +101,13 @@ class Running:
     def start(self, handlers: Sequence[Next], concurrency: int | None) -> None:
         """Subscribe each consumer with the function that handles its deliveries."""
         for consumer, handler in zip(self._consumers, handlers, strict=True):
+            handling = consumer.handling
             subscription = Subscription(
                 caller_of(self.client),
                 consumer.stream.name,
                 consumer.name,
                 handler,
-                types=consumer.types,
-                others=True,
-                concurrency=concurrency or consumer.concurrency,
-                prefetch=consumer.prefetch,
-                max_lease=consumer.max_lease,
-                judge=consumer.judge,
+                replace(handling, concurrency=concurrency or handling.concurrency),
             )
             task = asyncio.get_running_loop().create_task(subscription.run())
             task.add_done_callback(functools.partial(self._ended, consumer))

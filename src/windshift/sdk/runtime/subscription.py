@@ -9,6 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from windshift.protos import events
@@ -47,6 +48,42 @@ _AGAIN = frozenset(
 _log = logging.getLogger("windshift")
 
 
+@dataclass(frozen=True, slots=True)
+class Handling:
+    """How deliveries are handled.
+
+    Attributes:
+        concurrency: handlers at once, or deliveries that an iterator has handed out.
+        prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
+        types: classes of payloads to decode; none = every type.
+        others: whether the handler gets payloads of other types too; if not, they become dead letters.
+        max_lease: seconds for which the lease of a delivery is prolonged.
+        linger: seconds for which what is held is kept for this process when a call breaks.
+        judge: says what becomes of an event whose handler raised something.
+
+    Raises:
+        ValueError: `concurrency` is less than 1.
+    """
+
+    concurrency: int = 32
+    prefetch: int | None = None
+    types: Sequence[type] = ()
+    others: bool = False
+    max_lease: float = 900.0
+    linger: float = LINGER
+    judge: Callable[[BaseException], Verdict] = verdict_of
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+
+    @property
+    def window(self) -> int:
+        """How many deliveries are held at once."""
+        ahead = max(2, self.concurrency // 4) if self.prefetch is None else self.prefetch
+        return self.concurrency + ahead
+
+
 class Subscription:
     """Delivers the events of a consumer to a handler, or into a queue.
 
@@ -55,22 +92,8 @@ class Subscription:
     """
 
     def __init__(
-        self,
-        caller: Caller,
-        stream: str,
-        consumer: str,
-        handler: Handler | None,
-        *,
-        types: Sequence[type] = (),
-        concurrency: int = 32,
-        prefetch: int | None = None,
-        max_lease: float = 900.0,
-        linger: float = LINGER,
-        others: bool = False,
-        judge: Callable[[BaseException], Verdict] = verdict_of,
+        self, caller: Caller, stream: str, consumer: str, handler: Handler | None, handling: Handling
     ) -> None:
-        if concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
         self.jobs = Jobs()
         self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
         self._caller = caller
@@ -78,16 +101,11 @@ class Subscription:
         self._bare_stream, self._consumer = stream, consumer
         self._stream = caller.names.name(stream)
         self._handler = handler
-        self._types = caller.payloads.filter(types)
-        self._has_types = bool(types)
-        self._others = others
+        self._handling = handling
+        self._types = caller.payloads.filter(handling.types)
+        self._has_types = bool(handling.types)
         self._threaded = handler is not None and not is_async(handler)
         self._is_coroutine = inspect.iscoroutinefunction(handler)
-        self._judge = judge
-        self._concurrency = concurrency
-        self._window = concurrency + (max(2, concurrency // 4) if prefetch is None else prefetch)
-        self._max_lease = max_lease
-        self._linger = linger
         self._loop = asyncio.get_running_loop()
         self._waiting: deque[Job] = deque()
         self._deliveries: dict[Job, Delivery[Any]] = {}
@@ -156,13 +174,13 @@ class Subscription:
             if self._settling:
                 return  # stopped while it was opened
             self._session = Session(self, number, call)
-            await self._session.run(self._stream, self._consumer, self._size(), self._linger)
+            await self._session.run(self._stream, self._consumer, self._size(), self._handling.linger)
 
     def _size(self) -> int:
         """Return how many events the next call may hold: during a stop no more than are held already."""
         if self._stopping.is_set() and self._had_limits:
-            return max(1, len(self.jobs.resumable(self._window)))
-        return self._window
+            return max(1, len(self.jobs.resumable(self._handling.window)))
+        return self._handling.window
 
     @property
     def is_open(self) -> bool:
@@ -203,7 +221,7 @@ class Subscription:
 
     def begin(self) -> None:
         """Start as many jobs as may run."""
-        while self._waiting and self._running < self._concurrency and not self._settling:
+        while self._waiting and self._running < self._handling.concurrency and not self._settling:
             job = self._waiting[0]
             if self.jobs.current(job) and not job.call:
                 return  # it waits for a call that goes on with it
@@ -228,7 +246,7 @@ class Subscription:
     def _refusal(self, event: Event[Any], kind: type | None) -> Verdict | None:
         """Check the payload's type where only some are handled, and decode it."""
         if kind is None:
-            return None if self._others else verdict_of(UnknownType(event.type))
+            return None if self._handling.others else verdict_of(UnknownType(event.type))
         try:
             _ = event.data
         except Exception as error:  # noqa: BLE001 -- what cannot be decoded becomes a dead letter
@@ -266,7 +284,7 @@ class Subscription:
 
     def _judged(self, error: BaseException) -> Verdict:
         try:
-            return self._judge(error)
+            return self._handling.judge(error)
         except Exception:  # noqa: BLE001 -- the program's own rules of verdicts
             _log.exception("no verdict could be made of a failure")
             return failure(error, Outcome.RETRY)
@@ -288,7 +306,7 @@ class Subscription:
     async def in_thread(self, job: Job, function: Callable[[], R]) -> R:
         """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
         if self._threads is None:
-            self._threads = ThreadPoolExecutor(self._concurrency, thread_name_prefix=THREADS)
+            self._threads = ThreadPoolExecutor(self._handling.concurrency, thread_name_prefix=THREADS)
         context = contextvars.copy_context()
         self._in_threads.add(job)
         try:
@@ -316,7 +334,7 @@ class Subscription:
             names = ", ".join(str(job.id) for job in self._tasks) or "none"
             _log.warning("the event loop was blocked for %.1f s; events being handled: %s", late, names)
         now = self._loop.time()
-        due, expired = self.jobs.leases(session.number, now, session.timeout, self._max_lease)
+        due, expired = self.jobs.leases(session.number, now, session.timeout, self._handling.max_lease)
         session.ping(due)
         for job in expired:
             self._expire(job)

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
@@ -232,8 +232,8 @@ class App:
         """Return the background work of the server."""
         yield self._domain.upkeep.run()
         yield self._domain.gathering.run()
-        yield self._domain.servers.measure()
-        yield self._domain.history.run()
+        yield self._domain.administration.servers.measure()
+        yield self._domain.administration.history.run()
         yield self._domain.dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -408,6 +408,9 @@ def _dead_lettering(
     return DeadLettering(store, writer, queue, nats.notes, stats)
 
 
+_Describing: TypeAlias = tuple[Callable[[], ServerView], Callable[[], ServerLoad]]
+
+
 class _Domain:
     """The domain, built on the NATS layer."""
 
@@ -419,7 +422,7 @@ class _Domain:
         counts: Counts,
         tracer: Tracer | None,
         ownership: Ownership | None,
-        describing: tuple[Callable[[], ServerView], Callable[[], ServerLoad]],
+        describing: _Describing,
     ) -> None:
         connection, requests, api, writes, notes, _ = nats
         self.dead_lettering = dead_lettering
@@ -438,24 +441,35 @@ class _Domain:
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
         buckets = Buckets(api, writes, config.nats.default_replicas)
         self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets, nats.room))
-        look, pauses = Look(api), ConsumerPause(api, notes)
-        self.servers = Servers(self.gathering, *describing, connection, requests)
-        self.history = History(look, store, self.gathering)
-        self.admin = AdminService(
-            Administration(
-                servers=self.servers,
-                streams=StreamAdmin(api, look, store, ownership),
-                consumers=ConsumerAdmin(api, look, store, queue),
-                pauses=pauses,
-                seeks=ConsumerSeek(api, pauses, self.gathering, store, notes, dead_lettering.moves),
-                subscriptions=subscriptions,
-                events=EventReader(api, look),
-                tails=Tails(connection, api, nats.room),
-                history=self.history,
-            )
-        )
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
+        self.administration = _administration(
+            nats, dead_lettering, ownership, self.gathering, subscriptions, describing
+        )
+        self.admin = AdminService(self.administration)
+
+
+def _administration(
+    nats: _Nats,
+    dead_lettering: DeadLettering,
+    ownership: Ownership | None,
+    gathering: Gathering,
+    subscriptions: Subscriptions,
+    describing: _Describing,
+) -> Administration:
+    connection, requests, api, _, notes, room = nats
+    store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
+    return Administration(
+        servers=Servers(gathering, *describing, connection, requests),
+        streams=StreamAdmin(api, look, store, ownership),
+        consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
+        pauses=pauses,
+        seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.moves),
+        subscriptions=subscriptions,
+        events=EventReader(api, look),
+        tails=Tails(connection, api, room),
+        history=History(look, store, gathering),
+    )
 
 
 def _dead_letters_limit(demanded: int | None, storage: int | None) -> SizeLimit:

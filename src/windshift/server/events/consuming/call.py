@@ -473,7 +473,8 @@ class _Attachment:
             return
         protocol.resume(resumed, new_number(), self._loop.time())
         self._act()
-        self._shared.peers.tell_taken(self._consumer, self.run_name, protocol.number, protocol.taken_over)
+        taken_over = protocol.taken_over
+        self._shared.peers.tell_taken(self._consumer, self.run_name, taken_over.number, taken_over.names)
 
     @property
     def run_name(self) -> str:

@@ -11,10 +11,13 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable
+from math import inf
 from struct import Struct
 from typing import Final, NamedTuple, Protocol
 
 from windshift.nats.jetstream.pulling import split_ack_subject
+from windshift.server.events.consuming.flow import InFlight
+from windshift.server.events.consuming.settlement import PendingAck
 from windshift.server.events.model import StreamSeq
 
 OBJECTED_WITHIN: Final = 0.1
@@ -50,6 +53,61 @@ class Holder(Protocol):
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that the call of this number was not to have."""
         ...
+
+
+class TakeOver:
+    """What a call has taken over from earlier ones; without arguments, nothing.
+
+    Args:
+        now: when it does, in the loop's time.
+
+    Attributes:
+        number: of the call as one that takes over; 0 = it does not.
+        names: what it took over, to be told to other calls.
+        pending: the pings of what it took over; none once all are answered and nobody has objected. Until
+            then the client's commands wait.
+        due: when objections have come, as a rule; inf once they have.
+    """
+
+    __slots__ = ("_held", "_since", "due", "names", "number", "pending")
+
+    def __init__(self, number: int = 0, now: float = -inf) -> None:
+        self.number = number
+        self.names: list[DeliveryName] = []
+        self.pending: list[PendingAck] = []
+        self.due = now + OBJECTED_WITHIN if number else inf
+        self._since = now
+        self._held: dict[StreamSeq, InFlight] = {}
+
+    def add(self, held: InFlight, ping: PendingAck) -> None:
+        """Note a delivery, and the ping that was sent for it."""
+        self._held[ping.seq] = held
+        self.pending.append(ping)
+        self.names.append(name_of(held.reply))
+
+    def has(self, seq: StreamSeq, held: InFlight | None) -> bool:
+        """Whether what the call holds of an event was taken over."""
+        return held is not None and self._held.get(seq) is held
+
+    def is_later(self, number: int, now: float) -> bool:
+        """Whether the call goes before another that wants the same deliveries, as far as that is open."""
+        return self.number > number and now < self.certain_at
+
+    @property
+    def certain_at(self) -> float:
+        """When nobody will object any more."""
+        return self._since + CERTAIN_AFTER
+
+    def advance(self, now: float) -> None:
+        """Have the client settle what it goes on with, if nobody has objected and the broker has answered."""
+        if now >= self.due:
+            self.due = inf
+        if self.due == inf and all(ping.answered for ping in self.pending):
+            self.pending.clear()
+
+    def forget(self) -> None:
+        """Forget the deliveries: the consumer was moved."""
+        self._held.clear()
 
 
 def new_number() -> int:

@@ -54,7 +54,7 @@ from windshift.server.events.consuming.consumer_state import (
     raised_limit,
 )
 from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Recency, Replay, Window
-from windshift.server.events.consuming.handover import CERTAIN_AFTER, OBJECTED_WITHIN, DeliveryName, name_of
+from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
@@ -266,8 +266,7 @@ class ConsumeProtocol:
         spans: records deliveries and settlements, if anything is recorded.
         tokens: writes tokens of what is delivered; None if the client wants none.
         linger: how long the client's deliveries are kept for it when the call is cut off.
-        number: of the call as one that has taken deliveries over; 0 = it has not.
-        taken_over: what it took over, to be told to other calls.
+        taken_over: deliveries of earlier calls.
         sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
         tells: reply subjects and what to send there, without an answer.
         settled_again: events that others may be about to hand out, though they are settled; to be told before
@@ -282,12 +281,11 @@ class ConsumeProtocol:
     spans: ConsumeSpans | None = None
     tokens: Tokens | None = None
     linger = timedelta()
-    number = 0
     failure: Exception | None = None
     is_ending = _is_closed = _is_cut_off = False
     _now = 0.0
-    _taken_over_at = -inf
-    _resumed_at = inf  # when objections to that have come, as a rule
+    _answered = -inf  # when the last ack was sent that is answered
+    _trusted_since = _forgetful_until = -inf
     # Pulling
     _wants_inbox = True
     _wants_drain = _is_stalled = False
@@ -312,11 +310,9 @@ class ConsumeProtocol:
         unix_ns: Callable[[], int] = time_ns,
     ) -> None:
         self.consumer = consumer
-        self.found = found
-        self.run = found.run
+        self.found, self.run, self._is_stale = found, found.run, found.policy.dead_letters
         self._memory = memory
-        self._counts = memory.counts
-        self._settled = memory.settled
+        self._counts, self._settled = memory.counts, memory.settled
         self._failures = Failures(memory.attempts, consumer)
         self._stall_timeout = options.stall_timeout.total_seconds()
         self._rand = rand
@@ -326,8 +322,6 @@ class ConsumeProtocol:
         self._pacer = PullPacer(self.window, options.pull.silence, memory.room)
         # When the broker sent deliveries, and whether it may have made others of the same events since
         self._recency = Recency()
-        self._answered = -inf  # when the last ack was sent that is answered
-        self._trusted_since = self._forgetful_until = -inf
         self._delayed = DelayedRejects()
         # Deliveries on their way to the client
         self._arrived: list[Delivery] = []
@@ -342,11 +336,8 @@ class ConsumeProtocol:
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.settled_again: list[StreamSeq] = []
-        self.taken_over: list[DeliveryName] = []
-        self._resumed: dict[StreamSeq, InFlight] = {}
-        self._resuming: list[PendingAck] = []
+        self.taken_over = TakeOver()
         self.work: list[Work] = []
-        self._is_stale = found.policy.dead_letters
 
     @property
     def policy(self) -> RetryPolicy:
@@ -495,7 +486,7 @@ class ConsumeProtocol:
         deliveries that others may object to, or has not got all of what was on its way when its window was
         made smaller.
         """
-        return self._settlements.saturated or self._is_limiting or bool(self._resuming)
+        return self._settlements.saturated or self._is_limiting or bool(self.taken_over.pending)
 
     @property
     def _is_limiting(self) -> bool:
@@ -932,7 +923,7 @@ class ConsumeProtocol:
 
         Each is held for as long as a ping of it is not answered, so that its time begins anew.
         """
-        self.number, self._taken_over_at, self._resumed_at = number, now, now + OBJECTED_WITHIN
+        self.taken_over = TakeOver(number, now)
         for each in sorted(resumed, key=_latest_first):
             if self.window.get(each.seq) is None and not self._has_ended(each, now):
                 self._take_over(each, now)
@@ -956,30 +947,18 @@ class ConsumeProtocol:
         held.checked = -inf  # it may have been given up on
         held.deadline = now  # unless the broker answers
         pending = self._settlements.prolong(each.seq, held, now)
-        self._resumed[each.seq] = held
-        self._resuming.append(pending)
         self.sends.append(pending)
-        self.taken_over.append(name_of(each.reply))
+        self.taken_over.add(held, pending)
         self._counts.resumed += 1
-
-    def _end_resuming(self, now: float) -> None:
-        """Let the client settle what it goes on with: nobody has objected, and the broker has answered."""
-        if now >= self._resumed_at:
-            self._resumed_at = inf
-        if self._resumed_at == inf and all(pending.answered for pending in self._resuming):
-            self._resuming.clear()
-
-    def _is_resumed(self, seq: StreamSeq, held: InFlight | None) -> bool:
-        return held is not None and self._resumed.get(seq) is held
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName], now: float) -> list[StreamSeq]:
         """Let deliveries go that another call takes over; return the events that it is not to have.
 
         Of two calls that want a delivery at the same time the later one gets it.
         """
-        if number == self.number:
+        if number == self.taken_over.number:
             return []
-        is_later = self.number > number and now < self._taken_over_at + CERTAIN_AFTER
+        is_later = self.taken_over.is_later(number, now)
         kept = [each.seq for each in deliveries if not self._lets_go(each, is_later=is_later)]
         coming = self._coming()
         return kept + [each.seq for each in deliveries if coming.get(each.seq, 0) > each.attempt]
@@ -1005,17 +984,17 @@ class ConsumeProtocol:
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that this call was not to take over."""
-        if number != self.number:
+        if number != self.taken_over.number:
             return
         for seq in seqs:
             held = self.window.get(seq)
-            if held is not None and self._is_resumed(seq, held):
+            if held is not None and self.taken_over.has(seq, held):
                 self.window.remove(seq, held)
 
     def certain_at(self, seq: StreamSeq) -> float:
         """Return from when on nobody will object any more to this call's having an event."""
-        is_resumed = self._is_resumed(seq, self.window.get(seq))
-        return self._taken_over_at + CERTAIN_AFTER if is_resumed else -inf
+        is_taken_over = self.taken_over.has(seq, self.window.get(seq))
+        return self.taken_over.certain_at if is_taken_over else -inf
 
     def token_of(self, delivery: Delivery) -> bytes:
         """Return the token of a delivery that the client is handed; empty = it has none."""
@@ -1117,7 +1096,7 @@ class ConsumeProtocol:
         for pending in self._settlements.unanswered():
             self._refuse(pending, now)
         self._withheld.clear()
-        self._resumed.clear()
+        self.taken_over.forget()
         self.run = run
         self._settled = settled
         self._failures.forget()
@@ -1216,8 +1195,8 @@ class ConsumeProtocol:
         if self._drain_at <= now:
             self._drain_at = inf
             self._wants_drain = self._wants_drain or self.window.requested > 0
-        if self._resuming:
-            self._end_resuming(now)
+        if self.taken_over.pending:
+            self.taken_over.advance(now)
         if not self.is_ending or self._withheld:
             self._ask(now)
         if not self.is_ending:
@@ -1251,7 +1230,7 @@ class ConsumeProtocol:
         )
         if self._is_limiting:
             due = min(due, self._limiting_until)
-        return due if self._resumed_at == inf else min(due, self._resumed_at)
+        return min(due, self.taken_over.due)
 
     def takes_inbox(self, now: float) -> bool:
         """Whether a fresh inbox is to be opened now, for the requests from now on."""
