@@ -272,7 +272,7 @@ async def replays_cancelled(run: Run) -> None:
         async def kill(number: int) -> None:
             await _restart(run, servers[number % 2])
 
-        consumption = Consumption(history, "orders", "c", window=3)
+        consumption = Consumption(history, "orders", "c", window=1)
         subscribers = [
             Subscriber(
                 f"replayed{number}", consumption, [*places[number:], *places], _slowly(run.more_luck())
@@ -282,8 +282,8 @@ async def replays_cancelled(run: Run) -> None:
         for subscriber in subscribers:
             subscriber.start()
         async with crowd() as workers:
-            for number in range(8):
-                some, luck = letters[number::8], run.more_luck()
+            for number in range(20):
+                some, luck = letters[number::20], run.more_luck()
                 workers.add(_begin_and_cancel(run, workers, made[number % 4], some, luck))
             await rounds(run, kills, 1.5, kill, "kill")
         await _no_replays(run, node)
