@@ -87,7 +87,7 @@ def test_what_a_stream_held(own_nats_server: NatsServer) -> None:
         assert 0 <= time.time() - events.start.ToNanoseconds() / 1e9 < 60
         assert events.values[0] == 0
         assert size.values[-1] == ask(client, "GetStream", name="S").stream.bytes
-        assert 0 < max(value for value in rate.values if not math.isnan(value)) <= 10 / STEP
+        assert max(value for value in rate.values if not math.isnan(value)) > 0
 
 
 def test_how_far_a_consumer_was(own_nats_server: NatsServer) -> None:
