@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import auth, auth_check, drain, encryption, memory, neighbours, telemetry, throughput
+from . import auth, auth_check, drain, encryption, looking, memory, neighbours, telemetry, throughput
 from .figures import (
     BEFORE,
     COMPARISON,
@@ -18,7 +18,7 @@ from .figures import (
 )
 
 _T, _M, _D, _O, _N = throughput, memory, drain, telemetry, neighbours
-_A, _C, _E = auth, auth_check, encryption
+_A, _C, _E, _L = auth, auth_check, encryption, looking
 
 
 def _consume(acks: int, client: str) -> str:
@@ -108,6 +108,15 @@ BARS = (
             maximum(_M.IDLE, _M.NOT_SERVED, subject),
         )
         for subject, text in _WAYS[:-1]
+    ),
+    Bar("page of 10,000 streams in some order, server CPU, ms", 50, True, median(_L.LOOKING, _L.PAGE_CPU)),
+    Bar("event loop held by one callback, CPU ms", 10, True, maximum(_L.LOOKING, _L.HELD)),
+    Bar("50 events at a random id of 1,000,000, ms", 5, True, median(_L.LOOKING, _L.READ)),
+    Bar(
+        "p99 of a publish beside ten clients that look, times that alone",
+        2,
+        True,
+        median(_L.LOOKING, _L.TIMES),
     ),
     Bar(
         "growth over 1,000,000 requests and 1,000 killed connections, MB",

@@ -29,7 +29,7 @@ class Broker:
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self._jetstream = client.jetstream()
+        self._jetstream = client.jetstream(timeout=60)
 
     async def count(self, stream: str) -> int:
         """Return how many events a stream holds."""
@@ -62,6 +62,17 @@ class Broker:
                 return
             await asyncio.sleep(0.1)
         raise FailedToRun(f"the stream did not take {count} events")
+
+    async def make_streams(self, prefix: str, count: int) -> None:
+        """Make many empty streams, in memory: such as ``prefix-00017``, with that as the only subject."""
+        left = iter(range(count))
+
+        async def make() -> None:
+            for index in left:
+                name = f"{prefix}-{index:05}"
+                await self._jetstream.add_stream(name=name, subjects=[name], storage="memory")
+
+        await asyncio.gather(*(make() for _ in range(20)))
 
     async def texts(self, stream: str) -> Counter[str]:
         """Return the texts of all events of a stream, and how often each lies there."""

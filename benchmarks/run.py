@@ -19,6 +19,7 @@ from .bench import Bench, Options, prepared
 from .drain import measure_drain
 from .encryption import measure_tls
 from .figures import BEFORE, WINDSHIFT, Figures, as_json, table, verdict_table
+from .looking import measure_looking
 from .machine import commit, describe
 from .memory import (
     measure_idle_streams,
@@ -63,6 +64,7 @@ MEASUREMENTS = {
     "neighbours": Measurement(measure_neighbours),
     "upload": Measurement(measure_upload),
     "drain": Measurement(measure_drain),
+    "looking": Measurement(measure_looking, long=True),
     "soak": Measurement(measure_soak, long=True),
 }
 

@@ -23,11 +23,11 @@ from windshift.nats import NatsError
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.rings import IDLE, LENGTH, LONGEST_HOLD, Rings, Run, condensed, merged
-from windshift.server.background.batches import batches, together
+from windshift.server.background.batches import batches
 from windshift.server.domain.errors import ForbiddenByBroker, WindshiftError
-from windshift.server.events.dead_letters.store import DeadLetterStore
 
 log = logging.getLogger(__name__)
 
@@ -91,16 +91,14 @@ class History:
 
     Args:
         look: what there is.
-        dead_letters: counts them.
+        letters: counts dead letters.
         gathering: asks the other servers.
         step: seconds between two looks.
     """
 
-    def __init__(
-        self, look: Look, dead_letters: DeadLetterStore, gathering: Gathering, step: float = STEP
-    ) -> None:
+    def __init__(self, look: Look, letters: LetterCounts, gathering: Gathering, step: float = STEP) -> None:
         self._look = look
-        self._dead_letters = dead_letters
+        self._letters = letters
         self._gathering = gathering
         self._step = step
         self._loop = asyncio.get_running_loop()
@@ -229,12 +227,11 @@ class History:
             if ring.last == self._before.step and _stream(name) not in active:
                 found[name] = ring.latest[0], ring.latest[1]  # nothing changes in it
         kept = [name for name in found if self._consumers.get(name) is not None]
-        after.letters_at = await self._dead_letters.version(deadline)
-        after.letters = await self._count(kept, after.letters_at, deadline)
+        letters = await self._letters.of([_split(name) for name in kept], deadline)
         for name in kept:
             kept_ring = self._consumers.get(name)
             if kept_ring is not None:
-                kept_ring.put(after.step, (*found[name], after.letters[name]))
+                kept_ring.put(after.step, (*found[name], letters[_split(name)]))
 
     def _active(self, rows: Iterable[StreamRow], step: int) -> set[str]:
         """Return the streams whose consumers are looked at."""
@@ -257,18 +254,6 @@ class History:
         if changed or self._asked_consumers.is_recent(name, step):
             self._consumers.claim(name, step)
 
-    async def _count(self, names: Sequence[str], version: object, deadline: float) -> dict[str, int]:
-        """Count the dead letters of consumers; ask only for what may have changed."""
-        counts = self._before.letters if version == self._before.letters_at else {}
-        counts = {name: counts[name] for name in names if name in counts}
-        for some in batches([name for name in names if name not in counts], _AT_ONCE):
-            if version is None:
-                counts.update(dict.fromkeys(some, 0))
-                continue
-            found = await together(self._dead_letters.count(*_split(name), deadline) for name in some)
-            counts.update(zip(some, found, strict=True))
-        return counts
-
 
 @dataclass(slots=True)
 class _Sample:
@@ -278,15 +263,11 @@ class _Sample:
         at: when, in the loop's time.
         step: in which step.
         last_ids: of the streams that have a ring.
-        letters: dead letters of the consumers that have one.
-        letters_at: the version of the dead letters then; None = there were none at all.
     """
 
     at: float = 0.0
     step: int = -1
     last_ids: dict[str, int] = field(default_factory=dict)
-    letters: dict[str, int] = field(default_factory=dict)
-    letters_at: tuple[int, int] | None = None
 
 
 class _Asked:

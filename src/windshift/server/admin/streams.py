@@ -11,14 +11,14 @@ from typing import Any, Final, NamedTuple
 from windshift.nats import JetStreamError
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
+from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look, StreamRow
 from windshift.server.admin.probing import count_from
 from windshift.server.admin.views import StreamView, stream_view
 from windshift.server.background.batches import batches, together
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import EventNotFound, StreamNotFound, TooManySubjects, WrongLastId
-from windshift.server.domain.pages import cut_page
-from windshift.server.events.dead_letters.store import DeadLetterStore
+from windshift.server.domain.pages import PageCut
 from windshift.server.ownership.ownership import Ownership
 
 MayView = Callable[[str], bool]
@@ -104,11 +104,11 @@ class StreamAdmin:
     """
 
     def __init__(
-        self, api: JetStream, look: Look, dead_letters: DeadLetterStore, ownership: Ownership | None = None
+        self, api: JetStream, look: Look, letters: LetterCounts, ownership: Ownership | None = None
     ) -> None:
         self._api = api
         self._look = look
-        self._dead_letters = dead_letters
+        self._letters = letters
         self._ownership = ownership
 
     # --- Looking ------------------------------------------------------------------------------------------
@@ -122,17 +122,22 @@ class StreamAdmin:
         deadline: float,
     ) -> StreamPage:
         """List the streams that the caller may see. `after` is where the page before ended."""
-        rows = {row.name: row for row in await self._chosen(query, may_view, deadline)}
-        values = await self._values(query.order, list(rows.values()), deadline)
-        keys = [(float(values.get(name, 0)), name) for name in rows]
-        chosen, after = cut_page(keys, size, after, descending=query.descending)
-        entries = await self._entries([rows[name] for _, name in chosen], deadline)
+        rows = await self._chosen(query, may_view, deadline)
+        value = await self._value(query.order, rows, deadline)
+        cut = PageCut[tuple[float, str]](size, after, descending=query.descending)
+        for some in batches(rows, _SLICE):
+            cut.add((float(value(row)), row.name) for row in some)
+            await asyncio.sleep(0)
+        keys, after = cut.page()
+        names = dict.fromkeys(name for _, name in keys)
+        shown = {row.name: row for row in rows if row.name in names}
+        entries = await self._entries([shown[name] for name in names], deadline)
         return StreamPage(entries, len(rows), after)
 
     async def get(self, name: str, deadline: float) -> StreamEntry:
         """Describe one stream as its leader has it now."""
         rate = next((row.rate for row in await self._look.streams(deadline) if row.name == name), 0.0)
-        entry = await self._entry(name, rate, deadline)
+        entry = await self._entry(name, rate, await self._dead_letters_of([name], deadline), deadline)
         if entry is None:
             raise StreamNotFound(name)
         return entry
@@ -144,41 +149,42 @@ class StreamAdmin:
             await asyncio.sleep(0)
         return rows
 
-    async def _values(
+    async def _value(
         self, order: StreamOrder, rows: Sequence[StreamRow], deadline: float
-    ) -> dict[str, float]:
+    ) -> Callable[[StreamRow], float]:
+        """Return what says of a stream what the list is sorted by."""
         if order is StreamOrder.LAG:
-            return await self._lags(rows, deadline)
+            lags = await self._lags(deadline)
+            return lambda row: lags.get(row.name, 0)
         if order is StreamOrder.DEAD_LETTERS:
-            return await self._dead_letters_of([row.name for row in rows], deadline)
-        value = _VALUES.get(order)
-        return {} if value is None else {row.name: value(row) for row in rows}
+            letters = await self._dead_letters_of([row.name for row in rows], deadline)
+            return lambda row: letters[row.name]
+        return _VALUES.get(order, lambda _: 0)
 
-    async def _lags(self, rows: Sequence[StreamRow], deadline: float) -> dict[str, float]:
-        worst: dict[str, float] = {row.name: 0 for row in rows}
-        for consumer in await self._look.consumers(deadline):
-            stream = consumer.key.stream
-            if stream in worst:
-                worst[stream] = max(worst[stream], consumer.pending)
+    async def _lags(self, deadline: float) -> dict[str, int]:
+        worst: dict[str, int] = {}
+        for some in batches(await self._look.consumers(deadline), _SLICE):
+            for consumer in some:
+                stream = consumer.key.stream
+                worst[stream] = max(worst.get(stream, 0), consumer.pending)
+            await asyncio.sleep(0)
         return worst
 
-    async def _dead_letters_of(self, streams: Sequence[str], deadline: float) -> dict[str, float]:
-        counts: dict[str, float] = dict.fromkeys(streams, 0)
-        if not await self._dead_letters.count("", "", deadline):
-            return counts
-        for some in batches(streams, _AT_ONCE):
-            found = await together(self._dead_letters.count(stream, "", deadline) for stream in some)
-            counts.update(zip(some, found, strict=True))
-        return counts
+    async def _dead_letters_of(self, streams: Sequence[str], deadline: float) -> dict[str, int]:
+        counts = await self._letters.of([(stream, "") for stream in streams], deadline)
+        return {stream: count for (stream, _), count in counts.items()}
 
     async def _entries(self, rows: Sequence[StreamRow], deadline: float) -> list[StreamEntry]:
         entries: list[StreamEntry] = []
+        letters = await self._dead_letters_of([row.name for row in rows], deadline)
         for some in batches(rows, _AT_ONCE):
-            found = await together(self._entry(row.name, row.rate, deadline) for row in some)
+            found = await together(self._entry(row.name, row.rate, letters, deadline) for row in some)
             entries += [entry for entry in found if entry is not None]
         return entries
 
-    async def _entry(self, name: str, rate: float, deadline: float) -> StreamEntry | None:
+    async def _entry(
+        self, name: str, rate: float, letters: Mapping[str, int], deadline: float
+    ) -> StreamEntry | None:
         """Describe a stream; None when it was deleted meanwhile."""
         try:
             with broker_errors(stream=name):
@@ -189,7 +195,7 @@ class StreamAdmin:
                 worst = max((row.pending for row in rows), default=0)
         except StreamNotFound:
             return None
-        return StreamEntry(view, worst, await self._dead_letters.count(name, "", deadline), rate)
+        return StreamEntry(view, worst, letters[name], rate)
 
     async def subjects(self, stream: str, pattern: str, deadline: float) -> list[tuple[str, int]]:
         """List the subjects that match, and how many events each has. May raise `TooManySubjects`."""

@@ -6,7 +6,7 @@ import json
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Iterable
 from hashlib import blake2b
-from typing import Any, Final, TypeAlias, TypeVar
+from typing import Any, Final, Generic, TypeAlias, TypeVar
 
 from windshift.server.domain.errors import InvalidField
 
@@ -67,8 +67,28 @@ def cut_page(
     `after` is the last key of the page before. It need not exist any more: nothing is skipped when
     entries are deleted between pages.
     """
-    ordered = sorted(keys, reverse=descending)
-    if after is not None:
-        ordered = [key for key in ordered if (key < after if descending else key > after)]
-    page = ordered[:size]
-    return page, page[-1] if len(page) < len(ordered) else None
+    cut = PageCut(size, after, descending=descending)
+    cut.add(keys)
+    return cut.page()
+
+
+class PageCut(Generic[Key]):
+    """Cuts a page as `cut_page` does, out of keys that come some at a time: others can run in between."""
+
+    def __init__(self, size: int, after: Key | None, *, descending: bool = False) -> None:
+        self._size = size
+        self._after = after
+        self._descending = descending
+        self._first: list[Key] = []
+
+    def add(self, keys: Iterable[Key]) -> None:
+        """Take some of the keys."""
+        after, descending = self._after, self._descending
+        if after is not None:
+            keys = (key for key in keys if (key < after if descending else key > after))
+        self._first = sorted((*self._first, *keys), reverse=descending)[: self._size + 1]
+
+    def page(self) -> tuple[list[Key], Key | None]:
+        """Return what `cut_page` does."""
+        page = self._first[: self._size]
+        return page, page[-1] if page and len(page) < len(self._first) else None

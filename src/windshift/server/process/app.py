@@ -35,6 +35,7 @@ from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.history import History
+from windshift.server.admin.letters import LetterCounts
 from windshift.server.admin.look import Look
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.seeking import ConsumerSeek
@@ -459,16 +460,17 @@ def _administration(
 ) -> Administration:
     connection, requests, api, _, notes, room = nats
     store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
+    letters = LetterCounts(store)
     return Administration(
         servers=Servers(gathering, *describing, connection, requests),
-        streams=StreamAdmin(api, look, store, ownership),
+        streams=StreamAdmin(api, look, letters, ownership),
         consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
         pauses=pauses,
         seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.moves),
         subscriptions=subscriptions,
         events=EventReader(api, look),
         tails=Tails(connection, api, room),
-        history=History(look, store, gathering),
+        history=History(look, letters, gathering),
     )
 
 
