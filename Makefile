@@ -94,6 +94,10 @@ environment: install ## Write the tables of environment variables in README.md a
 metrics: install ## Write the table of metrics in docs/metrics.md.
 	$(BIN)/python scripts/metrics.py
 
+.PHONY: cli
+cli: install ## Write the reference of the command line, docs/cli.md.
+	$(BIN)/python scripts/cli.py
+
 .PHONY: lock
 lock: .venv-lock/.installed ## Resolve requirements.lock and requirements/*.lock anew; `make lock LOCK=--upgrade` moves versions up.
 	.venv-lock/bin/python scripts/lock.py .venv-lock/bin/uv $(LOCK)

@@ -29,6 +29,7 @@ CHECKS: dict[str, list[str]] = {
     "generated": [".venv-generate/bin/python", "scripts/generate.py", "--check"],
     "sync": [sys.executable, "scripts/sync.py", "--check"],
     "environment": [sys.executable, "scripts/environment.py", "--check"],
+    "cli": [sys.executable, "scripts/cli.py", "--check"],
     "metrics": [sys.executable, "scripts/metrics.py", "--check"],
     "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],
     "compose": [f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"],
@@ -57,7 +58,7 @@ def main(names: list[str]) -> int:
     if failed:
         print(
             f"Failed: {', '.join(failed)}. Some have a remedy: `make format`, `make generate`, "
-            "`make environment`, `make metrics`, `make lock`."
+            "`make environment`, `make metrics`, `make cli`, `make lock`."
         )
     return 1 if failed else 0
 

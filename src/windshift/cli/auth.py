@@ -96,7 +96,7 @@ def token(name: str, expires: str | None) -> None:
     "are fetched as a server does it.",
 )
 @click.argument("question", nargs=-1, metavar="[VERB RESOURCE...]")
-def check(given: Path | None, name: str | None, token_stdin: bool, question: tuple[str, ...]) -> None:  # noqa: FBT001 -- click passes options by name
+def check(given: Path | None, name: str | None, token_stdin: bool, question: tuple[str, ...]) -> None:
     """Verify the authorization file, or ask it for a decision and the rule behind it.
 
     Without a principal it shows all that is in the file, or every problem with its line. With one and nothing

@@ -37,7 +37,7 @@ class Health:
     metavar="SECONDS",
     help="How long to wait for the answer.",
 )
-def health(live: bool, timeout: float) -> None:  # noqa: FBT001 -- click passes options by name
+def health(live: bool, timeout: float) -> None:
     """Ask a server on this machine whether calls should be sent to it.
 
     Its address is read from HEALTH_HOST, HEALTH_PORT and GRPC_HOST, as by `windshift serve`. Exits with 0 if

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
 from importlib import import_module
+from typing import Any, Final
 
 import click
 
-_COMMANDS = {
-    "auth": ("windshift.cli.auth", "Make tokens, and ask who may do what."),
-    "health": ("windshift.cli.health", "Ask a server whether it is ready."),
-    "run": ("windshift.cli.run", "Run an app: handle events until it is stopped."),
-    "serve": ("windshift.cli.serve", "Run a server."),
+from windshift.cli.failing import INTERRUPTED, Failure, report
+from windshift.cli.options import shared_options
+
+_COMMANDS: Final = {
+    "auth": ("auth", "Make tokens, and ask who may do what."),
+    "bench": ("bench", "Measure publishing, consuming and latency."),
+    "completion": ("completion", "Print what completes commands and names in a shell."),
+    "consumers": ("consumers", "List, make, pause, move and delete consumers."),
+    "context": ("context", "Name servers, and choose one."),
+    "dead-letters": ("dead_letters", "List, show, replay and purge what consumers gave up on."),
+    "dev": ("dev", "Run a server for development, with a readable log."),
+    "doctor": ("doctor", "Look for what is wrong on the way to the server, and in it."),
+    "events": ("events", "Read or remove single events of a stream."),
+    "health": ("health", "Ask a server whether it is ready."),
+    "publish": ("publish", "Publish an event, or many."),
+    "run": ("run", "Run an app: handle events until it is stopped."),
+    "serve": ("serve", "Run a server."),
+    "state": ("state", "Read, write and watch values by key."),
+    "streams": ("streams", "List, make, change, purge and delete streams."),
+    "subscribe": ("subscribe", "Receive events of a consumer, and settle them."),
+    "tail": ("tail", "Show the events of a stream, as they are and as they come."),
+    "version": ("version", "Show the versions of this program and of the server."),
 }
 """Name: the module that holds the command, and its line in the list."""
 
@@ -26,7 +46,8 @@ class LazyGroup(click.Group):
         """Import one subcommand."""
         if cmd_name not in _COMMANDS:
             return None
-        command = getattr(import_module(_COMMANDS[cmd_name][0]), cmd_name)
+        module = import_module(f"windshift.cli.{_COMMANDS[cmd_name][0]}")
+        command = getattr(module, cmd_name.replace("-", "_"))
         return command if isinstance(command, click.Command) else None
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -34,8 +55,28 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
+    def main(self, *arguments: Any, **named: Any) -> Any:
+        """Run the command line; where programs read the output, wrong usage is JSON too."""
+        args = arguments[0] if arguments else named.get("args")
+        if not named.get("standalone_mode", True) or not _for_programs(
+            sys.argv[1:] if args is None else args
+        ):
+            return super().main(*arguments, **named)
+        try:
+            sys.exit(super().main(*arguments, **{**named, "standalone_mode": False}) or 0)
+        except click.Abort:
+            sys.exit(INTERRUPTED)
+        except click.ClickException as error:
+            report(Failure(error.format_message(), error.exit_code), json=True)
 
-def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:  # noqa: FBT001 - click's callback
+
+def _for_programs(words: Sequence[str]) -> bool:
+    """Tell whether a line asks for JSON, before it is known to be right."""
+    line = " ".join(words)
+    return any(f"{option}json" in line for option in ("-o ", "-o", "--output ", "--output="))
+
+
+def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         import windshift
 
@@ -53,4 +94,15 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
     help="Show the version.",
 )
 def main() -> None:
-    """Events and state for services, over gRPC and NATS JetStream."""
+    """Events and state for services, over gRPC and NATS JetStream.
+
+    The options below may stand anywhere on the line, but for auth, health, run and serve. What they leave
+    open comes from the environment (WINDSHIFT_ADDRESS, WINDSHIFT_TOKEN, …), then from the context.
+
+    Exits with 0 when it is done, 1 if it failed, 2 for wrong usage, 3 if something does not exist, 4 for a
+    conflict, 5 if the server cannot be reached or was too slow and nothing happened, 6 if it is not allowed,
+    7 if nobody knows whether it happened, 130 after Ctrl-C.
+    """
+
+
+main.params += shared_options(hidden=False)

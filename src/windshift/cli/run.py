@@ -57,9 +57,9 @@ _USAGE = 2
     help="Lowest level to log, unless the app sets up logging itself.",
 )
 @click.option("--worker-of", type=int, hidden=True, help="Stop when the process with this id is gone.")
-def run(  # noqa: PLR0913, PLR0917 -- an argument for each option
+def run(
     target: str,
-    reload: bool,  # noqa: FBT001 -- click passes options by name
+    reload: bool,
     workers: int,
     grace: float,
     concurrency: int | None,

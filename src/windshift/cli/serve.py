@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FrameType, ModuleType
 from typing import Any, NoReturn
@@ -51,20 +52,25 @@ def _explained(setting: Setting[Any]) -> str:
     help="Listen on ports that another server shares as well, so that this one can take over "
     "before the other one is stopped. Both need the same NATS_URL.",
 )
-def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by name
+def serve(share_port: bool) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
     value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
     with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong, 70 if it got stuck.
     """
+    run_server(os.environ, announce, share_port=share_port)
+
+
+def run_server(environment: Mapping[str, str], tell: Callable[[str], None], *, share_port: bool) -> None:
+    """Run a server until a signal; exit with its status if it fails. Tell the line that says it is ready."""
     signal.signal(signal.SIGTERM, stop_early)
-    config = _read_config()
+    config = _read_config(environment)
     if config.reloads:
         signal.signal(signal.SIGHUP, _not_yet)
     process = _import_server()
     try:
-        process.run(config, _announce, share_port=share_port)
+        process.run(config, tell, share_port=share_port)
     except process.StartError as error:
         fail(_FAILED, *str(error).splitlines())
     except OSError as error:  # click exits silently on some of them
@@ -72,7 +78,7 @@ def serve(share_port: bool) -> None:  # noqa: FBT001 -- click passes options by 
         fail(_FAILED, f"it failed: {error.strerror or error}")
 
 
-def _announce(line: str) -> None:
+def announce(line: str) -> None:
     """Print a line. Raise OSError if stdout is closed, and replace it, so that later flushes succeed."""
     try:
         click.echo(line)
@@ -92,9 +98,9 @@ def _not_yet(number: int, _: FrameType | None) -> None:
     """Ignore a SIGHUP before anything has been loaded."""
 
 
-def _read_config() -> ServerConfig:
+def _read_config(environment: Mapping[str, str]) -> ServerConfig:
     try:
-        return config_from_environment(os.environ)
+        return config_from_environment(environment)
     except ConfigurationError as error:
         fail(_USAGE, *error.problems)
 

@@ -81,6 +81,7 @@ from .history import History, Series
 from .logs import EventLogFilter
 from .pointers import END, START, Position, at, from_id
 from .publishing import Publish, Publisher, PublishReceipt
+from .servers import Decision, Identity, ServerInfo
 from .settings import Tls
 from .specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
 from .stores import Entry, Revision, Store, StoreInfo
@@ -111,6 +112,7 @@ __all__ = [
     "DeadLetterNotFound",
     "DeadLetterSummary",
     "DeadlineExceeded",
+    "Decision",
     "Delivery",
     "Denied",
     "Drop",
@@ -122,6 +124,7 @@ __all__ = [
     "Exhausted",
     "GiveUp",
     "History",
+    "Identity",
     "IdentityUnavailable",
     "InvalidField",
     "InvalidRequest",
@@ -152,6 +155,7 @@ __all__ = [
     "RevisionMismatch",
     "SeekNotPossible",
     "Series",
+    "ServerInfo",
     "SettingsError",
     "ShuttingDown",
     "Skipped",

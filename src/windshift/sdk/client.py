@@ -15,6 +15,7 @@ from .dead_letters import DeadLetters
 from .history import History, history
 from .payloads import Codec
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
+from .servers import Identity, ServerInfo, server, who_am_i
 from .settings import Tls, read_settings
 from .stores import Store, Stores
 from .streams import Stream, Streams
@@ -111,6 +112,19 @@ class Client:
             TokenUnavailable: there is no token.
         """
         await self._caller.ready(seconds(timeout))
+
+    async def server(self) -> ServerInfo:
+        """Describe the server that answers."""
+        return await server(self._caller)
+
+    async def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
+        """Ask the server who the client is, and what it may do.
+
+        Args:
+            checks: pairs of a verb and a resource, in the words of `windshift auth check`, such as
+                `("publish", "orders.placed")`; at most 100. The namespace is not added.
+        """
+        return await who_am_i(self._caller, checks)
 
     async def publish(
         self,

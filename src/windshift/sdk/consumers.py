@@ -44,6 +44,7 @@ class ConsumerInfo(NamedTuple):
         paused_until: when it goes on; None = it is not paused. Known only from a list.
         oldest_unsettled: when the oldest unsettled event was stored. Known only from a list.
         waiting_replays: replays of its dead letters that are not settled. Known only from a list.
+        subscriptions: calls that consume from it, at all servers. Known only from a list.
     """
 
     stream: str
@@ -59,6 +60,7 @@ class ConsumerInfo(NamedTuple):
     paused_until: datetime | None = None
     oldest_unsettled: datetime | None = None
     waiting_replays: int = 0
+    subscriptions: int = 0
 
 
 class Sought(NamedTuple):
@@ -81,6 +83,7 @@ def _info(
     paused_until: datetime | None = None,
     oldest_unsettled: datetime | None = None,
     waiting_replays: int = 0,
+    subscriptions: int = 0,
 ) -> ConsumerInfo:
     return ConsumerInfo(
         stream=names.bare_name(proto.stream),
@@ -96,6 +99,7 @@ def _info(
         paused_until=paused_until,
         oldest_unsettled=oldest_unsettled,
         waiting_replays=waiting_replays,
+        subscriptions=subscriptions,
     )
 
 
@@ -390,6 +394,7 @@ class Consumers:
                 moment(info.paused_until) if info.HasField("paused_until") else None,
                 moment(info.oldest_unsettled) if info.HasField("oldest_unsettled") else None,
                 info.waiting_replays,
+                info.subscriptions,
             )
 
     async def delete(self, name: str) -> None:

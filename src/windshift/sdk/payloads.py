@@ -105,7 +105,7 @@ class Payloads:
         return _full_name(kind) if _is_message(kind) else self._find(kind)[0]
 
     def pack(self, value: object) -> AnyMessage:
-        """Return a message, or an object of a class that a codec knows, as a payload.
+        """Return a message, or an object of a class that a codec knows, as a payload; an `Any` as it is.
 
         Raises:
             TypeError: it can be no payload.
@@ -116,8 +116,10 @@ class Payloads:
 
     def pack_into(self, payload: AnyMessage, value: object) -> None:
         """Make an empty payload that of a message or object; see `pack`."""
-        if isinstance(value, Message):
-            kind = type(value)
+        kind = type(value)
+        if kind is AnyMessage:
+            payload.CopyFrom(value)  # type: ignore[arg-type] # it is one
+        elif isinstance(value, Message):
             payload.type_url = _urls.get(kind) or _urls.setdefault(kind, _PREFIX + _full_name(kind))
             payload.value = value.SerializeToString()
         else:
@@ -135,11 +137,13 @@ class Payloads:
         return message
 
     def unpack_as(self, payload: AnyMessage, kind: type[T]) -> T:
-        """Return the object in a payload, which must be of this class.
+        """Return the object in a payload, which must be of this class; for `Any`, the payload as it is.
 
         Raises:
             Undecodable: it is of another type, or the bytes are no such object.
         """
+        if kind is AnyMessage:
+            return payload  # type: ignore[return-value] # T is Any
         name, expected = type_name(payload), self.name(kind)
         if name != expected and name.partition("/")[0] != expected:
             raise Undecodable(name, f"is not of type {expected!r}")

@@ -411,7 +411,8 @@ class Stores:
 
         Args:
             name: its name.
-            kind: type of its values; None = any messages. The server does not know it: it is checked here.
+            kind: type of its values; None = any messages; `Any` = as they are stored, not decoded. The server
+                does not know it: it is checked here.
             history: revisions of a key that a new store keeps, 1 to 64; None = 1.
             ttl: age at which entries of a new store expire; None = never.
         """

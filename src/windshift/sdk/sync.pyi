@@ -28,6 +28,7 @@ from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import END, Position
 from windshift.sdk.publishing import MADE, PublishReceipt
 from windshift.sdk.runtime.subscription import LINGER
+from windshift.sdk.servers import Identity, ServerInfo
 from windshift.sdk.settings import Tls
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
 from windshift.sdk.stores import Entry, Revision, StoreInfo
@@ -53,6 +54,10 @@ class Client:
         """Let forked processes use the client too, with connections of their own, instead of `WrongLoop`."""
     def ready(self, timeout: Seconds = 10.0) -> None:
         """Connect, and see that the token is good. Not needed: calls wait for the server themselves."""
+    def server(self) -> ServerInfo:
+        """Describe the server that answers."""
+    def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
+        """Ask the server who the client is, and what it may do."""
     def publish(
         self,
         subject: str,

@@ -1,0 +1,126 @@
+"""Write docs/cli.md, the reference of the command line, from the commands.
+
+cli.py           write it
+cli.py --check   exit 1 when it is not what the commands give
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from windshift.cli import main
+from windshift.cli.options import Command
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENT = ROOT / "docs" / "cli.md"
+
+_WIDTH = 110
+_HEAD = """\
+# The command line
+
+<!-- Written by `make cli` from the commands. Do not edit. -->
+
+`pip install windshift` has it. Everything that a person or a script needs at a server, in one command;
+`windshift COMMAND --help` says the same as this page.
+
+## Output
+
+For people there are columns; on a terminal they are clipped to its width, elsewhere they are whole. Scripts
+take `-o json` or `-o jsonl`: then stdout has JSON and nothing else, an empty list is `[]`, and an error is
+an object on stderr. Durations are in seconds there, times in UTC. What goes on (`tail`, `watch`,
+`subscribe`) prints a line for each event in both, flushed at once. Remarks and progress go to stderr.
+
+| exit code | what it means |
+|---|---|
+| 0 | done; also when whoever reads a pipe has seen enough |
+| 1 | it failed |
+| 2 | wrong usage: options, settings, a payload that is not what it should be |
+| 3 | something does not exist |
+| 4 | a conflict: it exists, or has another revision, another last id, or overlapping subjects |
+| 5 | the server could not be reached, or was too slow; nothing happened |
+| 6 | not allowed, or not known to the server |
+| 7 | it may have happened or not |
+| 130 | Ctrl-C |
+
+`auth check`, `health`, `run` and `serve` have exit codes of their own.
+
+## Where the server is
+
+Options of the line win over the environment (`WINDSHIFT_ADDRESS`, `WINDSHIFT_TOKEN`,
+`WINDSHIFT_TOKEN_FILE`, `WINDSHIFT_TLS_CA`, `WINDSHIFT_TLS_CERT`, `WINDSHIFT_TLS_KEY`,
+`WINDSHIFT_NAMESPACE`), and this over the [context](sdk.md#contexts).
+
+## Payloads
+
+Shown by their type: from `--descriptors` (a file that `buf build -o FILE` or `protoc --include_imports
+--descriptor_set_out=FILE` writes; a context may name some as `descriptors`), from `--module` (a Python
+module with generated code), else from what Windshift itself brings. What has no known type is shown by
+field numbers, and marked `undecoded`. JSON that was published as such is shown as it is.
+
+Published, a payload is JSON: with `--type` it becomes that message, without it travels as
+`windshift.payload.v1.Json`.
+
+"""
+
+
+def document() -> str:
+    """Return the page."""
+    root = click.Context(main, info_name="windshift")
+    parts = [_HEAD, "## Options of all commands\n", _block(_usage(main, root, "Options")), "## Commands\n"]
+    for context in _commands(root):
+        parts += [f"### {context.command_path}\n", *_described(context)]
+    return "\n".join(parts)
+
+
+def _commands(context: click.Context) -> Iterator[click.Context]:
+    """Yield what can be run, in the order of the names."""
+    if not isinstance(context.command, click.Group):
+        yield context
+        return
+    for name in context.command.list_commands(context):
+        command = context.command.get_command(context, name)
+        if command is not None:
+            yield from _commands(click.Context(command, info_name=name, parent=context))
+
+
+def _described(context: click.Context) -> list[str]:
+    command = context.command
+    if not isinstance(command, Command):  # what has a page of its own
+        return [f"{command.get_short_help_str(200)} See `{context.command_path} --help`.\n"]
+    formatter = click.HelpFormatter(width=_WIDTH)
+    command.format_usage(context, formatter)
+    command.format_help_text(context, formatter)
+    command.format_options(context, formatter)
+    shown = [_block(formatter.getvalue())]
+    return [*shown, "```sh\n" + "\n".join(command.examples) + "\n```\n"] if command.examples else shown
+
+
+def _usage(command: click.Command, context: click.Context, section: str) -> str:
+    formatter = click.HelpFormatter(width=_WIDTH)
+    rows = [row for option in command.params if (row := option.get_help_record(context)) is not None]
+    with formatter.section(section):
+        formatter.write_dl(rows)
+    return formatter.getvalue()
+
+
+def _block(text: str) -> str:
+    lines = (line.rstrip() for line in text.strip("\n").splitlines())
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
+def run(arguments: list[str]) -> int:
+    """Write or check, and return the exit status."""
+    if arguments != ["--check"]:
+        DOCUMENT.write_text(document())
+    elif not DOCUMENT.exists() or DOCUMENT.read_text() != document():
+        print("docs/cli.md is stale: run `make cli`.", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(sys.argv[1:]))

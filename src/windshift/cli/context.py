@@ -1,0 +1,285 @@
+"""`windshift context`: names for servers, in a file that the Python library reads too."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import click
+
+from windshift.cli.failing import NOT_FOUND, USAGE, Failure, report
+from windshift.cli.options import Group, Options, options_of
+from windshift.cli.output import Output
+
+Document = dict[str, Any]
+
+_TOKENS = ("token_file", "token_env", "token_command", "oidc")
+_HEAD = ("", "NAME", "ADDRESS", "TLS", "TOKEN", "NAMESPACE")
+
+
+def descriptors_of(options: Options) -> tuple[Path, ...]:
+    """Return the descriptor files of the context that is used."""
+    chosen = options.context or os.environ.get("WINDSHIFT_CONTEXT")
+    if chosen is None and (options.address or os.environ.get("WINDSHIFT_ADDRESS")):
+        return ()
+    document, path = _read()
+    entries = document.get("contexts", {}).get(chosen or document.get("selected"), {})
+    value = entries.get("descriptors", [])
+    files = [value] if isinstance(value, str) else value
+    return tuple(path.parent / Path(file).expanduser() for file in files)
+
+
+def context_names() -> list[str]:
+    """Return the names of all contexts."""
+    return sorted(_read()[0].get("contexts", {}))
+
+
+def _read() -> tuple[Document, Path]:
+    import tomllib
+
+    path = _path()
+    try:
+        document = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return {}, path
+    except (OSError, ValueError) as error:
+        raise Failure(f"{path} cannot be read: {error}", USAGE) from error
+    if not all(isinstance(entries, dict) for entries in document.get("contexts", {}).values()):
+        raise Failure(f"{path} has contexts that are no tables", USAGE)
+    return document, path
+
+
+def _path() -> Path:
+    """Return the file's path, as `windshift.sdk.contexts` does, which imports far more."""
+    configured = os.environ.get("XDG_CONFIG_HOME")
+    folder = Path(configured) if configured else Path("~/.config").expanduser()
+    return folder / "windshift" / "contexts.toml"
+
+
+def _write(document: Document, path: Path) -> None:
+    """Replace the file; nobody else may read it."""
+    lines = [f"selected = {_toml(document['selected'])}"] if document.get("selected") else []
+    for name, entries in sorted(document.get("contexts", {}).items()):
+        lines += ["", f"[contexts.{_toml(name)}]"]
+        lines += [f"{key} = {_toml(value)}" for key, value in entries.items()]
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{os.getpid()}")
+    new.touch(0o600)
+    new.write_text("\n".join(lines).lstrip("\n") + "\n", "utf-8")
+    new.replace(path)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{key} = {_toml(each)}" for key, each in value.items()) + " }"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    if isinstance(value, str):
+        import json
+
+        return json.dumps(value).replace("\x7f", "\\u007f")
+    return str(value)
+
+
+def _row(name: str, entries: Document, selected: object) -> tuple[str, ...]:
+    token = next((kind for kind in _TOKENS if kind in entries), "-")
+    tls = "yes" if entries.get("tls") else "no"
+    mark = "*" if name == selected else ""
+    return mark, name, entries.get("address", "-"), tls, token, entries.get("namespace", "-")
+
+
+def _named(document: Document, name: str, path: Path) -> Document:
+    try:
+        entries: Document = document["contexts"][name]
+    except KeyError:
+        raise Failure(
+            f"there is no context {name!r} in {path}", NOT_FOUND, hint="`windshift context ls` lists them"
+        ) from None
+    return entries
+
+
+def _problems(document: Document, name: str, path: Path) -> list[str]:
+    """Return what is wrong with a context that is to be written."""
+    import tempfile
+
+    from windshift.sdk.contexts import read_context
+
+    problems: list[str] = []
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        _write(document, copy)
+        read_context(name, copy, os.environ, problems)
+        return [
+            problem.replace(str(copy), str(path)) for problem in problems if "which is not set" not in problem
+        ]
+
+
+def _failing(work: Any) -> Any:
+    """Let a command end with a failure."""
+    from functools import wraps
+
+    @wraps(work)
+    def command(**arguments: Any) -> None:
+        options = options_of(click.get_current_context())
+        try:
+            work(Output(options), **arguments)
+        except Failure as failure:
+            report(failure, json=options.json)
+
+    return command
+
+
+def _complete(*_: Any) -> list[str]:
+    try:
+        return context_names()
+    except Failure:
+        return []
+
+
+@click.group(cls=Group)
+def context() -> None:
+    """Names for servers, with what is needed to reach them.
+
+    They are in ~/.config/windshift/contexts.toml, or under $XDG_CONFIG_HOME, which the Python library reads
+    too. -c NAME and WINDSHIFT_CONTEXT win over the selected one; arguments and other variables over both.
+    """
+
+
+def _settings(function: Any) -> Any:
+    """Add the options of `add` and `edit`. Those for the connection are the shared ones."""
+    for option in (
+        click.option("--token-env", metavar="VARIABLE", help="Variable that has the token."),
+        click.option("--token-command", metavar="COMMAND", help="Program that prints the token."),
+        click.option("--select", is_flag=True, help="Select it."),
+    ):
+        function = option(function)
+    return function
+
+
+def _given(options: Options, token_env: str | None, token_command: str | None) -> Document:
+    """Return the entries that the line says."""
+    files = {"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}
+    tls: Document | bool = {part: str(file.absolute()) for part, file in files.items() if file}
+    entries = {
+        "address": options.address,
+        "token_file": str(options.token_file.absolute()) if options.token_file else None,
+        "token_env": token_env,
+        "token_command": token_command,
+        "tls": tls or options.tls or None,
+        "namespace": options.namespace,
+        "descriptors": [str(file.absolute()) for file in options.descriptors] or None,
+    }
+    return {key: value for key, value in entries.items() if value is not None}
+
+
+def _store(
+    out: Output, name: str, entries: Document, document: Document, path: Path, *, select: bool
+) -> None:
+    document.setdefault("contexts", {})[name] = entries
+    if select or not document.get("selected"):
+        document["selected"] = name
+    problems = _problems(document, name, path)
+    if problems:
+        raise Failure("; ".join(problems), USAGE)
+    _write(document, path)
+    selected = document["selected"] == name
+    shown = f"{name}: {entries.get('address', 'no address')}{', selected' if selected else ''}"
+    out.done({"name": name, **entries, "selected": selected}, shown)
+
+
+@context.command(
+    examples=["windshift context add dev --address 127.0.0.1:8080 --select"],
+)
+@click.argument("name")
+@_settings
+@_failing
+def add(out: Output, name: str, token_env: str | None, token_command: str | None, select: bool) -> None:
+    """Add the context NAME, with --address, --tls…, --token-file, --namespace and --descriptors of this line.
+
+    The first one is selected. Tokens are named by where they are, and never stored.
+    """
+    document, path = _read()
+    if name in document.get("contexts", {}):
+        raise Failure(
+            f"there is a context {name!r} already", 4, hint="change it with `windshift context edit`"
+        )
+    entries = _given(out.options, token_env, token_command)
+    if "address" not in entries:
+        raise Failure("a context needs an --address", USAGE)
+    _store(out, name, entries, document, path, select=select)
+
+
+@context.command(examples=["windshift context edit dev --namespace me"])
+@click.argument("name", shell_complete=_complete)
+@_settings
+@_failing
+def edit(out: Output, name: str, token_env: str | None, token_command: str | None, select: bool) -> None:
+    """Change what this line says of the context NAME. Comments in the file are lost."""
+    document, path = _read()
+    entries = dict(_named(document, name, path))
+    given = _given(out.options, token_env, token_command)
+    if any(kind in given for kind in _TOKENS):
+        entries = {key: value for key, value in entries.items() if key not in _TOKENS}
+    _store(out, name, {**entries, **given}, document, path, select=select)
+
+
+@context.command("ls", examples=["windshift context ls"])
+@_failing
+def list_(out: Output) -> None:
+    """List the contexts; * marks the selected one."""
+    document, _ = _read()
+    selected = document.get("selected")
+    contexts = sorted(document.get("contexts", {}).items())
+    values = [{"name": name, "selected": name == selected, **entries} for name, entries in contexts]
+    out.table(values, _HEAD, [_row(name, entries, selected) for name, entries in contexts])
+
+
+@context.command(examples=["windshift context show dev"])
+@click.argument("name", required=False, shell_complete=_complete)
+@_failing
+def show(out: Output, name: str | None) -> None:
+    """Show a context: NAME, or the one that commands use."""
+    document, path = _read()
+    chosen = name or out.options.context or os.environ.get("WINDSHIFT_CONTEXT") or document.get("selected")
+    if chosen is None:
+        raise Failure("no context is selected", NOT_FOUND, hint="`windshift context add` makes one")
+    entries = _named(document, chosen, path)
+    shown = [(key, value if isinstance(value, str) else _toml(value)) for key, value in entries.items()]
+    out.fields({"name": chosen, **entries}, [("name", chosen), *shown])
+
+
+@context.command(examples=["windshift context select dev"])
+@click.argument("name", shell_complete=_complete)
+@_failing
+def select(out: Output, name: str) -> None:
+    """Select the context that commands use; - for the one before."""
+    document, path = _read()
+    before = path.with_name("previous")
+    if name == "-":
+        try:
+            name = before.read_text("utf-8").strip()
+        except OSError:
+            raise Failure("no context was selected before", NOT_FOUND) from None
+    _named(document, name, path)
+    if (selected := document.get("selected")) not in {None, name}:
+        before.write_text(f"{selected}\n", "utf-8")
+    document["selected"] = name
+    _write(document, path)
+    out.done({"selected": name}, f"selected {name}")
+
+
+@context.command("rm", examples=["windshift context rm dev"])
+@click.argument("name", shell_complete=_complete)
+@_failing
+def remove(out: Output, name: str) -> None:
+    """Remove a context."""
+    document, path = _read()
+    _named(document, name, path)
+    del document["contexts"][name]
+    if document.get("selected") == name:
+        del document["selected"]
+    _write(document, path)
+    out.done({"removed": name}, f"removed {name}")

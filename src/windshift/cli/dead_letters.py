@@ -1,0 +1,223 @@
+"""`windshift dead-letters`: what consumers gave up on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+import windshift as ws
+from windshift.cli import naming
+from windshift.cli.failing import USAGE, Failure
+from windshift.cli.options import Group
+from windshift.cli.session import Session, with_session
+from windshift.cli.values import TIME, json_time, show_age
+
+if TYPE_CHECKING:
+    from windshift.cli.payloads import Payloads
+
+_HEAD = ("ID", "EVENT", "WHEN", "CAUSE", "ATTEMPTS", "REPLAYS", "ERROR", "REASON")
+
+
+@click.group(cls=Group)
+def dead_letters() -> None:
+    """List, show, replay and purge what consumers gave up on."""
+
+
+def _takes_filter(function: Any) -> Any:
+    for option in (
+        click.option("--until", type=TIME, metavar="TIME", help="Given up before then."),
+        click.option("--since", type=TIME, metavar="TIME", help="Given up since then: 1h (ago), or a time."),
+        click.option("--type", "kind", metavar="TYPE", help="Full name of the payload's type."),
+        click.option(
+            "--cause",
+            "causes",
+            multiple=True,
+            type=click.Choice(["max_attempts", "rejected"]),
+            help="Why it was given up.",
+        ),
+        click.option("--consumer", metavar="NAME", help="Of this consumer.", **naming.CONSUMER),
+        click.option("--stream", metavar="NAME", help="Of this stream.", **naming.STREAM),
+    ):
+        function = option(function)
+    return function
+
+
+def _filter(options: dict[str, Any]) -> dict[str, Any]:
+    """Return the filter that the line says, for the methods of the client."""
+    named = {"type" if key == "kind" else key: value for key, value in options.items()}
+    return {key: value for key, value in named.items() if value not in {None, ()}}
+
+
+def _value(letter: ws.DeadLetter, payloads: Payloads) -> dict[str, Any]:
+    from windshift.cli.reading import event_value
+
+    return {
+        "id": letter.id,
+        "stream": letter.stream,
+        "consumer": letter.consumer,
+        "event": event_value(letter.event, payloads),
+        "attempts": letter.attempts,
+        "first_delivery": json_time(letter.first_delivery),
+        "last_delivery": json_time(letter.last_delivery),
+        "time": json_time(letter.time),
+        "cause": letter.cause,
+        "error_type": letter.error_type,
+        "reason": letter.reason,
+        "replay_count": letter.replay_count,
+        "replaying": letter.replaying,
+        "other_headers": dict(letter.other_headers),
+    }
+
+
+@dead_letters.command(
+    "ls",
+    examples=[
+        "windshift dead-letters ls",
+        "windshift dead-letters ls --stream orders --cause rejected --since 1d -o jsonl",
+    ],
+)
+@_takes_filter
+@with_session
+async def list_(session: Session, **options: Any) -> None:
+    """List dead letters."""
+    now = datetime.now(UTC)
+
+    def row(letter: ws.DeadLetter) -> Sequence[str]:
+        counts = (str(letter.attempts), str(letter.replay_count) + ("+" if letter.replaying else ""))
+        ends = (letter.error_type, letter.reason)
+        return letter.id, str(letter.event.id), show_age(letter.time, now), letter.cause, *counts, *ends
+
+    found = session.client.dead_letters.list(**_filter(options))
+    await session.out.list(found, lambda each: _value(each, session.payloads), _HEAD, row, right=(1, 2, 4, 5))
+
+
+@dead_letters.command(
+    examples=["windshift dead-letters show $(windshift dead-letters ls -o jsonl | jq -r .id | head -1)"]
+)
+@click.argument("id")
+@click.option("--raw", is_flag=True, help="Print the bytes of the payload, and nothing else.")
+@with_session
+async def show(session: Session, id: str, raw: bool) -> None:  # noqa: A002 -- the argument's name
+    """Show a dead letter with its event."""
+    import sys
+
+    from windshift.cli.reading import pairs
+
+    letter = await session.client.dead_letters.get(id)
+    if raw:
+        sys.stdout.buffer.write(letter.event.proto.data.value)
+        sys.stdout.buffer.flush()
+        return
+    value = _value(letter, session.payloads)
+    flat = {key: each for key, each in value.items() if key != "event" and each not in ("", {})}
+    event = {
+        f"event {key}" if key not in {"data", "undecoded"} else key: each
+        for key, each in value["event"].items()
+    }
+    session.out.fields(value, pairs(flat | event))
+
+
+@dead_letters.command(examples=["timeout 2 windshift dead-letters watch --existing --stream orders || true"])
+@click.option("--existing", is_flag=True, help="Begin with those that there are.")
+@click.option("--position", default="", help="Go on behind this position, which -o json tells.")
+@_takes_filter
+@with_session
+async def watch(session: Session, existing: bool, position: str, **options: Any) -> None:
+    """Show dead letters as they are written, until Ctrl-C; JSON comes as a line for each."""
+    from windshift.cli.reading import event_line
+
+    found = session.client.dead_letters.watch(existing=existing, position=position, **_filter(options))
+    async for letter in found:
+        value = _value(letter, session.payloads) | {"position": letter.position}
+        why = f"{letter.cause} after {letter.attempts}: {letter.error_type} {letter.reason}"
+        line = f"{letter.stream} {letter.consumer}  {why}  {event_line(letter.event, session.payloads)}"
+        from windshift.cli.output import plain
+
+        session.out.item(value, session.out.clip(plain(line)))
+
+
+def _which(session: Session, ids: Sequence[str], options: dict[str, Any], everything: bool) -> dict[str, Any]:
+    chosen = _filter(options)
+    if ids and (chosen or everything):
+        raise Failure("give ids, or a filter with --all, not both", USAGE)
+    if ids:
+        return {"ids": list(ids)}
+    if not everything:
+        raise Failure(
+            "give ids, or say --all", USAGE, hint="--all with --stream or another filter: all of these"
+        )
+    if session.settings.names.namespace and not chosen.get("stream"):
+        raise Failure("in a namespace, say which --stream", USAGE)
+    return chosen or {"everything": True}
+
+
+@dead_letters.command(
+    examples=[
+        "windshift dead-letters replay --stream orders --all --dry-run",
+        "windshift dead-letters replay --stream orders --consumer accounting --all --rate 20",
+    ]
+)
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
+@click.option("--rate", type=click.IntRange(1, 10_000), help="At most so many a second; 100.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@_takes_filter
+@with_session
+async def replay(
+    session: Session, ids: tuple[str, ...], everything: bool, rate: int | None, dry_run: bool, **options: Any
+) -> None:
+    """Deliver the events of dead letters again, to the consumers that gave up on them.
+
+    Ctrl-C ends it between two pages; what was replayed by then stays so.
+    """
+    which = _which(session, ids, options, everything)
+    done = await session.client.dead_letters.replay(**which, rate=rate or 0, dry_run=dry_run)
+    value = {
+        "replayed": done.replayed,
+        "already_replaying": done.already_replaying,
+        "without_consumer": done.without_consumer,
+        "missing_ids": done.missing_ids,
+        "dry_run": dry_run,
+    }
+    verb = "would replay" if dry_run else "replayed"
+    others = f"already under way {done.already_replaying}, without consumer {done.without_consumer}"
+    line = f"{verb} {done.replayed}, {others}"
+    _tell(session, value, line, done.missing_ids, dry_run)
+
+
+@dead_letters.command(
+    examples=[
+        "windshift dead-letters purge --stream orders --all --dry-run",
+        "windshift dead-letters purge --stream orders --all --yes",
+    ]
+)
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
+@click.option("--dry-run", is_flag=True, help="Only count them.")
+@_takes_filter
+@with_session
+async def purge(
+    session: Session, ids: tuple[str, ...], everything: bool, dry_run: bool, **options: Any
+) -> None:
+    """Remove dead letters for good. Asks first."""
+    which = _which(session, ids, options, everything)
+    letters = session.client.dead_letters
+    if not dry_run and not session.options.yes:
+        count = (await letters.purge(**which, dry_run=True)).purged
+        session.confirm(f"would remove {count} dead letters")
+    done = await letters.purge(**which, dry_run=dry_run)
+    value = {"purged": done.purged, "missing_ids": done.missing_ids, "dry_run": dry_run}
+    line = f"{'would remove' if dry_run else 'removed'} {done.purged}"
+    _tell(session, value, line, done.missing_ids, dry_run)
+
+
+def _tell(session: Session, value: Any, line: str, missing: Sequence[str], dry_run: bool) -> None:
+    if dry_run:
+        session.out.item(value, line)
+    else:
+        session.out.done(value, line)
+    if missing:
+        raise Failure(f"{len(missing)} of the ids name no dead letter: {missing[0]}", 3)

@@ -1,0 +1,125 @@
+"""Payloads from the line, from files and from stdin."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from windshift.cli.failing import USAGE, Failure
+
+if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any as AnyMessage
+
+    from windshift.cli.payloads import Payloads
+
+_CHUNK = 1 << 18
+_CHUNKS_AHEAD = 4
+
+
+def takes_payload(function: Any) -> Any:
+    """Add the options that say what a payload is."""
+    for option in (
+        click.option("--raw", is_flag=True, help="The payload is bytes of --type, not JSON."),
+        click.option("--json-type", metavar="NAME", help="Send the JSON as it is, under this name."),
+        click.option("--type", "kind", metavar="TYPE", help="Full name of the Protobuf message of the JSON."),
+    ):
+        function = option(function)
+    return function
+
+
+class Encoder:
+    """Makes payloads of what the options say they are.
+
+    Without a type, JSON is sent as it is, in `windshift.payload.v1.Json`.
+    """
+
+    def __init__(self, payloads: Payloads, kind: str | None, json_type: str | None, *, raw: bool) -> None:
+        if kind and json_type:
+            raise Failure("--type and --json-type do not go together", USAGE)
+        if raw and not kind:
+            raise Failure("--raw needs a --type", USAGE)
+        self._payloads = payloads
+        self._kind = kind
+        self._json_type = json_type or ""
+        self._raw = raw
+
+    def encode(self, content: bytes) -> AnyMessage:
+        """Return a payload.
+
+        Raises:
+            Failure: it is none; the text says why.
+        """
+        from windshift.cli.payloads import raw, wrapped
+
+        if self._raw:
+            return raw(content, self._kind or "")
+        try:
+            text = content.decode()
+        except UnicodeDecodeError as error:
+            raise Failure("the payload is no UTF-8", USAGE, hint="send bytes with --raw") from error
+        return self._payloads.message(text, self._kind) if self._kind else wrapped(text, self._json_type)
+
+
+async def content_of(argument: str | None) -> bytes:
+    """Return what a payload argument stands for: itself, `@file`, or `-` for all of stdin."""
+    if argument is None:
+        if sys.stdin.isatty():
+            raise Failure("there is no payload", USAGE, hint="give it, @file, or - for stdin")
+        argument = "-"
+    if argument == "-":
+        return b"".join([chunk async for chunk in _chunks()])
+    if argument.startswith("@"):
+        try:
+            return Path(argument[1:]).read_bytes()  # noqa: ASYNC240 -- nothing else runs meanwhile
+        except OSError as error:
+            raise Failure(f"{argument[1:]} cannot be read: {error.strerror}", USAGE) from error
+    return argument.encode("utf-8", "surrogateescape")
+
+
+async def lines_of_stdin() -> AsyncIterator[bytes]:
+    """Yield the lines of stdin that are not empty, as they come."""
+    rest = b""
+    async for chunk in _chunks():
+        *lines, rest = (rest + chunk).split(b"\n")
+        for line in lines:
+            if line.strip():
+                yield line
+    if rest.strip():
+        yield rest
+
+
+async def _chunks() -> AsyncIterator[bytes]:
+    """Yield what stdin has, read in a thread that ends with the process: nothing interrupts a read."""
+    loop = asyncio.get_running_loop()
+    chunks: asyncio.Queue[bytes] = asyncio.Queue()
+    room = threading.Semaphore(_CHUNKS_AHEAD)
+
+    def read() -> None:
+        while room.acquire():
+            try:
+                chunk = os.read(number, _CHUNK)
+            except OSError:
+                chunk = b""
+            try:
+                loop.call_soon_threadsafe(chunks.put_nowait, chunk)
+            except RuntimeError:  # the loop is closed
+                return
+            if not chunk:
+                return
+
+    try:
+        number = sys.stdin.fileno()
+    except (OSError, ValueError, AttributeError):  # no file: tests
+        yield sys.stdin.buffer.read()
+        return
+    threading.Thread(target=read, daemon=True).start()
+    while chunk := await chunks.get():
+        yield chunk
+        room.release()

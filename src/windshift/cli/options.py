@@ -1,0 +1,135 @@
+"""Options that every command takes, anywhere on the line, and the commands that take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+
+from windshift.cli.values import DURATION
+
+
+@dataclass(slots=True)
+class Options:
+    """What was said on the line, whichever command it stood behind."""
+
+    context: str | None = None
+    address: str | None = None
+    token_file: Path | None = None
+    tls: bool = False
+    tls_ca: Path | None = None
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    namespace: str | None = None
+    output: Literal["table", "json", "jsonl"] = "table"
+    timeout: float = 10.0
+    descriptors: tuple[Path, ...] = ()
+    module: tuple[str, ...] = ()
+    quiet: bool = False
+    verbose: bool = False
+    no_color: bool = False
+    yes: bool = False
+
+    @property
+    def json(self) -> bool:
+        """Whether programs read the output."""
+        return self.output != "table"
+
+
+def options_of(context: click.Context) -> Options:
+    """Return the options of the command line."""
+    return context.find_root().ensure_object(Options)
+
+
+def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
+    if value not in (None, (), False) and parameter.name is not None:
+        setattr(options_of(context), parameter.name, value)
+
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
+    (("-c", "--context"), {"metavar": "NAME", "help": "The context to use; see `windshift context`."}),
+    (("--address",), {"metavar": "HOST:PORT", "help": "The server, or several separated by commas."}),
+    (("--token-file",), {"type": _FILE, "help": "File with the token."}),
+    (("--tls",), {"is_flag": True, "help": "TLS, with the system's authorities."}),
+    (("--tls-ca",), {"type": _FILE, "help": "PEM file of the authorities to trust; implies TLS."}),
+    (("--tls-cert",), {"type": _FILE, "help": "PEM file with the client's certificate."}),
+    (("--tls-key",), {"type": _FILE, "help": "PEM file with its key."}),
+    (("--namespace",), {"metavar": "NAME", "help": "Prefix of all names and subjects."}),
+    (
+        ("-o", "--output"),
+        {
+            "type": click.Choice(["table", "json", "jsonl"]),
+            "help": "For people; one JSON value; or one JSON value a line.",
+        },
+    ),
+    (
+        ("--timeout",),
+        {"type": DURATION, "help": "How long an operation may take with all its attempts; 10s."},
+    ),
+    (
+        ("--descriptors",),
+        {
+            "type": _FILE,
+            "multiple": True,
+            "help": "File with descriptors of payloads (buf build -o, protoc).",
+        },
+    ),
+    (
+        ("--module",),
+        {"multiple": True, "metavar": "MODULE", "help": "Python module with generated messages."},
+    ),
+    (("-q", "--quiet"), {"is_flag": True, "help": "Say nothing but what was asked for, and errors."}),
+    (("-v", "--verbose"), {"is_flag": True, "help": "Log what the client does; show tracebacks."}),
+    (("--no-color",), {"is_flag": True, "help": "No colors, as with NO_COLOR."}),
+    (("-y", "--yes"), {"is_flag": True, "help": "Do not ask before something is destroyed."}),
+)
+
+
+def shared_options(*, hidden: bool) -> list[click.Parameter]:
+    """Return the options that every command takes."""
+    return [
+        click.Option(names, expose_value=False, callback=_keep, hidden=hidden, **settings)
+        for names, settings in _OPTIONS
+    ]
+
+
+class Command(click.Command):
+    """A command that takes the shared options, and whose help ends with examples.
+
+    Attributes:
+        examples: lines for a shell. A test runs them.
+    """
+
+    def __init__(self, *args: Any, examples: Sequence[str] = (), **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.examples = examples
+        self.params += shared_options(hidden=True)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Say where the shared options are, and show the examples."""
+        formatter.write_paragraph()
+        formatter.write_text("Options of all commands, such as -o json: windshift --help")
+        if self.examples:
+            with formatter.section("Examples"):
+                for example in self.examples:
+                    formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+class Group(click.Group):
+    """A group of such commands."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, aliases: dict[str, str] | None = None, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.params += shared_options(hidden=True)
+        self.aliases = aliases or {}
+        """Other names of commands, which no list shows."""
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command by its name or another one."""
+        return super().get_command(ctx, self.aliases.get(cmd_name, cmd_name))

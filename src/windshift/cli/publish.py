@@ -1,0 +1,119 @@
+"""`windshift publish`: events from arguments, files and stdin."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+import click
+
+import windshift as ws
+from windshift.cli.failing import USAGE, Failure
+from windshift.cli.inputs import Encoder, content_of, lines_of_stdin, takes_payload
+from windshift.cli.options import Command
+from windshift.cli.session import Session, status_of, with_session
+from windshift.cli.values import TIME
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        """windshift publish orders.placed '{"orderId":"7"}'""",
+        """windshift publish orders.placed '{"value":"7"}' --type windshift.test.v1.StringValue""",
+        """seq 1000 | windshift publish orders.placed - --each""",
+    ],
+)
+@click.argument("subject")
+@click.argument("payload", required=False)
+@takes_payload
+@click.option("--each", is_flag=True, help="Each line of stdin is an event of its own.")
+@click.option(
+    "--in-flight", type=click.IntRange(1, 200), help="Events at once of --each; 1 keeps their order."
+)
+@click.option("--key", help="Idempotency key: events with the same key are stored once. Made if not given.")
+@click.option("--no-key", is_flag=True, help="No key: quicker; what is in doubt is not repeated.")
+@click.option("--expected-last-id", type=click.IntRange(0), metavar="ID", help="Only if this is the last id.")
+@click.option("--time", type=TIME, help="When it happened; by default now.")
+@with_session
+async def publish(
+    session: Session,
+    subject: str,
+    payload: str | None,
+    kind: str | None,
+    json_type: str | None,
+    raw: bool,
+    each: bool,
+    in_flight: int | None,
+    **settings: Any,
+) -> None:
+    """Publish an event, or many.
+
+    PAYLOAD is JSON: given here, in a file (@file), or on stdin (-). With --type it becomes that Protobuf
+    message, whose descriptors come from --descriptors or --module; without, it is sent as JSON.
+    """
+    encoder = Encoder(session.payloads, kind, json_type, raw=raw)
+    if each:
+        if payload not in {None, "-"} or settings["key"] or settings["expected_last_id"] is not None:
+            raise Failure("--each reads stdin, and goes with neither a payload, nor --key, nor ids", USAGE)
+        await _publish_each(session, subject, encoder, in_flight or 128, settings)
+        return
+    message = encoder.encode(await content_of(payload))
+    key = None if settings["no_key"] else settings["key"] or secrets.token_urlsafe(12)
+    receipt = await session.client.publish(
+        subject, message, key=key, expected_last_id=settings["expected_last_id"], time=settings["time"]
+    )
+    value = {"id": receipt.id, "key": key, "duplicate": receipt.duplicate}
+    before = ", which was stored before" if receipt.duplicate else ""
+    session.out.done(value, f"stored as event {receipt.id}{before}")
+
+
+async def _publish_each(
+    session: Session, subject: str, encoder: Encoder, in_flight: int, settings: dict[str, Any]
+) -> None:
+    progress = session.out.progress("published")
+    wrong: list[Failure] = []
+    key: dict[str, Any] = {"key": None} if settings["no_key"] else {}
+    time: datetime | None = settings["time"]
+
+    async def events() -> AsyncIterator[ws.Publish]:
+        number = 0
+        async for line in lines_of_stdin():
+            number += 1
+            try:
+                event = ws.Publish(subject, encoder.encode(line), time=time, **key)
+            except Failure as failure:
+                wrong.append(Failure(f"line {number}: {failure.message}", failure.status, hint=failure.hint))
+                return
+            progress.add()
+            yield event
+
+    failed: Failure | None = None
+    try:
+        results: list[object] = [*await session.client.publish_many(events(), in_flight=in_flight)]
+    except ws.PublishManyError as error:
+        results = error.results
+        failed = _failure(results)
+    finally:
+        progress.clear()
+    receipts = [each for each in results if isinstance(each, ws.PublishReceipt)]
+    _tell(session, receipts, progress.rate)
+    if failure := failed or next(iter(wrong), None):
+        raise failure
+
+
+def _tell(session: Session, receipts: list[ws.PublishReceipt], rate: float) -> None:
+    ids = [receipt.id for receipt in receipts]
+    if session.out.json:
+        session.out.lines(*[f'{{"id":{each}}}' for each in ids])
+    elif not session.options.quiet:
+        span = f", {min(ids)} to {max(ids)}" if ids else ""
+        session.out.lines(f"stored {len(ids)} events{span} ({rate:.0f}/s)")
+
+
+def _failure(results: list[object]) -> Failure:
+    place, error = next((place, each) for place, each in enumerate(results) if isinstance(each, Exception))
+    if not isinstance(error, ws.WindshiftError):
+        return Failure(f"event {place + 1}: {error}")
+    return Failure(f"event {place + 1}: {error.message}", status_of(error), reason=error.reason)

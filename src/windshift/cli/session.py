@@ -1,0 +1,229 @@
+"""What a command does with a server: a client, the output, and what becomes of errors."""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import errno
+import os
+import signal
+import sys
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import cached_property, wraps
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from windshift.cli.failing import (
+    CONFLICT,
+    DENIED,
+    FAILED,
+    INTERRUPTED,
+    NOT_FOUND,
+    UNAVAILABLE,
+    UNKNOWN,
+    USAGE,
+    Failure,
+    report,
+)
+from windshift.cli.options import Options, options_of
+from windshift.cli.output import Output
+
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    import windshift as ws
+    from windshift.cli.payloads import Payloads
+    from windshift.sdk.settings import Settings
+
+_HINT_SECONDS = 2.0
+_SIMILAR = 0.5
+
+
+class Session:
+    """One run of a command.
+
+    Attributes:
+        options: the shared options of the line.
+        out: where it prints.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self.out = Output(options)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """Where the server is and who we are, by the line, the environment and the context."""
+        from windshift.sdk.settings import Tls, read_settings
+
+        options = self.options
+        files = (options.tls_ca, options.tls_cert, options.tls_key)
+        return read_settings(
+            options.address,
+            tls=Tls(*files) if any(files) else options.tls or None,
+            token=options.token_file,
+            timeout=options.timeout,
+            namespace=options.namespace,
+            plaintext_token=False,
+            context=options.context,
+        )
+
+    @cached_property
+    def client(self) -> ws.Client:
+        """The client."""
+        from windshift.sdk.calling import Caller
+        from windshift.sdk.client import Client
+
+        return Client(Caller(self.settings))
+
+    @cached_property
+    def payloads(self) -> Payloads:
+        """What reads and writes payloads."""
+        from windshift.cli.context import descriptors_of
+        from windshift.cli.payloads import Payloads
+
+        files = self.options.descriptors or descriptors_of(self.options)
+        return Payloads(files, self.options.module)
+
+    def confirm(self, question: str) -> None:
+        """Ask before something is destroyed.
+
+        Raises:
+            Failure: the answer is no, or nobody can answer and `--yes` is not there.
+        """
+        if self.options.yes:
+            return
+        if not sys.stdin.isatty():
+            raise Failure(f"{question}: there is nobody to ask", USAGE, hint="say --yes")
+        click.echo(f"{question}; go on? [y/N] ", nl=False, err=True)
+        if _answer().lower() not in {"y", "yes"}:
+            raise Failure("nothing was done")
+
+    async def close(self) -> None:
+        """Disconnect, if there was a connection."""
+        if "client" in self.__dict__:
+            await self.client.close()
+
+
+def _answer() -> str:
+    """Read a line; Ctrl-C ends the command at once, and not only the task that waits here."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return sys.stdin.readline().strip()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def with_session(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
+    """Turn a coroutine function that needs a session into the function of a command."""
+
+    @wraps(work)
+    def command(**arguments: Any) -> None:
+        session = Session(options_of(click.get_current_context()))
+        run(session, lambda: work(session, **arguments))
+
+    return command
+
+
+def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
+    """Run a command's work; exit with the status of what went wrong."""
+    if session.options.verbose:
+        _log()
+    try:
+        asyncio.run(_run(session, work))
+    except Failure as failure:
+        if session.options.verbose:
+            traceback.print_exception(failure)
+        report(failure, json=session.out.json)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except OSError as error:
+        if error.errno not in {errno.EPIPE, errno.ESHUTDOWN}:
+            report(Failure(f"{error.filename or 'it failed'}: {error.strerror}"), json=session.out.json)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has seen enough
+
+
+async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
+    from windshift.sdk.errors import WindshiftError
+
+    try:
+        await work()
+    except WindshiftError as error:
+        raise await failure_of(session, error) from error
+    finally:
+        await session.close()
+
+
+async def failure_of(session: Session, error: ws.WindshiftError) -> Failure:
+    """Say what a command ends with that met this error."""
+    hint = await _hint(session, error)
+    message = error.message.partition("; ensure it first")[0] if hint else error.message
+    return Failure(message, status_of(error), reason=error.reason, hint=hint)
+
+
+def status_of(error: ws.WindshiftError) -> int:
+    """Return the exit code for an error."""
+    from windshift.sdk import errors
+
+    kinds: tuple[tuple[type[Exception] | tuple[type[Exception], ...], int], ...] = (
+        ((errors.InvalidRequest, errors.SettingsError), USAGE),
+        (errors.NotFound, NOT_FOUND),
+        ((errors.Conflict, errors.SubjectsOverlap), CONFLICT),
+        (errors.Denied, DENIED),
+        (errors.OutcomeUnknown, UNKNOWN),
+    )
+    found = next((status for kind, status in kinds if isinstance(error, kind)), FAILED)
+    return UNAVAILABLE if found == FAILED and error.retryable else found
+
+
+async def _hint(session: Session, error: ws.WindshiftError) -> str:
+    from windshift.rpc import StatusCode
+    from windshift.sdk import errors
+
+    if isinstance(error, errors.StreamNotFound | errors.StoreNotFound | errors.ConsumerNotFound):
+        return await _similar(session, error)
+    if isinstance(error, errors.Unreachable):
+        return f"is there a server at {', '.join(session.settings.targets)}? `windshift doctor` looks"
+    if isinstance(error, errors.Unauthenticated):
+        return "a token is needed: --token-file, WINDSHIFT_TOKEN or a context"
+    if error.code is StatusCode.UNIMPLEMENTED:
+        return "this server cannot do that; it needs a newer version"
+    return ""
+
+
+async def _similar(session: Session, error: ws.NotFound) -> str:
+    """Return a name that exists and looks like the one that does not."""
+    from windshift.sdk import errors
+
+    names: list[str] = []
+    wanted = session.settings.names.bare_name(error.name)
+    try:
+        async with asyncio.timeout(_HINT_SECONDS):
+            names = [name async for name in _existing(session, error)]
+    except (TimeoutError, errors.WindshiftError):
+        return ""
+    found = difflib.get_close_matches(wanted, names, 1, _SIMILAR)
+    return f"did you mean {found[0]!r}?" if found else ""
+
+
+async def _existing(session: Session, error: ws.NotFound) -> AsyncIterator[str]:
+    from windshift.sdk import errors
+
+    if isinstance(error, errors.StoreNotFound):
+        async for store in session.client.stores.list():
+            yield store.name
+    elif isinstance(error, errors.ConsumerNotFound):
+        stream = click.get_current_context().params.get("stream")
+        if isinstance(stream, str):
+            async for consumer in session.client.stream(stream).consumers.list():
+                yield consumer.name
+    else:
+        async for info in session.client.streams.list():
+            yield info.name
+
+
+def _log() -> None:
+    import logging
+
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    logging.getLogger("windshift").setLevel(logging.DEBUG)

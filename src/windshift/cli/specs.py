@@ -1,0 +1,175 @@
+"""What streams, consumers and stores are to be: read from TOML and options, shown, compared."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from datetime import timedelta
+from typing import Any, Final
+
+import windshift as ws
+from windshift.cli.failing import USAGE, Failure
+from windshift.cli.values import (
+    json_seconds,
+    json_time,
+    parse_duration,
+    parse_position,
+    parse_size,
+    show_duration,
+    show_size,
+)
+
+_DURATIONS: Final = frozenset({"max_age", "deduplication_window", "timeout", "initial", "maximum", "ttl"})
+_SIZES: Final = frozenset({"max_bytes", "max_event_size"})
+_STARTS: Final = frozenset({"start"})  # they count only when something is made
+
+
+def read_stream(entries: Mapping[str, Any], where: str) -> ws.StreamSpec:
+    """Read a stream of a file.
+
+    Raises:
+        Failure: an entry is wrong; the text says which.
+    """
+    values = _read(ws.StreamSpec, entries, where)
+    if "mirror" in values:
+        values["mirror"] = _source(values["mirror"], f"mirror of {where}")
+    if "aggregate" in values:
+        values["aggregate"] = [_source(each, f"aggregate of {where}") for each in _list(values["aggregate"])]
+    return ws.StreamSpec(**values)
+
+
+def read_consumer(entries: Mapping[str, Any], where: str) -> ws.ConsumerSpec:
+    """Read a consumer of a file; see `read_stream`."""
+    values = _read(ws.ConsumerSpec, entries, where)
+    if "retry" in values:
+        values["retry"] = ws.RetryPolicy(**_read(ws.RetryPolicy, values["retry"], f"retry of {where}"))
+    return ws.ConsumerSpec(**values)
+
+
+def _source(entries: Any, where: str) -> ws.Source:
+    return ws.Source(**_read(ws.Source, {"name": entries} if isinstance(entries, str) else entries, where))
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _read(kind: Any, entries: Any, where: str) -> dict[str, Any]:
+    if not isinstance(entries, Mapping):
+        raise Failure(f"{where} is no table", USAGE)
+    known = [field.name for field in fields(kind)]
+    unknown = [key for key in entries if key not in known]
+    if unknown:
+        raise Failure(f"{where} has no {unknown[0]!r}; it may have {', '.join(known)}", USAGE)
+    return {key: _entry(key, value, where) for key, value in entries.items()}
+
+
+def _entry(key: str, value: Any, where: str) -> Any:
+    try:
+        if key in _DURATIONS and isinstance(value, str):
+            return parse_duration(value)
+        if key in _SIZES and isinstance(value, str):
+            return parse_size(value)
+        if key in _STARTS:
+            return parse_position(str(value))
+    except ValueError as error:
+        raise Failure(f"{where}: {key}: {error}", USAGE) from error
+    return value
+
+
+# --- Shown ----------------------------------------------------------------------------------------
+
+
+def show(key: str, value: Any) -> str:
+    """Show a value of a spec."""
+    if value is None:
+        return "default" if key in {"retry", "replicas"} else "any"
+    if isinstance(value, timedelta) or (key in _DURATIONS and isinstance(value, int | float)):
+        return show_duration(value)
+    return show_size(value) if key in _SIZES else _text(value)
+
+
+def _text(value: Any) -> str:
+    match value:
+        case ws.Source():
+            return f"{value.name} {' '.join(value.subjects)}".strip()
+        case ws.RetryPolicy():
+            return ", ".join(f"{name} {show(name, each)}" for name, each in _set(value).items()) or "default"
+        case list() | tuple():
+            return ", ".join(map(_text, value)) or "all"
+        case bool():
+            return str(value).lower()
+        case _:
+            return str(value)
+
+
+def position(value: ws.Position) -> str:
+    """Show a position."""
+    if value.time is not None:
+        return json_time(value.time) or ""
+    return str(value.id) if value.id is not None else "end" if value.end else "start"
+
+
+def plain(value: Any) -> Any:
+    """Return a spec, or a value of one, for JSON: durations in seconds, times in UTC."""
+    if isinstance(value, ws.Position):
+        return position(value)
+    if isinstance(value, timedelta):
+        return json_seconds(value)
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, ws.StreamSpec | ws.ConsumerSpec | ws.RetryPolicy | ws.Source):
+        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+    return value
+
+
+def _set(value: Any) -> dict[str, Any]:
+    return {
+        field.name: found
+        for field in fields(value)
+        if (found := getattr(value, field.name)) is not None and field.name != "dead_letters"
+    } | ({} if value.dead_letters else {"dead_letters": False})
+
+
+# --- Compared -------------------------------------------------------------------------------------
+
+Changes = dict[str, tuple[Any, Any]]
+"""Name of what changes: what it was, what it becomes."""
+
+
+def changes(before: Any, after: Any) -> Changes:
+    """Return what differs between two specs of one kind."""
+    return {
+        field.name: (old, new)
+        for field in fields(before)
+        if _same(old := getattr(before, field.name)) != _same(new := getattr(after, field.name))
+        and field.name not in _STARTS
+    }
+
+
+def _same(value: Any) -> Any:
+    if isinstance(value, ws.Source):
+        return value.name, frozenset(value.subjects)
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    if isinstance(value, ws.RetryPolicy):
+        return tuple(_same(getattr(value, field.name)) for field in fields(value))
+    return tuple(_same(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def show_changes(name: str, changed: Changes) -> list[str]:
+    """Return a line for each change; one line if there is none."""
+    lines = [f"{name}: {key} {show(key, old)} → {show(key, new)}" for key, (old, new) in changed.items()]
+    return lines or [f"{name}: as it was"]
+
+
+def expected(wanted: ws.StreamSpec, now: ws.StreamSpec) -> ws.StreamSpec:
+    """Return what the stream `now` would be if `wanted` was ensured: the server's defaults filled in."""
+    given = {
+        "replicas": now.replicas,
+        "deduplication_window": (
+            None if wanted.mirror else min(120.0, json_seconds(wanted.max_age) or 120.0)
+        ),
+    }
+    missing = {key: value for key, value in given.items() if getattr(wanted, key) is None}
+    return replace(wanted, **missing)  # type: ignore[arg-type] # each value is of its field

@@ -1,0 +1,145 @@
+"""`windshift tail`: the events of a stream, as they are and as they come."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+import windshift as ws
+from windshift.cli import naming
+from windshift.cli.failing import USAGE, Failure
+from windshift.cli.options import Command
+from windshift.cli.session import Session, with_session
+from windshift.cli.values import POSITION, TIME
+
+_LAST = 10
+_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+
+
+@click.command(
+    cls=Command,
+    examples=[
+        "windshift tail orders",
+        "windshift tail orders --since 1h -n 20 -o json",
+        "windshift tail orders -f --subject 'orders.eu.>'",
+    ],
+)
+@click.argument("stream", **naming.STREAM)
+@click.option("--subject", "subjects", multiple=True, metavar="SUBJECT", help="Only subjects that match.")
+@click.option(
+    "--type", "types", multiple=True, metavar="TYPE", help="Only this type; its last part is enough."
+)
+@click.option(
+    "--since", type=TIME, metavar="TIME", help="Only what was stored since then: 1h (ago), or a time."
+)
+@click.option(
+    "--from", "start", type=POSITION, metavar="POSITION", help="Begin there: start, end, an id, a time."
+)
+@click.option(
+    "-n", "--count", type=click.IntRange(0), help="The newest so many; with --from, the first so many."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is stored from now on.")
+@with_session
+async def tail(
+    session: Session,
+    stream: str,
+    subjects: tuple[str, ...],
+    types: tuple[str, ...],
+    since: datetime | None,
+    start: ws.Position | None,
+    count: int | None,
+    follow: bool,
+) -> None:
+    """Show the newest events of a stream, 10 if nothing else is said. Nothing is settled, nothing changes.
+
+    JSON comes as a line for each event.
+    """
+    if since is not None and start is not None:
+        raise Failure("--since and --from do not go together", USAGE)
+    reading = _Reading(session, session.client.stream(stream), subjects, types)
+    if start is None and (count is not None or since is None):
+        behind = (await reading.stream.info()).last_id + 1
+        await reading.newest(_LAST if count is None else count, since)
+        if follow:
+            await reading.forward(ws.from_id(behind), None, follow=True)
+    else:
+        await reading.forward(start or ws.at(since), count, follow=follow)  # type: ignore[arg-type] # one is there
+
+
+class _Reading:
+    """Reads a stream, and shows what passes the filters."""
+
+    def __init__(
+        self, session: Session, stream: ws.Stream, subjects: Sequence[str], types: Sequence[str]
+    ) -> None:
+        self.stream = stream
+        self._session = session
+        self._subjects = subjects
+        self._types = types
+
+    async def newest(self, count: int, since: datetime | None) -> None:
+        """Show the newest events, the oldest of them first."""
+        found: list[ws.StoredEvent] = []
+        limit = None if self._types else count
+        if count:
+            async for stored in self.stream.events.read(backwards=True, subjects=self._subjects, limit=limit):
+                if since is not None and stored.stored < since:
+                    break
+                if self._wanted(stored.event):
+                    found.append(stored)
+                if len(found) == count:
+                    break
+        for stored in reversed(found):
+            self._show(stored.event)
+
+    async def forward(self, start: ws.Position, count: int | None, *, follow: bool) -> None:
+        """Show the events from a position on: those that there are, or all that come."""
+        shown = 0
+        async for event in self._events(start, follow=follow):
+            if count is not None and shown >= count:
+                return
+            if self._wanted(event):
+                self._show(event)
+                shown += 1
+                if shown == count:
+                    return
+
+    async def _events(self, start: ws.Position, *, follow: bool) -> AsyncIterator[ws.Event[Any]]:
+        """Yield events; where the call breaks, go on behind the last one."""
+        failures = 0
+        while True:
+            try:
+                async for item in self.stream.events.tail(start=start, subjects=self._subjects):
+                    if isinstance(item, ws.CaughtUp):
+                        if not follow:
+                            return
+                    elif isinstance(item, ws.Skipped):
+                        self._session.out.remark(
+                            f"skipped {item.events} events up to {item.last_id}: too slow"
+                        )
+                        start = ws.from_id(item.last_id + 1)
+                    else:
+                        failures = 0
+                        start = ws.from_id(item.event.id + 1)
+                        yield item.event
+                return
+            except ws.Unavailable as error:
+                if failures == len(_PAUSES) or (not follow and failures):
+                    raise
+                self._session.out.remark(f"{error}; going on")
+                await asyncio.sleep(_PAUSES[failures])
+                failures += 1
+
+    def _wanted(self, event: ws.Event[Any]) -> bool:
+        return not self._types or any(
+            event.type == name or event.type.endswith((f".{name}", f"/{name}")) for name in self._types
+        )
+
+    def _show(self, event: ws.Event[Any]) -> None:
+        from windshift.cli.reading import show_event
+
+        show_event(self._session, event)

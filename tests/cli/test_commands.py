@@ -1,0 +1,408 @@
+"""Each command at a real server: what it prints for people and programs, and how it fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
+
+from tests.cli.conftest import TEXT, Cli
+
+GOLDEN = Path(__file__).parent / "golden"
+
+
+def masked(text: str) -> str:
+    """Return output with what differs at each run made the same, column by column."""
+    text = re.sub(r"\b\d{4}-\d\d-\d\d[ T][\d:.]+Z?", "TIME", text)
+    text = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", text)
+    text = re.sub(r"\.\d{16,}\b", ".NUMBER", text)
+    return re.sub(r"(?<=events        3, )\d+", "SIZE", text)
+
+
+def golden(name: str, text: str) -> None:
+    """Compare output with a file; WINDSHIFT_TEST_GOLDEN=write writes it."""
+    file = GOLDEN / f"{name}.txt"
+    if os.environ.get("WINDSHIFT_TEST_GOLDEN") == "write":
+        file.write_text(masked(text))
+    assert masked(text) == file.read_text()
+
+
+@pytest.fixture
+def orders(cli: Cli) -> Cli:
+    """Have a stream with three events, and a consumer."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "--max-age", "30d", "-q")
+    cli("consumers", "ensure", "orders", "accounting", "--from", "start", "--max-attempts", "5", "-q")
+    cli("publish", "orders.placed", '{"value":"a"}', "--type", TEXT, "-q")
+    cli("publish", "orders.placed", '{"cents":1}', "--json-type", "shop.Order", "-q")
+    cli("publish", "orders.eu.paid", "\x08\x07", "--type", "acme.Unknown", "--raw", "-q")
+    return cli
+
+
+def test_streams(orders: Cli) -> None:
+    """Streams are listed, shown, changed with a diff, purged and deleted."""
+    assert "orders  " in orders("streams", "ls").out
+    (listed,) = orders("streams", "ls", "-o", "json").json
+    assert (listed["name"], listed["events"], listed["consumers"]) == ("orders", 3, 1)
+    assert listed["spec"]["max_age"] == 2_592_000
+    assert orders("streams", "ls", "nothing", "-o", "json").out == "[]\n"
+    assert orders("-o", "jsonl", "streams", "ls", "nothing").out == ""
+    golden("streams-info", orders("streams", "info", "orders").out)
+    assert orders("streams", "subjects", "orders", "-o", "json").json == [
+        {"subject": "orders.eu.paid", "events": 1},
+        {"subject": "orders.placed", "events": 2},
+    ]
+    assert orders("streams", "edit", "orders", "--max-age", "60d").out == "orders: max_age 30d → 60d\n"
+    changed = orders("streams", "edit", "orders", "--unset", "max-age", "--dry-run", "-o", "json").json
+    assert changed[0]["changed"] == {"max_age": {"was": 5_184_000, "is": None}}
+    line = orders("streams", "ensure", "orders", "--subject", "orders.>", "--max-age", "60d").out
+    assert line == "orders: as it was\n"
+    assert orders("streams", "purge", "orders", "--keep", "1", "--dry-run", "-o", "json").json["purged"] == 2
+    refused = orders("streams", "purge", "orders", "--keep", "1", code=2)
+    assert refused.err == "windshift: would remove 2 events of orders: there is nobody to ask; say --yes\n"
+    assert orders("streams", "purge", "orders", "--keep", "1", "--yes").out == "removed 2\n"
+    assert orders("streams", "rm", "orders", "-y", "-o", "json").json == {"deleted": "orders"}
+
+
+def test_several_at_once(cli: Cli, tmp_path: Path) -> None:
+    """A file makes streams, consumers and stores; a dry run says what it would do."""
+    file = tmp_path / "streams.toml"
+    file.write_text("""
+[streams.orders]
+subjects = ["orders.>"]
+max_age = "30d"
+max_bytes = "10M"
+[streams.orders.consumers.accounting]
+start = "start"
+retry = { max_attempts = 20, initial = "0.2s" }
+[streams.copy]
+mirror = "orders"
+[stores.totals]
+history = 5
+""")
+    plan = ["would create orders", "would create accounting", "would create copy", "would create totals"]
+    assert cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines() == plan
+    assert cli("streams", "ls", "-o", "json").json == []
+    assert "created copy" in cli("streams", "ensure", "-f", str(file)).out
+    file.write_text(file.read_text().replace("30d", "7d").replace("= 20", "= 3"))
+    lines = cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines()
+    assert lines[0] == "orders: max_age 30d → 7d"
+    assert lines[1].startswith("accounting: retry max_attempts 20")
+    assert lines[2] == "copy: as it was"
+    told = cli("streams", "ensure", "-f", str(file), "-o", "json").json
+    assert [each["name"] for each in told] == ["orders", "accounting", "copy", "totals"]
+    for wrong, text in (
+        ("[streams.a]\nsubject = []", "has no 'subject'; it may have subjects"),
+        ("[streams.a]\nmax_age = 'x'", "max_age: 'x' is no duration"),
+        ("[a", "cannot be read"),
+        ("a = 1", "has the unknown 'a'"),
+    ):
+        file.write_text(wrong)
+        assert text in cli("streams", "ensure", "-f", str(file), code=2).err
+
+
+def test_events(orders: Cli) -> None:
+    """Events are shown newest first found, by id, by time, by subject; undecodable ones by field numbers."""
+    golden("tail", orders("tail", "orders").out)
+    first, second, third = orders("tail", "orders", "-o", "json").lines
+    assert (first["type"], first["data"]) == (TEXT, {"value": "a"})
+    assert (second["type"], second["data"]) == ("windshift.payload.v1.Json/shop.Order", {"cents": 1})
+    assert (third["type"], third["data"], third["undecoded"]) == ("acme.Unknown", {"1": 7}, True)
+    assert orders("tail", "orders", "-n", "1", "--since", "1h", "-o", "json").json["id"] == 3
+    assert orders("tail", "orders", "--from", "2", "-n", "1", "-o", "json").json["id"] == 2
+    assert orders("tail", "orders", "--type", "StringValue", "-o", "json").json["id"] == 1
+    assert (
+        orders("tail", "orders", "--subject", "orders.eu.>", "--from", "start", "-o", "json").json["id"] == 3
+    )
+    assert orders("tail", "orders", "-n", "0").out == ""
+    golden("events-get", re.sub(r"(key +)\S+", r"\1KEY", orders("events", "get", "orders", "1").out))
+    assert orders("events", "get", "orders", "--last", "orders.placed", "-o", "json").json["id"] == 2
+    assert orders("events", "get", "orders", "--at", "1h", "-o", "json").json["id"] == 1
+    assert orders("events", "get", "orders", "3", "--raw").out == "\x08\x07"
+    assert orders("events", "get", "orders", "1", "--last", "x", code=2).err.startswith(
+        "windshift: give an id"
+    )
+    assert orders("events", "rm", "orders", "2", "--yes").out == "removed event 2\n"
+    assert "EVENT_NOT_FOUND" in orders("events", "get", "orders", "2", code=3).err
+
+
+def test_publish(orders: Cli, tmp_path: Path) -> None:
+    """Events come from the line, a file and stdin; wrong payloads say what is wrong with them."""
+    file = tmp_path / "order.json"
+    file.write_text('{"value": "file"}')
+    assert orders("publish", "orders.x", f"@{file}", "--type", TEXT).out == "stored as event 4\n"
+    told = orders("publish", "orders.x", "-", "--key", "k", "-o", "json", stdin="[1]").json
+    assert told == {"id": 5, "key": "k", "duplicate": False}
+    again = orders("publish", "orders.x", "[1]", "--key", "k").out
+    assert again == "stored as event 5, which was stored before\n"
+    assert orders("publish", "orders.x", "--each", "-o", "json", stdin="1\n\n2\n").lines == [
+        {"id": 6},
+        {"id": 7},
+    ]
+    for arguments, code, text in (
+        (["nope"], 2, "is no JSON"),
+        (['{"valu":1}', "--type", TEXT], 2, 'has no field named "valu"'),
+        (["{}", "--type", "shop.None"], 3, "the type 'shop.None' is not known; name its --descriptors"),
+        (["@/nothing"], 2, "/nothing cannot be read"),
+        (["1", "--expected-last-id", "1"], 4, "WRONG_LAST_ID"),
+        (["1", "--raw"], 2, "--raw needs a --type"),
+    ):
+        assert text in orders("publish", "orders.x", *arguments, code=code).err
+    assert "UNBOUND_SUBJECT" in orders("publish", "nowhere.x", "1", code=1).err
+    failed = orders("publish", "orders.x", "-", "--each", stdin="1\nx\n2\n", code=2)
+    assert "windshift: line 2: the payload is no JSON" in failed.err
+    assert "stored 1 events" in failed.out
+
+
+def test_descriptors(orders: Cli, tmp_path: Path) -> None:
+    """A descriptor file gives types that no module has, also by the context; other files are refused."""
+    file = FileDescriptorProto(name="acme.proto", package="acme", syntax="proto3")
+    file.dependency.append("google/protobuf/timestamp.proto")
+    number = FieldDescriptorProto.TYPE_INT64
+    file.message_type.add(name="Unknown").field.add(name="cents", number=1, type=number, label=1)
+    path = tmp_path / "acme.binpb"
+    path.write_bytes(FileDescriptorSet(file=[file]).SerializeToString())
+    shown = orders("tail", "orders", "-n", "1", "--descriptors", str(path), "-o", "json").json
+    assert (shown["data"], "undecoded" in shown) == ({"cents": "7"}, False)
+    sent = orders(
+        "publish", "orders.x", '{"cents":"9"}', "--type", "acme.Unknown", "--descriptors", str(path)
+    )
+    assert sent.out == "stored as event 4\n"
+    orders(
+        "context",
+        "add",
+        "acme",
+        "--address",
+        orders.environment["WINDSHIFT_ADDRESS"],
+        "--descriptors",
+        str(path),
+    )
+    assert orders("tail", "orders", "-n", "1", "-c", "acme", "-o", "json").json["data"] == {"cents": "9"}
+    path.write_text("text")
+    assert "has no descriptors" in orders("tail", "orders", "--descriptors", str(path), code=2).err
+    assert "cannot be imported" in orders("tail", "orders", "--module", "no.such", code=2).err
+
+
+def test_consumers(orders: Cli) -> None:
+    """Consumers are listed, shown, made with a diff, paused, moved and deleted."""
+    (listed,) = orders("consumers", "ls", "orders", "-o", "json").json
+    assert (listed["name"], listed["pending"], listed["retry"]["max_attempts"]) == ("accounting", 3, 5)
+    golden("consumers-info", orders("consumers", "info", "orders", "accounting").out)
+    ensure = ("consumers", "ensure", "orders", "accounting")
+    changed = orders(*ensure, "--processing-timeout", "1m", "--dry-run").out
+    assert changed == "accounting: timeout 30s → 1m\n"
+    assert (
+        orders(*ensure, "--max-attempts", "7", "-o", "json").json["changed"]["retry"]["is"]["max_attempts"]
+        == 7
+    )
+    assert orders("consumers", "pause", "orders", "accounting", "--for", "1h").out.startswith("paused until")
+    assert orders("consumers", "ls", "orders", "-o", "json").json[0]["paused_until"]
+    assert orders("consumers", "resume", "orders", "accounting").out == "resumed accounting\n"
+    assert "say --for" in orders("consumers", "pause", "orders", "accounting", code=2).err
+    sought = orders("consumers", "reset", "orders", "accounting", "--to", "3", "--yes", "-o", "json").json
+    assert sought == {"next_id": 3, "was": 1, "pending": 1, "dry_run": False}
+    dry = orders("consumers", "seek", "orders", "accounting", "--to", "start", "--dry-run").out
+    assert dry == "next event: 1 (was 3), 3 pending\n"
+    missing = orders("consumers", "info", "orders", "acounting", code=3).err
+    assert missing == (
+        "windshift: consumer 'acounting' does not exist; did you mean 'accounting'? (CONSUMER_NOT_FOUND)\n"
+    )
+    assert orders("consumers", "rm", "orders", "accounting", "--yes").out == "deleted accounting\n"
+    assert "STREAM_NOT_FOUND" in orders("consumers", "ls", "order", code=3).err
+
+
+def test_subscribe_and_dead_letters(orders: Cli) -> None:
+    """What is taken is settled as was said, and burns no attempt of others; dead letters come back."""
+    take = ("subscribe", "orders", "accounting", "-o", "json", "--wait", "20s")
+    assert "say what becomes" in json.loads(orders(*take, code=2).err)["error"]["message"]
+    assert orders(*take, "--ack", "-n", "1").json["id"] == 1
+    assert orders(*take, "--dead-letter", "-n", "1", "--reason", "漢\x1b[31m").json["attempt"] == 1
+    assert orders(*take, "--peek").json["attempt"] == 1
+    assert orders(*take, "--drop", "-n", "1").json["attempt"] == 2
+    assert "CONSUMER_NOT_FOUND" in orders("subscribe", "orders", "nobody", "--ack", code=3).err
+    title, line = orders("dead-letters", "ls", "--stream", "orders").out.splitlines()
+    assert title.split() == ["ID", "EVENT", "WHEN", "CAUSE", "ATTEMPTS", "REPLAYS", "ERROR", "REASON"]
+    assert line.endswith("rejected         1        0  GiveUp  漢\\x1b[31m")
+    (letter,) = orders("dead-letters", "ls", "--cause", "rejected", "-o", "json").json
+    assert (letter["reason"], letter["event"]["data"]) == ("漢\x1b[31m", {"cents": 1})
+    assert "\x1b" not in orders("dead-letters", "show", letter["id"]).out
+    assert orders("dead-letters", "show", letter["id"], "-o", "json").json["cause"] == "rejected"
+    both = ("--stream", "orders", "--all")
+    assert "give ids, or say --all" in orders("dead-letters", "replay", "--stream", "orders", code=2).err
+    assert orders("dead-letters", "replay", *both, "--dry-run").out.startswith("would replay 1,")
+    assert orders("dead-letters", "replay", letter["id"], "-o", "json").json["replayed"] == 1
+    assert orders(*take, "--dead-letter", "-n", "1").json["id"] == 2
+    assert "there is nobody to ask" in orders("dead-letters", "purge", *both, code=2).err
+    assert orders("dead-letters", "purge", *both, "--yes").out == "removed 1\n"
+    assert orders("dead-letters", "ls", "-o", "json").json == []
+    assert "DEAD_LETTER_NOT_FOUND" in orders("dead-letters", "show", letter["id"], code=3).err
+
+
+def test_state(cli: Cli) -> None:
+    """Keys are written on conditions, read, listed, watched and deleted."""
+    cli("state", "ensure", "totals", "--history", "3", "-q")
+    assert cli("state", "set", "totals", "a.b", '{"orders":1}').out == "revision 1\n"
+    assert (
+        cli(
+            "state", "set", "totals", "a.b", '{"value":"2"}', "--type", TEXT, "--revision", "1", "-o", "json"
+        ).json["revision"]
+        == 2
+    )
+    got = cli("state", "get", "totals", "a.b")
+    assert (got.out, got.err) == ('{"value":"2"}\n', "revision 2\n")
+    assert cli("state", "get", "totals", "a.b", "-o", "json").json["value"] == {"value": "2"}
+    assert cli("state", "get", "totals", "no", code=3).err == (
+        "windshift: store 'totals' has no key 'no' (KEY_NOT_FOUND)\n"
+    )
+    assert "KEY_EXISTS" in cli("state", "set", "totals", "a.b", "1", "--create", code=4).err
+    assert "REVISION_MISMATCH" in cli("state", "set", "totals", "a.b", "1", "--revision", "1", code=4).err
+    (listed,) = cli("state", "ls", "totals", "a.*", "-o", "json").json
+    assert (listed["key"], listed["revision"], listed["type"]) == ("a.b", 2, TEXT)
+    assert cli("state", "ls", "totals").out.splitlines()[0].split() == [
+        "KEY",
+        "REVISION",
+        "AGE",
+        "EXPIRES",
+        "TYPE",
+        "SIZE",
+    ]
+    assert [each["revision"] for each in cli("state", "history", "totals", "a.b", "-o", "jsonl").lines] == [
+        1,
+        2,
+    ]
+    assert cli("state", "stores", "-o", "json").json[0]["history"] == 3
+    watched = cli("state", "watch", "totals", "--existing", "-n", "1").out
+    assert watched == 'set  a.b  2  {"value":"2"}\n'
+    assert cli("state", "rm", "totals", "a.b").out == "deleted a.b\n"
+    assert cli("state", "rm", "totals", "--store", "--yes").out == "deleted totals\n"
+    assert "STORE_NOT_FOUND" in cli("state", "get", "totals", "a.b", code=3).err
+
+
+def test_contexts(cli: Cli, tmp_path: Path) -> None:
+    """Contexts are added, selected, changed and removed; nobody else may read the file."""
+    del cli.environment["WINDSHIFT_ADDRESS"]
+    address = "127.0.0.1:1"
+    assert cli("context", "ls", "-o", "json").json == []
+    assert cli("context", "add", "dev", "--address", address).out == f"dev: {address}, selected\n"
+    cli("context", "add", "prod", "--address", "a.example:8080", "--tls", "--token-env", "TOKEN")
+    file = tmp_path / "config" / "windshift" / "contexts.toml"
+    assert file.stat().st_mode & 0o777 == 0o600
+    golden("context-ls", cli("context", "ls").out)
+    assert "127.0.0.1:1?" in cli("streams", "ls", "--timeout", "0.2s", code=5).err
+    assert cli("context", "select", "prod").out == "selected prod\n"
+    assert cli("context", "select", "-").out == "selected dev\n"
+    cli("context", "edit", "dev", "--namespace", "me")
+    assert cli("context", "show", "-o", "json").json == {"name": "dev", "address": address, "namespace": "me"}
+    for arguments, code in (
+        (["add", "dev", "--address", address], 4),
+        (["add", "x"], 2),
+        (["show", "x"], 3),
+        (["edit", "dev", "--namespace", "a.b", "--address", "x"], 0),
+        (["rm", "x"], 3),
+    ):
+        cli("context", *arguments, code=code)
+    assert "is not host:port" in cli("streams", "ls", code=2).err
+    cli("context", "rm", "dev")
+    assert "there is no context 'dev'" in cli("streams", "ls", "-c", "dev", code=2).err
+
+
+def test_wrong_usage(cli: Cli) -> None:
+    """Wrong usage exits with 2, in JSON too; a server that is not there with 5, and says what to do."""
+    assert "No such command 'fly'" in cli("streams", "fly", code=2).err
+    assert (
+        "No such command" in json.loads(cli("streams", "fly", "-o", "json", code=2).err)["error"]["message"]
+    )
+    assert "is no duration" in cli("streams", "ls", "--timeout", "x", code=2).err
+    nobody = cli("streams", "ls", "--address", "127.0.0.1:1", "--timeout", "0.2s", "-o", "json", code=5)
+    assert nobody.out == ""
+    assert "windshift doctor" in json.loads(nobody.err)["error"]["hint"]
+    assert "not host:port" in cli("streams", "ls", "--address", "x", code=2).err
+
+
+def test_version_and_completion(orders: Cli) -> None:
+    """The version of both sides; shells complete commands, and names that the server has."""
+    assert orders("version", "-o", "json").json["server"]
+    assert orders("version", "--client").out.startswith("windshift ")
+    for shell in ("bash", "zsh", "fish"):
+        assert "_WINDSHIFT_COMPLETE" in orders("completion", shell).out
+    line = "windshift consumers info orders acc"
+    done = orders.process(_WINDSHIFT_COMPLETE="bash_complete", COMP_CWORD="4", COMP_WORDS=line)
+    assert done.stdout.decode().splitlines() == ["plain,accounting"]
+
+
+def said(process: subprocess.Popen[bytes]) -> bytes:
+    """Return what a process wrote to stderr."""
+    assert process.stderr is not None
+    with process.stderr:
+        return process.stderr.read()
+
+
+def test_pipes_and_signals(orders: Cli) -> None:
+    """A closed pipe ends quietly, Ctrl-C with 130; what was shown is flushed line by line."""
+    orders("publish", "orders.x", "-", "--each", "-q", stdin="\n".join(map(str, range(3000))))
+    tail = orders.popen(["tail", "orders", "--from", "start", "-f", "-o", "json"], stdout=-1, stderr=-1)
+    assert tail.stdout is not None
+    assert json.loads(tail.stdout.readline())["id"] == 1
+    tail.stdout.close()
+    orders("publish", "orders.x", "1", "-q")
+    assert (tail.wait(60), said(tail)) == (0, b"")
+    tail = orders.popen(["tail", "orders", "-n", "1", "-f"], stdout=-1, stderr=-1)
+    assert tail.stdout is not None
+    with tail.stdout:
+        tail.stdout.readline()
+        tail.send_signal(signal.SIGINT)
+        assert (tail.wait(60), said(tail)) == (130, b"")
+
+
+def in_terminal(
+    cli: Cli, *arguments: str, columns: int = 80, answer: str = "", **environment: str
+) -> tuple[str, int]:
+    """Run a command in a terminal of so many columns, and return what it shows."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "windshift", *arguments],
+        env=cli.environment | {"COLUMNS": str(columns)} | environment,
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+    )
+    os.close(theirs)
+    shown = b""
+    while True:
+        try:
+            part = os.read(ours, 65536)
+        except OSError:
+            break
+        if not part:
+            break
+        shown += part
+        if answer and b"[y/N]" in shown:
+            os.write(ours, answer.encode())
+            answer = ""
+    os.close(ours)
+    return shown.decode().replace("\r\n", "\n"), process.wait(60)
+
+
+def test_terminals(orders: Cli) -> None:
+    """A terminal has bold titles, clipped lines and questions; NO_COLOR and 200 columns change that."""
+    orders("publish", "orders.x", json.dumps("漢字" * 100), "-q")
+    shown, _ = in_terminal(orders, "tail", "orders", "-n", "1")
+    assert shown.endswith("…\n")
+    assert "漢" in shown
+    listed, _ = in_terminal(orders, "streams", "ls")
+    assert listed.startswith("\x1b[1mNAME")
+    listed, _ = in_terminal(orders, "streams", "ls", columns=200, NO_COLOR="1")
+    assert listed.startswith("NAME")
+    asked, code = in_terminal(orders, "streams", "rm", "orders", answer="n\n")
+    assert code == 1
+    assert "would delete orders with its 4 events" in asked
+    _, code = in_terminal(orders, "streams", "rm", "orders", answer="y\n")
+    assert code == 0
+    assert orders("streams", "ls", "-o", "json").json == []

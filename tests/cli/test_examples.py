@@ -1,0 +1,88 @@
+"""The examples that end each command's help, run as they stand there; the page that shows them."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from tests.cli.conftest import TEXT, Cli
+from windshift.cli import main
+from windshift.cli.options import Command
+
+OLDER = {"auth", "health", "run", "serve"}
+"""Commands that take none of the shared options, and have examples of their own or none."""
+LASTING = {"windshift dev", "windshift dev --port 0", "windshift tail orders -f --subject 'orders.eu.>'"}
+"""What goes on until Ctrl-C."""
+
+
+def commands(group: click.Group, path: str) -> Iterator[tuple[str, Command]]:
+    """Yield every command with its path."""
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+        elif isinstance(command, Command):
+            yield f"{path} {name}", command
+        else:
+            assert {path, name} & (OLDER | {"windshift auth"})
+
+
+COMMANDS = dict(commands(main, "windshift"))
+EXAMPLES = [example for command in COMMANDS.values() for example in command.examples]
+
+
+@pytest.fixture
+def world(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cli:
+    """Have what the examples name: orders with a consumer, a store, and a file."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    cli("consumers", "ensure", "orders", "accounting", "--from", "start", "-q")
+    for subject in ("orders.placed", "orders.eu.1", "orders.placed"):
+        cli("publish", subject, '{"value":"1"}', "--type", TEXT, "-q")
+    cli("state", "ensure", "accounting", "-q")
+    cli("state", "set", "accounting", "total", '{"orders":1}', "-q")
+    (tmp_path / "streams.toml").write_text('[streams.orders]\nsubjects = ["orders.>"]\n')
+    monkeypatch.chdir(tmp_path)
+    return cli
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+def test_examples(world: Cli, example: str) -> None:
+    """Every example does what it should."""
+    if "dead-letters" in example:
+        world("subscribe", "orders", "accounting", "--dead-letter", "-n", "1", "-q")
+    if example.startswith("windshift context") and " add " not in example:
+        world("context", "add", "dev", "--address", world.environment["WINDSHIFT_ADDRESS"])
+    if set(example) & set("|$>(;") - set(">" if "'" in example else ""):
+        done = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", example],
+            env=os.environ | world.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    elif example in LASTING:
+        world.environment["GRPC_PORT"] = "0"
+        process = world.popen(shlex.split(example)[1:], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline()
+        process.terminate()
+        process.wait(60)
+    else:
+        assert world(*shlex.split(example)[1:]).err in {"", "revision 1\n"}
+
+
+def test_help_ends_with_examples(cli: Cli) -> None:
+    """Every command has examples at the end of its help."""
+    for path, command in COMMANDS.items():
+        assert command.examples
+        assert cli(*path.split()[1:], "--help").out.rstrip().endswith(command.examples[-1])

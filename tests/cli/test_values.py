@@ -1,0 +1,150 @@
+"""What people type and read: durations, sizes, times; widths; payloads that nobody can decode."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.protobuf.struct_pb2 import Struct
+
+from windshift.cli.output import as_json, clip, columns, plain, width
+from windshift.cli.payloads import Payloads, undecoded
+from windshift.cli.values import (
+    parse_duration,
+    parse_size,
+    parse_time,
+    show_age,
+    show_duration,
+    show_size,
+)
+from windshift.protos import payload, test
+
+NOW = datetime(2026, 11, 28, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "shown"),
+    [
+        ("30s", 30, "30s"),
+        ("1h30m", 5400, "1h30m"),
+        ("7d", 604_800, "7d"),
+        ("2w", 1_209_600, "14d"),
+        ("200ms", 0.2, "200ms"),
+        ("1.5", 1.5, "1.5s"),
+        ("0", 0, "0s"),
+    ],
+)
+def test_durations(text: str, seconds: float, shown: str) -> None:
+    """Durations are read in every unit, and shown in the same."""
+    assert parse_duration(text) == pytest.approx(seconds)
+    assert show_duration(parse_duration(text)) == shown
+
+
+@pytest.mark.parametrize("text", ["", "s", "-1s", "1 s", "1y", "1h30", "٣s", "1.2.3"])
+def test_no_durations(text: str) -> None:
+    """What is no duration is refused."""
+    with pytest.raises(ValueError, match="is no duration"):
+        parse_duration(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size", "shown"),
+    [
+        ("1000", 1000, "1.0K"),
+        ("999", 999, "999"),
+        ("64K", 65_536, "64K"),
+        ("1.5MiB", 1_572_864, "1.5M"),
+        ("2g", 2**31, "2.0G"),
+    ],
+)
+def test_sizes(text: str, size: int, shown: str) -> None:
+    """Sizes are powers of 1024."""
+    assert parse_size(text) == size
+    assert show_size(size) == shown
+
+
+def test_times() -> None:
+    """A time is one with an offset, one of this machine, or how long ago it was."""
+    assert parse_time("2026-11-28T12:00Z") == NOW
+    assert timedelta(minutes=59) < datetime.now(UTC) - parse_time("1h") < timedelta(minutes=61)
+    assert parse_time("2026-11-28T12:00").tzinfo is UTC
+    for text in ("", "yesterday", "2026-13-01", "99999999w"):
+        with pytest.raises(ValueError, match="is no time"):
+            parse_time(text)
+    assert [show_age(NOW - timedelta(seconds=each), NOW) for each in (0, 61, 7200, 200_000, -5)] == [
+        "0s",
+        "1m",
+        "2h",
+        "2d",
+        "0s",
+    ]
+
+
+def test_widths() -> None:
+    """Wide characters take two cells, marks none; a text is clipped between characters."""
+    assert [width(text) for text in ("ab", "漢字", "e\u0301", "🙂")] == [2, 4, 1, 2]
+    assert clip("漢字漢字", 5) == "漢字…"
+    assert clip("漢字", 4) == "漢字"
+
+
+def test_columns() -> None:
+    """Columns are aligned, by cells; the widest is clipped where a line would be too long."""
+    rows = [("a", "1", "x" * 40), ("漢字", "100", "y\n\x1b[31m")]
+    assert columns(("N", "COUNT", "TEXT"), rows, right=[1], limit=30) == [
+        "N     COUNT  TEXT",
+        "a         1  xxxxxxxxxxxxxxxx…",
+        "漢字    100  y\\n\\x1b[31m",
+    ]
+
+
+def test_no_text_moves_the_cursor() -> None:
+    """Control characters are shown, not sent."""
+    assert plain("a\x1b]0;x\x07\x9b31m\u202e") == "a\\x1b]0;x\\x07\\x9b31m\\u202e"
+    assert as_json("a\x1b\x7f\x9bü") == '"a\\u001b\\u007f\\u009bü"'
+
+
+def test_payloads_that_nobody_can_decode() -> None:
+    """Fields of unknown types are shown by their numbers; what is no message, in base64."""
+    inner = test.StringValue(value="order 7").SerializeToString()
+    outer = (
+        test.StringValue(value="").SerializeToString()
+        + b"\x12"
+        + bytes([len(inner)])
+        + inner
+        + b"\x18\x07\x18\x08"
+    )
+    assert undecoded(outer) == {"2": {"1": "order 7"}, "3": [7, 8]}
+    assert undecoded(b"\xff\xff\xff") == "////"
+    assert undecoded(b"") == {}
+    deep = b""
+    for _ in range(40):
+        deep = b"\x0a" + bytes([len(deep)]) + deep
+    assert isinstance(undecoded(deep), dict)
+
+
+@pytest.mark.parametrize(
+    ("sent", "shown"),
+    [
+        (test.StringValue(value="hi"), {"type": "windshift.test.v1.StringValue", "data": {"value": "hi"}}),
+        (
+            payload.Json(type="shop.Order", value=b'{"cents":9007199254740993}'),
+            {"type": "windshift.payload.v1.Json/shop.Order", "data": {"cents": 9007199254740993}},
+        ),
+        (
+            payload.Json(value=b"{"),
+            {"type": "windshift.payload.v1.Json", "data": {"2": "{"}, "undecoded": True},
+        ),
+        (Struct(fields={}), {"type": "google.protobuf.Struct", "data": {}}),
+        (
+            AnyMessage(type_url="x/no.Such", value=b"\x08\x07"),
+            {"type": "google.protobuf.Any", "data": {"1": "x/no.Such", "2": {"1": 7}}, "undecoded": True},
+        ),
+    ],
+)
+def test_payloads(sent: Any, shown: Any) -> None:
+    """A payload is shown as JSON by its type, also where that fails."""
+    packed = AnyMessage()
+    packed.Pack(sent)
+    assert Payloads().show(packed) == shown
