@@ -236,8 +236,16 @@ def test_subscribe_and_dead_letters(orders: Cli) -> None:
     assert orders("dead-letters", "show", letter["id"], "-o", "json").json["cause"] == "rejected"
     both = ("--stream", "orders", "--all")
     assert "give ids, or say --all" in orders("dead-letters", "replay", "--stream", "orders", code=2).err
+    summed = ("dead-letters", "summary", "--stream", "orders", "--by", "reason", "--by", "cause")
+    assert orders(*summed).out.splitlines()[1].startswith("    1  漢\\x1b[31m  rejected")
+    assert orders(*summed, "-o", "json").json[0]["count"] == 1
+    assert "say which --stream" in orders("dead-letters", "summary", code=2).err
+    assert orders("dead-letters", "ls", "--text", "nothing", "-o", "json").json == []
+    assert "consumer" in orders("dead-letters", "ls", "--consumer", "accounting", code=2).err
     assert orders("dead-letters", "replay", *both, "--dry-run").out.startswith("would replay 1,")
     assert orders("dead-letters", "replay", letter["id"], "-o", "json").json["replayed"] == 1
+    assert orders("dead-letters", "cancel", letter["id"]).out == "cancelled 1, delivered already 0\n"
+    assert orders("dead-letters", "replay", *both, "-o", "json").json["replayed"] == 1
     assert orders(*take, "--dead-letter", "-n", "1").json["id"] == 2
     assert "there is nobody to ask" in orders("dead-letters", "purge", *both, code=2).err
     assert orders("dead-letters", "purge", *both, "--yes").out == "removed 1\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ from windshift.cli.values import TIME, json_time, show_age
 if TYPE_CHECKING:
     from windshift.cli.payloads import Payloads
 
+_BY = ("stream", "consumer", "cause", "error_type", "type", "subject", "reason")
 _HEAD = ("ID", "EVENT", "WHEN", "CAUSE", "ATTEMPTS", "REPLAYS", "ERROR", "REASON")
 
 
@@ -38,6 +40,10 @@ def _takes_filter(function: Any) -> Any:
             type=click.Choice(["max_attempts", "rejected"]),
             help="Why it was given up.",
         ),
+        click.option("--event", "event_ids", multiple=True, type=click.IntRange(1), help="The event's id."),
+        click.option("--subject", "subjects", multiple=True, help="The event's subject matches."),
+        click.option("--text", help="This is in the reason, the error type or the subject."),
+        click.option("--error-type", "error_types", multiple=True, help="Of this kind of failure."),
         click.option("--consumer", metavar="NAME", help="Of this consumer.", **naming.CONSUMER),
         click.option("--stream", metavar="NAME", help="Of this stream.", **naming.STREAM),
     ):
@@ -79,10 +85,11 @@ def _value(letter: ws.DeadLetter, payloads: Payloads) -> dict[str, Any]:
         "windshift dead-letters ls --stream orders --cause rejected --since 1d -o jsonl",
     ],
 )
+@click.option("--newest-first", is_flag=True, help="In the reverse of the order in which they were written.")
 @_takes_filter
 @with_session
-async def list_(session: Session, **options: Any) -> None:
-    """List dead letters."""
+async def list_(session: Session, newest_first: bool, **options: Any) -> None:
+    """List dead letters. REPLAYS counts those that failed; + means that one is under way."""
     now = datetime.now(UTC)
 
     def row(letter: ws.DeadLetter) -> Sequence[str]:
@@ -90,7 +97,7 @@ async def list_(session: Session, **options: Any) -> None:
         ends = (letter.error_type, letter.reason)
         return letter.id, str(letter.event.id), show_age(letter.time, now), letter.cause, *counts, *ends
 
-    found = session.client.dead_letters.list(**_filter(options))
+    found = session.client.dead_letters.list(newest_first=newest_first, **_filter(options))
     await session.out.list(found, lambda each: _value(each, session.payloads), _HEAD, row, right=(1, 2, 4, 5))
 
 
@@ -174,7 +181,19 @@ async def replay(
     Ctrl-C ends it between two pages; what was replayed by then stays so.
     """
     which = _which(session, ids, options, everything)
-    done = await session.client.dead_letters.replay(**which, rate=rate or 0, dry_run=dry_run)
+    progress = session.out.progress("replayed")
+    try:
+        done = await session.client.dead_letters.replay(
+            **which,
+            rate=rate or 0,
+            dry_run=dry_run,
+            progress=lambda so_far: progress.reach(so_far.replayed),
+        )
+    except asyncio.CancelledError:
+        session.out.remark(f"stopped; {progress.count} or a few more were replayed")
+        raise
+    finally:
+        progress.clear()
     value = {
         "replayed": done.replayed,
         "already_replaying": done.already_replaying,
@@ -186,6 +205,62 @@ async def replay(
     others = f"already under way {done.already_replaying}, without consumer {done.without_consumer}"
     line = f"{verb} {done.replayed}, {others}"
     _tell(session, value, line, done.missing_ids, dry_run)
+
+
+@dead_letters.command("cancel", examples=["windshift dead-letters cancel --stream orders --all"])
+@click.argument("ids", nargs=-1)
+@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
+@_takes_filter
+@with_session
+async def cancel(session: Session, ids: tuple[str, ...], everything: bool, **options: Any) -> None:
+    """End replays that no subscriber has yet. The dead letters stay."""
+    which = _which(session, ids, options, everything)
+    done = await session.client.dead_letters.cancel_replay(**which)
+    value = {"cancelled": done.cancelled, "delivering": done.delivering, "missing_ids": done.missing_ids}
+    line = f"cancelled {done.cancelled}, delivered already {done.delivering}"
+    _tell(session, value, line, done.missing_ids, dry_run=False)
+
+
+@dead_letters.command(
+    examples=[
+        "windshift dead-letters summary --stream orders",
+        "windshift dead-letters summary --stream orders --by consumer --by reason -o json",
+    ]
+)
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(_BY),
+    default=("stream", "consumer", "error_type"),
+    help="What those of a group have in common: stream, consumer and error_type, if nothing is said.",
+)
+@click.option("--limit", type=click.IntRange(1, 500), default=50, show_default=True, help="Most groups.")
+@_takes_filter
+@with_session
+async def summary(session: Session, by: tuple[Any, ...], limit: int, **options: Any) -> None:
+    """Count dead letters by what they have in common, the largest groups first."""
+    now = datetime.now(UTC)
+    if session.settings.names.namespace and not options["stream"]:
+        raise Failure("in a namespace, say which --stream", USAGE)
+    found = await session.client.dead_letters.summarize(*by, limit=limit, **_filter(options))
+    values = [
+        {
+            **each.keys,
+            "count": each.count,
+            "first": json_time(each.first),
+            "last": json_time(each.last),
+            "sample_id": each.sample_id,
+        }
+        for each in found.groups
+    ]
+    rows = [
+        (str(each.count), *(each.keys[key] or "-" for key in by), show_age(each.last, now), each.sample_id)
+        for each in found.groups
+    ]
+    head = ("COUNT", *(key.upper().replace("_", " ") for key in by), "LAST", "SAMPLE")
+    session.out.table(values, head, rows, right=[0])
+    if found.truncated:
+        session.out.remark("there are older ones that were not looked at")
 
 
 @dead_letters.command(
@@ -208,7 +283,13 @@ async def purge(
     if not dry_run and not session.options.yes:
         count = (await letters.purge(**which, dry_run=True)).purged
         session.confirm(f"would remove {count} dead letters")
-    done = await letters.purge(**which, dry_run=dry_run)
+    progress = session.out.progress("removed")
+    try:
+        done = await letters.purge(
+            **which, dry_run=dry_run, progress=lambda so_far: progress.reach(so_far.purged)
+        )
+    finally:
+        progress.clear()
     value = {"purged": done.purged, "missing_ids": done.missing_ids, "dry_run": dry_run}
     line = f"{'would remove' if dry_run else 'removed'} {done.purged}"
     _tell(session, value, line, done.missing_ids, dry_run)

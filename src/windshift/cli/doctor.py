@@ -202,9 +202,9 @@ async def _contents(session: Session) -> AsyncIterator[Check]:
                 worries += 1
                 yield check
             async for consumer in client.stream(info.name).consumers.list():
-                if check := _attended(info.name, consumer):
+                if lonely := _attended(info.name, consumer):
                     worries += 1
-                    yield check
+                    yield lonely
     except ws.WindshiftError as error:
         yield Check("warn", "streams", str(error))
         return

@@ -20,6 +20,7 @@ T = TypeVar("T")
 Row = Sequence[str]
 
 _GAP: Final = "  "
+_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 _LEAST: Final = 12
 """Cells that a column keeps when a table is too wide for its terminal."""
 _UNSAFE: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
@@ -38,7 +39,7 @@ def plain(text: str) -> str:
 
 def as_json(value: object) -> str:
     """Return a value as one line of JSON that moves no cursor."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = _encode(value)
     return text if text.isascii() and "\x7f" not in text else text.translate(_UNSAFE)
 
 
@@ -203,6 +204,10 @@ class Progress:
             self._last = now
             sys.stderr.write(f"\r{self._what} {self.count} ({self.rate:.0f}/s)\x1b[K")
             sys.stderr.flush()
+
+    def reach(self, count: int) -> None:
+        """Say how many there are by now."""
+        self.add(count - self.count)
 
     def clear(self) -> None:
         """Remove the line."""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from google.protobuf import descriptor_pool, empty_pb2, json_format, message_factory, unknown_fields
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -17,6 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from windshift.cli.failing import NOT_FOUND, USAGE, Failure
 from windshift.protos import payload as protos
 
+_decode: Final = json.JSONDecoder().decode
 _PREFIX = "type.googleapis.com/"
 _JSON: str = protos.Json.DESCRIPTOR.full_name
 _DEEPEST = 16
@@ -115,7 +116,7 @@ def _show_json(value: bytes) -> dict[str, Any]:
     try:
         wrapper = protos.Json.FromString(value)
         name = f"{_JSON}/{wrapper.type}" if wrapper.type else _JSON
-        return {"type": name, "data": json.loads(wrapper.value)}
+        return {"type": name, "data": _decode(wrapper.value.decode())}
     except (DecodeError, ValueError, RecursionError):
         return {"type": _JSON, "data": undecoded(value), "undecoded": True}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.any_pb2 import Any as AnyMessage
@@ -22,16 +23,25 @@ def short(name: str) -> str:
     return name.rpartition("/")[2].rpartition(".")[2] or "-"
 
 
+@lru_cache(16)
+def _second(seconds: int) -> str:
+    """Return a time for JSON up to its second, which many events share."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
+
+
 def event_value(event: ws.Event[Any], payloads: Payloads) -> dict[str, Any]:
     """Return an event for JSON."""
-    value: dict[str, Any] = {"id": event.id, "subject": event.subject, "time": json_time(event.time)}
+    when = event.proto.headers.timestamp
+    time = f"{_second(when.seconds)}.{when.nanos // 1000:06}Z"
+    value: dict[str, Any] = {"id": event.id, "subject": event.subject, "time": time}
     if (key := event.key) is not None:
         value["key"] = key
     if attempt := event.attempt:
         value["attempt"] = attempt
     if (trace := event.trace_parent) is not None:
         value["trace_parent"] = trace
-    return value | payloads.show(event.proto.data)
+    value.update(payloads.show(event.proto.data))
+    return value
 
 
 def event_line(event: ws.Event[Any], payloads: Payloads, now: datetime | None = None) -> str:

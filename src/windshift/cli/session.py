@@ -150,6 +150,8 @@ async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
         await work()
     except WindshiftError as error:
         raise await failure_of(session, error) from error
+    except ValueError as error:  # arguments that the client does not take together
+        raise Failure(str(error), USAGE) from error
     finally:
         await session.close()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, TypeVar, Unpack
@@ -307,6 +307,7 @@ class DeadLetters:
         everything: bool = False,
         rate: int = 0,
         dry_run: bool = False,
+        progress: Callable[[Replayed], object] | None = None,
         **which: Unpack[DeadLetterFilter],
     ) -> Replayed:
         """Deliver the events of dead letters again, to the consumers that gave up on them, and only to these.
@@ -316,6 +317,7 @@ class DeadLetters:
             everything: or all.
             rate: at most so many per second; 0 = 100.
             dry_run: only count.
+            progress: is told what was done so far, again and again.
             **which: or those that the filter lets through.
 
         Raises:
@@ -330,6 +332,8 @@ class DeadLetters:
                 total.already_replaying += page.already_replaying
                 total.without_consumer += page.without_consumer
                 total.missing_ids += page.missing_ids
+                if progress is not None:
+                    progress(total)
         return total
 
     async def cancel_replay(
@@ -359,6 +363,7 @@ class DeadLetters:
         ids: Sequence[str] | None = None,
         everything: bool = False,
         dry_run: bool = False,
+        progress: Callable[[Purged], object] | None = None,
         **which: Unpack[DeadLetterFilter],
     ) -> Purged:
         """Remove dead letters for good; see `replay` for the arguments."""
@@ -369,6 +374,8 @@ class DeadLetters:
             async for page in self._pages("Purge", request, deadletters.PurgeResponse):
                 total.purged += page.purged
                 total.missing_ids += page.missing_ids
+                if progress is not None:
+                    progress(total)
         return total
 
     async def _pages(self, method: str, request: Any, response: Any) -> AsyncIterator[Any]:

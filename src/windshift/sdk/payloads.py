@@ -74,6 +74,8 @@ class TypeFilter:
 
     def find(self, payload: AnyMessage) -> type | None:
         """Return the class for a payload; None = there is none."""
+        if not self._kinds:
+            return None
         name = type_name(payload)
         return self._kinds.get(name) or self._kinds.get(name.partition("/")[0])
 

@@ -157,6 +157,7 @@ class DeadLetters:
         everything: bool = False,
         rate: int = 0,
         dry_run: bool = False,
+        progress: Callable[[Replayed], object] | None = None,
         **which: Unpack[DeadLetterFilter],
     ) -> Replayed:
         """Deliver the events of dead letters again, to the consumers that gave up on them, and only to these."""
@@ -170,6 +171,7 @@ class DeadLetters:
         ids: Sequence[str] | None = None,
         everything: bool = False,
         dry_run: bool = False,
+        progress: Callable[[Purged], object] | None = None,
         **which: Unpack[DeadLetterFilter],
     ) -> Purged:
         """Remove dead letters for good; see `replay` for the arguments."""
