@@ -81,7 +81,7 @@ max_age = "30d"
 max_bytes = "10M"
 [streams.orders.consumers.accounting]
 start = "start"
-retry = { max_attempts = 20, initial = "0.2s" }
+retry = { max_attempts = 20, initial = "1s" }
 [streams.copy]
 mirror = "orders"
 [stores.totals]
@@ -303,7 +303,7 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "config" / "windshift" / "contexts.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     golden("context-ls", cli("context", "ls").out)
-    assert "127.0.0.1:1?" in cli("streams", "ls", "--timeout", "0.2s", code=5).err
+    assert "127.0.0.1:1?" in cli("streams", "ls", "--timeout", "1s", code=5).err
     assert cli("context", "select", "prod").out == "selected prod\n"
     assert cli("context", "select", "-").out == "selected dev\n"
     cli("context", "edit", "dev", "--namespace", "me")
@@ -328,7 +328,7 @@ def test_wrong_usage(cli: Cli) -> None:
         "No such command" in json.loads(cli("streams", "fly", "-o", "json", code=2).err)["error"]["message"]
     )
     assert "is no duration" in cli("streams", "ls", "--timeout", "x", code=2).err
-    nobody = cli("streams", "ls", "--address", "127.0.0.1:1", "--timeout", "0.2s", "-o", "json", code=5)
+    nobody = cli("streams", "ls", "--address", "127.0.0.1:1", "--timeout", "1s", "-o", "json", code=5)
     assert nobody.out == ""
     assert "windshift doctor" in json.loads(nobody.err)["error"]["hint"]
     assert "not host:port" in cli("streams", "ls", "--address", "x", code=2).err

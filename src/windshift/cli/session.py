@@ -184,7 +184,7 @@ async def _hint(session: Session, error: ws.WindshiftError) -> str:
 
     if isinstance(error, errors.StreamNotFound | errors.StoreNotFound | errors.ConsumerNotFound):
         return await _similar(session, error)
-    if isinstance(error, errors.Unreachable):
+    if isinstance(error, errors.Unreachable) or (error.retryable and not error.reason):
         return f"is there a server at {', '.join(session.settings.targets)}? `windshift doctor` looks"
     if isinstance(error, errors.Unauthenticated):
         return "a token is needed: --token-file, WINDSHIFT_TOKEN or a context"

@@ -57,11 +57,15 @@ def _list(value: Any) -> list[Any]:
 def _read(kind: Any, entries: Any, where: str) -> dict[str, Any]:
     if not isinstance(entries, Mapping):
         raise Failure(f"{where} is no table", USAGE)
-    known = [field.name for field in fields(kind)]
+    known = _names(kind)
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise Failure(f"{where} has no {unknown[0]!r}; it may have {', '.join(known)}", USAGE)
     return {key: _entry(key, value, where) for key, value in entries.items()}
+
+
+def _names(kind: Any) -> list[str]:
+    return list(kind._fields) if issubclass(kind, tuple) else [field.name for field in fields(kind)]
 
 
 def _entry(key: str, value: Any, where: str) -> Any:
@@ -116,11 +120,9 @@ def plain(value: Any) -> Any:
         return position(value)
     if isinstance(value, timedelta):
         return json_seconds(value)
-    if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
     if isinstance(value, ws.StreamSpec | ws.ConsumerSpec | ws.RetryPolicy | ws.Source):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
-    return value
+        return {name: plain(getattr(value, name)) for name in _names(type(value))}
+    return [plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _set(value: Any) -> dict[str, Any]:
