@@ -165,6 +165,7 @@ async def looking(address: str, stream: str, events: int) -> AsyncIterator[dict[
 async def _tail(channel: Channel, stream: str, counted: dict[str, int]) -> None:
     async with channel.stream(_SERVICE + "TailEvents", pb.TailEventsResponse) as call:
         call.send(pb.TailEventsRequest(stream=stream))
+        call.close_send()
         async for response in call:
             counted["tailed events"] += response.HasField("event")
 
@@ -179,7 +180,7 @@ async def _held(bench: Bench, stream: str, events: int) -> None:
             for order in ORDERS
         }
         works["reads"] = partial(read, channel, stream, events)
-        works["the history's look"] = partial(asyncio.sleep, 12)
+        works["the history's look"] = partial(asyncio.sleep, 25)
         for what, work in works.items():
             for _ in range(3 if what.startswith("lists") else 1):
                 await work()

@@ -220,7 +220,7 @@ class EventReader:
         state = info["state"]
         direct = bool(info["config"].get("allow_direct"))
         if direct:
-            direct = all(row.origin != stream for row in await self._look.streams(deadline))
+            direct = stream not in (await self._look.seen(deadline)).mirrored
         return _Held(max(1, state["first_seq"]), state["last_seq"], direct)
 
 

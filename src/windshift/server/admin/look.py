@@ -69,10 +69,17 @@ class StreamRow(NamedTuple):
 
 
 class StreamsSeen(NamedTuple):
-    """All streams, and when they were looked at, in the loop's time."""
+    """All streams.
+
+    Attributes:
+        at: when they were looked at, in the loop's time.
+        rows: the streams.
+        mirrored: the names of those that others are mirrors of.
+    """
 
     at: float
     rows: list[StreamRow]
+    mirrored: frozenset[str]
 
 
 class ConsumerRow(NamedTuple):
@@ -131,7 +138,7 @@ class Look:
         return (await self._streams.get(deadline)).rows
 
     async def seen(self, deadline: float) -> StreamsSeen:
-        """Return the same, and when it was."""
+        """Return the same, and more about them."""
         return await self._streams.get(deadline)
 
     async def consumers(self, deadline: float) -> list[ConsumerRow]:
@@ -164,7 +171,7 @@ class Look:
                 if not info["config"]["name"].startswith(_RESERVED)
             ]
         self._seen, self._seen_at = {row.name: row for row in rows}, now
-        return StreamsSeen(now, rows)
+        return StreamsSeen(now, rows, frozenset(row.origin for row in rows if row.origin))
 
     async def _look_at_consumers(self, deadline: float) -> list[ConsumerRow]:
         seen = await self._look_at_streams(deadline)
