@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import subprocess
 from collections.abc import Iterator
@@ -86,3 +87,34 @@ def test_help_ends_with_examples(cli: Cli) -> None:
     for path, command in COMMANDS.items():
         assert command.examples
         assert cli(*path.split()[1:], "--help").out.rstrip().endswith(command.examples[-1])
+
+
+ACCEPTANCE = """
+windshift streams ensure t --subject 't.>' -q
+windshift publish t.x '{"value":"hi"}' --type windshift.test.v1.StringValue
+windshift tail t -n 1 --since 1h
+windshift tail t -n 1 --since 1h -o json | jq -r .data.value
+windshift streams info tt; echo $?
+"""
+
+
+def test_the_first_minutes_of_a_script(cli: Cli) -> None:
+    """A stream, an event, a look at it by a person and a program, and an error that helps."""
+    cli.environment["WINDSHIFT_NAMESPACE"] = ""
+    read = """python -c 'import json; print(json.load(open(0))["data"]["value"])'"""
+    script = ACCEPTANCE.replace("jq -r .data.value", read)
+    done = subprocess.run(
+        ["bash", "-c", script],
+        env=os.environ | cli.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    cli("streams", "rm", "t", "--yes")
+    stored, shown, value, error, code = done.stdout.splitlines()
+    assert stored == "stored as event 1"
+    assert re.fullmatch(r'1  \d\d:\d\d:\d\d  t\.x  StringValue  \{"value":"hi"\}', shown)
+    assert (value, code) == ("hi", "3")
+    assert error == "windshift: stream 'tt' does not exist; did you mean 't'? (STREAM_NOT_FOUND)"
