@@ -350,6 +350,7 @@ class JetStream:
             if not items:
                 return
             offset += len(items)
+            await asyncio.sleep(0)  # it was just parsed, which takes some ms; to work on it takes as long
             yield Page(items, total)
             await asyncio.sleep(0)
 
