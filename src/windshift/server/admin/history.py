@@ -35,7 +35,7 @@ STEP: Final = 10.0
 """Seconds between two looks. All servers on a broker have to agree."""
 MOST_STREAMS: Final = 500
 MOST_CONSUMERS: Final = 1_000
-"""Rings of each kind: with three numbers of four bytes they take 6.5 MB."""
+"""Rings of each kind: with three numbers of four bytes they take 7 MB."""
 MOST_NAMES: Final = 100
 """Streams, and as many consumers, that one question asks for."""
 _LONGEST: Final = 511
