@@ -156,6 +156,18 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
     ):
         assert text in orders("publish", "orders.x", *arguments, code=code).err
     assert "UNBOUND_SUBJECT" in orders("publish", "nowhere.x", "1", code=1).err
+    closed = subprocess.run(
+        ["bash", "-c", "windshift publish orders.x <&-"],
+        env=orders.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (closed.returncode, closed.stderr.partition(",")[0]) == (
+        2,
+        "windshift: there is no payload; give it",
+    )
     failed = orders("publish", "orders.x", "-", "--each", stdin="1\nx\n2\n", code=2)
     assert "windshift: line 2: the payload is no JSON" in failed.err
     assert "stored 1 events" in failed.out

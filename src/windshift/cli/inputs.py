@@ -69,11 +69,10 @@ class Encoder:
 
 async def content_of(argument: str | None) -> bytes:
     """Return what a payload argument stands for: itself, `@file`, or `-` for all of stdin."""
-    if argument is None:
-        if sys.stdin.isatty():
-            raise Failure("there is no payload", USAGE, hint="give it, @file, or - for stdin")
-        argument = "-"
-    if argument == "-":
+    stdin: Any = sys.stdin  # None where it was closed
+    if argument is None and (stdin is None or stdin.isatty()):
+        raise Failure("there is no payload", USAGE, hint="give it, @file, or - for stdin")
+    if argument is None or argument == "-":
         return b"".join([chunk async for chunk in _chunks()])
     if argument.startswith("@"):
         try:
@@ -114,10 +113,13 @@ async def _chunks() -> AsyncIterator[bytes]:
             if not chunk:
                 return
 
+    stdin: Any = sys.stdin
+    if stdin is None:
+        raise Failure("stdin is closed", USAGE)
     try:
-        number = sys.stdin.fileno()
+        number = stdin.fileno()
     except (OSError, ValueError, AttributeError):  # no file: tests
-        yield sys.stdin.buffer.read()
+        yield stdin.buffer.read()
         return
     threading.Thread(target=read, daemon=True).start()
     while chunk := await chunks.get():

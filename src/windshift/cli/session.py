@@ -93,7 +93,8 @@ class Session:
         """
         if self.options.yes:
             return
-        if not sys.stdin.isatty():
+        stdin: Any = sys.stdin  # None where it was closed
+        if stdin is None or not stdin.isatty():
             raise Failure(f"{question}: there is nobody to ask", USAGE, hint="say --yes")
         click.echo(f"{question}; go on? [y/N] ", nl=False, err=True)
         if _answer().lower() not in {"y", "yes"}:
