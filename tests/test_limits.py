@@ -173,7 +173,9 @@ def shown(setting: Setting[Any]) -> str:
     if setting.default is None:
         return setting.otherwise
     value = setting.parser.parse(setting.default)
-    return seconds(value) if isinstance(value, timedelta) else amount(value) if value else "no limit"
+    if not value:
+        return "no limit"
+    return seconds(value) if isinstance(value, timedelta) else amount(value)
 
 
 def test_every_limit_that_can_be_set_has_its_row() -> None:

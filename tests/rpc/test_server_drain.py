@@ -518,3 +518,47 @@ async def test_close_drops_everything_at_once() -> None:
             await peer.closed()
         await eventually(lambda: steps.ended == 10)
         assert steps.cancelled == 10
+
+
+# -- connections that are too old ---------------------------------------------------------------------------
+
+
+async def test_a_connection_that_is_old_is_drained_and_the_server_goes_on() -> None:
+    """Its unary call finishes, its stream ends as at a stop, and another connection is taken."""
+    release, begun = asyncio.Event(), []
+
+    async def slow(request: messages_pb2.SimpleRequest, call: ServerCall) -> Message:
+        begun.append(call)
+        await release.wait()
+        return await echo(request, call)
+
+    async def silent(request: Message, call: ServerCall) -> None:
+        begun.append(call)
+        await asyncio.Event().wait()
+
+    options = server_options(connection_age=0.2)
+    async with serving(options, unary_call=slow, streaming_output_call=silent) as running:
+        async with await running.peer() as peer:
+            unary, stream = peer.request(UNARY, simple(b"x")), peer.request(DOWNLOAD, ask())
+            await eventually(lambda: len(begun) == 2)
+            response = await peer.response(stream)
+            assert (response.status, response.message) == (14, SHUTTING_DOWN)
+            release.set()
+            assert (await peer.response(unary)).status == 0
+            assert await peer.closed() == 0
+        async with await running.peer():
+            await eventually(lambda: running.server.connections == 1)
+
+
+async def test_calls_of_an_old_connection_end_after_the_grace() -> None:
+    """What has not finished by then is UNAVAILABLE, which clients repeat on another connection."""
+
+    async def endless(request: Message, call: ServerCall) -> Message:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    options = server_options(connection_age=0.1, connection_age_grace=0.1)
+    async with serving(options, unary_call=endless) as running, await running.peer() as peer:
+        response = await peer.call(UNARY, simple())
+        assert (response.status, response.message) == (14, "the connection is too old; connect anew")
+        assert await peer.closed() == 0

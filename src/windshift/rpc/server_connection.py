@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from math import inf
+from random import uniform
 from typing import Protocol
 
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, Places, Slot
@@ -113,6 +115,9 @@ class ServerConnection(ConnectionHandler):
         self.holding = owner.holding
         self._had_request = False
         self._draining = self._going_away = False
+        age = owner.options.connection_age
+        self._drain_at = inf if age is None else loop.time() + age * uniform(0.9, 1.1)
+        self._end_at = inf
 
     # -- hooks of the connection -------------------------------------------------------------------------
 
@@ -363,6 +368,12 @@ class ServerConnection(ConnectionHandler):
             self.drain()
             return
         if self.http2.stranger and self._has_to_go(now):
+            return
+        if now >= self._drain_at and not self._draining:
+            self.drain()
+            self._end_at = now + options.connection_age_grace
+        elif now >= self._end_at:
+            self.end(RpcError(StatusCode.UNAVAILABLE, "the connection is too old; connect anew"))
             return
         for call in list(self._calls.values()):
             call.check(now, options.request_timeout)

@@ -54,6 +54,9 @@ class ServerOptions:
             stranger's, see ``turns``. None = nobody need.
         request_timeout: seconds in which the request message of a call without streams must arrive.
         first_request_timeout: seconds in which a connection's first call must begin.
+        connection_age: seconds, give or take a tenth, after which a connection is drained, so that clients
+            spread over servers anew. None = never.
+        connection_age_grace: seconds that its calls then have until they are ended with UNAVAILABLE.
         discard_timeout: seconds in which a client must end its side after the status was sent; then the
             stream is reset.
         max_held: bytes that clients together may make the server hold, of messages that are not whole and of
@@ -79,6 +82,8 @@ class ServerOptions:
     authenticate_timeout: float | None = None
     request_timeout: float = 30.0
     first_request_timeout: float = 10.0
+    connection_age: float | None = None
+    connection_age_grace: float = 60.0
     discard_timeout: float = 5.0
     max_held: int | None = None
     tick_interval: float = 1.0

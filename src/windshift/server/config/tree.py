@@ -263,6 +263,19 @@ class LimitsConfig:
         "Seconds a client has for the TLS handshake, and then to begin its first call.",
         "10",
     )
+    max_connection_age: timedelta = setting(
+        "GRPC_MAX_CONNECTION_AGE",
+        p.seconds(0, 86_400),
+        "Seconds, give or take a tenth, after which a connection is drained as at a stop, so that clients "
+        "spread over all servers again; 0: never.",
+        "0",
+    )
+    connection_age_grace: timedelta = setting(
+        "GRPC_MAX_CONNECTION_AGE_GRACE",
+        p.seconds(1, 86_400),
+        "Seconds that the calls of such a connection then have to end.",
+        "60",
+    )
     max_held: int | None = optional(
         "GRPC_MAX_HELD_MB",
         p.integer(1, 1_000_000, unit=1_000_000),

@@ -299,6 +299,8 @@ class App:
             ),
             max_held=limits.max_held,
             first_request_timeout=limits.handshake_timeout.total_seconds(),
+            connection_age=limits.max_connection_age.total_seconds() or None,
+            connection_age_grace=limits.connection_age_grace.total_seconds(),
             translate=self._translate,
             on_call_finished=None if calls is None else calls.finished,
             on_call_refused=None if calls is None else calls.refused,
