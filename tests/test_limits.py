@@ -10,8 +10,6 @@ from typing import Any, Final
 
 import pytest
 
-from windshift.nats import budget
-from windshift.nats.jetstream import room
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
@@ -19,6 +17,7 @@ from windshift.server.api import dead_letters, deadlines, policies, streams
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
+from windshift.server.broker import budget, room
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
 from windshift.server.events import consumers

@@ -36,7 +36,6 @@ from tests.nats.waiting import eventually
 from tests.support.broker import QUICK, in_seconds
 from tests.support.certificates import Authority
 from windshift.nats import (
-    Budget,
     ConnectFailed,
     Connection,
     ConnectionOptions,
@@ -45,7 +44,6 @@ from windshift.nats import (
     MessageTooLarge,
     NoReply,
     NotConnected,
-    Outcome,
     OutcomeUnknown,
     Requests,
     Unavailable,
@@ -813,30 +811,36 @@ def reply_to(operation: Operation) -> bytes:
     return operation.arguments[1]
 
 
+class OneShare:
+    """What is noted of a reply under way."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def leave(self) -> None:
+        self.notes.append("left")
+
+    def give_back(self) -> None:
+        self.notes.append("given back")
+
+
 async def test_an_answer_that_comes_late_keeps_its_share() -> None:
     """Whether the time of a request was over or its task was cancelled, until it comes or never will."""
     asked: list[tuple[Peer, bytes]] = []
     async with asking(lambda peer, operation: asked.append((peer, reply_to(operation)))) as requests:
-        budget = Budget(1_000)
-
-        def ask(seconds: float) -> asyncio.Task[Outcome]:
-            share = budget.take_now(100)
-            assert share is not None
-            work = requests.request_within(budget, share, b"q", b"", in_seconds(seconds))
-            return asyncio.create_task(work)
-
-        assert await ask(0.05) is NoReply.TIMED_OUT
-        assert budget.used == 100
+        first, second = OneShare(), OneShare()
+        outcome = await requests.request_within(first, b"q", b"", in_seconds(0.05))
+        assert (outcome, first.notes) == (NoReply.TIMED_OUT, ["left"])
         peer, reply = asked[0]
         peer.say(message_frame(1, reply, b"late"))
-        await eventually(lambda: budget.used == 0)
-        cancelled = ask(20)
+        await eventually(lambda: first.notes == ["left", "given back"])
+        cancelled = asyncio.create_task(requests.request_within(second, b"q", b"", in_seconds(20)))
         await eventually(lambda: len(asked) == 2)
         cancelled.cancel()
         await asyncio.wait((cancelled,))
-        assert budget.used == 100
+        assert second.notes == ["left"]
         peer.abort()
-        await eventually(lambda: budget.used == 0)
+        await eventually(lambda: second.notes == ["left", "given back"])
 
 
 async def test_answers_to_nothing() -> None:

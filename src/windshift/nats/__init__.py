@@ -2,10 +2,9 @@
 
 From below: `protocol` turns bytes into events and back, without I/O; `wire` runs it on one socket;
 `connection` reconnects; `requests` awaits replies in one inbox; `jetstream` is built on these. `retry` is the
-one rule for trying again, `budget` the one for how much is asked at once.
+one rule for trying again, `semaphore` the one for who is next.
 """
 
-from .budget import Budget, asking
 from .connection import Connection, Subscription
 from .errors import (
     Busy,
@@ -33,7 +32,6 @@ from .retry import Backoff, retry
 
 __all__ = [
     "Backoff",
-    "Budget",
     "Busy",
     "ConnectFailed",
     "Connection",
@@ -59,7 +57,6 @@ __all__ = [
     "Superseded",
     "TooManyInFlight",
     "Unavailable",
-    "asking",
     "parse_server",
     "parse_servers",
     "retry",

@@ -14,9 +14,8 @@ from collections.abc import Callable
 from enum import Enum
 from heapq import heappop, heappush
 from time import perf_counter
-from typing import Final, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
-from windshift.nats.budget import Budget, Share
 from windshift.nats.connection import Connection
 from windshift.nats.errors import NotConnected
 from windshift.nats.headers import NO_RESPONDERS
@@ -39,6 +38,24 @@ Outcome: TypeAlias = bytes | NoReply
 Handler: TypeAlias = Callable[[Outcome], None]
 Token: TypeAlias = bytes
 """The last token of a reply subject."""
+
+
+class Share(Protocol):
+    """The part of a budget that a reply takes up while it is under way."""
+
+    def give_back(self) -> None:
+        """Note that it has arrived, or never will. After the first time this does nothing."""
+
+    def leave(self) -> None:
+        """Note that nobody waits for it any more, though it may arrive; `give_back` follows."""
+
+
+class Budget(Protocol):
+    """Bounds the bytes of replies under way: a server ends a connection that leaves too many unread."""
+
+    async def take(self, size: int, deadline: float) -> Share:
+        """Wait until a reply may have so many bytes; raise `Busy` at `deadline` (loop time)."""
+
 
 _SLOTS_PER_SECOND: Final = 50
 _LATE: Final = 10.0
@@ -101,9 +118,7 @@ class Requests:
             self.forget(token)
             raise
 
-    async def request_within(
-        self, budget: Budget, share: Share, subject: bytes, body: bytes, deadline: float
-    ) -> Outcome:
+    async def request_within(self, share: Share, subject: bytes, body: bytes, deadline: float) -> Outcome:
         """Like `request`, with a share of a budget for the reply, which is given back.
 
         An abandoned reply may still arrive, so it keeps its share for a while.
@@ -120,14 +135,11 @@ class Requests:
             raise
         finally:
             if late:
-                self._keep(token, subject, budget, share)
+                share.leave()
+                self._wait(token, lambda _: share.give_back(), subject, self.loop.time() + _LATE)
             else:
-                budget.give_back(share)
+                share.give_back()
         return outcome
-
-    def _keep(self, token: Token, subject: bytes, budget: Budget, share: Share) -> None:
-        late = budget.leave(share)
-        self._wait(token, lambda _: budget.came(late), subject, self.loop.time() + _LATE)
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Wait longer for a request whose deadline has passed."""

@@ -443,7 +443,7 @@ async def test_cancelled_before_the_deadline(own_nats_server: NatsServer, own_br
         asyncio.CancelledError
     ] * 2
     assert len(own_broker.requests) == 0
-    assert writes._slots.free == 1
+    assert writes.in_flight == 0
     own_nats_server.thaw()
 
 
@@ -461,6 +461,26 @@ class Begun:
             while not (self.receipts or self.rest):  # noqa: ASYNC110 - only the broker knows
                 await asyncio.sleep(0.002)
         return await self.rest.pop()() if self.rest else self.receipts.pop()
+
+
+async def test_those_who_wait_for_a_slot_take_turns(broker: Broker, unique: Unique) -> None:
+    """Also those that began without a task: for whom they are is in the request."""
+    stream = await broker.stream(unique())
+    order: list[str] = []
+
+    async def finish(begun: Begun, asker: str) -> None:
+        await begun.outcome()
+        order.append(asker)
+
+    writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=1))
+    assert writes._slots.take_now("")
+    async with asyncio.TaskGroup() as group:
+        for asker in "aaab":
+            begun = Begun(Publisher(broker.api, writes), event(f"{stream}.a", asker=asker), 20)
+            group.create_task(finish(begun, asker))
+        await asyncio.sleep(0)
+        writes._slots.give_back("")
+    assert order == ["a", "b", "a", "a"]
 
 
 async def test_without_a_task(broker: Broker, unique: Unique) -> None:

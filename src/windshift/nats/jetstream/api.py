@@ -17,7 +17,6 @@ from datetime import timedelta
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
-from windshift.nats.budget import MIB, Budget, Share
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
     Forbidden,
@@ -31,7 +30,7 @@ from windshift.nats.errors import (
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.protocol import Message
-from windshift.nats.requests import NoReply, Requests
+from windshift.nats.requests import Budget, NoReply, Requests, Share
 from windshift.nats.retry import Backoff, retry
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
@@ -51,13 +50,13 @@ _SUBJECTS_AT_ONCE: Final = 1_000
 _MOST_SUBJECTS: Final = 100_000
 """Subjects in one answer of a server."""
 _LONGEST_SUBJECT: Final = 640
-"""Bytes of one subject; those that Windshift makes of names have up to 560."""
+"""Bytes of one subject."""
 _PUNCTUATION: Final = 16
 """Bytes beside each subject in an answer."""
 _NAMES: Final = 320 * 1024
 """Bytes of a page of names: 1,024 of at most 255 characters."""
 _LISTS: Final = ("STREAM.LIST", "CONSUMER.LIST")
-_LIST: Final = 24 * MIB
+_LIST: Final = 24 * 1024 * 1024
 """Bytes of a page of a list: 256 configurations, of which a few may be as large as there can be; or 100,000
 subjects.
 """
@@ -202,11 +201,44 @@ def consumer_state(info: JsonObject) -> ConsumerState:
     )
 
 
+_FOLLOWED_FOR: Final = 10 * NANOSECONDS
+"""Nanoseconds after which the server removes a consumer that nobody asks any more."""
+
+
+def following_config(name: str, filters: tuple[str, ...]) -> JsonObject:
+    """Return the configuration of a consumer to follow a stream with, but for where it begins.
+
+    It is an "ordered consumer" (ADR-17): in memory, and nothing is acknowledged. Whoever loses it, or a
+    message, makes another one.
+    """
+    return {
+        "name": name,
+        "ack_policy": "none",
+        "mem_storage": True,
+        "num_replicas": 1,
+        "inactive_threshold": _FOLLOWED_FOR,
+        "filter_subjects": list(filters),
+    }
+
+
 class Page(NamedTuple):
     """Part of a list, and the length of the whole."""
 
     items: list[JsonObject]
     total: int
+
+
+class _Unbounded:
+    """No budget."""
+
+    async def take(self, size: int, deadline: float) -> Share:
+        return self
+
+    def give_back(self) -> None:
+        pass
+
+    def leave(self) -> None:
+        pass
 
 
 class JetStream:
@@ -215,11 +247,10 @@ class JetStream:
     Deadlines are in loop time. All methods raise `JetStreamError` for a permanent error, `Unavailable` if
     nothing was done, and those that change something `OutcomeUnknown` if it may have been done.
 
-    Answers may be large, so they share a budget and should have a connection of their own.
+    Answers may be large, so they should have a budget and a connection of their own.
 
     Attributes:
         connection: for all requests.
-        budget: bounds the answers under way on it.
         changes: how many streams and consumers were created, changed or deleted through this; a cached list
             of them is stale when it changes.
     """
@@ -233,7 +264,7 @@ class JetStream:
         budget: Budget | None = None,
     ) -> None:
         self.connection = connection
-        self.budget = budget or Budget()
+        self._budget = budget or _Unbounded()
         self._requests = requests
         self._backoff = backoff or Backoff()
         self._attempt_timeout = attempt_timeout.total_seconds()
@@ -292,11 +323,11 @@ class JetStream:
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
         await self.connection.wait_ready(deadline)
-        share = self.budget.take_now(size) or await self.budget.take(size, deadline)
+        share = await self._budget.take(size, deadline)
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
         until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
         try:
-            outcome = await self._requests.request_within(self.budget, share, subject, body, until)
+            outcome = await self._requests.request_within(share, subject, body, until)
         except NotConnected:
             return None
         except MessageTooLarge:
@@ -442,8 +473,8 @@ class JetStream:
         async for _ in retry(deadline, self._backoff):
             await self.connection.wait_ready(deadline)
             size = _batch_size(query, self.connection.max_payload)
-            share = self.budget.take_now(size) or await self.budget.take(size, deadline)
-            batch = await _BatchRequest(self.connection).ask(subject, body, deadline, self.budget, share)
+            share = await self._budget.take(size, deadline)
+            batch = await _BatchRequest(self.connection).ask(subject, body, deadline, share)
             if batch is not None:
                 return batch
         raise Unavailable
@@ -547,13 +578,11 @@ class _BatchRequest:
         self._news = asyncio.Event()
         self._forbidden = self._lost = False
 
-    async def ask(
-        self, subject: bytes, body: bytes, deadline: float, budget: Budget, share: Share
-    ) -> Batch | None:
+    async def ask(self, subject: bytes, body: bytes, deadline: float, share: Share) -> Batch | None:
         """Send the request once, and give the share back at its end; `None` = try again."""
         inbox = self._connection.subscribe_once(self._on_message)
         if inbox is None:
-            budget.give_back(share)
+            share.give_back()
             return None
         self._connection.on_lost.append(self._on_lost)
         stop_watching = self._connection.violations.watch(subject, self._on_forbidden)
@@ -567,9 +596,9 @@ class _BatchRequest:
             self._connection.on_lost.remove(self._on_lost)
             inbox.unsubscribe()
             if self._end is not None:
-                budget.give_back(share)
+                share.give_back()
             else:
-                inbox.passed().add_done_callback(lambda _: budget.give_back(share))
+                inbox.passed().add_done_callback(lambda _: share.give_back())
 
     async def _answer(self, deadline: float) -> Batch | None:
         while self._end is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
@@ -24,8 +24,7 @@ from windshift.nats.errors import (
     Superseded,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
-from windshift.nats.jetstream.following import following_config
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
 from windshift.nats.times import NANOSECONDS, Time
 
@@ -112,12 +111,21 @@ class BucketInfo(NamedTuple):
 class Buckets:
     """All key-value buckets of one account. Deadlines are in the loop's time.
 
+    `asker` tells for whom a write is made, see `Write`.
+
     Every method raises `NoBucket` and the errors of `JetStream`; writes also `Superseded` and the errors of
     `Writes.write`.
     """
 
-    def __init__(self, api: JetStream, writes: Writes, default_replicas: int = 1) -> None:
+    def __init__(
+        self,
+        api: JetStream,
+        writes: Writes,
+        default_replicas: int = 1,
+        asker: Callable[[], str] = lambda: "",
+    ) -> None:
         self._api = api
+        self._asker = asker
         self._writes = writes
         self._default_replicas = default_replicas
 
@@ -276,6 +284,7 @@ class Buckets:
         # A second attempt could undo somebody else's write in between, so nothing here is repeatable.
         parts = [_part(bucket, put) for put in puts]
         write = together(parts, deadline) if is_batch else Write(*parts[0], deadline)
+        write = write._replace(asker=self._asker())
         try:
             return (await self._writes.write(write)).sequence
         except NoStream:

@@ -25,6 +25,7 @@ from typing import Final, NamedTuple, TypeAlias
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
+    Busy,
     Forbidden,
     JetStreamError,
     MessageTooLarge,
@@ -37,9 +38,9 @@ from windshift.nats.errors import (
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
-from windshift.nats.jetstream.slots import Slots
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
+from windshift.nats.semaphore import FairSemaphore
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +82,8 @@ class Write(NamedTuple):
     """Whether the server would recognize this message, so that sending it twice is harmless."""
     before: tuple[Part, ...] = ()
     """What is stored with it, see `together`."""
+    asker: str = ""
+    """For whom: writes of different askers take turns where they have to wait for each other."""
 
 
 def together(parts: Sequence[Part], deadline: float) -> Write:
@@ -153,6 +156,7 @@ class Attempt(NamedTuple):
     """A write that was sent, and has slots."""
 
     token: bytes
+    asker: str
     slots: int
     until: float
     """When to wait no longer, in loop time."""
@@ -201,7 +205,7 @@ class Writes:
         self._options = options or WriteOptions()
         self._patience = self._options.patience.total_seconds()
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
-        self._slots = Slots(self._options.max_in_flight, self._options.max_waiting)
+        self._slots = FairSemaphore(self._options.max_in_flight, max_waiting=self._options.max_waiting)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
         self._looking: dict[bytes, asyncio.Task[_Found | None]] = {}
@@ -209,7 +213,7 @@ class Writes:
     @property
     def in_flight(self) -> int:
         """How many slots are taken by writes that wait for an answer; a large one takes several."""
-        return self._options.max_in_flight - self._slots.free
+        return self._slots.used
 
     @property
     def waiting(self) -> int:
@@ -239,7 +243,7 @@ class Writes:
         if self._api.refusal:
             self._api.refuse_if_full()
         slots = self._slots_for(write)
-        if not self._slots.take_now(slots):
+        if not self._slots.take_now(write.asker, slots):
             raise TooManyInFlight
         return self._send(write, slots, handler)
 
@@ -247,7 +251,7 @@ class Writes:
         """Return the acknowledgement if an outcome is one: then there is nothing left to do."""
         ack = plain_ack(outcome) if isinstance(outcome, bytes) else None
         if ack is not None:
-            self._slots.give_back(attempt.slots)
+            self._slots.give_back(attempt.asker, attempt.slots)
         return ack
 
     async def finish(self, write: Write, attempt: Attempt, outcome: Outcome) -> PubAck:
@@ -257,7 +261,7 @@ class Writes:
     def abandon(self, attempt: Attempt) -> None:
         """Let go of a write that was sent."""
         self._requests.forget(attempt.token)
-        self._slots.give_back(attempt.slots)
+        self._slots.give_back(attempt.asker, attempt.slots)
 
     def _slots_for(self, write: Write) -> int:
         size = len(write.body)
@@ -277,9 +281,9 @@ class Writes:
                 self._connection.publish(*part)
             token = self._requests.send(write.subject, write.body, write.headers, handler, doubt_at)
         except NatsError:
-            self._slots.give_back(slots)
+            self._slots.give_back(write.asker, slots)
             raise
-        return _new(Attempt, (token, slots, until, doubt_at))
+        return _new(Attempt, (token, write.asker, slots, until, doubt_at))
 
     async def _make_way(self, write: Write) -> None:
         """Wait until all messages of a batch can be sent at once. Raise `MessageTooLarge` for one of them."""
@@ -291,8 +295,10 @@ class Writes:
     async def _attempt(self, write: Write) -> _Result:
         """Take slots, send once, and wait for the answer."""
         slots = self._slots_for(write)
-        if not self._slots.take_now(slots):
-            await self._slots.take(write.deadline, slots)
+        try:
+            await self._slots.take(write.asker, write.deadline, slots)
+        except Busy:
+            raise TooManyInFlight from None
         answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
         try:
             attempt = self._send(write, slots, answer.set_result)
@@ -314,7 +320,7 @@ class Writes:
             self._requests.forget(attempt.token)
             raise
         finally:
-            self._slots.give_back(attempt.slots)
+            self._slots.give_back(attempt.asker, attempt.slots)
         return outcome
 
     async def _conclude(self, write: Write, result: _Result) -> PubAck:

@@ -7,10 +7,10 @@ import math
 from typing import Final, Protocol
 
 from windshift.nats import Connection
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage
-from windshift.nats.jetstream.following import Follower, following_config
-from windshift.nats.jetstream.room import PullRoom
+from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.server.admin.events import Selection
+from windshift.server.broker.following import Follower
+from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.events.positions import start_keys

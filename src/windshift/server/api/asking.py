@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from windshift.nats import asking
 from windshift.rpc import Method
 from windshift.server.api.policies import policy_of
+from windshift.server.broker.asking import asking
 
 
 class AskingInterceptor:

@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 
-from windshift.nats import asking
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
 from windshift.server.api.callers import peer_of
@@ -23,6 +22,7 @@ from windshift.server.auth.audit import Audit, Caller
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.certificates import certificate_names
 from windshift.server.auth.quotas import FullStreams, Usage
+from windshift.server.broker.asking import asking
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
 
 _DENIALS: Final = (Unauthenticated, PermissionDenied, QuotaExceeded)

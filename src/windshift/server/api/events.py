@@ -100,7 +100,7 @@ class EventsService:
 
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
-        event = _read_publish(request, self._extract(call), caller_of(call))
+        event = _read_publish(request, self._extract(call), caller_of(call), call.peer)
         call.on_cancel = self._publisher.begin(
             event,
             answer_by(call),
@@ -164,7 +164,7 @@ def _duration(value: timedelta) -> Duration:
 
 
 def _read_publish(
-    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None
+    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None, peer: str
 ) -> PublishRequest:
     if not request.HasField("data"):
         raise InvalidField("data", "is missing; set the event's data")
@@ -172,6 +172,8 @@ def _read_publish(
     time = timestamp("timestamp", request.timestamp) if request.HasField("timestamp") else None
     expected = request.expected_last_id if request.HasField("expected_last_id") else None
     key = request.idempotency_key
+    asker = peer if caller is None else caller.name
     return _new(
-        PublishRequest, (request.subject, data.type_url, data.value, time, key, expected, trace, caller)
+        PublishRequest,
+        (request.subject, data.type_url, data.value, time, key, expected, trace, caller, asker),
     )

@@ -15,6 +15,7 @@ from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage, StreamState
 from windshift.nats.jetstream.writes import PubAck, Write, Writes
+from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
@@ -207,7 +208,7 @@ class ManagedStream:
         if among:
             conditions.append((h.EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, among.encode()))
         block = h.block((*headers, *conditions))
-        write = Write(subject.encode(), body, block, deadline, repeatable=True)
+        write = Write(subject.encode(), body, block, deadline, repeatable=True, asker=asking.get())
         async for _ in retry(deadline):
             try:
                 return await self._writes.write(write)

@@ -38,6 +38,8 @@ class PublishRequest(NamedTuple):
     trace: TraceContext | None = None
     caller: Principal | None = None
     """Who publishes; `None` where there are no rules."""
+    asker: str = ""
+    """The same, or from where: publishes of different askers take turns where they have to wait."""
 
 
 class PublishReceipt(NamedTuple):

@@ -226,8 +226,9 @@ class Publisher:
         replicated stream of nats-server 2.15.1 hang for good.)
         """
         block = h.block(((h.MESSAGE_ID, key), (h.ROLLUP, b"never")))
+        probe = write._replace(body=b"", headers=block, repeatable=True)
         try:
-            ack = await self._writes.write(Write(write.subject, b"", block, write.deadline, repeatable=True))
+            ack = await self._writes.write(probe)
         except JetStreamError:
             return None
         return ack if ack.duplicate else None
@@ -239,7 +240,8 @@ class Publisher:
 
 def _write(request: PublishRequest, deadline: float) -> Write:
     block, is_keyed = _headers(request), bool(request.idempotency_key)
-    return _new(Write, (request.subject.encode(), request.body, block, deadline, is_keyed, ()))
+    subject, asker = request.subject.encode(), request.asker
+    return _new(Write, (subject, request.body, block, deadline, is_keyed, (), asker))
 
 
 def _headers(request: PublishRequest) -> bytes:

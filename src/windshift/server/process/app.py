@@ -15,7 +15,6 @@ import windshift
 from windshift.nats import Connection, ConnectionOptions, Requests, ServerAddress
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.kv import Buckets
-from windshift.nats.jetstream.room import PullRoom
 from windshift.nats.jetstream.writes import WriteOptions, Writes
 from windshift.rpc import (
     LOOPBACK,
@@ -58,6 +57,9 @@ from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import TracingInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
+from windshift.server.broker.asking import asking
+from windshift.server.broker.budget import Budget
+from windshift.server.broker.room import PullRoom
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
 from windshift.server.events.consumers import Consumers
 from windshift.server.events.consuming.interfaces import ConsumeOptions
@@ -176,7 +178,7 @@ class App:
         methods = [path for service in self._answered for path in service.methods]
         connections = (connection, api.connection)
         metrics = Metrics(counts, stats, writes, cache, connections, methods, self._telemetry)
-        metrics.add_broker(api.budget, nats.room)
+        metrics.add_broker(nats.budget, nats.room)
         metrics.add_denials(audit.denials, audit.exceeded)
         metrics.add_reloads(self.reloaders)
         tls = self._tls
@@ -193,9 +195,9 @@ class App:
             return Readiness("starting", self._made_at)
         if not connection.connected:
             return Readiness("no connection to NATS", connection.since, connection.last_error)
-        asking, now = self._api.connection, asyncio.get_running_loop().time()
-        if not asking.connected and now - asking.since > _UNHEARD:
-            return Readiness("no connection to NATS to read with", asking.since, asking.last_error)
+        reads, now = self._api.connection, asyncio.get_running_loop().time()
+        if not reads.connected and now - reads.since > _UNHEARD:
+            return Readiness("no connection to NATS to read with", reads.since, reads.last_error)
         return trouble or Readiness(None, max(self._serving_since, connection.since))
 
     def refuse_writes(self, why: str, trouble: Readiness | None) -> None:
@@ -364,18 +366,18 @@ class _Nats(NamedTuple):
     writes: Writes
     notes: Notes
     room: PullRoom
+    budget: Budget
 
 
 def _nats(config: NatsConfig, servers: tuple[ServerAddress, ...]) -> _Nats:
     options, log = connection_options(config, servers), ViolationLog(_INBOX_PREFIX)
-    connection, asking = Connection(options), Connection(replace(options, name=f"{options.name} (reads)"))
-    for each in (connection, asking):
+    connection, reads = Connection(options), Connection(replace(options, name=f"{options.name} (reads)"))
+    for each in (connection, reads):
         each.violations.on_any.append(log.log)
-    requests, api = Requests(connection), JetStream(asking, Requests(asking))
+    budget, room = Budget(), PullRoom(lambda: connection.max_payload)
+    requests, api = Requests(connection), JetStream(reads, Requests(reads), budget=budget)
     writes = Writes(connection, requests, api, WriteOptions(max_in_flight=config.max_pending_publishes))
-    return _Nats(
-        connection, requests, api, writes, Notes(connection), PullRoom(lambda: connection.max_payload)
-    )
+    return _Nats(connection, requests, api, writes, Notes(connection), room, budget)
 
 
 class _Rules(NamedTuple):
@@ -427,7 +429,7 @@ class _Domain:
         ownership: Ownership | None,
         describing: _Describing,
     ) -> None:
-        connection, requests, api, writes, notes, _ = nats
+        connection, requests, api, writes, notes, *_ = nats
         self.dead_lettering = dead_lettering
         store, queue, stats = dead_lettering.store, dead_lettering.replays, dead_lettering.told
         self.gathering = Gathering(connection)
@@ -442,7 +444,7 @@ class _Domain:
             extractor(config.telemetry.propagators),
         )
         self.upkeep = DeadLetterUpkeep(store, queue, api, notes, stats)
-        buckets = Buckets(api, writes, config.nats.default_replicas)
+        buckets = Buckets(api, writes, config.nats.default_replicas, asking.get)
         self.state = StateService(Stores(buckets, ownership), Watches(connection, buckets, nats.room))
         admin = DeadLetterAdmin(store, queue, api, stats)
         self.dead_letters = DeadLettersService(admin, store, notes, WatchOptions())
@@ -460,7 +462,7 @@ def _administration(
     subscriptions: Subscriptions,
     describing: _Describing,
 ) -> Administration:
-    connection, requests, api, _, notes, room = nats
+    connection, requests, api, _, notes, room, _ = nats
     store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
     letters = LetterCounts(store)
     return Administration(

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
-from windshift.nats import Budget, Connection
-from windshift.nats.jetstream.room import PullRoom
+from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
 from windshift.server.background.reloading import Watched
+from windshift.server.broker.budget import Budget
+from windshift.server.broker.room import PullRoom
 from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS

@@ -7,9 +7,9 @@ from typing import Final, Protocol
 
 from windshift.nats import Connection, retry
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.jetstream.following import Follower
 from windshift.nats.jetstream.kv import BucketInfo, Buckets, read_message, stream_of
-from windshift.nats.jetstream.room import PullRoom
+from windshift.server.broker.following import Follower
+from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import PASSING, follower_errors
 from windshift.server.domain.errors import BrokerUnavailable, InvalidField, StoreNotFound

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from math import inf
 from typing import NamedTuple, TypeAlias
 
-from windshift.nats.budget import Share
 from windshift.nats.jetstream.pulling import Ended
-from windshift.nats.jetstream.room import PullRoom
+from windshift.server.broker.budget import Share
+from windshift.server.broker.room import PullRoom
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, pending_after
 from windshift.server.events.model import StreamSeq

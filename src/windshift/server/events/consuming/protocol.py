@@ -23,10 +23,10 @@ from time import time_ns
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import NoReply, Outcome
-from windshift.nats.budget import Share
 from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, Ended, Notice, nak
-from windshift.nats.jetstream.room import PullRoom
+from windshift.server.broker.budget import Share
+from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,

@@ -17,7 +17,7 @@ from typing import Final, TypeAlias
 
 from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
-from windshift.nats.jetstream.room import PullRoom
+from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.moves import Moves

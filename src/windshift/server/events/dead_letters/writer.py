@@ -15,20 +15,20 @@ from enum import Enum
 from time import time_ns
 from typing import Final
 
-from windshift.nats import Connection, NatsError, retry
+from windshift.nats import Busy, Connection, NatsError, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, StoredMessage
-from windshift.nats.jetstream.slots import Slots
 from windshift.nats.jetstream.writes import PubAck
+from windshift.nats.semaphore import FairSemaphore
 from windshift.nats.times import from_unix_ns
+from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     OutcomeUnknown,
     StreamFull,
-    TooManyInFlight,
     WindshiftError,
 )
 from windshift.server.events.dead_letters.codec import (
@@ -88,7 +88,7 @@ class DeadLetterWriter:
         self._connection = connection
         self._api = api
         self._store = store
-        self._slots = Slots(_AT_ONCE, _WAITING)
+        self._slots = FairSemaphore(_AT_ONCE, max_waiting=_WAITING)
 
     async def write(
         self, failure: Failure, deadline: float, run: Run = ALWAYS
@@ -100,15 +100,15 @@ class DeadLetterWriter:
         Raise `StreamFull`; `BrokerUnavailable` when this call stored nothing;
         `OutcomeUnknown`.
         """
-        if not self._slots.take_now():
-            try:
-                await self._slots.take(deadline)
-            except TooManyInFlight:
-                raise BrokerUnavailable from None
+        asker = asking.get()
+        try:
+            await self._slots.take(asker, deadline)
+        except Busy:
+            raise BrokerUnavailable from None
         try:
             return await self._run(_Attempt(failure, secrets.token_hex(8), run, deadline))
         finally:
-            self._slots.give_back()
+            self._slots.give_back(asker)
 
     async def _run(self, attempt: _Attempt) -> tuple[Written, DeadLetter | None]:
         """Write, and map errors to what is known to be stored."""

@@ -16,31 +16,17 @@ from typing import Final
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection
 from windshift.nats.errors import Busy, NotConnected
-from windshift.nats.jetstream.api import API_PREFIX, JsonObject, StoredMessage
+from windshift.nats.jetstream.api import API_PREFIX, StoredMessage
 from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions, split_ack_subject
-from windshift.nats.jetstream.room import PullRoom
 from windshift.nats.protocol import Message
 from windshift.nats.retry import retry
-from windshift.nats.times import NANOSECONDS, from_unix_ns
+from windshift.nats.times import from_unix_ns
+from windshift.server.broker.room import PullRoom
 
 _BATCH: Final = 256
 """Messages that are asked for at once."""
 _TURN: Final = 5.0
 """Seconds to wait for a turn to ask for one large message, before waiting anew."""
-_UNUSED: Final = 10 * NANOSECONDS
-"""Nanoseconds after which the server removes a consumer that nobody asks any more."""
-
-
-def following_config(name: str, filters: tuple[str, ...]) -> JsonObject:
-    """Return the configuration of a consumer to follow a stream with, but for where it begins."""
-    return {
-        "name": name,
-        "ack_policy": "none",
-        "mem_storage": True,
-        "num_replicas": 1,
-        "inactive_threshold": _UNUSED,
-        "filter_subjects": list(filters),
-    }
 
 
 @dataclass(frozen=True, slots=True)

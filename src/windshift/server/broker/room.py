@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from windshift.nats.budget import MIB, Budget, Share, asking
+from windshift.server.broker.asking import asking
+from windshift.server.broker.budget import MIB, Budget, Share
 
 FREE: Final = 10 * MIB
 """Bytes that are asked for without looking at who asks."""
@@ -131,7 +132,7 @@ class Part:
     def end_whole(self) -> None:
         """Give the share of what is asked for alone back."""
         if self.whole is not None:
-            self._room.whole.give_back(self.whole)
+            self.whole.give_back()
             self.whole = None
 
     def clear(self) -> None:

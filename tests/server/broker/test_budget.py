@@ -8,8 +8,9 @@ from contextvars import copy_context
 import pytest
 
 from tests.support.broker import in_seconds
-from windshift.nats import Budget, Busy, asking
-from windshift.nats.budget import Share
+from windshift.nats import Busy
+from windshift.server.broker.asking import asking
+from windshift.server.broker.budget import Budget, Share
 
 
 def take(budget: Budget, asker: str, size: int, seconds: float = 20) -> asyncio.Task[Share]:
@@ -32,7 +33,7 @@ async def test_what_is_there_is_taken_at_once() -> None:
     assert first is not None
     assert second is not None
     assert (budget.used, budget.waiting) == (50, 0)
-    budget.give_back(first)
+    first.give_back()
     assert budget.used == 20
 
 
@@ -45,7 +46,7 @@ async def test_one_asker_has_half_at_most() -> None:
     other = take(budget, "b", 50)
     await turns()
     assert other.done()
-    budget.give_back(tasks[0].result())
+    tasks[0].result().give_back()
     await turns()
     assert [task.done() for task in tasks] == [True, True, True, False]
     await _cancel(*tasks)
@@ -64,7 +65,7 @@ async def test_those_who_wait_take_turns() -> None:
     await turns()
     assert (order, budget.waiting) == ([], 5)
     while held:
-        budget.give_back(held.pop(0))
+        held.pop(0).give_back()
         await turns()
         held += [task.result() for task in tasks if task.done()]
         tasks = [task for task in tasks if not task.done()]
@@ -80,10 +81,10 @@ async def test_more_than_everything_is_for_one_alone() -> None:
     late = take(budget, "c", 10)
     await turns()
     assert (large.done(), late.done()) == (False, False)
-    budget.give_back(small)
+    small.give_back()
     await turns()
     assert (large.done(), late.done()) == (True, False)
-    budget.give_back(large.result())
+    large.result().give_back()
     await turns()
     assert late.done()
 
@@ -102,7 +103,7 @@ async def test_nobody_waits_for_ever() -> None:
     await turns()
     await _cancel(*waiting)
     assert budget.waiting == 1
-    budget.give_back(held[1])
+    held[1].give_back()
     await turns()
     assert other.done()
 
@@ -113,7 +114,7 @@ async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None
     held = [await take(budget, "x", 50), await take(budget, "y", 50)]
     task = take(budget, "a", 50)
     await turns()
-    budget.give_back(held.pop())
+    held.pop().give_back()
     task.cancel()
     await turns()
     assert task.cancelled()
@@ -123,17 +124,20 @@ async def test_what_came_in_the_moment_of_a_cancellation_is_given_back() -> None
 async def test_what_nobody_waits_for_any_more() -> None:
     """It counts until it comes, as nobody's; and leaves half to others, for it may never come."""
     budget = Budget(100)
-    lates = [budget.leave(await take(budget, "a", 20)) for _ in range(2)]
+    lates = [await take(budget, "a", 20) for _ in range(2)]
+    for late in lates:
+        late.leave()
     assert budget.used == 40
     own = [await take(budget, "a", 20) for _ in range(2)]
-    lates += [budget.leave(each) for each in own]
+    for each in own:
+        each.leave()
     assert budget.used == 40  # the oldest count no more
     other = await take(budget, "b", 50)
-    budget.came(lates[3])
+    own[1].give_back()
     assert budget.used == 70
-    for late in lates:
-        budget.came(late)
-    budget.give_back(other)
+    for late in (*lates, *own):
+        late.give_back()
+    other.give_back()
     assert budget.used == 0
 
 

@@ -1,0 +1,150 @@
+"""A semaphore that is fair between those who ask: each in turn, and the requests of one in order."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import OrderedDict, deque
+from typing import Final, TypeAlias
+
+from windshift.nats.errors import Busy
+
+_Turn: TypeAlias = tuple[asyncio.Future[None], int, float]
+"""Completes when the units are there; how many; by when."""
+
+_SWEEP: Final = 0.05
+"""Seconds between two looks for those whose time is over. A timer for each would cost as much as the rest."""
+
+
+class FairSemaphore:
+    """Hands out units: at once while there are some, then to waiting askers in turn.
+
+    Askers are names; equal ones share a turn. Nobody overtakes a request that waits for what others have.
+    More than `size`, or than `most`, is given when nobody, or the asker, has anything else.
+
+    Args:
+        size: how many units there are.
+        most: how many of them one asker may have; None = all.
+        max_waiting: how many requests may wait.
+        max_waiting_each: how many requests of one asker may wait.
+
+    Attributes:
+        used: units handed out.
+        waiting: how many requests wait.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        most: int | None = None,
+        *,
+        max_waiting: int = sys.maxsize,
+        max_waiting_each: int = sys.maxsize,
+    ) -> None:
+        self._size = size
+        self._most = most
+        self._max_waiting = max_waiting
+        self._max_waiting_each = max_waiting_each
+        self._of: dict[str, int] = {}  # what each asker has, if that is bounded
+        self._queues: OrderedDict[str, deque[_Turn]] = OrderedDict()
+        self._timer: asyncio.TimerHandle | None = None
+        self._is_short = False  # whether somebody waits for units that others hold
+        self.used = self.waiting = 0
+
+    def take_now(self, asker: str, count: int = 1) -> bool:
+        """Take units if they can be had without waiting."""
+        if self._queues and (self._is_short or asker in self._queues):
+            return False
+        if not self._is_free(count) or not self._may_have(asker, count):
+            return False
+        self._add(asker, count)
+        return True
+
+    async def take(self, asker: str, deadline: float, count: int = 1) -> None:
+        """Take units, waiting for them until `deadline` (loop time).
+
+        Raise `Busy` if there were none, or at once if too many requests wait.
+        """
+        if self.take_now(asker, count):
+            return
+        queue = self._queues.get(asker, ())
+        if self.waiting >= self._max_waiting or len(queue) >= self._max_waiting_each:
+            raise Busy
+        loop = asyncio.get_running_loop()
+        turn: asyncio.Future[None] = loop.create_future()
+        self._queues.setdefault(asker, deque()).append((turn, count, deadline))
+        self.waiting += 1
+        self._is_short = self._is_short or not self._is_free(count)
+        if self._timer is None:
+            self._timer = loop.call_later(_SWEEP, self._sweep, loop)
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                self.waiting -= 1
+                self._hand_out()  # others may want less
+            elif turn.exception() is None:  # the units came in this very moment
+                self.give_back(asker, count)
+            raise
+
+    def give_back(self, asker: str, count: int = 1) -> None:
+        """Give units back, to those who wait."""
+        self._add(asker, -count)
+        if self._queues:
+            self._hand_out()
+
+    def pass_on(self, asker: str, heir: str, count: int) -> None:
+        """Count units that one asker has as another's."""
+        self._add(asker, -count)
+        self._add(heir, count)
+        if self._queues:
+            self._hand_out()
+
+    def _is_free(self, count: int) -> bool:
+        return self.used + count <= self._size or not self.used
+
+    def _may_have(self, asker: str, count: int) -> bool:
+        has = self._of.get(asker, 0)
+        return self._most is None or has + count <= self._most or not has
+
+    def _add(self, asker: str, count: int) -> None:
+        self.used += count
+        if self._most is not None:
+            self._of[asker] = has = self._of.get(asker, 0) + count
+            if not has:
+                del self._of[asker]
+
+    def _hand_out(self) -> None:
+        """Give what there is to those who wait."""
+        self._is_short = False
+        passed = 0
+        while passed < len(self._queues):
+            asker, queue = next(iter(self._queues.items()))
+            turn, count, _ = queue[0]
+            if not turn.done():
+                if not self._may_have(asker, count):
+                    self._queues.move_to_end(asker)
+                    passed += 1
+                    continue
+                if not self._is_free(count):
+                    self._is_short = True
+                    return
+                self._add(asker, count)
+                self.waiting -= 1
+                turn.set_result(None)
+                self._queues.move_to_end(asker)
+            passed = 0
+            queue.popleft()
+            if not queue:
+                del self._queues[asker]
+
+    def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Tell those whose time is over."""
+        now = loop.time()
+        for queue in self._queues.values():
+            for turn, _, deadline in queue:
+                if deadline <= now and not turn.done():
+                    self.waiting -= 1
+                    turn.set_exception(Busy())
+        self._hand_out()
+        self._timer = loop.call_later(_SWEEP, self._sweep, loop) if self.waiting else None
