@@ -53,7 +53,7 @@ class Module:
         self.classes = {node.name: node for node in self.tree.body if isinstance(node, ast.ClassDef)}
         self.imports: dict[str, str] = {}
         self.variables: dict[str, str] = {}
-        for node in self.tree.body:
+        for node in statements(self.tree):
             if isinstance(node, ast.ImportFrom):
                 origin = f"windshift.sdk.{node.module}" if node.level else node.module
                 for each in node.names:
@@ -69,6 +69,15 @@ class Module:
         self.imports.update({name: f"from {self.name} import {name}" for name in self.classes})
 
 
+def statements(tree: ast.Module) -> Iterator[ast.stmt]:
+    """Yield the statements of a module, with the imports that are for types only."""
+    for node in tree.body:
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            yield from node.body
+        else:
+            yield node
+
+
 def members(kind: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield the methods of a class that its facade has; of overloaded ones, the overloads."""
     overloaded = {
@@ -78,6 +87,8 @@ def members(kind: ast.ClassDef) -> Iterator[ast.FunctionDef | ast.AsyncFunctionD
         if not isinstance(each, FUNCTIONS):
             continue
         public = not each.name.startswith("_") or each.name in ("__aenter__", "__aexit__")
+        if decorated(each, "cached_property"):
+            continue  # an attribute
         if public and (each.name not in overloaded or decorated(each, "overload")):
             yield each
 
@@ -232,28 +243,34 @@ def docstring(node: ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) -> st
 
 
 def attributes(kind: ast.ClassDef) -> Iterator[tuple[str, ast.expr]]:
-    """Yield the public attributes that `__init__` sets, with their types."""
+    """Yield the public attributes that `__init__` sets or that are made late, with their types."""
     for function in kind.body:
-        if not isinstance(function, ast.FunctionDef) or function.name != "__init__":
+        if isinstance(function, ast.FunctionDef) and function.name == "__init__":
+            yield from set_in(function, kind.name)
+        elif isinstance(function, ast.FunctionDef) and decorated(function, "cached_property"):
+            yield function.name, function.returns or ast.Name("Any")
+
+
+def set_in(function: ast.FunctionDef, kind: str) -> Iterator[tuple[str, ast.expr]]:
+    """Yield the public attributes that a function sets, with their types."""
+    arguments = {each.arg: each.annotation for each in (*function.args.args, *function.args.kwonlyargs)}
+    for node in function.body:
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        if not isinstance(target, ast.Attribute) or target.attr.startswith("_"):
             continue
-        arguments = {each.arg: each.annotation for each in (*function.args.args, *function.args.kwonlyargs)}
-        for node in function.body:
-            target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-            if not isinstance(target, ast.Attribute) or target.attr.startswith("_"):
-                continue
-            found: ast.expr | None = None
-            value = getattr(node, "value", None)
-            if isinstance(node, ast.AnnAssign):
-                found = node.annotation
-            elif isinstance(value, ast.Call):
-                found = value.func
-            elif isinstance(value, ast.Name):
-                found = arguments.get(value.id)
-            elif isinstance(value, ast.Constant):
-                found = ast.Name(type(value.value).__name__)
-            if found is None:
-                raise SystemExit(f"sync: the type of {kind.name}.{target.attr} is not to be seen")
-            yield target.attr, found
+        found: ast.expr | None = None
+        value = getattr(node, "value", None)
+        if isinstance(node, ast.AnnAssign):
+            found = node.annotation
+        elif isinstance(value, ast.Call):
+            found = value.func
+        elif isinstance(value, ast.Name):
+            found = arguments.get(value.id)
+        elif isinstance(value, ast.Constant):
+            found = ast.Name(type(value.value).__name__)
+        if found is None:
+            raise SystemExit(f"sync: the type of {kind}.{target.attr} is not to be seen")
+        yield target.attr, found
 
 
 def formatted(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -10,14 +11,13 @@ import tomllib
 import zipfile
 from importlib import metadata
 from pathlib import Path
+from pkgutil import resolve_name
 
 import pytest
 
 import windshift
 from tests.support.app import running_app
 from tests.support.nats_server import NatsServer
-from windshift import sdk
-from windshift.sdk import app
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -27,9 +27,14 @@ TESTS_ONLY = {"grpc", "nats"}
 
 def modules_after(statement: str) -> set[str]:
     """Return the top-level modules that a fresh interpreter has loaded after `statement`."""
-    program = f"{statement}\nimport sys\nprint(*{{name.partition('.')[0] for name in sys.modules}})"
+    return {name.partition(".")[0] for name in all_modules_after(statement)}
+
+
+def all_modules_after(statement: str) -> set[str]:
+    """Return the modules, those in packages too, that a fresh interpreter has loaded after `statement`."""
+    program = f"{statement}\nimport sys\nprint('loaded', *sys.modules)"
     done = subprocess.run([sys.executable, "-c", program], check=True, text=True, stdout=subprocess.PIPE)
-    return set(done.stdout.split())
+    return set(done.stdout.rpartition("loaded ")[2].split())
 
 
 def test_types_are_shipped() -> None:
@@ -62,11 +67,78 @@ def test_import_loads_the_client_library_when_it_is_used() -> None:
     assert loaded.isdisjoint({"click", "decimal", "grpc", "opentelemetry", "uuid", *SERVER_ONLY})
 
 
-def test_the_package_has_the_names_of_the_client_library() -> None:
-    """What `windshift` hands out late is what `windshift.sdk` and its `app` have, and some modules."""
-    assert set(windshift.__all__) == {*sdk.__all__, *app.__all__, "codecs", "sync", "testing"}
-    assert all(getattr(windshift, name) is getattr(sdk, name) for name in sdk.__all__)
-    assert all(getattr(windshift, name) is getattr(app, name) for name in app.__all__)
+SERVICES = {
+    "admin": "admin.v1alpha1.service_pb2",
+    "deadletters": "deadletters.v1alpha1.service_pb2",
+    "events": "events.v1alpha1.service_pb2",
+    "principals": "admin.v1alpha1.principals_pb2",
+    "state": "state.v1alpha1.service_pb2",
+}
+DISPENSABLE = {
+    "google.rpc.error_details_pb2",
+    *(f"windshift.sdk.{part}" for part in ("app", "client_credentials", "codecs", "runtime", "sync")),
+    *(f"windshift.sdk.{part}" for part in ("dead_letters", "history", "servers", "stores", "streams")),
+    *(f"windshift._gen.windshift.{module}" for name, module in SERVICES.items() if name != "events"),
+}
+"""What a program that publishes needs nothing of."""
+LISTING = {"windshift.sdk.dead_letters", "windshift.sdk.stores", "windshift.sdk.app", "windshift.sdk.sync"}
+
+
+def test_each_part_is_loaded_when_it_is_used() -> None:
+    """A client that publishes loads neither the messages of other services nor the rest of the library."""
+    program = "import windshift as ws\nclient = ws.connect('127.0.0.1:1')\nws.Publish, ws.PublishReceipt"
+    assert all_modules_after(program).isdisjoint(DISPENSABLE)
+    loaded = all_modules_after(f"{program}\nclient.streams\nws.Store")
+    assert {"windshift.sdk.streams", "windshift.sdk.stores"} <= loaded
+    assert "windshift.sdk.dead_letters" not in loaded
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_messages_of_a_service_are_loaded_when_they_are_used(name: str) -> None:
+    """`windshift.protos` loads a service's messages for whoever names it, in any way of naming it."""
+    module = f"windshift._gen.windshift.{SERVICES[name]}"
+    assert module not in all_modules_after("import windshift.protos")
+    assert module in all_modules_after(f"from windshift.protos import {name}")
+    assert module in all_modules_after(f"from windshift import protos\nprotos.{name}")
+
+
+def test_the_package_has_the_names_that_it_lists() -> None:
+    """Every name that `windshift` lists is found, where its types say that it is."""
+    tree = ast.parse(Path(windshift.__file__).read_text())
+    (types,) = (node for node in tree.body if isinstance(node, ast.If))
+    listed = {
+        name.name: f"{node.module}.{name.name}"
+        for node in types.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+    }
+    assert sorted(listed) == sorted(windshift.__all__)
+    for name, path in listed.items():
+        assert getattr(windshift, name) is resolve_name(path)
+        assert name in dir(windshift)
+
+
+@pytest.mark.parametrize(
+    ("line", "unwanted"),
+    [
+        (["--help"], {"asyncio", "google", "ngh2"}),
+        (["context", "ls"], {"asyncio", "google", "ngh2"}),
+        (["streams", "--help"], {"google", "ngh2"}),
+        (["publish", "--help"], {"google", "ngh2"}),
+        (["streams", "ls", "--address", "127.0.0.1:1", "--timeout", "10ms"], LISTING),
+    ],
+)
+def test_a_command_loads_what_it_needs(line: list[str], unwanted: set[str]) -> None:
+    """Help comes without asyncio or Protobuf; a list of streams without what is about other things."""
+    program = f"""
+import sys
+from windshift.cli import main
+try:
+    main({line})
+except SystemExit:
+    pass
+"""
+    assert all_modules_after(program).isdisjoint(unwanted)
 
 
 def test_command_line_starts_without_the_server() -> None:

@@ -9,42 +9,46 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the package costs nothing
     from windshift import testing
-    from windshift.sdk import (
-        END,
-        START,
-        AlreadySubscribed,
-        BrokerUnavailable,
+    from windshift.sdk import codecs, sync
+    from windshift.sdk.app import (
+        App,
+        AppConsumer,
+        AppStream,
+        NotProvided,
+        Running,
+        Trial,
+        dead_letter,
+        drop,
+        retry,
+    )
+    from windshift.sdk.client import Client, connect
+    from windshift.sdk.client_credentials import ClientCredentials
+    from windshift.sdk.consumers import Consumer, ConsumerInfo, Sought
+    from windshift.sdk.credentials import Token
+    from windshift.sdk.dead_letters import (
         CancelledReplays,
-        CaughtUp,
-        Client,
-        ClientClosed,
-        ClientCredentials,
-        Conflict,
-        ConnectionEnded,
-        Consumer,
-        ConsumerInfo,
-        ConsumerLimit,
-        ConsumerNotFound,
-        ConsumerSpec,
         DeadLetter,
         DeadLetterFilter,
         DeadLetterGroup,
-        DeadLetterNotFound,
         DeadLetterSummary,
+        Purged,
+        Replayed,
+    )
+    from windshift.sdk.deliveries import Delivery, Drop, GiveUp, Outcome, RetryLater, Verdict
+    from windshift.sdk.errors import (
+        AlreadySubscribed,
+        BrokerUnavailable,
+        ClientClosed,
+        Conflict,
+        ConnectionEnded,
+        ConsumerLimit,
+        ConsumerNotFound,
+        DeadLetterNotFound,
         DeadlineExceeded,
-        Decision,
-        Delivery,
         Denied,
-        Drop,
-        Entry,
-        Event,
-        EventLogFilter,
         EventNotFound,
         EventTooLarge,
         Exhausted,
-        GiveUp,
-        History,
-        Identity,
         IdentityUnavailable,
         InvalidField,
         InvalidRequest,
@@ -55,48 +59,25 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         NotFound,
         NotSettled,
         NotSupportedByBroker,
-        Outcome,
         OutcomeUnknown,
         PermissionDenied,
-        Position,
         PrincipalNotFound,
-        Publish,
-        Publisher,
         PublishManyError,
-        PublishReceipt,
-        Purged,
         QuotaExceeded,
         Refused,
-        Replayed,
         ReplicasUnavailable,
-        RetryLater,
-        RetryPolicy,
-        Revision,
         RevisionMismatch,
         SeekNotPossible,
-        Series,
-        ServerInfo,
         SettingsError,
         ShuttingDown,
-        Skipped,
-        Sought,
-        Source,
         StorageChange,
         StorageFull,
-        Store,
-        StoredEvent,
-        StoreInfo,
         StoreNotFound,
-        Stream,
         StreamFull,
-        StreamInfo,
         StreamLimit,
         StreamNotFound,
-        StreamSpec,
         SubjectsOverlap,
         SubscribeExpected,
-        Tls,
-        Token,
         TokenUnavailable,
         TooManyInFlight,
         TooManySubjects,
@@ -110,27 +91,20 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         Unreachable,
         UnsupportedCombination,
         ValueNotAny,
-        Verdict,
         WindshiftError,
         WrongLastId,
         WrongLoop,
-        at,
-        codecs,
-        connect,
-        from_id,
-        sync,
     )
-    from windshift.sdk.app import (
-        App,
-        AppConsumer,
-        AppStream,
-        NotProvided,
-        Running,
-        Trial,
-        dead_letter,
-        drop,
-        retry,
-    )
+    from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
+    from windshift.sdk.history import History, Series
+    from windshift.sdk.logs import EventLogFilter
+    from windshift.sdk.pointers import END, START, Position, at, from_id
+    from windshift.sdk.publishing import Publish, Publisher, PublishReceipt
+    from windshift.sdk.servers import Decision, Identity, ServerInfo
+    from windshift.sdk.settings import Tls
+    from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
+    from windshift.sdk.stores import Entry, Revision, Store, StoreInfo
+    from windshift.sdk.streams import Stream, StreamInfo
 
 __version__: str
 """Version of the installed package; pyproject.toml is its only source."""
@@ -258,8 +232,8 @@ __all__ = [
 ]
 
 
-_APP = frozenset(
-    {
+_NAMES_OF = {
+    "app": (
         "App",
         "AppConsumer",
         "AppStream",
@@ -269,15 +243,39 @@ _APP = frozenset(
         "dead_letter",
         "drop",
         "retry",
-    }
-)
-"""What a program without an `App` does not load."""
+    ),
+    "client": ("Client", "connect"),
+    "client_credentials": ("ClientCredentials",),
+    "consumers": ("Consumer", "ConsumerInfo", "Sought"),
+    "credentials": ("Token",),
+    "dead_letters": (
+        "CancelledReplays",
+        "DeadLetter",
+        "DeadLetterFilter",
+        "DeadLetterGroup",
+        "DeadLetterSummary",
+        "Purged",
+        "Replayed",
+    ),
+    "deliveries": ("Delivery", "Drop", "GiveUp", "Outcome", "RetryLater", "Verdict"),
+    "events": ("CaughtUp", "Event", "Skipped", "StoredEvent"),
+    "history": ("History", "Series"),
+    "logs": ("EventLogFilter",),
+    "pointers": ("END", "Position", "START", "at", "from_id"),
+    "publishing": ("Publish", "PublishReceipt", "Publisher"),
+    "servers": ("Decision", "Identity", "ServerInfo"),
+    "settings": ("Tls",),
+    "specs": ("ConsumerSpec", "RetryPolicy", "Source", "StreamSpec"),
+    "stores": ("Entry", "Revision", "Store", "StoreInfo"),
+    "streams": ("Stream", "StreamInfo"),
+}
+"""Names by their module in `windshift.sdk`, which is loaded when one is used; all others are errors."""
 _MODULES = {"codecs": "windshift.sdk.codecs", "sync": "windshift.sdk.sync", "testing": "windshift.testing"}
-"""What a program loads only when it names it."""
+_MODULE_OF = {name: f"windshift.sdk.{module}" for module, names in _NAMES_OF.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    """Load the client library, or look the version up, when somebody asks."""
+    """Load a part of the client library, or look the version up, when somebody asks."""
     from importlib import import_module
 
     if name == "__version__":
@@ -287,7 +285,11 @@ def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return import_module(_MODULES[name])
     if name in __all__:
-        module = "windshift.sdk.app" if name in _APP else "windshift.sdk"
+        module = _MODULE_OF.get(name, "windshift.sdk.errors")
         value = globals()[name] = getattr(import_module(module), name)
         return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from windshift.protos import admin
+from windshift import protos
 from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
 
 from .channels import Channels
@@ -213,7 +213,13 @@ class Caller:
                 break
         left = max(0.1, deadline - clock())
         try:
-            await self.call(_WHO_AM_I, admin.WhoAmIRequest(), admin.WhoAmIResponse, Repeat.READ, timeout=left)
+            await self.call(
+                _WHO_AM_I,
+                protos.admin.WhoAmIRequest(),
+                protos.admin.WhoAmIResponse,
+                Repeat.READ,
+                timeout=left,
+            )
         except PermissionDenied:
             pass  # it knows us
         except WindshiftError as error:

@@ -4,22 +4,25 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Iterable, Sequence
 from datetime import datetime
+from functools import cached_property
 from types import TracebackType
-from typing import Any, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 from google.protobuf.message import Message
 
 from .calling import Caller
 from .credentials import TokenSource
-from .dead_letters import DeadLetters
-from .history import History, history
 from .payloads import Codec
 from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
-from .servers import Identity, ServerInfo, server, who_am_i
 from .settings import Tls, read_settings
-from .stores import Store, Stores
-from .streams import Stream, Streams
 from .times import Seconds, seconds
+
+if TYPE_CHECKING:  # each is loaded when it is used: a program that publishes needs none of them
+    from .dead_letters import DeadLetters
+    from .history import History
+    from .servers import Identity, ServerInfo
+    from .stores import Store, Stores
+    from .streams import Stream, Streams
 
 T = TypeVar("T")
 
@@ -71,22 +74,36 @@ def connect(
 
 
 class Client:
-    """A client, made by `connect`. It belongs to the event loop of its first call.
-
-    Attributes:
-        streams: streams, and through them consumers and events.
-        stores: values by key.
-        dead_letters: events that consumers gave up on.
-    """
+    """A client, made by `connect`. It belongs to the event loop of its first call."""
 
     def __init__(self, caller: Caller) -> None:
         self._caller = caller
-        self.streams = Streams(caller)
-        self.stores = Stores(caller)
-        self.dead_letters = DeadLetters(caller)
+
+    @cached_property
+    def streams(self) -> Streams:
+        """Streams, and through them consumers and events."""
+        from .streams import Streams
+
+        return Streams(self._caller)
+
+    @cached_property
+    def stores(self) -> Stores:
+        """Values by key."""
+        from .stores import Stores
+
+        return Stores(self._caller)
+
+    @cached_property
+    def dead_letters(self) -> DeadLetters:
+        """Events that consumers gave up on."""
+        from .dead_letters import DeadLetters
+
+        return DeadLetters(self._caller)
 
     def stream(self, name: str) -> Stream:
         """Return a stream that exists already, without asking the server."""
+        from .streams import Stream
+
         return Stream(self._caller, name)
 
     @overload
@@ -97,6 +114,8 @@ class Client:
 
     def store(self, name: str, kind: type[Any] | None = None) -> Store[Any]:
         """Return a store that exists already, without asking the server; see `Stores.ensure`."""
+        from .stores import Store
+
         return Store(self._caller, name, kind)
 
     def follow_forks(self) -> None:
@@ -115,6 +134,8 @@ class Client:
 
     async def server(self) -> ServerInfo:
         """Describe the server that answers."""
+        from .servers import server
+
         return await server(self._caller)
 
     async def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
@@ -124,6 +145,8 @@ class Client:
             checks: pairs of a verb and a resource, in the words of `windshift auth check`, such as
                 `("publish", "orders.placed")`; at most 100. The namespace is not added.
         """
+        from .servers import who_am_i
+
         return await who_am_i(self._caller, checks)
 
     async def publish(
@@ -206,6 +229,8 @@ class Client:
             since: from when on; None = an hour ago.
             points: most values of a series, up to 360; fewer make the steps longer.
         """
+        from .history import history
+
         return await history(self._caller, streams, consumers, since, points)
 
     async def close(self, grace: Seconds = 0.0) -> None:

@@ -24,7 +24,6 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .client_credentials import ClientCredentials
 from .credentials import Token, TokenSource
 from .errors import SettingsError, TokenUnavailable
 
@@ -178,6 +177,8 @@ def _command(table: _Table) -> TokenSource | None:
 
 
 def _oidc(table: _Table) -> TokenSource | None:
+    from .client_credentials import ClientCredentials  # noqa: PLC0415 -- few contexts have it
+
     inner = table.inner("oidc", table.skip("oidc"))
     if inner is None:
         return None

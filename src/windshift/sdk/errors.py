@@ -8,8 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from google.rpc.error_details_pb2 import ErrorInfo
-
 from windshift.rpc import RpcError, StatusCode
 
 __all__ = [
@@ -524,6 +522,8 @@ _BY_CODE: dict[StatusCode, type[WindshiftError]] = {
 
 def reason_of(error: RpcError) -> tuple[str, Mapping[str, str]]:
     """Return the server's reason with its metadata; empty if something else answered, or nobody."""
+    from google.rpc.error_details_pb2 import ErrorInfo  # noqa: PLC0415 -- most calls have none
+
     info = error.detail(ErrorInfo)
     if info is None or info.domain != DOMAIN:
         return "", _NOTHING

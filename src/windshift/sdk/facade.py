@@ -55,7 +55,7 @@ class Facade:
         return outside(getattr(self._async, name), portal())
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *(name for name in vars(self._async) if name[0] != "_")})
+        return sorted({*super().__dir__(), *(name for name in dir(self._async) if name[0] != "_")})
 
     def __repr__(self) -> str:
         return repr(self._async)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import field
 from datetime import datetime
 from typing import Literal, NamedTuple
 
@@ -56,7 +55,7 @@ class StreamInfo(NamedTuple):
     consumers: int
     worst_lag: int
     dead_letters: int
-    proto: admin.StreamInfo = field(repr=False)
+    proto: admin.StreamInfo
 
 
 def _info(proto: admin.StreamInfo, names: Names) -> StreamInfo:
