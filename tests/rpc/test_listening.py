@@ -15,7 +15,15 @@ from typing import cast
 import pytest
 
 from tests.support.certificates import Authority
-from windshift.rpc import AdmissionOptions, ConnectionOptions, client_tls, open_sockets, server_tls
+from windshift.rpc import (
+    AdmissionOptions,
+    ConnectionOptions,
+    client_tls,
+    close_sockets,
+    hold_port,
+    open_sockets,
+    server_tls,
+)
 from windshift.rpc.listening import Listener, RejectionLog
 
 from .frames import Peer
@@ -194,3 +202,23 @@ def _lowest_free() -> int:
     number = os.open(os.devnull, os.O_RDONLY)
     os.close(number)
     return number
+
+
+# -- a port for several processes ---------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems share ports in other ways")
+async def test_a_port_is_held_for_those_who_share_it() -> None:
+    """Others may listen there with `reuse_port`, and get all connections; nobody else gets the port."""
+    held = await hold_port("localhost", 0, is_shared=False)
+    port = held[0].getsockname()[1]
+    with pytest.raises(OSError, match="in use"):
+        await open_sockets("localhost", port)
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port))
+    listening = await open_sockets("localhost", port, reuse_port=True)
+    for _ in range(10):
+        socket.create_connection(("127.0.0.1", port)).close()
+    with pytest.raises(OSError, match="in use"):
+        await hold_port("localhost", port, is_shared=False)
+    close_sockets([*await hold_port("localhost", port, is_shared=True), *listening, *held])

@@ -52,14 +52,20 @@ def _explained(setting: Setting[Any]) -> str:
     help="Listen on ports that another server shares as well, so that this one can take over "
     "before the other one is stopped. Both need the same NATS_URL.",
 )
-def serve(share_port: bool) -> None:
+@click.option(
+    "--workers",
+    metavar="N",
+    help="Serve the port with N processes, or auto: one for each core. The same as WINDSHIFT_WORKERS.",
+)
+def serve(share_port: bool, workers: str | None) -> None:
     """Run a server until SIGTERM or Ctrl-C; a second one ends it at once.
 
     Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
     value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
     with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong, 70 if it got stuck.
     """
-    run_server(os.environ, announce, share_port=share_port)
+    given = {} if workers is None else {"WINDSHIFT_WORKERS": workers}
+    run_server({**os.environ, **given}, announce, share_port=share_port)
 
 
 def run_server(environment: Mapping[str, str], tell: Callable[[str], None], *, share_port: bool) -> None:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # for type checkers; at run time `__getattr__` loads them
     from .admission import LOOPBACK, AdmissionOptions, includes
     from .call import ServerCall
     from .health import HealthService
-    from .listening import open_sockets
+    from .listening import close_sockets, hold_port, open_sockets
     from .reflection import reflection_services
     from .server import Server
     from .server_options import Failure, ServerOptions
@@ -48,6 +48,8 @@ __all__ = [
     "Service",
     "StatusCode",
     "client_tls",
+    "close_sockets",
+    "hold_port",
     "includes",
     "objection",
     "open_sockets",
@@ -67,6 +69,8 @@ _LATE = {
     "ServerOptions": "server_options",
     "Service": "service",
     "includes": "admission",
+    "close_sockets": "listening",
+    "hold_port": "listening",
     "open_sockets": "listening",
     "reflection_services": "reflection",
 }

@@ -11,7 +11,8 @@ import errno
 import logging
 import socket
 from collections.abc import Callable, Iterable
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
@@ -47,6 +48,44 @@ async def open_sockets(
     Raises:
         OSError: no address worked, or one failed with anything but EADDRNOTAVAIL.
     """
+
+    def listening(family: int, address: tuple[Any, ...]) -> socket.socket:
+        return socket.create_server(address, family=family, reuse_port=reuse_port, backlog=backlog)
+
+    return await _on_every_address(host, port, listening)
+
+
+async def hold_port(host: str, port: int, *, is_shared: bool) -> list[socket.socket]:
+    """Hold a port for processes that will listen on it with `reuse_port`, and return what holds it.
+
+    These sockets listen to nothing, and get no connection. Arguments and errors are those of `open_sockets`;
+    unless `is_shared`, it is an error that somebody else listens there, whether he shares the port or not.
+    """
+    if port and not is_shared:
+        close_sockets(await _on_every_address(host, port, partial(_bound, reuse_port=False)))
+    return await _on_every_address(host, port, partial(_bound, reuse_port=True))
+
+
+def _bound(family: int, address: tuple[Any, ...], *, reuse_port: bool) -> socket.socket:
+    """Bind a socket as `socket.create_server` does, which makes it listen too."""
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if reuse_port:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        bound.bind(address)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)  # or others could listen beside it
+    except OSError:
+        bound.close()
+        raise
+    return bound
+
+
+async def _on_every_address(
+    host: str, port: int, open_one: Callable[[int, tuple[Any, ...]], socket.socket]
+) -> list[socket.socket]:
     loop = asyncio.get_running_loop()
     infos = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -54,11 +93,7 @@ async def open_sockets(
     for family, _, _, _, address in dict.fromkeys(infos):
         chosen = sockets[0].getsockname()[1] if sockets else port
         try:
-            sockets.append(
-                socket.create_server(
-                    (address[0], chosen, *address[2:]), family=family, reuse_port=reuse_port, backlog=backlog
-                )
-            )
+            sockets.append(open_one(family, (address[0], chosen, *address[2:])))
         except OSError as error:
             if error.errno != errno.EADDRNOTAVAIL:  # that one: a name with an address of a family that is off
                 close_sockets(sockets)

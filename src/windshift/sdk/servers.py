@@ -32,6 +32,7 @@ class ServerInfo:
         broker_round_trip: time of a request there and back; None = not measured yet.
         methods: paths of the methods that it serves.
         limits: its limits by the names of their settings; 0 = none.
+        worker: its number among the workers of one `windshift serve`, from 1; 0 = it is no worker.
     """
 
     id: str
@@ -46,6 +47,7 @@ class ServerInfo:
     broker_round_trip: timedelta | None
     methods: Sequence[str]
     limits: Mapping[str, int]
+    worker: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +101,7 @@ async def server(caller: Caller) -> ServerInfo:
         broker_round_trip=broker.round_trip.ToTimedelta() if broker.HasField("round_trip") else None,
         methods=tuple(found.methods),
         limits={limit.name: limit.value for limit in found.limits},
+        worker=found.worker,
     )
 
 

@@ -51,6 +51,7 @@ class ServerView:
         name: of its host.
         version: of Windshift.
         started_ns: in nanoseconds since 1970.
+        worker: its number among the processes that are one server; 0 = it is alone.
         max_payload: of the broker, in bytes.
         rules: whether there are rules on who may do what.
         methods: paths of what it serves.
@@ -61,6 +62,7 @@ class ServerView:
     name: str = ""
     version: str = ""
     started_ns: int = 0
+    worker: int = 0
     max_payload: int = 0
     rules: bool = False
     methods: tuple[str, ...] = ()

@@ -484,6 +484,7 @@ def _server(entry: ServerEntry) -> pb.Server:
         id=view.id,
         name=view.name,
         version=view.version,
+        worker=view.worker,
         max_payload=view.max_payload,
         rules=view.rules,
         methods=view.methods,

@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -14,6 +15,8 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from urllib.parse import unquote
+
+from windshift.server.config.cores import usable_cores
 
 if TYPE_CHECKING:
     from windshift.nats import ServerAddress  # imports asyncio, which `--help` and probes do without
@@ -94,6 +97,21 @@ def _matching(pattern: re.Pattern[str], problem: str = "") -> Callable[[str], st
     return parse
 
 
+SHARES_PORTS: Final = sys.platform == "linux"
+"""Whether connections to one port are spread over the processes that listen there. Other systems have
+SO_REUSEPORT too, and give all connections to one of them."""
+_MOST_WORKERS: Final = 64
+
+
+def _workers(text: str) -> int:
+    if text.lower() != "auto":
+        return _within(_whole(text), 1, _MOST_WORKERS)
+    return min(usable_cores(), _MOST_WORKERS) if SHARES_PORTS else 1
+
+
+workers: Final = Parser(
+    _workers, f"a whole number from 1 to {_MOST_WORKERS}, or auto", f"1 to {_MOST_WORKERS}, or auto"
+)
 port: Final = replace(integer(0, 65535), hint="")
 ratio: Final = Parser(lambda text: _within(float(text), 0, 1), "a number from 0 to 1", "0 to 1")
 milliseconds: Final = Parser(

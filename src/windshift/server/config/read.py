@@ -85,9 +85,20 @@ def _check_exposure(reader: Reader, config: ServerConfig) -> None:
         )
 
 
+def _check_workers(reader: Reader, config: ServerConfig) -> None:
+    """Refuse several processes where the system does not spread connections over them."""
+    if config.workers > 1 and not parsers.SHARES_PORTS:
+        reader.problem(
+            "WINDSHIFT_WORKERS",
+            f"{config.workers} processes cannot share a port on this system: only Linux spreads connections "
+            "over them (SO_REUSEPORT); use 1",
+        )
+
+
 _RULES: Final[tuple[Callable[[Reader, ServerConfig], None], ...]] = (
     _check_credentials,
     _check_ports,
     _check_replicas,
     _check_exposure,
+    _check_workers,
 )

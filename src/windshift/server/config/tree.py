@@ -354,6 +354,12 @@ class ServerConfig:
     events: EventsConfig = section(EventsConfig, "Events")
     embedded: EmbeddedConfig = section(EmbeddedConfig, "The embedded NATS server")
     grpc: GrpcConfig = section(GrpcConfig, "The API")
+    workers: int = setting(
+        "WINDSHIFT_WORKERS",
+        p.workers,
+        "Processes that serve the port together, on Linux; auto: one for each core that the server may use.",
+        "1",
+    )
     auth: AuthConfig = section(AuthConfig, "Authorization")
     health: ListenConfig = section(ListenConfig, "Probes and metrics", host=_HEALTH_HOST, port=_HEALTH_PORT)
     health_probes: tuple[IPv4Network | IPv6Network, ...] = setting(

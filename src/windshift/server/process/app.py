@@ -129,14 +129,17 @@ class App:
         *,
         share_port: bool = False,
         storage: int | None = None,
+        worker: int = 0,
     ) -> None:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
-        `storage` is how many bytes the broker may store, if known.
+        `storage` is how many bytes the broker may store, if known. `worker` is this process's number among
+        several that serve the port together, from 1; 0: it is alone.
         """
         self._config = config
         self._share_port = share_port
+        self._worker = worker
         self._telemetry = telemetry
         self._made_at, self._started_ns = asyncio.get_running_loop().time(), time.time_ns()
         nats = _nats(config.nats, servers)
@@ -174,7 +177,8 @@ class App:
 
     def _make_metrics(self, nats: _Nats, counts: Counts, stats: DeadLetterStats, audit: Audit) -> Metrics:
         connection, requests, api, writes, *_ = nats
-        cache = SnapshotCache(connection, requests, SnapshotCollector(api))
+        shows_broker = self._worker <= 1
+        cache = SnapshotCache(connection, requests, SnapshotCollector(api)) if shows_broker else None
         methods = [path for service in self._answered for path in service.methods]
         connections = (connection, api.connection)
         metrics = Metrics(counts, stats, writes, cache, connections, methods, self._telemetry)
@@ -255,6 +259,7 @@ class App:
             version=windshift.__version__,
             started_ns=self._started_ns,
             max_payload=self.connection.max_payload,
+            worker=self._worker,
             rules=self.authorization is not None,
             methods=tuple(path for service in self._answered for path in service.methods),
             limits={

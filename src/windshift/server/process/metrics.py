@@ -27,7 +27,7 @@ from windshift.server.telemetry.calls import CallDurations
 from windshift.server.telemetry.exporter import Exporter
 from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.process import LoopLag, add_process
-from windshift.server.telemetry.registry import PeriodicReader, Point, Registry
+from windshift.server.telemetry.registry import Collect, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
 
@@ -35,18 +35,61 @@ _MOST_REPLAYED: Final = 200
 """Consumers whose outstanding replays are shown, those with most of them."""
 
 
+class Outlet:
+    """Where the readings of a server go: to who scrapes them, and to a collector where there is one.
+
+    Args:
+        collect: reads all instruments.
+        telemetry: where metrics are pushed.
+    """
+
+    def __init__(self, collect: Collect, telemetry: Telemetry) -> None:
+        self._collect = collect
+        self._push = telemetry.metric_reader(collect)
+        self._exposing: dict[str, asyncio.Task[Exposition]] = {}
+
+    @property
+    def failures(self) -> int:
+        """How many pushes failed."""
+        return 0 if self._push is None else self._push.failures
+
+    def start(self) -> None:
+        """Start to push."""
+        if self._push is not None:
+            self._push.start()
+
+    async def close(self, timeout: float) -> None:
+        """Push the last readings, for `timeout` seconds at most."""
+        if self._push is not None:
+            await self._push.close(timeout)
+
+    async def expose(self, accept: str) -> Exposition:
+        """Return all metrics as text. Concurrent requests share one result."""
+        task = self._exposing.get(accept)
+        if task is None:
+            task = self._exposing[accept] = asyncio.create_task(self._expose(accept))
+            task.add_done_callback(lambda _: self._exposing.pop(accept, None))
+        return await asyncio.shield(task)
+
+    async def _expose(self, accept: str) -> Exposition:
+        from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - 2 MB until the first scrape
+
+        return await expose(await self._collect(), accept)
+
+
 class Metrics:
     """The metrics of one server.
 
     Attributes:
         registry: reads every instrument.
+        outlet: gives the readings away.
         calls: observes the calls of the gRPC server.
 
     Args:
         counts: counts events.
         dead_letters: counts events that consumers gave up on.
         writes: writes to JetStream.
-        cache: what JetStream holds.
+        cache: what JetStream holds; None = another process of this server shows it.
         connections: the connections to NATS.
         methods: the paths that the gRPC server serves.
         telemetry: where metrics are pushed.
@@ -57,7 +100,7 @@ class Metrics:
         counts: Counts,
         dead_letters: DeadLetterStats,
         writes: Writes,
-        cache: SnapshotCache,
+        cache: SnapshotCache | None,
         connections: Sequence[Connection],
         methods: Iterable[str],
         telemetry: Telemetry,
@@ -67,13 +110,14 @@ class Metrics:
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
         _add_dead_letters(registry, dead_letters)
-        _add_nats(registry, connections, cache, dead_letters)
+        _add_nats(registry, connections)
+        if cache is not None:
+            _add_snapshots(registry, cache, dead_letters)
         add_process(registry)
-        self._push = telemetry.metric_reader(registry.collect)
-        _add_exports(registry, self._push, telemetry.spans)
+        self.outlet = Outlet(registry.collect, telemetry)
+        _add_exports(registry, self.outlet, telemetry.spans)
         self._lag = LoopLag(registry.add_histogram(i.LOOP_LAG))
         self._cache = cache
-        self._exposing: dict[str, asyncio.Task[Exposition]] = {}
 
     def add_denials(self, denials: Mapping[str, int], exceeded: Mapping[str, int]) -> None:
         """Show how many calls were denied, by reason, and those that exceeded a quota, by that."""
@@ -108,28 +152,14 @@ class Metrics:
         """Start observing the event loop and a gRPC server."""
         _add_rpc(self.registry, server)
         self._lag.start()
-        if self._push is not None:
-            self._push.start()
+        self.outlet.start()
 
     async def close(self, timeout: float) -> None:
         """Push the last readings, for `timeout` seconds at most, and stop observing."""
-        if self._push is not None:
-            await self._push.close(timeout)
+        await self.outlet.close(timeout)
         self._lag.stop()
-        self._cache.stop()
-
-    async def expose(self, accept: str) -> Exposition:
-        """Return all metrics as text. Concurrent requests share one result."""
-        task = self._exposing.get(accept)
-        if task is None:
-            task = self._exposing[accept] = asyncio.create_task(self._expose(accept))
-            task.add_done_callback(lambda _: self._exposing.pop(accept, None))
-        return await asyncio.shield(task)
-
-    async def _expose(self, accept: str) -> Exposition:
-        from windshift.server.telemetry.prometheus import expose  # noqa: PLC0415 - 2 MB until the first scrape
-
-        return await expose(await self.registry.collect(), accept)
+        if self._cache is not None:
+            self._cache.stop()
 
 
 # --- What this process does -------------------------------------------------------------------------------
@@ -200,8 +230,8 @@ def _refused(watched: Sequence[Watched[Any]]) -> Iterable[Point]:
     return [((what,), int(what in failing)) for what in i.RELOADED]
 
 
-def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporter[Span] | None) -> None:
-    registry.add_number(i.PUSH_FAILURES, lambda: 0 if push is None else push.failures)
+def _add_exports(registry: Registry, outlet: Outlet, spans: Exporter[Span] | None) -> None:
+    registry.add_number(i.PUSH_FAILURES, lambda: outlet.failures)
     registry.add_number(i.SPANS_EXPORTED, lambda: 0 if spans is None else spans.exported)
     registry.add_number(i.SPANS_DROPPED, lambda: 0 if spans is None else spans.dropped)
 
@@ -209,15 +239,13 @@ def _add_exports(registry: Registry, push: PeriodicReader | None, spans: Exporte
 # --- NATS -------------------------------------------------------------------------------------------------
 
 
-def _add_nats(
-    registry: Registry,
-    connections: Sequence[Connection],
-    cache: SnapshotCache,
-    dead_letters: DeadLetterStats,
-) -> None:
-    registry.refresh.append(cache.refresh)
+def _add_nats(registry: Registry, connections: Sequence[Connection]) -> None:
     registry.add_number(i.NATS_CONNECTED, lambda: int(all(each.connected for each in connections)))
     registry.add_number(i.NATS_RECONNECTS, lambda: sum(each.reconnects for each in connections))
+
+
+def _add_snapshots(registry: Registry, cache: SnapshotCache, dead_letters: DeadLetterStats) -> None:
+    registry.refresh.append(cache.refresh)
     registry.add_number(i.NATS_ROUND_TRIP, lambda: cache.round_trip)
     registry.add_number(i.POLL_FAILURES, lambda: cache.failures)
     registry.add(i.POLL_OMITTED, lambda: _omitted(cache.snapshot))

@@ -31,6 +31,7 @@ from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import Readiness
 from windshift.server.process.tls import TlsNotUsable
 from windshift.server.process.watchdog import Watchdog
+from windshift.server.process.workers import WorkerFailed, Workers
 from windshift.server.telemetry import instruments
 from windshift.server.telemetry.exposition import Exposition
 from windshift.server.telemetry.registry import Registry
@@ -86,7 +87,7 @@ class Process:
         self._share_port = share_port
         self._announce = announce
         self._embedded: EmbeddedNats | None = None
-        self._app: App | None = None
+        self._app: App | Workers | None = None
         self._watchdog = Watchdog(config.watchdog_timeout.total_seconds(), self._abandon)
         self._held: Readiness | None = None
         self._stopping = asyncio.Event()
@@ -112,13 +113,16 @@ class Process:
     def _on_signal(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
             log.info("%s: stopping; a second one ends the process at once", number.name)
-            self._stopping_since = asyncio.get_running_loop().time()
-            self._stopping.set()
+            self._stop()
             return
         self._abandon()
         sys.stderr.write(f"windshift: a second signal ({number.name}): not waiting any longer\n")
         sys.stderr.flush()
         os._exit(128 + number)
+
+    def _stop(self) -> None:
+        self._stopping_since = asyncio.get_running_loop().time()
+        self._stopping.set()
 
     def _abandon(self) -> None:
         """Tell the embedded server to stop: this process is about to exit."""
@@ -151,23 +155,29 @@ class Process:
         """Start everything. What the stack is given is stopped in reverse, after the drain."""
         config = self._config = _with_room(self._config)
         health_port = await self._start_health(stack)
-        loading = asyncio.create_task(asyncio.to_thread(_load_app))
+        loading = asyncio.create_task(
+            asyncio.to_thread(_load_app if config.workers == 1 else lambda: Workers)
+        )
         servers = config.nats.servers or await self._start_embedded(stack)
         make_app = await loading
         storage = None if self._embedded is None else self._embedded.storage
         app = make_app(config, servers, self._telemetry, share_port=self._share_port, storage=storage)
-        stack.push_async_callback(app.close)
         if self._embedded is not None and app.metrics is not None:
             _add_disk(app.metrics.registry, self._embedded.disk)
-        await _start_app(app, config)
-        if app.metrics is not None:
-            app.metrics.add_stalls(self._watchdog)
-        self._app = app
+        await self._begin(app, stack)
         self._tell_of_disk()
         warnings = asyncio.create_task(warn(config, app.port))
         stack.callback(warnings.cancel)
-        _spare_collector()
         self._tell(_ready_line(config, app.port, health_port))
+
+    async def _begin(self, app: App | Workers, stack: AsyncExitStack) -> None:
+        """Take calls."""
+        stack.push_async_callback(app.close)
+        await _start_app(app, self._config)
+        if app.metrics is not None:
+            app.metrics.add_stalls(self._watchdog)
+        self._app = app
+        _spare_collector()
 
     def _tell(self, line: str) -> None:
         """Say that the server is ready. That nobody reads it any more is no reason to end."""
@@ -241,7 +251,7 @@ class Process:
     async def _scrape(self, accept: str) -> Exposition | None:
         """Give the text of all metrics, once there is a server that has any."""
         metrics = None if self._app is None else self._app.metrics
-        return None if metrics is None else await metrics.expose(accept)
+        return None if metrics is None else await metrics.outlet.expose(accept)
 
     def _readiness(self) -> Readiness:
         if self._stopping.is_set():
@@ -256,9 +266,13 @@ class Process:
         if self._app is None:
             return
         timeout = self._config.grpc.drain_timeout.total_seconds()
-        if await self._app.drain(timeout):
+        self._tell_of_drain(wholly=await self._app.drain(timeout))
+
+    def _tell_of_drain(self, *, wholly: bool) -> None:
+        if wholly:
             log.info("drained: all calls ended")
         else:
+            timeout = self._config.grpc.drain_timeout.total_seconds()
             log.warning(
                 "not all calls ended within WINDSHIFT_DRAIN_TIMEOUT (%g s); they were cut off", timeout
             )
@@ -272,12 +286,22 @@ def _load_app() -> type[App]:
 
 
 def _with_room(config: ServerConfig) -> ServerConfig:
-    """Fit the limits to what this process may have: memory, and a file for each connection."""
-    limits = config.grpc.limits
+    """Fit the limits to what a process may have: memory, and a file for each connection.
+
+    Of what is for the whole server, each worker has an equal share.
+    """
+    limits, workers = config.grpc.limits, config.workers
     wanted = limits.max_connections
-    room = allow_connections(wanted)
-    limits = replace(limits, max_connections=room, max_held=limits.max_held or memory_to_hold())
-    if room < wanted:
+    share = -(-wanted // workers)
+    per_process = allow_connections(share)
+    room = min(wanted, per_process * workers)
+    limits = replace(
+        limits,
+        max_connections=per_process,
+        max_connections_per_address=-(-limits.max_connections_per_address // workers),
+        max_held=(limits.max_held or memory_to_hold()) // workers,
+    )
+    if per_process < share:
         log.warning(
             "the limit of open files lets %d connections in, not GRPC_MAX_CONNECTIONS=%d: raise the limit "
             "(ulimit -Hn, or LimitNOFILE= of systemd), or set GRPC_MAX_CONNECTIONS to what it should be",
@@ -306,9 +330,11 @@ def _spare_collector() -> None:
     gc.set_threshold(10_000)
 
 
-async def _start_app(app: App, config: ServerConfig) -> None:
+async def _start_app(app: App | Workers, config: ServerConfig) -> None:
     try:
         await app.start()
+    except WorkerFailed as error:
+        raise StartError(str(error)) from error
     except ConnectFailed as error:
         raise StartError(f"{_about_nats(config.nats)}: {error.text}") from error
     except PolicyNotUsable as error:

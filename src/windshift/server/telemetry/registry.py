@@ -108,6 +108,10 @@ class Registry:
         """Read all instruments, in the order of the table."""
         for refresh in self.refresh:
             await refresh()
+        return self.read()
+
+    def read(self) -> list[Family]:
+        """Read all instruments without fetching anything."""
         return [
             Family(instrument, list(self._readers[instrument]()))
             for instrument in INSTRUMENTS

@@ -20,7 +20,7 @@ class GetServerResponse(_message.Message):
     def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ...) -> None: ...
 
 class Server(_message.Message):
-    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits")
+    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits", "worker")
     class Broker(_message.Message):
         __slots__ = ("name", "version", "cluster", "url", "connected", "round_trip")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -52,6 +52,7 @@ class Server(_message.Message):
     BROKER_FIELD_NUMBER: _ClassVar[int]
     METHODS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     version: str
@@ -61,7 +62,8 @@ class Server(_message.Message):
     broker: Server.Broker
     methods: _containers.RepeatedScalarFieldContainer[str]
     limits: _containers.RepeatedCompositeFieldContainer[Server.Limit]
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ...) -> None: ...
+    worker: int
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ..., worker: _Optional[int] = ...) -> None: ...
 
 class WhoAmIRequest(_message.Message):
     __slots__ = ("checks",)

@@ -1,0 +1,120 @@
+"""What a server and its workers tell each other, over a pair of connected sockets that nobody else has."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import socket
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+from windshift.nats import ServerAddress
+from windshift.server.config import ServerConfig
+from windshift.server.process.readiness import Readiness
+from windshift.server.telemetry.registry import Readings
+
+_LENGTH = 4
+"""Bytes before a message, which say how long it is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """What a worker is to serve: the first message that it gets.
+
+    Attributes:
+        number: the worker's, from 1.
+        config: of this process: its share of what is for all.
+        servers: the NATS servers.
+        storage: bytes that the broker may store; None = unknown.
+    """
+
+    number: int
+    config: ServerConfig
+    servers: tuple[ServerAddress, ...]
+    storage: int | None
+
+
+class Order(Enum):
+    """What a worker is to do."""
+
+    RELOAD = auto()
+    COLLECT = auto()
+    """Send `Collected`."""
+    STOP = auto()
+    """Drain, and end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Whether a worker is to refuse writes: the arguments of `App.refuse_writes`."""
+
+    why: str
+    trouble: Readiness | None
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The worker cannot start, and why, for the operator."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """The worker serves, and whether it should get calls; None: it is about to end.
+
+    Sent whenever that changes, and once a second.
+    """
+
+    readiness: Readiness | None
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """The readings of the worker."""
+
+    readings: Readings
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """The worker is about to end, and whether all of its calls did before."""
+
+    wholly: bool
+
+
+class Channel:
+    """One end."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader = reader
+        self._writer = writer
+
+    @classmethod
+    async def of(cls, end: socket.socket) -> Channel:
+        """Take over one end of the pair."""
+        return cls(*await asyncio.open_unix_connection(sock=end))
+
+    def send(self, message: object) -> None:
+        """Send a message, soon. It is lost if the other end is gone."""
+        body = pickle.dumps(message)
+        self._writer.write(len(body).to_bytes(_LENGTH, "big") + body)
+
+    async def messages(self) -> AsyncIterator[Any]:
+        """Return messages as they come, until the other end is gone."""
+        try:
+            while True:
+                length = int.from_bytes(await self._reader.readexactly(_LENGTH), "big")
+                yield pickle.loads(await self._reader.readexactly(length))  # noqa: S301 - see above
+        except (asyncio.IncompleteReadError, ConnectionError):
+            return
+
+    async def close(self) -> None:
+        """Send what waits, and close."""
+        self._writer.close()
+        try:
+            await self._writer.wait_closed()
+        except ConnectionError:
+            pass

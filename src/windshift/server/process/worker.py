@@ -1,0 +1,155 @@
+"""One of several processes that serve a port together, `python -m … DESCRIPTOR`.
+
+The descriptor is the worker's end of a channel to the process that started it (`workers`), which says what to
+serve. The worker stops when that process says so, and when it is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import faulthandler
+import logging
+import socket
+import sys
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+import uvloop
+
+from windshift.server.process.app import App
+from windshift.server.process.channel import (
+    Assignment,
+    Channel,
+    Collected,
+    Drained,
+    Failed,
+    Order,
+    Refusal,
+    Told,
+)
+from windshift.server.process.logging import configure_logging, exported_logs
+from windshift.server.process.serve import Process, StartError
+from windshift.server.telemetry.registry import Registry
+from windshift.server.telemetry.signals import Telemetry
+
+log = logging.getLogger("windshift.server.process.worker")  # also where it is `__main__`
+
+_FAILED: Final = 1
+_LOOK: Final = 0.1
+"""Seconds between two looks at whether this worker is ready."""
+_WORD: Final = 10
+"""So many looks until that is told again, changed or not."""
+
+
+class WorkerProcess(Process):
+    """A process that serves without a broker and a health port of its own.
+
+    Args:
+        channel: to the process that has them.
+        assignment: what to serve.
+        telemetry: where spans and log records go.
+    """
+
+    def __init__(self, channel: Channel, assignment: Assignment, telemetry: Telemetry) -> None:
+        super().__init__(assignment.config, telemetry, lambda _: None)
+        self._channel = channel
+        self._assignment = assignment
+        self._collecting: asyncio.Task[None] | None = None
+
+    async def _start(self, stack: AsyncExitStack) -> None:
+        given = self._assignment
+        app = App(
+            given.config,
+            given.servers,
+            self._telemetry,
+            share_port=True,
+            storage=given.storage,
+            worker=given.number,
+        )
+        obeying = asyncio.create_task(self._obey(app), name="orders")
+        stack.callback(obeying.cancel)
+        await self._begin(app, stack)
+        telling = asyncio.create_task(self._tell_readiness(app), name="readiness")
+        stack.callback(telling.cancel)
+
+    async def _obey(self, app: App) -> None:
+        """Do what the other end says, and stop when it is gone."""
+        async for message in self._channel.messages():
+            match message:
+                case Order.RELOAD:
+                    app.reload()
+                case Order.COLLECT if app.metrics is not None:
+                    self._collecting = asyncio.create_task(self._collect(app.metrics.registry))
+                case Order.STOP:
+                    self._stop()
+                case Refusal(why, trouble):
+                    app.refuse_writes(why, trouble)
+                case _:
+                    raise AssertionError(f"{message!r} is no order")
+        if not self._stopping.is_set():
+            log.warning("the process that started this worker is gone; stopping")
+            self._stop()
+
+    async def _collect(self, registry: Registry) -> None:
+        self._channel.send(Collected(await registry.collect()))
+
+    async def _tell_readiness(self, app: App) -> None:
+        looks, told = 0, None
+        while True:
+            readiness = None if self._stopping.is_set() else app.readiness()
+            if readiness != told or looks % _WORD == 0:
+                told = readiness
+                self._channel.send(Told(readiness))
+            looks += 1
+            await asyncio.sleep(_LOOK)
+
+    def _tell_of_drain(self, *, wholly: bool) -> None:
+        if self._app is not None and self._app.metrics is not None:
+            self._channel.send(Collected(self._app.metrics.registry.read()))
+        self._channel.send(Drained(wholly))
+
+
+def main(descriptor: int) -> int:
+    """Serve until the other end of the channel says otherwise, or a signal; return the exit status."""
+    faulthandler.enable()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(_serve(descriptor))
+
+
+async def _serve(descriptor: int) -> int:
+    channel = await Channel.of(socket.socket(fileno=descriptor))
+    async for assignment in channel.messages():
+        return await _serve_assigned(channel, assignment)
+    return _FAILED
+
+
+async def _serve_assigned(channel: Channel, assignment: Assignment) -> int:
+    config = assignment.config
+    _number_records(assignment.number)
+    configure_logging(config.log.level, readable=config.log.development)
+    telemetry = Telemetry(config.telemetry)
+    with exported_logs(telemetry):
+        try:
+            await WorkerProcess(channel, assignment, telemetry).run()
+        except StartError as error:
+            channel.send(Failed(str(error)))
+            return _FAILED
+        finally:
+            await channel.close()
+    return 0
+
+
+def _number_records(worker: int) -> None:
+    """Have every log record say which worker it is of."""
+    make = logging.getLogRecordFactory()
+
+    def numbered(*args: Any, **kwargs: Any) -> logging.LogRecord:
+        record = make(*args, **kwargs)
+        record.worker = worker
+        return record
+
+    logging.setLogRecordFactory(numbered)
+
+
+if __name__ == "__main__":
+    sys.exit(main(int(sys.argv[1])))

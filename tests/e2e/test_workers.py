@@ -1,0 +1,184 @@
+"""Several processes that serve one port: to clients, probes and signals they are one server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.support.client import Client
+from tests.support.exposition import Exposition, scrape
+from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, wait_for, windshift
+from tests.wire.consuming import Call, ensure_consumer, subscribed
+from tests.wire.looking import ask
+
+WORKERS = {1, 2}
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[WindshiftProcess]:
+    """Run a server with two workers, and a broker of its own."""
+    with windshift(tmp_path, "--workers", "2") as process:
+        yield process
+
+
+def workers(server: WindshiftProcess) -> set[int]:
+    """Return the process ids of the workers."""
+    found = subprocess.run(
+        ["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return {int(line.split()[0]) for line in found.stdout.splitlines() if "process.worker" in line}
+
+
+@contextmanager
+def on_each_worker(server: WindshiftProcess) -> Iterator[dict[int, Client]]:
+    """Connect until both workers are reached: the kernel chooses one for each connection."""
+    found: dict[int, Client] = {}
+    try:
+        while found.keys() != WORKERS:
+            client = alone(server.address)
+            with suppress(grpc.RpcError):
+                found.setdefault(ask(client, "GetServer").server.worker, client)
+            if client not in found.values():
+                client.channel.close()
+        yield found
+    finally:
+        for client in found.values():
+            client.channel.close()
+
+
+def alone(address: str) -> Client:
+    """Make a client with a connection of its own; others of this process share theirs."""
+    client = Client(address)
+    client.channel.close()
+    client.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
+    return client
+
+
+def ids_by_worker(client: Client) -> dict[int, str]:
+    """Return the id of each worker, as this client's has heard of them."""
+    return {each.server.worker: each.server.id for each in ask(client, "ListServers").servers}
+
+
+def all_of(call: Call, count: int) -> set[int]:
+    """Acknowledge what comes, until so many events have; return their ids."""
+    ids: set[int] = set()
+    while len(ids) < count:
+        event = call.event(within=LIMIT)
+        ids.add(event.id)
+        call.ack(event.id)
+    return ids
+
+
+def published(server: WindshiftProcess) -> float:
+    """Count the events that all workers have published."""
+    return metrics(server).value("windshift_events_published_total")
+
+
+def metrics(server: WindshiftProcess) -> Exposition:
+    """Scrape the server."""
+    return scrape(server.health_port)
+
+
+def records(server: WindshiftProcess) -> list[dict[str, Any]]:
+    """Read the log."""
+    return [json.loads(line) for line in server.err.splitlines()]
+
+
+def test_they_are_one_server(server: WindshiftProcess) -> None:
+    """One /metrics and one log have what all of them do, and each tells of all; one signal stops all."""
+    with on_each_worker(server) as clients:
+        one, two = clients[1], clients[2]
+        one.ensure_stream("S")
+        ensure_consumer(one, "S")
+        assert sorted(client.publish("S.a") for client in (one, two, two)) == [1, 2, 3]
+        with subscribed(one, "S", 10) as here, subscribed(two, "S", 10) as there:
+            wait_for(lambda: ids_by_worker(one).keys() == ids_by_worker(two).keys() == WORKERS)
+            told = ask(two, "ListSubscriptions", stream="S").subscriptions
+            assert {each.server for each in told} == set(ids_by_worker(one).values())
+            found = metrics(server)
+            assert found.value("windshift_subscriptions") == 2
+            assert found.value("windshift_events_published_total") == 3
+            assert found.value("windshift_stream_messages", stream="S") == 3
+            assert found.value("windshift_nats_connected") == 1
+            assert found.value("windshift_disk_refusing") == 0
+            assert server.probe("/readyz").status == 200
+            here.call.cancel()
+            assert all_of(there, 3) == {1, 2, 3}
+            children, broker = workers(server), server.nats_pid
+            assert server.stop() == 0
+            wait_for(there.call.done)
+            assert there.call.code() is grpc.StatusCode.UNAVAILABLE
+    assert broker is not None
+    assert not any(map(lives, {*children, broker}))
+    assert {each["worker"] for each in records(server) if "worker" in each} == WORKERS
+    assert "drained: all calls ended" in server.err
+
+
+def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftProcess) -> None:
+    """Its calls end with UNAVAILABLE, those of the other go on, and nothing that was counted is forgotten."""
+    with on_each_worker(server) as clients:
+        clients[1].ensure_stream("S")
+        for client in clients.values():
+            ensure_consumer(client, "S", timeout=1)
+            client.publish("S.a")
+        assert published(server) == 2
+        before = workers(server)
+        with subscribed(clients[1], "S", 10) as one, subscribed(clients[2], "S", 10) as two:
+            os.kill(min(before), signal.SIGKILL)
+            wait_for(lambda: one.call.done() or two.call.done())
+            number, kept, lost = (1, two, one) if one.call.done() else (2, one, two)
+            assert lost.call.code() is grpc.StatusCode.UNAVAILABLE
+            assert clients[3 - number].publish("S.b") == 3
+            assert published(server) == 3
+            wait_for(lambda: len(workers(server) - before) == 1)
+            with on_each_worker(server) as anew:
+                assert anew[number].publish("S.c") == 4
+            assert all_of(kept, 4) == {1, 2, 3, 4}
+            assert published(server) == 4
+            assert not kept.call.done()
+        assert server.probe("/readyz").status == 200
+    assert server.stop() == 0
+
+
+def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -> None:
+    """Neither workers nor the broker outlive it."""
+    left = {*workers(server), server.nats_pid or 0}
+    assert len(left) == 3
+    server.kill()
+    wait_for(lambda: not any(map(lives, left)))
+
+
+def test_files_are_reloaded_by_all(tmp_path: Path, nats_server: NatsServer) -> None:
+    """SIGHUP has every worker load them; a worker that cannot start says why, and ends the start."""
+    rules = tmp_path / "rules.toml"
+    rules.write_text('[role.all]\npublish = ["a"]\n')
+    environment = {"NATS_URL": nats_server.url, "WINDSHIFT_AUTH_FILE": str(rules), "WINDSHIFT_WORKERS": "2"}
+    with windshift(tmp_path, **environment) as server:
+        server.signal(signal.SIGHUP)
+        reloads = {"what": "authorization", "result": "ok"}
+        wait_for(lambda: metrics(server).value("windshift_reloads_total", **reloads) == 2)
+        rules.write_text("[role.all")
+        server.signal(signal.SIGHUP)
+        wait_for(lambda: metrics(server).value("windshift_reload_failing", what="authorization") == 1)
+        (tmp_path / "second").mkdir()
+        port = {"GRPC_PORT": str(server.api_port)}
+        second = WindshiftProcess(tmp_path / "second", **environment | port)
+        for expected in ("the port is in use", "WINDSHIFT_AUTH_FILE"):
+            second.launch()
+            assert second.wait() == 1
+            assert expected in second.err.splitlines()[-1]
+            second.environment["GRPC_PORT"] = "0"
+        assert server.stop() == 0
