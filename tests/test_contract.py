@@ -182,6 +182,7 @@ EXTENSIONS_START_AT = 100
 
 EXTENSIONS = {
     "windshift.events.v1alpha1": {
+        "EnsureStreamRequest": "atomic_batches 100? bool",
         "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
         "PublishEventResponse": "duplicate 100 bool",
         "EventsRequest": "limit 100 Limit",

@@ -46,6 +46,10 @@ UNBOUND: Final = Answer("FAILED_PRECONDITION", "UNBOUND_SUBJECT")
 OVERLAP: Final = Answer("FAILED_PRECONDITION", "SUBJECTS_OVERLAP")
 
 
+CODES: Final = {code.value[0]: code.name for code in grpc.StatusCode}
+"""The names of status codes by their numbers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row.
@@ -116,7 +120,16 @@ class Outcome(NamedTuple):
     def answer(self) -> Answer:
         """How the call ended."""
         refusal = self.refusal
-        return ALLOWED if refusal is None else Answer(refusal.code, refusal.reason)
+        if refusal is not None:
+            return Answer(refusal.code, refusal.reason)
+        for error in self.responses[0].errors if self.is_of_several else ():
+            return Answer(CODES[error.code], error.reason)
+        return ALLOWED
+
+    @property
+    def is_of_several(self) -> bool:
+        """Whether there may be errors of single events in the response."""
+        return bool(self.responses) and isinstance(self.responses[0], events_pb.PublishBatchResponse)
 
 
 def invoke(client: Client, method: Any, request: Message, limit: int = 1) -> Outcome:
@@ -184,7 +197,7 @@ def play(world: World, row: Row) -> None:
         EFFECTS[row.method](world, request, outcome.responses)
     else:
         assert world.effects() == before
-        assert outcome.responses == []
+        assert outcome.responses == [] or not any(outcome.responses[0].ids)
 
 
 def _limit(world: World, row: Row, request: Any) -> int:
@@ -205,6 +218,16 @@ def _published(world: World, request: Any, responses: Any) -> None:
     stored = world.witness.message(stream, seq=responses[0].id)
     assert stored is not None
     assert stored["subject"] == request.subject
+
+
+def _all_published(world: World, request: Any, responses: Any) -> None:
+    assert len(responses[0].ids) == len(request.events)
+    for event, seq in zip(request.events, responses[0].ids, strict=True):
+        stream = world.witness.stream_of(event.subject)
+        assert stream is not None
+        stored = world.witness.message(stream, seq=seq)
+        assert stored is not None
+        assert stored["subject"] == event.subject
 
 
 def _stream_ensured(world: World, request: Any, _: Any) -> None:
@@ -415,6 +438,7 @@ def _principals_listed(world: World, request: Any, responses: Any) -> None:
 EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "EventsService/Publish": _published,
     "EventsService/PublishEvent": _published,
+    "EventsService/PublishBatch": _all_published,
     "EventsService/EnsureStream": _stream_ensured,
     "EventsService/EnsureConsumer": _consumer_ensured,
     "EventsService/GetConsumer": _consumer_seen,

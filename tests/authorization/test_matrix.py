@@ -62,6 +62,9 @@ REQUESTS: dict[str, Message | Make] = {
     ),
     "EventsService/PublishEvent": events_pb.PublishEventRequest(subject="orders.a", data=any_of("x")),
     "EventsService/Publish": events_pb.PublishEventRequest(subject="orders.a", data=any_of("x")),
+    "EventsService/PublishBatch": events_pb.PublishBatchRequest(
+        events=[{"subject": "orders.a", "data": any_of("x")}] * 2
+    ),
     "EventsService/Events": lambda world: subscribe("SHOP", world.consumer("base-")),
     "EventsService/Consume": lambda world: subscribe("SHOP", world.consumer("base-")),
     "StateService/EnsureStore": lambda world: state_pb.EnsureStoreRequest(store=world.name("base-")),

@@ -216,6 +216,16 @@ class Connection:
             raise MessageTooLarge(self.max_payload)
         wire.send(publish_frame(subject, body, headers, reply))
 
+    def write(self, frames: bytes) -> None:
+        """Send frames of messages (`protocol.publish_frame`), each no larger than `max_payload`.
+
+        Otherwise like `publish`. Raise `NotConnected` if nothing was sent.
+        """
+        wire = self._wire
+        if wire is None:
+            raise NotConnected
+        wire.send(frames)
+
     def subscribe(self, subject: bytes, receive: Receive, *, is_vital: bool = False) -> Subscription:
         """Call `receive` with each message to `subject` as it arrives, across reconnects.
 

@@ -76,13 +76,23 @@ _ANSWERS: dict[str, dict[str, Answer]] = {
 }
 
 
+def _batch(who: str, subjects: list[str], answer: Answer, *, atomic: bool) -> Row:
+    events = [pb.PublishEventRequest(subject=subject, data=any_of("x")) for subject in subjects]
+    request = pb.PublishBatchRequest(events=events, atomic=atomic)
+    return Row("EventsService/PublishBatch", who, request, answer, f"{subjects} {atomic=}")
+
+
 def _rows() -> Iterator[Row]:
     for who, answers in _ANSWERS.items():
         for subject, answer in answers.items():
             request = pb.PublishEventRequest(subject=subject, data=any_of("x"))
             for method in ("Publish", "PublishEvent"):
                 yield Row(f"EventsService/{method}", who, request, answer, repr(subject))
+            for atomic in (False, True):
+                yield _batch(who, [subject, subject], answer, atomic=atomic)
     longest = pb.PublishEventRequest(subject="orders." + "x" * 100_000, data=any_of("x"))
+    for subjects in (["orders.a", "payments.x"], ["payments.x", "orders.a"]):
+        yield _batch("tail", subjects, DENIED, atomic=True)
     for who in ("tail", "star", "exact", "all"):
         yield Row("EventsService/Publish", who, longest, INVALID, "a very long subject")
 

@@ -15,6 +15,7 @@ from windshift.server.api.dead_letters import DEAD_LETTERS, MOST_IDS
 from windshift.server.api.events import EVENTS
 from windshift.server.api.policies import (
     LARGEST_OF_DEAD_LETTERS,
+    LARGEST_OF_EVENTS,
     LARGEST_OF_HEALTH,
     LARGEST_OF_TRANSACTIONS,
     LARGEST_REQUEST,
@@ -33,6 +34,7 @@ from windshift.server.domain.errors import InvalidField
 CARRY_PAYLOADS = {
     "Publish": UNLIMITED,
     "PublishEvent": UNLIMITED,
+    "PublishBatch": LARGEST_OF_EVENTS,
     "Set": UNLIMITED,
     "Transact": LARGEST_OF_TRANSACTIONS,
 }
@@ -52,7 +54,7 @@ def service(descriptor: ServiceDescriptor) -> Service:
 def limits(of: Service) -> dict[str, int]:
     """Return the bytes that the requests of each method may have."""
     return {
-        path.rpartition("/")[2]: SizeInterceptor().intercept(method).max_message_size
+        path.rpartition("/")[2]: SizeInterceptor(UNLIMITED).intercept(method).max_message_size
         for path, method in of.methods.items()
     }
 
@@ -82,7 +84,7 @@ async def test_the_table_is_what_the_server_has() -> None:
         policy = policy_of(method.path)
         assert policy.identified == (not method.path.startswith("/grpc.health."))
         assert (policy.quota is Quota.STREAMS) == (method.streaming and policy.identified)
-        assert policy.stores == (policy.max_size in (UNLIMITED, LARGEST_OF_TRANSACTIONS))
+        assert policy.stores == (policy.max_size in CARRY_PAYLOADS.values())
 
 
 @pytest.mark.parametrize("method", ["Replay", "Purge"])

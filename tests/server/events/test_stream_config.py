@@ -66,6 +66,7 @@ def test_defaults() -> None:
         "storage": "file",
         "num_replicas": 1,
         "allow_direct": True,
+        "allow_atomic": True,
         "max_age": 0,
         "max_msgs": -1,
         "max_msgs_per_subject": -1,
@@ -95,6 +96,7 @@ def test_every_option() -> None:
         "storage": "memory",
         "num_replicas": 3,
         "allow_direct": True,
+        "allow_atomic": True,
         "max_age": 3_600 * 10**9,
         "max_msgs": 10,
         "max_msgs_per_subject": 2,
@@ -280,8 +282,20 @@ def test_aggregate_sources_come_and_go() -> None:
 
 def test_subjects_and_aggregates_change_into_each_other() -> None:
     """What the broker can do is done: only mirrors are fixed."""
-    assert config(SUBJECTS, config(aggregate(SourceSpec("A")))) == config(SUBJECTS)
-    assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == config(aggregate(SourceSpec("A")))
+    collected = config(aggregate(SourceSpec("A")))
+    assert config(SUBJECTS, collected) == config(replace(SUBJECTS, atomic_batches=False))
+    assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == collected | {"allow_atomic": True}
+
+
+def test_atomic_batches() -> None:
+    """A new stream that is published to takes them where the broker can; an existing one stays as it is."""
+    older = desired_config(None, SUBJECTS, LAST_IDS, 1, takes_batches=False)
+    assert "allow_atomic" not in older
+    assert "allow_atomic" not in config(SUBJECTS, older)
+    assert config(replace(SUBJECTS, atomic_batches=True), older) == config(SUBJECTS)
+    assert config(replace(SUBJECTS, atomic_batches=False), config(SUBJECTS)) == older
+    with pytest.raises(UnsupportedCombination, match="atomic_batches"):
+        refuse_contradictions(replace(aggregate(SourceSpec("A")), atomic_batches=True))
 
 
 @pytest.mark.parametrize(

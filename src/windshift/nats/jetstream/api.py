@@ -90,6 +90,7 @@ def read_answer(body: bytes) -> JsonObject:
     raise refusal
 
 
+_SERVER_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 _Read: TypeAlias = Callable[[bytes], JsonObject]
 
 _TOTAL: Final = re.compile(rb'"total":(\d+)')
@@ -392,6 +393,12 @@ class JetStream:
                 yield element
 
     # --- Streams ------------------------------------------------------------------------------------------
+
+    def is_older_than(self, version: tuple[int, int]) -> bool:
+        """Whether the server in use is older than that, as far as its version is known."""
+        server = self.connection.server
+        known = None if server is None else _SERVER_VERSION.match(server[1].version)
+        return known is not None and (int(known[1]), int(known[2])) < version
 
     async def stream_names(self, subject: str, deadline: float) -> list[str]:
         """List the streams that take messages of this subject."""

@@ -74,6 +74,8 @@ BATCH_INCOMPLETE: Final = 10176
 LEADER_CHANGING: Final = 10194
 CONSUMER_OFFLINE_REASON: Final = 10195
 BATCH_TOO_LARGE: Final = 10199
+DUPLICATE_IN_BATCH: Final = 10201
+"""A message of a batch has an id that is known, or that another one of it has."""
 SERVERS_CHANGING: Final = 10202
 CONSUMER_INVALID_RESET: Final = 10204
 TOO_MANY_BATCHES: Final = 10210

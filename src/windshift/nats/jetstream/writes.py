@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
@@ -38,6 +38,7 @@ from windshift.nats.errors import (
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream, read_answer
+from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
 from windshift.nats.semaphore import FairSemaphore
@@ -86,18 +87,19 @@ class Write(NamedTuple):
     """For whom: writes of different askers take turns where they have to wait for each other."""
 
 
-def together(parts: Sequence[Part], deadline: float) -> Write:
+def together(parts: Sequence[Part], deadline: float, *, repeatable: bool = False) -> Write:
     """Return the write of messages that are stored all or none, one after the other (ADR-50).
 
     Their stream must allow it (``allow_atomic``): older servers store them one by one, without a word. At
     most 1,000; no subject twice if they have conditions. The acknowledgement has the sequence of the last.
+    It is `repeatable` if all messages have ids: the server refuses the whole of what it has stored before.
     """
     name = secrets.token_hex(11).encode()
     marked = [
         part._replace(headers=_in_batch(part.headers, name, number, is_last=number == len(parts)))
         for number, part in enumerate(parts, 1)
     ]
-    return Write(*marked[-1], deadline, before=tuple(marked[:-1]))
+    return Write(*marked[-1], deadline, repeatable, tuple(marked[:-1]))
 
 
 def _in_batch(headers: bytes, name: bytes, number: int, *, is_last: bool) -> bytes:
@@ -164,6 +166,20 @@ class Attempt(NamedTuple):
     """When to find out why there is no answer."""
 
 
+class Sent(NamedTuple):
+    """Writes that were sent together, or could not be."""
+
+    writes: Sequence[Write]
+    burst: Burst | None
+    slots: int
+    until: float
+    """When to wait no longer, in loop time."""
+    doubt_at: float
+    """When to find out why there are no answers."""
+    error: NatsError | None = None
+    """Why nothing was sent."""
+
+
 class _NotSent(Enum):
     NOT_CONNECTED = "there was no connection"
 
@@ -206,6 +222,7 @@ class Writes:
         self._patience = self._options.patience.total_seconds()
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
         self._slots = FairSemaphore(self._options.max_in_flight, max_waiting=self._options.max_waiting)
+        self._bursts = Bursts(connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
         self._looking: dict[bytes, asyncio.Task[_Found | None]] = {}
@@ -262,6 +279,100 @@ class Writes:
         """Let go of a write that was sent."""
         self._requests.forget(attempt.token)
         self._slots.give_back(attempt.asker, attempt.slots)
+
+    # --- Many at once -------------------------------------------------------------------------------------
+
+    def portions(self, sizes: Iterable[int]) -> Iterator[slice]:
+        """Cut writes, by the sizes of their bodies, into portions for `send_all`: all slots are for four."""
+        most, slots, start, place = max(1, self._options.max_in_flight // 4), 0, 0, -1
+        for place, size in enumerate(sizes):
+            more = 1 + size // _SLOT
+            if slots and slots + more > most:
+                yield slice(start, place)
+                slots, start = 0, place
+            slots += more
+        if slots:
+            yield slice(start, place + 1)
+
+    async def send_all(self, writes: Sequence[Write], steady: asyncio.Event) -> Sent:
+        """Send single messages of one asker with the same deadline, in their order, when there is room.
+
+        Nothing is sent as long as `steady` is not set. `answered` must follow, or `abandon_all`.
+        """
+        deadline, slots = writes[0].deadline, sum(map(self._slots_for, writes))
+        slots = min(slots, self._options.max_in_flight)
+        try:
+            if self._api.refusal:
+                self._api.refuse_if_full()
+            await self._connection.wait_ready(deadline)
+            await steady.wait()
+            await self._slots.take(writes[0].asker, deadline, slots)
+        except Busy:
+            return Sent(writes, None, 0, 0, 0, TooManyInFlight())
+        except NatsError as error:
+            return Sent(writes, None, 0, 0, 0, error)
+        now = self._requests.loop.time()
+        try:
+            if now >= deadline:
+                raise Unavailable
+            burst = self._bursts.send(writes)
+        except NatsError as error:
+            self._slots.give_back(writes[0].asker, slots)
+            return Sent(writes, None, 0, 0, 0, error)
+        until, doubt_at = deadline, now + min(self._patience, (deadline - now) / 2)
+        if all(write.repeatable for write in writes):
+            until = min(deadline, now + self._attempt_timeout)
+        return Sent(writes, burst, slots, until, min(until, doubt_at))
+
+    def abandon_all(self, sent: Sent) -> None:
+        """Let go of writes that were sent. What was let go already stays so."""
+        if sent.burst is not None and self._bursts.forget(sent.burst):
+            self._slots.give_back(sent.writes[0].asker, sent.slots)
+
+    async def answered(self, sent: Sent) -> list[PubAck | None]:
+        """Wait for the answers to what was sent; return the acknowledgements.
+
+        None = there is more to be done: `conclude` does it.
+        """
+        burst = sent.burst
+        if burst is None:
+            return [None] * len(sent.writes)
+        try:
+            if not burst.done.done():
+                await asyncio.wait((burst.done,), timeout=sent.doubt_at - self._requests.loop.time())
+            if not burst.done.done():
+                await self._doubt_all(burst, sent.until)
+        finally:
+            self.abandon_all(sent)
+        return list(map(_acknowledged, burst.answers))
+
+    async def conclude(self, sent: Sent, place: int) -> PubAck:
+        """Do what `write` does after its first attempt, for one of the writes whose answers are there."""
+        answer = _NotSent.NOT_CONNECTED if sent.burst is None else sent.burst.answers[place]
+        error = answer if isinstance(answer, NatsError) else sent.error
+        if error is not None and not isinstance(error, NotConnected):
+            raise error
+        if answer is None or isinstance(answer, NatsError):
+            raise OutcomeUnknown  # cannot be: `answered` was not awaited
+        return await self._conclude(sent.writes[place], answer)
+
+    async def _doubt_all(self, burst: Burst, until: float) -> None:
+        """Wait on as `_doubt` does, for all that have no answer yet."""
+        subjects = {burst.subjects[place] for place in burst.missing()}
+        looking = {subject: self._look_up(subject) for subject in subjects}
+        await asyncio.wait(looking.values())
+        for place in burst.missing():
+            found = looking[burst.subjects[place]].result()
+            if found is None or not found.answers:
+                burst.answer(place, NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING)
+        while not burst.done.done() and not self._api.refusal:
+            left = until - self._requests.loop.time()
+            if left <= 0:
+                break
+            await asyncio.wait((burst.done,), timeout=min(left, _BETWEEN_LOOKS))
+        burst.give_up(NoReply.TIMED_OUT)
+
+    # --- Steps --------------------------------------------------------------------------------------------
 
     def _slots_for(self, write: Write) -> int:
         size = len(write.body)
@@ -448,6 +559,19 @@ def _read(result: _Result) -> PubAck | None:
         raise
     except ValueError:
         raise OutcomeUnknown("something other than a stream answered; the write may be stored") from None
+
+
+def _acknowledged(answer: Answer | None) -> PubAck | None:
+    """Return what an answer acknowledges; None = it is no acknowledgement."""
+    if not isinstance(answer, bytes):
+        return None
+    plain = plain_ack(answer)
+    if plain is not None:
+        return plain
+    try:
+        return read_pub_ack(answer)
+    except (JetStreamError, ValueError):
+        return None
 
 
 def _may_have_arrived(result: _Result) -> bool:

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from collections.abc import Iterator
 from time import time_ns
 from typing import Final, NamedTuple
@@ -69,7 +68,6 @@ _MARKED: Final = 10**6
 _AGAIN: Final = 0.02
 """Seconds until servers are asked again that have something under way."""
 _OLDEST_BROKER: Final = (2, 14)
-_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 
 
 class Sought(NamedTuple):
@@ -204,8 +202,7 @@ class ConsumerSeek:
         self, consumer: ConsumerKey, state: ConsumerState, target: int, lowest: int
     ) -> None:
         connected = self._api.connection.server
-        version = _VERSION.match(connected[1].version) if connected else None
-        if version is not None and (int(version[1]), int(version[2])) < _OLDEST_BROKER:
+        if self._api.is_older_than(_OLDEST_BROKER):
             raise SeekNotPossible(
                 f"nats-server {connected[1].version if connected else ''} moves no consumers; upgrade it to "
                 "2.14 or newer, or make another consumer with `from`"

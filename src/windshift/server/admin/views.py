@@ -137,6 +137,7 @@ def stored_spec(config: Mapping[str, Any]) -> StreamSpec:
         config.get("num_replicas") or 1,
         _duration(window),
         size if size > 0 else None,
+        bool(config.get("allow_atomic")),
     )
 
 

@@ -118,7 +118,7 @@ class AuthInterceptor:
     def _unary(self, method: Method, policy: MethodPolicy) -> Handler:
         handler, rule, weight = method.handler, policy.rule or _nothing, int(policy.weight)
         access, stores = self._access, policy.stores
-        if policy.lasting:
+        if policy.lasting or policy.each:
             handler = self._lasting(handler, rule)
 
         async def guarded(request: Any, call: ServerCall) -> Any:
@@ -139,7 +139,7 @@ class AuthInterceptor:
         return guarded
 
     def _lasting(self, handler: Handler, rule: Rule) -> Handler:
-        """Judge a call again when the rules change: it may last for an hour."""
+        """Judge a call again when the rules change, and what it does one by one: it may last for an hour."""
 
         async def lasting(request: Any, call: ServerCall) -> Any:
             identity = call.state
@@ -223,7 +223,7 @@ class AuthInterceptor:
 
     def _follow(self, call: ServerCall, admission: AuthorizedStream, asked: list[Action]) -> None:
         """End a call when the rules allow it no longer."""
-        admission.on_exceeded = partial(self._deny, call, admission.identity)
+        admission.on_denied = partial(self._deny, call, admission.identity)
         admission.follow(
             partial(_require_all, admission, asked), partial(self._cut_off, call, admission.identity)
         )

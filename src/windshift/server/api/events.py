@@ -4,33 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Awaitable
 from datetime import timedelta
-from typing import Final
 
 from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall
 from windshift.server.admin.subscriptions import Subscriptions
-from windshift.server.api.callers import caller_of
+from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.fields import timestamp
+from windshift.server.api.publishing import (
+    MOST_EVENTS,
+    publish_atomic,
+    publish_each,
+    read_publish,
+)
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.access import require
 from windshift.server.auth.actions import DeleteConsumer, UseConsumer
 from windshift.server.auth.authenticate import Identity
-from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consumers import Consumers, ConsumerView
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.shared import Broker
-from windshift.server.events.model import PublishReceipt, PublishRequest
-from windshift.server.events.publish import Publisher
+from windshift.server.events.model import PublishReceipt
+from windshift.server.events.publishing import Publishing
 from windshift.server.events.streams import Streams
-from windshift.server.telemetry.propagation import Extract, TraceContext, w3c
-
-_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
+from windshift.server.telemetry.propagation import Extract, w3c
+from windshift.server.telemetry.tracer import current_span
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
 
@@ -41,7 +43,7 @@ class EventsService:
     Args:
         streams: the streams.
         consumers: the consumers.
-        publisher: stores events.
+        publishing: stores events.
         broker: what consuming needs.
         consume_options: timers of consume calls.
         subscriptions: shows open consume calls.
@@ -52,7 +54,7 @@ class EventsService:
         self,
         streams: Streams,
         consumers: Consumers,
-        publisher: Publisher,
+        publishing: Publishing,
         broker: Broker,
         consume_options: ConsumeOptions,
         subscriptions: Subscriptions,
@@ -60,7 +62,8 @@ class EventsService:
     ) -> None:
         self._streams = streams
         self._consumers = consumers
-        self._publisher = publisher
+        self._publisher = publishing.one
+        self._publishing = publishing
         self._broker = broker
         self._consume_options = consume_options
         self._subscriptions = subscriptions
@@ -100,13 +103,28 @@ class EventsService:
 
     def publish_event(self, request: pb.PublishEventRequest, call: ServerCall) -> None:
         """Store an event; in a task only where more is to be done than to send it and take the answer."""
-        event = _read_publish(request, self._extract(call), caller_of(call), call.peer)
+        event = read_publish(request, self._extract(call), caller_of(call), call.peer)
         call.on_cancel = self._publisher.begin(
             event,
             answer_by(call),
             lambda receipt: call.answer(_published(receipt)),
             lambda publishing: call.go_on(lambda: _publishing(publishing())),
         )
+
+    async def publish_batch(
+        self, request: pb.PublishBatchRequest, call: ServerCall
+    ) -> pb.PublishBatchResponse:
+        """Store several events: each for itself, or all or none."""
+        events, span = request.events, current_span.get()
+        trace = self._extract(call) if span is None else span.context
+        if not 1 <= len(events) <= MOST_EVENTS:
+            raise InvalidField("events", f"must have 1 to {MOST_EVENTS} elements")
+        admission = admission_of(call)
+        if admission is not None:
+            admission.count_calls(len(events) - 1)
+        if request.atomic:
+            return await publish_atomic(events, trace, call, self._publishing.atomic)
+        return await publish_each(events, trace, call, self._publishing.many)
 
     async def events(self, call: ServerCall) -> None:
         """Deliver events and take their acknowledgements."""
@@ -161,19 +179,3 @@ def _duration(value: timedelta) -> Duration:
     duration = Duration()
     duration.FromTimedelta(value)
     return duration
-
-
-def _read_publish(
-    request: pb.PublishEventRequest, trace: TraceContext | None, caller: Principal | None, peer: str
-) -> PublishRequest:
-    if not request.HasField("data"):
-        raise InvalidField("data", "is missing; set the event's data")
-    data = request.data
-    time = timestamp("timestamp", request.timestamp) if request.HasField("timestamp") else None
-    expected = request.expected_last_id if request.HasField("expected_last_id") else None
-    key = request.idempotency_key
-    asker = peer if caller is None else caller.name
-    return _new(
-        PublishRequest,
-        (request.subject, data.type_url, data.value, time, key, expected, trace, caller, asker),
-    )

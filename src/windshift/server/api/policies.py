@@ -70,6 +70,9 @@ LARGEST_OF_DEAD_LETTERS: Final = 1024 * 1024
 LARGEST_OF_TRANSACTIONS: Final = 4 * 1024 * 1024
 """The same for transactions, which carry several payloads."""
 
+LARGEST_OF_EVENTS: Final = 8 * 1024 * 1024
+"""The same for several events."""
+
 LARGEST_OF_HEALTH: Final = 4 * 1024
 """The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
 
@@ -138,6 +141,7 @@ class MethodPolicy:
         stores: whether the request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log.
         lasting: whether a call may take up to an hour.
+        each: whether the handler asks for the rights to each thing in a request, and tells them one by one.
     """
 
     rule: Rule | None
@@ -151,6 +155,7 @@ class MethodPolicy:
     stores: bool = False
     managed: bool = False
     lasting: bool = False
+    each: bool = False
 
     @property
     def publishes(self) -> bool:
@@ -443,6 +448,9 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _EVENTS + "DeleteConsumer": _changes(_delete_consumer, read_which_consumer),
     _EVENTS + "PublishEvent": _PUBLISH,
     _EVENTS + "Publish": _PUBLISH,
+    _EVENTS + "PublishBatch": MethodPolicy(
+        rule=None, weight=Weight.LIST, max_size=LARGEST_OF_EVENTS, writes=True, stores=True, each=True
+    ),
     _EVENTS + "Events": _CONSUME,
     _EVENTS + "Consume": _CONSUME,
     _STATE + "EnsureStore": _state(_ensure_store, _check_store, managed=True),

@@ -78,6 +78,7 @@ def read_stream(request: EnsureStreamRequest) -> StreamSpec:
         _replicas(storage.replicas) if storage.HasField("replicas") else None,
         window,
         number("max_event_size", request.max_event_size, LARGEST_EVENT_SIZE) or None,
+        request.atomic_batches if request.HasField("atomic_batches") else None,
     )
 
 
@@ -236,6 +237,8 @@ def write_stream(spec: StreamSpec) -> EnsureStreamRequest:
         storage=EnsureStreamRequest.Storage(type=_STORAGE_NUMBERS[spec.storage], replicas=spec.replicas),
         max_event_size=spec.max_event_size,
     )
+    if spec.atomic_batches is not None:
+        request.atomic_batches = spec.atomic_batches
     if spec.deduplication_window is not None:
         request.deduplication_window.FromTimedelta(spec.deduplication_window)
     _write_input(request, spec.source)

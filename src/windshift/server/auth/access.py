@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from windshift.server.auth.actions import EVERYTHING, Action, Consume, RejectForGood, UseConsumer
+from windshift.server.auth.actions import EVERYTHING, Action, Consume, Publish, RejectForGood, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import FullStreams, Usage
@@ -52,17 +52,31 @@ class AuthorizedStream:
     Attributes:
         identity: who it is, by the rules in force.
         identify: says it anew.
-        on_exceeded: is told of quotas that the caller's consumer has reached, as nobody else is.
+        on_denied: is told of what is denied without an end of the call: events that it publishes, and what
+            goes beyond a quota of the caller's consumer.
     """
 
-    __slots__ = ("_check", "_chosen", "_consumer", "_end", "_usage", "identify", "identity", "on_exceeded")
+    __slots__ = (
+        "_check",
+        "_chosen",
+        "_consumer",
+        "_end",
+        "_full",
+        "_usage",
+        "identify",
+        "identity",
+        "on_denied",
+    )
 
-    def __init__(self, identity: Identity, identify: Identify, usage: Usage) -> None:
+    def __init__(
+        self, identity: Identity, identify: Identify, usage: Usage, full: Callable[[], FullStreams | None]
+    ) -> None:
         self.identity = identity
         self.identify = identify
         self._usage = usage
+        self._full = full
         self._consumer = ""
-        self.on_exceeded: Callable[[QuotaExceeded], None] | None = None
+        self.on_denied: Callable[[PermissionDenied | QuotaExceeded], None] | None = None
         self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
@@ -81,6 +95,26 @@ class AuthorizedStream:
         """
         self._check = check
         self._end = end
+
+    def tell_denied(self, error: PermissionDenied | QuotaExceeded) -> None:
+        """Have the audit log told of something that is denied, and does not end the call."""
+        if self.on_denied is not None:
+            self.on_denied(error)
+
+    def may_publish(self, subject: str) -> bool:
+        """Tell whether `publish` would let an event through, quickly: this is asked for every event."""
+        return self.identity.principal.permissions.publishes(subject) and self._full() is None
+
+    def publish(self, subject: str) -> None:
+        """Raise `PermissionDenied` or `QuotaExceeded` unless the caller may publish an event."""
+        require(self.identity, Publish(subject))
+        full = self._full()
+        if full is not None:
+            full.check(subject)
+
+    def count_calls(self, number: int) -> None:
+        """Count events as calls, beside the call in which they are."""
+        self._usage.count_calls(number)
 
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
@@ -115,8 +149,7 @@ class AuthorizedStream:
             for quota in ("dead_letters", "dead_letter_bytes"):
                 self._usage.require(self.identity.principal, quota, stream, self._consumer, now)
         except QuotaExceeded as error:
-            if self.on_exceeded is not None:
-                self.on_exceeded(error)
+            self.tell_denied(error)
             raise
         self._usage.spend("dead_letters", stream, self._consumer)
 
@@ -197,7 +230,7 @@ class ActivePolicy:
     @contextmanager
     def followed(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:
         """Review a call that may last as long as the block does."""
-        admission = AuthorizedStream(identity, identify, usage)
+        admission = AuthorizedStream(identity, identify, usage, lambda: self.full)
         self._open.add(admission)
         try:
             yield admission

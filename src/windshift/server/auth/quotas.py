@@ -148,6 +148,10 @@ class Usage:
             raise exceeded(principal.name, MAX_RPS, rate)
         self._calls.take(1)
 
+    def count_calls(self, number: int) -> None:
+        """Count what is as much as so many calls, after `begin_call`; it may be more than there is."""
+        self._calls.take(number)
+
     def require(self, principal: Principal, quota: str, stream: str, consumer: str, now: float) -> None:
         """Raise `QuotaExceeded` when a consumer has done too much in the minute before `now`, in seconds."""
         limit: int | None = getattr(principal.quotas, quota)

@@ -26,6 +26,14 @@ class WindshiftError(Exception):
         self.metadata = metadata
 
 
+def at_index(error: WindshiftError, index: int) -> WindshiftError:
+    """Return an error that says which of several events it is about: `index` in its metadata."""
+    if isinstance(error, InvalidField):
+        error = InvalidField(f"events[{index}].{error.field}", error.description)
+    error.metadata = {**error.metadata, "index": str(index)}
+    return error
+
+
 # What the request says
 
 
@@ -215,6 +223,23 @@ class KeyExists(WindshiftError):
         self.revision = revision
 
 
+class DuplicateEvent(WindshiftError):
+    """An event of several that are stored all or none was stored before, by its key; none was stored now.
+
+    `id` is 0 if another principal may have stored it, and the caller may not see the stream.
+    """
+
+    reason = "DUPLICATE_EVENT"
+
+    def __init__(self, event_id: int) -> None:
+        super().__init__(
+            "an event with this key is stored already, but not the whole batch; leave it out, or give it "
+            "another key",
+            {"id": str(event_id)},
+        )
+        self.id = event_id
+
+
 # Changes that the broker cannot make
 
 
@@ -234,6 +259,18 @@ class NotSupportedByBroker(WindshiftError):
 
     def __init__(self, operation: str, since: str) -> None:
         super().__init__(f"{operation} needs nats-server {since} or later", {"since": since})
+
+
+class NotAllowedByStream(WindshiftError):
+    """The stream of a subject does not allow this; `setting` is the field of EnsureStream that does."""
+
+    reason = "NOT_ALLOWED_BY_STREAM"
+
+    def __init__(self, subject: str, setting: str) -> None:
+        super().__init__(
+            f"the stream of subject {subject!r} does not allow that; ensure it with {setting}",
+            {"subject": subject, "setting": setting},
+        )
 
 
 class SeekNotPossible(WindshiftError):

@@ -88,7 +88,7 @@ class Publisher:
         def take(outcome: Outcome) -> None:
             ack = writes.stored(attempt, outcome)
             if ack is not None:
-                done(self._receipt(request, ack))
+                done(self.receipt(request, ack))
             else:
                 go_on(lambda: self._go_on(request, write, writes.finish(write, attempt, outcome)))
 
@@ -102,7 +102,7 @@ class Publisher:
     def _go_on(
         self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]
     ) -> Awaitable[PublishReceipt]:
-        return self._counted(request, self._settled(request, write, storing))
+        return self._counted(request, self.settled(request, write, storing))
 
     def _abandon(self, attempt: Attempt) -> None:
         self._writes.abandon(attempt)
@@ -111,33 +111,51 @@ class Publisher:
     def _start_span(self, request: PublishRequest) -> Span | None:
         return None if self._tracer is None else self._tracer.start(c.SpanKind.PRODUCER, request.trace)
 
+    # --- Steps, for those who publish many ------------------------------------------------------------
+
+    def begin_span(self, request: PublishRequest) -> Span | None:
+        """Start the span of a publish, which the caller ends; None = it is not recorded."""
+        span = self._start_span(request)
+        if span is not None:
+            _describe_publish(span, request)
+        return span
+
+    def prepare(self, request: PublishRequest, deadline: float) -> Write:
+        """Check an event, and return how it is written. Raise `InvalidField`."""
+        return _write(request, deadline)
+
+    def failed(self, error: BaseException) -> None:
+        """Count a publish that ended with an error."""
+        self._counts.publish_failed(error)
+
     async def _counted(self, request: PublishRequest, storing: Awaitable[PubAck]) -> PublishReceipt:
         try:
             ack = await storing
         except BaseException as error:
             self._counts.publish_failed(error)
             raise
-        return self._receipt(request, ack)
+        return self.receipt(request, ack)
 
-    def _receipt(self, request: PublishRequest, ack: PubAck) -> PublishReceipt:
+    def receipt(self, request: PublishRequest, ack: PubAck) -> PublishReceipt:
         """Count an event that is stored, and return what its publisher is told."""
         if ack.duplicate:
             self._counts.duplicates += 1
-            return PublishReceipt(_told_of_duplicate(request, ack), duplicate=True)
+            return PublishReceipt(told_of_duplicate(request, ack), duplicate=True)
         self._counts.published += 1
         return _new(PublishReceipt, (ack.sequence, False))
 
     async def _store(self, request: PublishRequest, deadline: float, span: Span | None) -> PubAck:
         if span is None:
             write = _write(request, deadline)
-            return await self._settled(request, write, self._writes.write(write))
+            return await self.settled(request, write, self._writes.write(write))
         _describe_publish(span, request)
         with span:
             ack = await self._store(request._replace(trace=span.context), deadline, None)
-            _describe_ack(span, ack)
+            describe_ack(span, ack)
         return ack
 
-    async def _settled(self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]) -> PubAck:
+    async def settled(self, request: PublishRequest, write: Write, storing: Awaitable[PubAck]) -> PubAck:
+        """Wait for the acknowledgement of a write; raise what it means that there is none."""
         try:
             return await storing
         except JetStreamError as refusal:
@@ -178,12 +196,16 @@ class Publisher:
         code, expected = refusal.err_code, request.expected_last_id
         if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD) and expected is not None:
             return await self._settle_condition(request, write, refusal, expected, in_doubt=in_doubt)
-        if code == codes.MESSAGE_TOO_LARGE:
-            info = await self._api.stream_info(refusal.stream, write.deadline)
-            raise EventTooLarge(int(info["config"]["max_msg_size"])) from refusal
-        if code == codes.HEADER_TOO_LARGE:
-            raise EventTooLarge(h.MAX_BLOCK) from refusal
-        raise domain_error(refusal, stream=refusal.stream) from refusal
+        raise await self.refusal_error(refusal, write.deadline) from refusal
+
+    async def refusal_error(self, refusal: JetStreamError, deadline: float) -> Exception:
+        """Say what a refusal means that is not about what else is stored."""
+        if refusal.err_code == codes.MESSAGE_TOO_LARGE:
+            info = await self._api.stream_info(refusal.stream, deadline)
+            return EventTooLarge(int(info["config"]["max_msg_size"]))
+        if refusal.err_code == codes.HEADER_TOO_LARGE:
+            return EventTooLarge(h.MAX_BLOCK)
+        return domain_error(refusal, stream=refusal.stream)
 
     async def _settle_condition(
         self,
@@ -202,23 +224,23 @@ class Publisher:
         """
         if request.idempotency_key:
             winner = await self._api.message(refusal.stream, {"seq": expected + 1}, write.deadline)
-            key = _message_id(request)
+            key = message_id(request)
             if winner is not None and h.find(winner.headers, h.MESSAGE_ID) == key:
                 return PubAck(refusal.stream, winner.sequence, duplicate=True)
-            first = await self._recall(key, write)
+            first = await self.recall(key, write)
             if first is not None:
                 return first
             if in_doubt and winner is None:
                 raise OutcomeUnknown from refusal
         actual = codes.actual_last_sequence(refusal)
         if actual is None:
-            actual = await self._last_sequence(refusal.stream, write.deadline)
+            actual = await self.last_sequence(refusal.stream, write.deadline)
         if actual != expected:
             sees = request.caller is None or request.caller.sees(refusal.stream)
             raise WrongLastId(expected, actual if sees else None) from refusal
         return None  # another write was under way when this one was refused, and came to nothing
 
-    async def _recall(self, key: bytes, write: Write) -> PubAck | None:
+    async def recall(self, key: bytes, write: Write) -> PubAck | None:
         """Ask the broker which event it stored for a key; `None` when it does not know the key.
 
         JetStream has no lookup by message id, but checks the id before it rejects an invalid message. (Of all
@@ -233,7 +255,8 @@ class Publisher:
             return None
         return ack if ack.duplicate else None
 
-    async def _last_sequence(self, stream: str, deadline: float) -> int:
+    async def last_sequence(self, stream: str, deadline: float) -> int:
+        """Look up the last id that was ever assigned in a stream."""
         info = await self._api.stream_info(stream, deadline)
         return int(info["state"]["last_seq"])
 
@@ -253,7 +276,7 @@ def _headers(request: PublishRequest) -> bytes:
     block = b"%b%b.%09dZ\r\n" % (begin, headers.second(seconds), nanos)
     if request.idempotency_key:
         names.idempotency_key("idempotency_key", request.idempotency_key)
-        block += h.line(h.MESSAGE_ID, _message_id(request))
+        block += h.line(h.MESSAGE_ID, message_id(request))
     if request.expected_last_id is not None:
         if request.expected_last_id > MAX_SEQUENCE:
             raise InvalidField("expected_last_id", f"must be at most {MAX_SEQUENCE}")
@@ -265,14 +288,14 @@ def _headers(request: PublishRequest) -> bytes:
     return block + h.END
 
 
-def _message_id(request: PublishRequest) -> bytes:
+def message_id(request: PublishRequest) -> bytes:
     """Return the id by which the broker finds duplicates of an event with a key."""
     caller = request.caller
     scope = "" if caller is None else caller.key_scope(request.subject)
     return headers.message_id(request.idempotency_key, scope)
 
 
-def _told_of_duplicate(request: PublishRequest, ack: PubAck) -> StreamSeq:
+def told_of_duplicate(request: PublishRequest, ack: PubAck) -> StreamSeq:
     """Return the id of an event that was stored before. Another's is for those who see the stream."""
     caller = request.caller
     is_own = caller is None or caller.key_scope(request.subject) or caller.sees(ack.stream)
@@ -303,7 +326,7 @@ def _describe_publish(span: Span, request: PublishRequest) -> None:
     }
 
 
-def _describe_ack(span: Span, ack: PubAck) -> None:
+def describe_ack(span: Span, ack: PubAck) -> None:
     """Describe where the event is stored."""
     span.name = c.span_name(c.SEND, ack.stream)
     span.attributes[c.DESTINATION_NAME] = ack.stream

@@ -1,8 +1,8 @@
 """What a client wants of a stream or a consumer, as plain values.
 
 A spec is complete, with defaults for what the request left out, so that ensuring twice with one request means
-the same. Only three things may stay open because what is stored decides them: a stream's replicas, a
-consumer's retry policy (`None` keeps what is stored), and where "the end" is.
+the same. Few things may stay open because what is stored decides them: a stream's replicas and whether it
+takes batches, a consumer's retry policy (`None` keeps what is stored), and where "the end" is.
 """
 
 from __future__ import annotations
@@ -115,6 +115,8 @@ class StreamSpec:
     """A whole stream.
 
     `max_event_size` is in bytes and counts the event's headers too; `None` leaves it to the broker.
+    `atomic_batches` says whether several events can be stored all or none; `None` keeps what is stored, and a
+    new stream has it where the broker can.
     """
 
     name: str
@@ -124,6 +126,7 @@ class StreamSpec:
     replicas: int | None = None
     deduplication_window: timedelta | None = None
     max_event_size: int | None = None
+    atomic_batches: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,13 @@ from windshift.server.domain.errors import (
     BrokerUnavailable,
     InvalidField,
     MirrorChange,
+    NotSupportedByBroker,
     StorageChange,
     StorageFull,
     StreamNotFound,
     UnsupportedCombination,
 )
+from windshift.server.events.atomic import OLDEST_BROKER, SETTING
 from windshift.server.events.copies import with_copier
 from windshift.server.events.losses import require_rights
 from windshift.server.events.positions import is_same_start, start_keys, without_start
@@ -68,6 +70,8 @@ class Streams:
         take; `deadline` is a time of the running loop.
         """
         refuse_contradictions(spec)
+        if spec.atomic_batches and self._api.is_older_than(OLDEST_BROKER):
+            raise NotSupportedByBroker(SETTING, "2.12")
         try:
             await self._ensure(spec, deadline, caller)
         except NatsError as refusal:
@@ -81,6 +85,7 @@ class Streams:
                 spec,
                 await self._last_ids(spec, stored, deadline),
                 self._default_replicas,
+                takes_batches=not self._api.is_older_than(OLDEST_BROKER),
             )
             if caller is not None:
                 wanted = with_copier(wanted, caller.name)
@@ -139,16 +144,24 @@ def refuse_contradictions(spec: StreamSpec) -> None:
     window, max_age = spec.deduplication_window, retention.max_age
     if window and max_age and window > max_age:
         raise UnsupportedCombination("deduplication_window must not be longer than max_age")
+    if spec.atomic_batches and not isinstance(spec.source, FromSubjects):
+        raise UnsupportedCombination("atomic_batches is for streams that are published to")
 
 
 def desired_config(
-    stored: JsonObject | None, spec: StreamSpec, last_ids: Mapping[str, int], default_replicas: int
+    stored: JsonObject | None,
+    spec: StreamSpec,
+    last_ids: Mapping[str, int],
+    default_replicas: int,
+    *,
+    takes_batches: bool = True,
 ) -> JsonObject:
     """Return the whole JetStream configuration that the stream should have; `stored` is left as it is.
 
     Everything of the stored configuration stays but what the contract has a field for, and direct gets, by
     which events are read without a consumer. `last_ids` holds the
-    last id of every stream that is copied from. Raise `MirrorChange` or `StorageChange` for what the broker
+    last id of every stream that is copied from; `takes_batches` is whether the broker knows atomic batches.
+    Raise `MirrorChange` or `StorageChange` for what the broker
     could not do.
     """
     before = stored or {}
@@ -162,9 +175,16 @@ def desired_config(
     config["storage"] = spec.storage.value
     config["num_replicas"] = spec.replicas or before.get("num_replicas") or default_replicas
     config["allow_direct"] = True
+    if stored is None and takes_batches and isinstance(spec.source, FromSubjects):
+        config[_ATOMIC] = True
+    if spec.atomic_batches is not None:
+        config[_ATOMIC] = spec.atomic_batches
+    if not config.get(_ATOMIC):
+        config.pop(_ATOMIC, None)  # as the broker writes it
     return config | _limits(spec) | source
 
 
+_ATOMIC: Final = "allow_atomic"
 _SET_OR_ABSENT: Final = frozenset(
     {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window"}
 )

@@ -50,7 +50,7 @@ from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
-from windshift.server.api.policies import policy_of
+from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
 from windshift.server.api.principals import PRINCIPALS, PrincipalsService
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE, StateService
@@ -75,7 +75,7 @@ from windshift.server.events.dead_letters.watch import WatchOptions
 from windshift.server.events.dead_letters.writer import DeadLetterWriter
 from windshift.server.events.managed_stream import SizeLimit
 from windshift.server.events.notes import Notes
-from windshift.server.events.publish import Publisher
+from windshift.server.events.publishing import Publishing
 from windshift.server.events.streams import Streams
 from windshift.server.monitoring.snapshot import SnapshotCollector
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
@@ -292,13 +292,13 @@ class App:
                 self.authorization.fetch_keys()
 
     def _make_server(self) -> Server:
-        """Make the gRPC server, which accepts messages as large as this broker stores."""
+        """Make the gRPC server, which accepts events as large as this broker stores."""
         largest = max(ServerOptions().max_message_size, self.connection.max_payload + _MESSAGE_MARGIN)
         calls = None if self.metrics is None else self.metrics.calls
         limits = self._config.grpc.limits
         options = ServerOptions(
             connection=rpc_options(limits),
-            max_message_size=largest,
+            max_message_size=max(largest, LARGEST_OF_EVENTS),
             admission=admission_options(self._config),
             proxy_protocol=limits.proxy_protocol,
             authenticate_timeout=(
@@ -313,7 +313,7 @@ class App:
             on_call_refused=None if calls is None else calls.refused,
             on_call_failed=self._failed,
         )
-        return Server(self._answered, options, self._interceptors)
+        return Server(self._answered, options, [SizeInterceptor(largest), *self._interceptors])
 
     def _failed(self, failure: Failure) -> None:
         self._failures.failed(failure, asyncio.get_running_loop().time())
@@ -442,7 +442,7 @@ class _Domain:
         self.events = EventsService(
             Streams(api, config.nats.default_replicas, ownership),
             Consumers(api, store, notes, queue, ownership),
-            Publisher(api, writes, counts, tracer),
+            Publishing(api, writes, counts, tracer),
             Broker(connection, requests, api, dead_lettering, counts, tracer, nats.room),
             ConsumeOptions(ephemeral_kept=config.events.ephemeral_kept),
             subscriptions,
@@ -511,8 +511,11 @@ def _with_reflection(services: list[Service]) -> list[Service]:
 def _interceptors(
     config: ServerConfig, authorization: Authorization | None, tracer: Tracer | None, audit: Audit
 ) -> list[Interceptor]:
-    """List what stands before the handlers: a call that is denied has no span, and no record of its work."""
-    interceptors: list[Interceptor] = [SizeInterceptor()]
+    """List what stands before the handlers: a call that is denied has no span, and no record of its work.
+
+    Sizes are limited before all that.
+    """
+    interceptors: list[Interceptor] = []
     if authorization is None:
         interceptors.append(AskingInterceptor())
     else:

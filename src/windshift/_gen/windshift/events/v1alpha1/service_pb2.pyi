@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnsureStreamRequest(_message.Message):
-    __slots__ = ("name", "retention_policy", "subjects", "mirror", "aggregate", "storage", "deduplication_window", "max_event_size")
+    __slots__ = ("name", "retention_policy", "subjects", "mirror", "aggregate", "storage", "deduplication_window", "max_event_size", "atomic_batches")
     class DiscardPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         DISCARD_POLICY_UNSPECIFIED: _ClassVar[EnsureStreamRequest.DiscardPolicy]
@@ -75,6 +75,7 @@ class EnsureStreamRequest(_message.Message):
     STORAGE_FIELD_NUMBER: _ClassVar[int]
     DEDUPLICATION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     MAX_EVENT_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ATOMIC_BATCHES_FIELD_NUMBER: _ClassVar[int]
     name: str
     retention_policy: EnsureStreamRequest.RetentionPolicy
     subjects: EnsureStreamRequest.Subjects
@@ -83,7 +84,8 @@ class EnsureStreamRequest(_message.Message):
     storage: EnsureStreamRequest.Storage
     deduplication_window: _duration_pb2.Duration
     max_event_size: int
-    def __init__(self, name: _Optional[str] = ..., retention_policy: _Optional[_Union[EnsureStreamRequest.RetentionPolicy, _Mapping]] = ..., subjects: _Optional[_Union[EnsureStreamRequest.Subjects, _Mapping]] = ..., mirror: _Optional[_Union[EnsureStreamRequest.StreamSource, _Mapping]] = ..., aggregate: _Optional[_Union[EnsureStreamRequest.StreamSources, _Mapping]] = ..., storage: _Optional[_Union[EnsureStreamRequest.Storage, _Mapping]] = ..., deduplication_window: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_event_size: _Optional[int] = ...) -> None: ...
+    atomic_batches: bool
+    def __init__(self, name: _Optional[str] = ..., retention_policy: _Optional[_Union[EnsureStreamRequest.RetentionPolicy, _Mapping]] = ..., subjects: _Optional[_Union[EnsureStreamRequest.Subjects, _Mapping]] = ..., mirror: _Optional[_Union[EnsureStreamRequest.StreamSource, _Mapping]] = ..., aggregate: _Optional[_Union[EnsureStreamRequest.StreamSources, _Mapping]] = ..., storage: _Optional[_Union[EnsureStreamRequest.Storage, _Mapping]] = ..., deduplication_window: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_event_size: _Optional[int] = ..., atomic_batches: bool = ...) -> None: ...
 
 class EnsureStreamResponse(_message.Message):
     __slots__ = ()
@@ -203,6 +205,45 @@ class PublishEventResponse(_message.Message):
     id: int
     duplicate: bool
     def __init__(self, id: _Optional[int] = ..., duplicate: bool = ...) -> None: ...
+
+class PublishBatchRequest(_message.Message):
+    __slots__ = ("events", "atomic")
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    ATOMIC_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[PublishEventRequest]
+    atomic: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[PublishEventRequest, _Mapping]]] = ..., atomic: bool = ...) -> None: ...
+
+class PublishBatchResponse(_message.Message):
+    __slots__ = ("ids", "duplicates", "errors")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    duplicates: _containers.RepeatedScalarFieldContainer[int]
+    errors: _containers.RepeatedCompositeFieldContainer[PublishError]
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., duplicates: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[PublishError, _Mapping]]] = ...) -> None: ...
+
+class PublishError(_message.Message):
+    __slots__ = ("index", "code", "message", "reason", "metadata")
+    class MetadataEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: str
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    CODE_FIELD_NUMBER: _ClassVar[int]
+    MESSAGE_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    code: int
+    message: str
+    reason: str
+    metadata: _containers.ScalarMap[str, str]
+    def __init__(self, index: _Optional[int] = ..., code: _Optional[int] = ..., message: _Optional[str] = ..., reason: _Optional[str] = ..., metadata: _Optional[_Mapping[str, str]] = ...) -> None: ...
 
 class EventsRequest(_message.Message):
     __slots__ = ("subscribe", "ack", "reject", "ping", "limit")

@@ -1,0 +1,252 @@
+"""Publishing several events all or none, on JetStream's atomic batches (ADR-50)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Final
+
+from windshift.nats import JetStreamError, MessageTooLarge, NatsError, retry
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.api import JetStream
+from windshift.nats.jetstream.writes import Part, PubAck, Write, Writes, together
+from windshift.server.domain.broker_errors import domain_error
+from windshift.server.domain.errors import (
+    BrokerUnavailable,
+    DuplicateEvent,
+    EventTooLarge,
+    InvalidField,
+    NotAllowedByStream,
+    NotSupportedByBroker,
+    OutcomeUnknown,
+    UnsupportedCombination,
+    WindshiftError,
+    WrongLastId,
+    at_index,
+)
+from windshift.server.events.model import PublishReceipt, PublishRequest
+from windshift.server.events.publish import MAX_SEQUENCE, Publisher, message_id, told_of_duplicate
+from windshift.server.events.targets import Target, Targets
+
+OLDEST_BROKER: Final = (2, 12)
+"""The version of nats-server from which on it has atomic batches. Older ones ignore their headers."""
+SETTING: Final = "atomic_batches"
+"""The field by which a stream allows them."""
+
+_RECALLED_AT_ONCE: Final = 64
+_CONFLICTS: Final = (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD)
+
+
+class AtomicPublisher:
+    """Stores several events all or none."""
+
+    def __init__(self, publisher: Publisher, api: JetStream, writes: Writes, targets: Targets) -> None:
+        self._publisher = publisher
+        self._api = api
+        self._writes = writes
+        self._targets = targets
+
+    async def publish(self, requests: Sequence[PublishRequest], deadline: float) -> list[PublishReceipt]:
+        """Store events, or find that all of them were stored before, by their keys.
+
+        Raise the errors of a publish; where it is known which event is the reason, its place is `index` in
+        the error's metadata. Without a key for each of them they are not sent again once they may have
+        reached the broker.
+        """
+        if len(requests) == 1:  # on one replica the broker writes a batch to a file of its own first
+            return [await self._publish_one(requests[0], deadline)]
+        try:
+            return await self._publish(requests, deadline)
+        except BaseException as error:
+            for _ in requests:
+                self._publisher.failed(error)
+            raise
+
+    async def _publish_one(self, request: PublishRequest, deadline: float) -> PublishReceipt:
+        try:
+            return await self._publisher.publish(request, deadline)
+        except WindshiftError as error:
+            raise at_index(error, 0) from error
+
+    async def _publish(self, requests: Sequence[PublishRequest], deadline: float) -> list[PublishReceipt]:
+        before = _last_id_before(requests)
+        _refuse_repeated_keys(requests)
+        parts = list(self._parts(requests, before, deadline))
+        target = await self._target(requests, deadline)
+        has_keys = all(request.idempotency_key for request in requests)
+        write = together(parts, deadline, repeatable=has_keys)._replace(asker=requests[0].asker)
+        _refuse_too_large(write, target.largest)
+        in_doubt = False
+        async for _ in retry(deadline):
+            try:
+                ack = await self._writes.write(write)
+            except JetStreamError as refusal:
+                in_doubt = in_doubt or refusal.in_doubt
+                found = await self._refused(requests, parts, write, refusal, before)
+                if found is not None:
+                    return found
+            except MessageTooLarge as error:
+                raise at_index(EventTooLarge(error.limit), _largest(parts)) from error
+            except NatsError as error:
+                raise domain_error(error) from error
+            else:
+                first = ack.sequence - len(requests) + 1
+                acks = (PubAck(target.stream, first + place) for place in range(len(requests)))
+                return list(map(self._publisher.receipt, requests, acks))
+        raise OutcomeUnknown if in_doubt else BrokerUnavailable
+
+    def _parts(
+        self, requests: Sequence[PublishRequest], before: int | None, deadline: float
+    ) -> Iterator[Part]:
+        """Yield the messages. The broker takes an expectation about the stream on the first one only."""
+        for place, request in enumerate(requests):
+            expected = before if place == 0 else None
+            try:
+                write = self._publisher.prepare(request._replace(expected_last_id=expected), deadline)
+            except InvalidField as error:
+                raise at_index(error, place) from error
+            yield Part(write.subject, write.body, write.headers)
+
+    async def _target(self, requests: Sequence[PublishRequest], deadline: float) -> Target:
+        """Return the one stream of all events, which stores them all or none."""
+        if self._api.is_older_than(OLDEST_BROKER):
+            raise NotSupportedByBroker("storing several events all or none", "2.12")
+        first = requests[0].subject
+        target = await self._targets.of(first, deadline)
+        for place, request in enumerate(requests):
+            if not target.takes(request.subject):
+                other = UnsupportedCombination(
+                    f"subject {request.subject!r} is not of the stream that takes {first!r}; events that are "
+                    "stored all or none must be of one stream"
+                )
+                raise at_index(other, place)
+        if not target.atomic_batches:
+            self._targets.forget(first)
+            raise NotAllowedByStream(first, SETTING)
+        return target
+
+    async def _refused(
+        self,
+        requests: Sequence[PublishRequest],
+        parts: Sequence[Part],
+        write: Write,
+        refusal: JetStreamError,
+        before: int | None,
+    ) -> list[PublishReceipt] | None:
+        """Raise what a refusal means, or return what was stored before; None = try again."""
+        code = refusal.err_code
+        try:
+            if code in _CONFLICTS or code == codes.DUPLICATE_IN_BATCH:
+                return await self._conflict(requests, parts, write, refusal, before)
+            if code == codes.BATCHES_NOT_ENABLED:
+                self._targets.forget(requests[0].subject)
+                raise NotAllowedByStream(requests[0].subject, SETTING)
+            error = await self._publisher.refusal_error(refusal, write.deadline)
+            raise at_index(error, _largest(parts)) if isinstance(error, EventTooLarge) else error
+        except (WindshiftError, NatsError) as error:
+            if refusal.in_doubt:
+                raise OutcomeUnknown from error
+            raise domain_error(error) if isinstance(error, NatsError) else error from refusal
+
+    async def _conflict(
+        self,
+        requests: Sequence[PublishRequest],
+        parts: Sequence[Part],
+        write: Write,
+        refusal: JetStreamError,
+        before: int | None,
+    ) -> list[PublishReceipt] | None:
+        """Do the same for a refusal because of what is stored already: a key, or another last id.
+
+        A stream with one replica checks the id before the keys, so the repeat of a batch that was stored may
+        be refused for either.
+        """
+        known = await self._recall(requests, parts, write)
+        found = [ack for ack in known if ack is not None]
+        if len(found) == len(requests) and _follow_each_other(found):
+            return list(map(self._publisher.receipt, requests, found))
+        for place, ack in enumerate(known):
+            if ack is not None:
+                raise at_index(DuplicateEvent(told_of_duplicate(requests[place], ack)), place)
+        if before is None:  # a key that the broker has forgotten meanwhile, or its message was on its way
+            return None
+        actual = codes.actual_last_sequence(refusal)
+        if actual is None:
+            actual = await self._publisher.last_sequence(refusal.stream, write.deadline)
+        if actual == before:
+            return None  # another write was under way when this one was refused, and came to nothing
+        place = next(at for at, request in enumerate(requests) if request.expected_last_id is not None)
+        caller = requests[place].caller
+        sees = caller is None or caller.sees(refusal.stream)
+        raise at_index(WrongLastId(before + place, actual + place if sees else None), place)
+
+    async def _recall(
+        self, requests: Sequence[PublishRequest], parts: Sequence[Part], write: Write
+    ) -> list[PubAck | None]:
+        """Return what the broker has stored with the keys of these events."""
+        known: list[PubAck | None] = []
+        for start in range(0, len(requests), _RECALLED_AT_ONCE):
+            some = zip(requests, parts, strict=True)
+            asked = [
+                self._one(request, write._replace(subject=part.subject))
+                for request, part in islice(some, start, start + _RECALLED_AT_ONCE)
+            ]
+            known += await asyncio.gather(*asked)
+        return known
+
+    async def _one(self, request: PublishRequest, write: Write) -> PubAck | None:
+        return await self._publisher.recall(message_id(request), write) if request.idempotency_key else None
+
+
+def _last_id_before(requests: Sequence[PublishRequest]) -> int | None:
+    """Return the last id that the stream must have before the batch; None = any.
+
+    Each event expects the ids of those before it.
+    """
+    before: int | None = None
+    for place, request in enumerate(requests):
+        expected = request.expected_last_id
+        if expected is None:
+            continue
+        if expected > MAX_SEQUENCE:
+            raise _invalid(place, "expected_last_id", f"must be at most {MAX_SEQUENCE}")
+        if expected < place:
+            raise _invalid(place, "expected_last_id", f"must be at least {place}: the events before have ids")
+        if before is not None and before != expected - place:
+            raise _invalid(place, "expected_last_id", "contradicts that of an event before it")
+        before = expected - place
+    return before
+
+
+def _refuse_too_large(write: Write, limit: int | None) -> None:
+    """Raise what the broker does not tell of events before the last one: it just does not have them then."""
+    if limit is not None:
+        last = Part(write.subject, write.body, write.headers)
+        for place, part in enumerate([*write.before, last]):
+            if len(part.headers) + len(part.body) > limit:
+                raise at_index(EventTooLarge(limit), place)
+
+
+def _refuse_repeated_keys(requests: Sequence[PublishRequest]) -> None:
+    seen = set[str]()
+    for place, request in enumerate(requests):
+        key = request.idempotency_key
+        if key in seen:
+            raise _invalid(place, "idempotency_key", "is that of an event before it")
+        if key:
+            seen.add(key)
+
+
+def _invalid(place: int, field: str, description: str) -> WindshiftError:
+    return at_index(InvalidField(field, description), place)
+
+
+def _largest(parts: Sequence[Part]) -> int:
+    """Return the place of the largest message: if one is too large, that one is."""
+    return max(range(len(parts)), key=lambda place: len(parts[place].headers) + len(parts[place].body))
+
+
+def _follow_each_other(acks: Sequence[PubAck]) -> bool:
+    first = acks[0].sequence
+    return all(ack.sequence == first + place for place, ack in enumerate(acks))

@@ -1,0 +1,208 @@
+"""Publishing many events, one after the other, with several portions of them under way at once.
+
+What is checked of an event, and what an answer of the broker means, is in `publish`. Here is their order, and
+what is done for many at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from asyncio import CancelledError
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from typing import Final, NamedTuple, TypeAlias
+
+from windshift.nats.jetstream.writes import PubAck, Sent, Write, Writes
+from windshift.server.domain.errors import WindshiftError
+from windshift.server.events.model import PublishReceipt, PublishRequest
+from windshift.server.events.publish import Publisher, describe_ack
+from windshift.server.telemetry.tracer import Span, error_type
+
+Item: TypeAlias = PublishRequest | WindshiftError
+"""An event, or why it is not to be published."""
+Result: TypeAlias = PublishReceipt | Exception
+"""What became of an event."""
+Feed: TypeAlias = AsyncIterator[tuple[Sequence[Item], float]]
+"""Events in their order, some at a time, and until when (loop time) these are to be stored."""
+Take: TypeAlias = Callable[[Sequence[Result]], Awaitable[None]]
+"""Takes the results of the next events."""
+
+_AHEAD: Final = 8
+"""Portions that may be sent before the results of the first of them are taken."""
+
+
+class _Portion(NamedTuple):
+    """Events that are sent together.
+
+    Attributes:
+        requests: those that are written.
+        sent: what was sent of them; None = there were none.
+        spans: of those that are traced, by their places among `requests`.
+        errors: why others are not written, by their places among all, in this order.
+    """
+
+    requests: Sequence[PublishRequest]
+    sent: Sent | None
+    spans: dict[int, Span]
+    errors: dict[int, WindshiftError]
+
+
+_Ahead: TypeAlias = asyncio.Queue[_Portion | Exception | None]
+"""Portions that were sent, in their order; at the end, why there are no more."""
+
+
+class Pipeline:
+    """Publishes many events in their order.
+
+    Args:
+        publisher: knows the rules.
+        writes: sends.
+    """
+
+    def __init__(self, publisher: Publisher, writes: Writes) -> None:
+        self._publisher = publisher
+        self._writes = writes
+
+    async def publish_all(self, items: Sequence[Item], deadline: float) -> list[Result]:
+        """Publish events until `deadline` (loop time); return what became of each."""
+        results: list[Result] = []
+
+        async def feed() -> Feed:
+            yield items, deadline
+
+        async def take(some: Sequence[Result]) -> None:
+            results.extend(some)
+
+        await self.publish(feed(), take)
+        return results
+
+    async def publish(self, feed: Feed, take: Take) -> None:
+        """Publish events in the order of `feed`, and have their results taken in that order.
+
+        As long as one of them is in trouble (no answer, a refusal that is looked into), no others are sent.
+        What the feed raises is raised when all that came before has its results.
+        """
+        ahead: _Ahead = asyncio.Queue()
+        room, steady = asyncio.Semaphore(_AHEAD), asyncio.Event()
+        steady.set()
+        sending = asyncio.create_task(self._send(feed, ahead, room, steady))
+        try:
+            while (portion := await ahead.get()) is not None:
+                if isinstance(portion, Exception):
+                    raise portion
+                await take(await self._results(portion, steady))
+                room.release()
+        finally:
+            sending.cancel()
+            await asyncio.wait((sending,))
+            while not ahead.empty():
+                self._abandon(ahead.get_nowait())
+
+    # --- Sending ------------------------------------------------------------------------------------------
+
+    async def _send(self, feed: Feed, ahead: _Ahead, room: asyncio.Semaphore, steady: asyncio.Event) -> None:
+        try:
+            async for items, deadline in feed:
+                for some in self._portions(items):
+                    await room.acquire()
+                    ahead.put_nowait(await self._send_some(some, deadline, steady))
+        except Exception as error:  # noqa: BLE001 - it is raised where results are taken
+            ahead.put_nowait(error)
+        else:
+            ahead.put_nowait(None)
+
+    def _portions(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
+        sizes = [0 if isinstance(item, Exception) else len(item.body) for item in items]
+        return (items[part] for part in self._writes.portions(sizes))
+
+    async def _send_some(self, items: Sequence[Item], deadline: float, steady: asyncio.Event) -> _Portion:
+        requests: list[PublishRequest] = []
+        writes: list[Write] = []
+        spans: dict[int, Span] = {}
+        errors: dict[int, WindshiftError] = {}
+        for place, item in enumerate(items):
+            if isinstance(item, WindshiftError):
+                errors[place] = item
+                continue
+            span = self._publisher.begin_span(item)
+            try:
+                traced = item if span is None else item._replace(trace=span.context)
+                writes.append(self._publisher.prepare(traced, deadline))
+            except WindshiftError as error:
+                errors[place] = error
+                _end(span, error)
+                continue
+            if span is not None:
+                spans[len(requests)] = span
+            requests.append(item)
+        sent = await self._writes.send_all(writes, steady) if writes else None
+        return _Portion(requests, sent, spans, errors)
+
+    # --- Results ------------------------------------------------------------------------------------------
+
+    async def _results(self, portion: _Portion, steady: asyncio.Event) -> list[Result]:
+        """Wait for what becomes of a portion."""
+        requests, sent, spans, errors = portion
+        outcomes: list[PubAck | Exception] = []
+        if sent is not None:
+            try:
+                outcomes = await self._outcomes(requests, sent, steady)
+            except CancelledError:
+                self._abandon(portion)
+                raise
+        for place, span in spans.items():
+            _end(span, outcomes[place])
+        results = list(map(self._result, requests, outcomes))
+        for place, error in errors.items():
+            results.insert(place, self._failed(error))
+        return results
+
+    async def _outcomes(
+        self, requests: Sequence[PublishRequest], sent: Sent, steady: asyncio.Event
+    ) -> list[PubAck | Exception]:
+        acks = await self._writes.answered(sent)
+        if None in acks:
+            steady.clear()
+        try:
+            return [
+                ack or await self._concluded(requests[place], sent, place) for place, ack in enumerate(acks)
+            ]
+        finally:
+            steady.set()
+
+    async def _concluded(self, request: PublishRequest, sent: Sent, place: int) -> PubAck | Exception:
+        """Do for one event what goes beyond the broker's first answer."""
+        try:
+            return await self._publisher.settled(
+                request, sent.writes[place], self._writes.conclude(sent, place)
+            )
+        except Exception as error:  # noqa: BLE001 - it is the result of this event
+            return error
+
+    def _result(self, request: PublishRequest, outcome: PubAck | Exception) -> Result:
+        if isinstance(outcome, Exception):
+            return self._failed(outcome)
+        return self._publisher.receipt(request, outcome)
+
+    def _failed(self, error: Exception) -> Exception:
+        self._publisher.failed(error)
+        return error
+
+    def _abandon(self, portion: _Portion | Exception | None) -> None:
+        """Let go of events that nobody waits for any more."""
+        if isinstance(portion, _Portion):
+            if portion.sent is not None:
+                self._writes.abandon_all(portion.sent)
+            for _ in portion.requests:
+                self._publisher.failed(CancelledError())
+            for span in portion.spans.values():
+                _end(span, CancelledError())
+
+
+def _end(span: Span | None, outcome: PubAck | BaseException) -> None:
+    if span is None:
+        return
+    if isinstance(outcome, BaseException):
+        span.fail(error_type(outcome))
+    else:
+        describe_ack(span, outcome)
+    span.end()
