@@ -12,6 +12,7 @@ from google.protobuf.descriptor_pool import Default
 from tests.authorization.policies import ALL, principal
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Interceptor, Server, Service
+from windshift.rpc.service import UNLIMITED
 from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.policies import NoPolicy
@@ -63,7 +64,7 @@ async def _handler(*_: object) -> None:
 def interceptors() -> list[Interceptor]:
     """List those that a server has."""
     access = ActivePolicy(Authenticator(parse_policy(ALL + principal("all"))))
-    return [SizeInterceptor(), AuthInterceptor(access, Audit()), AuditInterceptor(Audit())]
+    return [SizeInterceptor(UNLIMITED), AuthInterceptor(access, Audit()), AuditInterceptor(Audit())]
 
 
 @pytest.mark.parametrize("name", ["publish", "publish_event", "get", "check", "events"])

@@ -17,7 +17,7 @@ DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "publishing.md"
 def test_examples(own_client: Client) -> None:
     """Each is answered, and stores what it says."""
     found = re.findall(r"^\$W -d '(.*?)' \$S \$A/(\w+)", DOCUMENT.read_text(), re.MULTILINE)
-    ids = []
+    ids: list[int] = []
     for method, fields in [(method, json.loads(request)) for request, method in found]:
         descriptor = EVENTS.methods_by_name[method]
         response = own_client.call(descriptor, ParseDict(fields, GetMessageClass(descriptor.input_type)()))
