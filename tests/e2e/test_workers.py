@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -14,11 +15,13 @@ from typing import Any
 import grpc
 import pytest
 
+from tests.authorization.callers import Caller, bearer
+from tests.authorization.policies import ALL, principal, put, token_of
 from tests.support.client import Client
 from tests.support.exposition import Exposition, scrape
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, wait_for, windshift
-from tests.wire.consuming import Call, ensure_consumer, subscribed
+from tests.wire.consuming import Call, calling, ensure_consumer, subscribed
 from tests.wire.looking import ask
 
 WORKERS = {1, 2}
@@ -43,12 +46,12 @@ def workers(server: WindshiftProcess) -> set[int]:
 
 
 @contextmanager
-def on_each_worker(server: WindshiftProcess) -> Iterator[dict[int, Client]]:
+def on_each_worker(server: WindshiftProcess, who: str = "") -> Iterator[dict[int, Client]]:
     """Connect until both workers are reached: the kernel chooses one for each connection."""
     found: dict[int, Client] = {}
     try:
         while found.keys() != WORKERS:
-            client = alone(server.address)
+            client: Client = Caller(server.address, bearer(token_of(who)) if who else ())
             with suppress(grpc.RpcError):
                 found.setdefault(ask(client, "GetServer").server.worker, client)
             if client not in found.values():
@@ -57,14 +60,6 @@ def on_each_worker(server: WindshiftProcess) -> Iterator[dict[int, Client]]:
     finally:
         for client in found.values():
             client.channel.close()
-
-
-def alone(address: str) -> Client:
-    """Make a client with a connection of its own; others of this process share theirs."""
-    client = Client(address)
-    client.channel.close()
-    client.channel = grpc.insecure_channel(address, [("grpc.use_local_subchannel_pool", 1)])
-    return client
 
 
 def ids_by_worker(client: Client) -> dict[int, str]:
@@ -161,16 +156,25 @@ def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -
     wait_for(lambda: not any(map(lives, left)))
 
 
-def test_files_are_reloaded_by_all(tmp_path: Path, nats_server: NatsServer) -> None:
-    """SIGHUP has every worker load them; a worker that cannot start says why, and ends the start."""
-    rules = tmp_path / "rules.toml"
-    rules.write_text('[role.all]\npublish = ["a"]\n')
+def test_they_know_the_same_rules(tmp_path: Path, nats_server: NatsServer) -> None:
+    """Quotas are for all together, and SIGHUP has all load the file; what cannot start says why, once."""
+    rules = put(tmp_path / "rules.toml", ALL + principal("all", more="max_streams = 2"))
     environment = {"NATS_URL": nats_server.url, "WINDSHIFT_AUTH_FILE": str(rules), "WINDSHIFT_WORKERS": "2"}
     with windshift(tmp_path, **environment) as server:
+        with on_each_worker(server, "all") as clients:
+            stream = f"t{secrets.token_hex(6)}"
+            clients[1].ensure_stream(stream)
+            ensure_consumer(clients[1], stream)
+            with subscribed(clients[1], stream), subscribed(clients[2], stream):
+                for client in clients.values():
+                    with calling(client) as third:
+                        refusal = third.end(LIMIT)
+                        assert refusal is not None
+                        assert refusal.reason == "QUOTA_EXCEEDED"
         server.signal(signal.SIGHUP)
         reloads = {"what": "authorization", "result": "ok"}
         wait_for(lambda: metrics(server).value("windshift_reloads_total", **reloads) == 2)
-        rules.write_text("[role.all")
+        put(rules, "[role.all")
         server.signal(signal.SIGHUP)
         wait_for(lambda: metrics(server).value("windshift_reload_failing", what="authorization") == 1)
         (tmp_path / "second").mkdir()

@@ -93,7 +93,7 @@ def test_streams() -> None:
             usage.open_stream(who)
     usage.close_stream()
     usage.open_stream(who)
-    assert usage.streams == 2
+    assert usage.streams.total == 2
 
 
 def test_calls_at_once() -> None:
@@ -107,7 +107,7 @@ def test_calls_at_once() -> None:
         assert refused.value.metadata == {"quota": "calls", "limit": "10"}
     usage.end_work(2)
     usage.begin_work(who, 1)
-    assert usage.weight == 9
+    assert usage.weight.total == 9
 
 
 def test_a_call_alone_is_never_too_heavy() -> None:

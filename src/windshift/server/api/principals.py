@@ -58,7 +58,7 @@ class PrincipalsService:
             told = response.principals.add(
                 name=name,
                 connections=connections[name],
-                open_streams=rules.access.usage(principal, call.started).streams,
+                open_streams=int(rules.access.usage(principal, call.started).streams.total),
             )
             for credential, expires in _credentials(principal):
                 use = rules.uses.of(name, credential).at

@@ -16,6 +16,7 @@ from typing import Any, Final, TypeAlias
 
 from windshift.server.auth.actions import EVERYTHING, Action, Consume, Publish, RejectForGood, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
+from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Principal, Quotas
 from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
@@ -193,14 +194,21 @@ class ActivePolicy:
     Args:
         authenticator: the rules.
         clock: gives the Unix time in seconds.
+        ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    def __init__(self, authenticator: Authenticator, clock: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        clock: Callable[[], float] = time.time,
+        ledger: Ledger | None = None,
+    ) -> None:
         self.authenticator = authenticator
         self.replaced_at = -inf
         self.on_replaced: list[Callable[[], None]] = []
         self.full: FullStreams | None = None
         self._clock = clock
+        self._ledger = ledger
         self._usage: dict[str, Usage] = {}
         self._open: set[AuthorizedStream] = set()
         self._resolving: set[asyncio.Task[None]] = set()
@@ -209,7 +217,7 @@ class ActivePolicy:
         """Return what a principal uses. `now` is the loop's time."""
         usage = self._usage.get(principal.name)
         if usage is None:
-            usage = self._usage[principal.name] = Usage(now)
+            usage = self._usage[principal.name] = Usage(now, principal.name, self._ledger)
         return usage
 
     def quotas_of(self, principal: str) -> Quotas | None:

@@ -12,6 +12,7 @@ from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.jwks import KeySets
 from windshift.server.auth.last_use import LastUses
+from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Policy
 from windshift.server.auth.policy_file import PolicyError, read_policy
 from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
@@ -42,13 +43,14 @@ class Authorization:
         uses: when credentials were used last.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, ledger: Ledger | None = None) -> None:
+        """Read nothing yet. `ledger` is where the workers of this server count together, if there are any."""
         self._file = file
         self._keys = KeySets()
         self._policy = Policy()
         self._demanded = asyncio.Event()
         self.uses = LastUses(time.time)
-        self.access = ActivePolicy(Authenticator(Policy(), uses=self.uses))
+        self.access = ActivePolicy(Authenticator(Policy(), uses=self.uses), ledger=ledger)
         self.watched = Watched("authorization", [file], self._load, self._take)
 
     async def watch(self) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
+from math import inf
 from typing import Final
 
+from windshift.server.auth.ledger import Ledger, Row, Tally
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.errors import QuotaExceeded
@@ -80,6 +83,9 @@ class FullStreams:
             raise exceeded(*self._reasons[number])
 
 
+_LEFT: Final = 0
+_FILLED_AT: Final = 1
+"""Where the two numbers of a level are."""
 _MINUTE: Final = 60.0
 _MOST_BUCKETS: Final = 1_000
 """Buckets of one principal. With more of them, those that nobody asks are dropped."""
@@ -89,31 +95,38 @@ class Bucket:
     """Counts what happens per time: it fills evenly, and what happens is taken from it.
 
     Who was quiet finds it full. More may be taken than it has, and then nothing until that has come in.
+
+    Args:
+        now: a time in seconds.
+        level: what is left, and when it was filled last, where workers share that; both 0: it is full.
     """
 
-    __slots__ = ("_filled_at", "_left")
+    __slots__ = ("_level",)
 
-    def __init__(self, now: float) -> None:
-        self._left: float | None = None
-        self._filled_at = now
+    def __init__(self, now: float, level: Row | None = None) -> None:
+        self._level = [0.0, 0.0] if level is None else level
+        if not self._level[_FILLED_AT]:
+            self._level[_LEFT], self._level[_FILLED_AT] = inf, now
 
     def has_some(self, rate: float, size: float, now: float) -> bool:
         """Tell whether there is one or more, at so many per second, and when it holds so many.
 
         `now` is a time in seconds; it may be before others that were told.
         """
-        now = max(now, self._filled_at)
-        left = size if self._left is None else min(size, self._left + (now - self._filled_at) * rate)
-        self._left, self._filled_at = left, now
+        level = self._level
+        filled_at = level[_FILLED_AT]
+        now = max(now, filled_at)
+        left = min(size, level[_LEFT] + (now - filled_at) * rate)
+        level[_LEFT], level[_FILLED_AT] = left, now
         return left >= 1
 
     def is_old(self, now: float) -> bool:
         """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""
-        return now - self._filled_at > _MINUTE
+        return now - self._level[_FILLED_AT] > _MINUTE
 
     def take(self, amount: int) -> None:
         """Take something, after `has_some` was asked."""
-        self._left = (self._left or 0.0) - amount
+        self._level[_LEFT] -= amount
 
 
 class Usage:
@@ -125,14 +138,20 @@ class Usage:
     Attributes:
         streams: calls that stream which it has open.
         weight: what its calls that are under way weigh together.
+
+    Args:
+        now: a time in seconds.
+        principal: its name.
+        ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    __slots__ = ("_buckets", "_calls", "streams", "weight")
+    __slots__ = ("_buckets", "_calls", "_level", "streams", "weight")
 
-    def __init__(self, now: float) -> None:
-        self.streams = 0
-        self.weight = 0
-        self._calls = Bucket(now)
+    def __init__(self, now: float, principal: str = "", ledger: Ledger | None = None) -> None:
+        self.streams = Tally(ledger, principal, "streams")
+        self.weight = Tally(ledger, principal, "weight")
+        self._level = _no_level if ledger is None else partial(ledger.level, principal)
+        self._calls = Bucket(now, self._level("calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
 
     def begin_call(self, principal: Principal, now: float) -> None:
@@ -173,7 +192,7 @@ class Usage:
         if bucket is None:
             if len(self._buckets) >= _MOST_BUCKETS:
                 self._buckets = {key: each for key, each in self._buckets.items() if not each.is_old(now)}
-            bucket = self._buckets[key] = Bucket(now)
+            bucket = self._buckets[key] = Bucket(now, self._level(*key))
         return bucket
 
     def begin_work(self, principal: Principal, weight: int) -> None:
@@ -183,13 +202,15 @@ class Usage:
             QuotaExceeded: it is too much, and was not counted.
         """
         most = principal.quotas.calls
-        if most is not None and self.weight and self.weight + weight > most:
-            raise exceeded(principal.name, "calls", most)
-        self.weight += weight
+        if most is not None and weight:
+            total = self.weight.total
+            if total and total + weight > most:
+                raise exceeded(principal.name, "calls", most)
+        self.weight.add(weight)
 
     def end_work(self, weight: int) -> None:
         """Count the weight of a call no more."""
-        self.weight -= weight
+        self.weight.add(-weight)
 
     def open_stream(self, principal: Principal) -> None:
         """Count a stream as open; `close_stream` must follow.
@@ -198,10 +219,14 @@ class Usage:
             QuotaExceeded: it is one too many, and was not counted.
         """
         most = principal.max_streams
-        if most is not None and self.streams >= most:
+        if most is not None and self.streams.total >= most:
             raise exceeded(principal.name, MAX_STREAMS, most)
-        self.streams += 1
+        self.streams.add(1)
 
     def close_stream(self) -> None:
         """Count an open stream no more."""
-        self.streams -= 1
+        self.streams.add(-1)
+
+
+def _no_level(*_: str) -> None:
+    """Return no level that is shared."""

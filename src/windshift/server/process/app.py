@@ -57,6 +57,7 @@ from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import TracingInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
+from windshift.server.auth.ledger import Ledger
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
@@ -130,12 +131,13 @@ class App:
         share_port: bool = False,
         storage: int | None = None,
         worker: int = 0,
+        ledger: Ledger | None = None,
     ) -> None:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
         `storage` is how many bytes the broker may store, if known. `worker` is this process's number among
-        several that serve the port together, from 1; 0: it is alone.
+        several that serve the port together, from 1; 0: it is alone. `ledger` is where they count together.
         """
         self._config = config
         self._share_port = share_port
@@ -145,7 +147,7 @@ class App:
         nats = _nats(config.nats, servers)
         self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
-        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit)
+        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, ledger)
         describing = (self._describe, self._load)
         dead_lettering = _dead_lettering(config, nats, stats, storage)
         self._domain = _Domain(
@@ -399,10 +401,10 @@ class _Rules(NamedTuple):
     copies: Copies | None = None
 
 
-def _rules(config: ServerConfig, api: JetStream, audit: Audit) -> _Rules:
+def _rules(config: ServerConfig, api: JetStream, audit: Audit, ledger: Ledger | None) -> _Rules:
     if config.auth.file is None:
         return _Rules()
-    authorization = Authorization(config.auth.file)
+    authorization = Authorization(config.auth.file, ledger)
     access = authorization.access
     return _Rules(authorization, Ownership(api, access), Copies(api, access, audit))
 

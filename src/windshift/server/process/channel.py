@@ -28,12 +28,14 @@ class Assignment:
         config: of this process: its share of what is for all.
         servers: the NATS servers.
         storage: bytes that the broker may store; None = unknown.
+        ledger: descriptor of the memory in which workers count together, which they inherit.
     """
 
     number: int
     config: ServerConfig
     servers: tuple[ServerAddress, ...]
     storage: int | None
+    ledger: int
 
 
 class Order(Enum):

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import uvloop
 
+from windshift.server.auth.ledger import Ledger
 from windshift.server.process.app import App
 from windshift.server.process.channel import (
     Assignment,
@@ -65,6 +66,7 @@ class WorkerProcess(Process):
             share_port=True,
             storage=given.storage,
             worker=given.number,
+            ledger=Ledger(given.ledger, given.config.workers, given.number),
         )
         obeying = asyncio.create_task(self._obey(app), name="orders")
         stack.callback(obeying.cancel)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -17,6 +18,7 @@ from typing import Final
 
 from windshift.nats import ServerAddress
 from windshift.rpc import close_sockets, hold_port
+from windshift.server.auth.ledger import Ledger
 from windshift.server.config import ServerConfig
 from windshift.server.process.channel import (
     Assignment,
@@ -85,6 +87,7 @@ class Workers:
         self._made_at = asyncio.get_running_loop().time()
         self._draining_since: float | None = None
         self._holding: Sequence[socket.socket] = ()
+        self._memory = Ledger.make(config.workers)
         self._workers: Sequence[_Worker] = ()
         self.metrics = WorkersMetrics(self._readings, telemetry) if config.metrics else None
 
@@ -96,9 +99,9 @@ class Workers:
         listen = self._config.grpc.listen
         self._holding = await hold_port(listen.host, listen.port, is_shared=self._share_port)
         self.port = self._holding[0].getsockname()[1]
-        config = _of_one(self._config, self.port)
+        config, ledger = _of_one(self._config, self.port), Ledger(self._memory, self._config.workers)
         self._workers = [
-            _Worker(Assignment(number, config, self._servers, self._storage))
+            _Worker(Assignment(number, config, self._servers, self._storage, self._memory), ledger)
             for number in range(1, self._config.workers + 1)
         ]
         for each in self._workers:
@@ -141,6 +144,7 @@ class Workers:
             await self.metrics.outlet.close(_GRACE)
         await asyncio.gather(*(each.stop(0) for each in self._workers))
         close_sockets(self._holding)
+        os.close(self._memory)
 
     async def _readings(self) -> list[Readings]:
         return await asyncio.gather(*(each.readings() for each in self._workers))
@@ -187,10 +191,11 @@ class _Worker:
         serving: done when the first process serves; raises `WorkerFailed` when it cannot.
     """
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: Assignment, ledger: Ledger) -> None:
         self._loop = asyncio.get_running_loop()
         self._assignment = assignment
         self._number = assignment.number
+        self._ledger = ledger
         self._task: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
@@ -297,6 +302,7 @@ class _Worker:
             if process.returncode is None:
                 process.kill()
             status = await process.wait()
+            self._ledger.forget(self._number)
             await channel.close()
         if self._failure:
             return f"cannot serve: {self._failure}"
@@ -307,7 +313,7 @@ class _Worker:
         return await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "windshift.server.process.worker", str(end)),
             stdin=DEVNULL,
-            pass_fds=(end,),
+            pass_fds=(end, self._assignment.ledger),
             start_new_session=True,
         )
 

@@ -1,0 +1,102 @@
+"""What several workers count together."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from windshift.server.auth import ledger as module
+from windshift.server.auth.ledger import Ledger
+from windshift.server.auth.permissions import Permissions
+from windshift.server.auth.policy import Principal, Quotas
+from windshift.server.auth.quotas import Usage
+from windshift.server.domain.errors import QuotaExceeded
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there are no workers elsewhere")
+
+
+@pytest.fixture
+def memory() -> Iterator[int]:
+    """Make the memory of three workers."""
+    file = Ledger.make(3)
+    yield file
+    os.close(file)
+
+
+def usages(memory: int, name: str = "ann") -> list[Usage]:
+    """Return what a principal uses, as each worker sees it."""
+    return [Usage(100, name, Ledger(memory, 3, worker)) for worker in (1, 2, 3)]
+
+
+def test_streams_are_counted_by_all(memory: int) -> None:
+    """Each sees those of the others, and nobody is let in anywhere when they are used up."""
+    who = Principal("ann", Permissions(), max_streams=4)
+    one, two, three = usages(memory)
+    for usage in (one, one, two, three):
+        usage.open_stream(who)
+    for usage in (one, two, three):
+        with pytest.raises(QuotaExceeded):
+            usage.open_stream(who)
+    one.close_stream()
+    three.open_stream(who)
+    usages(memory, "ben")[0].open_stream(who)
+
+
+def test_weights_are_counted_by_all(memory: int) -> None:
+    """As streams are; the only call of all is never too heavy."""
+    who = Principal("ann", Permissions(), quotas=Quotas(calls=10))
+    one, two, _ = usages(memory)
+    one.begin_work(who, 20)
+    with pytest.raises(QuotaExceeded):
+        two.begin_work(who, 1)
+    two.begin_work(who, 0)
+    one.end_work(20)
+    two.begin_work(who, 10)
+
+
+def test_rates_are_those_of_all(memory: int) -> None:
+    """What one worker lets through is missing at the others; it fills at one rate for all."""
+    who = Principal("ann", Permissions(), max_rps=10, quotas=Quotas(replays=60))
+    one, two, three = usages(memory)
+    for number in range(10):
+        (one, two)[number % 2].begin_call(who, 100)
+    for usage in (one, two, three, *usages(memory)):
+        with pytest.raises(QuotaExceeded):
+            usage.begin_call(who, 100)
+    three.begin_call(who, 100.15)
+    with pytest.raises(QuotaExceeded):
+        one.begin_call(who, 100.15)
+    one.require(who, "replays", "S", "c", 100)
+    one.spend("replays", "S", "c", 60)
+    with pytest.raises(QuotaExceeded):
+        two.require(who, "replays", "S", "c", 100)
+    two.require(who, "replays", "S", "d", 100)
+
+
+def test_a_worker_that_has_ended_uses_nothing(memory: int) -> None:
+    """What the others use stays, and rates go on."""
+    who = Principal("ann", Permissions(), max_streams=2, max_rps=1)
+    one, two, three = usages(memory)
+    one.open_stream(who)
+    two.open_stream(who)
+    one.begin_call(who, 100)
+    Ledger(memory, 3).forget(1)
+    three.open_stream(who)
+    with pytest.raises(QuotaExceeded):
+        three.open_stream(who)
+    with pytest.raises(QuotaExceeded):
+        two.begin_call(who, 100)
+
+
+def test_without_room_each_counts_alone(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That is better than not to serve, or to count different things together."""
+    monkeypatch.setattr(module, "_PROBES", 0)
+    who = Principal("ann", Permissions(), max_streams=1, max_rps=1)
+    for usage in usages(memory):
+        usage.open_stream(who)
+        usage.begin_call(who, 100)
+        with pytest.raises(QuotaExceeded):
+            usage.open_stream(who)
