@@ -15,6 +15,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from tests.cli.conftest import TEXT, Cli
+from windshift.cli.output import width
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -106,6 +107,28 @@ history = 5
     ):
         file.write_text(wrong)
         assert text in cli("streams", "ensure", "-f", str(file), code=2).err
+
+
+def test_a_file_that_fails_half_way(cli: Cli, tmp_path: Path) -> None:
+    """What was done before the failure is told, and what was not reached is named."""
+    file = tmp_path / "streams.toml"
+    file.write_text("""
+[streams.orders]
+subjects = ["orders.>"]
+[streams.overlapping]
+subjects = ["orders.eu.>"]
+[streams.overlapping.consumers.accounting]
+[stores.totals]
+""")
+    failed = cli("streams", "ensure", "-f", str(file), code=4)
+    assert failed.out == "created orders\n"
+    assert failed.err.startswith("windshift: stream overlapping: ")
+    assert "before it, 1 of 4 succeeded" in failed.err
+    assert "not reached: consumer accounting of overlapping, store totals" in failed.err
+    failed = cli("streams", "ensure", "-f", str(file), "-o", "json", code=4)
+    assert [each["name"] for each in failed.json] == ["orders"]
+    assert json.loads(failed.err)["error"]["reason"] == "SUBJECTS_OVERLAP"
+    assert cli("state", "stores", "-o", "json").json == []
 
 
 def test_events(orders: Cli) -> None:
@@ -241,7 +264,7 @@ def test_subscribe_and_dead_letters(orders: Cli) -> None:
     assert "CONSUMER_NOT_FOUND" in orders("subscribe", "orders", "nobody", "--ack", code=3).err
     title, line = orders("dead-letters", "ls", "--stream", "orders").out.splitlines()
     assert title.split() == ["ID", "EVENT", "WHEN", "CAUSE", "ATTEMPTS", "REPLAYS", "ERROR", "REASON"]
-    assert line.endswith("rejected         1        0  GiveUp  漢\\x1b[31m")
+    assert line.endswith("rejected         1        0  RejectedByHand  漢\\x1b[31m")
     (letter,) = orders("dead-letters", "ls", "--cause", "rejected", "-o", "json").json
     assert (letter["reason"], letter["event"]["data"]) == ("漢\x1b[31m", {"cents": 1})
     assert "\x1b" not in orders("dead-letters", "show", letter["id"]).out
@@ -381,10 +404,33 @@ def test_pipes_and_signals(orders: Cli) -> None:
         assert (tail.wait(60), said(tail)) == (130, b"")
 
 
+def test_a_long_stream_into_head(orders: Cli) -> None:
+    """Whoever reads the first lines of many gets them, and the command ends at once and quietly."""
+    orders("publish", "orders.x", "-", "--each", "-q", stdin="\n".join(map(str, range(3000))))
+    line = "windshift tail orders --from start -o jsonl | head -3 | wc -l; echo ${PIPESTATUS[@]}"
+    done = subprocess.run(
+        ["bash", "-c", line],
+        env=orders.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert (done.stdout.split(), done.stderr) == (["3", "0", "0", "0"], "")
+
+
 def in_terminal(
-    cli: Cli, *arguments: str, columns: int = 80, answer: str = "", **environment: str
+    cli: Cli,
+    *arguments: str,
+    columns: int = 80,
+    answer: str = "",
+    interrupt: str = "",
+    **environment: str,
 ) -> tuple[str, int]:
-    """Run a command in a terminal of so many columns, and return what it shows."""
+    """Run a command in a terminal of so many columns, and return what it shows and its exit code.
+
+    It is answered its question, and interrupted when it shows what `interrupt` says.
+    """
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "windshift", *arguments],
@@ -406,12 +452,15 @@ def in_terminal(
         if answer and b"[y/N]" in shown:
             os.write(ours, answer.encode())
             answer = ""
+        if interrupt and interrupt.encode() in shown:
+            process.send_signal(signal.SIGINT)
+            interrupt = ""
     os.close(ours)
     return shown.decode().replace("\r\n", "\n"), process.wait(60)
 
 
 def test_terminals(orders: Cli) -> None:
-    """A terminal has bold titles, clipped lines and questions; NO_COLOR and 200 columns change that."""
+    """A terminal has bold titles, clipped lines and questions; NO_COLOR and --no-color change that."""
     orders("publish", "orders.x", json.dumps("漢字" * 100), "-q")
     shown, _ = in_terminal(orders, "tail", "orders", "-n", "1")
     assert shown.endswith("…\n")
@@ -420,9 +469,62 @@ def test_terminals(orders: Cli) -> None:
     assert listed.startswith("\x1b[1mNAME")
     listed, _ = in_terminal(orders, "streams", "ls", columns=200, NO_COLOR="1")
     assert listed.startswith("NAME")
+    listed, _ = in_terminal(orders, "streams", "ls", "--no-color", columns=200)
+    assert listed.startswith("NAME")
     asked, code = in_terminal(orders, "streams", "rm", "orders", answer="n\n")
     assert code == 1
     assert "would delete orders with its 4 events" in asked
     _, code = in_terminal(orders, "streams", "rm", "orders", answer="y\n")
     assert code == 0
     assert orders("streams", "ls", "-o", "json").json == []
+
+
+def test_tables_of_two_widths(cli: Cli) -> None:
+    """Columns stay in line at 80 and 200 columns, also where characters take two cells or none."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    cli("consumers", "ensure", "orders", "accounting", "--from", "start", "-q")
+    reasons = ("plain", "漢字" * 30, "e\u0301" * 40 + " end", "👍 of a whole line that is too long for it")
+    for reason in reasons:
+        cli("publish", "orders.x", "1", "-q")
+        cli("subscribe", "orders", "accounting", "--dead-letter", "-n", "1", "--reason", reason, "-q")
+    for columns in (80, 200):
+        listed, _ = in_terminal(
+            cli, "dead-letters", "ls", "--stream", "orders", columns=columns, NO_COLOR="1"
+        )
+        listed = re.sub(r"(?m)^t\S+", lambda found: "I" * len(found[0]), listed)
+        listed = re.sub(r" +\d+[sm]  rej", lambda found: "AGE  rej".rjust(len(found[0])), listed)
+        golden(f"dead-letters-{columns}", listed)
+        assert all(width(line) <= columns for line in listed.splitlines())
+
+
+def test_ctrl_c_ends_long_work_in_good_order(cli: Cli) -> None:
+    """A bench removes its stream, a question is answered with nothing, a replay says how far it came."""
+    shown, code = in_terminal(cli, "bench", "publish", "--count", "10000000", interrupt="published ")
+    assert code == 130
+    assert "Traceback" not in shown
+    assert cli("streams", "ls", "-o", "json").json == []
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    cli("consumers", "ensure", "orders", "accounting", "--from", "start", "-q")
+    for _ in range(3):
+        cli("publish", "orders.x", "1", "-q")
+    cli("subscribe", "orders", "accounting", "--dead-letter", "-n", "3", "-q")
+    both = ("--stream", "orders", "--all")
+    assert in_terminal(cli, "dead-letters", "purge", *both, interrupt="[y/N]")[1] == 130
+    assert len(cli("dead-letters", "ls", "-o", "json").json) == 3
+    replay = cli.popen(["dead-letters", "replay", *both, "--rate", "1"], stdout=-1, stderr=-1)
+    while not any(letter["replaying"] for letter in cli("dead-letters", "ls", "-o", "json").json):
+        assert replay.poll() is None
+    replay.send_signal(signal.SIGINT)
+    out, err = replay.communicate(timeout=60)
+    assert (replay.returncode, out) == (130, b"")
+    assert err.startswith(b"stopped; ")
+
+
+def test_progress_is_for_terminals(cli: Cli) -> None:
+    """Long work says on a terminal how far it is, and cleans up behind itself; elsewhere it does not."""
+    shown, code = in_terminal(cli, "bench", "publish", "--count", "2000", "--storage", "memory")
+    assert code == 0
+    assert re.search(r"\rpublished \d+ \(\d+/s\)\x1b\[K", shown)
+    assert "\r\x1b[Kpublished " in shown.replace("\n", "")
+    quiet = cli.process("bench", "publish", "--count", "200", "--storage", "memory")
+    assert quiet.stderr == b""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -101,6 +102,9 @@ def test_well(server: WindshiftProcess) -> None:
     assert status == 0
     assert line.startswith("ok, since 2")
     assert ask(server.health_port, "--live")[0] == 0
+    said = json.loads(ask(server.health_port, "-o", "json")[1])
+    assert said["ready"] is True
+    assert moment(said["since"])
 
 
 def test_frozen_broker(server: WindshiftProcess, own_nats_server: NatsServer) -> None:

@@ -51,6 +51,15 @@ def _takes_filter(function: Any) -> Any:
     return function
 
 
+def _takes_choice(function: Any) -> Any:
+    """Take ids, or a filter with --all."""
+    function = _takes_filter(function)
+    function = click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")(
+        function
+    )
+    return click.argument("ids", nargs=-1)(function)
+
+
 def _filter(options: dict[str, Any]) -> dict[str, Any]:
     """Return the filter that the line says, for the methods of the client."""
     named = {"type" if key == "kind" else key: value for key, value in options.items()}
@@ -146,7 +155,7 @@ async def watch(session: Session, existing: bool, position: str, **options: Any)
         session.out.item(value, session.out.clip(plain(line)))
 
 
-def _which(session: Session, ids: Sequence[str], options: dict[str, Any], everything: bool) -> dict[str, Any]:
+def _which(session: Session, ids: Sequence[str], everything: bool, **options: Any) -> dict[str, Any]:
     chosen = _filter(options)
     if ids and (chosen or everything):
         raise Failure("give ids, or a filter with --all, not both", USAGE)
@@ -167,20 +176,16 @@ def _which(session: Session, ids: Sequence[str], options: dict[str, Any], everyt
         "windshift dead-letters replay --stream orders --consumer accounting --all --rate 20",
     ]
 )
-@click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
+@_takes_choice
 @click.option("--rate", type=click.IntRange(1, 10_000), help="At most so many a second; 100.")
 @click.option("--dry-run", is_flag=True, help="Only count them.")
-@_takes_filter
 @with_session
-async def replay(
-    session: Session, ids: tuple[str, ...], everything: bool, rate: int | None, dry_run: bool, **options: Any
-) -> None:
+async def replay(session: Session, rate: int | None, dry_run: bool, **choice: Any) -> None:
     """Deliver the events of dead letters again, to the consumers that gave up on them.
 
     Ctrl-C ends it between two pages; what was replayed by then stays so.
     """
-    which = _which(session, ids, options, everything)
+    which = _which(session, **choice)
     progress = session.out.progress("replayed")
     try:
         done = await session.client.dead_letters.replay(
@@ -208,13 +213,11 @@ async def replay(
 
 
 @dead_letters.command("cancel", examples=["windshift dead-letters cancel --stream orders --all"])
-@click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
-@_takes_filter
+@_takes_choice
 @with_session
-async def cancel(session: Session, ids: tuple[str, ...], everything: bool, **options: Any) -> None:
+async def cancel(session: Session, **choice: Any) -> None:
     """End replays that no subscriber has yet. The dead letters stay."""
-    which = _which(session, ids, options, everything)
+    which = _which(session, **choice)
     done = await session.client.dead_letters.cancel_replay(**which)
     value = {"cancelled": done.cancelled, "delivering": done.delivering, "missing_ids": done.missing_ids}
     line = f"cancelled {done.cancelled}, delivered already {done.delivering}"
@@ -269,16 +272,12 @@ async def summary(session: Session, by: tuple[Any, ...], limit: int, **options: 
         "windshift dead-letters purge --stream orders --all --yes",
     ]
 )
-@click.argument("ids", nargs=-1)
-@click.option("--all", "everything", is_flag=True, help="All that the filter lets through.")
+@_takes_choice
 @click.option("--dry-run", is_flag=True, help="Only count them.")
-@_takes_filter
 @with_session
-async def purge(
-    session: Session, ids: tuple[str, ...], everything: bool, dry_run: bool, **options: Any
-) -> None:
+async def purge(session: Session, dry_run: bool, **choice: Any) -> None:
     """Remove dead letters for good. Asks first."""
-    which = _which(session, ids, options, everything)
+    which = _which(session, **choice)
     letters = session.client.dead_letters
     if not dry_run and not session.options.yes:
         count = (await letters.purge(**which, dry_run=True)).purged

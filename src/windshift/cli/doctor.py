@@ -9,7 +9,7 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import click
 
@@ -113,31 +113,48 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
     writer.close()
     yield Check("ok", "TCP", f"{target} in {(time.monotonic() - started) * 1000:.1f} ms")
     if tls is not None:
-        yield await _handshake(host, int(port), tls)
+        for check in await _handshake(host, int(port), tls):
+            yield check
 
 
-async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> Check:
+async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLCertVerificationError as error:
         hint = "is the right --tls-ca given, and the name one of the certificate?"
-        return Check("FAIL", "TLS", f"{host}: {error.verify_message}", hint)
+        return [Check("FAIL", "TLS", f"{host}: {error.verify_message}", hint)]
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or "no answer"
         hint = "does the server speak TLS? does it ask for a client certificate (--tls-cert)?"
-        return Check("FAIL", "TLS", f"{host}: {reason}", hint)
-    certificate = writer.get_extra_info("peercert") or {}
+        return [Check("FAIL", "TLS", f"{host}: {reason}", hint)]
+    certificate: dict[str, Any] = writer.get_extra_info("peercert") or {}
     protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
     writer.close()
     names = ", ".join(str(value) for _, value in certificate.get("subjectAltName", ()))
-    left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time() if certificate else None
-    ends = f", expires in {show_duration(left // 86_400 * 86_400)}" if left is not None else ""
+    checks = [_ending("TLS", names, certificate, "renew the server's certificate")] if certificate else []
+    checks += [
+        _ending(
+            "TLS CA", _name_of(authority), authority, "have the authority renewed, and its file everywhere"
+        )
+        for authority in tls.get_ca_certs()
+        if authority["subject"] == certificate.get("issuer")
+    ]
     if protocol != "h2":
-        return Check("FAIL", "HTTP/2", f"{host} does not speak it", "is that the port of the API?")
-    soon = left is not None and left < _SOON
-    hint = "renew the server's certificate" if soon else ""
-    return Check("warn" if soon else "ok", "TLS", f"{names}{ends}, HTTP/2", hint)
+        return [*checks, Check("FAIL", "HTTP/2", f"{host} does not speak it", "is that the port of the API?")]
+    return [*checks, Check("ok", "HTTP/2", f"{host} speaks it")]
+
+
+def _ending(what: str, name: str, certificate: Any, hint: str) -> Check:
+    """Say when a certificate expires, and warn before that."""
+    left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+    soon = left < _SOON
+    found = f"{name}, expires in {show_duration(max(0.0, left // 86_400 * 86_400))}"
+    return Check("warn" if soon else "ok", what, found, hint if soon else "")
+
+
+def _name_of(certificate: Any) -> str:
+    return ", ".join(value for part in certificate["subject"] for _, value in part)
 
 
 async def _server(session: Session) -> AsyncIterator[Check]:

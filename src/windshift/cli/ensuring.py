@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import windshift as ws
 from windshift.cli import specs
 from windshift.cli.failing import USAGE, Failure
-from windshift.cli.session import Session
+from windshift.cli.session import Session, failure_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,27 +109,66 @@ def _with_retry(spec: ws.ConsumerSpec, before: ws.ConsumerSpec) -> ws.ConsumerSp
     return replace(spec, retry=before.retry)
 
 
-async def ensure_file(session: Session, path: Path, *, dry_run: bool) -> list[Ensured]:
-    """Ensure the streams, consumers and stores of a TOML file, which is checked before anything changes."""
+class Step(NamedTuple):
+    """One thing of a file.
+
+    Attributes:
+        what: what it is and its name.
+        ensure: ensures it.
+    """
+
+    what: str
+    ensure: Callable[[], Awaitable[Ensured]]
+
+
+async def ensure_file(session: Session, path: Path, *, dry_run: bool) -> None:
+    """Ensure the streams, consumers and stores of a TOML file, in its order, and tell what was done.
+
+    The file is checked before anything changes.
+
+    Raises:
+        Failure: one of them failed; what comes behind it was left as it was.
+    """
+    steps = _steps(session.client, path, dry_run=dry_run)
+    done: list[Ensured] = []
+    try:
+        for step in steps:
+            done.append(await step.ensure())  # noqa: PERF401 -- told also where a later one fails
+    except ws.WindshiftError as error:
+        raise _stopped(await failure_of(session, error), steps, len(done)) from error
+    finally:
+        tell(session, done, dry_run=dry_run)
+
+
+def _stopped(failure: Failure, steps: list[Step], done: int) -> Failure:
+    """Say where a file's steps ended, and what is left."""
+    failed, *left = [step.what for step in steps[done:]]
+    rest = f"; not reached: {', '.join(left)}" if left else ""
+    message = f"{failed}: {failure.message}; before it, {done} of {len(steps)} succeeded{rest}"
+    return Failure(message, failure.status, reason=failure.reason, hint=failure.hint)
+
+
+def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> list[Step]:
     document = _read(path)
-    streams = {
-        name: _split(entries, f"stream {name!r} in {path}") for name, entries in document["streams"].items()
-    }
-    stores = {
-        name: _store(entries, f"store {name!r} in {path}") for name, entries in document["stores"].items()
-    }
-    done = []
-    for name, (spec, consumers) in streams.items():
-        done.append(await ensure_stream(session.client, name, spec, dry_run=dry_run))
+    steps: list[Step] = []
+    for name, entries in document["streams"].items():
+        spec, consumers = _split(entries, f"stream {name!r} in {path}")
+        steps.append(Step(f"stream {name}", partial(ensure_stream, client, name, spec, dry_run=dry_run)))
         for consumer, wanted in consumers.items():
-            done.append(await ensure_consumer(session.client, name, consumer, wanted, dry_run=dry_run))
-    if stores:
-        known = {store.name async for store in session.client.stores.list()}
-        for name, settings in stores.items():
-            if not dry_run:
-                await session.client.stores.ensure(name, **settings)
-            done.append(Ensured("store", name, name not in known, {}))
-    return done
+            ensure = partial(ensure_consumer, client, name, consumer, wanted, dry_run=dry_run)
+            steps.append(Step(f"consumer {consumer} of {name}", ensure))
+    for name, entries in document["stores"].items():
+        settings = _store(entries, f"store {name!r} in {path}")
+        steps.append(Step(f"store {name}", partial(ensure_store, client, name, settings, dry_run=dry_run)))
+    return steps
+
+
+async def ensure_store(client: ws.Client, name: str, settings: dict[str, Any], *, dry_run: bool) -> Ensured:
+    """Ensure a store."""
+    known = {store.name async for store in client.stores.list()}
+    if not dry_run:
+        await client.stores.ensure(name, **settings)
+    return Ensured("store", name, name not in known, {})
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import dataclass
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 
 import click
@@ -19,10 +21,11 @@ _LONGEST = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """The answer: whether all is well, and a line about it."""
+    """The answer: whether all is well, a line about it, and what the server said, for programs."""
 
     well: bool
     line: str
+    said: Mapping[str, object] = field(default_factory=dict)
 
 
 @click.command()
@@ -37,18 +40,34 @@ class Health:
     metavar="SECONDS",
     help="How long to wait for the answer.",
 )
-def health(live: bool, timeout: float) -> None:
+@click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="A line for people, or JSON; with that, stderr says nothing of the answer.",
+)
+def health(live: bool, timeout: float, output: str) -> None:
     """Ask a server on this machine whether calls should be sent to it.
 
     Its address is read from HEALTH_HOST, HEALTH_PORT and GRPC_HOST, as by `windshift serve`. Exits with 0 if
     it is ready, 1 if it is not or does not answer, 2 if the environment is wrong. Use it in the health check
     of a container, or in a script that waits for a server.
-    """
+
+    \b
+    Examples:
+      windshift health
+      windshift health --live -o json
+    """  # noqa: D301 -- click's mark for lines that stay as they are
     try:
         address = health_address(os.environ)
     except ConfigurationError as error:
         fail(_USAGE, *error.problems)
     answer = ask(address, "/healthz" if live else "/readyz", timeout)
+    if output == "json":
+        said = dict(answer.said) or {"reason": answer.line}
+        click.echo(json.dumps({"alive" if live else "ready": answer.well, **said}))
+        sys.exit(0 if answer.well else _NOT_READY)
     if not answer.well:
         fail(_NOT_READY, answer.line)
     click.echo(answer.line)
@@ -76,4 +95,4 @@ def _read(status: int, body: bytes) -> Health:
         line = f"{said['reason']}{detail}{since}" if "reason" in said else f"{said['status']}{since}"
     except (ValueError, KeyError, TypeError, AttributeError):
         return Health(well=False, line=f"what answers is not a Windshift server (status {status})")
-    return Health(status == 200, line)
+    return Health(status == 200, line, {key: value for key, value in said.items() if key != "status"})

@@ -21,7 +21,7 @@ Row = Sequence[str]
 
 _GAP: Final = "  "
 _encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
-_LEAST: Final = 12
+_LEAST: Final = 10
 """Cells that a column keeps when a table is too wide for its terminal."""
 _UNSAFE: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 _CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {

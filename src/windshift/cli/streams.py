@@ -187,7 +187,7 @@ async def ensure(session: Session, stream: str | None, file: Path | None, dry_ru
     if file is not None:
         if stream or given:
             raise Failure("give a stream or a file, not both", USAGE)
-        tell(session, await ensure_file(session, file, dry_run=dry_run), dry_run=dry_run)
+        await ensure_file(session, file, dry_run=dry_run)
         return
     if stream is None:
         raise Failure("name a stream, or a file with -f", USAGE)

@@ -18,6 +18,10 @@ from windshift.cli.values import DURATION
 _STOP_SECONDS = 0.05
 
 
+class RejectedByHand(Exception):
+    """Why there was no ack: somebody said so. Its name is what dead letters have as their error type."""
+
+
 @click.command(
     cls=Command,
     examples=[
@@ -39,7 +43,7 @@ _STOP_SECONDS = 0.05
     flag_value="peek",
     help="Show one, or -n, and release them: they come again, as other attempts.",
 )
-@click.option("--reason", default="", help="Why: kept with what is rejected.")
+@click.option("--reason", default="", help="Why: kept with what is rejected, as of type RejectedByHand.")
 @click.option("-n", "--count", type=click.IntRange(1, 1000), help="End after so many events.")
 @click.option("--wait", type=DURATION, help="End when none came for so long.")
 @with_session
@@ -136,4 +140,4 @@ class _Settling:
             if self._count == 0:
                 await self._stopping.wait()
         if self._verdict is not None:
-            raise self._verdict
+            raise self._verdict from RejectedByHand()

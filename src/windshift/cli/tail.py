@@ -76,8 +76,11 @@ class _Reading:
     def __init__(
         self, session: Session, stream: ws.Stream, subjects: Sequence[str], types: Sequence[str]
     ) -> None:
+        from windshift.cli.reading import show_event
+
         self.stream = stream
         self._session = session
+        self._show_event = show_event
         self._subjects = subjects
         self._types = types
 
@@ -140,6 +143,4 @@ class _Reading:
         )
 
     def _show(self, event: ws.Event[Any]) -> None:
-        from windshift.cli.reading import show_event
-
-        show_event(self._session, event)
+        self._show_event(self._session, event)

@@ -216,15 +216,8 @@ class Events:
             backwards: from new to old.
             limit: at most so many events; None = all.
         """
-        names, left, kinds = self._caller.names, limit, self._caller.payloads.filter(types)
-        request = admin.ReadEventsRequest(
-            stream=self._stream,
-            subjects=[names.subject(subject) for subject in subjects],
-            types=kinds.server,
-            backwards=backwards,
-        )
-        if start is not None:
-            getattr(request, "from").CopyFrom(start.proto())
+        left, kinds = limit, self._caller.payloads.filter(types)
+        request = admin.ReadEventsRequest(backwards=backwards, **self._which(start, subjects, kinds))
         while left is None or left > 0:
             request.limit = 500 if left is None or not kinds.exact else min(left, 500)
             page = await self._caller.call(
@@ -260,22 +253,16 @@ class Events:
         Raises:
             WindshiftError: the tail broke.
         """
-        names, kinds = self._caller.names, self._caller.payloads.filter(types)
-        request = admin.TailEventsRequest(
-            stream=self._stream,
-            subjects=[names.subject(subject) for subject in subjects],
-            types=kinds.server,
-            max_rate=max_rate,
-        )
-        if start is not None:
-            getattr(request, "from").CopyFrom(start.proto())
+        kinds = self._caller.payloads.filter(types)
+        request = admin.TailEventsRequest(max_rate=max_rate, **self._which(start, subjects, kinds))
         try:
             async with self._caller.stream(_SERVICE + "TailEvents", admin.TailEventsResponse) as call:
                 call.send(request)
                 call.close_send()
-                async for response in call:
-                    if (item := self._shown(response, kinds)) is not None:
-                        yield item
+                while responses := await call.receive_many():
+                    for response in responses:
+                        if (item := self._shown(response, kinds)) is not None:
+                            yield item
         except RpcError as error:
             raise from_rpc(error) from error
 
@@ -298,6 +285,15 @@ class Events:
             gone=StatusCode.NOT_FOUND,
         )
 
+    def _which(self, start: Position | None, subjects: Sequence[str], kinds: TypeFilter) -> dict[str, Any]:
+        """Return the fields of a request that say which events are read."""
+        return {
+            "stream": self._stream,
+            "from": None if start is None else start.proto(),
+            "subjects": [self._caller.names.subject(subject) for subject in subjects],
+            "types": kinds.server,
+        }
+
     def _shown(
         self, response: admin.TailEventsResponse, kinds: TypeFilter
     ) -> StoredEvent | Skipped | CaughtUp | None:
@@ -316,6 +312,6 @@ def _stored(proto: admin.StoredEvent, caller: Caller, kind: type | None = None) 
     return StoredEvent(
         Event(proto.event, caller.names, caller.payloads, kind),
         moment(proto.stored),
-        dict(proto.other_headers),
+        dict(proto.other_headers) if proto.other_headers else {},
         proto.data_size,
     )

@@ -344,7 +344,7 @@ class Subscription:
     def _expire(self, job: Job) -> None:
         task = self._tasks.get(job)
         if task is not None and job not in self._in_threads:
-            task.cancel()
+            self._loop.call_soon(task.cancel)  # behind its first step: what never ran could not decide
         else:
             _log.error("event %d has been held for max_lease and is not settled; it goes to others", job.id)
 
