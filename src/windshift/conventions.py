@@ -80,6 +80,8 @@ SUBJECT: Final = "windshift.subject"
 DELIVERY_ATTEMPT: Final = "windshift.delivery.attempt"
 DUPLICATE: Final = "windshift.duplicate"
 """Whether an earlier publish with the same idempotency key had stored the event."""
+OUTCOME: Final = "windshift.outcome"
+"""What a client made of an event: ack, retry, dead_letter or drop."""
 PERMANENTLY: Final = "windshift.reject.permanently"
 
 # --- resource ------------------------------------------------------------------------------------------

@@ -104,7 +104,7 @@ def test_well(server: WindshiftProcess) -> None:
     assert ask(server.health_port, "--live")[0] == 0
     said = json.loads(ask(server.health_port, "-o", "json")[1])
     assert said["ready"] is True
-    assert moment(said["since"])
+    assert said["since"].endswith("Z")
 
 
 def test_frozen_broker(server: WindshiftProcess, own_nats_server: NatsServer) -> None:

@@ -151,17 +151,15 @@ async def set_(
     store: str,
     key: str,
     value: str | None,
-    kind: str | None,
-    json_type: str | None,
-    raw: bool,
     revision: int | None,
     create: bool,
     ttl: float | None,
+    **payload: Any,
 ) -> None:
     """Write a key. VALUE is as the payload of `windshift publish`."""
     if create and revision is not None:
         raise Failure("--create and --revision do not go together", USAGE)
-    encoder = Encoder(session.payloads, kind, json_type, raw=raw)
+    encoder = Encoder(session.payloads, **payload)
     message = encoder.encode(await content_of(value))
     target = _store(session, store)
     if create:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, Unpack, overload
 
 from windshift.protos import admin, events
 from windshift.rpc import StatusCode
@@ -15,10 +15,10 @@ from .calling import Caller, pages
 from .deliveries import Delivery
 from .errors import DeadlineExceeded
 from .names import Names
-from .pointers import END, Position
+from .pointers import Position
 from .retry import Repeat
 from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
-from .specs import ConsumerSpec, RetryPolicy, read_retry_policy
+from .specs import ConsumerFields, ConsumerSpec, RetryPolicy, read_retry_policy
 from .times import Seconds, moment, seconds, timestamp
 
 T = TypeVar("T")
@@ -352,22 +352,19 @@ class Consumers:
         self,
         name: str | None,
         spec: ConsumerSpec | None = None,
-        *,
-        subjects: Sequence[str] = (),
-        start: Position = END,
-        timeout: Seconds = 30.0,
-        retry: RetryPolicy | None = None,
+        **fields: Unpack[ConsumerFields],
     ) -> Consumer:
         """Make a consumer, or change it to this; it keeps its position.
 
         Args:
             name: its name, shared by all its subscribers; None = an ephemeral one with a generated id.
-            spec: what it is to be, instead of the other arguments; see `ConsumerSpec` for these.
+            spec: what it is to be.
+            **fields: the same, or what differs from `spec`: the fields of a `ConsumerSpec`.
 
         Raises:
             StreamNotFound: the stream does not exist.
         """
-        spec = spec or ConsumerSpec(subjects=subjects, start=start, timeout=timeout, retry=retry)
+        spec = (spec or ConsumerSpec()).with_fields(fields)
         request = spec.proto(self._stream, name, self._caller.names)
         response = await self._caller.call(
             _EVENTS + "EnsureConsumer", request, events.EnsureConsumerResponse, Repeat.SAME

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypedDict
 
 from windshift.protos import events
 
@@ -64,6 +64,10 @@ class StreamSpec:
     deduplication_window: Seconds | None = None
     max_event_size: int | None = None
 
+    def with_fields(self, fields: StreamFields) -> StreamSpec:
+        """Return it with some fields changed."""
+        return replace(self, **fields)
+
     def proto(self, name: str, names: Names) -> events.EnsureStreamRequest:
         """Return it for the wire."""
         request = _Stream(name=names.name(name), retention_policy=self._retention())
@@ -92,6 +96,24 @@ class StreamSpec:
         if self.max_age is not None:
             policy.max_age.CopyFrom(duration(self.max_age))
         return policy
+
+
+class StreamFields(TypedDict, total=False):
+    """The fields of a `StreamSpec`, which says what they mean, as keyword arguments."""
+
+    subjects: Sequence[str]
+    mirror: Source | None
+    aggregate: Sequence[Source]
+    max_age: Seconds | None
+    max_events: int | None
+    max_events_per_subject: int | None
+    max_bytes: int | None
+    discard: Literal["old", "new"]
+    discard_new_per_subject: bool
+    storage: Literal["file", "memory"]
+    replicas: int | None
+    deduplication_window: Seconds | None
+    max_event_size: int | None
 
 
 def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSource:
@@ -202,6 +224,10 @@ class ConsumerSpec:
     timeout: Seconds = timedelta(seconds=30)
     retry: RetryPolicy | None = None
 
+    def with_fields(self, fields: ConsumerFields) -> ConsumerSpec:
+        """Return it with some fields changed."""
+        return replace(self, **fields)
+
     def proto(self, stream: str, name: str | None, names: Names) -> events.EnsureConsumerRequest:
         """Return it for the wire."""
         request = events.EnsureConsumerRequest(
@@ -213,3 +239,12 @@ class ConsumerSpec:
         )
         getattr(request, "from").CopyFrom(self.start.proto())
         return request
+
+
+class ConsumerFields(TypedDict, total=False):
+    """The fields of a `ConsumerSpec`, which says what they mean, as keyword arguments."""
+
+    subjects: Sequence[str]
+    start: Position
+    timeout: Seconds
+    retry: RetryPolicy | None

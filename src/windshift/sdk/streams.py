@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Literal, NamedTuple
+from typing import NamedTuple, Unpack
 
 from windshift.protos import admin
 from windshift.protos import events as protos
@@ -15,8 +15,8 @@ from .consumers import Consumer, Consumers
 from .events import Events
 from .names import Names
 from .retry import Repeat
-from .specs import Source, StreamSpec, read_stream_spec
-from .times import Seconds, moment
+from .specs import StreamFields, StreamSpec, read_stream_spec
+from .times import moment
 
 _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _ENSURE = "/windshift.events.v1alpha1.EventsService/EnsureStream"
@@ -177,44 +177,20 @@ class Streams:
         self,
         name: str,
         spec: StreamSpec | None = None,
-        *,
-        subjects: Sequence[str] = (),
-        mirror: Source | None = None,
-        aggregate: Sequence[Source] = (),
-        max_age: Seconds | None = None,
-        max_events: int | None = None,
-        max_events_per_subject: int | None = None,
-        max_bytes: int | None = None,
-        discard: Literal["old", "new"] = "old",
-        storage: Literal["file", "memory"] = "file",
-        replicas: int | None = None,
-        deduplication_window: Seconds | None = None,
-        max_event_size: int | None = None,
+        **fields: Unpack[StreamFields],
     ) -> Stream:
         """Make a stream, or change it to this. What is left out becomes the default, on an old stream too.
 
         Args:
             name: its name.
-            spec: what it is to be, instead of the other arguments; see `StreamSpec` for these.
+            spec: what it is to be.
+            **fields: the same, or what differs from `spec`: the fields of a `StreamSpec`.
 
         Raises:
             SubjectsOverlap: another stream has one of the subjects.
             Refused: what cannot be changed; see `windshift.sdk.errors`.
         """
-        spec = spec or StreamSpec(
-            subjects=subjects,
-            mirror=mirror,
-            aggregate=aggregate,
-            max_age=max_age,
-            max_events=max_events,
-            max_events_per_subject=max_events_per_subject,
-            max_bytes=max_bytes,
-            discard=discard,
-            storage=storage,
-            replicas=replicas,
-            deduplication_window=deduplication_window,
-            max_event_size=max_event_size,
-        )
+        spec = (spec or StreamSpec()).with_fields(fields)
         request = spec.proto(name, self._caller.names)
         await self._caller.call(_ENSURE, request, protos.EnsureStreamResponse, Repeat.SAME)
         return Stream(self._caller, name)

@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from contextlib import AbstractContextManager
 from datetime import datetime
 from types import MappingProxyType, TracebackType
-from typing import Any, Generic, Literal, Self, TypeVar, Unpack, overload
+from typing import Any, Generic, Self, TypeVar, Unpack, overload
 
 from google.protobuf.message import Message
 
@@ -25,12 +25,12 @@ from windshift.sdk.dead_letters import (
 from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
 from windshift.sdk.history import History
 from windshift.sdk.payloads import Codec
-from windshift.sdk.pointers import END, Position
+from windshift.sdk.pointers import Position
 from windshift.sdk.publishing import MADE, PublishReceipt
 from windshift.sdk.runtime.subscription import LINGER
 from windshift.sdk.servers import Identity, ServerInfo
 from windshift.sdk.settings import Tls
-from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
+from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.stores import Entry, Revision, StoreInfo
 from windshift.sdk.streams import StreamInfo
 from windshift.sdk.times import Seconds
@@ -95,24 +95,7 @@ class Client:
 
 class Streams:
     """The streams of a server."""
-    def ensure(
-        self,
-        name: str,
-        spec: StreamSpec | None = None,
-        *,
-        subjects: Sequence[str] = (),
-        mirror: Source | None = None,
-        aggregate: Sequence[Source] = (),
-        max_age: Seconds | None = None,
-        max_events: int | None = None,
-        max_events_per_subject: int | None = None,
-        max_bytes: int | None = None,
-        discard: Literal["old", "new"] = "old",
-        storage: Literal["file", "memory"] = "file",
-        replicas: int | None = None,
-        deduplication_window: Seconds | None = None,
-        max_event_size: int | None = None,
-    ) -> Stream:
+    def ensure(self, name: str, spec: StreamSpec | None = None, **fields: Unpack[StreamFields]) -> Stream:
         """Make a stream, or change it to this. What is left out becomes the default, on an old stream too."""
     def get(self, name: str) -> StreamInfo:
         """Describe a stream."""
@@ -263,14 +246,7 @@ class Publisher:
 class Consumers:
     """The consumers of a stream."""
     def ensure(
-        self,
-        name: str | None,
-        spec: ConsumerSpec | None = None,
-        *,
-        subjects: Sequence[str] = (),
-        start: Position = END,
-        timeout: Seconds = 30.0,
-        retry: RetryPolicy | None = None,
+        self, name: str | None, spec: ConsumerSpec | None = None, **fields: Unpack[ConsumerFields]
     ) -> Consumer:
         """Make a consumer, or change it to this; it keeps its position."""
     def get(self, name: str) -> ConsumerInfo:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 from windshift.sdk.client import Client, connect
 from windshift.sdk.fakes import FakeCaller
 from windshift.sdk.payloads import Codec
-from windshift.sdk.pointers import END, Position
 from windshift.sdk.runtime.subscription import Handling
-from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
+from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.times import Seconds, seconds
 
 from .consumer import AppConsumer, AppStream, Ensure, Failures, Middleware, Next, Reaction, Unknown
@@ -58,29 +57,24 @@ class App:
         name: str,
         spec: StreamSpec | None = None,
         *,
-        subjects: Sequence[str] = (),
-        max_age: Seconds | None = None,
-        max_bytes: int | None = None,
         ensure: Ensure = "update",
+        **fields: Unpack[StreamFields],
     ) -> AppStream:
         """Name a stream that the app uses.
 
         Args:
             name: its name.
-            spec: what it is to be, instead of the other arguments; see `StreamSpec` for these.
-            subjects: subjects that are bound to it.
-            max_age: events older than this are dropped.
-            max_bytes: bytes kept.
+            spec: what it is to be.
             ensure: what to do about it at the start: `update` makes it, or changes it to this; `create` makes
                 it if it does not exist; `never` leaves it to others.
+            **fields: what it is to be, or what differs from `spec`: the fields of a `StreamSpec`.
 
         Raises:
             ValueError: the app has a stream of this name.
         """
         if any(stream.name == name for stream in self.streams):
             raise ValueError(f"the app has a stream {name!r} already")
-        spec = spec or StreamSpec(subjects=subjects, max_age=max_age, max_bytes=max_bytes)
-        stream = AppStream(name, spec, ensure)
+        stream = AppStream(name, (spec or StreamSpec()).with_fields(fields), ensure)
         self.streams.append(stream)
         return stream
 
@@ -90,10 +84,6 @@ class App:
         name: str,
         spec: ConsumerSpec | None = None,
         *,
-        subjects: Sequence[str] = (),
-        start: Position = END,
-        timeout: Seconds = 30.0,
-        retry: RetryPolicy | None = None,
         ensure: Ensure = "update",
         concurrency: int = 32,
         prefetch: int | None = None,
@@ -101,19 +91,15 @@ class App:
         unknown: Unknown = "dead_letter",
         on_error: Mapping[type[BaseException], Reaction] | None = None,
         middleware: Sequence[Middleware] = (),
+        **fields: Unpack[ConsumerFields],
     ) -> AppConsumer:
         """Name a consumer whose events the app handles; `on` of what is returned adds handlers.
 
         Args:
             stream: its stream.
             name: its name, shared by all processes that run the app.
-            spec: what it is to be, instead of `subjects`, `start`, `timeout` and `retry`; see `ConsumerSpec`.
-            subjects: filters; none = everything.
-            start: where it begins when it is made.
-            timeout: how long a subscriber may take before an event is delivered again; running handlers have
-                it prolonged.
-            retry: what happens to events that are not acknowledged; None = 20 attempts, as far apart
-                as the server has it.
+            spec: what it is to be; without a `retry`, an event gets 20 attempts, as far apart as the server
+                has it.
             ensure: see `stream`.
             concurrency: handlers at once.
             prefetch: deliveries that wait beside them; None = a quarter of `concurrency`, at least 2.
@@ -123,6 +109,7 @@ class App:
                 from it: `ws.dead_letter`, `ws.drop`, `ws.retry`, `ws.retry(delay=5)`. What is not in here is
                 retried by the policy.
             middleware: see `App.middleware`; these are inside of the app's.
+            **fields: what it is to be, or what differs from `spec`: the fields of a `ConsumerSpec`.
 
         Raises:
             ValueError: the app has such a consumer.
@@ -130,7 +117,7 @@ class App:
         return self._add_consumer(
             stream,
             name,
-            spec or ConsumerSpec(subjects=subjects, start=start, timeout=timeout, retry=retry),
+            (spec or ConsumerSpec()).with_fields(fields),
             ensure=ensure,
             handling=Handling(concurrency, prefetch, max_lease=seconds(max_lease)),
             failures=Failures(unknown, dict(on_error or {})),

@@ -19,6 +19,7 @@ from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, l
 from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType, from_rpc
 from windshift.sdk.events import Event
 from windshift.sdk.logs import Handled, handled
+from windshift.sdk.metrics import metrics
 
 from .jobs import Job, Jobs
 from .session import Session
@@ -100,6 +101,7 @@ class Subscription:
         self._tracing = caller.tracing
         self._bare_stream, self._consumer = stream, consumer
         self._stream = caller.names.name(stream)
+        self._metrics = metrics(self._stream, consumer)
         self._handler = handler
         self._handling = handling
         self._types = caller.payloads.filter(handling.types)
@@ -149,6 +151,8 @@ class Subscription:
         number, pause, refused = 0, _FIRST_PAUSE, False
         while not self._settling and (self.busy or not self._stopping.is_set()):
             number += 1
+            if self._metrics is not None and number > 1:
+                self._metrics.reconnected()
             try:
                 await self._call(number)
             except RpcError as error:
@@ -232,6 +236,8 @@ class Subscription:
     def _start(self, job: Job) -> None:
         job.started = True
         self._running += 1
+        if self._metrics is not None:
+            self._metrics.began()
         kind = self._types.find(job.event.data) if self._has_types else None
         event: Event[Any] = Event(job.event, self._caller.names, self._caller.payloads, kind)
         delivery = self._deliveries[job] = Delivery(event, self, job)
@@ -255,6 +261,7 @@ class Subscription:
 
     async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
         raised: BaseException | None = None
+        started = self._loop.time()
         handled.set(Handled(self._bare_stream, self._consumer, delivery.event))
         try:
             if self._tracing is not None:
@@ -266,17 +273,19 @@ class Subscription:
                 await self._handle(delivery, handler)
         except asyncio.CancelledError as error:
             if not job.expired and self._cancelled():
-                self._running -= 1  # we are being ended: the event is released with the call
+                self._leave()  # we are being ended: the event is released with the call
                 raise
             raised = TimeoutError("took longer than max_lease") if job.expired else error
         except (KeyboardInterrupt, SystemExit):
-            self._running -= 1  # the process ends, and its events are released
+            self._leave()  # the process ends, and its events are released
             raise
         except BaseException as error:  # noqa: BLE001 -- whatever a handler raises is a verdict
             raised = error
         finally:
             self._tasks.pop(job, None)
         verdict = ACK if raised is None else self._judged(raised)
+        if self._metrics is not None:
+            self._metrics.handled(self._loop.time() - started, raised)
         if raised is not None:
             log_failure(delivery.event, verdict, raised)
         self._decide(job, verdict)
@@ -314,11 +323,19 @@ class Subscription:
         finally:
             self._in_threads.discard(job)
 
+    def _leave(self) -> None:
+        """Give a place back."""
+        self._running -= 1
+        if self._metrics is not None:
+            self._metrics.ended()
+
     def _decide(self, job: Job, verdict: Verdict) -> None:
         if job.verdict is not None:
             return
         job.verdict = verdict
-        self._running -= 1
+        if self._metrics is not None:
+            self._metrics.decided(verdict)
+        self._leave()
         if not self.jobs.current(job):
             self._over(job, LeaseLost(job.id))  # its id means another event now, or somebody else has it
         elif job.call == 0 and verdict.outcome is Outcome.RETRY and not job.token:
@@ -351,6 +368,8 @@ class Subscription:
     def settled(self, job: Job, *, lost: bool) -> None:
         """Note that a verdict is stored, or that somebody else has the event."""
         if lost:
+            if self._metrics is not None:
+                self._metrics.lost()
             _log.warning("event %d was settled too late: another worker may handle it again", job.id)
             if job.verdict is ACK and job not in self._waiters:  # who waits is told, and may have undone it
                 self.jobs.too_late(job, self._loop.time())
