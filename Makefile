@@ -87,7 +87,7 @@ generate: install .venv-generate/.installed ## Write the protobuf code from the 
 	$(BIN)/python scripts/sync.py
 
 .PHONY: environment
-environment: install ## Write the tables of environment variables in README.md and docs/, and .envrc.example.
+environment: install ## Write the tables of environment variables in docs/, and .envrc.example.
 	$(BIN)/python scripts/environment.py
 
 .PHONY: metrics
@@ -97,6 +97,13 @@ metrics: install ## Write the table of metrics in docs/metrics.md.
 .PHONY: cli
 cli: install ## Write the reference of the command line, docs/cli.md.
 	$(BIN)/python scripts/cli.py
+
+.PHONY: docs
+docs: install .venv-docs/.installed ## Build the documentation site into build/site, and check its links and that all is documented.
+	rm -rf build/reference
+	$(BIN)/python scripts/reference.py build/reference
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --quiet
+	.venv-docs/bin/python scripts/links.py
 
 .PHONY: lock
 lock: .venv-lock/.installed ## Resolve requirements.lock and requirements/*.lock anew; `make lock LOCK=--upgrade` moves versions up.

@@ -21,7 +21,7 @@ from windshift.server.config import GROUPS, SETTINGS, Setting
 
 ROOT = Path(__file__).resolve().parent.parent
 EXAMPLE = ROOT / ".envrc.example"
-DOCUMENTS = (ROOT / "README.md", ROOT / "docs" / "observability.md")
+DOCUMENTS = (ROOT / "docs" / "settings.md", ROOT / "docs" / "observability.md")
 
 _WIDTH = 110
 _INTRODUCTION = """\

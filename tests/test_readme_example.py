@@ -62,4 +62,5 @@ def test_first_example_of_the_readme_works(address: str) -> None:
         timeout=30,
         check=False,
     )
-    assert done.stdout.splitlines() == ["published as 1", "received greetings.world Hello!"], done.stderr
+    expected = ["stored as event 1", "billed Order(id='A-17', cents=3490)"]
+    assert done.stdout.splitlines() == expected, done.stderr

@@ -66,8 +66,11 @@ class RetryReaction(Reaction):
 
 
 dead_letter = Reaction(Outcome.DEAD_LETTER)
+"""For `on_error`: the event becomes a dead letter."""
 drop = Reaction(Outcome.DROP)
+"""For `on_error`: the event does not come again, and nothing is kept."""
 retry = RetryReaction(Outcome.RETRY)
+"""For `on_error`: the event comes again, by the consumer's policy, or after `retry(delay=5)` seconds."""
 
 
 @dataclass(frozen=True, slots=True)
