@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from . import auth, auth_check, drain, encryption, looking, memory, neighbours, telemetry, throughput
+from . import auth, auth_check, drain, encryption, looking, memory, neighbours, telemetry, throughput, workers
 from .figures import (
     BEFORE,
     COMPARISON,
@@ -66,6 +66,18 @@ BARS = (
             (_O.UNSAMPLED, _O.OFF_TRACED, 1.05),
             (_O.ONE_PERCENT, _O.OFF, 1.08),
         )
+    ),
+    Bar(
+        f"publishes per second, {workers.TWO}, ratio to one",
+        1,
+        False,
+        partial(
+            Figures.ratio,
+            measurement=workers.WORKERS,
+            quantity=workers.PER_SECOND,
+            subject=workers.TWO,
+            other=workers.ONE,
+        ),
     ),
     *(
         Bar(

@@ -57,7 +57,7 @@ class Running:
     def cpu_seconds(self) -> float:
         """Return the CPU time used so far, user and system, of all threads."""
         try:
-            return time.clock_gettime(~self.pid << 3 | _CPU_CLOCK)
+            return cpu_seconds_of(self.pid)
         except OSError:
             raise FailedToRun(f"{self.name} has ended: {self.last_words()}") from None
 
@@ -82,6 +82,11 @@ class Running:
     def last_words(self) -> str:
         """Return the end of what it wrote to stderr."""
         return self.log.read_text(errors="replace")[-2000:].strip()
+
+
+def cpu_seconds_of(pid: int) -> float:
+    """Return the CPU time that a process has used, user and system, of all threads. Raises OSError."""
+    return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
 
 
 @contextlib.asynccontextmanager

@@ -32,6 +32,7 @@ from .neighbours import measure_neighbours
 from .processes import ROOT, FailedToRun, server_of
 from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
+from .workers import measure_workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ MEASUREMENTS = {
     "auth": Measurement(measure_auth),
     "auth-check": Measurement(measure_auth_check),
     "tls": Measurement(measure_tls),
+    "workers": Measurement(measure_workers),
     "start": Measurement(measure_start, versions=True),
     "idle-streams": Measurement(measure_idle_streams),
     "stalled": Measurement(measure_stalled),

@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 import signal
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -32,17 +31,6 @@ def server(tmp_path: Path) -> Iterator[WindshiftProcess]:
     """Run a server with two workers, and a broker of its own."""
     with windshift(tmp_path, "--workers", "2") as process:
         yield process
-
-
-def workers(server: WindshiftProcess) -> set[int]:
-    """Return the process ids of the workers."""
-    found = subprocess.run(
-        ["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return {int(line.split()[0]) for line in found.stdout.splitlines() if "process.worker" in line}
 
 
 @contextmanager
@@ -112,7 +100,7 @@ def test_they_are_one_server(server: WindshiftProcess) -> None:
             assert server.probe("/readyz").status == 200
             here.call.cancel()
             assert all_of(there, 3) == {1, 2, 3}
-            children, broker = workers(server), server.nats_pid
+            children, broker = server.workers, server.nats_pid
             assert server.stop() == 0
             wait_for(there.call.done)
             assert there.call.code() is grpc.StatusCode.UNAVAILABLE
@@ -130,7 +118,7 @@ def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftPro
             ensure_consumer(client, "S", timeout=1)
             client.publish("S.a")
         assert published(server) == 2
-        before = workers(server)
+        before = server.workers
         with subscribed(clients[1], "S", 10) as one, subscribed(clients[2], "S", 10) as two:
             os.kill(min(before), signal.SIGKILL)
             wait_for(lambda: one.call.done() or two.call.done())
@@ -138,7 +126,7 @@ def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftPro
             assert lost.call.code() is grpc.StatusCode.UNAVAILABLE
             assert clients[3 - number].publish("S.b") == 3
             assert published(server) == 3
-            wait_for(lambda: len(workers(server) - before) == 1)
+            wait_for(lambda: len(server.workers - before) == 1)
             with on_each_worker(server) as anew:
                 assert anew[number].publish("S.c") == 4
             assert all_of(kept, 4) == {1, 2, 3, 4}
@@ -150,7 +138,7 @@ def test_another_one_takes_the_place_of_one_that_was_killed(server: WindshiftPro
 
 def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -> None:
     """Neither workers nor the broker outlive it."""
-    left = {*workers(server), server.nats_pid or 0}
+    left = {*server.workers, server.nats_pid or 0}
     assert len(left) == 3
     server.kill()
     wait_for(lambda: not any(map(lives, left)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -167,6 +168,14 @@ class Server(Struck):
             self._process.kill()
 
         await self._do("kill", self.life, end)
+
+    async def kill_worker(self, luck: random.Random) -> None:
+        """SIGKILL of one of its workers."""
+        workers = await asyncio.to_thread(lambda: sorted(self._process.workers))
+        if workers:
+            await self._do(
+                "kill", f"{self.life} worker", lambda: os.kill(luck.choice(workers), signal.SIGKILL)
+            )
 
     async def stop(self) -> int:
         """SIGTERM; return the exit status."""

@@ -114,6 +114,13 @@ class WindshiftProcess:
         files = list((self.data / "run").glob("nats-server_*.ports"))
         return int(files[0].stem.rpartition("_")[2]) if len(files) == 1 else None
 
+    @property
+    def workers(self) -> set[int]:
+        """The process ids of its workers, if it has some."""
+        command = ["ps", "-o", "pid=,args=", "--ppid", str(self.process.pid)]
+        found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+        return {int(line.split()[0]) for line in found.splitlines() if "process.worker" in line}
+
     def probe(self, path: str) -> Probe:
         """Ask the health port; status 0 when nothing listens."""
         connection = HTTPConnection("127.0.0.1", self.health_port, timeout=LIMIT)

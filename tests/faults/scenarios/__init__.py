@@ -12,6 +12,7 @@ MODULES = (
     "cluster",
     "outages",
     "stops",
+    "workers",
     "resuming",
     "moving",
     "disks",

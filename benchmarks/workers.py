@@ -1,0 +1,72 @@
+"""What a second worker brings: publishes of several connections, and of one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from . import h2load
+from .bench import Bench
+from .broker import new_stream
+from .figures import number
+from .processes import FailedToRun, Running, cpu_seconds_of, run_program, windshift_server
+
+WORKERS, WORKERS_OWN = "workers", "workers, own client"
+PER_SECOND, SERVER_CPU = "per second", "server CPU, µs each"
+ONE, TWO = "one worker", "two workers"
+
+
+async def measure_workers(bench: Bench) -> None:
+    """Publish to servers with one worker and with two, in turns: by h2load, and by our own client."""
+    async with contextlib.AsyncExitStack() as stack:
+        servers = {}
+        for subject, count in ((ONE, "1"), (TWO, "2")):
+            environment = {"WINDSHIFT_WORKERS": count}
+            server = windshift_server(bench.directory, bench.nats, environment=environment)
+            servers[subject] = (await stack.enter_async_context(server)).server
+        for run in range(bench.options.runs):
+            for subject, server in servers.items():
+                bench.say(f"workers, run {run + 1} of {bench.options.runs}: {subject}")
+                if h2load.available():
+                    await _publish(bench, WORKERS, subject, server, bench.options.scaled(100_000), _by_h2load)
+                await _publish(bench, WORKERS_OWN, subject, server, bench.options.scaled(50_000), _by_own)
+
+
+async def _publish(
+    bench: Bench,
+    measurement: str,
+    subject: str,
+    server: Running,
+    count: int,
+    load: Callable[[Bench, str, str, int], Awaitable[float]],
+) -> None:
+    async with new_stream(server.address, bench.broker) as stream:
+        cpu = _cpu_seconds(server)
+        per_second = await load(bench, server.address, stream, count)
+        cpu = _cpu_seconds(server) - cpu
+        stored = await bench.broker.count(stream)
+    if stored != count:
+        raise FailedToRun(f"{subject}: {count} sent, {stored} stored")
+    bench.figures.add(measurement, subject, PER_SECOND, per_second)
+    bench.figures.add(measurement, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.say(f"    {number(per_second)} publishes/s, {number(cpu / count * 1e6)} µs each")
+
+
+async def _by_h2load(bench: Bench, address: str, stream: str, count: int) -> float:
+    body = bench.directory / "publish.bin"
+    h2load.write_request(body, stream, 100)
+    return (await h2load.publish(bench.directory, address, body, count)).per_second
+
+
+async def _by_own(bench: Bench, address: str, stream: str, count: int) -> float:
+    seen = await run_program(
+        bench.directory, "load", "publish", address, stream, f"--count={count}", "--connections=1"
+    )
+    return float(seen["per_second"])
+
+
+def _cpu_seconds(server: Running) -> float:
+    """Return the CPU time of a server's process, and of its workers."""
+    children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+    return sum(map(cpu_seconds_of, (server.pid, *map(int, children))))
