@@ -16,6 +16,7 @@ import pytest
 
 from tests.authorization.callers import Caller, bearer
 from tests.authorization.policies import ALL, principal, put, token_of
+from tests.authorization.test_principals import ended, listed
 from tests.support.client import Client
 from tests.support.exposition import Exposition, scrape
 from tests.support.nats_server import NatsServer
@@ -146,19 +147,30 @@ def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -
 
 def test_they_know_the_same_rules(tmp_path: Path, nats_server: NatsServer) -> None:
     """Quotas are for all together, and SIGHUP has all load the file; what cannot start says why, once."""
-    rules = put(tmp_path / "rules.toml", ALL + principal("all", more="max_streams = 2"))
+    rules = put(
+        tmp_path / "rules.toml", ALL + principal("all") + principal("ann", "all", more="max_streams = 2")
+    )
     environment = {"NATS_URL": nats_server.url, "WINDSHIFT_AUTH_FILE": str(rules), "WINDSHIFT_WORKERS": "2"}
     with windshift(tmp_path, **environment) as server:
-        with on_each_worker(server, "all") as clients:
+        admin = Caller(server.address, bearer(token_of("all")))
+        with on_each_worker(server, "ann") as clients:
             stream = f"t{secrets.token_hex(6)}"
             clients[1].ensure_stream(stream)
             ensure_consumer(clients[1], stream)
-            with subscribed(clients[1], stream), subscribed(clients[2], stream):
+            with subscribed(clients[1], stream) as one, subscribed(clients[2], stream) as two:
                 for client in clients.values():
                     with calling(client) as third:
                         refusal = third.end(LIMIT)
                         assert refusal is not None
                         assert refusal.reason == "QUOTA_EXCEEDED"
+                wait_for(lambda: listed(admin)["ann"].connections == 2)
+                assert listed(admin)["ann"].open_streams == 2
+                assert ended(admin, "ann") == 2
+                for call in (one, two):
+                    refusal = call.end(LIMIT)
+                    assert refusal is not None
+                    assert refusal.reason == "CONNECTION_ENDED"
+        admin.channel.close()
         server.signal(signal.SIGHUP)
         reloads = {"what": "authorization", "result": "ok"}
         wait_for(lambda: metrics(server).value("windshift_reloads_total", **reloads) == 2)

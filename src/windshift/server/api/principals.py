@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 from math import inf
-from typing import Final
+from typing import Final, TypeAlias
 
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as pb
@@ -17,10 +18,11 @@ from windshift.server.api.callers import identity_of, peer_of
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.last_use import NEVER
 from windshift.server.auth.policy import Principal
-from windshift.server.domain.errors import ConnectionEnded, InvalidField, PrincipalNotFound
+from windshift.server.domain.errors import ConnectionEnded, InvalidField, OutcomeUnknown, PrincipalNotFound
 
 PRINCIPALS = pb.DESCRIPTOR.services_by_name["PrincipalsService"]
 
+_LIST, _END = "ListPrincipals", "EndConnections"
 _NAME: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 
 
@@ -31,24 +33,53 @@ def read_principal(request: pb.EndConnectionsRequest) -> str:
     return request.principal
 
 
+AskOthers: TypeAlias = Callable[[str, bytes], Awaitable[list[bytes | None]]]
+"""Asks the other workers of this server: takes a method's name and a request, and returns what `answer` of
+each gave; None of one that did not answer."""
+
+
 class PrincipalsService:
     """Lists principals, and ends their connections.
 
     Args:
         authorization: the rules; None = there are none.
         connections: gives the connections that are open.
+        ask_others: asks the other workers; None = there are none.
     """
 
     def __init__(
-        self, authorization: Authorization | None, connections: Callable[[], Iterable[ServerConnection]]
+        self,
+        authorization: Authorization | None,
+        connections: Callable[[], Iterable[ServerConnection]],
+        ask_others: AskOthers | None = None,
     ) -> None:
         self._authorization = authorization
         self._connections = connections
+        self._ask_others = ask_others
+
+    def answer(self, method: str, request: bytes, now: float) -> bytes:
+        """Answer another worker, for this one alone. `now` is the loop's time."""
+        if method == _LIST:
+            return self._list(now).SerializeToString()
+        ended = self._end(pb.EndConnectionsRequest.FromString(request).principal)
+        return pb.EndConnectionsResponse(connections=ended).SerializeToString()
 
     async def list_principals(
-        self, _: pb.ListPrincipalsRequest, call: ServerCall
+        self, request: pb.ListPrincipalsRequest, call: ServerCall
     ) -> pb.ListPrincipalsResponse:
         """List who there is, and what each uses."""
+        response = self._list(call.started)
+        for answer in await self._others(_LIST, request):
+            if answer is not None:
+                _add_up(response, pb.ListPrincipalsResponse.FromString(answer))
+        return response
+
+    async def _others(self, method: str, request: Message) -> list[bytes | None]:
+        if self._ask_others is None:
+            return []
+        return await self._ask_others(method, request.SerializeToString())
+
+    def _list(self, now: float) -> pb.ListPrincipalsResponse:
         rules = self._authorization
         if rules is None:
             return pb.ListPrincipalsResponse()
@@ -58,7 +89,7 @@ class PrincipalsService:
             told = response.principals.add(
                 name=name,
                 connections=connections[name],
-                open_streams=int(rules.access.usage(principal, call.started).streams.total),
+                open_streams=int(rules.access.usage(principal, now).streams.own),
             )
             for credential, expires in _credentials(principal):
                 use = rules.uses.of(name, credential).at
@@ -72,15 +103,40 @@ class PrincipalsService:
     async def end_connections(
         self, request: pb.EndConnectionsRequest, _: ServerCall
     ) -> pb.EndConnectionsResponse:
-        """End those of one principal."""
+        """End those of one principal, on this worker last: the caller's own may be one of them."""
         name = read_principal(request)
-        found = [each for each in self._connections() if name in _users(each)]
+        others = await self._others(_END, request)
+        ended = self._end(name)
+        for answer in others:
+            if answer is None:
+                raise OutcomeUnknown("a worker of this server did not answer; try again")
+            ended += pb.EndConnectionsResponse.FromString(answer).connections
         rules = self._authorization
-        if not found and (rules is None or name not in rules.access.authenticator.principals):
+        if not ended and (rules is None or name not in rules.access.authenticator.principals):
             raise PrincipalNotFound(name)
+        return pb.EndConnectionsResponse(connections=ended)
+
+    def _end(self, name: str) -> int:
+        found = [each for each in self._connections() if name in _users(each)]
         for connection in found:
             connection.end(ConnectionEnded())
-        return pb.EndConnectionsResponse(connections=len(found))
+        return len(found)
+
+
+def _add_up(total: pb.ListPrincipalsResponse, more: pb.ListPrincipalsResponse) -> None:
+    """Add what principals use of another worker; one that knows them since later knows less of them."""
+    if total.since.ToNanoseconds() < more.since.ToNanoseconds():
+        total.since.CopyFrom(more.since)
+    known = {each.name: each for each in more.principals}
+    for principal in total.principals:
+        other = known.get(principal.name, pb.Principal())
+        principal.connections += other.connections
+        principal.open_streams += other.open_streams
+        uses = {each.credential: each.last_used for each in other.credentials}
+        for credential in principal.credentials:
+            used = uses.get(credential.credential)
+            if used is not None and used.ToNanoseconds() > credential.last_used.ToNanoseconds():
+                credential.last_used.CopyFrom(used)
 
 
 def _users(connection: ServerConnection) -> set[str]:

@@ -110,6 +110,11 @@ class Tally:
         """How many there are."""
         return sum(self._row)
 
+    @property
+    def own(self) -> float:
+        """How many of them are at this worker."""
+        return self._row[self._own]
+
     def add(self, more: int) -> None:
         """Count more of them at this worker, or fewer."""
         self._row[self._own] += more

@@ -51,7 +51,7 @@ from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
-from windshift.server.api.principals import PRINCIPALS, PrincipalsService
+from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsService
 from windshift.server.api.sizes import SizeInterceptor
 from windshift.server.api.state import STATE, StateService
 from windshift.server.api.tracing import TracingInterceptor
@@ -132,12 +132,14 @@ class App:
         storage: int | None = None,
         worker: int = 0,
         ledger: Ledger | None = None,
+        ask_others: AskOthers | None = None,
     ) -> None:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
         `storage` is how many bytes the broker may store, if known. `worker` is this process's number among
-        several that serve the port together, from 1; 0: it is alone. `ledger` is where they count together.
+        several that serve the port together, from 1; 0: it is alone. `ledger` is where they count together,
+        and `ask_others` asks them.
         """
         self._config = config
         self._share_port = share_port
@@ -158,7 +160,9 @@ class App:
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        principals = Service(PRINCIPALS, PrincipalsService(self.authorization, self._open_connections))
+        self.principals = PrincipalsService(self.authorization, self._open_connections, ask_others)
+        """What is to be asked of all workers: see `PrincipalsService.answer`."""
+        principals = Service(PRINCIPALS, self.principals)
         self._services = (*_services(self._domain), principals)
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])

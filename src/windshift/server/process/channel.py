@@ -57,6 +57,34 @@ class Refusal:
 
 
 @dataclass(frozen=True, slots=True)
+class Question:
+    """What a worker asks the others, by way of the process that has started them.
+
+    Attributes:
+        id: comes back with the answer.
+        method: name of a method.
+        request: in Protobuf's encoding.
+    """
+
+    id: int
+    method: str
+    request: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answers to a question: of a worker its own, and to the one that asked those of all others.
+
+    Attributes:
+        id: the question's.
+        answers: in Protobuf's encoding; None of a worker that did not answer.
+    """
+
+    id: int
+    answers: list[bytes | None]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The worker cannot start, and why, for the operator."""
 

@@ -12,6 +12,7 @@ import logging
 import socket
 import sys
 from contextlib import AsyncExitStack
+from itertools import count
 from typing import Any, Final
 
 import uvloop
@@ -19,12 +20,14 @@ import uvloop
 from windshift.server.auth.ledger import Ledger
 from windshift.server.process.app import App
 from windshift.server.process.channel import (
+    Answer,
     Assignment,
     Channel,
     Collected,
     Drained,
     Failed,
     Order,
+    Question,
     Refusal,
     Told,
 )
@@ -56,6 +59,8 @@ class WorkerProcess(Process):
         self._channel = channel
         self._assignment = assignment
         self._collecting: asyncio.Task[None] | None = None
+        self._ids = count()
+        self._asked: dict[int, asyncio.Future[list[bytes | None]]] = {}
 
     async def _start(self, stack: AsyncExitStack) -> None:
         given = self._assignment
@@ -67,6 +72,7 @@ class WorkerProcess(Process):
             storage=given.storage,
             worker=given.number,
             ledger=Ledger(given.ledger, given.config.workers, given.number),
+            ask_others=self._ask_others,
         )
         obeying = asyncio.create_task(self._obey(app), name="orders")
         stack.callback(obeying.cancel)
@@ -86,11 +92,27 @@ class WorkerProcess(Process):
                     self._stop()
                 case Refusal(why, trouble):
                     app.refuse_writes(why, trouble)
+                case Question(id, method, request):
+                    now = asyncio.get_running_loop().time()
+                    self._channel.send(Answer(id, [app.principals.answer(method, request, now)]))
+                case Answer(id, answers):
+                    if id in self._asked:
+                        self._asked.pop(id).set_result(answers)
                 case _:
                     raise AssertionError(f"{message!r} is no order")
         if not self._stopping.is_set():
             log.warning("the process that started this worker is gone; stopping")
             self._stop()
+
+    async def _ask_others(self, method: str, request: bytes) -> list[bytes | None]:
+        question = Question(next(self._ids), method, request)
+        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        self._asked[question.id] = answer
+        self._channel.send(question)
+        try:
+            return await answer
+        finally:
+            self._asked.pop(question.id, None)
 
     async def _collect(self, registry: Registry) -> None:
         self._channel.send(Collected(await registry.collect()))

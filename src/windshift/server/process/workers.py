@@ -14,6 +14,7 @@ import sys
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from itertools import count
 from typing import Final
 
 from windshift.nats import ServerAddress
@@ -21,12 +22,14 @@ from windshift.rpc import close_sockets, hold_port
 from windshift.server.auth.ledger import Ledger
 from windshift.server.config import ServerConfig
 from windshift.server.process.channel import (
+    Answer,
     Assignment,
     Channel,
     Collected,
     Drained,
     Failed,
     Order,
+    Question,
     Refusal,
     Told,
 )
@@ -50,6 +53,8 @@ _SILENT: Final = 3.0
 """Seconds without a word of a worker after which it counts as blocked; it has one to say every second."""
 _READING: Final = 5.0
 """Seconds that a worker has for its readings; asking JetStream for them takes up to three."""
+_ANSWERING: Final = 1.0
+"""Seconds that a worker has to answer another one."""
 _GRACE: Final = 4.0
 """Seconds to send the last spans and records that a worker has after its calls were cut off."""
 _ENDING: Final = 2.0
@@ -87,6 +92,7 @@ class Workers:
         self._made_at = asyncio.get_running_loop().time()
         self._draining_since: float | None = None
         self._holding: Sequence[socket.socket] = ()
+        self._asking: set[asyncio.Task[None]] = set()
         self._memory = Ledger.make(config.workers)
         self._workers: Sequence[_Worker] = ()
         self.metrics = WorkersMetrics(self._readings, telemetry) if config.metrics else None
@@ -101,7 +107,9 @@ class Workers:
         self.port = self._holding[0].getsockname()[1]
         config, ledger = _of_one(self._config, self.port), Ledger(self._memory, self._config.workers)
         self._workers = [
-            _Worker(Assignment(number, config, self._servers, self._storage, self._memory), ledger)
+            _Worker(
+                Assignment(number, config, self._servers, self._storage, self._memory), ledger, self._pass_on
+            )
             for number in range(1, self._config.workers + 1)
         ]
         for each in self._workers:
@@ -145,6 +153,17 @@ class Workers:
         await asyncio.gather(*(each.stop(0) for each in self._workers))
         close_sockets(self._holding)
         os.close(self._memory)
+
+    def _pass_on(self, worker: _Worker, question: Question) -> None:
+        task = asyncio.create_task(self._ask_others(worker, question))
+        self._asking.add(task)
+        task.add_done_callback(self._asking.discard)
+
+    async def _ask_others(self, worker: _Worker, question: Question) -> None:
+        """Ask all workers but one that wants to know."""
+        others = [each for each in self._workers if each is not worker and each.serves]
+        answers = await asyncio.gather(*(each.ask(question.method, question.request) for each in others))
+        worker.send(Answer(question.id, answers))
 
     async def _readings(self) -> list[Readings]:
         return await asyncio.gather(*(each.readings() for each in self._workers))
@@ -191,11 +210,16 @@ class _Worker:
         serving: done when the first process serves; raises `WorkerFailed` when it cannot.
     """
 
-    def __init__(self, assignment: Assignment, ledger: Ledger) -> None:
+    def __init__(
+        self, assignment: Assignment, ledger: Ledger, on_question: Callable[[_Worker, Question], None]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._assignment = assignment
         self._number = assignment.number
         self._ledger = ledger
+        self._on_question = on_question
+        self._ids = count()
+        self._asked: dict[int, asyncio.Future[bytes | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
         self._stopping = asyncio.Event()
@@ -219,7 +243,21 @@ class _Worker:
             return Readiness("a worker does not answer", self._told_at, f"worker {self._number}")
         return self._told
 
-    def send(self, order: Order) -> None:
+    @property
+    def serves(self) -> bool:
+        """Whether there is a process that serves."""
+        return self._told is not None
+
+    async def ask(self, method: str, request: bytes) -> bytes | None:
+        """Ask the process, and return its answer; None when it does not answer or ends."""
+        question = Question(next(self._ids), method, request)
+        answer = self._asked[question.id] = self._loop.create_future()
+        self.send(question)
+        await asyncio.wait((answer,), timeout=_ANSWERING)
+        self._asked.pop(question.id, None)
+        return answer.result() if answer.done() else None
+
+    def send(self, order: Order | Question | Answer) -> None:
         """Give the process an order, if there is one: the next one has it by itself."""
         if self._channel is not None:
             self._channel.send(order)
@@ -328,6 +366,11 @@ class _Worker:
             case Collected(readings):
                 self._latest = readings
                 self._collected()
+            case Question():
+                self._on_question(self, message)
+            case Answer(id, (answer,)):
+                if id in self._asked:
+                    self._asked.pop(id).set_result(answer)
             case Failed(text):
                 self._failure = text
             case Drained(wholly):
