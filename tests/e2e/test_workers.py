@@ -145,6 +145,25 @@ def test_nothing_is_left_of_a_server_that_was_killed(server: WindshiftProcess) -
     wait_for(lambda: not any(map(lives, left)))
 
 
+def test_a_worker_that_hangs(tmp_path: Path, nats_server: NatsServer) -> None:
+    """Probes tell of it; a second signal ends it with the others, at once."""
+    environment = {"NATS_URL": nats_server.url, "WINDSHIFT_DRAIN_TIMEOUT": "600"}
+    with windshift(tmp_path, "--workers", "2", **environment) as server:
+        children = server.workers
+        os.kill(min(children), signal.SIGSTOP)
+        wait_for(lambda: server.probe("/readyz").status == 503)
+        assert server.probe("/readyz").body["reason"] == "a worker does not answer"
+        assert server.probe("/healthz").status == 200
+        os.kill(min(children), signal.SIGCONT)
+        wait_for(lambda: server.probe("/readyz").status == 200)
+        os.kill(min(children), signal.SIGSTOP)
+        server.signal(signal.SIGTERM)
+        wait_for(lambda: "SIGTERM: stopping" in server.err)
+        server.signal(signal.SIGTERM)
+        assert server.wait() == 128 + signal.SIGTERM
+        wait_for(lambda: not any(map(lives, children)))
+
+
 def test_they_know_the_same_rules(tmp_path: Path, nats_server: NatsServer) -> None:
     """Quotas are for all together, and SIGHUP has all load the file; what cannot start says why, once."""
     rules = put(

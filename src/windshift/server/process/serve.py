@@ -125,7 +125,9 @@ class Process:
         self._stopping.set()
 
     def _abandon(self) -> None:
-        """Tell the embedded server to stop: this process is about to exit."""
+        """Tell the embedded server to stop, and end the workers: this process is about to exit."""
+        if isinstance(self._app, Workers):
+            self._app.abandon()
         if self._embedded is not None:
             self._embedded.abandon()
 

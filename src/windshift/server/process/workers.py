@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import socket
 import sys
 from asyncio.subprocess import DEVNULL, Process
@@ -146,6 +147,11 @@ class Workers:
         drained = await asyncio.gather(*(each.stop(timeout + _GRACE) for each in self._workers))
         return all(drained)
 
+    def abandon(self) -> None:
+        """End all workers, now and without waiting: the caller is about to exit."""
+        for each in self._workers:
+            each.kill()
+
     async def close(self) -> None:
         """End what is left."""
         if self.metrics is not None:
@@ -222,6 +228,7 @@ class _Worker:
         self._asked: dict[int, asyncio.Future[bytes | None]] = {}
         self._task: asyncio.Task[None] | None = None
         self._channel: Channel | None = None
+        self._process: Process | None = None
         self._stopping = asyncio.Event()
         self._refusal = Refusal("", None)
         self._drained = False
@@ -287,6 +294,11 @@ class _Worker:
             await asyncio.wait((self._task,))
         return self._drained
 
+    def kill(self) -> None:
+        """End the process, in whatever state it is."""
+        if self._process is not None and self._process.returncode is None:
+            os.kill(self._process.pid, signal.SIGKILL)
+
     # The processes
 
     async def _run(self) -> None:
@@ -325,6 +337,7 @@ class _Worker:
         except BaseException:
             await channel.close()
             raise
+        self._process = process
         try:
             channel.send(self._assignment)
             channel.send(self._refusal)
