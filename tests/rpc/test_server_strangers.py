@@ -32,6 +32,7 @@ from .frames import (
     END_HEADERS,
     END_STREAM,
     PREFACE,
+    WAIT,
     Kind,
     Peer,
     data,
@@ -209,19 +210,29 @@ async def test_known_callers_find_a_place_at_any_time() -> None:
         await eventually(lambda: running.server.places.taken == 13)
 
 
+async def hung_up(connection: socket.socket) -> bool:
+    """Wait until the server ends a connection without a word, and close it."""
+    connection.setblocking(False)
+    with connection, suppress(ConnectionError):
+        return await asyncio.get_running_loop().sock_recv(connection, 1) == b""
+    return True
+
+
 async def test_a_handshake_may_lose_its_place(tmp_path: Path) -> None:
-    """Who does not go on with TLS makes room."""
+    """Who does not go on with TLS makes room, and is hung up on, however early that is."""
     authority = Authority(tmp_path)
     own = authority.issue("api")
     admission = AdmissionOptions(places=5, anonymous_places=2, unlimited=LOOPBACK)
-    options = strict(admission=admission)
+    patient = ConnectionOptions(handshake_timeout=600)
+    options = server_options(patient, authenticate_timeout=600.0, admission=admission)
     async with serving(options, ssl=server_tls(own.certificate, own.key), unary_call=echo) as running:
         silent = [socket.create_connection(running.address) for _ in range(4)]
         async with await running.peer(ssl=client_tls(authority.certificate)) as peer:
             assert (await peer.call(UNARY, simple(b"x"))).status == 0
             assert running.server.places.refused["anonymous"] == 3
-        for each in silent:
-            each.close()
+            async with asyncio.timeout(WAIT):
+                assert await asyncio.gather(*map(hung_up, silent[:3])) == [True] * 3
+        silent[3].close()
         await eventually(lambda: running.server.places.taken == 0)
 
 

@@ -7,8 +7,11 @@ import logging
 import socket
 import ssl as tls
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from inspect import CORO_CREATED, getcoroutinestate
+from typing import Any
 
 from . import proxy_protocol
 from .admission import NoPlace, Places, Slot, includes
@@ -55,7 +58,7 @@ class Server:
         self.places = Places(self.options.admission, self._loop.time)
         self.turns = Turns(self._loop)
         self.holding = Holding(self.options.max_held)
-        self._beginning: set[asyncio.Task[None]] = set()  # connections in their TLS handshakes
+        self._beginning: dict[asyncio.Task[None], Callable[[], None]] = {}  # handshakes, and what ends them
         self._connections: set[ServerConnection] = set()
         self._sockets: set[ServerConnection] = set()  # and those that are over, but not yet closed
         self._ticker: asyncio.TimerHandle | None = None
@@ -131,10 +134,10 @@ class Server:
         except NoPlace as error:
             self._refuse(sock, address, error)
             return 0.0
-        task = self._loop.create_task(self._begin(sock, address, slot, ssl))
-        slot.drop = task.cancel
-        self._beginning.add(task)
-        task.add_done_callback(self._beginning.discard)
+        begin = self._begin(sock, address, slot, ssl)
+        task = self._loop.create_task(begin)
+        self._beginning[task] = slot.drop = lambda: _drop(sock, begin, task)
+        task.add_done_callback(self._beginning.pop)
         if self.options.authenticate_timeout is None:
             return 0.0
         self.turns.charge(CONNECTION_COST)
@@ -284,8 +287,8 @@ class Server:
             await asyncio.wait(self._beginning)
 
     def _drop_handshakes(self) -> None:
-        for task in self._beginning:
-            task.cancel()
+        for drop in self._beginning.values():
+            drop()
 
     def close(self) -> None:
         """Drop everything now."""
@@ -304,3 +307,16 @@ class Server:
         if self._ticker is not None:
             self._ticker.cancel()
             self._ticker = None
+
+
+def _drop(sock: socket.socket, begin: Coroutine[Any, Any, None], task: asyncio.Task[None]) -> None:
+    """Have a connection not begin.
+
+    To cancel is not enough: a task without a first step closes nothing, and a handshake goes on if its
+    transport is so new that the event loop has not told of the connection.
+    """
+    task.cancel()
+    with suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+    if getcoroutinestate(begin) == CORO_CREATED:
+        sock.close()
