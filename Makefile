@@ -118,6 +118,7 @@ hooks: install ## Install the git hooks: checks before a commit, and the form of
 	$(BIN)/pre-commit install
 
 .PHONY: release
+release: export WINDSHIFT_TEST_IMAGE := 1
 release: check test ## Set the version from the commits since the last release (or VERSION=…), write the changelog, commit and tag.
 	$(BIN)/cz bump $(VERSION)
 	@$(MAKE) artifacts

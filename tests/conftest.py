@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -13,8 +15,21 @@ from tests.support.broker import Broker, connect
 from tests.support.cluster import running_cluster
 from tests.support.nats_server import NatsServer
 
-settings.register_profile("windshift", deadline=None)  # a busy machine makes no example wrong
+# A busy machine makes no example wrong.
+settings.register_profile("windshift", deadline=None, max_examples=50)
 settings.load_profile("windshift")
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three workers on two cores: tests wait for about as long as they work."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """Spare the garbage collector ten thousand tests, which are there to the end."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

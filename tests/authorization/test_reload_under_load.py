@@ -17,7 +17,7 @@ from tests.wire.consuming import subscribed
 from tests.wire.management import ensure_consumer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
-RELOADS = 30
+RELOADS = 12
 PUBLISH = method_of("EventsService/Publish")
 READER = """
 [role.reader]

@@ -28,7 +28,7 @@ from tests.support.command_line import windshift_command
 from tests.support.exposition import scrape
 from tests.support.json_web_keys import AUDIENCE, ISSUER, Signer, claims, write_key_set
 from tests.support.nats_server import NatsServer
-from tests.support.windshift_process import WindshiftProcess
+from tests.support.windshift_process import EXECUTED, WindshiftProcess
 from tests.wire.burying import ask
 from tests.wire.consuming import subscribed
 from tests.wire.management import ensure_consumer
@@ -282,6 +282,7 @@ def test_planted_secrets(tmp_path: Path, nats: NatsServer, planted: Planted, dev
     directory.mkdir()
     process = WindshiftProcess(
         directory,
+        under=EXECUTED,
         NATS_URL=nats.url.replace("nats://", f"nats://windshift:{password}@"),
         WINDSHIFT_AUTH_FILE=str(file),
         GRPC_TLS_CERT=str(own.certificate),

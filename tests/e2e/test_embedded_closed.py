@@ -9,7 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.broker import connect, in_seconds
 from tests.support.client import Client
-from tests.support.windshift_process import LIMIT, WindshiftProcess, windshift
+from tests.support.windshift_process import EXECUTED, LIMIT, WindshiftProcess, windshift
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.management import ensure_stream
 
@@ -28,11 +28,11 @@ LISTENS = "0A"
 
 
 @contextmanager
-def worked(directory: Path) -> Iterator[WindshiftProcess]:
+def worked(directory: Path, under: Sequence[str] = ()) -> Iterator[WindshiftProcess]:
     """Run a server that makes files which everybody may write to, if it can, and have it make some."""
     before = os.umask(0)
     try:
-        with windshift(directory, LOG_LEVEL="debug") as server:
+        with windshift(directory, under=under, LOG_LEVEL="debug") as server:
             work(server)
             yield server
     finally:
@@ -172,7 +172,7 @@ def permissions(path: Path) -> int:
 def test_the_password_is_in_no_process_table(tmp_path: Path) -> None:
     """From the start on no process shows it, in its arguments or its environment; nor do logs."""
     shown = Sightings()
-    with shown.kept(), worked(tmp_path) as server:
+    with shown.kept(), worked(tmp_path, EXECUTED) as server:
         secret = password(server)
         ps = subprocess.run(["ps", "axww", "-o", "args"], capture_output=True, text=True, check=True).stdout
         assert "nats.conf" in ps

@@ -162,7 +162,7 @@ def test_nothing_answers(server: WindshiftProcess) -> None:
     started = time.monotonic()
     status, line = ask(server.health_port, "--timeout", "0.5")
     assert (status, line.rpartition(": ")[2]) == (1, "it did not answer in time")
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 20
     server.signal(signal.SIGCONT)
     assert server.stop() == 0
     status, line = ask(server.health_port)

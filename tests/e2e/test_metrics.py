@@ -299,8 +299,8 @@ def test_hanging_collector(tmp_path: Path) -> None:
         client = Client(process.address)
         client.ensure_stream("S")
         for _ in range(10):
-            client.publish("S.x", timeout=1)
+            client.publish("S.x")
         client.channel.close()
         begun = time.monotonic()
         assert process.stop() == 0
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20

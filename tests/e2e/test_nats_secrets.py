@@ -15,7 +15,7 @@ from tests.support.certificates import Authority
 from tests.support.client import Client
 from tests.support.nats_server import running_nats
 from tests.support.operator import user_key, write_operator
-from tests.support.windshift_process import WindshiftProcess
+from tests.support.windshift_process import EXECUTED, WindshiftProcess
 
 PASSWORD = "pl4nted%/@:s3cret"
 ENCODED = "pl4nted%25%2F%40%3As3cret"
@@ -54,7 +54,7 @@ def test_while_all_goes_well_and_while_it_does_not(tmp_path: Path) -> None:
     config.write_text(accounts(PASSWORD))
     with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         url = f"nats://windshift:{ENCODED}@127.0.0.1:{broker.port}"
-        process = WindshiftProcess(tmp_path, NATS_URL=url, LOG_LEVEL="debug")
+        process = WindshiftProcess(tmp_path, under=EXECUTED, NATS_URL=url, LOG_LEVEL="debug")
         try:
             process.start()
             arguments = arguments_of(process)

@@ -16,7 +16,7 @@ import pytest
 
 from tests.support.nats_server import NatsServer
 from tests.support.unfinished_call import unfinished_call
-from tests.support.windshift_process import LIMIT, WindshiftProcess, lives, windshift
+from tests.support.windshift_process import EXECUTED, LIMIT, WindshiftProcess, lives, windshift
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
 from windshift.server.process.embedded.program import find_program
 
@@ -56,15 +56,17 @@ def refused(directory: Path, **environment: str) -> tuple[int, str]:
     return status, process.err
 
 
-def test_ready(server: WindshiftProcess) -> None:
+def test_ready(tmp_path: Path) -> None:
     """One line on stdout says where it listens and where data lies; probes of both kinds agree."""
-    assert server.out == (
-        f"windshift is ready: API on 127.0.0.1:{server.api_port}, "
-        f"health on http://127.0.0.1:{server.health_port}, data in {server.data}\n"
-    )
-    assert server.probe("/healthz").status == 200
-    assert server.probe("/readyz").status == 200
-    assert health(server.address) == "SERVING"
+    with windshift(tmp_path, under=EXECUTED) as server:
+        assert server.out == (
+            f"windshift is ready: API on 127.0.0.1:{server.api_port}, "
+            f"health on http://127.0.0.1:{server.health_port}, data in {server.data}\n"
+        )
+        assert server.probe("/healthz").status == 200
+        assert server.probe("/readyz").status == 200
+        assert health(server.address) == "SERVING"
+        assert server.stop() == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
@@ -119,7 +121,7 @@ def test_outlives_its_terminal_if_told_so(tmp_path: Path, nats_server: NatsServe
     """A server that was started with SIGHUP ignored, as nohup does, ignores it."""
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        process = WindshiftProcess(tmp_path, NATS_URL=nats_server.url)
+        process = WindshiftProcess(tmp_path, under=EXECUTED, NATS_URL=nats_server.url)
         process.start()
     finally:
         signal.signal(signal.SIGHUP, before)

@@ -146,7 +146,7 @@ def test_a_collector_that_is_down(start: Started, unique: Callable[[], str]) -> 
     client.publish(f"{stream}.x")
     started = time.monotonic()
     assert server.stop() == 0
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 9
     assert "UNAVAILABLE" in server.err
     assert "Traceback" not in server.err
     assert len([line for line in server.err.splitlines() if "spans " in line]) <= 4
@@ -171,7 +171,7 @@ def test_a_collector_that_does_not_answer(start: Started, unique: Callable[[], s
             client.publish(f"{stream}.x")
         started = time.monotonic()
         assert server.stop() == 0
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 9
         assert server.err.count("spans are being lost") == 1
         assert "spans were not exported" in server.err
         assert "opentelemetry.exporter" not in server.err

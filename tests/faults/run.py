@@ -121,12 +121,14 @@ class Scenario:
     Attributes:
         proves: for the report: what is done, and what is looked at.
         seeded: whether it is run with many seeds.
+        tested: whether the test suite plays its short form; if not, another one's has the same faults in it.
     """
 
     name: str
     proves: str
     play: Callable[[Run], Awaitable[None]]
     seeded: bool = False
+    tested: bool = True
 
 
 SCENARIOS: dict[str, Scenario] = {}
@@ -154,12 +156,12 @@ async def _watch_lag(history: History) -> None:
 
 
 def scenario(
-    name: str, proves: str, *, seeded: bool = False
+    name: str, proves: str, *, seeded: bool = False, tested: bool = True
 ) -> Callable[[Callable[[Run], Awaitable[None]]], Callable[[Run], Awaitable[None]]]:
     """Give a scenario its name."""
 
     def register(play: Callable[[Run], Awaitable[None]]) -> Callable[[Run], Awaitable[None]]:
-        SCENARIOS[name] = Scenario(name, proves, play, seeded)
+        SCENARIOS[name] = Scenario(name, proves, play, seeded, tested)
         return play
 
     return register

@@ -1,4 +1,4 @@
-"""The short form of every scenario. Times are not asserted: they are what `make faults` is for."""
+"""The short forms of the scenarios. Times are not asserted: they are what `make faults` is for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.faults.run import SCENARIOS, Options, Run, play_watched
 
 
 @pytest.mark.timeout(240)
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize("name", [name for name, scenario in SCENARIOS.items() if scenario.tested])
 async def test_scenario(name: str, tmp_path: Path) -> None:
     """Nothing is violated that must hold."""
     run = Run(name, tmp_path, 1, Options(short=True))

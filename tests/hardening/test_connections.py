@@ -159,9 +159,8 @@ def limited(directory: Path, files: int, mode: str) -> tuple[WindshiftProcess, A
         authority = Authority(directory)
         own = authority.issue("api")
         environment = {"GRPC_TLS_CERT": str(own.certificate), "GRPC_TLS_KEY": str(own.key)}
-    process = WindshiftProcess(directory, **environment)
-    process.under = ("sh", "-c", f'ulimit -n {files} && exec "$0" "$@"')
-    return process, authority
+    under = ("sh", "-c", f'ulimit -n {files} && exec "$0" "$@"')
+    return WindshiftProcess(directory, under=under, **environment), authority
 
 
 @both

@@ -23,7 +23,7 @@ from windshift.rpc import StatusCode
 TOGETHER: Final = 20
 """Requests of one example."""
 
-EXAMPLES: Final = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "120"))
+EXAMPLES: Final = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "40"))
 """Examples for each way to speak to the API. What is not set in the environment is the same at every run."""
 
 OUR_FAULT: Final = {

@@ -11,7 +11,17 @@ import pytest
 
 from tests.hardening.target import CONSUME, MIB, PUBLISH, Target, healthy, publish_request, tell
 from tests.rpc.floods import Flood, pieces, rapid_reset
-from tests.rpc.frames import Peer, data, headers, prefixed, request_fields, rst_stream
+from tests.rpc.frames import (
+    END_HEADERS,
+    Kind,
+    Peer,
+    data,
+    encode,
+    frame,
+    prefixed,
+    request_fields,
+    rst_stream,
+)
 
 BURST, PER_SECOND = 10_000, 1_000
 """What honest clients may cancel."""
@@ -20,23 +30,24 @@ RESETS = 40_000
 BODY = prefixed(publish_request("warm.reset").SerializeToString())
 
 
+def begun(number: int, block: bytes) -> bytes:
+    """Return the beginning of a request, which goes on."""
+    return frame(Kind.HEADERS, END_HEADERS, 2 * number + 1, block)
+
+
 def floods() -> dict[str, tuple[str, Flood]]:
     """Make the floods, with the method that each of them calls."""
-    begun = request_fields(CONSUME)
+    half, consume = (encode(request_fields(method)) for method in (PUBLISH, CONSUME))
     return {
         "whole publishes": (PUBLISH, rapid_reset(PUBLISH, BODY, RESETS)),
         "half publishes": (
             PUBLISH,
             (
-                lambda i: (
-                    headers(2 * i + 1, request_fields(PUBLISH))
-                    + data(2 * i + 1, BODY[:-1])
-                    + rst_stream(2 * i + 1)
-                ),
+                lambda i: begun(i, half) + data(2 * i + 1, BODY[:-1]) + rst_stream(2 * i + 1),
                 RESETS,
             ),
         ),
-        "consume calls": (CONSUME, (lambda i: headers(2 * i + 1, begun) + rst_stream(2 * i + 1), RESETS)),
+        "consume calls": (CONSUME, (lambda i: begun(i, consume) + rst_stream(2 * i + 1), RESETS)),
     }
 
 
@@ -54,8 +65,9 @@ async def test_a_rapid_reset_ends_its_connection(shared_server: Target, name: st
     started = time.monotonic()
     async with healthy(shared_server, pause=0) as meanwhile:
         await _send(peer, chunks)
-        await peer.closed()
         seconds = time.monotonic() - started
+    # A busy machine may send as slowly as honest clients do.
+    assert peer.ended or BURST + PER_SECOND * (seconds + 2) >= RESETS
     await peer.close()
     made = _calls(shared_server, method) - calls
     if method == PUBLISH:
@@ -75,8 +87,9 @@ async def _send(peer: Peer, chunks: list[bytes]) -> None:
     with suppress(ConnectionError, SSLError):
         for chunk in chunks:
             if peer._writer.transport.is_closing():
-                return
+                break
             await peer.send_slowly(chunk)
+        await peer.pong()  # unless it is over: until all was handled
 
 
 def _calls(server: Target, method: str) -> float:

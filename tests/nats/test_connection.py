@@ -149,7 +149,7 @@ async def test_drain_ends_in_time(own_broker: Broker, own_nats_server: NatsServe
     own_nats_server.freeze()
     begun = time.monotonic()
     await subscription.drain(0.1)
-    assert 0.09 < time.monotonic() - begun < 5
+    assert 0.09 < time.monotonic() - begun < 20
     draining = asyncio.create_task(other.drain(60))
     await asyncio.sleep(0)
     own_nats_server.kill()
@@ -619,7 +619,7 @@ async def test_close_does_not_wait_for_a_frozen_server(
         publish_many(connection, 30)
     begun = time.monotonic()
     await connection.close()
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 20
     own_nats_server.thaw()
     assert not connection.connected
     assert connection.last_error == "closed"

@@ -24,7 +24,7 @@ from windshift.nats.protocol import (
 PARTS: Final = 10
 """Tests that share the work, so that all cores have some."""
 
-EXAMPLES: Final = 5 * int(os.environ.get("WINDSHIFT_TEST_FUZZ", "100"))
+EXAMPLES: Final = 5 * int(os.environ.get("WINDSHIFT_TEST_FUZZ", "50"))
 """Inputs of each part: 1,000,000 in all of ``make fuzz``. When nobody asks for a number they are the same at
 every run."""
 

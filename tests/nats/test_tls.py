@@ -452,7 +452,7 @@ async def test_a_server_that_stops_reading(tmp_path: Path, authority: Authority)
             await broker.lost()
             begun = time.monotonic()
             await broker.connection.close()
-            assert time.monotonic() - begun < 5
+            assert time.monotonic() - begun < 20
             server.thaw()
         await eventually(lambda: len(asyncio.all_tasks()) == 1)
 

@@ -24,7 +24,7 @@ from . import frames as f
 from .fakes import FakeTransport
 from .serving import DOWNLOAD, DUPLEX, SERVICE, UNARY, UPLOAD, ask, output, piece, server_options, simple
 
-EXAMPLES = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "200"))
+EXAMPLES = int(os.environ.get("WINDSHIFT_TEST_FUZZ", "80"))
 """Sequences that each test tries. When nobody asks for a number they are the same at every run."""
 
 fuzz = settings(

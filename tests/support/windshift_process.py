@@ -9,14 +9,19 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from pathlib import Path
 
+from tests.support import forking
+
 LIMIT = 30.0
 """Seconds that anything may take on a busy machine."""
+
+EXECUTED = ("env",)
+"""For ``under``: executed in a new interpreter, for tests of what a fork takes from its parent."""
 
 _READY = re.compile(
     r"API on \S+:(?P<api>\d+)( \(TLS\))?, health on http://\S+:(?P<health>\d+), data in (?P<data>.*)$"
@@ -24,11 +29,16 @@ _READY = re.compile(
 
 
 class WindshiftProcess:
-    """One server process. What it writes goes to files, so that no pipe can fill."""
+    """One server process. What it writes goes to files, so that no pipe can fill.
 
-    def __init__(self, directory: Path, *options: str, **environment: str) -> None:
+    `under` is a program that executes the server, and its arguments: the server's own follow. Without one the
+    server is forked.
+    """
+
+    def __init__(self, directory: Path, *options: str, under: Sequence[str] = (), **environment: str) -> None:
         self._directory = directory
         self._options = options
+        self._under = under
         self.data = directory / "data"
         kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
         self.environment = {
@@ -39,9 +49,7 @@ class WindshiftProcess:
             "WINDSHIFT_DATA_DIR": str(self.data),
             **environment,
         }
-        self.under: Sequence[str] = ()
-        """A program that runs the server in its stead, and its arguments: the server's own follow."""
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[bytes] | forking.Forked | None = None
         self.api_port = self.health_port = 0
 
     # Life
@@ -51,16 +59,27 @@ class WindshiftProcess:
 
         What it prints goes to a file, or to a descriptor that is given.
         """
-        with (self._directory / "out").open("wb") as out, (self._directory / "err").open("wb") as err:
-            self._process = subprocess.Popen(
-                [*self.under, sys.executable, "-m", "windshift", "serve", *self._options],
-                env=self.environment,
-                stdin=subprocess.DEVNULL,
-                stdout=out if stdout is None else stdout,
-                stderr=err,
-                cwd=self._directory,
-                process_group=0,
-            )
+        with (
+            Path(os.devnull).open("rb") as stdin,
+            (self._directory / "out").open("wb") as out,
+            (self._directory / "err").open("wb") as err,
+        ):
+            files = (stdin.fileno(), out.fileno() if stdout is None else stdout, err.fileno())
+            run = forking.fork if forking.POSSIBLE and not self._under else self._execute
+            self._process = run(["serve", *self._options], self.environment, self._directory, files)
+
+    def _execute(
+        self, arguments: Sequence[str], environment: Mapping[str, str], directory: Path, files: Sequence[int]
+    ) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            [*self._under, sys.executable, "-m", "windshift", *arguments],
+            env=environment,
+            stdin=files[0],
+            stdout=files[1],
+            stderr=files[2],
+            cwd=directory,
+            process_group=0,
+        )
 
     def start(self) -> None:
         """Start the process, and return when it says that it is ready."""
@@ -90,7 +109,7 @@ class WindshiftProcess:
             self._process.wait(LIMIT)
 
     @property
-    def process(self) -> subprocess.Popen[bytes]:
+    def process(self) -> subprocess.Popen[bytes] | forking.Forked:
         assert self._process is not None
         return self._process
 
@@ -147,9 +166,11 @@ class Probe:
 
 
 @contextmanager
-def windshift(directory: Path, *options: str, **environment: str) -> Iterator[WindshiftProcess]:
+def windshift(
+    directory: Path, *options: str, under: Sequence[str] = (), **environment: str
+) -> Iterator[WindshiftProcess]:
     """Run a server for as long as the block lasts."""
-    process = WindshiftProcess(directory, *options, **environment)
+    process = WindshiftProcess(directory, *options, under=under, **environment)
     try:
         process.start()
         yield process

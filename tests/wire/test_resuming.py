@@ -98,7 +98,7 @@ def test_what_is_not_resumed(client: Client, stream: str) -> None:
             call.subscribe(stream, "c", resume=[events[0].token])
             again = other.event()
             assert (again.id, again.delivery_attempt) == (2, 2)
-            assert 0.8 < time.monotonic() - lost_at < 4
+            assert 0.8 < time.monotonic() - lost_at < 20
             call.ack(1)
             assert call.told() == ("ack", [1], [], [])
             other.nothing(0.1)

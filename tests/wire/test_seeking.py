@@ -356,7 +356,7 @@ def test_calls_on_other_servers(own_client: Client, other_client: Client) -> Non
         assert sorted(before[here] + before[there]) == [1, 2, 3, 4]
         begun = time.monotonic()
         seek(own_client, stream, start=True)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 20
         after = {call: ids_of(call, 2) for call in (here, there)}
         assert sorted(after[here] + after[there]) == [1, 2, 3, 4]
         for call in (here, there):

@@ -86,6 +86,7 @@ async def consume_through(
 @scenario(
     "acks-nats-kills",
     "kill -9 of an unreplicated nats-server under subscribers that ack, reject, ping and drop",
+    tested=False,  # acks-both-kills
 )
 async def acks_nats_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
@@ -100,7 +101,11 @@ async def acks_nats_kills(run: Run) -> None:
         run.count("kills", kills)
 
 
-@scenario("acks-server-kills", "kill -9 of the server under subscribers that ack, reject, ping and drop")
+@scenario(
+    "acks-server-kills",
+    "kill -9 of the server under subscribers that ack, reject, ping and drop",
+    tested=False,  # acks-both-kills
+)
 async def acks_server_kills(run: Run) -> None:
     """Whatever was confirmed does not come again, and nothing is skipped."""
     kills = run.scale(20, 2)
@@ -141,7 +146,7 @@ async def acks_both_kills(run: Run) -> None:
 )
 async def acks(run: Run) -> None:
     """Nothing that was confirmed comes again; what names no delivery of the call is invalid."""
-    total = run.scale(100_000, 1000)
+    total = run.scale(100_000, 500)
     async with single(run) as (node, servers), targets(run.history, servers) as places:
         made = places[0].connection
         await ensure_stream(made, "orders")
@@ -314,7 +319,7 @@ def _check_delays(run: Run, wanted: Sequence[float]) -> None:
 )
 async def order(run: Run) -> None:
     """Each event is seen for the first time in the order of ids, and none is left out."""
-    total = run.events(1_000_000, 2000)
+    total = run.events(1_000_000, 1000)
     async with single(run) as (node, servers), targets(run.history, servers) as places:
         made = places[0].connection
         await ensure_stream(made, "orders")

@@ -35,7 +35,7 @@ async def full_disk(run: Run) -> None:
         subscriber = Subscriber("s", consumption, places)
         subscriber.start()
         await subscriber.ready()
-        size = run.scale(4000, 40_000)
+        size = run.scale(4000, 200_000)
         async with crowd() as workers:
             for number in range(4):
                 workers.add(

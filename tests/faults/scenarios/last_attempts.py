@@ -85,7 +85,7 @@ async def last_attempts(run: Run) -> None:
 
         # While nats-server is killed all consume from one server: it remembers what nats-server forgets.
         for who, strike, some in (("n", kill_nats, places[:1]), ("k", kill_server, places)):
-            faults = rounds(run, run.scale(25, 2), 1.2, strike, strike.__name__)
+            faults = rounds(run, run.scale(25, 1), 1.2, strike, strike.__name__)
             await _fail_through(run, who, faults, made, some, node)
         await _check_ends(run, made[0], node)
 

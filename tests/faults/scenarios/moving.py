@@ -48,7 +48,7 @@ def work(luck: random.Random) -> Behaviour:
 )
 async def seek(run: Run) -> None:
     """Every event from the new position on is delivered anew and ends anew, whatever had become of it."""
-    events = run.events(2000, 300)
+    events = run.events(2000, 150)
     async with single(run, servers=2) as (node, servers):
         addresses = [server.address for server in servers]
         async with connections(run.history, 2, *addresses) as made, targets(run.history, servers) as places:
@@ -65,7 +65,7 @@ async def seek(run: Run) -> None:
             ]
             for subscriber in subscribers:
                 subscriber.start()
-            for number in range(run.scale(30, 6)):
+            for number in range(run.scale(30, 4)):
                 run.progress(f"move {number + 1}")
                 await _move(run, consumption, made[number % 2], events, _strikes(run, node, servers))
             for subscriber in subscribers:

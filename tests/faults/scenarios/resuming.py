@@ -105,7 +105,7 @@ async def _two_workers(run: Run, strike: Callable[[Server], Awaitable[object]]) 
 )
 async def stops_in_a_row(run: Run) -> None:
     """No attempt is spent on what a worker that stops was not given."""
-    events, workers = run.events(3000, 600), run.scale(12, 4)
+    events, workers = run.events(3000, 300), run.scale(12, 3)
     work = Work(run, 0.2)
     async with single(run) as (_, (server,)), ws.connect(server.address, timeout=60) as client:
         stream = await client.streams.ensure("s", subjects=["s.>"])

@@ -36,7 +36,7 @@ async def stops(run: Run) -> None:
             for subscriber in subscribers:
                 subscriber.start()
             async with crowd() as workers:
-                for number in range(run.scale(32, 8)):
+                for number in range(run.scale(32, 4)):
                     workers.add(publish_on(workers, made[number % 4], f"p{number}", "orders", pause=0.005))
                 for number in range(run.scale(10, 2)):
                     run.progress(f"stop {number + 1}")
@@ -108,7 +108,7 @@ async def rolling_restart(run: Run) -> None:
                 subscriber.start()
             since = time.monotonic()
             async with crowd() as workers:
-                for number in range(run.scale(32, 8)):
+                for number in range(run.scale(32, 4)):
                     workers.add(publish_on(workers, made[number % 4], f"p{number}", "orders", pause=0.005))
                 for number in range(run.scale(10, 2)):
                     run.progress(f"round {number + 1}, {len(run.history.publishes):,} publishes")

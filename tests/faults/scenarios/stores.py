@@ -99,7 +99,11 @@ async def transactions(run: Run) -> None:
         await transact(run, nodes[0], servers, run.scale(500, 20), work)
 
 
-@scenario("watches", "the same on one nats-server, which is killed in turn with the servers")
+@scenario(
+    "watches",
+    "the same on one nats-server, which is killed in turn with the servers",
+    tested=False,  # transactions
+)
 async def watches(run: Run) -> None:
     """All happened one after the other, all or none; watchers see every change once and in order."""
     async with single(run, servers=2) as (node, servers):

@@ -344,7 +344,7 @@ class Everybody:
 everybody = Everybody()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60)
 @given(
     which=st.integers(0, 3),
     place=st.floats(0, 1, exclude_max=True),

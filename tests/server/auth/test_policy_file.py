@@ -672,7 +672,7 @@ def test_volumes_of_kubernetes_are_fine(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @given(st.data())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 def test_any_damage_is_a_problem_or_none(data: st.DataObject) -> None:
     """However a file is damaged, it is read or its problems are told, each with a line that is there."""
     text = data.draw(st.sampled_from([WHOLE, LONG_FORM]))
@@ -702,7 +702,7 @@ VALUES = st.recursive(
 
 
 @given(st.integers(), VALUES)
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 def test_any_type_anywhere(seed: int, value: str) -> None:
     """A value of any type in place of any other is read or is a problem, never a failure."""
     text = LONG_FORM

@@ -125,7 +125,7 @@ def paths(value: object, path: Path = ()) -> Iterator[Path]:
 
 
 @given(st.lists(st.sampled_from(LINES), max_size=8).map("\n".join))
-@settings(max_examples=150)
+@settings(max_examples=50)
 def test_any_document(text: str) -> None:
     """Every value of any document has a line, and nothing else has."""
     try:

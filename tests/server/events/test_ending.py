@@ -13,7 +13,7 @@ from tests.server.events.ending import SOME_POLICIES, play
 MOVES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 8), st.integers(0, 44)), max_size=150)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50)
 @given(st.sampled_from(SOME_POLICIES), st.integers(1, 3), MOVES)
 def test_an_event_ends_once(policy: object, servers: int, moves: list[tuple[int, int, int]]) -> None:
     """Acknowledged, dropped or as a dead letter, and whoever was told so was told the truth."""

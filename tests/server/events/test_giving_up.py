@@ -365,7 +365,7 @@ async def test_an_ack_that_a_crash_left_without_an_answer(
     own_nats_server: NatsServer, keeper: Keeper, unique: Unique
 ) -> None:
     """Nobody works once more on an event whose ack is under way when the broker is killed."""
-    consuming = await failing(keeper, unique(), TWICE, ack_wait=1.0, storage="file")
+    consuming = await failing(keeper, unique(), TWICE, ack_wait=10.0, storage="file")
     await consuming.publish()
     async with consuming.worker() as worker, consuming.worker() as other:
         holder = worker if (await first_event(worker, other)) == 0 else other

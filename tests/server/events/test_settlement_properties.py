@@ -212,4 +212,4 @@ class ConsumeCall(RuleBasedStateMachine):
 
 
 TestConsumeCall = ConsumeCall.TestCase
-TestConsumeCall.settings = settings(max_examples=100, stateful_step_count=80, deadline=None)
+TestConsumeCall.settings = settings(max_examples=40, stateful_step_count=60)

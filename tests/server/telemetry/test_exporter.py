@@ -93,7 +93,7 @@ def test_a_slow_collector_costs_items_only(caplog: pytest.LogCaptureFixture) -> 
         collector.entered.wait(5)
         started = time.monotonic()
         add(queue, 500)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
         assert queue.dropped >= 400
         collector.free.set()
         wait_for(lambda: queue.exported + queue.dropped == 510)
@@ -138,7 +138,7 @@ def test_closing_waits_no_longer_than_it_may(caplog: pytest.LogCaptureFixture) -
     collector.entered.wait(5)
     started = time.monotonic()
     assert not queue.close(0.1)
-    assert time.monotonic() - started < 5
+    assert time.monotonic() - started < 30
     assert [record.message for record in caplog.records] == ["5 spans were not exported"]
     collector.free.set()
 
@@ -153,7 +153,7 @@ def test_closing_does_not_wait_for_a_broken_collector() -> None:
         add(queue, 50)
         started = time.monotonic()
         queue.close(60)
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 30
     assert queue.dropped == 51
 
 
