@@ -133,19 +133,19 @@ def _percentile(seconds: list[float], percent: int) -> float:
 
 
 def _subscribe(
-    channel: Channel, stream: str, consumer: str, window: int, token: str = ""
+    channel: Channel, stream: str, consumer: str, window: int, token: str = "", batch: int = 0
 ) -> ClientCall[events_pb.EventsResponse]:
     """Open a consume call."""
     call = channel.stream(EVENTS, events_pb.EventsResponse, metadata=credentials_of(token))
     subscribe = events_pb.EventsRequest.Subscribe(
-        stream=stream, consumer=consumer, max_processing_events=window
+        stream=stream, consumer=consumer, max_processing_events=window, max_batch=batch
     )
     call.send(events_pb.EventsRequest(subscribe=subscribe))
     return call
 
 
 async def consume(
-    address: str, stream: str, consumer: str, count: int, acks: int, window: int
+    address: str, stream: str, consumer: str, count: int, acks: int, window: int, batch: int
 ) -> dict[str, Any]:
     """Consume on one call and acknowledge ``acks`` ids at a time, until ``count`` are confirmed."""
     seen: set[int] = set()
@@ -153,7 +153,7 @@ async def consume(
     pending: list[int] = []
     started = 0.0
     async with Channel(address) as channel:
-        call = _subscribe(channel, stream, consumer, window)
+        call = _subscribe(channel, stream, consumer, window, batch=batch)
         await call.receive()
         cpu = time.process_time()
         while confirmed + invalid < count:
@@ -162,14 +162,16 @@ async def consume(
                 raise click.ClickException("the server ended the call")
             started = started or time.perf_counter()
             for response in responses:
-                if response.HasField("event"):
-                    received += 1
-                    event_id = response.event.id
-                    seen.add(event_id)
-                    pending.append(event_id)
-                    if len(pending) >= acks or received >= count:
-                        call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=pending)))
-                        pending.clear()
+                if not response.HasField("ack_confirmation"):
+                    events = response.batch.events if response.HasField("batch") else (response.event,)
+                    for event in events:
+                        received += 1
+                        event_id = event.id
+                        seen.add(event_id)
+                        pending.append(event_id)
+                        if len(pending) >= acks or received >= count:
+                            call.send(events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=pending)))
+                            pending.clear()
                 else:
                     confirmation = response.ack_confirmation
                     confirmed += len(confirmation.ids)
@@ -302,6 +304,7 @@ def _rate(**options: Any) -> None:
 @click.option("--count", default=50_000, help="Events.")
 @click.option("--acks", default=1, help="Ids in an ack.")
 @click.option("--window", default=200, help="Events unsettled at once.")
+@click.option("--batch", default=0, help="Events in a response; 0 = one.")
 def _consume(**options: Any) -> None:
     """Consume and acknowledge on one call."""
     _report(consume(**options))

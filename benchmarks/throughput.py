@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from . import h2load
@@ -18,6 +19,9 @@ PER_SECOND, SERVER_CPU, BROKER_CPU = "per second", "server CPU, µs each", "brok
 P50, P99 = "p50, ms", "p99, ms"
 RATE = 2500
 WINDOW = 200
+BATCH = 100
+"""Events in a response and ids in an ack, where they go in batches."""
+WINDOWS = (WINDOW, 1_000, 10_000)
 GO_CLIENT = "independent client"
 
 
@@ -93,8 +97,32 @@ async def measure_latency(bench: Bench) -> None:
                 bench.say(f"    p50 {seen['p50_ms']:.2f} ms, p99 {seen['p99_ms']:.2f} ms")
 
 
+@dataclass(frozen=True, slots=True)
+class Way:
+    """A way to consume.
+
+    Attributes:
+        acks: ids in an ack.
+        batch: events in a response, at most; 0 = one.
+        window: events unsettled at once.
+    """
+
+    acks: int
+    batch: int = 0
+    window: int = WINDOW
+
+    @property
+    def name(self) -> str:
+        """What its figures are called."""
+        name = f"{CONSUME}, acks of {self.acks}"
+        return f"{name}, batches, window {self.window:,}" if self.batch else name
+
+
+WAYS = (Way(1), Way(25), *(Way(BATCH, BATCH, window) for window in WINDOWS))
+
+
 async def measure_consume(bench: Bench) -> None:
-    """Consuming on one stream, every ack confirmed: one id each, and 25 ids each."""
+    """Consuming on one stream, every ack confirmed: one id each, 25 each, and both ways in batches."""
     count = bench.options.scaled(60_000)
     async with contextlib.AsyncExitStack() as stack:
         servers = await stack.enter_async_context(windshift_servers(bench))
@@ -105,27 +133,27 @@ async def measure_consume(bench: Bench) -> None:
             bench.say(f"consume: putting {number(count)} events into a stream")
             await bench.broker.fill(streams[subject], count, 100)
         for run in range(bench.options.runs):
-            for acks in (1, 25):
+            for way in WAYS:
                 for subject, server in servers.items():
-                    bench.say(f"consume, run {run + 1} of {bench.options.runs}: {subject}, acks of {acks}")
-                    await _consume_own(bench, subject, server, streams[subject], count, acks)
-                    if (client := bench.options.load_client) is not None:
-                        await _consume_go(bench, client, subject, server, streams[subject], count, acks)
+                    bench.say(f"{way.name}, run {run + 1} of {bench.options.runs}: {subject}")
+                    await _consume_own(bench, subject, server, streams[subject], count, way)
+                    if (client := bench.options.load_client) is not None and not way.batch:
+                        await _consume_go(bench, client, subject, server, streams[subject], count, way)
 
 
 async def _consume_own(
-    bench: Bench, subject: str, server: Running, stream: str, count: int, acks: int
+    bench: Bench, subject: str, server: Running, stream: str, count: int, way: Way
 ) -> None:
     consumer = await new_consumer(server.address, stream)
     cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
-    arguments = (f"--count={count}", f"--acks={acks}", f"--window={WINDOW}")
+    arguments = (f"--count={count}", f"--acks={way.acks}", f"--window={way.window}", f"--batch={way.batch}")
     seen = await run_program(bench.directory, "load", "consume", server.address, stream, consumer, *arguments)
     cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
     if seen["invalid"] or seen["duplicates"]:
         bench.figures.note(
             f"consume, {subject}: {seen['invalid']} acks invalid, {seen['duplicates']} deliveries repeated"
         )
-    name = f"{CONSUME}, acks of {acks}"
+    name = way.name
     bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
     bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
     bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
@@ -134,11 +162,11 @@ async def _consume_own(
 
 
 async def _consume_go(
-    bench: Bench, client: Path, subject: str, server: Running, stream: str, count: int, acks: int
+    bench: Bench, client: Path, subject: str, server: Running, stream: str, count: int, way: Way
 ) -> None:
     consumer = await new_consumer(server.address, stream)
     command = [str(client), "consume", "-addr", server.address, "-stream", stream, "-subject", stream]
-    command += ["-consumer", consumer, "-n", str(count), "-ack", str(acks), "-window", str(WINDOW)]
+    command += ["-consumer", consumer, "-n", str(count), "-ack", str(way.acks), "-window", str(way.window)]
     cpu = server.cpu_seconds()
     text, _ = await output(bench.directory, command)
     cpu = server.cpu_seconds() - cpu
@@ -147,7 +175,7 @@ async def _consume_go(
         raise FailedToRun(f"the load client said nothing of use: {text[-500:]}")
     if found[2] != "0":
         bench.figures.note(f"consume, {subject}, {GO_CLIENT}: {found[2]} acks invalid")
-    name = f"{CONSUME}, acks of {acks}, {GO_CLIENT}"
+    name = f"{way.name}, {GO_CLIENT}"
     bench.figures.add(name, subject, PER_SECOND, float(found[1]))
     bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
     bench.say(f"    {GO_CLIENT}: {number(float(found[1]))} events/s, {number(cpu / count * 1e6)} µs each")

@@ -188,7 +188,9 @@ EXTENSIONS = {
         "EventsRequest": "limit 100 Limit",
         "EventsRequest.Subscribe": """
             resume 101* bytes
-            linger 102 Duration""",
+            linger 102 Duration
+            max_batch 103 uint32""",
+        "EventsResponse": "batch 100 EventBatch",
         "EventsRequest.Reject": """
             reason 100 string
             error_type 101 string

@@ -13,7 +13,7 @@ import pytest
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
-from windshift.server.api import dead_letters, deadlines, policies, publishing, streams
+from windshift.server.api import consume, dead_letters, deadlines, policies, publishing, streams
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
@@ -102,6 +102,9 @@ VALUES: Final = {
     "an event with its headers; a value": "the broker's `max_payload`",
     "ids in one `ack`, `reject` or `ping`": amount(commands.MOST_IDS),
     "events that a consume call holds at once": amount(commands.MOST_PROCESSING_EVENTS),
+    "events in one response (`max_batch`)": (
+        f"{commands.MOST_IN_BATCH:,}, and {consume.MOST_BATCH_BYTES >> 20} MiB"
+    ),
     "tokens in a subscription (`resume`)": f"{commands.MOST_RESUMED:,}, and `max_processing_events`",
     "time that a client's deliveries are kept when its call breaks (`linger`)": (
         f"{commands.LONGEST_LINGER.total_seconds():.0f} s"

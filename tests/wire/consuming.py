@@ -28,6 +28,7 @@ class Call:
         self._confirmations: Queue[Confirmed] = Queue()
         self._ended = threading.Event()
         self._error: grpc.RpcError | None = None
+        self.batches: list[int] = []
         self.subscribed: Queue[float] = Queue()
         self.linger: float | None = None
         self.call: Any = client.channel.stream_stream(
@@ -54,6 +55,10 @@ class Call:
         match response.WhichOneof("response"):
             case "event":
                 self._events.put(response.event)
+            case "batch":
+                self.batches.append(len(response.batch.events))
+                for event in response.batch.events:
+                    self._events.put(event)
             case "subscribed":
                 self.linger = None
                 if response.subscribed.HasField("linger"):
@@ -77,10 +82,15 @@ class Call:
         window: int | None = None,
         resume: Iterable[bytes] = (),
         linger: float | None = None,
+        max_batch: int = 0,
     ) -> float:
         """Subscribe, and return the consumer's timeout in seconds."""
         subscribe = pb.EventsRequest.Subscribe(
-            stream=stream, consumer=consumer, max_processing_events=window, resume=resume
+            stream=stream,
+            consumer=consumer,
+            max_processing_events=window,
+            resume=resume,
+            max_batch=max_batch,
         )
         if linger is not None:
             subscribe.linger.CopyFrom(seconds(linger))

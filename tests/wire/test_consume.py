@@ -51,6 +51,35 @@ def pending(nats_server: NatsServer, stream: str) -> int:
 # Deliveries
 
 
+@pytest.mark.parametrize("max_batch", [0, 1, 2, 100, 1_000])
+def test_batches(client: Client, stream: str, max_batch: int) -> None:
+    """A response carries several events for clients that ask for it; each is settled on its own."""
+    publish(client, stream, 300)
+    with calling(client) as call:
+        call.subscribe(stream, "c", 1_000, max_batch=max_batch)
+        ids = [event.id for event in call.events(300)]
+        call.ack(*ids[::2])
+        call.reject(*ids[1::2], permanently=True)
+        assert call.told() == ("ack", ids[::2], [], [])
+        assert call.told() == ("reject", ids[1::2], [], [])
+    if max_batch > 1:
+        assert call.batches  # the broker sends hundreds at once
+        assert all(2 <= size <= max_batch for size in call.batches)
+    else:
+        assert call.batches == []
+
+
+def test_large_events_in_batches(client: Client, stream: str) -> None:
+    """No batch is larger than what clients take by default."""
+    publish(client, stream, 12, "x" * 500_000)
+    with calling(client) as call:
+        call.subscribe(stream, "c", 100, max_batch=1_000)
+        events = call.events(12)
+        call.ack(*(event.id for event in events))
+        assert len(call.told()[1]) == 12
+    assert all(size <= 2 for size in call.batches)
+
+
 @pytest.mark.parametrize("method", ["Events", "Consume"])
 def test_both_names_consume(client: Client, stream: str, method: str) -> None:
     """Both method names deliver, take acks and confirm them."""
@@ -359,6 +388,7 @@ def test_malformed_commands(client: Client, stream: str, said: dict[str, object]
             {"stream": "s", "consumer": "c", "max_processing_events": 10_001},
             "subscribe.max_processing_events",
         ),
+        ({"stream": "s", "consumer": "c", "max_batch": 1_001}, "subscribe.max_batch"),
     ],
 )
 def test_malformed_subscriptions(client: Client, subscribe: dict[str, object], field: str) -> None:

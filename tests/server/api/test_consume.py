@@ -6,7 +6,12 @@ import pytest
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import EventsRequest, EventsResponse
 from windshift.nats.times import Time
-from windshift.server.api.consume import confirmation_response, event_response, read_command
+from windshift.server.api.consume import (
+    MOST_BATCH_BYTES,
+    confirmation_response,
+    event_responses,
+    read_command,
+)
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.settlement import Confirmation, Kind
@@ -76,7 +81,8 @@ def test_reasons_are_cut(letter: str) -> None:
 def test_a_delivery_is_written_with_all_it_has() -> None:
     """Each field of the event has its place."""
     delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, b"reply")
-    assert event_response(delivery) == EventsResponse(
+    (response,) = event_responses([delivery], (), 1)
+    assert response == EventsResponse(
         event={
             "id": LARGEST,
             "subject": "a.b",
@@ -95,7 +101,8 @@ def test_a_delivery_is_written_with_all_it_has() -> None:
 def test_what_a_delivery_has_not_is_absent() -> None:
     """Optional headers are not written as empty ones; the time and the data are always there."""
     delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, b"reply")
-    event = event_response(delivery).event
+    (response,) = event_responses([delivery], (), 1)
+    event = response.event
     assert event.HasField("data")
     assert event.headers.HasField("timestamp")
     for field in ("idempotency_key", "trace_parent", "trace_state"):
@@ -113,3 +120,37 @@ def test_a_confirmation_answers_its_kind_of_command(kind: Kind) -> None:
     written = getattr(confirmation_response(full), f"{kind.value}_confirmation")
     assert (list(written.ids), list(written.invalid_ids)) == ([0, LARGEST], [1, LARGEST])
     assert list(written.temporary_failed_ids) == [2, LARGEST]
+
+
+def test_batches_are_bounded() -> None:
+    """By the number of events and by their bytes; one event alone is no batch."""
+
+    def delivery(seq: int, size: int, state: str | None = None) -> Delivery:
+        return Delivery(StreamSeq(seq), "a", "x.Y", b"x" * size, Time(1, 2), None, None, state, 1, b"r")
+
+    def sizes(deliveries: list[Delivery], max_batch: int) -> list[int]:
+        responses = list(event_responses(deliveries, (), max_batch))
+        assert all(response.ByteSize() < 3 * MOST_BATCH_BYTES for response in responses)
+        ids = [event.id for each in responses for event in each.batch.events or [each.event]]
+        assert ids == [each.id for each in deliveries]
+        return [len(each.batch.events) for each in responses]
+
+    small = [delivery(seq, 10) for seq in range(1, 8)]
+    assert sizes(small, 1) == [0] * 7
+    assert sizes(small, 3) == [3, 3, 0]
+    assert sizes(small, 7) == [7]
+    large = [delivery(seq, size) for seq, size in enumerate((1, 2 * MOST_BATCH_BYTES, 1, 1), 1)]
+    assert sizes(large, 100) == [0, 0, 2]
+    stated = [delivery(seq, 0, "x" * (MOST_BATCH_BYTES // 2 - 3)) for seq in range(1, 6)]
+    assert sizes(stated, 100) == [2, 2, 0]
+
+
+def test_tokens_go_with_their_events() -> None:
+    """In batches as alone."""
+    deliveries = [
+        Delivery(StreamSeq(seq), "a", "x", b"", Time(1, 2), None, None, None, 1, b"r") for seq in (1, 2, 3)
+    ]
+    (batch,) = event_responses(deliveries, [b"1", b"2", b""], 5)
+    assert [event.token for event in batch.batch.events] == [b"1", b"2", b""]
+    alone = event_responses(deliveries, [b"1", b"2", b""], 1)
+    assert [response.event.token for response in alone] == [b"1", b"2", b""]

@@ -58,6 +58,7 @@ class Worker:
     def __init__(self) -> None:
         self.timeout: timedelta | None = None
         self.linger: timedelta | None = None
+        self.max_batch = 0
         self.tokens: dict[int, bytes] = {}
         self.queued = 0
         self.deliveries: asyncio.Queue[Delivery] = asyncio.Queue()
@@ -160,22 +161,25 @@ class Worker:
         commands = [command for command in batch if command is not None]
         return iter(commands) if commands else None
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
         """Take the answer to the subscription."""
+        self.max_batch = max_batch
         self.timeout = processing_timeout
         self.linger = linger
         self.attached.set()
 
-    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
-        """Take a delivery."""
-        self.tokens[delivery.id] = token
+    def deliver(self, deliveries: Sequence[Delivery], tokens: Sequence[bytes] = ()) -> None:
+        """Take deliveries."""
         assert self.attached.is_set()
-        self.deliveries.put_nowait(delivery)
+        for number, delivery in enumerate(deliveries):
+            self.tokens[delivery.id] = tokens[number] if tokens else b""
+            self.deliveries.put_nowait(delivery)
 
-    def confirm(self, confirmation: Confirmation) -> None:
-        """Take a confirmation."""
-        ids, invalid, failed = (sorted(map(int, some)) for some in confirmation.lists())
-        self.confirmations.put_nowait((confirmation.kind, ids, invalid, failed))
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
+        """Take confirmations."""
+        for confirmation in confirmations:
+            ids, invalid, failed = (sorted(map(int, some)) for some in confirmation.lists())
+            self.confirmations.put_nowait((confirmation.kind, ids, invalid, failed))
 
 
 def sequences(ids: tuple[int, ...]) -> list[StreamSeq]:

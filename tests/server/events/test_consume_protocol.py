@@ -13,7 +13,7 @@ from windshift.nats.jetstream.api import ConsumerState
 from windshift.nats.jetstream.pulling import ACK, TERMINATE, Notice
 from windshift.nats.times import Time
 from windshift.server.domain.errors import ConsumerNotFound
-from windshift.server.events.consuming.commands import Ack, Action, Ping, Reject
+from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping, Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
@@ -32,6 +32,7 @@ from windshift.server.events.consuming.protocol import (
     Verify,
 )
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
+from windshift.server.events.consuming.settlement import Group, grouped
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -586,3 +587,132 @@ def test_a_policy_that_is_changed() -> None:
     call.protocol.consumer_seen(snapshot(replace(TWICE, max_attempts=5)))
     call.protocol.command(reject(1), 0.0)
     assert [type(each) for each in call.work()] == [Keep]
+
+
+# Acknowledgements whose last answer stands for all
+
+
+def groups(call: Call) -> list[Group]:
+    """Take what is to be sent, as it is sent."""
+    sends, call.protocol.sends = call.protocol.sends, []
+    sent = list(grouped(sends, call.protocol.doubts))
+    for pending in sends:
+        pending.sent = True
+    return sent
+
+
+def test_one_answer_stands_for_acks_that_are_sent_together() -> None:
+    """Also those of several commands; each command has its confirmation."""
+    call = Call(RetryPolicy())
+    for seq in range(1, 5):
+        call.hold(seq)
+    call.protocol.command(Ack([StreamSeq(1), StreamSeq(2)]), 0.0)
+    call.protocol.command(Ack([StreamSeq(3), StreamSeq(4)]), 0.0)
+    (group,) = groups(call)
+    assert [pending.seq for pending in group.pending] == [1, 2, 3, 4]
+    assert call.told() == []
+    call.protocol.group_answered(group, b"", 0.0)
+    assert call.told() == [([1, 2], [], []), ([3, 4], [], [])]
+    assert not len(call.protocol.window)
+
+
+def test_what_may_be_in_doubt_is_sent_alone() -> None:
+    """Rejects, pings, and acks of what was delivered before: their own answers count."""
+    call = Call(RetryPolicy(5))
+    for seq, attempt in ((1, 1), (2, 2), (3, 1), (4, 1), (5, 1)):
+        call.hold(seq, attempt)
+    call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 0.0)
+    call.protocol.command(reject(4), 0.0)
+    call.protocol.command(Ping([StreamSeq(5)]), 0.0)
+    assert [[each.seq for each in group.pending] for group in groups(call)] == [[1], [2], [3], [4], [5]]
+
+
+def test_a_group_has_a_bounded_size() -> None:
+    """More acks go in several groups."""
+    call = Call(RetryPolicy())
+    call.protocol.command(Limit(2_000), 0.0)
+    for seq in range(1, 1_202):
+        call.arrive(seq)
+    assert len(call.turn()) == 1_201
+    call.protocol.command(Ack([StreamSeq(seq) for seq in range(1, 1_202)]), 0.0)
+    assert [len(group.pending) for group in groups(call)] == [500, 500, 201]
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        lambda protocol: protocol.elected(1.0),
+        lambda protocol: protocol.moved(1.0),
+        lambda protocol: protocol.told(Notice.LOST, 1.0),
+        lambda protocol: protocol.told(Notice.UNHEARD, 1.0),
+    ],
+)
+def test_a_group_is_doubted_when_another_server_may_speak(trouble: Callable[[ConsumeProtocol], None]) -> None:
+    """An earlier leader may have lost the first acks of it: they are sent again, each with its own answer."""
+    call = Call(RetryPolicy())
+    for seq in (1, 2, 3):
+        call.hold(seq)
+    call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 0.0)
+    (group,) = groups(call)
+    trouble(call.protocol)
+    call.protocol.group_answered(group, b"", 1.0)
+    assert call.told() == []  # 1 and 2 are not known to be stored
+    again = groups(call)
+    assert [[each.seq for each in group.pending] for group in again] == [[1], [2]]
+    for alone in again:
+        call.protocol.group_answered(alone, b"", 1.0)
+    assert call.told() == [([3, 1, 2], [], [])]
+
+
+@pytest.mark.parametrize("outcome", [NoReply.TIMED_OUT, NoReply.NO_RESPONDERS])
+def test_a_group_without_an_answer_has_failed_for_now(outcome: NoReply) -> None:
+    """All of it: the client still holds the events."""
+    call = Call(RetryPolicy())
+    for seq in (1, 2):
+        call.hold(seq)
+    call.protocol.command(Ack([StreamSeq(1), StreamSeq(2)]), 0.0)
+    (group,) = groups(call)
+    call.protocol.group_answered(group, outcome, 1.0)
+    assert call.told() == [([], [], [1, 2])]
+    assert len(call.protocol.window) == 2
+
+
+def test_a_group_is_sent_again_after_a_reconnect() -> None:
+    """As each of its acks would be."""
+    call = Call(RetryPolicy())
+    for seq in (1, 2):
+        call.hold(seq)
+    call.protocol.command(Ack([StreamSeq(1), StreamSeq(2)]), 0.0)
+    (group,) = groups(call)
+    call.protocol.lost(1.0)
+    call.protocol.group_answered(group, NoReply.DISCONNECTED, 1.0)
+    call.protocol.connected(2.0)
+    call.protocol.advance(2.0)
+    call.protocol.consumer_seen(snapshot(RetryPolicy()))
+    call.protocol.learned({})
+    call.protocol.consumer_seen(snapshot(RetryPolicy()))
+    (again,) = groups(call)
+    call.protocol.group_answered(again, b"", 2.0)
+    assert call.told() == [([1, 2], [], [])]
+
+
+@pytest.mark.parametrize(("passed", "expected"), [(1.0, [ACK, ACK]), (3.0, [])])
+def test_what_another_answer_vouched_for_is_said_again_to_a_new_leader(
+    passed: float, expected: list[bytes]
+) -> None:
+    """A change of leader that is noticed a moment late: what was confirmed before it may be lost."""
+    call = Call(RetryPolicy())
+    state = ConsumerState({"num_replicas": 3}, CREATED, 0, 0, 0, 0)
+    found = replace(snapshot(RetryPolicy()), state=replace(state, is_replicated=True))
+    call.protocol.consumer_seen(found)
+    for seq in (1, 2, 3):
+        call.hold(seq)
+    call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 0.0)
+    (group,) = groups(call)
+    call.protocol.group_answered(group, b"", 0.0)
+    assert call.told() == [([1, 2, 3], [], [])]
+    call.protocol.elected(passed)
+    call.protocol.advance(passed)
+    assert call.tells() == []  # nobody knows yet who speaks
+    call.protocol.consumer_seen(found)
+    assert call.tells() == expected

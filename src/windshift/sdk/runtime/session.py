@@ -17,6 +17,8 @@ Request = events.EventsRequest
 Response = events.EventsResponse
 
 _MOST_RESUMED = 5_000  # tokens that a server takes
+_BATCH = 100
+"""Events in one response. Servers that know no batches send them one by one."""
 
 _ACTIONS = {
     Outcome.RETRY: Request.REJECT_ACTION_RETRY,
@@ -101,6 +103,7 @@ class Session:
             max_processing_events=window,
             resume=[job.token for job in self._resuming],
             linger=duration(linger),
+            max_batch=_BATCH,
         )
         self._call.send(Request(subscribe=subscribe))
         try:
@@ -179,6 +182,10 @@ class Session:
         if kind == "event":
             if not self._leaving:
                 self._deliver(response.event, now)
+        elif kind == "batch":
+            if not self._leaving:
+                for event in response.batch.events:
+                    self._deliver(event, now)
         elif kind == "subscribed":
             self.subscribed, self.limits = True, response.subscribed.HasField("linger")
             self.timeout = response.subscribed.processing_timeout.ToTimedelta().total_seconds()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import repeat
 from typing import Any
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
@@ -36,6 +37,9 @@ from windshift.server.events.model import StreamSeq
 _LONGEST_AGENT = 200
 
 TYPE_URL_PREFIX = "type.googleapis.com/"
+
+MOST_BATCH_BYTES = 1024 * 1024
+"""Bytes of the events of a batch whose size has no other bound; clients take messages of 4 MiB by default."""
 
 _ACTIONS = {
     EventsRequest.REJECT_ACTION_UNSPECIFIED: Action.UNSPECIFIED,
@@ -85,10 +89,11 @@ class CallClient(CallStream):
         rejected: ids whose reject was confirmed.
     """
 
-    __slots__ = ("acked", "delivered", "rejected")
+    __slots__ = ("_max_batch", "acked", "delivered", "rejected")
 
     def __init__(self, call: ServerCall) -> None:
         super().__init__(call)
+        self._max_batch = 1
         self.delivered = self.acked = self.rejected = 0
 
     async def receive(self) -> Iterator[Command] | None:
@@ -96,29 +101,28 @@ class CallClient(CallStream):
         requests = await self._call.receive_many()
         return map(read_command, requests) if requests else None
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
         """Send `Subscribed`."""
+        self._max_batch = max(max_batch, 1)
         response = EventsResponse()
         response.subscribed.processing_timeout.FromTimedelta(processing_timeout)
         if linger is not None:
             response.subscribed.linger.FromTimedelta(linger)
         self._call.send(response)
 
-    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
-        """Send `Event`."""
-        self.delivered += 1
-        response = event_response(delivery)
-        if token:
-            response.event.token = token
-        self._call.send(response)
+    def deliver(self, deliveries: Sequence[Delivery], tokens: Sequence[bytes] = ()) -> None:
+        """Send each as `Event`, or several as `EventBatch`."""
+        self.delivered += len(deliveries)
+        self._call.send_many(event_responses(deliveries, tokens, self._max_batch))
 
-    def confirm(self, confirmation: Confirmation) -> None:
-        """Send the confirmation of a command."""
-        if confirmation.kind is Kind.ACK:
-            self.acked += len(confirmation.ids)
-        elif confirmation.kind is Kind.REJECT:
-            self.rejected += len(confirmation.ids)
-        self._call.send(confirmation_response(confirmation))
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
+        """Send the confirmations of commands."""
+        for confirmation in confirmations:
+            if confirmation.kind is Kind.ACK:
+                self.acked += len(confirmation.ids)
+            elif confirmation.kind is Kind.REJECT:
+                self.rejected += len(confirmation.ids)
+        self._call.send_many(map(confirmation_response, confirmations))
 
 
 def read_command(request: EventsRequest) -> Command:
@@ -152,6 +156,7 @@ def _subscribe(subscribe: EventsRequest.Subscribe) -> Subscribe:
         subscribe.max_processing_events,
         tuple(subscribe.resume),
         linger,
+        subscribe.max_batch,
     )
 
 
@@ -174,20 +179,46 @@ def _ids(field: str, ids: Sequence[Any]) -> list[StreamSeq]:
     return list(ids)
 
 
-def event_response(delivery: Delivery) -> EventsResponse:
-    """Convert a delivery to a response."""
-    response = EventsResponse()
-    write_event(response.event, delivery)
-    return response
+def event_responses(
+    deliveries: Sequence[Delivery], tokens: Sequence[bytes], max_batch: int
+) -> Iterator[EventsResponse]:
+    """Convert deliveries to responses of at most `max_batch` events and `MOST_BATCH_BYTES` each."""
+    with_tokens = zip(deliveries, tokens, strict=True) if tokens else zip(deliveries, repeat(b""))
+    if max_batch == 1:
+        for delivery, token in with_tokens:
+            response = EventsResponse()
+            write_event(response.event, delivery, token)
+            yield response
+        return
+    response, room = EventsResponse(), MOST_BATCH_BYTES
+    batch = response.batch.events
+    for delivery, token in with_tokens:
+        size = len(delivery.data) + len(delivery.type_name) + len(delivery.trace_state or "")
+        room -= size
+        if batch and (room < 0 or len(batch) == max_batch):
+            yield _unwrapped(response)
+            response, room = EventsResponse(), MOST_BATCH_BYTES - size
+            batch = response.batch.events
+        write_event(batch.add(), delivery, token)
+    yield _unwrapped(response)
 
 
-def write_event(event: Event, delivery: Delivery) -> None:
+def _unwrapped(response: EventsResponse) -> EventsResponse:
+    """Return a batch, or what is in it if that is a single event."""
+    if len(response.batch.events) > 1:
+        return response
+    return EventsResponse(event=response.batch.events[0])
+
+
+def write_event(event: Event, delivery: Delivery, token: bytes = b"") -> None:
     """Convert a delivery."""
     event.id = delivery.id
     event.subject = delivery.subject
     event.delivery_attempt = delivery.attempt
     event.data.type_url = TYPE_URL_PREFIX + delivery.type_name
     event.data.value = delivery.data
+    if token:
+        event.token = token
     headers = event.headers
     headers.timestamp.seconds, headers.timestamp.nanos = delivery.time
     if delivery.idempotency_key is not None:

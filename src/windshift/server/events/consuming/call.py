@@ -20,6 +20,7 @@ from typing import Any, Final
 
 from windshift.nats import Backoff, Busy, Message, NatsError, NotConnected, Outcome, retry
 from windshift.nats.jetstream.pulling import (
+    ACK,
     NAK,
     PROGRESS,
     TERMINATE,
@@ -48,7 +49,7 @@ from windshift.server.events.consuming.interfaces import FLOODED, Client, Consum
 from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
-from windshift.server.events.consuming.settlement import PendingAck
+from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
 from windshift.server.events.consuming.timer import DeadlineTimer
@@ -146,7 +147,7 @@ class Subscription:
                     protocol.tokens = tokens
                     linger = protocol.linger = command.linger
                 self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
-                self._client.subscribed(found.timeout, linger)
+                self._client.subscribed(found.timeout, linger, command.max_batch)
                 await keep_used(self._broker.api, consumer, found.state, deadline)
                 await self._attachment.run(commands, resumed)
         finally:
@@ -382,25 +383,28 @@ class _Attachment:
             self._turn()
             if protocol.is_over:
                 return
-            await self._wake.wait()
+            if self._wake.is_set():
+                await asyncio.sleep(0)  # what was sent leaves first
+            else:
+                await self._wake.wait()
             self._wake.clear()
 
     def _turn(self) -> None:
         now, protocol, client = self._loop.time(), self.protocol, self._client
+        unread = client.queued
         protocol.advance(now)
         if protocol.settled_again:
             self._tell_settled()
-        for confirmation in protocol.confirmations():
-            client.confirm(confirmation)
-        for delivery in protocol.deliverable(client.queued, now):
-            if protocol.tokens is None:
-                client.deliver(delivery)
-            else:
-                client.deliver(delivery, protocol.token_of(delivery))
-        queued = client.queued
+        if protocol.has_confirmation:
+            client.confirm([*protocol.confirmations()])
+        deliveries = protocol.deliverable(unread, now)
+        if deliveries:
+            tokens = () if protocol.tokens is None else [*map(protocol.token_of, deliveries)]
+            client.deliver(deliveries, tokens)
         if not protocol.is_ending:
-            protocol.read_so_far(queued, now)
-            if queued < FLOODED and not protocol.holds_back:
+            if protocol.read_so_far(unread, now):
+                self._wake.set()
+            if unread < FLOODED and not protocol.holds_back:
                 self._room.set()
             if self._feed is not None and protocol.has_room_for_replays:
                 self._feed.make_room()
@@ -415,8 +419,8 @@ class _Attachment:
         protocol = self.protocol
         if protocol.sends:
             sends, protocol.sends = protocol.sends, []
-            for pending in sends:
-                self._send(pending)
+            for group in grouped(sends, protocol.doubts):
+                self._send(group)
         if protocol.tells:
             tells, protocol.tells = protocol.tells, []
             for reply, payload in tells:
@@ -427,24 +431,26 @@ class _Attachment:
                 self._begin(each)
             self._wake.set()
 
-    def _send(self, pending: PendingAck) -> None:
-        if self._feed is not None and self._feed.has(pending.reply):
-            pending.sent = True
-            self._start(self._settle_replay(self._feed, pending))
+    def _send(self, group: Group) -> None:
+        *others, last = group.pending
+        if self._feed is not None and self._feed.has(last.reply):
+            last.sent = True
+            self._start(self._settle_replay(self._feed, last))
             return
+        broker = self._broker
         try:
-            self._broker.requests.send(
-                pending.reply,
-                pending.payload,
-                b"",
-                partial(self._answered, pending),
-                pending.confirmation.expires,
+            if others:
+                broker.connection.write(b"".join([publish_frame(each.reply, ACK) for each in others]))
+            broker.requests.send(
+                last.reply, last.payload, b"", partial(self._answered, group), last.confirmation.expires
             )
         except NotConnected:
-            self.protocol.not_sent(pending, self._loop.time())
+            for pending in group.pending:
+                self.protocol.not_sent(pending, self._loop.time())
             self._wake.set()
         else:
-            pending.sent = True
+            for pending in group.pending:
+                pending.sent = True
 
     async def _settle_replay(self, feed: ReplayFeed, pending: PendingAck) -> None:
         is_ours = await feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
@@ -455,9 +461,9 @@ class _Attachment:
         if self._feed is None or not self._feed.tell(reply, payload):
             self._puller.tell(reply, payload)
 
-    def _answered(self, pending: PendingAck, outcome: Outcome) -> None:
+    def _answered(self, group: Group, outcome: Outcome) -> None:
         # Not the loop's time: that is of when it woke, and it may have been asleep since.
-        self.protocol.answered(pending, outcome, monotonic())
+        self.protocol.group_answered(group, outcome, monotonic())
         self._wake.set()
 
     def _tell_settled(self) -> None:

@@ -20,6 +20,9 @@ MOST_PROCESSING_EVENTS = 10_000
 LONGEST_REASON = 1024
 LONGEST_ERROR_TYPE = 256
 
+MOST_IN_BATCH = 1_000
+"""Events in one response."""
+
 MOST_RESUMED = 5_000
 """Tokens in one subscription: so many fit into a request."""
 
@@ -36,6 +39,7 @@ class Subscribe(NamedTuple):
     """Attach this call to a consumer; see `check_subscribe`.
 
     `resume` are tokens of deliveries that the client goes on with. `linger` is None if it wants no tokens.
+    `max_batch` is how many events one response may carry; 0 counts as 1.
     """
 
     stream: str
@@ -43,6 +47,7 @@ class Subscribe(NamedTuple):
     max_processing_events: int
     resume: Sequence[bytes] = ()
     linger: timedelta | None = None
+    max_batch: int = 0
 
 
 class Ack(NamedTuple):
@@ -98,8 +103,8 @@ def check_subscribe(request: Subscribe) -> int:
     """Check a subscription, and return the size of its window.
 
     Raises:
-        InvalidField: a name or token is malformed, the window is larger than allowed, more is resumed than it
-            has room for, or what is held would linger for longer than allowed.
+        InvalidField: a name or token is malformed, the window or a batch is larger than allowed, more is
+            resumed than there is room for, or what is held would linger for longer than allowed.
     """
     stream_name("subscribe.stream", request.stream)
     consumer_name("subscribe.consumer", request.consumer)
@@ -118,6 +123,8 @@ def check_subscribe(request: Subscribe) -> int:
     if request.linger is not None and not timedelta() <= request.linger <= LONGEST_LINGER:
         longest = LONGEST_LINGER // timedelta(seconds=1)
         raise InvalidField("subscribe.linger", f"must be from 0 to {longest} seconds")
+    if request.max_batch > MOST_IN_BATCH:
+        raise InvalidField("subscribe.max_batch", f"must be at most {MOST_IN_BATCH}; 0 or 1 is one at a time")
     return size
 
 

@@ -323,7 +323,7 @@ SMALLEST_LIMIT = 16 * 1024
 """Bytes that a request to the broker may bring for a client of which nothing is known, or that does not
 read."""
 
-LARGEST_LIMIT = 64 * 1024
+LARGEST_LIMIT = 256 * 1024
 
 SLACK = 5 / 4
 """By how much more a request is limited in bytes than it should bring. See `PullPacer`."""

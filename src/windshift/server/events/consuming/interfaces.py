@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Protocol
@@ -40,16 +40,19 @@ class Client(Protocol):
         """
         ...
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None) -> None:
-        """Tell the client that it is subscribed, and how long what it holds will linger; None: no tokens."""
+    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
+        """Tell the client that it is subscribed, and how long what it holds will linger; None: no tokens.
+
+        From now on a response carries at most `max_batch` deliveries; 0 counts as 1.
+        """
         ...
 
-    def deliver(self, delivery: Delivery, token: bytes = b"") -> None:
-        """Send a delivery, and the token by which another call may go on with it."""
+    def deliver(self, deliveries: Sequence[Delivery], tokens: Sequence[bytes] = ()) -> None:
+        """Send deliveries, and the token of each by which another call may go on with it; none: no tokens."""
         ...
 
-    def confirm(self, confirmation: Confirmation) -> None:
-        """Send the confirmation of a command."""
+    def confirm(self, confirmations: Sequence[Confirmation]) -> None:
+        """Send the confirmations of commands."""
         ...
 
 

@@ -58,7 +58,7 @@ from windshift.server.events.consuming.handover import DeliveryName, TakeOver, n
 from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
-from windshift.server.events.consuming.settlement import Confirmation, Kind, PendingAck, Settlements
+from windshift.server.events.consuming.settlement import Confirmation, Group, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.counts import Counts
@@ -80,6 +80,9 @@ LIMITED_WITHIN: Final = 2.0
 """Seconds that commands wait, at most, until another size of the window applies."""
 _INSTANT: Final = 1e-6
 """Seconds by which what happens next is told from what happened at the same time."""
+VOUCHED_FOR: Final = 2.0
+"""Seconds within which it is noticed that a replicated consumer has another leader."""
+_MOST_VOUCHED: Final = 10_000
 _REMEMBERED: Final = 256
 """How many subjects that the client may have are remembered; then all of them are forgotten."""
 
@@ -275,6 +278,7 @@ class ConsumeProtocol:
         failure: what the call ended with; None is a proper end.
         is_ending: whether the call takes nothing new.
         due: when `advance` is to be called at the latest.
+        doubts: how often it was in doubt whether the same server of the broker still speaks.
     """
 
     gate: Gate | None = None
@@ -283,6 +287,7 @@ class ConsumeProtocol:
     linger = timedelta()
     failure: Exception | None = None
     is_ending = _is_closed = _is_cut_off = False
+    doubts = 0
     _now = 0.0
     _answered = -inf  # when the last ack was sent that is answered
     _trusted_since = _forgetful_until = -inf
@@ -332,6 +337,9 @@ class ConsumeProtocol:
         self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
         self._allowed: set[str] = set()  # subjects that the client may have
         self._withheld: list[PendingAck] = []  # not to be sent before the run is known again
+        # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
+        self._vouched: deque[tuple[float, bytes]] = deque(maxlen=_MOST_VOUCHED)
+        self._lost: list[bytes] = []
         # What is to be done
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
@@ -451,6 +459,9 @@ class ConsumeProtocol:
     def _send(self, pending: PendingAck, now: float) -> None:
         if self.spans is not None and pending.held.span is not None:
             self.spans.settle(pending, pending.held.span)
+        self._queue(pending, now)
+
+    def _queue(self, pending: PendingAck, now: float) -> None:
         if self._memory.pauses.has_missed(self._asked_at, now):
             self._is_unsure = True
             self.doubt()
@@ -501,14 +512,15 @@ class ConsumeProtocol:
                 self._counts.failed += len(confirmation.temporary_failed_ids)
             yield confirmation
 
-    def deliverable(self, queued: int, now: float) -> Iterator[Delivery]:
-        """Yield what the client is handed now, as long as it reads.
+    def deliverable(self, queued: int, now: float) -> list[Delivery]:
+        """Return what the client is handed now, as long as it reads; it counts as handed over.
 
         Args:
             queued: bytes that were sent and that the client has not read.
             now: the time.
         """
         unsent = self._unsent
+        handed: list[Delivery] = []
         while unsent and queued <= STALLED and not self.is_ending:
             delivery, held = unsent.popleft()
             if not self.window.holds(delivery.id, held, now):
@@ -521,8 +533,8 @@ class ConsumeProtocol:
                     self._require_allowed(self.gate, delivery.subject)
                 except WindshiftError as error:
                     self.end(error)
-                    return
-            yield delivery
+                    break
+            handed.append(delivery)
             if held.span is not None:
                 held.span.end()
             self._counts.delivered += 1
@@ -530,16 +542,18 @@ class ConsumeProtocol:
                 self._counts.redelivered += 1
             self._pacer.delivered(delivery)
             queued += len(delivery.data)
+        return handed
 
-    def read_so_far(self, queued: int, now: float) -> None:
-        """Note how much the client leaves unread after it was handed what there was."""
+    def read_so_far(self, unread: int, now: float) -> bool:
+        """Note how much the client had left unread before; return whether it is to be handed more soon."""
         if self._is_limiting and (now >= self._limiting_until or self._has_handed_over):
             self._limiting_until = -inf
-        if queued > STALLED and not self._is_stalled:
+        if unread > STALLED and not self._is_stalled:
             self._is_stalled = True
             self._drain_at = now + self._stall_timeout
             self._pacer.stalled()
             self.work.append(AwaitReader())
+        return bool(self._unsent) and not self._is_stalled
 
     @property
     def _has_handed_over(self) -> bool:
@@ -593,6 +607,29 @@ class ConsumeProtocol:
                     return
             self._stored(pending, now)
         self._finish(pending, outcome, now)
+
+    def group_answered(self, group: Group, outcome: Outcome, now: float) -> None:
+        """Take the broker's answer to the last of a group, which stands for all; or why there is none.
+
+        If another server of the broker may have got the last than the first, all others are sent again, each
+        with an answer of its own.
+        """
+        *others, last = group.pending
+        if others and isinstance(outcome, bytes):
+            if group.doubts != self.doubts:
+                for pending in others:
+                    self._send_alone(pending, now)
+                others = []
+            elif self.found.state.is_replicated:
+                self._vouched.extend((now, pending.reply) for pending in others)
+        for pending in others:
+            self.answered(pending, outcome, now)
+        self.answered(last, outcome, now)
+
+    def _send_alone(self, pending: PendingAck, now: float) -> None:
+        pending.alone = True
+        if pending.may_repeat and not self._is_closed:
+            self._queue(pending, now)
 
     def replay_settled(self, pending: PendingAck, now: float, *, is_ours: bool | None) -> None:
         """Take what came of an acknowledgement of a replayed event.
@@ -1036,6 +1073,8 @@ class ConsumeProtocol:
             self._highest = 0
             withheld, self._withheld = self._withheld, []
             self.sends += (pending for pending in withheld if not pending.answered)
+            lost, self._lost = self._lost, []
+            self.tells += ((reply, ACK) for reply in lost)
 
     def consumer_unseen(self) -> None:
         """Note that the broker does not answer.
@@ -1096,6 +1135,8 @@ class ConsumeProtocol:
         for pending in self._settlements.unanswered():
             self._refuse(pending, now)
         self._withheld.clear()
+        self._vouched.clear()
+        self._lost.clear()
         self.taken_over.forget()
         self.run = run
         self._settled = settled
@@ -1153,12 +1194,22 @@ class ConsumeProtocol:
         It takes events that were stored long ago for delivered then.
         """
         self._distrust(now)
-        if not self.found.state.is_replicated:
+        if self.found.state.is_replicated:
+            self._doubt_settlements(now)
+        else:
             self._forgetful_until = now
         self._wants_inbox = True
 
     def _distrust(self, now: float) -> None:
-        """Note that the broker may deliver again what was sent before, however long it may still be held."""
+        """Note that the broker may deliver again what was sent before, however long it may still be held.
+
+        Acknowledgements that it confirmed only by the answer to a later one are sent once more, when it is
+        known who speaks: an earlier leader may have lost them.
+        """
+        self.doubts += 1
+        self._lost += (reply for answered, reply in self._vouched if now - answered <= VOUCHED_FOR)
+        self._vouched.clear()
+        self._in_doubt |= bool(self._lost)
         self._trusted_since = self._memory.attempts.trusted_since = now
         self._recency.distrust()
 
@@ -1255,7 +1306,7 @@ class ConsumeProtocol:
     def next_pull(self, now: float) -> Pull | None:
         """Return the pull request to send now, if any; it counts as sent."""
         pacer = self._pacer
-        if self.is_ending or self._unsent or self._is_stalled or self._wants_inbox:
+        if self.is_ending or self._is_stalled or self._wants_inbox:
             pacer.pause()
             return None
         waits, is_first = pacer.wants_room, not self.window.requested

@@ -92,12 +92,14 @@ class PendingAck:
         void: whether it was too late, though the broker has stored it.
         answered: whether its outcome is known; later answers change nothing.
         since: when the client sent the command.
+        alone: whether only its own answer counts, not that to a later one.
         dropped: the failure to report when the broker has stored this, if it drops the event.
         span: its span, if recorded.
     """
 
     __slots__ = (
         "_followers",
+        "alone",
         "answered",
         "confirmation",
         "dropped",
@@ -122,7 +124,7 @@ class PendingAck:
         self.settles = confirmation.kind is not Kind.PING
         self.since = now
         self.ready = True
-        self.sent = self.answered = self.void = False
+        self.sent = self.answered = self.void = self.alone = False
         self.dropped: Failure | None = None
         self.span: Span | None = None
         self._followers: list[Confirmation] | None = None
@@ -162,6 +164,56 @@ class PendingAck:
         first.place(self.seq, done if stored else first.temporary_failed_ids)
         for later in self._followers or ():
             later.place(self.seq, later.invalid_ids if stored else later.temporary_failed_ids)
+
+
+MOST_IN_GROUP = 500
+"""Acknowledgements that one answer may stand for."""
+
+
+class Group:
+    """Acknowledgements that are sent together, in order; only the last one asks for an answer.
+
+    nats-server handles the acknowledgements of a consumer in the order in which they come, so the answer to
+    the last says that all are stored, as long as the same server of a cluster speaks: see `doubts`. Those of
+    events that were delivered before, and of replays, are sent alone: how these end may be in doubt.
+
+    Attributes:
+        pending: the acknowledgements, at least one.
+        doubts: how often it was in doubt who speaks, when they were sent.
+    """
+
+    __slots__ = ("doubts", "pending")
+
+    def __init__(self, doubts: int) -> None:
+        self.pending: list[PendingAck] = []
+        self.doubts = doubts
+
+    @property
+    def last(self) -> PendingAck:
+        """The one whose answer stands for all."""
+        return self.pending[-1]
+
+
+def grouped(sends: Iterable[PendingAck], doubts: int) -> Iterator[Group]:
+    """Yield what is to be sent, in order: acknowledgements that follow each other as groups."""
+    group = Group(doubts)
+    for pending in sends:
+        held = pending.held
+        joins = (
+            pending.confirmation.kind is Kind.ACK
+            and held.attempt == 1
+            and held.replay is None
+            and not pending.alone
+        )
+        if group.pending and (not joins or len(group.pending) == MOST_IN_GROUP):
+            yield group
+            group = Group(doubts)
+        group.pending.append(pending)
+        if not joins:
+            yield group
+            group = Group(doubts)
+    if group.pending:
+        yield group
 
 
 class Settlements:

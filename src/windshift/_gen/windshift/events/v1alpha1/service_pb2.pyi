@@ -258,18 +258,20 @@ class EventsRequest(_message.Message):
     REJECT_ACTION_DEAD_LETTER: EventsRequest.RejectAction
     REJECT_ACTION_DROP: EventsRequest.RejectAction
     class Subscribe(_message.Message):
-        __slots__ = ("stream", "consumer", "max_processing_events", "resume", "linger")
+        __slots__ = ("stream", "consumer", "max_processing_events", "resume", "linger", "max_batch")
         STREAM_FIELD_NUMBER: _ClassVar[int]
         CONSUMER_FIELD_NUMBER: _ClassVar[int]
         MAX_PROCESSING_EVENTS_FIELD_NUMBER: _ClassVar[int]
         RESUME_FIELD_NUMBER: _ClassVar[int]
         LINGER_FIELD_NUMBER: _ClassVar[int]
+        MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
         stream: str
         consumer: str
         max_processing_events: int
         resume: _containers.RepeatedScalarFieldContainer[bytes]
         linger: _duration_pb2.Duration
-        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ..., resume: _Optional[_Iterable[bytes]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
+        max_batch: int
+        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ..., resume: _Optional[_Iterable[bytes]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_batch: _Optional[int] = ...) -> None: ...
     class Ack(_message.Message):
         __slots__ = ("ids",)
         IDS_FIELD_NUMBER: _ClassVar[int]
@@ -313,7 +315,7 @@ class EventsRequest(_message.Message):
     def __init__(self, subscribe: _Optional[_Union[EventsRequest.Subscribe, _Mapping]] = ..., ack: _Optional[_Union[EventsRequest.Ack, _Mapping]] = ..., reject: _Optional[_Union[EventsRequest.Reject, _Mapping]] = ..., ping: _Optional[_Union[EventsRequest.Ping, _Mapping]] = ..., limit: _Optional[_Union[EventsRequest.Limit, _Mapping]] = ...) -> None: ...
 
 class EventsResponse(_message.Message):
-    __slots__ = ("event", "subscribed", "ack_confirmation", "reject_confirmation", "ping_confirmation")
+    __slots__ = ("event", "subscribed", "ack_confirmation", "reject_confirmation", "ping_confirmation", "batch")
     class Subscribed(_message.Message):
         __slots__ = ("processing_timeout", "linger")
         PROCESSING_TIMEOUT_FIELD_NUMBER: _ClassVar[int]
@@ -353,12 +355,20 @@ class EventsResponse(_message.Message):
     ACK_CONFIRMATION_FIELD_NUMBER: _ClassVar[int]
     REJECT_CONFIRMATION_FIELD_NUMBER: _ClassVar[int]
     PING_CONFIRMATION_FIELD_NUMBER: _ClassVar[int]
+    BATCH_FIELD_NUMBER: _ClassVar[int]
     event: Event
     subscribed: EventsResponse.Subscribed
     ack_confirmation: EventsResponse.AckConfirmation
     reject_confirmation: EventsResponse.RejectConfirmation
     ping_confirmation: EventsResponse.PingConfirmation
-    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., subscribed: _Optional[_Union[EventsResponse.Subscribed, _Mapping]] = ..., ack_confirmation: _Optional[_Union[EventsResponse.AckConfirmation, _Mapping]] = ..., reject_confirmation: _Optional[_Union[EventsResponse.RejectConfirmation, _Mapping]] = ..., ping_confirmation: _Optional[_Union[EventsResponse.PingConfirmation, _Mapping]] = ...) -> None: ...
+    batch: EventBatch
+    def __init__(self, event: _Optional[_Union[Event, _Mapping]] = ..., subscribed: _Optional[_Union[EventsResponse.Subscribed, _Mapping]] = ..., ack_confirmation: _Optional[_Union[EventsResponse.AckConfirmation, _Mapping]] = ..., reject_confirmation: _Optional[_Union[EventsResponse.RejectConfirmation, _Mapping]] = ..., ping_confirmation: _Optional[_Union[EventsResponse.PingConfirmation, _Mapping]] = ..., batch: _Optional[_Union[EventBatch, _Mapping]] = ...) -> None: ...
+
+class EventBatch(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[Event]
+    def __init__(self, events: _Optional[_Iterable[_Union[Event, _Mapping]]] = ...) -> None: ...
 
 class Event(_message.Message):
     __slots__ = ("id", "subject", "headers", "data", "delivery_attempt", "token")
