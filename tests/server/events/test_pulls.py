@@ -56,7 +56,7 @@ def test_the_first_request_is_for_the_whole_window() -> None:
 def test_a_client_that_takes_much_is_sent_more_at_once() -> None:
     """The limit grows with what the client took, up to a bound."""
     some, window = pulls(2)
-    for _ in range(200):
+    for _ in range(500):
         some.next(0.0, busy=False)
         take(some, window, delivery(1000))
     pull = some.next(0.0, busy=False)

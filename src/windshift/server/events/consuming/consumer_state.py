@@ -19,7 +19,7 @@ from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
 from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
-from windshift.server.events.consuming.flow import LARGEST_LIMIT
+from windshift.server.events.consuming.flow import LARGEST_LIMIT, LEAST_LIMIT, SLACK
 from windshift.server.events.consuming.tokens import key_of, with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER, Notes
@@ -113,7 +113,7 @@ def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
     Raises:
         UnsupportedCombination: the broker would refuse all of them.
     """
-    needed = {"max_batch": window, "max_expires": _PULL_EXPIRES_NS, "max_bytes": LARGEST_LIMIT}
+    needed = {"max_batch": window, "max_expires": _PULL_EXPIRES_NS, "max_bytes": LEAST_LIMIT}
     tight = [name for name, least in needed.items() if 0 < int(config.get(name) or 0) < least]
     if config.get("priority_groups"):
         tight.append("priority_groups")
@@ -122,6 +122,12 @@ def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
             f"consumer {consumer!r} was made by another program, with {tight[0]}, and refuses what this call "
             "would ask for; change that, or use another consumer"
         )
+
+
+def largest_pull(config: JsonObject) -> int:
+    """Return the bytes that a pull request of a consumer may bring, without its slack."""
+    largest = int(config.get("max_bytes") or 0)
+    return LARGEST_LIMIT if largest <= 0 else min(LARGEST_LIMIT, int(largest / SLACK))
 
 
 def processing_timeout(consumer: str, config: JsonObject) -> timedelta:

@@ -324,6 +324,8 @@ SMALLEST_LIMIT = 16 * 1024
 read."""
 
 LARGEST_LIMIT = 256 * 1024
+LEAST_LIMIT = 64 * 1024
+"""Bytes that every consumer has to let a request bring."""
 
 SLACK = 5 / 4
 """By how much more a request is limited in bytes than it should bring. See `PullPacer`."""
@@ -376,6 +378,7 @@ class PullPacer:
         silence: seconds without a word of the broker after which its requests count as lost, and the consumer
             as possibly gone.
         room: what all calls together may ask for.
+        largest: bytes that a request may bring at most.
 
     Attributes:
         wants_room: whether the call waits for room for an event that is asked for alone.
@@ -386,6 +389,7 @@ class PullPacer:
         "_fruitless",
         "_granted",
         "_heard",
+        "_largest",
         "_last",
         "_limit",
         "_one_by_one",
@@ -399,8 +403,11 @@ class PullPacer:
         "wants_room",
     )
 
-    def __init__(self, window: Window, silence: float, room: PullRoom | None = None) -> None:
+    def __init__(
+        self, window: Window, silence: float, room: PullRoom | None = None, largest: int = LARGEST_LIMIT
+    ) -> None:
         self._window = window
+        self._largest = largest
         self._silence = silence
         self._part = (room or PullRoom()).part()
         self._granted = self._fruitless = 0
@@ -433,6 +440,10 @@ class PullPacer:
         self._heard = now
         self.lose()
         return True
+
+    def bytes_of(self, count: int) -> float:
+        """Return how many bytes so many deliveries have, by the size of those before."""
+        return self._size * count
 
     def stuck(self, now: float) -> bool:
         """Whether the broker should have sent something, so that its requests are to be made anew."""
@@ -537,7 +548,7 @@ class PullPacer:
         self._taken += self._size
         if self._taken >= self._limit:
             self._taken = 0.0
-            self._limit = min(2 * self._limit, LARGEST_LIMIT)
+            self._limit = min(2 * self._limit, self._largest)
         if self._one_by_one and len(delivery.data) < self._limit // 2:
             self._one_by_one = False
 

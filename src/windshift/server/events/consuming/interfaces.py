@@ -16,6 +16,9 @@ from windshift.server.events.deliveries import Delivery
 STALLED = 16 * 1024
 """Unread bytes above which the client gets no more deliveries."""
 
+MOST_UNSENT = 64 * 1024
+"""Bytes of deliveries that the client is still to be handed, above which no more are asked for."""
+
 FLOODED = 256 * 1024
 """Unread bytes above which no more commands are read from the client. There is room for the confirmations of
 a whole window: a client that settles all of it before it reads must not deadlock."""

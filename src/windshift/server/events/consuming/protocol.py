@@ -51,11 +51,12 @@ from windshift.server.events.consuming.commands import (
 from windshift.server.events.consuming.consumer_state import (
     ConsumerSnapshot,
     DelayedRejects,
+    largest_pull,
     raised_limit,
 )
 from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Recency, Replay, Window
 from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
-from windshift.server.events.consuming.interfaces import STALLED, ConsumeOptions, Gate
+from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Failures, Settled
 from windshift.server.events.consuming.settlement import Confirmation, Group, Kind, PendingAck, Settlements
@@ -324,7 +325,8 @@ class ConsumeProtocol:
         self._unix_ns = unix_ns
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
-        self._pacer = PullPacer(self.window, options.pull.silence, memory.room)
+        largest = largest_pull(found.state.config)
+        self._pacer = PullPacer(self.window, options.pull.silence, memory.room, largest)
         # When the broker sent deliveries, and whether it may have made others of the same events since
         self._recency = Recency()
         self._delayed = DelayedRejects()
@@ -1306,7 +1308,8 @@ class ConsumeProtocol:
     def next_pull(self, now: float) -> Pull | None:
         """Return the pull request to send now, if any; it counts as sent."""
         pacer = self._pacer
-        if self.is_ending or self._is_stalled or self._wants_inbox:
+        is_behind = self._pacer.bytes_of(len(self._unsent)) > MOST_UNSENT
+        if self.is_ending or is_behind or self._is_stalled or self._wants_inbox:
             pacer.pause()
             return None
         waits, is_first = pacer.wants_room, not self.window.requested
