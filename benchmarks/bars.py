@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 from . import auth, auth_check, drain, encryption, looking, memory, neighbours, telemetry, throughput, workers
@@ -145,6 +146,18 @@ def _to_before(
     return Bar(f"{text}, ratio to {BEFORE}", limit, at_most, ratio(measurement, quantity))
 
 
+def _batches_to_single(quantity: str) -> Callable[[Figures], float | None]:
+    """Compare this version in batches with the other one that hands over events one by one."""
+
+    def measured(figures: Figures) -> float | None:
+        ours, single = median(_BATCHES, quantity)(figures), median(_consume(1, ""), quantity, BEFORE)(figures)
+        return None if ours is None or not single else ours / single
+
+    return measured
+
+
+_BATCHES = next(way.name for way in _T.WAYS if way.batch)
+
 VERSION_BARS = (
     _to_before("server CPU of a publish", _T.PUBLISH, _T.SERVER_CPU, 0.72),
     _to_before("publishes per second", _T.PUBLISH, _T.PER_SECOND, 1.3, at_most=False),
@@ -159,6 +172,27 @@ VERSION_BARS = (
         for bar in (
             _to_before(f"server CPU of an event{text}", name, _T.SERVER_CPU),
             _to_before(f"events per second{text}", name, _T.PER_SECOND, 1.3, at_most=False),
+        )
+    ),
+    *(
+        bar
+        for way in _T.WAYS
+        if way.batch
+        for bar in (
+            _to_before(f"server CPU of an event, {way.name}", way.name, _T.SERVER_CPU),
+            _to_before(f"events per second, {way.name}", way.name, _T.PER_SECOND),
+        )
+    ),
+    *(
+        Bar(
+            f"{what} in batches, ratio to {BEFORE} with acks of 1",
+            limit,
+            at_most,
+            _batches_to_single(quantity),
+        )
+        for what, quantity, limit, at_most in (
+            ("events per second", _T.PER_SECOND, 2.36, False),
+            ("server CPU of an event", _T.SERVER_CPU, None, True),
         )
     ),
     _to_before("resident memory of the idle server", _M.START, _M.RESIDENT),

@@ -235,12 +235,14 @@ async def idle(
     """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
     served = 0
     async with asyncio.TaskGroup() as group:
-        channels = [Channel(address) for _ in range(-(-count // _STREAMS_PER_CONNECTION))]
-        calls = [
-            _subscribe(channels[n // _STREAMS_PER_CONNECTION], stream, consumer, 10, token)
-            for n in range(count)
-        ]
-        await asyncio.gather(*(call.receive() for call in calls))
+        channels: list[Channel] = []
+        calls: list[ClientCall[events_pb.EventsResponse]] = []
+        while len(calls) < count:  # not all at once: a lookup of the consumer takes its turn
+            channels.append(Channel(address))
+            more = min(_STREAMS_PER_CONNECTION, count - len(calls))
+            opened = [_subscribe(channels[-1], stream, consumer, 10, token) for _ in range(more)]
+            await asyncio.gather(*(call.receive() for call in opened))
+            calls += opened
         print(json.dumps({"open": len(calls)}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 

@@ -28,6 +28,7 @@ class Consumption:
 
     Attributes:
         settled: ids whose ack, or reject for good, was confirmed.
+        max_batch: events in a response, for every other call of a subscriber; the rest get them one by one.
         keep: whether deliveries and settlements go into the history; millions of them would be too many.
         watch: is told of each delivery.
     """
@@ -36,6 +37,7 @@ class Consumption:
     stream: str
     consumer: str
     window: int = 100
+    max_batch: int = 50
     keep: bool = True
     watch: Callable[[Delivery], None] | None = None
     delivered: set[int] = field(default_factory=set)
@@ -83,6 +85,22 @@ def hold(session: Session, event: pb.Event) -> None:
     """Do nothing."""
 
 
+def together(luck: random.Random) -> Behaviour:
+    """Acknowledge what comes within a moment in one message."""
+    waiting: dict[Session, list[int]] = {}
+
+    def flush(session: Session) -> None:
+        session.settle("ack", *waiting.pop(session))
+
+    def behave(session: Session, event: pb.Event) -> None:
+        ids = waiting.setdefault(session, [])
+        ids.append(event.id)
+        if len(ids) == 1:
+            session.later(luck.choice((0, 0.002, 0.02)), lambda: flush(session))
+
+    return behave
+
+
 def mixed(luck: random.Random) -> Behaviour:
     """Mostly acknowledge; reject some for a while, work on some for a while, drop a few."""
 
@@ -108,9 +126,12 @@ def mixed(luck: random.Random) -> Behaviour:
 class Session:
     """One `Events` call."""
 
-    def __init__(self, name: str, consumption: Consumption, target: Target, behave: Behaviour) -> None:
+    def __init__(
+        self, name: str, consumption: Consumption, target: Target, behave: Behaviour, max_batch: int = 0
+    ) -> None:
         self.name = name
         self._consumption = consumption
+        self._max_batch = max_batch
         self._target = target
         self._behave = behave
         self.server = target.process()
@@ -159,6 +180,7 @@ class Session:
             stream=self._consumption.stream,
             consumer=self._consumption.consumer,
             max_processing_events=self._consumption.window,
+            max_batch=self._max_batch,
         )
         call = self._target.connection.channel.stream_stream(
             f"/{EVENTS.full_name}/Events",
@@ -189,6 +211,9 @@ class Session:
         match response.WhichOneof("response"):
             case "event":
                 self._take(response.event)
+            case "batch":
+                for event in response.batch.events:
+                    self._take(event)
             case "subscribed":
                 self.server = self._target.process()
                 self.subscribed.set()
@@ -289,7 +314,9 @@ class Subscriber:
         while self._wanted:
             target = self._targets[self.sessions % len(self._targets)]
             self.sessions += 1
-            self.session = Session(f"{self._who}.{self.sessions}", self._consumption, target, self._behave)
+            max_batch = self._consumption.max_batch if self.sessions % 2 else 0
+            name = f"{self._who}.{self.sessions}"
+            self.session = Session(name, self._consumption, target, self._behave, max_batch)
             try:
                 await self.session.run()
             except grpc.aio.AioRpcError as error:

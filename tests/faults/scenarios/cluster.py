@@ -15,7 +15,7 @@ from tests.faults.processes import Node, Server
 from tests.faults.run import Run, scenario
 from tests.faults.scenarios.consuming import check_consuming, finish
 from tests.faults.scenarios.publishing import check_stream, count_publishes, publish_one_key
-from tests.faults.subscribers import Consumption, Subscriber
+from tests.faults.subscribers import Consumption, Subscriber, acknowledge, together
 from tests.faults.witness import ask, leader, looking, read_stream
 from tests.faults.workloads import connections, crowd, publish_on, targets
 
@@ -154,7 +154,10 @@ async def cluster(run: Run) -> None:
                 keep=False,
                 watch=lambda each: run.count("events that came late", len(list(order.see(each)))),
             )
-            subscribers = [Subscriber(f"s{n}", consumption, places[n:] + places[:n]) for n in range(2)]
+            subscribers = [
+                Subscriber(f"s{n}", consumption, places[n:] + places[:n], behave)
+                for n, behave in enumerate((acknowledge, together(run.more_luck())))
+            ]
             subscribers.append(Subscriber("o", ordered, places))
             for subscriber in subscribers:
                 subscriber.start()

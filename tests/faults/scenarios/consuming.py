@@ -14,7 +14,7 @@ from tests.faults.places import single
 from tests.faults.processes import Server, Worker
 from tests.faults.proxy import running_proxy
 from tests.faults.run import Run, scenario
-from tests.faults.subscribers import Consumption, Session, Subscriber, Target, mixed
+from tests.faults.subscribers import Consumption, Session, Subscriber, Target, mixed, together
 from tests.faults.witness import ask, fill, looking, read_stream
 from tests.faults.workloads import connections, crowd, in_background, publish_on, rounds, targets
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
@@ -69,8 +69,8 @@ async def consume_through(
         await ensure_consumer(made[0], "orders", timeout=timeout)
         consumption = Consumption(run.history, "orders", "c")
         subscribers = [
-            Subscriber(f"s{number}", consumption, places[number % 2 :] + places, mixed(run.more_luck()))
-            for number in range(4)
+            Subscriber(f"s{number}", consumption, places[number % 2 :] + places, behave(run.more_luck()))
+            for number, behave in enumerate((mixed, mixed, together, together))
         ]
         for subscriber in subscribers:
             subscriber.start()

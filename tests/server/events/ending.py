@@ -24,7 +24,7 @@ from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import Kind, PendingAck
+from windshift.server.events.consuming.settlement import Group, Kind, grouped
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -102,13 +102,18 @@ class World:
         self.is_frozen = not self.is_frozen
 
     def elect(self) -> None:
-        """Give the consumer another leader, which knows everything and takes all that is held for overdue."""
+        """Give the consumer another leader, which takes all that is held for overdue.
+
+        It knows all that the one before has answered, but not the acknowledgements that asked for no answer
+        and came to that one last.
+        """
         if self.is_frozen:
             return
         self.say("another leader")
         self.pulls.clear()
         self.redeliver += [seq for seq in sorted(self.pending) if seq not in self.redeliver]
         for server in self.servers:
+            server.lose_acks()
             server.down.append(server.elected)
         self.deliver()
 
@@ -229,6 +234,11 @@ class Server:
             delivery = Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
             self.protocol.delivered(delivery)
 
+    def lose_acks(self) -> None:
+        """Have a leader get acknowledgements without answers, and lose them with its leadership."""
+        while self.up and isinstance(self.up[0], partial) and self.up[0].args[1:3] == (ACK, None):
+            self.world.say(f"lost: ack {self.up.popleft().args[0].decode()}")  # type: ignore[attr-defined]
+
     def elected(self) -> None:
         """Hear of another leader."""
         self.protocol.elected(self.world.now)
@@ -275,9 +285,10 @@ class Server:
     def _act(self) -> bool:
         protocol = self.protocol
         sends, protocol.sends = protocol.sends, []
-        for pending in sends:
-            pending.sent = True
-            self._send(pending, pending.payload)
+        for group in grouped(sends, protocol.doubts):
+            for pending in group.pending:
+                pending.sent = True
+            self._send(group)
         tells, protocol.tells = protocol.tells, []
         for reply, payload in tells:
             self.up.append(partial(self.world.settle, reply, payload, None, self))
@@ -287,15 +298,19 @@ class Server:
         protocol.settled_again.clear()
         return bool(sends or tells or work)
 
-    def _send(self, pending: PendingAck, payload: bytes) -> None:
-        key = object()
+    def _send(self, group: Group) -> None:
+        key, last = object(), group.pending[-1]
 
         def answer() -> None:
             del self._unanswered[key]
-            self.protocol.answered(pending, b"", self.world.now)
+            self.protocol.group_answered(group, b"", self.world.now)
 
-        self.up.append(partial(self.world.settle, pending.reply, payload, answer, self))
-        self._unanswered[key] = lambda: self.protocol.answered(pending, NoReply.DISCONNECTED, self.world.now)
+        for pending in group.pending[:-1]:
+            self.up.append(partial(self.world.settle, pending.reply, ACK, None, self))
+        self.up.append(partial(self.world.settle, last.reply, last.payload, answer, self))
+        self._unanswered[key] = lambda: self.protocol.group_answered(
+            group, NoReply.DISCONNECTED, self.world.now
+        )
 
     def _do(self, work: p.Work) -> None:
         protocol = self.protocol
@@ -427,8 +442,9 @@ _COMMANDS: Sequence[Callable[[list[StreamSeq]], Command]] = (
 
 def _say(server: Server, which: int, how: int) -> None:
     if server.held:
-        held = list(server.held)
-        server.says(_COMMANDS[how % len(_COMMANDS)]([StreamSeq(held[which % len(held)])]))
+        held = [StreamSeq(seq) for seq in server.held]
+        some = held if which % 3 == 0 else [held[which % len(held)]]
+        server.says(_COMMANDS[how % len(_COMMANDS)](some))
 
 
 def _rest(world: World) -> None:

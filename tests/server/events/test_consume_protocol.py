@@ -716,3 +716,50 @@ def test_what_another_answer_vouched_for_is_said_again_to_a_new_leader(
     assert call.tells() == []  # nobody knows yet who speaks
     call.protocol.consumer_seen(found)
     assert call.tells() == expected
+
+
+def test_acks_of_a_group_that_are_not_sure_are_claimed() -> None:
+    """One answer says that all are stored, not how an event ends that others may have by now."""
+    call = Call()
+    for seq in (1, 2):
+        call.hold(seq)
+    call.protocol.told(Notice.REFUSED, 0.0)  # requests that were counted as lost may bring others something
+    call.protocol.advance(1.0)
+    call.arrive(3)
+    call.turn(1.0)
+    call.work()
+    call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 1.0)
+    (group,) = groups(call)
+    call.protocol.group_answered(group, b"", 1.0)
+    claims = [work for work in call.work() if isinstance(work, Claim)]
+    assert {1, 2} <= {claim.pending.seq for claim in claims}
+    for claim in claims:
+        call.protocol.claimed(claim, Ending.DECIDED, 1.0)
+    (told,) = call.told()
+    assert [sorted(ids) for ids in told] == [[1, 2, 3], [], []]
+
+
+@pytest.mark.parametrize("size", [200, 1_000, 10_000])
+def test_a_window_never_runs_dry(size: int) -> None:
+    """While a quarter of the window is free, events are asked for, however the client settles in batches."""
+    call = Call(RetryPolicy())
+    call.protocol.command(Limit(size), 0.0)
+    window, seq = call.protocol.window, 0
+    held: list[StreamSeq] = []
+    for _ in range(20):
+        while (pull := call.protocol.next_pull(0.0)) is not None or window.requested:
+            for _ in range(window.requested):
+                seq += 1
+                call.arrive(seq)
+            held += [delivery.id for delivery in call.turn()]
+            assert pull is None or pull.batch <= size
+            if len(held) >= size:
+                break
+        settled, held = held[:100], held[100:]
+        call.protocol.command(Ack(settled), 0.0)
+        for group in groups(call):
+            call.protocol.group_answered(group, b"", 0.0)
+        call.told()
+        call.protocol.next_pull(0.0)
+        free = size - len(window)
+        assert window.requested or free < size // 4

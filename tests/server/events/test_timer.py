@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from math import inf
 
-from windshift.server.events.consuming.timer import DeadlineTimer
+from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 
 LONG = 3600.0
 
@@ -41,3 +41,24 @@ async def test_a_stopped_timer_does_not_ring() -> None:
     timer.stop()
     await asyncio.wait_for(other.wait(), 30)
     assert not rung.is_set()
+
+
+async def test_a_signal_lets_its_task_go_on() -> None:
+    """At once if it was set before, when it is set otherwise; a cancelled wait leaves nothing behind."""
+    signal = Signal(asyncio.get_running_loop())
+    signal.set()
+    await signal.wait()
+    assert signal.is_set()
+    signal.clear()
+    waiting = asyncio.ensure_future(signal.wait())
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    signal.set()
+    signal.clear()
+    waiting = asyncio.ensure_future(signal.wait())
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    signal.set()
+    signal.set()
+    await waiting

@@ -34,7 +34,7 @@ def test_a_timeout_that_is_shortened() -> None:
 
 def admit(window: Window, seq: int, now: float = 0.0, attempt: int = 1) -> InFlight:
     """Let a delivery in."""
-    window.arrive()
+    window.arrive(1)
     held = window.admit(StreamSeq(seq), b"reply.%d.%d" % (seq, attempt), attempt, now)
     assert held is not None
     return held

@@ -9,7 +9,7 @@ request with what it had left.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
@@ -17,7 +17,7 @@ from typing import Final, NamedTuple, TypeAlias
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection, Hook, Subscription
 from windshift.nats.errors import NotConnected
-from windshift.nats.protocol import Message
+from windshift.nats.protocol import Message, publish_frame
 from windshift.nats.times import NANOSECONDS
 
 # --- Settling ---------------------------------------------------------------------------------------------
@@ -199,6 +199,13 @@ class Puller:
             self._connection.publish(reply, acknowledgement)
         except NotConnected:
             pass
+
+    def tell_all(self, replies: Iterable[bytes], acknowledgement: bytes) -> None:
+        """Send an acknowledgement of each of several deliveries, in order.
+
+        Raise `NotConnected` if none was sent.
+        """
+        self._connection.write(b"".join([publish_frame(reply, acknowledgement) for reply in replies]))
 
     def forget(self) -> None:
         """Close the inbox, and drop what is on its way."""

@@ -52,7 +52,7 @@ from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replay
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
-from windshift.server.events.consuming.timer import DeadlineTimer
+from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.store import UnreadableEntry
@@ -260,7 +260,7 @@ class _Attachment:
         self._consumer = protocol.consumer
         pull = renewed_in_time(options.pull, protocol.found.timeout)
         self._puller = Puller(broker.connection, *self._consumer, pull, self._arrive)
-        self._wake, self._room = asyncio.Event(), asyncio.Event()
+        self._wake, self._room = Signal(self._loop), Signal(self._loop)
         self._timer = DeadlineTimer(self._loop, self._wake.set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
@@ -396,7 +396,7 @@ class _Attachment:
         if protocol.settled_again:
             self._tell_settled()
         if protocol.has_confirmation:
-            client.confirm([*protocol.confirmations()])
+            client.confirm(protocol.confirmations())
         deliveries = protocol.deliverable(unread, now)
         if deliveries:
             tokens = () if protocol.tokens is None else [*map(protocol.token_of, deliveries)]
@@ -437,11 +437,10 @@ class _Attachment:
             last.sent = True
             self._start(self._settle_replay(self._feed, last))
             return
-        broker = self._broker
         try:
             if others:
-                broker.connection.write(b"".join([publish_frame(each.reply, ACK) for each in others]))
-            broker.requests.send(
+                self._puller.tell_all([each.reply for each in others], ACK)
+            self._broker.requests.send(
                 last.reply, last.payload, b"", partial(self._answered, group), last.confirmation.expires
             )
         except NotConnected:

@@ -107,6 +107,7 @@ class Window:
     Attributes:
         size: how many deliveries are pulled for, at most.
         largest: the largest size so far.
+        held: the deliveries that are held, by event.
         expired: how many deliveries were neither settled nor prolonged in time.
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
@@ -115,11 +116,11 @@ class Window:
     """
 
     __slots__ = (
-        "_held",
         "_is_ordered",
         "_on_expired",
         "due",
         "expired",
+        "held",
         "largest",
         "lifetime",
         "requested",
@@ -131,7 +132,7 @@ class Window:
         self.size = self.largest = size
         self.requested = self.waiting = self.expired = 0
         self.due = inf
-        self._held: dict[StreamSeq, InFlight] = {}
+        self.held: dict[StreamSeq, InFlight] = {}
         self._is_ordered = True  # the table is in the order of the deadlines
         self._on_expired = on_expired
         self.lifetime = 0.0
@@ -140,7 +141,7 @@ class Window:
     def set_timeout(self, timeout: float) -> None:
         """Change the timeout of deliveries that are held or prolonged from now on."""
         lifetime = timeout - min(MARGIN, timeout * MARGIN_SHARE)
-        if lifetime < self.lifetime and self._held:
+        if lifetime < self.lifetime and self.held:
             self._is_ordered = False
         self.lifetime = lifetime
 
@@ -151,14 +152,14 @@ class Window:
         """
         self.size = size
         self.largest = max(self.largest, size)
-        return bool(self.requested) and len(self._held) + self.waiting + self.requested > size
+        return bool(self.requested) and len(self.held) + self.waiting + self.requested > size
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self.held)
 
     def get(self, seq: StreamSeq) -> InFlight | None:
         """Return the latest delivery of an event that is held, if any."""
-        return self._held.get(seq)
+        return self.held.get(seq)
 
     def wanted(self, limit: int, *, busy: bool) -> int:
         """Return how many deliveries to ask for now, 0 for none.
@@ -167,7 +168,7 @@ class Window:
         only when the broker has no other, and not while the client is `busy` settling: then more room is
         about to come. `limit` bounds what may have been asked for.
         """
-        free = min(self.size - len(self._held) - self.waiting, limit) - self.requested
+        free = min(self.size - len(self.held) - self.waiting, limit) - self.requested
         if free >= max(1, min(self.size, limit) // 4) or (free > 0 and not self.requested and not busy):
             return free
         return 0
@@ -183,17 +184,16 @@ class Window:
     @property
     def has_room(self) -> bool:
         """Whether the client wants one more delivery now."""
-        return len(self._held) < self.size
+        return len(self.held) < self.size
 
     @property
     def can_hold(self) -> bool:
         """Whether the client may hold one more delivery that is here already."""
-        return len(self._held) < self.largest
+        return len(self.held) < self.largest
 
-    def arrive(self) -> None:
-        """Count a delivery that the broker sent: it is one less that was asked for."""
-        if self.requested:
-            self.requested -= 1
+    def arrive(self, count: int) -> None:
+        """Count deliveries that the broker sent: so many less are asked for."""
+        self.requested = max(0, self.requested - count)
 
     def admit(
         self, seq: StreamSeq, reply: bytes, attempt: int, now: float, replay: Replay | None = None
@@ -202,24 +202,24 @@ class Window:
 
         A later delivery of an event takes the place of an earlier one.
         """
-        earlier = self._held.pop(seq, None)
+        earlier = self.held.pop(seq, None)
         if earlier is not None:
             self._expire(seq, earlier)
-        elif len(self._held) >= self.largest:
+        elif len(self.held) >= self.largest:
             return None
-        held = self._held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
+        held = self.held[seq] = InFlight(reply, attempt, now + self.lifetime, now, replay)
         self.due = min(self.due, held.deadline)
         return held
 
     def remove(self, seq: StreamSeq, held: InFlight) -> None:
         """Let a delivery go, unless a later one of the same event took its place."""
-        if self._held.get(seq) is held:
-            del self._held[seq]
+        if self.held.get(seq) is held:
+            del self.held[seq]
 
     def drop(self, seq: StreamSeq, held: InFlight) -> None:
         """Let a delivery go whose time is over."""
-        if self._held.get(seq) is held:
-            del self._held[seq]
+        if self.held.get(seq) is held:
+            del self.held[seq]
             self._expire(seq, held)
 
     def _expire(self, seq: StreamSeq, held: InFlight) -> None:
@@ -229,25 +229,25 @@ class Window:
     def prolong(self, seq: StreamSeq, held: InFlight, since: float) -> None:
         """Restart the timeout of a delivery that the broker prolonged at `since` or later."""
         held.deadline = max(held.deadline, since + self.lifetime)
-        if self._held.get(seq) is held:  # to the end: the table stays in the order of the deadlines
-            del self._held[seq]
-            self._held[seq] = held
+        if self.held.get(seq) is held:  # to the end: the table stays in the order of the deadlines
+            del self.held[seq]
+            self.held[seq] = held
             self.due = min(self.due, held.deadline)
 
     def forget(self) -> None:
         """Let everything go but replays, which are not the consumer's."""
-        self._held = {seq: held for seq, held in self._held.items() if held.replay is not None}
-        self._is_ordered = self._is_ordered or not self._held
+        self.held = {seq: held for seq, held in self.held.items() if held.replay is not None}
+        self._is_ordered = self._is_ordered or not self.held
 
     def holds(self, seq: StreamSeq, held: InFlight, now: float) -> bool:
         """Whether a delivery is still the client's to settle."""
-        return self._held.get(seq) is held and held.is_valid(now)
+        return self.held.get(seq) is held and held.is_valid(now)
 
     def expire(self, now: float) -> None:
         """Let go what timed out. What waits for an answer of the broker stays: the answer decides."""
         expired: list[tuple[StreamSeq, InFlight]] = []
         self.due = inf
-        for seq, held in self._held.items():
+        for seq, held in self.held.items():
             if held.deadline > now:
                 self.due = min(self.due, held.deadline)
                 if self._is_ordered:
@@ -255,14 +255,14 @@ class Window:
             elif not held.unanswered:
                 expired.append((seq, held))
         for seq, held in expired:
-            del self._held[seq]
+            del self.held[seq]
             self._expire(seq, held)
-        self._is_ordered = self._is_ordered or not self._held
+        self._is_ordered = self._is_ordered or not self.held
 
     def clear(self) -> list[tuple[StreamSeq, InFlight]]:
         """Empty the table and return what was in it."""
-        released = list(self._held.items())
-        self._held.clear()
+        released = list(self.held.items())
+        self.held.clear()
         self.requested = 0
         self.due = inf
         return released

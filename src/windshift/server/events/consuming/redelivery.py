@@ -62,11 +62,15 @@ class Settled:
 
     def add(self, seq: StreamSeq, now: float) -> None:
         """Note that the broker has confirmed a settlement."""
+        self.add_all((seq,), now)
+
+    def add_all(self, seqs: Iterable[StreamSeq], now: float) -> None:
+        """Note that the broker has confirmed settlements."""
         if now >= self._next:
             self._before = self._latest if now < self._next + GENERATION else set()
             self._latest = set()
             self._next = now + GENERATION
-        self._latest.add(seq)
+        self._latest.update(seqs)
 
     def lose(self, under_way: Iterable[StreamSeq]) -> None:
         """Note that the connection ended: the broker may forget recent settlements.
@@ -154,8 +158,7 @@ class SettledByConsumer:
         """Note what a server has settled just now, if that is of interest here."""
         settled = self._known.get((consumer, created))
         if settled is not None:
-            for seq in seqs:
-                settled.add(seq, now)
+            settled.add_all(seqs, now)
 
     def hear(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
         """Note what another server has settled before the broker was lost.

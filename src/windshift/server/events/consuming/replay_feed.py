@@ -19,6 +19,7 @@ from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.consuming.timer import Signal
 from windshift.server.events.dead_letters.leases import Lease
 from windshift.server.events.dead_letters.pointers import Pointer
 from windshift.server.events.dead_letters.replay_queue import Clock
@@ -62,7 +63,7 @@ class ReplayFeed:
     )
 
     def __init__(
-        self, shared: DeadLettering, protocol: ConsumeProtocol, options: ConsumeOptions, wake: asyncio.Event
+        self, shared: DeadLettering, protocol: ConsumeProtocol, options: ConsumeOptions, wake: Signal
     ) -> None:
         self._shared = shared
         self._protocol = protocol
