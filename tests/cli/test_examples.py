@@ -13,6 +13,8 @@ import click
 import pytest
 
 from tests.cli.conftest import TEXT, Cli
+from tests.support.nats_server import NatsServer
+from tests.support.windshift_process import windshift
 from windshift.cli import main
 from windshift.cli.options import Command
 
@@ -87,6 +89,64 @@ def test_help_ends_with_examples(cli: Cli) -> None:
     for path, command in COMMANDS.items():
         assert command.examples
         assert cli(*path.split()[1:], "--help").out.rstrip().endswith(command.examples[-1])
+
+
+def in_help(cli: Cli, *path: str) -> list[str]:
+    """Return the examples in the help of a command that takes none of the shared options."""
+    _, _, after = cli(*path, "--help").out.partition("Examples:\n")
+    return [line.strip() for line in after.partition("\n\n")[0].splitlines()]
+
+
+def ends(process: subprocess.Popen[bytes]) -> int:
+    """Ask a process to stop, and return its exit code."""
+    process.terminate()
+    return process.wait(60)
+
+
+def test_examples_of_servers(world: Cli, tmp_path: Path, nats_server: NatsServer) -> None:
+    """Those of `serve` start a server, and those of `health` ask it."""
+    serve, health = in_help(world, "serve"), in_help(world, "health")
+    assert serve
+    assert health
+    for example in serve:
+        world.environment |= {"GRPC_PORT": "0", "HEALTH_PORT": "0", "NATS_URL": nats_server.url}
+        process = world.popen(shlex.split(example)[1:], stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        with process.stdout:
+            assert process.stdout.readline()
+        assert ends(process) == 0
+    with windshift(tmp_path, NATS_URL=nats_server.url) as server:
+        world.environment["HEALTH_PORT"] = str(server.health_port)
+        for example in health:
+            assert world(*shlex.split(example)[1:]).out
+
+
+def test_examples_of_apps(world: Cli, tmp_path: Path) -> None:
+    """Those of `run` run an app until it is stopped."""
+    (tmp_path / "shop.py").write_text(
+        "import windshift as ws\n"
+        "app = ws.App('shop')\n"
+        "orders = app.consumer(app.stream('orders', subjects=['orders.>']), 'mail')\n"
+        "@orders.on_unknown\n"
+        "async def mail(delivery: ws.Delivery[object]) -> None: ...\n"
+    )
+    assert in_help(world, "run")
+    for example in in_help(world, "run"):
+        process = world.popen(shlex.split(example)[1:], stderr=subprocess.PIPE, cwd=tmp_path)
+        assert process.stderr is not None
+        with process.stderr:
+            for _ in range(2 if "--workers 2" in example else 1):
+                while b"shop runs" not in (line := process.stderr.readline()):
+                    assert line, "it ended"
+            assert ends(process) == 0
+
+
+def test_examples_of_tokens(world: Cli, tmp_path: Path) -> None:
+    """Those of `auth token` print a token; the other commands of `auth` have some, for servers with rules."""
+    assert all(in_help(world, "auth", name) for name in ("check", "list", "end"))
+    for example in in_help(world, "auth", "token"):
+        words, _, file = example.partition(" > ")
+        assert world(*shlex.split(words)[1:]).out, file
 
 
 ACCEPTANCE = """

@@ -180,7 +180,7 @@ def list_(**where: Any) -> None:
     """List the principals of a running server: when each credential was used last, and what is open.
 
     \b
-    Example:
+    Examples:
       windshift auth list --server windshift.example:8080 --ca ca.pem --token-file admin.token
 
     It is about the one server that answers, and the time since it was started. The caller needs
@@ -201,7 +201,7 @@ def end(name: str, **where: Any) -> None:
     the one server that answers. The caller needs server.control of the principal.
 
     \b
-    Example:
+    Examples:
       windshift auth end billing --server localhost:8080 --token-file admin.token
 
     Exits with 1 when the server refuses or cannot be reached.

@@ -74,7 +74,13 @@ def run(
     of WINDSHIFT_ADDRESS and the other variables of the Python library; one that cannot be reached is waited
     for. Exits with 0 after an orderly stop, 1 if the app failed or its handlers did not end, 2 if there is no
     such app.
-    """
+
+    \b
+    Examples:
+      windshift run shop:app
+      windshift run shop:app --reload
+      windshift run shop:app --workers 2 --health-port 0
+    """  # noqa: D301 -- click's mark for lines that stay as they are
     if reload and workers > 1:
         raise click.UsageError("--reload goes with one worker")
     if workers > 1:

@@ -63,7 +63,12 @@ def serve(share_port: bool, workers: str | None) -> None:
     Without NATS_URL it starts a NATS server for itself. All settings are environment variables; an empty
     value counts as unset, but an empty or unknown variable that begins with WINDSHIFT_ is an error. Exits
     with 0 after an orderly stop, 1 if it cannot start, 2 if the environment is wrong, 70 if it got stuck.
-    """
+
+    \b
+    Examples:
+      windshift serve
+      windshift serve --workers 2
+    """  # noqa: D301 -- click's mark for lines that stay as they are
     given = {} if workers is None else {"WINDSHIFT_WORKERS": workers}
     run_server({**os.environ, **given}, announce, share_port=share_port)
 
