@@ -154,7 +154,7 @@ def job(name: str, address: str, stream: str, consumer: str, count: int) -> None
     if name == "starve":
         asyncio.run(starve(address, stream, consumer, count))
         return
-    _ = ws.Client  # loads the library
+    _ = ws.Client, ws.Stream  # loads what the jobs use
     started, cpu = time.perf_counter(), _cpu()
     asyncio.run(JOBS[name](address, stream, consumer, count))
     seconds = time.perf_counter() - started

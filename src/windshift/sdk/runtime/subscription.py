@@ -261,7 +261,7 @@ class Subscription:
 
     async def _work(self, job: Job, delivery: Delivery[Any], handler: Handler) -> None:
         raised: BaseException | None = None
-        started = self._loop.time()
+        started = 0.0 if self._metrics is None else self._loop.time()
         handled.set(Handled(self._bare_stream, self._consumer, delivery.event))
         try:
             if self._tracing is not None:
