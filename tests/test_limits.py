@@ -17,6 +17,7 @@ from windshift.server.api import consume, dead_letters, deadlines, policies, pub
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
+from windshift.server.background import pacing
 from windshift.server.broker import budget, room
 from windshift.server.config import SETTINGS, LimitsConfig, Setting
 from windshift.server.domain import names
@@ -25,7 +26,7 @@ from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
-from windshift.server.process import health_http, memory, open_files
+from windshift.server.process import app, health_http, memory, open_files
 from windshift.server.state import transactions
 
 ROOT: Final = Path(__file__).resolve().parent.parent
@@ -135,6 +136,10 @@ VALUES: Final = {
     ),
     "waiting reads of one principal": amount(budget.MOST_WAITING),
     "bytes of deliveries that are requested, of all clients": size(room.MOST),
+    "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],
+    "time of a turn of the event loop that lists, reads, tails and watches get together": (
+        f"{pacing.SLICE * 1000:g} ms, or a quarter of it"
+    ),
     "bytes of deliveries above 80 KiB each, of all clients; of one principal": (
         f"{size(room.WHOLE)}; half of that"
     ),

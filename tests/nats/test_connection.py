@@ -28,6 +28,7 @@ from windshift.nats import (
     NotConnected,
     Unavailable,
     parse_servers,
+    wire,
 )
 from windshift.nats import headers as h
 from windshift.nats.protocol import publish_frame
@@ -71,6 +72,37 @@ async def test_messages_arrive(broker: Broker, unique: Unique) -> None:
     broker.connection.publish(subject, b"late")
     await settled(broker)
     assert got.empty()
+
+
+async def test_much_at_once_lets_others_run(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What comes at once is received in order, in slices: no turn of the loop is busy with all of it."""
+    monkeypatch.setattr(wire, "_SLICE", 0.0)
+    subject, loop, last, turns = unique().encode(), asyncio.get_running_loop(), asyncio.Event(), 0
+    got: list[tuple[int, int]] = []
+
+    def turn() -> None:
+        nonlocal turns
+        turns += 1
+        if not last.is_set():
+            loop.call_soon(turn)
+
+    def receive(message: Message) -> None:
+        number = int(message.body[:10])
+        got.append((number, turns))
+        if number == 4999:
+            last.set()
+
+    broker.connection.subscribe(subject, receive)
+    turn()
+    for number in range(5000):
+        broker.connection.publish(subject, b"%-200d" % number)
+    async with asyncio.timeout(60):
+        await last.wait()
+    assert [number for number, _ in got] == list(range(5000))
+    at = [turn for _, turn in got]
+    assert max(at.count(turn) for turn in set(at)) < 200
 
 
 async def test_no_body_and_no_headers(broker: Broker, unique: Unique) -> None:

@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from windshift.nats import protocol
@@ -31,6 +32,10 @@ _VERSION: Final = "1.0.0"
 """Of this client, as servers show it in their monitoring."""
 _CHUNK: Final = 64 * 1024
 """Bytes per write: uvloop miscounts larger ones under TLS."""
+_PIECE: Final = 16 * 1024
+"""Bytes that are parsed before it is looked how long that takes."""
+_SLICE: Final = 0.0005
+"""Seconds of each turn of the event loop in which messages are received. What is left waits for the next."""
 _CONGESTED: Final = 1024 * 1024
 """Unsent bytes above which callers that can wait should wait."""
 _MAX_PENDING: Final = 16 * 1024 * 1024
@@ -87,6 +92,7 @@ class Wire(asyncio.Protocol):
         self._error_kind = Kind.OTHER
         self._failure: Exception | None = None
         self._unreadable = ""
+        self._rest = b""
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
         self._paused = self._flushing = self._closing = False
@@ -295,7 +301,36 @@ class Wire(asyncio.Protocol):
     # --- Receiving ----------------------------------------------------------------------------------------
 
     def data_received(self, data: bytes) -> None:
-        """Parse and pass on what the server sent; called by the event loop."""
+        """Parse and pass on what the server sent; called by the event loop.
+
+        What takes long is handled in slices, one in each turn of the loop: others run in between.
+        """
+        if self._rest:
+            self._rest += data
+        elif len(data) <= _PIECE:
+            self._receive(data)
+        else:
+            self._rest = data
+            self._receive_slice()
+
+    def _receive_slice(self) -> None:
+        data, taken, until = self._rest, 0, perf_counter() + _SLICE
+        while taken < len(data) and not self._ended.done():
+            self._receive(data[taken : taken + _PIECE])
+            taken += _PIECE
+            if perf_counter() >= until:
+                break
+        self._rest = b"" if self._ended.done() else data[taken:]
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        if self._rest:
+            transport.pause_reading()
+            self._loop.call_soon(self._receive_slice)
+        else:
+            transport.resume_reading()
+
+    def _receive(self, data: bytes) -> None:
         receivers = self._receivers
         events = self._parser.receive(data)
         if not self.open and not self._informed.done():

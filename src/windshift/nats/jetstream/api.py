@@ -551,7 +551,7 @@ class JetStream:
 _SILENCE: Final = 3.0
 """Seconds of silence after which the answering replica counts as dead."""
 
-_READ_AT_ONCE: Final = 50
+_READ_AT_ONCE: Final = 16
 """Messages that are read in one turn of the event loop."""
 
 _SEQUENCE: Final = b"Nats-Sequence"

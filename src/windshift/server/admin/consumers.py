@@ -11,15 +11,18 @@ from windshift.nats.times import NANOSECONDS, Time
 from windshift.server.admin.look import Look
 from windshift.server.admin.views import ConsumerDetails, consumer_details
 from windshift.server.background.batches import batches, together
+from windshift.server.background.pacing import pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import ConsumerNotFound, StreamNotFound
-from windshift.server.domain.pages import cut_page
+from windshift.server.domain.pages import PageCut
 from windshift.server.events import consumers
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
 from windshift.server.events.dead_letters.store import DeadLetterStore
 from windshift.server.events.model import ConsumerKey
 
 _AT_ONCE: Final = 32
+_SLICE: Final = 250
+"""Rows that one turn of the event loop is busy with."""
 _MOST_AGES: Final = 1_000
 """Consumers whose oldest event is looked for when a list is sorted by that."""
 _MOST_FILTERS: Final = 4
@@ -104,7 +107,11 @@ class ConsumerAdmin:
                 values = {row.key: -row.unsettled for row in rows}
             case ConsumerOrder.OLDEST:
                 values = await self._ages([row.key for row in rows if row.pending or row.unsettled], deadline)
-        keys, after = cut_page(((float(values.get(row.key, _LATEST)), *row.key) for row in rows), size, after)
+        cut = PageCut[Key](size, after)
+        for part in batches(rows, _SLICE):
+            cut.add((float(values.get(row.key, _LATEST)), *row.key) for row in part)
+            await pause()
+        keys, after = cut.page()
         entries: list[ConsumerEntry] = []
         for some in batches(keys, _AT_ONCE):
             found = await together(self._entry(ConsumerKey(*key[1:]), deadline) for key in some)

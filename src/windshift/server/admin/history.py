@@ -48,7 +48,7 @@ _SHARE: Final = 50
 _FORBIDDEN: Final = 600.0
 """Seconds after which what the broker forbade is tried again."""
 _TIMEOUT: Final = 20.0
-_SLICE: Final = 500
+_SLICE: Final = 250
 """Rows that one turn of the event loop is busy with."""
 _AT_ONCE: Final = 32
 

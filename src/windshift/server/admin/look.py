@@ -13,6 +13,7 @@ from typing import Any, Final, Generic, NamedTuple, TypeVar
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.times import NANOSECONDS, parse_rfc3339
 from windshift.server.background.batches import batches, together
+from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import StreamNotFound
 from windshift.server.domain.names import INTERNAL
@@ -105,7 +106,7 @@ class _Shared(Generic[T]):
         """Return what is known, or look. `deadline` (loop time) ends waiting, not the look."""
         if self._task is None or self._is_old(self._task):
             self._changes = self._api.changes
-            self._task = self._loop.create_task(self._look())
+            self._task = self._loop.create_task(paced(self._look()))
         async with asyncio.timeout_at(deadline):
             return await asyncio.shield(self._task)
 
@@ -164,12 +165,13 @@ class Look:
 
     async def _look_at_streams(self, deadline: float) -> StreamsSeen:
         seen, then, now = self._seen, self._seen_at, self._loop.time()
+        rows: list[StreamRow] = []
         with broker_errors():
-            rows = [
-                _stream_row(info, seen.get(info["config"]["name"]), then, now)
-                async for info in self._api.listed("STREAM.LIST", "streams", deadline)
-                if not info["config"]["name"].startswith(_RESERVED)
-            ]
+            async for info in self._api.listed("STREAM.LIST", "streams", deadline):
+                name = info["config"]["name"]
+                if not name.startswith(_RESERVED):
+                    rows.append(_stream_row(info, seen.get(name), then, now))
+                await pause()
         self._seen, self._seen_at = {row.name: row for row in rows}, now
         return StreamsSeen(now, rows, frozenset(row.origin for row in rows if row.origin))
 

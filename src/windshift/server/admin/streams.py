@@ -26,7 +26,7 @@ MayView = Callable[[str], bool]
 
 MOST_SUBJECTS: Final = 100_000
 _AT_ONCE: Final = 32
-_SLICE: Final = 500
+_SLICE: Final = 250
 """Rows that one turn of the event loop is busy with."""
 
 

@@ -6,9 +6,9 @@ import asyncio
 import math
 from typing import Final, Protocol
 
-from windshift.nats import Connection
 from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
 from windshift.server.admin.events import Selection
+from windshift.server.background.pacing import pause
 from windshift.server.broker.following import Follower
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain import names
@@ -61,28 +61,25 @@ class Tails:
     """Makes tails.
 
     Args:
-        connection: the connection to NATS.
-        api: makes consumers.
-        room: what may be asked for on the connection.
+        api: makes consumers; events come by its connection, and delay nothing but other reads.
+        room: what may be asked for on that connection.
     """
 
-    def __init__(self, connection: Connection, api: JetStream, room: PullRoom) -> None:
-        self._connection = connection
+    def __init__(self, api: JetStream, room: PullRoom) -> None:
         self._api = api
         self._room = room
 
     def tail(self, which: Selection, client: TailClient, max_rate: int) -> Tail:
         """Make a tail; see there for the arguments. Call this in a running event loop."""
-        return Tail(self._connection, self._api, self._room, which, client, max_rate)
+        return Tail(self._api, self._room, which, client, max_rate)
 
 
 class Tail:
     """One tail. `Tails` makes it.
 
     Args:
-        connection: the connection to NATS.
-        api: makes consumers.
-        room: what may be asked for on the connection.
+        api: makes consumers; events come by its connection, and delay nothing but other reads.
+        room: what may be asked for on that connection.
         which: the events.
         client: where to send them.
         max_rate: most events per second; 0 = any number.
@@ -90,14 +87,12 @@ class Tail:
 
     def __init__(
         self,
-        connection: Connection,
         api: JetStream,
         room: PullRoom,
         which: Selection,
         client: TailClient,
         max_rate: int,
     ) -> None:
-        self._connection = connection
         self._api = api
         self._room = room
         self._which = which
@@ -119,7 +114,7 @@ class Tail:
         broker cannot be asked at the beginning; later, wait for it.
         """
         self._next = begin
-        connection, stream = self._connection, self._which.stream
+        connection, stream = self._api.connection, self._which.stream
         follower = Follower(
             connection, self._room, stream, self._make, self._take, PASSING, self._tell_in_time
         )
@@ -157,6 +152,7 @@ class Tail:
             self._catch_up()
         if self._client.queued > _MAX_QUEUED:
             await self._client.ready()
+        await pause()
 
     def _catch_up(self) -> None:
         if not self._is_caught_up:

@@ -34,6 +34,7 @@ from windshift.server.api.streams import read_pointer, write_stream
 from windshift.server.auth.actions import Action, ViewStream
 from windshift.server.auth.authenticate import Identity
 from windshift.server.auth.questions import read_action
+from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import read_token, write_token
@@ -234,8 +235,10 @@ class AdminService:
             backwards=request.backwards,
         )
         cut = number("data_limit", request.data_limit, _LARGEST_CUT) or None
+        if request.without_data:
+            cut = 0
         return pb.ReadEventsResponse(
-            events=[_stored_event(each, 0 if request.without_data else cut) for each in page.events],
+            events=await spread(lambda each: _stored_event(each, cut), page.events),
             scanned_to=page.scanned_to,
             next_page_token="" if page.next is None else write_token([page.next], *bound),
         )

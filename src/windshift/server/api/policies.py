@@ -162,6 +162,11 @@ class MethodPolicy:
         """Whether requests are events: the most frequent calls, which have a subject."""
         return self.rule is _publish
 
+    @property
+    def is_bulk(self) -> bool:
+        """Whether calls share a slice of the event loop's time, since each is work for long."""
+        return self.weight >= Weight.LIST and not self.stores
+
 
 def actions(rule: Rule, request: Any) -> list[Action]:
     """Return the actions that a request needs. Raise `InvalidField` if there are too many."""

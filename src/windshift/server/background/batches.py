@@ -6,16 +6,18 @@ import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
+from windshift.server.background.pacing import paced, pause
+
 S = TypeVar("S")
 T = TypeVar("T")
 
-_AT_ONCE: Final = 50
-"""Things that one turn of the event loop is busy with."""
+_AT_ONCE: Final = 8
+"""Things after which it is looked whether others should run."""
 
 
 async def together(work: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run coroutines concurrently; once all have ended, raise the first error."""
-    results = await asyncio.gather(*work, return_exceptions=True)
+    results = await asyncio.gather(*map(paced, work), return_exceptions=True)
     done: list[T] = []
     for result in results:
         if isinstance(result, BaseException):
@@ -30,7 +32,7 @@ async def spread(function: Callable[[S], T], items: Iterable[S]) -> list[T]:
     for item in items:
         results.append(function(item))
         if len(results) % _AT_ONCE == 0:
-            await asyncio.sleep(0)
+            await pause()
     return results
 
 

@@ -35,18 +35,22 @@ class PullRoom:
 
     Args:
         largest: tells how many bytes an event may have.
+        part: only one part in so many of these bounds: the rest of what is tolerated is for others.
 
     Attributes:
         used: bytes that the broker may send by the requests that it has.
+        free: bytes that are asked for without looking at who asks.
         whole: for events that are asked for alone.
     """
 
-    def __init__(self, largest: Callable[[], int] = lambda: MIB) -> None:
+    def __init__(self, largest: Callable[[], int] = lambda: MIB, part: int = 1) -> None:
         self._largest = largest
+        self._shared, self._most = SHARED // part, MOST // part
+        self.free = FREE // part
         self._calls: dict[str, int] = {}
         self._used: dict[str, int] = {}
         self.used = 0
-        self.whole = Budget(WHOLE)
+        self.whole = Budget(WHOLE // part)
 
     @property
     def largest(self) -> int:
@@ -75,11 +79,13 @@ class PullRoom:
 
     def quota(self, asker: str) -> int:
         """Return the bytes that one call may have asked for when there is not enough for all."""
-        return SHARED // (len(self._calls) * self._calls[asker])
+        return self._shared // (len(self._calls) * self._calls[asker])
 
     def is_scarce(self, asker: str, size: int) -> bool:
         """Whether more would be too much, for one who has a good part of what is his already."""
-        return self.used + size > MOST and self._used[asker] + size > SHARED // len(self._calls) // 4
+        return (
+            self.used + size > self._most and self._used[asker] + size > self._shared // len(self._calls) // 4
+        )
 
 
 class Part:
@@ -105,7 +111,7 @@ class Part:
         if not self._is_counted:
             self._is_counted = True
             room.attach(asker)
-        if room.used + wanted > FREE:
+        if room.used + wanted > room.free:
             granted = min(wanted, room.quota(asker) - self.asked)
             if room.is_scarce(asker, granted):
                 granted = 0

@@ -50,6 +50,7 @@ from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
+from windshift.server.api.pacing import PacingInterceptor
 from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
 from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsService
 from windshift.server.api.sizes import SizeInterceptor
@@ -58,6 +59,7 @@ from windshift.server.api.tracing import TracingInterceptor
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.ledger import Ledger
+from windshift.server.background.pacing import Pacing
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
@@ -103,6 +105,9 @@ _DEAD_LETTERS_MAX = 10_000_000_000
 """Bytes of dead letters, where nobody asks for another number."""
 _DEAD_LETTERS_SHARE = 10
 """Of the bytes that the broker may store they may be one part in so many, where that is known."""
+_TAILS_PART = 4
+"""Tails share the connection for reads. With one part in so many of what consume calls may ask for, and what
+reads may ask for, that stays below what nats-server tolerates."""
 
 
 class App:
@@ -166,7 +171,8 @@ class App:
         self._services = (*_services(self._domain), principals)
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
-        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
+        self._pacing = Pacing()
+        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, self._pacing)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
         self._follow_connection()
@@ -243,10 +249,10 @@ class App:
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return the background work of the server."""
-        yield self._domain.upkeep.run()
+        yield self._pacing.run(self._domain.upkeep.run())
         yield self._domain.gathering.run()
         yield self._domain.administration.servers.measure()
-        yield self._domain.administration.history.run()
+        yield self._pacing.run(self._domain.administration.history.run())
         yield self._domain.dead_lettering.pauses.watch()
         if self._tls is not None:
             yield self._tls.watched.watch()
@@ -473,7 +479,7 @@ def _administration(
     subscriptions: Subscriptions,
     describing: _Describing,
 ) -> Administration:
-    connection, requests, api, _, notes, room, _ = nats
+    connection, requests, api, _, notes, *_ = nats
     store, look, pauses = dead_lettering.store, Look(api), ConsumerPause(api, notes)
     letters = LetterCounts(store)
     return Administration(
@@ -484,7 +490,7 @@ def _administration(
         seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.moves),
         subscriptions=subscriptions,
         events=EventReader(api, look),
-        tails=Tails(connection, api, room),
+        tails=Tails(api, PullRoom(lambda: connection.max_payload, _TAILS_PART)),
         history=History(look, letters, gathering),
     )
 
@@ -515,7 +521,11 @@ def _with_reflection(services: list[Service]) -> list[Service]:
 
 
 def _interceptors(
-    config: ServerConfig, authorization: Authorization | None, tracer: Tracer | None, audit: Audit
+    config: ServerConfig,
+    authorization: Authorization | None,
+    tracer: Tracer | None,
+    audit: Audit,
+    pacing: Pacing,
 ) -> list[Interceptor]:
     """List what stands before the handlers: a call that is denied has no span, and no record of its work.
 
@@ -528,7 +538,7 @@ def _interceptors(
         interceptors.append(AuthInterceptor(authorization.access, audit))
     if tracer is not None:
         interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
-    interceptors.append(AuditInterceptor(audit))
+    interceptors += [AuditInterceptor(audit), PacingInterceptor(pacing)]
     return interceptors
 
 

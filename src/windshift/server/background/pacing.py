@@ -1,0 +1,168 @@
+"""Bulk work shares a slice of each turn of the event loop: what others do waits behind that slice only.
+
+A list of thousands of streams or a tail is many small steps, between which others run. Ten at once are ten
+steps in each turn, and a publish, which takes four turns, waits for forty. So bulk work runs step by step, by
+a `Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Coroutine, Generator
+from contextvars import ContextVar
+from time import perf_counter
+from typing import Any, Final, Generic, TypeVar
+
+T = TypeVar("T")
+
+SLICE: Final = 0.0005
+"""Seconds of each turn of the event loop that bulk work gets. The next turns make up for a longer step."""
+_LONGEST_SLICE: Final = 2 * SLICE
+_SHARE: Final = 0.25
+"""Of the time of a turn bulk work gets this much where that is more than a slice: it never stands still."""
+_MOST_OWED: Final = 4 * SLICE
+"""What is made up for: most of what took longer was other processes, on a busy machine."""
+_MOST_WOKEN: Final = 16
+_SHORTEST: Final = 1e-6
+_MEMORY: Final = 0.1
+"""What the last step counts in how long a step usually takes."""
+
+
+class Pacing:
+    """Has the steps of bulk work wait for their turn. Make it in a running event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._slice = self._typical = SLICE
+        self._spent = self._began = 0.0
+        self._scheduled_at = 0.0
+        self._is_scheduled = False
+
+    def run(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+        """Run work, with all that it starts by `paced`."""
+        return _run(_Steps(self, work))
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the slice of this turn is used up, or others wait already."""
+        return self.is_used_up or bool(self._waiting)
+
+    @property
+    def step_is_long(self) -> bool:
+        """Whether the step that runs now has used up the slice."""
+        return self._spent + perf_counter() - self._began >= self._slice
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the slice of this turn is used up."""
+        return self._spent >= self._slice
+
+    def turn(self, *, first: bool = False) -> asyncio.Future[None]:
+        """Return a future that is done when there may be time for a step; `first` = ahead of all who wait."""
+        turn: asyncio.Future[None] = self._loop.create_future()
+        if first:
+            self._waiting.appendleft(turn)
+        else:
+            self._waiting.append(turn)
+        self._schedule()
+        return turn
+
+    def begin(self) -> None:
+        """Note that a step begins."""
+        self._began = perf_counter()
+
+    def end(self) -> None:
+        """Note that it has ended."""
+        took = perf_counter() - self._began
+        self._spent += took
+        self._typical += (min(max(took, _SHORTEST), SLICE) - self._typical) * _MEMORY
+        self._schedule()
+
+    def _schedule(self) -> None:
+        if not self._is_scheduled:
+            self._is_scheduled = True
+            self._scheduled_at = perf_counter()
+            self._loop.call_soon(self._next_turn)
+
+    def _next_turn(self) -> None:
+        """Let as many steps begin as usually fit into a slice."""
+        self._is_scheduled = False
+        took = perf_counter() - self._scheduled_at
+        self._spent = min(max(0.0, self._spent - self._slice), _MOST_OWED)
+        self._slice = min(max(SLICE, took * _SHARE), _LONGEST_SLICE)
+        if not self.is_used_up:
+            self._wake(max(1, min(int(self._slice / self._typical), _MOST_WOKEN)))
+        if self._waiting or self._spent:
+            self._schedule()
+
+    def _wake(self, count: int) -> None:
+        while count and self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                count -= 1
+
+
+_pacing: ContextVar[Pacing | None] = ContextVar("pacing", default=None)
+"""That of the work of which the current task is a part."""
+
+
+def paced(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
+    """Run a part of bulk work, which is to have a task of its own."""
+    pacing = _pacing.get()
+    return work if pacing is None else pacing.run(work)
+
+
+async def pause() -> None:
+    """Let others run if the step has become long."""
+    pacing = _pacing.get()
+    if pacing is None or pacing.step_is_long:
+        await asyncio.sleep(0)
+
+
+class _Steps(Generic[T]):
+    """Runs a coroutine in the task that awaits this, each step when there is time for it."""
+
+    __slots__ = ("_work", "pacing")
+
+    def __init__(self, pacing: Pacing, work: Coroutine[Any, Any, T]) -> None:
+        self.pacing = pacing
+        self._work = work
+
+    def __del__(self) -> None:
+        """Let go of work that was never begun: its task was cancelled first."""
+        self._work.close()
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        work, pacing = self._work, self.pacing
+        thrown: BaseException | None = None
+        try:
+            while True:
+                if thrown is None and pacing.is_over:
+                    try:
+                        yield from pacing.turn()
+                        while pacing.is_used_up:  # by those who were let in with this one
+                            yield from pacing.turn(first=True)
+                    except BaseException as error:  # noqa: BLE001 - it is for the work to handle
+                        thrown = error
+                pacing.begin()
+                try:
+                    awaited = work.send(None) if thrown is None else work.throw(thrown)
+                except StopIteration as stop:
+                    return stop.value  # type: ignore[no-any-return]
+                finally:
+                    pacing.end()
+                thrown = None
+                try:
+                    yield awaited
+                except BaseException as error:  # noqa: BLE001 - the same
+                    thrown = error
+        finally:
+            thrown = None  # its traceback holds this frame: a cycle
+
+
+async def _run(steps: _Steps[T]) -> T:
+    _pacing.set(steps.pacing)
+    return await steps

@@ -1,0 +1,188 @@
+"""Bulk work, step by step behind one another."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+
+import pytest
+
+from windshift.server.background import pacing as pacing_module
+from windshift.server.background.batches import together
+from windshift.server.background.pacing import SLICE, Pacing, pause
+
+
+class _Clock:
+    """A clock that stands still unless work is done."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    """Have steps take what the test says."""
+    clock = _Clock()
+    monkeypatch.setattr(pacing_module, "perf_counter", clock)
+    return clock
+
+
+class _Turns:
+    """Counts turns of the event loop."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._loop = asyncio.get_running_loop()
+        self._handle = self._loop.call_soon(self._turn)
+
+    def _turn(self) -> None:
+        self.count += 1
+        self._handle = self._loop.call_soon(self._turn)
+
+    def stop(self) -> None:
+        """Count no more."""
+        self._handle.cancel()
+
+
+async def test_one_slice_in_each_turn(clock: _Clock) -> None:
+    """However many calls work in bulk, a turn of the event loop has a step or two of theirs."""
+    pacing, turns, steps = Pacing(), _Turns(), list[int]()
+
+    async def work() -> None:
+        for _ in range(10):
+            clock.now += SLICE
+            steps.append(turns.count)
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(pacing.run(work()) for _ in range(20)))
+    turns.stop()
+    assert len(steps) == 200
+    assert max(steps.count(turn) for turn in set(steps)) <= 2
+
+
+async def test_parts_of_the_work(clock: _Clock) -> None:
+    """What bulk work does in tasks of its own waits as well."""
+    pacing, turns, steps = Pacing(), _Turns(), list[int]()
+
+    async def part() -> int:
+        await asyncio.sleep(0)
+        clock.now += SLICE
+        steps.append(turns.count)
+        return 1
+
+    async def work() -> int:
+        return sum(await together(part() for _ in range(50)))
+
+    assert await pacing.run(work()) == 50
+    turns.stop()
+    assert max(steps.count(turn) for turn in set(steps)) <= 2
+
+
+async def test_short_steps_share_a_slice(clock: _Clock) -> None:
+    """Steps that take little run in the same turn."""
+    pacing, turns = Pacing(), _Turns()
+
+    async def work() -> None:
+        for _ in range(20):
+            clock.now += SLICE / 100
+            await asyncio.sleep(0)
+
+    await asyncio.gather(*(pacing.run(work()) for _ in range(10)))
+    turns.stop()
+    assert turns.count < 100
+
+
+async def test_pause(clock: _Clock) -> None:
+    """A long step of many short pieces is broken off when the slice is used up."""
+    pacing, turns, pieces = Pacing(), _Turns(), list[int]()
+
+    async def work() -> None:
+        for _ in range(100):
+            clock.now += SLICE / 10
+            pieces.append(turns.count)
+            await pause()
+
+    await pacing.run(work())
+    turns.stop()
+    assert max(pieces.count(turn) for turn in set(pieces)) <= 11
+
+
+async def test_outside_of_a_pacing() -> None:
+    """Work that is not paced lets others run at each pause."""
+    turns = _Turns()
+    for _ in range(3):
+        await pause()
+    turns.stop()
+    assert turns.count >= 2
+
+
+async def test_what_comes_of_it() -> None:
+    """The work's result and its exceptions are those of the whole."""
+    pacing = Pacing()
+
+    async def fail() -> None:
+        await asyncio.sleep(0)
+        raise ZeroDivisionError
+
+    assert await pacing.run(asyncio.sleep(0, "done")) == "done"
+    with pytest.raises(ZeroDivisionError):
+        await pacing.run(fail())
+
+
+async def test_cancelled(clock: _Clock) -> None:
+    """Work is cancelled where it waits, for others or in the line, and may clean up."""
+    pacing, ended, forever = Pacing(), list[str](), asyncio.Event()
+
+    async def work(name: str, *, busy: bool) -> None:
+        try:
+            while True:
+                if busy:
+                    clock.now += SLICE
+                    await asyncio.sleep(0)
+                else:
+                    await forever.wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.append(name)
+
+    tasks = [asyncio.create_task(pacing.run(work(f"{n}", busy=n < 5))) for n in range(10)]
+    for _ in range(20):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    assert all(
+        isinstance(each, asyncio.CancelledError)
+        for each in await asyncio.gather(*tasks, return_exceptions=True)
+    )
+    assert sorted(ended) == [f"{n}" for n in range(10)]
+    assert await pacing.run(asyncio.sleep(0, "still works")) == "still works"
+
+
+@pytest.mark.filterwarnings("error")
+async def test_cancelled_before_it_began() -> None:
+    """Work whose task is cancelled first never begins, and nobody complains that it was not awaited."""
+    task = asyncio.create_task(Pacing().run(asyncio.sleep(0)))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    del task
+    gc.collect()
+
+
+async def test_a_timeout_inside(clock: _Clock) -> None:
+    """A timeout within the work ends only what it is of."""
+    pacing = Pacing()
+
+    async def work() -> str:
+        try:
+            async with asyncio.timeout(0):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            clock.now += SLICE
+            return "late"
+        return "never"
+
+    assert await asyncio.gather(*(pacing.run(work()) for _ in range(5))) == ["late"] * 5
