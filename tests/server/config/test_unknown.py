@@ -89,3 +89,75 @@ def test_all_are_told_at_once() -> None:
 def test_those_of_others(name: str, value: str) -> None:
     """What Kubernetes puts there, what clients read, and what only looks alike is left alone."""
     assert problems(**{name: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("GRPC_TLS_CRT", "GRPC_TLS_CERT"),
+        ("GRPC_PROT", "GRPC_PORT"),
+        ("GRPC_TLS_CLIENTCA", "GRPC_TLS_CLIENT_CA"),
+        ("GRPC_MAX_CONNECTIONS_PER_ADRESS", "GRPC_MAX_CONNECTIONS_PER_ADDRESS"),
+        ("HEALTH_PORTS", "HEALTH_PORT"),
+        ("NATS_URLS", "NATS_URL"),
+        ("NATS_CRED", "NATS_CREDS"),
+        ("NATS_TLS_CERTS", "NATS_TLS_CERT"),
+        ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+        ("OTEL_TRACE_SAMPLER", "OTEL_TRACES_SAMPLER"),
+    ],
+)
+@pytest.mark.parametrize("value", ["1", ""])
+def test_misspelt_in_a_family_that_others_share(name: str, meant: str, value: str) -> None:
+    """What is nearly one of ours is named, with what was probably meant."""
+    assert problems(**{name: value}) == [f"{name}: there is no such setting; did you mean {meant}?"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "GRPC_VERBOSITY",
+        "GRPC_TRACE",
+        "GRPC_DNS_RESOLVER",
+        "GRPC_EXPERIMENTS",
+        "GRPC_POLL_STRATEGY",
+        "GRPC_ENABLE_FORK_SUPPORT",
+        "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH",
+        "GRPC_NOT_USE_SYSTEM_SSL_ROOTS",
+        "GRPC_SYSTEM_SSL_ROOTS_DIR",
+        "GRPC_SSL_CIPHER_SUITES",
+        "GRPC_CLIENT_CHANNEL_BACKUP_POLL_INTERVAL_MS",
+        "GRPC_XDS_BOOTSTRAP",
+        "GRPC_GO_LOG_SEVERITY_LEVEL",
+        "GRPC_PYTHON_BUILD_WITH_CYTHON",
+        "NATS_USER",
+        "NATS_PASSWORD",
+        "NATS_CONTEXT",
+        "NATS_KEY",
+        "NATS_CERT",
+        "NATS_CA",
+        "NATS_WINDSHIFT_PASSWORD",
+        "OTEL_LOG_LEVEL",
+        "OTEL_ATTRIBUTE_COUNT_LIMIT",
+        "OTEL_BLRP_SCHEDULE_DELAY",
+        "OTEL_METRICS_EXEMPLAR_FILTER",
+        "OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE",
+        "OTEL_EXPORTER_ZIPKIN_ENDPOINT",
+        "OTEL_EXPORTER_PROMETHEUS_PORT",
+        "OTEL_PYTHON_LOG_CORRELATION",
+        "OTEL_SEMCONV_STABILITY_OPT_IN",
+        "HEALTH_CHECK_INTERVAL",
+        "NATS_SERVICE_HOST",
+        "NATS_SERVICE_PORT_CLIENT",
+        "NATS_PORT_4222_TCP_ADDR",
+        "GRPC_SERVICE_PORT",
+        "OTEL_COLLECTOR_SERVICE_HOST",
+    ],
+)
+def test_variables_of_others(name: str) -> None:
+    """Those of gRPC, OpenTelemetry, NATS's tools and Kubernetes are left alone."""
+    assert problems(**{name: "1"}) == []
+
+
+def test_the_url_that_kubernetes_sets_for_a_service() -> None:
+    """It is left alone where it is no setting of ours."""
+    assert problems(NATS_PORT="tcp://10.0.0.1:4222", HEALTH_API_PORT="tcp://10.0.0.1:80") == []

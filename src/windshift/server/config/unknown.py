@@ -1,8 +1,8 @@
-"""Refuses unknown variables that begin with WINDSHIFT_.
+"""Refuses unknown variables that begin with WINDSHIFT_, and those of others' families that are nearly ours.
 
 A misspelt one would have no effect, and the server would not be what its owner thinks: possibly open to
-everybody. Ignored are those that clients in the same shell read, and those that Kubernetes sets in containers
-for services whose names begin with ``windshift``.
+everybody. Ignored are those that clients in the same shell read, those that Kubernetes sets in containers for
+services, and what gRPC, OpenTelemetry and NATS's tools read themselves.
 """
 
 from __future__ import annotations
@@ -20,25 +20,58 @@ CLIENT: Final = frozenset(
 """What clients read."""
 
 _INJECTED: Final = re.compile(
-    r"WINDSHIFT(_[A-Z0-9_]+)?_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
+    r"(WINDSHIFT|GRPC|HEALTH|NATS|OTEL)(_[A-Z0-9_]+)?"
+    r"_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT_\d+_(TCP|UDP|SCTP)(_(ADDR|PORT|PROTO))?)"
 )
 """https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables"""
-_INJECTED_URL: Final = re.compile(r"WINDSHIFT(_[A-Z0-9_]+)?_PORT")
+_INJECTED_URL: Final = re.compile(r"(WINDSHIFT|GRPC|HEALTH|NATS|OTEL)(_[A-Z0-9_]+)?_PORT")
 """The same, and what somebody may write who means a port; then it is no URL."""
 _URL: Final = re.compile(r"(tcp|udp|sctp)://\S+")
 
+_SHARED: Final = re.compile(r"(GRPC|HEALTH|NATS|OTEL)_(.+)")
+"""Families of variables of which some are ours."""
+
+_OTHERS: Final = re.compile(
+    r"GRPC_(VERBOSITY|TRACE|EXPERIMENTS|DNS_RESOLVER|ARES\w*|POLL_STRATEGY|ABORT_ON_LEAKS|CLIENT_CHANNEL_\w+"
+    r"|(NOT_USE_|DEFAULT_|USE_)?(SYSTEM_)?SSL_\w+|ENABLE_FORK_SUPPORT|XDS_\w+|GO_\w+|BINARY_LOG_FILTER"
+    r"|PYTHON_\w+|BUILD_\w+|GCP_\w+|GOOGLE_\w+|STACKTRACE_MINLOGLEVEL)"
+    r"|NATS_(USER|PASSWORD|TOKEN|CONTEXT|CA|CERT|KEY|TIMEOUT|DOMAIN|DESCRIPTION|INBOX_PREFIX|COLOR|SOCKS_PROXY|JS_\w+"
+    r"|SERVER|VERSION|DOCKERIZED)"
+    r"|OTEL_(LOG_LEVEL|CONFIG_FILE|ENTITIES|(BSP|BLRP|ATTRIBUTE|SPAN|EVENT|LINK|LOGRECORD|EXPERIMENTAL|PYTHON|JAVA|GO|NODE"
+    r"|DOTNET|PHP|RUBY|INSTRUMENTATION|SEMCONV|EXPORTER_(JAEGER|ZIPKIN|PROMETHEUS))_\w+|METRICS_EXEMPLAR_FILTER"
+    r"|EXPORTER_OTLP_METRICS_(TEMPORALITY_PREFERENCE|DEFAULT_HISTOGRAM_AGGREGATION)|EXPORTER_OTLP_SPAN_INSECURE"
+    r"|EXPORTER_OTLP_METRIC_INSECURE)"
+)
+"""What others read: gRPC's doc/environment_variables.md, OpenTelemetry's specification, NATS's tools."""
+
 _LEAST_ALIKE: Final = 0.6
+_ALMOST_THE_SAME: Final = 0.75
 _ALMOST_THE_PREFIX: Final = 0.8
 
 
 def unknown(environment: Iterable[tuple[str, str]], known: Iterable[str]) -> dict[str, str]:
     """Return what is said about each variable of ours that is not known, by name."""
     names = frozenset(known) | CLIENT
-    return {
-        name: _said(rest, names)
-        for name, value in environment
-        if name not in names and (rest := _after_prefix(name)) is not None and not _injected(name, value)
+    variables = [each for each in environment if each[0] not in names and not _injected(*each)]
+    return _misspelt(variables, names) | {
+        name: _said(rest, names) for name, _ in variables if (rest := _after_prefix(name)) is not None
     }
+
+
+def _misspelt(variables: Iterable[tuple[str, str]], names: Iterable[str]) -> dict[str, str]:
+    """Return the same of those in families that others share. Most of those are nothing to us."""
+    from difflib import get_close_matches  # noqa: PLC0415 - most environments have nothing to compare
+
+    said: dict[str, str] = {}
+    for name, _ in variables:
+        family = _SHARED.fullmatch(name)
+        if family is None or _OTHERS.fullmatch(name):
+            continue
+        ours = {each[2]: each[0] for each in map(_SHARED.fullmatch, names) if each and each[1] == family[1]}
+        found = get_close_matches(family[2], ours, n=1, cutoff=_ALMOST_THE_SAME)
+        if found:
+            said[name] = f"there is no such setting; did you mean {ours[found[0]]}?"
+    return said
 
 
 def _after_prefix(name: str) -> str | None:
