@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from time import time_ns
 from typing import Any
 
@@ -14,15 +15,16 @@ import pytest
 from tests.server.events.consuming import dead_lettering, make_consumer
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.nats import TooManyInFlight
+from windshift.nats import OutcomeUnknown, TooManyInFlight
 from windshift.nats.jetstream.api import ConsumerState, consumer_state
 from windshift.nats.times import NANOSECONDS
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.pausing import ConsumerPause, pause_of
 from windshift.server.admin.seeking import ConsumerSeek, Sought, marked
+from windshift.server.events import consumers
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.runs import Run
-from windshift.server.events.specs import AtId
+from windshift.server.events.specs import AtId, ConsumerSpec
 
 KEY = ConsumerKey("S", "c")
 
@@ -104,6 +106,57 @@ async def test_an_older_configuration_that_is_written_back(
     assert written
     assert Run.of(after).follows(Run.of(before))
     assert pause_of(after) is None
+
+
+async def test_an_ensure_whose_write_is_lost_beside_a_move(
+    pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the consumer anew before it writes again: the run that the move began stands."""
+    mover, other = pair
+    before, call, lost = await other.state(), other.broker.api.call, list[str]()
+
+    async def unanswered(operation: str, request: Any, deadline: float, **options: Any) -> Any:
+        if operation.startswith("CONSUMER.CREATE.") and not lost:
+            lost.append(operation)
+            await mover.seek(3)
+            raise OutcomeUnknown
+        return await call(operation, request, deadline, **options)
+
+    monkeypatch.setattr(other.broker.api, "call", unanswered)
+    await ensure(other, timedelta(seconds=50))
+    after = await other.state()
+    assert lost
+    assert after.config["ack_wait"] == 50 * NANOSECONDS
+    assert Run.of(after).follows(Run.of(before))
+
+
+async def test_an_ensure_that_stalls_beside_a_move(
+    pair: tuple[Server, Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that stood still does not write back what it read before."""
+    mover, other = pair
+    before, consumer, stalled = await other.state(), other.broker.api.consumer, list[str]()
+
+    async def read(stream: str, name: str, deadline: float) -> Any:
+        found = await consumer(stream, name, deadline)
+        if not stalled:
+            await mover.seek(3)
+        monkeypatch.setattr(consumers, "_FRESH", 60.0 if stalled else 0.0)  # as if that had taken a minute
+        stalled.append(name)
+        return found
+
+    monkeypatch.setattr(other.broker.api, "consumer", read)
+    await ensure(other, timedelta(seconds=50))
+    after = await other.state()
+    assert after.config["ack_wait"] == 50 * NANOSECONDS
+    assert Run.of(after).follows(Run.of(before))
+
+
+async def ensure(server: Server, timeout: timedelta) -> None:
+    """Ensure the consumer with another timeout."""
+    shared = dead_lettering(server.broker)
+    service = consumers.Consumers(server.broker.api, shared.store, shared.notes, shared.replays)
+    await service.ensure(ConsumerSpec(KEY.stream, KEY.name, processing_timeout=timeout), in_seconds(20))
 
 
 @pytest.mark.parametrize("is_asked_for", [True, False])

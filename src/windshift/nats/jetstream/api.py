@@ -354,13 +354,9 @@ class JetStream:
         A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again.
         """
         unknown: OutcomeUnknown | None = None
-        size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
         async for _ in retry(deadline, self._backoff):
-            until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
             try:
-                answer = await self.call(operation, request, until, repeatable=False, size=size)
-                self.changes += operation.startswith(_CHANGES)
-                return answer
+                return await self._change_once(operation, request, deadline)
             except OutcomeUnknown as error:
                 unknown = error
             except Forbidden:
@@ -368,6 +364,15 @@ class JetStream:
             except Unavailable:
                 pass
         raise unknown or Unavailable
+
+    async def _change_once(
+        self, operation: str, request: Mapping[str, Any] | None, deadline: float
+    ) -> JsonObject:
+        until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
+        size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
+        answer = await self.call(operation, request, until, repeatable=False, size=size)
+        self.changes += operation.startswith(_CHANGES)
+        return answer
 
     async def pages(self, operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
         """Request a list page by page; others run in between.
@@ -524,9 +529,15 @@ class JetStream:
         """Create a consumer; also succeeds if it exists with the same configuration."""
         await self._tell("create", stream, name, config, deadline)
 
-    async def update_consumer(self, stream: str, name: str, config: JsonObject, deadline: float) -> None:
-        """Replace the configuration of an existing consumer; the server keeps its position."""
-        await self._tell("update", stream, name, config, deadline)
+    async def update_consumer(
+        self, stream: str, name: str, config: JsonObject, deadline: float, *, once: bool = False
+    ) -> None:
+        """Replace the configuration of an existing consumer; the server keeps its position.
+
+        With `once` it is asked once, for some seconds: a configuration that was read a while ago may be
+        another one by now.
+        """
+        await self._tell("update", stream, name, config, deadline, once=once)
 
     async def delete_consumer(self, stream: str, name: str, deadline: float) -> bool:
         """Delete a consumer; false if there is none."""
@@ -540,10 +551,13 @@ class JetStream:
             # An earlier request was not answered, or somebody else deleted it.
         return True
 
-    async def _tell(self, action: str, stream: str, name: str, config: JsonObject, deadline: float) -> None:
+    async def _tell(
+        self, action: str, stream: str, name: str, config: JsonObject, deadline: float, *, once: bool = False
+    ) -> None:
         # No filter in the subject of the request: then the server would refuse more than one.
         request = {"stream_name": stream, "config": config, "action": action}
-        await self.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
+        change = self._change_once if once else self.change
+        await change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
 
 
 # --- Many messages at once --------------------------------------------------------------------------------

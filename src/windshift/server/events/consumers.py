@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Final, Protocol
 from weakref import WeakValueDictionary
 
-from windshift.nats import NatsError, retry
+from windshift.nats import NatsError, OutcomeUnknown, retry
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StreamState
 from windshift.nats.times import nanoseconds
@@ -65,6 +65,14 @@ MAX_ACK_PENDING: Final = 20_000
 EVERYTHING: Final = ">"
 """The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
 it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
+
+
+_FRESH: Final = 5.0
+"""Seconds for which what was read of a consumer is written back."""
+
+
+class _Stale(Exception):
+    """What was read of a consumer was read too long ago."""
 
 
 class DeadLetterStream(Protocol):
@@ -161,7 +169,9 @@ class Consumers:
         once. Raise the errors of the contract; `deadline` is a time of the running loop.
 
         Not guaranteed: the broker has no compare-and-swap for consumers. When two servers change one at the
-        same moment, one by its policy and the other by its subjects, one of the changes may be lost.
+        same moment, one by its policy and the other by its subjects, one of the changes may be lost. What was
+        read a while ago is not written back, and a write that is not answered is not sent again as it was: by
+        then somebody may have moved the consumer, whose run is in its configuration.
         """
         name = spec.name or names.generated_name()
         async with self._turn(spec.stream, name, deadline):
@@ -184,20 +194,30 @@ class Consumers:
     async def _ensure_in_turn(
         self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None
     ) -> str:
+        unanswered: NatsError | None = None
         async for attempt in retry(deadline, OVERTAKEN_BACKOFF):
             try:
                 await self._ensure(name, spec, deadline, caller, is_new=not spec.name and attempt == 1)
+            except OutcomeUnknown as error:
+                unanswered = error
+            except _Stale:
+                pass
             except NatsError as refusal:
                 if refusal.err_code not in codes.CONSUMER_OVERTAKEN:
                     raise refusal_error(refusal, spec) from refusal
             else:
                 return name
+        if unanswered is not None:
+            raise refusal_error(unanswered, spec) from unanswered
         raise BrokerUnavailable(f"consumer {name!r} kept being changed by others; try again")
 
     async def _ensure(
         self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None, *, is_new: bool
     ) -> None:
-        state = None if is_new else await self._api.consumer(spec.stream, name, deadline)
+        loop, state = asyncio.get_running_loop(), None
+        read_at = loop.time()
+        if not is_new:
+            state = await self._api.consumer(spec.stream, name, deadline)
         if state is None:
             await self._create(name, spec, deadline, caller)
             return
@@ -209,7 +229,9 @@ class Consumers:
             stream = await self._stream(spec.stream, deadline)
             await self._dead_letters.ensure(stream.config.get("num_replicas"), deadline)
         if wanted != state.config:
-            await self._api.update_consumer(spec.stream, name, wanted, deadline)
+            if loop.time() > read_at + _FRESH:
+                raise _Stale
+            await self._api.update_consumer(spec.stream, name, wanted, deadline, once=True)
             self._notes.send(CONSUMER, spec.stream, name)
 
     async def _create(self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None) -> None:
