@@ -10,7 +10,8 @@ import socket
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from ipaddress import IPv4Network, IPv6Network, ip_address, ip_network
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Final
 
 Network = IPv4Network | IPv6Network
@@ -280,12 +281,18 @@ def includes(networks: Sequence[Network], address: str) -> bool:
     """Tell whether an address is in one of the networks."""
     if not networks:
         return False
+    found = _parsed(address)
+    return found is not None and any(found in network for network in networks)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(address: str) -> IPv4Address | IPv6Address | None:
+    """Read an address; None for what is none. An IPv4 one that is written as IPv6 is an IPv4 one."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:
-        return False
-    mapped = getattr(found, "ipv4_mapped", None)
-    return any((mapped or found) in network for network in networks)
+        return None
+    return getattr(found, "ipv4_mapped", None) or found
 
 
 def _network(address: str) -> bytes | str:

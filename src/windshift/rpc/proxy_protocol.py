@@ -106,8 +106,11 @@ async def receive(sock: socket.socket, loop: asyncio.AbstractEventLoop) -> Clien
     """
     data = b""
     while True:
-        await _readable(sock, loop)
-        more = sock.recv(_LONGEST_V2, socket.MSG_PEEK)
+        try:
+            more = sock.recv(_LONGEST_V2, socket.MSG_PEEK)
+        except BlockingIOError:
+            await _readable(sock, loop)
+            continue
         if not more:
             raise ConnectionResetError("the connection was closed before its PROXY header")
         header = parse(data + more)

@@ -80,10 +80,11 @@ class EventTooLarge(WindshiftError):
 
     reason = "EVENT_TOO_LARGE"
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, stream: str = "") -> None:
+        of_it = f", the limit of stream {stream!r}" if stream else ""
         super().__init__(
-            f"the message with its headers is larger than {limit} bytes; send less or raise the limit",
-            {"limit": str(limit)},
+            f"the message with its headers is larger than {limit} bytes{of_it}; send less or raise the limit",
+            {"limit": str(limit)} | _named(stream),
         )
         self.limit = limit
 
@@ -280,9 +281,20 @@ class SeekNotPossible(WindshiftError):
 
 
 class SubjectsOverlap(WindshiftError):
-    """Another stream takes some of these subjects already."""
+    """Another stream takes some of these subjects already.
+
+    Args:
+        subjects: of those that were asked for, those that it takes; empty = not known.
+        streams: the names of such streams that the caller may see.
+    """
 
     reason = "SUBJECTS_OVERLAP"
+
+    def __init__(self, subjects: Sequence[str] = (), streams: Sequence[str] = ()) -> None:
+        which = ", ".join(map(repr, subjects)) or "some of these subjects"
+        who = f"stream {', '.join(map(repr, streams))}" if streams else "another stream"
+        told = {"subjects": ",".join(subjects)} if subjects else {}
+        super().__init__(f"{who} takes {which} already", told | _named(",".join(streams)))
 
 
 class StorageChange(WindshiftError):
@@ -349,10 +361,12 @@ class StreamFull(WindshiftError):
 
     reason = "STREAM_FULL"
 
-    def __init__(
-        self, message: str = "the stream is full and refuses new events; raise its limits or remove events"
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "", stream: str = "") -> None:
+        which = f"stream {stream!r}" if stream else "the stream"
+        super().__init__(
+            message or f"{which} is full and refuses new events; raise its limits or remove events",
+            _named(stream),
+        )
 
 
 class StorageFull(StreamFull):
