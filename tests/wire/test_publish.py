@@ -247,7 +247,7 @@ def test_stream_limit(client: Client, unique: Unique) -> None:
     client.publish(f"{stream}.a")
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
         client.publish(f"{stream}.a", "x" * 300)
-    assert caught[0].metadata == {"limit": "300"}
+    assert caught[0].metadata == {"limit": "300", "name": stream}
 
 
 @pytest.mark.parametrize("size", [1024 * 1024 - 100, 1024 * 1024, 3 * 1024 * 1024, 6 * 1024 * 1024])

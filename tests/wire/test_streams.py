@@ -204,14 +204,15 @@ def test_limits_at_work(client: Client, unique: Unique) -> None:
     full = {"max_events": 1, "discard_policy": "DISCARD_POLICY_NEW"}
     ensure_stream(client, name, retention_policy=full)
     client.publish(f"{name}.a")
-    with refused("RESOURCE_EXHAUSTED", "STREAM_FULL"):
+    with refused("RESOURCE_EXHAUSTED", "STREAM_FULL") as caught:
         client.publish(f"{name}.a")
+    assert caught[0].metadata == {"name": name}
     ensure_stream(client, name, retention_policy={"max_events": 1})
     assert client.publish(f"{name}.a") == 2
     ensure_stream(client, name, max_event_size=64)
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
         client.publish(f"{name}.a", "x" * 64)
-    assert caught[0].metadata == {"limit": "64"}
+    assert caught[0].metadata == {"limit": "64", "name": name}
 
 
 def test_subjects_are_bound_and_unbound(client: Client, unique: Unique) -> None:
@@ -339,13 +340,17 @@ def test_changes_that_cannot_be_made(client: Client, unique: Unique) -> None:
     """Subjects of others, another storage, more replicas than servers fail, each with its reason."""
     name, other = unique(), unique()
     ensure_stream(client, name)
-    with refused("FAILED_PRECONDITION", "SUBJECTS_OVERLAP"):
-        ensure_stream(client, other, subjects={"subjects": [f"{name}.a"]})
-    with refused("FAILED_PRECONDITION", "STORAGE_CHANGE"):
+    with refused("FAILED_PRECONDITION", "SUBJECTS_OVERLAP") as caught:
+        ensure_stream(client, other, subjects={"subjects": [f"{other}.a", f"{name}.a"]})
+    assert caught[0].metadata == {"name": name, "subjects": f"{name}.a"}
+    with refused("FAILED_PRECONDITION", "STORAGE_CHANGE") as caught:
         ensure_stream(client, name, storage={"type": "STORAGE_TYPE_MEMORY"})
+    assert caught[0].metadata == {"name": name}
     for stream in (name, other):
-        with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE"):
+        with refused("FAILED_PRECONDITION", "REPLICAS_UNAVAILABLE") as caught:
             ensure_stream(client, stream, storage={"replicas": 3})
+        assert caught[0].metadata == {"name": stream}
+        assert repr(stream) in caught[0].message
 
 
 def test_default_replicas(nats_server: NatsServer, unique: Unique) -> None:

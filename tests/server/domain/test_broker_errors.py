@@ -135,13 +135,13 @@ def test_a_limit_that_is_reached(description: str) -> None:
     """Only the text tells a full stream from a broken disk."""
     assert meaning(refused(codes.STORE_FAILED, description, 503)) == (
         errors.StreamFull,
-        errors.StreamFull().message,
+        errors.StreamFull(stream="ORDERS").message,
     )
 
 
 def test_a_sealed_stream() -> None:
     """It takes nothing any more, as if it were full."""
-    assert meaning(refused(codes.SEALED)) == (errors.StreamFull, errors.StreamFull().message)
+    assert meaning(refused(codes.SEALED)) == (errors.StreamFull, errors.StreamFull(stream="ORDERS").message)
 
 
 @pytest.mark.parametrize("code", [10012, 10049, 10104])

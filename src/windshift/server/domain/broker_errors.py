@@ -99,7 +99,7 @@ def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exceptio
     if codes.is_broken_disk(error):
         return BrokerUnavailable(_CANNOT_STORE)
     if codes.is_full(error):
-        return StreamFull()
+        return StreamFull(stream=stream)
     make = _BY_CODE.get(code)
     return error if make is None else make(stream, consumer)
 
@@ -132,6 +132,6 @@ _BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     codes.CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
     codes.CONSUMER_DOES_NOT_EXIST: lambda _, consumer: ConsumerNotFound(consumer),
     codes.STORE_FAILED: lambda *_: BrokerUnavailable(_CANNOT_STORE),
-    codes.SUBJECTS_OVERLAP: lambda *_: SubjectsOverlap("another stream takes some of these subjects already"),
+    codes.SUBJECTS_OVERLAP: lambda *_: SubjectsOverlap(),
     codes.MIRROR_IMMUTABLE: lambda *_: MirrorChange(_MIRROR_FIXED),
 }

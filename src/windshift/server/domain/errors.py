@@ -9,7 +9,7 @@ Clients may see every message, so none holds the text of an exception, a path or
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 _NOTHING: Mapping[str, str] = {}
@@ -32,6 +32,19 @@ def at_index(error: WindshiftError, index: int) -> WindshiftError:
         error = InvalidField(f"events[{index}].{error.field}", error.description)
     error.metadata = {**error.metadata, "index": str(index)}
     return error
+
+
+def of_stream(error: WindshiftError, name: str) -> WindshiftError:
+    """Return an error that says which stream it is about, in its text and as `name` in its metadata."""
+    if repr(name) not in error.message:
+        error.message = f"stream {name!r}: {error.message}"
+    error.metadata = {"name": name, **error.metadata}
+    return error
+
+
+def _named(name: str) -> Mapping[str, str]:
+    """Return the metadata that says what an error is about, where that is known."""
+    return {"name": name} if name else _NOTHING
 
 
 # What the request says
@@ -84,7 +97,7 @@ class EventTooLarge(WindshiftError):
         of_it = f", the limit of stream {stream!r}" if stream else ""
         super().__init__(
             f"the message with its headers is larger than {limit} bytes{of_it}; send less or raise the limit",
-            {"limit": str(limit)} | _named(stream),
+            {"limit": str(limit), **_named(stream)},
         )
         self.limit = limit
 
@@ -294,7 +307,7 @@ class SubjectsOverlap(WindshiftError):
         which = ", ".join(map(repr, subjects)) or "some of these subjects"
         who = f"stream {', '.join(map(repr, streams))}" if streams else "another stream"
         told = {"subjects": ",".join(subjects)} if subjects else {}
-        super().__init__(f"{who} takes {which} already", told | _named(",".join(streams)))
+        super().__init__(f"{who} takes {which} already", {**told, **_named(",".join(streams))})
 
 
 class StorageChange(WindshiftError):

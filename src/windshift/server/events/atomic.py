@@ -142,7 +142,7 @@ class AtomicPublisher:
             if code == codes.BATCHES_NOT_ENABLED:
                 self._targets.forget(requests[0].subject)
                 raise NotAllowedByStream(requests[0].subject, SETTING)
-            error = await self._publisher.refusal_error(refusal, write.deadline)
+            error = await self._publisher.refusal_error(refusal, requests[0].caller, write.deadline)
             raise at_index(error, _largest(parts)) if isinstance(error, EventTooLarge) else error
         except (WindshiftError, NatsError) as error:
             if refusal.in_doubt:

@@ -15,6 +15,7 @@ from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.writes import Attempt, PubAck, Write, Writes
 from windshift.nats.times import NANOSECONDS
+from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
@@ -196,16 +197,22 @@ class Publisher:
         code, expected = refusal.err_code, request.expected_last_id
         if code in (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD) and expected is not None:
             return await self._settle_condition(request, write, refusal, expected, in_doubt=in_doubt)
-        raise await self.refusal_error(refusal, write.deadline) from refusal
+        raise await self.refusal_error(refusal, request.caller, write.deadline) from refusal
 
-    async def refusal_error(self, refusal: JetStreamError, deadline: float) -> Exception:
-        """Say what a refusal means that is not about what else is stored."""
+    async def refusal_error(
+        self, refusal: JetStreamError, caller: Principal | None, deadline: float
+    ) -> Exception:
+        """Say what a refusal means that is not about what else is stored.
+
+        It names the stream to those who may see it.
+        """
+        named = refusal.stream if caller is None or caller.sees(refusal.stream) else ""
         if refusal.err_code == codes.MESSAGE_TOO_LARGE:
             info = await self._api.stream_info(refusal.stream, deadline)
-            return EventTooLarge(int(info["config"]["max_msg_size"]))
+            return EventTooLarge(int(info["config"]["max_msg_size"]), named)
         if refusal.err_code == codes.HEADER_TOO_LARGE:
             return EventTooLarge(h.MAX_BLOCK)
-        return domain_error(refusal, stream=refusal.stream)
+        return domain_error(refusal, stream=named)
 
     async def _settle_condition(
         self,

@@ -8,6 +8,7 @@ not know, must survive an update.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from typing import Final
 
@@ -22,10 +23,13 @@ from windshift.server.domain.errors import (
     InvalidField,
     MirrorChange,
     NotSupportedByBroker,
+    ReplicasUnavailable,
     StorageChange,
     StorageFull,
     StreamNotFound,
+    SubjectsOverlap,
     UnsupportedCombination,
+    of_stream,
 )
 from windshift.server.events.atomic import OLDEST_BROKER, SETTING
 from windshift.server.events.copies import with_copier
@@ -47,6 +51,18 @@ from windshift.server.ownership.ownership import Ownership
 UNLIMITED: Final = -1
 OVERTAKEN_BACKOFF: Final = Backoff(timedelta(milliseconds=20), timedelta(milliseconds=200))
 """Pauses of a change that others overtake."""
+
+
+_MOST_LOOKED_UP: Final = 16
+"""Subjects of which it is said which streams take them already."""
+_OF_THE_STREAM: Final = (
+    MirrorChange,
+    ReplicasUnavailable,
+    StorageChange,
+    StorageFull,
+    UnsupportedCombination,
+)
+"""Errors about the stream that was to be made or changed."""
 
 
 class Streams:
@@ -74,8 +90,25 @@ class Streams:
             raise NotSupportedByBroker(SETTING, "2.12")
         try:
             await self._ensure(spec, deadline, caller)
+        except _OF_THE_STREAM as error:
+            raise of_stream(error, spec.name) from error.__cause__
         except NatsError as refusal:
-            raise refusal_error(refusal, spec) from refusal
+            if refusal.err_code == codes.SUBJECTS_OVERLAP:
+                raise await self._overlap(spec, deadline, caller) from refusal
+            told = refusal_error(refusal, spec)
+            raise of_stream(told, spec.name) if isinstance(told, _OF_THE_STREAM) else told from refusal
+
+    async def _overlap(self, spec: StreamSpec, deadline: float, caller: Principal | None) -> SubjectsOverlap:
+        """Say which subjects are taken, and by which of the streams that the caller may see."""
+        taken: list[str] = []
+        others: set[str] = set()
+        subjects = spec.source.subjects if isinstance(spec.source, FromSubjects) else ()
+        with suppress(NatsError):  # then it is not said
+            for subject in subjects[:_MOST_LOOKED_UP]:
+                found = set(await self._api.stream_names(subject, deadline)) - {spec.name}
+                taken += [subject] * bool(found)
+                others |= found
+        return SubjectsOverlap(taken, sorted(name for name in others if caller is None or caller.sees(name)))
 
     async def _ensure(self, spec: StreamSpec, deadline: float, caller: Principal | None) -> None:
         async for _ in retry(deadline, OVERTAKEN_BACKOFF):
