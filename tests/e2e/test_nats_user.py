@@ -228,7 +228,8 @@ def consume_in_vain(client: Client) -> None:
         call.subscribe("ORDERS", "billing")
         refusal = call.end(20)
         assert refusal is not None
-        assert (refusal.code, refusal.reason) == ("UNAVAILABLE", "BROKER_UNAVAILABLE")
+        assert (refusal.code, refusal.reason) == ("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER")
+        assert refusal.metadata == {"subject": "$JS.API.CONSUMER.MSG.NEXT.ORDERS.billing"}
 
 
 def acknowledge_in_vain(client: Client) -> None:
@@ -242,19 +243,21 @@ def acknowledge_in_vain(client: Client) -> None:
 def publish_in_vain(client: Client) -> None:
     """Publish without the permission to."""
     for key in ("", "k"):
-        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+        with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER") as caught:
             client.publish("orders.a", timeout=60, idempotency_key=key)
+        assert caught[0].metadata == {"subject": "orders.a"}
 
 
 def read_in_vain(client: Client) -> None:
     """Read a key without the permission to."""
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+    with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER") as caught:
         client.get("settings", "a", timeout=60)
+    assert caught[0].metadata == {"subject": "$JS.API.STREAM.MSG.GET.KV_settings"}
 
 
 def list_in_vain(client: Client) -> None:
     """List dead letters without the permission to."""
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+    with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
         listed(client, "ORDERS")
 
 
@@ -315,7 +318,7 @@ def test_what_operators_need(tmp_path: Path) -> None:
         for _ in range(3):
             client.publish("orders.a")
         for method, request in OPERATORS.items():
-            with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+            with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
                 ask(client, method, **request)
         client.channel.close()
         assert server.stop() == 0
@@ -341,7 +344,7 @@ def test_quotas_need_lists(tmp_path: Path) -> None:
         callers_of(server.address) as callers,
     ):
         orders = {"subjects": ["orders.>"]}
-        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+        with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
             ensure_stream(callers.with_token(token_of("all")), "ORDERS", subjects=orders)
         server.wait_for(lambda: 'this user may not publish to \\"$JS.API.STREAM.LIST' in server.err)
         ensure_stream(callers.with_token(token_of("free")), "ORDERS", subjects=orders)
@@ -386,10 +389,10 @@ def work_narrowly(client: Client) -> None:
 
 def see_limits(client: Client) -> None:
     """See what fails, at once."""
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+    with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
         client.publish("payments.a", timeout=60)
-    with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+    with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
         client.set("others", "a", timeout=60)
     for name in ("PAYMENTS", "ORDERS", "NEW"):
-        with refused("UNAVAILABLE", "BROKER_UNAVAILABLE"):
+        with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
             ensure_stream(client, name, 60, subjects={"subjects": ["orders.>"]}, max_event_size=1000)

@@ -48,7 +48,15 @@ class Busy(Unavailable):
 
 
 class Forbidden(Unavailable):
-    """This user lacks the permission; nothing was done."""
+    """This user lacks the permission; nothing was done.
+
+    Attributes:
+        subject: what it may not publish to; empty = not known.
+    """
+
+    def __init__(self, subject: str = "") -> None:
+        super().__init__(subject)
+        self.subject = subject
 
 
 class OutcomeUnknown(NatsError):

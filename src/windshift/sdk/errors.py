@@ -24,6 +24,7 @@ __all__ = [
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
+    "ForbiddenByBroker",
     "IdentityUnavailable",
     "InvalidField",
     "InvalidRequest",
@@ -291,6 +292,10 @@ class NotSupportedByBroker(Refused):
     """The broker's version cannot do this."""
 
 
+class ForbiddenByBroker(Refused):
+    """The broker does not let the server do this: its NATS user lacks a permission."""
+
+
 # --- Limits ---------------------------------------------------------------------------------------
 
 
@@ -482,6 +487,7 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "UNBOUND_SUBJECT": UnboundSubject,
     "TOO_MANY_SUBJECTS": TooManySubjects,
     "NOT_SUPPORTED_BY_BROKER": NotSupportedByBroker,
+    "FORBIDDEN_BY_BROKER": ForbiddenByBroker,
     "SEEK_NOT_POSSIBLE": SeekNotPossible,
     "SUBJECTS_OVERLAP": SubjectsOverlap,
     "STORAGE_CHANGE": StorageChange,

@@ -343,7 +343,7 @@ class JetStream:
             except ValueError:
                 raise JetStreamError(0, 500, "something other than JetStream answered") from None
         if outcome is NoReply.FORBIDDEN:
-            raise Forbidden
+            raise Forbidden(subject.decode())
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:
             raise OutcomeUnknown
         return None
@@ -609,7 +609,7 @@ class _BatchRequest:
         stop_watching = self._connection.violations.watch(subject, self._on_forbidden)
         try:
             self._connection.publish(subject, body, reply=inbox.subject)
-            return await self._answer(deadline)
+            return await self._answer(subject, deadline)
         except NotConnected:
             return None
         finally:
@@ -621,7 +621,7 @@ class _BatchRequest:
             else:
                 inbox.passed().add_done_callback(lambda _: share.give_back())
 
-    async def _answer(self, deadline: float) -> Batch | None:
+    async def _answer(self, subject: bytes, deadline: float) -> Batch | None:
         while self._end is None:
             self._news.clear()
             try:
@@ -630,7 +630,7 @@ class _BatchRequest:
             except TimeoutError:
                 return None
             if self._forbidden:
-                raise Forbidden
+                raise Forbidden(subject.decode())
             if self._lost:
                 return None
         return await self._batch(self._end)

@@ -133,6 +133,11 @@ class PullOptions:
         return 2 * self.heartbeat
 
 
+def next_subject(stream: str, consumer: str) -> str:
+    """Return the subject of pull requests to a consumer."""
+    return f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
+
+
 class Puller:
     """The inbox and the pull requests of one subscriber to a consumer.
 
@@ -158,7 +163,7 @@ class Puller:
         receive: Callable[[Arrival], None],
     ) -> None:
         self._connection = connection
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
+        self._subject = next_subject(stream, consumer).encode()
         self._options = options
         self._receive = receive
         self._inbox: Subscription | None = None

@@ -494,7 +494,7 @@ class Writes:
             raise OutcomeUnknown
         self._api.refuse_if_full()
         if result is NoReply.FORBIDDEN:
-            raise Forbidden
+            raise Forbidden(write.subject.decode())
         if result is NoReply.NO_RESPONDERS:
             # During elections the API may be away for longer than the stream.
             looking = self._look_up(write.subject)

@@ -44,7 +44,7 @@ def domain_error(error: nats.NatsError, *, stream: str = "", consumer: str = "")
 
 
 _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError]], ...]] = (
-    (nats.Forbidden, lambda _: ForbiddenByBroker()),
+    (nats.Forbidden, lambda error: ForbiddenByBroker(error.subject)),
     (nats.Busy, lambda _: BrokerUnavailable(_BUSY)),
     (nats.Unavailable, lambda _: BrokerUnavailable()),
     (nats.NotConnected, lambda _: BrokerUnavailable()),

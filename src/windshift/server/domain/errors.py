@@ -437,12 +437,20 @@ class BrokerUnavailable(WindshiftError):
 
 
 class ForbiddenByBroker(BrokerUnavailable):
-    """The broker does not let this server do what the call needs; nothing was stored by it."""
+    """The broker does not let this server do what the call needs; nothing was stored by it.
 
-    def __init__(self) -> None:
+    `subject` is what its NATS user may not publish to; empty = not known.
+    """
+
+    reason = "FORBIDDEN_BY_BROKER"
+
+    def __init__(self, subject: str = "") -> None:
+        what = f"publish to {subject!r}" if subject else "do that"
         super().__init__(
-            "the broker does not let this server do that; its operator must give its NATS user the permission"
+            f"the broker does not let this server {what}; its operator must give its NATS user the permission"
         )
+        if subject:
+            self.metadata = {"subject": subject}
 
 
 class ShuttingDown(WindshiftError):

@@ -23,7 +23,16 @@ from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import NoReply, Outcome
 from windshift.nats.jetstream.api import JsonObject
-from windshift.nats.jetstream.pulling import ACK, NAK, PROGRESS, TERMINATE, Ended, Notice, nak
+from windshift.nats.jetstream.pulling import (
+    ACK,
+    NAK,
+    PROGRESS,
+    TERMINATE,
+    Ended,
+    Notice,
+    nak,
+    next_subject,
+)
 from windshift.server.broker.budget import Share
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import (
@@ -805,7 +814,7 @@ class ConsumeProtocol:
                 self._doubt_settlements(now)
                 self._wants_inbox = True
             case Notice.FORBIDDEN:
-                self.end(ForbiddenByBroker())
+                self.end(ForbiddenByBroker(next_subject(*self.consumer)))
             case _:
                 self._pacer.refused(now)
                 self._recency.refused()
