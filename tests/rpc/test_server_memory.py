@@ -202,7 +202,7 @@ async def test_floods_cost_no_memory(server: SampleProcess) -> None:
 # -- many, for long -----------------------------------------------------------------------------------------
 
 KILLED = 1000 if SLOW else 200
-REQUESTS = 1_000_000 if SLOW else 20_000
+REQUESTS = 1_000_000 if SLOW else 10_000
 
 
 async def use_and_kill(server: SampleProcess, connections: int) -> None:
