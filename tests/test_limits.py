@@ -215,6 +215,7 @@ def test_the_text_beside_the_tables() -> None:
     assert (admission.BURST, admission.FAILING_CALL, admission.CANCELLED_CALL) == (5, 16, 8)
     assert (admission.INVALID_CALL, admission.USELESS_FRAME) == (4, 1)
     assert (turns.SLICE, turns.STRANGERS_SHARE, turns.STRANGERS_BURST) == (0.0005, 0.2, 0.5)
+    assert (turns.LONG_SLICE, turns.FEW) == (0.002, 2 * 32)
     assert (holding.STALE, holding._FOR_REQUESTS, holding._ROOM_FOR_SMALL) == (10, 0.4, 32_000_000)
     assert f"a connection may have {health.MOST_WATCHES}" in TEXT
     assert SERVER.first_request_timeout == LIMITS.handshake_timeout.total_seconds()

@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import suppress
-from itertools import pairwise
+from itertools import count, pairwise
 
 import pytest
 
+import windshift.rpc.connection as connection_module
 from windshift.rpc.server_connection import ServerConnection
+from windshift.rpc.turns import SLICE
 
 from .fakes import FakeTransport
 from .floods import ENDING, HARMLESS, Flood, pieces
-from .frames import PREFACE, WAIT, Peer, settings
+from .frames import PREFACE, WAIT, Peer, data, headers, ping, request_fields, settings
 from .serving import UNARY, Serving, Steps, echo, eventually, server_options, serving, simple
 
 
@@ -137,6 +139,30 @@ async def test_a_flood_takes_turns_with_others() -> None:
         assert max(after - before for before, after in pairwise(seen[2:])) < 1000
         transport.lose()
         await eventually(lambda: steps.ended == steps.started)
+
+
+@pytest.mark.parametrize(("body", "pieces_taken"), [(2000, 4), (0, 2), (None, 1)])
+async def test_few_calls_may_take_longer(
+    monkeypatch: pytest.MonkeyPatch, body: int | None, pieces_taken: int
+) -> None:
+    """A slice ends later where it brought few calls; not where it brought many, or nothing but PINGs."""
+    clock = count(step=0.0006)
+    monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
+    async with serving(unary_call=echo) as running:
+        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
+        transport = FakeTransport(connection, asyncio.get_running_loop())
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings())
+        fields, message = request_fields(UNARY), simple(bytes(body or 0))
+        frames = [
+            ping() if body is None else headers(stream, fields) + data(stream, message, end=True)
+            for stream in range(1, 4001 if body is None else 401, 2)
+        ]
+        transport.deliver(b"".join(frames))
+        before, piece = len(connection._rest), connection._piece
+        assert connection.take_turn(SLICE)
+        assert before - len(connection._rest) == pieces_taken * piece
+        transport.lose()
 
 
 async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> None:

@@ -1,8 +1,9 @@
 """One connection to one server: the protocol on a socket, from the first byte to the last.
 
-Everything sent in one turn of the event loop leaves in one write. Bytes that the server does not read wait
-here, up to a bound. What the server sends goes to its subscription before more is read: nothing is queued, so
-a slow receiver slows the server down, through TCP.
+Everything sent in one turn of the event loop leaves in one write, with what the next turn brings: each write
+costs both sides as much as several messages. Bytes that the server does not read wait here, up to a bound.
+What the server sends goes to its subscription before more is read: nothing is queued, so a slow receiver
+slows the server down, through TCP.
 """
 
 from __future__ import annotations
@@ -192,7 +193,7 @@ class Wire(asyncio.Protocol):
         self._pending += len(frame)
         if not self._flushing:
             self._flushing = True
-            self._loop.call_soon(self._flush)
+            self._loop.call_soon(self._flush_soon)
 
     def subscribe(self, sid: int, subject: bytes, receive: Receive) -> None:
         """Call `receive` with each message to `subject`, from now on."""
@@ -255,6 +256,10 @@ class Wire(asyncio.Protocol):
         if not self._flushing:
             self._flushing = True
             self._loop.call_soon(self._flush)
+
+    def _flush_soon(self) -> None:
+        """Let the loop read once more first: what comes of that leaves in the same write."""
+        self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import cast
 
 import ngh2
@@ -35,7 +35,7 @@ from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
-from .turns import SLICE, Turns
+from .turns import FEW, LONG_SLICE, SLICE, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -250,23 +250,28 @@ class Connection(asyncio.Protocol):
         elif len(data) <= _SMALL_READ:
             self._receive(data)
         else:
-            began = perf_counter()
-            self._receive(data)
-            self._fit_piece(perf_counter() - began, SLICE)
+            began = thread_time()
+            useful = self._receive(data)
+            self._fit_piece(thread_time() - began, SLICE, LONG_SLICE if useful else SLICE)
 
     def take_turn(self, seconds: float) -> bool:
         """Feed the engine for so many seconds; return whether something is left for another turn.
 
-        Otherwise a flood on one connection would hold up all others.
+        Otherwise a flood on one connection would hold up all others. Few useful events may take longer.
         """
-        data, taken = self._rest, 0
-        began = now = perf_counter()
-        while taken < len(data) and now - began < seconds and not (self._over or self._ending):
+        data, taken, useful = self._rest, 0, 0
+        longest = seconds if self.stranger else LONG_SLICE
+        began = now = thread_time()
+        while taken < len(data) and not (self._over or self._ending):
             piece = self._piece
-            self._receive(data[taken : taken + piece])
+            came = self._receive(data[taken : taken + piece])
             taken += piece
-            before, now = now, perf_counter()
-            self._fit_piece(now - before, seconds)
+            before, now = now, thread_time()
+            useful += came
+            is_few = came > 0 and useful < FEW
+            self._fit_piece(now - before, seconds, longest if came else seconds)
+            if now - began >= (longest if is_few else seconds):
+                break
         self._rest = b"" if self._over or self._ending else data[taken:]
         self._flush()
         if self._rest:
@@ -277,9 +282,9 @@ class Connection(asyncio.Protocol):
         transport.resume_reading()
         return False
 
-    def _fit_piece(self, spent: float, seconds: float) -> None:
+    def _fit_piece(self, spent: float, seconds: float, longest: float) -> None:
         """Parse less at once when a piece took too long, and more when it took little."""
-        if spent > seconds:
+        if spent > longest:
             self._piece = max(self._piece // 2, _SMALLEST_PIECE)
         elif spent < seconds / 4:
             self._piece = min(self._piece * 2, _LARGEST_PIECE)
@@ -292,18 +297,21 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def _receive(self, data: bytes) -> None:
+    def _receive(self, data: bytes) -> int:
+        """Feed the engine; return how many useful events that were."""
         if self._over or self._ending:
             if self._reads_too_late():
                 self._pause_reading()
-            return
+            return 0
         try:
             self._h2.receive_data(data)
         except ngh2.NGH2Error as error:
             self._fail(error)
-            return
+            return 0
         self._receiving = True
+        useless = self._useless
         events = self._dispatch()
+        useful = events - (self._useless - useless)
         self._events += events
         if not events:
             self._useless += len(data) // _SILENT_FRAME
@@ -312,6 +320,7 @@ class Connection(asyncio.Protocol):
             self._judge_useless()
         if not self._flush_scheduled and self._h2.want_write:
             self.schedule_flush()
+        return useful
 
     def _judge_useless(self) -> None:
         """Tell of frames beyond those that come with any traffic: open windows, measure the way there."""

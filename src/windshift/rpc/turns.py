@@ -13,7 +13,12 @@ from time import perf_counter
 from typing import Final, Protocol
 
 SLICE: Final = 0.0005
-"""Seconds of one slice: what a flood may add to each step of somebody else's call."""
+"""CPU seconds of one slice: what a flood may add to each step of somebody else's call."""
+LONG_SLICE: Final = 0.002
+"""The same of one that has brought fewer than `FEW` useful events. A slow machine needs it: what comes of
+each slice is written by itself, to the broker too, and a write costs as much as several calls."""
+FEW: Final = 64
+"""Events, of which a unary call brings two."""
 STRANGERS_SLICE: Final = 0.00025
 """The same for strangers, whose first call needs less."""
 STRANGERS_SHARE: Final = 0.2
