@@ -55,7 +55,13 @@ class FairSemaphore:
         """Take units if they can be had without waiting."""
         if self._queues and (self._is_short or asker in self._queues):
             return False
-        if not self._is_free(count) or not self._may_have(asker, count):
+        used = self.used
+        if used and used + count > self._size:
+            return False
+        if self._most is None:  # calls cost on the hot path
+            self.used = used + count
+            return True
+        if not self._may_have(asker, count):
             return False
         self._add(asker, count)
         return True
@@ -89,7 +95,10 @@ class FairSemaphore:
 
     def give_back(self, asker: str, count: int = 1) -> None:
         """Give units back, to those who wait."""
-        self._add(asker, -count)
+        if self._most is None:
+            self.used -= count
+        else:
+            self._add(asker, -count)
         if self._queues:
             self._hand_out()
 

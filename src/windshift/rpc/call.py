@@ -75,6 +75,7 @@ class ServerCall:
 
     Attributes:
         method: the path of the call, ``/package.Service/Method``.
+        peer: the client's address, ``host:port``.
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
         begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
@@ -117,6 +118,7 @@ class ServerCall:
         "on_cancel",
         "on_drain",
         "overhead",
+        "peer",
         "size",
         "started",
         "state",
@@ -136,6 +138,7 @@ class ServerCall:
         self._stream_id = stream_id
         self._method = method
         self.method = method.path
+        self.peer = connection.peer
         self._headers = headers
         self._fields = fields
         self._loop = connection.loop
@@ -172,7 +175,7 @@ class ServerCall:
 
         The values of a header that was sent more than once are joined by commas (RFC 9110, section 5.3).
         """
-        value = self.raw_header(name)
+        value = self.raw_header(name) if name in self._fields else None
         return "" if value is None else value.decode("latin-1")
 
     def raw_header(self, name: bytes) -> bytes | None:
@@ -181,11 +184,6 @@ class ServerCall:
         if value is None or len(self._fields) == len(self._headers):
             return value
         return b",".join(value for each, value in self._headers if each == name)
-
-    @property
-    def peer(self) -> str:
-        """The client's address, ``host:port``."""
-        return self._connection.peer
 
     @property
     def connection(self) -> Connection:
@@ -297,8 +295,9 @@ class ServerCall:
             self._connection.send_data(self._stream_id, payload)
             self._send_status(OK_TRAILERS)
             return
+        headers = self._response_headers() if self._initial_metadata else RESPONSE_HEADERS
         trailers = OK_TRAILERS + self._trailing_metadata if self._trailing_metadata else OK_TRAILERS
-        self._connection.send_message(self._stream_id, self._response_headers(), payload, trailers)
+        self._connection.send_message(self._stream_id, headers, payload, trailers)
 
     def _send_status(self, trailers: HeaderList) -> None:
         """Send a status; headers that were not sent go with it."""

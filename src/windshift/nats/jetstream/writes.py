@@ -259,7 +259,7 @@ class Writes:
         """
         if self._api.refusal:
             self._api.refuse_if_full()
-        slots = self._slots_for(write)
+        slots = 1 if len(write.body) < _SLOT else self._slots_for(write)
         if not self._slots.take_now(write.asker, slots):
             raise TooManyInFlight
         return self._send(write, slots, handler)
