@@ -221,7 +221,10 @@ class ServerCall:
 
     def send(self, message: Message) -> None:
         """Queue a response message; never blocks. After the end of the call nothing happens."""
-        self.send_bytes(message.SerializeToString())
+        if not self._done:
+            if not self._headers_sent:
+                self._send_headers()
+            self._connection.send_data(self._stream_id, encode_message(message.SerializeToString()))
 
     def send_bytes(self, payload: bytes) -> None:
         """Queue a response message that is serialized already."""

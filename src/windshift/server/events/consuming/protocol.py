@@ -507,7 +507,8 @@ class ConsumeProtocol:
         deliveries that others may object to, or has not got all of what was on its way when its window was
         made smaller.
         """
-        return self._settlements.saturated or self._is_limiting or bool(self.taken_over.pending)
+        settlements, is_limiting = self._settlements, self._limiting_until > -inf
+        return settlements.saturated or is_limiting or bool(self.taken_over.pending)
 
     @property
     def _is_limiting(self) -> bool:
@@ -614,7 +615,7 @@ class ConsumeProtocol:
         if isinstance(outcome, bytes) and not pending.answered:
             if pending.ends and pending.since > self._answered:
                 self._answered = pending.since
-            if self.policy.dead_letters or pending.seq in self._dead:
+            if self.found.policy.dead_letters or pending.seq in self._dead:
                 work = self._before_confirming(pending, outcome, now)
                 if work is not None:
                     self.work.append(work)
@@ -770,14 +771,14 @@ class ConsumeProtocol:
             counts.terminated += 1
         else:
             counts.rejected += 1
-        held = pending.held
-        if pending.ends and held.replay is None:  # how a replay ends is no other end of the event
+        held, ends = pending.held, pending.ends
+        if ends and held.replay is None:  # how a replay ends is no other end of the event
             self._settled.add(pending.seq, now)
             if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
                 self.settled_again.append(pending.seq)
             if self._dead:
                 self._dead.pop(pending.seq, None)
-        if pending.ends and held.attempt > 1:
+        if ends and held.attempt > 1:
             self._failures.settled(pending.seq, pending.reply)
         if pending.dropped is not None:
             self.work.append(ReportDropped(pending.dropped))
