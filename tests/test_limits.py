@@ -13,7 +13,7 @@ import pytest
 from windshift.nats.jetstream.writes import WriteOptions
 from windshift.rpc import ConnectionOptions, ServerOptions, StatusCode, admission, health, holding, turns
 from windshift.rpc.connection import SEND_QUEUE_MARK, engine_configuration
-from windshift.server.api import consume, dead_letters, deadlines, policies, publishing, streams
+from windshift.server.api import consume, dead_letters, deadlines, policies, streams
 from windshift.server.api.errors import CODES
 from windshift.server.auth import quotas
 from windshift.server.auth.policy import QUOTAS_IN_BYTES, Quotas
@@ -93,7 +93,7 @@ VALUES: Final = {
     "any other message": size(policies.LARGEST_REQUEST),
     "a message about dead letters": size(policies.LARGEST_OF_DEAD_LETTERS),
     "several events": size(policies.LARGEST_OF_EVENTS),
-    "events in one request": amount(publishing.MOST_EVENTS),
+    "events in one request": amount(policies.MOST_EVENTS),
     "a probe (`grpc.health.v1`)": size(policies.LARGEST_OF_HEALTH),
     "unread bytes of events on one stream": size(SEND_QUEUE_MARK),
     "subjects, keys, names of streams and consumers": f"{names.MAX_LENGTH} characters",

@@ -35,6 +35,7 @@ CARRY_PAYLOADS = {
     "Publish": UNLIMITED,
     "PublishEvent": UNLIMITED,
     "PublishBatch": LARGEST_OF_EVENTS,
+    "PublishStream": LARGEST_OF_EVENTS,
     "Set": UNLIMITED,
     "Transact": LARGEST_OF_TRANSACTIONS,
 }

@@ -13,12 +13,8 @@ from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.consume import consume
 from windshift.server.api.deadlines import answer_by
-from windshift.server.api.publishing import (
-    MOST_EVENTS,
-    publish_atomic,
-    publish_each,
-    read_publish,
-)
+from windshift.server.api.policies import MOST_EVENTS
+from windshift.server.api.publishing import publish_atomic, publish_each, publish_stream, read_publish
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.access import require
 from windshift.server.auth.actions import DeleteConsumer, UseConsumer
@@ -125,6 +121,10 @@ class EventsService:
         if request.atomic:
             return await publish_atomic(events, trace, call, self._publishing.atomic)
         return await publish_each(events, trace, call, self._publishing.many)
+
+    async def publish_stream(self, call: ServerCall) -> None:
+        """Store events as they come."""
+        await publish_stream(call, self._extract, self._publishing.many)
 
     async def events(self, call: ServerCall) -> None:
         """Deliver events and take their acknowledgements."""

@@ -71,7 +71,10 @@ LARGEST_OF_TRANSACTIONS: Final = 4 * 1024 * 1024
 """The same for transactions, which carry several payloads."""
 
 LARGEST_OF_EVENTS: Final = 8 * 1024 * 1024
-"""The same for several events."""
+"""The same for several events, which are counted before they are decoded."""
+
+MOST_EVENTS: Final = 1000
+"""Events of one request: the broker's limit on atomic batches."""
 
 LARGEST_OF_HEALTH: Final = 4 * 1024
 """The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
@@ -137,6 +140,8 @@ class MethodPolicy:
         weight: what a call counts in `quotas.calls`; publishes wait for their turn instead.
         trace: what span the API makes of it.
         max_size: bytes of a request.
+        most_elements: how many there may be in the list of things that is the first field of a request; None
+            = no limit but its size.
         writes: whether the outcome is unknown if the call is cut off.
         stores: whether the request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log.
@@ -151,6 +156,7 @@ class MethodPolicy:
     weight: Weight = Weight.LIGHT
     trace: Trace = Trace.CALL
     max_size: int = LARGEST_REQUEST
+    most_elements: int | None = None
     writes: bool = False
     stores: bool = False
     managed: bool = False
@@ -454,7 +460,24 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
     _EVENTS + "PublishEvent": _PUBLISH,
     _EVENTS + "Publish": _PUBLISH,
     _EVENTS + "PublishBatch": MethodPolicy(
-        rule=None, weight=Weight.LIST, max_size=LARGEST_OF_EVENTS, writes=True, stores=True, each=True
+        rule=None,
+        weight=Weight.LIST,
+        max_size=LARGEST_OF_EVENTS,
+        most_elements=MOST_EVENTS,
+        writes=True,
+        stores=True,
+        each=True,
+    ),
+    _EVENTS + "PublishStream": MethodPolicy(
+        rule=None,
+        quota=Quota.STREAMS,
+        weight=Weight.NONE,
+        trace=Trace.NONE,
+        max_size=LARGEST_OF_EVENTS,
+        most_elements=MOST_EVENTS,
+        writes=True,
+        stores=True,
+        each=True,
     ),
     _EVENTS + "Events": _CONSUME,
     _EVENTS + "Consume": _CONSUME,

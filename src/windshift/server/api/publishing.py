@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from google.rpc.error_details_pb2 import ErrorInfo
@@ -11,9 +13,10 @@ from google.rpc.error_details_pb2 import ErrorInfo
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.rpc import ServerCall, StatusCode
 from windshift.server.api.callers import admission_of, caller_of
-from windshift.server.api.deadlines import answer_by
+from windshift.server.api.deadlines import DEFAULT, answer_by
 from windshift.server.api.errors import translate
 from windshift.server.api.fields import timestamp
+from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.auth.access import AuthorizedStream
 from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
@@ -21,18 +24,16 @@ from windshift.server.domain.errors import (
     InvalidField,
     PermissionDenied,
     QuotaExceeded,
+    ShuttingDown,
     WindshiftError,
     at_index,
 )
 from windshift.server.events.atomic import AtomicPublisher
 from windshift.server.events.model import PublishRequest
-from windshift.server.events.pipeline import Item, Pipeline, Result
-from windshift.server.telemetry.propagation import TraceContext
+from windshift.server.events.pipeline import Feed, Item, Pipeline, Result
+from windshift.server.telemetry.propagation import Extract, TraceContext
 
 log = logging.getLogger(__name__)
-
-MOST_EVENTS: Final = 1000
-"""Events of one request: the broker's limit on atomic batches."""
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
@@ -84,6 +85,72 @@ def _require(admission: AuthorizedStream, subject: str, denied: dict[str, Windsh
         raise
 
 
+async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline) -> None:
+    """Publish events as they come, each of them for itself; a drain ends the call when they have results."""
+    loop = asyncio.get_running_loop()
+    drained: asyncio.Future[None] = loop.create_future()
+    call.on_drain = partial(drained.set_result, None)
+    trace, answered = extract(call), 0
+
+    async def feed() -> Feed:
+        while events := await _next_events(call, drained):
+            await _wait_for_quota(call, len(events), drained)
+            deadline = loop.time() + DEFAULT
+            if call.deadline is not None:
+                deadline = min(deadline, answer_by(call))
+            items = read_events(events, trace, call)
+            tell_denied(items, call)
+            yield items, deadline
+        if drained.done():
+            raise ShuttingDown
+
+    async def take(results: Sequence[Result]) -> None:
+        nonlocal answered
+        response = pb.PublishStreamResponse(first=answered, count=len(results))
+        write_results(response, results, answered, call)
+        answered += len(results)
+        await call.ready()
+        call.send(response)
+
+    call.begin_response()
+    await pipeline.publish(feed(), take)
+
+
+async def _next_events(call: ServerCall, drained: asyncio.Future[None]) -> list[pb.PublishEventRequest]:
+    """Return the events that have come, at least one; none after the last, or when the server drains."""
+    events: list[pb.PublishEventRequest] = []
+    while not events:
+        receiving = asyncio.ensure_future(call.receive_many())
+        try:
+            await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            if not receiving.done():
+                receiving.cancel()
+        if not receiving.done():
+            return []
+        requests = receiving.result()
+        if not requests:
+            return []
+        for request in requests:
+            if len(request.events) > MOST_EVENTS:
+                raise InvalidField("events", f"must have at most {MOST_EVENTS} elements")
+            events.extend(request.events)
+    return events
+
+
+async def _wait_for_quota(call: ServerCall, number: int, drained: asyncio.Future[None]) -> None:
+    """Wait until the caller may publish more, and count so many events. Raise `ShuttingDown`."""
+    admission = admission_of(call)
+    if admission is None:
+        return
+    pause = admission.pause(asyncio.get_running_loop().time())
+    if pause > 0:
+        await asyncio.wait((drained,), timeout=pause)
+        if drained.done():
+            raise ShuttingDown
+    admission.count_calls(number)
+
+
 async def publish_each(
     events: Sequence[pb.PublishEventRequest],
     trace: TraceContext | None,
@@ -125,7 +192,10 @@ def tell_denied(items: Sequence[Item], call: ServerCall) -> None:
 
 
 def write_results(
-    response: pb.PublishBatchResponse, results: Sequence[Result], first: int, call: ServerCall
+    response: pb.PublishBatchResponse | pb.PublishStreamResponse,
+    results: Sequence[Result],
+    first: int,
+    call: ServerCall,
 ) -> None:
     """Write what became of events, the first of which has the place `first`."""
     ids = response.ids

@@ -113,6 +113,10 @@ class AuthorizedStream:
         if full is not None:
             full.check(subject)
 
+    def pause(self, now: float) -> float:
+        """Return in how many seconds the caller may publish on in this call. `now` is the loop's time."""
+        return self._usage.pause(self.identity.principal, now)
+
     def count_calls(self, number: int) -> None:
         """Count events as calls, beside the call in which they are."""
         self._usage.count_calls(number)

@@ -120,6 +120,10 @@ class Bucket:
         level[_LEFT], level[_FILLED_AT] = left, now
         return left >= 1
 
+    def pause(self, rate: float, size: float, now: float) -> float:
+        """Return after how many seconds there is one, if nobody takes it; otherwise like `has_some`."""
+        return 0.0 if self.has_some(rate, size, now) else (1 - (self._left or 0.0)) / rate
+
     def is_old(self, now: float) -> bool:
         """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""
         return now - self._level[_FILLED_AT] > _MINUTE
@@ -166,6 +170,11 @@ class Usage:
         if not self._calls.has_some(rate, max(rate, 1.0), now):
             raise exceeded(principal.name, MAX_RPS, rate)
         self._calls.take(1)
+
+    def pause(self, principal: Principal, now: float) -> float:
+        """Return after how many seconds a call could begin."""
+        rate = principal.max_rps
+        return 0.0 if rate is None else self._calls.pause(rate, max(rate, 1.0), now)
 
     def count_calls(self, number: int) -> None:
         """Count what is as much as so many calls, after `begin_call`; it may be more than there is."""

@@ -224,6 +224,26 @@ class PublishBatchResponse(_message.Message):
     errors: _containers.RepeatedCompositeFieldContainer[PublishError]
     def __init__(self, ids: _Optional[_Iterable[int]] = ..., duplicates: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[PublishError, _Mapping]]] = ...) -> None: ...
 
+class PublishStreamRequest(_message.Message):
+    __slots__ = ("events",)
+    EVENTS_FIELD_NUMBER: _ClassVar[int]
+    events: _containers.RepeatedCompositeFieldContainer[PublishEventRequest]
+    def __init__(self, events: _Optional[_Iterable[_Union[PublishEventRequest, _Mapping]]] = ...) -> None: ...
+
+class PublishStreamResponse(_message.Message):
+    __slots__ = ("ids", "duplicates", "errors", "first", "count")
+    IDS_FIELD_NUMBER: _ClassVar[int]
+    DUPLICATES_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_FIELD_NUMBER: _ClassVar[int]
+    COUNT_FIELD_NUMBER: _ClassVar[int]
+    ids: _containers.RepeatedScalarFieldContainer[int]
+    duplicates: _containers.RepeatedScalarFieldContainer[int]
+    errors: _containers.RepeatedCompositeFieldContainer[PublishError]
+    first: int
+    count: int
+    def __init__(self, ids: _Optional[_Iterable[int]] = ..., duplicates: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[PublishError, _Mapping]]] = ..., first: _Optional[int] = ..., count: _Optional[int] = ...) -> None: ...
+
 class PublishError(_message.Message):
     __slots__ = ("index", "code", "message", "reason", "metadata")
     class MetadataEntry(_message.Message):

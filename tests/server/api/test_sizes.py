@@ -1,0 +1,60 @@
+"""Requests are limited before they are decoded."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+from google.protobuf.message import DecodeError
+
+from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchRequest
+from windshift.rpc import Method
+from windshift.server.api.policies import MOST_EVENTS
+from windshift.server.api.sizes import SizeInterceptor
+from windshift.server.domain.errors import InvalidField
+
+
+async def _handler(*_: object) -> None:
+    """Do nothing."""
+
+
+PATH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
+PLAIN = Method(PATH, _handler, PublishBatchRequest, False, False, False)
+PARSE = SizeInterceptor(1).intercept(replace(PLAIN)).request_type.FromString
+
+EMPTY = b"\x0a\x00"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        EMPTY * 1_000_000,
+        b"\x8a\x00\x00" * 1_000_000,
+        b"\x8a\x80\x80\x80\x00\x00" * 500_000,
+        b"\x10\x01" + EMPTY * 100_000,
+        b"\x3a\x00" * 100_000 + b"\x0a" * 20_000,
+    ],
+    ids=["shortest", "a longer tag", "an even longer tag", "behind another field", "fields without meaning"],
+)
+def test_too_many_elements_are_not_decoded(data: bytes) -> None:
+    """However they are written, more events than allowed are refused, and so is any number of fields."""
+    with pytest.raises(InvalidField, match="events: must have at most 1000 elements"):
+        PARSE(data)
+
+
+@pytest.mark.parametrize("data", [EMPTY * 20_000 + b"\x0b", b"\x0b\x0c" + EMPTY * 20_000, b"\x0a" * 20_000])
+def test_what_is_no_message(data: bytes) -> None:
+    """What cannot be counted cannot be decoded, or is too much."""
+    with pytest.raises((DecodeError, InvalidField)):
+        PARSE(data)
+
+
+def test_as_many_as_allowed() -> None:
+    """Large payloads of any bytes are no elements."""
+    request = PublishBatchRequest(atomic=True)
+    for _ in range(MOST_EVENTS):
+        request.events.add(subject="a").data.value = b"\n" * 100 + random.randbytes(100)
+    data = request.SerializeToString()
+    assert data.count(b"\n") > 16 * MOST_EVENTS
+    assert PARSE(data) == request
