@@ -1,6 +1,6 @@
 """The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
 
-    python -m benchmarks.load publish|rate|consume|deliver|idle --help
+    python -m benchmarks.load publish|many|rate|consume|deliver|idle --help
 
 Its own cost counts: on a small machine it shares the cores with the server and the broker.
 """
@@ -27,7 +27,11 @@ from .credentials import credentials_of
 from .h2load import PUBLISH, publish_request
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
+PUBLISH_BATCH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
+PUBLISH_STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _STREAMS_PER_CONNECTION = 100
+_UNANSWERED = 2000
+"""Events of a PublishStream that wait for their results."""
 
 
 async def publish(
@@ -52,6 +56,62 @@ async def publish(
     seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     await _close(channels)
     return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": failures}
+
+
+async def many(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+    """Publish ``each`` events in a request: on one ``PublishStream``, or in batches, eight under way."""
+    return await (_stream if way.startswith("stream") else _batches)(address, subject, count, each, way)
+
+
+async def _stream(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+    event = publish_request(subject, 100)
+    answered = failed = sent = 0
+    async with Channel(address) as channel:
+        call = channel.stream(PUBLISH_STREAM, events_pb.PublishStreamResponse)
+        started, cpu = time.perf_counter(), time.process_time()
+        while answered < count:
+            while sent < count and sent - answered < _UNANSWERED:
+                more = min(each, count - sent)
+                call.send(events_pb.PublishStreamRequest(events=_events(event, more, sent, way)))
+                sent += more
+            for response in await call.receive_many():
+                answered += response.count
+                failed += len(response.errors)
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+        call.cancel()
+    return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": {"events": failed}}
+
+
+async def _batches(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
+    event = publish_request(subject, 100)
+    request = events_pb.PublishBatchRequest(events=[event] * each, atomic=way == "atomic")
+    left = iter(range(count // each))
+    failed = 0
+
+    async def worker(channel: Channel) -> None:
+        nonlocal failed
+        for _ in left:
+            response = await channel.unary(PUBLISH_BATCH, request, events_pb.PublishBatchResponse)
+            failed += len(response.errors)
+
+    async with Channel(address) as channel:
+        started, cpu = time.perf_counter(), time.process_time()
+        await asyncio.gather(*(worker(channel) for _ in range(8)))
+        seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
+    return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": {"events": failed}}
+
+
+def _events(
+    event: events_pb.PublishEventRequest, number: int, first: int, way: str
+) -> list[events_pb.PublishEventRequest]:
+    """Return events, with a key each if they are to have one."""
+    if way != "stream, keys":
+        return [event] * number
+    keyed = [events_pb.PublishEventRequest() for _ in range(number)]
+    for place, each in enumerate(keyed):
+        each.CopyFrom(event)
+        each.idempotency_key = f"key-{first + place}"
+    return keyed
 
 
 class Pacer:
@@ -287,6 +347,17 @@ def _report(coroutine: Any) -> None:
 def _publish(**options: Any) -> None:
     """Publish as fast as the answers allow."""
     _report(publish(**options))
+
+
+@main.command("many")
+@click.argument("address")
+@click.argument("subject")
+@click.option("--count", default=200_000, help="Events.")
+@click.option("--each", default=100, help="Events in a request.")
+@click.option("--way", default="stream", type=click.Choice(["stream", "stream, keys", "batch", "atomic"]))
+def _many(**options: Any) -> None:
+    """Publish many events with each request, as fast as the answers allow."""
+    _report(many(**options))
 
 
 @main.command("rate")

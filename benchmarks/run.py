@@ -31,7 +31,7 @@ from .memory import (
 from .neighbours import measure_neighbours
 from .processes import ROOT, FailedToRun, server_of
 from .telemetry import measure_telemetry
-from .throughput import measure_consume, measure_direct, measure_latency, measure_publish
+from .throughput import measure_consume, measure_direct, measure_latency, measure_many, measure_publish
 from .workers import measure_workers
 
 
@@ -52,6 +52,7 @@ class Measurement:
 
 MEASUREMENTS = {
     "publish": Measurement(measure_publish, versions=True),
+    "many": Measurement(measure_many),
     "latency": Measurement(measure_latency),
     "consume": Measurement(measure_consume, versions=True),
     "nats-py": Measurement(measure_direct),

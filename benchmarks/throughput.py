@@ -72,6 +72,42 @@ async def _publish_own(bench: Bench, subject: str, server: Running, owner: Runni
     bench.figures.add(PUBLISH_OWN, subject, PER_SECOND, seen["per_second"])
     bench.figures.add(PUBLISH_OWN, subject, SERVER_CPU, cpu / count * 1e6)
     bench.figures.add(PUBLISH_OWN, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.say(
+        f"    own client: {number(seen['per_second'])} publishes/s, {number(cpu / count * 1e6)} µs each"
+    )
+
+
+MANY = (("stream", 1), ("stream", 16), ("stream, keys", 16), ("batch", 100), ("atomic", 100))
+"""Ways to publish many events, and how many each request has."""
+
+
+async def measure_many(bench: Bench) -> None:
+    """Many events with each request, beside one with each, by our own client."""
+    count = bench.options.scaled(200_000)
+    async with windshift_servers(bench) as servers:
+        for run in range(bench.options.runs):
+            for subject, server in servers.items():
+                bench.say(f"many events, run {run + 1} of {bench.options.runs}: {subject}")
+                await _publish_own(bench, subject, server, servers[WINDSHIFT], count // 4)
+                for way, each in MANY:
+                    await _publish_many(bench, subject, server, count, way, each)
+
+
+async def _publish_many(bench: Bench, subject: str, server: Running, count: int, way: str, each: int) -> None:
+    async with new_stream(server.address, bench.broker) as stream:
+        cpu, broker_cpu = server.cpu_seconds(), bench.nats.cpu_seconds()
+        arguments = (f"--count={count}", f"--each={each}", f"--way={way}")
+        seen = await run_program(bench.directory, "load", "many", server.address, stream, *arguments)
+        cpu, broker_cpu = server.cpu_seconds() - cpu, bench.nats.cpu_seconds() - broker_cpu
+        stored = await bench.broker.count(stream)
+    if stored != count:
+        raise FailedToRun(f"{subject}, {way}: {count} sent, {stored} stored, {seen['failures']}")
+    name = f"{PUBLISH} many, {way}, {each} each"
+    bench.figures.add(name, subject, PER_SECOND, seen["per_second"])
+    bench.figures.add(name, subject, SERVER_CPU, cpu / count * 1e6)
+    bench.figures.add(name, subject, BROKER_CPU, broker_cpu / count * 1e6)
+    bench.figures.add(name, subject, "client CPU, µs each", seen["client_cpu_us"])
+    bench.say(f"    {way}, {each}: {number(seen['per_second'])} events/s, {cpu / count * 1e6:.1f} µs each")
 
 
 async def measure_latency(bench: Bench) -> None:

@@ -113,6 +113,9 @@ def services_told(client: Client) -> Iterator[Any]:
         yield BY_NAME[service.name]
 
 
+_OF_SEVERAL: Final = (events_pb.PublishBatchResponse, events_pb.PublishStreamResponse)
+
+
 class Outcome(NamedTuple):
     """What came back."""
 
@@ -132,7 +135,7 @@ class Outcome(NamedTuple):
     @property
     def is_of_several(self) -> bool:
         """Whether there may be errors of single events in the response."""
-        return bool(self.responses) and isinstance(self.responses[0], events_pb.PublishBatchResponse)
+        return bool(self.responses) and isinstance(self.responses[0], _OF_SEVERAL)
 
 
 def invoke(client: Client, method: Any, request: Message, limit: int = 1) -> Outcome:
@@ -457,6 +460,7 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "EventsService/Publish": _published,
     "EventsService/PublishEvent": _published,
     "EventsService/PublishBatch": _all_published,
+    "EventsService/PublishStream": _all_published,
     "EventsService/EnsureStream": _stream_ensured,
     "EventsService/EnsureConsumer": _consumer_ensured,
     "EventsService/GetConsumer": _consumer_seen,

@@ -65,6 +65,9 @@ REQUESTS: dict[str, Message | Make] = {
     "EventsService/PublishBatch": events_pb.PublishBatchRequest(
         events=[{"subject": "orders.a", "data": any_of("x")}] * 2
     ),
+    "EventsService/PublishStream": events_pb.PublishStreamRequest(
+        events=[{"subject": "orders.a", "data": any_of("x")}] * 2
+    ),
     "EventsService/Events": lambda world: subscribe("SHOP", world.consumer("base-")),
     "EventsService/Consume": lambda world: subscribe("SHOP", world.consumer("base-")),
     "StateService/EnsureStore": lambda world: state_pb.EnsureStoreRequest(store=world.name("base-")),

@@ -4,6 +4,7 @@ import importlib
 
 MODULES = (
     "publishing",
+    "batches",
     "consuming",
     "last_attempts",
     "ends",
