@@ -24,6 +24,8 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 _BATCH = EVENTS.methods_by_name["PublishBatch"]
 _STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _TOGETHER = 20
+_PAUSE = 0.05
+"""Seconds between batches: all that is stored is read and checked in the end."""
 _WINDOW = 100
 """Events of a stream that wait for their results."""
 
@@ -98,6 +100,7 @@ async def publish_batches(workers: Crowd, publisher: Publisher, *, atomic: bool)
             for number in range(first, first + _TOGETHER):
                 publisher.ended(number, outcome, 0, response.failure)
             break
+        await asyncio.sleep(_PAUSE)
 
 
 def _take_results(
@@ -148,6 +151,7 @@ async def _publish_stream(
             await room.acquire()
             pending.append(publisher.next_event())
             await call.write(pb.PublishStreamRequest(events=pending[-1:]))
+            await asyncio.sleep(_PAUSE / _TOGETHER)
         await call.done_writing()
 
     sending = asyncio.create_task(send())
@@ -202,7 +206,7 @@ async def batch_kills(run: Run) -> None:
             for stream in ("streams", "batches", "atomic"):
                 await ensure_stream(made[0], stream)
             async with crowd() as workers:
-                for number in range(run.scale(4, 1)):
+                for number in range(run.scale(2, 1)):
                     for keys in (True, False):
                         name, connection = f"{'k' if keys else 'b'}{number}", made[(2 * number + keys) % 8]
                         publisher = Publisher(connection, f"s{name}", "streams", keys=keys)
