@@ -24,7 +24,7 @@ from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 _BATCH = EVENTS.methods_by_name["PublishBatch"]
 _STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _TOGETHER = 20
-_PAUSE = 0.05
+_PAUSE = 0.2
 """Seconds between batches: all that is stored is read and checked in the end."""
 _WINDOW = 100
 """Events of a stream that wait for their results."""

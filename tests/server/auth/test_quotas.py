@@ -38,6 +38,17 @@ def test_a_second_s_worth_at_once() -> None:
     assert begun(usage, who, 1000) == 20
 
 
+def test_events_of_one_call() -> None:
+    """Many events of a call count as calls, also beyond what there is; and it is known when there is more."""
+    usage, who = Usage(0), principal(rps=20)
+    assert usage.pause(principal(), 0) == usage.pause(who, 0) == 0
+    usage.begin_call(who, 0)
+    usage.count_calls(99)
+    assert usage.pause(who, 1) == pytest.approx(3.05)
+    assert begun(usage, who, 4.04) == 0
+    assert begun(usage, who, 4.06) == 1
+
+
 def test_slow_rates() -> None:
     """Less than one call per second is one call in a while."""
     usage, who = Usage(0), principal(rps=0.25)

@@ -307,6 +307,10 @@ class Writes:
             await self._connection.wait_ready(deadline)
             await steady.wait()
             await self._slots.take(writes[0].asker, deadline, slots)
+            while not steady.is_set():  # meanwhile there was trouble, which may need slots
+                self._slots.give_back(writes[0].asker, slots)
+                await steady.wait()
+                await self._slots.take(writes[0].asker, deadline, slots)
         except Busy:
             return Sent(writes, None, 0, 0, 0, TooManyInFlight())
         except NatsError as error:

@@ -122,7 +122,7 @@ class Bucket:
 
     def pause(self, rate: float, size: float, now: float) -> float:
         """Return after how many seconds there is one, if nobody takes it; otherwise like `has_some`."""
-        return 0.0 if self.has_some(rate, size, now) else (1 - (self._left or 0.0)) / rate
+        return 0.0 if self.has_some(rate, size, now) else (1 - self._level[_LEFT]) / rate
 
     def is_old(self, now: float) -> bool:
         """Tell whether nobody has asked for a minute: one that held a minute's worth is full again."""

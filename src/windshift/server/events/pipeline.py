@@ -91,6 +91,8 @@ class Pipeline:
                     raise portion
                 await take(await self._results(portion, steady))
                 room.release()
+                if ahead.empty():  # all that was sent before the trouble, if there was any, is settled
+                    steady.set()
         finally:
             sending.cancel()
             await asyncio.wait((sending,))
@@ -162,12 +164,7 @@ class Pipeline:
         acks = await self._writes.answered(sent)
         if None in acks:
             steady.clear()
-        try:
-            return [
-                ack or await self._concluded(requests[place], sent, place) for place, ack in enumerate(acks)
-            ]
-        finally:
-            steady.set()
+        return [ack or await self._concluded(requests[place], sent, place) for place, ack in enumerate(acks)]
 
     async def _concluded(self, request: PublishRequest, sent: Sent, place: int) -> PubAck | Exception:
         """Do for one event what goes beyond the broker's first answer."""
