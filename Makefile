@@ -63,6 +63,10 @@ engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(di
 	@test -n "$(NGHTTP2)" || { echo "Name a source of libnghttp2: make engine NGHTTP2=nghttp2-1.70.0.tar.xz"; exit 2; }
 	.venv-engine/bin/python scripts/engine.py "$(NGHTTP2)" $(TESTS)
 
+.PHONY: chart
+chart: .venv-chart/.installed ## Lint the Helm chart, and validate all its shapes against Kubernetes' schemas (needs helm, or Go to build it).
+	@.venv-chart/bin/python scripts/chart.py
+
 .PHONY: image
 image: ## Build the container image `windshift` (needs Docker; or DOCKER=podman).
 	$(DOCKER) build --tag windshift \
