@@ -28,6 +28,7 @@ from tests.support.exposition import (
 from tests.support.windshift_process import WindshiftProcess, wait_for, windshift
 from tests.wire.burying import ask
 from tests.wire.consuming import ensure_consumer, subscribed
+from tests.wire.management import ensure_stream
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as pb
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.server.telemetry.instruments import INSTRUMENTS, Instrument, InstrumentKind
@@ -46,7 +47,7 @@ class Served(NamedTuple):
 def traffic(client: Client, stream: str) -> None:
     """Do something of everything: 6 events stored, one twice, one refused; 5 of them delivered."""
     client.ensure_stream(stream)
-    ensure_consumer(client, stream, "c", timeout=0.3)
+    ensure_consumer(client, stream, "c", timeout=1.5)
     ensure_consumer(client, stream, "idle")
     for number in range(6):
         client.publish(f"{stream}.x", f"{number}", idempotency_key=f"{number}")
@@ -62,6 +63,8 @@ def traffic(client: Client, stream: str) -> None:
         for _ in range(4):
             call.told()
         wait_for(lambda: any(call.event().id == expired for _ in range(3)))
+    policy = {"max_bytes": "1000000", "max_events": "100", "discard_policy": "DISCARD_POLICY_NEW"}
+    ensure_stream(client, "LIMITED", retention_policy=policy)
     store = client.ensure_store(stream)
     client.set(store, "key")
     unknown: Any = client.channel.unary_unary("/nobody.knows/This")
@@ -121,6 +124,9 @@ def test_numbers(served: Served) -> None:
     assert seen.value("windshift_events_in_flight") == 0
     assert seen.value("windshift_stream_messages", stream=stream) == 6
     assert seen.value("windshift_stream_last_id", stream=stream) == 6
+    assert not seen.has("windshift_stream_size_limit_bytes", stream=stream)
+    assert seen.value("windshift_stream_size_limit_bytes", stream="LIMITED", discard="new") == 1_000_000
+    assert seen.value("windshift_stream_messages_limit", stream="LIMITED", discard="new") == 100
     assert seen.value("windshift_consumer_pending", stream=stream, consumer="idle") == 6
     assert seen.value("windshift_consumer_oldest_age_seconds", stream=stream, consumer="idle") > 0
 

@@ -46,7 +46,13 @@ class SnapshotLimits:
 
 @dataclass(frozen=True, slots=True)
 class StreamUsage:
-    """One stream."""
+    """One stream.
+
+    Attributes:
+        discard: what happens at a limit: the old events go, or new ones are refused ("new").
+        most_messages: how many events it may have. None = no limit.
+        most_size: how many bytes. None = no limit.
+    """
 
     name: str
     messages: int
@@ -54,6 +60,9 @@ class StreamUsage:
     first_id: int
     last_id: int
     consumers: int
+    discard: str
+    most_messages: int | None
+    most_size: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,14 +235,18 @@ def shares(groups: Iterable[list[T]], room: int) -> list[T]:
 
 
 def _stream(info: Mapping[str, Any]) -> StreamUsage:
-    state = info["state"]
+    config, state = info["config"], info["state"]
+    most_messages, most_size = config.get("max_msgs", -1), config.get("max_bytes", -1)
     return StreamUsage(
-        info["config"]["name"],
+        config["name"],
         state["messages"],
         state["bytes"],
         state["first_seq"],
         state["last_seq"],
         state.get("consumer_count", 0),
+        config.get("discard", "old"),
+        most_messages if most_messages > 0 else None,
+        most_size if most_size > 0 else None,
     )
 
 

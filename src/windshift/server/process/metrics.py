@@ -251,6 +251,8 @@ def _add_snapshots(registry: Registry, cache: SnapshotCache, dead_letters: DeadL
     registry.add(i.POLL_OMITTED, lambda: _omitted(cache.snapshot))
     registry.add(i.STREAM_MESSAGES, lambda: _streams(cache.snapshot, "messages"))
     registry.add(i.STREAM_SIZE, lambda: _streams(cache.snapshot, "size"))
+    registry.add(i.STREAM_MESSAGES_LIMIT, lambda: _limits(cache.snapshot, "most_messages"))
+    registry.add(i.STREAM_SIZE_LIMIT, lambda: _limits(cache.snapshot, "most_size"))
     registry.add(i.STREAM_LAST_ID, lambda: _streams(cache.snapshot, "last_id"))
     registry.add(
         i.CONSUMER_PENDING, lambda: chain(_consumers(cache.snapshot, "pending"), _replays(dead_letters))
@@ -270,6 +272,13 @@ def _omitted(snapshot: Snapshot | None) -> Iterator[Point]:
 def _streams(snapshot: Snapshot | None, attribute: str) -> Iterator[Point]:
     for stream in () if snapshot is None else snapshot.streams:
         yield (stream.name,), getattr(stream, attribute)
+
+
+def _limits(snapshot: Snapshot | None, attribute: str) -> Iterator[Point]:
+    for stream in () if snapshot is None else snapshot.streams:
+        limit = getattr(stream, attribute)
+        if limit is not None:
+            yield (stream.name, stream.discard), limit
 
 
 def _consumers(snapshot: Snapshot | None, attribute: str) -> Iterable[Point]:

@@ -261,6 +261,21 @@ STREAM_MESSAGES: Final = Instrument(
     "windshift.stream.messages", _G, "{event}", "Events in a stream", ("stream",)
 )
 STREAM_SIZE: Final = Instrument("windshift.stream.size", _G, "By", "Bytes in a stream", ("stream",))
+_LIMITED = ("stream", "discard")
+STREAM_MESSAGES_LIMIT: Final = Instrument(
+    "windshift.stream.messages.limit",
+    _G,
+    "{event}",
+    "Events that a stream may have, if that is limited; beyond it the old ones go, or new ones are refused",
+    _LIMITED,
+)
+STREAM_SIZE_LIMIT: Final = Instrument(
+    "windshift.stream.size.limit",
+    _G,
+    "By",
+    "Bytes that a stream may have, if that is limited; beyond it the old ones go, or new ones are refused",
+    _LIMITED,
+)
 STREAM_LAST_ID: Final = Instrument(
     "windshift.stream.last_id", _G, "{event}", "The last event id of a stream", ("stream",)
 )
