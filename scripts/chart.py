@@ -1,7 +1,7 @@
-"""Check the Helm chart: `helm lint`, then every shape of it rendered and validated against Kubernetes' schemas.
+"""Check the Helm chart: lint it, and validate each of its shapes against the schemas of Kubernetes.
 
-Needs `helm`, or Go to build it (once, into .cache/chart). Values that must be refused are tried too. Exits with 1
-when something is wrong. Objects of the Prometheus operator have no schema here; they are only rendered.
+Needs `helm`, or Go to build it (once, into .cache/chart). Values that must be refused are tried too. Exits
+with 1 when something is wrong. Objects of the Prometheus operator are only rendered: no schema is here.
 """
 
 from __future__ import annotations

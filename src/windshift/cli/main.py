@@ -14,6 +14,7 @@ from windshift.cli.options import shared_options
 
 _COMMANDS: Final = {
     "auth": ("auth", "Make tokens, and ask who may do what."),
+    "backup": ("backup", "Write all streams of a broker to a directory."),
     "bench": ("bench", "Measure publishing, consuming and latency."),
     "completion": ("completion", "Print what completes commands and names in a shell."),
     "consumers": ("consumers", "List, make, pause, move and delete consumers."),
@@ -24,6 +25,7 @@ _COMMANDS: Final = {
     "events": ("events", "Read or remove single events of a stream."),
     "health": ("health", "Ask a server whether it is ready."),
     "publish": ("publish", "Publish an event, or many."),
+    "restore": ("backup", "Make the streams of a backup again."),
     "run": ("run", "Run an app: handle events until it is stopped."),
     "serve": ("serve", "Run a server."),
     "state": ("state", "Read, write and watch values by key."),
@@ -96,8 +98,9 @@ def _show_version(ctx: click.Context, _: click.Parameter, wanted: bool) -> None:
 def main() -> None:
     """Events and state for services, over gRPC and NATS JetStream.
 
-    The options below may stand anywhere on the line, but for auth, health, run and serve. What they leave
-    open comes from the environment (WINDSHIFT_ADDRESS, WINDSHIFT_TOKEN, …), then from the context.
+    The options below may stand anywhere on the line, but for auth, backup, health, restore, run and serve.
+    What they leave open comes from the environment (WINDSHIFT_ADDRESS, WINDSHIFT_TOKEN, …), then from the
+    context.
 
     Exits with 0 when it is done, 1 if it failed, 2 for wrong usage, 3 if something does not exist, 4 for a
     conflict, 5 if the server cannot be reached or was too slow and nothing happened, 6 if it is not allowed,

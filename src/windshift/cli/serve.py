@@ -76,10 +76,10 @@ def serve(share_port: bool, workers: str | None) -> None:
 def run_server(environment: Mapping[str, str], tell: Callable[[str], None], *, share_port: bool) -> None:
     """Run a server until a signal; exit with its status if it fails. Tell the line that says it is ready."""
     signal.signal(signal.SIGTERM, stop_early)
-    config = _read_config(environment)
+    config = read_config(environment)
     if config.reloads:
         signal.signal(signal.SIGHUP, _not_yet)
-    process = _import_server()
+    process = import_server("serve")
     try:
         process.run(config, tell, share_port=share_port)
     except process.StartError as error:
@@ -109,16 +109,18 @@ def _not_yet(number: int, _: FrameType | None) -> None:
     """Ignore a SIGHUP before anything has been loaded."""
 
 
-def _read_config(environment: Mapping[str, str]) -> ServerConfig:
+def read_config(environment: Mapping[str, str]) -> ServerConfig:
+    """Read the configuration; exit with 2 if it is wrong."""
     try:
         return config_from_environment(environment)
     except ConfigurationError as error:
         fail(_USAGE, *error.problems)
 
 
-def _import_server() -> ModuleType:
+def import_server(name: str) -> ModuleType:
+    """Import a module of `windshift.server.process`; exit with 1 if the server is not installed."""
     try:
-        return import_module("windshift.server.process.serve")
+        return import_module(f"windshift.server.process.{name}")
     except ModuleNotFoundError as error:
         missing = (error.name or "").partition(".")[0]
         if missing not in _EXTRA:

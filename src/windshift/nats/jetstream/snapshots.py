@@ -1,0 +1,117 @@
+"""Snapshots of whole streams: their messages and consumers, as one archive in pieces.
+
+The format is the server's own, a compressed tar, the same that ``nats stream backup`` writes. A snapshot is
+of one moment. Sources: ``processSnapshotRequest`` and ``processStreamRestore`` in nats-server's
+``jetstream_api.go``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable
+from datetime import timedelta
+from typing import Final
+
+from windshift.nats.connection import Connection
+from windshift.nats.errors import Forbidden, NatsError, Unavailable
+from windshift.nats.jetstream.api import JetStream, JsonObject, read_answer
+from windshift.nats.protocol import Message
+from windshift.nats.requests import NoReply, Requests
+
+PIECE: Final = 128 * 1024
+"""Bytes of one piece, at most."""
+_GOOD_END: Final = b"NATS/1.0 204"
+"""How the header of the last message begins, if it has one, and all went well."""
+
+
+class SnapshotFailed(NatsError):
+    """A snapshot, or what was made of it, is not whole. The text says why."""
+
+
+class Snapshots:
+    """Takes snapshots of streams, and makes streams of them.
+
+    `patience` is how long the server may take over each step: the beginning, one piece, and the end of a
+    restore, in which it reads the whole stream.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        requests: Requests,
+        api: JetStream,
+        patience: timedelta = timedelta(minutes=2),
+    ) -> None:
+        self._connection = connection
+        self._requests = requests
+        self._api = api
+        self._patience = patience.total_seconds()
+
+    async def take(self, stream: str, write: Callable[[bytes], object]) -> JsonObject:
+        """Take a snapshot; `write` is called with each piece, in order.
+
+        Return the stream's ``config`` and ``state`` at that moment. Raise `SnapshotFailed` if it breaks off,
+        and the errors of `JetStream.call`.
+        """
+        pieces: asyncio.Queue[Message | None] = asyncio.Queue()
+        inbox = self._connection.inbox()
+        subscription = self._connection.subscribe(inbox, pieces.put_nowait)
+
+        def on_lost() -> None:
+            pieces.put_nowait(None)
+
+        self._connection.on_lost.append(on_lost)
+        try:
+            request = {"deliver_subject": inbox.decode(), "chunk_size": PIECE, "jsck": True}
+            answer = await self._api.call(
+                f"STREAM.SNAPSHOT.{stream}", request, self._deadline(), repeatable=False
+            )
+            await self._read(pieces, write)
+        finally:
+            self._connection.on_lost.remove(on_lost)
+            subscription.unsubscribe()
+        return {"config": answer["config"], "state": answer["state"]}
+
+    async def _read(self, pieces: asyncio.Queue[Message | None], write: Callable[[bytes], object]) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._patience):
+                    piece = await pieces.get()
+            except TimeoutError:
+                raise SnapshotFailed("the server sent nothing more") from None
+            if piece is None:
+                raise SnapshotFailed("the connection was lost")
+            if not piece.body:
+                if piece.headers and not piece.headers.startswith(_GOOD_END):
+                    raise SnapshotFailed(piece.headers.decode(errors="replace").split("\r\n")[0])
+                return
+            write(piece.body)
+            if piece.reply:  # the server sends some megabytes ahead of these
+                self._connection.publish(piece.reply)
+
+    async def restore(self, snapshot: JsonObject, pieces: Iterable[bytes]) -> JsonObject:
+        """Make a stream of a snapshot, whose ``config`` may have been changed; return the stream's info.
+
+        Raise `SnapshotFailed` if the server does not take it, and the errors of `JetStream.call`: a stream of
+        that name must not exist.
+        """
+        name = snapshot["config"]["name"]
+        answer = await self._api.call(f"STREAM.RESTORE.{name}", snapshot, self._deadline(), repeatable=False)
+        subject = answer["deliver_subject"].encode()
+        for piece in pieces:
+            refusal = await self._send(subject, piece)
+            if refusal:
+                read_answer(refusal)
+                raise SnapshotFailed(refusal.decode(errors="replace"))
+        return read_answer(await self._send(subject, b""))
+
+    async def _send(self, subject: bytes, piece: bytes) -> bytes:
+        outcome = await self._requests.request(subject, piece, b"", self._deadline())
+        if isinstance(outcome, bytes):
+            return outcome
+        if outcome is NoReply.FORBIDDEN:
+            raise Forbidden
+        raise Unavailable
+
+    def _deadline(self) -> float:
+        return self._requests.loop.time() + self._patience

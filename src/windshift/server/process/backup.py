@@ -1,0 +1,228 @@
+"""Backups of all that JetStream holds for an account, and what is made of them again.
+
+A directory for each stream, as ``nats stream backup`` writes it: ``backup.json`` with configuration and
+state, and ``stream.tar.s2``. The streams of dead letters come last, so that what moves on while they are read
+is there twice rather than not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Iterator, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from windshift.nats import (
+    ConnectFailed,
+    Connection,
+    Forbidden,
+    JetStreamError,
+    NatsError,
+    Requests,
+    Unavailable,
+)
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.jetstream.snapshots import PIECE, Snapshots
+from windshift.server.config import ServerConfig
+from windshift.server.process.app import connection_options
+from windshift.server.process.embedded import EmbeddedError, EmbeddedNats
+
+_DESCRIPTION: Final = "backup.json"
+_ARCHIVE: Final = "stream.tar.s2"
+_LAST: Final = ("WS_DEAD_LETTERS", "WS_REPLAYS")
+"""An event goes from its stream to the dead letters, and from there to the replays and back."""
+_ROUNDS: Final = 5
+"""How often these two are read until nothing has moved between them meanwhile."""
+_READING: Final = 60.0
+
+Tell: TypeAlias = Callable[[str], None]
+"""Is given a line for each thing that was done."""
+
+
+class BackupError(Exception):
+    """It cannot be done. The text says why, for an operator: a line for each thing."""
+
+
+class _Broker(NamedTuple):
+    requests: Requests
+    api: JetStream
+    snapshots: Snapshots
+
+    async def streams(self) -> list[JsonObject]:
+        """Return all streams, in the order in which they are backed up."""
+        found = [info async for info in self.api.listed("STREAM.LIST", "streams", self._deadline())]
+        return sorted(found, key=lambda info: (info["config"]["name"] in _LAST, info["config"]["name"]))
+
+    async def state(self, stream: str) -> Any:
+        """Return what there is in a stream."""
+        return (await self.api.stream_info(stream, self._deadline()))["state"]
+
+    def _deadline(self) -> float:
+        return self.requests.loop.time() + _READING
+
+
+async def back_up(config: ServerConfig, directory: Path, wanted: Collection[str], tell: Tell) -> None:
+    """Write the streams of these names, or all, to a directory, which must be empty or absent.
+
+    Raises `BackupError`; what is written by then is left there.
+    """
+    _make_empty(directory)
+    async with _broker(config) as broker:
+        storage = {info["config"]["name"]: info["config"]["storage"] for info in await broker.streams()}
+        chosen = _chosen(storage, wanted)
+        kept = [name for name in chosen if storage[name] == "file"]
+        for name in chosen:
+            if storage[name] != "file":
+                tell(f"{name}: left out, it is in memory only")
+        for name in kept:
+            if name not in _LAST:
+                await _take(broker, name, directory, tell)
+        await _take_last(broker, [name for name in kept if name in _LAST], directory, tell)
+        tell(f"{len(kept)} streams are in {directory}")
+
+
+async def _take_last(broker: _Broker, names: Sequence[str], directory: Path, tell: Tell) -> None:
+    """Take the streams between which events move in both directions."""
+    for _ in range(_ROUNDS if names else 0):
+        before = [await broker.state(name) for name in names]
+        for name in names:
+            await _take(broker, name, directory, lambda _: None)
+        if [await broker.state(name) for name in names] == before:
+            break
+    else:
+        if names:
+            tell("dead letters moved all the time: a few may be missing; stop the replays, and back up anew")
+    for name in names:
+        tell(_line(name, _read(directory / name)["state"]))
+
+
+async def _take(broker: _Broker, name: str, directory: Path, tell: Tell) -> None:
+    place = directory / name
+    place.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _private(place / _ARCHIVE) as archive:
+        snapshot = await broker.snapshots.take(name, archive.write)
+        archive.flush()
+        os.fsync(archive.fileno())
+    with _private(place / _DESCRIPTION) as description:
+        description.write(json.dumps(snapshot, indent=2).encode())
+    tell(_line(name, snapshot["state"]))
+
+
+async def restore(
+    config: ServerConfig, directory: Path, wanted: Collection[str], replicas: int | None, tell: Tell
+) -> None:
+    """Make the streams of these names, or all, again from a directory; none of them may exist.
+
+    With `replicas` they get that many, whatever they had. Raises `BackupError`; streams that were made by
+    then stay.
+    """
+    found = _found(directory)
+    chosen = _chosen(found, wanted)
+    async with _broker(config) as broker:
+        taken = sorted({info["config"]["name"] for info in await broker.streams()} & set(chosen))
+        if taken:
+            raise BackupError(f"these exist already: {', '.join(taken)}; delete them, or name others")
+        for name in chosen:
+            await _make(broker, found[name], replicas, tell)
+        tell(f"{len(chosen)} streams are restored")
+
+
+async def _make(broker: _Broker, place: Path, replicas: int | None, tell: Tell) -> None:
+    name, snapshot = place.name, _read(place)
+    if replicas is not None:
+        snapshot = {**snapshot, "config": {**snapshot["config"], "num_replicas": replicas}}
+    try:
+        info = await broker.snapshots.restore(snapshot, _pieces(place / _ARCHIVE))
+    except (NatsError, OSError) as error:
+        raise BackupError(f"{name} is not restored: {_why(error)}") from error
+    wanted, got = ((each["state"]["messages"], each["state"]["last_seq"]) for each in (snapshot, info))
+    if got != wanted:
+        raise BackupError(f"{name} is not restored as it was: it has {got[0]} events of {wanted[0]}")
+    tell(_line(name, info["state"]))
+
+
+# --- Files ------------------------------------------------------------------------------------------------
+
+
+def _make_empty(directory: Path) -> None:
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if any(directory.iterdir()):
+            raise BackupError(f"{directory} is not empty")
+    except OSError as error:
+        raise BackupError(f"{directory} cannot be used: {error.strerror}") from error
+
+
+def _found(directory: Path) -> dict[str, Path]:
+    """Return the directories of the streams of a backup, by name."""
+    found = {each.parent.name: each.parent for each in sorted(directory.glob(f"*/{_DESCRIPTION}"))}
+    if not found:
+        raise BackupError(f"{directory} holds no backup: no directory in it has a {_DESCRIPTION}")
+    return found
+
+
+def _private(path: Path) -> Any:
+    """Open a file that only its owner may read, as events may be secret."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb")
+
+
+def _pieces(archive: Path) -> Iterator[bytes]:
+    with archive.open("rb") as file:
+        while piece := file.read(PIECE):
+            yield piece
+
+
+def _read(place: Path) -> JsonObject:
+    try:
+        found = json.loads((place / _DESCRIPTION).read_bytes())
+        return {"config": {**found["config"], "name": place.name}, "state": {**found["state"]}}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BackupError(f"{place / _DESCRIPTION} cannot be used: {_why(error)}") from error
+
+
+def _chosen(names: Collection[str], wanted: Collection[str]) -> list[str]:
+    missing = sorted(set(wanted) - set(names))
+    if missing:
+        raise BackupError(f"there is no stream called {', '.join(missing)}")
+    return [name for name in names if not wanted or name in wanted]
+
+
+def _line(name: str, state: JsonObject) -> str:
+    consumers = state.get("consumer_count", 0)
+    return f"{name}: {state['messages']:,} messages, {state['bytes']:,} bytes, {consumers} consumers"
+
+
+# --- The broker -------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def _broker(config: ServerConfig) -> AsyncIterator[_Broker]:
+    """Connect to the configured NATS, or start the embedded one, whose data directory nobody uses."""
+    async with AsyncExitStack() as stack:
+        try:
+            servers = config.nats.servers
+            if not servers:
+                embedded = EmbeddedNats(config.embedded)
+                await embedded.start()
+                stack.push_async_callback(embedded.stop)
+                servers = (embedded.address,)
+            connection = Connection(connection_options(config.nats, servers))
+            requests = Requests(connection)
+            stack.push_async_callback(connection.close)
+            await connection.connect()
+            api = JetStream(connection, requests)
+            yield _Broker(requests, api, Snapshots(connection, requests, api))
+        except (EmbeddedError, ConnectFailed, NatsError, OSError) as error:
+            raise BackupError(_why(error)) from error
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, JetStreamError):
+        return error.description
+    if isinstance(error, Forbidden):
+        return "this user may not do it: see docs/operations/backup.md"
+    if isinstance(error, Unavailable):
+        return "NATS does not answer, or has no JetStream"
+    return str(error) or type(error).__name__
