@@ -64,7 +64,7 @@ engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(di
 	.venv-engine/bin/python scripts/engine.py "$(NGHTTP2)" $(TESTS)
 
 .PHONY: chart
-chart: .venv-chart/.installed ## Lint the Helm chart, and validate all its shapes against Kubernetes' schemas (needs helm, or Go to build it).
+chart: .venv-chart/.installed ## Lint the Helm chart, and validate all its shapes against the schemas of Kubernetes.
 	@.venv-chart/bin/python scripts/chart.py
 
 .PHONY: image

@@ -1,15 +1,13 @@
 """Check the Helm chart: lint it, and validate each of its shapes against the schemas of Kubernetes.
 
-Needs `helm`, or Go to build it (once, into .cache/chart). Values that must be refused are tried too. Exits
-with 1 when something is wrong. Objects of the Prometheus operator are only rendered: no schema is here.
+Values that must be refused are tried too. Exits with 1 when something is wrong. Objects of the Prometheus
+operator are only rendered: no schema of them is here.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -21,8 +19,7 @@ import yaml
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 CHART: Final = ROOT / "deploy" / "helm" / "windshift"
-CACHE: Final = ROOT / ".cache" / "chart"
-HELM: Final = "helm.sh/helm/v3/cmd/helm@v3.19.0"
+HELM: Final = str(Path(sys.executable).with_name("helm"))
 VERSIONS: Final = ("1.26", "1.37")
 """The oldest Kubernetes that the chart supports, and a present one."""
 
@@ -78,28 +75,14 @@ REFUSED: Final[dict[str, dict[str, Any]]] = {
     "needs tls.secret": AUTHORIZED | {"tls": {"clientAuth": "require"}},
     "the chart sets it by a value of its own": AUTHORIZED | {"env": {"GRPC_PORT": "1"}},
     "replica": AUTHORIZED | {"replica": 2},
-    "/nats/url": AUTHORIZED | {"nats": {"url": "nats://user:password@nats"}},
+    "nats.url: Does not match pattern": AUTHORIZED | {"nats": {"url": "nats://user:password@nats"}},
 }
 """Parts of what is told, and the values that it is told of."""
 
 
-def helm() -> str:
-    """Return the program, built if it is not installed."""
-    found = shutil.which("helm") or shutil.which("helm", path=str(CACHE))
-    if found:
-        return found
-    go = shutil.which("go")
-    if go is None:
-        sys.exit("The chart is checked with helm: install it, or Go, which builds it.")
-    print("Building helm; this takes some minutes, once.", flush=True)
-    CACHE.mkdir(parents=True, exist_ok=True)
-    subprocess.run([go, "install", HELM], env={**os.environ, "GOBIN": str(CACHE)}, check=True)
-    return str(CACHE / "helm")
-
-
-def render(program: str, values: dict[str, Any], version: str) -> subprocess.CompletedProcess[str]:
+def render(values: dict[str, Any], version: str) -> subprocess.CompletedProcess[str]:
     """Render the chart with some values."""
-    command = [program, "template", "ws", str(CHART), "--kube-version", version, "--values", "-"]
+    command = [HELM, "template", "ws", str(CHART), "--kube-version", version, "--values", "-"]
     return subprocess.run(command, input=json.dumps(values), text=True, capture_output=True, check=False)
 
 
@@ -120,22 +103,22 @@ def wrong(objects: list[dict[str, Any]], version: str) -> Iterator[str]:
             yield from (f"{name}: {one} twice" for one in set(variables) if variables.count(one) > 1)
 
 
-def problems(program: str) -> Iterator[str]:
+def problems() -> Iterator[str]:
     """Say everything that is wrong with the chart."""
     for text, values in REFUSED.items():
-        done = render(program, values, VERSIONS[-1])
+        done = render(values, VERSIONS[-1])
         if done.returncode == 0 or text not in done.stderr:
             yield f"not refused with {text!r}: {done.stderr.strip() or 'it was rendered'}"
     for shape, values in SHAPES.items():
         for version in VERSIONS:
-            done = render(program, values, version)
+            done = render(values, version)
             if done.returncode:
                 yield f"{shape}, {version}: {done.stderr.strip()}"
                 continue
             objects = [each for each in yaml.safe_load_all(done.stdout) if each]
             yield from (f"{shape}, {version}: {each}" for each in wrong(objects, version))
             print(f"  {shape}, Kubernetes {version}: {len(objects)} objects", flush=True)
-    command = [program, "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
+    command = [HELM, "lint", "--strict", "--quiet", str(CHART), "--values", "-"]
     done = subprocess.run(command, input=json.dumps(NATS), text=True, capture_output=True, check=False)
     if done.returncode:
         yield f"helm lint: {done.stdout}{done.stderr}"
@@ -143,7 +126,7 @@ def problems(program: str) -> Iterator[str]:
 
 def main() -> int:
     """Check everything and return the exit status."""
-    found = list(problems(helm()))
+    found = list(problems())
     for each in found:
         print(each)
     print("The chart is wrong." if found else "The chart is right.")
