@@ -24,6 +24,7 @@ RUN python -m venv --without-pip /opt/windshift \
 
 # The package itself.
 COPY pyproject.toml README.md LICENSE ./
+COPY proto ./proto
 COPY src ./src
 RUN /tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /wheels . \
  && /tools/bin/pip --python /opt/windshift/bin/python install --quiet --no-deps /wheels/*.whl

@@ -54,6 +54,10 @@ fuzz: install ## Send the server frames and requests of chance, and its NATS cli
 conformance: install ## Run the gRPC interop client and h2spec against the rpc layer (needs Go).
 	$(BIN)/python -m tests.conformance
 
+.PHONY: languages
+languages: install ## Run the examples in Go, Node, TypeScript, Java and C# whose tools are installed; or LANGUAGES='some of them'.
+	@$(BIN)/python scripts/languages.py $(LANGUAGES)
+
 .PHONY: images
 images: ## Pin the images that the Dockerfile and compose.yaml pull by the digests that they have now (needs Docker and a network).
 	$(PYTHON) scripts/images.py $(DOCKER)

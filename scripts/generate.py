@@ -39,10 +39,13 @@ class Tree:
     """Folder that the package's import name starts at."""
     private_pool: bool = False
     """Give each file a descriptor pool of its own instead of the process-wide default one."""
+    aliases: bool = False
+    """Make the modules importable also where generated code of others looks for them, `root` / `only`."""
 
 
 TREES = (
-    Tree(ROOT / "proto", "windshift", Path("windshift/_gen"), ROOT / "src"),
+    # The stubs that grpcio-tools generates (`*_pb2_grpc.py`) import `windshift.events.v1alpha1.service_pb2`.
+    Tree(ROOT / "proto", "windshift", Path("windshift/_gen"), ROOT / "src", aliases=True),
     # gRPC's own services get pools of their own: their official Python packages register the same names from
     # other files, with other contents from version to version, and the default pool holds a name only once.
     Tree(ROOT / "proto", "grpc", Path("windshift/rpc/_gen"), ROOT / "src", private_pool=True),
@@ -75,6 +78,23 @@ def adapt(text: str, tree: Tree, root: str) -> str:
     if tree.private_pool:
         text = text.replace("_descriptor_pool.Default()", "_descriptor_pool.DescriptorPool()")
     return text
+
+
+def aliases(tree: Tree, out: Path) -> dict[Path, str]:
+    """Return the modules that hand on those of `tree`, whose code is below `out`.
+
+    Their folders are no packages of their own, so that generated code of others can lie beside them.
+    """
+    names = (path.relative_to(out) for path in out.rglob("*_pb2.py") if tree.aliases)
+    return {
+        tree.root / name: (
+            f'"""The messages of {name.with_suffix("").as_posix().removesuffix("_pb2")}.proto, '
+            'for generated code that imports them from here."""\n\n'
+            "# Written by `make generate`. Do not edit.\n\n"
+            f"from {'.'.join((*tree.package.parts, *name.with_suffix('').parts))} import *\n"
+        )
+        for name in names
+    }
 
 
 def generated(folder: Path) -> Iterator[Path]:
@@ -121,10 +141,17 @@ def main(arguments: list[str]) -> int:
         target = tree.root / tree.package
         with tempfile.TemporaryDirectory() as folder:
             generate(tree, Path(folder))
+            handed_on = aliases(tree, Path(folder))
             if "--check" in arguments:
                 stale += differences(Path(folder), target)
+                stale += [
+                    path for path, text in handed_on.items() if not path.exists() or path.read_text() != text
+                ]
             else:
                 install(Path(folder), target)
+                for path, text in handed_on.items():
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_text(text)
         if not importable(tree):
             print(
                 f"{tree.package}: the oldest supported protobuf cannot import this, see above.",

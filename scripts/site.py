@@ -27,7 +27,20 @@ INSTEAD = {
     "src/windshift/server/domain/errors.py": "reference/errors.md",
 }
 """Pages of the site that tell what is in a file or folder of the repository."""
-LANGUAGES = {".py": "python", ".proto": "protobuf", ".yaml": "yaml", ".json": "json", ".service": "ini"}
+LANGUAGES = {
+    ".cs": "csharp",
+    ".go": "go",
+    ".java": "java",
+    ".js": "js",
+    ".ts": "ts",
+    ".xml": "xml",
+    ".csproj": "xml",
+    ".py": "python",
+    ".proto": "protobuf",
+    ".yaml": "yaml",
+    ".json": "json",
+    ".service": "ini",
+}
 
 _LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?![a-z]+:|#)[^)#\s]+)(?P<anchor>#[^)\s]*)?\)")
 _FENCE = re.compile(r"(^```.*?^```|`[^`\n]+`)", re.DOTALL | re.MULTILINE)

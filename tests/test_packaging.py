@@ -213,6 +213,8 @@ def test_the_wheel_works_without_the_server(nats_server: NatsServer, tmp_path: P
         wheel.extractall(site)
     assert (site / "windshift" / "py.typed").exists()
     assert (site / "windshift" / "sdk" / "sync.pyi").exists()
+    protos = {path.relative_to(ROOT) for path in (ROOT / "proto" / "windshift").rglob("*.proto")}
+    assert all((site / "windshift" / path).exists() for path in protos)
     for package in base_packages():
         for file in metadata.files(package) or []:
             if file.suffix != ".pyc" and ".." not in file.parts:

@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"windshift/payload/v1/payload.proto\x12\x14windshift.payload.v1\"#\n\x04Json\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"windshift/payload/v1/payload.proto\x12\x14windshift.payload.v1\"#\n\x04Json\x12\x0c\n\x04type\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c\x42t\n\x14windshift.payload.v1B\x0cPayloadProtoP\x01Z\x1ewindshift/payload/v1;payloadv1\xaa\x02\x14Windshift.Payload.V1\xca\x02\x14Windshift\\Payload\\V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'windshift._gen.windshift.payload.v1.payload_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\024windshift.payload.v1B\014PayloadProtoP\001Z\036windshift/payload/v1;payloadv1\252\002\024Windshift.Payload.V1\312\002\024Windshift\\Payload\\V1'
   _globals['_JSON']._serialized_start=60
   _globals['_JSON']._serialized_end=95
 # @@protoc_insertion_point(module_scope)

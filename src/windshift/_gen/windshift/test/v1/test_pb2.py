@@ -24,13 +24,14 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwindshift/test/v1/test.proto\x12\x11windshift.test.v1\"\x1c\n\x0bStringValue\x12\r\n\x05value\x18\x01 \x01(\tb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cwindshift/test/v1/test.proto\x12\x11windshift.test.v1\"\x1c\n\x0bStringValue\x12\r\n\x05value\x18\x01 \x01(\tBb\n\x11windshift.test.v1B\tTestProtoP\x01Z\x18windshift/test/v1;testv1\xaa\x02\x11Windshift.Test.V1\xca\x02\x11Windshift\\Test\\V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'windshift._gen.windshift.test.v1.test_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-  DESCRIPTOR._loaded_options = None
+  _globals['DESCRIPTOR']._loaded_options = None
+  _globals['DESCRIPTOR']._serialized_options = b'\n\021windshift.test.v1B\tTestProtoP\001Z\030windshift/test/v1;testv1\252\002\021Windshift.Test.V1\312\002\021Windshift\\Test\\V1'
   _globals['_STRINGVALUE']._serialized_start=51
   _globals['_STRINGVALUE']._serialized_end=79
 # @@protoc_insertion_point(module_scope)
