@@ -20,7 +20,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).resolve().parent.parent
 GENERATED = ROOT / "build" / "reference"
 """What scripts/reference.py wrote."""
-TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
+TOP = ("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "SUPPORT.md")
 INSTEAD = {
     "proto": "reference/index.md",
     "proto/windshift": "reference/index.md",

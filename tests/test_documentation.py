@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 
+from tests.support.nats_server import BINARY
 from windshift.server.config import SETTINGS
 
 ROOT = Path(__file__).resolve().parent.parent
+CLASSES = {"WindshiftError"}
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
 
@@ -45,3 +49,22 @@ def test_make_targets_exist(document: Path) -> None:
     """Every `make` target that a document names is in the Makefile."""
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"(?:`|^)make ([a-z-]+)", document.read_text(), re.MULTILINE)) <= targets
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_alerts_exist(document: Path) -> None:
+    """Every alert that a document names is among the rules."""
+    rules = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())["groups"]
+    alerts = {rule["alert"] for group in rules for rule in group["rules"]}
+    assert set(re.findall(r"`(Windshift[A-Z][A-Za-z]+)`", document.read_text())) - alerts <= CLASSES
+
+
+def test_nats_takes_the_configuration_of_a_cluster(tmp_path: Path) -> None:
+    """The file that the document shows is one that nats-server starts with."""
+    text = (ROOT / "docs" / "operations" / "cluster.md").read_text()
+    (found,) = re.findall(r"^```\n(# nats\.conf.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    file = tmp_path / "nats.conf"
+    file.write_text(found)
+    environment = {"NATS_WINDSHIFT_PASSWORD": "s3cret"}
+    done = subprocess.run([BINARY, "-t", "--config", file], env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
