@@ -16,7 +16,13 @@ BINARY = Path(sysconfig.get_path("scripts")) / "nats-server"
 
 
 class NatsServer:
-    """One nats-server process with JetStream. It keeps its port and its data over restarts."""
+    """One nats-server process. It keeps its port and its data over restarts.
+
+    Attributes:
+        jetstream: whether it is started with JetStream.
+    """
+
+    jetstream = True
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         self._directory = directory
@@ -38,7 +44,7 @@ class NatsServer:
             [
                 str(BINARY),
                 *("--addr", "127.0.0.1", "--port", str(self.port)),
-                *("--jetstream", "--store_dir", str(self._directory / "data")),
+                *(("--jetstream", "--store_dir", str(self._directory / "data")) if self.jetstream else ()),
                 *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),
                 *self._arguments,
             ],
@@ -105,10 +111,11 @@ class NatsServer:
 
 
 @contextmanager
-def running_nats(directory: Path, *arguments: str) -> Iterator[NatsServer]:
+def running_nats(directory: Path, *arguments: str, jetstream: bool = True) -> Iterator[NatsServer]:
     """Run a nats-server in a directory, which is made if need be, for as long as the block lasts."""
     directory.mkdir(exist_ok=True)
     server = NatsServer(directory, *arguments)
+    server.jetstream = jetstream
     server.start()
     try:
         yield server

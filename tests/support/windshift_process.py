@@ -84,6 +84,10 @@ class WindshiftProcess:
     def start(self) -> None:
         """Start the process, and return when it says that it is ready."""
         self.launch()
+        self.wait_ready()
+
+    def wait_ready(self) -> None:
+        """Return when the process says that it is ready."""
         self.wait_for(lambda: "\n" in self.out or self.process.poll() is not None)
         found = _READY.search(self.out.strip())
         if found is None:

@@ -273,6 +273,9 @@ class JetStream:
         self.refusal = ""
         """Why nothing can be stored now, set by whoever watches the server's disk; empty = it can. Meanwhile,
         methods that store something raise `StorageFull`."""
+        self.is_absent = False
+        """Whether the server is known to have no JetStream, set by whoever looks. Meanwhile a request that
+        nobody answers is not repeated as in an election, but raises `JetStreamError`."""
 
     def refuse_if_full(self) -> None:
         """Raise `StorageFull` while nothing can be stored."""
@@ -344,6 +347,8 @@ class JetStream:
                 raise JetStreamError(0, 500, "something other than JetStream answered") from None
         if outcome is NoReply.FORBIDDEN:
             raise Forbidden(subject.decode())
+        if outcome is NoReply.NO_RESPONDERS and self.is_absent:
+            raise JetStreamError(codes.JETSTREAM_NOT_ENABLED, 503, "JetStream not enabled")
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:
             raise OutcomeUnknown
         return None

@@ -61,6 +61,7 @@ from windshift.server.auth.authorization import Authorization
 from windshift.server.auth.ledger import Ledger
 from windshift.server.background.pacing import Pacing
 from windshift.server.broker.asking import asking
+from windshift.server.broker.availability import Availability
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
 from windshift.server.config import LimitsConfig, NatsConfig, ServerConfig
@@ -85,7 +86,7 @@ from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.ownership.ownership import Ownership
 from windshift.server.process.metrics import Metrics
-from windshift.server.process.readiness import Readiness
+from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import api_tls
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watches
@@ -175,6 +176,7 @@ class App:
         self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, self._pacing)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
+        self._jetstream = Availability(nats.connection, nats.requests, nats.api)
         self._follow_connection()
 
     def _follow_connection(self) -> None:
@@ -182,6 +184,7 @@ class App:
         dead_lettering = self._domain.dead_lettering
         self.connection.on_connected += [dead_lettering.peers.connected, self._show_health]
         self.connection.on_lost += [dead_lettering.lost, self._show_health]
+        self._jetstream.on_change.append(self._show_health)
         self._show_health()
 
     def _open_connections(self) -> tuple[ServerConnection, ...]:
@@ -204,17 +207,19 @@ class App:
 
     def readiness(self) -> Readiness:
         """Return whether calls should be sent here now."""
-        connection, trouble = self.connection, self._trouble
+        connection, jetstream, trouble = self.connection, self._jetstream, self._trouble
         if self._draining_since is not None:
             return Readiness("draining", self._draining_since)
         if self._serving_since is None:
             return Readiness("starting", self._made_at)
         if not connection.connected:
             return Readiness("no connection to NATS", connection.since, connection.last_error)
+        if jetstream.missing:
+            return Readiness(NO_JETSTREAM, jetstream.since, jetstream.missing)
         reads, now = self._api.connection, asyncio.get_running_loop().time()
         if not reads.connected and now - reads.since > _UNHEARD:
             return Readiness("no connection to NATS to read with", reads.since, reads.last_error)
-        return trouble or Readiness(None, max(self._serving_since, connection.since))
+        return trouble or Readiness(None, max(self._serving_since, connection.since, jetstream.since))
 
     def refuse_writes(self, why: str, trouble: Readiness | None) -> None:
         """Refuse at once what cannot be stored, for a reason that clients are told; empty: take it again.
@@ -225,7 +230,7 @@ class App:
         self._show_health()
 
     async def start(self) -> None:
-        """Connect to NATS, and take calls.
+        """Connect to NATS, and take calls, though without JetStream this is not ready.
 
         Raises `ConnectFailed` when NATS cannot be reached, OSError when the port cannot be used,
         `TlsNotUsable` when the TLS files cannot, and `NotUsable` when the authorization file cannot.
@@ -236,6 +241,7 @@ class App:
         self._domain.dead_lettering.peers.start()
         await self.connection.connect()
         await self._api.connection.connect()
+        await self._jetstream.look()
         server = self._make_server()
         listen = self._config.grpc.listen
         tls = None if self._tls is None else self._tls.context
@@ -249,6 +255,7 @@ class App:
 
     def _watching(self) -> Iterator[Coroutine[Any, Any, None]]:
         """Return the background work of the server."""
+        yield self._jetstream.watch()
         yield self._pacing.run(self._domain.upkeep.run())
         yield self._domain.gathering.run()
         yield self._domain.administration.servers.measure()

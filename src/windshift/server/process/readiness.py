@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
+
+NO_JETSTREAM: Final = "no JetStream"
+"""The reason while nothing can be stored or read at all."""
 
 
 @dataclass(frozen=True, slots=True)

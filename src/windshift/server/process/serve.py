@@ -28,7 +28,7 @@ from windshift.server.process.health_http import HealthApplication, HealthServer
 from windshift.server.process.logging import configure_logging, exported_logs
 from windshift.server.process.memory import memory_to_hold
 from windshift.server.process.open_files import allow_connections
-from windshift.server.process.readiness import Readiness
+from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import TlsNotUsable
 from windshift.server.process.watchdog import Watchdog
 from windshift.server.process.workers import WorkerFailed, Workers
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_LOOK = 0.1
+"""Seconds between two looks at whether there is JetStream."""
 
 
 class StartError(Exception):
@@ -170,6 +172,9 @@ class Process:
         self._tell_of_disk()
         warnings = asyncio.create_task(warn(config, app.port))
         stack.callback(warnings.cancel)
+        if app.readiness().reason == NO_JETSTREAM:
+            while app.readiness().reason is not None:  # noqa: ASYNC110 - workers can only be asked
+                await asyncio.sleep(_LOOK)
         self._tell(_ready_line(config, app.port, health_port))
 
     async def _begin(self, app: App | Workers, stack: AsyncExitStack) -> None:
