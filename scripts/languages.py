@@ -102,7 +102,7 @@ def server() -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         certificate(folder)
-        token = secrets.token_urlsafe(32)
+        token = f"ws_shop_{secrets.token_urlsafe(32)}"  # as `windshift auth token shop` makes it
         (folder / "auth.toml").write_text(RULES.format(digest=sha256(token.encode()).hexdigest()))
         (folder / "auth.toml").chmod(0o600)
         settings = {

@@ -9,7 +9,7 @@ import { Any } from "./gen/google/protobuf/any.js";
 import { ErrorInfo } from "./gen/google/rpc/error_details.js";
 import { Status } from "./gen/google/rpc/status.js";
 import { OrderPlaced } from "./gen/shop/v1/order.js";
-import { EventsServiceClient, type EventsRequest, type EventsResponse } from "./gen/windshift/events/v1alpha1/service.js";
+import { EnsureConsumerRequest, EventsRequest, EventsServiceClient, PublishEventRequest, type EventsResponse } from "./gen/windshift/events/v1alpha1/service.js";
 import { StateServiceClient } from "./gen/windshift/state/v1alpha1/service.js";
 
 const STREAM = "shop-typescript";
@@ -69,13 +69,13 @@ async function publish(events: EventsServiceClient): Promise<void> {
     name: STREAM,
     source: { $case: "subjects", value: { subjects: [`${STREAM}.>`] } },
   });
-  await call(events, events.ensureConsumer, {
-    stream: STREAM,
-    name: "billing",
-    subjects: [],
-    from: { pointer: { $case: "start", value: true } },
+  const consumer = { stream: STREAM, name: "billing", from: { pointer: { $case: "start" as const, value: true } } };
+  await call(events, events.ensureConsumer, EnsureConsumerRequest.fromPartial(consumer));
+  const order = PublishEventRequest.fromPartial({
+    subject: `${STREAM}.placed`,
+    data: pack(3490n),
+    idempotencyKey: `order-${randomUUID()}`,
   });
-  const order = { subject: `${STREAM}.placed`, data: pack(3490n), idempotencyKey: `order-${randomUUID()}` };
   for (let turn = 0; turn < 2; turn++) { // the same key stores it once, however often it is repeated
     const receipt = await call(events, events.publish, order);
     console.log(`stored as event ${receipt.id}, duplicate: ${receipt.duplicate}`);
@@ -99,8 +99,8 @@ function consume(events: EventsServiceClient): Promise<void> {
         stream.end();
       }
     });
-    const subscribe = { stream: STREAM, consumer: "billing", maxProcessingEvents: 50n, resume: [], linger: undefined };
-    stream.write({ request: { $case: "subscribe", value: subscribe } });
+    const subscribe = { stream: STREAM, consumer: "billing", maxProcessingEvents: 50n };
+    stream.write(EventsRequest.fromPartial({ request: { $case: "subscribe", value: subscribe } }));
   });
 }
 
