@@ -33,6 +33,10 @@ CHECKS: dict[str, list[str]] = {
     "metrics": [sys.executable, "scripts/metrics.py", "--check"],
     "dockerfile": [f"{BIN}/hadolint", "Dockerfile"],
     "compose": [f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.compose-spec", "compose.yaml"],
+    "workflows": [
+        *(f"{BIN}/check-jsonschema", "--builtin-schema", "vendor.github-workflows"),
+        *map(str, sorted(ROOT.glob(".github/workflows/*.yml"))),
+    ],
     "materials": [".venv-release/bin/python", "scripts/artifacts.py", "--check"],
     "lock": [sys.executable, "scripts/lock.py", "--check"],
     "tree": [sys.executable, "scripts/tree.py"],
