@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable, Iterator
 from queue import SimpleQueue
 from typing import Any
 
@@ -96,6 +94,15 @@ def test_too_many_events_in_a_request(client: Client, unique: Unique) -> None:
     assert client.publish(f"{name}.a") == 2
 
 
+def test_headers_come_at_once(client: Client) -> None:
+    """The client hears that its call was taken up before it has sent anything."""
+    requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
+    call = start(client, iter(requests.get, None))
+    assert call.initial_metadata() is not None
+    requests.put(None)
+    assert list(call) == []
+
+
 def test_results_come_while_the_call_is_open(client: Client, unique: Unique) -> None:
     """A result does not wait for later events."""
     name = client.ensure_stream(unique())
@@ -133,16 +140,6 @@ def test_many_calls_at_once(own_nats_server: NatsServer, unique: Unique) -> None
         assert all(ids == sorted(ids) for ids in found)
         assert sorted(each for ids in found for each in ids) == list(range(1, 8 * 400 + 1))
         client.channel.close()
-
-
-@asynccontextmanager
-async def stopped(nats_server: NatsServer) -> AsyncIterator[None]:
-    """Have no nats-server as long as the block lasts."""
-    await asyncio.to_thread(nats_server.kill)
-    try:
-        yield
-    finally:
-        await asyncio.to_thread(nats_server.start)
 
 
 def test_deadline(client: Client, unique: Unique) -> None:

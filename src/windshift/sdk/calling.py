@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -41,6 +41,7 @@ class Caller:
         payloads: the client's codecs.
         timeout: seconds for an operation with all its attempts, unless it says otherwise.
         tracing: records spans; None = the program does not trace.
+        lacks_publish_stream: whether a server was too old to publish many events by one call.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -49,6 +50,7 @@ class Caller:
         self.timeout = settings.timeout
         self.tracing = tracing()
         self.follows_forks = False
+        self.lacks_publish_stream = False
         self._settings = settings
         self._credentials = settings.credentials
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -59,12 +61,13 @@ class Caller:
     async def call(
         self,
         method: str,
-        request: Message,
+        request: R,
         response: type[M],
         repeat: Repeat,
         *,
         timeout: float | None = None,
         gone: StatusCode | None = None,
+        first: Callable[[R, float], Awaitable[M | None]] | None = None,
     ) -> M:
         """Make a call, and repeat it within its timeout where that is safe.
 
@@ -75,6 +78,7 @@ class Caller:
             repeat: what the operation makes of being done twice.
             timeout: seconds for all attempts; None = the client's.
             gone: the status that means "done before" to a repeated call whose first attempt is in doubt.
+            first: makes the first attempt in another way, within so many seconds; None if it did nothing.
 
         Raises:
             WindshiftError: see `windshift.sdk.errors`.
@@ -93,6 +97,11 @@ class Caller:
             channel = channels.for_calls()
             metadata = pairs if self.tracing is None else pairs + self.tracing.context()
             try:
+                if first is not None and attempt == 1:
+                    done = await first(request, left)
+                    if done is not None:
+                        return done
+                    left = deadline - clock()
                 return await channel.unary(method, request, response, timeout=left, metadata=metadata)
             except RpcError as failure:
                 error = failure

@@ -21,6 +21,7 @@ __all__ = [
     "DeadLetterNotFound",
     "DeadlineExceeded",
     "Denied",
+    "DuplicateEvent",
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
@@ -32,6 +33,7 @@ __all__ = [
     "KeyNotFound",
     "LeaseLost",
     "MirrorChange",
+    "NotAllowedByStream",
     "NotFound",
     "NotSettled",
     "NotSupportedByBroker",
@@ -236,6 +238,20 @@ class KeyExists(Conflict):
         return self._number("actual")
 
 
+class DuplicateEvent(Conflict):
+    """An event of an atomic batch was stored before, by its key; none of the batch was stored now."""
+
+    @property
+    def id(self) -> int | None:
+        """Its id in the stream; 0 if the caller may not know."""
+        return self._number("id")
+
+    @property
+    def index(self) -> int | None:
+        """Its position in the batch."""
+        return self._number("index")
+
+
 # --- The broker cannot ----------------------------------------------------------------------------
 
 
@@ -290,6 +306,20 @@ class SeekNotPossible(Refused):
 
 class NotSupportedByBroker(Refused):
     """The broker's version cannot do this."""
+
+
+class NotAllowedByStream(Refused):
+    """The stream does not allow this; ensure it with the setting that does."""
+
+    @property
+    def subject(self) -> str:
+        """A subject of the stream, with the client's namespace."""
+        return self.metadata.get("subject", "")
+
+    @property
+    def setting(self) -> str:
+        """The field of EnsureStream that allows it."""
+        return self.metadata.get("setting", "")
 
 
 class ForbiddenByBroker(Refused):
@@ -484,9 +514,11 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "WRONG_LAST_ID": WrongLastId,
     "REVISION_MISMATCH": RevisionMismatch,
     "KEY_EXISTS": KeyExists,
+    "DUPLICATE_EVENT": DuplicateEvent,
     "UNBOUND_SUBJECT": UnboundSubject,
     "TOO_MANY_SUBJECTS": TooManySubjects,
     "NOT_SUPPORTED_BY_BROKER": NotSupportedByBroker,
+    "NOT_ALLOWED_BY_STREAM": NotAllowedByStream,
     "FORBIDDEN_BY_BROKER": ForbiddenByBroker,
     "SEEK_NOT_POSSIBLE": SeekNotPossible,
     "SUBJECTS_OVERLAP": SubjectsOverlap,

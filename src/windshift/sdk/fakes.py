@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -36,6 +36,7 @@ from .subjects import EVERYTHING, overlap
 from .times import timestamp
 
 M = TypeVar("M", bound=Message)
+R = TypeVar("R", bound=Message)
 T = TypeVar("T")
 
 
@@ -189,6 +190,7 @@ class FakeCaller(Caller):
     def __init__(self, codecs: Sequence[Codec] = ()) -> None:
         super().__init__(Settings((), None, Credentials(None), 10.0, Names(), Payloads(codecs)))
         self.published: list[Published] = []
+        self.lacks_publish_stream = True
         self._stores: dict[str, _FakeStore] = {}
         self._answers: dict[type[Message], Callable[[Any], Message]] = {
             events.PublishEventRequest: self._publish,
@@ -208,12 +210,13 @@ class FakeCaller(Caller):
     async def call(
         self,
         method: str,
-        request: Message,
+        request: R,
         response: type[M],
         repeat: Repeat,
         *,
         timeout: float | None = None,
         gone: StatusCode | None = None,
+        first: Callable[[R, float], Awaitable[M | None]] | None = None,
     ) -> M:
         """Answer a call.
 

@@ -15,6 +15,7 @@ from windshift.protos import events
 
 from .calling import Caller
 from .errors import PublishManyError
+from .publish_stream import PublishStream
 from .retry import Repeat
 from .times import timestamp
 
@@ -46,8 +47,10 @@ class Publish(NamedTuple):
     time: datetime | None = None
 
 
-async def publish(caller: Caller, event: Publish, timeout: float | None = None) -> PublishReceipt:
-    """Publish an event; see `Client.publish`."""
+async def publish(
+    caller: Caller, event: Publish, timeout: float | None = None, stream: PublishStream | None = None
+) -> PublishReceipt:
+    """Publish an event, by a call of its own or by that of many; see `Client.publish`."""
     subject, message, key, expected_last_id, time = event
     request = events.PublishEventRequest(
         subject=caller.names.subject(subject),
@@ -59,7 +62,10 @@ async def publish(caller: Caller, event: Publish, timeout: float | None = None) 
         request.timestamp.CopyFrom(timestamp(time))
     repeat = Repeat.ONCE if key is None else Repeat.SAME
     if caller.tracing is None:
-        response = await caller.call(METHOD, request, events.PublishEventResponse, repeat, timeout=timeout)
+        first = None if stream is None else stream.publish
+        response = await caller.call(
+            METHOD, request, events.PublishEventResponse, repeat, timeout=timeout, first=first
+        )
     else:
         with caller.tracing.publishing(request.subject) as span:
             response = await caller.call(
@@ -119,11 +125,11 @@ async def publish_many(
             place = len(results)
             results.append(None)
             try:
-                results[place] = await publish(caller, event)
+                results[place] = await publish(caller, event, stream=stream)
             except Exception as error:  # noqa: BLE001 -- all are raised together
                 results[place], failed = error, True
 
-    async with asyncio.TaskGroup() as group:
+    async with PublishStream(caller, is_used=in_flight > 1) as stream, asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(work())
     if failed:
@@ -156,6 +162,7 @@ class Publisher:
         self._room = asyncio.Semaphore(in_flight)
         self._running: set[asyncio.Task[PublishReceipt]] = set()
         self._failures: list[Exception] = []
+        self._stream = PublishStream(caller, is_used=in_flight > 1)
 
     async def send(
         self,
@@ -174,7 +181,7 @@ class Publisher:
         """
         await self._room.acquire()
         event = Publish(subject, message, key=key, expected_last_id=expected_last_id, time=time)
-        task = asyncio.ensure_future(publish(self._caller, event))
+        task = asyncio.ensure_future(publish(self._caller, event, stream=self._stream))
         self._running.add(task)
         task.add_done_callback(self._done)
         return task
@@ -193,5 +200,6 @@ class Publisher:
     ) -> None:
         if self._running:
             await asyncio.wait(self._running)
+        await self._stream.close()
         if self._failures and error is None:
             raise ExceptionGroup(f"{len(self._failures)} events were not published", self._failures)

@@ -1,0 +1,361 @@
+"""Many events by one call, and by calls of their own where that is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+
+import pytest
+from google.rpc.error_details_pb2 import ErrorInfo
+
+import windshift as ws
+from tests.support.cutting_proxy import cutting
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift.protos import test
+from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
+from windshift.sdk.client import caller_of
+
+Unique = Callable[[], str]
+Text = test.StringValue
+SERVICE = pb.DESCRIPTOR.services_by_name["EventsService"]
+
+
+class OlderServer:
+    """Stores events one by one.
+
+    Attributes:
+        stored: their keys.
+    """
+
+    def __init__(self) -> None:
+        self.stored: list[str] = []
+
+    async def publish(self, request: pb.PublishEventRequest, call: ServerCall) -> pb.PublishEventResponse:
+        """Store one."""
+        self.stored.append(request.idempotency_key)
+        return pb.PublishEventResponse(id=len(self.stored))
+
+
+class ScriptedServer(OlderServer):
+    """Does with each call of many events what a test says.
+
+    Attributes:
+        calls: how many there were.
+        ended: whether the last one has ended.
+        taken: the events that came with them.
+    """
+
+    def __init__(self, script: Callable[[ScriptedServer, ServerCall], AsyncIterator[None]]) -> None:
+        super().__init__()
+        self._script = script
+        self.calls = 0
+        self.ended = asyncio.Event()
+        self.taken: list[pb.PublishEventRequest] = []
+
+    async def publish_stream(self, call: ServerCall) -> None:
+        """Do it."""
+        self.calls += 1
+        self.ended.clear()
+        try:
+            async for _ in self._script(self, call):
+                pass
+        finally:
+            self.ended.set()
+
+    async def take(self, call: ServerCall) -> bool:
+        """Take what comes; return whether there is more to come."""
+        requests = await call.receive_many()
+        self.taken.extend(event for request in requests for event in request.events)
+        return bool(requests)
+
+    def answer(self, call: ServerCall, errors: Sequence[pb.PublishError] = ()) -> None:
+        """Answer all events of a call, of which none was answered yet."""
+        ids = range(1, len(self.taken) + 1)
+        call.send(pb.PublishStreamResponse(ids=ids, count=len(ids), errors=errors))
+
+
+@asynccontextmanager
+async def connected(service: OlderServer, timeout: float = 20) -> AsyncIterator[ws.Client]:
+    """Run a server, and connect to it."""
+    server = Server([Service(SERVICE, service)])
+    _, port = await server.listen("127.0.0.1", 0)
+    try:
+        async with ws.connect(f"127.0.0.1:{port}", timeout=timeout) as client:
+            yield client
+    finally:
+        server.close()
+
+
+def events(number: int, *, keys: bool) -> list[ws.Publish]:
+    """Make events."""
+    return [ws.Publish("a", Text(), key=f"key-{each}" if keys else None) for each in range(number)]
+
+
+def ending(error: RpcError) -> Callable[[ScriptedServer, ServerCall], AsyncIterator[None]]:
+    """Take some events, then end the call so."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        await server.take(call)
+        yield
+        raise error
+
+    return script
+
+
+async def test_one_call(client: ws.Client, unique: Unique) -> None:
+    """Each of many events has its receipt, and one that is there already is told as such."""
+    name = unique()
+    await client.streams.ensure(name, subjects=[f"{name}.>"])
+    messages = [Text(value=str(number)) for number in range(1000)]
+    receipts = await client.publish_many(messages, subject=f"{name}.a")
+    assert sorted(receipt.id for receipt in receipts) == list(range(1, 1001))
+    async with client.publisher() as out:
+        sent = [await out.send(f"{name}.a", message, key="same") for message in messages[:10]]
+    assert sorted(each.result().duplicate for each in sent) == [False] + [True] * 9
+
+
+async def test_only_one_call() -> None:
+    """All events that are small go by one call, which ends in good order; a large one goes by its own."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        answered = 0
+        while await server.take(call):
+            yield
+            count = len(server.taken) - answered
+            call.send(pb.PublishStreamResponse(ids=[7] * count, count=count, first=answered))
+            answered += count
+
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        large = ws.Publish("a", Text(value="x" * 10_000), key="large")
+        receipts = await client.publish_many([*events(1000, keys=True), large])
+        assert [receipt.id for receipt in receipts] == [7] * 1000 + [1]
+        assert {event.idempotency_key for event in service.taken} == {f"key-{each}" for each in range(1000)}
+        assert (service.calls, service.stored) == (1, ["large"])
+        await service.ended.wait()
+
+
+@pytest.mark.parametrize("keys", [True, False])
+async def test_older_server(keys: bool) -> None:
+    """A server that does not have the call gets each event with a call of its own."""
+    service = OlderServer()
+    async with connected(service) as client:
+        receipts = await client.publish_many(events(300, keys=keys))
+        assert sorted(receipt.id for receipt in receipts) == list(range(1, 301))
+        async with client.publisher() as out:
+            sent = await out.send("a", Text(), key="last")
+        assert (await sent).id == 301
+        assert service.stored[-1] == "last"
+
+
+async def test_errors_of_events(client: ws.Client, unique: Unique) -> None:
+    """An event has the error that it would have had by a call of its own."""
+    name = unique()
+    await client.streams.ensure(name, subjects=[f"{name}.>"])
+    sent = [
+        ws.Publish(f"{name}.a", Text()),
+        ws.Publish("nobody.takes.this", Text()),
+        ws.Publish(f"{name}.a", Text(), expected_last_id=7),
+        ws.Publish(f"{name}.a", Text(value="x" * 2_000_000)),
+    ]
+    with pytest.raises(ws.PublishManyError) as caught:
+        await client.publish_many(sent, in_flight=4)
+    kinds = [type(result) for result in caught.value.results]
+    assert kinds == [ws.PublishReceipt, ws.UnboundSubject, ws.WrongLastId, ws.EventTooLarge]
+    with pytest.raises(ws.UnboundSubject) as single:
+        await client.publish("nobody.takes.this", Text())
+    many = caught.value.results[1]
+    assert isinstance(many, ws.UnboundSubject)
+    alone = single.value
+    assert (str(many), many.metadata, many.code) == (str(alone), alone.metadata, alone.code)
+
+
+async def test_reasons() -> None:
+    """Reasons that are named like their status are kept; a failure of the server has none."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        while len(server.taken) < 2:
+            await server.take(call)
+        denied = pb.PublishError(index=0, code=7, reason="PERMISSION_DENIED", message="no")
+        failed = pb.PublishError(index=1, code=13, reason="INTERNAL", message="oh")
+        server.answer(call, [denied, failed])
+        yield
+
+    async with connected(ScriptedServer(script)) as client:
+        with pytest.raises(ws.PublishManyError) as caught:
+            await client.publish_many(events(2, keys=False), in_flight=2)
+    denied, failed = caught.value.results
+    assert isinstance(denied, ws.PermissionDenied)
+    assert denied.reason == "PERMISSION_DENIED"
+    assert isinstance(failed, ws.OutcomeUnknown)
+    assert failed.reason == ""
+
+
+async def test_cut_off_with_keys() -> None:
+    """Events with keys that had no result when the call broke are published again, and no other ones."""
+    service = ScriptedServer(ending(RpcError(StatusCode.UNAVAILABLE, "cut")))
+    async with connected(service) as client:
+        await client.publish_many(events(100, keys=True), in_flight=100)
+        assert service.calls == 1
+        assert sorted(service.stored) == sorted(f"key-{each}" for each in range(100))
+
+
+async def test_cut_off_without_keys() -> None:
+    """Events without keys are told to be in doubt, and are not published again."""
+    service = ScriptedServer(ending(RpcError(StatusCode.INTERNAL, "cut")))
+    async with connected(service) as client:
+        with pytest.raises(ws.PublishManyError) as caught:
+            await client.publish_many(events(10, keys=False), in_flight=10)
+        results = caught.value.results
+        in_doubt = [each for each in results if isinstance(each, ws.OutcomeUnknown)]
+        assert len(in_doubt) == len(service.taken)
+        assert len(in_doubt) + len(service.stored) == len(results)
+
+
+async def test_operator_ends_the_connection() -> None:
+    """What an operator ended is in doubt: the reason does not say that nothing was stored."""
+    info = ErrorInfo(domain="windshift", reason="CONNECTION_ENDED")
+    service = ScriptedServer(ending(RpcError(StatusCode.UNAVAILABLE, "ended", (info,))))
+    async with connected(service) as client:
+        with pytest.raises(ws.PublishManyError) as caught:
+            await client.publish_many(events(1, keys=False))
+        assert isinstance(caught.value.results[0], ws.OutcomeUnknown)
+        assert service.stored == []
+
+
+async def test_server_that_stops() -> None:
+    """What a server that stops has not answered was not stored: it is published again, also without keys."""
+    info = ErrorInfo(domain="windshift", reason="SHUTTING_DOWN")
+    service = ScriptedServer(ending(RpcError(StatusCode.UNAVAILABLE, "stopping", (info,))))
+    async with connected(service) as client:
+        await client.publish_many(events(50, keys=False), in_flight=50)
+        assert len(service.stored) == 50
+
+
+async def test_server_that_refuses_the_call() -> None:
+    """Where such a call is not allowed, events have calls of their own, and it is not asked for with each."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        yield
+        info = ErrorInfo(domain="windshift", reason="QUOTA_EXCEEDED", metadata={"quota": "max_streams"})
+        raise RpcError(StatusCode.RESOURCE_EXHAUSTED, "too many", (info,))
+
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        await client.publish_many(events(100, keys=False), in_flight=2)
+        assert len(service.stored) == 100
+        assert service.calls < 50
+
+
+async def test_silent_server() -> None:
+    """An event whose result does not come in time is in doubt; then the call ends."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        await server.take(call)
+        server.answer(call)
+        while await server.take(call):
+            yield
+        await asyncio.Event().wait()
+
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        out = client.publisher()
+        await (await out.send("a", Text()))
+        caller_of(client).timeout = 0.2
+        sent = [await out.send("a", Text(), key=key) for key in (None, "key")]
+        for each in sent:
+            with pytest.raises(ws.OutcomeUnknown):
+                await each
+        with pytest.raises(ExceptionGroup):
+            await out.__aexit__(None, None, None)
+        await service.ended.wait()
+        assert service.stored == []
+
+
+async def test_server_that_does_not_begin() -> None:
+    """Nothing is sent before the server has taken up the call: if it never does, nothing was stored."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        while await server.take(call):
+            yield
+
+    service = ScriptedServer(script)
+    async with connected(service, timeout=0.5) as client:
+        with pytest.raises(ws.PublishManyError) as caught:
+            await client.publish_many(events(3, keys=False), in_flight=3)
+        assert [type(each) for each in caught.value.results] == [ws.Unreachable] * 3
+    assert (service.taken, service.stored) == ([], [])
+
+
+async def test_no_more_than_in_flight() -> None:
+    """No more events are under way than the caller allows, and no more are taken from it."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        answered = 0
+        while await server.take(call):
+            count = len(server.taken) - answered
+            assert count <= 8
+            call.send(pb.PublishStreamResponse(ids=[1] * count, count=count, first=answered))
+            answered += count
+            yield
+
+    taken = itertools.count()
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        await client.publish_many(
+            (Text(value=str(next(taken))) for _ in range(200)), subject="a", in_flight=8
+        )
+    assert len(service.taken) == 200
+
+
+async def test_cancelled() -> None:
+    """Who gives up has the call ended at once, though there are no results."""
+    began = asyncio.Event()
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        await server.take(call)
+        began.set()
+        yield
+        await asyncio.Event().wait()
+
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        publishing = asyncio.create_task(client.publish_many(events(10, keys=True)))
+        await began.wait()
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        await service.ended.wait()
+        assert service.stored == []
+
+
+async def test_connections_that_are_cut(server: str, unique: Unique) -> None:
+    """Through connections that are cut at any byte, each event with a key is stored once."""
+    async with (
+        cutting(int(server.rpartition(":")[2])) as proxy,
+        ws.connect(proxy.url.removeprefix("nats://"), namespace=unique(), timeout=60) as client,
+    ):
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        for count in (1, 100, 300, 1000, 3000):
+            for direction in ("up", "down"):
+                proxy.cut_after(direction, count)
+                receipts = await client.publish_many([Text()] * 300, subject="s.a")
+                assert len({receipt.id for receipt in receipts}) == 300
+        assert proxy.cuts >= 5
+        assert (await stream.info()).events == 3000
+
+
+async def test_server_that_is_gone(unused_address: str) -> None:
+    """Nobody waits for ever for a server that is not there."""
+    async with ws.connect(unused_address, timeout=0.5) as client:
+        with pytest.raises(ws.PublishManyError) as caught:
+            await client.publish_many(events(3, keys=True), in_flight=3)
+        assert [type(each) for each in caught.value.results] == [ws.Unreachable] * 3
