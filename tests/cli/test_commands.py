@@ -520,6 +520,39 @@ def test_ctrl_c_ends_long_work_in_good_order(cli: Cli) -> None:
     assert err.startswith(b"stopped; ")
 
 
+@pytest.mark.parametrize("waits", [True, False])
+def test_ctrl_c_while_lines_are_published(cli: Cli, tmp_path: Path, waits: bool) -> None:
+    """What was read is stored, and it is said how many events that are; nothing behind them is published."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    lines = tmp_path / "lines"
+    lines.write_text("1\n" * (100 if waits else 2_000_000))
+    with lines.open("rb") as file:
+        publishing = cli.popen(
+            ["publish", "orders.x", "-", "--each"], stdin=-1 if waits else file, stdout=-1, stderr=-1
+        )
+    if publishing.stdin is not None:
+        publishing.stdin.write(lines.read_bytes())
+        publishing.stdin.flush()
+    while stored(cli) < 100:
+        assert publishing.poll() is None
+    publishing.send_signal(signal.SIGINT)
+    assert publishing.wait(60) == 130
+    assert publishing.stdout is not None
+    with publishing.stdout:
+        told = publishing.stdout.read()
+    assert told.startswith(b"stored %d events, 1 to " % stored(cli))
+    assert said(publishing) == b"stopped; the lines after these were not published\n"
+    if publishing.stdin is not None:
+        publishing.stdin.close()
+    assert (stored(cli) == 100) is waits
+
+
+def stored(cli: Cli) -> int:
+    """Return how many events the stream has."""
+    events: int = cli("streams", "info", "orders", "-o", "json").json["events"]
+    return events
+
+
 def test_progress_is_for_terminals(cli: Cli) -> None:
     """Long work says on a terminal how far it is, and cleans up behind itself; elsewhere it does not."""
     shown, code = in_terminal(cli, "bench", "publish", "--count", "2000", "--storage", "memory")

@@ -82,16 +82,34 @@ async def content_of(argument: str | None) -> bytes:
     return argument.encode("utf-8", "surrogateescape")
 
 
-async def lines_of_stdin() -> AsyncIterator[bytes]:
-    """Yield the lines of stdin that are not empty, as they come."""
+async def lines_of_stdin(stop: asyncio.Event) -> AsyncIterator[bytes]:
+    """Yield the lines of stdin that are not empty, as they come, until `stop` is set."""
     rest = b""
-    async for chunk in _chunks():
+    async for chunk in _until(stop, _chunks()):
         *lines, rest = (rest + chunk).split(b"\n")
         for line in lines:
+            if stop.is_set():
+                return
             if line.strip():
                 yield line
-    if rest.strip():
+    if rest.strip() and not stop.is_set():
         yield rest
+
+
+async def _until(stop: asyncio.Event, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """Yield what an iterator has until `stop` is set, also while it waits."""
+    stopping = asyncio.ensure_future(stop.wait())
+    try:
+        while True:
+            chunk = asyncio.ensure_future(anext(chunks, b""))
+            await asyncio.wait((chunk, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not chunk.done():
+                chunk.cancel()
+            if stop.is_set() or not (content := await chunk):
+                return
+            yield content
+    finally:
+        stopping.cancel()
 
 
 async def _chunks() -> AsyncIterator[bytes]:

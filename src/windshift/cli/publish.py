@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
@@ -50,6 +51,7 @@ async def publish(
 ) -> None:
     """Publish an event, or many.
 
+    Ctrl-C ends --each when all that was read is stored, and says how many events that are.
     PAYLOAD is JSON: given here, in a file (@file), or on stdin (-). With --type it becomes that Protobuf
     message, whose descriptors come from --descriptors or --module; without, it is sent as JSON.
     """
@@ -74,12 +76,13 @@ async def _publish_each(
 ) -> None:
     progress = session.out.progress("published")
     wrong: list[Failure] = []
+    stop = asyncio.Event()
     key: dict[str, Any] = {"key": None} if settings["no_key"] else {}
     time: datetime | None = settings["time"]
 
     async def events() -> AsyncIterator[ws.Publish]:
         number = 0
-        async for line in lines_of_stdin():
+        async for line in lines_of_stdin(stop):
             number += 1
             try:
                 event = ws.Publish(subject, encoder.encode(line), time=time, **key)
@@ -90,8 +93,10 @@ async def _publish_each(
             yield event
 
     failed: Failure | None = None
+    publishing = asyncio.ensure_future(session.client.publish_many(events(), in_flight=in_flight))
+    interrupted = await _interrupted(publishing, stop)
     try:
-        results: list[object] = [*await session.client.publish_many(events(), in_flight=in_flight)]
+        results: list[object] = [*publishing.result()]
     except ws.PublishManyError as error:
         results = error.results
         failed = _failure(results)
@@ -101,6 +106,20 @@ async def _publish_each(
     _tell(session, receipts, progress.rate)
     if failure := failed or next(iter(wrong), None):
         raise failure
+    if interrupted:
+        session.out.remark("stopped; the lines after these were not published")
+        raise asyncio.CancelledError
+
+
+async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> bool:
+    """Wait until all is published, or Ctrl-C and then what is under way; the next Ctrl-C ends the program."""
+    try:
+        await asyncio.wait((publishing,))
+    except asyncio.CancelledError:
+        stop.set()
+        await asyncio.wait((publishing,))
+        return True
+    return False
 
 
 def _tell(session: Session, receipts: list[ws.PublishReceipt], rate: float) -> None:
