@@ -100,7 +100,15 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
         WrongLastId,
         WrongLoop,
     )
-    from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
+    from windshift.sdk.events import (
+        CaughtUp,
+        Event,
+        EventHolder,
+        ExplainedConsumer,
+        Explanation,
+        Skipped,
+        StoredEvent,
+    )
     from windshift.sdk.history import History, Series
     from windshift.sdk.logs import EventLogFilter
     from windshift.sdk.pointers import END, START, Position, at, from_id
@@ -159,10 +167,13 @@ __all__ = [
     "DuplicateEvent",
     "Entry",
     "Event",
+    "EventHolder",
     "EventLogFilter",
     "EventNotFound",
     "EventTooLarge",
     "Exhausted",
+    "ExplainedConsumer",
+    "Explanation",
     "ForbiddenByBroker",
     "GiveUp",
     "History",
@@ -278,7 +289,15 @@ _NAMES_OF = {
         "Replayed",
     ),
     "deliveries": ("Delivery", "Drop", "GiveUp", "Outcome", "RetryLater", "Verdict"),
-    "events": ("CaughtUp", "Event", "Skipped", "StoredEvent"),
+    "events": (
+        "CaughtUp",
+        "Event",
+        "EventHolder",
+        "ExplainedConsumer",
+        "Explanation",
+        "Skipped",
+        "StoredEvent",
+    ),
     "history": ("History", "Series"),
     "logs": ("EventLogFilter",),
     "pointers": ("END", "Position", "START", "at", "from_id"),

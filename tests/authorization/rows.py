@@ -437,6 +437,10 @@ def _stream_deleted(world: World, request: Any, _: Any) -> None:
     assert world.witness.stream(request.name) is None
 
 
+def _explained(_: World, request: Any, responses: Any) -> None:
+    assert responses[0].last_id >= request.id or not responses[0].consumers
+
+
 def _paused(world: World, request: Any, _: Any) -> None:
     stored = world.witness.consumer(request.stream, request.consumer)
     assert stored is not None
@@ -497,6 +501,7 @@ EFFECTS: Final[dict[str, Callable[[World, Any, Any], None]]] = {
     "AdminService/ReadEvents": _events_read,
     "AdminService/TailEvents": _told,
     "AdminService/DeleteEvent": _event_deleted,
+    "AdminService/ExplainEvent": _explained,
     "AdminService/ListConsumers": _consumers_listed,
     "AdminService/ListSubscriptions": _told,
     "AdminService/PauseConsumer": _paused,

@@ -106,6 +106,7 @@ REQUESTS: dict[str, Message | Make] = {
     "AdminService/DeleteEvent": lambda world: admin_pb.DeleteEventRequest(
         stream="SPARE", id=world.admin.publish("spare.x")
     ),
+    "AdminService/ExplainEvent": admin_pb.ExplainEventRequest(stream="SHOP", id=1),
     "AdminService/ListConsumers": admin_pb.ListConsumersRequest(stream="SHOP"),
     "AdminService/ListSubscriptions": admin_pb.ListSubscriptionsRequest(),
     "AdminService/PauseConsumer": admin.pausing("base-"),

@@ -184,6 +184,10 @@ consumers = { use = ["ann-*"], delete = ["ann-*"] }
 [role.viewer]
 streams = { view = ["SHOP", "GONE"] }
 
+[role.explains]
+streams = { view = ["SHO*", "GONE", "KV_cfg"] }
+server = { observe = ["*"] }
+
 [role.viewer-holes]
 streams = { view = ["*"] }
 deny.streams.view = ["PAY*"]

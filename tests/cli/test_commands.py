@@ -561,3 +561,20 @@ def test_progress_is_for_terminals(cli: Cli) -> None:
     assert "\r\x1b[Kpublished " in shown.replace("\n", "")
     quiet = cli.process("bench", "publish", "--count", "200", "--storage", "memory")
     assert quiet.stderr == b""
+
+
+def test_explain(orders: Cli) -> None:
+    """How an event stands at each consumer: a line each for people, all of it for programs."""
+    told = orders("explain", "orders", "1").out.splitlines()
+    assert told[0].startswith("1 orders.placed, stored 20")
+    assert told[1:] == ["accounting: to be delivered; nobody is subscribed"]
+    value = orders("explain", "orders", "1", "--consumer", "accounting", "-o", "json").json
+    assert (value["presence"], value["subject"]) == ("held", "orders.placed")
+    (consumer,) = value["consumers"]
+    assert (consumer["state"], consumer["hindrances"]) == ("pending", ["no_subscriber"])
+    orders("subscribe", "orders", "accounting", "--dead-letter", "-n", "1", "-q")
+    assert "accounting: given up: it is a dead letter" in orders("explain", "orders", "1").out
+    orders("events", "rm", "orders", "2", "--yes", "-q")
+    gone = orders("explain", "orders", "2").out
+    assert gone.startswith("orders holds event 2 no more; removed by one of: purge or delete")
+    assert orders("explain", "orders", "9").out == "orders has no event 9 yet: its last id is 3\n"

@@ -84,6 +84,7 @@ def look(client: Client) -> None:
     assert ask_admin(client, "ListStreams").total == 3
     assert ask_admin(client, "ReadEvents", stream="ORDERS", limit=1).events
     ask_admin(client, "ListConsumers")
+    assert ask_admin(client, "ExplainEvent", stream="ORDERS", id=1).presence
     assert not ask_admin(client, "GetHistory", streams=["ORDERS"]).missing
     assert len(ask_admin(client, "ListServers").servers) == 1
 

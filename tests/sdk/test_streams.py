@@ -194,3 +194,32 @@ async def test_a_tail_shows_what_is_there_and_what_comes(client: ws.Client) -> N
     with pytest.raises(ws.StreamNotFound):
         async for _ in client.stream("none").events.tail():
             pass
+
+
+async def test_why_an_event_is_not_delivered(client: ws.Client) -> None:
+    """How it stands at each consumer, in words; that it was removed, or is yet to come."""
+    orders = await client.streams.ensure("a", subjects=["a.>"], max_age=3600)
+    await orders.consumers.ensure("c", start=ws.START)
+    await orders.consumers.ensure("late")
+    await client.publish("a.x", text("1"))
+    told = await orders.events.explain(1)
+    assert (told.presence, told.subject, told.removals, told.missing) == ("held", "a.x", (), ())
+    assert told.stored == (await orders.events.get(1)).stored
+    assert [(each.name, each.state, each.hindrances) for each in told.consumers] == [
+        ("c", "pending", ("no_subscriber",)),
+        ("late", "pending", ("no_subscriber",)),
+    ]
+    assert await orders.events.explain(1, consumer="c") == told._replace(consumers=told.consumers[:1])
+    async with orders.consumer("c").subscribe() as deliveries:
+        await anext(aiter(deliveries))
+        (at,) = (await orders.events.explain(1, consumer="c")).consumers
+        (holder,) = at.holders
+        assert (at.state, at.attempts, holder.attempt) == ("held", 1, 1)
+        assert holder.until > datetime.now(UTC)
+    await orders.events.delete(1)
+    removed = await orders.events.explain(1)
+    assert (removed.presence, removed.stored) == ("removed", None)
+    assert removed.removals == ("by_hand", "max_age")
+    assert (await orders.events.explain(7)).presence == "not_yet"
+    with pytest.raises(ws.ConsumerNotFound):
+        await orders.events.explain(1, consumer="absent")

@@ -23,6 +23,7 @@ _COMMANDS: Final = {
     "dev": ("dev", "Run a server for development, with a readable log."),
     "doctor": ("doctor", "Look for what is wrong on the way to the server, and in it."),
     "events": ("events", "Read or remove single events of a stream."),
+    "explain": ("explain", "Say why an event is, or is not, delivered."),
     "health": ("health", "Ask a server whether it is ready."),
     "publish": ("publish", "Publish an event, or many."),
     "restore": ("backup", "Make the streams of a backup again."),

@@ -151,6 +151,86 @@ class CaughtUp:
     __slots__ = ()
 
 
+class EventHolder(NamedTuple):
+    """A call that has an event.
+
+    Attributes:
+        server: id of its server.
+        peer: the client's address.
+        principal: who it is; empty where there are no rules.
+        attempt: which attempt this is, from 1.
+        until: until when it may settle or prolong it.
+    """
+
+    server: str
+    peer: str
+    principal: str
+    attempt: int
+    until: datetime
+
+
+class ExplainedConsumer(NamedTuple):
+    """How an event stands at a consumer.
+
+    Attributes:
+        name: the consumer's.
+        state: `filtered_out`, `before_start`, `pending`, `held`, `waiting`, `delivered`, `settled`,
+            `dead_letter`, `replaying` or `removed`: `ExplainEventResponse.State` of the protocol file.
+        hindrances: what is in the way of a delivery, where one is to come: `paused`, `no_subscriber`,
+            `windows_full`, `too_many_unsettled`.
+        attempts: attempts so far, as far as is known; 0 = none is known.
+        holders: the calls that have it.
+        next_attempt: when the next attempt is due, if that is known.
+        reason: why the last attempt failed, if that is known.
+        dead_letter: id of its dead letter; empty = none.
+        settled_to: every event up to this id is settled.
+        delivered_to: no event after this id was delivered.
+        paused_until: None = not paused.
+        subscriptions: calls that consume from the consumer.
+        moved: when the consumer was moved last; None = never.
+    """
+
+    name: str
+    state: str
+    hindrances: tuple[str, ...]
+    attempts: int
+    holders: tuple[EventHolder, ...]
+    next_attempt: datetime | None
+    reason: str
+    dead_letter: str
+    settled_to: int
+    delivered_to: int
+    paused_until: datetime | None
+    subscriptions: int
+    moved: datetime | None
+
+
+class Explanation(NamedTuple):
+    """How an event stands at the consumers of its stream.
+
+    Attributes:
+        presence: whether the stream has it: `held`, `removed` or `not_yet`.
+        subject: its subject; empty if the stream does not have it.
+        stored: when it was stored, if the stream has it.
+        removals: what may have removed it: `by_hand`, or a limit of the stream.
+        first_id: of the first event that the stream holds.
+        last_id: the last id that the stream ever gave; 0 = none.
+        consumers: by name.
+        left_out: consumers that were left out, because there are more than 100.
+        missing: ids of servers that did not answer in time.
+    """
+
+    presence: str
+    subject: str
+    stored: datetime | None
+    removals: tuple[str, ...]
+    first_id: int
+    last_id: int
+    consumers: tuple[ExplainedConsumer, ...]
+    left_out: int
+    missing: tuple[str, ...]
+
+
 class Events:
     """The events of a stream, read without a consumer."""
 
@@ -197,6 +277,28 @@ class Events:
             _SERVICE + "GetEvent", request, admin.GetEventResponse, Repeat.READ
         )
         return _stored(response.event, self._caller)
+
+    async def explain(
+        self,
+        id: int,  # noqa: A002 -- the field's name
+        *,
+        consumer: str | None = None,
+    ) -> Explanation:
+        """Say how an event stands at each consumer, and why it is not delivered where it is not.
+
+        Args:
+            id: its id.
+            consumer: only at this one; None = at the first 100 of the stream.
+
+        Raises:
+            StreamNotFound: there is no such stream.
+            ConsumerNotFound: the stream has no such consumer.
+        """
+        request = admin.ExplainEventRequest(stream=self._stream, id=id, consumer=consumer)
+        told = await self._caller.call(
+            _SERVICE + "ExplainEvent", request, admin.ExplainEventResponse, Repeat.READ
+        )
+        return _explanation(told, self._caller.names)
 
     async def read(
         self,
@@ -315,3 +417,45 @@ def _stored(proto: admin.StoredEvent, caller: Caller, kind: type | None = None) 
         dict(proto.other_headers) if proto.other_headers else {},
         proto.data_size,
     )
+
+
+def _explanation(told: admin.ExplainEventResponse, names: Names) -> Explanation:
+    return Explanation(
+        _word(told.Presence, told.presence),
+        names.bare_subject(told.subject),
+        moment(told.stored) if told.HasField("stored") else None,
+        tuple(_word(told.Removal, each) for each in told.removals),
+        told.first_id,
+        told.last_id,
+        tuple(map(_explained, told.consumers)),
+        told.left_out,
+        tuple(told.missing),
+    )
+
+
+def _explained(told: admin.ExplainEventResponse.Consumer) -> ExplainedConsumer:
+    kinds = admin.ExplainEventResponse
+    return ExplainedConsumer(
+        told.name,
+        _word(kinds.State, told.state),
+        tuple(_word(kinds.Hindrance, each) for each in told.hindrances),
+        told.attempts,
+        tuple(
+            EventHolder(each.server, each.peer, each.principal, each.attempt, moment(each.until))
+            for each in told.holders
+        ),
+        moment(told.next_attempt) if told.HasField("next_attempt") else None,
+        told.reason,
+        told.dead_letter,
+        told.settled_to,
+        told.delivered_to,
+        moment(told.paused_until) if told.HasField("paused_until") else None,
+        told.subscriptions,
+        moment(told.moved) if told.HasField("moved") else None,
+    )
+
+
+def _word(kind: Any, number: int) -> str:
+    """Return a value's name without its enumeration's, in lower case; an unknown number as digits."""
+    value = kind.DESCRIPTOR.values_by_number.get(number)
+    return str(number) if value is None else value.name.partition("_")[2].lower()

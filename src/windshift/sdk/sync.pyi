@@ -22,7 +22,7 @@ from windshift.sdk.dead_letters import (
     Purged,
     Replayed,
 )
-from windshift.sdk.events import CaughtUp, Event, Skipped, StoredEvent
+from windshift.sdk.events import CaughtUp, Event, Explanation, Skipped, StoredEvent
 from windshift.sdk.history import History
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import Position
@@ -267,6 +267,8 @@ class Events:
         subject: str | None = None,
     ) -> StoredEvent:
         """Read one event from the stream's leader: by id, by time, or the last of a subject."""
+    def explain(self, id: int, *, consumer: str | None = None) -> Explanation:
+        """Say how an event stands at each consumer, and why it is not delivered where it is not."""
     def read(
         self,
         *,

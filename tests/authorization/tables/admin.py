@@ -22,6 +22,15 @@ _SEEN: dict[str, dict[str, Answer]] = {
     "all": {"WS_DEAD_LETTERS": INVALID, "KV_cfg": INVALID, "": INVALID},
 }
 
+# Explaining events: besides seeing the stream, one has to observe servers, since calls of all are shown.
+
+_EXPLAINED: dict[str, dict[str, Answer]] = {
+    "viewer": {"SHOP": DENIED, "PAYMENTS": DENIED},
+    "observes": {"SHOP": DENIED},
+    "explains": {"SHOP": ALLOWED, "PAYMENTS": DENIED, "ABSENT": DENIED, "GONE": NO_STREAM, "KV_cfg": INVALID},
+    "ann": {"SHOP": DENIED},
+}
+
 # Reading events: by principal, stream and subjects.
 
 _READ: dict[str, dict[tuple[str, tuple[str, ...]], Answer]] = {
@@ -102,6 +111,14 @@ def _seeing() -> Iterator[Row]:
             yield Row("AdminService/GetHistory", who, history, told, f"consumers of {stream}")
 
 
+def _explaining() -> Iterator[Row]:
+    for who, streams in _EXPLAINED.items():
+        for stream, answer in streams.items():
+            yield Row(
+                "AdminService/ExplainEvent", who, pb.ExplainEventRequest(stream=stream, id=1), answer, stream
+            )
+
+
 def _removing() -> Iterator[Row]:
     for who, purges in _PURGED.items():
         for (stream, subject), answer in purges.items():
@@ -117,6 +134,7 @@ def _removing() -> Iterator[Row]:
 
 def _rows() -> Iterator[Row]:
     yield from _seeing()
+    yield from _explaining()
     yield from _removing()
     for who, choices in _READ.items():
         for (stream, subjects), answer in choices.items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.admin.gathering import Gathering
-from windshift.server.events.model import ConsumerKey
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 
 class SubscriptionView(NamedTuple):
@@ -44,7 +44,26 @@ class SubscriptionView(NamedTuple):
     server: str = ""
 
 
+class HolderView(NamedTuple):
+    """A call that holds an event.
+
+    Attributes:
+        consumer: the consumer.
+        peer: the client's address.
+        principal: who it is; empty where there are no rules.
+        attempt: which attempt this is, from 1.
+        until_ns: until when it may settle it, in nanoseconds since 1970.
+    """
+
+    consumer: ConsumerKey
+    peer: str
+    principal: str
+    attempt: int
+    until_ns: int
+
+
 Describe = Callable[[], SubscriptionView | None]
+Hold = Callable[[StreamSeq], HolderView | None]
 
 
 class Subscriptions:
@@ -52,17 +71,29 @@ class Subscriptions:
 
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
-        self._open: set[Describe] = set()
+        self._open: dict[Describe, Hold] = {}
         gathering.answer("subscriptions", self._own)
 
     @contextmanager
-    def opened(self, describe: Describe) -> Iterator[None]:
-        """Show a call for the length of the block; `describe` returns None while it is not attached."""
-        self._open.add(describe)
+    def opened(self, describe: Describe, hold: Hold) -> Iterator[None]:
+        """Show a call for the length of the block.
+
+        Args:
+            describe: returns None while it is not attached.
+            hold: says how it holds an event, if it does.
+        """
+        self._open[describe] = hold
         try:
             yield
         finally:
-            self._open.discard(describe)
+            del self._open[describe]
+
+    def holders(self, stream: str, seq: StreamSeq) -> Iterator[HolderView]:
+        """Yield the calls of this server that hold an event of a stream."""
+        for hold in self._open.values():
+            holder = hold(seq)
+            if holder is not None and holder.consumer.stream == stream:
+                yield holder
 
     async def all(self, stream: str, consumer: str) -> tuple[list[SubscriptionView], list[str]]:
         """Return the calls of a consumer, a stream or all, and the ids of servers that did not answer.

@@ -16,6 +16,15 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.explaining import (
+    AtConsumer,
+    EventExplainer,
+    Hindrance,
+    Holder,
+    Presence,
+    Removal,
+    Standing,
+)
 from windshift.server.admin.history import MOST_NAMES, History, Kind, Series
 from windshift.server.admin.pausing import ConsumerPause
 from windshift.server.admin.rings import LENGTH
@@ -40,7 +49,7 @@ from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.pages import read_token, write_token
 from windshift.server.events.deliveries import read_stored
 from windshift.server.events.headers import OWN
-from windshift.server.events.model import ConsumerKey
+from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.specs import AtEnd, AtStart
 
@@ -54,6 +63,7 @@ _READ: Final = 50
 _MOST_FILTERS: Final = 16
 _LONGEST_FIND: Final = 255
 _LARGEST_CUT: Final = 2**31
+_MOST_ATTEMPTS: Final = 2**32 - 1
 
 _STREAM_ORDERS: Final[dict[int, StreamOrder]] = {
     pb.ListStreamsRequest.ORDER_UNSPECIFIED: StreamOrder.NAME,
@@ -72,6 +82,37 @@ _KINDS: Final[dict[Kind, pb.GetHistoryResponse.Kind]] = {
     Kind.LAG: pb.GetHistoryResponse.KIND_LAG,
     Kind.IN_FLIGHT: pb.GetHistoryResponse.KIND_IN_FLIGHT,
     Kind.DEAD_LETTERS: pb.GetHistoryResponse.KIND_DEAD_LETTERS,
+}
+_PRESENCES: Final[dict[Presence, pb.ExplainEventResponse.Presence]] = {
+    Presence.HELD: pb.ExplainEventResponse.PRESENCE_HELD,
+    Presence.REMOVED: pb.ExplainEventResponse.PRESENCE_REMOVED,
+    Presence.NOT_YET: pb.ExplainEventResponse.PRESENCE_NOT_YET,
+}
+_REMOVALS: Final[dict[Removal, pb.ExplainEventResponse.Removal]] = {
+    Removal.BY_HAND: pb.ExplainEventResponse.REMOVAL_BY_HAND,
+    Removal.MAX_AGE: pb.ExplainEventResponse.REMOVAL_MAX_AGE,
+    Removal.MAX_EVENTS: pb.ExplainEventResponse.REMOVAL_MAX_EVENTS,
+    Removal.MAX_BYTES: pb.ExplainEventResponse.REMOVAL_MAX_BYTES,
+    Removal.MAX_EVENTS_PER_SUBJECT: pb.ExplainEventResponse.REMOVAL_MAX_EVENTS_PER_SUBJECT,
+    Removal.SETTLED: pb.ExplainEventResponse.REMOVAL_SETTLED,
+}
+_STANDINGS: Final[dict[Standing, pb.ExplainEventResponse.State]] = {
+    Standing.FILTERED_OUT: pb.ExplainEventResponse.STATE_FILTERED_OUT,
+    Standing.BEFORE_START: pb.ExplainEventResponse.STATE_BEFORE_START,
+    Standing.PENDING: pb.ExplainEventResponse.STATE_PENDING,
+    Standing.HELD: pb.ExplainEventResponse.STATE_HELD,
+    Standing.WAITING: pb.ExplainEventResponse.STATE_WAITING,
+    Standing.DELIVERED: pb.ExplainEventResponse.STATE_DELIVERED,
+    Standing.SETTLED: pb.ExplainEventResponse.STATE_SETTLED,
+    Standing.DEAD_LETTER: pb.ExplainEventResponse.STATE_DEAD_LETTER,
+    Standing.REPLAYING: pb.ExplainEventResponse.STATE_REPLAYING,
+    Standing.REMOVED: pb.ExplainEventResponse.STATE_REMOVED,
+}
+_HINDRANCES: Final[dict[Hindrance, pb.ExplainEventResponse.Hindrance]] = {
+    Hindrance.PAUSED: pb.ExplainEventResponse.HINDRANCE_PAUSED,
+    Hindrance.NO_SUBSCRIBER: pb.ExplainEventResponse.HINDRANCE_NO_SUBSCRIBER,
+    Hindrance.WINDOWS_FULL: pb.ExplainEventResponse.HINDRANCE_WINDOWS_FULL,
+    Hindrance.TOO_MANY_UNSETTLED: pb.ExplainEventResponse.HINDRANCE_TOO_MANY_UNSETTLED,
 }
 _CONSUMER_ORDERS: Final[dict[int, ConsumerOrder]] = {
     pb.ListConsumersRequest.ORDER_UNSPECIFIED: ConsumerOrder.NAME,
@@ -94,6 +135,7 @@ class Administration:
         seeks: moves them.
         subscriptions: the calls that consume.
         events: reads events.
+        explainer: explains what becomes of events.
         tails: follow streams.
         history: the last hour in numbers.
     """
@@ -105,6 +147,7 @@ class Administration:
     seeks: ConsumerSeek
     subscriptions: Subscriptions
     events: EventReader
+    explainer: EventExplainer
     tails: Tails
     history: History
 
@@ -258,6 +301,31 @@ class AdminService:
             raise InvalidField("id", "ids begin at 1")
         await self._admin.streams.delete_event(request.stream, sequence, answer_by(call), erase=request.erase)
         return pb.DeleteEventResponse()
+
+    async def explain_event(
+        self, request: pb.ExplainEventRequest, call: ServerCall
+    ) -> pb.ExplainEventResponse:
+        """Say how an event stands at each consumer."""
+        names.stream_name("stream", request.stream)
+        seq = number("id", request.id)
+        if seq == 0:
+            raise InvalidField("id", "ids begin at 1")
+        if request.consumer:
+            names.consumer_name("consumer", request.consumer)
+        told = await self._admin.explainer.explain(
+            request.stream, StreamSeq(seq), request.consumer, answer_by(call)
+        )
+        return pb.ExplainEventResponse(
+            presence=_PRESENCES[told.presence],
+            subject="" if told.message is None else told.message.subject,
+            stored=None if told.message is None else _timestamp(told.message.time),
+            removals=[_REMOVALS[each] for each in told.removals],
+            first_id=told.first_id,
+            last_id=told.last_id,
+            consumers=map(_at_consumer, told.consumers),
+            left_out=told.left_out,
+            missing=told.missing,
+        )
 
     # --- Consumers ----------------------------------------------------------------------------------------
 
@@ -572,6 +640,42 @@ def _consumer_info(entry: ConsumerEntry, calls: Counter[ConsumerKey]) -> pb.Cons
         subscriptions=calls[ConsumerKey(view.stream, view.id)],
         waiting_replays=entry.waiting_replays,
     )
+
+
+def _at_consumer(at: AtConsumer) -> pb.ExplainEventResponse.Consumer:
+    facts, standing = at.facts, at.standing
+    message = pb.ExplainEventResponse.Consumer(
+        name=at.name,
+        state=_STANDINGS[standing],
+        hindrances=[_HINDRANCES[each] for each in at.hindrances],
+        attempts=min(at.attempts, _MOST_ATTEMPTS),
+        holders=map(_holder, facts.holders),
+        dead_letter="" if facts.letter is None else str(facts.letter.id),
+        settled_to=facts.state.settled_to,
+        delivered_to=facts.state.delivered_to,
+        paused_until=_timestamp(facts.paused_until),
+        subscriptions=len(facts.calls),
+    )
+    if facts.letter is not None:
+        message.reason = facts.letter.failure.reason
+    elif facts.failed is not None:
+        message.reason = facts.failed.reason
+    if standing is Standing.WAITING and facts.failed is not None:
+        message.next_attempt.FromNanoseconds(facts.failed.next_ns)
+    if at.moved_ns:
+        message.moved.FromNanoseconds(at.moved_ns)
+    return message
+
+
+def _holder(holder: Holder) -> pb.ExplainEventResponse.Holder:
+    message = pb.ExplainEventResponse.Holder(
+        server=holder.server,
+        peer=holder.peer,
+        principal=holder.principal,
+        attempt=min(holder.attempt, _MOST_ATTEMPTS),
+    )
+    message.until.FromNanoseconds(holder.until_ns)
+    return message
 
 
 def _subscription(view: SubscriptionView) -> pb.Subscription:

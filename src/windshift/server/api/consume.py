@@ -10,7 +10,7 @@ from typing import Any
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRequest, EventsResponse
 from windshift.rpc import ServerCall
-from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
+from windshift.server.admin.subscriptions import HolderView, Subscriptions, SubscriptionView
 from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import admission_of
 from windshift.server.api.fields import duration_ns
@@ -57,6 +57,7 @@ async def consume(
     subscription = Subscription(broker, client, options, gate)
     call.on_drain = subscription.drain
     since_ns = time.time_ns()
+    principal = "" if gate is None else gate.identity.principal.name
 
     def describe() -> SubscriptionView | None:
         if subscription.window is None:
@@ -66,7 +67,7 @@ async def consume(
             stream,
             consumer,
             call.peer,
-            "" if gate is None else gate.identity.principal.name,
+            principal,
             call.header(b"user-agent")[:_LONGEST_AGENT],
             since_ns,
             size,
@@ -76,7 +77,14 @@ async def consume(
             client.rejected,
         )
 
-    with subscriptions.opened(describe):
+    def hold(seq: StreamSeq) -> HolderView | None:
+        held = subscription.held(seq)
+        if held is None:
+            return None
+        consumer, attempt, left = held
+        return HolderView(consumer, call.peer, principal, attempt, time.time_ns() + round(left * 1e9))
+
+    with subscriptions.opened(describe, hold):
         await subscription.run()
 
 

@@ -345,6 +345,11 @@ def _observe(_: object) -> Iterator[Action]:
     yield ObserveServer()
 
 
+def _explain_event(request: admin_pb.ExplainEventRequest) -> Iterator[Action]:
+    yield ObserveServer()
+    yield ViewStream(request.stream)
+
+
 def _end_connections(request: principals_pb.EndConnectionsRequest) -> Iterator[Action]:
     yield EndConnections(request.principal)
 
@@ -518,6 +523,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         rule=_read_events, check=_check_of_stream, quota=Quota.STREAMS, weight=Weight.LIST
     ),
     _ADMIN + "DeleteEvent": _changes(_delete_event, _check_of_stream),
+    _ADMIN + "ExplainEvent": MethodPolicy(rule=_explain_event, check=_check_of_stream, weight=Weight.LIST),
     _ADMIN + "ListConsumers": MethodPolicy(rule=_view_of, weight=Weight.LIST),
     _ADMIN + "ListSubscriptions": MethodPolicy(rule=_observe, weight=Weight.LIST),
     _ADMIN + "PauseConsumer": _changes(_control, _check_of_consumer),

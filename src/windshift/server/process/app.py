@@ -32,6 +32,7 @@ from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc.server_connection import ServerConnection
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
+from windshift.server.admin.explaining import EventExplainer
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.history import History
 from windshift.server.admin.letters import LetterCounts
@@ -497,6 +498,7 @@ def _administration(
         seeks=ConsumerSeek(api, pauses, gathering, store, notes, dead_lettering.moves),
         subscriptions=subscriptions,
         events=EventReader(api, look),
+        explainer=EventExplainer(api, look, gathering, subscriptions, dead_lettering),
         tails=Tails(api, PullRoom(lambda: connection.max_payload, _TAILS_PART)),
         history=History(look, letters, gathering),
     )

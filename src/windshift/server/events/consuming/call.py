@@ -185,6 +185,19 @@ class Subscription:
         protocol = self._attachment.protocol
         return protocol.consumer, protocol.window.size, len(protocol.window)
 
+    def held(self, seq: StreamSeq) -> tuple[ConsumerKey, int, float] | None:
+        """Return the consumer, which attempt of an event the client holds, and for how many seconds.
+
+        None = it does not hold the event.
+        """
+        if self._attachment is None:
+            return None
+        protocol = self._attachment.protocol
+        held = protocol.window.get(seq)
+        if held is None:
+            return None
+        return protocol.consumer, held.attempt, held.deadline - asyncio.get_running_loop().time()
+
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
         self.end(ShuttingDown())

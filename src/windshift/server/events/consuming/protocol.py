@@ -409,7 +409,8 @@ class ConsumeProtocol:
                 self._refuse(pending, now)
             elif decision.disposition is Disposition.AGAIN:
                 pending.payload = nak(decision.delay_ns)
-                self._failures.failed(pending.seq, pending.held, now, reject.reason, reject.error_type)
+                why, delay_ns = (reject.reason, reject.error_type), decision.delay_ns
+                self._failures.failed(pending.seq, pending.held, now, *why, delay_ns=delay_ns)
                 self._delayed.add(decision.delay_ns, now)
                 self._send(pending, now)
             else:

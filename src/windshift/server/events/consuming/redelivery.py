@@ -204,6 +204,8 @@ class Attempts:
         error_type: from the last reject.
         over: up to which attempt all are known to be over: the broker answered their rejects in time.
         over_at: when it answered the last of them.
+        attempt: which one failed last; 0 = not known.
+        next_ns: when the next one is due.
     """
 
     first_ns: int
@@ -212,6 +214,8 @@ class Attempts:
     error_type: str = ""
     over: int = 0
     over_at: float = -inf
+    attempt: int = 0
+    next_ns: int = 0
 
 
 class FailedAttempts:
@@ -229,10 +233,19 @@ class FailedAttempts:
     def __len__(self) -> int:
         return len(self._known)
 
-    def failed(self, key: EventKey, began_ns: int, reason: str = "", error_type: str = "") -> None:
-        """Note a failed attempt that began at `began_ns`."""
+    def failed(
+        self,
+        key: EventKey,
+        began_ns: int,
+        reason: str = "",
+        error_type: str = "",
+        *,
+        attempt: int = 0,
+        next_ns: int = 0,
+    ) -> None:
+        """Note a failed attempt that began at `began_ns`; the next one is due at `next_ns`."""
         known = self._known.pop(key, None) or Attempts(began_ns, began_ns)
-        known.last_ns = began_ns
+        known.last_ns, known.attempt, known.next_ns = began_ns, attempt, next_ns
         if reason or error_type:
             known.reason, known.error_type = reason, error_type
         self._known[key] = known
@@ -308,10 +321,24 @@ class Failures:
         )
 
     def failed(
-        self, seq: StreamSeq, held: InFlight, now: float, reason: str = "", error_type: str = ""
+        self,
+        seq: StreamSeq,
+        held: InFlight,
+        now: float,
+        reason: str = "",
+        error_type: str = "",
+        *,
+        delay_ns: int = 0,
     ) -> None:
-        """Remember a failed attempt that is not the last."""
-        self._attempts.failed(self._key(seq, held.reply), self._began(held, now), reason, error_type)
+        """Remember a failed attempt that is not the last; the next one is due after a delay."""
+        self._attempts.failed(
+            self._key(seq, held.reply),
+            self._began(held, now),
+            reason,
+            error_type,
+            attempt=held.attempt,
+            next_ns=self._unix_ns() + delay_ns,
+        )
 
     def over(self, seq: StreamSeq, held: InFlight, now: float) -> None:
         """Note that the broker has taken the reject of an attempt in time: nobody holds that any more."""

@@ -429,6 +429,142 @@ class DeleteEventResponse(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
 
+class ExplainEventRequest(_message.Message):
+    __slots__ = ("stream", "id", "consumer")
+    STREAM_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    CONSUMER_FIELD_NUMBER: _ClassVar[int]
+    stream: str
+    id: int
+    consumer: str
+    def __init__(self, stream: _Optional[str] = ..., id: _Optional[int] = ..., consumer: _Optional[str] = ...) -> None: ...
+
+class ExplainEventResponse(_message.Message):
+    __slots__ = ("presence", "subject", "stored", "removals", "first_id", "last_id", "consumers", "left_out", "missing")
+    class Presence(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        PRESENCE_UNSPECIFIED: _ClassVar[ExplainEventResponse.Presence]
+        PRESENCE_HELD: _ClassVar[ExplainEventResponse.Presence]
+        PRESENCE_REMOVED: _ClassVar[ExplainEventResponse.Presence]
+        PRESENCE_NOT_YET: _ClassVar[ExplainEventResponse.Presence]
+    PRESENCE_UNSPECIFIED: ExplainEventResponse.Presence
+    PRESENCE_HELD: ExplainEventResponse.Presence
+    PRESENCE_REMOVED: ExplainEventResponse.Presence
+    PRESENCE_NOT_YET: ExplainEventResponse.Presence
+    class Removal(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        REMOVAL_UNSPECIFIED: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_BY_HAND: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_MAX_AGE: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_MAX_EVENTS: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_MAX_BYTES: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_MAX_EVENTS_PER_SUBJECT: _ClassVar[ExplainEventResponse.Removal]
+        REMOVAL_SETTLED: _ClassVar[ExplainEventResponse.Removal]
+    REMOVAL_UNSPECIFIED: ExplainEventResponse.Removal
+    REMOVAL_BY_HAND: ExplainEventResponse.Removal
+    REMOVAL_MAX_AGE: ExplainEventResponse.Removal
+    REMOVAL_MAX_EVENTS: ExplainEventResponse.Removal
+    REMOVAL_MAX_BYTES: ExplainEventResponse.Removal
+    REMOVAL_MAX_EVENTS_PER_SUBJECT: ExplainEventResponse.Removal
+    REMOVAL_SETTLED: ExplainEventResponse.Removal
+    class State(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        STATE_UNSPECIFIED: _ClassVar[ExplainEventResponse.State]
+        STATE_FILTERED_OUT: _ClassVar[ExplainEventResponse.State]
+        STATE_BEFORE_START: _ClassVar[ExplainEventResponse.State]
+        STATE_PENDING: _ClassVar[ExplainEventResponse.State]
+        STATE_HELD: _ClassVar[ExplainEventResponse.State]
+        STATE_WAITING: _ClassVar[ExplainEventResponse.State]
+        STATE_DELIVERED: _ClassVar[ExplainEventResponse.State]
+        STATE_SETTLED: _ClassVar[ExplainEventResponse.State]
+        STATE_DEAD_LETTER: _ClassVar[ExplainEventResponse.State]
+        STATE_REPLAYING: _ClassVar[ExplainEventResponse.State]
+        STATE_REMOVED: _ClassVar[ExplainEventResponse.State]
+    STATE_UNSPECIFIED: ExplainEventResponse.State
+    STATE_FILTERED_OUT: ExplainEventResponse.State
+    STATE_BEFORE_START: ExplainEventResponse.State
+    STATE_PENDING: ExplainEventResponse.State
+    STATE_HELD: ExplainEventResponse.State
+    STATE_WAITING: ExplainEventResponse.State
+    STATE_DELIVERED: ExplainEventResponse.State
+    STATE_SETTLED: ExplainEventResponse.State
+    STATE_DEAD_LETTER: ExplainEventResponse.State
+    STATE_REPLAYING: ExplainEventResponse.State
+    STATE_REMOVED: ExplainEventResponse.State
+    class Hindrance(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        HINDRANCE_UNSPECIFIED: _ClassVar[ExplainEventResponse.Hindrance]
+        HINDRANCE_PAUSED: _ClassVar[ExplainEventResponse.Hindrance]
+        HINDRANCE_NO_SUBSCRIBER: _ClassVar[ExplainEventResponse.Hindrance]
+        HINDRANCE_WINDOWS_FULL: _ClassVar[ExplainEventResponse.Hindrance]
+        HINDRANCE_TOO_MANY_UNSETTLED: _ClassVar[ExplainEventResponse.Hindrance]
+    HINDRANCE_UNSPECIFIED: ExplainEventResponse.Hindrance
+    HINDRANCE_PAUSED: ExplainEventResponse.Hindrance
+    HINDRANCE_NO_SUBSCRIBER: ExplainEventResponse.Hindrance
+    HINDRANCE_WINDOWS_FULL: ExplainEventResponse.Hindrance
+    HINDRANCE_TOO_MANY_UNSETTLED: ExplainEventResponse.Hindrance
+    class Holder(_message.Message):
+        __slots__ = ("server", "peer", "principal", "attempt", "until")
+        SERVER_FIELD_NUMBER: _ClassVar[int]
+        PEER_FIELD_NUMBER: _ClassVar[int]
+        PRINCIPAL_FIELD_NUMBER: _ClassVar[int]
+        ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+        UNTIL_FIELD_NUMBER: _ClassVar[int]
+        server: str
+        peer: str
+        principal: str
+        attempt: int
+        until: _timestamp_pb2.Timestamp
+        def __init__(self, server: _Optional[str] = ..., peer: _Optional[str] = ..., principal: _Optional[str] = ..., attempt: _Optional[int] = ..., until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    class Consumer(_message.Message):
+        __slots__ = ("name", "state", "hindrances", "attempts", "holders", "next_attempt", "reason", "dead_letter", "settled_to", "delivered_to", "paused_until", "subscriptions", "moved")
+        NAME_FIELD_NUMBER: _ClassVar[int]
+        STATE_FIELD_NUMBER: _ClassVar[int]
+        HINDRANCES_FIELD_NUMBER: _ClassVar[int]
+        ATTEMPTS_FIELD_NUMBER: _ClassVar[int]
+        HOLDERS_FIELD_NUMBER: _ClassVar[int]
+        NEXT_ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+        REASON_FIELD_NUMBER: _ClassVar[int]
+        DEAD_LETTER_FIELD_NUMBER: _ClassVar[int]
+        SETTLED_TO_FIELD_NUMBER: _ClassVar[int]
+        DELIVERED_TO_FIELD_NUMBER: _ClassVar[int]
+        PAUSED_UNTIL_FIELD_NUMBER: _ClassVar[int]
+        SUBSCRIPTIONS_FIELD_NUMBER: _ClassVar[int]
+        MOVED_FIELD_NUMBER: _ClassVar[int]
+        name: str
+        state: ExplainEventResponse.State
+        hindrances: _containers.RepeatedScalarFieldContainer[ExplainEventResponse.Hindrance]
+        attempts: int
+        holders: _containers.RepeatedCompositeFieldContainer[ExplainEventResponse.Holder]
+        next_attempt: _timestamp_pb2.Timestamp
+        reason: str
+        dead_letter: str
+        settled_to: int
+        delivered_to: int
+        paused_until: _timestamp_pb2.Timestamp
+        subscriptions: int
+        moved: _timestamp_pb2.Timestamp
+        def __init__(self, name: _Optional[str] = ..., state: _Optional[_Union[ExplainEventResponse.State, str]] = ..., hindrances: _Optional[_Iterable[_Union[ExplainEventResponse.Hindrance, str]]] = ..., attempts: _Optional[int] = ..., holders: _Optional[_Iterable[_Union[ExplainEventResponse.Holder, _Mapping]]] = ..., next_attempt: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., reason: _Optional[str] = ..., dead_letter: _Optional[str] = ..., settled_to: _Optional[int] = ..., delivered_to: _Optional[int] = ..., paused_until: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., subscriptions: _Optional[int] = ..., moved: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
+    PRESENCE_FIELD_NUMBER: _ClassVar[int]
+    SUBJECT_FIELD_NUMBER: _ClassVar[int]
+    STORED_FIELD_NUMBER: _ClassVar[int]
+    REMOVALS_FIELD_NUMBER: _ClassVar[int]
+    FIRST_ID_FIELD_NUMBER: _ClassVar[int]
+    LAST_ID_FIELD_NUMBER: _ClassVar[int]
+    CONSUMERS_FIELD_NUMBER: _ClassVar[int]
+    LEFT_OUT_FIELD_NUMBER: _ClassVar[int]
+    MISSING_FIELD_NUMBER: _ClassVar[int]
+    presence: ExplainEventResponse.Presence
+    subject: str
+    stored: _timestamp_pb2.Timestamp
+    removals: _containers.RepeatedScalarFieldContainer[ExplainEventResponse.Removal]
+    first_id: int
+    last_id: int
+    consumers: _containers.RepeatedCompositeFieldContainer[ExplainEventResponse.Consumer]
+    left_out: int
+    missing: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, presence: _Optional[_Union[ExplainEventResponse.Presence, str]] = ..., subject: _Optional[str] = ..., stored: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., removals: _Optional[_Iterable[_Union[ExplainEventResponse.Removal, str]]] = ..., first_id: _Optional[int] = ..., last_id: _Optional[int] = ..., consumers: _Optional[_Iterable[_Union[ExplainEventResponse.Consumer, _Mapping]]] = ..., left_out: _Optional[int] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+
 class ListConsumersRequest(_message.Message):
     __slots__ = ("stream", "order_by", "page_size", "page_token")
     class Order(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):

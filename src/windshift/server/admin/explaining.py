@@ -1,0 +1,398 @@
+"""Says how an event stands at each consumer of its stream, and why it is not delivered where it is not.
+
+The broker tells how far a consumer has come, and not how single events stand between its two positions
+(``ack_floor`` and ``delivered``). Which call holds one, and why its last attempt failed, the servers say,
+each of them what it knows (``_WS.ask.event``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from time import time_ns
+from typing import Any, Final, NamedTuple
+
+from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StoredMessage, consumer_state
+from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.server.admin.gathering import Gathering
+from windshift.server.admin.look import Look
+from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
+from windshift.server.admin.views import consumer_details
+from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.background.batches import batches, together
+from windshift.server.domain.broker_errors import broker_errors
+from windshift.server.domain.errors import ConsumerNotFound
+from windshift.server.events.consumers import chosen_subjects
+from windshift.server.events.consuming.shared import DeadLettering
+from windshift.server.events.dead_letters.model import DeadLetter, DeadLetterFilter
+from windshift.server.events.model import ConsumerKey, StreamSeq
+from windshift.server.events.runs import Run
+
+MOST_CONSUMERS: Final = 100
+"""Consumers of which one answer tells."""
+_AT_ONCE: Final = 32
+_LETTERS: Final = 500
+_ALL_DATA: Final = 1024 * 1024
+_LARGEST: Final = 2**63 - 1
+
+
+class Presence(Enum):
+    """Whether a stream has an event."""
+
+    HELD = "held"
+    REMOVED = "removed"
+    NOT_YET = "not yet"
+
+
+class Removal(Enum):
+    """What may have removed an event."""
+
+    BY_HAND = "by hand"
+    MAX_AGE = "max_age"
+    MAX_EVENTS = "max_events"
+    MAX_BYTES = "max_bytes"
+    MAX_EVENTS_PER_SUBJECT = "max_events_per_subject"
+    SETTLED = "settled"
+
+
+class Standing(Enum):
+    """How an event stands at a consumer."""
+
+    FILTERED_OUT = "filtered out"
+    BEFORE_START = "before start"
+    PENDING = "pending"
+    HELD = "held"
+    WAITING = "waiting"
+    DELIVERED = "delivered"
+    SETTLED = "settled"
+    DEAD_LETTER = "dead letter"
+    REPLAYING = "replaying"
+    REMOVED = "removed"
+
+
+class Hindrance(Enum):
+    """What keeps a consumer from delivering."""
+
+    PAUSED = "paused"
+    NO_SUBSCRIBER = "no subscriber"
+    WINDOWS_FULL = "windows full"
+    TOO_MANY_UNSETTLED = "too many unsettled"
+
+
+class Holder(NamedTuple):
+    """A call that holds the event: as `HolderView`, and its server."""
+
+    server: str = ""
+    peer: str = ""
+    principal: str = ""
+    attempt: int = 0
+    until_ns: int = 0
+
+
+class Failed(NamedTuple):
+    """What a server knows of the last failed attempt: which it was, when the next one is due, and why."""
+
+    attempt: int = 0
+    next_ns: int = 0
+    reason: str = ""
+
+
+class Facts(NamedTuple):
+    """What is known of an event at a consumer.
+
+    Attributes:
+        state: the consumer.
+        paused_until: None = it is not paused.
+        holders: the calls that hold the event.
+        failed: the last failed attempt; None = none is known.
+        letter: its dead letter, of the present run of the consumer.
+        is_replaying: whether that is to be replayed.
+        calls: those that consume from the consumer.
+    """
+
+    state: ConsumerState
+    paused_until: Time | None = None
+    holders: tuple[Holder, ...] = ()
+    failed: Failed | None = None
+    letter: DeadLetter | None = None
+    is_replaying: bool = False
+    calls: tuple[SubscriptionView, ...] = ()
+
+
+class AtConsumer(NamedTuple):
+    """How an event stands at a consumer.
+
+    Attributes:
+        name: the consumer's.
+        standing: how it stands.
+        hindrances: what is in the way of a delivery, where one is to come.
+        facts: what that was told by.
+    """
+
+    name: str
+    standing: Standing
+    hindrances: tuple[Hindrance, ...]
+    facts: Facts
+
+    @property
+    def attempts(self) -> int:
+        """Attempts so far, as far as is known."""
+        holders, failed, letter = self.facts.holders, self.facts.failed, self.facts.letter
+        known = [each.attempt for each in holders]
+        known.append(0 if failed is None else failed.attempt)
+        known.append(0 if letter is None else letter.failure.attempts)
+        return max(known)
+
+    @property
+    def moved_ns(self) -> int:
+        """When the consumer was moved last, in nanoseconds since 1970; 0 = never."""
+        return Run.of(self.facts.state).number
+
+
+class Explanation(NamedTuple):
+    """How an event stands.
+
+    Attributes:
+        presence: whether the stream has it.
+        message: the event; None = the stream does not have it.
+        removals: what may have removed it.
+        first_id: of the first event held; without events the next id that will be given.
+        last_id: the last id ever given; 0 = none.
+        consumers: by name.
+        left_out: consumers that are too many.
+        missing: ids of servers that did not answer.
+    """
+
+    presence: Presence
+    message: StoredMessage | None
+    removals: tuple[Removal, ...]
+    first_id: int
+    last_id: int
+    consumers: tuple[AtConsumer, ...] = ()
+    left_out: int = 0
+    missing: tuple[str, ...] = ()
+
+
+class EventExplainer:
+    """Explains events. Must be created in a running event loop."""
+
+    def __init__(
+        self,
+        api: JetStream,
+        look: Look,
+        gathering: Gathering,
+        subscriptions: Subscriptions,
+        dead_lettering: DeadLettering,
+    ) -> None:
+        self._api = api
+        self._look = look
+        self._gathering = gathering
+        self._subscriptions = subscriptions
+        self._shared = dead_lettering
+        gathering.answer("event", self._own)
+
+    async def explain(self, stream: str, seq: StreamSeq, consumer: str, deadline: float) -> Explanation:
+        """Say how an event stands at one consumer, or at each when `consumer` is empty.
+
+        Raise `StreamNotFound`, `ConsumerNotFound` or `BrokerUnavailable`; `deadline` is the loop's time.
+        """
+        with broker_errors(stream=stream):
+            info = await self._api.stream_info(stream, deadline)
+            message = await self._api.message(stream, {"seq": seq}, deadline)
+        state = info["state"]
+        first, last = max(1, int(state["first_seq"])), int(state["last_seq"])
+        if message is None and seq > last:
+            return Explanation(Presence.NOT_YET, None, (), first, last)
+        names = [consumer] if consumer else await self._names(stream, deadline)
+        asked = names[:MOST_CONSUMERS]
+        stored_ns = 0 if message is None else message.unix_ns
+        (calls, silent), gathered, infos, letters = await asyncio.gather(
+            self._subscriptions.all(stream, consumer),
+            self._gathering.ask("event", {"stream": stream, "id": seq, "at": stored_ns, "of": asked}),
+            self._infos(stream, asked, deadline),
+            self._letters(stream, seq, consumer, stored_ns, deadline),
+        )
+        if consumer and not infos:
+            raise ConsumerNotFound(consumer)
+        replaying = await self._shared.replays.outstanding_among(
+            [each.id for each in letters.values()], deadline
+        )
+        told = [(server, each) for server, entries in gathered.entries.items() for each in entries]
+        found = []
+        for name, each in infos.items():
+            known = consumer_state(each)
+            letter = letters.get(name)
+            if letter is not None and not Run.of(known).has(letter.position, letter.time):
+                letter = None
+            facts = Facts(
+                known,
+                consumer_details(each).paused_until,
+                tuple(known_holders(told, name)),
+                known_failure(told, name),
+                letter,
+                letter is not None and letter.id in replaying,
+                tuple(call for call in calls if call.consumer == name),
+            )
+            found.append(AtConsumer(name, *judge(seq, message, facts, time_ns()), facts))
+        return Explanation(
+            Presence.REMOVED if message is None else Presence.HELD,
+            message,
+            removals(info["config"], is_oldest=seq < first) if message is None else (),
+            first,
+            last,
+            tuple(found),
+            len(names) - len(asked),
+            tuple(sorted({*silent, *gathered.missing})),
+        )
+
+    async def _names(self, stream: str, deadline: float) -> list[str]:
+        return sorted(row.key.name for row in await self._look.rows_of(stream, deadline))
+
+    async def _infos(self, stream: str, names: Sequence[str], deadline: float) -> dict[str, JsonObject]:
+        """Look consumers up, but those that were deleted meanwhile."""
+        found: dict[str, JsonObject] = {}
+        with broker_errors(stream=stream):
+            for some in batches(names, _AT_ONCE):
+                infos = await together(self._api.consumer_info(stream, name, deadline) for name in some)
+                found |= {name: info for name, info in zip(some, infos, strict=True) if info is not None}
+        return found
+
+    async def _letters(
+        self, stream: str, seq: StreamSeq, consumer: str, stored_ns: int, deadline: float
+    ) -> dict[str, DeadLetter]:
+        """Return the event's dead letters by consumer. Any replica answers: the latest may be missing."""
+        which = DeadLetterFilter(stream, consumer, event_ids=frozenset({seq}))
+        page = await self._shared.store.page(which, 0, _LETTERS, _ALL_DATA, deadline, with_data=False)
+        return {
+            each.id.consumer: each
+            for each in page.dead_letters
+            if stored_ns
+            in (0, each.id.stored_ns)  # an event of a stream that was deleted may have had this id
+        }
+
+    def _own(self, question: JsonObject) -> Iterator[JsonObject]:
+        """Say what this server knows."""
+        stream, seq, stored_ns, names = (question.get(key) for key in ("stream", "id", "at", "of"))
+        if not (isinstance(stream, str) and isinstance(seq, int) and isinstance(names, list)):
+            return
+        for holder in self._subscriptions.holders(stream, StreamSeq(seq)):
+            yield {**holder._asdict(), "consumer": holder.consumer.name}
+        for name in names:
+            known = self._shared.attempts.get(
+                (ConsumerKey(stream, str(name)), StreamSeq(seq), int(stored_ns or 0))
+            )
+            if known is not None and known.attempt:
+                yield {"consumer": name, **Failed(known.attempt, known.next_ns, known.reason)._asdict()}
+
+
+def _read(entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a server says; what is odd is left out."""
+    known = {name: entry[name] for name, value in defaults.items() if type(entry.get(name)) is type(value)}
+    return {name: value for name, value in known.items() if isinstance(value, str) or 0 <= value <= _LARGEST}
+
+
+def known_holders(told: Sequence[tuple[str, JsonObject]], name: str) -> Iterator[Holder]:
+    """Yield the calls that hold the event, of what servers say."""
+    for server, entry in told:
+        if entry.get("consumer") == name and "until_ns" in entry:
+            yield Holder(**_read(entry, Holder._field_defaults))._replace(server=server)
+
+
+def known_failure(told: Sequence[tuple[str, JsonObject]], name: str) -> Failed | None:
+    """Return the latest failed attempt that a server knows of."""
+    known = [
+        Failed(**_read(entry, Failed._field_defaults))
+        for _, entry in told
+        if entry.get("consumer") == name and "next_ns" in entry
+    ]
+    return max(known, default=None)
+
+
+# --- Judging ----------------------------------------------------------------------------------------------
+
+
+def judge(  # noqa: PLR0911 - each return is a standing, the most certain ones first
+    seq: StreamSeq, message: StoredMessage | None, facts: Facts, now_ns: int
+) -> tuple[Standing, tuple[Hindrance, ...]]:
+    """Say how an event stands at a consumer, and what is in the way of a delivery that is to come.
+
+    Args:
+        seq: its id.
+        message: the event; None = the stream does not hold it any more.
+        facts: what is known.
+        now_ns: the time, in nanoseconds since 1970.
+    """
+    state = facts.state
+    if facts.holders:
+        return Standing.HELD, ()
+    if facts.letter is not None:
+        return (Standing.REPLAYING, _hindrances(facts)) if facts.is_replaying else (Standing.DEAD_LETTER, ())
+    if message is not None and not _matches(state.config, message.subject):
+        return Standing.FILTERED_OUT, ()
+    if message is not None and _begins_behind(state.config, message):
+        return Standing.BEFORE_START, ()
+    if seq <= state.settled_to:
+        return Standing.SETTLED, ()
+    if message is None:
+        return Standing.REMOVED if seq > state.delivered_to else Standing.DELIVERED, ()
+    hindrances = _hindrances(facts)
+    if seq > state.delivered_to:
+        return Standing.PENDING, hindrances
+    if facts.failed is not None and (facts.failed.next_ns > now_ns or hindrances):
+        return Standing.WAITING, hindrances
+    return Standing.DELIVERED, hindrances
+
+
+def _matches(config: JsonObject, subject: str) -> bool:
+    patterns = SubjectPatterns()
+    for number, pattern in enumerate(chosen_subjects(config)):
+        patterns.add(tokens(pattern), number)
+    return patterns.covering(tokens(subject)) is not None
+
+
+def _begins_behind(config: JsonObject, message: StoredMessage) -> bool:
+    """Whether a consumer was made to begin behind an event. A move never takes it before that place."""
+    match config.get("deliver_policy"):
+        case "by_start_sequence":
+            return message.sequence < int(config["opt_start_seq"])
+        case "by_start_time":
+            start = parse_rfc3339(config["opt_start_time"])
+            return start is not None and message.unix_ns < start.seconds * NANOSECONDS + start.nanos
+        case _:
+            return False
+
+
+def _hindrances(facts: Facts) -> tuple[Hindrance, ...]:
+    found, state, calls = [], facts.state, facts.calls
+    if facts.paused_until is not None:
+        found.append(Hindrance.PAUSED)
+    if not calls:
+        found.append(Hindrance.NO_SUBSCRIBER)
+    elif all(call.unsettled >= call.size for call in calls):
+        found.append(Hindrance.WINDOWS_FULL)
+    if 0 < int(state.config.get("max_ack_pending") or 0) <= state.unsettled:
+        found.append(Hindrance.TOO_MANY_UNSETTLED)
+    return tuple(found)
+
+
+def removals(config: JsonObject, *, is_oldest: bool) -> tuple[Removal, ...]:
+    """Say what may have removed an event from a stream.
+
+    Args:
+        config: the stream's.
+        is_oldest: whether all events before it are gone too: limits on all of a stream take the oldest first.
+    """
+    found = [Removal.BY_HAND]
+    discards_old = config.get("discard", "old") == "old"
+    if is_oldest and int(config.get("max_age") or 0) > 0:
+        found.append(Removal.MAX_AGE)
+    if is_oldest and discards_old and int(config.get("max_msgs") or 0) > 0:
+        found.append(Removal.MAX_EVENTS)
+    if is_oldest and discards_old and int(config.get("max_bytes") or 0) > 0:
+        found.append(Removal.MAX_BYTES)
+    if int(config.get("max_msgs_per_subject") or 0) > 0 and not config.get("discard_new_per_subject"):
+        found.append(Removal.MAX_EVENTS_PER_SUBJECT)
+    if config.get("retention", "limits") != "limits":
+        found.append(Removal.SETTLED)
+    return tuple(found)
