@@ -18,7 +18,7 @@ from tests.support.windshift_process import windshift
 from windshift.cli import main
 from windshift.cli.options import Command
 
-OLDER = {"auth", "health", "run", "serve"}
+OLDER = {"auth", "backup", "health", "restore", "run", "serve"}
 """Commands that take none of the shared options, and have examples of their own or none."""
 LASTING = {"windshift dev", "windshift dev --port 0", "windshift tail orders -f --subject 'orders.eu.>'"}
 """What goes on until Ctrl-C."""
