@@ -21,6 +21,7 @@ Order(order_id='7', cents=3490)
 1001 pending
 992 would be delivered anew
 1
+accounting pending no_subscriber
 1001 orders.placed
 991 purged
 3 GiveUp no letter
