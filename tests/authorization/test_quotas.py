@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import count
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
 
 import pytest
 from google.protobuf.message import Message
 
-from tests.authorization.callers import Caller, Callers, callers_of
+from tests.authorization.callers import Caller, Callers, bearer, callers_of
 from tests.authorization.policies import ALL, digest_of, principal, put, token_of
 from tests.authorization.rows import ALLOWED, Answer, invoke, method_of
 from tests.support.app import running_app
-from tests.support.client import Refusal, any_of
+from tests.support.client import Refusal, any_of, refused
 from tests.support.nats_server import NatsServer
 from tests.support.windshift_process import LIMIT, wait_for
 from tests.wire.burying import watching
@@ -51,6 +55,8 @@ POLICY = (
     + limited("three-calls", "max_rps = 3")
     + limited("seldom", "max_rps = 0.001")
     + limited("seldom-too", "max_rps = 0.001")
+    + limited("twenty-events", "max_rps = 20")
+    + limited("never", "max_rps = 0.001")
     + limited("two-watches", "quotas = { calls = 32 }")
 )
 
@@ -146,6 +152,48 @@ def test_calls_per_second(callers: Callers) -> None:
     )
     other = invoke(callers.with_token(token_of("seldom", 2)), PUBLISH, event())
     assert other.answer == EXCEEDED  # another token of the same principal
+
+
+def publish_stream(caller: Caller, requests: SimpleQueue[pb.PublishStreamRequest | None]) -> Any:
+    """Begin a PublishStream."""
+    call = caller.channel.stream_stream(
+        "/windshift.events.v1alpha1.EventsService/PublishStream",
+        request_serializer=pb.PublishStreamRequest.SerializeToString,
+        response_deserializer=pb.PublishStreamResponse.FromString,
+    )
+    return call(iter(requests.get, None), timeout=LIMIT)
+
+
+def test_events_of_a_stream_of_publishes(callers: Callers) -> None:
+    """Its events count, and are none refused: those that are too many wait until time has passed."""
+    requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
+    begin = time.monotonic()
+    call = publish_stream(callers.with_token(token_of("twenty-events")), requests)
+    for _ in range(3):
+        requests.put(pb.PublishStreamRequest(events=[event()] * 20))
+        answered = 0
+        while answered < 20:
+            response = next(call)
+            answered += response.count
+            assert not response.errors
+    assert time.monotonic() - begin > 1  # the call and 40 events come before the last 20, at 20 a second
+    requests.put(None)
+    assert list(call) == []
+
+
+def test_a_drain_while_events_wait(nats_server: NatsServer, tmp_path: Path) -> None:
+    """A server that stops does not wait until a caller may publish on; what waited is not stored."""
+    file = put(tmp_path / "auth.toml", POLICY)
+    requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
+    with running_app(nats_server.url, WINDSHIFT_AUTH_FILE=str(file)) as address:
+        caller = Caller(address, bearer(token_of("never")))
+        call = publish_stream(caller, requests)
+        call.initial_metadata()
+        requests.put(pb.PublishStreamRequest(events=[event()]))
+    with refused("UNAVAILABLE", "SHUTTING_DOWN"):
+        next(call)
+    requests.put(None)
+    caller.channel.close()
 
 
 def test_every_call_counts(callers: Callers) -> None:

@@ -142,6 +142,25 @@ def test_many_calls_at_once(own_nats_server: NatsServer, unique: Unique) -> None
         client.channel.close()
 
 
+def test_a_drain(nats_server: NatsServer, client: Client, unique: Unique) -> None:
+    """A server that stops ends calls with UNAVAILABLE; what it answered is stored, and nothing else is."""
+    name = client.ensure_stream(unique())
+    requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
+    with running_app(nats_server.url) as elsewhere:
+        drained = Client(elsewhere)
+        call = start(drained, iter(requests.get, None))
+        requests.put(pb.PublishStreamRequest(events=[an_event(f"{name}.a")] * 3))
+        answered: list[int] = []
+        while len(answered) < 3:
+            answered += next(call).ids
+    with refused("UNAVAILABLE", "SHUTTING_DOWN"):
+        next(call)
+    requests.put(None)
+    drained.channel.close()
+    assert answered == [1, 2, 3]
+    assert client.publish(f"{name}.a") == 4
+
+
 def test_deadline(client: Client, unique: Unique) -> None:
     """A call ends at its deadline like any other."""
     requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
