@@ -385,6 +385,8 @@ def work_narrowly(client: Client) -> None:
     consume(client)
     bury(client)
     keep(client)
+    ensure_consumer(client, "ORDERS", name="narrow")
+    assert ask(client, "ExplainEvent", stream="ORDERS", id=1, consumer="narrow").consumers
 
 
 def see_limits(client: Client) -> None:
@@ -393,6 +395,8 @@ def see_limits(client: Client) -> None:
         client.publish("payments.a", timeout=60)
     with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
         client.set("others", "a", timeout=60)
+    with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
+        ask(client, "ExplainEvent", stream="ORDERS", id=1)
     for name in ("PAYMENTS", "ORDERS", "NEW"):
         with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
             ensure_stream(client, name, 60, subjects={"subjects": ["orders.>"]}, max_event_size=1000)
