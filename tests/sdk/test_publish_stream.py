@@ -44,7 +44,8 @@ class ScriptedServer(OlderServer):
     Attributes:
         calls: how many there were.
         ended: whether the last one has ended.
-        taken: the events that came with them.
+        requests: how many requests came with them.
+        taken: the events of these.
     """
 
     def __init__(self, script: Callable[[ScriptedServer, ServerCall], AsyncIterator[None]]) -> None:
@@ -52,6 +53,7 @@ class ScriptedServer(OlderServer):
         self._script = script
         self.calls = 0
         self.ended = asyncio.Event()
+        self.requests = 0
         self.taken: list[pb.PublishEventRequest] = []
 
     async def publish_stream(self, call: ServerCall) -> None:
@@ -67,6 +69,7 @@ class ScriptedServer(OlderServer):
     async def take(self, call: ServerCall) -> bool:
         """Take what comes; return whether there is more to come."""
         requests = await call.receive_many()
+        self.requests += len(requests)
         self.taken.extend(event for request in requests for event in request.events)
         return bool(requests)
 
@@ -313,6 +316,31 @@ async def test_no_more_than_in_flight() -> None:
             (Text(value=str(next(taken))) for _ in range(200)), subject="a", in_flight=8
         )
     assert len(service.taken) == 200
+
+
+async def test_events_are_sent_together() -> None:
+    """Events of an asynchronous iterator share requests, also when all have waited for it."""
+
+    async def script(server: ScriptedServer, call: ServerCall) -> AsyncIterator[None]:
+        call.begin_response()
+        answered = 0
+        while await server.take(call):
+            count = len(server.taken) - answered
+            call.send(pb.PublishStreamResponse(ids=[1] * count, count=count, first=answered))
+            answered += count
+            yield
+
+    async def messages() -> AsyncIterator[Text]:
+        for number in range(2000):
+            if number % 500 == 0:
+                await asyncio.sleep(0.01)
+            yield Text(value=str(number))
+
+    service = ScriptedServer(script)
+    async with connected(service) as client:
+        await client.publish_many(messages(), subject="a")
+    assert len(service.taken) == 2000
+    assert service.requests < 200
 
 
 async def test_cancelled() -> None:

@@ -101,9 +101,7 @@ async def publish_many(
 ) -> list[PublishReceipt]:
     """Publish many events; see `Client.publish_many`."""
     results: list[Any] = []
-    later = aiter(messages) if isinstance(messages, AsyncIterable) else None
-    now = iter(()) if isinstance(messages, AsyncIterable) else iter(messages)
-    taking = asyncio.Lock()
+    source = _Source(messages)
     failed = False
     broken: Exception | None = None
 
@@ -111,11 +109,7 @@ async def publish_many(
         nonlocal failed, broken
         while not failed and broken is None:
             try:
-                if later is None:
-                    message = next(now, _END)
-                else:
-                    async with taking:
-                        message = await anext(later, _END)
+                message = await source.take()
                 if message is _END:
                     return
                 event = _event(message, subject)
@@ -137,6 +131,32 @@ async def publish_many(
     if broken is not None:
         raise broken
     return results
+
+
+class _Source:
+    """Messages of an iterator, for tasks that take them one by one.
+
+    All tasks that wait go on together. A lock would let in one for each turn of the event loop, and each
+    event would be sent alone.
+    """
+
+    def __init__(self, messages: Iterable[object] | AsyncIterable[object]) -> None:
+        self._later = aiter(messages) if isinstance(messages, AsyncIterable) else None
+        self._now = iter(()) if isinstance(messages, AsyncIterable) else iter(messages)
+        self._free = asyncio.Event()
+        self._free.set()
+
+    async def take(self) -> object:
+        """Return the next message, or `_END`."""
+        if self._later is None:
+            return next(self._now, _END)
+        while not self._free.is_set():
+            await self._free.wait()
+        self._free.clear()
+        try:
+            return await anext(self._later, _END)
+        finally:
+            self._free.set()
 
 
 def _event(message: object, subject: str | None) -> Publish:
