@@ -86,7 +86,7 @@ def any_request(chance: Random) -> Request:
     amount = chance.randrange(1, 5) if method.client_streaming else 1
     compressed = chance.random() < 0.1
     payloads = [damaged(_message(kind, chance).SerializeToString(), chance) for _ in range(amount)]
-    if method.client_streaming and chance.random() < 0.7:
+    if "subscribe" in kind.DESCRIPTOR.fields_by_name and chance.random() < 0.7:
         payloads.insert(0, _subscription(kind, chance))
     body = b"".join(
         prefixed(gzip.compress(each, 1), 1) if compressed else prefixed(each) for each in payloads

@@ -66,8 +66,8 @@ async def test_a_rapid_reset_ends_its_connection(shared_server: Target, name: st
     async with healthy(shared_server, pause=0) as meanwhile:
         await _send(peer, chunks)
         seconds = time.monotonic() - started
-    # A busy machine may send as slowly as honest clients do.
-    assert peer.ended or BURST + PER_SECOND * (seconds + 2) >= RESETS
+    if BURST + PER_SECOND * (seconds + 2) < RESETS:  # a busy machine may send as slowly as honest clients do
+        await peer.closed()
     await peer.close()
     made = _calls(shared_server, method) - calls
     if method == PUBLISH:

@@ -39,6 +39,7 @@ NEED_NOTHING = {
     f"/{service.full_name}/{name}"
     for service, names in (
         (DEAD_LETTERS, ("List", "Watch")),
+        (EVENTS, ("PublishStream",)),
         (STATE, ("ListStores",)),
         (ADMIN, ("GetServer", "WhoAmI", "ListServers", "ListStreams", "ListConsumers", "ListSubscriptions")),
     )
@@ -71,7 +72,7 @@ def test_empty_messages(client: Client, path: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         send(client, path, b"")
     (field,) = caught[0].fields
-    assert field in {"name", "stream", "data", "request", "store", "value", "id", "ids", "streams", "by"}
+    assert field in {"name", "stream", "data", "request", "store", "value", "id", "ids", "streams", "by", "events"}
     assert caught[0].metadata == {"field": field}
     assert caught[0].message.startswith(f"{field}: ")
 

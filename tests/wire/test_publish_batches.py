@@ -105,7 +105,7 @@ def test_each_for_itself(client: Client, unique: Unique) -> None:
         (1, 3, "INVALID_FIELD", {"field": "subject"}),
         (3, 9, "UNBOUND_SUBJECT", {"subject": "nobody.takes.this"}),
         (5, 10, "WRONG_LAST_ID", {"expected": "2", "actual": "3"}),
-        (6, 3, "EVENT_TOO_LARGE", {"limit": "100000"}),
+        (6, 3, "EVENT_TOO_LARGE", {"limit": "100000", "name": name}),
         (7, 3, "EVENT_TOO_LARGE", {"limit": str(2**20)}),
         (8, 3, "INVALID_FIELD", {"field": "data"}),
     ]

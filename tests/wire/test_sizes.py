@@ -57,7 +57,7 @@ def test_limit_of_the_stream(
     stream = client.ensure_stream(unique(), max_event_size=limit)
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE") as caught:
         publish(client, f"{stream}.a", limit - headers + 1, fields)
-    assert caught[0].metadata == {"limit": str(limit)}
+    assert caught[0].metadata == {"limit": str(limit), "name": stream}
     assert publish(client, f"{stream}.a", limit - headers, fields) == 1
 
 

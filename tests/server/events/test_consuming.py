@@ -12,7 +12,7 @@ from time import time_ns
 import pytest
 import uvloop
 
-from tests.server.events.consuming import Consuming, make_consumer, prepare
+from tests.server.events.consuming import Consuming, dead_lettering, make_consumer, prepare
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.server.domain.errors import (
@@ -81,6 +81,7 @@ async def test_a_subject_that_is_no_text_harms_nobody(consuming: Consuming, nats
 
 async def test_a_call_leaves_nothing_behind(consuming: Consuming) -> None:
     """Subscriptions, hooks, tasks and answers that are waited for are as many as before."""
+    consuming = replace(consuming, shared=dead_lettering(consuming.nats))  # made once, as in a server
     await consuming.publish(20)
 
     def counts() -> tuple[int, ...]:

@@ -241,7 +241,7 @@ async def test_stream_limit(broker: Broker, unique: Unique) -> None:
     await publish(event(f"{stream}.a"), in_seconds(5))
     with pytest.raises(EventTooLarge) as caught:
         await publish(event(f"{stream}.a", bytes(200)), in_seconds(5))
-    assert caught.value.metadata == {"limit": "200"}
+    assert caught.value.metadata == {"limit": "200", "name": stream}
 
 
 @pytest.mark.parametrize(

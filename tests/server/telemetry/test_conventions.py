@@ -40,6 +40,7 @@ def test_attribute_names_are_those_of_the_conventions() -> None:
         conventions.DELIVERY_ATTEMPT,
         conventions.DUPLICATE,
         conventions.PERMANENTLY,
+        conventions.OUTCOME,
     }
     assert all(value.startswith("windshift.") for value in ours)
 
