@@ -72,7 +72,19 @@ def test_empty_messages(client: Client, path: str) -> None:
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         send(client, path, b"")
     (field,) = caught[0].fields
-    assert field in {"name", "stream", "data", "request", "store", "value", "id", "ids", "streams", "by", "events"}
+    assert field in {
+        "name",
+        "stream",
+        "data",
+        "request",
+        "store",
+        "value",
+        "id",
+        "ids",
+        "streams",
+        "by",
+        "events",
+    }
     assert caught[0].metadata == {"field": field}
     assert caught[0].message.startswith(f"{field}: ")
 
