@@ -20,6 +20,7 @@ settings.register_profile("windshift", deadline=None, max_examples=50)
 settings.load_profile("windshift")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """Run three workers on two cores: tests wait for about as long as they work."""
     return max(2, (os.cpu_count() or 1) * 3 // 2)

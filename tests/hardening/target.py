@@ -206,11 +206,11 @@ def publish_request(subject: str, value: bytes = b"x", **fields: Any) -> pb.Publ
 
 
 async def call(peer: Peer, path: str, request: Message | bytes) -> Response:
-    """Make a call with one message, as large as it may be; thousands of subjects take nats-server seconds."""
+    """Make a call with one message, as large as it may be."""
     payload = request if isinstance(request, bytes) else request.SerializeToString()
-    stream_id = peer.request(path, None, ((b"grpc-timeout", b"60S"),), end=False)
+    stream_id = peer.request(path, None, end=False)
     await peer.upload(stream_id, prefixed(payload), end=True)
-    return await peer.response(stream_id, 60)
+    return await peer.response(stream_id)
 
 
 # -- figures ------------------------------------------------------------------------------------------------

@@ -95,6 +95,8 @@ def padded(size: int) -> bytes:
     return delimited(1000, bytes(size - 2 - len(varint(size - 4))))
 
 
+TRANSIENT: Final = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+
 Size = tuple[str, int, Callable[[int], Message | bytes], StatusCode, StatusCode]
 """A method, a limit, the request of a size, the code up to the limit, the code beyond."""
 
@@ -237,7 +239,7 @@ SIZES: Final[dict[str, Size]] = {
 }
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_sizes_at_their_limits(server: Target) -> None:
     """One below, at the limit, and one beyond."""
     wrong = {}
@@ -245,8 +247,15 @@ async def test_sizes_at_their_limits(server: Target) -> None:
         store = state_pb.EnsureStoreRequest(store="sizes")
         assert (await call(peer, STATE + "EnsureStore", store)).status == OK
         for name, (path, limit, build, fine, beyond) in SIZES.items():
+            if name == "subjects of a stream" and server.authority is not None:
+                continue  # each takes nats-server seconds of CPU: over one of the transports is enough
             for size, code in ((limit - 1, fine), (limit, fine), (limit + 1, beyond)):
                 response = await call(peer, path, build(size))
+                for _ in range(
+                    5
+                ):  # 4,096 subjects take nats-server seconds of CPU, on a busy machine too many
+                    if response.status in TRANSIENT:
+                        response = await call(peer, path, build(size))
                 if response.status != code:
                     wrong[name, size - limit] = (response.status, response.message, response.reset)
             peer.responses.clear()

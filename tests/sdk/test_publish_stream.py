@@ -79,6 +79,12 @@ class ScriptedServer(OlderServer):
         call.send(pb.PublishStreamResponse(ids=ids, count=len(ids), errors=errors))
 
 
+@pytest.fixture(autouse=True)
+def _no_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have no program that traces: its events are published one by one. Other tests may have set it up."""
+    monkeypatch.setattr("windshift.sdk.calling.tracing", lambda: None)
+
+
 @asynccontextmanager
 async def connected(service: OlderServer, timeout: float = 20) -> AsyncIterator[ws.Client]:
     """Run a server, and connect to it."""

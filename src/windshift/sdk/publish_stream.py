@@ -7,8 +7,6 @@ from collections import deque
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
-from google.rpc.error_details_pb2 import ErrorInfo
-
 from windshift.protos import events
 from windshift.rpc import ClientCall, RpcError, StatusCode
 
@@ -179,6 +177,8 @@ class PublishStream:
 
 def _as_error(refused: events.PublishError) -> RpcError:
     """Return the error with which a call of its own would have ended."""
+    from google.rpc.error_details_pb2 import ErrorInfo  # noqa: PLC0415 -- most streams have none
+
     code = StatusCode(refused.code)
     info = ErrorInfo(reason=refused.reason, domain=DOMAIN, metadata=refused.metadata)
     unexpected = code is StatusCode.INTERNAL  # without a reason of ours
