@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -441,7 +442,11 @@ def in_terminal(
     )
     os.close(theirs)
     shown = b""
+    interrupted = False
     while True:
+        if not select.select([ours], [], [], 10)[0] and interrupted:
+            process.send_signal(signal.SIGINT)  # as somebody would whose first one came a moment too early
+            continue
         try:
             part = os.read(ours, 65536)
         except OSError:
@@ -454,7 +459,7 @@ def in_terminal(
             answer = ""
         if interrupt and interrupt.encode() in shown:
             process.send_signal(signal.SIGINT)
-            interrupt = ""
+            interrupt, interrupted = "", True
     os.close(ours)
     return shown.decode().replace("\r\n", "\n"), process.wait(60)
 
