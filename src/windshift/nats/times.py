@@ -27,6 +27,11 @@ class Time(NamedTuple):
     seconds: int
     nanos: int
 
+    @property
+    def unix_ns(self) -> int:
+        """The same in nanoseconds since 1970."""
+        return self.seconds * NANOSECONDS + self.nanos
+
 
 def from_unix_ns(unix_ns: int) -> Time:
     """Split nanoseconds since 1970."""

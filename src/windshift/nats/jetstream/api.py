@@ -143,7 +143,7 @@ class StoredMessage(NamedTuple):
     @property
     def unix_ns(self) -> int:
         """When it was stored, in nanoseconds since 1970."""
-        return self.time.seconds * NANOSECONDS + self.time.nanos
+        return self.time.unix_ns
 
 
 _NO_TIME: Final = Time(0, 0)

@@ -14,7 +14,7 @@ from time import time_ns
 from typing import Any, Final, NamedTuple
 
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, StoredMessage, consumer_state
-from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.look import Look
 from windshift.server.admin.subscriptions import Subscriptions, SubscriptionView
@@ -358,7 +358,7 @@ def _begins_behind(config: JsonObject, message: StoredMessage) -> bool:
             return message.sequence < int(config["opt_start_seq"])
         case "by_start_time":
             start = parse_rfc3339(config["opt_start_time"])
-            return start is not None and message.unix_ns < start.seconds * NANOSECONDS + start.nanos
+            return start is not None and message.unix_ns < start.unix_ns
         case _:
             return False
 

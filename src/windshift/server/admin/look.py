@@ -11,7 +11,7 @@ from time import perf_counter
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.times import NANOSECONDS, parse_rfc3339
+from windshift.nats.times import parse_rfc3339
 from windshift.server.background.batches import batches, together
 from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
@@ -198,7 +198,7 @@ def _stream_row(info: Mapping[str, Any], before: StreamRow | None, then: float, 
         config["name"],
         tuple(config.get("subjects") or ()),
         (config.get("mirror") or {}).get("name", ""),
-        0 if created is None else created.seconds * NANOSECONDS + created.nanos,
+        0 if created is None else created.unix_ns,
         *held,
         stored / max(now - then, 0.001),
         changed_at,

@@ -30,7 +30,7 @@ from weakref import WeakValueDictionary
 from windshift.nats import Forbidden, JetStreamError, NatsError, Unavailable
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject, consumer_state
-from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.nats.times import NANOSECONDS, parse_rfc3339
 from windshift.server.admin.gathering import Gathering
 from windshift.server.admin.pausing import ConsumerPause, pause_of
 from windshift.server.admin.probing import count_from
@@ -162,7 +162,7 @@ class ConsumerSeek:
         if info is None:
             raise ConsumerNotFound(consumer.name)
         told = parse_rfc3339(str(info.get("ts") or ""))
-        return consumer_state(info), time_ns() if told is None else _nanoseconds(told)
+        return consumer_state(info), time_ns() if told is None else told.unix_ns
 
     async def _target(self, stream: str, to: StartPosition, deadline: float) -> int:
         """Return the id of the first event that may be delivered."""
@@ -372,7 +372,7 @@ def _settled_before(state: ConsumerState) -> int:
 def _paused_until(state: ConsumerState) -> int:
     """Return until when a consumer is paused, in nanoseconds since 1970; 0 = it is not."""
     until = pause_of(state)
-    return 0 if until is None else _nanoseconds(until)
+    return 0 if until is None else until.unix_ns
 
 
 def _asked_until(state: ConsumerState) -> int:
@@ -384,7 +384,3 @@ def _asked_until(state: ConsumerState) -> int:
 def marked(until_ns: int) -> int:
     """Return about the same time, as one until which a move pauses."""
     return until_ns // _MARKED * _MARKED + _MARK
-
-
-def _nanoseconds(time: Time) -> int:
-    return time.seconds * NANOSECONDS + time.nanos

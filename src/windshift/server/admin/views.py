@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, NamedTuple
 
-from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
+from windshift.nats.times import Time, parse_rfc3339
 from windshift.server.events.specs import (
     AtId,
     AtStart,
@@ -163,7 +163,7 @@ def _source(source: Mapping[str, Any]) -> SourceSpec:
 def _start(config: Mapping[str, Any]) -> StartPosition:
     time = _time(config.get("opt_start_time") or "")
     if time is not None:
-        return AtTime(time.seconds * NANOSECONDS + time.nanos)
+        return AtTime(time.unix_ns)
     sequence = config.get("opt_start_seq")
     return AtId(sequence) if sequence else AtStart()
 

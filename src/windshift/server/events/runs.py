@@ -55,7 +55,7 @@ class Run(NamedTuple):
         """
         if time < (parse_rfc3339(self.created) or _BEGINNING):
             return False
-        is_much_later = time.seconds * NANOSECONDS + time.nanos > self.number + _SKEW_NS
+        is_much_later = time.unix_ns > self.number + _SKEW_NS
         return position > self.position or is_much_later
 
 

@@ -22,7 +22,7 @@ from urllib.parse import quote, quote_from_bytes, unquote, unquote_to_bytes
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream.api import StoredMessage
-from windshift.nats.times import NANOSECONDS, Time, from_unix_ns, parse_rfc3339
+from windshift.nats.times import Time, from_unix_ns, parse_rfc3339
 from windshift.server.events import headers
 from windshift.server.events.dead_letters.model import BEGINNING, Cause, DeadLetter, DeadLetterId, Failure
 
@@ -103,7 +103,7 @@ class Ended(NamedTuple):
     @property
     def header(self) -> tuple[bytes, bytes]:
         """The header with which what becomes of a replay says when the event ended."""
-        return ENDED, b"%d.%d" % (self.position, self.time.seconds * NANOSECONDS + self.time.nanos)
+        return ENDED, b"%d.%d" % (self.position, self.time.unix_ns)
 
 
 class Packed(NamedTuple):

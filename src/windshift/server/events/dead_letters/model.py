@@ -118,7 +118,7 @@ class DeadLetter:
     @property
     def time_ns(self) -> int:
         """When it was written, in nanoseconds since 1970."""
-        return self.time.seconds * NANOSECONDS + self.time.nanos
+        return self.time.unix_ns
 
     def delivery(self, attempt: int, reply: bytes = b"") -> Delivery:
         """Return the event as a delivery; `reply` takes its acknowledgements."""

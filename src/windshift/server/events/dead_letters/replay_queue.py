@@ -221,7 +221,7 @@ class ReplayQueue:
         if info is None or not info["state"]["messages"]:
             return None
         time = parse_rfc3339(info["ts"])
-        unix_ns = 0 if time is None else time.seconds * NANOSECONDS + time.nanos
+        unix_ns = 0 if time is None else time.unix_ns
         return Clock(unix_ns, _now(), info["config"].get("num_replicas") or 1)
 
     async def page(self, consumer: ConsumerKey, after: int, deadline: float, size: int = _PAGE) -> Pointers:
