@@ -112,6 +112,23 @@ _TAILS_PART = 4
 reads may ask for, that stays below what nats-server tolerates."""
 
 
+class Siblings(NamedTuple):
+    """The other processes that serve the same port, as one of them sees them.
+
+    Attributes:
+        number: this process's among them, from 1; 0 = it is alone.
+        ledger: where they count quotas together; None = it is alone.
+        ask: asks them; None = it is alone.
+    """
+
+    number: int = 0
+    ledger: Ledger | None = None
+    ask: AskOthers | None = None
+
+
+_NONE = Siblings()
+
+
 class App:
     """A server in the running event loop, without the process around it.
 
@@ -137,28 +154,24 @@ class App:
         *,
         share_port: bool = False,
         storage: int | None = None,
-        worker: int = 0,
-        ledger: Ledger | None = None,
-        ask_others: AskOthers | None = None,
+        siblings: Siblings = _NONE,
     ) -> None:
         """Build everything; nothing is connected yet.
 
         `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
-        `storage` is how many bytes the broker may store, if known. `worker` is this process's number among
-        several that serve the port together, from 1; 0: it is alone. `ledger` is where they count together,
-        and `ask_others` asks them.
+        `storage` is how many bytes the broker may store, if known.
         """
         self._config = config
         self._share_port = share_port
-        self._worker = worker
+        self._worker = siblings.number
         self._telemetry = telemetry
         self._made_at, self._started_ns = asyncio.get_running_loop().time(), time.time_ns()
         nats = _nats(config.nats, servers)
         self.connection, self._api, self._notes = nats.connection, nats.api, nats.notes
         counts, stats, audit = Counts(), DeadLetterStats(), Audit()
-        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, ledger)
-        describing = (self._describe, self._load)
+        self.authorization, self._ownership, self._copies = _rules(config, nats.api, audit, siblings.ledger)
         dead_lettering = _dead_lettering(config, nats, stats, storage)
+        describing = (self._describe, self._load)
         self._domain = _Domain(
             config, nats, dead_lettering, counts, telemetry.tracer, self._ownership, describing
         )
@@ -167,10 +180,9 @@ class App:
         """The files that are reloaded when they change, or on demand."""
         self._demanded = asyncio.Event()
         self._failures = FailureLog(extractor(config.telemetry.propagators))
-        self.principals = PrincipalsService(self.authorization, self._open_connections, ask_others)
+        self.principals = PrincipalsService(self.authorization, self._open_connections, siblings.ask)
         """What is to be asked of all workers: see `PrincipalsService.answer`."""
-        principals = Service(PRINCIPALS, self.principals)
-        self._services = (*_services(self._domain), principals)
+        self._services = (*_services(self._domain), Service(PRINCIPALS, self.principals))
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._pacing = Pacing()

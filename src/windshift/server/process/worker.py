@@ -18,7 +18,7 @@ from typing import Any, Final
 import uvloop
 
 from windshift.server.auth.ledger import Ledger
-from windshift.server.process.app import App
+from windshift.server.process.app import App, Siblings
 from windshift.server.process.channel import (
     Answer,
     Assignment,
@@ -64,15 +64,14 @@ class WorkerProcess(Process):
 
     async def _start(self, stack: AsyncExitStack) -> None:
         given = self._assignment
+        ledger = Ledger(given.ledger, given.config.workers, given.number)
         app = App(
             given.config,
             given.servers,
             self._telemetry,
             share_port=True,
             storage=given.storage,
-            worker=given.number,
-            ledger=Ledger(given.ledger, given.config.workers, given.number),
-            ask_others=self._ask_others,
+            siblings=Siblings(given.number, ledger, self._ask_others),
         )
         obeying = asyncio.create_task(self._obey(app), name="orders")
         stack.callback(obeying.cancel)
