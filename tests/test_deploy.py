@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,15 @@ def test_kubernetes(auth_file: str) -> None:
     assert service["spec"]["ports"] == [{"name": "grpc", "port": config.grpc.listen.port}]
     assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
     assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+
+
+def test_chart() -> None:
+    """It has the version of the package, which is that of the image too, and each of its files is there."""
+    chart = yaml.safe_load((DEPLOY / "helm" / "windshift" / "Chart.yaml").read_text())
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert (chart["version"], chart["appVersion"]) == (version, version)
+    for name in ("alerts.yaml", "dashboard.json"):
+        assert (DEPLOY / "helm" / "windshift" / "files" / name).is_file()
 
 
 def test_systemd() -> None:

@@ -25,8 +25,8 @@ _STREAMS: Final = click.option(
 def backup(directory: Path, streams: tuple[str, ...]) -> None:
     """Write streams, stores, consumers and dead letters to a new DIRECTORY.
 
-    The broker is that of `windshift serve` with the same environment: NATS_URL with a user that may do it,
-    while everything goes on; or without it the data directory of an embedded NATS whose server is stopped.
+    It reads the same environment as `windshift serve`. With NATS_URL it backs up that NATS, while servers and
+    clients go on. Without, it backs up the data directory of an embedded NATS; stop its server first.
 
     \b
     Examples:
@@ -49,8 +49,8 @@ def backup(directory: Path, streams: tuple[str, ...]) -> None:
 def restore(directory: Path, streams: tuple[str, ...], replicas: int | None) -> None:
     """Make the streams of a backup in DIRECTORY again. None of them may exist.
 
-    The broker is chosen as by `windshift backup`, so that an embedded NATS can move to a cluster. After a
-    restore into a running nats-server, restart it: only then does it know the idempotency keys.
+    NATS_URL chooses where, as for `windshift backup`, so an embedded NATS can move to a cluster. Afterwards
+    restart a nats-server that was running: it reads idempotency keys only when it starts.
 
     \b
     Examples:
