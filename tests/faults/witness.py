@@ -13,6 +13,8 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
+from nats.js.client import JetStreamContext
+from nats.js.errors import ServiceUnavailableError
 
 from tests.faults.history import Stored
 from tests.faults.serializable import Version
@@ -84,10 +86,7 @@ async def _read(url: str, stream: str, within: float) -> list[Msg]:
     async with asyncio.timeout(within), looking(url) as client:
         last = int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
         jetstream = client.jetstream(timeout=10)
-        config = ConsumerConfig(
-            deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1
-        )
-        pull = await jetstream.pull_subscribe("", stream=stream, config=config)
+        pull = await _reader(jetstream, stream)
         stored: list[Msg] = []
         reached = 0
         while reached < last:
@@ -102,6 +101,18 @@ async def _read(url: str, stream: str, within: float) -> list[Msg]:
                 stored.append(message)
         await pull.unsubscribe()
         return stored
+
+
+async def _reader(jetstream: JetStreamContext, stream: str) -> JetStreamContext.PullSubscription:
+    """Make a consumer to read with, and repeat that while a cluster has no leader."""
+    config = ConsumerConfig(
+        deliver_policy=DeliverPolicy.ALL, ack_policy=AckPolicy.NONE, mem_storage=True, num_replicas=1
+    )
+    while True:
+        try:
+            return await jetstream.pull_subscribe("", stream=stream, config=config)
+        except (TimeoutError, ServiceUnavailableError):
+            await asyncio.sleep(0.1)
 
 
 async def dead_letters(url: str) -> list[int]:
