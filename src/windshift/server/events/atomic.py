@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 
 from windshift.nats import JetStreamError, MessageTooLarge, NatsError, retry
 from windshift.nats.jetstream import codes
@@ -36,6 +36,22 @@ SETTING: Final = "atomic_batches"
 
 _RECALLED_AT_ONCE: Final = 64
 _CONFLICTS: Final = (codes.WRONG_LAST_SEQUENCE, codes.WRONG_LAST_SEQUENCE_UNTOLD)
+
+
+class _Batch(NamedTuple):
+    """Events that are stored all or none.
+
+    Attributes:
+        requests: the events.
+        parts: their messages, without what makes a batch of them.
+        before: the last id that the stream must have before them; None = any.
+        write: all messages as one write.
+    """
+
+    requests: Sequence[PublishRequest]
+    parts: Sequence[Part]
+    before: int | None
+    write: Write
 
 
 class AtomicPublisher:
@@ -77,13 +93,14 @@ class AtomicPublisher:
         has_keys = all(request.idempotency_key for request in requests)
         write = together(parts, deadline, repeatable=has_keys)._replace(asker=requests[0].asker)
         _refuse_too_large(write, target.largest)
+        batch = _Batch(requests, parts, before, write)
         in_doubt = False
         async for _ in retry(deadline):
             try:
                 ack = await self._writes.write(write)
             except JetStreamError as refusal:
                 in_doubt = in_doubt or refusal.in_doubt
-                found = await self._refused(requests, parts, write, refusal, before)
+                found = await self._refused(batch, refusal)
                 if found is not None:
                     return found
             except MessageTooLarge as error:
@@ -126,43 +143,30 @@ class AtomicPublisher:
             raise NotAllowedByStream(first, SETTING)
         return target
 
-    async def _refused(
-        self,
-        requests: Sequence[PublishRequest],
-        parts: Sequence[Part],
-        write: Write,
-        refusal: JetStreamError,
-        before: int | None,
-    ) -> list[PublishReceipt] | None:
+    async def _refused(self, batch: _Batch, refusal: JetStreamError) -> list[PublishReceipt] | None:
         """Raise what a refusal means, or return what was stored before; None = try again."""
-        code = refusal.err_code
+        first, code = batch.requests[0], refusal.err_code
         try:
             if code in _CONFLICTS or code == codes.DUPLICATE_IN_BATCH:
-                return await self._conflict(requests, parts, write, refusal, before)
+                return await self._conflict(batch, refusal)
             if code == codes.BATCHES_NOT_ENABLED:
-                self._targets.forget(requests[0].subject)
-                raise NotAllowedByStream(requests[0].subject, SETTING)
-            error = await self._publisher.refusal_error(refusal, requests[0].caller, write.deadline)
-            raise at_index(error, _largest(parts)) if isinstance(error, EventTooLarge) else error
+                self._targets.forget(first.subject)
+                raise NotAllowedByStream(first.subject, SETTING)
+            error = await self._publisher.refusal_error(refusal, first.caller, batch.write.deadline)
+            raise at_index(error, _largest(batch.parts)) if isinstance(error, EventTooLarge) else error
         except (WindshiftError, NatsError) as error:
             if refusal.in_doubt:
                 raise OutcomeUnknown from error
             raise domain_error(error) if isinstance(error, NatsError) else error from refusal
 
-    async def _conflict(
-        self,
-        requests: Sequence[PublishRequest],
-        parts: Sequence[Part],
-        write: Write,
-        refusal: JetStreamError,
-        before: int | None,
-    ) -> list[PublishReceipt] | None:
+    async def _conflict(self, batch: _Batch, refusal: JetStreamError) -> list[PublishReceipt] | None:
         """Do the same for a refusal because of what is stored already: a key, or another last id.
 
         A stream with one replica checks the id before the keys, so the repeat of a batch that was stored may
         be refused for either.
         """
-        known = await self._recall(requests, parts, write)
+        requests, _, before, write = batch
+        known = await self._recall(batch)
         found = [ack for ack in known if ack is not None]
         if len(found) == len(requests) and _follow_each_other(found):
             return list(map(self._publisher.receipt, requests, found))
@@ -181,10 +185,9 @@ class AtomicPublisher:
         sees = caller is None or caller.sees(refusal.stream)
         raise at_index(WrongLastId(before + place, actual + place if sees else None), place)
 
-    async def _recall(
-        self, requests: Sequence[PublishRequest], parts: Sequence[Part], write: Write
-    ) -> list[PubAck | None]:
+    async def _recall(self, batch: _Batch) -> list[PubAck | None]:
         """Return what the broker has stored with the keys of these events."""
+        requests, parts, _, write = batch
         known: list[PubAck | None] = []
         for start in range(0, len(requests), _RECALLED_AT_ONCE):
             some = zip(requests, parts, strict=True)
