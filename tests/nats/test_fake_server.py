@@ -995,11 +995,11 @@ async def test_a_connection_that_sends_nothing(work: Work, monkeypatch: pytest.M
     async with asking(lambda *_: None) as requests:
         attempts, ticker = list[int](), Ticker()
 
-        def send(wire: Wire, frame: bytes) -> None:
+        def send(frame: bytes) -> None:
             attempts.append(ticker.ticks)
             raise NotConnected
 
-        monkeypatch.setattr(Wire, "send", send)
+        monkeypatch.setattr(wire_of(requests._connection), "send", send)  # a server's in another thread go on
         assert requests._connection.connected
         await until_deadline(attempts, ticker, partial(work, requests._connection, requests))
 
