@@ -21,7 +21,7 @@ from tests.support.nats_server import NatsServer
 
 ROOT = Path(__file__).resolve().parent.parent
 
-SERVER_ONLY = ("nats", "uvicorn", "uvloop", "pythonjsonlogger", "nkeys")
+SERVER_ONLY = ("nats", "h11", "uvloop", "pythonjsonlogger", "nkeys")
 TESTS_ONLY = {"grpc", "nats"}
 
 
@@ -169,7 +169,7 @@ def test_server_is_an_extra() -> None:
     """A client installs protobuf, ngh2 and click, and nothing of the broker."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     base = " ".join(project["dependencies"])
-    assert not any(name in base for name in ("nats", "uvloop", "uvicorn", "grpcio"))
+    assert not any(name in base for name in ("nats", "uvloop", "h11", "grpcio"))
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from tests.support.command_line import Ended, windshift_command
 from windshift.server.auth.permissions import NEEDS
 
 HEAVY = (
-    *("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "uvicorn", "uvloop"),
+    *("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "h11", "uvloop"),
     "windshift.nats",
 )
 TOKEN = "ws_billing_" + "Aa-_1" * 8 + "xyz"

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from windshift.cli import main
 from windshift.server.config import SETTINGS, ListenConfig, health_address
 
-HEAVY = ("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "uvicorn", "uvloop", "windshift.nats")
+HEAVY = ("asyncio", "google.protobuf", "grpc", "ngh2", "nkeys", "h11", "uvloop", "windshift.nats")
 
 
 def run(*arguments: str, code: str = "pass", **environment: str) -> subprocess.CompletedProcess[str]:
@@ -79,7 +79,7 @@ def test_help_is_quick() -> None:
         assert done.stdout.endswith("\n[]\n")
 
 
-@pytest.mark.parametrize("missing", ["uvloop", "uvicorn"])
+@pytest.mark.parametrize("missing", ["uvloop", "h11"])
 def test_without_the_server_extra(missing: str, tmp_path: Path) -> None:
     """Where only the client is installed, `serve` says what to install."""
     done = run("serve", code=f"sys.modules[{missing!r}] = None", HOME=str(tmp_path))

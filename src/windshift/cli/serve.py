@@ -24,7 +24,7 @@ from windshift.server.config import (
 
 _FAILED = 1
 _USAGE = 2
-_EXTRA = frozenset({"nkeys", "pythonjsonlogger", "uvicorn", "uvloop"})
+_EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
 """The packages of the extra `server`, by import name."""
 
 

@@ -194,24 +194,81 @@ async def test_a_connection_has_so_many_requests() -> None:
         writer.close()
 
 
+UPGRADE = b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: %b\r\n\r\n"
+
+
 @pytest.mark.parametrize(
-    "said",
+    ("said", "status"),
     [
-        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: upgrade, close\r\nupgrade: h2c\r\n\r\n",
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 404),  # a gRPC client with the wrong port
+        (UPGRADE % b"websocket", 200),
+        (UPGRADE % b"h2c", 200),
+        (b"\x16\x03\x01\x02\x00\x01", 400),  # TLS
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400),  # without a host
+        (b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: " + b"x" * 20_000, 431),
+        (b"POST /healthz HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nabcde", 413),
+        (b"POST /healthz HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\nZ\r\n", 400),
     ],
 )
-async def test_other_protocols(said: bytes, caplog: pytest.LogCaptureFixture) -> None:
-    """Other protocols, such as a gRPC client with the wrong port speaks, leave nothing in the log."""
+async def test_other_protocols(said: bytes, status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """What is not a request for this server is answered and ends its connection; nothing is logged."""
     async with serving() as port:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(said)
         async with asyncio.timeout(5):
             answer = await reader.read()
         writer.close()
-    assert answer == b"" if said.startswith(b"PRI") else answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
     assert not caplog.records
+
+
+async def test_pipelined_requests() -> None:
+    """They are answered one by one, also when the client has closed its side."""
+    async with serving() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\nGET /readyz HTTP/1.1\r\nhost: x\r\n\r\n")
+        writer.write_eof()
+        async with asyncio.timeout(5):
+            assert (await reader.read()).count(b"HTTP/1.1 200 ") == 2
+        writer.close()
+
+
+async def test_a_scrape_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    """It is answered, and logged; the connection goes on."""
+
+    async def fail(accept: str) -> Exposition:
+        raise RuntimeError(accept)
+
+    server = HealthServer(application(scrape=fail))
+    port = await server.start("127.0.0.1", 0)
+    head, body = await ask(port, "GET /metrics")
+    assert head.startswith("http/1.1 500 ")
+    assert json.loads(body)
+    assert "RuntimeError" in caplog.text
+    await server.stop()
+
+
+async def test_a_client_that_does_not_read() -> None:
+    """No more is read from it than what it has read the answers to, and its time runs out."""
+    asked = 0
+
+    async def much(accept: str) -> Exposition:
+        nonlocal asked
+        asked += 1
+        return Exposition("text/plain", b"x" * 8_000_000)
+
+    server = HealthServer(application(scrape=much), timeout=0.5)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\n\r\n" * 50)
+    async with asyncio.timeout(10):
+        await asyncio.sleep(1)
+        with suppress(ConnectionResetError):
+            while await reader.read(65_536):
+                pass
+    assert asked == 1
+    writer.close()
+    await server.stop()
 
 
 async def test_port_in_use() -> None:

@@ -174,7 +174,7 @@ def test_level() -> None:
     stream = io.StringIO()
     configure_logging(LogLevel.DEBUG, readable=True, stream=stream)
     logging.getLogger("windshift.test").debug("ours")
-    logging.getLogger("uvicorn.error").info("theirs")
+    logging.getLogger("urllib3.connectionpool").info("theirs")
     logging.getLogger("nats.aio.client").warning("their problem")
     configure_logging(LogLevel.ERROR, readable=True, stream=stream)
     logging.getLogger("windshift.test").warning("too low")

@@ -8,34 +8,37 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, MutableMapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http import HTTPStatus
 from ipaddress import IPv4Network, IPv6Network
-from typing import Any, Final
+from typing import Final, cast
 
-import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+import h11
 
 from windshift.rpc import LOOPBACK, includes, open_sockets
 from windshift.server.process.readiness import Readiness
 from windshift.server.telemetry.exposition import Exposition
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+log = logging.getLogger(__name__)
 
-_CONNECTIONS = 256
-_REQUESTS = 100
+_CONNECTIONS: Final = 256
+_REQUESTS: Final = 100
 """Requests on one connection."""
-_READS = frozenset({"GET", "HEAD"})
+_LARGEST: Final = 16_384
+"""Bytes of a request's head."""
+_STOP: Final = 1.0
+"""Seconds for answers that are under way at the stop."""
+_READS: Final = frozenset({"GET", "HEAD"})
+_JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response: a status and a JSON body."""
+    """A response with a JSON body."""
 
     status: int
     body: dict[str, str | float]
@@ -46,7 +49,7 @@ Scrape = Callable[[str], Awaitable[Exposition | None]]
 
 
 class HealthApplication:
-    """The ASGI application.
+    """What is answered to requests.
 
     Args:
         readiness: returns whether calls should be sent here.
@@ -85,17 +88,18 @@ class HealthApplication:
         detail = {"detail": readiness.detail} if readiness.detail else {}
         return Answer(503, {"status": "unavailable", "reason": readiness.reason, **detail, **since})
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request."""
-        method, path = scope["method"], scope["path"]
+    async def respond(self, method: str, path: str, accept: str) -> tuple[int, str, bytes]:
+        """Return the status, the content type and the body of the response to a request."""
         if path == "/metrics" and method in _READS and self._scrape is not None:
-            exposition = await self._scrape(_header(scope, b"accept"))
+            exposition = await self._scrape(accept)
             if exposition is not None:
-                await _respond(send, method, 200, exposition.content_type, exposition.body)
-                return
+                return 200, exposition.content_type, exposition.body
         answer = self.answer(method, path)
-        body = json.dumps(answer.body).encode() + b"\n"
-        await _respond(send, method, answer.status, "application/json", body)
+        return answer.status, _JSON, _json(answer.body)
+
+
+def _json(body: dict[str, str | float] | dict[str, str]) -> bytes:
+    return json.dumps(body).encode() + b"\n"
 
 
 class _Clock:
@@ -113,91 +117,14 @@ class _Clock:
         return {"since": when.replace("+00:00", "Z"), "seconds": round(seconds, 3)}
 
 
-async def _respond(send: Send, method: str, status: int, content_type: str, body: bytes) -> None:
-    headers = [
-        (b"content-type", content_type.encode()),
-        (b"content-length", b"%d" % len(body)),
-        (b"cache-control", b"no-store"),
-    ]
-    if status == 405:
-        headers.append((b"allow", b"GET, HEAD"))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"" if method == "HEAD" else body})
-
-
-def _header(scope: Scope, name: bytes) -> str:
-    """Return a header of the request; repeated headers are joined as a list."""
-    values: list[bytes] = [value for key, value in scope["headers"] if key == name]
-    return b",".join(values).decode("latin-1")
-
-
-_HTTP_2: Final = b"PRI * HTTP/2"
-
-
-class _Connection(H11Protocol):
-    """A connection with a timeout for each request, and a limit of requests.
-
-    When there are too many connections, the oldest is closed, unless its address is reserved. So a probe is
-    answered however many connections others hold, busy or idle.
-    """
-
-    timeout: float
-    probes: tuple[IPv4Network | IPv6Network, ...]
-    others: dict[_Connection, None]
-    """Those that may be closed to make room, oldest first."""
-    _limit: asyncio.TimerHandle
-    _requests = 0
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn
-        """Begin; close the oldest connection if there are too many."""
-        super().connection_made(transport)
-        self._limit = self.loop.call_later(self.timeout, transport.abort)
-        if self.client is None or not includes(self.probes, self.client[0]):
-            self.others[self] = None
-        if len(self.connections) > _CONNECTIONS and self.others:
-            oldest = next(iter(self.others))
-            del self.others[oldest]
-            oldest.transport.abort()
-
-    def data_received(self, data: bytes) -> None:
-        """Take data. HTTP/2 is rejected here, since it cannot be answered as HTTP/1.1."""
-        if data.startswith(_HTTP_2):
-            self.transport.abort()
-        else:
-            super().data_received(data)
-
-    def on_response_complete(self) -> None:
-        """Wait for another request, up to the limit."""
-        self._limit.cancel()
-        self._requests += 1
-        if self._requests >= _REQUESTS:
-            self.transport.close()
-        self._limit = self.loop.call_later(self.timeout, self.transport.abort)
-        super().on_response_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._limit.cancel()
-        self.others.pop(self, None)
-        super().connection_lost(exc)
-
-    def _unsupported_upgrade_warning(self) -> None:
-        """Log nothing: strangers must not be able to fill the log."""
-
-
-class _Uvicorn(uvicorn.Server):
-    """An HTTP server that leaves signals to the process."""
-
-    @contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
 class HealthServer:
     """An HTTP server for one application, in the running loop.
 
+    When there are too many connections, the oldest is closed, unless its address is reserved. So a probe is
+    answered however many connections others hold, busy or idle.
+
     Args:
-        application: serves the requests.
+        application: answers the requests.
         timeout: seconds that a connection has for each request.
         probes: addresses whose connections are never closed to make room, in addition to loopback.
     """
@@ -209,31 +136,152 @@ class HealthServer:
         timeout: float = 10.0,
         probes: tuple[IPv4Network | IPv6Network, ...] = (),
     ) -> None:
-        connection = {"timeout": timeout, "probes": LOOPBACK + probes, "others": {}}
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                application,
-                http=type("_HealthConnection", (_Connection,), connection),
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                timeout_graceful_shutdown=1,
-            )
-        )
-        self._task: asyncio.Task[None] | None = None
+        self.application = application
+        self.timeout = timeout
+        self._probes = LOOPBACK + probes
+        self._servers: list[asyncio.Server] = []
+        self._connections: dict[_Connection, bool] = {}
+        """The oldest first, and whether it may be closed to make room."""
 
     async def start(self, host: str, port: int, *, share_port: bool = False) -> int:
         """Listen, and return the port. Raises OSError if the address cannot be used."""
         sockets = await open_sockets(host, port, reuse_port=share_port)
-        self._task = asyncio.create_task(self._server.serve(sockets), name="health HTTP server")
+        loop = asyncio.get_running_loop()
+        for each in sockets:
+            self._servers.append(await loop.create_server(lambda: _Connection(self), sock=each))
         return int(sockets[0].getsockname()[1])
 
     async def stop(self) -> None:
         """Stop listening, and close connections within about a second."""
-        if self._task is not None:
-            self._server.should_exit = True
-            await self._task
-            self._task = None
+        for server in self._servers:
+            server.close()
+        self._servers.clear()
+        answering = [each.answering for each in self._connections if each.answering is not None]
+        if answering:
+            await asyncio.wait(answering, timeout=_STOP)
+        for connection in list(self._connections):
+            connection.end()
+
+    def add(self, connection: _Connection, address: str) -> None:
+        """Count a connection, and close the oldest one if there are too many."""
+        self._connections[connection] = not includes(self._probes, address)
+        if len(self._connections) > _CONNECTIONS:
+            oldest = next((each for each, closable in self._connections.items() if closable), None)
+            if oldest is not None:
+                oldest.end()
+
+    def remove(self, connection: _Connection) -> None:
+        """Forget a connection that has ended."""
+        self._connections.pop(connection, None)
+
+
+class _Connection(asyncio.Protocol):
+    """A connection: requests are answered one by one, each within a limit of time."""
+
+    def __init__(self, server: HealthServer) -> None:
+        self.answering: asyncio.Task[None] | None = None
+        self._server = server
+        self._loop = asyncio.get_running_loop()
+        self._http = h11.Connection(h11.SERVER, _LARGEST)
+        self._requests = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; called by the event loop."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._limit = self._loop.call_later(self._server.timeout, self.end)
+        peer = transport.get_extra_info("peername")
+        self._server.add(self, str(peer[0]) if peer else "")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End; called by the event loop."""
+        self._limit.cancel()
+        self._writable.set()
+        self._server.remove(self)
+
+    def end(self) -> None:
+        """Close at once; what was not sent is lost."""
+        self._server.remove(self)
+        self._transport.abort()
+
+    def pause_writing(self) -> None:
+        """Note that the client does not read; called by the event loop."""
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        """Note that it does again; called by the event loop."""
+        self._writable.set()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; called by the event loop."""
+        self._http.receive_data(data)
+        self._read()
+
+    def eof_received(self) -> bool:
+        """Note that the client sends no more, but may wait for an answer; called by the event loop."""
+        self._http.receive_data(b"")
+        self._read()
+        return True
+
+    def _read(self) -> None:
+        if self.answering is not None:
+            return
+        try:
+            event = self._http.next_event()
+            if isinstance(event, h11.Request):
+                self._request = event
+                event = self._http.next_event()
+        except h11.RemoteProtocolError as error:
+            self._reject(error.error_status_hint, "this is not an HTTP/1.1 request")
+            return
+        if isinstance(event, h11.EndOfMessage):
+            self._transport.pause_reading()
+            self.answering = self._loop.create_task(self._answer(self._request))
+        elif isinstance(event, h11.Data):
+            self._reject(413, "send no body")
+        elif event is not h11.NEED_DATA:
+            self._transport.close()
+
+    def _reject(self, status: int, text: str) -> None:
+        self._send("GET", status, _JSON, _json({"error": text}))
+        self._transport.close()
+
+    async def _answer(self, request: h11.Request) -> None:
+        """Answer a request, and go on to the next one when that has been sent."""
+        method, path = request.method.decode(), request.target.partition(b"?")[0].decode("latin-1")
+        accept = b",".join(value for name, value in request.headers if name == b"accept").decode("latin-1")
+        try:
+            response = await self._server.application.respond(method, path, accept)
+        except Exception:
+            log.exception("a request to the health port failed")
+            response = 500, _JSON, _json({"error": "it failed; see the log"})
+        if not self._transport.is_closing():
+            self._send(method, *response)
+            await self._writable.wait()
+        self.answering = None
+        self._requests += 1
+        if self._requests >= _REQUESTS or self._http.our_state is not h11.DONE:
+            self._transport.close()
+        elif not self._transport.is_closing():
+            self._limit.cancel()
+            self._limit = self._loop.call_later(self._server.timeout, self.end)
+            self._http.start_next_cycle()
+            self._transport.resume_reading()
+            self._read()
+
+    def _send(self, method: str, status: int, content_type: str, body: bytes) -> None:
+        headers = [
+            ("date", datetime.now(UTC).strftime("%a, %d %b %Y %H:%M:%S GMT")),
+            ("content-type", content_type),
+            ("content-length", str(len(body))),
+            ("cache-control", "no-store"),
+        ]
+        if status == 405:
+            headers.append(("allow", "GET, HEAD"))
+        for event in (
+            h11.Response(status_code=status, headers=headers, reason=HTTPStatus(status).phrase),
+            h11.Data(b"" if method == "HEAD" else body),
+            h11.EndOfMessage(),
+        ):
+            self._transport.write(self._http.send(event) or b"")

@@ -19,7 +19,7 @@ _LEVELS: Final = {
     LogLevel.WARNING: logging.WARNING,
     LogLevel.ERROR: logging.ERROR,
 }
-_LIBRARIES: Final = ("asyncio", "nats", "uvicorn", "opentelemetry", "grpc", "urllib3", "requests")
+_LIBRARIES: Final = ("asyncio", "nats", "opentelemetry", "grpc", "urllib3", "requests")
 """Loggers of libraries: only their warnings matter."""
 _LAST_EXPORT: Final = 2.0
 """Seconds that the process waits at its end for records to be sent."""
