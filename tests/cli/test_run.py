@@ -174,6 +174,23 @@ async def test_it_handles_until_sigterm(run: Run, publish: Publish) -> None:
     assert "[s/w 2, attempt 1]" in run.log
 
 
+async def test_an_app_of_dataclasses(run: Run) -> None:
+    """The app says which codecs its client takes: it publishes and handles objects that are no messages."""
+    run.write(
+        "from contextlib import asynccontextmanager\nfrom dataclasses import dataclass\n\n"
+        "@dataclass\nclass Order:\n    number: int\n\n"
+        "@asynccontextmanager\nasync def lifespan(app):\n"
+        "    await app.client.publish('s.x', Order(2**60 + 1))\n    yield\n\n"
+        "app = ws.App('shop', lifespan=lifespan, codecs=[ws.codecs.Dataclasses()])\n"
+        "consumer = app.consumer(app.stream('s', subjects=['s.>']), 'w', start=ws.START)\n\n"
+        "@consumer.on\nasync def handle(order: Order):\n    note(repr(order))\n"
+    )
+    run.start()
+    await run.until(lambda: run.notes == [f"Order(number={2**60 + 1})"])
+    run.signal()
+    assert await run.ended() == 0, run.log
+
+
 async def test_a_second_signal_ends_it_at_once(run: Run, publish: Publish) -> None:
     """Also while a handler blocks the event loop."""
     run.write(

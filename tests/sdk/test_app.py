@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
@@ -27,6 +28,14 @@ def make(lifespan: Any = None, **options: Any) -> tuple[ws.App, ws.AppConsumer]:
     """Make an app with one consumer."""
     app = ws.App("a", lifespan=lifespan)
     return app, app.consumer(app.stream("s", subjects=["s.>"]), "w", **options)
+
+
+@dataclass
+class Parcel:
+    """A payload that is no Protobuf message."""
+
+    name: str
+    number: int
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -69,6 +78,28 @@ async def test_an_app_handles_what_comes(client: ws.Client, caplog: pytest.LogCa
         assert len(await run.dead_letters(consumer)) == 1
     assert handled == {"flaky": 1, "fine": 1, "bad": 1}
     assert not [record for record in caplog.records if record.levelno > logging.WARNING]
+
+
+async def test_a_client_learns_the_codecs_of_an_app(client: ws.Client) -> None:
+    """A client without codecs publishes, handles and stores what the app's codecs take."""
+    seen: list[object] = []
+    for _ in range(2):
+        app = ws.App("a", codecs=[ws.codecs.Dataclasses()])
+        consumer = app.consumer(app.stream("s", subjects=["s.>"]), "w", start=ws.START)
+
+        @consumer.on
+        async def handle(parcel: Parcel, client: ws.Client) -> None:
+            await client.store("parcels", Parcel).set("last", parcel)
+            seen.append(parcel)
+
+        await client.stores.ensure("parcels", Text)
+        async with app.running(client) as run:
+            await run.client.publish("s.x", Parcel("a", len(seen)))
+            await run.idle(LIMIT)
+    assert seen == [Parcel("a", 0), Parcel("a", 1)]
+    entry = await client.store("parcels", Parcel).get("last")
+    assert entry is not None
+    assert entry.value == seen[-1]
 
 
 async def test_idle_waits_for_what_handlers_publish(client: ws.Client) -> None:

@@ -409,17 +409,19 @@ class Plain:
 
 
 async def test_classes_of_codecs_are_payloads() -> None:
-    """The first parameter may be a class that a codec of the client takes; it is decoded to it."""
-    app, consumer = make()
+    """The first parameter may be a class that a codec of the app takes; it is decoded to it."""
     seen: list[object] = []
 
-    @consumer.on
     async def handle(plain: Plain, event: ws.Event[Plain]) -> None:
         seen.extend((plain, event.data))
 
-    with pytest.raises(TypeError, match="what a codec of the client takes, not Plain"), app.test():
+    without, consumer = make()
+    consumer.on(handle)
+    with pytest.raises(TypeError, match="what a codec of the client or app takes, not Plain"), without.test():
         pass
-    with app.test(codecs=[ws.codecs.Dataclasses()]) as trial:
+    app = ws.App("a", codecs=[ws.codecs.Dataclasses()])
+    app.consumer(app.stream("s", subjects=["s.>"]), "w").on(handle)
+    with app.test() as trial:
         assert (await trial.deliver("s.x", Plain(7))).outcome is ws.Outcome.ACK
         assert (await trial.deliver("s.x", Text())).error_type == "UnknownType"
     assert seen == [Plain(7), Plain(7)]

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import re
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import django
+import flask
 import pytest
+from django.conf import settings as django_settings
+from django.db import connections, transaction
+
+import windshift as ws
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "sdk.md"
 EXPECTED = """\
@@ -35,7 +41,6 @@ bob has 8
 0 purged
 sending hello
 mails.new
-event 1002
 """
 
 
@@ -56,15 +61,34 @@ async def test_examples(
         f"\n\nasync def all_of_it():\n    await main()\n    async with ws.connect({server!r}) as client:\n"
     )
     code += steps
-    code += "\n        await asyncio.to_thread(script)\n        await asyncio.to_thread(place_order, Placed)"
-    monkeypatch.setitem(sys.modules, "django", SimpleNamespace())
-    transaction = SimpleNamespace(on_commit=lambda done: sys.stdout.write(f"event {done().id}\n"))
-    monkeypatch.setitem(sys.modules, "django.db", SimpleNamespace(transaction=transaction))
-    names: dict[str, object] = {
-        "asyncio": asyncio,
-        "__name__": __name__,
-        "Placed": SimpleNamespace(pk=8),
-    }
+    code += "\n        await asyncio.to_thread(script)"
+    names: dict[str, Any] = {"asyncio": asyncio, "__name__": __name__}
     exec(compile(code, DOCUMENT.name, "exec"), names)  # noqa: S102 -- our own document
-    await names["all_of_it"]()  # type: ignore[operator] # it is the function above
+    await names["all_of_it"]()
     assert capsys.readouterr().out == EXPECTED
+    await asyncio.to_thread(_flask, names["web_service"])
+    await asyncio.to_thread(_django, names["place_order"])
+
+
+def _flask(web_service: Callable[[], flask.Flask]) -> None:
+    """See that a request stores an event, once."""
+    browser = web_service().test_client()
+    answers = [browser.post("/orders/9").json for _ in range(2)]
+    assert answers == [{"event": 1002}] * 2
+
+
+def _django(place_order: Callable[[SimpleNamespace], None]) -> None:
+    """See that a transaction stores its event when it is committed, and none when it is not."""
+    if not django_settings.configured:
+        database = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+        django_settings.configure(DATABASES={"default": database}, LOGGING_CONFIG=None)
+        django.setup()
+    stream = ws.sync.shared().stream("orders")
+    with transaction.atomic():
+        place_order(SimpleNamespace(pk=10))
+        transaction.set_rollback(True)
+    with transaction.atomic():
+        place_order(SimpleNamespace(pk=8))
+        assert stream.info().last_id == 1002
+    assert stream.info().last_id == 1003
+    connections.close_all()

@@ -5,52 +5,43 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 
+import windshift as ws
+from tests.support.web_service import web_service
+from windshift.protos import test
+
 DOCS = Path(__file__).resolve().parents[2] / "docs"
+TEST_PARCELS = """
+from parcels import Parcel, app
 
 
-FASTAPI = """
-class FastAPI:
-    def __init__(self, lifespan):
-        self.lifespan, self.state, self.routes = lifespan, type("State", (), {})(), {}
-
-    def get(self, path):
-        return lambda function: self.routes.setdefault(path, function)
-
-    post = get
-"""
-"""What the example needs of the package, which is not among the tests' own."""
-TEST_WEB = """
-import web
-from shop import Total
-
-
-async def test_web(windshift_server, monkeypatch):
-    monkeypatch.setenv("WINDSHIFT_ADDRESS", windshift_server.address)
-    monkeypatch.setenv("WINDSHIFT_NAMESPACE", "web")
-    async with web.web.lifespan(web.web):
-        assert await web.web.routes["/orders/{price}"]("3") == {"event": 1}
-        await web.web.state.run.idle()
-        entry = await web.web.state.client.store("accounting", Total).get("total")
-        assert entry.value.value == "3"
-        assert await web.web.routes["/readyz"]() == {"ready": True}
+async def test_parcels():
+    with app.test() as trial:
+        await trial.deliver("parcels.sent", Parcel(40_000))
+        assert trial.published[0].subject == "parcels.heavy"
 """
 
 
-def code(document: str, *, web: bool = False) -> str:
-    """Return the Python of a document: all of it but that of web.py, or that."""
-    examples = re.findall(r"^```python\n(.*?)^```", (DOCS / document).read_text(), re.DOTALL | re.MULTILINE)
-    return "\n".join(each for each in examples if each.startswith("# web.py") is web)
+def write(directory: Path, document: str, module: str) -> None:
+    """Write the Python of a document: a block that begins with a file's name there, others to `module`."""
+    files = defaultdict(list)
+    for block in re.findall(
+        r"^```python\n(.*?)^```", (DOCS / document).read_text(), re.DOTALL | re.MULTILINE
+    ):
+        found = re.match(r"# (\w+\.py)\n", block)
+        files[found[1] if found else module].append(block)
+    for name, blocks in files.items():
+        (directory / name).write_text("\n".join(blocks))
 
 
 def test_examples(tmp_path: Path) -> None:
-    """The app of one document passes the tests of the other, also within a web service."""
-    (tmp_path / "shop.py").write_text(code("apps.md"))
-    (tmp_path / "test_shop.py").write_text(code("testing.md"))
-    (tmp_path / "fastapi.py").write_text(FASTAPI)
-    (tmp_path / "web.py").write_text(code("apps.md", web=True))
-    (tmp_path / "test_web.py").write_text(TEST_WEB)
+    """The apps of one document pass the tests of the other."""
+    write(tmp_path, "apps.md", "shop.py")
+    write(tmp_path, "testing.md", "test_shop.py")
+    (tmp_path / "test_parcels.py").write_text(TEST_PARCELS)
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-s", "-p", "no:cacheprovider", "-o", "asyncio_mode=auto"],
         cwd=tmp_path,
@@ -62,3 +53,18 @@ def test_examples(tmp_path: Path) -> None:
     )
     assert "3 passed" in done.stdout, done.stdout
     assert "handled 1\n" in done.stdout
+
+
+async def test_the_app_within_a_web_service(tmp_path: Path, server: str, unique: Callable[[], str]) -> None:
+    """FastAPI publishes what the app handles in the same process."""
+    write(tmp_path, "apps.md", "shop.py")
+    namespace = unique()
+    environment = {"WINDSHIFT_ADDRESS": server, "WINDSHIFT_NAMESPACE": namespace}
+    with web_service("web:web", tmp_path, tmp_path / "log", environment) as service:
+        service.ask_until((200, {"ready": True}), "GET", "/readyz")
+        assert service.ask("POST", "/orders/3") == (200, {"event": 1})
+        async with ws.connect(server, namespace=namespace) as client:
+            await client.stream("orders").consumer("accounting").idle(30)
+            entry = await client.store("accounting", test.StringValue).get("total")
+            assert entry is not None
+            assert entry.value.value == "3"

@@ -84,8 +84,12 @@ class Payloads:
     """Encodes and decodes the payloads of a client."""
 
     def __init__(self, codecs: Sequence[Codec] = ()) -> None:
-        self._codecs = codecs
+        self._codecs = tuple(codecs)
         self._known: dict[type, tuple[str, Codec]] = {}
+
+    def learn(self, codecs: Sequence[Codec]) -> None:
+        """Take what further codecs take, too; those that are there are asked first."""
+        self._codecs += tuple(codec for codec in codecs if codec not in self._codecs)
 
     def filter(self, kinds: Sequence[type]) -> TypeFilter:
         """Return a filter for these classes.
@@ -167,7 +171,7 @@ class Payloads:
             else:
                 what = getattr(kind, "__qualname__", kind)
                 raise TypeError(
-                    f"a payload is a Protobuf message, or what a codec of the client takes, not {what}"
+                    f"a payload is a Protobuf message, or what a codec of the client or app takes, not {what}"
                 )
         return found
 

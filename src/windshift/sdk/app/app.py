@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from typing import Any, TypeVar, Unpack
 
-from windshift.sdk.client import Client, connect
+from windshift.sdk.client import Client, caller_of, connect
 from windshift.sdk.fakes import FakeCaller
 from windshift.sdk.payloads import Codec
 from windshift.sdk.runtime.subscription import Handling
@@ -32,6 +32,8 @@ class App:
         lifespan: `@asynccontextmanager async def lifespan(app)`. It is entered when `app.client` is connected
             and the consumers are ensured, before anything is delivered, and left after the last handler.
         middleware: see `App.middleware`.
+        codecs: what takes payloads that are no Protobuf messages, see `ws.codecs`. Every client that the app
+            runs with learns them.
 
     Attributes:
         name: its name.
@@ -40,13 +42,19 @@ class App:
     """
 
     def __init__(
-        self, name: str, *, lifespan: Lifespan | None = None, middleware: Sequence[Middleware] = ()
+        self,
+        name: str,
+        *,
+        lifespan: Lifespan | None = None,
+        middleware: Sequence[Middleware] = (),
+        codecs: Sequence[Codec] = (),
     ) -> None:
         self.name = name
         self.streams: list[AppStream] = []
         self.consumers: list[AppConsumer] = []
         self._lifespan = lifespan
         self._middleware = list(middleware)
+        self._codecs = codecs
         self._provided = Provided()
         self._client: Client | None = None
 
@@ -261,7 +269,7 @@ class App:
         )
 
     @contextmanager
-    def test(self, *, provide: Iterable[object] = (), codecs: Sequence[Codec] = ()) -> Iterator[Trial]:
+    def test(self, *, provide: Iterable[object] = ()) -> Iterator[Trial]:
         """Try handlers without a server: `with app.test(provide=[...]) as t: await t.deliver(...)`.
 
         The client records what is published, and has stores in memory. The lifespan is not entered; `provide`
@@ -269,12 +277,11 @@ class App:
 
         Args:
             provide: what handlers want beside the event.
-            codecs: what takes payloads that are no Protobuf messages, as for `connect`.
 
         Raises:
             NotProvided: a handler wants what is not in `provide`.
         """
-        caller = FakeCaller(codecs)
+        caller = FakeCaller()
         client = Client(caller)
         with self._lent(client):
             for value in provide:
@@ -286,6 +293,7 @@ class App:
         """Have a client for the time of the block, and forget afterwards what was provided meanwhile."""
         if self._client is not None:
             raise RuntimeError(f"the app {self.name!r} runs already")
+        caller_of(client).payloads.learn(self._codecs)
         self._client, mark = client, self._provided.mark()
         try:
             yield
