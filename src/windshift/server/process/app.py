@@ -133,6 +133,15 @@ class App:
     """A server in the running event loop, without the process around it.
 
     Knows nothing of signals, of an embedded broker or of HTTP: see `windshift.server.process.serve`.
+    Building it connects nothing.
+
+    Args:
+        config: all settings.
+        servers: the NATS servers.
+        telemetry: where traces and metrics go.
+        share_port: whether other processes may listen on the API's port too.
+        storage: how many bytes the broker may store; None = not known.
+        siblings: the other workers.
     """
 
     authorization: Authorization | None
@@ -156,11 +165,6 @@ class App:
         storage: int | None = None,
         siblings: Siblings = _NONE,
     ) -> None:
-        """Build everything; nothing is connected yet.
-
-        `servers` are the NATS servers; with `share_port` other processes may listen on the API's port too.
-        `storage` is how many bytes the broker may store, if known.
-        """
         self._config = config
         self._share_port = share_port
         self._worker = siblings.number

@@ -329,8 +329,7 @@ class ConsumeProtocol:
         self._counts, self._settled = memory.counts, memory.settled
         self._failures = Failures(memory.attempts, consumer)
         self._stall_timeout = options.stall_timeout.total_seconds()
-        self._rand = rand
-        self._unix_ns = unix_ns
+        self._rand, self._unix_ns = rand, unix_ns
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
         largest = largest_pull(found.state.config)
@@ -338,8 +337,7 @@ class ConsumeProtocol:
         # When the broker sent deliveries, and whether it may have made others of the same events since
         self._recency = Recency()
         self._delayed = DelayedRejects()
-        # Deliveries on their way to the client
-        self._arrived: list[Delivery] = []
+        self._arrived: list[Delivery] = []  # on their way to the client
         # Those that work is done for, by their reply subjects; and whether they are replays
         self._undecided: dict[bytes, tuple[Delivery, bool]] = {}
         self._backlog: list[_Waiting] = []  # those without room
@@ -350,7 +348,6 @@ class ConsumeProtocol:
         # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
         self._vouched: list[tuple[float, bytes]] = []
         self._lost: list[bytes] = []
-        # What is to be done
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.settled_again: list[StreamSeq] = []
