@@ -1022,6 +1022,51 @@ async def test_a_server_that_refuses_at_once(work: Work, nobody: bool) -> None:
         await until_deadline(attempts, ticker, partial(work, requests._connection, requests))
 
 
+async def test_a_change_that_takes_long() -> None:
+    """It is sent again meanwhile, and the answer to the first request counts, however late it comes."""
+    asked: list[bytes] = []
+
+    def answer(peer: Peer, operation: Operation) -> None:
+        asked.append(reply_to(operation))
+        if len(asked) == 3:
+            peer.say(message_frame(1, asked[0], b'{"name":"S"}'))
+
+    async with asking(answer) as requests:
+        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+        assert await api.change("STREAM.CREATE.S", {}, in_seconds(LIMIT)) == {"name": "S"}
+        assert (len(asked), api.changes) == (3, 1)
+        await eventually(lambda: len(requests) == 0)  # nobody waits for the others
+
+
+async def test_a_change_whose_repeat_is_refused() -> None:
+    """What the server says to any attempt is passed on, and ends the others."""
+    asked = 0
+
+    def answer(peer: Peer, operation: Operation) -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:
+            peer.say(message_frame(1, reply_to(operation), b'{"error":{"code":400,"err_code":10058}}'))
+
+    async with asking(answer) as requests:
+        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+        with pytest.raises(JetStreamError):
+            await api.change("STREAM.CREATE.S", {}, in_seconds(LIMIT))
+        assert (asked, api.changes) == (2, 0)
+        await eventually(lambda: len(requests) == 0)
+
+
+@pytest.mark.parametrize("sent", [True, False])
+async def test_a_change_that_nobody_answers(sent: bool) -> None:
+    """Whether it may have been done is said; that of a server that is gone was not even sent."""
+    async with asking(lambda *_: None) as requests:
+        if not sent:
+            await requests._connection.close()
+        api = JetStream(requests._connection, requests, attempt_timeout=timedelta(milliseconds=50))
+        with pytest.raises(OutcomeUnknown if sent else Unavailable):
+            await api.change("STREAM.CREATE.S", {}, in_seconds(0.5))
+
+
 @pytest.mark.parametrize("work", [_call, _change, _batch, _write_repeatable])
 async def test_a_server_that_hangs_up_on_every_request(work: Work) -> None:
     """Each attempt costs a connection, and neither comes without a pause."""

@@ -293,6 +293,7 @@ class JetStream:
         repeatable: bool = True,
         size: int | None = None,
         read: _Read = read_answer,
+        send_by: float | None = None,
     ) -> JsonObject:
         """Call an operation, such as ``STREAM.INFO.ORDERS``.
 
@@ -305,13 +306,17 @@ class JetStream:
             size: the most bytes of the answer; None = those of the largest configuration and what the server
                 has to say of it, or of a list.
             read: reads the answer, see `read_answer`.
+            send_by: until when it is sent; None = `deadline`.
         """
         subject = (API_PREFIX + operation).encode()
         body = b"" if request is None else to_json(request)
         if size is None:
             size = self._size(operation, request)
-        async for _ in retry(deadline, self._backoff):
-            answer = await self._attempt(subject, body, size, deadline, read, repeatable=repeatable)
+        send_by = deadline if send_by is None else send_by
+        async for _ in retry(send_by, self._backoff):
+            await self.connection.wait_ready(send_by)
+            share = await self._budget.take(size, send_by)
+            answer = await self._attempt(share, subject, body, deadline, read, repeatable=repeatable)
             if answer is not None:
                 return answer
         raise Unavailable
@@ -323,11 +328,9 @@ class JetStream:
         return 2 * self.connection.max_payload
 
     async def _attempt(
-        self, subject: bytes, body: bytes, size: int, deadline: float, read: _Read, *, repeatable: bool
+        self, share: Share, subject: bytes, body: bytes, deadline: float, read: _Read, *, repeatable: bool
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
-        await self.connection.wait_ready(deadline)
-        share = await self._budget.take(size, deadline)
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
         until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
         try:
@@ -356,26 +359,37 @@ class JetStream:
     async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
         """Call an idempotent change until it is answered, or `deadline`.
 
-        A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again.
+        A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again. Others
+        only take long, so the answer to any attempt counts.
         """
-        unknown: OutcomeUnknown | None = None
-        async for _ in retry(deadline, self._backoff):
-            try:
-                return await self._change_once(operation, request, deadline)
-            except OutcomeUnknown as error:
-                unknown = error
-            except Forbidden:
-                raise
-            except Unavailable:
-                pass
-        raise unknown or Unavailable
+        attempts: set[asyncio.Task[JsonObject]] = set()
+        in_doubt = False
+        try:
+            async for _ in retry(deadline, self._backoff):
+                send_by = min(deadline, self._requests.loop.time() + self._attempt_timeout)
+                if not any(attempt.done() for attempt in attempts):
+                    change = self._change_once(operation, request, send_by, deadline)
+                    attempts.add(self._requests.loop.create_task(change))
+                timeout = self._attempt_timeout if send_by < deadline else None  # they end by themselves
+                done, attempts = await asyncio.wait(
+                    attempts, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                )
+                for attempt, error in [(each, each.exception()) for each in done]:
+                    if error is None:
+                        return attempt.result()
+                    if isinstance(error, Forbidden) or not isinstance(error, OutcomeUnknown | Unavailable):
+                        raise error
+                    in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
+        finally:
+            for attempt in attempts:
+                attempt.cancel()
+        raise OutcomeUnknown if in_doubt or attempts else Unavailable
 
     async def _change_once(
-        self, operation: str, request: Mapping[str, Any] | None, deadline: float
+        self, operation: str, request: Mapping[str, Any] | None, send_by: float, deadline: float
     ) -> JsonObject:
-        until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
         size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
-        answer = await self.call(operation, request, until, repeatable=False, size=size)
+        answer = await self.call(operation, request, deadline, repeatable=False, size=size, send_by=send_by)
         self.changes += operation.startswith(_CHANGES)
         return answer
 
@@ -561,8 +575,12 @@ class JetStream:
     ) -> None:
         # No filter in the subject of the request: then the server would refuse more than one.
         request = {"stream_name": stream, "config": config, "action": action}
-        change = self._change_once if once else self.change
-        await change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
+        operation = f"CONSUMER.CREATE.{stream}.{name}"
+        if once:
+            until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
+            await self._change_once(operation, request, until, until)
+        else:
+            await self.change(operation, request, deadline)
 
 
 # --- Many messages at once --------------------------------------------------------------------------------
