@@ -154,7 +154,7 @@ def test_a_consumer_without_an_owner(nats_server: NatsServer, server: Served) ->
 async def forget_owner(nats_server: NatsServer, name: str) -> None:
     """Take the owner of a consumer from its metadata, with NATS's own means."""
     async with connect(nats_server.url) as broker:
-        state = await broker.api.consumer("GIVEN", name, in_seconds(5))
+        state = await broker.api.consumer("GIVEN", name, in_seconds(30))
         assert state is not None
         config = state.config | {"metadata": {}}
-        await broker.api.update_consumer("GIVEN", name, config, in_seconds(5))
+        await broker.api.update_consumer("GIVEN", name, config, in_seconds(30))

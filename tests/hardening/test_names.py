@@ -257,7 +257,7 @@ def test_the_lists_are_long_enough() -> None:
 
 async def _witness(broker: Broker) -> dict[str, object]:
     """Say what there is in NATS: streams, what is in them, and who reads from them."""
-    listed = await broker.api.call("STREAM.LIST", {"offset": 0}, in_seconds(5))
+    listed = await broker.api.call("STREAM.LIST", {"offset": 0}, in_seconds(30))
     return {
         stream["config"]["name"]: (stream["config"]["subjects"], stream["state"]["messages"],
                                    stream["state"]["last_seq"], stream["state"]["consumer_count"])
@@ -278,7 +278,7 @@ async def test_no_name_leads_where_nobody_should_get(
             for stream in ("VICTIM", "KV_victim"):
                 config = {"durable_name": "c", "ack_policy": "explicit"}
                 request = {"stream_name": stream, "config": config}
-                await broker.api.call(f"CONSUMER.DURABLE.CREATE.{stream}.c", request, in_seconds(5))
+                await broker.api.call(f"CONSUMER.DURABLE.CREATE.{stream}.c", request, in_seconds(30))
             for _ in range(10):
                 assert (await call(peer, EVENTS + "Publish", publish_request("victim.a"))).status == 0
                 assert (await call(peer, STATE + "Set", _set("victim", "key"))).status == 0

@@ -19,7 +19,7 @@ async def test_first_come_first_served() -> None:
     order: list[int] = []
 
     async def work(number: int) -> None:
-        await semaphore.take("", in_seconds(5))
+        await semaphore.take("", in_seconds(30))
         order.append(number)
         semaphore.give_back("")
 
@@ -46,10 +46,10 @@ async def test_too_many_wait() -> None:
     """Beyond the bound nobody even waits."""
     semaphore = FairSemaphore(1, max_waiting=2)
     semaphore.take_now("")
-    waiting = [asyncio.create_task(semaphore.take("", in_seconds(5))) for _ in range(2)]
+    waiting = [asyncio.create_task(semaphore.take("", in_seconds(30))) for _ in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Busy):
-        await semaphore.take("", in_seconds(5))
+        await semaphore.take("", in_seconds(30))
     for task in waiting:
         task.cancel()
     await asyncio.wait(waiting)
@@ -62,11 +62,11 @@ async def test_who_gave_up_does_not_count() -> None:
     for _ in range(2):
         with pytest.raises(Busy):
             await semaphore.take("", in_seconds(0))
-    gone = asyncio.create_task(semaphore.take("", in_seconds(5)))
+    gone = asyncio.create_task(semaphore.take("", in_seconds(30)))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.wait([gone])
-    waiting = asyncio.create_task(semaphore.take("", in_seconds(5)))
+    waiting = asyncio.create_task(semaphore.take("", in_seconds(30)))
     await asyncio.sleep(0)
     semaphore.give_back("")
     await waiting
@@ -76,7 +76,7 @@ async def test_cancelled_while_the_slot_comes() -> None:
     """A slot that was handed to a caller in the moment it was cancelled goes to the next one."""
     semaphore = FairSemaphore(1)
     semaphore.take_now("")
-    first, second = (asyncio.create_task(semaphore.take("", in_seconds(5))) for _ in range(2))
+    first, second = (asyncio.create_task(semaphore.take("", in_seconds(30))) for _ in range(2))
     await asyncio.sleep(0)
     semaphore.give_back("")
     first.cancel()
@@ -91,7 +91,7 @@ async def test_cancelled_while_waiting() -> None:
     """A caller that went away is passed over."""
     semaphore = FairSemaphore(1)
     semaphore.take_now("")
-    gone = asyncio.create_task(semaphore.take("", in_seconds(5)))
+    gone = asyncio.create_task(semaphore.take("", in_seconds(30)))
     await asyncio.sleep(0)
     gone.cancel()
     await asyncio.wait([gone])
@@ -121,7 +121,7 @@ async def test_askers_take_turns() -> None:
     order: list[str] = []
 
     async def work(asker: str) -> None:
-        await semaphore.take(asker, in_seconds(5))
+        await semaphore.take(asker, in_seconds(30))
         order.append(asker)
         semaphore.give_back(asker)
 
@@ -138,10 +138,10 @@ async def test_nobody_overtakes_who_wants_several() -> None:
     """Small takers do not starve a large one; when it gives up they go on."""
     semaphore = FairSemaphore(4)
     assert semaphore.take_now("", 2)
-    large = asyncio.create_task(semaphore.take("", in_seconds(5), 4))
+    large = asyncio.create_task(semaphore.take("", in_seconds(30), 4))
     await asyncio.sleep(0)
     assert not semaphore.take_now("")
-    small = asyncio.create_task(semaphore.take("", in_seconds(5)))
+    small = asyncio.create_task(semaphore.take("", in_seconds(30)))
     await asyncio.sleep(0)
     assert not small.done()
     large.cancel()

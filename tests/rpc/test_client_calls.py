@@ -461,7 +461,7 @@ async def test_ready_returns_when_the_call_ends() -> None:
 
     async with serving(streaming_input_call=handler) as server, calling(server) as channel:
         call = channel.stream(UPLOAD, messages_pb2.StreamingInputCallResponse)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             for _ in range(1_000):
                 payload = messages_pb2.Payload(body=bytes(10_000))
                 call.send(messages_pb2.StreamingInputCallRequest(payload=payload))

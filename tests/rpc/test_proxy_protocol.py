@@ -172,6 +172,6 @@ async def test_a_server_that_is_closed_waits_for_no_header() -> None:
             await asyncio.sleep(0.02)
             running.server.close()
             sock.setblocking(False)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 assert await asyncio.get_running_loop().sock_recv(sock, 1) == b""
             await eventually(lambda: running.server.places.taken == 0)

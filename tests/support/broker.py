@@ -35,7 +35,7 @@ class Broker:
         await self.api.call(
             f"STREAM.CREATE.{name}",
             {"name": name, "subjects": list(subjects) or [f"{name}.>"], "storage": "memory", **config},
-            in_seconds(5),
+            in_seconds(30),
         )
         return name
 
@@ -55,7 +55,7 @@ class Broker:
 
     async def messages(self, stream: str) -> int:
         """Count what a stream holds."""
-        info = await self.api.stream_info(stream, in_seconds(5))
+        info = await self.api.stream_info(stream, in_seconds(30))
         return int(info["state"]["messages"])
 
 

@@ -47,7 +47,7 @@ async def _bury(
         writer = DeadLetterWriter(broker.connection, broker.api, store)
         ids = []
         for seq in seqs:
-            stored = await broker.api.message(stream, {"seq": seq}, in_seconds(5))
+            stored = await broker.api.message(stream, {"seq": seq}, in_seconds(30))
             assert stored is not None
             dead_letter_id = DeadLetterId(stream, consumer, StreamSeq(seq), stored.unix_ns)
             await writer.write(Failure(dead_letter_id, **fields), in_seconds(10))
@@ -143,7 +143,7 @@ class Watching:
             return
         raise AssertionError(f"unexpected {response}")
 
-    def end(self, within: float = 10) -> Refusal | None:
+    def end(self, within: float = 30) -> Refusal | None:
         """Wait for the end of the call, and return its error."""
         assert self._ended.wait(within), "the call goes on"
         return None if self._error is None else read_refusal(self._error)

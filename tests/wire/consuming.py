@@ -113,7 +113,7 @@ class Call:
         """Send a reject."""
         self.say(reject=pb.EventsRequest.Reject(ids=ids, **fields))
 
-    def event(self, within: float = 5) -> pb.Event:
+    def event(self, within: float = 30) -> pb.Event:
         """Return the next event."""
         return self._next(self._events, within)
 
@@ -121,7 +121,7 @@ class Call:
         """Return the next events."""
         return [self.event() for _ in range(count)]
 
-    def told(self, within: float = 6) -> Confirmed:
+    def told(self, within: float = 30) -> Confirmed:
         """Return the next confirmation: its kind, and its three lists, sorted."""
         return self._next(self._confirmations, within)
 
@@ -137,7 +137,7 @@ class Call:
         """End the client's side."""
         self._requests.put(None)
 
-    def end(self, within: float = 5) -> Refusal | None:
+    def end(self, within: float = 30) -> Refusal | None:
         """Wait for the end of the call, and return its error."""
         assert self._ended.wait(within), "the call goes on"
         return None if self._error is None else read_refusal(self._error)

@@ -49,13 +49,13 @@ def delete_consumer(client: Client, stream: str, consumer: str, timeout: float |
 async def stored_stream(nats_server: NatsServer, name: str) -> dict[str, Any]:
     """Return what JetStream knows of a stream."""
     async with connect(nats_server.url) as broker:
-        return await broker.api.call(f"STREAM.INFO.{name}", {"subjects_filter": ">"}, in_seconds(5))
+        return await broker.api.call(f"STREAM.INFO.{name}", {"subjects_filter": ">"}, in_seconds(30))
 
 
 async def stored_consumer(nats_server: NatsServer, stream: str, name: str) -> dict[str, Any]:
     """Return what JetStream knows of a consumer."""
     async with connect(nats_server.url) as broker:
-        return await broker.api.call(f"CONSUMER.INFO.{stream}.{name}", None, in_seconds(5))
+        return await broker.api.call(f"CONSUMER.INFO.{stream}.{name}", None, in_seconds(30))
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def publish(client: Client, stream: str, count: int = 1, text: str = "text") -> 
 async def consumer_state(nats_server: NatsServer, stream: str, *names: str) -> tuple[int, ...]:
     """Read numbers of the consumer from the broker."""
     async with connect(nats_server.url) as broker:
-        info = await broker.api.call(f"CONSUMER.INFO.{stream}.c", None, in_seconds(5))
+        info = await broker.api.call(f"CONSUMER.INFO.{stream}.c", None, in_seconds(30))
     return tuple(int(info[name]) for name in names)
 
 

@@ -297,7 +297,7 @@ async def test_a_policy_lies_beside_what_others_keep(
     foreign = {"durable_name": "c", "ack_policy": "explicit", "metadata": {"owner": "billing"}}
     async with connect(nats_server.url) as broker:
         request = {"stream_name": stream, "config": foreign}
-        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(5))
+        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(30))
     ensure_consumer(client, stream, name="c", retry_policy={"max_attempts": 5, "dead_letters": False})
     config = (await stored_consumer(nats_server, stream, "c"))["config"]
     assert config["metadata"]["owner"] == "billing"
@@ -311,12 +311,12 @@ async def test_a_place_for_dead_letters(own_client: Client, own_nats_server: Nat
     ensure_consumer(own_client, "S", name="c")
     ensure_consumer(own_client, "S", name="c", retry_policy={"dead_letters": False})
     async with connect(own_nats_server.url) as broker:
-        streams = await broker.api.call("STREAM.NAMES", None, in_seconds(5))
+        streams = await broker.api.call("STREAM.NAMES", None, in_seconds(30))
         assert streams["streams"] == ["S"]
         for fields in ({"retry_policy": {"max_attempts": 5}}, {}):
             ensure_consumer(own_client, "S", name="c", **fields)
             assert await broker.messages("WS_DEAD_LETTERS") == 0
-            await broker.api.call("STREAM.DELETE.WS_DEAD_LETTERS", None, in_seconds(5))
+            await broker.api.call("STREAM.DELETE.WS_DEAD_LETTERS", None, in_seconds(30))
     assert get_consumer(own_client, "S").dead_letters == 0
 
 
@@ -362,7 +362,7 @@ async def test_a_consumer_of_another_program_is_read_back(
     config = {"durable_name": "c", "ack_policy": "none", "deliver_subject": f"deliver.{stream}"}
     async with connect(nats_server.url) as broker:
         request = {"stream_name": stream, "config": config}
-        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(5))
+        await broker.api.call(f"CONSUMER.CREATE.{stream}.c", request, in_seconds(30))
     seen = get_consumer(client, stream)
     assert (seen.durable, seen.unsettled, seen.retry_policy.dead_letters) == (True, 0, False)
 

@@ -17,7 +17,7 @@ Unique = Callable[[], str]
 
 async def eventually_holds(nats_server: NatsServer, stream: str, subjects: dict[str, int]) -> None:
     """Wait until a stream holds so many events of these subjects: copies take their time."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         held: object = None
         while held != subjects:
             held = (await stored_stream(nats_server, stream))["state"].get("subjects", {})

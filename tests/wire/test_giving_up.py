@@ -203,9 +203,9 @@ def test_headers_of_other_programs(client: Client, nats_server: NatsServer, stre
 async def publish_foreign(nats_server: NatsServer, subject: str, headers: dict[str, str]) -> None:
     """Publish as a program does that knows nothing of Windshift."""
     async with connect(nats_server.url) as broker:
-        info = await broker.api.stream_info(subject.partition(".")[0], in_seconds(5))
+        info = await broker.api.stream_info(subject.partition(".")[0], in_seconds(30))
         config = info["config"] | {"allow_rollup_hdrs": True, "allow_msg_ttl": True}
-        await broker.api.call(f"STREAM.UPDATE.{config['name']}", config, in_seconds(5))
+        await broker.api.call(f"STREAM.UPDATE.{config['name']}", config, in_seconds(30))
         await broker.publish(subject, b"data", headers)
 
 
@@ -239,7 +239,7 @@ async def messages(nats_server: NatsServer, stream: str) -> int:
 async def kept(nats_server: NatsServer) -> list[str]:
     """Return the subjects of what the stream of dead letters holds."""
     async with connect(nats_server.url) as broker:
-        found = broker.api.subjects("WS_DEAD_LETTERS", ">", in_seconds(5))
+        found = broker.api.subjects("WS_DEAD_LETTERS", ">", in_seconds(30))
         return [subject async for some in found for subject in some]
 
 
@@ -298,9 +298,9 @@ def no_room(nats_server: NatsServer) -> Iterator[None]:
 async def limit(nats_server: NatsServer, max_bytes: int) -> None:
     """Limit the stream of dead letters."""
     async with connect(nats_server.url) as broker:
-        info = await broker.api.stream_info("WS_DEAD_LETTERS", in_seconds(5))
+        info = await broker.api.stream_info("WS_DEAD_LETTERS", in_seconds(30))
         config = info["config"] | {"max_bytes": max_bytes}
-        await broker.api.call("STREAM.UPDATE.WS_DEAD_LETTERS", config, in_seconds(5))
+        await broker.api.call("STREAM.UPDATE.WS_DEAD_LETTERS", config, in_seconds(30))
 
 
 def test_a_full_stream_of_dead_letters(own_client: Client, own_nats_server: NatsServer) -> None:

@@ -30,7 +30,7 @@ PARENT = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 async def stored(nats_server: NatsServer, stream: str, sequence: int) -> StoredMessage:
     """Look at an event as it lies in JetStream."""
     async with connect(nats_server.url) as broker:
-        message = await broker.api.message(stream, {"seq": sequence}, in_seconds(5))
+        message = await broker.api.message(stream, {"seq": sequence}, in_seconds(30))
     assert message is not None
     return message
 
@@ -199,7 +199,7 @@ async def test_the_last_id_outlives_a_purge(client: Client, nats_server: NatsSer
     stream = client.ensure_stream(unique())
     assert [client.publish(f"{stream}.{subject}") for subject in "ab"] == [1, 2]
     async with connect(nats_server.url) as broker:
-        await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+        await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
     with refused("ABORTED", "WRONG_LAST_ID") as caught:
         client.publish(f"{stream}.a", expected_last_id=0)
     assert caught[0].metadata == {"expected": "0", "actual": "2"}
@@ -230,7 +230,7 @@ async def test_unbound_subject_that_somebody_listens_to(
     async with connect(nats_server.url) as listening:
         listening.connection.subscribe(subject.encode(), lambda _: None)
         listening.connection.subscribe(f"$KV.{store}.>".encode(), lambda _: None)
-        assert await listening.requests.round_trip(in_seconds(5)) is not None
+        assert await listening.requests.round_trip(in_seconds(30)) is not None
         publishing = asyncio.to_thread(client.publish, subject, timeout=2)
         setting = asyncio.to_thread(client.set, store, "a", timeout=2)
         outcomes = await asyncio.gather(publishing, setting, return_exceptions=True)

@@ -69,7 +69,7 @@ async def test_everything_given(
         event.timestamp.FromSeconds(1_700_000_000)
     await asyncio.to_thread(publish, client, *events, atomic=atomic, metadata=(("traceparent", PARENT),))
     async with connect(nats_server.url) as broker:
-        message = await broker.api.message(name, {"seq": 2}, in_seconds(5))
+        message = await broker.api.message(name, {"seq": 2}, in_seconds(30))
     assert message is not None
     assert message.body == any_of("héllo").value
     headers = {key: value for key, value in message.headers if not key.startswith(b"Nats-Batch")}

@@ -44,8 +44,8 @@ def switch_direct_gets_off(nats_server: NatsServer, stream: str) -> None:
 
     async def switch() -> None:
         async with connect(nats_server.url) as broker:
-            config = (await broker.api.stream_info(stream, in_seconds(5)))["config"]
-            await broker.api.update_stream(config | {"allow_direct": False}, in_seconds(5))
+            config = (await broker.api.stream_info(stream, in_seconds(30)))["config"]
+            await broker.api.update_stream(config | {"allow_direct": False}, in_seconds(30))
 
     asyncio.run(switch())
 

@@ -212,7 +212,7 @@ def delete_stream(nats_server: NatsServer, stream: str) -> None:
 
 async def _delete(nats_server: NatsServer, stream: str) -> None:
     async with connect(nats_server.url) as broker:
-        await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
+        await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(30))
 
 
 @pytest.mark.parametrize("method", ["Events", "Consume"])
@@ -222,4 +222,4 @@ def test_subscribe_and_half_close(client: Client, stream: str, method: str) -> N
         call.say(subscribe={"stream": stream, "consumer": "c"})
         call.half_close()
         assert call.end() is None
-        assert call.subscribed.get(timeout=5) == 30
+        assert call.subscribed.get(timeout=30) == 30

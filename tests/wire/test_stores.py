@@ -199,7 +199,7 @@ def test_a_store_of_another_program(client: Client, nats_server: NatsServer, uni
     async def make() -> None:
         async with connect(nats_server.url) as broker:
             config = {"name": f"KV_{store}", "subjects": [f"$KV.{store}.>"], "max_msgs_per_subject": 1}
-            await broker.api.create_stream(config, in_seconds(5))
+            await broker.api.create_stream(config, in_seconds(30))
 
     asyncio.run(make())
     client.ensure_store(store)

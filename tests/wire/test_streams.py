@@ -172,10 +172,10 @@ async def test_settings_by_others_stay(client: Client, nats_server: NatsServer, 
     ensure_stream(client, name)
     others = {"description": "theirs", "allow_direct": True, "compression": "s2"}
     async with connect(nats_server.url) as broker:
-        info = await broker.api.stream_info(name, in_seconds(5))
+        info = await broker.api.stream_info(name, in_seconds(30))
         metadata = {**info["config"]["metadata"], "owner": "them"}
         config = {**info["config"], **others, "metadata": metadata}
-        await broker.api.call(f"STREAM.UPDATE.{name}", config, in_seconds(5))
+        await broker.api.call(f"STREAM.UPDATE.{name}", config, in_seconds(30))
     ensure_stream(client, name, max_event_size=5000)
     after = (await stored_stream(nats_server, name))["config"]
     assert after["max_msg_size"] == 5000

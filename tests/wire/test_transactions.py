@@ -152,11 +152,11 @@ def test_a_store_of_another_program(client: Client, nats_server: NatsServer, uni
 
     async def make() -> None:
         async with connect(nats_server.url) as broker:
-            await broker.api.create_stream(config, in_seconds(5))
+            await broker.api.create_stream(config, in_seconds(30))
 
     async def kept() -> dict[str, Any]:
         async with connect(nats_server.url) as broker:
-            config = (await broker.api.stream_info(f"KV_{store}", in_seconds(5)))["config"]
+            config = (await broker.api.stream_info(f"KV_{store}", in_seconds(30)))["config"]
             return {name: value for name, value in config.items() if name != "metadata"}
 
     asyncio.run(make())

@@ -47,7 +47,7 @@ class Server:
 
     async def info(self) -> Any:
         """Say what the broker knows of it."""
-        return await self.broker.api.consumer_info(*KEY, in_seconds(5))
+        return await self.broker.api.consumer_info(*KEY, in_seconds(30))
 
 
 @asynccontextmanager
@@ -96,7 +96,7 @@ async def test_an_older_configuration_that_is_written_back(
     async def overtaken(operation: str, request: Any, deadline: float) -> Any:
         if operation.startswith("CONSUMER.RESET.") and not written:
             written.append(operation)
-            await other.broker.api.update_consumer(*KEY, before.config, in_seconds(5))
+            await other.broker.api.update_consumer(*KEY, before.config, in_seconds(30))
         return await change(operation, request, deadline)
 
     monkeypatch.setattr(mover.broker.api, "change", overtaken)
@@ -164,7 +164,7 @@ async def test_a_pause_that_is_there(pair: tuple[Server, Server], *, is_asked_fo
     """One that somebody asked for stays; one that a server left which was killed in a move goes."""
     mover, _ = pair
     until_ns = (time_ns() + 8 * NANOSECONDS) // NANOSECONDS * NANOSECONDS
-    await mover.pauses.set(KEY, until_ns if is_asked_for else marked(until_ns), in_seconds(5))
+    await mover.pauses.set(KEY, until_ns if is_asked_for else marked(until_ns), in_seconds(30))
     await mover.seek(3)
     paused_until = pause_of(await mover.state())
     assert (paused_until is not None) == is_asked_for

@@ -93,7 +93,7 @@ class Worker:
         delay_ns = None if delay is None else round(delay * 10**9)
         self.say(Reject(sequences(ids), permanently, delay_ns))
 
-    async def event(self, within: float = 5.0) -> Delivery:
+    async def event(self, within: float = 30) -> Delivery:
         """Return the next delivery."""
         async with asyncio.timeout(within):
             return await self.deliveries.get()
@@ -102,7 +102,7 @@ class Worker:
         """Return the next deliveries."""
         return [await self.event() for _ in range(count)]
 
-    async def told(self, within: float = 5.0) -> Outcome:
+    async def told(self, within: float = 30) -> Outcome:
         """Return the next confirmation."""
         async with asyncio.timeout(within):
             return await self.confirmations.get()
@@ -135,7 +135,7 @@ class Worker:
         self.call.cancel()
         await asyncio.wait([self.call])
 
-    async def outcome(self, within: float = 5.0) -> Exception | None:
+    async def outcome(self, within: float = 30) -> Exception | None:
         """Return how the call ended."""
         async with asyncio.timeout(within):
             try:
@@ -220,7 +220,7 @@ class Consuming:
         worker = self.open()
         worker.subscribe(self.stream, self.consumer, window)
         attached = asyncio.ensure_future(worker.attached.wait())
-        await asyncio.wait([attached, worker.call], timeout=5, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([attached, worker.call], timeout=30, return_when=asyncio.FIRST_COMPLETED)
         attached.cancel()
         try:
             yield worker
@@ -234,13 +234,13 @@ class Consuming:
 
     async def info(self) -> dict[str, Any]:
         """Return what the broker knows of the consumer."""
-        return await self.nats.api.call(f"CONSUMER.INFO.{self.stream}.{self.consumer}", None, in_seconds(5))
+        return await self.nats.api.call(f"CONSUMER.INFO.{self.stream}.{self.consumer}", None, in_seconds(30))
 
     async def pending(self) -> int:
         """Count the deliveries that the broker sees as unsettled."""
         return int((await self.info())["num_ack_pending"])
 
-    async def settled(self, expected: dict[str, int], within: float = 5.0) -> None:
+    async def settled(self, expected: dict[str, int], within: float = 30) -> None:
         """Wait until the broker's count of something is as expected."""
         deadline = in_seconds(within)
         while True:
@@ -254,7 +254,7 @@ class Consuming:
     async def delete(self, what: str) -> None:
         """Delete the consumer or the stream."""
         name = f"{self.stream}.{self.consumer}" if what == "CONSUMER" else self.stream
-        await self.nats.api.call(f"{what}.DELETE.{name}", None, in_seconds(5))
+        await self.nats.api.call(f"{what}.DELETE.{name}", None, in_seconds(30))
 
 
 async def prepare(nats: NatsBroker, name: str, ack_wait: float = 30.0, **config: object) -> Consuming:
@@ -278,7 +278,7 @@ async def make_consumer(
         **config,
     }
     operation = f"CONSUMER.CREATE.{stream}.{name}"
-    await nats.api.call(operation, {"stream_name": stream, "config": request}, in_seconds(5))
+    await nats.api.call(operation, {"stream_name": stream, "config": request}, in_seconds(30))
 
 
 @dataclass

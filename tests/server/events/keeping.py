@@ -34,7 +34,7 @@ class Keeper:
 
     async def failure(self, stream: str, seq: int, consumer: str = "c", **told: object) -> Failure:
         """Have a consumer give up on an event that is stored."""
-        stored = await self.broker.api.message(stream, {"seq": seq}, in_seconds(5))
+        stored = await self.broker.api.message(stream, {"seq": seq}, in_seconds(30))
         assert stored is not None
         return failure(DeadLetterId(stream, consumer, StreamSeq(seq), stored.unix_ns), **told)
 
@@ -83,7 +83,7 @@ class Keeper:
 
     async def settle(self, message: Message, word: bytes = b"+ACK") -> None:
         """Settle a message, and wait until the broker has."""
-        assert await self.broker.requests.request(message.reply, word, b"", in_seconds(5)) == b""
+        assert await self.broker.requests.request(message.reply, word, b"", in_seconds(30)) == b""
 
     async def entries(self) -> int:
         """Count all that the stream of dead letters holds, overflow messages included."""

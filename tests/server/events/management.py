@@ -74,25 +74,25 @@ class Management:
 
     async def ensure(self, spec: StreamSpec) -> dict[str, Any]:
         """Ensure a stream and return the configuration that the broker stores."""
-        await self.streams.ensure(spec, in_seconds(5))
+        await self.streams.ensure(spec, in_seconds(30))
         return await self.stored_stream(spec.name)
 
     async def consume(self, spec: ConsumerSpec) -> dict[str, Any]:
         """Ensure a consumer and return what the broker knows of it."""
-        return await self.stored_consumer(spec.stream, await self.consumers.ensure(spec, in_seconds(5)))
+        return await self.stored_consumer(spec.stream, await self.consumers.ensure(spec, in_seconds(30)))
 
     async def stored_stream(self, name: str) -> dict[str, Any]:
         """Return the configuration of a stream as the broker stores it."""
-        config: dict[str, Any] = (await self.broker.api.stream_info(name, in_seconds(5)))["config"]
+        config: dict[str, Any] = (await self.broker.api.stream_info(name, in_seconds(30)))["config"]
         return config
 
     async def stored_consumer(self, stream: str, name: str) -> dict[str, Any]:
         """Return what the broker knows of a consumer."""
-        return await self.broker.api.call(f"CONSUMER.INFO.{stream}.{name}", None, in_seconds(5))
+        return await self.broker.api.call(f"CONSUMER.INFO.{stream}.{name}", None, in_seconds(30))
 
     async def tell(self, operation: str, **request: Any) -> None:
         """Do with the broker what another program might do."""
-        await self.broker.api.call(operation, request, in_seconds(5))
+        await self.broker.api.call(operation, request, in_seconds(30))
 
     async def publish(self, *subjects: str, **headers: str) -> list[PubAck]:
         """Publish an empty event to each subject."""
@@ -103,7 +103,7 @@ class Management:
         """Publish until somebody listens: in a cluster a new stream is not known everywhere at once."""
         block = h.block((name.encode(), value.encode()) for name, value in headers.items())
         outcome: Outcome = NoReply.NO_RESPONDERS
-        deadline = in_seconds(5)
+        deadline = in_seconds(30)
         while outcome is NoReply.NO_RESPONDERS:
             outcome = await self.broker.requests.request(subject.encode(), b"", block, deadline)
         assert isinstance(outcome, bytes)
@@ -111,13 +111,13 @@ class Management:
 
     async def subjects(self, stream: str) -> dict[str, int]:
         """Count a stream's events by subject."""
-        info = await self.broker.api.call(f"STREAM.INFO.{stream}", {"subjects_filter": ">"}, in_seconds(5))
+        info = await self.broker.api.call(f"STREAM.INFO.{stream}", {"subjects_filter": ">"}, in_seconds(30))
         counts: dict[str, int] = info["state"].get("subjects") or {}
         return counts
 
     async def stored_at(self, stream: str, seq: int) -> int:
         """Return when the broker stored an event, in nanoseconds since 1970."""
-        answer = await self.broker.api.call(f"STREAM.MSG.GET.{stream}", {"seq": seq}, in_seconds(5))
+        answer = await self.broker.api.call(f"STREAM.MSG.GET.{stream}", {"seq": seq}, in_seconds(30))
         time = parse_rfc3339(answer["message"]["time"])
         assert time is not None
         return time.seconds * 10**9 + time.nanos
@@ -140,7 +140,7 @@ class Management:
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}".encode()
         request = b'{"batch":%d,%s}' % (most, b'"expires":4000000000' if wait else b'"no_wait":true')
         self.broker.connection.publish(subject, request, reply=inbox)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             await done.wait()
         subscription.unsubscribe()
         return ids
@@ -160,7 +160,7 @@ def manage(
 
 async def eventually(question: Callable[[], Awaitable[object]], answer: object) -> None:
     """Ask until the answer is right: the broker copies between streams in its own time."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await question() != answer:  # noqa: ASYNC110 - the broker tells nobody
             await asyncio.sleep(0.02)
 

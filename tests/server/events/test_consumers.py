@@ -251,7 +251,7 @@ async def test_two_policies_at_once(nats_server: NatsServer, stream: str) -> Non
             for number, policy in enumerate(wanted):
                 spec = ConsumerSpec(stream, "c", retry_policy=policy)
                 group.create_task(managements[number % 4].consumers.ensure(spec, in_seconds(10)))
-        stored = await managements[0].consumers.get(stream, "c", in_seconds(5))
+        stored = await managements[0].consumers.get(stream, "c", in_seconds(30))
     assert stored.retry_policy in wanted
 
 
@@ -264,7 +264,7 @@ async def test_a_policy_and_a_timeout_at_once(management: Management, stream: st
             *[ConsumerSpec(stream, "c", processing_timeout=timeout)] * 3,
         )
         await asyncio.gather(*(management.consumers.ensure(spec, in_seconds(10)) for spec in specs))
-        stored = await management.consumers.get(stream, "c", in_seconds(5))
+        stored = await management.consumers.get(stream, "c", in_seconds(30))
         assert (stored.retry_policy, stored.processing_timeout) == (policy, timeout)
 
 
@@ -299,9 +299,9 @@ async def test_no_policy_without_a_place_for_dead_letters(broker: Broker, stream
     for name in ("c", "d"):
         with pytest.raises(BrokerUnavailable):
             await management.consume(ConsumerSpec(stream, name, retry_policy=KEPT))
-    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == POLICY
+    assert (await management.consumers.get(stream, "c", in_seconds(30))).retry_policy == POLICY
     with pytest.raises(ConsumerNotFound):
-        await management.consumers.get(stream, "d", in_seconds(5))
+        await management.consumers.get(stream, "d", in_seconds(30))
 
 
 async def test_changes_are_told(broker: Broker, stream: str) -> None:
@@ -330,12 +330,12 @@ async def test_get(broker: Broker, stream: str) -> None:
     spec = ConsumerSpec(stream, "c", (f"{stream}.*",), AtStart(), timedelta(seconds=5), POLICY)
     await management.consume(spec)
     await management.publish(f"{stream}.4", f"{stream}.5")
-    seen = await management.consumers.get(stream, "c", in_seconds(5))
+    seen = await management.consumers.get(stream, "c", in_seconds(30))
     assert (seen.stream, seen.id, seen.durable, seen.subjects) == (stream, "c", True, (f"{stream}.*",))
     assert (seen.processing_timeout, seen.retry_policy) == (timedelta(seconds=5), POLICY)
     assert (seen.pending, seen.unsettled, seen.settled_to, seen.dead_letters) == (5, 0, 0, 7)
     assert await management.next_ids(stream, "c", most=3) == [1, 2, 3]
-    seen = await management.consumers.get(stream, "c", in_seconds(5))
+    seen = await management.consumers.get(stream, "c", in_seconds(30))
     assert (seen.pending, seen.unsettled, seen.settled_to) == (2, 3, 0)
 
 
@@ -343,9 +343,9 @@ async def test_an_unreadable_policy_is_shown_as_what_is_done(management: Managem
     """What another program wrote in its place means: no limit, and dead letters."""
     config = {"durable_name": "c", "ack_policy": "explicit", "metadata": {METADATA_KEY: "5"}}
     await management.tell(f"CONSUMER.CREATE.{stream}.c", stream_name=stream, config=config)
-    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == KEPT
+    assert (await management.consumers.get(stream, "c", in_seconds(30))).retry_policy == KEPT
     await management.consume(ConsumerSpec(stream, "c", retry_policy=POLICY))
-    assert (await management.consumers.get(stream, "c", in_seconds(5))).retry_policy == POLICY
+    assert (await management.consumers.get(stream, "c", in_seconds(30))).retry_policy == POLICY
 
 
 async def test_consumers_of_another_kind(management: Management, stream: str) -> None:
@@ -397,10 +397,10 @@ async def test_missing_stream(management: Management, unique: Unique) -> None:
     """A stream that does not exist is named, whatever is done with a consumer of it."""
     name = unique()
     for attempt in (
-        management.consumers.ensure(ConsumerSpec(name, "c"), in_seconds(5)),
-        management.consumers.ensure(ConsumerSpec(name), in_seconds(5)),
-        management.consumers.delete(name, "c", in_seconds(5)),
-        management.consumers.get(name, "c", in_seconds(5)),
+        management.consumers.ensure(ConsumerSpec(name, "c"), in_seconds(30)),
+        management.consumers.ensure(ConsumerSpec(name), in_seconds(30)),
+        management.consumers.delete(name, "c", in_seconds(30)),
+        management.consumers.get(name, "c", in_seconds(30)),
     ):
         with pytest.raises(StreamNotFound) as caught:
             await attempt
@@ -412,12 +412,12 @@ async def test_delete(management: Management, stream: str) -> None:
     await management.consume(ConsumerSpec(stream, "c"))
     ephemeral = (await management.consume(ConsumerSpec(stream)))["name"]
     for name in ("c", ephemeral):
-        await management.consumers.delete(stream, name, in_seconds(5))
+        await management.consumers.delete(stream, name, in_seconds(30))
         with pytest.raises(ConsumerNotFound) as caught:
-            await management.consumers.delete(stream, name, in_seconds(5))
+            await management.consumers.delete(stream, name, in_seconds(30))
         assert caught.value.name == name
         with pytest.raises(ConsumerNotFound):
-            await management.consumers.get(stream, name, in_seconds(5))
+            await management.consumers.get(stream, name, in_seconds(30))
 
 
 async def test_many_at_once(nats_server: NatsServer, stream: str) -> None:
@@ -452,7 +452,7 @@ async def test_waiting_for_a_turn_ends_in_time(own_nats_server: NatsServer, own_
     own_nats_server.kill()
     management = manage(own_broker)
     began = in_seconds(0)
-    first = asyncio.create_task(management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(5)))
+    first = asyncio.create_task(management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(30)))
     others = [management.consumers.ensure(ConsumerSpec("S", "c"), in_seconds(0.2)) for _ in range(20)]
     outcomes = await asyncio.gather(*others, return_exceptions=True)
     assert all(isinstance(outcome, BrokerUnavailable) for outcome in outcomes)

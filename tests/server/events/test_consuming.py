@@ -406,7 +406,7 @@ async def test_what_was_on_its_way_is_released_too(consuming: Consuming, wait: f
     await consuming.publish(2000)
     async with consuming.worker(1000):
         await asyncio.sleep(wait)
-    async with consuming.worker(2000) as other, asyncio.timeout(2):
+    async with consuming.worker(2000) as other, asyncio.timeout(30):
         assert sorted([(await other.event()).id for _ in range(2000)]) == list(range(1, 2001))
 
 

@@ -174,7 +174,7 @@ async def test_an_event_of_a_stream_that_was_made_anew(keeper: Keeper, unique: U
         await after.publish()
         reject(worker, (await worker.event()).id, Action.DEAD_LETTER)
         await worker.told()
-    ((seq, stored_ns),) = await keeper.store.recall(name, "c", in_seconds(5))
+    ((seq, stored_ns),) = await keeper.store.recall(name, "c", in_seconds(30))
     letter = await keeper.get(DeadLetterId(name, "c", seq, stored_ns))
     assert letter is not None
     assert letter.failure.first_delivery_ns >= stored_ns

@@ -31,7 +31,7 @@ async def test_calls_go_on_after_a_restart(own_nats_server: NatsServer, consumin
         own_nats_server.stop()
         own_nats_server.start()
         await acknowledge(worker, 1)
-        await consuming.nats.connection.wait_ready(in_seconds(5))
+        await consuming.nats.connection.wait_ready(in_seconds(30))
         await consuming.publish(3)
         assert [event.id for event in await worker.events(3)] == [3, 4, 5]
         await acknowledge(worker, 2)
@@ -47,7 +47,7 @@ async def test_calls_go_on_after_a_crash(own_nats_server: NatsServer, consuming:
         own_nats_server.start()
         await acknowledge(worker, 1)
         await acknowledge(worker, 2)
-        await consuming.nats.connection.wait_ready(in_seconds(5))
+        await consuming.nats.connection.wait_ready(in_seconds(30))
         await consuming.publish(3)
         seen: set[int] = set()
         while not seen >= {3, 4, 5}:
@@ -81,7 +81,7 @@ async def test_confirmed_acks_outlive_a_crash(own_nats_server: NatsServer, own_b
             await lost.wait()
             own_broker.connection.on_lost.remove(lost.set)
             own_nats_server.start()
-            await own_broker.connection.wait_ready(in_seconds(5))
+            await own_broker.connection.wait_ready(in_seconds(30))
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert worker.deliveries.empty()
 
@@ -149,7 +149,7 @@ async def test_a_call_may_begin_while_the_broker_is_coming_back(
     early.subscribe(consuming.stream, consuming.consumer)
     await asyncio.sleep(0.2)
     own_nats_server.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await early.attached.wait()
     await consuming.publish()
     await early.event()

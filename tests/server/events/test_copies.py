@@ -77,7 +77,7 @@ async def test_far_times(management: Management, unique: Unique, unix_ns: int, e
 
 async def is_copying(management: Management, name: str) -> bool:
     """Whether a mirror is connected to its origin, and level with it."""
-    state = (await management.broker.api.stream_info(name, in_seconds(5)))["mirror"]
+    state = (await management.broker.api.stream_info(name, in_seconds(30)))["mirror"]
     return bool(state["active"] >= 0 and state["lag"] == 0)
 
 

@@ -71,8 +71,8 @@ async def test_state(broker: Broker, nats_server: NatsServer, unique: Unique, co
     """A write to a store is done where it is confirmed, and not done where it failed for certain."""
     store = unique()
     plain = Stores(Buckets(broker.api, Writes(broker.connection, broker.requests, broker.api)))
-    await plain.ensure(store, in_seconds(5))
-    last = await plain.set(store, "a", b"first", in_seconds(5))
+    await plain.ensure(store, in_seconds(30))
+    last = await plain.set(store, "a", b"first", in_seconds(30))
     async with cut_off(nats_server) as (behind, proxy):
         stores = Stores(Buckets(behind.api, Writes(behind.connection, behind.requests, behind.api)))
         for number, point in enumerate(POINTS):
@@ -81,7 +81,7 @@ async def test_state(broker: Broker, nats_server: NatsServer, unique: Unique, co
             value = b"%d" % number
             expected = last if conditional else None
             told = await outcome(stores.set(store, "a", value, in_seconds(10), last_revision=expected))
-            entry = await plain.get(store, "a", in_seconds(5))
+            entry = await plain.get(store, "a", in_seconds(30))
             assert entry is not None
             if isinstance(told, type):
                 assert told is OutcomeUnknown or entry.revision == last
@@ -101,13 +101,13 @@ async def test_streams_and_consumers(broker: Broker, nats_server: NatsServer, un
             proxy.cut_after(*point)
             name = unique()
             told = await outcome(management.streams.ensure(on(f"{name}.>", name=name), in_seconds(10)))
-            found = await broker.api.find_stream(name, in_seconds(5)) is not None
+            found = await broker.api.find_stream(name, in_seconds(30)) is not None
             assert told is OutcomeUnknown or found == (told is None)
 
             await behind.connection.wait_ready(in_seconds(10))
             proxy.cut_after(*point)
             wanted = ConsumerSpec(existing, name)
             told_name = await outcome(management.consumers.ensure(wanted, in_seconds(10)))
-            found = await broker.api.consumer(existing, name, in_seconds(5)) is not None
+            found = await broker.api.consumer(existing, name, in_seconds(30)) is not None
             assert told_name is OutcomeUnknown or found == (told_name == name)
         assert proxy.cuts >= ENOUGH

@@ -84,7 +84,7 @@ async def stream(keeper: Keeper, unique: Unique) -> str:
     """Make a stream with a consumer ``c``, and forty dead letters of it."""
     name = await keeper.broker.stream(unique())
     config = {"durable_name": "c", "ack_policy": "explicit"}
-    await keeper.broker.api.create_consumer(name, "c", config, in_seconds(5))
+    await keeper.broker.api.create_consumer(name, "c", config, in_seconds(30))
     await keeper.given_up(name, 40)
     return name
 
@@ -137,7 +137,7 @@ async def test_an_error_on_the_way(keeper: Keeper, stream: str, error: Windshift
 
 async def test_errors_by_ids(keeper: Keeper, stream: str) -> None:
     """They are raised; the same call again does the rest."""
-    page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, 1 << 20, in_seconds(5))
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 100, 1 << 20, in_seconds(30))
     ids = [letter.failure.id for letter in page.dead_letters]
     with pytest.raises(BrokerUnavailable):
         await admin(keeper, Failing(keeper.replays, BrokerUnavailable(), 5)).replay(ids, FAST, in_seconds(10))
@@ -152,7 +152,7 @@ async def test_a_drain(keeper: Keeper, stream: str) -> None:
             DeadLetterFilter(stream), ReplayOptions(20, dry_run=False, limit=1000), START, in_seconds(60)
         )
     )
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await outstanding(keeper, stream) == 0:  # noqa: ASYNC110 - the broker is asked
             await asyncio.sleep(0.01)
         calls.drain()
@@ -160,7 +160,7 @@ async def test_a_drain(keeper: Keeper, stream: str) -> None:
     assert 0 < first.replayed < 40
     rest = await admin(keeper).replay_matching(DeadLetterFilter(stream), FAST, first.next, in_seconds(10))
     assert first.replayed + rest.replayed == 40
-    page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, 1 << 20, in_seconds(5))
+    page = await keeper.store.page(DeadLetterFilter(stream), 0, 2, 1 << 20, in_seconds(30))
     ids = [letter.failure.id for letter in page.dead_letters]
     assert (await calls.replay(ids, FAST, in_seconds(10))).already == 2
 
@@ -184,7 +184,7 @@ async def test_a_purge_that_breaks_off(keeper: Keeper, stream: str) -> None:
         await broken.purge_matching(which, first.next, in_seconds(10), dry_run=False)
     rest = await admin(keeper).purge_matching(which, first.next, in_seconds(10), dry_run=False)
     assert rest == PurgeResult(8)
-    assert await keeper.store.count(stream, "", in_seconds(5)) == 0
+    assert await keeper.store.count(stream, "", in_seconds(30)) == 0
 
 
 async def test_a_drain_before_the_first(keeper: Keeper, stream: str) -> None:
@@ -208,7 +208,7 @@ async def test_a_purge_without_time(keeper: Keeper, stream: str) -> None:
     which = DeadLetterFilter(stream, causes=frozenset({Cause.REJECTED}))
     with pytest.raises(BrokerUnavailable):
         await admin(keeper).purge_matching(which, START, in_seconds(-1), dry_run=False)
-    assert await keeper.store.count(stream, "", in_seconds(5)) == 40
+    assert await keeper.store.count(stream, "", in_seconds(30)) == 40
 
 
 # Rates and batches

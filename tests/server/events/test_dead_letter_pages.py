@@ -129,7 +129,7 @@ async def test_filters(keeper: Keeper, unique: Unique) -> None:
     await keeper.given_up(first, 2, "other", cause=Cause.MAX_ATTEMPTS)
     await keeper.given_up(second, 2, cause=Cause.MAX_ATTEMPTS)
     seq = await keeper.publish(f"{second}.a", b"9", {"WS-Data-Type": "acme.v1.Order"})
-    await keeper.writer.write(await keeper.failure(second, seq), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(second, seq), in_seconds(30))
 
     async def found(which: DeadLetterFilter) -> list[tuple[str, str]]:
         pages = await all_pages(keeper, which, 3, 10**6)
@@ -157,7 +157,7 @@ async def test_filters(keeper: Keeper, unique: Unique) -> None:
 async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     """Where little passes a page looks at some entries only, and says where to go on."""
     stream = await keeper.broker.stream(unique())
-    await keeper.store.ensure(None, in_seconds(5))
+    await keeper.store.ensure(None, in_seconds(30))
     [sample] = await keeper.given_up(stream, 1)
     for number in range(1_250):  # entries that cannot be read count, too
         keeper.broker.connection.publish(f"_WS.dead.{stream}.c.{number + 10}.1".encode())
@@ -165,8 +165,8 @@ async def test_a_scan_is_bounded(keeper: Keeper, unique: Unique) -> None:
     await keeper.given_up(stream, 1, cause=Cause.MAX_ATTEMPTS)
     pages = await all_pages(keeper, DeadLetterFilter(causes=frozenset({Cause.MAX_ATTEMPTS})), 10, 1000)
     assert [len(page) for page in pages] == [0, 0, 1]
-    assert await keeper.store.count(stream, "c", in_seconds(5)) == 1_252
-    assert len(await keeper.store.recall(stream, "c", in_seconds(5))) == 1_252
+    assert await keeper.store.count(stream, "c", in_seconds(30)) == 1_252
+    assert len(await keeper.store.recall(stream, "c", in_seconds(30))) == 1_252
     assert sample.position == 1
 
 
@@ -176,7 +176,7 @@ async def test_without_data(keeper: Keeper, unique: Unique) -> None:
     limit = keeper.broker.connection.max_payload
     for size in (3, limit):
         why = await keeper.failure(stream, await keeper.publish(f"{stream}.a", bytes(size)))
-        await keeper.writer.write(why, in_seconds(5))
+        await keeper.writer.write(why, in_seconds(30))
     [page] = await all_pages(keeper, ALL, 10, 100, with_data=False)
     assert [(letter.data, letter.data_size) for letter in page] == [(b"", 3), (b"", limit)]
     pages = await all_pages(keeper, ALL, 10, 100)
@@ -187,19 +187,19 @@ async def test_written_anew_comes_again(keeper: Keeper, unique: Unique) -> None:
     """A dead letter whose replay failed is listed once, at its new place."""
     stream = await keeper.broker.stream(unique())
     first, _ = await keeper.given_up(stream, 2)
-    before = await keeper.store.last_position(in_seconds(5))
-    await keeper.writer.write(first.failure._replace(replay_count=1), in_seconds(5))
+    before = await keeper.store.last_position(in_seconds(30))
+    await keeper.writer.write(first.failure._replace(replay_count=1), in_seconds(30))
     [page] = await all_pages(keeper, ALL, 10, 100)
     assert [letter.data for letter in page] == [b"1", b"0"]
-    after = await keeper.store.page(ALL, before, 10, 100, in_seconds(5))
+    after = await keeper.store.page(ALL, before, 10, 100, in_seconds(30))
     assert [letter.failure.replay_count for letter in after.dead_letters] == [1]
-    assert await keeper.store.last_position(in_seconds(5)) == after.dead_letters[0].position
+    assert await keeper.store.last_position(in_seconds(30)) == after.dead_letters[0].position
 
 
 async def test_direct_reads_are_switched_on_again(keeper: Keeper, unique: Unique) -> None:
     """Somebody who forbids direct reads of the stream does not stop lists for good."""
     stream = await keeper.broker.stream(unique())
     await keeper.given_up(stream, 1)
-    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(5)))["config"]
-    await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", config | {"allow_direct": False}, in_seconds(5))
+    config = (await keeper.broker.api.stream_info(STREAM, in_seconds(30)))["config"]
+    await keeper.broker.api.call(f"STREAM.UPDATE.{STREAM}", config | {"allow_direct": False}, in_seconds(30))
     assert len((await all_pages(keeper, ALL, 10, 100))[0]) == 1

@@ -56,7 +56,7 @@ class Reader:
 
     async def next(self) -> DeadLetter:
         """Wait for the next one."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             return await self.received.get()
 
 
@@ -105,7 +105,7 @@ class Observed(DeadLetterStore):
     async def look(self) -> None:
         """Wait until it was looked at twice more, so that one look was made from now on."""
         least = self.looks + 2
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while self.looks < least:  # noqa: ASYNC110 - nothing in the code under test tells
                 await asyncio.sleep(0.005)
 
@@ -129,7 +129,7 @@ async def watching(
     store = Observed(keeper.store)
     watch = Watch(store, keeper.notes, which, reader, options, with_data=True)
     task = asyncio.create_task(watch.run(begin, existing=False))
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         await reader.begun.wait()
     try:
         yield store
@@ -217,7 +217,7 @@ async def test_a_replica_that_lags(keeper: Keeper, unique: Unique) -> None:
     """However long a replica lacks an entry, it is told once the replica has it."""
     stream, reader = await keeper.broker.stream(unique()), Reader()
     async with watching(keeper, DeadLetterFilter(stream), reader) as store:
-        store.replica_has = await keeper.store.last_position(in_seconds(5))
+        store.replica_has = await keeper.store.last_position(in_seconds(30))
         written = await keeper.given_up(stream, 2)
         for _ in range(5):
             await store.look()
@@ -257,7 +257,7 @@ async def test_positions(keeper: Keeper, unique: Unique) -> None:
     text = write_position(letter)
     time_ns = letter.time.seconds * 10**9 + letter.time.nanos
     assert read_position("position", text) == WatchPosition(letter.position, time_ns)
-    assert letter.position == await keeper.store.last_position(in_seconds(5))
+    assert letter.position == await keeper.store.last_position(in_seconds(30))
 
 
 @pytest.mark.parametrize("text", ["", "1", "-1", "1-", "01-1", "1-2-3", "1-2\n"])

@@ -75,9 +75,9 @@ class Pair:
     async def letters(self, consuming: Consuming) -> set[int]:
         """Return the ids of events that are dead letters."""
         store, found = self.near.keeper.store, set()
-        for seq, stored_ns in await store.recall(consuming.stream, consuming.consumer, in_seconds(5)):
+        for seq, stored_ns in await store.recall(consuming.stream, consuming.consumer, in_seconds(30)):
             id_ = DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
-            if await store.get(id_, in_seconds(5)) is not None:
+            if await store.get(id_, in_seconds(30)) is not None:
                 found.add(int(seq))
         return found
 
@@ -100,7 +100,7 @@ def reject(worker: Worker, seq: int, action: Action = Action.UNSPECIFIED) -> Non
 
 async def delivered(consuming: Consuming, count: int) -> None:
     """Wait until the broker has sent so many events."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while (await consuming.info())["num_ack_pending"] < count:  # noqa: ASYNC110 - it lies in the broker
             await asyncio.sleep(0.01)
 
@@ -143,7 +143,7 @@ async def test_acks_that_a_frozen_broker_takes_too_late(
     async with pair.far.on(consuming).worker() as far, pair.near.on(consuming).worker() as near:
         await pair.near.on(consuming).publish(total)
         held: list[tuple[Worker, int]] = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(held) < total:
                 for worker in (far, near):
                     while not worker.deliveries.empty():
@@ -205,6 +205,6 @@ async def test_a_restart_of_the_broker(own_nats_server: NatsServer, pair: Pair, 
         reject(worker, 2, Action.DEAD_LETTER)
         assert await worker.told(10) == (Kind.ACK, [1], [], [])
         assert await worker.told(10) == (Kind.REJECT, [], [2], [])
-        ended = await pair.near.keeper.store.recall(consuming.stream, "c", in_seconds(5))
+        ended = await pair.near.keeper.store.recall(consuming.stream, "c", in_seconds(30))
         assert {int(seq) for seq, _ in ended} == {1}
         assert await pair.letters(consuming) == set()

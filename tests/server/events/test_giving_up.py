@@ -56,9 +56,9 @@ def reject(worker: Worker, seq: int, action: Action = Action.UNSPECIFIED, reason
 async def letters(keeper: Keeper, consuming: Consuming) -> dict[int, int]:
     """Return the ids of events that are dead letters, and how many replays of each failed."""
     found = {}
-    for seq, stored_ns in await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5)):
+    for seq, stored_ns in await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30)):
         id_ = DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
-        letter = await keeper.store.get(id_, in_seconds(5))
+        letter = await keeper.store.get(id_, in_seconds(30))
         if letter is not None:  # its end may have been claimed
             found[int(seq)] = letter.failure.replay_count
     return found
@@ -77,7 +77,7 @@ async def next_of(*workers: Worker) -> Worker:
 
 async def only_letter(keeper: Keeper, consuming: Consuming) -> DeadLetterId:
     """Return the id of the one dead letter that there is."""
-    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(5))
+    ((seq, stored_ns),) = await keeper.store.recall(consuming.stream, consuming.consumer, in_seconds(30))
     return DeadLetterId(consuming.stream, consuming.consumer, seq, stored_ns)
 
 
@@ -128,7 +128,7 @@ async def test_a_crash_before_the_event_is_settled(
     await consuming.publish(2)
     async with consuming.worker() as worker:
         await worker.events(2)
-        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(30))
         await worker.vanish()
     async with consuming.worker() as worker:
         assert (await worker.event()).id == 2
@@ -185,7 +185,7 @@ async def test_deliveries_that_the_broker_forgot(own_broker: Broker, keeper: Kee
     """An event that is a dead letter is settled too when the broker takes its delivery for the first."""
     consuming = await failing(keeper, unique(), TWICE)
     await consuming.publish(2)
-    await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(30))
     async with consuming.worker() as worker:
         assert (await worker.event()).id == 2
         worker.ack(2)
@@ -200,7 +200,7 @@ async def test_dead_letters_of_an_earlier_consumer(
     stream = unique()
     await own_broker.stream(stream, storage="memory")
     seq = await keeper.publish(f"{stream}.x")
-    await keeper.writer.write(await keeper.failure(stream, seq), in_seconds(5))
+    await keeper.writer.write(await keeper.failure(stream, seq), in_seconds(30))
     consuming = await failing(keeper, stream, TWICE)
     async with consuming.worker() as worker:
         assert (await worker.event()).id == seq
@@ -212,7 +212,7 @@ async def test_dead_letters_of_an_earlier_consumer(
 async def test_a_full_stream_of_dead_letters(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
     """What cannot be kept is not settled: it is held, comes again, and is kept when there is room."""
     consuming = await failing(keeper, unique(), TWICE, ack_wait=0.5)
-    await keeper.store.ensure(1, in_seconds(5))
+    await keeper.store.ensure(1, in_seconds(30))
     await limit(own_broker, 1)
     await keeper.given_up(await own_broker.stream(unique()), 1)
     await consuming.publish()
@@ -232,8 +232,8 @@ async def test_a_full_stream_of_dead_letters(own_broker: Broker, keeper: Keeper,
 
 async def limit(broker: Broker, most: int) -> None:
     """Say how many dead letters may be kept."""
-    info = await broker.api.stream_info(STREAM, in_seconds(5))
-    await broker.api.call(f"STREAM.UPDATE.{STREAM}", info["config"] | {"max_msgs": most}, in_seconds(5))
+    info = await broker.api.stream_info(STREAM, in_seconds(30))
+    await broker.api.call(f"STREAM.UPDATE.{STREAM}", info["config"] | {"max_msgs": most}, in_seconds(30))
 
 
 async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Unique) -> None:
@@ -265,7 +265,7 @@ async def test_replays_fit_a_full_window(own_broker: Broker, keeper: Keeper, uni
         reject(worker, 1, Action.DEAD_LETTER)
         await worker.told()
         assert (await worker.event()).id == 2
-        assert await keeper.replays.add(await only_letter(keeper, consuming), 1, in_seconds(5))
+        assert await keeper.replays.add(await only_letter(keeper, consuming), 1, in_seconds(30))
         seen: list[int] = []
         for held in (2, 3, 4, 1):
             await worker.nothing()
@@ -288,7 +288,7 @@ async def test_a_replay_that_is_given_up_on_counts(
         reject(worker, 1, Action.DEAD_LETTER)
         await worker.told()
         for number in (1, 2):
-            assert await keeper.replays.add(await only_letter(keeper, consuming), number, in_seconds(5))
+            assert await keeper.replays.add(await only_letter(keeper, consuming), number, in_seconds(30))
             assert [(await worker.event(10)).attempt, (await worker.event(10)).attempt] == [1, 2]
             await eventually(partial(letters, keeper, consuming), {1: number})
             await eventually(partial(keeper.outstanding, consuming.stream, "c"), frozenset())
@@ -307,7 +307,7 @@ async def test_replays_go_on_after_a_restart(
         await worker.told()
         letter = await only_letter(keeper, consuming)
         await worker.vanish()
-    assert await keeper.replays.add(letter, 1, in_seconds(5))
+    assert await keeper.replays.add(letter, 1, in_seconds(30))
     own_nats_server.kill()
     own_nats_server.start()
     await own_broker.connection.wait_ready(in_seconds(10))
@@ -335,7 +335,7 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         info = await consuming.info()
         config = info["config"] | {"metadata": {METADATA_KEY: policy_metadata(TWICE)}}
         request = {"stream_name": consuming.stream, "config": config, "action": "update"}
-        await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(5))
+        await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(30))
         attachment = worker.subscription._attachment
         assert attachment is not None
         attachment._doubt()
@@ -354,7 +354,7 @@ async def test_an_ack_after_the_event_was_given_up_on(keeper: Keeper, unique: Un
         await worker.told()
         await worker.told()
         assert [event.attempt for event in await worker.events(2)] == [2, 2]
-        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(5))
+        await keeper.writer.write(await keeper.failure(consuming.stream, 1), in_seconds(30))
         keeper.notes.tell(ELECTED, consuming.stream, consuming.consumer)
         worker.ack(1, 2)
         assert await worker.told() == (Kind.ACK, [2], [1], [])
@@ -391,7 +391,7 @@ async def test_an_ack_that_a_crash_left_without_an_answer(
 async def first_event(*workers: Worker) -> int:
     """Say which of several workers gets the next event."""
     waiting = [asyncio.create_task(worker.deliveries.get()) for worker in workers]
-    done, pending = await asyncio.wait(waiting, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    done, pending = await asyncio.wait(waiting, timeout=30, return_when=asyncio.FIRST_COMPLETED)
     for task in pending:
         task.cancel()
     return waiting.index(done.pop())

@@ -28,12 +28,12 @@ async def test_written_under_conditions(broker: Broker, unique: Unique) -> None:
     """A message is stored only where the subject's last message is the expected one."""
     name = unique()
     stream = managed_stream(broker, name)
-    first = await stream.put(f"{name}.a", b"1", (), in_seconds(5), expected=0)
+    first = await stream.put(f"{name}.a", b"1", (), in_seconds(30), expected=0)
     for wrong in (0, first.sequence + 1):
         with pytest.raises(Conflict):
-            await stream.put(f"{name}.a", b"2", (), in_seconds(5), expected=wrong)
-    second = await stream.put(f"{name}.a", b"2", (), in_seconds(5), expected=first.sequence)
-    third = await stream.put(f"{name}.a", b"3", (), in_seconds(5))
+            await stream.put(f"{name}.a", b"2", (), in_seconds(30), expected=wrong)
+    second = await stream.put(f"{name}.a", b"2", (), in_seconds(30), expected=first.sequence)
+    third = await stream.put(f"{name}.a", b"3", (), in_seconds(30))
     assert (first.stream, second.sequence, third.sequence) == (name, 2, 3)
     assert await broker.messages(name) == 1
 
@@ -43,27 +43,27 @@ async def test_a_message_that_does_not_fit(broker: Broker, unique: Unique) -> No
     name = unique()
     stream = managed_stream(broker, name, max_msg_size=100, max_msgs=1, discard="new")
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.a", bytes(200), (), in_seconds(5))
-    await stream.put(f"{name}.a", b"", (), in_seconds(5))
+        await stream.put(f"{name}.a", bytes(200), (), in_seconds(30))
+    await stream.put(f"{name}.a", b"", (), in_seconds(30))
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.b", b"", (), in_seconds(5))
+        await stream.put(f"{name}.b", b"", (), in_seconds(30))
 
 
 async def test_a_sealed_stream(broker: Broker, unique: Unique) -> None:
     """A stream that takes nothing any more is full."""
     name = unique()
     stream = managed_stream(broker, name)
-    await stream.ensure(None, in_seconds(5))
-    config = (await broker.api.stream_info(name, in_seconds(5)))["config"]
-    await broker.api.call(f"STREAM.UPDATE.{name}", config | {"sealed": True}, in_seconds(5))
+    await stream.ensure(None, in_seconds(30))
+    config = (await broker.api.stream_info(name, in_seconds(30)))["config"]
+    await broker.api.call(f"STREAM.UPDATE.{name}", config | {"sealed": True}, in_seconds(30))
     with pytest.raises(StreamFull):
-        await stream.put(f"{name}.a", b"", (), in_seconds(5))
+        await stream.put(f"{name}.a", b"", (), in_seconds(30))
 
 
 async def test_a_broker_that_falls_silent(own_broker: Broker, own_nats_server: NatsServer) -> None:
     """What may have arrived has an unknown outcome; writing it again tells."""
     stream = managed_stream(own_broker, "s")
-    await stream.ensure(None, in_seconds(5))
+    await stream.ensure(None, in_seconds(30))
     own_nats_server.freeze()
     with pytest.raises(OutcomeUnknown):
         await stream.put("s.a", b"", (), in_seconds(0.3), expected=0)
@@ -76,11 +76,11 @@ async def test_more_replicas_than_servers(broker: Broker, unique: Unique) -> Non
     """A stream cannot have more replicas than there are servers: ensuring says so, writing tries in vain."""
     name = unique()
     with pytest.raises(ReplicasUnavailable):
-        await managed_stream(broker, name).ensure(3, in_seconds(5))
+        await managed_stream(broker, name).ensure(3, in_seconds(30))
     with pytest.raises(BrokerUnavailable):
-        await managed_stream(broker, name, 3).put(f"{name}.a", b"", (), in_seconds(5))
-    await managed_stream(broker, name).ensure(1, in_seconds(5))
-    await managed_stream(broker, name, 3).ensure(None, in_seconds(5))
+        await managed_stream(broker, name, 3).put(f"{name}.a", b"", (), in_seconds(30))
+    await managed_stream(broker, name).ensure(1, in_seconds(30))
+    await managed_stream(broker, name, 3).ensure(None, in_seconds(30))
 
 
 async def test_made_by_many(broker: Broker, unique: Unique) -> None:

@@ -258,8 +258,8 @@ async def move(consuming: Consuming, seq: int, run: Run) -> None:
     """Move a consumer, and tell nobody."""
     nats, key = consuming.nats, (consuming.stream, consuming.consumer)
     config = (await consuming.info())["config"]
-    await nats.api.update_consumer(*key, with_run(config, run), in_seconds(5))
-    await nats.api.change(f"CONSUMER.RESET.{key[0]}.{key[1]}", {"seq": seq}, in_seconds(5))
+    await nats.api.update_consumer(*key, with_run(config, run), in_seconds(30))
+    await nats.api.change(f"CONSUMER.RESET.{key[0]}.{key[1]}", {"seq": seq}, in_seconds(30))
 
 
 async def test_a_call_finds_out_by_itself(broker: Broker, unique: Unique) -> None:

@@ -38,14 +38,14 @@ async def started(broker: Broker) -> Notes:
     """Hear notes from now on."""
     notes = Notes(broker.connection)
     notes.start()
-    await broker.requests.round_trip(in_seconds(5))
+    await broker.requests.round_trip(in_seconds(30))
     return notes
 
 
 async def settled(*brokers: Broker) -> None:
     """Wait until what was sent has arrived: a round trip after each other."""
     for broker in (*brokers, *brokers):
-        await broker.requests.round_trip(in_seconds(5))
+        await broker.requests.round_trip(in_seconds(30))
 
 
 async def test_another_leader(broker: Broker, notes: Notes) -> None:

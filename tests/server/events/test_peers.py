@@ -30,13 +30,13 @@ async def peer(url: str, created: str = CREATED) -> AsyncIterator[tuple[Peers, S
         notes.start()
         peers = Peers(notes, known)
         peers.start()
-        await broker.requests.round_trip(in_seconds(5))
+        await broker.requests.round_trip(in_seconds(30))
         yield peers, known.attach(CONSUMER, created, 0.0)
 
 
 async def knows(settled: Settled, seq: int) -> None:
     """Wait until an event is known to be settled."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not settled.lately(StreamSeq(seq)):  # noqa: ASYNC110 - a note makes it so
             await asyncio.sleep(0.01)
 
@@ -126,13 +126,13 @@ async def test_deliveries_change_hands(nats_server: NatsServer) -> None:
         other.join(CONSUMER, keeps)
         other.join(CONSUMER, elsewhere)
         asker.tell_taken(CONSUMER, run, 9, names)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             assert await wants.lost.get() == (9, [2, 4])
         assert keeps.asked == wants.asked == [(9, names)]
         assert elsewhere.asked == []
         leave()
         asker.tell_taken(CONSUMER, run, 10, names)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while len(keeps.asked) < 2:  # noqa: ASYNC110 - a note makes it so
                 await asyncio.sleep(0.01)
         assert len(wants.asked) == 1

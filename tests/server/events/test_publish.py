@@ -53,7 +53,7 @@ def event(subject: str, body: bytes = b"body", **more: Any) -> PublishRequest:
 
 async def stored(broker: Broker, stream: str, sequence: int) -> StoredMessage:
     """Read one message of a stream."""
-    message = await broker.api.message(stream, {"seq": sequence}, in_seconds(5))
+    message = await broker.api.message(stream, {"seq": sequence}, in_seconds(30))
     assert message is not None
     return message
 
@@ -61,7 +61,7 @@ async def stored(broker: Broker, stream: str, sequence: int) -> StoredMessage:
 async def test_id_is_the_sequence(broker: Broker, unique: Unique) -> None:
     """Publish returns the event's sequence in the stream."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
-    receipts = [await publish(event(f"{stream}.a"), in_seconds(5)) for _ in range(3)]
+    receipts = [await publish(event(f"{stream}.a"), in_seconds(30)) for _ in range(3)]
     assert receipts == [(number, False) for number in (1, 2, 3)]
 
 
@@ -77,7 +77,7 @@ async def test_as_it_lies_in_the_stream(broker: Broker, unique: Unique) -> None:
         expected_last_id=0,
         trace=TraceContext(PARENT, "a=1"),
     )
-    await publisher(broker).publish(request, in_seconds(5))
+    await publisher(broker).publish(request, in_seconds(30))
     message = await stored(broker, stream, 1)
     assert (message.subject, message.body) == (f"{stream}.placed", b"\x00\xff")
     assert message.headers == (
@@ -94,7 +94,7 @@ async def test_least_headers_and_the_servers_time(broker: Broker, unique: Unique
     """An event without options has two headers; its time is the server's, in UTC with nanoseconds."""
     stream = await broker.stream(unique())
     before = time.time_ns()
-    await publisher(broker).publish(event(f"{stream}.a"), in_seconds(5))
+    await publisher(broker).publish(event(f"{stream}.a"), in_seconds(30))
     after = time.time_ns()
     (_, (name, value)) = headers = (await stored(broker, stream, 1)).headers
     assert headers[0] == (b"WS-Data-Type", b"windshift.test.v1.StringValue")
@@ -110,9 +110,9 @@ async def test_same_key_is_stored_once(broker: Broker, unique: Unique) -> None:
     """The same key gives the id of the first publish, also for another subject, and all at once."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
     keyed = event(f"{stream}.a", idempotency_key="k")
-    first = await publish(keyed, in_seconds(5))
-    again = await asyncio.gather(*(publish(keyed, in_seconds(5)) for _ in range(100)))
-    other = await publish(keyed._replace(subject=f"{stream}.b"), in_seconds(5))
+    first = await publish(keyed, in_seconds(30))
+    again = await asyncio.gather(*(publish(keyed, in_seconds(30)) for _ in range(100)))
+    other = await publish(keyed._replace(subject=f"{stream}.b"), in_seconds(30))
     assert first == (1, False)
     assert {*again, other} == {(1, True)}
     assert await broker.messages(stream) == 1
@@ -121,11 +121,11 @@ async def test_same_key_is_stored_once(broker: Broker, unique: Unique) -> None:
 async def test_expected_last_id(broker: Broker, unique: Unique) -> None:
     """The stream's last id is expected, whatever the subject; a mismatch tells both and stores nothing."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
-    assert await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(5)) == (1, False)
-    assert await publish(event(f"{stream}.b", expected_last_id=1), in_seconds(5)) == (2, False)
+    assert await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(30)) == (1, False)
+    assert await publish(event(f"{stream}.b", expected_last_id=1), in_seconds(30)) == (2, False)
     for expected in (0, 1, 3, 2**63 - 1):
         with pytest.raises(WrongLastId) as caught:
-            await publish(event(f"{stream}.a", expected_last_id=expected), in_seconds(5))
+            await publish(event(f"{stream}.a", expected_last_id=expected), in_seconds(30))
         assert (caught.value.expected, caught.value.actual) == (expected, 2)
     assert await broker.messages(stream) == 2
 
@@ -133,22 +133,22 @@ async def test_expected_last_id(broker: Broker, unique: Unique) -> None:
 async def test_expected_last_id_outlives_a_purge(broker: Broker, unique: Unique) -> None:
     """A purge does not reset the last id: 0 is right only where nothing was ever stored."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
-    await publish(event(f"{stream}.a"), in_seconds(5))
-    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    await publish(event(f"{stream}.a"), in_seconds(30))
+    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
     with pytest.raises(WrongLastId):
-        await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(5))
-    assert await publish(event(f"{stream}.a", expected_last_id=1), in_seconds(5)) == (2, False)
+        await publish(event(f"{stream}.a", expected_last_id=0), in_seconds(30))
+    assert await publish(event(f"{stream}.a", expected_last_id=1), in_seconds(30)) == (2, False)
 
 
 async def test_repeat_of_a_conditional_publish(broker: Broker, unique: Unique) -> None:
     """A repeated conditional publish with a key gives the id of the first, whatever came after."""
     stream, publish = await broker.stream(unique()), publisher(broker).publish
     conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
-    assert await publish(conditional, in_seconds(5)) == (1, False)
-    await publish(event(f"{stream}.a"), in_seconds(5))
-    assert await publish(conditional, in_seconds(5)) == (1, True)
+    assert await publish(conditional, in_seconds(30)) == (1, False)
+    await publish(event(f"{stream}.a"), in_seconds(30))
+    assert await publish(conditional, in_seconds(30)) == (1, True)
     with pytest.raises(WrongLastId):
-        await publish(conditional._replace(idempotency_key="other"), in_seconds(5))
+        await publish(conditional._replace(idempotency_key="other"), in_seconds(30))
     assert await broker.messages(stream) == 2
 
 
@@ -169,7 +169,7 @@ async def test_keys_of_principals(broker: Broker, unique: Unique) -> None:
     callers = [principal(name) for name in ("ann", "ann-", "a" * 64)]
     for number, caller in enumerate((*callers, None), 1):
         for is_again in (False, True):
-            assert await publish(keyed._replace(caller=caller), in_seconds(5)) == (number, is_again)
+            assert await publish(keyed._replace(caller=caller), in_seconds(30)) == (number, is_again)
     assert await broker.messages(stream) == 4
 
 
@@ -179,14 +179,14 @@ async def test_shared_keys(broker: Broker, unique: Unique) -> None:
     keyed = event(f"{stream}.a", idempotency_key="k")
     seeing = Role("sees", {"streams.view": (Entry(stream, 1),)})
     ann, bob = principal("ann", None, f"{stream}.a"), principal("bob", seeing, f"{stream}.>")
-    assert await publish(keyed._replace(caller=ann), in_seconds(5)) == (1, False)
-    assert await publish(keyed._replace(caller=bob), in_seconds(5)) == (1, True)
-    assert await publish(keyed, in_seconds(5)) == (1, True)
-    assert await publish(keyed._replace(caller=ann), in_seconds(5)) == (0, True)
+    assert await publish(keyed._replace(caller=ann), in_seconds(30)) == (1, False)
+    assert await publish(keyed._replace(caller=bob), in_seconds(30)) == (1, True)
+    assert await publish(keyed, in_seconds(30)) == (1, True)
+    assert await publish(keyed._replace(caller=ann), in_seconds(30)) == (0, True)
     other = keyed._replace(caller=ann, subject=f"{stream}.b")
-    assert await publish(other, in_seconds(5)) == (2, False)  # keys of these subjects are not shared
+    assert await publish(other, in_seconds(30)) == (2, False)  # keys of these subjects are not shared
     forged = keyed._replace(caller=ann, idempotency_key="ws:ann:k")
-    assert await publish(forged, in_seconds(5)) == (3, False)
+    assert await publish(forged, in_seconds(30)) == (3, False)
 
 
 async def test_conditional_publishes_of_principals(broker: Broker, unique: Unique) -> None:
@@ -195,13 +195,13 @@ async def test_conditional_publishes_of_principals(broker: Broker, unique: Uniqu
     conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
     ann = conditional._replace(caller=principal("ann"))
     seeing = Role("sees", {"streams.consume": (Entry(stream, 1),)})
-    assert await publish(ann, in_seconds(5)) == (1, False)
-    assert await publish(ann, in_seconds(5)) == (1, True)
-    assert await publish(ann._replace(expected_last_id=10**12), in_seconds(5)) == (1, True)
+    assert await publish(ann, in_seconds(30)) == (1, False)
+    assert await publish(ann, in_seconds(30)) == (1, True)
+    assert await publish(ann._replace(expected_last_id=10**12), in_seconds(30)) == (1, True)
     for caller, actual in ((principal("bob"), None), (principal("eve", seeing), 1)):
         for expected in (0, 10**12):
             with pytest.raises(WrongLastId) as caught:
-                await publish(conditional._replace(caller=caller, expected_last_id=expected), in_seconds(5))
+                await publish(conditional._replace(caller=caller, expected_last_id=expected), in_seconds(30))
             assert caught.value.actual == actual
             assert caught.value.metadata.keys() == {"expected", *(["actual"] if actual else [])}
     assert await broker.messages(stream) == 1
@@ -212,7 +212,7 @@ async def test_one_of_many_conditional_publishes_wins(broker: Broker, unique: Un
     stream, publish = await broker.stream(unique()), publisher(broker).publish
     request = event(f"{stream}.a", expected_last_id=0)
     outcomes = await asyncio.gather(
-        *(publish(request, in_seconds(5)) for _ in range(50)), return_exceptions=True
+        *(publish(request, in_seconds(30)) for _ in range(50)), return_exceptions=True
     )
     assert [outcome for outcome in outcomes if isinstance(outcome, tuple)] == [(1, False)]
     assert sum(isinstance(outcome, WrongLastId) for outcome in outcomes) == 49
@@ -227,9 +227,9 @@ async def test_broker_limit_counts_headers(broker: Broker, unique: Unique, body:
         b"NATS/1.0\r\nWS-Data-Type: windshift.test.v1.StringValue\r\n"
         b"WS-Published-Time: 2026-01-01T00:00:00.000000000Z\r\n\r\n"
     )
-    assert await publish(event(f"{stream}.a", bytes(limit - headers)), in_seconds(5)) == (1, False)
+    assert await publish(event(f"{stream}.a", bytes(limit - headers)), in_seconds(30)) == (1, False)
     with pytest.raises(EventTooLarge) as caught:
-        await publish(event(f"{stream}.a", bytes(limit - headers + 1)), in_seconds(5))
+        await publish(event(f"{stream}.a", bytes(limit - headers + 1)), in_seconds(30))
     assert caught.value.limit == limit
     assert broker.connection.reconnects == 0
 
@@ -238,9 +238,9 @@ async def test_stream_limit(broker: Broker, unique: Unique) -> None:
     """An event larger than its stream allows is refused with the stream's limit."""
     stream = await broker.stream(unique(), max_msg_size=200)
     publish = publisher(broker).publish
-    await publish(event(f"{stream}.a"), in_seconds(5))
+    await publish(event(f"{stream}.a"), in_seconds(30))
     with pytest.raises(EventTooLarge) as caught:
-        await publish(event(f"{stream}.a", bytes(200)), in_seconds(5))
+        await publish(event(f"{stream}.a", bytes(200)), in_seconds(30))
     assert caught.value.metadata == {"limit": "200", "name": stream}
 
 
@@ -252,9 +252,9 @@ async def test_full_stream(broker: Broker, unique: Unique, limit: dict[str, Any]
     """A stream that discards new events when it is full says so."""
     stream = await broker.stream(unique(), discard="new", **limit)
     publish = publisher(broker).publish
-    await publish(event(f"{stream}.a"), in_seconds(5))
+    await publish(event(f"{stream}.a"), in_seconds(30))
     with pytest.raises(StreamFull):
-        await publish(event(f"{stream}.a"), in_seconds(5))
+        await publish(event(f"{stream}.a"), in_seconds(30))
     assert await broker.messages(stream) == 1
 
 
@@ -330,7 +330,7 @@ async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
 async def test_invalid_fields(broker: Broker, field: str, change: dict[str, Any]) -> None:
     """What is wrong with a request is told by the field's name, before anything is sent."""
     with pytest.raises(InvalidField) as caught:
-        await publisher(broker).publish(event("orders.a")._replace(**change), in_seconds(5))
+        await publisher(broker).publish(event("orders.a")._replace(**change), in_seconds(30))
     assert caught.value.field == field
 
 

@@ -34,8 +34,8 @@ CURIOUS = WriteOptions(patience=timedelta(milliseconds=10))
 
 async def update(broker: Broker, stream: str, **changes: Any) -> None:
     """Change the configuration of a stream."""
-    config = (await broker.api.stream_info(stream, in_seconds(5)))["config"]
-    await broker.api.call(f"STREAM.UPDATE.{stream}", config | changes, in_seconds(5))
+    config = (await broker.api.stream_info(stream, in_seconds(30)))["config"]
+    await broker.api.call(f"STREAM.UPDATE.{stream}", config | changes, in_seconds(30))
 
 
 async def stored_unheard(broker: Broker, stream: str, **more: Any) -> asyncio.Task[PublishReceipt]:
@@ -49,7 +49,7 @@ async def stored_unheard(broker: Broker, stream: str, **more: Any) -> asyncio.Ta
 async def has_stored(broker: Broker, stream: str, last: int) -> None:
     """Wait until the stream's last id is this one."""
     async with asyncio.timeout(20):
-        while (await broker.api.stream_info(stream, in_seconds(5)))["state"]["last_seq"] < last:  # noqa: ASYNC110 - only the broker knows
+        while (await broker.api.stream_info(stream, in_seconds(30)))["state"]["last_seq"] < last:  # noqa: ASYNC110 - only the broker knows
             await asyncio.sleep(0.005)
 
 
@@ -66,7 +66,7 @@ async def test_stream_deleted_after_an_attempt_without_answer(broker: Broker, un
     """That no stream takes the subject any more does not mean that none had taken the event."""
     stream = await broker.stream(unique(), no_ack=True)
     publishing = await stored_unheard(broker, stream)
-    await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(5))
+    await broker.api.call(f"STREAM.DELETE.{stream}", None, in_seconds(30))
     with pytest.raises(OutcomeUnknown):
         await publishing
 
@@ -75,7 +75,7 @@ async def test_key_known_after_an_attempt_without_answer(broker: Broker, unique:
     """An earlier attempt that was stored gives its id, though its event is gone and the condition fails."""
     stream = await broker.stream(unique(), no_ack=True)
     publishing = await stored_unheard(broker, stream, expected_last_id=0)
-    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+    await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
     await update(broker, stream, no_ack=False)
     assert await publishing == (1, True)
 
@@ -113,19 +113,19 @@ async def test_repeat_when_the_first_event_is_gone(broker: Broker, unique: Uniqu
     """The repeat of a conditional publish gives the id of the first, though its event is gone."""
     stream, publish = await broker.stream(unique(), max_msgs_per_subject=1), publisher(broker).publish
     conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
-    assert await publish(conditional, in_seconds(5)) == (1, False)
+    assert await publish(conditional, in_seconds(30)) == (1, False)
     match replaced_by:
         case "a newer one":
-            await publish(event(f"{stream}.a"), in_seconds(5))
+            await publish(event(f"{stream}.a"), in_seconds(30))
         case "a deletion":
-            await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(5))
+            await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(30))
         case _:
-            await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(5))
+            await broker.api.call(f"STREAM.PURGE.{stream}", None, in_seconds(30))
     kept = await broker.messages(stream)
-    assert await publish(conditional, in_seconds(5)) == (1, True)
-    assert await publish(conditional._replace(expected_last_id=7), in_seconds(5)) == (1, True)
+    assert await publish(conditional, in_seconds(30)) == (1, True)
+    assert await publish(conditional._replace(expected_last_id=7), in_seconds(30)) == (1, True)
     with pytest.raises(WrongLastId):
-        await publish(conditional._replace(idempotency_key="other"), in_seconds(5))
+        await publish(conditional._replace(idempotency_key="other"), in_seconds(30))
     assert await broker.messages(stream) == kept
 
 
@@ -148,13 +148,13 @@ async def test_repeat_after_the_window(broker: Broker, unique: Unique) -> None:
     stream = await broker.stream(unique(), duplicate_window=100_000_000)
     publish = publisher(broker).publish
     conditional = event(f"{stream}.a", expected_last_id=0, idempotency_key="k")
-    assert await publish(conditional, in_seconds(5)) == (1, False)
+    assert await publish(conditional, in_seconds(30)) == (1, False)
     await asyncio.sleep(0.3)
-    assert await publish(conditional, in_seconds(5)) == (1, True)
-    await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(5))
+    assert await publish(conditional, in_seconds(30)) == (1, True)
+    await broker.api.call(f"STREAM.MSG.DELETE.{stream}", {"seq": 1}, in_seconds(30))
     with pytest.raises(WrongLastId):
-        await publish(conditional, in_seconds(5))
-    assert await publish(conditional._replace(expected_last_id=1), in_seconds(5)) == (2, False)
+        await publish(conditional, in_seconds(30))
+    assert await publish(conditional._replace(expected_last_id=1), in_seconds(30)) == (2, False)
     assert await broker.messages(stream) == 1
 
 
@@ -177,7 +177,7 @@ async def test_a_store_that_does_not_answer(broker: Broker, unique: Unique) -> N
     store = unique()
     writes = Writes(broker.connection, broker.requests, broker.api, CURIOUS)
     stores = Stores(Buckets(broker.api, writes))
-    await stores.ensure(store, in_seconds(5))
+    await stores.ensure(store, in_seconds(30))
     await update(broker, f"KV_{store}", no_ack=True)
     with pytest.raises(OutcomeUnknown, match="no_ack"):
         await stores.set(store, "a", b"", in_seconds(60))
@@ -211,7 +211,7 @@ async def test_broker_takes_less_than_before(tmp_path: Path, key: str) -> None:
             with pytest.raises(EventTooLarge):
                 await publish(event("S.a", bytes(100_000), idempotency_key=key), in_seconds(20))
             assert broker.connection.reconnects == 1
-            assert await publish(event("S.a"), in_seconds(5)) == (1, False)
+            assert await publish(event("S.a"), in_seconds(30)) == (1, False)
     finally:
         server.kill()
 
@@ -220,7 +220,7 @@ async def test_unbound_is_certain_at_once(broker: Broker, unique: Unique) -> Non
     """A subject that no stream takes is refused for certain, key or not."""
     for key in ("", "k"):
         with pytest.raises(UnboundSubject):
-            await publisher(broker).publish(event(unique(), idempotency_key=key), in_seconds(5))
+            await publisher(broker).publish(event(unique(), idempotency_key=key), in_seconds(30))
 
 
 async def test_nobody_can_tell_whether_there_is_a_stream(tmp_path: Path) -> None:

@@ -57,16 +57,16 @@ async def pointers(keeper: Keeper, stream: str, consumer: str = "c") -> list[Poi
 
 async def wait(keeper: Keeper, pointer: Pointer) -> float:
     """Return the seconds until a pointer is free."""
-    clock = await keeper.replays.clock(in_seconds(5))
+    clock = await keeper.replays.clock(in_seconds(30))
     assert clock is not None
     return clock.seconds_until(pointer.free_at_ns, in_seconds(0))
 
 
 async def leased(keeper: Keeper, one: DeadLetterId, timeout: timedelta = LONG) -> Lease:
     """Add a replay and lease it."""
-    assert await keeper.replays.add(one, 1, in_seconds(5))
+    assert await keeper.replays.add(one, 1, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
-    lease = await keeper.replays.lease(pointer, timeout, in_seconds(5))
+    lease = await keeper.replays.lease(pointer, timeout, in_seconds(30))
     assert lease is not None
     return lease
 
@@ -74,37 +74,37 @@ async def leased(keeper: Keeper, one: DeadLetterId, timeout: timedelta = LONG) -
 async def test_a_pointer(keeper: Keeper, unique: Unique) -> None:
     """It says which dead letter is replayed, and for which time; its end makes room for the next."""
     one, replays = dead_letter_id(unique()), keeper.replays
-    assert await replays.clock(in_seconds(5)) is None
-    assert not await replays.any(ConsumerKey(one.stream, "c"), in_seconds(5))
-    assert await replays.add(one, 3, in_seconds(5))
-    assert await replays.any(ConsumerKey(one.stream, "c"), in_seconds(5))
+    assert await replays.clock(in_seconds(30)) is None
+    assert not await replays.any(ConsumerKey(one.stream, "c"), in_seconds(30))
+    assert await replays.add(one, 3, in_seconds(30))
+    assert await replays.any(ConsumerKey(one.stream, "c"), in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
     assert (pointer.id, pointer.number, pointer.attempts) == (one, 3, 0)
     assert await wait(keeper, pointer) <= 0
-    lease = await replays.lease(pointer, LONG, in_seconds(5))
+    lease = await replays.lease(pointer, LONG, in_seconds(30))
     assert lease is not None
     assert (lease.id, lease.number, lease.attempt) == (one, 3, 1)
     assert stored_at(lease.reply) == one.stored_ns
     assert await keeper.outstanding(one.stream, one.consumer) == {one}
-    assert await lease.end(in_seconds(5))
-    assert await lease.end(in_seconds(5))
-    assert not await lease.prolong(LONG, in_seconds(5))
+    assert await lease.end(in_seconds(30))
+    assert await lease.end(in_seconds(30))
+    assert not await lease.prolong(LONG, in_seconds(30))
     assert await keeper.outstanding(one.stream, one.consumer) == frozenset()
-    assert await replays.add(one, 4, in_seconds(5))
+    assert await replays.add(one, 4, in_seconds(30))
 
 
 async def test_one_lease_at_a_time(keeper: Keeper, unique: Unique) -> None:
     """Of many that read a pointer one gets it, and nobody else as long as the lease lasts."""
     one = dead_letter_id(unique())
     others = [await keep(keeper.broker) for _ in range(10)]
-    assert await keeper.replays.add(one, 1, in_seconds(5))
+    assert await keeper.replays.add(one, 1, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
-    leases = await asyncio.gather(*(each.replays.lease(pointer, SHORT, in_seconds(5)) for each in others))
+    leases = await asyncio.gather(*(each.replays.lease(pointer, SHORT, in_seconds(30)) for each in others))
     (lease,) = [each for each in leases if each is not None]
     (held,) = await pointers(keeper, one.stream)
     assert held.attempts == 1
     assert 0 < await wait(keeper, held) <= SHORT.total_seconds()
-    assert await lease.prolong(LONG, in_seconds(5))
+    assert await lease.prolong(LONG, in_seconds(30))
     (held,) = await pointers(keeper, one.stream)
     assert held.attempts == 1
     assert await wait(keeper, held) > SHORT.total_seconds()
@@ -113,10 +113,10 @@ async def test_one_lease_at_a_time(keeper: Keeper, unique: Unique) -> None:
 async def test_what_this_process_has_dealt_with(keeper: Keeper, unique: Unique) -> None:
     """Other calls of the process leave a pointer alone that they have read before it was leased."""
     one = dead_letter_id(unique())
-    assert await keeper.replays.add(one, 1, in_seconds(5))
+    assert await keeper.replays.add(one, 1, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
     assert not keeper.replays.is_taken(pointer)
-    assert await keeper.replays.lease(pointer, LONG, in_seconds(5)) is not None
+    assert await keeper.replays.lease(pointer, LONG, in_seconds(30)) is not None
     assert keeper.replays.is_taken(pointer)
     (again,) = await pointers(keeper, one.stream)
     assert not keeper.replays.is_taken(again)
@@ -128,30 +128,30 @@ async def test_a_lease_that_was_taken_over(keeper: Keeper, unique: Unique) -> No
     for method in ("prolong", "give_back", "end"):
         late = await leased(keeper, one, timedelta(0))
         (pointer,) = await pointers(keeper, one.stream)
-        lease = await keeper.replays.lease(pointer, LONG, in_seconds(5))
+        lease = await keeper.replays.lease(pointer, LONG, in_seconds(30))
         assert lease is not None
         assert lease.attempt == 2
         if method == "prolong":
-            assert not await late.prolong(LONG, in_seconds(5))
+            assert not await late.prolong(LONG, in_seconds(30))
         elif method == "give_back":
-            assert not await late.give_back(0, in_seconds(5))
+            assert not await late.give_back(0, in_seconds(30))
         else:
-            assert not await late.end(in_seconds(5))
+            assert not await late.end(in_seconds(30))
         assert not late.is_settled
-        assert await lease.end(in_seconds(5))
+        assert await lease.end(in_seconds(30))
 
 
 async def test_giving_back(keeper: Keeper, unique: Unique) -> None:
     """Anybody may take it as the next attempt, at once or after the delay."""
     one = dead_letter_id(unique())
     lease = await leased(keeper, one)
-    assert await lease.give_back(0, in_seconds(5))
+    assert await lease.give_back(0, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
     assert await wait(keeper, pointer) <= 0
-    again = await keeper.replays.lease(pointer, LONG, in_seconds(5))
+    again = await keeper.replays.lease(pointer, LONG, in_seconds(30))
     assert again is not None
     assert again.attempt == 2
-    assert await again.give_back(20 * 10**9, in_seconds(5))
+    assert await again.give_back(20 * 10**9, in_seconds(30))
     (pointer,) = await pointers(keeper, one.stream)
     assert 15 < await wait(keeper, pointer) <= 20
 
@@ -169,9 +169,9 @@ async def test_pages(keeper: Keeper, unique: Unique) -> None:
     stream = unique()
     ids = [dead_letter_id(stream, seq=number + 1) for number in range(230)]
     for each in ids:
-        await keeper.replays.add(each, 1, in_seconds(5))
+        await keeper.replays.add(each, 1, in_seconds(30))
     for consumer in ("cc", "d"):
-        await keeper.replays.add(dead_letter_id(stream, consumer), 1, in_seconds(5))
+        await keeper.replays.add(dead_letter_id(stream, consumer), 1, in_seconds(30))
     assert [pointer.id for pointer in await pointers(keeper, stream)] == ids
     assert [pointer.id.consumer for pointer in await pointers(keeper, stream, "d")] == ["d"]
 
@@ -180,7 +180,7 @@ async def test_no_pointers(keeper: Keeper, unique: Unique) -> None:
     """What is no pointer is passed over, and removed."""
     stream = unique()
     one = dead_letter_id(stream)
-    await keeper.replays.add(one, 1, in_seconds(5))
+    await keeper.replays.add(one, 1, in_seconds(30))
     await keeper.publish(f"_WS.replay.{stream}.c.1")
     await keeper.publish(f"_WS.replay.{dead_letter_id(stream, seq=2)}", b"x")
     await keeper.publish(f"_WS.replay.{dead_letter_id(stream, seq=3)}", b"1", {"WS-Attempts": "x"})
@@ -198,7 +198,7 @@ async def test_a_stream_of_an_earlier_version(keeper: Keeper, unique: Unique) ->
         "max_msgs_per_subject": 1,
         "discard": "new",
     }
-    await api.create_stream(old, in_seconds(5))
+    await api.create_stream(old, in_seconds(30))
     unused, used, other = "0" * 40, "1" * 40, "other"
     for name in (unused, used, other):
         config = {
@@ -209,7 +209,7 @@ async def test_a_stream_of_an_earlier_version(keeper: Keeper, unique: Unique) ->
             "filter_subject": f"_WS.replay.{stream}.{name}.>",
             "inactive_threshold": 30 * 24 * 60 * 60 * 10**9,
         }
-        await api.create_consumer(STREAM, name, config, in_seconds(5))
+        await api.create_consumer(STREAM, name, config, in_seconds(30))
     inbox = keeper.broker.connection.inbox()
     keeper.broker.connection.subscribe(inbox, lambda _: None)
     pull = f"$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{used}".encode()
@@ -217,32 +217,32 @@ async def test_a_stream_of_an_earlier_version(keeper: Keeper, unique: Unique) ->
     one = dead_letter_id(stream)
     await keeper.publish(f"_WS.replay.{one}", b"2", {"WS-Writer": "somebody"})
     (pointer,) = await pointers(keeper, stream)
-    lease = await keeper.replays.lease(pointer, LONG, in_seconds(5))
+    lease = await keeper.replays.lease(pointer, LONG, in_seconds(30))
     assert lease is not None
     assert (lease.number, lease.attempt) == (2, 1)
-    await keeper.replays.remove_old_consumers(in_seconds(5))
-    info = await api.call(f"CONSUMER.NAMES.{STREAM}", {}, in_seconds(5))
+    await keeper.replays.remove_old_consumers(in_seconds(30))
+    info = await api.call(f"CONSUMER.NAMES.{STREAM}", {}, in_seconds(30))
     assert sorted(info["consumers"]) == [used, other]
-    assert await lease.end(in_seconds(5))
+    assert await lease.end(in_seconds(30))
 
 
 async def test_consumers_that_are_gone(keeper: Keeper, unique: Unique) -> None:
     """Their replays end; those of consumers that are there, or that came since, do not."""
     stream, api = await keeper.broker.stream(unique()), keeper.broker.api
     await api.create_consumer(
-        stream, "there", {"durable_name": "there", "ack_policy": "explicit"}, in_seconds(5)
+        stream, "there", {"durable_name": "there", "ack_policy": "explicit"}, in_seconds(30)
     )
     gone = [dead_letter_id(stream, "gone"), dead_letter_id("nowhere")]
     there = dead_letter_id(stream, "there")
     for each in (*gone, there):
-        await keeper.replays.add(each, 1, in_seconds(5))
+        await keeper.replays.add(each, 1, in_seconds(30))
     cleaner = DeadLetterUpkeep(keeper.store, keeper.replays, api, keeper.notes, DeadLetterStats())
-    await cleaner.clean(await cleaner.look(in_seconds(5)), in_seconds(5))
+    await cleaner.clean(await cleaner.look(in_seconds(30)), in_seconds(30))
     assert await keeper.outstanding("", "") == {there}
-    upto = await keeper.replays.position(in_seconds(5))
+    upto = await keeper.replays.position(in_seconds(30))
     later = there._replace(seq=StreamSeq(2))
-    await keeper.replays.add(later, 1, in_seconds(5))
-    assert await keeper.replays.forget(ConsumerKey(stream, "there"), upto, in_seconds(5)) == 1
+    await keeper.replays.add(later, 1, in_seconds(30))
+    assert await keeper.replays.forget(ConsumerKey(stream, "there"), upto, in_seconds(30)) == 1
     assert await keeper.outstanding("", "") == {later}
 
 
@@ -250,11 +250,11 @@ async def test_a_look(keeper: Keeper, unique: Unique) -> None:
     """Calls of this process are told of replays whose note was lost, and metrics how many there are."""
     stream, stats, heard = unique(), DeadLetterStats(), list[str]()
     for seq in (1, 2):
-        await keeper.replays.add(dead_letter_id(stream, seq=seq), 1, in_seconds(5))
-    await keeper.broker.requests.round_trip(in_seconds(5))
+        await keeper.replays.add(dead_letter_id(stream, seq=seq), 1, in_seconds(30))
+    await keeper.broker.requests.round_trip(in_seconds(30))
     keeper.notes.listen(REPLAY, stream, "c", lambda: heard.append("c"))
     await DeadLetterUpkeep(keeper.store, keeper.replays, keeper.broker.api, keeper.notes, stats).look(
-        in_seconds(5)
+        in_seconds(30)
     )
     assert heard == ["c"]
     assert stats.outstanding == {ConsumerKey(stream, "c"): 2}
@@ -279,13 +279,13 @@ async def test_outstanding_ones_of_some(keeper: Keeper, unique: Unique) -> None:
         dead_letter_id(other),
     ]
     ask = keeper.replays.outstanding_among
-    assert await ask(ids, in_seconds(5)) == frozenset()
-    assert await ask([], in_seconds(5)) == frozenset()
+    assert await ask(ids, in_seconds(30)) == frozenset()
+    assert await ask([], in_seconds(30)) == frozenset()
     for each in ids[:3]:
-        await keeper.replays.add(each, 1, in_seconds(5))
-    assert await ask(ids, in_seconds(5)) == set(ids[:3])
-    assert await ask(ids[1:2], in_seconds(5)) == {ids[1]}
-    assert await ask(ids[3:], in_seconds(5)) == frozenset()
+        await keeper.replays.add(each, 1, in_seconds(30))
+    assert await ask(ids, in_seconds(30)) == set(ids[:3])
+    assert await ask(ids[1:2], in_seconds(30)) == {ids[1]}
+    assert await ask(ids[3:], in_seconds(30)) == frozenset()
     assert await keeper.outstanding(stream) == set(ids[:3])
     assert await keeper.outstanding(stream, "c") == set(ids[:2])
     assert await keeper.outstanding(other) == frozenset()
@@ -299,8 +299,8 @@ async def test_whom_it_concerns_is_told(keeper: Keeper, unique: Unique) -> None:
     one = dead_letter_id(unique())
     keeper.notes.listen(REPLAY, one.stream, one.consumer, lambda: heard.append(1))
     for _ in range(2):
-        await keeper.replays.add(one, 1, in_seconds(5))
-    await keeper.broker.requests.round_trip(in_seconds(5))
+        await keeper.replays.add(one, 1, in_seconds(30))
+    await keeper.broker.requests.round_trip(in_seconds(30))
     assert len(heard) == 2
 
 
@@ -308,7 +308,7 @@ async def test_the_broker_is_away(own_broker: Broker, own_nats_server: NatsServe
     """Without a broker a replay fails by its deadline; pointers survive the broker's end."""
     keeper = await keep(own_broker)
     one = dead_letter_id("s")
-    await keeper.replays.add(one, 1, in_seconds(5))
+    await keeper.replays.add(one, 1, in_seconds(30))
     own_nats_server.kill()
     await own_broker.lost()
     with pytest.raises(BrokerUnavailable):
@@ -325,13 +325,13 @@ async def test_looks_at_many(keeper: Keeper, unique: Unique, monkeypatch: pytest
     stream, stats = unique(), DeadLetterStats()
     consumers = [ConsumerKey(stream, f"c{number}") for number in range(5)]
     for consumer in consumers:
-        await keeper.replays.add(dead_letter_id(*consumer), 1, in_seconds(5))
+        await keeper.replays.add(dead_letter_id(*consumer), 1, in_seconds(30))
     looking = DeadLetterUpkeep(keeper.store, keeper.replays, keeper.broker.api, keeper.notes, stats)
-    assert await looking.look(in_seconds(5)) == set(consumers[:4])
+    assert await looking.look(in_seconds(30)) == set(consumers[:4])
     assert stats.outstanding == {}
-    assert await looking.look(in_seconds(5)) == {consumers[4]}
+    assert await looking.look(in_seconds(30)) == {consumers[4]}
     assert stats.outstanding == dict.fromkeys(consumers, 1)
-    assert await looking.look(in_seconds(5)) == set(consumers[:4])
+    assert await looking.look(in_seconds(30)) == set(consumers[:4])
 
 
 @pytest.mark.timeout(120)

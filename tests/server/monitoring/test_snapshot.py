@@ -30,7 +30,7 @@ async def consumer(broker: Broker, stream: str, name: str, *, durable: bool = Tr
     if durable:
         settings["durable_name"] = name
     request = {"stream_name": stream, "config": settings, "action": "create"}
-    await broker.api.call(f"CONSUMER.CREATE.{stream}.{name}", request, in_seconds(5))
+    await broker.api.call(f"CONSUMER.CREATE.{stream}.{name}", request, in_seconds(30))
 
 
 async def publish(broker: Broker, *subjects: str, size: int = 10) -> None:
@@ -64,7 +64,7 @@ async def test_streams(own_broker: Broker) -> None:
     await own_broker.stream("A")
     await own_broker.stream("B")
     await publish(own_broker, "A.x", "A.x", "B.x")
-    await own_broker.api.call("STREAM.PURGE.B", {}, in_seconds(5))
+    await own_broker.api.call("STREAM.PURGE.B", {}, in_seconds(30))
     a, b = (await take(own_broker)).streams
     assert (a.name, a.messages, a.first_id, a.last_id) == ("A", 2, 1, 2)
     assert a.size > 20
@@ -84,7 +84,7 @@ async def test_consumers(own_broker: Broker) -> None:
     await consumer(own_broker, stream, "passing", durable=False)
     await pull(own_broker, stream, "busy")
     for _ in range(3):
-        await own_broker.requests.request(await pull(own_broker, stream, "done"), b"", b"", in_seconds(5))
+        await own_broker.requests.request(await pull(own_broker, stream, "done"), b"", b"", in_seconds(30))
     snapshot = await take(own_broker)
     seen = {each.name: (each.pending, each.unacknowledged) for each in snapshot.consumers}
     assert seen == {
@@ -121,9 +121,9 @@ async def test_oldest_moves(own_broker: Broker) -> None:
     await consumer(own_broker, stream, "c")
     collector = SnapshotCollector(own_broker.api)
     first = (await collector.collect(in_seconds(10))).oldest["S", "c"]
-    await own_broker.requests.request(await pull(own_broker, stream, "c"), b"", b"", in_seconds(5))
+    await own_broker.requests.request(await pull(own_broker, stream, "c"), b"", b"", in_seconds(30))
     second = (await collector.collect(in_seconds(10))).oldest["S", "c"]
-    await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(5))
+    await own_broker.api.call("STREAM.PURGE.S", {"seq": 3}, in_seconds(30))
     third = (await collector.collect(in_seconds(10))).oldest["S", "c"]
     assert first < second < third
 

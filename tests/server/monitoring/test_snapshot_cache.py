@@ -105,7 +105,7 @@ async def test_stop(broker: Broker) -> None:
     task = asyncio.create_task(kept.refresh())
     await collector.looking.wait()
     kept.stop()
-    async with asyncio.timeout(1):
+    async with asyncio.timeout(30):
         await task
     kept.stop()
 
@@ -120,7 +120,7 @@ async def test_without_nats(own_broker: Broker, own_nats_server: NatsServer) -> 
     await kept.refresh()
     assert (kept.snapshot, kept.round_trip, kept.failures) == (None, None, 0)
     own_nats_server.start()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not own_broker.connection.connected:  # noqa: ASYNC110 - `on_connected` is for the code under test
             await asyncio.sleep(0.005)
     await kept.refresh()

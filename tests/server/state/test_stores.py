@@ -44,7 +44,7 @@ class Store:
 
     async def get(self, key: str) -> tuple[bytes, int] | None:
         """Return value and revision."""
-        entry = await self._stores.get(self.name, key, in_seconds(5))
+        entry = await self._stores.get(self.name, key, in_seconds(30))
         return None if entry is None else (entry.value, entry.revision)
 
     async def set(
@@ -52,19 +52,19 @@ class Store:
     ) -> int:
         """Write; return the revision."""
         return await self._stores.set(
-            self.name, key, value, in_seconds(5), create_only=create_only, last_revision=last_revision
+            self.name, key, value, in_seconds(30), create_only=create_only, last_revision=last_revision
         )
 
     async def delete(self, key: str, last_revision: int | None = None) -> None:
         """Delete."""
-        await self._stores.delete(self.name, key, in_seconds(5), last_revision=last_revision)
+        await self._stores.delete(self.name, key, in_seconds(30), last_revision=last_revision)
 
 
 @pytest.fixture
 async def store(broker: Broker, unique: Unique) -> Store:
     """Make an empty store."""
     stores, name = stores_of(broker), unique()
-    await stores.ensure(name, in_seconds(5))
+    await stores.ensure(name, in_seconds(30))
     return Store(stores, name)
 
 
@@ -97,7 +97,7 @@ async def test_last_updated(broker: Broker, store: Store) -> None:
     """`last_updated` is the broker's time of the write."""
     before = time.time_ns()
     await store.set("a", b"value")
-    entry = await stores_of(broker).get(store.name, "a", in_seconds(5))
+    entry = await stores_of(broker).get(store.name, "a", in_seconds(30))
     assert entry is not None
     seconds, nanos = entry.last_updated
     assert before <= seconds * 10**9 + nanos <= time.time_ns()
@@ -207,15 +207,15 @@ async def test_counting_together(store: Store) -> None:
 async def test_ensure_is_idempotent(broker: Broker, unique: Unique) -> None:
     """A store is ensured by many at once and again, and keeps its values."""
     stores, name = stores_of(broker), unique()
-    await asyncio.gather(*(stores.ensure(name, in_seconds(5)) for _ in range(10)))
-    await stores.set(name, "a", b"one", in_seconds(5))
-    await stores.ensure(name, in_seconds(5))
-    assert await stores.get(name, "a", in_seconds(5)) is not None
+    await asyncio.gather(*(stores.ensure(name, in_seconds(30)) for _ in range(10)))
+    await stores.set(name, "a", b"one", in_seconds(30))
+    await stores.ensure(name, in_seconds(30))
+    assert await stores.get(name, "a", in_seconds(30)) is not None
 
 
 async def test_as_a_bucket_lies_in_jetstream(broker: Broker, store: Store) -> None:
     """A store is a stream like those that NATS clients make for a bucket."""
-    config = (await broker.api.stream_info(f"KV_{store.name}", in_seconds(5)))["config"]
+    config = (await broker.api.stream_info(f"KV_{store.name}", in_seconds(30)))["config"]
     assert config["subjects"] == [f"$KV.{store.name}.>"]
     expected = {
         "retention": "limits",
@@ -243,12 +243,12 @@ async def test_existing_bucket_is_left_as_it_is(
     name = unique()
     await jetstream.create_key_value(bucket=name, history=5, max_value_size=1000, description="theirs")
     stores = stores_of(broker)
-    await stores.ensure(name, in_seconds(5))
-    config = (await broker.api.stream_info(f"KV_{name}", in_seconds(5)))["config"]
+    await stores.ensure(name, in_seconds(30))
+    config = (await broker.api.stream_info(f"KV_{name}", in_seconds(30)))["config"]
     assert (config["max_msgs_per_subject"], config["description"]) == (5, "theirs")
-    await stores.set(name, "a", b"one", in_seconds(5))
+    await stores.set(name, "a", b"one", in_seconds(30))
     with pytest.raises(EventTooLarge) as caught:
-        await stores.set(name, "a", bytes(1001), in_seconds(5))
+        await stores.set(name, "a", bytes(1001), in_seconds(30))
     assert caught.value.limit == 1000
 
 
@@ -276,12 +276,12 @@ async def test_missing_store(broker: Broker, unique: Unique) -> None:
     """Every operation on a store that does not exist says so."""
     stores, name = stores_of(broker), unique()
     for operation in (
-        lambda: stores.get(name, "a", in_seconds(5)),
-        lambda: stores.set(name, "a", b"", in_seconds(5)),
-        lambda: stores.set(name, "a", b"", in_seconds(5), create_only=True),
-        lambda: stores.set(name, "a", b"", in_seconds(5), last_revision=1),
-        lambda: stores.delete(name, "a", in_seconds(5)),
-        lambda: stores.delete(name, "a", in_seconds(5), last_revision=1),
+        lambda: stores.get(name, "a", in_seconds(30)),
+        lambda: stores.set(name, "a", b"", in_seconds(30)),
+        lambda: stores.set(name, "a", b"", in_seconds(30), create_only=True),
+        lambda: stores.set(name, "a", b"", in_seconds(30), last_revision=1),
+        lambda: stores.delete(name, "a", in_seconds(30)),
+        lambda: stores.delete(name, "a", in_seconds(30), last_revision=1),
     ):
         with pytest.raises(StoreNotFound) as caught:
             await operation()
@@ -307,9 +307,9 @@ async def test_names_are_checked(broker: Broker, store: str, key: str, field: st
     """A malformed or reserved name is refused by the name of its field."""
     stores = stores_of(broker)
     for operation in (
-        lambda: stores.get(store, key, in_seconds(5)),
-        lambda: stores.set(store, key, b"", in_seconds(5)),
-        lambda: stores.delete(store, key, in_seconds(5)),
+        lambda: stores.get(store, key, in_seconds(30)),
+        lambda: stores.set(store, key, b"", in_seconds(30)),
+        lambda: stores.delete(store, key, in_seconds(30)),
     ):
         with pytest.raises(InvalidField) as caught:
             await operation()
@@ -339,13 +339,13 @@ async def test_full_bucket(broker: Broker, jetstream: JetStreamContext, unique: 
     name = unique()
     await jetstream.create_key_value(bucket=name, max_bytes=1000)
     with pytest.raises(StreamFull):
-        await stores_of(broker).set(name, "a", bytes(2000), in_seconds(5))
+        await stores_of(broker).set(name, "a", bytes(2000), in_seconds(30))
 
 
 async def test_broker_gone(own_nats_server: NatsServer, own_broker: Broker) -> None:
     """Without the broker nothing is read or written; with an answer lost the outcome is unknown."""
     stores = stores_of(own_broker)
-    await stores.ensure("s", in_seconds(5))
+    await stores.ensure("s", in_seconds(30))
     own_nats_server.freeze()
     with pytest.raises(OutcomeUnknown):
         await stores.set("s", "a", b"one", in_seconds(0.05))

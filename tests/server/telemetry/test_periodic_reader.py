@@ -107,7 +107,7 @@ async def test_failing_collector_gets_no_last_word(caplog: pytest.LogCaptureFixt
     push.start()
     while push.failures < 2:
         await collector.sent.get()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await push.close(60)
     assert [record.getMessage() for record in caplog.records] == [
         "metrics cannot be exported: nobody is there"
@@ -120,7 +120,7 @@ async def test_hanging_collector_is_not_waited_for(caplog: pytest.LogCaptureFixt
     collector.open.clear()
     push = reader(collector, 0.001)
     push.start()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await push.close(0.05)
     assert collector.closed
     assert "the last metrics were not exported: no time was left" in caplog.text
