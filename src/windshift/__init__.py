@@ -113,7 +113,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
     from windshift.sdk.logs import EventLogFilter
     from windshift.sdk.pointers import END, START, Position, at, from_id
     from windshift.sdk.publishing import Publish, Publisher, PublishReceipt
-    from windshift.sdk.servers import Decision, Identity, ServerInfo
+    from windshift.sdk.servers import Decision, Identity, RunningServer, ServerInfo, ServerList, Usage
     from windshift.sdk.settings import Tls
     from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
     from windshift.sdk.stores import Entry, Revision, Store, StoreInfo
@@ -209,9 +209,11 @@ __all__ = [
     "Revision",
     "RevisionMismatch",
     "Running",
+    "RunningServer",
     "SeekNotPossible",
     "Series",
     "ServerInfo",
+    "ServerList",
     "SettingsError",
     "ShuttingDown",
     "Skipped",
@@ -246,6 +248,7 @@ __all__ = [
     "UnknownType",
     "Unreachable",
     "UnsupportedCombination",
+    "Usage",
     "ValueNotAny",
     "Verdict",
     "WindshiftError",
@@ -302,7 +305,7 @@ _NAMES_OF = {
     "logs": ("EventLogFilter",),
     "pointers": ("END", "Position", "START", "at", "from_id"),
     "publishing": ("Publish", "PublishReceipt", "Publisher"),
-    "servers": ("Decision", "Identity", "ServerInfo"),
+    "servers": ("Decision", "Identity", "RunningServer", "ServerInfo", "ServerList", "Usage"),
     "settings": ("Tls",),
     "specs": ("ConsumerSpec", "RetryPolicy", "Source", "StreamSpec"),
     "stores": ("Entry", "Revision", "Store", "StoreInfo"),

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
+import windshift as ws
 from tests.authorization.policies import principal, put, token_of
 from tests.cli.conftest import Cli
 from tests.support.app import running_app
 from tests.support.certificates import Authority
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, running_nats
+from windshift.cli import doctor
+
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+GIGA: Final = 2**30
 
 
 def states(cli: Cli, *arguments: str, code: int) -> dict[str, tuple[str, str]]:
@@ -30,12 +39,22 @@ def test_all_is_well(cli: Cli) -> None:
     found = cli("doctor")
     assert "warn  consumer    orders lonely has 1 pending, and nobody is subscribed\n" in found.out
     assert "→ is its program running?" in found.out
+    told = states(cli, code=0)
+    assert {"settings", "TCP", "HTTP/2", "server", "identity", "broker", "servers", "clocks"} <= told.keys()
+    assert re.fullmatch(
+        r"storage \S+ \(no limit\), memory \S+ \(no limit\), streams \d+ \(no limit\), "
+        r"consumers \d+ \(no limit\)",
+        told["JetStream"][1],
+    )
+    assert told["clocks"][1].startswith("within 1 s of this machine's: the server")
+    assert told["clocks"][1].endswith("NATS")
 
 
 def test_nobody_is_there(cli: Cli) -> None:
     """Where nothing answers, the check that fails says what to look at, and the exit code is 1."""
     found = states(cli, "--address", "127.0.0.1:1", code=1)
-    assert (found["DNS"][0], found["TCP"][0]) == ("ok", "FAIL")
+    assert found["TCP"][0] == "FAIL"
+    assert "server" not in found
     assert states(cli, "--address", "no.invalid:1", code=1)["DNS"][0] == "FAIL"
 
 
@@ -62,6 +81,7 @@ def test_tls_tokens_and_rights(cli: Cli, guarded: tuple[str, Path]) -> None:
     address, folder = guarded
     there = ("--address", address)
     assert states(cli, *there, "--tls", code=1)["TLS"][0] == "FAIL"
+    assert states(cli, *there, code=1)["HTTP/2"][0] == "FAIL"
     trusted = (*there, "--tls-ca", str(folder / "ca.pem"))
     found = states(cli, *trusted, code=1)
     assert found["TLS"][0] == "warn"  # both are good for a day
@@ -72,7 +92,111 @@ def test_tls_tokens_and_rights(cli: Cli, guarded: tuple[str, Path]) -> None:
     found = states(cli, *known, code=0)
     assert found["identity"] == ("ok", "ann, by token")
     assert found["rights"] == ("ok", "streams.view")
+    assert found["servers"][0] == "skip"
+    assert found["clocks"] == ("ok", "within 1 s of this machine's: the server")
     denied = json.loads(cli("streams", "ls", *trusted, "-o", "json", code=6).err)["error"]
     assert denied["reason"] == "UNAUTHENTICATED"
     assert "--token-file" in denied["hint"]
     assert "PERMISSION_DENIED" in cli("publish", "orders.x", "1", *known, code=6).err
+
+
+def server_info(**changes: Any) -> ws.ServerInfo:
+    """Return a server where all is well."""
+    info = ws.ServerInfo(
+        id="1",
+        name="one",
+        version=ws.__version__,
+        started=NOW,
+        rules=False,
+        max_payload=1,
+        broker_name="nats",
+        broker_version="2.15.1",
+        broker_connected=True,
+        broker_round_trip=None,
+        methods=(),
+        limits={},
+        time=NOW,
+    )
+    return replace(info, **changes)
+
+
+def told(checks: Iterable[doctor.Check]) -> list[tuple[str, str]]:
+    """Return what checks say."""
+    return [(each.state, each.found) for each in checks]
+
+
+@pytest.mark.parametrize(
+    ("usage", "found"),
+    [
+        (ws.Usage("storage", "", 3 * GIGA, 0, 10 * GIGA), ("ok", "storage 3.0G of 10G")),
+        (ws.Usage("memory", "R3", 0, 512, None), ("ok", "R3 memory 0 (no limit, 512 reserved)")),
+        (ws.Usage("memory", "", 0, 0, 0), ("ok", "memory 0 of 0")),
+        (ws.Usage("storage", "", 1, 9 * GIGA, 10 * GIGA), ("warn", "storage 1 of 10G (9.0G reserved)")),
+        (ws.Usage("storage", "", 10 * GIGA, 0, 10 * GIGA), ("FAIL", "storage 10G of 10G")),
+        (ws.Usage("streams", "", 10, 0, 10), ("warn", "streams 10 of 10")),
+        (ws.Usage("consumers", "", 9, 0, 10), ("warn", "consumers 9 of 10")),
+        (ws.Usage("consumers", "", 8, 0, 10), ("ok", "consumers 8 of 10")),
+    ],
+)
+def test_limits_of_jetstream(usage: ws.Usage, found: tuple[str, str]) -> None:
+    """From 90 % of a limit on, used or reserved, it is a warning; a failure where nothing can be stored."""
+    (check,) = doctor.limits([usage])
+    assert (check.state, check.found) == found
+    assert bool(check.hint) is (check.state != "ok")
+
+
+def test_clocks_that_differ() -> None:
+    """A clock that is a second away is a warning: whose, how far, and what to do."""
+    second = timedelta(seconds=1)
+    assert doctor.apart(NOW, NOW - second, NOW + second) == 0
+    assert doctor.apart(NOW, NOW - 3 * second, NOW - 2 * second) == 2
+    assert doctor.apart(NOW, NOW + second, NOW + 2 * second) == -1
+    assert told(doctor.clocks({"the server": 0.4, "server two": -0.9}, -0.2 * second)) == [
+        ("ok", "within 1 s of this machine's: the server, server two, NATS")
+    ]
+    checks = list(doctor.clocks({"the server": 0.0, "server two": 7.0}, -90 * second))
+    assert told(checks) == [
+        ("warn", "that of server two is 7.0 s ahead of this machine's"),
+        ("warn", "that of NATS is 90.0 s behind the server's"),
+    ]
+    assert all("NTP" in each.hint for each in checks)
+    assert told(doctor.clocks({"the server": None}, None)) == [
+        ("skip", "the server does not tell what time it is")
+    ]
+
+
+def test_versions() -> None:
+    """An old broker, an old server, and servers of several versions are told."""
+    assert doctor.version(server_info()).state == "ok"
+    assert doctor.version(server_info(version="0.0.7")).state == "warn"
+    assert doctor.broker(server_info()).state == "ok"
+    assert doctor.broker(server_info(broker_version="2.12.3-beta.1")).state == "warn"
+    assert doctor.broker(server_info(broker_version="2.10.9")).state == "FAIL"
+    assert doctor.broker(server_info(broker_connected=False)).state == "FAIL"
+    one = ws.RunningServer(server_info(), 1, 1, 1, 0.1, "")
+    two = replace(one, info=server_info(id="2", name="two", version="9.9.9"), not_ready="no JetStream")
+    assert told(doctor.servers(ws.ServerList((one, one), (), (), None))) == [
+        ("ok", f"2 ready, of version {ws.__version__}")
+    ]
+    assert told(doctor.servers(ws.ServerList((one, two), ("3",), (), None))) == [
+        ("FAIL", "two is not ready: no JetStream"),
+        ("warn", "the one with id 3 did not answer"),
+        ("warn", f"1 ready, of version {ws.__version__}, 9.9.9"),
+    ]
+
+
+def test_what_is_not_told(cli: Cli, tmp_path: Path) -> None:
+    """What NATS does not tell is left out, with what would change that."""
+    config = tmp_path / "nats.conf"
+    config.write_text(
+        "authorization { users: [{ user: n, password: n, permissions: "
+        '{ publish: { deny: ["$JS.API.INFO", "$SYS.>"] } } }] }\n'
+    )
+    with (
+        running_nats(tmp_path / "nats", "--config", str(config)) as broker,
+        running_app(f"nats://n:n@127.0.0.1:{broker.port}") as address,
+    ):
+        found = cli("doctor", "--address", address).out
+    assert "skip  JetStream   the limits of the account are not told" in found
+    assert "publish to $JS.API.INFO" in found
+    assert "skip  clocks      that of NATS is not told" in found

@@ -39,6 +39,7 @@ from tests.wire.burying import listed
 from tests.wire.consuming import calling, subscribed
 from tests.wire.looking import ask
 from tests.wire.management import ensure_consumer, ensure_stream
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin
 from windshift.nats import NoReply
 
 NO_QUOTAS = 'streams = "off", reserved_bytes = "off", stored_bytes = "off"'
@@ -309,7 +310,7 @@ OPERATORS: dict[str, dict[str, Any]] = {
 def test_what_operators_need(tmp_path: Path) -> None:
     """Each of their methods fails without its line of the document, and works with it."""
     config = write_configuration(tmp_path)
-    more = re.findall(r"^\| `(\$JS\.[^`]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
+    more = re.findall(r"^\| `(\$(?:JS|SYS)\.[^`]+)` \|", DOCUMENT.read_text(), re.MULTILINE)
     permissions = tmp_path / "windshift.conf"
     with served(tmp_path, config) as (broker, server):
         client = Client(server.address)
@@ -320,6 +321,7 @@ def test_what_operators_need(tmp_path: Path) -> None:
         for method, request in OPERATORS.items():
             with refused("FAILED_PRECONDITION", "FORBIDDEN_BY_BROKER"):
                 ask(client, method, **request)
+        assert ask(client, "ListServers", jet_stream=True).jet_stream == admin.JetStream()
         client.channel.close()
         assert server.stop() == 0
         lines = "".join(f'      "{subject}"\n' for subject in more)
@@ -329,6 +331,9 @@ def test_what_operators_need(tmp_path: Path) -> None:
             client = Client(allowed_more.address)
             for method, request in OPERATORS.items():
                 ask(client, method, **request)
+            told = ask(client, "ListServers", jet_stream=True).jet_stream
+            assert told.usage
+            assert told.HasField("clock_ahead")
             client.channel.close()
 
 

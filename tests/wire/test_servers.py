@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
 
 import windshift
 from tests.support.app import running_app
 from tests.support.client import Client, refused
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import NatsServer, running_nats
 from tests.wire.consuming import ensure_consumer, subscribed
 from tests.wire.looking import ask
+from tests.wire.management import ensure_stream
+from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
+
+LIMITED: Final = """
+accounts {
+  A {
+    jetstream { max_file: 2000000, max_mem: 3000000, max_streams: 10, max_consumers: 20 }
+    users: [
+      { user: a, password: a }
+      { user: narrow, password: narrow, permissions: { publish: { deny: ["$JS.API.INFO", "$SYS.>"] } } }
+    ]
+  }
+}
+"""
+"""What a nats-server is configured with: an account with limits."""
 
 
 def test_this_server(client: Client) -> None:
@@ -40,6 +57,53 @@ def test_all_servers(own_nats_server: NatsServer, own_client: Client) -> None:
         assert not found.missing
         other.channel.close()
     assert not wait_for_servers(own_client, {own}).missing
+
+
+def test_what_the_account_uses(own_nats_server: NatsServer, own_client: Client) -> None:
+    """Who asks for it learns what is used of JetStream, and how the clocks differ."""
+    assert not ask(own_client, "ListServers").HasField("jet_stream")
+    ensure_stream(own_client, "S", subjects={"subjects": ["s.>"]})
+    ensure_consumer(own_client, "S", name="c")
+    before = time.time_ns()
+    found = ask(own_client, "ListServers", jet_stream=True)
+    assert before <= found.servers[0].server.time.ToNanoseconds() <= time.time_ns()
+    assert abs(found.jet_stream.clock_ahead.ToTimedelta()) < timedelta(seconds=1)  # it is the same clock
+    usage = {each.resource: each for each in found.jet_stream.usage}
+    assert usage[pb.JetStream.Usage.RESOURCE_STREAMS].used >= 1
+    assert usage[pb.JetStream.Usage.RESOURCE_CONSUMERS].used >= 1
+    assert not any(each.HasField("limit") or each.tier for each in usage.values())
+
+
+def test_limits_of_an_account(tmp_path: Path) -> None:
+    """The limits are told, and what streams have reserved; what the user may not ask for is left out."""
+    config = tmp_path / "nats.conf"
+    config.write_text(LIMITED)
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        url = broker.url.removeprefix("nats://")
+        with running_app(f"nats://a:a@{url}") as address:
+            client = Client(address)
+            ensure_stream(
+                client,
+                "S",
+                subjects={"subjects": ["s.>"]},
+                retention_policy={"max_bytes": "1000"},
+                deduplication_window="0.1s",
+            )
+            found = ask(client, "ListServers", jet_stream=True).jet_stream
+            told = {each.resource: (each.used, each.reserved, each.limit) for each in found.usage}
+            assert told == {
+                pb.JetStream.Usage.RESOURCE_STORAGE: (0, 1000, 2_000_000),
+                pb.JetStream.Usage.RESOURCE_MEMORY: (0, 0, 3_000_000),
+                pb.JetStream.Usage.RESOURCE_STREAMS: (1, 0, 10),
+                pb.JetStream.Usage.RESOURCE_CONSUMERS: (0, 0, 20),
+            }
+            client.channel.close()
+        with running_app(f"nats://narrow:narrow@{url}") as address:
+            client = Client(address)
+            found = ask(client, "ListServers", jet_stream=True)
+            assert found.HasField("jet_stream")
+            assert found.jet_stream == pb.JetStream()
+            client.channel.close()
 
 
 def wait_for_servers(client: Client, ids: set[str]) -> Any:

@@ -6,9 +6,9 @@ import asyncio
 import socket
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Literal
 
 import click
@@ -23,7 +23,25 @@ _SOON: Final = 30 * 86_400.0
 """Seconds before its end that a certificate or a token is worth a word."""
 _FULL: Final = 0.9
 _CONNECT_SECONDS: Final = 5.0
-_COLORS: Final = {"ok": "green", "warn": "yellow", "FAIL": "red"}
+_APART: Final = 1.0
+"""Seconds that two clocks may differ by."""
+_COLORS: Final = {"ok": "green", "skip": "cyan", "warn": "yellow", "FAIL": "red"}
+
+_HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""How a client begins, with a frame of settings (RFC 9113, section 3.4)."""
+_SETTINGS: Final = 4
+"""The type of the frame that a server begins with."""
+_ALERT: Final = 0x15
+"""The type of the record that a server of TLS answers with."""
+
+_NEEDS_BROKER: Final = (2, 11)
+_SEEKING_BROKER: Final = (2, 14)
+_NEARLY: Final = {
+    "storage": "raise max_file of the account in NATS, give streams limits, or purge some",
+    "memory": "raise max_mem of the account in NATS, give streams limits, or purge some",
+    "streams": "raise max_streams of the account in NATS, or delete some",
+    "consumers": "raise max_consumers of the account in NATS, or delete some",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +49,13 @@ class Check:
     """What was found.
 
     Attributes:
-        state: how it is.
+        state: how it is; `skip` = it could not be looked at, which is not wrong in itself.
         name: what was looked at.
         found: what it is.
         hint: what to do.
     """
 
-    state: Literal["ok", "warn", "FAIL"]
+    state: Literal["ok", "skip", "warn", "FAIL"]
     name: str
     found: str
     hint: str = ""
@@ -48,8 +66,9 @@ class Check:
 async def doctor(session: Session) -> None:
     """Look for what is wrong between here and the server, and in it; say what to do.
 
-    It looks at names, connections, TLS, the token, rights, the broker, streams that are nearly full, and
-    consumers that nobody attends to. It changes nothing. Exits with 1 if something is broken.
+    It looks at names, connections, TLS and its certificates, HTTP/2, the token, rights, versions, the broker,
+    all servers, what is used of JetStream's limits, clocks, streams that are nearly full, and consumers that
+    nobody attends to. It changes nothing. Exits with 1 if something is broken.
     """
     checks = []
     async for check in _all(session):
@@ -70,7 +89,7 @@ async def _all(session: Session) -> AsyncIterator[Check]:
     reachable = False
     for target in settings.targets:
         async for check in _connection(target, settings.tls):
-            reachable = reachable or check.name == "TCP"
+            reachable = reachable or (check.name, check.state) == ("TCP", "ok")
             yield check
     if not reachable:
         return
@@ -101,7 +120,8 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
         yield Check("FAIL", "DNS", f"{host}: {error.strerror}", "is the name right, and a name server there?")
         return
     addresses = sorted({str(each[4][0]) for each in found})
-    yield Check("ok", "DNS", f"{host} is {', '.join(addresses)}")
+    if addresses != [host]:
+        yield Check("ok", "DNS", f"{host} is {', '.join(addresses)}")
     started = time.monotonic()
     try:
         async with asyncio.timeout(_CONNECT_SECONDS):
@@ -112,9 +132,30 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
         return
     writer.close()
     yield Check("ok", "TCP", f"{target} in {(time.monotonic() - started) * 1000:.1f} ms")
-    if tls is not None:
-        for check in await _handshake(host, int(port), tls):
-            yield check
+    if tls is None:
+        yield await _http2(host, int(port))
+        return
+    for check in await _handshake(host, int(port), tls):
+        yield check
+
+
+async def _http2(host: str, port: int) -> Check:
+    """Begin as a client without TLS does, and see what is answered."""
+    try:
+        async with asyncio.timeout(_CONNECT_SECONDS):
+            reader, writer = await asyncio.open_connection(host, port)
+            writer.write(_HTTP2)
+            answer = await reader.read(9)
+    except OSError:
+        answer = b""
+    else:
+        writer.close()
+    if answer[3:4] == bytes([_SETTINGS]):
+        return Check("ok", "HTTP/2", f"{host} speaks it")
+    if answer[:1] == bytes([_ALERT]):
+        return Check("FAIL", "HTTP/2", f"{host} speaks TLS", "say --tls, or --tls-ca with its authorities")
+    hint = "is that the port of the API (GRPC_PORT), not that of the health checks? does it want TLS (--tls)?"
+    return Check("FAIL", "HTTP/2", f"{host} does not speak it at port {port}", hint)
 
 
 async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
@@ -161,34 +202,158 @@ async def _server(session: Session) -> AsyncIterator[Check]:
     client = session.client
     try:
         identity = await client.who_am_i()
+        asked = datetime.now(UTC)
         server = await client.server()
+        answered = datetime.now(UTC)
     except ws.WindshiftError as error:
         hint = {6: "ask for a valid token, and name it with --token-file"}.get(
             status_of(error), "is that port a Windshift server's API?"
         )
         yield Check("FAIL", "server", str(error), hint)
         return
-    yield _version(server)
+    yield version(server)
     yield _identity(identity, rules=server.rules)
     if server.rules:
         yield _rights(identity)
+    yield broker(server)
+    ahead = None if server.time is None else apart(server.time, asked, answered)
+    async for check in _all_servers(client, server, ahead):
+        yield check
+
+
+def version(server: ws.ServerInfo) -> Check:
+    """Compare the server's version with ours."""
+    uptime = max(0.0, (datetime.now(UTC) - server.started).total_seconds())
+    running = show_duration(uptime // 60 * 60) if uptime >= 60 else f"{uptime:.0f}s"
+    found = f"windshift {server.version}, running for {running}; this is {ws.__version__}"
+    if _minor(server.version) == _minor(ws.__version__):
+        return Check("ok", "server", found)
+    return Check("warn", "server", found, "some commands may need the newer one")
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    """Return the first two numbers of a version; of what is none, nothing."""
+    numbers = version.removeprefix("v").split(".")[:2]
+    return tuple(int(number) for number in numbers if number.isdecimal())
+
+
+def broker(server: ws.ServerInfo) -> Check:
+    """Say how the server's connection to NATS is, and whether that is new enough."""
+    if not server.broker_connected:
+        return Check("FAIL", "broker", "the server has no connection to NATS", "look at its log and at NATS")
     trip = server.broker_round_trip
     time_there = "" if trip is None else f", {trip.total_seconds() * 1000:.1f} ms away"
-    if server.broker_connected:
-        yield Check("ok", "broker", f"NATS {server.broker_version}{time_there}")
-    else:
-        yield Check("FAIL", "broker", "the server has no connection to NATS", "look at its log and at NATS")
+    found, version = f"NATS {server.broker_version}{time_there}", _minor(server.broker_version)
+    if version < _NEEDS_BROKER:
+        return Check("FAIL", "broker", found, "Windshift needs 2.11 or newer: upgrade it")
+    if version < _SEEKING_BROKER:
+        return Check("warn", "broker", found, "consumers can be moved from 2.14 on: upgrade it")
+    return Check("ok", "broker", found)
 
 
-def _version(server: ws.ServerInfo) -> Check:
-    uptime = (datetime.now(UTC) - server.started).total_seconds()
-    found = f"windshift {server.version} for {show_duration(uptime // 60 * 60)}, this is {ws.__version__}"
-    if uptime < -60:
-        hint = "set the clocks by NTP: leases, tokens and times depend on them"
-        return Check("warn", "clocks", f"the server's is {-uptime:.0f} s ahead, or more", hint)
-    ours, theirs = ws.__version__.split(".")[:2], server.version.split(".")[:2]
-    hint = "" if ours == theirs else "some commands may need the newer one"
-    return Check("ok" if ours == theirs else "warn", "server", found, hint)
+async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | None) -> AsyncIterator[Check]:
+    """Look at what only the operators of servers may see: all of them, JetStream's limits, and its clock.
+
+    Args:
+        client: the client.
+        own: the server that answers.
+        ahead: seconds that its clock is ahead of ours; None = it does not tell.
+    """
+    asked = datetime.now(UTC)
+    try:
+        found = await client.servers(account=True)
+    except ws.WindshiftError as error:
+        if isinstance(error, ws.Denied):
+            hint = 'a role with server = { observe = ["*"] } shows them'
+            yield Check("skip", "servers", "others, and the limits and the clock of NATS: not allowed", hint)
+        else:
+            yield Check("warn", "servers", str(error))
+        for check in clocks({"the server": ahead}, None):
+            yield check
+        return
+    answered = datetime.now(UTC)
+    for check in servers(found):
+        yield check
+    for check in limits(found.usage):
+        yield check
+    others = {
+        f"server {each.info.name}": apart(each.info.time, asked, answered)
+        for each in found.servers
+        if each.info.time is not None and each.info.id != own.id
+    }
+    for check in clocks({"the server": ahead} | others, found.broker_clock_ahead):
+        yield check
+    if found.broker_clock_ahead is None and ahead is not None:
+        hint = "let the server's NATS user publish to $SYS.REQ.USER.INFO"
+        yield Check("skip", "clocks", "that of NATS is not told", hint)
+
+
+def servers(found: ws.ServerList) -> Iterator[Check]:
+    """Say which servers are not ready, do not answer, or are of another version."""
+    idle = [each for each in found.servers if each.not_ready]
+    for each in idle:
+        yield Check("FAIL", "servers", f"{each.info.name} is not ready: {each.not_ready}", "look at its log")
+    for name in found.missing:
+        hint = "was it killed, does it hang, is it cut off from NATS? look at its log"
+        yield Check("warn", "servers", f"the one with id {name} did not answer", hint)
+    versions = sorted({each.info.version for each in found.servers})
+    told = f"{len(found.servers) - len(idle)} ready, of version {', '.join(versions)}"
+    hint = "bring all to the same version" if len(versions) > 1 else ""
+    yield Check("warn" if hint else "ok", "servers", told, hint)
+
+
+def limits(usage: Sequence[ws.Usage]) -> Iterator[Check]:
+    """Say what is used of what the account may have."""
+    if not usage:
+        hint = "let the server's NATS user publish to $JS.API.INFO, or upgrade the server"
+        yield Check("skip", "JetStream", "the limits of the account are not told", hint)
+        return
+    nearly = [each for each in usage if each.limit and max(each.used, each.reserved) >= _FULL * each.limit]
+    for each in nearly:
+        full = each.used >= (each.limit or 0) and each.resource in {"storage", "memory"}
+        yield Check("FAIL" if full else "warn", "JetStream", _used(each), _NEARLY[each.resource])
+    if enough := [each for each in usage if each not in nearly]:
+        yield Check("ok", "JetStream", ", ".join(map(_used, enough)))
+
+
+def _used(usage: ws.Usage) -> str:
+    """Say how much there is, of how much: `storage 1.2G of 10G (3G reserved)`."""
+    show = show_size if usage.resource in {"storage", "memory"} else str
+    limit = "" if usage.limit is None else f" of {show(usage.limit)}"
+    remarks = [] if usage.limit is not None else ["no limit"]
+    remarks += [f"{show(usage.reserved)} reserved"] if usage.reserved else []
+    remark = f" ({', '.join(remarks)})" if remarks else ""
+    tier = f"{usage.tier} " if usage.tier else ""
+    return f"{tier}{usage.resource} {show(usage.used)}{limit}{remark}"
+
+
+def apart(time: datetime, asked: datetime, answered: datetime) -> float:
+    """Return how many seconds a clock is ahead, at least: it was read between two times of ours."""
+    return max(0.0, (time - answered).total_seconds()) - max(0.0, (asked - time).total_seconds())
+
+
+def clocks(servers: Mapping[str, float | None], broker_ahead: timedelta | None) -> Iterator[Check]:
+    """Compare clocks.
+
+    Args:
+        servers: seconds that theirs are ahead of ours, at least, by what to call each; None = not known.
+        broker_ahead: how far that of NATS is ahead of the server's.
+    """
+    compared = [(name, ahead, "this machine's") for name, ahead in servers.items() if ahead is not None]
+    if broker_ahead is not None:
+        compared.append(("NATS", broker_ahead.total_seconds(), "the server's"))
+    wrong = [each for each in compared if abs(each[1]) >= _APART]
+    for name, ahead, other in wrong:
+        found = f"that of {name} is {abs(ahead):.1f} s {'ahead of' if ahead > 0 else 'behind'} {other}"
+        hint = (
+            "set all by NTP: the times of events, pauses and schedules, and the end of tokens, depend on them"
+        )
+        yield Check("warn", "clocks", found, hint)
+    if not compared:
+        yield Check("skip", "clocks", "the server does not tell what time it is", "upgrade it")
+    elif not wrong:
+        names = ", ".join(name for name, *_ in compared)
+        yield Check("ok", "clocks", f"within {_APART:g} s of this machine's: {names}")
 
 
 def _identity(identity: ws.Identity, *, rules: bool) -> Check:
@@ -252,7 +417,9 @@ def _attended(stream: str, info: ws.ConsumerInfo) -> Check | None:
             f"{name} is paused with {info.pending} pending",
             "`windshift consumers resume`",
         )
-    if info.pending and not info.subscriptions and not info.unsettled:
+    if (info.pending or info.unsettled) and not info.subscriptions:
+        held = f" and {info.unsettled} unsettled" if info.unsettled else ""
         hint = "is its program running? if nobody needs it: `windshift consumers rm`"
-        return Check("warn", "consumer", f"{name} has {info.pending} pending, and nobody is subscribed", hint)
+        found = f"{name} has {info.pending} pending{held}, and nobody is subscribed"
+        return Check("warn", "consumer", found, hint)
     return None

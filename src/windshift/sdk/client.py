@@ -20,7 +20,7 @@ from .times import Seconds, seconds
 if TYPE_CHECKING:  # each is loaded when it is used: a program that publishes needs none of them
     from .dead_letters import DeadLetters
     from .history import History
-    from .servers import Identity, ServerInfo
+    from .servers import Identity, ServerInfo, ServerList
     from .stores import Store, Stores
     from .streams import Stream, Streams
 
@@ -137,6 +137,16 @@ class Client:
         from .servers import server
 
         return await server(self._caller)
+
+    async def servers(self, *, account: bool = False) -> ServerList:
+        """Describe all servers on the same broker, and what they are busy with.
+
+        Args:
+            account: whether to ask the broker, too, how much of JetStream is used and what time it is.
+        """
+        from .servers import servers
+
+        return await servers(self._caller, account=account)
 
     async def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
         """Ask the server who the client is, and what it may do.

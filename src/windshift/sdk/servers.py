@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any, Final, Literal, TypeAlias
 
 from windshift.protos import admin
 
@@ -13,6 +14,15 @@ from .retry import Repeat
 from .times import moment
 
 _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
+
+Resource: TypeAlias = Literal["storage", "memory", "streams", "consumers"]
+
+_RESOURCES: Final[dict[int, Resource]] = {
+    admin.JetStream.Usage.RESOURCE_STORAGE: "storage",
+    admin.JetStream.Usage.RESOURCE_MEMORY: "memory",
+    admin.JetStream.Usage.RESOURCE_STREAMS: "streams",
+    admin.JetStream.Usage.RESOURCE_CONSUMERS: "consumers",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +43,7 @@ class ServerInfo:
         methods: paths of the methods that it serves.
         limits: its limits by the names of their settings; 0 = none.
         worker: its number among the workers of one `windshift serve`, from 1; 0 = it is no worker.
+        time: what its clock showed when it answered; None = it is too old to say that.
     """
 
     id: str
@@ -48,6 +59,66 @@ class ServerInfo:
     methods: Sequence[str]
     limits: Mapping[str, int]
     worker: int = 0
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RunningServer:
+    """A server, and what it is busy with.
+
+    Attributes:
+        info: what it is.
+        connections: open connections of clients.
+        active_calls: calls under way, streams included.
+        memory: resident, in bytes.
+        cpu: cores in use since it was looked at before, such as 0.35.
+        not_ready: why it takes no traffic; empty = it does.
+    """
+
+    info: ServerInfo
+    connections: int
+    active_calls: int
+    memory: int
+    cpu: float
+    not_ready: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """How much of something the account of the broker has, and may have.
+
+    Attributes:
+        resource: of what: `storage` and `memory` in bytes, `streams`, `consumers`; those of Windshift count.
+        tier: of what has so many replicas, such as `R3`, where there are limits for each; empty = of all.
+        used: so much.
+        reserved: bytes that are promised to streams with `max_bytes`, whether they use them or not; they have
+            to stay within the limit, too.
+        limit: how much there may be; None = as much as the nats-servers have room for.
+    """
+
+    resource: Resource
+    tier: str
+    used: int
+    reserved: int
+    limit: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ServerList:
+    """All servers on the same broker, and what that said.
+
+    Attributes:
+        servers: those that answered, by name.
+        missing: ids of those that were there a moment ago and did not answer.
+        usage: what the account uses; empty = nobody asked, or the broker did not tell.
+        broker_clock_ahead: how far the broker's clock is ahead of that of the server that answered; None =
+            nobody asked, or the broker did not tell.
+    """
+
+    servers: Sequence[RunningServer]
+    missing: Sequence[str]
+    usage: Sequence[Usage]
+    broker_clock_ahead: timedelta | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +157,10 @@ class Identity:
 async def server(caller: Caller) -> ServerInfo:
     """Describe the server that answers; see `Client.server`."""
     request, kind = admin.GetServerRequest(), admin.GetServerResponse
-    found = (await caller.call(_SERVICE + "GetServer", request, kind, Repeat.READ)).server
+    return _server((await caller.call(_SERVICE + "GetServer", request, kind, Repeat.READ)).server)
+
+
+def _server(found: Any) -> ServerInfo:
     broker = found.broker
     return ServerInfo(
         id=found.id,
@@ -102,6 +176,40 @@ async def server(caller: Caller) -> ServerInfo:
         methods=tuple(found.methods),
         limits={limit.name: limit.value for limit in found.limits},
         worker=found.worker,
+        time=moment(found.time) if found.HasField("time") else None,
+    )
+
+
+async def servers(caller: Caller, *, account: bool) -> ServerList:
+    """Describe all servers; see `Client.servers`."""
+    request, kind = admin.ListServersRequest(jet_stream=account), admin.ListServersResponse
+    found = await caller.call(_SERVICE + "ListServers", request, kind, Repeat.READ)
+    told = found.jet_stream
+    return ServerList(
+        servers=tuple(
+            RunningServer(
+                info=_server(each.server),
+                connections=each.connections,
+                active_calls=each.active_calls,
+                memory=each.memory,
+                cpu=each.cpu,
+                not_ready="" if each.ready else each.not_ready_reason or "no reason",
+            )
+            for each in found.servers
+        ),
+        missing=tuple(found.missing),
+        usage=tuple(
+            Usage(
+                _RESOURCES[each.resource],
+                each.tier,
+                each.used,
+                each.reserved,
+                each.limit if each.HasField("limit") else None,
+            )
+            for each in told.usage
+            if each.resource in _RESOURCES  # others are of a later version
+        ),
+        broker_clock_ahead=told.clock_ahead.ToTimedelta() if told.HasField("clock_ahead") else None,
     )
 
 

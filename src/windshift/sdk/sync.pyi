@@ -28,7 +28,7 @@ from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import Position
 from windshift.sdk.publishing import MADE, PublishReceipt
 from windshift.sdk.runtime.subscription import LINGER
-from windshift.sdk.servers import Identity, ServerInfo
+from windshift.sdk.servers import Identity, ServerInfo, ServerList
 from windshift.sdk.settings import Tls
 from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.stores import Entry, Revision, StoreInfo
@@ -56,6 +56,8 @@ class Client:
         """Connect, and see that the token is good. Not needed: calls wait for the server themselves."""
     def server(self) -> ServerInfo:
         """Describe the server that answers."""
+    def servers(self, *, account: bool = False) -> ServerList:
+        """Describe all servers on the same broker, and what they are busy with."""
     def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
         """Ask the server who the client is, and what it may do."""
     def publish(

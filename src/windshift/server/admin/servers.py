@@ -56,6 +56,7 @@ class ServerView:
         rules: whether there are rules on who may do what.
         methods: paths of what it serves.
         limits: by the names of their settings.
+        time_ns: what its clock showed when it said this, in nanoseconds since 1970; 0 = it did not say.
     """
 
     id: str = ""
@@ -67,6 +68,7 @@ class ServerView:
     rules: bool = False
     methods: tuple[str, ...] = ()
     limits: Mapping[str, int] = field(default_factory=dict)
+    time_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +133,8 @@ class Servers:
         cores = (cpu - self._cpu) / max(now - self._looked_at, 0.001)
         self._looked_at, self._cpu = now, cpu
         load = replace(self._load(), memory=_resident(), cpu=round(cores, 3))
-        return ServerEntry(replace(self._describe(), id=self._gathering.id), self._broker(), load)
+        view = replace(self._describe(), id=self._gathering.id, time_ns=time.time_ns())
+        return ServerEntry(view, self._broker(), load)
 
     def _broker(self) -> BrokerView:
         trip = int((self._round_trip or 0) * NANOSECONDS)

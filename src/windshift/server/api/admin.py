@@ -14,6 +14,7 @@ from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.nats.jetstream.api import StoredMessage
 from windshift.nats.times import Time
 from windshift.rpc import ServerCall
+from windshift.server.admin.account import Account, AccountView, Resource
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
 from windshift.server.admin.events import EVERYTHING, EventReader, Selection
 from windshift.server.admin.explaining import (
@@ -83,6 +84,12 @@ _KINDS: Final[dict[Kind, pb.GetHistoryResponse.Kind]] = {
     Kind.IN_FLIGHT: pb.GetHistoryResponse.KIND_IN_FLIGHT,
     Kind.DEAD_LETTERS: pb.GetHistoryResponse.KIND_DEAD_LETTERS,
 }
+_RESOURCES: Final[dict[Resource, pb.JetStream.Usage.Resource]] = {
+    Resource.STORAGE: pb.JetStream.Usage.RESOURCE_STORAGE,
+    Resource.MEMORY: pb.JetStream.Usage.RESOURCE_MEMORY,
+    Resource.STREAMS: pb.JetStream.Usage.RESOURCE_STREAMS,
+    Resource.CONSUMERS: pb.JetStream.Usage.RESOURCE_CONSUMERS,
+}
 _PRESENCES: Final[dict[Presence, pb.ExplainEventResponse.Presence]] = {
     Presence.HELD: pb.ExplainEventResponse.PRESENCE_HELD,
     Presence.REMOVED: pb.ExplainEventResponse.PRESENCE_REMOVED,
@@ -129,6 +136,7 @@ class Administration:
 
     Attributes:
         servers: this one and the others.
+        account: what the broker says of all.
         streams: all about streams.
         consumers: looks at consumers.
         pauses: pauses them.
@@ -141,6 +149,7 @@ class Administration:
     """
 
     servers: Servers
+    account: Account
     streams: StreamAdmin
     consumers: ConsumerAdmin
     pauses: ConsumerPause
@@ -167,9 +176,14 @@ class AdminService:
 
     async def list_servers(self, request: pb.ListServersRequest, call: ServerCall) -> pb.ListServersResponse:
         """List all servers."""
-        del request, call
+        del call
+        account = await self._admin.account.look() if request.jet_stream else None
         found, missing = await self._admin.servers.all()
-        return pb.ListServersResponse(servers=map(_server_entry, found), missing=missing)
+        return pb.ListServersResponse(
+            servers=map(_server_entry, found),
+            missing=missing,
+            jet_stream=None if account is None else _jet_stream(account),
+        )
 
     async def who_am_i(self, request: pb.WhoAmIRequest, call: ServerCall) -> pb.WhoAmIResponse:
         """Say who calls, and what it may do."""
@@ -569,6 +583,8 @@ def _server(entry: ServerEntry) -> pb.Server:
         ),
     )
     server.started.FromNanoseconds(view.started_ns)
+    if view.time_ns:
+        server.time.FromNanoseconds(view.time_ns)
     if broker.round_trip_ns:
         server.broker.round_trip.FromNanoseconds(broker.round_trip_ns)
     return server
@@ -585,6 +601,24 @@ def _server_entry(entry: ServerEntry) -> pb.ListServersResponse.Entry:
         ready=not load.not_ready,
         not_ready_reason=load.not_ready,
     )
+
+
+def _jet_stream(account: AccountView) -> pb.JetStream:
+    found = pb.JetStream(
+        usage=[
+            pb.JetStream.Usage(
+                resource=_RESOURCES[each.resource],
+                tier=each.tier,
+                used=each.used,
+                reserved=each.reserved,
+                limit=each.limit,
+            )
+            for each in account.usage
+        ]
+    )
+    if account.clock_ahead_ns is not None:
+        found.clock_ahead.FromNanoseconds(account.clock_ahead_ns)
+    return found
 
 
 def _stream_info(entry: StreamEntry) -> pb.StreamInfo:

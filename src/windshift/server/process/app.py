@@ -30,6 +30,7 @@ from windshift.rpc import (
 )
 from windshift.rpc import ConnectionOptions as RpcConnectionOptions
 from windshift.rpc.server_connection import ServerConnection
+from windshift.server.admin.account import Account
 from windshift.server.admin.consumers import ConsumerAdmin
 from windshift.server.admin.events import EventReader
 from windshift.server.admin.explaining import EventExplainer
@@ -508,6 +509,7 @@ def _administration(
     letters = LetterCounts(store)
     return Administration(
         servers=Servers(gathering, *describing, connection, requests),
+        account=Account(api, requests),
         streams=StreamAdmin(api, look, letters, ownership),
         consumers=ConsumerAdmin(api, look, store, dead_lettering.replays),
         pauses=pauses,

@@ -20,7 +20,7 @@ class GetServerResponse(_message.Message):
     def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ...) -> None: ...
 
 class Server(_message.Message):
-    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits", "worker")
+    __slots__ = ("id", "name", "version", "started", "max_payload", "rules", "broker", "methods", "limits", "worker", "time")
     class Broker(_message.Message):
         __slots__ = ("name", "version", "cluster", "url", "connected", "round_trip")
         NAME_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class Server(_message.Message):
     METHODS_FIELD_NUMBER: _ClassVar[int]
     LIMITS_FIELD_NUMBER: _ClassVar[int]
     WORKER_FIELD_NUMBER: _ClassVar[int]
+    TIME_FIELD_NUMBER: _ClassVar[int]
     id: str
     name: str
     version: str
@@ -63,7 +64,8 @@ class Server(_message.Message):
     methods: _containers.RepeatedScalarFieldContainer[str]
     limits: _containers.RepeatedCompositeFieldContainer[Server.Limit]
     worker: int
-    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ..., worker: _Optional[int] = ...) -> None: ...
+    time: _timestamp_pb2.Timestamp
+    def __init__(self, id: _Optional[str] = ..., name: _Optional[str] = ..., version: _Optional[str] = ..., started: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., max_payload: _Optional[int] = ..., rules: bool = ..., broker: _Optional[_Union[Server.Broker, _Mapping]] = ..., methods: _Optional[_Iterable[str]] = ..., limits: _Optional[_Iterable[_Union[Server.Limit, _Mapping]]] = ..., worker: _Optional[int] = ..., time: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ...) -> None: ...
 
 class WhoAmIRequest(_message.Message):
     __slots__ = ("checks",)
@@ -109,11 +111,13 @@ class WhoAmIResponse(_message.Message):
     def __init__(self, principal: _Optional[str] = ..., credential: _Optional[str] = ..., expires: _Optional[_Union[_timestamp_pb2.Timestamp, _Mapping]] = ..., granted: _Optional[_Iterable[_Union[WhoAmIResponse.Grant, _Mapping]]] = ..., checks: _Optional[_Iterable[_Union[WhoAmIResponse.Decision, _Mapping]]] = ...) -> None: ...
 
 class ListServersRequest(_message.Message):
-    __slots__ = ()
-    def __init__(self) -> None: ...
+    __slots__ = ("jet_stream",)
+    JET_STREAM_FIELD_NUMBER: _ClassVar[int]
+    jet_stream: bool
+    def __init__(self, jet_stream: bool = ...) -> None: ...
 
 class ListServersResponse(_message.Message):
-    __slots__ = ("servers", "missing")
+    __slots__ = ("servers", "missing", "jet_stream")
     class Entry(_message.Message):
         __slots__ = ("server", "connections", "active_calls", "memory", "cpu", "ready", "not_ready_reason")
         SERVER_FIELD_NUMBER: _ClassVar[int]
@@ -133,9 +137,44 @@ class ListServersResponse(_message.Message):
         def __init__(self, server: _Optional[_Union[Server, _Mapping]] = ..., connections: _Optional[int] = ..., active_calls: _Optional[int] = ..., memory: _Optional[int] = ..., cpu: _Optional[float] = ..., ready: bool = ..., not_ready_reason: _Optional[str] = ...) -> None: ...
     SERVERS_FIELD_NUMBER: _ClassVar[int]
     MISSING_FIELD_NUMBER: _ClassVar[int]
+    JET_STREAM_FIELD_NUMBER: _ClassVar[int]
     servers: _containers.RepeatedCompositeFieldContainer[ListServersResponse.Entry]
     missing: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, servers: _Optional[_Iterable[_Union[ListServersResponse.Entry, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ...) -> None: ...
+    jet_stream: JetStream
+    def __init__(self, servers: _Optional[_Iterable[_Union[ListServersResponse.Entry, _Mapping]]] = ..., missing: _Optional[_Iterable[str]] = ..., jet_stream: _Optional[_Union[JetStream, _Mapping]] = ...) -> None: ...
+
+class JetStream(_message.Message):
+    __slots__ = ("usage", "clock_ahead")
+    class Usage(_message.Message):
+        __slots__ = ("resource", "tier", "used", "reserved", "limit")
+        class Resource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+            __slots__ = ()
+            RESOURCE_UNSPECIFIED: _ClassVar[JetStream.Usage.Resource]
+            RESOURCE_STORAGE: _ClassVar[JetStream.Usage.Resource]
+            RESOURCE_MEMORY: _ClassVar[JetStream.Usage.Resource]
+            RESOURCE_STREAMS: _ClassVar[JetStream.Usage.Resource]
+            RESOURCE_CONSUMERS: _ClassVar[JetStream.Usage.Resource]
+        RESOURCE_UNSPECIFIED: JetStream.Usage.Resource
+        RESOURCE_STORAGE: JetStream.Usage.Resource
+        RESOURCE_MEMORY: JetStream.Usage.Resource
+        RESOURCE_STREAMS: JetStream.Usage.Resource
+        RESOURCE_CONSUMERS: JetStream.Usage.Resource
+        RESOURCE_FIELD_NUMBER: _ClassVar[int]
+        TIER_FIELD_NUMBER: _ClassVar[int]
+        USED_FIELD_NUMBER: _ClassVar[int]
+        RESERVED_FIELD_NUMBER: _ClassVar[int]
+        LIMIT_FIELD_NUMBER: _ClassVar[int]
+        resource: JetStream.Usage.Resource
+        tier: str
+        used: int
+        reserved: int
+        limit: int
+        def __init__(self, resource: _Optional[_Union[JetStream.Usage.Resource, str]] = ..., tier: _Optional[str] = ..., used: _Optional[int] = ..., reserved: _Optional[int] = ..., limit: _Optional[int] = ...) -> None: ...
+    USAGE_FIELD_NUMBER: _ClassVar[int]
+    CLOCK_AHEAD_FIELD_NUMBER: _ClassVar[int]
+    usage: _containers.RepeatedCompositeFieldContainer[JetStream.Usage]
+    clock_ahead: _duration_pb2.Duration
+    def __init__(self, usage: _Optional[_Iterable[_Union[JetStream.Usage, _Mapping]]] = ..., clock_ahead: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ...) -> None: ...
 
 class ListStreamsRequest(_message.Message):
     __slots__ = ("find", "order_by", "descending", "page_size", "page_token")

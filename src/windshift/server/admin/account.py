@@ -1,0 +1,116 @@
+"""What the broker says of the account that all servers share: how much of it is used, and what time it is."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from enum import Enum
+from typing import Final, NamedTuple
+
+from windshift.nats import NotConnected, Requests, Unavailable
+from windshift.nats.errors import JetStreamError
+from windshift.nats.jetstream.api import JetStream, JsonObject
+from windshift.nats.times import parse_rfc3339
+
+_TIMEOUT: Final = 0.5
+"""Seconds that the broker has for an answer."""
+_USER: Final = b"$SYS.REQ.USER.INFO"
+"""What the nats-server at the other end of the connection answers, in every account, with its time."""
+_LARGEST: Final = 64 * 1024
+"""Bytes of an answer."""
+
+
+class Resource(Enum):
+    """What an account has so much of."""
+
+    STORAGE = "storage"
+    MEMORY = "memory"
+    STREAMS = "streams"
+    CONSUMERS = "consumers"
+
+
+class Usage(NamedTuple):
+    """How much there is of something.
+
+    Attributes:
+        resource: of what.
+        tier: of what has so many replicas, such as ``R3``; empty = of all.
+        used: so much.
+        reserved: bytes that are promised to streams, whether they use them or not.
+        limit: what the account may have; None = what the nats-servers have room for.
+    """
+
+    resource: Resource
+    tier: str
+    used: int
+    reserved: int
+    limit: int | None
+
+
+class AccountView(NamedTuple):
+    """What the broker told.
+
+    Attributes:
+        usage: what is used; empty = it was not told.
+        clock_ahead_ns: how far the broker's clock is ahead of this server's; None = it was not told.
+    """
+
+    usage: tuple[Usage, ...]
+    clock_ahead_ns: int | None
+
+
+class Account:
+    """Asks the broker, when somebody asks this server."""
+
+    def __init__(self, api: JetStream, requests: Requests) -> None:
+        self._api = api
+        self._requests = requests
+
+    async def look(self) -> AccountView:
+        """Look at the account. What is not told in half a second, or not to this user, is left out."""
+        usage, ahead = await asyncio.gather(self._usage(), self._clock_ahead_ns())
+        return AccountView(usage, ahead)
+
+    async def _usage(self) -> tuple[Usage, ...]:
+        try:
+            info = await self._api.call("INFO", None, self._requests.loop.time() + _TIMEOUT, size=_LARGEST)
+        except (JetStreamError, Unavailable):
+            return ()
+        return tuple(read_usage(info))
+
+    async def _clock_ahead_ns(self) -> int | None:
+        asked_ns = time.time_ns()
+        try:
+            outcome = await self._requests.request(_USER, b"", b"", self._requests.loop.time() + _TIMEOUT)
+        except NotConnected:
+            return None
+        told_ns = read_time_ns(outcome) if isinstance(outcome, bytes) else None
+        return None if told_ns is None else told_ns - (asked_ns + time.time_ns()) // 2
+
+
+def read_usage(info: JsonObject) -> Iterator[Usage]:
+    """Read JetStream's answer about an account; where it has tiers, only these have limits."""
+    tiers = info.get("tiers") or {"": info}
+    for tier, told in sorted(tiers.items()):
+        limits = told.get("limits") or {}
+        for resource in Resource:
+            name = resource.value
+            limit = int(limits.get(f"max_{name}", -1))
+            yield Usage(
+                resource,
+                tier,
+                int(told.get(name) or 0),
+                int(told.get(f"reserved_{name}") or 0),
+                limit if limit >= 0 else None,
+            )
+
+
+def read_time_ns(answer: bytes) -> int | None:
+    """Read what time it was when a nats-server answered, in nanoseconds since 1970; None = it is not said."""
+    try:
+        told = parse_rfc3339(json.loads(answer)["server"]["time"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return None if told is None else told.unix_ns
