@@ -147,6 +147,22 @@ def test_events_that_were_given_up_on(served: Served) -> None:
 KINDS = ("ack", "reject", "terminate", "ping", "expired", "released")
 
 
+def test_latencies(served: Served) -> None:
+    """Each consumer tells how long its events took; replays do not count, nor do further attempts."""
+    seen, whose = served.seen, {"stream": served.stream, "consumer": "c"}
+    assert 5 <= seen.value("windshift_consumer_delivery_latency_seconds_count", **whose) <= 6
+    assert seen.value("windshift_consumer_settlement_latency_seconds_count", **whose) == 2
+    expired = seen.value("windshift_events_settled_total", kind="expired")
+    assert seen.value("windshift_consumer_expired_total", **whose) == expired
+    delivery = seen.value("windshift_consumer_delivery_latency_seconds_sum", **whose)
+    assert 0 < delivery < 60
+    whose = {"stream": f"{served.stream}-failing", "consumer": "c"}
+    assert seen.value("windshift_consumer_delivery_latency_seconds_count", **whose) == 2
+    assert seen.value("windshift_consumer_settlement_latency_seconds_count", **whose) == 2
+    assert not seen.has("windshift_consumer_delivery_latency_seconds_count", consumer="idle")
+    assert seen.value("windshift_consumer_delivery_latency_seconds_count", consumer="(others)") == 0
+
+
 def test_calls(served: Served) -> None:
     """Calls are told by method and code; a method that there is not has no label of its own."""
     count = "rpc_server_call_duration_seconds_count"
@@ -287,6 +303,10 @@ def test_push(tmp_path: Path, protocol: str, interval: str | None) -> None:
     assert set(pushed) == {each.name for each in INSTRUMENTS if each.prometheus_family in seen.families}
     published = pushed["windshift.events.published"].sum.data_points[0].as_int
     assert published == seen.value("windshift_events_published_total") == 6
+    points = pushed["windshift.consumer.settlement.latency"].histogram.data_points
+    names = [{each.key: each.value.string_value for each in point.attributes} for point in points]
+    assert {"stream": "S", "consumer": "c"} in names
+    assert sum(point.count for point in points) == 2
 
 
 def test_hanging_collector(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ def test_reasons_are_cut(letter: str) -> None:
 
 def test_a_delivery_is_written_with_all_it_has() -> None:
     """Each field of the event has its place."""
-    delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, b"reply")
+    delivery = Delivery(LARGEST, "a.b", "x.Y", b"\xff", Time(-1, 7), "key", "parent", "state", 3, b"reply", 0)
     (response,) = event_responses([delivery], (), 1)
     assert response == EventsResponse(
         event={
@@ -100,7 +100,7 @@ def test_a_delivery_is_written_with_all_it_has() -> None:
 
 def test_what_a_delivery_has_not_is_absent() -> None:
     """Optional headers are not written as empty ones; the time and the data are always there."""
-    delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, b"reply")
+    delivery = Delivery(StreamSeq(1), "a", "", b"", Time(0, 0), None, None, None, 1, b"reply", 0)
     (response,) = event_responses([delivery], (), 1)
     event = response.event
     assert event.HasField("data")
@@ -126,7 +126,7 @@ def test_batches_are_bounded() -> None:
     """By the number of events and by their bytes; one event alone is no batch."""
 
     def delivery(seq: int, size: int, state: str | None = None) -> Delivery:
-        return Delivery(StreamSeq(seq), "a", "x.Y", b"x" * size, Time(1, 2), None, None, state, 1, b"r")
+        return Delivery(StreamSeq(seq), "a", "x.Y", b"x" * size, Time(1, 2), None, None, state, 1, b"r", 0)
 
     def sizes(deliveries: list[Delivery], max_batch: int) -> list[int]:
         responses = list(event_responses(deliveries, (), max_batch))
@@ -148,7 +148,7 @@ def test_batches_are_bounded() -> None:
 def test_tokens_go_with_their_events() -> None:
     """In batches as alone."""
     deliveries = [
-        Delivery(StreamSeq(seq), "a", "x", b"", Time(1, 2), None, None, None, 1, b"r") for seq in (1, 2, 3)
+        Delivery(StreamSeq(seq), "a", "x", b"", Time(1, 2), None, None, None, 1, b"r", 0) for seq in (1, 2, 3)
     ]
     (batch,) = event_responses(deliveries, [b"1", b"2", b""], 5)
     assert [event.token for event in batch.batch.events] == [b"1", b"2", b""]

@@ -26,7 +26,8 @@ from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.settlement import Group, Kind, grouped
 from windshift.server.events.counts import Counts
-from windshift.server.events.deliveries import Delivery
+from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 
@@ -183,7 +184,7 @@ class Server:
         self.down: deque[Move] = deque()
         self.held: dict[int, int] = {}
         self._inbox = 0
-        self._memory = p.Memory(Settled(), FailedAttempts(), PauseDetector(), Counts())
+        self._memory = p.Memory(Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency())
         self.protocol = p.ConsumeProtocol(
             ConsumerKey("S", "c"), world.snapshot, WINDOW, self._memory, _OPTIONS, lambda: 0.0, lambda: 10**18
         )
@@ -231,7 +232,8 @@ class Server:
     def arrived(self, seq: int, attempt: int, reply: bytes, inbox: int) -> None:
         """Get a delivery."""
         if inbox == self._inbox:
-            delivery = Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
+            rest = (Time(0, 0), None, None, None, attempt, reply, stored_at(reply))
+            delivery = Delivery(StreamSeq(seq), "s", "t", b"", *rest)
             self.protocol.delivered(delivery)
 
     def lose_acks(self) -> None:

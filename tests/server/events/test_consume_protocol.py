@@ -35,6 +35,7 @@ from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.settlement import Group, grouped
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery
+from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 
@@ -58,7 +59,9 @@ class Call:
 
     def __init__(self, policy: RetryPolicy = TWICE, settled: Settled | None = None) -> None:
         self.sequence = 0
-        self.memory = Memory(settled or Settled(), FailedAttempts(), PauseDetector(), Counts())
+        self.memory = Memory(
+            settled or Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
+        )
         self.protocol = ConsumeProtocol(
             ConsumerKey("S", "c"),
             snapshot(policy),
@@ -97,7 +100,7 @@ class Call:
         self.sequence += 1
         reply = b"$JS.ACK.S.c.%d.%d.%d.%d.0" % (attempt, seq, self.sequence, stored_ns)
         self.protocol.delivered(
-            Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply)
+            Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply, stored_ns)
         )
 
     def hold(self, seq: int, attempt: int = 1) -> None:

@@ -82,6 +82,9 @@ class Denying:
     def receive(self, *_: str, **__: object) -> None:
         """Let everything through."""
 
+    def delivered(self, number: int) -> None:
+        """Count nothing."""
+
     def bury(self, *_: object) -> None:
         """Let all dead letters be written."""
 

@@ -29,7 +29,7 @@ def test_the_reply_subject_tells_which_delivery_it_is(reply: bytes) -> None:
     """Sequence in the stream, attempt and the broker's time come from the subject, old form or new."""
     delivery = read_delivery(message(reply=reply))
     assert delivery == Delivery(
-        StreamSeq(17), "orders.placed", "", b"data", STORED_AT, None, None, None, 3, reply
+        StreamSeq(17), "orders.placed", "", b"data", STORED_AT, None, None, None, 3, reply, stored_at(reply)
     )
     assert type(delivery) is Delivery
     assert type(delivery.time) is Time
@@ -74,7 +74,18 @@ def test_what_was_published_is_delivered() -> None:
     )
     assert read_delivery(Message(1, b"orders.placed", PLAIN, _headers(request), b"data")) == Delivery(
         StreamSeq(17),
-        *("orders.placed", "acme.Placed", b"data", Time(-1, 7), "key 1", PARENT, "a=1,b=2", 3, PLAIN),
+        *(
+            "orders.placed",
+            "acme.Placed",
+            b"data",
+            Time(-1, 7),
+            "key 1",
+            PARENT,
+            "a=1,b=2",
+            3,
+            PLAIN,
+            stored_at(PLAIN),
+        ),
     )
 
 

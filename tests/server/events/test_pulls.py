@@ -35,7 +35,7 @@ def pulls(size: int = 8) -> tuple[PullPacer, Window]:
 def delivery(size: int, pending: int = 0) -> Delivery:
     """Make a delivery of so many bytes, after which the consumer has so many left."""
     reply = b"$JS.ACK.S.c.1.1.1.1.%d" % pending
-    return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, reply)
+    return Delivery(StreamSeq(1), "s", "", bytes(size), Time(0, 0), None, None, None, 1, reply, 0)
 
 
 def take(some: PullPacer, window: Window, *deliveries: Delivery, now: float = 0.0) -> None:

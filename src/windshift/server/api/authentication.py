@@ -61,25 +61,28 @@ class AuthInterceptor:
         header = call.raw_header(b"authorization")
         caller = None if header is None else self._access.authenticator.known(header)
         if caller is not None:
-            call.state = caller
-            peer_of(call.connection).caller = caller
+            self._arrived(call, caller)
             return None
         try:
             found = _identify(call, self._access.authenticator)
         except Unauthenticated as error:
             self._audit.denied(Caller(call.method, call.peer), error, call.started)
             raise
-        call.state = found
         if isinstance(found, Pending):
+            call.state = found
             return self._wait(call, found)
-        peer_of(call.connection).caller = found
+        self._arrived(call, found)
         return None
+
+    def _arrived(self, call: ServerCall, caller: Identity) -> None:
+        """Note whose call this is."""
+        call.state = peer_of(call.connection).caller = caller
+        self._access.usage(caller.principal, call.started).calls += 1
 
     async def _wait(self, call: ServerCall, caller: Pending) -> None:
         """Wait until it is known who calls. The call uses almost no memory until then."""
         try:
-            call.state = identity = await caller.resolve()
-            peer_of(call.connection).caller = identity
+            self._arrived(call, await caller.resolve())
         except Unauthenticated as error:
             if not call.done:
                 self._deny(call, None, error)

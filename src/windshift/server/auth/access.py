@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, TypeAlias
@@ -121,6 +121,10 @@ class AuthorizedStream:
         """Count events as calls, beside the call in which they are."""
         self._usage.count_calls(number)
 
+    def delivered(self, number: int) -> None:
+        """Count events that the caller was handed."""
+        self._usage.delivered += number
+
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Raise `PermissionDenied` unless the caller may attach to consumers of this name."""
         require(self.identity, UseConsumer(stream, names.given_name(consumer)))
@@ -223,6 +227,11 @@ class ActivePolicy:
         if usage is None:
             usage = self._usage[principal.name] = Usage(now, principal.name, self._ledger)
         return usage
+
+    @property
+    def usages(self) -> Mapping[str, Usage]:
+        """What each principal that ever called uses, the first one first."""
+        return self._usage
 
     def quotas_of(self, principal: str) -> Quotas | None:
         """Return how much a principal may have; None when the rules know nobody of that name."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import timedelta
+from math import inf
 from typing import Final
 
 from windshift.server.auth.actions import ViewStream
@@ -152,6 +153,13 @@ class Principal:
     max_rps: float | None = None
     quotas: Quotas = field(default_factory=Quotas)
     shared_keys: SubjectPatterns | None = None
+
+    @property
+    def expires(self) -> float:
+        """When its last static token expires, if it has no other credential: Unix time; else infinity."""
+        if self.jwt or self.mtls:
+            return inf
+        return max((inf if each.expires is None else each.expires for each in self.tokens), default=inf)
 
     def key_scope(self, subject: str) -> str:
         """Say within whose keys that of an event counts: its own, by its name; empty = everybody's."""

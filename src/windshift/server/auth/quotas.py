@@ -142,6 +142,8 @@ class Usage:
     Attributes:
         streams: calls that stream which it has open.
         weight: what its calls that are under way weigh together.
+        calls: how many it has made here, those that were refused included.
+        delivered: how many events its consume calls here were handed.
 
     Args:
         now: a time in seconds.
@@ -149,7 +151,7 @@ class Usage:
         ledger: where the workers of this server count together; None = this process is alone.
     """
 
-    __slots__ = ("_buckets", "_calls", "_level", "streams", "weight")
+    __slots__ = ("_buckets", "_calls", "_level", "calls", "delivered", "streams", "weight")
 
     def __init__(self, now: float, principal: str = "", ledger: Ledger | None = None) -> None:
         self.streams = Tally(ledger, principal, "streams")
@@ -157,6 +159,7 @@ class Usage:
         self._level = _no_level if ledger is None else partial(ledger.level, principal)
         self._calls = Bucket(now, self._level("calls"))
         self._buckets: dict[tuple[str, str, str], Bucket] = {}
+        self.calls = self.delivered = 0
 
     def begin_call(self, principal: Principal, now: float) -> None:
         """Count a call that began at a time in seconds. It may have begun before others that were counted.
@@ -179,6 +182,7 @@ class Usage:
     def count_calls(self, number: int) -> None:
         """Count what is as much as so many calls, after `begin_call`; it may be more than there is."""
         self._calls.take(number)
+        self.calls += number
 
     def require(self, principal: Principal, quota: str, stream: str, consumer: str, now: float) -> None:
         """Raise `QuotaExceeded` when a consumer has done too much in the minute before `now`, in seconds."""

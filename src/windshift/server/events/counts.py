@@ -1,7 +1,7 @@
 """Counters of what happened to events since the start.
 
-Counting is an addition where it happens; the metrics read the sums. No counter depends on what clients
-choose, so there are no more than the ones here.
+Counting is an addition where it happens; the metrics read the sums. Only latencies depend on what clients
+choose, names of consumers, and there is a bounded number of these.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from windshift.server.domain import errors
+from windshift.server.events.latencies import Latencies
 
 CANCELLED: Final = "CANCELLED"
 UNEXPECTED: Final = "INTERNAL"
@@ -58,6 +59,7 @@ class Counts:
         resumed: deliveries that a client went on with in another call.
         failed: ids that JetStream did not answer for in time.
         invalid: ids that the client did not hold.
+        latencies: how long events take, by consumer.
         holdings: what each client that is attached now holds.
     """
 
@@ -70,6 +72,7 @@ class Counts:
         "failures",
         "holdings",
         "invalid",
+        "latencies",
         "lingered",
         "prolonged",
         "published",
@@ -87,6 +90,7 @@ class Counts:
         self.acknowledged = self.rejected = self.terminated = self.prolonged = 0
         self.lingered = self.resumed = 0
         self.released = self.failed = self.invalid = 0
+        self.latencies = Latencies()
         self.holdings: set[Holding] = set()
         self._expired = 0
 

@@ -28,6 +28,7 @@ class Delivery(NamedTuple):
         trace_state: W3C trace context, if any.
         attempt: 1 for the first delivery.
         reply: the subject that takes this delivery's acknowledgements.
+        stored_ns: when the stream stored it, in nanoseconds since 1970.
     """
 
     id: StreamSeq
@@ -40,19 +41,21 @@ class Delivery(NamedTuple):
     trace_state: str | None
     attempt: int
     reply: bytes
+    stored_ns: int
 
 
 def read_delivery(message: Message) -> Delivery:
     """Read a message that JetStream delivered; raise `ValueError` of any other."""
     _, subject, reply, block, body = message
-    attempt, sequence, _, stored_ns, _ = split_ack_subject(reply)
+    attempt, sequence, _, stored, _ = split_ack_subject(reply)
+    stored_ns = int(stored)
     type_name, time, key, trace_parent, trace_state = headers.read(block)
     if time is None:
-        time = from_unix_ns(int(stored_ns))
+        time = from_unix_ns(stored_ns)
     text, number = subject.decode(errors="replace"), int(sequence)
     return _new(
         Delivery,
-        (number, text, type_name, body, time, key, trace_parent, trace_state, int(attempt), reply),
+        (number, text, type_name, body, time, key, trace_parent, trace_state, int(attempt), reply, stored_ns),
     )
 
 
@@ -70,6 +73,7 @@ def read_stored(message: StoredMessage) -> Delivery:
         trace_state,
         0,
         b"",
+        message.unix_ns,
     )
 
 

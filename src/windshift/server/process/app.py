@@ -221,6 +221,7 @@ class App:
         tls = self._tls
         metrics.add_certificate(lambda: math.inf if tls is None else tls.not_after)
         metrics.add_copies(self._copies)
+        metrics.add_principals(None if self.authorization is None else self.authorization.access)
         return metrics
 
     def readiness(self) -> Readiness:

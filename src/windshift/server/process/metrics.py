@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import chain
+from itertools import chain, islice
+from math import inf
 from typing import Any, Final
 
 from windshift.nats import Connection
 from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.rpc import Server
+from windshift.server.auth.access import ActivePolicy
 from windshift.server.background.reloading import Watched
 from windshift.server.broker.budget import Budget
 from windshift.server.broker.room import PullRoom
@@ -19,6 +21,7 @@ from windshift.server.events.copies import Copies
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.replay_queue import STREAM as REPLAYS
 from windshift.server.events.dead_letters.stats import DeadLetterStats
+from windshift.server.events.latencies import Latencies
 from windshift.server.monitoring.snapshot import ConsumerProgress, Snapshot
 from windshift.server.monitoring.snapshot_cache import SnapshotCache
 from windshift.server.process.watchdog import Watchdog
@@ -30,6 +33,9 @@ from windshift.server.telemetry.process import LoopLag, add_process
 from windshift.server.telemetry.registry import Collect, Point, Registry
 from windshift.server.telemetry.signals import Telemetry
 from windshift.server.telemetry.tracer import Span
+
+_MOST_PRINCIPALS: Final = 200
+"""Principals that are shown by name: the first that called, or those whose tokens expire first."""
 
 _MOST_REPLAYED: Final = 200
 """Consumers whose outstanding replays are shown, those with most of them."""
@@ -109,6 +115,7 @@ class Metrics:
         self.calls = CallDurations(methods)
         registry.add(i.CALL_DURATION, self.calls.read)
         _add_events(registry, counts, writes)
+        _add_latencies(registry, counts.latencies)
         _add_dead_letters(registry, dead_letters)
         _add_nats(registry, connections)
         if cache is not None:
@@ -123,6 +130,12 @@ class Metrics:
         """Show how many calls were denied, by reason, and those that exceeded a quota, by that."""
         self.registry.add(i.DENIALS, lambda: _by_label(denials))
         self.registry.add(i.QUOTAS_EXCEEDED, lambda: _by_label(exceeded))
+
+    def add_principals(self, access: ActivePolicy | None) -> None:
+        """Show what principals ask for, and when they lose their tokens; nothing of anybody without rules."""
+        self.registry.add(i.PRINCIPAL_CALLS, lambda: _by_principal(access, "calls"))
+        self.registry.add(i.PRINCIPAL_DELIVERIES, lambda: _by_principal(access, "delivered"))
+        self.registry.add(i.TOKEN_EXPIRY, lambda: _token_expiries(access))
 
     def add_copies(self, copies: Copies | None) -> None:
         """Show how much is copied that may not be; nothing without rules."""
@@ -194,6 +207,15 @@ def _add_events(registry: Registry, counts: Counts, writes: Writes) -> None:
     registry.add_number(i.SUBSCRIPTIONS, lambda: len(counts.holdings))
 
 
+def _add_latencies(registry: Registry, latencies: Latencies) -> None:
+    registry.add(i.DELIVERY_LATENCY, lambda: [(key, each.delivery.read()) for key, each in latencies.items()])
+    registry.add(
+        i.SETTLEMENT_LATENCY, lambda: [(key, each.settlement.read()) for key, each in latencies.items()]
+    )
+    registry.add(i.CONSUMER_EXPIRED, lambda: [(key, each.expired) for key, each in latencies.items()])
+    registry.add(i.CONSUMER_STALLS, lambda: [(key, each.stalls) for key, each in latencies.items()])
+
+
 def _add_dead_letters(registry: Registry, stats: DeadLetterStats) -> None:
     registry.add(i.DEAD_LETTERS, lambda: _by_label(stats.written))
     registry.add_number(i.DEAD_LETTER_FAILURES, lambda: stats.failures)
@@ -216,6 +238,22 @@ def _settled(counts: Counts) -> Iterator[Point]:
     yield ("released",), counts.released
     yield ("lingered",), counts.lingered
     yield ("resumed",), counts.resumed
+
+
+def _by_principal(access: ActivePolicy | None, attribute: str) -> Iterator[Point]:
+    usages = iter(() if access is None else access.usages.items())
+    for name, usage in islice(usages, _MOST_PRINCIPALS):
+        yield (name,), getattr(usage, attribute)
+    yield (i.OTHERS,), sum(getattr(usage, attribute) for _, usage in usages)
+
+
+def _token_expiries(access: ActivePolicy | None) -> Iterator[Point]:
+    principals = () if access is None else access.authenticator.principals.values()
+    found = ((principal.expires, principal.name) for principal in principals)
+    soonest = sorted(each for each in found if each[0] < inf)
+    for expires, name in soonest[:_MOST_PRINCIPALS]:
+        yield (name,), expires
+    yield (i.OTHERS,), next((expires for expires, _ in soonest[_MOST_PRINCIPALS:]), inf)
 
 
 def _reloads(watched: Sequence[Watched[Any]]) -> Iterator[Point]:

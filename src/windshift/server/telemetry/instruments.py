@@ -24,6 +24,9 @@ OTHER_METHOD: Final = "_OTHER"
 EPHEMERAL: Final = "(ephemeral)"
 """All consumers of a stream without a name. No consumer can have this name."""
 
+OTHERS: Final = "(others)"
+"""All consumers, or principals, that have no series of their own. None can have this name."""
+
 
 class InstrumentKind(Enum):
     """The kinds of instruments in OpenTelemetry."""
@@ -141,6 +144,29 @@ QUOTAS_EXCEEDED: Final = Instrument(
     "{call}",
     "Calls that were refused because a quota was used up, by quota",
     ("quota",),
+)
+
+PRINCIPAL_CALLS: Final = Instrument(
+    "windshift.principal.calls",
+    _C,
+    "{call}",
+    "Calls of a principal, whatever came of them; each further event of a batch or publish stream is one",
+    ("principal",),
+)
+PRINCIPAL_DELIVERIES: Final = Instrument(
+    "windshift.principal.deliveries",
+    _C,
+    "{event}",
+    "Events that were delivered to a principal's consume calls, redeliveries included",
+    ("principal",),
+)
+TOKEN_EXPIRY: Final = Instrument(
+    "windshift.auth.token.expiry",
+    _G,
+    "s",
+    "When the last static token of a principal expires, if it has no other credential: seconds since 1970; "
+    "+Inf: no others do",
+    ("principal",),
 )
 
 # --- Events -----------------------------------------------------------------------------------------------
@@ -302,6 +328,38 @@ CONSUMER_OLDEST: Final = Instrument(
     _G,
     "s",
     "Age of a consumer's oldest unsettled event; 0 if there is none",
+    _CONSUMER,
+)
+_LATENCIES: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 60, 600, 3600)
+DELIVERY_LATENCY: Final = Instrument(
+    "windshift.consumer.delivery.latency",
+    _H,
+    "s",
+    "Time from when an event was stored to its first delivery to a client of this server",
+    _CONSUMER,
+    _LATENCIES,
+)
+SETTLEMENT_LATENCY: Final = Instrument(
+    "windshift.consumer.settlement.latency",
+    _H,
+    "s",
+    "Time from when an event was stored to when a client of this server had acknowledged it or rejected it "
+    "for good, whichever attempt that was",
+    _CONSUMER,
+    _LATENCIES,
+)
+CONSUMER_EXPIRED: Final = Instrument(
+    "windshift.consumer.expired",
+    _C,
+    "{event}",
+    "Deliveries that clients of a consumer neither settled nor prolonged in time",
+    _CONSUMER,
+)
+CONSUMER_STALLS: Final = Instrument(
+    "windshift.consumer.stalls",
+    _C,
+    "{stall}",
+    "Times that a client of a consumer did not read what it was sent, so that it got no more",
     _CONSUMER,
 )
 POLL_OMITTED: Final = Instrument(

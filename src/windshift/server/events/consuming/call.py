@@ -169,10 +169,12 @@ class Subscription:
 
     @contextmanager
     def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
-        shared, now = self._broker.dead_letters, asyncio.get_running_loop().time
+        broker, now = self._broker, asyncio.get_running_loop().time
+        shared = broker.dead_letters
         settled = shared.settled.attach(consumer, found.run.name, now())
         try:
-            yield Memory(settled, shared.attempts, shared.pauses, self._broker.counts, self._broker.room)
+            with broker.counts.latencies.attached(consumer, durable=found.durable) as latency:
+                yield Memory(settled, shared.attempts, shared.pauses, broker.counts, latency, broker.room)
         finally:
             run = found.run if self._attachment is None else self._attachment.protocol.run
             shared.settled.detach(consumer, run.name, now())

@@ -51,6 +51,7 @@ class InFlight:
         claimant: by which this delivery's claim of the end is known; empty before the first.
         replay: which replay of a dead letter this delivery belongs to, if it does.
         span: what is recorded of the delivery, if anything is.
+        stored_ns: when the stream stored the event, in nanoseconds since 1970.
         settling: whether a settlement (ack or reject) is under way.
         unanswered: messages about this delivery that the broker has not answered.
     """
@@ -66,6 +67,7 @@ class InFlight:
         "settling",
         "since",
         "span",
+        "stored_ns",
         "sure_until",
         "unanswered",
     )
@@ -83,6 +85,7 @@ class InFlight:
         self.settling = False
         self.unanswered = 0
         self.span: Span | None = None
+        self.stored_ns = 0
 
     def is_valid(self, now: float) -> bool:
         """Whether its time is not over, or an answer of the broker may say so."""

@@ -67,6 +67,10 @@ class Gate(Protocol):
         """Who the client is."""
         ...
 
+    def delivered(self, number: int) -> None:
+        """Count events that the client was handed."""
+        ...
+
     def use_consumer(self, stream: str, consumer: str) -> None:
         """Check that the client may use this consumer, whatever its filters."""
         ...

@@ -73,6 +73,7 @@ from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.deliveries import Delivery, consumer_sequence, stored_at
+from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import Run
@@ -104,6 +105,7 @@ class Memory(NamedTuple):
         attempts: what is known of failed attempts.
         pauses: since when the process has been awake.
         counts: what happened to events.
+        latency: how long they take in this consumer.
         room: what all calls together may ask for; None = this one has it for itself.
     """
 
@@ -111,6 +113,7 @@ class Memory(NamedTuple):
     attempts: FailedAttempts
     pauses: PauseDetector
     counts: Counts
+    latency: ConsumerLatency
     room: PullRoom | None = None
 
 
@@ -326,7 +329,7 @@ class ConsumeProtocol:
         self.consumer = consumer
         self.found, self.run, self._is_stale = found, found.run, found.policy.dead_letters
         self._memory = memory
-        self._counts, self._settled = memory.counts, memory.settled
+        self._counts, self._latency, self._settled = memory.counts, memory.latency, memory.settled
         self._failures = Failures(memory.attempts, consumer)
         self._stall_timeout = options.stall_timeout.total_seconds()
         self._rand, self._unix_ns = rand, unix_ns
@@ -450,7 +453,7 @@ class ConsumeProtocol:
         """Take what became of that: unless it is decided, the settlement has failed for now."""
         pending, held = work.pending, work.pending.held
         if isinstance(work, Keep) and not held.replay and ending in (Ending.DECIDED, Ending.UNKNOWN):
-            self._dead[pending.seq] = stored_at(pending.reply)
+            self._dead[pending.seq] = held.stored_ns
             held.sure_until = -inf  # an ack that comes after all is to be claimed
         if pending.answered:
             return
@@ -530,6 +533,7 @@ class ConsumeProtocol:
             now: the time.
         """
         handed: list[Delivery] = []
+        first: list[int] = []  # when those were stored that are delivered for the first time
         taken = 0
         for delivery, held in self._unsent:
             if queued > STALLED or self.is_ending:
@@ -540,22 +544,28 @@ class ConsumeProtocol:
             if held.replay is None and self._is_settled(delivery):
                 self.window.remove(delivery.id, held)
                 continue
-            if self.gate is not None:
-                try:
-                    self._require_allowed(self.gate, delivery.subject)
-                except WindshiftError as error:
-                    self.end(error)
-                    break
+            if self.gate is not None and not self._is_allowed(self.gate, delivery.subject):
+                break
             handed.append(delivery)
             if held.span is not None:
                 held.span.end()
-            self._counts.delivered += 1
             if delivery.attempt > 1:
                 self._counts.redelivered += 1
+            elif held.replay is None:
+                first.append(delivery.stored_ns)
             self._pacer.delivered(delivery)
             queued += len(delivery.data)
         del self._unsent[:taken]
+        if handed:
+            self._count(handed, first)
         return handed
+
+    def _count(self, handed: Sequence[Delivery], first: Sequence[int]) -> None:
+        """Count deliveries; `first` is when those events were stored that the consumer never had before."""
+        self._counts.delivered += len(handed)
+        self._latency.delivered(first, self._unix_ns())
+        if self.gate is not None:
+            self.gate.delivered(len(handed))
 
     def read_so_far(self, unread: int, now: float) -> bool:
         """Note how much the client had left unread before; return whether it is to be handed more soon."""
@@ -563,6 +573,7 @@ class ConsumeProtocol:
             self._limiting_until = -inf
         if unread > STALLED and not self._is_stalled:
             self._is_stalled = True
+            self._latency.stalls += 1
             self._drain_at = now + self._stall_timeout
             self._pacer.stalled()
             self.work.append(AwaitReader())
@@ -586,6 +597,15 @@ class ConsumeProtocol:
             found = found or self.found
             self._allowed.clear()
             self.gate.consume(*self.consumer, durable=found.durable, subjects=found.subjects)
+
+    def _is_allowed(self, gate: Gate, subject: str) -> bool:
+        """Whether the client may have an event of this subject; otherwise the call is ended."""
+        try:
+            self._require_allowed(gate, subject)
+        except WindshiftError as error:
+            self.end(error)
+            return False
+        return True
 
     def _require_allowed(self, gate: Gate, subject: str) -> None:
         """Raise `PermissionDenied` unless the client may have an event of this subject.
@@ -661,6 +681,7 @@ class ConsumeProtocol:
             seqs = [pending.seq for pending in sure]
             self._settled.add_all(seqs, now)
             self._counts.acknowledged += len(sure)
+            self._latency.settled([pending.held.stored_ns for pending in sure], self._unix_ns())
             if self._dead:
                 for seq in seqs:
                     self._dead.pop(seq, None)
@@ -772,6 +793,7 @@ class ConsumeProtocol:
         held, ends = pending.held, pending.ends
         if ends and held.replay is None:  # how a replay ends is no other end of the event
             self._settled.add(pending.seq, now)
+            self._latency.settled((held.stored_ns,), self._unix_ns())
             if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
                 self.settled_again.append(pending.seq)
             if self._dead:
@@ -878,6 +900,7 @@ class ConsumeProtocol:
         if held is None:
             return False
         held.earliest = earliest
+        held.stored_ns = delivery.stored_ns
         if replay is None and (
             delivery.attempt == 1 or self._failures.is_first(delivery.id, delivery.reply, delivery.attempt)
         ):
@@ -888,6 +911,7 @@ class ConsumeProtocol:
         return True
 
     def _expired(self, seq: StreamSeq, held: InFlight) -> None:
+        self._latency.expired += 1
         self._failures.failed(seq, held, self._now)
 
     # --- Deliveries that the client is not to have, or not yet ----------------------------------------------
@@ -904,7 +928,7 @@ class ConsumeProtocol:
             self.tells.append((delivery.reply, ACK))
             return False
         dead = self._dead.get(delivery.id)
-        is_dead = dead is not None and dead == stored_at(delivery.reply)
+        is_dead = dead is not None and dead == delivery.stored_ns
         if self.policy.is_beyond(delivery.attempt) and not is_dead:
             self._give_up(delivery, None)
         elif is_dead or is_late or (self.policy.dead_letters and delivery.attempt > 1):
@@ -916,7 +940,7 @@ class ConsumeProtocol:
 
     def _was_stored_before(self, delivery: Delivery, age: float) -> bool:
         """Whether an event is older than so many seconds, as far as clocks agree."""
-        return self._unix_ns() - stored_at(delivery.reply) >= age * 1e9
+        return self._unix_ns() - delivery.stored_ns >= age * 1e9
 
     def _is_settled(self, delivery: Delivery) -> bool:
         """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
@@ -1025,6 +1049,7 @@ class ConsumeProtocol:
         is_remembered = each.is_same_broker or self.found.state.is_replicated
         held.earliest = now if is_remembered else -inf  # see `_is_forgotten`
         held.checked = -inf  # it may have been given up on
+        held.stored_ns = stored_at(each.reply)
         held.deadline = now  # unless the broker answers
         pending = self._settlements.prolong(each.seq, held, now)
         self.sends.append(pending)

@@ -133,6 +133,7 @@ class DeadLetter:
             self.trace_state,
             attempt,
             reply,
+            self.id.stored_ns,
         )
 
 

@@ -1,0 +1,108 @@
+"""How long events take to reach the clients of a consumer, and to be settled by them.
+
+Every consumer has histograms of its own, up to a number of consumers; those beyond share one.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Final
+
+from windshift.server.events.model import ConsumerKey
+from windshift.server.telemetry.instruments import DELIVERY_LATENCY, EPHEMERAL, OTHERS, SETTLEMENT_LATENCY
+from windshift.server.telemetry.registry import Histogram
+
+_OTHERS: Final = ConsumerKey(OTHERS, OTHERS)
+
+MOST_CONSUMERS: Final = 200
+"""Consumers that have a series of their own."""
+
+
+class ConsumerLatency:
+    """What the clients of one consumer at this server experience.
+
+    The clock of the broker that stored an event may differ from that of this server: what would have taken
+    less than no time counts as 0.
+
+    Attributes:
+        delivery: seconds from when an event was stored to when a client was handed it for the first time.
+        settlement: seconds from when an event was stored to when the broker confirmed that it had ended.
+        expired: deliveries that were neither settled nor prolonged in time.
+        stalls: times that a client did not read what it was sent.
+    """
+
+    __slots__ = ("delivery", "expired", "settlement", "stalls")
+
+    def __init__(self) -> None:
+        self.delivery = Histogram(DELIVERY_LATENCY.bounds)
+        self.settlement = Histogram(SETTLEMENT_LATENCY.bounds)
+        self.expired = self.stalls = 0
+
+    def delivered(self, stored_ns: Sequence[int], now_ns: int) -> None:
+        """Count events that were delivered first at `now_ns`, by when they were stored."""
+        self.delivery.observe_all(_seconds(stored_ns, now_ns))
+
+    def settled(self, stored_ns: Sequence[int], now_ns: int) -> None:
+        """Count events whose end the broker confirmed at `now_ns`, by when they were stored."""
+        self.settlement.observe_all(_seconds(stored_ns, now_ns))
+
+    def add(self, other: ConsumerLatency) -> None:
+        """Count what another one has counted, too."""
+        self.delivery.add(other.delivery)
+        self.settlement.add(other.settlement)
+        self.expired += other.expired
+        self.stalls += other.stalls
+
+
+def _seconds(stored_ns: Iterable[int], now_ns: int) -> list[float]:
+    return [(now_ns - stored) * 1e-9 if stored < now_ns else 0.0 for stored in stored_ns]
+
+
+class Latencies:
+    """Those of all consumers that have, or had, clients at this server.
+
+    When there are too many, the consumer that has been without a client for longest loses its series to that
+    of the others; where all have clients, a new one gets none.
+    """
+
+    def __init__(self, most: int = MOST_CONSUMERS) -> None:
+        self._most = most
+        self._others = ConsumerLatency()
+        self._series: dict[ConsumerKey, ConsumerLatency] = {}
+        self._clients: Counter[ConsumerKey] = Counter()
+
+    @contextmanager
+    def attached(self, consumer: ConsumerKey, *, durable: bool) -> Iterator[ConsumerLatency]:
+        """Give what counts for a client, while it is attached. Those without a name share their stream's."""
+        key = consumer if durable else ConsumerKey(consumer.stream, EPHEMERAL)
+        latency = self._of(key)
+        if latency is self._others:
+            yield latency
+            return
+        self._clients[key] += 1
+        try:
+            yield latency
+        finally:
+            self._clients[key] -= 1
+            if not self._clients[key]:
+                del self._clients[key]
+                self._series[key] = self._series.pop(key)  # to the end: it is the one that left last
+
+    def _of(self, key: ConsumerKey) -> ConsumerLatency:
+        latency = self._series.get(key)
+        if latency is not None:
+            return latency
+        if len(self._series) >= self._most:
+            left = next((each for each in self._series if each not in self._clients), None)
+            if left is None:
+                return self._others
+            self._others.add(self._series.pop(left))
+        latency = self._series[key] = ConsumerLatency()
+        return latency
+
+    def items(self) -> Iterator[tuple[ConsumerKey, ConsumerLatency]]:
+        """Yield all series."""
+        yield from self._series.items()
+        yield _OTHERS, self._others
