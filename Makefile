@@ -71,6 +71,11 @@ engine: .venv-engine/.installed ## Build ngh2 with the libnghttp2 of NGHTTP2=(di
 chart: .venv-chart/.installed ## Lint the Helm chart, and validate all its shapes against the schemas of Kubernetes.
 	@.venv-chart/bin/python scripts/chart.py
 
+.PHONY: alerts
+alerts: ## Check the alert rules, and play when they fire (needs promtool, which is part of Prometheus).
+	promtool check rules deploy/prometheus/alerts.yaml
+	promtool test rules deploy/prometheus/alerts.test.yaml
+
 .PHONY: image
 image: ## Build the container image `windshift` (needs Docker; or DOCKER=podman).
 	$(DOCKER) build --tag windshift \

@@ -25,16 +25,16 @@ def numbers(latencies: Latencies) -> dict[str, int]:
 def deliver(latencies: Latencies, name: str, *, durable: bool = True) -> None:
     """Have a client come, get an event, and leave."""
     with latencies.attached(key(name), durable=durable) as latency:
-        latency.delivered([0], SECOND)
+        latency.delivery.observe_since([0], SECOND)
 
 
 def test_seconds() -> None:
     """A latency is counted in seconds; where the clocks disagree it is 0, never less."""
     latency = ConsumerLatency()
-    latency.delivered([10 * SECOND, 12 * SECOND, 99 * SECOND], 13 * SECOND)
+    latency.delivery.observe_since([10 * SECOND, 12 * SECOND, 99 * SECOND], 13 * SECOND)
     reading = latency.delivery.read()
     assert (sum(reading.counts), reading.counts[0], reading.total) == (3, 1, 4.0)
-    latency.settled((SECOND,), 2 * SECOND)
+    latency.settlement.observe_since((SECOND,), 2 * SECOND)
     assert latency.settlement.read().total == 1.0
 
 
@@ -80,7 +80,7 @@ def test_everything_of_it_joins_the_others() -> None:
     """Settlements, expired deliveries and stalls go along."""
     latencies = Latencies(1)
     with latencies.attached(key("a"), durable=True) as latency:
-        latency.settled((0,), SECOND)
+        latency.settlement.observe_since((0,), SECOND)
         latency.expired, latency.stalls = 3, 4
     deliver(latencies, "b")
     others = dict(latencies.items())[ConsumerKey(OTHERS, OTHERS)]

@@ -6,7 +6,7 @@ Every consumer has histograms of its own, up to a number of consumers; those bey
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -23,9 +23,6 @@ MOST_CONSUMERS: Final = 200
 class ConsumerLatency:
     """What the clients of one consumer at this server experience.
 
-    The clock of the broker that stored an event may differ from that of this server: what would have taken
-    less than no time counts as 0.
-
     Attributes:
         delivery: seconds from when an event was stored to when a client was handed it for the first time.
         settlement: seconds from when an event was stored to when the broker confirmed that it had ended.
@@ -40,24 +37,12 @@ class ConsumerLatency:
         self.settlement = Histogram(SETTLEMENT_LATENCY.bounds)
         self.expired = self.stalls = 0
 
-    def delivered(self, stored_ns: Sequence[int], now_ns: int) -> None:
-        """Count events that were delivered first at `now_ns`, by when they were stored."""
-        self.delivery.observe_all(_seconds(stored_ns, now_ns))
-
-    def settled(self, stored_ns: Sequence[int], now_ns: int) -> None:
-        """Count events whose end the broker confirmed at `now_ns`, by when they were stored."""
-        self.settlement.observe_all(_seconds(stored_ns, now_ns))
-
     def add(self, other: ConsumerLatency) -> None:
         """Count what another one has counted, too."""
         self.delivery.add(other.delivery)
         self.settlement.add(other.settlement)
         self.expired += other.expired
         self.stalls += other.stalls
-
-
-def _seconds(stored_ns: Iterable[int], now_ns: int) -> list[float]:
-    return [(now_ns - stored) * 1e-9 if stored < now_ns else 0.0 for stored in stored_ns]
 
 
 class Latencies:

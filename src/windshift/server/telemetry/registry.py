@@ -67,12 +67,19 @@ class Histogram:
         self._counts[bisect_left(self._bounds, value)] += 1
         self._total += value
 
-    def observe_all(self, values: Sequence[float]) -> None:
-        """Count observations, each at half the cost of one alone."""
-        counts, bounds = self._counts, self._bounds
-        for value in values:
-            counts[bisect_left(bounds, value)] += 1
-        self._total += sum(values)
+    def observe_since(self, begun_ns: Iterable[int], now_ns: int) -> None:
+        """Count how many seconds passed between some times and now, all in nanoseconds since 1970.
+
+        The clocks may differ: less than no time counts as 0.
+        """
+        counts, bounds, total = self._counts, self._bounds, self._total
+        for begun in begun_ns:
+            seconds = (now_ns - begun) * 1e-9
+            if seconds < 0:
+                seconds = 0.0
+            counts[bisect_left(bounds, seconds)] += 1
+            total += seconds
+        self._total = total
 
     def add(self, other: Histogram) -> None:
         """Count what another one with the same bounds has counted, too."""

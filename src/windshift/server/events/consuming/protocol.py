@@ -563,7 +563,7 @@ class ConsumeProtocol:
     def _count(self, handed: Sequence[Delivery], first: Sequence[int]) -> None:
         """Count deliveries; `first` is when those events were stored that the consumer never had before."""
         self._counts.delivered += len(handed)
-        self._latency.delivered(first, self._unix_ns())
+        self._latency.delivery.observe_since(first, self._unix_ns())
         if self.gate is not None:
             self.gate.delivered(len(handed))
 
@@ -669,11 +669,13 @@ class ConsumeProtocol:
         It is what `answered` does about each, at a third of the cost: most acks are sure.
         """
         trusted_since, sure, others = self._trusted_since, [], []
+        stored: list[int] = []
         for pending in acks:
             held = pending.held
             is_sure = now < held.sure_until and held.earliest > trusted_since and held.attempt == 1
             if is_sure and pending.confirmation.kind is Kind.ACK and not (pending.answered or held.replay):
                 sure.append(pending)
+                stored.append(held.stored_ns)
             else:
                 others.append(pending)
         if sure:
@@ -681,7 +683,7 @@ class ConsumeProtocol:
             seqs = [pending.seq for pending in sure]
             self._settled.add_all(seqs, now)
             self._counts.acknowledged += len(sure)
-            self._latency.settled([pending.held.stored_ns for pending in sure], self._unix_ns())
+            self._latency.settlement.observe_since(stored, self._unix_ns())
             if self._dead:
                 for seq in seqs:
                     self._dead.pop(seq, None)
@@ -793,7 +795,7 @@ class ConsumeProtocol:
         held, ends = pending.held, pending.ends
         if ends and held.replay is None:  # how a replay ends is no other end of the event
             self._settled.add(pending.seq, now)
-            self._latency.settled((held.stored_ns,), self._unix_ns())
+            self._latency.settlement.observe_since((held.stored_ns,), self._unix_ns())
             if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
                 self.settled_again.append(pending.seq)
             if self._dead:
