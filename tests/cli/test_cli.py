@@ -52,6 +52,7 @@ def test_unknown_command() -> None:
     result = CliRunner().invoke(main, ["fly"])
     assert result.exit_code == 2
     assert "No such command 'fly'" in result.output
+    assert "Did you mean 'streams'?" in CliRunner().invoke(main, ["stream", "ls"]).output
 
 
 def test_serve_help_lists_variables() -> None:

@@ -26,7 +26,7 @@ def masked(text: str) -> str:
     text = re.sub(r"\b\d{4}-\d\d-\d\d[ T][\d:.]+Z?", "TIME", text)
     text = re.sub(r"\b\d\d:\d\d:\d\d\b", "TIME", text)
     text = re.sub(r"\.\d{16,}\b", ".NUMBER", text)
-    return re.sub(r"(?<=events        3, )\d+", "SIZE", text)
+    return re.sub(r"(?<=3 on 2 subjects, )\d+", "SIZE", text)
 
 
 def golden(name: str, text: str) -> None:
@@ -194,7 +194,21 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
     )
     failed = orders("publish", "orders.x", "-", "--each", stdin="1\nx\n2\n", code=2)
     assert "windshift: line 2: the payload is no JSON" in failed.err
-    assert "stored 1 events" in failed.out
+    assert "stored 1 event, 8" in failed.out
+
+
+def test_what_json_does_not_have(orders: Cli) -> None:
+    """No number is published that JSON does not have; what others published so is shown as Protobuf would."""
+    for payload in ("NaN", '{"a": [-Infinity]}'):
+        assert "is no number there" in orders("publish", "orders.x", payload, code=2).err
+    orders("publish", "orders.x", '{"a": [1e999, -1e999]}', "-q")
+    orders("publish", "orders.x", '"\\ud800 é"', "-q")
+    shown = orders.process("tail", "orders", "-n", "2", "-o", "json", PYTHONIOENCODING="ascii").stdout
+    numbers, text = (json.loads(line)["data"] for line in shown.decode().splitlines())
+    assert numbers == {"a": ["Infinity", "-Infinity"]}
+    assert text == "\ud800 é"
+    shown = orders.process("tail", "orders", "-n", "2", PYTHONIOENCODING="ascii").stdout
+    assert shown.endswith(b'Json  "\\ud800 \\xe9"\n')
 
 
 def test_descriptors(orders: Cli, tmp_path: Path) -> None:
@@ -348,11 +362,18 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
         (["add", "dev", "--address", address], 4),
         (["add", "x"], 2),
         (["show", "x"], 3),
-        (["edit", "dev", "--namespace", "a.b", "--address", "x"], 0),
+        (["edit", "dev", "--address", "x"], 2),
+        (["add", "bad", "--address", "no port"], 2),
+        (["add", "idp", "--address", address, "--oidc", "issuer"], 2),
+        (["add", "idp", "--address", address, "--oidc", "issuer=https://id.example"], 2),
         (["rm", "x"], 3),
     ):
         cli("context", *arguments, code=code)
-    assert "is not host:port" in cli("streams", "ls", code=2).err
+    issuer = ("issuer=https://id.example", "client_id=ci", "client_secret_env=SECRET")
+    cli(
+        "context", "add", "idp", "--address", address, *(word for pair in issuer for word in ("--oidc", pair))
+    )
+    assert cli("context", "show", "idp", "-o", "json").json["oidc"]["client_secret_env"] == "SECRET"
     cli("context", "rm", "dev")
     assert "there is no context 'dev'" in cli("streams", "ls", "-c", "dev", code=2).err
 
@@ -418,6 +439,21 @@ def test_a_long_stream_into_head(orders: Cli) -> None:
         timeout=60,
     )
     assert (done.stdout.split(), done.stderr) == (["3", "0", "0", "0"], "")
+
+
+def test_a_closed_stdout(orders: Cli) -> None:
+    """Without a stdout the command does what it is told, and nobody reads what it prints."""
+    for line in (
+        "streams ls",
+        "streams ls -o json",
+        "streams edit orders --max-age 1d",
+        "bench publish --count 2",
+    ):
+        done = subprocess.run(
+            ["bash", "-c", f"windshift {line} >&- 2>&-"], env=orders.environment, check=False, timeout=60
+        )
+        assert done.returncode == 0, line
+    assert orders("streams", "info", "orders", "-o", "json").json["spec"]["max_age"] == 86_400
 
 
 def in_terminal(

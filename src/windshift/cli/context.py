@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -106,8 +107,10 @@ def _problems(document: Document, name: str, path: Path) -> list[str]:
     import tempfile
 
     from windshift.sdk.contexts import read_context
+    from windshift.sdk.settings import read_targets
 
     problems: list[str] = []
+    read_targets(str(document["contexts"][name].get("address", "")), problems)
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         _write(document, copy)
@@ -153,13 +156,34 @@ def _settings(function: Any) -> Any:
     for option in (
         click.option("--token-env", metavar="VARIABLE", help="Variable that has the token."),
         click.option("--token-command", metavar="COMMAND", help="Program that prints the token."),
+        click.option(
+            "--oidc",
+            metavar="KEY=VALUE",
+            multiple=True,
+            help="Have an OpenID Connect issuer make tokens: issuer, client_id, and client_secret_file or "
+            "client_secret_env; audience, scope and ca if it wants them.",
+        ),
         click.option("--select", is_flag=True, help="Select it."),
     ):
         function = option(function)
     return function
 
 
-def _given(options: Options, token_env: str | None, token_command: str | None) -> Document:
+def _oidc(pairs: Sequence[str]) -> Document:
+    """Return what the line says of an issuer; its files are named from the root on."""
+    entries: Document = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise Failure(f"--oidc {pair}: this is no KEY=VALUE", USAGE)
+        is_file = key in {"client_secret_file", "ca"}
+        entries[key] = str(Path(value).expanduser().absolute()) if is_file else value
+    return entries
+
+
+def _given(
+    options: Options, token_env: str | None, token_command: str | None, oidc: Sequence[str]
+) -> Document:
     """Return the entries that the line says."""
     files = {"ca": options.tls_ca, "cert": options.tls_cert, "key": options.tls_key}
     tls: Document | bool = {part: str(file.absolute()) for part, file in files.items() if file}
@@ -168,6 +192,7 @@ def _given(options: Options, token_env: str | None, token_command: str | None) -
         "token_file": str(options.token_file.absolute()) if options.token_file else None,
         "token_env": token_env,
         "token_command": token_command,
+        "oidc": _oidc(oidc) or None,
         "tls": tls or options.tls or None,
         "namespace": options.namespace,
         "descriptors": [str(file.absolute()) for file in options.descriptors] or None,
@@ -196,7 +221,7 @@ def _store(
 @click.argument("name")
 @_settings
 @_failing
-def add(out: Output, name: str, token_env: str | None, token_command: str | None, select: bool) -> None:
+def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """Add the context NAME, with --address, --tls…, --token-file, --namespace and --descriptors of this line.
 
     The first one is selected. Tokens are named by where they are, and never stored.
@@ -206,7 +231,7 @@ def add(out: Output, name: str, token_env: str | None, token_command: str | None
         raise Failure(
             f"there is a context {name!r} already", 4, hint="change it with `windshift context edit`"
         )
-    entries = _given(out.options, token_env, token_command)
+    entries = _given(out.options, **token)
     if "address" not in entries:
         raise Failure("a context needs an --address", USAGE)
     _store(out, name, entries, document, path, select=select)
@@ -216,11 +241,11 @@ def add(out: Output, name: str, token_env: str | None, token_command: str | None
 @click.argument("name", shell_complete=_complete)
 @_settings
 @_failing
-def edit(out: Output, name: str, token_env: str | None, token_command: str | None, select: bool) -> None:
+def edit(out: Output, name: str, *, select: bool, **token: Any) -> None:
     """Change what this line says of the context NAME. Comments in the file are lost."""
     document, path = _read()
     entries = dict(_named(document, name, path))
-    given = _given(out.options, token_env, token_command)
+    given = _given(out.options, **token)
     if any(kind in given for kind in _TOKENS):
         entries = {key: value for key, value in entries.items() if key not in _TOKENS}
     _store(out, name, {**entries, **given}, document, path, select=select)

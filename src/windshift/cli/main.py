@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Final
 
 import click
@@ -53,6 +55,22 @@ class LazyGroup(click.Group):
         command = getattr(module, cmd_name.replace("-", "_"))
         return command if isinstance(command, click.Command) else None
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the subcommand that a line names; where there is none, say which is like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError:
+            import difflib
+
+            similar = difflib.get_close_matches(args[0], self.list_commands(ctx), 1)
+            if not similar:
+                raise
+            raise click.UsageError(
+                f"No such command {args[0]!r}. Did you mean {similar[0]!r}?", ctx
+            ) from None
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the subcommands without importing them."""
         with formatter.section("Commands"):
@@ -60,6 +78,9 @@ class LazyGroup(click.Group):
 
     def main(self, *arguments: Any, **named: Any) -> Any:
         """Run the command line; where programs read the output, wrong usage is JSON too."""
+        for name in ("stdout", "stderr"):
+            if getattr(sys, name) is None:  # it was closed: nobody reads it
+                setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- it stays open
         args = arguments[0] if arguments else named.get("args")
         if not named.get("standalone_mode", True) or not _for_programs(
             sys.argv[1:] if args is None else args

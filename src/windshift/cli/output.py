@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -20,7 +22,7 @@ T = TypeVar("T")
 Row = Sequence[str]
 
 _GAP: Final = "  "
-_encode: Final = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LEAST: Final = 10
 """Cells that a column keeps when a table is too wide for its terminal."""
 _UNSAFE: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
@@ -38,9 +40,23 @@ def plain(text: str) -> str:
 
 
 def as_json(value: object) -> str:
-    """Return a value as one line of JSON that moves no cursor."""
-    text = _encode(value)
+    """Return a value as one line of JSON that moves no cursor; numbers that it does not have are texts."""
+    try:
+        text = _encode(value)
+    except ValueError:
+        text = _encode(_without_nan(value))
     return text if text.isascii() and "\x7f" not in text else text.translate(_UNSAFE)
+
+
+def _without_nan(value: Any) -> Any:
+    """Write numbers as texts that JSON does not have, as Protobuf does."""
+    if isinstance(value, dict):
+        return {key: _without_nan(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return value
 
 
 def width(text: str) -> int:
@@ -111,6 +127,8 @@ class Output:
         self.options = options
         self.json = options.json
         self.stdout = sys.stdout
+        if isinstance(sys.stdout, io.TextIOWrapper):  # one character that it cannot take must not end a tail
+            sys.stdout.reconfigure(encoding="utf-8" if self.json else None, errors="backslashreplace")
         self._colors = not options.no_color and not os.environ.get("NO_COLOR")
 
     # stdout

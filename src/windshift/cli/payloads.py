@@ -95,12 +95,16 @@ def wrapped(text: str, name: str = "") -> AnyMessage:
         Failure: it is none.
     """
     try:
-        json.loads(text)
+        json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError) as error:
         hint = "give its --type, or quote a text: '\"…\"'"
         raise Failure(f"the payload is no JSON: {error}", USAGE, hint=hint) from error
     value = protos.Json(type=name, value=text.encode())
     return AnyMessage(type_url=_PREFIX + _JSON, value=value.SerializeToString())
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is no number there")
 
 
 def raw(content: bytes, name: str) -> AnyMessage:

@@ -127,8 +127,9 @@ def _tell(session: Session, receipts: list[ws.PublishReceipt], rate: float) -> N
     if session.out.json:
         session.out.lines(*[f'{{"id":{each}}}' for each in ids])
     elif not session.options.quiet:
-        span = f", {min(ids)} to {max(ids)}" if ids else ""
-        session.out.lines(f"stored {len(ids)} events{span} ({rate:.0f}/s)")
+        span = f", {min(ids)} to {max(ids)}" if len(ids) > 1 else "".join(f", {each}" for each in ids)
+        events = "event" if len(ids) == 1 else "events"
+        session.out.lines(f"stored {len(ids)} {events}{span} ({rate:.0f}/s)")
 
 
 def _failure(results: list[object]) -> Failure:

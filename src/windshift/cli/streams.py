@@ -87,7 +87,7 @@ async def info(session: Session, stream: str) -> None:
         ("when full", "drops old events" if spec.discard == "old" else "refuses new events"),
         ("storage", storage),
         ("keys for", specs.show("deduplication_window", spec.deduplication_window)),
-        ("events", f"{found.events}, {show_size(found.bytes)}, {found.subjects} subjects"),
+        ("events", f"{found.events} on {found.subjects} subjects, {show_size(found.bytes)}"),
         (
             "ids",
             f"{found.first_id} to {found.last_id}" if found.events else f"none; the last was {found.last_id}",

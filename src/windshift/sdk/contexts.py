@@ -182,13 +182,16 @@ def _oidc(table: _Table) -> TokenSource | None:
     inner = table.inner("oidc", table.skip("oidc"))
     if inner is None:
         return None
+    has_secret = "client_secret_file" in inner or "client_secret_env" in inner
     issuer, client = inner.text("issuer"), inner.text("client_id")
     file, variable = inner.path("client_secret_file"), inner.variable("client_secret_env")
     audience, scope, ca = inner.text("audience"), inner.text("scope"), inner.path("ca")
     inner.finish()
     secret = file or variable
-    if not (issuer and client and secret):
+    if not (issuer and client and has_secret):
         inner.wrong("needs issuer, client_id, and client_secret_file or client_secret_env")
+        return None
+    if not secret:  # what it names is not there, which was said
         return None
     try:
         return ClientCredentials(

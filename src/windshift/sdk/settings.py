@@ -75,7 +75,7 @@ def read_settings(
     problems: list[str] = []
     address = address or environment.get("WINDSHIFT_ADDRESS")
     chosen = _context(context, address, environment, problems)
-    targets = _targets(address or chosen.address or DEFAULT_TARGET, problems)
+    targets = read_targets(address or chosen.address or DEFAULT_TARGET, problems)
     secure = _tls(tls, chosen, environment, problems)
     credentials = _credentials(token, chosen, environment, problems)
     space = environment.get("WINDSHIFT_NAMESPACE", chosen.namespace or "") if namespace is None else namespace
@@ -108,7 +108,8 @@ def _context(
     return read_context(name, contexts_path(environment), environment, problems)
 
 
-def _targets(text: str, problems: list[str]) -> tuple[str, ...]:
+def read_targets(text: str, problems: list[str]) -> tuple[str, ...]:
+    """Return the `host:port` of each server in an address; `problems` gets what is wrong with it."""
     targets = tuple(part.strip() for part in text.split(","))
     for target in targets:
         host, _, port = target.rpartition(":")
