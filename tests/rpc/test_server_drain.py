@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
 import ssl as tls
@@ -20,7 +21,16 @@ from google.protobuf.message import Message
 
 from tests._gen.grpc.testing import messages_pb2
 from tests.support.certificates import Authority
-from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode, client_tls, server_tls
+from windshift.rpc import (
+    ConnectionOptions,
+    RpcError,
+    Server,
+    ServerCall,
+    Service,
+    StatusCode,
+    client_tls,
+    server_tls,
+)
 
 from .frames import WAIT, Peer
 from .serving import (
@@ -562,3 +572,75 @@ async def test_calls_of_an_old_connection_end_after_the_grace() -> None:
         response = await peer.call(UNARY, simple())
         assert (response.status, response.message) == (14, "the connection is too old; connect anew")
         assert await peer.closed() == 0
+
+
+# -- connections that are ended -----------------------------------------------------------------------------
+
+ENDED = RpcError(StatusCode.UNAVAILABLE, "ended by somebody")
+
+
+async def test_real_clients_of_a_connection_that_is_ended_see_why() -> None:
+    """The status comes before the end of the socket, also behind what is still to be read."""
+
+    async def produce(call: ServerCall) -> None:
+        while True:
+            await call.ready()
+            call.send(output(60_000))
+            await asyncio.sleep(0)
+
+    async with serving(full_duplex_call=produce) as running:
+        channel = grpc.aio.insecure_channel("{}:{}".format(*running.address))
+        method = channel.stream_stream(
+            DUPLEX,
+            request_serializer=messages_pb2.StreamingOutputCallRequest.SerializeToString,
+            response_deserializer=messages_pb2.StreamingOutputCallResponse.FromString,
+        )
+        async with channel:
+            calls = [method(timeout=WAIT) for _ in range(20)]
+            for call in calls:
+                await call.read()
+            for connection in running.server.open_connections:
+                connection.end(ENDED)
+            for call in calls:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    while await call.read() is not grpc.aio.EOF:
+                        pass
+                assert await call.details() == ENDED.message
+
+
+async def test_the_end_of_a_connection_waits_for_what_a_client_reads_slowly() -> None:
+    """A client whose window was shut opens it, and gets what was sent, the status, and the end."""
+
+    async def produce(call: ServerCall) -> None:
+        call.send(output(1000))
+        await asyncio.Event().wait()
+
+    async with serving(full_duplex_call=produce) as running:
+        peer = await running.peer(settings={0x4: 100})
+        peer.give_window = False
+        stream_id = peer.request(DUPLEX, end=False)
+        await peer.until(lambda: peer.responses[stream_id].body != b"")
+        (connection,) = running.server.open_connections
+        connection.end(ENDED)
+        await peer.until(lambda: len(peer.goaways) == 1)
+        peer.send(b"\0\0\4\x08\0" + stream_id.to_bytes(4, "big") + (10_000).to_bytes(4, "big"))
+        response = await peer.response(stream_id)
+        assert (response.status, response.message) == (StatusCode.UNAVAILABLE, ENDED.message)
+        assert len(response.messages) == 1
+        peer.send(peer.data(stream_id, b"", end=True))
+        assert await peer.closed() == 0
+        await peer.close()
+
+
+async def test_the_end_of_a_connection_does_not_wait_for_a_client_for_ever() -> None:
+    """A client that does not end its side of a stream is cut off all the same."""
+    steps = Steps()
+    options = server_options(ConnectionOptions(close_timeout=0.1))
+    async with serving(options, full_duplex_call=steps.handler) as running, await running.peer() as peer:
+        stream_id = peer.request(DUPLEX, end=False)
+        await eventually(lambda: steps.started == 1)
+        (connection,) = running.server.open_connections
+        connection.end(ENDED)
+        assert (await peer.response(stream_id)).message == ENDED.message
+        await peer.closed()
+        await eventually(lambda: running.server.connections == 0)

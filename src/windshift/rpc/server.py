@@ -254,7 +254,7 @@ class Server:
 
         Args:
             timeout: seconds after which what still runs is ended with UNAVAILABLE. The clients then have
-                ``ConnectionOptions.close_timeout`` to close their sockets.
+                ``ConnectionOptions.close_timeout`` to read that, and as long to close their sockets.
 
         Returns:
             Whether everything ended by itself.

@@ -442,10 +442,21 @@ class ServerConnection(ConnectionHandler):
         self.end(RpcError(StatusCode.UNAVAILABLE, "the server is shutting down"))
 
     def end(self, error: Exception) -> None:
-        """End all calls with an error, and the connection."""
+        """End all calls with an error, and the connection once the client has ended their streams, too.
+
+        A client that sees the socket end right behind a status may make a lost connection of both (grpcio
+        does). One that does not end its streams within ``close_timeout`` has had its time.
+        """
+        self._draining = self._going_away = True
+        self._end_at = inf
         for call in list(self._calls.values()):
             call.abort(error)
-        self.http2.close_gracefully()
+        self.http2.send_goaway()
+        if self._calls:
+            timeout = self._owner.options.connection.close_timeout
+            self._loop.call_later(timeout, self.http2.close_gracefully)
+        else:
+            self._finish_drain()
 
 
 def _path_text(fields: Mapping[bytes, bytes]) -> str:
