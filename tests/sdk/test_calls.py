@@ -17,8 +17,14 @@ from tests.support.certificates import Authority
 from tests.support.cutting_proxy import CuttingProxy
 from tests.support.nats_server import NatsServer
 from windshift.protos import test
+from windshift.sdk import calling
+from windshift.sdk.client import caller_of
+from windshift.sdk.retry import Again
+from windshift.sdk.runtime import subscription
 
 StringValue = test.StringValue
+LIMIT = 30.0
+"""Seconds that anything may take on a busy machine."""
 
 
 @pytest.fixture
@@ -40,6 +46,13 @@ def closed_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"127.0.0.1:{probe.getsockname()[1]}"
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until a condition holds."""
+    async with asyncio.timeout(LIMIT):
+        while not condition():  # noqa: ASYNC110 -- there is no event to wait for
+            await asyncio.sleep(0.01)
 
 
 async def test_a_publish_with_a_key_survives_a_lost_answer(
@@ -115,6 +128,46 @@ async def test_no_server_is_an_error_at_the_deadline() -> None:
         assert time.monotonic() - begin < 10
         with pytest.raises(ws.Unreachable):
             await client.ready(0.1)
+
+
+async def test_a_repeat_goes_out_as_soon_as_there_is_a_server(
+    proxy: CuttingProxy, unique: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What could not be sent does not wait for its turn when the server is back before."""
+    monkeypatch.setattr(calling, "decide", lambda *_, **__: Again(50.0))
+    address = address_of(proxy)
+    async with ws.connect(address, namespace=unique(), timeout=60) as client:
+        await client.streams.ensure("s", subjects=["s.>"])
+        channel = caller_of(client).channels().for_calls()
+        await proxy.stop()
+        await until(lambda: not channel.connections)
+        publishing = asyncio.create_task(client.publish("s.x", StringValue()))
+        await until(lambda: channel.last_failure)
+        await proxy.start(int(address.rpartition(":")[2]))
+        async with asyncio.timeout(LIMIT):
+            assert (await publishing).id == 1
+
+
+async def test_a_subscription_begins_as_soon_as_there_is_a_server(
+    proxy: CuttingProxy, unique: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does a consume call."""
+    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 50.0)
+    monkeypatch.setattr(subscription, "_LONGEST_PAUSE", 50.0)
+    address = address_of(proxy)
+    async with ws.connect(address, namespace=unique()) as client:
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        consumer = await stream.consumers.ensure("c", start=ws.START)
+        await client.publish("s.x", StringValue())
+        await proxy.stop()
+        await until(lambda: not caller_of(client).channels().for_calls().connections)
+        handled = asyncio.Event()
+        with caller_of(client).channels().for_stream() as channel:
+            async with consumer.running(lambda _: handled.set()):
+                await until(lambda: channel.last_failure)
+                await proxy.start(int(address.rpartition(":")[2]))
+                async with asyncio.timeout(LIMIT):
+                    await handled.wait()
 
 
 async def test_ready_connects(server: str) -> None:

@@ -16,7 +16,15 @@ from windshift.rpc import Channel, ClientCall, RpcError, StatusCode
 
 from .channels import Channels
 from .credentials import Pairs
-from .errors import ClientClosed, PermissionDenied, TokenUnavailable, WindshiftError, WrongLoop, from_rpc
+from .errors import (
+    ClientClosed,
+    PermissionDenied,
+    TokenUnavailable,
+    WindshiftError,
+    WrongLoop,
+    from_rpc,
+    reason_of,
+)
 from .names import Names
 from .payloads import Payloads
 from .retry import Known, Raise, Repeat, decide, known
@@ -120,7 +128,7 @@ class Caller:
             if isinstance(decision, Raise):
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
-            await asyncio.sleep(decision.delay)
+            await _pause(channels.for_calls(), error, decision.delay)
             left = deadline - clock()
 
     async def _pairs(self, left: float) -> Pairs:
@@ -161,7 +169,20 @@ class Caller:
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
         if isinstance(decision, Raise) or self.closed:
             raise from_rpc(error) from error
-        await asyncio.sleep(decision.delay)
+        await self.pause(error, decision.delay)
+
+    async def pause(self, error: RpcError, delay: float) -> None:
+        """Wait before a long-lived call is opened again; no longer than until a server can be reached.
+
+        Args:
+            error: how it ended.
+            delay: seconds.
+
+        Raises:
+            ClientClosed: the client is closed.
+        """
+        with self.channels().for_stream() as channel:
+            await _pause(channel, error, delay)
 
     @property
     def renewable(self) -> bool:
@@ -250,6 +271,17 @@ class Caller:
     def _note(self, channel: Channel, error: RpcError) -> None:
         if self._channels is not None and error.code is StatusCode.UNAVAILABLE:
             self._channels.unreachable(channel)
+
+
+async def _pause(channel: Channel, error: RpcError, delay: float) -> None:
+    """Wait before a call is made again: `delay` seconds, or until there is the connection that it lacked."""
+    if error.sent or reason_of(error)[0]:
+        await asyncio.sleep(delay)
+        return
+    try:
+        await channel.wait_ready(delay)
+    except RpcError:
+        pass  # there is none; the next attempt says why
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

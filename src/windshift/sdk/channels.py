@@ -19,7 +19,7 @@ OPTIONS = ChannelOptions(
     deadline_grace=0.25,
     connect_timeout=5.0,
     backoff_initial=0.1,
-    backoff_maximum=5.0,
+    backoff_maximum=1.0,  # a server that is up for a second between restarts is met well within a deadline
     max_connections=2,
     user_agent="windshift-python",
 )

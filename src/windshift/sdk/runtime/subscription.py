@@ -153,6 +153,7 @@ class Subscription:
             number += 1
             if self._metrics is not None and number > 1:
                 self._metrics.reconnected()
+            failure: RpcError | None = None
             try:
                 await self._call(number)
             except RpcError as error:
@@ -164,13 +165,18 @@ class Subscription:
                     raise from_rpc(error) from error
                 _log.info("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = _FIRST_PAUSE if subscribed else min(pause * 2, _LONGEST_PAUSE)
+                failure = error
             except TokenUnavailable as error:
                 _log.warning("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             finally:
                 self._ended(number)
-            if not self._stopping.is_set() or self.busy:
+            if self._stopping.is_set() and not self.busy:
+                return
+            if failure is None:
                 await asyncio.sleep(pause)
+            else:
+                await self._caller.pause(failure, pause)
 
     async def _call(self, number: int) -> None:
         self._session = None
