@@ -189,7 +189,8 @@ EXTENSIONS = {
         "EventsRequest.Subscribe": """
             resume 101* bytes
             linger 102 Duration
-            max_batch 103 uint32""",
+            max_batch 103 uint32
+            max_message_size 104 uint32""",
         "EventsResponse": "batch 100 EventBatch",
         "EventsRequest.Reject": """
             reason 100 string

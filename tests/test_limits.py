@@ -106,6 +106,9 @@ VALUES: Final = {
     "events in one response (`max_batch`)": (
         f"{commands.MOST_IN_BATCH:,}, and {consume.MOST_BATCH_BYTES >> 20} MiB"
     ),
+    "bytes of one response (`max_message_size`)": (
+        f"any; at least {commands.SMALLEST_MESSAGE >> 10} KiB where it is set"
+    ),
     "tokens in a subscription (`resume`)": f"{commands.MOST_RESUMED:,}, and `max_processing_events`",
     "time that a client's deliveries are kept when its call breaks (`linger`)": (
         f"{commands.LONGEST_LINGER.total_seconds():.0f} s"

@@ -15,7 +15,7 @@ from tests.support.broker import connect, in_seconds
 from tests.support.client import Refusal, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import listed
-from tests.wire.consuming import Call, subscribed
+from tests.wire.consuming import Call, calling, subscribed
 from tests.wire.management import ensure_consumer, stored_consumer
 
 POLICY = (
@@ -158,3 +158,22 @@ async def forget_owner(nats_server: NatsServer, name: str) -> None:
         assert state is not None
         config = state.config | {"metadata": {}}
         await broker.api.update_consumer("GIVEN", name, config, in_seconds(30))
+
+
+def test_a_message_size_gives_events_up(server: Served) -> None:
+    """Who says what it takes has what is larger given up: of its own consumers, or with the right to that."""
+    name, event = made(server, "ann", name=f"c-{next(NUMBERS)}")
+
+    def subscribe(who: str) -> Refusal | None:
+        with calling(server.caller(who)) as call:
+            call.say(subscribe={"stream": "GIVEN", "consumer": name, "max_message_size": 16_384})
+            if who == "bob":
+                return call.end(LIMIT)
+            assert call.event(LIMIT).id == event
+            return None
+
+    for who in ("ann", "eve"):
+        assert subscribe(who) is None
+    refusal = subscribe("bob")
+    assert refusal is not None
+    assert (refusal.code, refusal.reason) == ("PERMISSION_DENIED", "PERMISSION_DENIED")

@@ -68,8 +68,13 @@ class Client:
         credentials: grpc.ChannelCredentials | None = None,
         *,
         service_config: str | None = None,
+        max_message_size: int | None = None,
     ) -> None:
-        options = [("grpc.service_config", service_config)] if service_config else None
+        options: list[tuple[str, str | int]] = []
+        if service_config:
+            options.append(("grpc.service_config", service_config))
+        if max_message_size is not None:  # -1 = any; grpcio takes 4 MiB by default
+            options.append(("grpc.max_receive_message_length", max_message_size))
         self.channel = (
             grpc.insecure_channel(address, options)
             if credentials is None

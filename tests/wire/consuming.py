@@ -83,6 +83,7 @@ class Call:
         resume: Iterable[bytes] = (),
         linger: float | None = None,
         max_batch: int = 0,
+        max_message_size: int = 0,
     ) -> float:
         """Subscribe, and return the consumer's timeout in seconds."""
         subscribe = pb.EventsRequest.Subscribe(
@@ -91,6 +92,7 @@ class Call:
             max_processing_events=window,
             resume=resume,
             max_batch=max_batch,
+            max_message_size=max_message_size,
         )
         if linger is not None:
             subscribe.linger.CopyFrom(seconds(linger))

@@ -389,6 +389,7 @@ def test_malformed_commands(client: Client, stream: str, said: dict[str, object]
             "subscribe.max_processing_events",
         ),
         ({"stream": "s", "consumer": "c", "max_batch": 1_001}, "subscribe.max_batch"),
+        ({"stream": "s", "consumer": "c", "max_message_size": 16_383}, "subscribe.max_message_size"),
     ],
 )
 def test_malformed_subscriptions(client: Client, subscribe: dict[str, object], field: str) -> None:

@@ -22,6 +22,7 @@ OPTIONS = ChannelOptions(
     backoff_maximum=1.0,  # a server that is up for a second between restarts is met well within a deadline
     max_connections=2,
     user_agent="windshift-python",
+    max_message_size=65 * 1024 * 1024,  # NATS stores events of 64 MiB at most
 )
 _log = logging.getLogger("windshift")
 

@@ -15,8 +15,9 @@ from windshift.server.api.consume import (
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject, Subscribe
 from windshift.server.events.consuming.settlement import Confirmation, Kind
-from windshift.server.events.deliveries import Delivery
-from windshift.server.events.model import StreamSeq
+from windshift.server.events.consuming.tokens import Tokens
+from windshift.server.events.deliveries import Delivery, message_size
+from windshift.server.events.model import ConsumerKey, StreamSeq
 
 LARGEST = StreamSeq(2**64 - 1)
 
@@ -141,7 +142,7 @@ def test_batches_are_bounded() -> None:
     assert sizes(small, 7) == [7]
     large = [delivery(seq, size) for seq, size in enumerate((1, 2 * MOST_BATCH_BYTES, 1, 1), 1)]
     assert sizes(large, 100) == [0, 0, 2]
-    stated = [delivery(seq, 0, "x" * (MOST_BATCH_BYTES // 2 - 3)) for seq in range(1, 6)]
+    stated = [delivery(seq, 0, "x" * (MOST_BATCH_BYTES // 2 - 300)) for seq in range(1, 6)]
     assert sizes(stated, 100) == [2, 2, 0]
 
 
@@ -154,3 +155,31 @@ def test_tokens_go_with_their_events() -> None:
     assert [event.token for event in batch.batch.events] == [b"1", b"2", b""]
     alone = event_responses(deliveries, [b"1", b"2", b""], 1)
     assert [response.event.token for response in alone] == [b"1", b"2", b""]
+
+
+@pytest.mark.parametrize("max_bytes", [16 * 1024, MOST_BATCH_BYTES])
+def test_batches_have_no_more_bytes_than_the_client_takes(max_bytes: int) -> None:
+    """However long their texts are, and with their tokens."""
+    reply = b"$JS.ACK.domain.account." + b"s" * 255 + b"." + b"c" * 255 + b".1.1.1.1.1.x"
+    state = "s" * 512
+    deliveries = [
+        Delivery(StreamSeq(LARGEST), text * 255, "x.Y", b"d" * 99, Time(-1, 7), "k", "p", state, 9, reply, 0)
+        for text in ("a", "ä", "\u20ac", "\U0001f600") * 30
+    ]
+    responses = list(event_responses(deliveries, [b"t" * 600] * len(deliveries), 1_000, max_bytes))
+    assert sum(len(each.batch.events) or 1 for each in responses) == len(deliveries)
+    assert all(response.ByteSize() <= max_bytes for response in responses)
+
+
+@pytest.mark.parametrize("text", ["", "a", "ä" * 100])
+@pytest.mark.parametrize("size", [0, 1, 200, 70_000, 5_000_000])
+def test_a_size_is_told_closely_enough(text: str, size: int) -> None:
+    """What is told of a response is never less than it has, and 300 bytes more at most."""
+    reply = b"$JS.ACK.s.c.1.%d.%d.%d.%d" % (LARGEST, LARGEST, 2**63, LARGEST)
+    tokens = Tokens(ConsumerKey("s", "c"), b"k" * 32, "p", "broker")
+    for key in (None, text or None):
+        delivery = Delivery(
+            LARGEST, text, text, b"d" * size, Time(-(10**11), 999), key, key, key, 2**40, reply, 0
+        )
+        (response,) = event_responses([delivery], [tokens.write(reply)], 1)
+        assert response.ByteSize() <= message_size(delivery) <= response.ByteSize() + 300

@@ -161,9 +161,11 @@ class Worker:
         commands = [command for command in batch if command is not None]
         return iter(commands) if commands else None
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
+    def subscribed(
+        self, subscribe: Subscribe, processing_timeout: timedelta, linger: timedelta | None
+    ) -> None:
         """Take the answer to the subscription."""
-        self.max_batch = max_batch
+        self.max_batch = subscribe.max_batch
         self.timeout = processing_timeout
         self.linger = linger
         self.attached.set()

@@ -31,7 +31,7 @@ from windshift.server.events.consuming.commands import (
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.settlement import Confirmation, Kind
 from windshift.server.events.consuming.shared import Broker
-from windshift.server.events.deliveries import Delivery
+from windshift.server.events.deliveries import Delivery, message_size
 from windshift.server.events.model import StreamSeq
 
 _LONGEST_AGENT = 200
@@ -97,11 +97,11 @@ class CallClient(CallStream):
         rejected: ids whose reject was confirmed.
     """
 
-    __slots__ = ("_max_batch", "acked", "delivered", "rejected")
+    __slots__ = ("_max_batch", "_max_bytes", "acked", "delivered", "rejected")
 
     def __init__(self, call: ServerCall) -> None:
         super().__init__(call)
-        self._max_batch = 1
+        self._max_batch, self._max_bytes = 1, MOST_BATCH_BYTES
         self.delivered = self.acked = self.rejected = 0
 
     async def receive(self) -> Iterator[Command] | None:
@@ -109,9 +109,13 @@ class CallClient(CallStream):
         requests = await self._call.receive_many()
         return map(read_command, requests) if requests else None
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
+    def subscribed(
+        self, subscribe: Subscribe, processing_timeout: timedelta, linger: timedelta | None
+    ) -> None:
         """Send `Subscribed`."""
-        self._max_batch = max(max_batch, 1)
+        self._max_batch = max(subscribe.max_batch, 1)
+        if subscribe.max_message_size:
+            self._max_bytes = min(MOST_BATCH_BYTES, subscribe.max_message_size)
         response = EventsResponse()
         response.subscribed.processing_timeout.FromTimedelta(processing_timeout)
         if linger is not None:
@@ -121,7 +125,7 @@ class CallClient(CallStream):
     def deliver(self, deliveries: Sequence[Delivery], tokens: Sequence[bytes] = ()) -> None:
         """Send each as `Event`, or several as `EventBatch`."""
         self.delivered += len(deliveries)
-        self._call.send_many(event_responses(deliveries, tokens, self._max_batch))
+        self._call.send_many(event_responses(deliveries, tokens, self._max_batch, self._max_bytes))
 
     def confirm(self, confirmations: Sequence[Confirmation]) -> None:
         """Send the confirmations of commands."""
@@ -165,6 +169,7 @@ def _subscribe(subscribe: EventsRequest.Subscribe) -> Subscribe:
         tuple(subscribe.resume),
         linger,
         subscribe.max_batch,
+        subscribe.max_message_size,
     )
 
 
@@ -188,9 +193,12 @@ def _ids(field: str, ids: Sequence[Any]) -> list[StreamSeq]:
 
 
 def event_responses(
-    deliveries: Sequence[Delivery], tokens: Sequence[bytes], max_batch: int
+    deliveries: Sequence[Delivery],
+    tokens: Sequence[bytes],
+    max_batch: int,
+    max_bytes: int = MOST_BATCH_BYTES,
 ) -> Iterator[EventsResponse]:
-    """Convert deliveries to responses of at most `max_batch` events and `MOST_BATCH_BYTES` each."""
+    """Convert deliveries to responses of at most `max_batch` events, and `max_bytes` if it has several."""
     with_tokens = zip(deliveries, tokens, strict=True) if tokens else zip(deliveries, repeat(b""))
     if max_batch == 1:
         for delivery, token in with_tokens:
@@ -198,14 +206,14 @@ def event_responses(
             write_event(response.event, delivery, token)
             yield response
         return
-    response, room = EventsResponse(), MOST_BATCH_BYTES
+    response, room = EventsResponse(), max_bytes
     batch = response.batch.events
     for delivery, token in with_tokens:
-        size = len(delivery.data) + len(delivery.type_name) + len(delivery.trace_state or "")
+        size = message_size(delivery)
         room -= size
         if batch and (room < 0 or len(batch) == max_batch):
             yield _unwrapped(response)
-            response, room = EventsResponse(), MOST_BATCH_BYTES - size
+            response, room = EventsResponse(), max_bytes - size
             batch = response.batch.events
         write_event(batch.add(), delivery, token)
     yield _unwrapped(response)

@@ -77,6 +77,18 @@ def read_stored(message: StoredMessage) -> Delivery:
     )
 
 
+_FRAMING: Final = 200
+"""Bytes that an event has in a response beside its data and texts: numbers, times, and what frames it all."""
+
+
+def message_size(delivery: Delivery) -> int:
+    """Return the bytes of a response with an event and its token, or up to 300 more."""
+    key, parent, state = delivery.idempotency_key, delivery.trace_parent, delivery.trace_state
+    text = "".join((delivery.subject, delivery.type_name, key or "", parent or "", state or ""))
+    length = len(text) if text.isascii() else len(text.encode())
+    return len(delivery.data) + length + len(delivery.reply) + _FRAMING
+
+
 def stored_at(reply: bytes) -> int:
     """Say when the stream stored a delivered message, in nanoseconds since 1970, by the delivery's reply."""
     return int(split_ack_subject(reply)[3])

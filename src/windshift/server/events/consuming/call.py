@@ -139,7 +139,7 @@ class Subscription:
         try:
             with self._memory(consumer, found) as memory:
                 protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
-                protocol.gate = self._gate
+                protocol.gate, protocol.max_message_size = self._gate, command.max_message_size
                 protocol.check()
                 used = memory.settled
                 linger = None
@@ -147,7 +147,7 @@ class Subscription:
                     protocol.tokens = tokens
                     linger = protocol.linger = command.linger
                 self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
-                self._client.subscribed(found.timeout, linger, command.max_batch)
+                self._client.subscribed(command, found.timeout, linger)
                 await keep_used(self._broker.api, consumer, found.state, deadline)
                 await self._attachment.run(commands, resumed)
         finally:

@@ -26,6 +26,9 @@ MOST_IN_BATCH = 1_000
 MOST_RESUMED = 5_000
 """Tokens in one subscription: so many fit into a request."""
 
+SMALLEST_MESSAGE = 16 * 1024
+"""Bytes that every client takes in one response."""
+
 LONGEST_LINGER = timedelta(seconds=60)
 
 MOST_IDS = 10_000
@@ -39,7 +42,8 @@ class Subscribe(NamedTuple):
     """Attach this call to a consumer; see `check_subscribe`.
 
     `resume` are tokens of deliveries that the client goes on with. `linger` is None if it wants no tokens.
-    `max_batch` is how many events one response may carry; 0 counts as 1.
+    `max_batch` is how many events one response may carry; 0 counts as 1. `max_message_size` is how many bytes
+    it may have; 0 = any number.
     """
 
     stream: str
@@ -48,6 +52,7 @@ class Subscribe(NamedTuple):
     resume: Sequence[bytes] = ()
     linger: timedelta | None = None
     max_batch: int = 0
+    max_message_size: int = 0
 
 
 class Ack(NamedTuple):
@@ -103,8 +108,9 @@ def check_subscribe(request: Subscribe) -> int:
     """Check a subscription, and return the size of its window.
 
     Raises:
-        InvalidField: a name or token is malformed, the window or a batch is larger than allowed, more is
-            resumed than there is room for, or what is held would linger for longer than allowed.
+        InvalidField: a name or token is malformed, the window or a batch is larger than allowed, a response
+            smaller, more is resumed than there is room for, or what is held would linger for longer than
+            allowed.
     """
     stream_name("subscribe.stream", request.stream)
     consumer_name("subscribe.consumer", request.consumer)
@@ -125,6 +131,10 @@ def check_subscribe(request: Subscribe) -> int:
         raise InvalidField("subscribe.linger", f"must be from 0 to {longest} seconds")
     if request.max_batch > MOST_IN_BATCH:
         raise InvalidField("subscribe.max_batch", f"must be at most {MOST_IN_BATCH}; 0 or 1 is one at a time")
+    if 0 < request.max_message_size < SMALLEST_MESSAGE:
+        raise InvalidField(
+            "subscribe.max_message_size", f"must be at least {SMALLEST_MESSAGE} bytes; 0 is any number"
+        )
     return size
 
 

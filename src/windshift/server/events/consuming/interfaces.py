@@ -9,7 +9,7 @@ from typing import Protocol
 
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.errors import WindshiftError
-from windshift.server.events.consuming.commands import Command
+from windshift.server.events.consuming.commands import Command, Subscribe
 from windshift.server.events.consuming.settlement import Confirmation
 from windshift.server.events.deliveries import Delivery
 
@@ -43,10 +43,12 @@ class Client(Protocol):
         """
         ...
 
-    def subscribed(self, processing_timeout: timedelta, linger: timedelta | None, max_batch: int) -> None:
+    def subscribed(
+        self, subscribe: Subscribe, processing_timeout: timedelta, linger: timedelta | None
+    ) -> None:
         """Tell the client that it is subscribed, and how long what it holds will linger; None: no tokens.
 
-        From now on a response carries at most `max_batch` deliveries; 0 counts as 1.
+        Responses are as it asked for from now on.
         """
         ...
 

@@ -38,6 +38,7 @@ from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import (
     AlreadySubscribed,
     ConsumerNotFound,
+    EventTooLarge,
     ForbiddenByBroker,
     ShuttingDown,
     Unauthenticated,
@@ -72,7 +73,7 @@ from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
-from windshift.server.events.deliveries import Delivery, consumer_sequence, stored_at
+from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, stored_at
 from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
@@ -281,6 +282,7 @@ class ConsumeProtocol:
         spans: records deliveries and settlements, if anything is recorded.
         tokens: writes tokens of what is delivered; None if the client wants none.
         linger: how long the client's deliveries are kept for it when the call is cut off.
+        max_message_size: how many bytes a response to the client may have; 0 = any number.
         taken_over: deliveries of earlier calls.
         sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
         tells: reply subjects and what to send there, without an answer.
@@ -297,6 +299,7 @@ class ConsumeProtocol:
     spans: ConsumeSpans | None = None
     tokens: Tokens | None = None
     linger = timedelta()
+    max_message_size = 0
     failure: Exception | None = None
     is_ending = _is_closed = _is_cut_off = False
     doubts = 0
@@ -597,6 +600,8 @@ class ConsumeProtocol:
             found = found or self.found
             self._allowed.clear()
             self.gate.consume(*self.consumer, durable=found.durable, subjects=found.subjects)
+            if self.max_message_size:
+                self.gate.reject(*self.consumer, found.owner)
 
     def _is_allowed(self, gate: Gate, subject: str) -> bool:
         """Whether the client may have an event of this subject; otherwise the call is ended."""
@@ -897,7 +902,10 @@ class ConsumeProtocol:
         return True
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
-        """Hand a delivery to the client soon; false when there is no room."""
+        """Hand a delivery to the client soon, unless it is too large; false when there is no room."""
+        if self.max_message_size and message_size(delivery) > self.max_message_size:
+            self._give_up_large(delivery, replay)
+            return True
         held = self.window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
         if held is None:
             return False
@@ -954,12 +962,30 @@ class ConsumeProtocol:
 
     def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make no further attempt at an event."""
-        letter_id = replay.id if replay else self._failures.id(delivery.id, delivery.reply)
+        letter_id = self._letter_id(delivery, replay)
         attempts = self.policy.max_attempts or delivery.attempt - 1
         failure = self._failures.exhausted(letter_id, attempts, replay.number if replay else 0)
         keep = self.policy.dead_letters or replay is not None
-        self._undecided[delivery.reply] = delivery, replay is not None
-        self.work.append(GiveUp(delivery, failure, keep))
+        self._begin_to_give_up(GiveUp(delivery, failure, keep))
+
+    def _give_up_large(self, delivery: Delivery, replay: Replay | None) -> None:
+        """Make a dead letter of an event that would end the call at the client."""
+        letter_id = self._letter_id(delivery, replay)
+        reason = (
+            f"its message of {message_size(delivery):,} bytes is larger than the client takes "
+            f"(max_message_size {self.max_message_size:,})"
+        )
+        failure = self._failures.refused(
+            letter_id, delivery.attempt, replay.number if replay else 0, reason, EventTooLarge.reason
+        )
+        self._begin_to_give_up(GiveUp(delivery, failure, keep=True))
+
+    def _letter_id(self, delivery: Delivery, replay: Replay | None) -> DeadLetterId:
+        return replay.id if replay else self._failures.id(delivery.id, delivery.reply)
+
+    def _begin_to_give_up(self, work: GiveUp) -> None:
+        self._undecided[work.delivery.reply] = work.delivery, work.failure.replay_count > 0
+        self.work.append(work)
 
     def gave_up(self, delivery: Delivery, *, done: bool) -> None:
         """Take whether an event whose attempts are used up is taken care of; otherwise it comes again."""

@@ -320,6 +320,15 @@ class Failures:
             replay_count,
         )
 
+    def refused(
+        self, letter_id: DeadLetterId, attempt: int, replay_count: int, reason: str, error_type: str
+    ) -> Failure:
+        """Return the record of an event that is given up on before a client has this attempt."""
+        known = self._attempts.get((self._consumer, letter_id.seq, letter_id.stored_ns))
+        now = self._unix_ns()
+        first = known.first_ns if known else now
+        return Failure(letter_id, attempt, first, now, Cause.REJECTED, reason, error_type, replay_count)
+
     def failed(
         self,
         seq: StreamSeq,

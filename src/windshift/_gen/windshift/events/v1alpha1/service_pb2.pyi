@@ -278,20 +278,22 @@ class EventsRequest(_message.Message):
     REJECT_ACTION_DEAD_LETTER: EventsRequest.RejectAction
     REJECT_ACTION_DROP: EventsRequest.RejectAction
     class Subscribe(_message.Message):
-        __slots__ = ("stream", "consumer", "max_processing_events", "resume", "linger", "max_batch")
+        __slots__ = ("stream", "consumer", "max_processing_events", "resume", "linger", "max_batch", "max_message_size")
         STREAM_FIELD_NUMBER: _ClassVar[int]
         CONSUMER_FIELD_NUMBER: _ClassVar[int]
         MAX_PROCESSING_EVENTS_FIELD_NUMBER: _ClassVar[int]
         RESUME_FIELD_NUMBER: _ClassVar[int]
         LINGER_FIELD_NUMBER: _ClassVar[int]
         MAX_BATCH_FIELD_NUMBER: _ClassVar[int]
+        MAX_MESSAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
         stream: str
         consumer: str
         max_processing_events: int
         resume: _containers.RepeatedScalarFieldContainer[bytes]
         linger: _duration_pb2.Duration
         max_batch: int
-        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ..., resume: _Optional[_Iterable[bytes]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_batch: _Optional[int] = ...) -> None: ...
+        max_message_size: int
+        def __init__(self, stream: _Optional[str] = ..., consumer: _Optional[str] = ..., max_processing_events: _Optional[int] = ..., resume: _Optional[_Iterable[bytes]] = ..., linger: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_batch: _Optional[int] = ..., max_message_size: _Optional[int] = ...) -> None: ...
     class Ack(_message.Message):
         __slots__ = ("ids",)
         IDS_FIELD_NUMBER: _ClassVar[int]
