@@ -101,7 +101,7 @@ async def connected(address: str) -> AsyncIterator[Broker]:
 
 @contextlib.asynccontextmanager
 async def new_stream(address: str, broker: Broker | None = None, *, token: str = "") -> AsyncIterator[str]:
-    """Make a stream through a Windshift server, with the defaults; its only subject is its name.
+    """Make a stream through a Windshift server, that allows fast ingest; its only subject is its name.
 
     Args:
         address: the server.
@@ -109,7 +109,7 @@ async def new_stream(address: str, broker: Broker | None = None, *, token: str =
         token: of somebody who may do it; empty = nobody asks.
     """
     name = f"bench-{next(_names)}"
-    request = events_pb.EnsureStreamRequest(name=name, subjects={"subjects": [name]})
+    request = events_pb.EnsureStreamRequest(name=name, subjects={"subjects": [name]}, fast_ingest=True)
     async with Channel(address) as channel:
         response, metadata = events_pb.EnsureStreamResponse, credentials_of(token)
         await channel.unary(f"{_SERVICE}/EnsureStream", request, response, metadata=metadata)

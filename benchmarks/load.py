@@ -72,7 +72,11 @@ async def _stream(address: str, subject: str, count: int, each: int, way: str) -
         while answered < count:
             while sent < count and sent - answered < _UNANSWERED:
                 more = min(each, count - sent)
-                call.send(events_pb.PublishStreamRequest(events=_events(event, more, sent, way)))
+                call.send(
+                    events_pb.PublishStreamRequest(
+                        events=_events(event, more, sent, way), without_ids="without" in way
+                    )
+                )
                 sent += more
             for response in await call.receive_many():
                 answered += response.count
@@ -354,7 +358,11 @@ def _publish(**options: Any) -> None:
 @click.argument("subject")
 @click.option("--count", default=200_000, help="Events.")
 @click.option("--each", default=100, help="Events in a request.")
-@click.option("--way", default="stream", type=click.Choice(["stream", "stream, keys", "batch", "atomic"]))
+@click.option(
+    "--way",
+    default="stream",
+    type=click.Choice(["stream", "stream, keys", "stream without ids", "batch", "atomic"]),
+)
 def _many(**options: Any) -> None:
     """Publish many events with each request, as fast as the answers allow."""
     _report(many(**options))

@@ -77,7 +77,14 @@ async def _publish_own(bench: Bench, subject: str, server: Running, owner: Runni
     )
 
 
-MANY = (("stream", 1), ("stream", 16), ("stream, keys", 16), ("batch", 100), ("atomic", 100))
+MANY = (
+    ("stream", 1),
+    ("stream", 16),
+    ("stream, keys", 16),
+    ("stream without ids", 16),
+    ("batch", 100),
+    ("atomic", 100),
+)
 """Ways to publish many events, and how many each request has."""
 
 

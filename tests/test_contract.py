@@ -182,7 +182,9 @@ EXTENSIONS_START_AT = 100
 
 EXTENSIONS = {
     "windshift.events.v1alpha1": {
-        "EnsureStreamRequest": "atomic_batches 100? bool",
+        "EnsureStreamRequest": """
+            atomic_batches 100? bool
+            fast_ingest 101? bool""",
         "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
         "PublishEventResponse": "duplicate 100 bool",
         "EventsRequest": "limit 100 Limit",

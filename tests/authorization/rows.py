@@ -241,11 +241,15 @@ def _published(world: World, request: Any, responses: Any) -> None:
 
 
 def _all_published(world: World, request: Any, responses: Any) -> None:
-    assert len(responses[0].ids) == len(request.events)
-    for event, seq in zip(request.events, responses[0].ids, strict=True):
+    ids = [{"seq": seq} for seq in responses[0].ids]
+    if isinstance(request, events_pb.PublishStreamRequest) and request.without_ids:
+        assert not ids
+        assert responses[0].count == len(request.events)
+        ids = [{"last_by_subj": event.subject} for event in request.events]
+    for event, which in zip(request.events, ids, strict=True):
         stream = world.witness.stream_of(event.subject)
         assert stream is not None
-        stored = world.witness.message(stream, seq=seq)
+        stored = world.witness.message(stream, **which)
         assert stored is not None
         assert stored["subject"] == event.subject
 

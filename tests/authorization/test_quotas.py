@@ -56,6 +56,7 @@ POLICY = (
     + limited("seldom", "max_rps = 0.001")
     + limited("seldom-too", "max_rps = 0.001")
     + limited("twenty-events", "max_rps = 20")
+    + limited("twenty-others", "max_rps = 20")
     + limited("never", "max_rps = 0.001")
     + limited("two-watches", "quotas = { calls = 32 }")
 )
@@ -164,13 +165,14 @@ def publish_stream(caller: Caller, requests: SimpleQueue[pb.PublishStreamRequest
     return call(iter(requests.get, None), timeout=LIMIT)
 
 
-def test_events_of_a_stream_of_publishes(callers: Callers) -> None:
+@pytest.mark.parametrize(("who", "without_ids"), [("twenty-events", False), ("twenty-others", True)])
+def test_events_of_a_stream_of_publishes(callers: Callers, who: str, *, without_ids: bool) -> None:
     """Its events count, and are none refused: those that are too many wait until time has passed."""
     requests: SimpleQueue[pb.PublishStreamRequest | None] = SimpleQueue()
     begin = time.monotonic()
-    call = publish_stream(callers.with_token(token_of("twenty-events")), requests)
+    call = publish_stream(callers.with_token(token_of(who)), requests)
     for _ in range(3):
-        requests.put(pb.PublishStreamRequest(events=[event()] * 20))
+        requests.put(pb.PublishStreamRequest(events=[event()] * 20, without_ids=without_ids))
         answered = 0
         while answered < 20:
             response = next(call)

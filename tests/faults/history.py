@@ -56,7 +56,7 @@ class Publish:
         value: the event's text, which no other publish has.
         key: the idempotency key; empty without.
         expected: the last id that it was conditional on.
-        id: what was answered; 0 without an answer.
+        id: what was answered; 0 without an answer, and in answers without ids.
         failures: the errors of all tries.
     """
 

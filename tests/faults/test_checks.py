@@ -36,6 +36,8 @@ def test_lost() -> None:
     """An acknowledged publish that is not stored is lost; one that was not acknowledged may be missing."""
     assert found(checks.lost([PUBLISH], {1: STORED})) == []
     assert found(checks.lost([PUBLISH], {})) == ["lost"]
+    assert found(checks.lost([replace(PUBLISH, id=0)], {1: STORED})) == []
+    assert found(checks.lost([replace(PUBLISH, id=0)], {})) == ["lost"]
     assert found(checks.lost([replace(PUBLISH, outcome=Outcome.UNKNOWN, id=0)], {})) == []
 
 

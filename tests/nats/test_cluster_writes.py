@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -10,16 +11,20 @@ from itertools import cycle
 
 import pytest
 
+from tests.nats.test_writes import bodies
 from tests.nats.waiting import serving
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer
 from windshift.nats import JetStreamError, Superseded
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.kv import Buckets
-from windshift.nats.jetstream.writes import PubAck, Write, Writes
+from windshift.nats.jetstream.writes import Write, Writes
 
 Unique = Callable[[], str]
+
+BLOCK = h.block(((b"N", b"1"),))
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -158,3 +163,38 @@ async def test_a_connection_moves_on(cluster: list[NatsServer], unique: Unique) 
         finally:
             victim.start()
         assert sorted(ack.sequence for ack in acks) == list(range(2, 22))
+
+
+async def test_fast_batches_through_changes_of_leaders(members: list[Member], unique: Unique) -> None:
+    """What is acknowledged is stored, what was not taken is not, and nothing is stored twice."""
+    stream = await members[0].broker.stream(unique(), num_replicas=3, allow_batched=True)
+    stored, untaken = set[bytes](), set[bytes]()
+    steady = asyncio.Event()
+    steady.set()
+    is_over = asyncio.Event()
+
+    async def ingest(who: int) -> None:
+        writes, number = members[who].writes, 0
+        while not is_over.is_set():
+            batch = [
+                Write(f"{stream}.a".encode(), b"%d.%d.%d" % (who, number, place), BLOCK, in_seconds(3))
+                for place in range(100)
+            ]
+            sent = await writes.send_all(batch, steady, stream)
+            acks = await writes.answered(sent)
+            stored.update(write.body for write, ack in zip(batch, acks, strict=True) if ack is not None)
+            untaken.update(batch[place].body for place in writes.untaken(sent))
+            number += 1
+
+    ingesting = [asyncio.ensure_future(ingest(who)) for who in range(3)]
+    for member in (*members, *members):
+        before = len(stored)
+        while len(stored) < before + 500:  # noqa: ASYNC110 - it tells nobody what it has stored
+            await asyncio.sleep(0.01)
+        await member.broker.api.call(f"STREAM.LEADER.STEPDOWN.{stream}", None, in_seconds(30))
+    is_over.set()
+    await asyncio.gather(*ingesting)
+    found = Counter(await bodies(members[0].broker, stream))
+    assert stored <= found.keys()
+    assert untaken.isdisjoint(found)
+    assert max(found.values()) == 1

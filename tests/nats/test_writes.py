@@ -25,7 +25,8 @@ from windshift.nats import (
 )
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.writes import PubAck, Write, WriteOptions, Writes
+from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 
 Unique = Callable[[], str]
 

@@ -10,8 +10,8 @@ from datetime import timedelta
 
 from windshift.nats import Connection, ConnectionOptions, Requests, parse_servers
 from windshift.nats import headers as h
+from windshift.nats.jetstream.acks import PubAck, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.writes import PubAck, read_pub_ack
 
 QUICK = ConnectionOptions(
     servers=(),

@@ -10,6 +10,8 @@ from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.client import EVENTS, Client
+from tests.wire.test_publish_streams import start
+from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "publishing.md"
 
@@ -20,6 +22,11 @@ def test_examples(own_client: Client) -> None:
     ids: list[int] = []
     for method, fields in [(method, json.loads(request)) for request, method in found]:
         descriptor = EVENTS.methods_by_name[method]
-        response = own_client.call(descriptor, ParseDict(fields, GetMessageClass(descriptor.input_type)()))
+        request = ParseDict(fields, GetMessageClass(descriptor.input_type)())
+        if isinstance(request, pb.PublishStreamRequest):
+            [response] = start(own_client, iter([request]))
+            assert (response.count, len(response.errors)) == (1, 0)
+        else:
+            response = own_client.call(descriptor, request)
         ids += getattr(response, "ids", ())
     assert ids == [1, 2, 3, 4]

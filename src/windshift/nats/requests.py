@@ -32,6 +32,7 @@ class NoReply(Enum):
     DISCONNECTED = "the connection ended; the message may have arrived"
     UNANSWERING = "whoever gets the message does not answer; it may have arrived"
     FORBIDDEN = "the server does not let this user send that; the message is gone"
+    NOT_TAKEN = "the batch that it is of ended before it; the message is gone"
 
 
 Outcome: TypeAlias = bytes | NoReply

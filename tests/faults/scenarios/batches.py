@@ -21,6 +21,7 @@ from tests.faults.workloads import Crowd, connections, crowd, rounds
 from tests.support.client import EVENTS, any_of
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
+_STREAMS = ("streams", "ingested", "batches", "atomic")
 _BATCH = EVENTS.methods_by_name["PublishBatch"]
 _STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _TOGETHER = 20
@@ -33,8 +34,11 @@ _WINDOW = 100
 class Publisher:
     """Publishes events of its own, and puts down what becomes of each."""
 
-    def __init__(self, connection: Connection, who: str, stream: str, *, keys: bool) -> None:
+    def __init__(
+        self, connection: Connection, who: str, stream: str, *, keys: bool, without_ids: bool = False
+    ) -> None:
         self.connection = connection
+        self.without_ids = without_ids
         self.who = who
         self.stream = stream
         self.keys = keys
@@ -107,8 +111,8 @@ def _take_results(
     publisher: Publisher, first: int, response: pb.PublishBatchResponse | pb.PublishStreamResponse
 ) -> None:
     errors = {error.index: error for error in response.errors}
-    start = getattr(response, "first", 0)
-    for place, event_id in enumerate(response.ids):
+    start, count = getattr(response, "first", 0), getattr(response, "count", len(response.ids))
+    for place, event_id in enumerate(response.ids or [0] * count):
         error = errors.get(start + place)
         if error is None:
             publisher.ended(first + place, Outcome.DONE, event_id)
@@ -145,8 +149,7 @@ async def _publish_stream(
     )(timeout=60)
 
     async def send() -> None:
-        if pending:
-            await call.write(pb.PublishStreamRequest(events=list(pending)))
+        await call.write(pb.PublishStreamRequest(events=list(pending), without_ids=publisher.without_ids))
         while not workers.stopping:
             await room.acquire()
             pending.append(publisher.next_event())
@@ -203,21 +206,28 @@ async def batch_kills(run: Run) -> None:
             await victim.start()
 
         async with connections(run.history, 8, *(server.address for server in servers)) as made:
-            for stream in ("streams", "batches", "atomic"):
-                await ensure_stream(made[0], stream)
+            for stream in _STREAMS:
+                await ensure_stream(made[0], stream, fast_ingest=stream == "ingested")
             async with crowd() as workers:
                 for number in range(run.scale(2, 1)):
                     for keys in (True, False):
                         name, connection = f"{'k' if keys else 'b'}{number}", made[(2 * number + keys) % 8]
-                        publisher = Publisher(connection, f"s{name}", "streams", keys=keys)
-                        workers.add(publish_streams(workers, publisher))
+                        for stream in ("streams", "ingested"):
+                            publisher = Publisher(
+                                connection,
+                                f"{stream[0]}{name}",
+                                stream,
+                                keys=keys,
+                                without_ids=stream == "ingested",
+                            )
+                            workers.add(publish_streams(workers, publisher))
                         for stream in ("batches", "atomic"):
                             publisher = Publisher(connection, f"{stream[0]}{name}", stream, keys=keys)
                             workers.add(publish_batches(workers, publisher, atomic=stream == "atomic"))
                 await rounds(run, kills, run.scale(2, 1), kill, "kill")
                 await asyncio.sleep(0.5)
         run.count("kills", kills)
-        for stream in ("streams", "batches", "atomic"):
+        for stream in _STREAMS:
             stored = await read_stream(node.url, stream)
             check_stream(run, stream, stored)
             publishes = [each for each in run.history.publishes if each.stream == stream]

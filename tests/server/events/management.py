@@ -10,7 +10,7 @@ from typing import Any
 from tests.support.broker import Broker, in_seconds
 from windshift.nats import Message, NoReply, Outcome
 from windshift.nats import headers as h
-from windshift.nats.jetstream.writes import PubAck, read_pub_ack
+from windshift.nats.jetstream.acks import PubAck, read_pub_ack
 from windshift.nats.times import parse_rfc3339
 from windshift.server.events.consumers import Consumers, DeadLetterStream, Notes, Replays
 from windshift.server.events.model import ConsumerKey

@@ -287,6 +287,16 @@ def test_subjects_and_aggregates_change_into_each_other() -> None:
     assert config(aggregate(SourceSpec("A")), config(SUBJECTS)) == collected | {"allow_atomic": True}
 
 
+def test_fast_ingest() -> None:
+    """A new stream is without it, and an existing one stays as it is."""
+    allowed = config(replace(SUBJECTS, fast_ingest=True))
+    assert allowed == config(SUBJECTS) | {"allow_batched": True}
+    assert config(SUBJECTS, allowed) == allowed
+    assert config(replace(SUBJECTS, fast_ingest=False), allowed) == config(SUBJECTS)
+    with pytest.raises(UnsupportedCombination, match="fast_ingest"):
+        refuse_contradictions(replace(aggregate(SourceSpec("A")), fast_ingest=True))
+
+
 def test_atomic_batches() -> None:
     """A new stream that is published to takes them where the broker can; an existing one stays as it is."""
     older = desired_config(None, SUBJECTS, LAST_IDS, 1, takes_batches=False)

@@ -2,11 +2,15 @@
 
 A burst costs one entry in a table, one future and one write, however many messages it has: that is where the
 speed of many publishes comes from. Replies come to an inbox of their own, under ``<burst>.<place>``.
+
+A batch of fast ingest (ADR-50) is a burst that the server answers as a whole: with how many of its messages,
+from the first one on, are stored.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Sequence
 from typing import Final, Protocol, TypeAlias
@@ -14,13 +18,17 @@ from typing import Final, Protocol, TypeAlias
 from windshift.nats.connection import Connection
 from windshift.nats.errors import MessageTooLarge, NatsError
 from windshift.nats.headers import NO_RESPONDERS
+from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.protocol import Message
 from windshift.nats.requests import NoReply
 
 log = logging.getLogger(__name__)
 
-Answer: TypeAlias = bytes | NoReply | NatsError
-"""The body of a reply, or why there is none."""
+Answer: TypeAlias = bytes | PubAck | NoReply | NatsError
+"""The body of a reply, what one for several messages says of this one, or why there is none."""
+_FLOW: Final = 500
+"""Messages after which the server says how far it has stored a batch; it takes no larger number."""
 
 
 class Sendable(Protocol):
@@ -57,6 +65,10 @@ class Burst:
         self.done: asyncio.Future[None] = loop.create_future()
         self._left = len(subjects)
 
+    def take(self, place: bytes, message: Message) -> None:
+        """Take a reply, by the end of its subject."""
+        self.answer(int(place), NoReply.NO_RESPONDERS if _is_from_nobody(message) else message.body)
+
     def answer(self, place: int, answer: Answer) -> None:
         """Take the answer to one message; only the first one counts."""
         if self.answers[place] is None:
@@ -75,13 +87,98 @@ class Burst:
             self.answer(place, answer)
 
 
+class FastBatch(Burst):
+    """A batch of fast ingest. It ends before the first message that the server does not store.
+
+    What is refused as it is checked ends the batch (``err``, ``gap``), and then the server says how many it
+    has stored. It refuses single messages too: those that come when there is no such batch, and those that
+    it could not write, after which the batch goes on.
+
+    Args:
+        stream: the stream that stores them.
+    """
+
+    __slots__ = ("_ack", "_places", "_stored")
+
+    def __init__(
+        self, token: bytes, subjects: list[bytes], loop: asyncio.AbstractEventLoop, stream: str
+    ) -> None:
+        super().__init__(token, subjects, loop)
+        self._ack = PubAck(stream, 0)
+        self._places: list[int] = []
+        self._stored = 0
+
+    def frames(self, messages: Sequence[Sendable], reply: bytes, limit: int) -> list[bytes]:
+        """Return what is to be written. Messages of more than `limit` bytes are answered, and left out."""
+        frames: list[bytes] = []
+        number = 0
+        for place, message in enumerate(messages):
+            headers, body = message.headers, message.body
+            size = len(headers)
+            whole = size + len(body)
+            if whole > limit:
+                self.answer(place, MessageTooLarge(limit))
+                continue
+            self._places.append(place)
+            number += 1
+            subject, operation = message.subject, _APPEND if frames else _START
+            frames.append(
+                b"HPUB %b %b.%d.fail.%d.%d.$FI %d %d\r\n%b%b\r\n"
+                % (subject, reply, _FLOW, number, operation, size, whole, headers, body)
+            )
+        if frames:
+            subject = self.subjects[self._places[0]]
+            end = subject, reply, _FLOW, number + 1, _END
+            frames.append(b"PUB %b %b.%d.fail.%d.%d.$FI 0\r\n\r\n" % end)
+        return frames
+
+    def take(self, place: bytes, message: Message) -> None:
+        """Take a reply, to one message or about several."""
+        number = int(place.split(b".")[2])
+        try:
+            nobody = _is_from_nobody(message)
+            answer = {} if nobody else json.loads(message.body)
+            kind, count = answer.get("type"), answer.get("count")
+            if kind == "ack":
+                self._store(int(answer["seq"]))
+            elif kind is not None:
+                pass  # it ends, and the server will say how many are stored
+            elif count is not None:
+                self._store(int(count))
+                self.give_up(NoReply.NOT_TAKEN)
+            elif number > len(self._places):
+                self.give_up(NoReply.TIMED_OUT)  # nobody knows of the batch any more
+            elif nobody or answer.get("error", {}).get("err_code") in codes.NO_FAST_BATCH:
+                self.answer(self._places[number - 1], NoReply.NOT_TAKEN)
+            else:
+                self.answer(self._places[number - 1], message.body)
+        except (ValueError, TypeError, AttributeError, KeyError):
+            log.warning("a batch was answered by something other than a stream")
+
+    def _store(self, count: int) -> None:
+        """Note that so many messages, from the first one on, are stored."""
+        for place in self._places[self._stored : count]:
+            self.answer(place, self._ack)
+        self._stored = max(self._stored, count)
+
+
+_START, _APPEND, _END = 0, 1, 3
+
+
+def _is_from_nobody(message: Message) -> bool:
+    headers = message.headers
+    return bool(headers) and headers.startswith(NO_RESPONDERS)
+
+
 class Bursts:
     """Sends bursts and collects their answers. Must be created in a running event loop."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._loop = asyncio.get_running_loop()
-        self._prefix: Final = connection.inbox() + b"."
+        inbox = connection.inbox()
+        self._prefix: Final = inbox + b"."
+        self._name: Final = inbox.rpartition(b".")[2]
         self._prefix_length = len(self._prefix)
         self._last_token = 0
         self._waiting: dict[bytes, Burst] = {}
@@ -95,8 +192,7 @@ class Bursts:
         Those that are larger than the server takes now are answered at once. Raise `NotConnected` if nothing
         was sent.
         """
-        self._last_token += 1
-        token = b"%d" % self._last_token
+        token = self._next_token()
         burst = Burst(token, [message.subject for message in messages], self._loop)
         limit, reply = self._connection.max_payload, self._prefix + token
         frames = []
@@ -110,9 +206,26 @@ class Bursts:
             frames.append(
                 b"HPUB %b %b.%d %d %d\r\n%b%b\r\n" % (subject, reply, place, size, whole, headers, body)
             )
-        self._connection.write(b"".join(frames))
-        self._waiting[token] = burst
+        self._write(burst, frames)
         return burst
+
+    def ingest(self, messages: Sequence[Sendable], stream: str) -> Burst:
+        """Do the same as one batch of fast ingest, which the stream has to allow (nats-server 2.14).
+
+        An older server would store them one by one, and a message without anything behind them.
+        """
+        token = b"%b-%b" % (self._name, self._next_token())  # it names the batch, for all publishers
+        batch = FastBatch(token, [message.subject for message in messages], self._loop, stream)
+        self._write(batch, batch.frames(messages, self._prefix + token, self._connection.max_payload))
+        return batch
+
+    def _next_token(self) -> bytes:
+        self._last_token += 1
+        return b"%d" % self._last_token
+
+    def _write(self, burst: Burst, frames: Sequence[bytes]) -> None:
+        self._connection.write(b"".join(frames))
+        self._waiting[burst.token] = burst
 
     def forget(self, burst: Burst) -> bool:
         """Take no more answers to a burst. Return whether they were waited for."""
@@ -122,9 +235,7 @@ class Bursts:
         token, _, place = message.subject[self._prefix_length :].partition(b".")
         burst = self._waiting.get(token)
         if burst is not None:
-            headers = message.headers
-            nobody = headers and headers.startswith(NO_RESPONDERS)
-            burst.answer(int(place), NoReply.NO_RESPONDERS if nobody else message.body)
+            burst.take(place, message)
 
     def _fail_all(self) -> None:
         for burst in list(self._waiting.values()):

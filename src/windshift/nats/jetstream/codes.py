@@ -78,7 +78,12 @@ DUPLICATE_IN_BATCH: Final = 10201
 """A message of a batch has an id that is known, or that another one of it has."""
 SERVERS_CHANGING: Final = 10202
 CONSUMER_INVALID_RESET: Final = 10204
+FAST_BATCHES_NOT_ENABLED: Final = 10205
+FAST_BATCH_PATTERN: Final = 10206
+FAST_BATCH_ID: Final = 10207
+FAST_BATCH_UNKNOWN: Final = 10208
 TOO_MANY_BATCHES: Final = 10210
+TOO_MANY_FAST_BATCHES: Final = 10211
 STREAM_RECONFIGURED: Final = 10226
 
 TEMPORARY: Final = frozenset(
@@ -99,6 +104,16 @@ TEMPORARY: Final = frozenset(
     }
 )
 """No leader, an election, a stream that is being moved: the same request may succeed in a moment."""
+NO_FAST_BATCH: Final = frozenset(
+    {
+        FAST_BATCHES_NOT_ENABLED,
+        FAST_BATCH_PATTERN,
+        FAST_BATCH_ID,
+        FAST_BATCH_UNKNOWN,
+        TOO_MANY_FAST_BATCHES,
+    }
+)
+"""A message was refused because of the batch of fast ingest that it came in, not for itself."""
 OUT_OF_SPACE: Final = frozenset(
     {RESOURCES_EXCEEDED, INSUFFICIENT_RESOURCES, MEMORY_EXCEEDED, STORAGE_EXCEEDED}
 )

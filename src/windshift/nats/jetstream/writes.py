@@ -13,13 +13,11 @@ What is guaranteed, and what is not:
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import Enum
-from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
@@ -37,7 +35,8 @@ from windshift.nats.errors import (
     Unavailable,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, read_answer
+from windshift.nats.jetstream.acks import PubAck, plain_ack, read_pub_ack
+from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
 from windshift.nats.retry import Backoff, retry
@@ -109,49 +108,7 @@ def _in_batch(headers: bytes, name: bytes, number: int, *, is_last: bool) -> byt
     return (headers.removesuffix(h.END) or h.BEGIN) + lines + h.END
 
 
-class PubAck(NamedTuple):
-    """JetStream's acknowledgement of a stored message. One per publish, so it is a tuple."""
-
-    stream: str
-    sequence: int
-    duplicate: bool = False
-
-
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
-_LONGEST_BEGINNING: Final = 300
-_PLAIN_BEGINNING: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})')
-
-
-@lru_cache(maxsize=1024)
-def _plain_stream(beginning: bytes) -> str | None:
-    plain = _PLAIN_BEGINNING.fullmatch(beginning)
-    return None if plain is None else plain[1].decode()
-
-
-def plain_ack(body: bytes) -> PubAck | None:
-    """Parse the answer to a publish if it is what nats-server says of a message that it stored."""
-    beginning, _, end = body.partition(b'","seq":')
-    number = end.removesuffix(b"}")
-    if number.isdigit() and number is not end and len(beginning) < _LONGEST_BEGINNING:
-        stream = _plain_stream(beginning)
-        if stream is not None:
-            return _new(PubAck, (stream, int(number), False))
-    return None
-
-
-def read_pub_ack(body: bytes) -> PubAck:
-    """Parse the answer to a publish.
-
-    Raise `JetStreamError` for an error, `ValueError` if it is not such an answer.
-    """
-    plain = plain_ack(body)
-    if plain is not None:
-        return plain
-    answer = read_answer(body)
-    try:
-        return PubAck(str(answer["stream"]), int(answer["seq"]), bool(answer.get("duplicate", False)))
-    except (KeyError, TypeError, OverflowError):
-        raise ValueError("not an answer to a publish") from None
 
 
 class Attempt(NamedTuple):
@@ -193,6 +150,8 @@ class _Found(NamedTuple):
     """Whether it acknowledges what it stores."""
 
 
+_ANSWERS: Final = _Found(0, answers=True)
+
 _Result: TypeAlias = Outcome | _NotSent
 
 _AGAIN: Final = codes.TEMPORARY | {
@@ -202,6 +161,8 @@ _AGAIN: Final = codes.TEMPORARY | {
 }
 _SLOT: Final = 16 * 1024
 """Bytes of a write for each slot: behind large writes on the connection others would wait."""
+_HEADERS: Final = 256
+"""Bytes that headers are taken to have, where many messages are counted before they are made."""
 _MOST_FOUND: Final = 4096
 _BETWEEN_LOOKS: Final = 0.5
 """Seconds between looks whether somebody has found out why a write is not answered."""
@@ -284,22 +245,26 @@ class Writes:
 
     def portions(self, sizes: Iterable[int]) -> Iterator[slice]:
         """Cut writes, by the sizes of their bodies, into portions for `send_all`: all slots are for four."""
-        most, slots, start, place = max(1, self._options.max_in_flight // 4), 0, 0, -1
-        for place, size in enumerate(sizes):
-            more = 1 + size // _SLOT
-            if slots and slots + more > most:
-                yield slice(start, place)
-                slots, start = 0, place
-            slots += more
-        if slots:
-            yield slice(start, place + 1)
+        return _cut((1 + size // _SLOT for size in sizes), max(1, self._options.max_in_flight // 4))
 
-    async def send_all(self, writes: Sequence[Write], steady: asyncio.Event) -> Sent:
+    def batches(self, sizes: Iterable[int]) -> Iterator[slice]:
+        """Do the same for batches of fast ingest: a batch waits for one answer, so its bytes count."""
+        return _cut((size + _HEADERS for size in sizes), _SLOT * max(1, self._options.max_in_flight // 16))
+
+    async def send_all(self, writes: Sequence[Write], steady: asyncio.Event, stream: str = "") -> Sent:
         """Send single messages of one asker with the same deadline, in their order, when there is room.
 
         Nothing is sent as long as `steady` is not set. `answered` must follow, or `abandon_all`.
+
+        Args:
+            stream: stores them all and lets them be sent as a batch of fast ingest, which they are then:
+                sequences and duplicates are not told, and `untaken` says which ones are to be sent again.
         """
-        deadline, slots = writes[0].deadline, sum(map(self._slots_for, writes))
+        deadline = writes[0].deadline
+        if stream:
+            slots = 1 + sum(len(write.body) + len(write.headers) for write in writes) // _SLOT
+        else:
+            slots = sum(map(self._slots_for, writes))
         slots = min(slots, self._options.max_in_flight)
         try:
             if self._api.refusal:
@@ -319,7 +284,7 @@ class Writes:
         try:
             if now >= deadline:
                 raise Unavailable
-            burst = self._bursts.send(writes)
+            burst = self._bursts.ingest(writes, stream) if stream else self._bursts.send(writes)
         except NatsError as error:
             self._slots.give_back(writes[0].asker, slots)
             return Sent(writes, None, 0, 0, 0, error)
@@ -350,23 +315,29 @@ class Writes:
             self.abandon_all(sent)
         return list(map(_acknowledged, burst.answers))
 
+    def untaken(self, sent: Sent) -> dict[int, None]:
+        """Return the places of writes that a batch did not take, in order; they are certainly not stored."""
+        answers = () if sent.burst is None else sent.burst.answers
+        return {place: None for place, answer in enumerate(answers) if answer is NoReply.NOT_TAKEN}
+
     async def conclude(self, sent: Sent, place: int) -> PubAck:
         """Do what `write` does after its first attempt, for one of the writes whose answers are there."""
         answer = _NotSent.NOT_CONNECTED if sent.burst is None else sent.burst.answers[place]
         error = answer if isinstance(answer, NatsError) else sent.error
         if error is not None and not isinstance(error, NotConnected):
             raise error
-        if answer is None or isinstance(answer, NatsError):
-            raise OutcomeUnknown  # cannot be: `answered` was not awaited
+        if answer is None or isinstance(answer, NatsError | PubAck):
+            raise OutcomeUnknown  # cannot be: `answered` was not awaited, or had the acknowledgement
         return await self._conclude(sent.writes[place], answer)
 
     async def _doubt_all(self, burst: Burst, until: float) -> None:
         """Wait on as `_doubt` does, for all that have no answer yet."""
-        subjects = {burst.subjects[place] for place in burst.missing()}
+        subjects = {burst.subjects[place] for place in burst.missing()[: self._options.max_in_flight]}
         looking = {subject: self._look_up(subject) for subject in subjects}
         await asyncio.wait(looking.values())
         for place in burst.missing():
-            found = looking[burst.subjects[place]].result()
+            subject = burst.subjects[place]
+            found = looking[subject].result() if subject in looking else _ANSWERS
             if found is None or not found.answers:
                 burst.answer(place, NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING)
         while not burst.done.done() and not self._api.refusal:
@@ -547,8 +518,20 @@ _NO_ACK: Final = (
     "the stream is set not to answer (no_ack), so nobody can tell whether it stored this; have it answer"
 )
 
-_GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN})
+_GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN, NoReply.NOT_TAKEN})
 """The reasons for which a message certainly did not arrive."""
+
+
+def _cut(costs: Iterable[int], most: int) -> Iterator[slice]:
+    """Cut a sequence by what its elements cost; one that costs more than `most` stands alone."""
+    cost, start, place = 0, 0, -1
+    for place, more in enumerate(costs):
+        if cost and cost + more > most:
+            yield slice(start, place)
+            cost, start = 0, place
+        cost += more
+    if cost:
+        yield slice(start, place + 1)
 
 
 def _read(result: _Result) -> PubAck | None:
@@ -568,7 +551,7 @@ def _read(result: _Result) -> PubAck | None:
 def _acknowledged(answer: Answer | None) -> PubAck | None:
     """Return what an answer acknowledges; None = it is no acknowledgement."""
     if not isinstance(answer, bytes):
-        return None
+        return answer if isinstance(answer, PubAck) else None
     plain = plain_ack(answer)
     if plain is not None:
         return plain

@@ -138,6 +138,7 @@ def stored_spec(config: Mapping[str, Any]) -> StreamSpec:
         _duration(window),
         size if size > 0 else None,
         bool(config.get("allow_atomic")),
+        bool(config.get("allow_batched")),
     )
 
 

@@ -90,10 +90,15 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
     loop = asyncio.get_running_loop()
     drained: asyncio.Future[None] = loop.create_future()
     call.on_drain = partial(drained.set_result, None)
+    call.begin_response()
     trace, answered = extract(call), 0
+    requests = await _next_requests(call, drained)
+    without_ids = bool(requests) and requests[0].without_ids
 
     async def feed() -> Feed:
-        while events := await _next_events(call, drained):
+        nonlocal requests
+        while requests:
+            events = _events_of(requests)
             await _wait_for_quota(call, len(events), drained)
             deadline = loop.time() + DEFAULT
             if call.deadline is not None:
@@ -101,40 +106,40 @@ async def publish_stream(call: ServerCall, extract: Extract, pipeline: Pipeline)
             items = read_events(events, trace, call)
             tell_denied(items, call)
             yield items, deadline
+            requests = await _next_requests(call, drained)
         if drained.done():
             raise ShuttingDown
 
     async def take(results: Sequence[Result]) -> None:
         nonlocal answered
         response = pb.PublishStreamResponse(first=answered, count=len(results))
-        write_results(response, results, answered, call)
+        write_results(response, results, answered, call, without_ids=without_ids)
         answered += len(results)
         await call.ready()
         call.send(response)
 
-    call.begin_response()
-    await pipeline.publish(feed(), take)
+    await pipeline.publish(feed(), take, without_ids=without_ids)
 
 
-async def _next_events(call: ServerCall, drained: asyncio.Future[None]) -> list[pb.PublishEventRequest]:
-    """Return the events that have come, at least one; none after the last, or when the server drains."""
-    events: list[pb.PublishEventRequest] = []
-    while not events:
-        receiving = asyncio.ensure_future(call.receive_many())
-        try:
-            await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            if not receiving.done():
-                receiving.cancel()
+async def _next_requests(
+    call: ServerCall, drained: asyncio.Future[None]
+) -> Sequence[pb.PublishStreamRequest]:
+    """Return the requests that have come, at least one; none after the last, or when the server drains."""
+    receiving = asyncio.ensure_future(call.receive_many())
+    try:
+        await asyncio.wait((receiving, drained), return_when=asyncio.FIRST_COMPLETED)
+    finally:
         if not receiving.done():
-            return []
-        requests = receiving.result()
-        if not requests:
-            return []
-        for request in requests:
-            if len(request.events) > MOST_EVENTS:
-                raise InvalidField("events", f"must have at most {MOST_EVENTS} elements")
-            events.extend(request.events)
+            receiving.cancel()
+    return receiving.result() if receiving.done() else ()
+
+
+def _events_of(requests: Sequence[pb.PublishStreamRequest]) -> list[pb.PublishEventRequest]:
+    events: list[pb.PublishEventRequest] = []
+    for request in requests:
+        if len(request.events) > MOST_EVENTS:
+            raise InvalidField("events", f"must have at most {MOST_EVENTS} elements")
+        events.extend(request.events)
     return events
 
 
@@ -196,14 +201,17 @@ def write_results(
     results: Sequence[Result],
     first: int,
     call: ServerCall,
+    *,
+    without_ids: bool = False,
 ) -> None:
     """Write what became of events, the first of which has the place `first`."""
     ids = response.ids
     for place, result in enumerate(results, first):
         if isinstance(result, Exception):
-            ids.append(0)
+            if not without_ids:
+                ids.append(0)
             response.errors.append(_publish_error(place, result, call))
-        else:
+        elif not without_ids:
             seq, duplicate = result
             ids.append(seq)
             if duplicate:

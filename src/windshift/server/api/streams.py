@@ -79,6 +79,7 @@ def read_stream(request: EnsureStreamRequest) -> StreamSpec:
         window,
         number("max_event_size", request.max_event_size, LARGEST_EVENT_SIZE) or None,
         request.atomic_batches if request.HasField("atomic_batches") else None,
+        request.fast_ingest if request.HasField("fast_ingest") else None,
     )
 
 
@@ -239,6 +240,8 @@ def write_stream(spec: StreamSpec) -> EnsureStreamRequest:
     )
     if spec.atomic_batches is not None:
         request.atomic_batches = spec.atomic_batches
+    if spec.fast_ingest:
+        request.fast_ingest = True
     if spec.deduplication_window is not None:
         request.deduplication_window.FromTimedelta(spec.deduplication_window)
     _write_input(request, spec.source)

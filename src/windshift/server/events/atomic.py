@@ -9,8 +9,9 @@ from typing import Final, NamedTuple
 
 from windshift.nats import JetStreamError, MessageTooLarge, NatsError, retry
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.writes import Part, PubAck, Write, Writes, together
+from windshift.nats.jetstream.writes import Part, Write, Writes, together
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import (
     BrokerUnavailable,

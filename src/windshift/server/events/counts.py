@@ -45,7 +45,7 @@ class Counts:
     """The numbers of one server.
 
     Attributes:
-        published: events that JetStream stored.
+        published: events that JetStream stored; without ids, also those that it had stored before.
         duplicates: publishes whose key had been stored before.
         failures: publishes that failed, by reason: one of the domain's, `CANCELLED` or `UNEXPECTED`.
         delivered: deliveries handed to clients.

@@ -13,8 +13,9 @@ from windshift.nats import JetStreamError, NatsError, NoDirectGet, NoStream, ret
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMessage, StreamState
-from windshift.nats.jetstream.writes import PubAck, Write, Writes
+from windshift.nats.jetstream.writes import Write, Writes
 from windshift.server.broker.asking import asking
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import (

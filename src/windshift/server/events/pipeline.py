@@ -2,19 +2,26 @@
 
 What is checked of an event, and what an answer of the broker means, is in `publish`. Here is their order, and
 what is done for many at once.
+
+Where no ids are asked for, a portion goes by JetStream's fast ingest, if its stream lets it: one answer says
+how many of its events, from the first one on, are stored. The others are published as always, so what is
+wrong with them is found there. Nothing else is under way meanwhile, or it could come before them.
 """
 
 from __future__ import annotations
 
 import asyncio
 from asyncio import CancelledError
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, TypeAlias
 
-from windshift.nats.jetstream.writes import PubAck, Sent, Write, Writes
+from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.writes import Sent, Write, Writes
+from windshift.server.domain import names
 from windshift.server.domain.errors import WindshiftError
 from windshift.server.events.model import PublishReceipt, PublishRequest
 from windshift.server.events.publish import Publisher, describe_ack
+from windshift.server.events.targets import Target, Targets
 from windshift.server.telemetry.tracer import Span, error_type
 
 Item: TypeAlias = PublishRequest | WindshiftError
@@ -56,11 +63,15 @@ class Pipeline:
     Args:
         publisher: knows the rules.
         writes: sends.
+        targets: knows the streams.
     """
 
-    def __init__(self, publisher: Publisher, writes: Writes) -> None:
+    def __init__(self, publisher: Publisher, writes: Writes, targets: Targets) -> None:
         self._publisher = publisher
         self._writes = writes
+        self._targets = targets
+        self._always = asyncio.Event()
+        self._always.set()
 
     async def publish_all(self, items: Sequence[Item], deadline: float) -> list[Result]:
         """Publish events until `deadline` (loop time); return what became of each."""
@@ -75,8 +86,10 @@ class Pipeline:
         await self.publish(feed(), take)
         return results
 
-    async def publish(self, feed: Feed, take: Take) -> None:
+    async def publish(self, feed: Feed, take: Take, *, without_ids: bool = False) -> None:
         """Publish events in the order of `feed`, and have their results taken in that order.
+
+        `without_ids` says that nobody asks for ids, nor for what is a duplicate: they may be wrong.
 
         As long as one of them is in trouble (no answer, a refusal that is looked into), no others are sent.
         What the feed raises is raised when all that came before has its results.
@@ -84,7 +97,7 @@ class Pipeline:
         ahead: _Ahead = asyncio.Queue()
         room, steady = asyncio.Semaphore(_AHEAD), asyncio.Event()
         steady.set()
-        sending = asyncio.create_task(self._send(feed, ahead, room, steady))
+        sending = asyncio.create_task(self._send(feed, ahead, room, steady, without_ids=without_ids))
         try:
             while (portion := await ahead.get()) is not None:
                 if isinstance(portion, Exception):
@@ -101,22 +114,51 @@ class Pipeline:
 
     # --- Sending ------------------------------------------------------------------------------------------
 
-    async def _send(self, feed: Feed, ahead: _Ahead, room: asyncio.Semaphore, steady: asyncio.Event) -> None:
+    async def _send(
+        self,
+        feed: Feed,
+        ahead: _Ahead,
+        room: asyncio.Semaphore,
+        steady: asyncio.Event,
+        *,
+        without_ids: bool,
+    ) -> None:
+        target: Target | None = None
         try:
             async for items, deadline in feed:
-                for some in self._portions(items):
+                if without_ids:
+                    target = await self._target(items, deadline, target)
+                stream = _ingesting(items, target)
+                for some in self._portions(items, stream):
                     await room.acquire()
-                    ahead.put_nowait(await self._send_some(some, deadline, steady))
+                    ahead.put_nowait(await self._send_some(some, deadline, steady, stream))
         except Exception as error:  # noqa: BLE001 - it is raised where results are taken
             ahead.put_nowait(error)
         else:
             ahead.put_nowait(None)
 
-    def _portions(self, items: Sequence[Item]) -> Iterator[Sequence[Item]]:
-        sizes = [0 if isinstance(item, Exception) else len(item.body) for item in items]
-        return (items[part] for part in self._writes.portions(sizes))
+    async def _target(self, items: Sequence[Item], deadline: float, last: Target | None) -> Target | None:
+        """Return the stream that takes all of these events, with luck the last one; None = there is none."""
+        subjects = {item.subject for item in items if not isinstance(item, WindshiftError)}
+        if not subjects:
+            return last
+        if last is None or last.until <= asyncio.get_running_loop().time() or not _takes(last, subjects):
+            first = next(iter(subjects))
+            try:
+                names.subject("subject", first)
+                last = await self._targets.of(first, deadline)
+            except WindshiftError:  # each event will be told what is wrong with it
+                return None
+        return last if _takes(last, subjects) else None
 
-    async def _send_some(self, items: Sequence[Item], deadline: float, steady: asyncio.Event) -> _Portion:
+    def _portions(self, items: Sequence[Item], stream: str) -> Iterator[Sequence[Item]]:
+        sizes = [0 if isinstance(item, Exception) else len(item.body) for item in items]
+        parts = self._writes.batches(sizes) if stream else self._writes.portions(sizes)
+        return (items[part] for part in parts)
+
+    async def _send_some(
+        self, items: Sequence[Item], deadline: float, steady: asyncio.Event, stream: str
+    ) -> _Portion:
         requests: list[PublishRequest] = []
         writes: list[Write] = []
         spans: dict[int, Span] = {}
@@ -136,7 +178,9 @@ class Pipeline:
             if span is not None:
                 spans[len(requests)] = span
             requests.append(item)
-        sent = await self._writes.send_all(writes, steady) if writes else None
+        sent = await self._writes.send_all(writes, steady, stream) if writes else None
+        if stream:
+            steady.clear()  # until it is known what is stored of these
         return _Portion(requests, sent, spans, errors)
 
     # --- Results ------------------------------------------------------------------------------------------
@@ -144,7 +188,7 @@ class Pipeline:
     async def _results(self, portion: _Portion, steady: asyncio.Event) -> list[Result]:
         """Wait for what becomes of a portion."""
         requests, sent, spans, errors = portion
-        outcomes: list[PubAck | Exception] = []
+        outcomes: Sequence[PubAck | Exception] = ()
         if sent is not None:
             try:
                 outcomes = await self._outcomes(requests, sent, steady)
@@ -160,11 +204,23 @@ class Pipeline:
 
     async def _outcomes(
         self, requests: Sequence[PublishRequest], sent: Sent, steady: asyncio.Event
-    ) -> list[PubAck | Exception]:
+    ) -> Sequence[PubAck | Exception]:
         acks = await self._writes.answered(sent)
-        if None in acks:
-            steady.clear()
-        return [ack or await self._concluded(requests[place], sent, place) for place, ack in enumerate(acks)]
+        stored = [ack for ack in acks if ack is not None]
+        if len(stored) == len(acks):
+            return stored
+        steady.clear()
+        untaken = self._writes.untaken(sent)
+        outcomes: dict[int, PubAck | Exception] = {}
+        for place, ack in enumerate(acks):
+            if place not in untaken:
+                outcomes[place] = ack or await self._concluded(requests[place], sent, place)
+        for part in self._writes.portions(len(requests[place].body) for place in untaken):
+            places = list(untaken)[part]
+            again = await self._writes.send_all([sent.writes[place] for place in places], self._always)
+            told = await self._outcomes([requests[place] for place in places], again, steady)
+            outcomes.update(zip(places, told, strict=True))
+        return [outcomes[place] for place in range(len(acks))]
 
     async def _concluded(self, request: PublishRequest, sent: Sent, place: int) -> PubAck | Exception:
         """Do for one event what goes beyond the broker's first answer."""
@@ -193,6 +249,24 @@ class Pipeline:
                 self._publisher.failed(CancelledError())
             for span in portion.spans.values():
                 _end(span, CancelledError())
+
+
+def _takes(target: Target, subjects: Iterable[str]) -> bool:
+    return all(map(target.takes, subjects))
+
+
+def _ingesting(items: Sequence[Item], target: Target | None) -> str:
+    """Return the stream whose fast ingest takes these events; empty = they are published as always.
+
+    A cluster passes over a key that is being stored for somebody else as if it were stored.
+    """
+    if target is None or not target.fast_ingest:
+        return ""
+    if target.is_replicated and any(
+        not isinstance(item, WindshiftError) and item.idempotency_key for item in items
+    ):
+        return ""
+    return target.stream
 
 
 def _end(span: Span | None, outcome: PubAck | BaseException) -> None:

@@ -12,8 +12,9 @@ from windshift import conventions as c
 from windshift.nats import JetStreamError, NatsError, Outcome, retry
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import JetStream
-from windshift.nats.jetstream.writes import Attempt, PubAck, Write, Writes
+from windshift.nats.jetstream.writes import Attempt, Write, Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.auth.policy import Principal
 from windshift.server.domain import names
@@ -337,6 +338,7 @@ def describe_ack(span: Span, ack: PubAck) -> None:
     """Describe where the event is stored."""
     span.name = c.span_name(c.SEND, ack.stream)
     span.attributes[c.DESTINATION_NAME] = ack.stream
-    span.attributes[c.MESSAGE_ID] = str(ack.sequence)
+    if ack.sequence:  # 0 = it was not told
+        span.attributes[c.MESSAGE_ID] = str(ack.sequence)
     if ack.duplicate:
         span.attributes[c.DUPLICATE] = True

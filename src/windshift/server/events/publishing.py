@@ -23,5 +23,6 @@ class Publishing:
 
     def __init__(self, api: JetStream, writes: Writes, counts: Counts, tracer: Tracer | None) -> None:
         self.one = Publisher(api, writes, counts, tracer)
-        self.many = Pipeline(self.one, writes)
-        self.atomic = AtomicPublisher(self.one, api, writes, Targets(api))
+        targets = Targets(api)
+        self.many = Pipeline(self.one, writes, targets)
+        self.atomic = AtomicPublisher(self.one, api, writes, targets)

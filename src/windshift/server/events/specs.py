@@ -116,7 +116,8 @@ class StreamSpec:
 
     `max_event_size` is in bytes and counts the event's headers too; `None` leaves it to the broker.
     `atomic_batches` says whether several events can be stored all or none; `None` keeps what is stored, and a
-    new stream has it where the broker can.
+    new stream has it where the broker can. `fast_ingest` says whether it takes events without telling ids;
+    `None` keeps what is stored, and a new stream does not.
     """
 
     name: str
@@ -127,6 +128,7 @@ class StreamSpec:
     deduplication_window: timedelta | None = None
     max_event_size: int | None = None
     atomic_batches: bool | None = None
+    fast_ingest: bool | None = None
 
 
 @dataclass(frozen=True, slots=True)

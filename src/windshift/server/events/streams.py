@@ -46,6 +46,7 @@ from windshift.server.events.specs import (
     StorageType,
     StreamSpec,
 )
+from windshift.server.events.targets import FAST_INGEST_SINCE
 from windshift.server.ownership.ownership import Ownership
 
 UNLIMITED: Final = -1
@@ -88,6 +89,8 @@ class Streams:
         refuse_contradictions(spec)
         if spec.atomic_batches and self._api.is_older_than(OLDEST_BROKER):
             raise NotSupportedByBroker(SETTING, "2.12")
+        if spec.fast_ingest and self._api.is_older_than(FAST_INGEST_SINCE):
+            raise NotSupportedByBroker("fast_ingest", "2.14")
         try:
             await self._ensure(spec, deadline, caller)
         except _OF_THE_STREAM as error:
@@ -177,8 +180,9 @@ def refuse_contradictions(spec: StreamSpec) -> None:
     window, max_age = spec.deduplication_window, retention.max_age
     if window and max_age and window > max_age:
         raise UnsupportedCombination("deduplication_window must not be longer than max_age")
-    if spec.atomic_batches and not isinstance(spec.source, FromSubjects):
-        raise UnsupportedCombination("atomic_batches is for streams that are published to")
+    for setting, wanted in (("atomic_batches", spec.atomic_batches), ("fast_ingest", spec.fast_ingest)):
+        if wanted and not isinstance(spec.source, FromSubjects):
+            raise UnsupportedCombination(f"{setting} is for streams that are published to")
 
 
 def desired_config(
@@ -212,12 +216,16 @@ def desired_config(
         config[_ATOMIC] = True
     if spec.atomic_batches is not None:
         config[_ATOMIC] = spec.atomic_batches
-    if not config.get(_ATOMIC):
-        config.pop(_ATOMIC, None)  # as the broker writes it
+    if spec.fast_ingest is not None:
+        config[_FAST] = spec.fast_ingest
+    for key in (_ATOMIC, _FAST):
+        if not config.get(key):
+            config.pop(key, None)  # as the broker writes it
     return config | _limits(spec) | source
 
 
 _ATOMIC: Final = "allow_atomic"
+_FAST: Final = "allow_batched"
 _SET_OR_ABSENT: Final = frozenset(
     {"subjects", "mirror", "sources", "discard_new_per_subject", "duplicate_window"}
 )

@@ -10,6 +10,9 @@ from windshift.server.auth.subjects import SubjectPatterns, tokens
 from windshift.server.domain.broker_errors import broker_errors
 from windshift.server.domain.errors import UnboundSubject
 
+FAST_INGEST_SINCE: Final = (2, 14)
+"""The version of nats-server from which on it has fast ingest."""
+
 _KEPT: Final = 5.0
 """Seconds."""
 _MOST: Final = 4096
@@ -24,6 +27,8 @@ class Target(NamedTuple):
         subjects: all that it takes.
         largest: bytes of an event with its headers; None = what the broker takes at all.
         atomic_batches: whether it stores several events all or none.
+        fast_ingest: whether it takes batches of fast ingest, and answers them.
+        is_replicated: whether several servers have copies.
         until: when this is too old, in loop time.
     """
 
@@ -31,6 +36,8 @@ class Target(NamedTuple):
     subjects: SubjectPatterns
     largest: int | None
     atomic_batches: bool
+    fast_ingest: bool
+    is_replicated: bool
     until: float
 
     def takes(self, subject: str) -> bool:
@@ -75,5 +82,9 @@ class Targets:
             patterns,
             size if size > 0 else None,
             bool(config.get("allow_atomic")),
+            bool(config.get("allow_batched"))
+            and not config.get("no_ack")
+            and not self._api.is_older_than(FAST_INGEST_SINCE),
+            int(config.get("num_replicas") or 1) > 1,
             now + _KEPT,
         )

@@ -19,8 +19,8 @@ from windshift.nats import Busy, Connection, NatsError, retry
 from windshift.nats import headers as h
 from windshift.nats.headers import HeaderLines
 from windshift.nats.jetstream import codes
+from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.api import JetStream, StoredMessage
-from windshift.nats.jetstream.writes import PubAck
 from windshift.nats.semaphore import FairSemaphore
 from windshift.nats.times import from_unix_ns
 from windshift.server.broker.asking import asking

@@ -10,7 +10,7 @@ from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Map
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class EnsureStreamRequest(_message.Message):
-    __slots__ = ("name", "retention_policy", "subjects", "mirror", "aggregate", "storage", "deduplication_window", "max_event_size", "atomic_batches")
+    __slots__ = ("name", "retention_policy", "subjects", "mirror", "aggregate", "storage", "deduplication_window", "max_event_size", "atomic_batches", "fast_ingest")
     class DiscardPolicy(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         DISCARD_POLICY_UNSPECIFIED: _ClassVar[EnsureStreamRequest.DiscardPolicy]
@@ -76,6 +76,7 @@ class EnsureStreamRequest(_message.Message):
     DEDUPLICATION_WINDOW_FIELD_NUMBER: _ClassVar[int]
     MAX_EVENT_SIZE_FIELD_NUMBER: _ClassVar[int]
     ATOMIC_BATCHES_FIELD_NUMBER: _ClassVar[int]
+    FAST_INGEST_FIELD_NUMBER: _ClassVar[int]
     name: str
     retention_policy: EnsureStreamRequest.RetentionPolicy
     subjects: EnsureStreamRequest.Subjects
@@ -85,7 +86,8 @@ class EnsureStreamRequest(_message.Message):
     deduplication_window: _duration_pb2.Duration
     max_event_size: int
     atomic_batches: bool
-    def __init__(self, name: _Optional[str] = ..., retention_policy: _Optional[_Union[EnsureStreamRequest.RetentionPolicy, _Mapping]] = ..., subjects: _Optional[_Union[EnsureStreamRequest.Subjects, _Mapping]] = ..., mirror: _Optional[_Union[EnsureStreamRequest.StreamSource, _Mapping]] = ..., aggregate: _Optional[_Union[EnsureStreamRequest.StreamSources, _Mapping]] = ..., storage: _Optional[_Union[EnsureStreamRequest.Storage, _Mapping]] = ..., deduplication_window: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_event_size: _Optional[int] = ..., atomic_batches: bool = ...) -> None: ...
+    fast_ingest: bool
+    def __init__(self, name: _Optional[str] = ..., retention_policy: _Optional[_Union[EnsureStreamRequest.RetentionPolicy, _Mapping]] = ..., subjects: _Optional[_Union[EnsureStreamRequest.Subjects, _Mapping]] = ..., mirror: _Optional[_Union[EnsureStreamRequest.StreamSource, _Mapping]] = ..., aggregate: _Optional[_Union[EnsureStreamRequest.StreamSources, _Mapping]] = ..., storage: _Optional[_Union[EnsureStreamRequest.Storage, _Mapping]] = ..., deduplication_window: _Optional[_Union[_duration_pb2.Duration, _Mapping]] = ..., max_event_size: _Optional[int] = ..., atomic_batches: bool = ..., fast_ingest: bool = ...) -> None: ...
 
 class EnsureStreamResponse(_message.Message):
     __slots__ = ()
@@ -225,10 +227,12 @@ class PublishBatchResponse(_message.Message):
     def __init__(self, ids: _Optional[_Iterable[int]] = ..., duplicates: _Optional[_Iterable[int]] = ..., errors: _Optional[_Iterable[_Union[PublishError, _Mapping]]] = ...) -> None: ...
 
 class PublishStreamRequest(_message.Message):
-    __slots__ = ("events",)
+    __slots__ = ("events", "without_ids")
     EVENTS_FIELD_NUMBER: _ClassVar[int]
+    WITHOUT_IDS_FIELD_NUMBER: _ClassVar[int]
     events: _containers.RepeatedCompositeFieldContainer[PublishEventRequest]
-    def __init__(self, events: _Optional[_Iterable[_Union[PublishEventRequest, _Mapping]]] = ...) -> None: ...
+    without_ids: bool
+    def __init__(self, events: _Optional[_Iterable[_Union[PublishEventRequest, _Mapping]]] = ..., without_ids: bool = ...) -> None: ...
 
 class PublishStreamResponse(_message.Message):
     __slots__ = ("ids", "duplicates", "errors", "first", "count")
