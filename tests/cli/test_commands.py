@@ -389,6 +389,9 @@ def test_wrong_usage(cli: Cli) -> None:
     assert nobody.out == ""
     assert "windshift doctor" in json.loads(nobody.err)["error"]["hint"]
     assert "not host:port" in cli("streams", "ls", "--address", "x", code=2).err
+    for line in ("subscribe s c --ack", "subscribe s c --peek", "dead-letters watch", "state watch s"):
+        gone = cli(*line.split(), "--address", "127.0.0.1:1", "--timeout", "0.5s", code=5)
+        assert "is there a server at 127.0.0.1:1?" in gone.err
 
 
 def test_version_and_completion(orders: Cli) -> None:

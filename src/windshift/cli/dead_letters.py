@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ from windshift.cli.session import Session, with_session
 from windshift.cli.values import TIME, json_time, show_age
 
 if TYPE_CHECKING:
+    from windshift.cli.output import Progress
     from windshift.cli.payloads import Payloads
 
 _BY = ("stream", "consumer", "cause", "error_type", "type", "subject", "reason")
@@ -145,6 +147,7 @@ async def watch(session: Session, existing: bool, position: str, **options: Any)
     """Show dead letters as they are written, until Ctrl-C; JSON comes as a line for each."""
     from windshift.cli.reading import event_line
 
+    await session.reach()
     found = session.client.dead_letters.watch(existing=existing, position=position, **_filter(options))
     async for letter in found:
         value = _value(letter, session.payloads) | {"position": letter.position}
@@ -186,19 +189,13 @@ async def replay(session: Session, rate: int | None, dry_run: bool, **choice: An
     Ctrl-C ends it between two pages; what was replayed by then stays so.
     """
     which = _which(session, **choice)
-    progress = session.out.progress("replayed")
-    try:
+    with _progress(session, "replayed") as progress:
         done = await session.client.dead_letters.replay(
             **which,
             rate=rate or 0,
             dry_run=dry_run,
             progress=lambda so_far: progress.reach(so_far.replayed),
         )
-    except asyncio.CancelledError:
-        session.out.remark(f"stopped; {progress.count} or a few more were replayed")
-        raise
-    finally:
-        progress.clear()
     value = {
         "replayed": done.replayed,
         "already_replaying": done.already_replaying,
@@ -282,16 +279,28 @@ async def purge(session: Session, dry_run: bool, **choice: Any) -> None:
     if not dry_run and not session.options.yes:
         count = (await letters.purge(**which, dry_run=True)).purged
         session.confirm(f"would remove {count} dead letters")
-    progress = session.out.progress("removed")
-    try:
+    with _progress(session, "removed") as progress:
         done = await letters.purge(
             **which, dry_run=dry_run, progress=lambda so_far: progress.reach(so_far.purged)
         )
-    finally:
-        progress.clear()
     value = {"purged": done.purged, "missing_ids": done.missing_ids, "dry_run": dry_run}
     line = f"{'would remove' if dry_run else 'removed'} {done.purged}"
     _tell(session, value, line, done.missing_ids, dry_run)
+
+
+@contextmanager
+def _progress(session: Session, what: str) -> Iterator[Progress]:
+    """Show how far it is; where it ends before its end, say how far it came."""
+    progress = session.out.progress(what)
+    try:
+        yield progress
+    except (asyncio.CancelledError, ws.WindshiftError) as error:
+        progress.clear()
+        if progress.count or isinstance(error, asyncio.CancelledError):
+            session.out.remark(f"stopped; {progress.count} or a few more were {what}")
+        raise
+    finally:
+        progress.clear()
 
 
 def _tell(session: Session, value: Any, line: str, missing: Sequence[str], dry_run: bool) -> None:

@@ -85,6 +85,14 @@ class Session:
         files = self.options.descriptors or descriptors_of(self.options)
         return Payloads(files, self.options.module)
 
+    async def reach(self) -> None:
+        """See that the server is there, before work that would wait for it without an end.
+
+        Raises:
+            ws.Unreachable: it is not, within `--timeout`.
+        """
+        await self.client.ready(self.settings.timeout)
+
     def confirm(self, question: str) -> None:
         """Ask before something is destroyed.
 

@@ -233,6 +233,7 @@ async def watch(
 
     if existing and from_revision:
         raise Failure("--existing and --from-revision do not go together", USAGE)
+    await session.reach()
     shown = 0
     changes = _store(session, store).watch(filter, existing=existing, from_revision=from_revision or 0)
     async for change in changes:

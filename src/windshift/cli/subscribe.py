@@ -64,6 +64,7 @@ async def subscribe(
     if verdict is None:
         hint = "--ack, --reject, --dead-letter, --drop or --peek"
         raise Failure("say what becomes of the events", USAGE, hint=hint)
+    await session.reach()
     if verdict == "peek":
         await _peek(session, target, count or 1, wait)
         return

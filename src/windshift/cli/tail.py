@@ -17,7 +17,8 @@ from windshift.cli.session import Session, with_session
 from windshift.cli.values import POSITION, TIME
 
 _LAST = 10
-_PAUSES = (0.1, 0.5, 1.0, 2.0, 5.0)
+_PAUSES = (0.1, 0.5, 1.0, 2.0, *[5.0] * 12)
+"""Seconds between attempts to go on with a call that broke: a server may take a minute to come back."""
 
 
 @click.command(
@@ -60,6 +61,8 @@ async def tail(
     """
     if since is not None and start is not None:
         raise Failure("--since and --from do not go together", USAGE)
+    if follow:
+        await session.reach()
     reading = _Reading(session, session.client.stream(stream), subjects, types)
     if start is None and (count is not None or since is None):
         behind = (await reading.stream.info()).last_id + 1
@@ -67,6 +70,8 @@ async def tail(
         if follow:
             await reading.forward(ws.from_id(behind), None, follow=True)
     else:
+        if start == ws.END:  # a call that breaks before the first event goes on from here, too
+            start = ws.from_id((await reading.stream.info()).last_id + 1)
         await reading.forward(start or ws.at(since), count, follow=follow)  # type: ignore[arg-type] # one is there
 
 
@@ -117,6 +122,7 @@ class _Reading:
         while True:
             try:
                 async for item in self.stream.events.tail(start=start, subjects=self._subjects):
+                    failures = 0
                     if isinstance(item, ws.CaughtUp):
                         if not follow:
                             return
@@ -126,7 +132,6 @@ class _Reading:
                         )
                         start = ws.from_id(item.last_id + 1)
                     else:
-                        failures = 0
                         start = ws.from_id(item.event.id + 1)
                         yield item.event
                 return
