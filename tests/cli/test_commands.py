@@ -93,11 +93,13 @@ history = 5
     assert cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines() == plan
     assert cli("streams", "ls", "-o", "json").json == []
     assert "created copy" in cli("streams", "ensure", "-f", str(file)).out
-    file.write_text(file.read_text().replace("30d", "7d").replace("= 20", "= 3"))
+    same = [f"{name}: as it was" for name in ("orders", "accounting", "copy", "totals")]
+    assert cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines() == same
+    file.write_text(file.read_text().replace("30d", "7d").replace("= 20", "= 3").replace("= 5", "= 6"))
     lines = cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines()
     assert lines[0] == "orders: max_age 30d → 7d"
     assert lines[1].startswith("accounting: retry max_attempts 20")
-    assert lines[2] == "copy: as it was"
+    assert lines[2:] == ["copy: as it was", "totals: history 5 → 6"]
     told = cli("streams", "ensure", "-f", str(file), "-o", "json").json
     assert [each["name"] for each in told] == ["orders", "accounting", "copy", "totals"]
     for wrong, text in (

@@ -12,6 +12,7 @@ import windshift as ws
 from windshift.cli import specs
 from windshift.cli.failing import USAGE, Failure
 from windshift.cli.session import Session, failure_of
+from windshift.cli.values import json_seconds, parse_duration
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +79,8 @@ async def ensure_consumer(
     """Ensure a consumer."""
     consumers = client.stream(stream).consumers
     before, visible = await _consumer_now(client, stream, name) if name else (None, True)
-    wanted = spec if spec.retry or before is None else _with_retry(spec, before)
     if dry_run:
-        changed = None if before is None else specs.changes(before, wanted)
+        changed = None if before is None else specs.changes(before, specs.expected_consumer(spec, before))
         return Ensured("consumer", name or "", visible and before is None, changed)
     consumer = await consumers.ensure(name, spec)
     after = (await _consumer_now(client, stream, consumer.name))[0] if before is not None else None
@@ -101,12 +101,6 @@ async def _consumer_now(client: ws.Client, stream: str, name: str) -> tuple[ws.C
 def consumer_spec(info: ws.ConsumerInfo) -> ws.ConsumerSpec:
     """Return what would make a consumer, but for where it began."""
     return ws.ConsumerSpec(subjects=info.subjects, timeout=info.timeout, retry=info.retry)
-
-
-def _with_retry(spec: ws.ConsumerSpec, before: ws.ConsumerSpec) -> ws.ConsumerSpec:
-    from dataclasses import replace
-
-    return replace(spec, retry=before.retry)
 
 
 class Step(NamedTuple):
@@ -165,10 +159,18 @@ def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> list[Step]:
 
 async def ensure_store(client: ws.Client, name: str, settings: dict[str, Any], *, dry_run: bool) -> Ensured:
     """Ensure a store."""
-    known = {store.name async for store in client.stores.list()}
+    before = {store.name: store async for store in client.stores.list()}.get(name)
     if not dry_run:
         await client.stores.ensure(name, **settings)
-    return Ensured("store", name, name not in known, {})
+    if before is None:
+        return Ensured("store", name, True, {})
+    was = {key: getattr(before, key) for key in settings}
+    changed = {
+        key: (was[key], wanted)
+        for key, wanted in settings.items()
+        if json_seconds(was[key]) != json_seconds(wanted)
+    }
+    return Ensured("store", name, False, changed)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
@@ -196,8 +198,6 @@ def _split(entries: Any, where: str) -> tuple[ws.StreamSpec, dict[str, ws.Consum
 
 
 def _store(entries: Any, where: str) -> dict[str, Any]:
-    from windshift.cli.values import parse_duration
-
     unknown = [key for key in entries if key not in {"history", "ttl"}]
     if unknown:
         raise Failure(f"{where} has no {unknown[0]!r}; it may have history, ttl", USAGE)

@@ -175,3 +175,14 @@ def expected(wanted: ws.StreamSpec, now: ws.StreamSpec) -> ws.StreamSpec:
     }
     missing = {key: value for key, value in given.items() if getattr(wanted, key) is None}
     return replace(wanted, **missing)  # type: ignore[arg-type] # each value is of its field
+
+
+def expected_consumer(wanted: ws.ConsumerSpec, now: ws.ConsumerSpec) -> ws.ConsumerSpec:
+    """Return what the consumer `now` would be if `wanted` was ensured: the server's defaults filled in."""
+    retry = wanted.retry
+    if retry is None:
+        return replace(wanted, retry=now.retry)
+    initial = 0.05 if retry.initial is None else json_seconds(retry.initial) or 0.0
+    given = {"initial": initial, "maximum": max(initial, 30.0), "multiplier": 2.0, "jitter": 0.2}
+    missing = {key: value for key, value in given.items() if getattr(retry, key) is None}
+    return replace(wanted, retry=replace(retry, **missing))  # type: ignore[arg-type] # as above
