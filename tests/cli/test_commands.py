@@ -99,8 +99,11 @@ history = 5
     lines = cli("streams", "ensure", "-f", str(file), "--dry-run").out.splitlines()
     assert lines[0] == "orders: max_age 30d → 7d"
     assert lines[1].startswith("accounting: retry max_attempts 20")
-    assert lines[2:] == ["copy: as it was", "totals: history 5 → 6"]
+    stays = "totals: as it was, with history 5 (not 6): a store that exists is not changed"
+    assert lines[2:] == ["copy: as it was", stays]
     told = cli("streams", "ensure", "-f", str(file), "-o", "json").json
+    assert told[3]["kept"] == {"history": {"is": 5, "wanted": 6}}
+    assert [store["history"] for store in cli("state", "stores", "-o", "json").json] == [5]
     assert [each["name"] for each in told] == ["orders", "accounting", "copy", "totals"]
     for wrong, text in (
         ("[streams.a]\nsubject = []", "has no 'subject'; it may have subjects"),

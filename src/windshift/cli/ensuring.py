@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,12 +24,14 @@ class Ensured:
         name: its name.
         created: whether it was not there.
         changes: what differs from before; None = nobody may know.
+        kept: what differs from what is wanted, and is not changed: as it is, and as it was to be.
     """
 
     kind: str
     name: str
     created: bool = False
     changes: specs.Changes | None = None
+    kept: specs.Changes = field(default_factory=dict)
 
     def lines(self, *, dry_run: bool) -> list[str]:
         """Say it to people."""
@@ -37,6 +39,12 @@ class Ensured:
             return [f"{'would create' if dry_run else 'created'} {self.name}"]
         if self.changes is None:
             return [f"{'would ensure' if dry_run else 'ensured'} {self.name}"]
+        if self.kept:
+            differ = ", ".join(
+                f"{key} {specs.show(key, old)} (not {specs.show(key, new)})"
+                for key, (old, new) in self.kept.items()
+            )
+            return [f"{self.name}: as it was, with {differ}: a {self.kind} that exists is not changed"]
         return specs.show_changes(self.name, self.changes)
 
     def value(self) -> dict[str, Any]:
@@ -45,7 +53,11 @@ class Ensured:
             key: {"was": specs.plain(old), "is": specs.plain(new)}
             for key, (old, new) in (self.changes or {}).items()
         }
-        return {"kind": self.kind, "name": self.name, "created": self.created, "changed": changed}
+        value = {"kind": self.kind, "name": self.name, "created": self.created, "changed": changed}
+        kept = {
+            key: {"is": specs.plain(old), "wanted": specs.plain(new)} for key, (old, new) in self.kept.items()
+        }
+        return value | ({"kept": kept} if kept else {})
 
 
 async def ensure_stream(
@@ -158,19 +170,19 @@ def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> list[Step]:
 
 
 async def ensure_store(client: ws.Client, name: str, settings: dict[str, Any], *, dry_run: bool) -> Ensured:
-    """Ensure a store."""
+    """Ensure a store. One that exists is left as it is."""
     before = {store.name: store async for store in client.stores.list()}.get(name)
     if not dry_run:
         await client.stores.ensure(name, **settings)
     if before is None:
-        return Ensured("store", name, True, {})
-    was = {key: getattr(before, key) for key in settings}
-    changed = {
-        key: (was[key], wanted)
-        for key, wanted in settings.items()
-        if json_seconds(was[key]) != json_seconds(wanted)
+        return Ensured("store", name, created=True)
+    found = {key: (getattr(before, key), wanted) for key, wanted in settings.items()}
+    kept = {
+        key: (is_, wanted)
+        for key, (is_, wanted) in found.items()
+        if json_seconds(is_) != json_seconds(wanted)
     }
-    return Ensured("store", name, False, changed)
+    return Ensured("store", name, changes={}, kept=kept)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
