@@ -30,6 +30,7 @@ from .memory import (
 )
 from .neighbours import measure_neighbours
 from .processes import ROOT, FailedToRun, server_of
+from .sizing import measure_sizing
 from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_many, measure_publish
 from .workers import measure_workers
@@ -67,6 +68,7 @@ MEASUREMENTS = {
     "neighbours": Measurement(measure_neighbours),
     "upload": Measurement(measure_upload),
     "drain": Measurement(measure_drain),
+    "sizing": Measurement(measure_sizing, long=True),
     "looking": Measurement(measure_looking, long=True),
     "soak": Measurement(measure_soak, long=True),
 }
