@@ -97,7 +97,7 @@ def test_documented_verbs() -> None:
 
 
 def test_documented_methods() -> None:
-    """Every method of the three services has a row, and every verb is in one of them."""
+    """Every method has a row, and every verb is in one of them."""
     rows = table("example", "methods")
     told = set()
     for row in rows:

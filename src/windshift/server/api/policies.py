@@ -146,7 +146,7 @@ class MethodPolicy:
         stores: whether the request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log.
         lasting: whether a call may take up to an hour.
-        each: whether the handler asks for the rights to each thing in a request, and tells them one by one.
+        each: whether the handler checks the rights to each thing in a request, and reports on it alone.
     """
 
     rule: Rule | None
@@ -338,9 +338,6 @@ def _control(request: admin_pb.PauseConsumerRequest | admin_pb.SeekConsumerReque
     yield ControlConsumer(request.stream, names.given_name(request.consumer))
 
 
-# --- Principals -------------------------------------------------------------------------------------------
-
-
 def _observe(_: object) -> Iterator[Action]:
     yield ObserveServer()
 
@@ -348,6 +345,9 @@ def _observe(_: object) -> Iterator[Action]:
 def _explain_event(request: admin_pb.ExplainEventRequest) -> Iterator[Action]:
     yield ObserveServer()
     yield ViewStream(request.stream)
+
+
+# --- Principals -------------------------------------------------------------------------------------------
 
 
 def _end_connections(request: principals_pb.EndConnectionsRequest) -> Iterator[Action]:

@@ -1,8 +1,9 @@
-"""The spans of calls, for every method except publishing, whose span the domain makes.
+"""The spans of calls.
 
-A call to a store is traced as what it is to its caller, a database operation; every other call as a remote
-procedure call. The span of a consume call lasts as long as the call; its deliveries belong to the traces of
-their events.
+The domain makes a span for each event that is published: `Publish` and `PublishStream` have no other. Probes
+and reflection have none. A call to a store is traced as what it is to its caller, a database operation; every
+other call as a remote procedure call. The span of a consume call lasts as long as the call; its deliveries
+belong to the traces of their events.
 """
 
 from __future__ import annotations

@@ -72,13 +72,14 @@ _stale = LogThrottle(10.0)
 
 
 SHORTEST_PULL: Final = 5.0
-"""Seconds for which requests for events are made at least."""
+"""Seconds until a pull request expires, at least."""
 
 
 def renewed_in_time(options: PullOptions, timeout: timedelta) -> PullOptions:
-    """Return timers by which requests are made anew before half of a processing timeout is over.
+    """Return timers that renew pull requests before half of a processing timeout is over.
 
-    A delivery is younger than the request for it: so it is known not to be late where nothing else says so.
+    A delivery is younger than the request for it, so a young request shows that a delivery was not held up on
+    its way, where nothing else does.
     """
     expires = min(options.expires, max(timeout.total_seconds() / 2, SHORTEST_PULL))
     return replace(options, expires=expires, heartbeat=min(options.heartbeat, expires / 2))
@@ -163,9 +164,9 @@ class Subscription:
         principal = "" if self._gate is None else self._gate.principal
         return Tokens(consumer, key, principal, self._broker.connection.server_id)
 
-    async def _leave(self, consumer: ConsumerKey, found: ConsumerSnapshot, users: Settled) -> None:
+    async def _leave(self, consumer: ConsumerKey, found: ConsumerSnapshot, settled: Settled) -> None:
         notes, kept = self._broker.dead_letters.notes, self._options.ephemeral_kept
-        await leave(self._broker.api, notes, consumer, users, found.state, kept)
+        await leave(self._broker.api, notes, consumer, settled, found.state, kept)
 
     @contextmanager
     def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:

@@ -40,7 +40,7 @@ async def leave(
     api: JetStream,
     notes: Notes,
     consumer: ConsumerKey,
-    users: Settled,
+    settled: Settled,
     found: ConsumerState,
     kept: timedelta,
 ) -> None:
@@ -48,7 +48,7 @@ async def leave(
 
     Never fail: then it lives longer.
     """
-    if users.users or not is_ephemeral(found.config):
+    if settled.users or not is_ephemeral(found.config):
         return
     deadline = asyncio.get_running_loop().time() + _PATIENCE
     try:
@@ -56,7 +56,7 @@ async def leave(
         if state is None or state.created != found.created:
             return
         config = left_config(state.config, kept)
-        if config is not None and not users.users:
+        if config is not None and not settled.users:
             await api.update_consumer(*consumer, config, deadline)
             notes.send(CONSUMER, *consumer)
     except (WindshiftError, NatsError) as error:

@@ -47,7 +47,7 @@ class InFlight:
         earliest: when the broker sent it, at the earliest.
         sure_until: until when no other delivery of the event can exist: an end that the broker has confirmed
             before is the only one.
-        checked: when nobody had claimed the end of the event.
+        checked: when it was last known that nobody had claimed the end of the event.
         claimant: by which this delivery's claim of the end is known; empty before the first.
         replay: which replay of a dead letter this delivery belongs to, if it does.
         span: what is recorded of the delivery, if anything is.
@@ -88,7 +88,7 @@ class InFlight:
         self.stored_ns = 0
 
     def is_valid(self, now: float) -> bool:
-        """Whether its time is not over, or an answer of the broker may say so."""
+        """Whether its time is not over, or an answer of the broker is still to decide that."""
         return self.deadline > now or self.unanswered > 0
 
 
@@ -115,7 +115,7 @@ class Window:
         requested: deliveries that the broker may still send by the pull requests that it has.
         waiting: deliveries that arrived, and that it is not decided yet whether the client will hold.
         lifetime: seconds for which a delivery is held.
-        due: no delivery times out before this moment (there may be none that does then).
+        due: no delivery times out before this moment; perhaps none does then.
     """
 
     __slots__ = (
@@ -311,7 +311,7 @@ class Recency:
         self._is_asked_for = False
 
     def answered(self, since: float) -> None:
-        """Note the answer to an ack, or to a word that ends an event, which was sent at `since` or later."""
+        """Note the answer to an ack or a termination that was sent at `since` or later."""
         if self._is_open and since > self._answered and since >= self._opened:
             self._answered = since
 
@@ -327,6 +327,8 @@ SMALLEST_LIMIT = 16 * 1024
 read."""
 
 LARGEST_LIMIT = 256 * 1024
+"""Bytes that a request may bring at most."""
+
 LEAST_LIMIT = 64 * 1024
 """Bytes that every consumer has to let a request bring."""
 

@@ -81,25 +81,25 @@ class Peers:
             body = write_taken(number, deliveries[start : start + _AT_ONCE])
             self._notes.send(TAKEN, *consumer, _of(run, body))
 
-    def tell_settled(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq]) -> None:
+    def tell_settled(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq]) -> None:
         """Tell of events that may be on their way to others."""
-        self._tell(SETTLED, consumer, created, list(seqs))
+        self._tell(SETTLED, consumer, run, list(seqs))
 
     def connected(self) -> None:
         """Tell what was settled just before the broker was lost."""
         loop = asyncio.get_running_loop()
         self._back_at = loop.time()
-        for consumer, created, seqs in self._settled.forgettable():
+        for consumer, run, seqs in self._settled.forgettable():
             for delay in _TOLD_AFTER:
-                loop.call_later(delay, self._tell, FORGETTABLE, consumer, created, list(seqs))
+                loop.call_later(delay, self._tell, FORGETTABLE, consumer, run, list(seqs))
 
     async def heard(self, within: float = HEARD_WITHIN) -> None:
         """Wait until others have had so many seconds since the last reconnect to say what they know."""
         await asyncio.sleep(max(0.0, self._back_at + within - asyncio.get_running_loop().time()))
 
-    def _tell(self, kind: str, consumer: ConsumerKey, created: str, seqs: list[StreamSeq]) -> None:
+    def _tell(self, kind: str, consumer: ConsumerKey, run: str, seqs: list[StreamSeq]) -> None:
         for start in range(0, len(seqs), _AT_ONCE):
-            self._notes.send(kind, *consumer, write_settled(created, seqs[start : start + _AT_ONCE]))
+            self._notes.send(kind, *consumer, write_settled(run, seqs[start : start + _AT_ONCE]))
 
     def _hear_settled(self, stream: str, consumer: str, body: bytes) -> None:
         self._settled.add(ConsumerKey(stream, consumer), *read_settled(body), self._now())
@@ -133,22 +133,22 @@ class Peers:
         return asyncio.get_running_loop().time()
 
 
-def _of(created: str, body: bytes) -> bytes:
-    """Write what a note says of a consumer that was made at `created`."""
-    return b"%b\n%b" % (created.encode(), body)
+def _of(run: str, body: bytes) -> bytes:
+    """Write what a note says of a run of a consumer."""
+    return b"%b\n%b" % (run.encode(), body)
 
 
 def _read_of(body: bytes) -> tuple[str, bytes]:
-    created, _, about = body.partition(b"\n")
-    return created.decode(), about
+    run, _, about = body.partition(b"\n")
+    return run.decode(), about
 
 
-def write_settled(created: str, seqs: list[StreamSeq]) -> bytes:
-    """Write ids of events of a consumer that was made at `created`."""
-    return _of(created, pack(f">{len(seqs)}Q", *seqs))
+def write_settled(run: str, seqs: list[StreamSeq]) -> bytes:
+    """Write ids of events that are settled in a run of a consumer."""
+    return _of(run, pack(f">{len(seqs)}Q", *seqs))
 
 
 def read_settled(body: bytes) -> tuple[str, list[StreamSeq]]:
     """Read what `write_settled` wrote; raise `ValueError` or `struct.error` for anything else."""
-    created, packed = _read_of(body)
-    return created, list(map(StreamSeq, unpack(f">{len(packed) // 8}Q", packed)))
+    run, packed = _read_of(body)
+    return run, list(map(StreamSeq, unpack(f">{len(packed) // 8}Q", packed)))

@@ -90,12 +90,12 @@ CHECK_INTERVAL: Final = 4 * 60.0
 LIMITED_WITHIN: Final = 2.0
 """Seconds that commands wait, at most, until another size of the window applies."""
 _INSTANT: Final = 1e-6
-"""Seconds by which what happens next is told from what happened at the same time."""
+"""Seconds that are added to the time, so that what happens next is later even by the same clock reading."""
 VOUCHED_FOR: Final = 2.0
 """Seconds within which it is noticed that a replicated consumer has another leader."""
 _MOST_VOUCHED: Final = 10_000
 _REMEMBERED: Final = 256
-"""How many subjects that the client may have are remembered; then all of them are forgotten."""
+"""Subjects that the client may have and that are remembered; with one more, all are forgotten."""
 
 
 class Memory(NamedTuple):
@@ -211,7 +211,7 @@ class AwaitReader:
 
 @dataclass(frozen=True, slots=True)
 class AwaitRoom:
-    """Wait for the room that an event which is asked for alone takes: `room_came`."""
+    """Wait for room for one event that is too large for a limited request: `room_came`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +284,7 @@ class ConsumeProtocol:
         linger: how long the client's deliveries are kept for it when the call is cut off.
         max_message_size: how many bytes a response to the client may have; 0 = any number.
         taken_over: deliveries of earlier calls.
-        sends: acknowledgements to send now, each to be answered with `answered` or `not_sent`.
+        sends: acknowledgements to send now; `group_answered`, `replay_settled` or `not_sent` has to follow.
         tells: reply subjects and what to send there, without an answer.
         settled_again: events that others may be about to hand out, though they are settled; to be told before
             their clients are.
@@ -304,7 +304,7 @@ class ConsumeProtocol:
     is_ending = _is_closed = _is_cut_off = False
     doubts = 0
     _now = 0.0
-    _answered = -inf  # when the last ack was sent that is answered
+    _answered = -inf  # when the latest of the answered acks was sent
     _trusted_since = _forgetful_until = -inf
     # Pulling
     _wants_inbox = True
@@ -314,10 +314,10 @@ class ConsumeProtocol:
     # What is known of the consumer: `Learn` ends being stale, `LookUp` the doubt
     _is_learning = _in_doubt = _is_looking_up = _is_deleted = False
     _asked_at = -inf
-    # Moves of the consumer: it may have been moved unheard; deliveries were counted anew; this waits for one
+    # Moves of the consumer: one may have come unheard; the broker counts its deliveries anew
     _is_unsure = _was_reset = False
-    _highest = 0
-    _still_until = inf
+    _highest = 0  # of the consumer's deliveries, by their count
+    _still_until = inf  # a move is waited for
 
     def __init__(
         self,
@@ -448,7 +448,7 @@ class ConsumeProtocol:
         self._settlements.answer(pending, stored=True, now=now)
 
     def _prepare(self, pending: PendingAck, work: Keep | EndReplay) -> None:
-        """Do what has to come before a settlement may be sent."""
+        """Ask for what has to be done before a settlement may be sent."""
         pending.ready = False
         self.work.append(work)
 
@@ -744,7 +744,7 @@ class ConsumeProtocol:
         return None
 
     @staticmethod
-    def _unanswered(pending: PendingAck) -> None:
+    def _doubt_reject(pending: PendingAck) -> None:
         """Note that the broker may have taken a reject, and so deliver the event to somebody else."""
         if pending.settles and not pending.ends:
             pending.held.sure_until = -inf
@@ -813,7 +813,7 @@ class ConsumeProtocol:
     def _finish(self, pending: PendingAck, outcome: Outcome, now: float) -> None:
         end_settlement(pending, outcome)
         if not isinstance(outcome, bytes):
-            self._unanswered(pending)
+            self._doubt_reject(pending)
         self._settlements.answer(pending, stored=isinstance(outcome, bytes), now=now)
         if outcome is NoReply.NO_RESPONDERS:
             self.doubt()
@@ -953,7 +953,7 @@ class ConsumeProtocol:
         return self._unix_ns() - delivery.stored_ns >= age * 1e9
 
     def _is_settled(self, delivery: Delivery) -> bool:
-        """Whether an event was settled after this delivery of it had come. If so, it is settled as well."""
+        """Whether an event was settled after this delivery had come. If so, this one is acknowledged too."""
         settled = self._settled
         is_settled = (delivery.attempt > 1 or settled.doubted) and settled.lately(delivery.id)
         if is_settled:
@@ -1354,7 +1354,7 @@ class ConsumeProtocol:
         if self._settlements.due <= now:
             for pending in self._settlements.tick(now):
                 end_settlement(pending, NoReply.TIMED_OUT)
-                self._unanswered(pending)
+                self._doubt_reject(pending)
                 self.doubt()  # where a consumer was moved, what is about deliveries before stays unanswered
         if self._still_until <= now:
             self._still_until = inf  # nobody has moved the consumer

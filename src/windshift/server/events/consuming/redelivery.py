@@ -109,7 +109,8 @@ class Settled:
 class SettledByConsumer:
     """The recently settled events of all consumers of this process.
 
-    A consumer that was deleted and created again is another one, so its creation time is part of the key.
+    What was settled in one run of a consumer says nothing of another, so the run's name is part of the key.
+    It tells a consumer that was deleted and created again from the one before, too.
     """
 
     def __init__(self) -> None:
@@ -119,27 +120,27 @@ class SettledByConsumer:
     def __len__(self) -> int:
         return len(self._known)
 
-    def attach(self, consumer: ConsumerKey, created: str, now: float) -> Settled:
+    def attach(self, consumer: ConsumerKey, run: str, now: float) -> Settled:
         """Share the memory of a consumer."""
         self._purge(now)
-        key = consumer, created
+        key = consumer, run
         settled = self._known.setdefault(key, Settled())
         settled.users += 1
         self._unused.pop(key, None)
         return settled
 
-    def detach(self, consumer: ConsumerKey, created: str, now: float) -> None:
+    def detach(self, consumer: ConsumerKey, run: str, now: float) -> None:
         """Stop sharing it. It is kept for a while after its last user, because clients come back."""
         self._purge(now)
-        key = consumer, created
+        key = consumer, run
         settled = self._known[key]
         settled.users -= 1
         if not settled.users:
             self._unused[key] = now
 
-    def lately(self, consumer: ConsumerKey, created: str) -> Callable[[StreamSeq], bool]:
+    def lately(self, consumer: ConsumerKey, run: str) -> Callable[[StreamSeq], bool]:
         """Return what says whether an event of a consumer was settled recently."""
-        settled = self._known.get((consumer, created))
+        settled = self._known.get((consumer, run))
         return (lambda _: False) if settled is None else settled.lately
 
     def lose(self) -> None:
@@ -148,25 +149,25 @@ class SettledByConsumer:
             settled.lose(())
 
     def forgettable(self) -> Iterator[tuple[ConsumerKey, str, set[StreamSeq]]]:
-        """Yield what the broker had confirmed just before it was lost, by consumer and when that was made."""
-        for (consumer, created), settled in self._known.items():
+        """Yield what the broker had confirmed just before it was lost, by consumer and run."""
+        for (consumer, run), settled in self._known.items():
             if settled.forgettable:
-                yield consumer, created, settled.forgettable
+                yield consumer, run, settled.forgettable
                 settled.forgettable = set()
 
-    def add(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
+    def add(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq], now: float) -> None:
         """Note what a server has settled just now, if that is of interest here."""
-        settled = self._known.get((consumer, created))
+        settled = self._known.get((consumer, run))
         if settled is not None:
             settled.add_all(seqs, now)
 
-    def hear(self, consumer: ConsumerKey, created: str, seqs: Iterable[StreamSeq], now: float) -> None:
+    def hear(self, consumer: ConsumerKey, run: str, seqs: Iterable[StreamSeq], now: float) -> None:
         """Note what another server has settled before the broker was lost.
 
         Clients of that server may come here next, so it is kept for a while also without a call.
         """
         self._purge(now)
-        key = consumer, created
+        key = consumer, run
         settled = self._known.get(key)
         if settled is None:
             settled = self._known[key] = Settled()
@@ -182,6 +183,7 @@ class SettledByConsumer:
 
 
 _Key: TypeAlias = tuple[ConsumerKey, str]
+"""A consumer, and the name of its run."""
 
 
 # --- Failed attempts --------------------------------------------------------------------------------------

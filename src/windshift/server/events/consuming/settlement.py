@@ -254,7 +254,7 @@ class Settlements:
 
     @property
     def saturated(self) -> bool:
-        """Whether too many commands wait for the broker to read more."""
+        """Whether so many commands wait for the broker that no more should be read."""
         return self._load >= MOST_UNCONFIRMED
 
     @property

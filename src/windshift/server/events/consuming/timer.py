@@ -68,10 +68,10 @@ class DeadlineTimer:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = self._loop.call_at(max(due, now), self._rings)
+        self._timer = self._loop.call_at(max(due, now), self._fire)
         self._due = due
 
-    def _rings(self) -> None:
+    def _fire(self) -> None:
         self._timer = None
         self._due = inf
         self._ring()
