@@ -97,7 +97,7 @@ class Subscription:
             wire.unsubscribe(self.sid)
 
     def passed(self) -> asyncio.Future[None]:
-        """Return what is done when all that is on its way now has been received, or will never be."""
+        """Return a future that is done when all that is on its way now was received, or never will be."""
         return self._wires[-1].ping()
 
     async def drain(self, timeout: float) -> None:

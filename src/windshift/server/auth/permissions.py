@@ -237,7 +237,7 @@ class _Allowing:
         return [lists[key].covering(value) if key in lists else None for key, value in wanted]
 
     def hint(self, wanted: _Wanted) -> tuple[int, str]:
-        """Say what is missing, and how near this role comes: 0 = it has nothing of it."""
+        """Return how near this role comes to what is wanted, 0 = not at all, and what it lacks, as text."""
         rules = self.rules(wanted)
         has = [rule for rule in rules if rule is not None]
         missing = [each for each, rule in zip(wanted, rules, strict=True) if rule is None]

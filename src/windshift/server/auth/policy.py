@@ -162,7 +162,7 @@ class Principal:
         return max((inf if each.expires is None else each.expires for each in self.tokens), default=inf)
 
     def key_scope(self, subject: str) -> str:
-        """Say within whose keys that of an event counts: its own, by its name; empty = everybody's."""
+        """Return the scope of an event's idempotency key: the principal's name; empty = shared by all."""
         shared = self.shared_keys
         return self.name if shared is None or shared.covering(tokens(subject)) is None else ""
 

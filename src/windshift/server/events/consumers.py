@@ -179,7 +179,7 @@ class Consumers:
 
     @asynccontextmanager
     async def _turn(self, stream: str, name: str, deadline: float) -> AsyncIterator[None]:
-        """Change a consumer one after the other: a change is made to what was read before."""
+        """Let one task of this process at a time read a consumer and change what it has read."""
         lock = self._turns.setdefault((stream, name), asyncio.Lock())
         try:
             async with asyncio.timeout_at(deadline):

@@ -90,15 +90,15 @@ def message_size(delivery: Delivery) -> int:
 
 
 def stored_at(reply: bytes) -> int:
-    """Say when the stream stored a delivered message, in nanoseconds since 1970, by the delivery's reply."""
+    """Return when the stream stored a message, in nanoseconds since 1970, from a delivery's reply subject."""
     return int(split_ack_subject(reply)[3])
 
 
 def consumer_sequence(reply: bytes) -> int:
-    """Say which of all deliveries of its consumer this is, since that was moved last; by its reply."""
+    """Return the number of a delivery among all of its consumer since that was moved last."""
     return int(split_ack_subject(reply)[2])
 
 
 def pending_after(reply: bytes) -> int:
-    """Say how many messages the consumer had yet to hand over when it sent this delivery."""
+    """Return how many messages the consumer had yet to hand over when it sent this delivery."""
     return int(split_ack_subject(reply)[4])

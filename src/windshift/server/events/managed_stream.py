@@ -320,7 +320,7 @@ def _prefix(pattern: str) -> str:
 
 
 async def _with_size(candidates: Iterable[int], tell: Callable[[int], Awaitable[None]]) -> None:
-    """Tell the broker the first ``max_bytes`` that it does not refuse, or raise what it says of the first."""
+    """Tell the broker the first ``max_bytes`` that it accepts; if there is none, raise its first refusal."""
     refusal: NatsError | None = None
     for max_bytes in candidates:
         try:

@@ -51,7 +51,7 @@ def owned(config: JsonObject, owner: str) -> JsonObject:
 
 
 def of_stream(config: Mapping[str, Any], stored: int = 0) -> dict[str, int]:
-    """Say what a stream takes that stores so many bytes, those of all replicas. An empty one stores one."""
+    """Return what a stream counts towards quotas. `stored` is its bytes in all replicas; 0 counts as 1."""
     stored = stored or 1
     if config["name"].startswith(BUCKET):
         return {"stores": 1, "stored_bytes": stored}

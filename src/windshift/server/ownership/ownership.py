@@ -240,7 +240,7 @@ class Ownership:
         )
 
     def _may_be_overtaken(self, key: Key, held: Held, limits: Mapping[str, int]) -> bool:
-        """Tell whether there may be too much if others make as much as this server since it has looked."""
+        """Tell whether a limit may be passed if others have made as much as this server since it looked."""
         for quota, more in self._view.growth(key, held).items():
             if quota in limits:
                 left = limits[quota] - self._view.total(held.owner, quota) - more

@@ -164,7 +164,7 @@ class Watch:
             await self._client.ready()
 
     def _up_to_date(self) -> None:
-        """Tell it once. Nothing is claimed of what a replica that lags has not shown."""
+        """Tell the client once that it is up to date, as far as the replica that answered knows."""
         if not self._is_up_to_date:
             self._is_up_to_date = True
             self._client.up_to_date(Revision((self._next or 1) - 1))

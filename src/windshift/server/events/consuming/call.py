@@ -472,7 +472,7 @@ class _Attachment:
         self.protocol.replay_settled(pending, self._loop.time(), is_ours=is_ours)
 
     def _tell(self, reply: bytes, payload: bytes) -> None:
-        """Settle a delivery, and do not ask what came of it."""
+        """Send an acknowledgement of a delivery, and do not ask what came of it."""
         if self._feed is None or not self._feed.tell(reply, payload):
             self._puller.tell(reply, payload)
 
@@ -832,7 +832,7 @@ class _Attachment:
         self.protocol.gave_up(delivery, done=ending in (p.Ending.DECIDED, p.Ending.OTHERWISE))
 
     async def _terminate(self, reply: bytes) -> None:
-        """Have a delivery never made again. If that does not arrive, it is made, and comes here again."""
+        """Have the broker never redeliver an event. If that is lost, the event comes here again."""
         deadline = self._loop.time() + self._patience
         if self._feed is not None and self._feed.has(reply):
             await self._feed.settle(reply, TERMINATE, deadline)
@@ -851,7 +851,7 @@ class _Attachment:
 
     @contextmanager
     def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
-        """Have a delivery not made again while its event is dealt with, however long that takes."""
+        """Keep the broker from redelivering an event while it is dealt with, however long that takes."""
         pause = prolong_every(self.protocol.found.timeout)
         timer: asyncio.TimerHandle
 

@@ -45,7 +45,7 @@ class Moves:
         self._moves: dict[ConsumerKey, _Move] = {}
 
     def attach(self, consumer: ConsumerKey, call: Call) -> Callable[[], None]:
-        """Tell a call of moves, also of one that has begun, until what is returned is called."""
+        """Tell a call of moves, also of one that has begun. The function that is returned ends that."""
         self._calls.setdefault(consumer, set()).add(call)
         move = self._moves.get(consumer)
         if move is not None and move.until > _now():

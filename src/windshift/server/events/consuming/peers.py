@@ -62,7 +62,7 @@ class Peers:
         self._notes.read(OBJECTED, self._hear_objection)
 
     def join(self, consumer: ConsumerKey, holder: Holder) -> Callable[[], None]:
-        """Tell a call what others take over and object to, until what is returned is called."""
+        """Tell a call what others take over and object to. The function that is returned ends that."""
         holders, key = self._holders.setdefault(consumer, {}), object()
         holders[key] = holder
 

@@ -80,7 +80,7 @@ from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import Run
 
 CLAIMED_FOR: Final = timedelta(minutes=10)
-"""For which a claim is kept, beside the consumer's timeout."""
+"""How long a claim is kept, in addition to the consumer's timeout."""
 LATEST: Final = 8 * 60.0
 """Seconds, beside the timeout, after which a client may not give up on an event that others may have claimed.
 
@@ -158,7 +158,7 @@ class GiveUp:
 
 @dataclass(frozen=True, slots=True)
 class Terminate:
-    """Have a delivery never made again: `decided`."""
+    """Have the broker never redeliver an event: `decided`."""
 
     reply: bytes
 
@@ -1045,7 +1045,7 @@ class ConsumeProtocol:
         self.tells.append((delivery.reply, nak(delay_ns)))
 
     def decided(self, reply: bytes) -> None:
-        """Note that a delivery will not be made again."""
+        """Note that an event will not be redelivered."""
         self._undecided.pop(reply, None)
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------
