@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from queue import SimpleQueue
@@ -226,6 +227,26 @@ def test_the_broker_is_killed(own_nats_server: NatsServer, *, keyed: bool) -> No
     assert set(errors.values()) <= (set[str]() if keyed else {"OUTCOME_UNKNOWN", "BROKER_UNAVAILABLE"})
     in_doubt = {str(number) for number, reason in errors.items() if reason == "OUTCOME_UNKNOWN"}
     assert stored.keys() <= told | in_doubt
+
+
+@pytest.mark.parametrize("without_ids", [False, True])
+def test_many_are_in_doubt(own_nats_server: NatsServer, *, without_ids: bool) -> None:
+    """Events with keys that were not answered are sent again together: all have their time."""
+    with running_app(own_nats_server.url) as address:
+        client = Client(address)
+        ensure_stream(client, "S", fast_ingest=True)
+        sent = numbered("S", 1000)
+        for event in sent:
+            event.idempotency_key = text_of(event.data)
+        publish(client, sent[:1])
+        own_nats_server.freeze()
+        call = start(client, iter([pb.PublishStreamRequest(events=sent, without_ids=without_ids)]))
+        time.sleep(0.5)  # nothing tells that they were sent
+        own_nats_server.kill()
+        own_nats_server.start()
+        assert [error.reason for response in call for error in response.errors] == []
+        assert texts(client, "S") == [str(number) for number in range(1000)]
+        client.channel.close()
 
 
 def test_the_broker_does_not_answer(own_client: Client, own_nats_server: NatsServer, unique: Unique) -> None:

@@ -135,6 +135,8 @@ class Sent(NamedTuple):
     """When to find out why there are no answers."""
     error: NatsError | None = None
     """Why nothing was sent."""
+    in_doubt: bool = False
+    """Whether they had been sent before, and may have been stored then."""
 
 
 class _NotSent(Enum):
@@ -315,20 +317,46 @@ class Writes:
             self.abandon_all(sent)
         return list(map(_acknowledged, burst.answers))
 
-    def untaken(self, sent: Sent) -> dict[int, None]:
-        """Return the places of writes that a batch did not take, in order; they are certainly not stored."""
+    def untaken(self, sent: Sent) -> set[int]:
+        """Return the places of writes that a batch did not take; they are certainly not stored."""
         answers = () if sent.burst is None else sent.burst.answers
-        return {place: None for place, answer in enumerate(answers) if answer is NoReply.NOT_TAKEN}
+        return {place for place, answer in enumerate(answers) if answer is NoReply.NOT_TAKEN}
+
+    def repeatable(self, sent: Sent) -> set[int]:
+        """Return the places of writes that were not answered, and may be sent again."""
+        if sent.burst is None:
+            return set(range(len(sent.writes))) if isinstance(sent.error, NotConnected) else set()
+        answers = zip(sent.writes, sent.burst.answers, strict=True)
+        return {
+            place
+            for place, (write, answer) in enumerate(answers)
+            if answer is NoReply.NO_RESPONDERS or (answer in _LOST and write.repeatable)
+        }
+
+    async def send_again(self, sent: Sent, places: Sequence[int], steady: asyncio.Event) -> Sent:
+        """Send some of the writes again, as `send_all` does, when there is somebody to take them."""
+        answers = () if sent.burst is None else sent.burst.answers
+        in_doubt = sent.in_doubt or any(place < len(answers) and answers[place] in _LOST for place in places)
+        again = await self.send_all([sent.writes[place] for place in places], steady)
+        return again._replace(in_doubt=in_doubt)
 
     async def conclude(self, sent: Sent, place: int) -> PubAck:
         """Do what `write` does after its first attempt, for one of the writes whose answers are there."""
         answer = _NotSent.NOT_CONNECTED if sent.burst is None else sent.burst.answers[place]
         error = answer if isinstance(answer, NatsError) else sent.error
-        if error is not None and not isinstance(error, NotConnected):
-            raise error
-        if answer is None or isinstance(answer, NatsError | PubAck):
-            raise OutcomeUnknown  # cannot be: `answered` was not awaited, or had the acknowledgement
-        return await self._conclude(sent.writes[place], answer)
+        try:
+            if error is not None and not isinstance(error, NotConnected):
+                raise error
+            if answer is None or isinstance(answer, NatsError | PubAck):
+                raise OutcomeUnknown  # cannot be: `answered` was not awaited, or had the acknowledgement
+            return await self._conclude(sent.writes[place], answer)
+        except JetStreamError as refusal:
+            refusal.in_doubt = refusal.in_doubt or sent.in_doubt
+            raise
+        except _NOT_STORED:
+            if sent.in_doubt:
+                raise OutcomeUnknown from None
+            raise
 
     async def _doubt_all(self, burst: Burst, until: float) -> None:
         """Wait on as `_doubt` does, for all that have no answer yet."""
@@ -450,7 +478,7 @@ class Writes:
                     return ack
                 sent = sent or _may_have_arrived(result)
                 await self._consider(write, result, sent=sent)
-        except (Unavailable, MessageTooLarge, TooManyInFlight, NoStream):
+        except _NOT_STORED:
             if sent:
                 raise OutcomeUnknown from None
             raise
@@ -520,6 +548,10 @@ _NO_ACK: Final = (
 
 _GONE: Final = frozenset({NoReply.NO_RESPONDERS, NoReply.FORBIDDEN, NoReply.NOT_TAKEN})
 """The reasons for which a message certainly did not arrive."""
+_LOST: Final = frozenset({NoReply.TIMED_OUT, NoReply.DISCONNECTED})
+"""Those for which it may have arrived, and another attempt has a chance."""
+_NOT_STORED: Final = (Unavailable, MessageTooLarge, TooManyInFlight, NoStream)
+"""What an attempt raises that has stored nothing, though an earlier one may have."""
 
 
 def _cut(costs: Iterable[int], most: int) -> Iterator[slice]:

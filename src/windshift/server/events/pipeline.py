@@ -210,14 +210,19 @@ class Pipeline:
         if len(stored) == len(acks):
             return stored
         steady.clear()
-        untaken = self._writes.untaken(sent)
         outcomes: dict[int, PubAck | Exception] = {}
+        untaken, repeatable = self._writes.untaken(sent), self._writes.repeatable(sent)
+        rest: list[int] = []
+        is_over = False  # whether the broker stores again what it had not answered
         for place, ack in enumerate(acks):
-            if place not in untaken:
-                outcomes[place] = ack or await self._concluded(requests[place], sent, place)
-        for part in self._writes.portions(len(requests[place].body) for place in untaken):
-            places = list(untaken)[part]
-            again = await self._writes.send_all([sent.writes[place] for place in places], self._always)
+            if place in untaken or (is_over and place in repeatable):
+                rest.append(place)
+                continue
+            outcomes[place] = outcome = ack or await self._concluded(requests[place], sent, place)
+            is_over = is_over or (place in repeatable and isinstance(outcome, PubAck))
+        for part in self._writes.portions(len(requests[place].body) for place in rest):
+            places = rest[part]
+            again = await self._writes.send_again(sent, places, self._always)
             told = await self._outcomes([requests[place] for place in places], again, steady)
             outcomes.update(zip(places, told, strict=True))
         return [outcomes[place] for place in range(len(acks))]
