@@ -80,6 +80,18 @@ def test_help_is_quick() -> None:
         assert done.stdout.endswith("\n[]\n")
 
 
+@pytest.mark.parametrize("module", ["click", "windshift.cli.streams"])
+def test_ctrl_c_while_it_is_loaded(module: str) -> None:
+    """Ctrl-C ends the command with 130 and without a traceback before it has begun, too."""
+    code = (
+        "finder = type('Finder', (), {'find_spec': lambda self, name, *_: "
+        f"exec('raise KeyboardInterrupt') if name == {module!r} else None}}); "
+        "sys.meta_path.insert(0, finder())"
+    )
+    done = run("streams", "ls", code=code)
+    assert (done.returncode, done.stdout, done.stderr.strip()) == (130, "", "")
+
+
 @pytest.mark.parametrize("missing", ["uvloop", "h11"])
 def test_without_the_server_extra(missing: str, tmp_path: Path) -> None:
     """Where only the client is installed, `serve` says what to install."""

@@ -42,8 +42,7 @@ def test_all_is_well(cli: Cli) -> None:
     told = states(cli, code=0)
     assert {"settings", "TCP", "HTTP/2", "server", "identity", "broker", "servers", "clocks"} <= told.keys()
     assert re.fullmatch(
-        r"storage \S+ \(no limit\), memory \S+ \(no limit\), streams \d+ \(no limit\), "
-        r"consumers \d+ \(no limit\)",
+        r"storage \S+( \(\S+ reserved\))?, memory \S+, streams \d+, consumers \d+; no limits",
         told["JetStream"][1],
     )
     assert told["clocks"][1].startswith("within 1 s of this machine's: the server")
@@ -129,7 +128,7 @@ def told(checks: Iterable[doctor.Check]) -> list[tuple[str, str]]:
     ("usage", "found"),
     [
         (ws.Usage("storage", "", 3 * GIGA, 0, 10 * GIGA), ("ok", "storage 3.0G of 10G")),
-        (ws.Usage("memory", "R3", 0, 512, None), ("ok", "R3 memory 0 (no limit, 512 reserved)")),
+        (ws.Usage("memory", "R3", 0, 512, None), ("ok", "R3 memory 0 (512 reserved); no limits")),
         (ws.Usage("memory", "", 0, 0, 0), ("ok", "memory 0 of 0")),
         (ws.Usage("storage", "", 1, 9 * GIGA, 10 * GIGA), ("warn", "storage 1 of 10G (9.0G reserved)")),
         (ws.Usage("storage", "", 10 * GIGA, 0, 10 * GIGA), ("FAIL", "storage 10G of 10G")),

@@ -313,18 +313,17 @@ def limits(usage: Sequence[ws.Usage]) -> Iterator[Check]:
         full = each.used >= (each.limit or 0) and each.resource in {"storage", "memory"}
         yield Check("FAIL" if full else "warn", "JetStream", _used(each), _NEARLY[each.resource])
     if enough := [each for each in usage if each not in nearly]:
-        yield Check("ok", "JetStream", ", ".join(map(_used, enough)))
+        limited = "" if any(each.limit is not None for each in usage) else "; no limits"
+        yield Check("ok", "JetStream", ", ".join(map(_used, enough)) + limited)
 
 
 def _used(usage: ws.Usage) -> str:
     """Say how much there is, of how much: `storage 1.2G of 10G (3G reserved)`."""
     show = show_size if usage.resource in {"storage", "memory"} else str
     limit = "" if usage.limit is None else f" of {show(usage.limit)}"
-    remarks = [] if usage.limit is not None else ["no limit"]
-    remarks += [f"{show(usage.reserved)} reserved"] if usage.reserved else []
-    remark = f" ({', '.join(remarks)})" if remarks else ""
+    reserved = f" ({show(usage.reserved)} reserved)" if usage.reserved else ""
     tier = f"{usage.tier} " if usage.tier else ""
-    return f"{tier}{usage.resource} {show(usage.used)}{limit}{remark}"
+    return f"{tier}{usage.resource} {show(usage.used)}{limit}{reserved}"
 
 
 def apart(time: datetime, asked: datetime, answered: datetime) -> float:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -76,22 +77,46 @@ class LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, _COMMANDS[name][1]) for name in self.list_commands(ctx)])
 
+    def make_context(self, *arguments: Any, **named: Any) -> click.Context:
+        """Read the line, which prints the help if it asks for that."""
+        with _read_by_somebody():
+            return super().make_context(*arguments, **named)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the subcommand."""
+        with _read_by_somebody():
+            return super().invoke(ctx)
+
     def main(self, *arguments: Any, **named: Any) -> Any:
-        """Run the command line; where programs read the output, wrong usage is JSON too."""
+        """Run the command line, and exit: with 130 after Ctrl-C, quietly where nobody reads any more.
+
+        Where programs read the output, wrong usage is JSON too.
+        """
         for name in ("stdout", "stderr"):
             if getattr(sys, name) is None:  # it was closed: nobody reads it
                 setattr(sys, name, Path(os.devnull).open("w"))  # noqa: SIM115 -- it stays open
-        args = arguments[0] if arguments else named.get("args")
-        if not named.get("standalone_mode", True) or not _for_programs(
-            sys.argv[1:] if args is None else args
-        ):
+        if not named.get("standalone_mode", True):
             return super().main(*arguments, **named)
+        args = arguments[0] if arguments else named.get("args")
         try:
             sys.exit(super().main(*arguments, **{**named, "standalone_mode": False}) or 0)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
         except click.ClickException as error:
-            report(Failure(error.format_message(), error.exit_code), json=True)
+            if _for_programs(sys.argv[1:] if args is None else args):
+                report(Failure(error.format_message(), error.exit_code), json=True)
+            error.show()
+            sys.exit(error.exit_code)
+
+
+@contextmanager
+def _read_by_somebody() -> Iterator[None]:
+    """End quietly where whoever reads stdout has seen enough, of which click makes a failure."""
+    try:
+        yield
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise click.exceptions.Exit(0) from None
 
 
 def _for_programs(words: Sequence[str]) -> bool:

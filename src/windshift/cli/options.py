@@ -45,7 +45,8 @@ def options_of(context: click.Context) -> Options:
 
 
 def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> None:
-    if value not in (None, (), False) and parameter.name is not None:
+    given = value is not None and value is not False and value != ()
+    if given and parameter.name is not None:
         setattr(options_of(context), parameter.name, value)
 
 
