@@ -32,6 +32,7 @@ BARS = (
     Bar(f"publishes per second, ratio to {COMPARISON}", 8, False, ratio(_T.PUBLISH, _T.PER_SECOND)),
     Bar("server CPU of a publish, µs", 32, True, median(_T.PUBLISH, _T.SERVER_CPU)),
     Bar(f"p99 at {_T.RATE:,} publishes/s, ratio to {COMPARISON}", 1, True, ratio(_T.LATENCY, _T.P99)),
+    Bar(f"p99.9 at {_T.FAST_RATE:,} publishes/s, ms", 5, True, median(_T.LATENCY_FAST, _T.P99_9)),
     *(
         Bar(f"events consumed per second, acks of {acks}{client}", limit, False, median(name, _T.PER_SECOND))
         for acks, limit in ((1, 22_000), (25, 28_000))

@@ -186,14 +186,15 @@ async def rate(address: str, subject: str, per_second: float, seconds: float) ->
     return {
         "p50_ms": _percentile(latencies, 50),
         "p99_ms": _percentile(latencies, 99),
+        "p99_9_ms": _percentile(latencies, 99.9),
         "late_p99_ms": _percentile(lateness, 99),
         "failures": failures,
         "sent": total + 1,
     }
 
 
-def _percentile(seconds: list[float], percent: int) -> float:
-    return statistics.quantiles(seconds, n=100)[percent - 1] * 1000
+def _percentile(seconds: list[float], percent: float) -> float:
+    return statistics.quantiles(seconds, n=1000)[round(percent * 10) - 1] * 1000
 
 
 def _subscribe(
