@@ -202,8 +202,14 @@ class App:
         dead_lettering = self._domain.dead_lettering
         self.connection.on_connected += [dead_lettering.peers.connected, self._show_health]
         self.connection.on_lost += [dead_lettering.lost, self._show_health]
+        self._api.connection.on_connected.append(self._show_health)
+        self._api.connection.on_lost.append(self._look_again)
         self._jetstream.on_change.append(self._show_health)
         self._show_health()
+
+    def _look_again(self) -> None:
+        """Show health when a lost connection to read with is no short break any more."""
+        asyncio.get_running_loop().call_later(_UNHEARD + 0.1, self._show_health)
 
     def _open_connections(self) -> tuple[ServerConnection, ...]:
         return () if self._server is None else self._server.open_connections
