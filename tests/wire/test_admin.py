@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import grpc
 import pytest
+from google.protobuf.json_format import ParseDict
+from google.protobuf.message_factory import GetMessageClass
 
 from tests.support.client import Client, refused
 from tests.support.nats_server import NatsServer
 from tests.wire.burying import bury
 from tests.wire.consuming import subscribed
-from tests.wire.looking import ask, tail
+from tests.wire.looking import ADMIN, ask, tail
 from tests.wire.management import ensure_consumer, ensure_stream
 
 Unique = Callable[[], str]
@@ -255,3 +258,37 @@ def test_pausing(client: Client, unique: Unique) -> None:
         assert call.event().id == published
     with refused("NOT_FOUND", "CONSUMER_NOT_FOUND"):
         ask(client, "PauseConsumer", stream=stream, consumer="nobody")
+
+
+# --- Without the broker -----------------------------------------------------------------------------------
+
+
+def test_broker_gone(own_client: Client, own_nats_server: NatsServer) -> None:
+    """Lists are unavailable before the deadline, and told so; servers are told all the same."""
+    ensure_stream(own_client, "S", subjects={"subjects": ["s.>"]})
+    own_nats_server.kill()
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("ListStreams", {}),
+        ("ListConsumers", {}),
+        ("GetStream", {"name": "S"}),
+        ("ListConsumers", {"stream": "S"}),
+    ]
+    for method, fields in calls:
+        assert code_in_time(own_client, method, **fields) is grpc.StatusCode.UNAVAILABLE, method
+    found = ask(own_client, "ListServers", jet_stream=True)
+    assert found.servers[0].not_ready_reason
+    assert not found.jet_stream.usage
+    assert not found.jet_stream.HasField("clock_ahead")
+
+
+def code_in_time(client: Client, method: str, **fields: Any) -> Any:
+    """Give the code of a call that fails before its deadline: on a busy machine only a later one is."""
+    code, described = None, ADMIN.methods_by_name[method]
+    request = ParseDict(fields, GetMessageClass(described.input_type)())
+    for seconds in (0.5, 3, 9):
+        with pytest.raises(grpc.RpcError) as caught:
+            client.call(described, request, seconds)
+        code = caught.value.code()
+        if code is not grpc.StatusCode.DEADLINE_EXCEEDED:
+            break
+    return code

@@ -274,8 +274,9 @@ async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | Non
     answered = datetime.now(UTC)
     for check in servers(found):
         yield check
-    for check in limits(found.usage):
-        yield check
+    if own.broker_connected:
+        for check in limits(found.usage):
+            yield check
     others = {
         f"server {each.info.name}": apart(each.info.time, asked, answered)
         for each in found.servers
@@ -283,7 +284,7 @@ async def _all_servers(client: ws.Client, own: ws.ServerInfo, ahead: float | Non
     }
     for check in clocks({"the server": ahead} | others, found.broker_clock_ahead):
         yield check
-    if found.broker_clock_ahead is None and ahead is not None:
+    if found.broker_clock_ahead is None and own.broker_connected and ahead is not None:
         hint = "let the server's NATS user publish to $SYS.REQ.USER.INFO"
         yield Check("skip", "clocks", "that of NATS is not told", hint)
 
@@ -297,9 +298,12 @@ def servers(found: ws.ServerList) -> Iterator[Check]:
         hint = "was it killed, does it hang, is it cut off from NATS? look at its log"
         yield Check("warn", "servers", f"the one with id {name} did not answer", hint)
     versions = sorted({each.info.version for each in found.servers})
-    told = f"{len(found.servers) - len(idle)} ready, of version {', '.join(versions)}"
-    hint = "bring all to the same version" if len(versions) > 1 else ""
-    yield Check("warn" if hint else "ok", "servers", told, hint)
+    ready = len(found.servers) - len(idle)
+    told = f"{ready} ready, of version {', '.join(versions)}"
+    if len(versions) > 1:
+        yield Check("warn", "servers", told, "bring all to the same version")
+    elif ready:
+        yield Check("ok", "servers", told)
 
 
 def limits(usage: Sequence[ws.Usage]) -> Iterator[Check]:

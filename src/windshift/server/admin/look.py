@@ -15,7 +15,7 @@ from windshift.nats.times import parse_rfc3339
 from windshift.server.background.batches import batches, together
 from windshift.server.background.pacing import paced, pause
 from windshift.server.domain.broker_errors import broker_errors
-from windshift.server.domain.errors import StreamNotFound
+from windshift.server.domain.errors import BrokerUnavailable, StreamNotFound
 from windshift.server.domain.names import INTERNAL
 from windshift.server.events.model import ConsumerKey
 
@@ -103,12 +103,19 @@ class _Shared(Generic[T]):
         self._changes = 0
 
     async def get(self, deadline: float) -> T:
-        """Return what is known, or look. `deadline` (loop time) ends waiting, not the look."""
+        """Return what is known, or look. `deadline` (loop time) ends waiting, not the look.
+
+        Raises:
+            BrokerUnavailable: the broker has not told it by then.
+        """
         if self._task is None or self._is_old(self._task):
             self._changes = self._api.changes
             self._task = self._loop.create_task(paced(self._look()))
-        async with asyncio.timeout_at(deadline):
-            return await asyncio.shield(self._task)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(self._task)
+        except TimeoutError:
+            raise BrokerUnavailable from None
 
     def _is_old(self, task: asyncio.Task[T]) -> bool:
         """Whether a look is over, or began before the last change that was made through this server."""
