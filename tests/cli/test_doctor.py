@@ -42,7 +42,8 @@ def test_all_is_well(cli: Cli) -> None:
     told = states(cli, code=0)
     assert {"settings", "TCP", "HTTP/2", "server", "identity", "broker", "servers", "clocks"} <= told.keys()
     assert re.fullmatch(
-        r"storage \S+( \(\S+ reserved\))?, memory \S+, streams \d+, consumers \d+; no limits",
+        r"storage \S+( \(\S+ reserved\))?, memory \S+( \(\S+ reserved\))?, "
+        r"streams \d+, consumers \d+; no limits",
         told["JetStream"][1],
     )
     assert told["clocks"][1].startswith("within 1 s of this machine's: the server")
