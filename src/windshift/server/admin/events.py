@@ -23,12 +23,12 @@ from windshift.nats.jetstream.api import Batch, JetStream, JsonObject, StoredMes
 from windshift.server.admin.look import Look
 from windshift.server.domain.broker_errors import broker_errors, domain_error
 from windshift.server.domain.errors import EventNotFound
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.headers import DATA_TYPE
 from windshift.server.events.positions import rfc3339
 from windshift.server.events.specs import AtEnd, AtId, AtStart, AtTime, StartPosition
 
-EVERYTHING: Final = ">"
 MOST_SCANNED: Final = 50_000
 """Ids that one page looks through."""
 _LOOK: Final = 0.2

@@ -48,7 +48,8 @@ from windshift.server.domain.errors import (
     SeekNotPossible,
     WindshiftError,
 )
-from windshift.server.events.consumers import EVERYTHING, chosen_subjects
+from windshift.server.domain.names import EVERYTHING
+from windshift.server.events.consumers import chosen_subjects
 from windshift.server.events.consuming.moves import STILL, Moves
 from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.dead_letters.store import DeadLetterStore

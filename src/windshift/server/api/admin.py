@@ -16,7 +16,7 @@ from windshift.nats.times import Time
 from windshift.rpc import ServerCall
 from windshift.server.admin.account import Account, AccountView, Resource
 from windshift.server.admin.consumers import ConsumerAdmin, ConsumerEntry, ConsumerOrder
-from windshift.server.admin.events import EVERYTHING, EventReader, Selection
+from windshift.server.admin.events import EventReader, Selection
 from windshift.server.admin.explaining import (
     AtConsumer,
     EventExplainer,
@@ -47,6 +47,7 @@ from windshift.server.auth.questions import read_action
 from windshift.server.background.batches import spread
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import read_token, write_token
 from windshift.server.events.deliveries import read_stored
 from windshift.server.events.headers import OWN

@@ -21,7 +21,6 @@ from windshift.server.api.dead_letters import MOST_IDS, read_filter, read_id, re
 from windshift.server.api.principals import read_principal
 from windshift.server.api.streams import read_consumer, read_stream, read_which_consumer
 from windshift.server.auth.actions import (
-    EVERYTHING,
     Action,
     Bind,
     Consume,
@@ -46,6 +45,7 @@ from windshift.server.auth.actions import (
 )
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.dead_letters.model import DeadLetterId
 
 Rule: TypeAlias = Callable[[Any], Iterator[Action]]

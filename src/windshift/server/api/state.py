@@ -17,10 +17,11 @@ from windshift.server.api.call_stream import CallStream
 from windshift.server.api.callers import caller_of
 from windshift.server.api.deadlines import answer_by
 from windshift.server.api.fields import duration, number
-from windshift.server.auth.actions import EVERYTHING, ViewStore
+from windshift.server.auth.actions import ViewStore
 from windshift.server.auth.authenticate import Identity
 from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField, ValueNotAny
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.domain.pages import cut_page, read_token, write_token
 from windshift.server.state.model import Check, Entry, KeyRevision, Revision, StoreInfo, Write
 from windshift.server.state.stores import Stores

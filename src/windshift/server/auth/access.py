@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from math import inf
 from typing import Any, Final, TypeAlias
 
-from windshift.server.auth.actions import EVERYTHING, Action, Consume, Publish, RejectForGood, UseConsumer
+from windshift.server.auth.actions import Action, Consume, Publish, RejectForGood, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
 from windshift.server.auth.ledger import Ledger
 from windshift.server.auth.policy import Principal, Quotas
@@ -22,6 +22,7 @@ from windshift.server.auth.quotas import FullStreams, Usage
 from windshift.server.auth.subjects import SubjectPatterns
 from windshift.server.domain import names
 from windshift.server.domain.errors import PermissionDenied, QuotaExceeded, Unauthenticated, WindshiftError
+from windshift.server.domain.names import EVERYTHING
 
 _INTERVAL: Final = 1.0
 """Seconds between two looks for credentials that have expired."""

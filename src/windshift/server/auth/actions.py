@@ -9,9 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, fields
 from typing import ClassVar, Final, TypeAlias
 
-EVERYTHING: Final = ">"
-"""The pattern that matches every subject."""
-
 _SHOWN: Final = 300
 """Characters shown of a name."""
 

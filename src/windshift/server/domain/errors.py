@@ -500,7 +500,7 @@ class Unauthenticated(WindshiftError):
 
 
 class IdentityUnavailable(WindshiftError):
-    """The token's issuer is known, but its keys are not to be had now. Try again."""
+    """The token's issuer is known, but its keys cannot be fetched now. Try again."""
 
     reason = "IDENTITY_UNAVAILABLE"
 

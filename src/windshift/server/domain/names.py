@@ -12,9 +12,12 @@ from __future__ import annotations
 import re
 import secrets
 from functools import lru_cache
+from typing import Final
 
 from windshift.server.domain.errors import InvalidField
 
+EVERYTHING: Final = ">"
+"""The pattern of all subjects, and of all keys."""
 INTERNAL = "windshift.internal"
 """A key in the metadata of consumers that the server made for itself. Lists and metrics leave them out."""
 

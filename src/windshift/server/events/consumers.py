@@ -33,6 +33,7 @@ from windshift.server.domain.errors import (
     UnsupportedCombination,
     WindshiftError,
 )
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.consuming.tokens import with_key
 from windshift.server.events.model import ConsumerKey
 from windshift.server.events.notes import CONSUMER
@@ -62,7 +63,6 @@ and the number of a consumer cannot be changed later."""
 MAX_ACK_PENDING: Final = 20_000
 """Events that may be with subscribers at once, all of them together. Delayed rejects count too."""
 
-EVERYTHING: Final = ">"
 """The filter that chooses all. An existing consumer is given it in place of none: left without any filter,
 it is no longer told of new events by nats-server (2.15), and pulls that wait stay unanswered."""
 
@@ -367,6 +367,21 @@ def require_rights(caller: Principal, stream: str, stored: JsonObject, wanted: J
             require_of(caller, Consume(stream, subject, name), phrase)
 
 
+def require_consumable(name: str, config: JsonObject) -> None:
+    """Raise `UnsupportedCombination` unless the events of a consumer are pulled, and settled one by one."""
+    if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
+        raise UnsupportedCombination(
+            f"consumer {name!r} was made by another program, and is a push consumer or acknowledges in "
+            "another way than one by one; use another name"
+        )
+
+
+def ack_wait(config: JsonObject) -> timedelta:
+    """Read the processing timeout from JetStream's configuration of a consumer; 0 = it has none."""
+    # With a list of backoffs the broker keeps the first, and so the shortest, as the timeout.
+    return timedelta(microseconds=int(config.get("ack_wait") or 0) // 1000)
+
+
 def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     """Return the configuration of an existing consumer with this spec's subjects, timeout and retry policy.
 
@@ -374,11 +389,7 @@ def changed_config(stored: JsonObject, spec: ConsumerSpec) -> JsonObject:
     before the policy has a say. Raise `UnsupportedCombination` when the consumer is of a
     kind that cannot serve a consume call: another program made it.
     """
-    if stored.get("deliver_subject") or stored.get("ack_policy") != "explicit":
-        raise UnsupportedCombination(
-            f"consumer {stored.get('name')!r} was made by another program, as one that pushes or needs no "
-            "acknowledgement; use another name"
-        )
+    require_consumable(str(stored.get("name")), stored)
     is_same_choice = chosen_subjects(stored) == (set(spec.subjects) or {EVERYTHING})
     # A list of backoffs would override the timeout.
     dropped = {"backoff"} if is_same_choice else {"backoff", "filter_subject", "filter_subjects"}
@@ -436,7 +447,7 @@ def view(stream: str, name: str, state: ConsumerState, dead_letters: int) -> Con
         name,
         bool(config.get("durable_name")),
         () if chosen == [EVERYTHING] else tuple(chosen),
-        timedelta(microseconds=int(config.get("ack_wait") or 0) // 1000),
+        ack_wait(config),
         stored_policy(config),
         state.pending,
         state.unsettled,

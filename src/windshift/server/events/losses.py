@@ -12,9 +12,10 @@ from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.auth.access import require_of
-from windshift.server.auth.actions import EVERYTHING, Bind, Copy, PurgeStream
+from windshift.server.auth.actions import Bind, Copy, PurgeStream
 from windshift.server.auth.policy import Principal
 from windshift.server.auth.subjects import SubjectPatterns, tokens
+from windshift.server.domain.names import EVERYTHING
 
 _LIMITS: Final = {
     "max_age": "max_age",

@@ -122,7 +122,8 @@ def check_subscribe(request: Subscribe) -> int:
     most = min(size, MOST_RESUMED)
     if len(request.resume) > most:
         raise InvalidField(
-            "subscribe.resume", f"must be at most {most} tokens: max_processing_events, and {MOST_RESUMED}"
+            "subscribe.resume",
+            f"must have at most {most} tokens: no more than max_processing_events, nor than {MOST_RESUMED}",
         )
     for token in request.resume:
         check_token("subscribe.resume", token)
@@ -158,7 +159,7 @@ def check_ids(field: str, count: int) -> None:
         InvalidField: there are too many.
     """
     if count > MOST_IDS:
-        raise InvalidField(field, f"must be at most {MOST_IDS} ids; send several messages")
+        raise InvalidField(field, f"must have at most {MOST_IDS} ids; send several messages")
 
 
 class Disposition(Enum):

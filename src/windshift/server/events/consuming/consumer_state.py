@@ -18,7 +18,7 @@ from windshift.nats.jetstream.api import ConsumerState, JetStream, JsonObject
 from windshift.nats.jetstream.pulling import PullOptions
 from windshift.server.domain.broker_errors import domain_error
 from windshift.server.domain.errors import ConsumerNotFound, UnsupportedCombination
-from windshift.server.events.consumers import MAX_ACK_PENDING, chosen_subjects
+from windshift.server.events.consumers import MAX_ACK_PENDING, ack_wait, chosen_subjects, require_consumable
 from windshift.server.events.consuming.flow import LARGEST_LIMIT, LEAST_LIMIT, SLACK
 from windshift.server.events.consuming.tokens import key_of, with_key
 from windshift.server.events.model import ConsumerKey
@@ -85,7 +85,8 @@ async def find_consumer(
     if state is None:
         raise ConsumerNotFound(consumer)
     refuse_limits(consumer, state.config, window)
-    return ConsumerSnapshot(processing_timeout(consumer, state.config), stored_policy(state.config), state)
+    require_consumable(consumer, state.config)
+    return ConsumerSnapshot(ack_wait(state.config), stored_policy(state.config), state)
 
 
 async def with_tokens(
@@ -128,21 +129,6 @@ def largest_pull(config: JsonObject) -> int:
     """Return the bytes that a pull request of a consumer may bring, without its slack."""
     largest = int(config.get("max_bytes") or 0)
     return LARGEST_LIMIT if largest <= 0 else min(LARGEST_LIMIT, int(largest / SLACK))
-
-
-def processing_timeout(consumer: str, config: JsonObject) -> timedelta:
-    """Read the processing timeout from JetStream's configuration of a consumer.
-
-    Raises:
-        UnsupportedCombination: it is a push consumer, or does not settle events one by one.
-    """
-    if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
-        raise UnsupportedCombination(
-            f"consumer {consumer!r} was made by another program, as one that pushes or needs no "
-            "acknowledgement; use another consumer"
-        )
-    # With a list of backoffs the broker keeps the first, and so the shortest, as the timeout.
-    return timedelta(microseconds=int(config["ack_wait"]) // 1000)
 
 
 # --- Room for what waits ----------------------------------------------------------------------------------

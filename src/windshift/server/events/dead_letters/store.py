@@ -19,6 +19,7 @@ from windshift.nats.jetstream.writes import Writes
 from windshift.nats.times import NANOSECONDS
 from windshift.server.background.batches import spread
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull
+from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.backwards import BackwardScan
 from windshift.server.events.dead_letters.codec import (
     CLAIM_SUBJECTS,
@@ -81,7 +82,6 @@ _MOST_NAMED: Final = 100
 """Events whose dead letters are looked up, in place of scanning for them."""
 _MOST_WINDOWS: Final = 20
 """Windows in which one page looks backwards."""
-_ALL: Final = ">"
 _HEADER_SIZE: Final = 512
 """Approximate bytes of an entry without its data."""
 
@@ -492,7 +492,7 @@ class DeadLetterStore:
         """Return the position of the last dead letter that may pass, or a later one."""
         if which.scan_to_ns is None:
             return last
-        query = {"start_time": rfc3339(which.scan_to_ns), "next_by_subj": _ALL}
+        query = {"start_time": rfc3339(which.scan_to_ns), "next_by_subj": EVERYTHING}
         found = await self.stream.message(query, deadline)
         return last if found is None else found.sequence - 1
 
