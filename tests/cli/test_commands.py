@@ -394,10 +394,11 @@ def test_wrong_usage(cli: Cli) -> None:
     nobody = cli("streams", "ls", "--address", "127.0.0.1:1", "--timeout", "1s", "-o", "json", code=5)
     assert nobody.out == ""
     assert "windshift doctor" in json.loads(nobody.err)["error"]["hint"]
-    assert "not host:port" in cli("streams", "ls", "--address", "x", code=2).err
+    assert "is host:port, such as" in cli("streams", "ls", "--address", "x", code=2).err
     for line in ("subscribe s c --ack", "subscribe s c --peek", "dead-letters watch", "state watch s"):
         gone = cli(*line.split(), "--address", "127.0.0.1:1", "--timeout", "0.5s", code=5)
-        assert "is there a server at 127.0.0.1:1?" in gone.err
+        assert "the server 127.0.0.1:1 cannot be reached: connection refused" in gone.err
+    assert "is host:port, without http://" in cli("streams", "ls", "--address", "http://a:1", code=2).err
 
 
 def test_version_and_completion(orders: Cli) -> None:

@@ -1,16 +1,20 @@
-"""What people type and read: durations, sizes, times; widths; payloads that nobody can decode."""
+"""What people type and read: durations, sizes, times; widths; payloads that nobody can decode; hints."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.struct_pb2 import Struct
 
+import windshift as ws
+from windshift.cli.options import Options
 from windshift.cli.output import as_json, clip, columns, plain, width
 from windshift.cli.payloads import Payloads, undecoded
+from windshift.cli.session import Session, failure_of
 from windshift.cli.values import (
     parse_duration,
     parse_size,
@@ -148,3 +152,23 @@ def test_payloads(sent: Any, shown: Any) -> None:
     packed = AnyMessage()
     packed.Pack(sent)
     assert Payloads().show(packed) == shown
+
+
+@pytest.mark.parametrize(
+    ("error", "token", "hint"),
+    [
+        (ws.Unauthenticated, False, "a token is needed: --token-file"),
+        (ws.Unauthenticated, True, "it does not take this token"),
+        (ws.PermissionDenied, True, "by a role in its authorization file"),
+        (ws.Unreachable, False, "`windshift doctor`"),
+    ],
+)
+async def test_hints(
+    error: type[ws.WindshiftError], token: bool, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the server or the library says is followed by what to do about it on the line."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    file = tmp_path / "token"
+    file.write_text("secret")
+    session = Session(Options(address="127.0.0.1:1", token_file=file if token else None))
+    assert hint in (await failure_of(session, error("no"))).hint

@@ -27,7 +27,7 @@ from windshift.rpc import (
 )
 
 from .calling import calling, channel_options, duplex, failure, message, unary
-from .frames import goaway, headers, settings
+from .frames import PREFACE, WAIT, goaway, headers, settings
 from .raw_server import GRPC_HEADERS, OK, answer, raw_server
 from .serving import Steps, echo, eventually, reflect, server_options, serving
 
@@ -164,6 +164,22 @@ async def test_a_server_that_does_not_speak_http2() -> None:
         peer = await server.accept_silently()
         peer.send(b"220 mail.example.com ESMTP\r\n")
         assert "before HTTP/2 began" in (await call).message
+
+
+@pytest.mark.asyncio(loop_factories=["uvloop", "asyncio"])
+async def test_a_server_that_closes_after_its_answer() -> None:
+    """Nothing is left to say goodbye to, and no callback fails: some other service's port does so."""
+    failed: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
+    async with raw_server() as server, calling(server.target) as channel:
+        call = task(failure(unary(channel)))
+        peer = await server.accept_silently()
+        async with asyncio.timeout(WAIT):
+            assert await peer._reader.readexactly(len(PREFACE)) == PREFACE
+        peer.send(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        await peer.close()  # our GOAWAY comes back as a reset
+        assert "is it another service?" in (await call).message
+    assert failed == []
 
 
 async def test_a_server_that_ends_every_connection_at_once_is_not_hammered() -> None:
@@ -627,9 +643,11 @@ async def test_tls_against_plaintext_and_the_other_way_round(
 ) -> None:
     """Neither hangs; the message points at the connection."""
     async with serving() as server, calling(server, ssl=client_tls(authority.certificate)) as channel:
-        assert (await failure(unary(channel))).code is StatusCode.UNAVAILABLE
+        error = await failure(unary(channel))
+        assert error.code is StatusCode.UNAVAILABLE
+        assert "does it speak plain text" in error.message, error.message
     async with serving(ssl=server_context) as server, calling(server) as channel:
-        assert "before HTTP/2 began" in (await failure(unary(channel))).message
+        assert "does it want TLS" in (await failure(unary(channel))).message
 
 
 async def test_mutual_tls(authority: Authority) -> None:

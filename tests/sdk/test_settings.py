@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import subprocess
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -61,8 +63,8 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         "WINDSHIFT_TLS_CA": str(tmp_path / "none.pem"),
     }
     with pytest.raises(ws.SettingsError) as caught:
-        read(environment, "example, ::1:80")
-    for part in ("'example'", "brackets", "'a.b'", "not both", "none.pem"):
+        read(environment, "example, ::1:80, http://a:1")
+    for part in ("'example'", "without http://", "brackets", "'a.b'", "not both", "none.pem"):
         assert part in caught.value.message
 
 
@@ -142,6 +144,18 @@ def test_namespaces_come_and_go() -> None:
     assert names.owns("dev-orders")
     assert not names.owns("orders")
     assert (Names().name("a"), Names().subject("b"), names.name("")) == ("a", "b", "")
+    assert names.subjects(["a.>", "b"]) == ["dev.a.>", "dev.b"]
+    with pytest.raises(TypeError, match=r"are a list: \['orders.>'\]"):
+        names.subjects("orders.>")
+
+
+def test_warnings_are_seen_without_a_set_up_of_logging() -> None:
+    """A handler that fails is no secret in a program that has not heard of `logging`."""
+    program = (
+        "import logging, windshift as ws; ws.connect; logging.getLogger('windshift.sdk').warning('failed')"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert done.stderr == b"failed\n"
 
 
 CONTEXTS = """

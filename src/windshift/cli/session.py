@@ -70,10 +70,13 @@ class Session:
 
     @cached_property
     def client(self) -> ws.Client:
-        """The client."""
+        """The client. What it logs is shown with `--verbose` only: a command says itself how it ended."""
+        import logging
+
         from windshift.sdk.calling import Caller
         from windshift.sdk.client import Client
 
+        logging.getLogger("windshift").addHandler(logging.NullHandler())
         return Client(Caller(self.settings))
 
     @cached_property
@@ -194,12 +197,22 @@ async def _hint(session: Session, error: ws.WindshiftError) -> str:
     if isinstance(error, errors.StreamNotFound | errors.StoreNotFound | errors.ConsumerNotFound):
         return await _similar(session, error)
     if isinstance(error, errors.Unreachable) or (error.retryable and not error.reason):
-        return f"is there a server at {', '.join(session.settings.targets)}? `windshift doctor` looks"
-    if isinstance(error, errors.Unauthenticated):
-        return "a token is needed: --token-file, WINDSHIFT_TOKEN or a context"
+        return "`windshift doctor` looks for what is in the way"
+    if isinstance(error, errors.Denied):
+        return _permission(session, error)
     if error.code is StatusCode.UNIMPLEMENTED:
         return "this server cannot do that; it needs a newer version"
     return ""
+
+
+def _permission(session: Session, error: ws.Denied) -> str:
+    from windshift.sdk import errors
+
+    if isinstance(error, errors.PermissionDenied):
+        return "whoever runs the server can allow it, by a role in its authorization file"
+    if session.settings.credentials.has_token:
+        return "it does not take this token; is it another server's, expired, or withdrawn?"
+    return "a token is needed: --token-file, WINDSHIFT_TOKEN or a context"
 
 
 async def _similar(session: Session, error: ws.NotFound) -> str:

@@ -163,7 +163,10 @@ class ClientConnection(ConnectionHandler):
         self._leaving = True
         why = f": {error}" if error else ""
         if not self.ready.done():
-            self.ready.set_exception(ConnectionError(f"it closed the connection before HTTP/2 began{why}"))
+            guess = "does it want TLS or a client certificate, or is it another service?"
+            self.ready.set_exception(
+                ConnectionError(f"it closed the connection before HTTP/2 began{why}; {guess}")
+            )
             self.ready.exception()  # nobody may be waiting any more
         self._owner.connection_lost(self)
         calls = list(self.calls.items())

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from time import thread_time
 from typing import cast
 
@@ -610,7 +611,8 @@ class Connection(asyncio.Protocol):
         our last frames out of the peer's hands.
         """
         if transport.can_write_eof():
-            transport.write_eof()
+            with suppress(OSError):  # the peer is gone already
+                transport.write_eof()
         else:  # TLS: close() waits for the peer's close_notify, which some clients never send
             transport.close()
         self._cut_off = self.loop.call_later(self._options.close_timeout, transport.abort)

@@ -7,10 +7,15 @@ import os
 import socket
 import ssl as tls
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from .channel_options import ChannelOptions
 from .client_connection import ClientConnection
+
+_NO_TLS: Final = "does it speak plain text, or is it another service?"
+
+_NO_AUTHORITY: Final = frozenset({18, 19, 20, 21})
+"""What OpenSSL calls a certificate that is self-signed, or whose authority it does not have."""
 
 
 async def dial(
@@ -86,15 +91,25 @@ def describe(error: Exception) -> str:
     match error:
         case TimeoutError():
             return "it does not answer"
-        case tls.SSLCertVerificationError():
-            return f"its certificate is not accepted: {error.verify_message}"
-        case tls.SSLError():
-            return f"TLS failed: {getattr(error, 'reason', None) or error}"
+        case tls.SSLError() | ConnectionResetError():
+            return _describe_tls(error)
         case socket.gaierror():
             return f"its name cannot be resolved: {error.strerror}"
         case OSError(errno=int(number)) if number:
             return os.strerror(number).lower()
     return str(error) or type(error).__name__
+
+
+def _describe_tls(error: tls.SSLError | ConnectionResetError) -> str:
+    match error:
+        case tls.SSLCertVerificationError(verify_code=code, verify_message=message):
+            trust = "; is its authority among those that are trusted?" if code in _NO_AUTHORITY else ""
+            return f"its certificate is not accepted: {message}{trust}"
+        case tls.SSLError(reason="WRONG_VERSION_NUMBER" | "RECORD_LAYER_FAILURE"):
+            return f"its answer is not TLS; {_NO_TLS}"
+        case tls.SSLError():
+            return f"TLS failed: {getattr(error, 'reason', None) or error}"
+    return f"it closed the connection before TLS began; {_NO_TLS}"
 
 
 def split_target(target: str) -> tuple[str, int]:

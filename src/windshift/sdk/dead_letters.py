@@ -413,7 +413,7 @@ class _Selection:
             until=None if until is None else timestamp(until),
             error_types=which.get("error_types", ()),
             text=which.get("text", ""),
-            subjects=[self._names.subject(each) for each in which.get("subjects", ())],
+            subjects=self._names.subjects(which.get("subjects", ())),
             event_ids=which.get("event_ids", ()),
         )
 

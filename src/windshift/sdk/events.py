@@ -392,7 +392,7 @@ class Events:
         return {
             "stream": self._stream,
             "from": None if start is None else start.proto(),
-            "subjects": [self._caller.names.subject(subject) for subject in subjects],
+            "subjects": self._caller.names.subjects(subjects),
             "types": kinds.server,
         }
 

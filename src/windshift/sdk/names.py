@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
 NAMESPACE = re.compile(r"[A-Za-z0-9_]{1,32}")
@@ -26,6 +27,16 @@ class Names(NamedTuple):
     def subject(self, subject: str) -> str:
         """Return what the server calls a subject, or a filter of subjects."""
         return f"{self.namespace}.{subject}" if self.namespace and subject else subject
+
+    def subjects(self, subjects: Sequence[str]) -> list[str]:
+        """Return what the server calls several.
+
+        Raises:
+            TypeError: it is one string, whose characters would be taken for subjects.
+        """
+        if isinstance(subjects, str):
+            raise TypeError(f"subjects are a list: [{subjects!r}]")
+        return [self.subject(subject) for subject in subjects]
 
     def owns(self, name: str) -> bool:
         """Say whether a stream or store of the server belongs to this namespace."""

@@ -113,8 +113,11 @@ def read_targets(text: str, problems: list[str]) -> tuple[str, ...]:
     targets = tuple(part.strip() for part in text.split(","))
     for target in targets:
         host, _, port = target.rpartition(":")
-        if not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
-            problems.append(f"the address {target!r} is not host:port")
+        if "/" in target:
+            scheme = f"{target.partition('://')[0]}://" if "://" in target else "a path"
+            problems.append(f"the address {target!r} is not right; it is host:port, without {scheme}")
+        elif not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65_536:
+            problems.append(f"the address {target!r} is not right; it is host:port, such as 127.0.0.1:8080")
         elif ":" in host and not (host.startswith("[") and host.endswith("]")):
             problems.append(f"the address {target!r} needs brackets around its IPv6 address")
     return targets

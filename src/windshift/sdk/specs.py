@@ -72,7 +72,7 @@ class StreamSpec:
         """Return it for the wire."""
         request = _Stream(name=names.name(name), retention_policy=self._retention())
         if self.subjects:
-            request.subjects.subjects.extend(names.subject(subject) for subject in self.subjects)
+            request.subjects.subjects.extend(names.subjects(self.subjects))
         if self.mirror is not None:
             request.mirror.CopyFrom(_source(self.mirror, names))
         if self.aggregate:
@@ -118,7 +118,7 @@ class StreamFields(TypedDict, total=False):
 
 def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSource:
     message = _Stream.StreamSource(
-        name=names.name(source.name), filter_subjects=[names.subject(subject) for subject in source.subjects]
+        name=names.name(source.name), filter_subjects=names.subjects(source.subjects)
     )
     getattr(message, "from").CopyFrom(source.start.proto())
     return message
@@ -233,7 +233,7 @@ class ConsumerSpec:
         request = events.EnsureConsumerRequest(
             stream=names.name(stream),
             name=name,
-            subjects=[names.subject(subject) for subject in self.subjects],
+            subjects=names.subjects(self.subjects),
             processing_timeout=duration(self.timeout),
             retry_policy=None if self.retry is None else self.retry.proto(),
         )

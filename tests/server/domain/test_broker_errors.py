@@ -87,7 +87,10 @@ BY_CODE = {
         "a mirror cannot become anything else, nor change what it mirrors; make another stream",
     ),
     10059: (errors.StreamNotFound, errors.StreamNotFound("ORDERS").message),
-    10065: (errors.SubjectsOverlap, "another stream takes some of these subjects already"),
+    10065: (
+        errors.SubjectsOverlap,
+        "another stream takes some of these subjects already; choose others, or publish to that one",
+    ),
     10074: (errors.ReplicasUnavailable, NO_REPLICAS),
     10076: (errors.BrokerUnavailable, NO_JETSTREAM),
     10077: (errors.BrokerUnavailable, CANNOT_STORE),

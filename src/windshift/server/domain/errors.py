@@ -94,9 +94,11 @@ class EventTooLarge(WindshiftError):
     reason = "EVENT_TOO_LARGE"
 
     def __init__(self, limit: int, stream: str = "") -> None:
-        of_it = f", the limit of stream {stream!r}" if stream else ""
+        raised = (
+            f"max_event_size of stream {stream!r}" if stream else "max_payload of NATS, if that is the limit"
+        )
         super().__init__(
-            f"the message with its headers is larger than {limit} bytes{of_it}; send less or raise the limit",
+            f"the message with its headers is larger than {limit} bytes; send less, or raise {raised}",
             {"limit": str(limit), **_named(stream)},
         )
         self.limit = limit
@@ -307,7 +309,8 @@ class SubjectsOverlap(WindshiftError):
         which = ", ".join(map(repr, subjects)) or "some of these subjects"
         who = f"stream {', '.join(map(repr, streams))}" if streams else "another stream"
         told = {"subjects": ",".join(subjects)} if subjects else {}
-        super().__init__(f"{who} takes {which} already", {**told, **_named(",".join(streams))})
+        text = f"{who} takes {which} already; choose others, or publish to that one"
+        super().__init__(text, {**told, **_named(",".join(streams))})
 
 
 class StorageChange(WindshiftError):
