@@ -150,11 +150,14 @@ async def _publish_stream(
 
     async def send() -> None:
         await call.write(pb.PublishStreamRequest(events=list(pending), without_ids=publisher.without_ids))
+        each = _TOGETHER if publisher.without_ids else 1
         while not workers.stopping:
-            await room.acquire()
-            pending.append(publisher.next_event())
-            await call.write(pb.PublishStreamRequest(events=pending[-1:]))
-            await asyncio.sleep(_PAUSE / _TOGETHER)
+            for _ in range(each):
+                await room.acquire()
+            events = [publisher.next_event() for _ in range(each)]
+            pending.extend(events)
+            await call.write(pb.PublishStreamRequest(events=events))
+            await asyncio.sleep(each * _PAUSE / _TOGETHER)
         await call.done_writing()
 
     sending = asyncio.create_task(send())
