@@ -70,6 +70,18 @@ async def test_modify_loses_no_change(client: ws.Client) -> None:
     assert replaced.value == text("40!")
 
 
+async def test_changes_of_one_client_take_turns(client: ws.Client) -> None:
+    """None of many needs a second attempt, also on different objects for the same store."""
+    await client.stores.ensure("s", StringValue)
+
+    def add(value: StringValue) -> None:
+        value.value = str(int(value.value or 0) + 1)
+
+    stores = [client.store("s", StringValue) for _ in range(32)]
+    entries = await asyncio.gather(*(store.modify("n", add, attempts=1) for store in stores))
+    assert sorted(int(entry.value.value) for entry in entries) == list(range(1, 33))
+
+
 async def test_a_store_holds_one_type(client: ws.Client) -> None:
     """A value of another type is refused both ways; a store without a type takes any."""
     store = await client.stores.ensure("s", StringValue)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from types import MappingProxyType
 from typing import Any, Generic, NamedTuple, TypeVar, overload
+from weakref import WeakValueDictionary
 
 from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
@@ -24,6 +25,16 @@ from .times import Seconds, duration, moment
 T = TypeVar("T")
 
 _SERVICE = "/windshift.state.v1alpha1.StateService/"
+_turns: WeakValueDictionary[tuple[object, ...], asyncio.Lock] = WeakValueDictionary()
+
+
+def _turn(caller: Caller, store: str, key: str) -> asyncio.Lock:
+    """Return the lock of those who change a key; it is there while somebody has it or waits for it."""
+    place = (asyncio.get_running_loop(), caller, store, key)  # a forked process has a loop of its own
+    lock = _turns.get(place)
+    if lock is None:
+        lock = _turns[place] = asyncio.Lock()
+    return lock
 
 
 class Entry(NamedTuple, Generic[T]):
@@ -166,6 +177,8 @@ class Store(Generic[T]):
     ) -> Entry[T]:
         """Read a key, change its value, and write it if nobody else wrote meanwhile; otherwise begin again.
 
+        Changes of one key by one client take turns, so that it competes with other clients only.
+
         Args:
             key: the key. If it does not exist, the value is an empty message.
             change: changes the value that it is given, or returns another one. It runs once for each
@@ -181,18 +194,19 @@ class Store(Generic[T]):
             OutcomeUnknown: the change may be written or not, and somebody wrote since.
             TypeError: the key does not exist, and the store has no type, or one without an empty value.
         """
-        for attempt in range(1, attempts + 1):
-            entry = await self.get(key)
-            value = self._empty() if entry is None else entry.value
-            value = change(value) or value
-            try:
-                revision = await self._swap(key, value, entry.revision if entry else 0, ttl)
-            except Conflict:
-                if attempt == attempts:
-                    raise
-                await asyncio.sleep(random.random() * min(0.5, 0.005 * 2**attempt))
-            else:
-                return Entry(key, value, revision, datetime.now(UTC))
+        async with _turn(self._caller, self._store, key):
+            for attempt in range(1, attempts + 1):
+                entry = await self.get(key)
+                value = self._empty() if entry is None else entry.value
+                value = change(value) or value
+                try:
+                    revision = await self._swap(key, value, entry.revision if entry else 0, ttl)
+                except Conflict:
+                    if attempt == attempts:
+                        raise
+                    await asyncio.sleep(random.random() * min(0.5, 0.005 * 2**attempt))
+                else:
+                    return Entry(key, value, revision, datetime.now(UTC))
         raise ValueError("attempts must be at least 1")
 
     async def transact(
