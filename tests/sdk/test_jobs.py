@@ -73,19 +73,59 @@ def test_an_id_of_a_stream_made_anew_is_another_event() -> None:
     assert jobs.current(other)
 
 
-def test_confirmed_acks_are_remembered_for_a_while_and_on_later_calls() -> None:
-    """A broker that was killed delivers again what it had confirmed."""
-    jobs = Jobs(remember=5.0)
-    job = started(jobs)
+def with_token(jobs: Jobs) -> Job:
+    """Have an event delivered that another call can go on with."""
+    return jobs.deliver(events.Event(id=1, subject="a.x", delivery_attempt=1, token=b"t"), 1, 0.0)[0]
+
+
+def acknowledged(jobs: Jobs, call: int, now: float) -> None:
+    """Have an event delivered, handled, and its ack confirmed."""
+    job = started(jobs, call, now)
     job.verdict = ACK
-    jobs.settled(job, 1.0)
-    assert jobs.deliver(event(), 1, 2.0)[1] is Arrival.NEW  # on the same call somebody wants it again
-    jobs.drop(jobs.deliver(event(), 1, 2.0)[0])
-    again, arrival = jobs.deliver(event(), 2, 5.9)
-    assert arrival is Arrival.DECIDED
-    assert again.verdict is ACK
-    jobs.drop(again)
-    assert jobs.deliver(event(), 2, 6.1)[1] is Arrival.NEW
+    jobs.settled(job, now)
+
+
+def forgotten(jobs: Jobs, call: int, now: float, attempt: int) -> Arrival:
+    """Have the event come again, and forget that it did."""
+    again = event()
+    again.delivery_attempt = attempt
+    job, arrival = jobs.deliver(again, call, now)
+    jobs.drop(job)
+    return arrival
+
+
+def test_confirmed_acks_are_remembered_on_later_calls() -> None:
+    """A broker that was killed delivers again what it had confirmed: at once, or when the lease is over."""
+    for attempt, last in ((1, 1035.0), (2, 1065.0)):
+        jobs = Jobs(remember=5.0)
+        acknowledged(jobs, 1, 1.0)
+        assert forgotten(jobs, 1, 2.0, attempt) is Arrival.NEW  # on the same call somebody wants it again
+        jobs.call_ended(1, 3.0)
+        assert forgotten(jobs, 2, 999.0, attempt) is Arrival.DECIDED  # however long the broker was away
+        jobs.call_began(1000.0, timeout=30.0)
+        assert forgotten(jobs, 2, last - 0.1, attempt) is Arrival.DECIDED
+        assert forgotten(jobs, 2, last, attempt) is Arrival.NEW
+
+
+def test_a_consumer_that_was_moved_back_gets_its_events() -> None:
+    """What is handled anew is not taken for acknowledged when it comes a second time."""
+    jobs = Jobs(remember=5.0)
+    acknowledged(jobs, 1, 1.0)
+    jobs.call_ended(1, 3.0)
+    jobs.call_began(4.0, timeout=30.0)
+    assert forgotten(jobs, 2, 40.0, attempt=1) is Arrival.NEW
+    assert forgotten(jobs, 2, 41.0, attempt=2) is Arrival.NEW
+
+
+def test_acks_from_long_before_a_call_ended_are_not_kept() -> None:
+    """A broker forgets the last ones only."""
+    jobs = Jobs(remember=5.0)
+    acknowledged(jobs, 1, 1.0)
+    other = started(jobs, 1, 6.1, event_id=2)
+    other.verdict = ACK
+    jobs.settled(other, 6.1)
+    jobs.call_ended(1, 6.2)
+    assert forgotten(jobs, 2, 6.3, attempt=1) is Arrival.NEW
 
 
 def test_an_ack_that_came_too_late_is_remembered_on_the_same_call_too() -> None:
@@ -96,6 +136,30 @@ def test_an_ack_that_came_too_late_is_remembered_on_the_same_call_too() -> None:
     jobs.drop(job)
     jobs.too_late(job, 1.0)
     assert jobs.deliver(event(), 1, 1.1)[1] is Arrival.DECIDED
+
+
+def test_an_ack_in_doubt_that_is_refused_is_remembered() -> None:
+    """A broker that was killed has forgotten the delivery, and delivers the event anew."""
+    jobs = Jobs()
+    job = with_token(jobs)
+    job.started, job.verdict, job.said = True, ACK, 1
+    jobs.call_ended(1, 1.0)
+    jobs.call_began(2.0, timeout=30.0)
+    assert jobs.resume(jobs.resumable(10), 2, 2.0) == [job]
+    jobs.refused(job, 2.1)
+    assert forgotten(jobs, 2, 2.2, attempt=1) is Arrival.DECIDED
+
+
+def test_an_ack_of_a_resumed_job_is_remembered_on_the_same_call_too() -> None:
+    """JetStream confirms it, also when it has forgotten the delivery and makes another one."""
+    jobs = Jobs()
+    job = with_token(jobs)
+    job.started, job.verdict, job.said = True, ACK, 1
+    jobs.call_ended(1, 1.0)
+    jobs.call_began(2.0, timeout=30.0)
+    jobs.resume(jobs.resumable(10), 2, 2.0)
+    jobs.settled(job, 2.1)
+    assert forgotten(jobs, 2, 2.2, attempt=1) is Arrival.DECIDED
 
 
 def test_rejects_are_not_remembered() -> None:

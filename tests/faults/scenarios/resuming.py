@@ -17,6 +17,8 @@ from windshift.protos import test
 
 TIMEOUT = 10.0
 """Seconds of the consumer: what a killed server had delivered can be resumed until they are over."""
+_BETWEEN_KILLS = 1.5
+"""Seconds, on average."""
 
 
 class Work:
@@ -28,9 +30,9 @@ class Work:
         finished: events whose handler has returned.
     """
 
-    def __init__(self, run: Run, longest: float) -> None:
+    def __init__(self, run: Run, longest: float, shortest: float = 0.1) -> None:
         self._luck = run.more_luck()
-        self._longest = longest
+        self._longest, self._shortest = longest, shortest
         self.runs: Counter[int] = Counter()
         self.attempts: Counter[int] = Counter()
         self.finished: set[int] = set()
@@ -39,13 +41,55 @@ class Work:
         """Work on an event."""
         self.runs[delivery.event.id] += 1
         self.attempts[delivery.event.attempt] += 1
-        await asyncio.sleep(self._luck.uniform(0.1, self._longest))
+        await asyncio.sleep(self._luck.uniform(self._shortest, self._longest))
         self.finished.add(delivery.event.id)
 
     @property
     def twice(self) -> int:
         """How many events were worked on more than once."""
         return sum(1 for runs in self.runs.values() if runs > 1)
+
+
+@scenario(
+    "library-kills",
+    "one worker of the Python library, under a publisher; the server and nats-server are killed together",
+)
+async def library_kills(run: Run) -> None:
+    """Every publish is stored once, no event is lost, and none is run twice."""
+    events, kills = run.events(20_000, 400), run.scale(20, 2)
+    work = Work(run, 0.02, shortest=0.0)
+    async with single(run) as (node, (server,)), ws.connect(server.address, timeout=60) as client:
+        stream = await client.streams.ensure("s", subjects=["s.>"])
+        consumer = await stream.consumers.ensure("w", start=ws.START, timeout=TIMEOUT)
+        async with consumer.running(work.handle, concurrency=32):
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(_publish(client, events, pause=_BETWEEN_KILLS * kills / events))
+                for number in range(kills):
+                    await asyncio.sleep(run.luck.uniform(0.5, 1.5) * _BETWEEN_KILLS)
+                    run.progress(f"kill {number + 1}, {len(work.finished):,} of {events:,} done")
+                    await asyncio.gather(node.kill(), server.kill())
+                    await node.start()
+                    await server.start()
+            await run.until(lambda: len(work.finished) == events, 120, "all events are handled")
+            await consumer.idle(60)
+        stored = (await stream.info()).events
+    run.count("events", events)
+    run.count("kills", kills)
+    run.count("second attempts", sum(work.attempts.values()) - work.attempts[1])
+    run.demand(stored == events, "stored", f"{events} were published, {stored} are there")
+    run.demand(
+        len(work.finished) == events, "lost", f"{events - len(work.finished)} events were never handled"
+    )
+    run.demand(not work.twice, "run twice", f"{work.twice} events were run twice")
+
+
+async def _publish(client: ws.Client, events: int, pause: float) -> None:
+    """Publish texts with keys, on average one every `pause` seconds."""
+    async with client.publisher(in_flight=64) as out:
+        for number in range(events):
+            _ = await out.send("s.x", test.StringValue(value=str(number)))
+            if number % 20 == 0:
+                await asyncio.sleep(20 * pause)
 
 
 @scenario(

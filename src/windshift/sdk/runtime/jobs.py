@@ -7,6 +7,7 @@ with that, or what it decided is said again.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from enum import Enum, auto
@@ -98,15 +99,20 @@ class _Acked(NamedTuple):
 class Jobs:
     """All jobs of a subscription.
 
+    A broker that is killed forgets the last acks that it confirmed. Their events come again when it is back:
+    at once if it forgot that it delivered them, else when a lease is over. So acks that were confirmed
+    last before a call ended are remembered until then.
+
     Attributes:
-        remember: seconds that confirmed acks are remembered: a broker that is killed forgets the last of
-            them.
+        remember: seconds of confirmed acks that are remembered.
     """
 
     def __init__(self, remember: float = 5.0) -> None:
         self.remember = remember
         self._table: dict[int, Job] = {}
         self._acked: OrderedDict[int, _Acked] = OrderedDict()
+        self._doubtful: dict[int, _Acked] = {}  # those of calls that ended
+        self._anew_until = self._doubtful_until = math.inf
 
     def __len__(self) -> int:
         return len(self._table)
@@ -130,25 +136,50 @@ class Jobs:
             job.call, job.pinged, job.token, job.resumed = call, now, event.token, 0
             return job, Arrival.ADOPTED if job.verdict is None else Arrival.DECIDED
         job = self._table[event_id] = Job(event, call, now)
-        acked = self._acked.get(event_id)
-        if (
-            acked is not None
-            and acked.call != call
-            and now - acked.time < self.remember
-            and acked.identity == job.identity
-        ):
+        if self._was_acked(job, call, now):
             job.started, job.verdict = True, ACK
             return job, Arrival.DECIDED
+        self._doubtful.pop(event_id, None)
         return job, Arrival.NEW
 
+    def _was_acked(self, job: Job, call: int, now: float) -> bool:
+        acked = self._acked.get(job.id)
+        if acked is not None:
+            return acked.call != call and now - acked.time < self.remember and acked.identity == job.identity
+        doubtful = self._doubtful.get(job.id)
+        if doubtful is None or doubtful.identity != job.identity:
+            return False  # later, a first attempt is that of a consumer that was moved back
+        return now < (self._anew_until if job.event.delivery_attempt <= 1 else self._doubtful_until)
+
+    def call_began(self, now: float, timeout: float) -> None:
+        """Note that a call was taken up, for a consumer with a lease of `timeout` seconds."""
+        self._anew_until = now + timeout + self.remember  # a killed server may have had it meanwhile
+        self._doubtful_until = self._anew_until + timeout
+
     def settled(self, job: Job, now: float) -> None:
-        """Forget a job whose verdict was confirmed; remember for a while that it was acknowledged."""
+        """Forget a job whose verdict was confirmed; remember for a while that it was acknowledged.
+
+        JetStream takes an ack of a delivery that it has forgotten, too, and delivers the event anew on the
+        call that went on with the job.
+        """
         self.drop(job)
         if job.verdict is ACK:
-            self._acked[job.id] = _Acked(job.identity, now, job.call)
+            self._acked[job.id] = _Acked(job.identity, now, 0 if job.resumed else job.call)
             self._acked.move_to_end(job.id)
         while self._acked and next(iter(self._acked.values())).time < now - self.remember:
             self._acked.popitem(last=False)
+        if self._doubtful and now >= self._doubtful_until:
+            self._doubtful.clear()
+
+    def refused(self, job: Job, now: float) -> None:
+        """Forget a job whose verdict was for a delivery that nobody knows (any more).
+
+        If its ack was in doubt, it may be stored; or a broker that was killed has forgotten the delivery, and
+        delivers the event anew.
+        """
+        self.drop(job)
+        if job.doubted:
+            self.too_late(job, now)
 
     def too_late(self, job: Job, now: float) -> None:
         """Remember that a job succeeded whose ack came too late: if the event comes here, it was handled."""
@@ -166,6 +197,9 @@ class Jobs:
         What has a token is kept for the next call. But a retry that was said and not answered may have been
         heard: to say it again could hit the next attempt.
         """
+        self._doubtful.update(self._acked)
+        self._acked.clear()
+        self._anew_until = self._doubtful_until = math.inf
         over: list[Job] = []
         for job in list(self._table.values()):
             if job.call == call:

@@ -198,6 +198,7 @@ class Session:
     def _resume(self, now: float) -> None:
         """Go on with what earlier calls were given, and ask at once whether it still is ours."""
         jobs = self._owner.jobs
+        jobs.call_began(now, self.timeout)
         resuming, self._resuming = self._resuming if self.limits else [], []
         decided = jobs.resume(resuming, self.number, now)
         for job in decided:
@@ -232,7 +233,7 @@ class Session:
                 if job.id in done:
                     known.settled(job, now)
                 else:
-                    known.drop(job)
+                    known.refused(job, now)
                 self._owner.settled(job, lost=job.id in invalid and not job.doubted)
             else:
                 job.said = 0
