@@ -36,6 +36,10 @@ test: install ## Run the test suite, on all cores, and list the slowest tests.
 bench: install ## Measure publishing and consuming, beside a plain grpc.aio server and nats-py alone; or BEFORE=another checkout.
 	$(BIN)/python -m benchmarks $(if $(BEFORE),--before "$(BEFORE)")
 
+.PHONY: faststream
+faststream: install .venv-faststream/.installed ## Measure a program on the Python library beside the same one on FastStream: rates, and losses in kills.
+	$(BIN)/python -m benchmarks.side_by_side
+
 .PHONY: faults
 faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200, SEED=17, EVENTS=100000, SHORT=1, REPORT=1.
 	@$(BIN)/python -m tests.faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
