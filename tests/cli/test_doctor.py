@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -56,6 +59,41 @@ def test_nobody_is_there(cli: Cli) -> None:
     assert found["TCP"][0] == "FAIL"
     assert "server" not in found
     assert states(cli, "--address", "no.invalid:1", code=1)["DNS"][0] == "FAIL"
+
+
+@pytest.mark.parametrize(
+    ("answer", "found"),
+    [
+        (b"", "does not answer in 0.1 s"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak it at port"),
+        (bytes([0x15, 3, 3, 0, 2, 2, 70, 0, 0]), "speaks TLS"),
+    ],
+)
+def test_something_else_is_there(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, answer: bytes, found: str
+) -> None:
+    """What listens and is no server without TLS is told by what it answers."""
+    monkeypatch.setattr(doctor, "_ANSWER_SECONDS", 20.0 if answer else 0.1)
+
+    def serve(listener: socket.socket) -> None:
+        connections = []
+        with suppress(OSError):
+            while True:
+                connections.append(listener.accept()[0])
+                connections[-1].sendall(answer)
+        for connection in connections:
+            connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=(listener,))
+        thread.start()
+        there = ("--address", f"127.0.0.1:{listener.getsockname()[1]}", "--timeout", "0.5s")
+        checks = states(cli, *there, code=1)
+        listener.shutdown(socket.SHUT_RDWR)
+        thread.join()
+    assert checks["TCP"][0] == "ok"
+    assert checks["HTTP/2"][0] == "FAIL"
+    assert found in checks["HTTP/2"][1]
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +201,17 @@ def test_clocks_that_differ() -> None:
     assert told(doctor.clocks({"the server": None}, None)) == [
         ("skip", "the server does not tell what time it is")
     ]
+
+
+@pytest.mark.parametrize(
+    ("credential", "days", "state"),
+    [("certificate", 10, "warn"), ("token", 10, "warn"), ("jwt", 10, "ok"), ("certificate", 100, "ok")],
+)
+def test_an_identity_that_ends(credential: str, days: int, state: str) -> None:
+    """A certificate or a token that ends within a month is a warning; a JWT is made anew anyway."""
+    expires = datetime.now(UTC) + timedelta(days=days, minutes=1)
+    found = doctor.identity(ws.Identity("ann", credential, expires, (), ()), rules=True)
+    assert (found.state, found.found.partition(", expires")[0]) == (state, f"ann, by {credential}")
 
 
 def test_versions() -> None:

@@ -23,6 +23,7 @@ _SOON: Final = 30 * 86_400.0
 """Seconds before its end that a certificate or a token is worth a word."""
 _FULL: Final = 0.9
 _CONNECT_SECONDS: Final = 5.0
+_ANSWER_SECONDS: Final = 5.0
 _APART: Final = 1.0
 """Seconds that two clocks may differ by."""
 _COLORS: Final = {"ok": "green", "skip": "cyan", "warn": "yellow", "FAIL": "red"}
@@ -142,14 +143,18 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
 async def _http2(host: str, port: int) -> Check:
     """Begin as a client without TLS does, and see what is answered."""
     try:
-        async with asyncio.timeout(_CONNECT_SECONDS):
-            reader, writer = await asyncio.open_connection(host, port)
-            writer.write(_HTTP2)
-            answer = await reader.read(9)
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                writer.write(_HTTP2)
+                answer = await reader.read(9)
+        finally:
+            writer.close()
+    except TimeoutError:
+        found = f"{host} does not answer in {_ANSWER_SECONDS:g} s"
+        return Check("FAIL", "HTTP/2", found, "does the server hang? is its machine too busy?")
     except OSError:
         answer = b""
-    else:
-        writer.close()
     if answer[3:4] == bytes([_SETTINGS]):
         return Check("ok", "HTTP/2", f"{host} speaks it")
     if answer[:1] == bytes([_ALERT]):
@@ -201,7 +206,7 @@ def _name_of(certificate: Any) -> str:
 async def _server(session: Session) -> AsyncIterator[Check]:
     client = session.client
     try:
-        identity = await client.who_am_i()
+        who = await client.who_am_i()
         asked = datetime.now(UTC)
         server = await client.server()
         answered = datetime.now(UTC)
@@ -212,9 +217,9 @@ async def _server(session: Session) -> AsyncIterator[Check]:
         yield Check("FAIL", "server", str(error), hint)
         return
     yield version(server)
-    yield _identity(identity, rules=server.rules)
+    yield identity(who, rules=server.rules)
     if server.rules:
-        yield _rights(identity)
+        yield _rights(who)
     yield broker(server)
     ahead = None if server.time is None else apart(server.time, asked, answered)
     async for check in _all_servers(client, server, ahead):
@@ -359,20 +364,21 @@ def clocks(servers: Mapping[str, float | None], broker_ahead: timedelta | None) 
         yield Check("ok", "clocks", f"within {_APART:g} s of this machine's: {names}")
 
 
-def _identity(identity: ws.Identity, *, rules: bool) -> Check:
+def identity(who: ws.Identity, *, rules: bool) -> Check:
+    """Say who we are, and for how long."""
     if not rules:
         return Check("ok", "identity", "there are no rules: everybody may do everything")
-    found = f"{identity.principal}, by {identity.credential}"
-    if identity.expires is None:
+    found = f"{who.principal}, by {who.credential}"
+    if who.expires is None:
         return Check("ok", "identity", found)
-    left = (identity.expires - datetime.now(UTC)).total_seconds()
-    soon = left < _SOON and identity.credential != "jwt"
+    left = (who.expires - datetime.now(UTC)).total_seconds()
+    soon = left < _SOON and who.credential != "jwt"
     ends = f"{found}, expires in {show_duration(left // 60 * 60)}"
     return Check("warn" if soon else "ok", "identity", ends, "have it renewed" if soon else "")
 
 
-def _rights(identity: ws.Identity) -> Check:
-    lists = sorted({name for name, _ in identity.granted if not name.startswith("!")})
+def _rights(who: ws.Identity) -> Check:
+    lists = sorted({name for name, _ in who.granted if not name.startswith("!")})
     if not lists:
         return Check("warn", "rights", "none", "give the principal a role in the rules")
     return Check("ok", "rights", ", ".join(lists))
