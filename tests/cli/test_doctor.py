@@ -22,6 +22,7 @@ from tests.support.app import running_app
 from tests.support.certificates import Authority
 from tests.support.nats_server import NatsServer, running_nats
 from windshift.cli import doctor
+from windshift.cli.certificates import expiry
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 GIGA: Final = 2**30
@@ -212,6 +213,25 @@ def test_an_identity_that_ends(credential: str, days: int, state: str) -> None:
     expires = datetime.now(UTC) + timedelta(days=days, minutes=1)
     found = doctor.identity(ws.Identity("ann", credential, expires, (), ()), rules=True)
     assert (found.state, found.found.partition(", expires")[0]) == (state, f"ann, by {credential}")
+
+
+@pytest.mark.parametrize(("days", "state"), [(-2, "FAIL"), (10, "warn"), (100, "ok"), (40_000, "ok")])
+def test_the_client_s_certificate(tmp_path: Path, days: int, state: str) -> None:
+    """When it ends is read of its file, also where that is beyond 2049 or begins with the key."""
+    pair = Authority(tmp_path, "ca").issue("ann", lifetime=timedelta(days=days, minutes=1))
+    both = tmp_path / "both.pem"
+    both.write_text(pair.key.read_text() + pair.certificate.read_text())
+    for file in (pair.certificate, both):
+        found = doctor.own_certificate(file)
+        assert found.state == state
+        left = (expiry(file) - datetime.now(UTC)).days
+        assert left in {days, days - 1}  # it was a moment ago that it was made
+    empty = tmp_path / "empty.pem"
+    empty.write_text("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n")
+    for text in ("", empty.read_text()):
+        empty.write_text(text)
+        assert doctor.own_certificate(empty).state == "warn"
+    assert doctor.own_certificate(tmp_path / "nowhere").state == "warn"
 
 
 def test_versions() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import click
 
 import windshift as ws
+from windshift.cli.certificates import expiry
 from windshift.cli.failing import FAILED, Failure
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
@@ -87,6 +90,8 @@ async def doctor(session: Session) -> None:
 async def _all(session: Session) -> AsyncIterator[Check]:
     settings = session.settings
     yield Check("ok", "settings", _settings(session))
+    if settings.certificate is not None:
+        yield own_certificate(settings.certificate)
     reachable = False
     for target in settings.targets:
         async for check in _connection(target, settings.tls):
@@ -129,7 +134,8 @@ async def _connection(target: str, tls: ssl.SSLContext | None) -> AsyncIterator[
             _, writer = await asyncio.open_connection(host, int(port))
     except OSError as error:
         hint = "is the server running? is a firewall in between?"
-        yield Check("FAIL", "TCP", f"{target}: {error.strerror or 'no answer'}", hint)
+        reason = os.strerror(error.errno) if error.errno else "nobody answers"
+        yield Check("FAIL", "TCP", f"{target}: {reason}", hint)
         return
     writer.close()
     yield Check("ok", "TCP", f"{target} in {(time.monotonic() - started) * 1000:.1f} ms")
@@ -178,10 +184,15 @@ async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
     protocol = writer.get_extra_info("ssl_object").selected_alpn_protocol()
     writer.close()
     names = ", ".join(str(value) for _, value in certificate.get("subjectAltName", ()))
-    checks = [_ending("TLS", names, certificate, "renew the server's certificate")] if certificate else []
+    checks = (
+        [_ending("TLS", names, _end_of(certificate), "renew the server's certificate")] if certificate else []
+    )
     checks += [
         _ending(
-            "TLS CA", _name_of(authority), authority, "have the authority renewed, and its file everywhere"
+            "TLS CA",
+            _name_of(authority),
+            _end_of(authority),
+            "have the authority renewed, and its file everywhere",
         )
         for authority in tls.get_ca_certs()
         if authority["subject"] == certificate.get("issuer")
@@ -191,12 +202,27 @@ async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
     return [*checks, Check("ok", "HTTP/2", f"{host} speaks it")]
 
 
-def _ending(what: str, name: str, certificate: Any, hint: str) -> Check:
-    """Say when a certificate expires, and warn before that."""
-    left = ssl.cert_time_to_seconds(certificate["notAfter"]) - time.time()
+def own_certificate(file: Path) -> Check:
+    """Say when the client's certificate expires."""
+    try:
+        ends = expiry(file).timestamp()
+    except (OSError, ValueError) as error:
+        return Check("warn", "TLS own", f"{file}: {error}", "is it a PEM file with a certificate?")
+    return _ending("TLS own", str(file), ends, "renew the client's certificate")
+
+
+def _ending(what: str, name: str, ends: float, hint: str) -> Check:
+    """Say when a certificate expires (seconds since 1970), and warn before that."""
+    left = ends - time.time()
+    if left <= 0:
+        return Check("FAIL", what, f"{name}, expired {show_duration(-left // 86_400 * 86_400)} ago", hint)
     soon = left < _SOON
-    found = f"{name}, expires in {show_duration(max(0.0, left // 86_400 * 86_400))}"
+    found = f"{name}, expires in {show_duration(left // 86_400 * 86_400)}"
     return Check("warn" if soon else "ok", what, found, hint if soon else "")
+
+
+def _end_of(certificate: Any) -> float:
+    return ssl.cert_time_to_seconds(certificate["notAfter"])
 
 
 def _name_of(certificate: Any) -> str:

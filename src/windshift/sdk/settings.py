@@ -45,6 +45,7 @@ class Settings(NamedTuple):
         timeout: seconds that an operation may take with all its attempts.
         names: the namespace.
         payloads: what becomes payloads, and how.
+        certificate: file with the client's certificate; None = it has none.
     """
 
     targets: tuple[str, ...]
@@ -53,6 +54,7 @@ class Settings(NamedTuple):
     timeout: float
     names: Names
     payloads: Payloads
+    certificate: Path | None = None
 
 
 def read_settings(
@@ -76,7 +78,7 @@ def read_settings(
     address = address or environment.get("WINDSHIFT_ADDRESS")
     chosen = _context(context, address, environment, problems)
     targets = read_targets(address or chosen.address or DEFAULT_TARGET, problems)
-    secure = _tls(tls, chosen, environment, problems)
+    secure, certificate = _tls(tls, chosen, environment, problems)
     credentials = _credentials(token, chosen, environment, problems)
     space = environment.get("WINDSHIFT_NAMESPACE", chosen.namespace or "") if namespace is None else namespace
     if space and not NAMESPACE.fullmatch(space):
@@ -92,7 +94,7 @@ def read_settings(
         ]
     if problems:
         raise SettingsError("; ".join(problems))
-    return Settings(targets, secure, credentials, limit, Names(space), Payloads(codecs))
+    return Settings(targets, secure, credentials, limit, Names(space), Payloads(codecs), certificate)
 
 
 def _context(
@@ -128,7 +130,8 @@ def _tls(
     chosen: Context,
     environment: Mapping[str, str],
     problems: list[str],
-) -> ssl.SSLContext | None:
+) -> tuple[ssl.SSLContext | None, Path | None]:
+    """Return what makes TLS connections, and the file with the client's certificate."""
     if tls is None:
         ca, cert, key = (environment.get(f"WINDSHIFT_TLS_{part}") or None for part in ("CA", "CERT", "KEY"))
         if ca or cert or key:
@@ -136,17 +139,20 @@ def _tls(
         else:
             tls = chosen.tls if isinstance(chosen.tls, bool) else Tls(**chosen.tls)
     if tls is False:
-        return None
+        return None, None
     files = Tls() if tls is True else tls
     if (files.cert is None) != (files.key is None):
         problems.append("a client certificate and its key go together")
-        return None
+        return None, None
+    ca_file, cert_file, key_file = (
+        Path(file) if file else None for file in (files.ca, files.cert, files.key)
+    )
     try:
-        return client_tls(*(Path(file) if file else None for file in (files.ca, files.cert, files.key)))
+        return client_tls(ca_file, cert_file, key_file), cert_file
     except OSError as error:
         names = ", ".join(str(file) for file in (files.ca, files.cert, files.key) if file)
         problems.append(f"the TLS files {names} cannot be used: {error}")
-        return None
+        return None, None
 
 
 def _credentials(
