@@ -126,6 +126,27 @@ async def test_one_call(client: ws.Client, unique: Unique) -> None:
     assert sorted(each.result().duplicate for each in sent) == [False] + [True] * 9
 
 
+async def test_without_ids(client: ws.Client, unique: Unique) -> None:
+    """Receipts have no ids, and say nothing of duplicates; errors are told as always."""
+    name = unique()
+    stream = await client.streams.ensure(name, subjects=[f"{name}.>"], fast_ingest=True)
+    async with client.publisher(without_ids=True) as out:
+        sent = [await out.send(f"{name}.a", Text(), key=f"key-{each % 90}") for each in range(100)]
+    assert [each.result() for each in sent] == [ws.PublishReceipt(0)] * 100
+    info = await stream.info()
+    assert (info.events, info.spec.fast_ingest) == (90, True)
+
+    async def publish(*subjects: str) -> None:
+        async with client.publisher(without_ids=True) as out:
+            for subject in subjects:
+                _ = await out.send(subject, Text())
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await publish("nobody.takes.this", f"{name}.a")
+    assert [type(error) for error in caught.value.exceptions] == [ws.UnboundSubject]
+    assert (await stream.info()).events == 91
+
+
 async def test_only_one_call() -> None:
     """All events that are small go by one call, which ends in good order; a large one goes by its own."""
 

@@ -87,7 +87,7 @@ def _entry(key: str, value: Any, where: str) -> Any:
 def show(key: str, value: Any) -> str:
     """Show a value of a spec."""
     if value is None:
-        return "default" if key in {"retry", "replicas"} else "any"
+        return "default" if key in {"retry", "replicas", "fast_ingest"} else "any"
     if isinstance(value, timedelta) or (key in _DURATIONS and isinstance(value, int | float)):
         return show_duration(value)
     return show_size(value) if key in _SIZES else _text(value)
@@ -169,6 +169,7 @@ def expected(wanted: ws.StreamSpec, now: ws.StreamSpec) -> ws.StreamSpec:
     """Return what the stream `now` would be if `wanted` was ensured: the server's defaults filled in."""
     given = {
         "replicas": now.replicas,
+        "fast_ingest": now.fast_ingest,
         "deduplication_window": (
             None if wanted.mirror else min(120.0, json_seconds(wanted.max_age) or 120.0)
         ),

@@ -212,13 +212,15 @@ class Client:
             raise ValueError("in_flight must be 1 to 200")
         return await publish_many(self._caller, messages, subject, in_flight)
 
-    def publisher(self, *, in_flight: int = 256) -> Publisher:
+    def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
         """Return a publisher for a long-running program: `async with client.publisher() as out`.
 
         Args:
             in_flight: publishes at once; 1 to 200 are on their way, the others wait for their turn.
+            without_ids: do without ids in receipts, and without being told of duplicates; where the stream
+                has `fast_ingest`, it costs the server less.
         """
-        return Publisher(self._caller, in_flight)
+        return Publisher(self._caller, in_flight, without_ids=without_ids)
 
     async def history(
         self,

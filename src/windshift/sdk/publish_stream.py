@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import repeat
 from types import TracebackType
 from typing import Final, NamedTuple, Self
 
@@ -40,10 +41,12 @@ class PublishStream:
     Args:
         caller: makes the calls.
         is_used: whether to publish by it at all.
+        without_ids: whether to do without ids, which are 0 then, and without being told of duplicates.
     """
 
-    def __init__(self, caller: Caller, *, is_used: bool) -> None:
+    def __init__(self, caller: Caller, *, is_used: bool, without_ids: bool = False) -> None:
         self._caller = caller
+        self._without_ids = without_ids
         self._is_used = is_used and caller.tracing is None  # a span needs a call of its own
         self._queued: list[_Sent] = []
         self._sent: deque[_Sent] = deque()
@@ -113,7 +116,8 @@ class PublishStream:
         for start in range(0, len(queued), _MOST):
             some = queued[start : start + _MOST]
             self._sent.extend(some)
-            call.send(events.PublishStreamRequest(events=[sent.request for sent in some]))
+            requests = [sent.request for sent in some]
+            call.send(events.PublishStreamRequest(events=requests, without_ids=self._without_ids))
 
     async def _run(self) -> None:
         """Make a call, until it ends."""
@@ -146,7 +150,8 @@ class PublishStream:
         """Pass on results."""
         errors = {each.index: each for each in response.errors}
         duplicates = frozenset(response.duplicates)
-        for number, event_id in enumerate(response.ids, response.first):
+        ids = response.ids or repeat(0, response.count)
+        for number, event_id in enumerate(ids, response.first):
             result = self._sent.popleft().result
             if result.done():  # nobody waits for it any more
                 continue

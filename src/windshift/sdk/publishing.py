@@ -29,8 +29,8 @@ class PublishReceipt(NamedTuple):
     """An event is stored.
 
     Attributes:
-        id: its id in the stream.
-        duplicate: it was stored before, with the same key.
+        id: its id in the stream; 0 where the publisher does without ids.
+        duplicate: it was stored before, with the same key. Not told without ids.
     """
 
     id: int
@@ -175,14 +175,14 @@ class Publisher:
     Leaving the block waits for everything that was sent, and raises an `ExceptionGroup` of what failed.
     """
 
-    def __init__(self, caller: Caller, in_flight: int) -> None:
+    def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool = False) -> None:
         if in_flight < 1:
             raise ValueError("in_flight must be at least 1")
         self._caller = caller
         self._room = asyncio.Semaphore(in_flight)
         self._running: set[asyncio.Task[PublishReceipt]] = set()
         self._failures: list[Exception] = []
-        self._stream = PublishStream(caller, is_used=in_flight > 1)
+        self._stream = PublishStream(caller, is_used=in_flight > 1, without_ids=without_ids)
 
     async def send(
         self,

@@ -48,6 +48,8 @@ class StreamSpec:
         replicas: copies in a cluster; None = as it is, or as the server is set up.
         deduplication_window: how long keys are remembered; None = 2 minutes.
         max_event_size: bytes of the largest event; None = what the broker takes.
+        fast_ingest: whether a publisher `without_ids` may hand over many events at a time; None = as it is,
+            and not for a new stream.
     """
 
     subjects: Sequence[str] = ()
@@ -63,6 +65,7 @@ class StreamSpec:
     replicas: int | None = None
     deduplication_window: Seconds | None = None
     max_event_size: int | None = None
+    fast_ingest: bool | None = None
 
     def with_fields(self, fields: StreamFields) -> StreamSpec:
         """Return it with some fields changed."""
@@ -83,6 +86,8 @@ class StreamSpec:
             request.deduplication_window.CopyFrom(duration(self.deduplication_window))
         if self.max_event_size is not None:
             request.max_event_size = self.max_event_size
+        if self.fast_ingest is not None:
+            request.fast_ingest = self.fast_ingest
         return request
 
     def _retention(self) -> events.EnsureStreamRequest.RetentionPolicy:
@@ -114,6 +119,7 @@ class StreamFields(TypedDict, total=False):
     replicas: int | None
     deduplication_window: Seconds | None
     max_event_size: int | None
+    fast_ingest: bool | None
 
 
 def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSource:
@@ -148,6 +154,7 @@ def read_stream_spec(proto: events.EnsureStreamRequest, names: Names) -> StreamS
             proto.deduplication_window.ToTimedelta() if proto.HasField("deduplication_window") else None
         ),
         max_event_size=proto.max_event_size if proto.HasField("max_event_size") else None,
+        fast_ingest=proto.fast_ingest,
     )
 
 

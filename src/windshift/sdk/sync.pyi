@@ -75,7 +75,7 @@ class Client:
         self, messages: Iterable[object], *, subject: str | None = None, in_flight: int = 128
     ) -> list[PublishReceipt]:
         """Publish many events, and return their receipts in the order of the events."""
-    def publisher(self, *, in_flight: int = 256) -> Publisher:
+    def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
         """Return a publisher for a long-running program: `with client.publisher() as out`."""
     def history(
         self,
