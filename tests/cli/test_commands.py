@@ -358,7 +358,7 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
     file = tmp_path / "config" / "windshift" / "contexts.toml"
     assert file.stat().st_mode & 0o777 == 0o600
     golden("context-ls", cli("context", "ls").out)
-    assert "127.0.0.1:1?" in cli("streams", "ls", "--timeout", "1s", code=5).err
+    assert "127.0.0.1:1 cannot be reached" in cli("streams", "ls", "--timeout", "1s", code=5).err
     assert cli("context", "select", "prod").out == "selected prod\n"
     assert cli("context", "select", "-").out == "selected dev\n"
     cli("context", "edit", "dev", "--namespace", "me")

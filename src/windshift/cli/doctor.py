@@ -17,7 +17,7 @@ import click
 
 import windshift as ws
 from windshift.cli.certificates import expiry
-from windshift.cli.failing import FAILED, Failure
+from windshift.cli.failing import DENIED, FAILED, Failure
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
 from windshift.cli.values import show_duration, show_size
@@ -217,7 +217,8 @@ def _ending(what: str, name: str, ends: float, hint: str) -> Check:
     if left <= 0:
         return Check("FAIL", what, f"{name}, expired {show_duration(-left // 86_400 * 86_400)} ago", hint)
     soon = left < _SOON
-    found = f"{name}, expires in {show_duration(left // 86_400 * 86_400)}"
+    unit = 86_400 if left >= 86_400 else 60
+    found = f"{name}, expires in {show_duration(left // unit * unit)}"
     return Check("warn" if soon else "ok", what, found, hint if soon else "")
 
 
@@ -237,9 +238,11 @@ async def _server(session: Session) -> AsyncIterator[Check]:
         server = await client.server()
         answered = datetime.now(UTC)
     except ws.WindshiftError as error:
-        hint = {6: "ask for a valid token, and name it with --token-file"}.get(
-            status_of(error), "is that port a Windshift server's API?"
-        )
+        hint = "is that port a Windshift server's API?"
+        if status_of(error) == DENIED:
+            hint = "ask for a valid token, and name it with --token-file"
+        elif session.settings.tls is not None:
+            hint += " does it want a client certificate (--tls-cert)?"
         yield Check("FAIL", "server", str(error), hint)
         return
     yield version(server)
