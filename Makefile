@@ -108,7 +108,7 @@ environment: install ## Write the tables of environment variables in docs/, and 
 	$(BIN)/python scripts/environment.py
 
 .PHONY: metrics
-metrics: install ## Write the table of metrics in docs/metrics.md.
+metrics: install ## Write the tables of metrics and alerts in docs/.
 	$(BIN)/python scripts/metrics.py
 
 .PHONY: cli

@@ -24,7 +24,8 @@ _HEAD = """\
 
 <!-- Written by `make cli` from the commands. Do not edit. -->
 
-`pip install windshift` has it. Everything that a person or a script needs at a server, in one command;
+`pip install windshift` (until it is on PyPI: `pip install` and the path of a checkout) has it. Everything
+that a person or a script needs at a server, in one command;
 `windshift COMMAND --help` says the same as this page.
 
 ## Output
