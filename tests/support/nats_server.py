@@ -35,6 +35,11 @@ class NatsServer:
         return f"nats://127.0.0.1:{self.port}"
 
     @property
+    def store(self) -> Path:
+        """Where JetStream keeps its data."""
+        return self._directory / "data"
+
+    @property
     def log(self) -> str:
         return (self._directory / "log").read_text(errors="replace")
 
@@ -44,7 +49,7 @@ class NatsServer:
             [
                 str(BINARY),
                 *("--addr", "127.0.0.1", "--port", str(self.port)),
-                *(("--jetstream", "--store_dir", str(self._directory / "data")) if self.jetstream else ()),
+                *(("--jetstream", "--store_dir", str(self.store)) if self.jetstream else ()),
                 *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),
                 *self._arguments,
             ],
