@@ -219,6 +219,28 @@ def test_what_no_codec_takes_is_a_type_error(payloads: Payloads) -> None:
         payloads.filter(["Order"])  # type: ignore[list-item] # that is the point
 
 
+def test_mistakes_with_types_and_codecs_say_what_is_wanted() -> None:
+    """One class in the place of a list, a class in the place of a codec, a codec in the place of a list."""
+    with pytest.raises(TypeError, match=r"types is a list of classes, such as \[StringValue\]"):
+        Payloads().filter(Text)  # type: ignore[arg-type] # that is the point
+    with pytest.raises(TypeError, match="classes, not 'Text'"):
+        Payloads().name("Text")  # type: ignore[arg-type] # that is the point
+    wrongs: list[Any] = [ws.codecs.Dataclasses(), [ws.codecs.Dataclasses]]
+    for wrong in wrongs:
+        for take in (Payloads, Payloads().learn, lambda codecs: ws.App("a", codecs=codecs)):
+            with pytest.raises(TypeError, match=r"codecs is a list of objects, such as \[ws.codecs"):
+                take(wrong)
+
+
+async def test_a_handler_that_is_no_function_is_refused_at_once(client: ws.Client) -> None:
+    """Otherwise every event would fail on it, and use its attempts up."""
+    stream = await client.streams.ensure("s", subjects=["s.>"])
+    consumer = await stream.consumers.ensure("c")
+    for wrong in ("handle", 7):
+        with pytest.raises(TypeError, match="a handler is a function"):
+            await consumer.run(wrong)  # type: ignore[arg-type] # that is the point
+
+
 async def test_objects_go_through_a_server(server: str, unique: Callable[[], str]) -> None:
     """A client publishes, consumes, stores and reads objects; who has no class gets the wrapper."""
     async with ws.connect(

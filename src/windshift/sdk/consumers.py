@@ -258,6 +258,7 @@ class Consumer:
 
         Raises:
             WindshiftError: an error that another call would meet too.
+            TypeError: the handler is no function, or a type no class that can be a payload.
         """
         handling = _handling(types, concurrency, prefetch, max_lease, linger)
         subscription = Subscription(self._caller, self.stream, self.name, handler, handling)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final, Protocol, TypeVar
 
 from google.protobuf import descriptor_pool, message_factory
@@ -80,16 +80,28 @@ class TypeFilter:
         return self._kinds.get(name) or self._kinds.get(name.partition("/")[0])
 
 
+def checked(codecs: Sequence[Codec]) -> tuple[Codec, ...]:
+    """Return codecs as they are.
+
+    Raises:
+        TypeError: it is one alone, or the class of one.
+    """
+    given: Any = codecs  # whatever it is
+    if not isinstance(given, Iterable) or any(isinstance(codec, type) for codec in given):
+        raise TypeError(f"codecs is a list of objects, such as [ws.codecs.Dataclasses()], not {given!r}")
+    return tuple(codecs)
+
+
 class Payloads:
     """Encodes and decodes the payloads of a client."""
 
     def __init__(self, codecs: Sequence[Codec] = ()) -> None:
-        self._codecs = tuple(codecs)
+        self._codecs = checked(codecs)
         self._known: dict[type, tuple[str, Codec]] = {}
 
     def learn(self, codecs: Sequence[Codec]) -> None:
         """Take what further codecs take, too; those that are there are asked first."""
-        self._codecs += tuple(codec for codec in codecs if codec not in self._codecs)
+        self._codecs += tuple(codec for codec in checked(codecs) if codec not in self._codecs)
 
     def filter(self, kinds: Sequence[type]) -> TypeFilter:
         """Return a filter for these classes.
@@ -97,9 +109,8 @@ class Payloads:
         Raises:
             TypeError: one of them cannot be a payload.
         """
-        for kind in kinds:
-            if not isinstance(kind, type):
-                raise TypeError(f"types are classes, not {kind!r}")
+        if isinstance(kinds, type):
+            raise TypeError(f"types is a list of classes, such as [{kinds.__name__}]")
         return TypeFilter({self.name(kind): kind for kind in kinds})
 
     def name(self, kind: type) -> str:
@@ -108,6 +119,8 @@ class Payloads:
         Raises:
             TypeError: it can be no payload.
         """
+        if not isinstance(kind, type):
+            raise TypeError(f"types are classes, not {kind!r}")
         return _full_name(kind) if _is_message(kind) else self._find(kind)[0]
 
     def pack(self, value: object) -> AnyMessage:

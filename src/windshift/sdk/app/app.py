@@ -8,7 +8,7 @@ from typing import Any, TypeVar, Unpack
 
 from windshift.sdk.client import Client, caller_of, connect
 from windshift.sdk.fakes import FakeCaller
-from windshift.sdk.payloads import Codec
+from windshift.sdk.payloads import Codec, checked
 from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerFields, ConsumerSpec, StreamFields, StreamSpec
 from windshift.sdk.times import Seconds, seconds
@@ -54,7 +54,7 @@ class App:
         self.consumers: list[AppConsumer] = []
         self._lifespan = lifespan
         self._middleware = list(middleware)
-        self._codecs = codecs
+        self._codecs = checked(codecs)
         self._provided = Provided()
         self._client: Client | None = None
 

@@ -95,6 +95,8 @@ class Subscription:
     def __init__(
         self, caller: Caller, stream: str, consumer: str, handler: Handler | None, handling: Handling
     ) -> None:
+        if handler is not None and not callable(handler):
+            raise TypeError(f"a handler is a function, given without calling it, not {handler!r}")
         self.jobs = Jobs()
         self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
         self._caller = caller
