@@ -69,6 +69,9 @@ def test_serve_help_lists_variables() -> None:
 def test_serve_takes_no_arguments() -> None:
     """Everything is told by the environment."""
     assert CliRunner().invoke(main, ["serve", "8080"]).exit_code == 2
+    port = CliRunner().invoke(main, ["serve", "--port", "9000"])
+    assert port.exit_code == 2
+    assert "settings are variables, such as GRPC_PORT=9000" in port.output
 
 
 def test_help_is_quick() -> None:

@@ -31,6 +31,17 @@ _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
 class CommandWithVariables(click.Command):
     """A command whose help lists the environment variables."""
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; who writes `--port` wants one of the variables."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            raise click.UsageError(
+                f"No such option {error.option_name!r}: settings are variables, such as GRPC_PORT=9000; "
+                "`windshift serve --help` lists them.",
+                ctx,
+            ) from error
+
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List every variable with its meaning and default."""
         with formatter.section("Environment"):

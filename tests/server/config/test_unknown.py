@@ -100,6 +100,7 @@ def test_those_of_others(name: str, value: str) -> None:
         ("GRPC_MAX_CONNECTIONS_PER_ADRESS", "GRPC_MAX_CONNECTIONS_PER_ADDRESS"),
         ("HEALTH_PORTS", "HEALTH_PORT"),
         ("NATS_URLS", "NATS_URL"),
+        ("NATS_URI", "NATS_URL"),
         ("NATS_CRED", "NATS_CREDS"),
         ("NATS_TLS_CERTS", "NATS_TLS_CERT"),
         ("OTEL_EXPORTER_OTLP_ENDPONT", "OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -44,6 +44,9 @@ _OTHERS: Final = re.compile(
 )
 """What others read: gRPC's doc/environment_variables.md, OpenTelemetry's specification, NATS's tools."""
 
+_SYNONYMS: Final = {"URI": "URL"}
+"""What some write in place of a word of ours, and is not like it."""
+
 _LEAST_ALIKE: Final = 0.6
 _ALMOST_THE_SAME: Final = 0.75
 _ALMOST_THE_PREFIX: Final = 0.8
@@ -68,7 +71,7 @@ def _misspelt(variables: Iterable[tuple[str, str]], names: Iterable[str]) -> dic
         if family is None or _OTHERS.fullmatch(name):
             continue
         ours = {each[2]: each[0] for each in map(_SHARED.fullmatch, names) if each and each[1] == family[1]}
-        found = get_close_matches(family[2], ours, n=1, cutoff=_ALMOST_THE_SAME)
+        found = get_close_matches(_SYNONYMS.get(family[2], family[2]), ours, n=1, cutoff=_ALMOST_THE_SAME)
         if found:
             said[name] = f"there is no such setting; did you mean {ours[found[0]]}?"
     return said
