@@ -165,10 +165,10 @@ def test_watches_follow_the_file(usual: Served) -> None:
 
 def test_expiry(usual: Served) -> None:
     """An open stream ends when its token expires, and no call is let in with that any more."""
-    until = datetime.now(UTC) + timedelta(seconds=3)
+    name = new_consumer(usual)
+    until = datetime.now(UTC) + timedelta(seconds=8)  # for the reload, the subscription and the event
     expiring = f'{{ sha256 = "{digest_of("ann")}", expires = {until.isoformat()} }}'
     usual.put(USUAL.replace(f'"{digest_of("ann")}"', expiring))
-    name = new_consumer(usual)
     with subscribed(usual.caller("ann"), "ORDERS", consumer=name) as call:
         held = usual.caller("writer").publish("orders.x")
         assert call.event(LIMIT).id == held

@@ -88,9 +88,9 @@ def _rows() -> Iterator[Row]:
             request = pb.PublishEventRequest(subject=subject, data=any_of("x"))
             for method in ("Publish", "PublishEvent"):
                 yield Row(f"EventsService/{method}", who, request, answer, repr(subject))
-            for without_ids in (False, True):
+            for without_ids, how in ((False, ""), (True, " without ids")):
                 several = pb.PublishStreamRequest(events=[request] * 2, without_ids=without_ids)
-                yield Row("EventsService/PublishStream", who, several, answer, repr(subject))
+                yield Row("EventsService/PublishStream", who, several, answer, f"{subject!r}{how}")
             for atomic in (False, True):
                 yield _batch(who, [subject, subject], answer, atomic=atomic)
     longest = pb.PublishEventRequest(subject="orders." + "x" * 100_000, data=any_of("x"))
