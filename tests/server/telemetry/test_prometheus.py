@@ -89,3 +89,14 @@ async def test_others_run_meanwhile() -> None:
     await expose(families(), "")
     task.cancel()
     assert turns >= MANY // 100
+
+
+async def test_many_histograms_are_one_family() -> None:
+    """They are written piece by piece, with the comments once, and every line is there."""
+    instrument = i.DELIVERY_LATENCY
+    reading = Distribution((1,) * (len(instrument.bounds) + 1), 2.0)
+    points = [(("stream", f"c{number}"), reading) for number in range(50)]
+    text = (await expose([Family(instrument, points)], "")).body.decode()
+    assert text.count("# HELP") == text.count("# TYPE") == 1
+    assert text.count("_bucket{") == 50 * (len(instrument.bounds) + 1)
+    assert text.count("_count{") == 50

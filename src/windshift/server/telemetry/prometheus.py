@@ -20,7 +20,7 @@ from windshift.server.telemetry.instruments import Instrument, InstrumentKind
 from windshift.server.telemetry.registry import Distribution, Family, Point
 
 _PIECE: Final = 100
-"""Series written without a pause: about 0.5 ms."""
+"""Lines written without a pause: about 0.5 ms."""
 
 _END: Final = b"# EOF\n"
 
@@ -30,8 +30,10 @@ async def expose(families: Sequence[Family], accept: str) -> Exposition:
     encode, content_type = choose_encoder(accept)
     pieces: list[bytes] = []
     for family in families:
-        for start in range(0, len(family.points), _PIECE):
-            text = _encode(encode, family.instrument, family.points[start : start + _PIECE])
+        lines = len(family.instrument.bounds) + 3 if family.instrument.bounds else 1
+        size = max(1, _PIECE // lines)
+        for start in range(0, len(family.points), size):
+            text = _encode(encode, family.instrument, family.points[start : start + size])
             pieces.append(_without_comments(text) if start else text)
             await asyncio.sleep(0)
     if "openmetrics" in content_type:
