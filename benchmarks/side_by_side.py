@@ -180,6 +180,7 @@ async def losses(directory: Path, count: int, kills: int) -> dict[str, Losses]:
             kept = await (_ours(client) if which == OURS else _theirs(url))
             twice = sum(1 for times in found.values() if times > 1)
             result[which] = Losses(lost=count - len(found) - kept, twice=twice)
+            print(f"  {which}: {len(found)} booked, {kept} kept", flush=True)
     return result
 
 
@@ -210,7 +211,8 @@ async def measure(count: int, runs: int, kills: int) -> None:
     """Measure, and print tables."""
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
-        print(f"{'':<26} {OURS:>12} {THEIRS:>12} {'ratio':>7}")
+        if runs:
+            print(f"{'':<26} {OURS:>12} {THEIRS:>12} {'ratio':>7}")
         for counted, orders_each in ((False, count), (True, count // 10)) if runs else ():
             found: dict[str, list[tuple[float, float]]] = {OURS: [], THEIRS: []}
             for _ in range(runs):
