@@ -5,7 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from . import auth, auth_check, drain, encryption, looking, memory, neighbours, telemetry, throughput, workers
+from . import (
+    auth,
+    auth_check,
+    drain,
+    encryption,
+    looking,
+    memory,
+    neighbours,
+    scale,
+    telemetry,
+    throughput,
+    workers,
+)
 from .figures import (
     BEFORE,
     COMPARISON,
@@ -103,7 +115,7 @@ BARS = (
         ),
     ),
     *(
-        Bar(f"resident memory of the idle server, MB{text}", 60, True, median(_M.START, _M.RESIDENT, subject))
+        Bar(f"resident memory of the idle server, MB{text}", 48, True, median(_M.START, _M.RESIDENT, subject))
         for subject, text in _WAYS
     ),
     *(
@@ -111,7 +123,7 @@ BARS = (
         for subject, text in _WAYS
     ),
     *(
-        Bar(f"idle consume stream, KiB each{text}", 40, True, maximum(_M.IDLE, _M.KIB_EACH, subject))
+        Bar(f"idle consume stream, KiB each{text}", 25, True, maximum(_M.IDLE, _M.KIB_EACH, subject))
         for subject, text in _WAYS[:-1]
     ),
     *(
@@ -131,6 +143,18 @@ BARS = (
         2,
         True,
         median(_L.LOOKING, _L.TIMES),
+    ),
+    Bar(
+        "server CPU of an event of 1,000 subscribers, times that of one",
+        1.3,
+        True,
+        partial(
+            Figures.ratio,
+            measurement=scale.SUBSCRIBERS,
+            quantity=_T.SERVER_CPU,
+            subject=scale.named(1_000),
+            other=scale.named(1),
+        ),
     ),
     Bar(
         "growth over 1,000,000 requests and 1,000 killed connections, MB",

@@ -63,9 +63,15 @@ class Broker:
             await asyncio.sleep(0.1)
         raise FailedToRun(f"the stream did not take {count} events")
 
-    async def make_streams(self, prefix: str, count: int) -> None:
-        """Make many empty streams, in memory: such as ``prefix-00017``, with that as the only subject."""
-        left = iter(range(count))
+    async def make_streams(self, prefix: str, count: int, first: int = 0) -> None:
+        """Make many empty streams, in memory: such as ``prefix-00017``, with that as the only subject.
+
+        Args:
+            prefix: of their names.
+            count: the number after the last one's.
+            first: the number of the first one.
+        """
+        left = iter(range(first, count))
 
         async def make() -> None:
             for index in left:

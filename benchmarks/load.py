@@ -1,6 +1,6 @@
 """The load client: a process that drives a server through ``windshift.rpc`` and prints what it saw as JSON.
 
-    python -m benchmarks.load publish|many|rate|consume|deliver|idle --help
+    python -m benchmarks.load publish|many|rate|consume|deliver|share|idle|connect --help
 
 Its own cost counts: on a small machine it shares the cores with the server and the broker.
 """
@@ -22,11 +22,13 @@ import uvloop
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
 from windshift.rpc import Channel, ClientCall, RpcError
+from windshift.rpc._gen.grpc.health.v1 import health_pb2
 
 from .credentials import credentials_of
 from .h2load import PUBLISH, publish_request
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
+HEALTH = "/grpc.health.v1.Health/Check"
 PUBLISH_BATCH = "/windshift.events.v1alpha1.EventsService/PublishBatch"
 PUBLISH_STREAM = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _STREAMS_PER_CONNECTION = 100
@@ -300,14 +302,7 @@ async def idle(
     """Open ``count`` consume calls, say so, wait for a line on stdin, then wait for an event on each."""
     served = 0
     async with asyncio.TaskGroup() as group:
-        channels: list[Channel] = []
-        calls: list[ClientCall[events_pb.EventsResponse]] = []
-        while len(calls) < count:  # not all at once: a lookup of the consumer takes its turn
-            channels.append(Channel(address))
-            more = min(_STREAMS_PER_CONNECTION, count - len(calls))
-            opened = [_subscribe(channels[-1], stream, consumer, 10, token) for _ in range(more)]
-            await asyncio.gather(*(call.receive() for call in opened))
-            calls += opened
+        channels, calls = await _open(address, stream, consumer, count, token)
         print(json.dumps({"open": len(calls)}), flush=True)
         await asyncio.to_thread(sys.stdin.readline)
 
@@ -326,6 +321,62 @@ async def idle(
     await asyncio.to_thread(sys.stdin.readline)
     await _close(channels)
     return {"served": served, "seconds": seconds}
+
+
+async def share(address: str, stream: str, consumer: str, count: int, calls: int) -> dict[str, Any]:
+    """Open ``calls`` consume calls, say so, and acknowledge events until ``count`` are confirmed."""
+    confirmed, started = 0, 0.0
+    channels, opened = await _open(address, stream, consumer, calls)
+    print(json.dumps({"open": len(opened)}), flush=True)
+    over = asyncio.Event()
+
+    async def work(call: ClientCall[events_pb.EventsResponse]) -> None:
+        nonlocal confirmed, started
+        while responses := await call.receive_many():
+            started = started or time.perf_counter()
+            for response in responses:
+                if response.HasField("event"):
+                    call.send(
+                        events_pb.EventsRequest(ack=events_pb.EventsRequest.Ack(ids=[response.event.id]))
+                    )
+                else:
+                    confirmed += len(response.ack_confirmation.ids)
+            if confirmed >= count:
+                over.set()
+
+    working = [asyncio.create_task(work(call)) for call in opened]
+    await over.wait()
+    seconds = time.perf_counter() - started
+    for each in working:
+        each.cancel()
+    await _close(channels)
+    return {"per_second": confirmed / seconds}
+
+
+async def connect(address: str, count: int) -> dict[str, Any]:
+    """Open ``count`` connections, say so, and keep them until a line comes on stdin."""
+    channels = [Channel(address) for _ in range(count)]
+    for channel in channels:
+        await channel.unary(HEALTH, health_pb2.HealthCheckRequest(), health_pb2.HealthCheckResponse)
+    print(json.dumps({"open": count}), flush=True)
+    await asyncio.to_thread(sys.stdin.readline)
+    await _close(channels)
+    return {"connections": count}
+
+
+async def _open(
+    address: str, stream: str, consumer: str, count: int, token: str = ""
+) -> tuple[list[Channel], list[ClientCall[events_pb.EventsResponse]]]:
+    """Open consume calls, many on each connection."""
+    channels: list[Channel] = []
+    calls: list[ClientCall[events_pb.EventsResponse]] = []
+    while len(calls) < count:  # not all at once: a lookup of the consumer takes its turn
+        channels.append(Channel(address))
+        more = min(_STREAMS_PER_CONNECTION, count - len(calls))
+        opened = [_subscribe(channels[-1], stream, consumer, 10, token) for _ in range(more)]
+        await asyncio.gather(*(call.receive() for call in opened))
+        calls += opened
+    return channels, calls
 
 
 async def _close(channels: list[Channel]) -> None:
@@ -413,6 +464,25 @@ def _deliver(**options: Any) -> None:
 def _idle(**options: Any) -> None:
     """Open many consume calls and wait; a line on stdin begins the wait for events, another ends it all."""
     _report(idle(**options))
+
+
+@main.command("share")
+@click.argument("address")
+@click.argument("stream")
+@click.argument("consumer")
+@click.option("--count", default=50_000, help="Events.")
+@click.option("--calls", default=10, help="Consume calls.")
+def _share(**options: Any) -> None:
+    """Consume and acknowledge on many calls of one consumer, one event at a time."""
+    _report(share(**options))
+
+
+@main.command("connect")
+@click.argument("address")
+@click.option("--count", default=1000, help="Connections.")
+def _connect(**options: Any) -> None:
+    """Open many connections and keep them until a line comes on stdin."""
+    _report(connect(**options))
 
 
 if __name__ == "__main__":

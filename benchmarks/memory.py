@@ -59,7 +59,7 @@ async def measure_idle_streams(bench: Bench) -> None:
 
 
 async def _idle(bench: Bench, subject: str, environment: Mapping[str, str], token: str = "") -> None:
-    streams = 200 if bench.options.quick else 1000
+    streams = bench.options.scaled(10_000)
     async with windshift_server(bench.directory, bench.nats, environment=environment) as started:
         server = started.server
         async with new_stream(server.address, bench.broker, token=token) as stream:

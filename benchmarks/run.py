@@ -30,6 +30,7 @@ from .memory import (
 )
 from .neighbours import measure_neighbours
 from .processes import ROOT, FailedToRun, server_of
+from .scale import measure_scale
 from .sizing import measure_sizing
 from .telemetry import measure_telemetry
 from .throughput import measure_consume, measure_direct, measure_latency, measure_many, measure_publish
@@ -69,6 +70,7 @@ MEASUREMENTS = {
     "upload": Measurement(measure_upload),
     "drain": Measurement(measure_drain),
     "sizing": Measurement(measure_sizing, long=True),
+    "scale": Measurement(measure_scale, long=True),
     "looking": Measurement(measure_looking, long=True),
     "soak": Measurement(measure_soak, long=True),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from benchmarks.credentials import credentials_of, write_rules
 from benchmarks.figures import BEFORE, COMPARISON, WINDSHIFT, Figures, as_json, table, verdict_table
 from benchmarks.h2load import parse, publish_request
 from benchmarks.memory import RESIDENT, START, TOKENS
+from benchmarks.page import merged, page
 from benchmarks.peers import opening
 from benchmarks.processes import SERVER, FailedToRun, server_of
 from benchmarks.run import MEASUREMENTS, chosen
@@ -21,6 +23,17 @@ from benchmarks.throughput import PER_SECOND, PUBLISH, SERVER_CPU
 from windshift.server.auth.actions import Publish
 from windshift.server.auth.policy_file import read_policy
 
+ROOT = Path(__file__).resolve().parent.parent
+MACHINE = {
+    "processor": "a processor",
+    "cores": 2,
+    "memory_gib": 4,
+    "system": "Linux 6",
+    "python": "3.11.7",
+    "versions": {"windshift": "0.1.0"},
+    "nats-server": "nats-server: v2",
+    "load_average_before": 0.1,
+}
 REPORT = """
 finished in 2.63s, 38021.44 req/s, 1.38MB/s
 requests: 100000 total, 100000 started, 100000 done, 100000 succeeded, 0 failed, 0 errored, 0 timeout
@@ -175,3 +188,23 @@ def test_calls_without_a_token_send_no_credentials() -> None:
     """Nobody asks for any, then."""
     assert credentials_of("") == []
     assert credentials_of("secret") == [("authorization", "Bearer secret")]
+
+
+def test_the_page_of_results() -> None:
+    """It has every figure, a chart where there is something to compare, and of two runs the later one."""
+    figures = measured()
+    first = as_json(figures, judge(figures), MACHINE)
+    figures.add(PUBLISH, WINDSHIFT, SERVER_CPU, 50.0)
+    written = page(merged([first, as_json(figures, judge(figures), MACHINE)]))
+    assert "## Publish\n\n| | | median | runs |" in written
+    assert f"| {PER_SECOND} | {WINDSHIFT} | 30,000 | 2 |\n| | {COMPARISON} | 3,000 | 2 |" in written
+    assert f"| {SERVER_CPU} | {WINDSHIFT} | 40 | 3 |" in written
+    assert written.count("xychart-beta") == 1
+    assert f'x-axis ["{WINDSHIFT}", "{COMPARISON}"]' in written
+    assert "bar [30000, 3000]" in written
+
+
+def test_the_page_is_that_of_the_results() -> None:
+    """The committed page is what the committed results give."""
+    results = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
+    assert (ROOT / "docs" / "benchmarks.md").read_text() == page(results)
