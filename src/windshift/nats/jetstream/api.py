@@ -242,6 +242,22 @@ class _Unbounded:
         pass
 
 
+def _answer_of(attempts: set[asyncio.Task[JsonObject]]) -> JsonObject | OutcomeUnknown | None:
+    """Return the answer to one of several attempts that are over; else that one is in doubt, if so.
+
+    Raise what the server refused.
+    """
+    unknown: OutcomeUnknown | None = None
+    for attempt, error in [(each, each.exception()) for each in attempts]:
+        if error is None:
+            return attempt.result()
+        if isinstance(error, OutcomeUnknown):
+            unknown = error
+        elif isinstance(error, Forbidden) or not isinstance(error, Unavailable):
+            raise error
+    return unknown
+
+
 class JetStream:
     """A client of JetStream's API.
 
@@ -363,27 +379,27 @@ class JetStream:
         only take long, so the answer to any attempt counts.
         """
         attempts: set[asyncio.Task[JsonObject]] = set()
-        in_doubt = False
+        unknown: OutcomeUnknown | None = None
         try:
             async for _ in retry(deadline, self._backoff):
                 send_by = min(deadline, self._requests.loop.time() + self._attempt_timeout)
-                if not any(attempt.done() for attempt in attempts):
-                    change = self._change_once(operation, request, send_by, deadline)
-                    attempts.add(self._requests.loop.create_task(change))
-                timeout = self._attempt_timeout if send_by < deadline else None  # they end by themselves
+                change = self._change_once(operation, request, send_by, deadline)
+                attempts.add(self._requests.loop.create_task(change))
                 done, attempts = await asyncio.wait(
-                    attempts, timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+                    attempts, timeout=self._attempt_timeout, return_when=asyncio.FIRST_COMPLETED
                 )
-                for attempt, error in [(each, each.exception()) for each in done]:
-                    if error is None:
-                        return attempt.result()
-                    if isinstance(error, Forbidden) or not isinstance(error, OutcomeUnknown | Unavailable):
-                        raise error
-                    in_doubt = in_doubt or isinstance(error, OutcomeUnknown)
+                answer = _answer_of(done)
+                if isinstance(answer, dict):
+                    return answer
+                unknown = unknown or answer
+            done, attempts = await asyncio.wait(attempts) if attempts else (set(), attempts)
+            answer = _answer_of(done)  # they ended at the deadline
         finally:
             for attempt in attempts:
                 attempt.cancel()
-        raise OutcomeUnknown if in_doubt or attempts else Unavailable
+        if isinstance(answer, dict):
+            return answer
+        raise unknown or answer or Unavailable
 
     async def _change_once(
         self, operation: str, request: Mapping[str, Any] | None, send_by: float, deadline: float
