@@ -41,8 +41,10 @@ def merged(files: list[dict[str, Any]]) -> dict[str, Any]:
     figures: dict[str, list[Any]] = {}
     bars: dict[str, Any] = {}
     for file in files:
-        for measurement, group in groupby(file["figures"], key=lambda figure: figure["measurement"]):
-            figures[measurement] = list(group)
+        measured: dict[str, list[Any]] = {}
+        for figure in file["figures"]:
+            measured.setdefault(figure["measurement"], []).append(figure)
+        figures |= measured
         bars |= {bar["bar"]: bar for bar in file["bars"]}
     return {
         "machine": files[-1]["machine"],
