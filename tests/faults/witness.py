@@ -96,6 +96,9 @@ async def _read(url: str, stream: str, within: float) -> list[Msg]:
                 if int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["messages"]) <= len(stored):
                     break  # the last ones were removed
                 continue
+            except ServiceUnavailableError:  # the consumer may be gone, with its server
+                pull, stored, reached = await _reader(jetstream, stream), [], 0
+                continue
             for message in messages:
                 reached = message.metadata.sequence.stream
                 stored.append(message)

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from windshift.nats import Connection, ConnectionOptions, Requests, parse_servers
+from windshift.nats import Connection, ConnectionOptions, JetStreamError, Requests, parse_servers
 from windshift.nats import headers as h
 from windshift.nats.jetstream.acks import PubAck, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
@@ -31,13 +31,18 @@ class Broker:
     api: JetStream
 
     async def stream(self, name: str, *subjects: str, **config: object) -> str:
-        """Create a stream in memory and return its name."""
-        await self.api.call(
-            f"STREAM.CREATE.{name}",
-            {"name": name, "subjects": list(subjects) or [f"{name}.>"], "storage": "memory", **config},
-            in_seconds(30),
-        )
-        return name
+        """Create a stream in memory and return its name. Wait for servers of a cluster that are away."""
+        request = {"name": name, "subjects": list(subjects) or [f"{name}.>"], "storage": "memory", **config}
+        deadline = in_seconds(30)
+        while True:
+            try:
+                await self.api.call(f"STREAM.CREATE.{name}", request, deadline)
+            except JetStreamError as error:
+                if "offline" not in error.description or in_seconds(0) > deadline:
+                    raise
+                await asyncio.sleep(0.1)
+            else:
+                return name
 
     async def publish(
         self, subject: str, body: bytes = b"", headers: Mapping[str, str] | None = None
