@@ -93,43 +93,38 @@ class Caller:
         """
         channels = self.channels()
         clock = time.monotonic
-        left = self.timeout if timeout is None else timeout
-        deadline = clock() + left
+        deadline = clock() + (self.timeout if timeout is None else timeout)
         attempt, doubt, renewed = 0, False, False
         while True:
             attempt += 1
             pairs = self._credentials.current
             if pairs is None:
-                pairs = await self._pairs(left)
-                left = deadline - clock()
+                pairs = await self._pairs(deadline - clock())
             channel = channels.for_calls()
             metadata = pairs if self.tracing is None else pairs + self.tracing.context()
             try:
                 if first is not None and attempt == 1:
-                    done = await first(request, left)
+                    done = await first(request, deadline - clock())
                     if done is not None:
                         return done
-                    left = deadline - clock()
+                left = deadline - clock()
                 return await channel.unary(method, request, response, timeout=left, metadata=metadata)
             except RpcError as failure:
                 error = failure
             if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
                 renewed = True
                 self._credentials.refused(pairs)
-                left = deadline - clock()
                 continue
             if doubt and error.code is gone:
                 return response()
             if self._closed:
                 raise ClientClosed("the client is closed") from error
             self._note(channel, error)
-            left = deadline - clock()
-            decision = decide(repeat, error, attempt, left, doubt=doubt)
+            decision = decide(repeat, error, attempt, deadline - clock(), doubt=doubt)
             if isinstance(decision, Raise):
                 raise decision.error from error
             doubt = doubt or known(error) is not Known.NOTHING_HAPPENED
             await _pause(channels.for_calls(), error, decision.delay)
-            left = deadline - clock()
 
     async def _pairs(self, left: float) -> Pairs:
         """Fetch the metadata with the token, in the time that a call has left."""
