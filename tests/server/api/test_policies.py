@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
+from typing import Final
 
 import pytest
 from google.protobuf.descriptor import ServiceDescriptor
@@ -98,6 +100,17 @@ def test_too_many_ids_are_not_even_read(method: str) -> None:
     assert len(actions(rule, request(ids=ids[1:]))) == MOST_IDS
     with pytest.raises(InvalidField, match="ids: must have at most 1000 elements"):
         actions(rule, request(ids=ids))
+
+
+LOOKS: Final = re.compile(r"Get|List|Read|Tail|Explain|Summarize|History|Watch|WhoAmI|Check|ServerReflection")
+SETTLES: Final = ("Events", "Consume")
+
+
+def test_what_changes_something_is_unknown_when_it_is_cut_off() -> None:
+    """All but what only looks, and consume calls, whose acknowledgements are confirmed one by one."""
+    for path, policy in POLICIES.items():
+        name = path.rpartition("/")[2]
+        assert policy.writes == (LOOKS.match(name) is None and name not in SETTLES), path
 
 
 def test_weights() -> None:
