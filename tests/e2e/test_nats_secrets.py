@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
+import math
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,9 +17,12 @@ import pytest
 
 from tests.support.certificates import Authority
 from tests.support.client import Client
+from tests.support.exposition import scrape
 from tests.support.nats_server import running_nats
-from tests.support.operator import user_key, write_operator
+from tests.support.operator import Operator, user_key, write_operator
 from tests.support.windshift_process import EXECUTED, WindshiftProcess
+from windshift.server.config import TlsFiles, config_from_environment
+from windshift.server.process.tls import broker_credentials_expiry
 
 PASSWORD = "pl4nted%/@:s3cret"
 ENCODED = "pl4nted%25%2F%40%3As3cret"
@@ -140,6 +147,42 @@ def test_credentials_file(tmp_path: Path) -> None:
             assert "credentials" in fails(tmp_path, (*secrets, *PLANTED), **given)
         credentials.unlink()
         assert "NATS_CREDS" in fails(tmp_path, secrets, **given)
+
+
+def test_the_expiry_is_shown(tmp_path: Path) -> None:
+    """A metric says when the first of what NATS is shown expires, or that a file cannot be used."""
+    operator, day = Operator(tmp_path), 86400
+    config, credentials = operator.write_config(), operator.write_credentials(expires=int(time.time()) + 9 * day)
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        given = {"NATS_URL": broker.url, "NATS_CREDS": str(credentials)}
+        with launched(tmp_path, **given) as process:
+            process.wait_ready()
+
+            def days() -> float:
+                expiry = scrape(process.health_port).value("windshift_nats_credentials_expiry_seconds")
+                return (expiry - time.time()) / day
+
+            assert 8.9 < days() < 9.1
+            operator.write_credentials(expires=int(time.time()) + 90 * day)
+            assert 89.9 < days() < 90.1
+            operator.write_credentials()
+            assert days() == math.inf
+            credentials.unlink()
+            assert days() < -10_000
+
+
+def test_whatever_expires_first(tmp_path: Path) -> None:
+    """Of a JWT and a certificate the earlier one counts; without both there is nothing that expires."""
+    pair = Authority(tmp_path, "ca").issue("client", lifetime=dt.timedelta(days=20))
+    credentials = Operator(tmp_path).write_credentials(expires=int(time.time()) + 90 * 86400)
+    files = {"NATS_TLS_CERT": str(pair.certificate), "NATS_TLS_KEY": str(pair.key)}
+    config = config_from_environment({"HOME": str(tmp_path), "NATS_CREDS": str(credentials), **files}).nats
+    assert 19.9 < (broker_credentials_expiry(config) - time.time()) / 86400 < 20.1
+    pair.certificate.write_text("no certificate")
+    assert broker_credentials_expiry(config) == 0
+    pair.certificate.unlink()
+    assert broker_credentials_expiry(config) == 0
+    assert broker_credentials_expiry(replace(config, credentials=None, tls=TlsFiles())) == math.inf
 
 
 def broken_credentials(text: str) -> Iterator[str]:

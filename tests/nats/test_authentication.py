@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ from tests.support.broker import QUICK, Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
 from tests.support.operator import Operator, user_key, write_operator
 from windshift.nats import ConnectFailed, Connection, ConnectionOptions, Unavailable, parse_servers
+from windshift.nats.credentials import credentials_expiry
 from windshift.nats.protocol import Kind, ServerError
 
 PATIENT = replace(QUICK, start_timeout=timedelta(minutes=1))
@@ -324,6 +326,22 @@ async def test_what_is_no_such_file(
     name = "nkey file" if kind == "nkey" else "credentials file"
     reason = "does not hold" if what in ("garbage", "empty", "huge") else "cannot be read"
     assert f"the {name} {reason}" in refused.text
+
+
+def test_when_credentials_expire(tmp_path: Path) -> None:
+    """The time is that of the JWT; one without is for ever, and a file without one is told as at a connect."""
+    operator, end = Operator(tmp_path), int(time.time()) + 3
+    credentials = operator.write_credentials(expires=end)
+    assert credentials_expiry(credentials) == end
+    assert credentials_expiry(operator.write_credentials()) == math.inf
+    text = credentials.read_text()
+    jwt = text.splitlines()[1]
+    for wrong in ("", text.replace(jwt, "a.b.c"), text.replace(jwt, jwt.partition(".")[0]), "a" * 99):
+        credentials.write_text(wrong)
+        with pytest.raises(ConnectFailed, match="does not hold"):
+            credentials_expiry(credentials)
+    with pytest.raises(ConnectFailed, match="cannot be read"):
+        credentials_expiry(tmp_path / "none")
 
 
 async def test_credentials_that_expire(tmp_path: Path, watch: Watch) -> None:

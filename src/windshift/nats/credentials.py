@@ -5,8 +5,10 @@ Keys sign the server's nonce (nats-server's ``auth.go``; ``nkeys``); the seed ne
 
 from __future__ import annotations
 
+import json
 import re
-from base64 import urlsafe_b64encode
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +29,7 @@ def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -
     """
     said: dict[str, str] = {}
     if options.credentials is not None:
-        text = _read(options.credentials, "the credentials file cannot be read")
+        text = _read(options.credentials, _UNREADABLE)
         jwt, seed = _JWT.search(text), _SEED.search(text)
         if jwt is None or seed is None:
             raise ConnectFailed(_NO_CREDENTIALS, final=True)
@@ -45,6 +47,21 @@ def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -
     return said
 
 
+def credentials_expiry(file: Path) -> float:
+    """Return when the JWT of a credentials file expires, in seconds since 1970; infinite = never.
+
+    Raises:
+        ConnectFailed: the file cannot be read or has no JWT.
+    """
+    jwt = _JWT.search(_read(file, _UNREADABLE))
+    try:
+        _, claims, _ = (b"" if jwt is None else jwt[1]).split(b".")
+        return float(json.loads(urlsafe_b64decode(claims + b"==")).get("exp") or inf)
+    except (ValueError, TypeError, AttributeError):
+        raise ConnectFailed(_NO_CREDENTIALS, final=True) from None
+
+
+_UNREADABLE: Final = "the credentials file cannot be read"
 _NO_CREDENTIALS: Final = "the credentials file does not hold a user's JWT and seed"
 _NO_SEED: Final = "the nkey file does not hold a user's seed"
 

@@ -89,7 +89,7 @@ from windshift.server.monitoring.violations import ViolationLog
 from windshift.server.ownership.ownership import Ownership
 from windshift.server.process.metrics import Metrics
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
-from windshift.server.process.tls import api_tls
+from windshift.server.process.tls import api_tls, broker_credentials_expiry
 from windshift.server.state.stores import Stores
 from windshift.server.state.watching import Watches
 from windshift.server.telemetry.propagation import extractor
@@ -226,6 +226,7 @@ class App:
         metrics.add_reloads(self.reloaders)
         tls = self._tls
         metrics.add_certificate(lambda: math.inf if tls is None else tls.not_after)
+        metrics.add_broker_credentials(lambda: broker_credentials_expiry(self._config.nats))
         metrics.add_copies(self._copies)
         metrics.add_principals(None if self.authorization is None else self.authorization.access)
         return metrics

@@ -161,6 +161,10 @@ class Metrics:
         """Show when the certificate of the API expires."""
         self.registry.add_number(i.CERTIFICATE_EXPIRY, expiry)
 
+    def add_broker_credentials(self, expiry: Callable[[], float]) -> None:
+        """Show when what NATS is shown expires."""
+        self.registry.add_number(i.NATS_CREDENTIALS_EXPIRY, expiry)
+
     def start(self, server: Server) -> None:
         """Start observing the event loop and a gRPC server."""
         _add_rpc(self.registry, server)

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from windshift.nats import ConnectFailed
+from windshift.nats.credentials import credentials_expiry
 from windshift.rpc import ReplaceableTls, objection, server_tls
 from windshift.server.background.reloading import NotUsable, Watched, refuse_pipes
-from windshift.server.config import ClientAuth, ServerConfig
+from windshift.server.config import ClientAuth, NatsConfig, ServerConfig
 
 _log = logging.getLogger(__name__)
 
@@ -76,14 +78,35 @@ class _Loaded(NamedTuple):
     not_after: float
 
 
+def broker_credentials_expiry(config: NatsConfig) -> float:
+    """Return when the first of what NATS is shown expires, in seconds since 1970; 0 = a file cannot be used.
+
+    Infinite if there is nothing that expires.
+    """
+    jwt, certificate = config.credentials, config.tls.certificate
+    try:
+        found = [] if jwt is None else [credentials_expiry(jwt)]
+        if certificate is not None:
+            refuse_pipes([certificate])
+            found.append(_first_end(certificate.read_bytes()))
+    except (ConnectFailed, NotUsable, OSError, ValueError):
+        return 0.0
+    return min(found, default=math.inf)
+
+
 def _not_after(chain: bytes) -> float:
     """Return when the first certificate of a chain in PEM expires; infinite if that cannot be read."""
-    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - 10 MB that only TLS needs
-
     try:
-        return min(each.not_valid_after_utc.timestamp() for each in load_pem_x509_certificates(chain))
+        return _first_end(chain)
     except ValueError:
         return math.inf
+
+
+def _first_end(chain: bytes) -> float:
+    """Return when the first certificate of a chain in PEM expires. Raise `ValueError` if that cannot be read."""
+    from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - 10 MB that only TLS needs
+
+    return min(each.not_valid_after_utc.timestamp() for each in load_pem_x509_certificates(chain))
 
 
 class _File(NamedTuple):

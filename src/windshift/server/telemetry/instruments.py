@@ -261,6 +261,13 @@ NATS_CONNECTED: Final = Instrument(
     "windshift.nats.connected", _U, "{connection}", "1 while connected to NATS, otherwise 0"
 )
 NATS_RECONNECTS: Final = Instrument("windshift.nats.reconnects", _C, "{connection}", "Reconnects to NATS")
+NATS_CREDENTIALS_EXPIRY: Final = Instrument(
+    "windshift.nats.credentials.expiry",
+    _G,
+    "s",
+    "When the JWT of NATS_CREDS expires, or the certificate of NATS_TLS_CERT if that is earlier: seconds since 1970; "
+    "0: a file cannot be used; +Inf: neither expires",
+)
 NATS_ROUND_TRIP: Final = Instrument(
     "windshift.nats.round_trip", _G, "s", "Round-trip time of a message to NATS, at the last poll"
 )
