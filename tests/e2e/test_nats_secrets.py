@@ -152,7 +152,10 @@ def test_credentials_file(tmp_path: Path) -> None:
 def test_the_expiry_is_shown(tmp_path: Path) -> None:
     """A metric says when the first of what NATS is shown expires, or that a file cannot be used."""
     operator, day = Operator(tmp_path), 86400
-    config, credentials = operator.write_config(), operator.write_credentials(expires=int(time.time()) + 9 * day)
+    config, credentials = (
+        operator.write_config(),
+        operator.write_credentials(expires=int(time.time()) + 9 * day),
+    )
     with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
         given = {"NATS_URL": broker.url, "NATS_CREDS": str(credentials)}
         with launched(tmp_path, **given) as process:

@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.broker import Broker, connect, in_seconds
 from tests.support.nats_server import NatsServer, running_nats
-from windshift.nats import JetStreamError, OutcomeUnknown, Unavailable
+from windshift.nats import JetStreamError, OutcomeUnknown, Unanswered, Unavailable
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import JsonObject, StreamState, leave_subjects, subject_pages
@@ -265,7 +265,7 @@ async def test_a_server_that_stays_away(own_broker: Broker, own_nats_server: Nat
     asking = own_broker.api.call("INFO", None, in_seconds(0.2))
     changing = own_broker.api.create_stream(stream_config("S"), in_seconds(0.2))
     asked, changed = await asyncio.gather(asking, changing, return_exceptions=True)
-    assert type(asked) is Unavailable
+    assert type(asked) is Unanswered
     assert type(changed) is OutcomeUnknown
     own_nats_server.thaw()
     own_nats_server.kill()

@@ -329,7 +329,7 @@ async def test_what_is_no_such_file(
 
 
 def test_when_credentials_expire(tmp_path: Path) -> None:
-    """The time is that of the JWT; one without is for ever, and a file without one is told as at a connect."""
+    """The time is that of the JWT; one without is for ever, and a file that holds none is no good."""
     operator, end = Operator(tmp_path), int(time.time()) + 3
     credentials = operator.write_credentials(expires=end)
     assert credentials_expiry(credentials) == end

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 from google.protobuf.json_format import ParseDict
 from google.protobuf.message_factory import GetMessageClass
 
+from tests.support.app import running_app
 from tests.support.broker import connect, in_seconds
 from tests.support.client import STATE, Client, refused, text_of
 from tests.support.nats_server import NatsServer
@@ -229,3 +231,18 @@ def test_malformed_requests(
     with refused("INVALID_ARGUMENT", "INVALID_FIELD") as caught:
         ask(client, method, **{"store": store, **fields})
     assert caught[0].fields == (field,)
+
+
+def test_a_broker_that_does_not_answer(own_nats_server: NatsServer) -> None:
+    """However many reads wait for it, that is what each of them is told."""
+    with running_app(own_nats_server.url) as address:
+        client = Client(address)
+        client.ensure_store("accounts")
+        own_nats_server.freeze()
+        with ThreadPoolExecutor(60) as pool:
+            reads = [pool.submit(client.get, "accounts", "ann", timeout=2) for _ in range(60)]
+            told = {getattr(each.exception(), "details", str)() for each in reads}
+        own_nats_server.thaw()
+        client.channel.close()
+    its_own = {"Deadline Exceeded"}  # a client's clock may be first
+    assert told - its_own <= {"the broker does not answer, or has no leader for what was asked; try again"}

@@ -23,6 +23,7 @@ from .errors import (
     StorageFull,
     Superseded,
     TooManyInFlight,
+    Unanswered,
     Unavailable,
 )
 from .options import ConnectionOptions, ServerAddress, parse_server, parse_servers
@@ -56,6 +57,7 @@ __all__ = [
     "Subscription",
     "Superseded",
     "TooManyInFlight",
+    "Unanswered",
     "Unavailable",
     "parse_server",
     "parse_servers",

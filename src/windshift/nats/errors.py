@@ -43,6 +43,13 @@ class Unavailable(NatsError):
     """No connection, no leader or no reply in time; nothing was done."""
 
 
+class Unanswered(Unavailable):
+    """Nobody answered in time though there is a connection; nothing was done.
+
+    What was asked has no leader at the moment, or the server hangs.
+    """
+
+
 class Busy(Unavailable):
     """More is asked of the server already than may be on its way at once; nothing was asked."""
 

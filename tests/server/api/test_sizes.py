@@ -9,6 +9,7 @@ import pytest
 from google.protobuf.message import DecodeError
 
 from windshift._gen.windshift.events.v1alpha1.service_pb2 import PublishBatchRequest
+from windshift._gen.windshift.state.v1alpha1.service_pb2 import TransactRequest
 from windshift.rpc import Method
 from windshift.server.api.policies import MOST_EVENTS
 from windshift.server.api.sizes import SizeInterceptor
@@ -58,3 +59,35 @@ def test_as_many_as_allowed() -> None:
     data = request.SerializeToString()
     assert data.count(b"\n") > 16 * MOST_EVENTS
     assert PARSE(data) == request
+
+
+TRANSACT = Method(
+    "/windshift.state.v1alpha1.StateService/Transact", _handler, TransactRequest, False, False, False
+)
+PARSE_TRANSACTION = SizeInterceptor(1).intercept(replace(TRANSACT)).request_type.FromString
+CHECK, WRITE = b"\x12\x00", b"\x1a\x00"
+
+
+@pytest.mark.parametrize(
+    ("data", "field"),
+    [
+        (WRITE * 2_000_000, "writes"),
+        (CHECK * 2_000_000, "checks"),
+        (CHECK * 90 + WRITE * 2_000_000, "writes"),
+        (b"\x9a\x00\x00" * 1_000_000, "writes"),
+        (b"\x3a\x00" * 100_000 + b"\x1a" * 20_000, "checks"),
+    ],
+    ids=["writes", "checks", "both", "a longer tag", "fields without meaning"],
+)
+def test_too_many_elements_of_either_list_are_not_decoded(data: bytes, field: str) -> None:
+    """The lists of a transaction are counted, whatever is behind what."""
+    with pytest.raises(InvalidField, match=f"{field}: must have at most 100 elements"):
+        PARSE_TRANSACTION(data)
+
+
+def test_a_large_transaction() -> None:
+    """Large values of any bytes are no elements."""
+    request = TransactRequest(store="S", checks=[TransactRequest.Check(key="a", absent=True)] * 100)
+    for number in range(100):
+        request.writes.add(key=f"k.{number}").set.value.value = WRITE * 1000 + random.randbytes(100)
+    assert PARSE_TRANSACTION(request.SerializeToString()) == request

@@ -8,7 +8,7 @@ from contextvars import copy_context
 import pytest
 
 from tests.support.broker import in_seconds
-from windshift.nats import Busy
+from windshift.nats import Busy, Unanswered
 from windshift.server.broker.asking import asking
 from windshift.server.broker.budget import Budget, Share
 
@@ -89,11 +89,26 @@ async def test_more_than_everything_is_for_one_alone() -> None:
     assert late.done()
 
 
+async def test_too_much_is_asked_where_others_are_answered() -> None:
+    """Who waited in vain is told so; and that nobody was answered, where that is why."""
+    budget = Budget(100)
+    held = [await take(budget, "a", 50), await take(budget, "b", 50)]
+    waiting, other = take(budget, "a", 50, seconds=0.1), take(budget, "b", 50, seconds=0.1)
+    await turns()
+    held[1].give_back()
+    with pytest.raises(Busy):
+        await waiting
+    budget.leave(held[0])
+    budget.leave(await other)
+    with pytest.raises(Unanswered):
+        await take(budget, "c", 60, seconds=0.01)
+
+
 async def test_nobody_waits_for_ever() -> None:
     """There is an end to the wait, and to how many of one asker wait; who leaves holds up nobody."""
     budget = Budget(100, max_waiting=2)
     held = [await take(budget, "a", 50), await take(budget, "b", 50)]
-    with pytest.raises(Busy):
+    with pytest.raises(Unanswered):
         await take(budget, "a", 50, seconds=0.01)
     waiting = [take(budget, "a", 50), take(budget, "a", 50)]
     await turns()

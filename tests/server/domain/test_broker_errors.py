@@ -13,6 +13,7 @@ NO_ROOM = "the broker has no room left; give it more, or remove events"
 NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
 BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
+UNANSWERED = "the broker does not answer, or has no leader for what was asked; try again"
 CANNOT_STORE = "the broker cannot store anything now; try again"
 FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
 
@@ -31,6 +32,7 @@ def meaning(error: nats.NatsError) -> tuple[type[Exception], str]:
 BY_KIND = [
     (nats.Unavailable(), errors.BrokerUnavailable()),
     (nats.Busy(), errors.BrokerUnavailable(BUSY)),
+    (nats.Unanswered(), errors.BrokerUnavailable(UNANSWERED)),
     (nats.Forbidden(), errors.ForbiddenByBroker()),
     (nats.NotConnected(), errors.BrokerUnavailable()),
     (nats.NoDirectGet(), errors.BrokerUnavailable()),

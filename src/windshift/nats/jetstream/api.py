@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from windshift.nats import headers as h
 from windshift.nats.connection import Connection
 from windshift.nats.errors import (
+    Busy,
     Forbidden,
     JetStreamError,
     MessageTooLarge,
@@ -26,6 +27,7 @@ from windshift.nats.errors import (
     NotConnected,
     OutcomeUnknown,
     StorageFull,
+    Unanswered,
     Unavailable,
 )
 from windshift.nats.jetstream import codes
@@ -329,13 +331,18 @@ class JetStream:
         if size is None:
             size = self._size(operation, request)
         send_by = deadline if send_by is None else send_by
-        async for _ in retry(send_by, self._backoff):
+        async for attempt in retry(send_by, self._backoff):
             await self.connection.wait_ready(send_by)
-            share = await self._budget.take(size, send_by)
+            try:
+                share = await self._budget.take(size, send_by)
+            except Busy:
+                if attempt == 1:
+                    raise
+                break  # that nobody answered before says more
             answer = await self._attempt(share, subject, body, deadline, read, repeatable=repeatable)
             if answer is not None:
                 return answer
-        raise Unavailable
+        raise Unanswered
 
     def _size(self, operation: str, request: Mapping[str, Any] | None) -> int:
         """Return the default bound on the bytes of an answer."""
@@ -524,7 +531,7 @@ class JetStream:
             batch = await _BatchRequest(self.connection).ask(subject, body, deadline, share)
             if batch is not None:
                 return batch
-        raise Unavailable
+        raise Unanswered
 
     async def delete_message(self, stream: str, sequence: int, deadline: float) -> bool:
         """Remove one message, without erasing its bytes; false if it is gone."""

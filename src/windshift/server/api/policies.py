@@ -6,7 +6,7 @@ The server does not start with a method that is not in it. Interceptors look a m
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum, IntEnum
 from itertools import islice
 from typing import Any, Final, TypeAlias
@@ -47,6 +47,7 @@ from windshift.server.domain import names
 from windshift.server.domain.errors import InvalidField
 from windshift.server.domain.names import EVERYTHING
 from windshift.server.events.dead_letters.model import DeadLetterId
+from windshift.server.state.transactions import MOST_KEYS
 
 Rule: TypeAlias = Callable[[Any], Iterator[Action]]
 """Returns the actions that a request needs. The request may be malformed: its names are only compared."""
@@ -68,13 +69,16 @@ LARGEST_OF_DEAD_LETTERS: Final = 1024 * 1024
 """The same for those about dead letters, whose ids hold names: 1,000 of the longest."""
 
 LARGEST_OF_TRANSACTIONS: Final = 4 * 1024 * 1024
-"""The same for transactions, which carry several payloads."""
+"""The same for transactions, which carry several payloads, and are counted before they are decoded."""
 
 LARGEST_OF_EVENTS: Final = 8 * 1024 * 1024
 """The same for several events, which are counted before they are decoded."""
 
 MOST_EVENTS: Final = 1000
 """Events of one request: the broker's limit on atomic batches."""
+
+_EVENTS_AT_ONCE: Final = {events_pb.PublishBatchRequest.EVENTS_FIELD_NUMBER: MOST_EVENTS}
+"""The same of `PublishStreamRequest`."""
 
 LARGEST_OF_HEALTH: Final = 4 * 1024
 """The same for probes, which anybody may send, and which may stay open: they hold the name of a service."""
@@ -140,8 +144,8 @@ class MethodPolicy:
         weight: what a call counts in `quotas.calls`; publishes wait for their turn instead.
         trace: what span the API makes of it.
         max_size: bytes of a request.
-        most_elements: how many there may be in the list of things that is the first field of a request; None
-            = no limit but its size.
+        most_elements: how many there may be in a list of a request, by the number of its field; a request
+            with more is not decoded. Other lists have no limit but the request's size.
         writes: whether the outcome is unknown if the call is cut off.
         stores: whether the request has a payload, whose size the broker limits.
         managed: whether each call has a record in the audit log.
@@ -156,7 +160,7 @@ class MethodPolicy:
     weight: Weight = Weight.LIGHT
     trace: Trace = Trace.CALL
     max_size: int = LARGEST_REQUEST
-    most_elements: int | None = None
+    most_elements: Mapping[int, int] = field(default_factory=dict)
     writes: bool = False
     stores: bool = False
     managed: bool = False
@@ -468,7 +472,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         rule=None,
         weight=Weight.LIST,
         max_size=LARGEST_OF_EVENTS,
-        most_elements=MOST_EVENTS,
+        most_elements=_EVENTS_AT_ONCE,
         writes=True,
         stores=True,
         each=True,
@@ -479,7 +483,7 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         weight=Weight.NONE,
         trace=Trace.NONE,
         max_size=LARGEST_OF_EVENTS,
-        most_elements=MOST_EVENTS,
+        most_elements=_EVENTS_AT_ONCE,
         writes=True,
         stores=True,
         each=True,
@@ -500,6 +504,10 @@ POLICIES: Final[Mapping[str, MethodPolicy]] = {
         _state(_transact, _check_transaction),
         weight=Weight.LIST,
         max_size=LARGEST_OF_TRANSACTIONS,
+        most_elements={
+            state_pb.TransactRequest.CHECKS_FIELD_NUMBER: MOST_KEYS,
+            state_pb.TransactRequest.WRITES_FIELD_NUMBER: MOST_KEYS,
+        },
         stores=True,
     ),
     _DEAD_LETTERS + "List": _dead_letters(_read_matching, _check_filter),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final, cast
 
@@ -12,13 +13,9 @@ from windshift.rpc.service import UNLIMITED
 from windshift.server.api.policies import policy_of
 from windshift.server.domain.errors import InvalidField
 
-_FIRST_FIELD: Final = b"\n"
-"""The tag of a first field that is a message, which begins each element of a list."""
-_LONGER_TAG: Final = b"\x8a"
-"""How the same tag begins if it is not written as shortly as possible."""
 _AT_MOST: Final = 16
-"""How often these bytes may occur for each element that is allowed, before the elements are counted; and how
-many fields a message may have for each of them."""
+"""How often the tags of lists may occur for each element that is allowed, before the elements are counted;
+and how many fields a message may have for each of them."""
 
 
 class SizeInterceptor:
@@ -36,37 +33,46 @@ class SizeInterceptor:
         policy = policy_of(method.path)
         size = self._largest if policy.max_size == UNLIMITED else policy.max_size
         kind = method.request_type
-        if policy.most_elements is not None:
+        if policy.most_elements:
             kind = cast("type[Message]", _Counted(kind, policy.most_elements))
         return replace(method, max_message_size=size, request_type=kind)
 
 
 class _Counted:
-    """A class of messages that are parsed only if they have no more than so many elements.
+    """A class of messages that are parsed only if their lists have no more than so many elements.
 
     Decoded, an element of two bytes takes a hundred, and 8 MiB have room for four millions of these.
+
+    Args:
+        kind: the class.
+        most: elements of each list, by the number of its field, which is below 16.
     """
 
-    def __init__(self, kind: type[Message], most: int) -> None:
+    def __init__(self, kind: type[Message], most: Mapping[int, int]) -> None:
         self.DESCRIPTOR = kind.DESCRIPTOR
         self._parse = kind.FromString
         self._most = most
+        tags = [number << 3 | _LENGTH for number in most]
+        self._tags = [bytes([each]) for tag in tags for each in (tag, tag | _MORE)]  # or longer than need be
+        self._possible = _AT_MOST * min(most.values())
 
     def FromString(self, data: bytes) -> Message:  # noqa: N802 - as Protobuf names it
         """Parse a message; raise `InvalidField` if there are too many elements."""
-        possible = data.count(_FIRST_FIELD) + data.count(_LONGER_TAG)
-        if possible > _AT_MOST * self._most and not _has_at_most(data, self._most):
-            field = self.DESCRIPTOR.fields_by_number[1].name
-            raise InvalidField(field, f"must have at most {self._most} elements")
+        if sum(map(data.count, self._tags)) > self._possible:
+            number = _crowded(data, self._most)
+            if number:
+                field = self.DESCRIPTOR.fields_by_number[number].name
+                raise InvalidField(field, f"must have at most {self._most[number]} elements")
         return self._parse(data)
 
 
-def _has_at_most(data: bytes, most: int) -> bool:
-    """Tell whether an encoded message has no more than so many elements in its first field.
+def _crowded(data: bytes, most: Mapping[int, int]) -> int:
+    """Return the number of a list in an encoded message with more elements than it may have; 0 = none.
 
-    Raise `DecodeError` for what is no message, or has groups, which no message here has.
+    A message with far too many fields of any kind counts as one whose first list has too many. Raise
+    `DecodeError` for what is no message, or has groups, which no message here has.
     """
-    position = elements = fields = 0
+    left, fields, position = dict(most), _AT_MOST * sum(most.values()), 0
     while position < len(data):
         tag, position = _varint(data, position)
         kind = tag & 7
@@ -79,11 +85,15 @@ def _has_at_most(data: bytes, most: int) -> bool:
             position += _FIXED[kind]
         else:
             raise DecodeError("a field is of no known kind")
-        elements += tag >> 3 == 1
-        fields += 1
-        if elements > most or fields > _AT_MOST * most:
-            return False
-    return True
+        number = tag >> 3
+        if number in left:
+            left[number] -= 1
+            if left[number] < 0:
+                return number
+        fields -= 1
+        if fields < 0:
+            return next(iter(most))
+    return 0
 
 
 _VARINT: Final = 0

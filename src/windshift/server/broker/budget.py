@@ -7,8 +7,10 @@ budget as its answer may have, before it is sent, and gives it back when the ans
 
 from __future__ import annotations
 
+from asyncio import get_running_loop
 from typing import Final
 
+from windshift.nats.errors import Busy, Unanswered
 from windshift.nats.semaphore import FairSemaphore
 from windshift.server.broker.asking import asking
 
@@ -34,6 +36,7 @@ class Budget:
 
     def __init__(self, size: int = ASKING, max_waiting: int = MOST_WAITING) -> None:
         self._bytes = FairSemaphore(size, size // 2, max_waiting_each=max_waiting)
+        self._answered = 0
         self._late: dict[Share, None] = {}
         self._late_size = 0
         self._most_late = size // 2
@@ -56,12 +59,18 @@ class Budget:
     async def take(self, size: int, deadline: float) -> Share:
         """Take bytes, waiting for them until `deadline` (loop time).
 
-        Raise `Busy` if there were none, or at once if too many requests of this asker wait.
+        Raise `Busy` if there were none, or at once if too many requests of this asker wait; `Unanswered` if
+        nobody was answered in all that time.
         """
         share = self.take_now(size)
         if share is None:
-            asker = asking.get()
-            await self._bytes.take(asker, deadline, size)
+            asker, answered = asking.get(), self._answered
+            try:
+                await self._bytes.take(asker, deadline, size)
+            except Busy:
+                if self._answered == answered and get_running_loop().time() >= deadline:
+                    raise Unanswered from None
+                raise
             share = Share(self, asker, size)
         return share
 
@@ -70,6 +79,8 @@ class Budget:
         if share in self._late:
             del self._late[share]
             self._late_size -= share.size
+        else:
+            self._answered += 1
         self._bytes.give_back(share.asker, share.size)
         share.size = 0
 

@@ -46,6 +46,7 @@ def domain_error(error: nats.NatsError, *, stream: str = "", consumer: str = "")
 _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError]], ...]] = (
     (nats.Forbidden, lambda error: ForbiddenByBroker(error.subject)),
     (nats.Busy, lambda _: BrokerUnavailable(_BUSY)),
+    (nats.Unanswered, lambda _: BrokerUnavailable(_UNANSWERED)),
     (nats.Unavailable, lambda _: BrokerUnavailable()),
     (nats.NotConnected, lambda _: BrokerUnavailable()),
     (nats.NoDirectGet, lambda _: BrokerUnavailable()),
@@ -111,6 +112,7 @@ _BATCH_TOO_LARGE = (
     "the broker's operator allows fewer writes at once (max_batch_size); make several transactions of it"
 )
 _BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
+_UNANSWERED = "the broker does not answer, or has no leader for what was asked; try again"
 _CANNOT_STORE = "the broker cannot store anything now; try again"
 _NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 _NO_ROOM = "the broker has no room left; give it more, or remove events"

@@ -103,7 +103,7 @@ def _not_after(chain: bytes) -> float:
 
 
 def _first_end(chain: bytes) -> float:
-    """Return when the first certificate of a chain in PEM expires. Raise `ValueError` if that cannot be read."""
+    """Return when the first certificate of a chain in PEM expires. Raise `ValueError` if none can be read."""
     from cryptography.x509 import load_pem_x509_certificates  # noqa: PLC0415 - 10 MB that only TLS needs
 
     return min(each.not_valid_after_utc.timestamp() for each in load_pem_x509_certificates(chain))

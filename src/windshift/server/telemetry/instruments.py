@@ -265,8 +265,8 @@ NATS_CREDENTIALS_EXPIRY: Final = Instrument(
     "windshift.nats.credentials.expiry",
     _G,
     "s",
-    "When the JWT of NATS_CREDS expires, or the certificate of NATS_TLS_CERT if that is earlier: seconds since 1970; "
-    "0: a file cannot be used; +Inf: neither expires",
+    "When the JWT of NATS_CREDS, or the certificate of NATS_TLS_CERT if that is earlier, expires: seconds "
+    "since 1970; 0: a file cannot be used; +Inf: never",
 )
 NATS_ROUND_TRIP: Final = Instrument(
     "windshift.nats.round_trip", _G, "s", "Round-trip time of a message to NATS, at the last poll"
