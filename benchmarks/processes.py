@@ -91,14 +91,28 @@ def cpu_seconds_of(pid: int) -> float:
 
 @contextlib.asynccontextmanager
 async def running(
-    name: str, command: list[str], directory: Path, environment: Mapping[str, str] | None = None
+    name: str,
+    command: list[str],
+    directory: Path,
+    environment: Mapping[str, str] | None = None,
+    *,
+    read: bool = True,
 ) -> AsyncIterator[Running]:
-    """Run a command, its stdin and stdout piped; it is terminated at the end."""
+    """Run a command, its stdin and stdout piped; it is terminated at the end.
+
+    Args:
+        name: what it is, for messages.
+        command: its words.
+        directory: where its log lies.
+        environment: further variables.
+        read: whether somebody reads its stdout. What is not read must go into the log: a full pipe stops the
+            program, and its end is not noticed before the pipe's.
+    """
     with tempfile.NamedTemporaryFile(dir=directory, suffix=".log", delete=False) as log:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE if read else log,
             stderr=log,
             cwd=ROOT,
             env={**_environment(), **(environment or {})},
@@ -164,7 +178,8 @@ async def nats_server(directory: Path) -> AsyncIterator[Running]:
     config.write_text(
         f"listen: 127.0.0.1:{port}\njetstream {{ store_dir: {json.dumps(str(store))}, sync_interval: 1s }}\n"
     )
-    async with running("nats-server", [str(BIN / "nats-server"), "-c", str(config)], directory) as started:
+    command = [str(BIN / "nats-server"), "-c", str(config)]
+    async with running("nats-server", command, directory, read=False) as started:
         await _wait_listening(started, port)
         yield Running(started.name, started.process, f"127.0.0.1:{port}", started.log)
 

@@ -58,7 +58,7 @@ async def worker(
     python = BIN / "python" if which == OURS else FASTSTREAM
     command = [str(python), "-m", f"benchmarks.booking.with_{which}", str(notes)]
     environment = {"WINDSHIFT_ADDRESS": windshift, "NATS_URL": nats_url, "COUNT": str(int(counted))}
-    async with running(which, command, directory, environment) as started:
+    async with running(which, command, directory, environment, read=False) as started:
         yield started, notes
 
 
@@ -131,7 +131,9 @@ class Broken:
             f'listen: 127.0.0.1:{self.nats_port}\njetstream {{ store_dir: "{store}", sync_interval: 1s }}\n'
         )
         command = [str(BIN / "nats-server"), "-c", str(config)]
-        broker = await self.stack.enter_async_context(running("nats-server", command, self.directory))
+        broker = await self.stack.enter_async_context(
+            running("nats-server", command, self.directory, read=False)
+        )
         address = f"127.0.0.1:{self.nats_port}"
         broker = Running(broker.name, broker.process, address, broker.log)
         windshift = await self.stack.enter_async_context(

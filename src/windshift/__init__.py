@@ -112,7 +112,8 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
     from windshift.sdk.history import History, Series
     from windshift.sdk.logs import EventLogFilter
     from windshift.sdk.pointers import END, START, Position, at, from_id
-    from windshift.sdk.publishing import Publish, Publisher, PublishReceipt
+    from windshift.sdk.publish_stream import PublishReceipt
+    from windshift.sdk.publishing import Publish, Publisher
     from windshift.sdk.servers import Decision, Identity, RunningServer, ServerInfo, ServerList, Usage
     from windshift.sdk.settings import Tls
     from windshift.sdk.specs import ConsumerSpec, RetryPolicy, Source, StreamSpec
@@ -304,7 +305,8 @@ _NAMES_OF = {
     "history": ("History", "Series"),
     "logs": ("EventLogFilter",),
     "pointers": ("END", "Position", "START", "at", "from_id"),
-    "publishing": ("Publish", "PublishReceipt", "Publisher"),
+    "publish_stream": ("PublishReceipt",),
+    "publishing": ("Publish", "Publisher"),
     "servers": ("Decision", "Identity", "RunningServer", "ServerInfo", "ServerList", "Usage"),
     "settings": ("Tls",),
     "specs": ("ConsumerSpec", "RetryPolicy", "Source", "StreamSpec"),

@@ -110,9 +110,27 @@ history = 5
         ("[streams.a]\nmax_age = 'x'", "max_age: 'x' is no duration"),
         ("[a", "cannot be read"),
         ("a = 1", "has the unknown 'a'"),
+        ("streams = 5", "streams of"),
+        ("[streams]\na = 5", "is no table"),
+        ("[streams.a]\nsubjects = 'a.>'", "'a.>' is no list of texts"),
+        ("[streams.a]\nsubjects = [5]", "[5] is no list of texts"),
+        ("[streams.a]\nmax_events = 'x'", "'x' is no whole number above 0"),
+        ("[streams.a]\nsubjects = ['a']\nmax_age = -5", "-5 is no duration"),
+        ("[streams.a]\nmax_bytes = '99999999999T'", "is more than a stream can be"),
+        ("[streams.a]\nmirror = 5", "mirror of stream 'a'"),
+        ("[streams.a]\nmirror = {}", "has no name"),
+        ("[streams.a]\nmirror = { name = 5 }", "5 is no text"),
+        ("[streams.a]\nfast_ingest = 1", "1 is neither true nor false"),
+        ("[streams.a]\ndiscard = 'x'", "'x' is neither 'old' nor 'new'"),
+        ("[streams.a]", "stream 'a' needs one of subjects, mirror and aggregate"),
+        ("[streams.a]\nsubjects = ['a.>']\nconsumers = 5", "consumers of stream 'a'"),
+        ("[streams.a.consumers.x]\nretry = { multiplier = 'x' }", "multiplier: 'x' is no number"),
+        ("[stores]\nx = 5", "is no table"),
+        ("[stores.x]\nhistory = 'y'", "'y' is no whole number"),
+        ("[stores.x]\nbogus = 1", "has no 'bogus'; it may have history, ttl"),
     ):
         file.write_text(wrong)
-        assert text in cli("streams", "ensure", "-f", str(file), code=2).err
+        assert text in cli("streams", "ensure", "-f", str(file), "--dry-run", code=2).err
 
 
 def test_a_file_that_fails_half_way(cli: Cli, tmp_path: Path) -> None:
@@ -197,7 +215,7 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
         2,
         "windshift: there is no payload; give it",
     )
-    failed = orders("publish", "orders.x", "-", "--each", stdin="1\nx\n2\n", code=2)
+    failed = orders("publish", "orders.x", "-", "--each", stdin="1\n\nx\n2\n", code=2)
     assert "windshift: line 2: the payload is no JSON" in failed.err
     assert "stored 1 event, 8" in failed.out
 
@@ -383,6 +401,55 @@ def test_contexts(cli: Cli, tmp_path: Path) -> None:
     assert "there is no context 'dev'" in cli("streams", "ls", "-c", "dev", code=2).err
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[",
+        "contexts = 3",
+        "selected = 5",
+        "selected = ['a']",
+        "[contexts]\na = 3",
+        "selected = 'a'\n[contexts.a]\naddress = '127.0.0.1:1'\ndescriptors = 5",
+    ],
+)
+def test_a_broken_file_of_contexts(cli: Cli, tmp_path: Path, content: str) -> None:
+    """What is wrong with it is said in one line, whatever reads it; completion has nothing to offer."""
+    del cli.environment["WINDSHIFT_ADDRESS"]
+    file = tmp_path / "config" / "windshift" / "contexts.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text(content)
+    is_read = "descriptors" not in content  # only payloads need these
+    lines = [["context", "ls"], ["context", "select", "a"], ["context", "add", "b", "--address", "a:1"]]
+    for line in [*(lines if is_read else []), ["publish", "a.x", "1"]]:
+        failed = cli(*line, code=2).err
+        assert failed.startswith("windshift: ")
+        assert str(file) in failed
+    completed = cli.process(_WINDSHIFT_COMPLETE="bash_complete", COMP_CWORD="2", COMP_WORDS="windshift -c ")
+    assert completed.stdout.decode().split() == ([] if is_read else ["plain,a"])
+
+
+def test_a_home_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
+    """A context that cannot be stored is said to be so; other commands do without."""
+    cli.environment["XDG_CONFIG_HOME"] = "/dev/null/config"
+    assert "Not a directory" in cli("context", "add", "dev", "--address", "a:1", code=2).err
+    cli.environment["XDG_CONFIG_HOME"] = "/proc/config"
+    assert "No such file" in cli("context", "add", "dev", "--address", "a:1", code=1).err
+    assert cli("streams", "ls", "-o", "json").json == []
+
+
+def test_no_secret_is_shown(cli: Cli, tmp_path: Path) -> None:
+    """A token that somebody wrote into the file is refused, and not shown; nor is an address of a wrong type."""
+    del cli.environment["WINDSHIFT_ADDRESS"]
+    file = tmp_path / "config" / "windshift" / "contexts.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[contexts.a]\naddress = 5\ntoken = 'top'\noidc = { client_secret = 'top' }\n")
+    for line in (["ls"], ["ls", "-o", "json"], ["show", "a"], ["show", "a", "-o", "json"]):
+        assert "top" not in cli("context", *line).out
+    refused = cli("streams", "ls", "-c", "a", code=2).err
+    assert "has the unknown 'token'" in refused
+    assert "top" not in refused
+
+
 def test_wrong_usage(cli: Cli) -> None:
     """Wrong usage exits with 2, in JSON too; a server that is not there with 5, and says what to do."""
     assert "No such command 'fly'" in cli("streams", "fly", code=2).err
@@ -474,6 +541,7 @@ def in_terminal(
     columns: int = 80,
     answer: str = "",
     interrupt: str = "",
+    by: signal.Signals = signal.SIGINT,
     **environment: str,
 ) -> tuple[str, int]:
     """Run a command in a terminal of so many columns, and return what it shows and its exit code.
@@ -493,7 +561,7 @@ def in_terminal(
     interrupted = False
     while True:
         if not select.select([ours], [], [], 10)[0] and interrupted:
-            process.send_signal(signal.SIGINT)  # as somebody would whose first one came a moment too early
+            process.send_signal(by)  # as somebody would whose first one came a moment too early
             continue
         try:
             part = os.read(ours, 65536)
@@ -506,7 +574,7 @@ def in_terminal(
             os.write(ours, answer.encode())
             answer = ""
         if interrupt and interrupt.encode() in shown:
-            process.send_signal(signal.SIGINT)
+            process.send_signal(by)
             interrupt, interrupted = "", True
     os.close(ours)
     return shown.decode().replace("\r\n", "\n"), process.wait(60)
@@ -573,8 +641,33 @@ def test_ctrl_c_ends_long_work_in_good_order(cli: Cli) -> None:
     assert err.startswith(b"stopped; ")
 
 
-@pytest.mark.parametrize("waits", [True, False])
-def test_ctrl_c_while_lines_are_published(cli: Cli, tmp_path: Path, waits: bool) -> None:
+def test_sigterm_ends_long_work_in_good_order(cli: Cli) -> None:
+    """As Ctrl-C does: what was begun is cleaned up. Where a question waits, it ends the program at once."""
+    shown, code = in_terminal(
+        cli, "bench", "publish", "--count", "10000000", interrupt="published ", by=signal.SIGTERM
+    )
+    assert code == 143
+    assert "Traceback" not in shown
+    assert cli("streams", "ls", "-o", "json").json == []
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    assert in_terminal(cli, "streams", "rm", "orders", interrupt="[y/N]", by=signal.SIGTERM)[1] == -15
+
+
+def test_a_bench_beside_another(cli: Cli) -> None:
+    """It does not take the stream of another one, or of one that was killed, for its own."""
+    cli("streams", "ensure", "windshift-bench", "--subject", "windshift-bench.>", "-q")
+    refused = cli("bench", "publish", "--count", "1", code=4).err
+    assert "there is a stream 'windshift-bench' already; does another bench run?" in refused
+    assert "windshift-bench" in cli("streams", "ls").out
+
+
+@pytest.mark.parametrize(
+    ("waits", "by", "code"),
+    [(True, signal.SIGINT, 130), (False, signal.SIGINT, 130), (True, signal.SIGTERM, 143)],
+)
+def test_an_end_while_lines_are_published(
+    cli: Cli, tmp_path: Path, waits: bool, by: signal.Signals, code: int
+) -> None:
     """What was read is stored, and it is said how many events that are; nothing behind them is published."""
     cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
     lines = tmp_path / "lines"
@@ -588,8 +681,8 @@ def test_ctrl_c_while_lines_are_published(cli: Cli, tmp_path: Path, waits: bool)
         publishing.stdin.flush()
     while stored(cli) < 100:
         assert publishing.poll() is None
-    publishing.send_signal(signal.SIGINT)
-    assert publishing.wait(60) == 130
+    publishing.send_signal(by)
+    assert publishing.wait(60) == code
     assert publishing.stdout is not None
     with publishing.stdout:
         told = publishing.stdout.read()

@@ -370,6 +370,57 @@ async def test_events_are_sent_together() -> None:
     assert service.requests < 200
 
 
+async def test_an_error_while_the_next_message_is_waited_for(client: ws.Client) -> None:
+    """It is raised at once, and the iterator is ended."""
+    ended = asyncio.Event()
+
+    async def messages() -> AsyncIterator[ws.Publish]:
+        try:
+            yield ws.Publish("nobody.takes.this", Text())
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    with pytest.raises(ws.PublishManyError) as caught:
+        await client.publish_many(messages())
+    assert [type(each) for each in caught.value.results] == [ws.UnboundSubject]
+    assert ended.is_set()
+
+
+async def test_a_message_that_is_none(client: ws.Client, unique: Unique) -> None:
+    """What cannot be a payload fails as an event that is refused does."""
+    name = unique()
+    await client.streams.ensure(name, subjects=[f"{name}.>"])
+    with pytest.raises(ws.PublishManyError) as caught:
+        await client.publish_many([Text(), object()], subject=f"{name}.a")
+    assert [type(each) for each in caught.value.results] == [ws.PublishReceipt, TypeError]
+
+    async def publish(*messages: object) -> None:
+        async with client.publisher() as out:
+            for message in messages:
+                _ = await out.send(f"{name}.a", message)
+
+    with pytest.raises(ExceptionGroup) as group:
+        await publish(object(), Text())
+    assert [type(error) for error in group.value.exceptions] == [TypeError]
+    assert (await client.stream(name).info()).events == 2
+
+
+async def test_a_publish_that_is_given_up(client: ws.Client, unique: Unique) -> None:
+    """Whoever cancels the future of an event ends neither the others nor the publisher."""
+    name = unique()
+    await client.streams.ensure(name, subjects=[f"{name}.>"])
+    async with client.publisher() as out:
+        given_up = await out.send(f"{name}.a", Text())
+        given_up.cancel()
+        large = await out.send(f"{name}.a", Text(value="x" * 10_000))
+        large.cancel()
+        last = await out.send(f"{name}.a", Text())
+    assert last.result().id >= 1
+    assert given_up.cancelled()
+    assert large.cancelled()
+
+
 async def test_cancelled() -> None:
     """Who gives up has the call ended at once, though there are no results."""
     began = asyncio.Event()

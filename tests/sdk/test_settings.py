@@ -9,6 +9,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -66,6 +67,13 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         read(environment, "example, ::1:80, http://a:1")
     for part in ("'example'", "without http://", "brackets", "'a.b'", "not both", "none.pem"):
         assert part in caught.value.message
+
+
+def test_an_address_is_a_text() -> None:
+    """A port alone is none."""
+    port: Any = 8080
+    with pytest.raises(ws.SettingsError, match=r"the address is a text, such as '127.0.0.1:8080', not 8080"):
+        ws.connect(port)
 
 
 def test_a_token_goes_in_plain_text_to_this_machine_only() -> None:

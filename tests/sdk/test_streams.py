@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -194,6 +195,39 @@ async def test_a_tail_shows_what_is_there_and_what_comes(client: ws.Client) -> N
     with pytest.raises(ws.StreamNotFound):
         async for _ in client.stream("none").events.tail():
             pass
+
+
+async def test_a_tail_gives_what_came_together(client: ws.Client) -> None:
+    """`tail_many` has what `tail` has, in its order, in lists of which none is empty."""
+    stream = await client.streams.ensure("a", subjects=["a.>"])
+    await client.publish_many([text(str(number)) for number in range(300)], subject="a.x", in_flight=1)
+    ids: list[int] = []
+    lists = 0
+    async for items in stream.events.tail_many(start=ws.START):
+        lists += 1
+        assert items
+        ids += [item.event.id for item in items if isinstance(item, ws.StoredEvent)]
+        if any(isinstance(item, ws.CaughtUp) for item in items):
+            break
+    assert ids == list(range(1, 301))
+    assert lists < 300
+
+
+async def test_what_is_no_text(client: ws.Client) -> None:
+    """Names, subjects and keys of another type are told as such, before anything is sent."""
+    three: Any = 3
+    store = await client.stores.ensure("s")
+    for attempt, what in (
+        (lambda: client.publish(three, text("")), "a subject is a text, not 3"),
+        (lambda: client.publish("a.x", text(""), key=three), "a key is a text, not 3"),
+        (lambda: client.streams.ensure(three, subjects=["a.>"]), "a name is a text, not 3"),
+        (lambda: client.streams.ensure("a", subjects=[three]), "a subject is a text, not 3"),
+        (lambda: store.get(three), "a key is a text, not 3"),
+        (lambda: store.set(three, text("")), "a key is a text, not 3"),
+        (lambda: store.transact({three: text("")}), "a key is a text, not 3"),
+    ):
+        with pytest.raises(TypeError, match=what):
+            await attempt()
 
 
 async def test_why_an_event_is_not_delivered(client: ws.Client) -> None:

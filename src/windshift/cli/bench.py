@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 import windshift as ws
+from windshift.cli.failing import CONFLICT, Failure
 from windshift.cli.options import Group
 from windshift.cli.session import Session, with_session
 
@@ -36,6 +37,9 @@ def _takes(function: Any) -> Any:
 
 @asynccontextmanager
 async def _stream(session: Session, storage: Any) -> AsyncIterator[ws.Stream]:
+    if [info async for info in session.client.streams.list(_STREAM) if info.name == _STREAM]:
+        hint = f"does another bench run? if not: `windshift streams rm {_STREAM}`"
+        raise Failure(f"there is a stream {_STREAM!r} already", CONFLICT, hint=hint)
     stream = await session.client.streams.ensure(_STREAM, subjects=[f"{_STREAM}.>"], storage=storage)
     try:
         yield stream

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from windshift.cli.output import Output
 Document = dict[str, Any]
 
 _TOKENS = ("token_file", "token_env", "token_command", "oidc")
+_SECRETS = frozenset({"token", "client_secret"})
 _HEAD = ("", "NAME", "ADDRESS", "TLS", "TOKEN", "NAMESPACE")
 
 
@@ -28,6 +30,8 @@ def descriptors_of(options: Options) -> tuple[Path, ...]:
     entries = document.get("contexts", {}).get(chosen or document.get("selected"), {})
     value = entries.get("descriptors", [])
     files = [value] if isinstance(value, str) else value
+    if not isinstance(files, list) or not all(isinstance(file, str) for file in files):
+        raise Failure(f"descriptors in {path} are no list of files", USAGE)
     return tuple(path.parent / Path(file).expanduser() for file in files)
 
 
@@ -46,8 +50,11 @@ def _read() -> tuple[Document, Path]:
         return {}, path
     except (OSError, ValueError) as error:
         raise Failure(f"{path} cannot be read: {error}", USAGE) from error
-    if not all(isinstance(entries, dict) for entries in document.get("contexts", {}).values()):
+    contexts = document.get("contexts", {})
+    if not isinstance(contexts, dict) or not all(isinstance(each, dict) for each in contexts.values()):
         raise Failure(f"{path} has contexts that are no tables", USAGE)
+    if not isinstance(document.get("selected", ""), str):
+        raise Failure(f"{path} selects what is no name", USAGE)
     return document, path
 
 
@@ -89,7 +96,16 @@ def _row(name: str, entries: Document, selected: object) -> tuple[str, ...]:
     token = next((kind for kind in _TOKENS if kind in entries), "-")
     tls = "yes" if entries.get("tls") else "no"
     mark = "*" if name == selected else ""
-    return mark, name, entries.get("address", "-"), tls, token, entries.get("namespace", "-")
+    return mark, name, str(entries.get("address", "-")), tls, token, str(entries.get("namespace", "-"))
+
+
+def _without_secrets(entries: Document) -> Document:
+    """Return what a context says, without what somebody wrote into the file that does not belong there."""
+    return {
+        key: _without_secrets(value) if isinstance(value, dict) else value
+        for key, value in entries.items()
+        if key not in _SECRETS
+    }
 
 
 def _named(document: Document, name: str, path: Path) -> Document:
@@ -131,11 +147,16 @@ def _failing(work: Any) -> Any:
             work(Output(options), **arguments)
         except Failure as failure:
             report(failure, json=options.json)
+        except OSError as error:
+            if error.errno == errno.EPIPE:
+                raise
+            report(Failure(f"{error.filename or 'it failed'}: {error.strerror}"), json=options.json)
 
     return command
 
 
-def _complete(*_: Any) -> list[str]:
+def complete_context(*_: Any) -> list[str]:
+    """Return the names that may stand for a context; none where the file cannot be read."""
     try:
         return context_names()
     except Failure:
@@ -238,7 +259,7 @@ def add(out: Output, name: str, *, select: bool, **token: Any) -> None:
 
 
 @context.command(examples=["windshift context edit dev --namespace me"])
-@click.argument("name", shell_complete=_complete)
+@click.argument("name", shell_complete=complete_context)
 @_settings
 @_failing
 def edit(out: Output, name: str, *, select: bool, **token: Any) -> None:
@@ -258,12 +279,15 @@ def list_(out: Output) -> None:
     document, _ = _read()
     selected = document.get("selected")
     contexts = sorted(document.get("contexts", {}).items())
-    values = [{"name": name, "selected": name == selected, **entries} for name, entries in contexts]
+    values = [
+        {"name": name, "selected": name == selected, **_without_secrets(entries)}
+        for name, entries in contexts
+    ]
     out.table(values, _HEAD, [_row(name, entries, selected) for name, entries in contexts])
 
 
 @context.command(examples=["windshift context show dev"])
-@click.argument("name", required=False, shell_complete=_complete)
+@click.argument("name", required=False, shell_complete=complete_context)
 @_failing
 def show(out: Output, name: str | None) -> None:
     """Show a context: NAME, or the one that commands use."""
@@ -271,13 +295,13 @@ def show(out: Output, name: str | None) -> None:
     chosen = name or out.options.context or os.environ.get("WINDSHIFT_CONTEXT") or document.get("selected")
     if chosen is None:
         raise Failure("no context is selected", NOT_FOUND, hint="`windshift context add` makes one")
-    entries = _named(document, chosen, path)
+    entries = _without_secrets(_named(document, chosen, path))
     shown = [(key, value if isinstance(value, str) else _toml(value)) for key, value in entries.items()]
     out.fields({"name": chosen, **entries}, [("name", chosen), *shown])
 
 
 @context.command(examples=["windshift context select dev"])
-@click.argument("name", shell_complete=_complete)
+@click.argument("name", shell_complete=complete_context)
 @_failing
 def select(out: Output, name: str) -> None:
     """Select the context that commands use; - for the one before."""
@@ -297,7 +321,7 @@ def select(out: Output, name: str) -> None:
 
 
 @context.command("rm", examples=["windshift context rm dev"])
-@click.argument("name", shell_complete=_complete)
+@click.argument("name", shell_complete=complete_context)
 @_failing
 def remove(out: Output, name: str) -> None:
     """Remove a context."""

@@ -152,7 +152,8 @@ async def watch(session: Session, existing: bool, position: str, **options: Any)
     async for letter in found:
         value = _value(letter, session.payloads) | {"position": letter.position}
         why = f"{letter.cause} after {letter.attempts}: {letter.error_type} {letter.reason}"
-        line = f"{letter.stream} {letter.consumer}  {why}  {event_line(letter.event, session.payloads)}"
+        event = event_line(letter.event, session.payloads, datetime.now(UTC))
+        line = f"{letter.stream} {letter.consumer}  {why}  {event}"
         from windshift.cli.output import plain
 
         session.out.item(value, session.out.clip(plain(line)))

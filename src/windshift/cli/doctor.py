@@ -38,6 +38,14 @@ _SETTINGS: Final = 4
 _ALERT: Final = 0x15
 """The type of the record that a server of TLS answers with."""
 
+_VERIFYING: Final = {
+    9: "is this machine's clock right?",
+    10: "renew the server's certificate; if it is new: is this machine's clock right?",
+    62: "connect by a name of its certificate, or have it issued for this one, too",
+    64: "connect by a name of its certificate, or have it issued for this address, too",
+}
+"""What to do, by the code with which OpenSSL refuses a certificate (X509_V_ERR_…)."""
+
 _NEEDS_BROKER: Final = (2, 11)
 _SEEKING_BROKER: Final = (2, 14)
 _NEARLY: Final = {
@@ -174,7 +182,7 @@ async def _handshake(host: str, port: int, tls: ssl.SSLContext) -> list[Check]:
         async with asyncio.timeout(_CONNECT_SECONDS):
             _, writer = await asyncio.open_connection(host, port, ssl=tls)
     except ssl.SSLCertVerificationError as error:
-        hint = "is the right --tls-ca given, and the name one of the certificate?"
+        hint = _VERIFYING.get(error.verify_code, "is the right --tls-ca given?")
         return [Check("FAIL", "TLS", f"{host}: {error.verify_message}", hint)]
     except OSError as error:
         reason = getattr(error, "reason", None) or error.strerror or "no answer"

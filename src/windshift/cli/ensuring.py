@@ -12,7 +12,7 @@ import windshift as ws
 from windshift.cli import specs
 from windshift.cli.failing import USAGE, Failure
 from windshift.cli.session import Session, failure_of
-from windshift.cli.values import json_seconds, parse_duration
+from windshift.cli.values import json_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ async def ensure_stream(
     client: ws.Client, name: str, spec: ws.StreamSpec, *, dry_run: bool = False
 ) -> Ensured:
     """Ensure a stream."""
+    specs.check_origin(spec, name)
     stream = client.stream(name)
     before, visible = await _stream_now(stream)
     if dry_run:
@@ -164,7 +165,7 @@ def _steps(client: ws.Client, path: Path, *, dry_run: bool) -> list[Step]:
             ensure = partial(ensure_consumer, client, name, consumer, wanted, dry_run=dry_run)
             steps.append(Step(f"consumer {consumer} of {name}", ensure))
     for name, entries in document["stores"].items():
-        settings = _store(entries, f"store {name!r} in {path}")
+        settings = specs.read_store(entries, f"store {name!r} in {path}")
         steps.append(Step(f"store {name}", partial(ensure_store, client, name, settings, dry_run=dry_run)))
     return steps
 
@@ -195,31 +196,22 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     unknown = [key for key in document if key not in {"streams", "stores"}]
     if unknown:
         raise Failure(f"{path} has the unknown {unknown[0]!r}; it may have streams and stores", USAGE)
-    return {key: document.get(key, {}) for key in ("streams", "stores")}
+    return {key: _table(document.get(key, {}), f"{key} of {path}") for key in ("streams", "stores")}
+
+
+def _table(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Failure(f"{where} is no table", USAGE)
+    return value
 
 
 def _split(entries: Any, where: str) -> tuple[ws.StreamSpec, dict[str, ws.ConsumerSpec]]:
-    if not isinstance(entries, dict):
-        raise Failure(f"{where} is no table", USAGE)
-    own = {key: value for key, value in entries.items() if key != "consumers"}
+    own = {key: value for key, value in _table(entries, where).items() if key != "consumers"}
     consumers = {
         name: specs.read_consumer(each, f"consumer {name!r} of {where}")
-        for name, each in entries.get("consumers", {}).items()
+        for name, each in _table(entries.get("consumers", {}), f"consumers of {where}").items()
     }
     return specs.read_stream(own, where), consumers
-
-
-def _store(entries: Any, where: str) -> dict[str, Any]:
-    unknown = [key for key in entries if key not in {"history", "ttl"}]
-    if unknown:
-        raise Failure(f"{where} has no {unknown[0]!r}; it may have history, ttl", USAGE)
-    settings = dict(entries)
-    try:
-        if isinstance(settings.get("ttl"), str):
-            settings["ttl"] = parse_duration(settings["ttl"])
-    except ValueError as error:
-        raise Failure(f"{where}: ttl: {error}", USAGE) from error
-    return settings
 
 
 def tell(session: Session, done: list[Ensured], *, dry_run: bool) -> None:

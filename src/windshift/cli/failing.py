@@ -17,6 +17,7 @@ DENIED: Final = 6
 UNKNOWN: Final = 7
 """It may have been done or not."""
 INTERRUPTED: Final = 130
+TERMINATED: Final = 143
 
 
 class Failure(Exception):

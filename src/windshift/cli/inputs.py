@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 18
 _CHUNKS_AHEAD = 4
+_LONGEST_LINE = 64 << 20
+"""Bytes; NATS takes no larger events."""
 
 
 def takes_payload(function: Any) -> Any:
@@ -82,18 +84,16 @@ async def content_of(argument: str | None) -> bytes:
     return argument.encode("utf-8", "surrogateescape")
 
 
-async def lines_of_stdin(stop: asyncio.Event) -> AsyncIterator[bytes]:
-    """Yield the lines of stdin that are not empty, as they come, until `stop` is set."""
+async def lines_of_stdin(stop: asyncio.Event) -> AsyncIterator[list[bytes]]:
+    """Yield the lines of stdin that come together, the empty ones too, until `stop` is set."""
     rest = b""
     async for chunk in _until(stop, _chunks()):
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            if stop.is_set():
-                return
-            if line.strip():
-                yield line
-    if rest.strip() and not stop.is_set():
-        yield rest
+        yield lines
+        if len(rest) > _LONGEST_LINE:
+            raise Failure(f"a line is longer than {_LONGEST_LINE >> 20} MiB", USAGE)
+    if not stop.is_set():
+        yield [rest]
 
 
 async def _until(stop: asyncio.Event, chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -50,9 +50,22 @@ def _keep(context: click.Context, parameter: click.Parameter, value: Any) -> Non
         setattr(options_of(context), parameter.name, value)
 
 
+def _complete_context(*_: Any) -> list[str]:
+    from windshift.cli.context import complete_context
+
+    return complete_context()
+
+
 _FILE = click.Path(path_type=Path, dir_okay=False)
 _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
-    (("-c", "--context"), {"metavar": "NAME", "help": "The context to use; see `windshift context`."}),
+    (
+        ("-c", "--context"),
+        {
+            "metavar": "NAME",
+            "help": "The context to use; see `windshift context`.",
+            "shell_complete": _complete_context,
+        },
+    ),
     (("--address",), {"metavar": "HOST:PORT", "help": "The server, or several separated by commas."}),
     (("--token-file",), {"type": _FILE, "help": "File with the token."}),
     (("--tls",), {"is_flag": True, "help": "TLS, with the system's authorities."}),

@@ -6,7 +6,6 @@ import io
 import json
 import math
 import os
-import shutil
 import sys
 import time
 import unicodedata
@@ -114,6 +113,13 @@ def _line(row: Row, widths: Sequence[int], right: Sequence[int]) -> str:
     return _GAP.join(cells).rstrip()
 
 
+def _columns_there() -> int:
+    """Return the cells of a line of the terminal."""
+    import shutil  # it imports the modules of several compressions, which is slow
+
+    return shutil.get_terminal_size().columns
+
+
 class Output:
     """Where a command prints.
 
@@ -155,7 +161,7 @@ class Output:
         elif self.json:
             self.lines(as_json(list(values)))
         else:
-            limit = shutil.get_terminal_size().columns if self.stdout.isatty() else None
+            limit = _columns_there() if self.stdout.isatty() else None
             title, *rest = columns(head, rows, right, limit)
             self.lines(self.style(title, self.stdout, bold=True), *rest)
 
@@ -183,7 +189,7 @@ class Output:
 
     def clip(self, line: str) -> str:
         """Return a line as it fits a terminal; whole when stdout is none."""
-        return clip(line, shutil.get_terminal_size().columns) if self.stdout.isatty() else line
+        return clip(line, _columns_there()) if self.stdout.isatty() else line
 
     # stderr
 

@@ -95,7 +95,7 @@ def wrapped(text: str, name: str = "") -> AnyMessage:
         Failure: it is none.
     """
     try:
-        json.loads(text, parse_constant=_refuse)
+        _check(text)
     except (ValueError, RecursionError) as error:
         hint = "give its --type, or quote a text: '\"…\"'"
         raise Failure(f"the payload is no JSON: {error}", USAGE, hint=hint) from error
@@ -105,6 +105,9 @@ def wrapped(text: str, name: str = "") -> AnyMessage:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is no number there")
+
+
+_check: Final = json.JSONDecoder(parse_constant=_refuse).decode
 
 
 def raw(content: bytes, name: str) -> AnyMessage:

@@ -6,7 +6,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +16,10 @@ from windshift.cli.inputs import Encoder, content_of, lines_of_stdin, takes_payl
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
 from windshift.cli.values import TIME
+from windshift.sdk.publishing import MADE
+
+if TYPE_CHECKING:
+    from google.protobuf.any_pb2 import Any as AnyMessage
 
 
 @click.command(
@@ -77,20 +81,23 @@ async def _publish_each(
     progress = session.out.progress("published")
     wrong: list[Failure] = []
     stop = asyncio.Event()
-    key: dict[str, Any] = {"key": None} if settings["no_key"] else {}
+    key = None if settings["no_key"] else MADE
     time: datetime | None = settings["time"]
 
     async def events() -> AsyncIterator[ws.Publish]:
         number = 0
-        async for line in lines_of_stdin(stop):
-            number += 1
-            try:
-                event = ws.Publish(subject, encoder.encode(line), time=time, **key)
-            except Failure as failure:
-                wrong.append(Failure(f"line {number}: {failure.message}", failure.status, hint=failure.hint))
-                return
-            progress.add()
-            yield event
+        try:
+            async for lines in lines_of_stdin(stop):
+                for line in lines:
+                    number += 1
+                    if stop.is_set():
+                        return
+                    if line.strip():
+                        payload = _encoded(encoder, line, number)
+                        progress.add()
+                        yield ws.Publish(subject, payload, key, time=time)
+        except Failure as failure:
+            wrong.append(failure)
 
     failed: Failure | None = None
     publishing = asyncio.ensure_future(session.client.publish_many(events(), in_flight=in_flight))
@@ -109,6 +116,14 @@ async def _publish_each(
     if interrupted:
         session.out.remark("stopped; the lines after these were not published")
         raise asyncio.CancelledError
+
+
+def _encoded(encoder: Encoder, line: bytes, number: int) -> AnyMessage:
+    try:
+        return encoder.encode(line)
+    except Failure as failure:
+        message = f"line {number}: {failure.message}"
+        raise Failure(message, failure.status, hint=failure.hint) from failure
 
 
 async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> bool:

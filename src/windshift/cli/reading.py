@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -31,35 +31,39 @@ def _second(seconds: int) -> str:
 
 def event_value(event: ws.Event[Any], payloads: Payloads) -> dict[str, Any]:
     """Return an event for JSON."""
-    when = event.proto.headers.timestamp
+    proto = event.proto
+    headers = proto.headers
+    when = headers.timestamp
     time = f"{_second(when.seconds)}.{when.nanos // 1000:06}Z"
-    value: dict[str, Any] = {"id": event.id, "subject": event.subject, "time": time}
-    if (key := event.key) is not None:
-        value["key"] = key
-    if attempt := event.attempt:
+    value: dict[str, Any] = {"id": proto.id, "subject": event.subject, "time": time}
+    if headers.HasField("idempotency_key"):
+        value["key"] = headers.idempotency_key
+    if attempt := proto.delivery_attempt:
         value["attempt"] = attempt
-    if (trace := event.trace_parent) is not None:
-        value["trace_parent"] = trace
-    value.update(payloads.show(event.proto.data))
+    if headers.HasField("trace_parent"):
+        value["trace_parent"] = headers.trace_parent
+    value.update(payloads.show(proto.data))
     return value
 
 
-def event_line(event: ws.Event[Any], payloads: Payloads, now: datetime | None = None) -> str:
+def event_line(event: ws.Event[Any], payloads: Payloads, now: datetime) -> str:
     """Return an event as a line for people."""
     shown = payloads.show(event.proto.data)
-    when = show_clock(event.time, now or datetime.now(UTC))
+    when = show_clock(event.time, now)
     attempt = f"  attempt {event.attempt}" if event.attempt > 1 else ""
     mark = "  (not decoded)" if "undecoded" in shown else ""
     data = as_json(shown["data"])
     return f"{event.id}  {when}  {plain(event.subject)}  {plain(short(shown['type']))}{attempt}  {data}{mark}"
 
 
-def show_event(session: Session, event: ws.Event[Any]) -> None:
-    """Print an event: a line for people, or a line of JSON."""
-    if session.out.json:
-        session.out.lines(as_json(event_value(event, session.payloads)))
+def show_events(session: Session, events: Iterable[ws.Event[Any]]) -> None:
+    """Print events at once: a line for people for each, or a line of JSON."""
+    out, payloads = session.out, session.payloads
+    if out.json:
+        out.lines(*[as_json(event_value(event, payloads)) for event in events])
     else:
-        session.out.lines(session.out.clip(event_line(event, session.payloads)))
+        now = datetime.now(UTC)
+        out.lines(*[out.clip(event_line(event, payloads, now)) for event in events])
 
 
 def stored_value(stored: ws.StoredEvent, payloads: Payloads) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import errno
 import os
 import signal
 import sys
+import threading
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cached_property, wraps
@@ -21,6 +22,7 @@ from windshift.cli.failing import (
     FAILED,
     INTERRUPTED,
     NOT_FOUND,
+    TERMINATED,
     UNAVAILABLE,
     UNKNOWN,
     USAGE,
@@ -118,12 +120,14 @@ class Session:
 
 
 def _answer() -> str:
-    """Read a line; Ctrl-C ends the command at once, and not only the task that waits here."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    """Read a line; Ctrl-C and SIGTERM end the command at once, and not only the task that waits here."""
+    interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
+    terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         return sys.stdin.readline().strip()
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, interrupt)
+        signal.signal(signal.SIGTERM, terminate)
 
 
 def with_session(work: Callable[..., Awaitable[None]]) -> Callable[..., None]:
@@ -149,6 +153,8 @@ def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
         report(failure, json=session.out.json)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except asyncio.CancelledError:
+        sys.exit(TERMINATED)
     except OSError as error:
         if error.errno not in {errno.EPIPE, errno.ESHUTDOWN}:
             report(Failure(f"{error.filename or 'it failed'}: {error.strerror}"), json=session.out.json)
@@ -158,6 +164,7 @@ def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
 async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
     from windshift.sdk.errors import WindshiftError
 
+    _stop_on_sigterm()
     try:
         await work()
     except WindshiftError as error:
@@ -166,6 +173,19 @@ async def _run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
         raise Failure(str(error), USAGE) from error
     finally:
         await session.close()
+
+
+def _stop_on_sigterm() -> None:
+    """Have SIGTERM stop the command in good order, as Ctrl-C does; a second one ends it at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def stop() -> None:
+        loop.remove_signal_handler(signal.SIGTERM)
+        if task is not None:
+            task.cancel()
+
+    if threading.current_thread() is threading.main_thread():
+        loop.add_signal_handler(signal.SIGTERM, stop)
 
 
 async def failure_of(session: Session, error: ws.WindshiftError) -> Failure:
@@ -201,7 +221,7 @@ async def _hint(session: Session, error: ws.WindshiftError) -> str:
     if isinstance(error, errors.Denied):
         return _permission(session, error)
     if error.code is StatusCode.UNIMPLEMENTED:
-        return "this server cannot do that; it needs a newer version"
+        return "this server cannot do that: is it an older one, or something else? `windshift doctor` tells"
     return ""
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Final
@@ -21,6 +21,12 @@ from windshift.cli.values import (
 
 _DURATIONS: Final = frozenset({"max_age", "deduplication_window", "timeout", "initial", "maximum", "ttl"})
 _SIZES: Final = frozenset({"max_bytes", "max_event_size"})
+_COUNTS: Final = frozenset({"max_events", "max_events_per_subject", "replicas", "max_attempts", "history"})
+_FACTORS: Final = frozenset({"multiplier", "jitter"})
+_FLAGS: Final = frozenset({"discard_new_per_subject", "fast_ingest", "dead_letters"})
+_CHOICES: Final = {"discard": ("old", "new"), "storage": ("file", "memory")}
+_TEXTS: Final = frozenset({"name"})
+_LISTS: Final = frozenset({"subjects"})
 _STARTS: Final = frozenset({"start"})  # they count only when something is made
 
 
@@ -46,8 +52,16 @@ def read_consumer(entries: Mapping[str, Any], where: str) -> ws.ConsumerSpec:
     return ws.ConsumerSpec(**values)
 
 
+def read_store(entries: Any, where: str) -> dict[str, Any]:
+    """Read a store of a file; see `read_stream`."""
+    return _read_entries(("history", "ttl"), entries, where)
+
+
 def _source(entries: Any, where: str) -> ws.Source:
-    return ws.Source(**_read(ws.Source, {"name": entries} if isinstance(entries, str) else entries, where))
+    values = _read(ws.Source, {"name": entries} if isinstance(entries, str) else entries, where)
+    if "name" not in values:
+        raise Failure(f"{where} has no name", USAGE)
+    return ws.Source(**values)
 
 
 def _list(value: Any) -> list[Any]:
@@ -55,9 +69,12 @@ def _list(value: Any) -> list[Any]:
 
 
 def _read(kind: Any, entries: Any, where: str) -> dict[str, Any]:
+    return _read_entries(_names(kind), entries, where)
+
+
+def _read_entries(known: Sequence[str], entries: Any, where: str) -> dict[str, Any]:
     if not isinstance(entries, Mapping):
         raise Failure(f"{where} is no table", USAGE)
-    known = _names(kind)
     unknown = [key for key in entries if key not in known]
     if unknown:
         raise Failure(f"{where} has no {unknown[0]!r}; it may have {', '.join(known)}", USAGE)
@@ -76,9 +93,40 @@ def _entry(key: str, value: Any, where: str) -> Any:
             return parse_size(value)
         if key in _STARTS:
             return parse_position(str(value))
+        _check(key, value)
     except ValueError as error:
         raise Failure(f"{where}: {key}: {error}", USAGE) from error
     return value
+
+
+def _check(key: str, value: Any) -> None:
+    """Raise ValueError if a value of TOML is none that the entry takes."""
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    is_number = is_whole or isinstance(value, float)
+    if key in _DURATIONS and not (is_number and value >= 0):
+        raise ValueError(f"{value!r} is no duration, such as '30s' or 7")
+    if key in _SIZES | _COUNTS and not (is_whole and value > 0):
+        raise ValueError(f"{value!r} is no whole number above 0")
+    if key in _FACTORS and not (is_number and value >= 0):
+        raise ValueError(f"{value!r} is no number of 0 or more")
+    if key in _FLAGS and not isinstance(value, bool):
+        raise ValueError(f"{value!r} is neither true nor false")
+    if key in _CHOICES and value not in _CHOICES[key]:
+        raise ValueError(f"{value!r} is neither {' nor '.join(map(repr, _CHOICES[key]))}")
+    if key in _TEXTS and not isinstance(value, str):
+        raise ValueError(f"{value!r} is no text")
+    if key in _LISTS and not (isinstance(value, list) and all(isinstance(each, str) for each in value)):
+        raise ValueError(f"{value!r} is no list of texts")
+
+
+def check_origin(spec: ws.StreamSpec, name: str) -> None:
+    """See that a stream is made of one thing.
+
+    Raises:
+        Failure: it is not.
+    """
+    if sum(map(bool, (spec.subjects, spec.mirror, spec.aggregate))) != 1:
+        raise Failure(f"stream {name!r} needs one of subjects, mirror and aggregate", USAGE)
 
 
 # --- Shown ----------------------------------------------------------------------------------------

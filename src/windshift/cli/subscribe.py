@@ -78,7 +78,7 @@ async def subscribe(
 
 
 async def _peek(session: Session, target: ws.Consumer, count: int, wait: float | None) -> None:
-    from windshift.cli.reading import show_event
+    from windshift.cli.reading import show_events
 
     async with target.subscribe(concurrency=count, prefetch=0, linger=0) as deliveries:
         for _ in range(count):
@@ -87,7 +87,7 @@ async def _peek(session: Session, target: ws.Consumer, count: int, wait: float |
                     delivery = await anext(deliveries)
             except TimeoutError:
                 return
-            show_event(session, delivery.event)
+            show_events(session, [delivery.event])
 
 
 class _Settling:
@@ -127,10 +127,10 @@ class _Settling:
             left = None if left is None else left - 1
 
     async def _handle(self, delivery: ws.Delivery[Any]) -> None:
-        from windshift.cli.reading import show_event
+        from windshift.cli.reading import show_events
 
         try:
-            show_event(self._session, delivery.event)
+            show_events(self._session, [delivery.event])
         except OSError as error:  # who reads our output has seen enough
             self._shown.put_nowait(error)
             await self._stopping.wait()

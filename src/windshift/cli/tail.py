@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import click
@@ -17,6 +18,8 @@ from windshift.cli.session import Session, with_session
 from windshift.cli.values import POSITION, TIME
 
 _LAST = 10
+_TOGETHER = 500
+"""Events that are printed at once, where all are there already."""
 _PAUSES = (0.1, 0.5, 1.0, 2.0, *[5.0] * 12)
 """Seconds between attempts to go on with a call that broke: a server may take a minute to come back."""
 
@@ -81,11 +84,12 @@ class _Reading:
     def __init__(
         self, session: Session, stream: ws.Stream, subjects: Sequence[str], types: Sequence[str]
     ) -> None:
-        from windshift.cli.reading import show_event
+        from windshift.cli.reading import show_events
 
         self.stream = stream
         self._session = session
-        self._show_event = show_event
+        self._show = partial(show_events, session)
+        self._last: int | None = None  # id of the last event that came, or was skipped
         self._subjects = subjects
         self._types = types
 
@@ -101,39 +105,35 @@ class _Reading:
                     found.append(stored)
                 if len(found) == count:
                     break
-        for stored in reversed(found):
-            self._show(stored.event)
+        for end in range(len(found), 0, -_TOGETHER):
+            self._show([stored.event for stored in reversed(found[max(0, end - _TOGETHER) : end])])
 
     async def forward(self, start: ws.Position, count: int | None, *, follow: bool) -> None:
         """Show the events from a position on: those that there are, or all that come."""
-        shown = 0
-        async for event in self._events(start, follow=follow):
-            if count is not None and shown >= count:
-                return
-            if self._wanted(event):
-                self._show(event)
-                shown += 1
-                if shown == count:
+        left = count
+        if left == 0:
+            return
+        async for events in self._events(start, follow=follow):
+            wanted = [event for event in events if self._wanted(event)][:left]
+            self._show(wanted)
+            if left is not None:
+                left -= len(wanted)
+                if not left:
                     return
 
-    async def _events(self, start: ws.Position, *, follow: bool) -> AsyncIterator[ws.Event[Any]]:
-        """Yield events; where the call breaks, go on behind the last one."""
+    async def _events(self, start: ws.Position, *, follow: bool) -> AsyncIterator[list[ws.Event[Any]]]:
+        """Yield events that came together; where the call breaks, go on behind the last one."""
         failures = 0
         while True:
             try:
-                async for item in self.stream.events.tail(start=start, subjects=self._subjects):
+                async for items in self.stream.events.tail_many(start=start, subjects=self._subjects):
                     failures = 0
-                    if isinstance(item, ws.CaughtUp):
-                        if not follow:
-                            return
-                    elif isinstance(item, ws.Skipped):
-                        self._session.out.remark(
-                            f"skipped {item.events} events up to {item.last_id}: too slow"
-                        )
-                        start = ws.from_id(item.last_id + 1)
-                    else:
-                        start = ws.from_id(item.event.id + 1)
-                        yield item.event
+                    events, ended = self._take(items, follow=follow)
+                    if self._last is not None:
+                        start = ws.from_id(self._last + 1)
+                    yield events
+                    if ended:
+                        return
                 return
             except ws.Unavailable as error:
                 if failures == len(_PAUSES) or (not follow and failures):
@@ -142,10 +142,23 @@ class _Reading:
                 await asyncio.sleep(_PAUSES[failures])
                 failures += 1
 
+    def _take(
+        self, items: Sequence[ws.StoredEvent | ws.Skipped | ws.CaughtUp], *, follow: bool
+    ) -> tuple[list[ws.Event[Any]], bool]:
+        """Return the events that came, and whether they are the last ones that are wanted."""
+        events: list[ws.Event[Any]] = []
+        for item in items:
+            if isinstance(item, ws.StoredEvent):
+                events.append(item.event)
+                self._last = item.event.id
+            elif isinstance(item, ws.Skipped):
+                self._session.out.remark(f"skipped {item.events} events up to {item.last_id}: too slow")
+                self._last = item.last_id
+            elif not follow:
+                return events, True
+        return events, False
+
     def _wanted(self, event: ws.Event[Any]) -> bool:
         return not self._types or any(
             event.type == name or event.type.endswith((f".{name}", f"/{name}")) for name in self._types
         )
-
-    def _show(self, event: ws.Event[Any]) -> None:
-        self._show_event(self._session, event)

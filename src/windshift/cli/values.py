@@ -13,6 +13,7 @@ _PART: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|[smhdw])")
 _DURATION: Final = re.compile(rf"(?:{_PART.pattern})+")
 _SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?)\s*([kmgt]?)(i?b)?", re.IGNORECASE)
 _POWERS: Final = " kmgt"
+_LARGEST: Final = 2**63 - 1
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -42,7 +43,10 @@ def parse_size(text: str) -> int:
     found = _SIZE.fullmatch(text)
     if found is None:
         raise ValueError(f"{text!r} is no size, such as 1000, 64K or 10G")
-    return round(float(found[1]) * 1024.0 ** _POWERS.index(found[2].lower() or " "))
+    size = round(float(found[1]) * 1024.0 ** _POWERS.index(found[2].lower() or " "))
+    if size > _LARGEST:
+        raise ValueError(f"{text!r} is more than a stream can be")
+    return size
 
 
 def parse_time(text: str) -> datetime:

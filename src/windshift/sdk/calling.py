@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -75,7 +75,7 @@ class Caller:
         *,
         timeout: float | None = None,
         gone: StatusCode | None = None,
-        first: Callable[[R, float], Awaitable[M | None]] | None = None,
+        failed: RpcError | None = None,
     ) -> M:
         """Make a call, and repeat it within its timeout where that is safe.
 
@@ -86,7 +86,7 @@ class Caller:
             repeat: what the operation makes of being done twice.
             timeout: seconds for all attempts; None = the client's.
             gone: the status that means "done before" to a repeated call whose first attempt is in doubt.
-            first: makes the first attempt in another way, within so many seconds; None if it did nothing.
+            failed: how a first attempt ended that was made in another way; None = there was none.
 
         Raises:
             WindshiftError: see `windshift.sdk.errors`.
@@ -102,15 +102,13 @@ class Caller:
                 pairs = await self._pairs(deadline - clock())
             channel = channels.for_calls()
             metadata = pairs if self.tracing is None else pairs + self.tracing.context()
-            try:
-                if first is not None and attempt == 1:
-                    done = await first(request, deadline - clock())
-                    if done is not None:
-                        return done
+            error = failed if attempt == 1 else None
+            if error is None:
                 left = deadline - clock()
-                return await channel.unary(method, request, response, timeout=left, metadata=metadata)
-            except RpcError as failure:
-                error = failure
+                try:
+                    return await channel.unary(method, request, response, timeout=left, metadata=metadata)
+                except RpcError as failure:
+                    error = failure
             if error.code is StatusCode.UNAUTHENTICATED and self._credentials.renewable and not renewed:
                 renewed = True
                 self._credentials.refused(pairs)

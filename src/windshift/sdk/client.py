@@ -13,7 +13,8 @@ from google.protobuf.message import Message
 from .calling import Caller
 from .credentials import TokenSource
 from .payloads import Codec
-from .publishing import MADE, Publish, Publisher, PublishReceipt, publish, publish_many
+from .publish_stream import PublishReceipt
+from .publishing import MADE, Publish, Publisher, publish, publish_many
 from .settings import Tls, read_settings
 from .times import Seconds, seconds
 

@@ -77,10 +77,11 @@ def read_context(
     contexts = document.get("contexts", {})
     if name is None:
         return Context()
-    if not isinstance(contexts, dict) or not isinstance(contexts.get(name), dict):
+    known = contexts if isinstance(contexts, dict) and isinstance(name, str) else {}
+    if not isinstance(known.get(name), dict):
         problems.append(f"there is no context {name!r} in {path}")
         return Context()
-    table = _Table(contexts[name], f"context {name!r} in {path}", path.parent, environment, problems)
+    table = _Table(known[name], f"context {name!r} in {path}", path.parent, environment, problems)
     table.skip("descriptors")  # for the command line
     result = Context(table.text("address"), _token(table), _tls(table), table.text("namespace"))
     table.finish()

@@ -355,6 +355,23 @@ class Events:
         Raises:
             WindshiftError: the tail broke.
         """
+        tail = self.tail_many(start=start, subjects=subjects, types=types, max_rate=max_rate)
+        async for items in tail:
+            for item in items:
+                yield item
+
+    async def tail_many(
+        self,
+        *,
+        start: Position | None = None,
+        subjects: Sequence[str] = (),
+        types: Sequence[type] = (),
+        max_rate: int = 0,
+    ) -> AsyncIterator[list[StoredEvent | Skipped | CaughtUp]]:
+        """Follow the stream as `tail` does, which see; what has arrived together comes as one list.
+
+        It is for programs that write many events at once, to a file or a database. No list is empty.
+        """
         kinds = self._caller.payloads.filter(types)
         request = admin.TailEventsRequest(max_rate=max_rate, **self._which(start, subjects, kinds))
         try:
@@ -362,9 +379,9 @@ class Events:
                 call.send(request)
                 call.close_send()
                 while responses := await call.receive_many():
-                    for response in responses:
-                        if (item := self._shown(response, kinds)) is not None:
-                            yield item
+                    items = [self._shown(response, kinds) for response in responses]
+                    if found := [item for item in items if item is not None]:
+                        yield found
         except RpcError as error:
             raise from_rpc(error) from error
 

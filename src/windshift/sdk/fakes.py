@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -14,7 +14,7 @@ from google.protobuf.any_pb2 import Any as AnyMessage
 from google.protobuf.message import Message
 
 from windshift.protos import events, state
-from windshift.rpc import ClientCall, StatusCode
+from windshift.rpc import ClientCall, RpcError, StatusCode
 
 from .calling import Caller
 from .credentials import Credentials
@@ -216,7 +216,7 @@ class FakeCaller(Caller):
         *,
         timeout: float | None = None,
         gone: StatusCode | None = None,
-        first: Callable[[R, float], Awaitable[M | None]] | None = None,
+        failed: RpcError | None = None,
     ) -> M:
         """Answer a call.
 
@@ -290,7 +290,9 @@ class FakeCaller(Caller):
         current = store.current(request.key)
         if request.create_only and current is not None:
             metadata = {"name": request.key, "actual": str(current.revision)}
-            raise KeyExists(f"key {request.key!r} exists", metadata=metadata)
+            raise KeyExists(
+                f"key {request.key!r} exists already, at revision {current.revision}", metadata=metadata
+            )
         if request.HasField("last_revision"):
             _compare(request.key, request.last_revision, current)
         if request.HasField("ttl"):

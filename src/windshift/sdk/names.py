@@ -21,11 +21,23 @@ class Names(NamedTuple):
     namespace: str = ""
 
     def name(self, name: str) -> str:
-        """Return what the server calls a stream or store."""
+        """Return what the server calls a stream or store.
+
+        Raises:
+            TypeError: it is no text.
+        """
+        if not isinstance(name, str):
+            raise TypeError(f"a name is a text, not {name!r}")
         return f"{self.namespace}-{name}" if self.namespace and name else name
 
     def subject(self, subject: str) -> str:
-        """Return what the server calls a subject, or a filter of subjects."""
+        """Return what the server calls a subject, or a filter of subjects.
+
+        Raises:
+            TypeError: it is no text.
+        """
+        if not isinstance(subject, str):
+            raise TypeError(f"a subject is a text, not {subject!r}")
         return f"{self.namespace}.{subject}" if self.namespace and subject else subject
 
     def subjects(self, subjects: Sequence[str]) -> list[str]:

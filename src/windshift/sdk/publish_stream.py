@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from itertools import repeat
 from types import TracebackType
-from typing import Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from windshift.protos import events
 from windshift.rpc import ClientCall, RpcError, StatusCode
 
 from .calling import Caller
 from .errors import DOMAIN, WindshiftError, reason_of
+from .retry import Repeat
 
 _METHOD: Final = "/windshift.events.v1alpha1.EventsService/PublishStream"
 _MOST: Final = 500
@@ -27,75 +29,123 @@ _LAST_WORDS: Final = 1.0
 _Call = ClientCall[events.PublishStreamResponse]
 
 
-class _Sent(NamedTuple):
-    request: events.PublishEventRequest
-    result: asyncio.Future[events.PublishEventResponse | None]
+class PublishReceipt(NamedTuple):
+    """An event is stored.
+
+    Attributes:
+        id: its id in the stream; 0 where the publisher does without ids.
+        duplicate: it was stored before, with the same key. Not told without ids.
+    """
+
+    id: int
+    duplicate: bool = False
+
+
+class PublishAlone(Protocol):
+    """Publishes an event by a call of its own."""
+
+    def __call__(
+        self,
+        request: events.PublishEventRequest,
+        repeat: Repeat,
+        timeout: float,
+        failed: RpcError | None,
+        /,
+    ) -> Coroutine[Any, Any, PublishReceipt]:
+        """Publish it within so many seconds; `failed` is how a first attempt by the call of many ended."""
+
+
+class _Sent:
+    """An event that waits for its result.
+
+    Attributes:
+        request: the event.
+        repeat: what it makes of being published twice.
+        due: loop time until which there must be a result.
+        receipt: what its user waits for.
+        alone: whether it is left to a call of its own.
+    """
+
+    __slots__ = ("alone", "due", "receipt", "repeat", "request")
+
+    def __init__(
+        self,
+        request: events.PublishEventRequest,
+        repeat: Repeat,
+        due: float,
+        receipt: asyncio.Future[PublishReceipt],
+    ) -> None:
+        self.request = request
+        self.repeat = repeat
+        self.due = due
+        self.receipt = receipt
+        self.alone = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether a result of the call of many still counts."""
+        return not (self.alone or self.receipt.done())
 
 
 class PublishStream:
     """Publishes events in the order in which it gets them, by one call as long as that lasts, then the next.
 
-    No event is sent before the server has taken up the call. It holds what its users wait for, and nothing
-    else: they bound how much that is.
+    No event is sent before the server has taken up the call. What that call cannot do, or what it failed to
+    do, is left to calls for single events. It holds what its users wait for, and nothing else: they bound how
+    much that is.
 
     Args:
         caller: makes the calls.
-        is_used: whether to publish by it at all.
+        alone: publishes an event by a call of its own.
+        is_used: whether to publish by the call of many at all.
         without_ids: whether to do without ids, which are 0 then, and without being told of duplicates.
     """
 
-    def __init__(self, caller: Caller, *, is_used: bool, without_ids: bool = False) -> None:
+    def __init__(
+        self, caller: Caller, alone: PublishAlone, *, is_used: bool, without_ids: bool = False
+    ) -> None:
         self._caller = caller
+        self._alone = alone
         self._without_ids = without_ids
         self._is_used = is_used and caller.tracing is None  # a span needs a call of its own
         self._queued: list[_Sent] = []
         self._sent: deque[_Sent] = deque()
         self._call: _Call | None = None
         self._running: asyncio.Task[None] | None = None
+        self._single: set[asyncio.Task[PublishReceipt]] = set()
+        self._timer: asyncio.TimerHandle | None = None
         self._rests_until = 0.0
 
-    async def publish(
-        self, request: events.PublishEventRequest, timeout: float
-    ) -> events.PublishEventResponse | None:
-        """Publish an event; None = it was not, and needs a call of its own.
-
-        Args:
-            request: the event.
-            timeout: seconds to wait for its result.
-
-        Raises:
-            RpcError: what a call of its own would have ended with; UNAVAILABLE when the call broke.
-        """
+    def publish(self, request: events.PublishEventRequest, repeat: Repeat) -> asyncio.Future[PublishReceipt]:
+        """Publish an event within the client's timeout; the future has its receipt, or a `WindshiftError`."""
         loop = asyncio.get_running_loop()
-        if not self._is_used or self._caller.lacks_publish_stream or request.ByteSize() > _LARGEST:
-            return None
+        now = loop.time()
+        sent = _Sent(request, repeat, now + self._caller.timeout, loop.create_future())
+        if not self._takes(request) or (self._running is None and now < self._rests_until):
+            self._leave(sent, None)
+            return sent.receipt
         if self._running is None:
-            if loop.time() < self._rests_until:
-                return None
             self._running = loop.create_task(self._run())
         elif self._call is not None and not self._queued:
             loop.call_soon(self._flush)
-        sent = _Sent(request, loop.create_future())
         self._queued.append(sent)
-        try:
-            async with asyncio.timeout(timeout):
-                return await sent.result
-        except TimeoutError:
-            if sent in self._queued:
-                raise RpcError(StatusCode.UNAVAILABLE, "no call began in time").unsent() from None
-            raise RpcError(StatusCode.DEADLINE_EXCEEDED, "there was no result in time") from None
+        if self._timer is None:
+            self._timer = loop.call_at(sent.due, self._give_up_late_ones)
+        return sent.receipt
 
     async def close(self) -> None:
-        """End the call, and take no more events."""
+        """End the calls, and take no more events."""
         self._is_used = False
-        if self._running is None:
-            return
-        if self._call is not None:
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._running is not None and self._call is not None:
             self._call.close_send()
             await asyncio.wait((self._running,), timeout=_LAST_WORDS)
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait((self._running,))
+        tasks = [*self._single, *([] if self._running is None else [self._running])]
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     async def __aenter__(self) -> Self:
         return self
@@ -103,13 +153,23 @@ class PublishStream:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if error is not None and self._running is not None:
-            self._running.cancel()
+        if error is not None:
+            self._abandon()
         await self.close()
+
+    def _abandon(self) -> None:
+        """End the call at once: nobody waits for results."""
+        for sent in (*self._sent, *self._queued):
+            sent.receipt.cancel()
+        if self._running is not None:
+            self._running.cancel()
+
+    def _takes(self, request: events.PublishEventRequest) -> bool:
+        return self._is_used and not self._caller.lacks_publish_stream and request.ByteSize() <= _LARGEST
 
     def _flush(self) -> None:
         """Send what is queued and still waited for."""
-        call, queued = self._call, [sent for sent in self._queued if not sent.result.done()]
+        call, queued = self._call, [sent for sent in self._queued if sent.waits]
         if call is None:
             return
         self._queued.clear()
@@ -152,32 +212,62 @@ class PublishStream:
         duplicates = frozenset(response.duplicates)
         ids = response.ids or repeat(0, response.count)
         for number, event_id in enumerate(ids, response.first):
-            result = self._sent.popleft().result
-            if result.done():  # nobody waits for it any more
+            sent = self._sent.popleft()
+            if not sent.waits:
                 continue
             refused = errors.get(number)
             if refused is None:
-                duplicate = number in duplicates
-                result.set_result(events.PublishEventResponse(id=event_id, duplicate=duplicate))
+                sent.receipt.set_result(PublishReceipt(event_id, number in duplicates))
             else:
-                result.set_exception(_as_error(refused))
+                self._leave(sent, _as_error(refused))
 
     def _give_up(self, error: RpcError) -> None:
-        """End the waiting for results of a call that has ended so."""
+        """Leave what a call that has ended so has not answered."""
         untouched = reason_of(error)[0] == "SHUTTING_DOWN"
         message = f"the call was cut off: {error.message or error.code.name}"
         for sent in self._sent:
-            if sent.result.done():
-                continue
-            if untouched:
-                sent.result.set_result(None)
-            else:
-                sent.result.set_exception(RpcError(StatusCode.UNAVAILABLE, message))
+            if sent.waits:
+                self._leave(sent, None if untouched else RpcError(StatusCode.UNAVAILABLE, message))
         for sent in self._queued:
-            if not sent.result.done():
-                sent.result.set_result(None)
+            if sent.waits:
+                self._leave(sent, None)
         self._sent.clear()
         self._queued.clear()
+
+    def _give_up_late_ones(self) -> None:
+        """Leave events whose time is over, and look again when that of the next one is."""
+        loop = asyncio.get_running_loop()
+        late, self._timer = loop.time(), None
+        queued = set(self._queued)
+        for sent in [sent for sent in (*self._sent, *self._queued) if sent.waits]:
+            if sent.due > late:  # and so are those behind it
+                self._timer = loop.call_at(sent.due, self._give_up_late_ones)
+                return
+            if sent in queued:
+                self._leave(sent, RpcError(StatusCode.UNAVAILABLE, "no call began in time").unsent())
+            else:
+                self._leave(sent, RpcError(StatusCode.DEADLINE_EXCEEDED, "there was no result in time"))
+
+    def _leave(self, sent: _Sent, failed: RpcError | None) -> None:
+        """Have an event published by a call of its own, or have that say what became of it."""
+        sent.alone = True
+        left = sent.due - asyncio.get_running_loop().time()
+        task = asyncio.ensure_future(self._alone(sent.request, sent.repeat, left, failed))
+        self._single.add(task)
+
+        def done(task: asyncio.Task[PublishReceipt]) -> None:
+            self._single.discard(task)
+            if sent.receipt.done():
+                return
+            if task.cancelled():
+                sent.receipt.cancel()
+            elif (error := task.exception()) is not None:
+                sent.receipt.set_exception(error)
+            else:
+                sent.receipt.set_result(task.result())
+
+        task.add_done_callback(done)
+        sent.receipt.add_done_callback(lambda receipt: task.cancel() if receipt.cancelled() else None)
 
 
 def _as_error(refused: events.PublishError) -> RpcError:

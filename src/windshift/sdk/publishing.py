@@ -7,15 +7,17 @@ import base64
 import os
 from collections.abc import AsyncIterable, Iterable
 from datetime import datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 
 from windshift import conventions as c
 from windshift.protos import events
+from windshift.rpc import RpcError
 
 from .calling import Caller
 from .errors import PublishManyError
-from .publish_stream import PublishStream
+from .publish_stream import PublishReceipt, PublishStream
 from .retry import Repeat
 from .times import timestamp
 
@@ -23,18 +25,6 @@ _END: Final = object()
 METHOD = "/windshift.events.v1alpha1.EventsService/Publish"
 MADE: Final = "\0make a key"
 """Stands for a key that is made at random; no valid key begins like this."""
-
-
-class PublishReceipt(NamedTuple):
-    """An event is stored.
-
-    Attributes:
-        id: its id in the stream; 0 where the publisher does without ids.
-        duplicate: it was stored before, with the same key. Not told without ids.
-    """
-
-    id: int
-    duplicate: bool = False
 
 
 class Publish(NamedTuple):
@@ -47,11 +37,15 @@ class Publish(NamedTuple):
     time: datetime | None = None
 
 
-async def publish(
-    caller: Caller, event: Publish, timeout: float | None = None, stream: PublishStream | None = None
-) -> PublishReceipt:
-    """Publish an event, by a call of its own or by that of many; see `Client.publish`."""
+async def publish(caller: Caller, event: Publish, timeout: float | None = None) -> PublishReceipt:
+    """Publish an event by a call of its own; see `Client.publish`."""
+    return await _publish_alone(caller, _request(caller, event), _repeat(event), timeout)
+
+
+def _request(caller: Caller, event: Publish) -> events.PublishEventRequest:
     subject, message, key, expected_last_id, time = event
+    if key is not None and not isinstance(key, str):
+        raise TypeError(f"a key is a text, not {key!r}")
     request = events.PublishEventRequest(
         subject=caller.names.subject(subject),
         idempotency_key=_make_key() if key is MADE else key,
@@ -60,17 +54,29 @@ async def publish(
     caller.payloads.pack_into(request.data, message)
     if time is not None:
         request.timestamp.CopyFrom(timestamp(time))
-    repeat = Repeat.ONCE if key is None else Repeat.SAME
+    return request
+
+
+def _repeat(event: Publish) -> Repeat:
+    return Repeat.ONCE if event.key is None else Repeat.SAME
+
+
+async def _publish_alone(
+    caller: Caller,
+    request: events.PublishEventRequest,
+    repeat: Repeat,
+    timeout: float | None,
+    failed: RpcError | None = None,
+) -> PublishReceipt:
+    """Publish an event; see `PublishAlone`."""
+    call = partial(
+        caller.call, METHOD, request, events.PublishEventResponse, repeat, timeout=timeout, failed=failed
+    )
     if caller.tracing is None:
-        first = None if stream is None else stream.publish
-        response = await caller.call(
-            METHOD, request, events.PublishEventResponse, repeat, timeout=timeout, first=first
-        )
+        response = await call()
     else:
         with caller.tracing.publishing(request.subject) as span:
-            response = await caller.call(
-                METHOD, request, events.PublishEventResponse, repeat, timeout=timeout
-            )
+            response = await call()
             span.set_attribute(c.MESSAGE_ID, str(response.id))
     return PublishReceipt(response.id, response.duplicate)
 
@@ -100,63 +106,91 @@ async def publish_many(
     in_flight: int,
 ) -> list[PublishReceipt]:
     """Publish many events; see `Client.publish_many`."""
-    results: list[Any] = []
-    source = _Source(messages)
-    failed = False
-    broken: Exception | None = None
-
-    async def work() -> None:
-        nonlocal failed, broken
-        while not failed and broken is None:
-            try:
-                message = await source.take()
-                if message is _END:
-                    return
-                event = _event(message, subject)
-            except Exception as error:  # noqa: BLE001 -- it is raised once the others are done
-                broken = error
-                return
-            place = len(results)
-            results.append(None)
-            try:
-                results[place] = await publish(caller, event, stream=stream)
-            except Exception as error:  # noqa: BLE001 -- all are raised together
-                results[place], failed = error, True
-
-    async with PublishStream(caller, is_used=in_flight > 1) as stream, asyncio.TaskGroup() as group:
-        for _ in range(in_flight):
-            group.create_task(work())
-    if failed:
-        raise PublishManyError(results)
-    if broken is not None:
-        raise broken
-    return results
+    async with _stream(caller, in_flight) as stream:
+        many = _Many(caller, stream, in_flight)
+        return await many.publish(messages, subject)
 
 
-class _Source:
-    """Messages of an iterator, for tasks that take them one by one.
+def _stream(caller: Caller, in_flight: int, *, without_ids: bool = False) -> PublishStream:
+    alone = partial(_publish_alone, caller)
+    return PublishStream(caller, alone, is_used=in_flight > 1, without_ids=without_ids)
 
-    All tasks that wait go on together. A lock would let in one for each turn of the event loop, and each
-    event would be sent alone.
-    """
 
-    def __init__(self, messages: Iterable[object] | AsyncIterable[object]) -> None:
-        self._later = aiter(messages) if isinstance(messages, AsyncIterable) else None
-        self._now = iter(()) if isinstance(messages, AsyncIterable) else iter(messages)
-        self._free = asyncio.Event()
-        self._free.set()
+def _begin(caller: Caller, stream: PublishStream, event: Publish) -> asyncio.Future[PublishReceipt]:
+    """Begin to publish an event; the future has what became of it, also if it cannot be encoded."""
+    try:
+        return stream.publish(_request(caller, event), _repeat(event))
+    except Exception as error:  # noqa: BLE001 -- it is that of one event
+        receipt: asyncio.Future[PublishReceipt] = asyncio.get_running_loop().create_future()
+        receipt.set_exception(error)
+        return receipt
 
-    async def take(self) -> object:
-        """Return the next message, or `_END`."""
-        if self._later is None:
-            return next(self._now, _END)
-        while not self._free.is_set():
-            await self._free.wait()
-        self._free.clear()
+
+class _Many:
+    """Publishes what an iterator gives, so many at once, until one fails."""
+
+    def __init__(self, caller: Caller, stream: PublishStream, in_flight: int) -> None:
+        self._caller = caller
+        self._stream = stream
+        self._results: list[Any] = []
+        self._in_flight = self._room = in_flight
+        self._done = asyncio.Event()
+        self._failed = False
+        self._taking: asyncio.Timeout | None = None
+
+    async def publish(
+        self, messages: Iterable[object] | AsyncIterable[object], subject: str | None
+    ) -> list[PublishReceipt]:
+        """Publish all, and return the receipts."""
+        broken: Exception | None = None
         try:
-            return await anext(self._later, _END)
+            async with asyncio.timeout(None) as self._taking:
+                await self._take(messages, subject)
+        except Exception as error:  # noqa: BLE001 -- it is raised once the others are done
+            broken = error
         finally:
-            self._free.set()
+            self._taking = None
+        while self._room < self._in_flight:
+            await self._change()
+        if self._failed:
+            raise PublishManyError(self._results)
+        if broken is not None:
+            raise broken
+        return self._results
+
+    async def _take(self, messages: Iterable[object] | AsyncIterable[object], subject: str | None) -> None:
+        """Take messages while there is room, and begin to publish them."""
+        later = aiter(messages) if isinstance(messages, AsyncIterable) else None
+        now = iter(()) if isinstance(messages, AsyncIterable) else iter(messages)
+        while not self._failed:
+            if not self._room:
+                await self._change()
+                continue
+            message = next(now, _END) if later is None else await anext(later, _END)
+            if message is _END:
+                return
+            receipt = _begin(self._caller, self._stream, _event(message, subject))
+            self._room -= 1
+            receipt.add_done_callback(partial(self._note, len(self._results)))
+            self._results.append(None)
+
+    async def _change(self) -> None:
+        """Wait until something is done."""
+        self._done.clear()
+        await self._done.wait()
+
+    def _note(self, place: int, receipt: asyncio.Future[PublishReceipt]) -> None:
+        """Keep what became of an event; once one failed, no more are taken, nor waited for."""
+        self._room += 1
+        self._done.set()
+        if receipt.cancelled():
+            return
+        error = receipt.exception()
+        self._results[place] = receipt.result() if error is None else error
+        if error is not None and not self._failed:
+            self._failed = True
+            if self._taking is not None:
+                self._taking.reschedule(asyncio.get_running_loop().time())
 
 
 def _event(message: object, subject: str | None) -> Publish:
@@ -180,9 +214,9 @@ class Publisher:
             raise ValueError("in_flight must be at least 1")
         self._caller = caller
         self._room = asyncio.Semaphore(in_flight)
-        self._running: set[asyncio.Task[PublishReceipt]] = set()
+        self._running: set[asyncio.Future[PublishReceipt]] = set()
         self._failures: list[Exception] = []
-        self._stream = PublishStream(caller, is_used=in_flight > 1, without_ids=without_ids)
+        self._stream = _stream(caller, in_flight, without_ids=without_ids)
 
     async def send(
         self,
@@ -201,15 +235,15 @@ class Publisher:
         """
         await self._room.acquire()
         event = Publish(subject, message, key=key, expected_last_id=expected_last_id, time=time)
-        task = asyncio.ensure_future(publish(self._caller, event, stream=self._stream))
-        self._running.add(task)
-        task.add_done_callback(self._done)
-        return task
+        receipt = _begin(self._caller, self._stream, event)
+        self._running.add(receipt)
+        receipt.add_done_callback(self._done)
+        return receipt
 
-    def _done(self, task: asyncio.Task[PublishReceipt]) -> None:
-        self._running.discard(task)
+    def _done(self, receipt: asyncio.Future[PublishReceipt]) -> None:
+        self._running.discard(receipt)
         self._room.release()
-        if not task.cancelled() and isinstance(error := task.exception(), Exception):
+        if not receipt.cancelled() and isinstance(error := receipt.exception(), Exception):
             self._failures.append(error)
 
     async def __aenter__(self) -> Self:

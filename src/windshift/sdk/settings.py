@@ -75,6 +75,8 @@ def read_settings(
         SettingsError: names everything that is wrong.
     """
     problems: list[str] = []
+    if address is not None and not isinstance(address, str):
+        raise SettingsError(f"the address is a text, such as '127.0.0.1:8080', not {address!r}")
     address = address or environment.get("WINDSHIFT_ADDRESS")
     chosen = _context(context, address, environment, problems)
     targets = read_targets(address or chosen.address or DEFAULT_TARGET, problems)

@@ -37,6 +37,13 @@ def _turn(caller: Caller, store: str, key: str) -> asyncio.Lock:
     return lock
 
 
+def _text(key: str) -> str:
+    """Return a key; raise TypeError if it is none."""
+    if not isinstance(key, str):
+        raise TypeError(f"a key is a text, not {key!r}")
+    return key
+
+
 class Entry(NamedTuple, Generic[T]):
     """The value of a key.
 
@@ -110,7 +117,7 @@ class Store(Generic[T]):
         Raises:
             Undecodable: the value is of another type than the store's.
         """
-        request = state.GetRequest(store=self._store, key=key)
+        request = state.GetRequest(store=self._store, key=_text(key))
         response = await self._caller.call(_SERVICE + "Get", request, state.GetResponse, Repeat.READ)
         if not response.HasField("value"):
             return None
@@ -158,7 +165,7 @@ class Store(Generic[T]):
             RevisionMismatch: it has another one.
             OutcomeUnknown: see `set`.
         """
-        request = state.DeleteRequest(store=self._store, key=key, last_revision=revision)
+        request = state.DeleteRequest(store=self._store, key=_text(key), last_revision=revision)
         await self._caller.call(_SERVICE + "Delete", request, state.DeleteResponse, Repeat.ONCE)
 
     async def touch(self, key: str, ttl: Seconds) -> int:
@@ -168,7 +175,7 @@ class Store(Generic[T]):
             KeyNotFound: it does not exist.
             TtlNotSupported: the store has a history.
         """
-        request = state.TouchRequest(store=self._store, key=key, ttl=duration(ttl))
+        request = state.TouchRequest(store=self._store, key=_text(key), ttl=duration(ttl))
         response = await self._caller.call(_SERVICE + "Touch", request, state.TouchResponse, Repeat.ONCE)
         return response.revision
 
@@ -237,14 +244,16 @@ class Store(Generic[T]):
         lives = None if ttl is None else duration(ttl)
         set_, write = state.TransactRequest.Set, state.TransactRequest.Write
         writes = [
-            write(key=key, set=set_(value=self._payload(value), ttl=lives)) for key, value in sets.items()
+            write(key=_text(key), set=set_(value=self._payload(value), ttl=lives))
+            for key, value in sets.items()
         ]
         request = state.TransactRequest(
             store=self._store,
             checks=[
-                state.TransactRequest.Check(key=key, revision=revision) for key, revision in checks.items()
+                state.TransactRequest.Check(key=_text(key), revision=revision)
+                for key, revision in checks.items()
             ],
-            writes=[*writes, *(write(key=key, delete=True) for key in deletes)],
+            writes=[*writes, *(write(key=_text(key), delete=True) for key in deletes)],
         )
         method, kind = _SERVICE + "Transact", state.TransactResponse
         response = await self._caller.call(method, request, kind, Repeat.ONCE)
@@ -316,7 +325,7 @@ class Store(Generic[T]):
 
     async def history(self, key: str) -> Sequence[Revision[T]]:
         """Return the revisions of a key that the store keeps, oldest first, deletions included."""
-        request = state.HistoryRequest(store=self._store, key=key)
+        request = state.HistoryRequest(store=self._store, key=_text(key))
         response = await self._caller.call(_SERVICE + "History", request, state.HistoryResponse, Repeat.READ)
         return [self._revision(entry) for entry in response.entries]
 
@@ -337,7 +346,7 @@ class Store(Generic[T]):
     ) -> int:
         request = state.SetRequest(
             store=self._store,
-            key=key,
+            key=_text(key),
             value=self._payload(value),
             create_only=create_only,
             last_revision=last_revision,

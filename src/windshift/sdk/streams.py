@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from datetime import datetime
-from typing import NamedTuple, Unpack
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, Unpack
 
 from windshift.protos import admin
 from windshift.protos import events as protos
 from windshift.rpc import StatusCode
 
 from .calling import Caller, pages
-from .consumers import Consumer, Consumers
 from .events import Events
 from .names import Names
 from .retry import Repeat
 from .specs import StreamFields, StreamSpec, read_stream_spec
 from .times import moment
+
+if TYPE_CHECKING:  # loaded when it is used: a program that publishes, lists or tails needs no consumers
+    from .consumers import Consumer, Consumers
 
 _ADMIN = "/windshift.admin.v1alpha1.AdminService/"
 _ENSURE = "/windshift.events.v1alpha1.EventsService/EnsureStream"
@@ -82,18 +85,25 @@ class Stream:
 
     Attributes:
         name: its name.
-        consumers: its consumers.
         events: its events, to be read without a consumer.
     """
 
     def __init__(self, caller: Caller, name: str) -> None:
         self._caller = caller
         self.name = name
-        self.consumers = Consumers(caller, name)
         self.events = Events(caller, name)
+
+    @cached_property
+    def consumers(self) -> Consumers:
+        """Its consumers."""
+        from .consumers import Consumers  # noqa: PLC0415 -- see above
+
+        return Consumers(self._caller, self.name)
 
     def consumer(self, name: str) -> Consumer:
         """Return a consumer that exists already, without asking the server."""
+        from .consumers import Consumer  # noqa: PLC0415 -- see above
+
         return Consumer(self._caller, self.name, name)
 
     async def info(self) -> StreamInfo:

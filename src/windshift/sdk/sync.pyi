@@ -26,7 +26,8 @@ from windshift.sdk.events import CaughtUp, Event, Explanation, Skipped, StoredEv
 from windshift.sdk.history import History
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import Position
-from windshift.sdk.publishing import MADE, PublishReceipt
+from windshift.sdk.publish_stream import PublishReceipt
+from windshift.sdk.publishing import MADE
 from windshift.sdk.runtime.subscription import LINGER
 from windshift.sdk.servers import Identity, ServerInfo, ServerList
 from windshift.sdk.settings import Tls
@@ -165,8 +166,8 @@ class Stream:
     """A stream by its name; whether it exists shows at the first call."""
 
     name: str
-    consumers: Consumers
     events: Events
+    consumers: Consumers
     def consumer(self, name: str) -> Consumer:
         """Return a consumer that exists already, without asking the server."""
     def info(self) -> StreamInfo:
@@ -245,19 +246,6 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
 
-class Consumers:
-    """The consumers of a stream."""
-    def ensure(
-        self, name: str | None, spec: ConsumerSpec | None = None, **fields: Unpack[ConsumerFields]
-    ) -> Consumer:
-        """Make a consumer, or change it to this; it keeps its position."""
-    def get(self, name: str) -> ConsumerInfo:
-        """Describe a consumer."""
-    def list(self) -> Iterator[ConsumerInfo]:
-        """List the consumers of the stream by name."""
-    def delete(self, name: str) -> None:
-        """Delete a consumer; see `Consumer.delete`."""
-
 class Events:
     """The events of a stream, read without a consumer."""
     def get(
@@ -290,8 +278,30 @@ class Events:
         max_rate: int = 0,
     ) -> Iterator[StoredEvent | Skipped | CaughtUp]:
         """Follow the stream until the loop is left. Nothing is settled, and each event comes at most once."""
+    def tail_many(
+        self,
+        *,
+        start: Position | None = None,
+        subjects: Sequence[str] = (),
+        types: Sequence[type] = (),
+        max_rate: int = 0,
+    ) -> Iterator[list[StoredEvent | Skipped | CaughtUp]]:
+        """Follow the stream as `tail` does, which see; what has arrived together comes as one list."""
     def delete(self, id: int, *, erase: bool = False) -> None:
         """Delete one event for good."""
+
+class Consumers:
+    """The consumers of a stream."""
+    def ensure(
+        self, name: str | None, spec: ConsumerSpec | None = None, **fields: Unpack[ConsumerFields]
+    ) -> Consumer:
+        """Make a consumer, or change it to this; it keeps its position."""
+    def get(self, name: str) -> ConsumerInfo:
+        """Describe a consumer."""
+    def list(self) -> Iterator[ConsumerInfo]:
+        """List the consumers of the stream by name."""
+    def delete(self, name: str) -> None:
+        """Delete a consumer; see `Consumer.delete`."""
 
 class Consumer:
     """A consumer by its name; whether it exists shows at the first call."""

@@ -232,7 +232,7 @@ class KeyExists(WindshiftError):
 
     def __init__(self, key: str, revision: int) -> None:
         super().__init__(
-            f"key {key!r} exists at revision {revision}; set it without create_only",
+            f"key {key!r} exists already, at revision {revision}",
             {"name": key, "actual": str(revision)},
         )
         self.key = key
