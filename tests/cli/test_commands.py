@@ -216,7 +216,7 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
         "windshift: there is no payload; give it",
     )
     failed = orders("publish", "orders.x", "-", "--each", stdin="1\n\nx\n2\n", code=2)
-    assert "windshift: line 2: the payload is no JSON" in failed.err
+    assert "windshift: line 3: the payload is no JSON" in failed.err
     assert "stored 1 event, 8" in failed.out
 
 
@@ -438,7 +438,7 @@ def test_a_home_that_cannot_be_written(cli: Cli, tmp_path: Path) -> None:
 
 
 def test_no_secret_is_shown(cli: Cli, tmp_path: Path) -> None:
-    """A token that somebody wrote into the file is refused, and not shown; nor is an address of a wrong type."""
+    """A token that somebody wrote into the file is refused, and not shown."""
     del cli.environment["WINDSHIFT_ADDRESS"]
     file = tmp_path / "config" / "windshift" / "contexts.toml"
     file.parent.mkdir(parents=True)

@@ -106,6 +106,7 @@ def test_columns() -> None:
 def test_no_text_moves_the_cursor() -> None:
     """Control characters are shown, not sent."""
     assert plain("a\x1b]0;x\x07\x9b31m\u202e") == "a\\x1b]0;x\\x07\\x9b31m\\u202e"
+    assert as_json("\u202egnp\u2069") == '"\\u202egnp\\u2069"'
     assert as_json("a\x1b\x7f\x9bü") == '"a\\u001b\\u007f\\u009bü"'
 
 

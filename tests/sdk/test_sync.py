@@ -6,6 +6,7 @@ import ast
 import asyncio
 import inspect
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -238,6 +239,34 @@ def test_a_forked_process_goes_on_with_the_client(server: str, unique: Callable[
         print(stream.info().events)
     """
     assert output(program(server, unique(), code)) == "[0, 0, 0]\n65\n"
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_workers_of_a_pool(server: str, unique: Callable[[], str]) -> None:
+    """Processes that were forked off after the first call, as by gunicorn with preload, have the client."""
+    code = """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        def work(number):
+            return client.publish("s.x", Text()).id > 0, os.getpid()
+        context = multiprocessing.get_context("fork")
+        client.publish("s.x", Text())
+        with context.Pool(2) as pool, ProcessPoolExecutor(2, mp_context=context) as executor:
+            done = [*pool.map(work, range(20)), *executor.map(work, range(20))]
+        print(all(stored for stored, _ in done), os.getpid() in {process for _, process in done})
+        print(client.publish("s.x", Text()).id, stream.info().events)
+    """
+    assert output(program(server, unique(), code)) == "True False\n42 42\n"
+
+
+def test_a_client_is_not_sent_to_another_process(server: str) -> None:
+    """It says so, where processes are not forked but begun anew and get what they work with."""
+    with ws.sync.connect(server) as client:
+        for what in (client, client.stream("s"), client.store("s")):
+            with pytest.raises(TypeError, match="cannot be sent to another process: connect there"):
+                pickle.dumps(what)
+    with pytest.raises(TypeError, match="cannot be sent to another process: connect there"):
+        pickle.dumps(ws.connect(server).stream("s"))
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -24,13 +24,14 @@ _GAP: Final = "  "
 _encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LEAST: Final = 10
 """Cells that a column keeps when a table is too wide for its terminal."""
-_UNSAFE: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
-_CONTROLS: Final = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))} | {
-    9: "\\t",
-    10: "\\n",
-    13: "\\r",
-    0x202E: "\\u202e",
-}
+_REORDERING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
+"""Characters that turn the direction of what follows, so that a line shows what it is not."""
+_UNSAFE: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *_REORDERING)}
+_CONTROLS: Final = (
+    {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0))}
+    | {9: "\\t", 10: "\\n", 13: "\\r"}
+    | {code: f"\\u{code:04x}" for code in _REORDERING}
+)
 
 
 def plain(text: str) -> str:
@@ -217,9 +218,14 @@ class Progress:
         self.count = 0
 
     @property
+    def seconds(self) -> float:
+        """How long it has taken so far."""
+        return max(1e-6, time.monotonic() - self._started)
+
+    @property
     def rate(self) -> float:
         """How many a second."""
-        return self.count / max(1e-6, time.monotonic() - self._started)
+        return self.count / self.seconds
 
     def add(self, count: int = 1) -> None:
         """Count some more."""

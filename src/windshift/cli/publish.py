@@ -110,7 +110,7 @@ async def _publish_each(
     finally:
         progress.clear()
     receipts = [each for each in results if isinstance(each, ws.PublishReceipt)]
-    _tell(session, receipts, progress.rate)
+    _tell(session, receipts, progress.seconds)
     if failure := failed or next(iter(wrong), None):
         raise failure
     if interrupted:
@@ -137,14 +137,15 @@ async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> 
     return False
 
 
-def _tell(session: Session, receipts: list[ws.PublishReceipt], rate: float) -> None:
+def _tell(session: Session, receipts: list[ws.PublishReceipt], seconds: float) -> None:
     ids = [receipt.id for receipt in receipts]
     if session.out.json:
         session.out.lines(*[f'{{"id":{each}}}' for each in ids])
     elif not session.options.quiet:
         span = f", {min(ids)} to {max(ids)}" if len(ids) > 1 else "".join(f", {each}" for each in ids)
         events = "event" if len(ids) == 1 else "events"
-        session.out.lines(f"stored {len(ids)} {events}{span} ({rate:.0f}/s)")
+        rate = f" ({len(ids) / seconds:.0f}/s)" if ids else ""
+        session.out.lines(f"stored {len(ids)} {events}{span}{rate}")
 
 
 def _failure(results: list[object]) -> Failure:

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from google.protobuf.message import Message
 
@@ -35,6 +35,7 @@ M = TypeVar("M", bound=Message)
 R = TypeVar("R", bound=Message)
 
 
+NOT_SENT: Final = "a client, and what comes of it, cannot be sent to another process: connect there"
 _WHO_AM_I = "/windshift.admin.v1alpha1.AdminService/WhoAmI"
 _ELSEWHERE = "a client belongs to the event loop and the process of its first call; make another"
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
@@ -65,6 +66,9 @@ class Caller:
         self._process = 0
         self._channels: Channels | None = None
         self._closed = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_SENT)
 
     async def call(
         self,

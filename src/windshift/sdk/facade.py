@@ -25,8 +25,9 @@ from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager
 from itertools import islice
 from types import GenericAlias, TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
+from .calling import NOT_SENT
 from .portal import Portal, portal
 
 _SDK = "windshift.sdk."
@@ -59,6 +60,9 @@ class Facade:
 
     def __repr__(self) -> str:
         return repr(self._async)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_SENT)
 
 
 def facade_of(kind: type) -> type[Facade]:
