@@ -535,6 +535,22 @@ def test_a_closed_stdout(orders: Cli) -> None:
     assert orders("streams", "info", "orders", "-o", "json").json["spec"]["max_age"] == 86_400
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux")
+def test_a_full_disk(orders: Cli) -> None:
+    """Output that cannot be written ends a command with one line."""
+    for line in ("--help", "streams ls", "tail orders -o jsonl", "context ls", "completion bash"):
+        done = subprocess.run(
+            ["bash", "-c", f"windshift {line} > /dev/full"],
+            env=orders.environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1), done
+        assert "No space left on device" in done.stderr
+
+
 def in_terminal(
     cli: Cli,
     *arguments: str,

@@ -29,6 +29,7 @@ Order(order_id='7', cents=3490)
 1
 accounting pending no_subscriber
 1001 orders.placed
+at least one: True
 991 purged
 3 GiveUp no letter
 3 True

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -147,10 +146,6 @@ def _failing(work: Any) -> Any:
             work(Output(options), **arguments)
         except Failure as failure:
             report(failure, json=options.json)
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                raise
-            report(Failure(f"{error.filename or 'it failed'}: {error.strerror}"), json=options.json)
 
     return command
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
@@ -102,11 +102,20 @@ class LazyGroup(click.Group):
             sys.exit(super().main(*arguments, **{**named, "standalone_mode": False}) or 0)
         except (click.Abort, KeyboardInterrupt):
             sys.exit(INTERRUPTED)
+        except OSError as error:
+            report(_unwritten(error), json=_for_programs(sys.argv[1:] if args is None else args))
         except click.ClickException as error:
             if _for_programs(sys.argv[1:] if args is None else args):
                 report(Failure(error.format_message(), error.exit_code), json=True)
             error.show()
             sys.exit(error.exit_code)
+
+
+def _unwritten(error: OSError) -> Failure:
+    """Return how it is told that a file, or the output, cannot be written; the rest of the output is lost."""
+    with suppress(OSError, ValueError):  # tests have an output that is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return Failure(f"{error.filename or 'the output'}: {error.strerror}")
 
 
 @contextmanager

@@ -157,7 +157,7 @@ def run(session: Session, work: Callable[[], Awaitable[None]]) -> None:
         sys.exit(TERMINATED)
     except OSError as error:
         if error.errno not in {errno.EPIPE, errno.ESHUTDOWN}:
-            report(Failure(f"{error.filename or 'it failed'}: {error.strerror}"), json=session.out.json)
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # whoever read has seen enough
 
 
