@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, Unavailable
@@ -56,13 +57,12 @@ class Violations:
         """Call `hook` when a message to this subject is dropped; the result stops that."""
         key = object()
         self._hooks.setdefault(subject, {})[key] = hook
+        return partial(self._stop, subject, key)  # smaller than a function: there are many
 
-        def stop() -> None:
-            hooks = self._hooks.get(subject)
-            if hooks is not None and hooks.pop(key, None) is not None and not hooks:
-                del self._hooks[subject]
-
-        return stop
+    def _stop(self, subject: bytes, key: object) -> None:
+        hooks = self._hooks.get(subject)
+        if hooks is not None and hooks.pop(key, None) is not None and not hooks:
+            del self._hooks[subject]
 
 
 class Subscription:

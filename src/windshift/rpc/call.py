@@ -139,7 +139,7 @@ class ServerCall:
         self._method = method
         self.method = method.path
         self.peer = connection.peer
-        self._headers = headers
+        self._headers = None if len(fields) == len(headers) else headers  # what was sent more than once
         self._fields = fields
         self._loop = connection.loop
         self._metadata: Metadata | None = None
@@ -167,7 +167,7 @@ class ServerCall:
     def metadata(self) -> Metadata:
         """The metadata that the client sent."""
         if self._metadata is None:
-            self._metadata = Metadata(self._headers)
+            self._metadata = Metadata(self._headers or self._fields.items())
         return self._metadata
 
     def header(self, name: bytes) -> str:
@@ -181,7 +181,7 @@ class ServerCall:
     def raw_header(self, name: bytes) -> bytes | None:
         """Return the bytes of a header of the request as ``header`` does, None when it is absent."""
         value = self._fields.get(name)
-        if value is None or len(self._fields) == len(self._headers):
+        if value is None or self._headers is None:
             return value
         return b",".join(value for each, value in self._headers if each == name)
 

@@ -6,7 +6,7 @@ Source: https://github.com/grpc/grpc/blob/master/doc/PROTOCOL-HTTP2.md (Timeout,
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from .status import HeaderList, MetadataValue, decode_binary, encode_binary
 
@@ -36,7 +36,7 @@ class Metadata:
 
     __slots__ = ("_headers", "_pairs")
 
-    def __init__(self, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    def __init__(self, headers: Iterable[tuple[bytes, bytes]] = ()) -> None:
         self._headers = headers
         self._pairs: tuple[tuple[str, MetadataValue], ...] | None = None
 
@@ -61,7 +61,7 @@ class Metadata:
         return [value for key, value in self.items() if key == name]
 
 
-def _pairs(headers: Sequence[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
+def _pairs(headers: Iterable[tuple[bytes, bytes]]) -> Iterator[tuple[str, MetadataValue]]:
     for key, value in headers:
         if key.startswith((b":", b"grpc-")) or key in _RESERVED:
             continue

@@ -40,13 +40,15 @@ def dead_lettering(nats: NatsBroker) -> DeadLettering:
     connection, api = nats.connection, nats.api
     writes, notes = Writes(connection, nats.requests, api), Notes(connection)
     store = DeadLetterStore(api, writes, 1)
-    return DeadLettering(
+    shared = DeadLettering(
         store,
         DeadLetterWriter(connection, api, store),
         ReplayQueue(api, writes, notes, 1),
         notes,
         DeadLetterStats(),
     )
+    shared.follow(connection)
+    return shared
 
 
 Outcome = tuple[Kind, list[int], list[int], list[int]]

@@ -19,6 +19,7 @@ from windshift.nats.jetstream.api import ConsumerState
 from windshift.nats.jetstream.pulling import ACK, PROGRESS, TERMINATE, PullOptions, split_ack_subject
 from windshift.nats.times import Time
 from windshift.server.events.consuming import protocol as p
+from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Ack, Action, Command, Ping, Reject
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
@@ -314,43 +315,43 @@ class Server:
             group, NoReply.DISCONNECTED, self.world.now
         )
 
-    def _do(self, work: p.Work) -> None:
+    def _do(self, work: w.Work) -> None:
         protocol = self.protocol
         match work:
-            case p.LookUp():
+            case w.LookUp():
                 protocol.consumer_seen(self.world.snapshot)
-            case p.Learn():
+            case w.Learn():
                 protocol.consumer_seen(self.world.snapshot)
                 protocol.learned({StreamSeq(seq): 0 for seq in self.world.ends})
-            case p.Verify(delivery):
+            case w.Verify(delivery):
                 begun = self.world.now
                 self._ask(
                     lambda: int(delivery.id) in self.world.ends,
                     lambda now, found: protocol.verified(work, begun, begun, now, has_ended=found),
                 )
-            case p.Check(pending):
+            case w.Check(pending):
                 begun = self.world.now
                 self._ask(
                     lambda: int(pending.seq) in self.world.ends,
                     lambda now, found: protocol.checked(work, begun, now, has_ended=found),
                 )
-            case p.Keep(pending):
+            case w.Keep(pending):
                 self._ask(
                     lambda: self.world.write(int(pending.seq), _LETTER) == _LETTER,
                     lambda now, done: protocol.prepared(work, _ending(done=done), now),
                 )
-            case p.Claim(pending):
+            case w.Claim(pending):
                 claimant = pending.held.claimant
                 self._ask(
                     lambda: self.world.write(int(pending.seq), claimant) == claimant,
                     lambda now, done: protocol.claimed(work, _ending(done=done), now),
                 )
-            case p.GiveUp(delivery):
+            case w.GiveUp(delivery):
                 self._ask(
                     lambda: self.world.write(int(delivery.id), _LETTER) == _LETTER,
                     lambda _, done: protocol.gave_up(delivery, done=done is not None),
                 )
-            case p.Terminate(reply):
+            case w.Terminate(reply):
                 self._ask(partial(self._terminate, reply), lambda _, __: protocol.decided(reply))
 
     def _terminate(self, reply: bytes) -> bool:
@@ -371,10 +372,10 @@ class Server:
         self.up.append(reach)
 
 
-def _ending(*, done: bool | None) -> p.Ending:
+def _ending(*, done: bool | None) -> w.Ending:
     if done is None:
-        return p.Ending.UNKNOWN
-    return p.Ending.DECIDED if done else p.Ending.OTHERWISE
+        return w.Ending.UNKNOWN
+    return w.Ending.DECIDED if done else w.Ending.OTHERWISE
 
 
 def check(world: World) -> None:

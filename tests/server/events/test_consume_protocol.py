@@ -17,22 +17,21 @@ from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping,
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
-from windshift.server.events.consuming.protocol import (
+from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory
+from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
+from windshift.server.events.consuming.settlement import Group, grouped
+from windshift.server.events.consuming.work import (
     Check,
     Claim,
-    ConsumeProtocol,
     Ending,
     GiveUp,
     Keep,
     Learn,
     LookUp,
-    Memory,
     ReportDropped,
     Terminate,
     Verify,
 )
-from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
-from windshift.server.events.consuming.settlement import Group, grouped
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery
 from windshift.server.events.latencies import ConsumerLatency

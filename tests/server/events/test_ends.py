@@ -50,7 +50,7 @@ async def server(url: str) -> AsyncIterator[Server]:
     async with connect(url) as broker:
         keeper = await keep(broker)
         shared = DeadLettering(keeper.store, keeper.writer, keeper.replays, keeper.notes, DeadLetterStats())
-        shared.peers.start()
+        shared.follow(broker.connection)
         yield Server(keeper, shared)
 
 

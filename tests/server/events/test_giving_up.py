@@ -23,7 +23,7 @@ from windshift.server.events.dead_letters.model import Cause, DeadLetterId, Fail
 from windshift.server.events.dead_letters.stats import DeadLetterStats
 from windshift.server.events.dead_letters.store import STREAM
 from windshift.server.events.model import StreamSeq
-from windshift.server.events.notes import ELECTED
+from windshift.server.events.notes import CONSUMER, ELECTED
 from windshift.server.events.retries import METADATA_KEY, RetryPolicy, policy_metadata
 from windshift.server.events.runs import Run
 
@@ -39,6 +39,7 @@ async def failing(
     metadata = {METADATA_KEY: policy_metadata(policy)}
     consuming = await prepare(keeper.broker, name, ack_wait, metadata=metadata, **config)
     shared = DeadLettering(keeper.store, keeper.writer, keeper.replays, keeper.notes, DeadLetterStats())
+    shared.follow(keeper.broker.connection)
     return replace(consuming, shared=shared)
 
 
@@ -338,7 +339,7 @@ async def test_a_policy_is_followed_at_once(own_broker: Broker, keeper: Keeper, 
         await own_broker.api.call(f"CONSUMER.CREATE.{consuming.stream}.c", request, in_seconds(30))
         attachment = worker.subscription._attachment
         assert attachment is not None
-        attachment._doubt()
+        attachment.noted(CONSUMER)
         await consuming.settled({"num_ack_pending": 0, "num_pending": 0}, within=10)
         assert await letters(keeper, consuming) == {1: 0}
 

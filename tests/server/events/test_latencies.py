@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from windshift.server.events.latencies import ConsumerLatency, Latencies
 from windshift.server.events.model import ConsumerKey
 from windshift.server.telemetry.instruments import OTHERS
@@ -24,8 +22,9 @@ def numbers(latencies: Latencies) -> dict[str, int]:
 
 def deliver(latencies: Latencies, name: str, *, durable: bool = True) -> None:
     """Have a client come, get an event, and leave."""
-    with latencies.attached(key(name), durable=durable) as latency:
-        latency.delivery.observe_since([0], SECOND)
+    latency = latencies.attach(key(name), durable=durable)
+    latency.delivery.observe_since([0], SECOND)
+    latencies.detach(key(name), latency, durable=durable)
 
 
 def test_seconds() -> None:
@@ -67,11 +66,11 @@ def test_the_one_that_left_first_makes_room() -> None:
 def test_who_has_clients_is_not_put_out() -> None:
     """Where all consumers have clients, those of one more count with the others."""
     latencies = Latencies(2)
-    with ExitStack() as clients:
-        for name in ("a", "b", "b"):
-            clients.enter_context(latencies.attached(key(name), durable=True))
-        deliver(latencies, "c")
-        assert numbers(latencies) == {"a": 0, "b": 0, OTHERS: 1}
+    clients = [(key(name), latencies.attach(key(name), durable=True)) for name in ("a", "b", "b")]
+    deliver(latencies, "c")
+    assert numbers(latencies) == {"a": 0, "b": 0, OTHERS: 1}
+    for consumer, latency in reversed(clients):
+        latencies.detach(consumer, latency, durable=True)
     deliver(latencies, "c")
     assert numbers(latencies) == {"a": 0, "c": 1, OTHERS: 1}
 
@@ -79,9 +78,10 @@ def test_who_has_clients_is_not_put_out() -> None:
 def test_everything_of_it_joins_the_others() -> None:
     """Settlements, expired deliveries and stalls go along."""
     latencies = Latencies(1)
-    with latencies.attached(key("a"), durable=True) as latency:
-        latency.settlement.observe_since((0,), SECOND)
-        latency.expired, latency.stalls = 3, 4
+    latency = latencies.attach(key("a"), durable=True)
+    latency.settlement.observe_since((0,), SECOND)
+    latency.expired, latency.stalls = 3, 4
+    latencies.detach(key("a"), latency, durable=True)
     deliver(latencies, "b")
     others = dict(latencies.items())[ConsumerKey(OTHERS, OTHERS)]
     assert (others.expired, others.stalls) == (3, 4)

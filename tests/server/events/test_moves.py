@@ -15,9 +15,10 @@ from windshift.nats.jetstream.pulling import ACK
 from windshift.nats.times import Time
 from windshift.server.events.consuming.commands import Ack, Action
 from windshift.server.events.consuming.moves import Moves
-from windshift.server.events.consuming.protocol import Ending, Keep, Learn, LookUp, Verify
+from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.work import Ending, Keep, Learn, LookUp, Verify
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import ALWAYS, Run, with_run
@@ -137,20 +138,20 @@ def test_calls_that_come_meanwhile() -> None:
     """They hold still as well, unless their consumer is another one of that name."""
 
     async def attach() -> None:
-        moves, key = Moves(), ConsumerKey("S", "c")
+        calls: list[ConsumeProtocol] = []
+        moves, key = Moves(lambda _: calls), ConsumerKey("S", "c")
         old, new, other = Call(PLAIN), Call(PLAIN), Call(PLAIN)
-        moves.attach(key, old.protocol)
+        calls.append(old.protocol)
         old.hold(1)
         old.protocol.command(Ack([StreamSeq(1)]), 0.0)
         assert moves.hold_still(key, SECOND) == 1
         old.sent()
         assert moves.hold_still(key, SECOND) == 0
-        detach = moves.attach(key, new.protocol)
+        moves.tell(key, new.protocol)
         assert new.protocol.takes_drain()
         other.protocol.run = Run("later")
-        moves.attach(key, other.protocol)
+        moves.tell(key, other.protocol)
         assert not other.protocol.takes_drain()
-        detach()
 
     asyncio.run(attach())
 

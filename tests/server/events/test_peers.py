@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.broker import connect, in_seconds
 from tests.support.nats_server import NatsServer
-from windshift.server.events.consuming.handover import DeliveryName
+from windshift.server.events.consuming.handover import DeliveryName, Holder
 from windshift.server.events.consuming.peers import Peers, read_settled, write_settled
 from windshift.server.events.consuming.redelivery import Settled, SettledByConsumer
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -23,12 +23,12 @@ CREATED = "2026-11-24T00:00:00.5Z"
 
 
 @asynccontextmanager
-async def peer(url: str, created: str = CREATED) -> AsyncIterator[tuple[Peers, Settled]]:
-    """Run a server that has a call of the consumer."""
+async def peer(url: str, created: str = CREATED, *calls: Holder) -> AsyncIterator[tuple[Peers, Settled]]:
+    """Run a server that has calls of the consumer."""
     async with connect(url) as broker:
         notes, known = Notes(broker.connection), SettledByConsumer()
         notes.start()
-        peers = Peers(notes, known)
+        peers = Peers(notes, known, lambda _: calls)
         peers.start()
         await broker.requests.round_trip(in_seconds(30))
         yield peers, known.attach(CONSUMER, created, 0.0)
@@ -77,7 +77,7 @@ async def test_what_a_broker_may_have_forgotten(nats_server: NatsServer) -> None
 
 async def test_waiting_for_others() -> None:
     """It ends some time after a reconnect, and at once when there was none."""
-    peers = Peers(None, SettledByConsumer())  # type: ignore[arg-type]  # nothing is told
+    peers = Peers(None, SettledByConsumer(), lambda _: ())  # type: ignore[arg-type]  # nothing is told
     loop = asyncio.get_running_loop()
     await peers.heard()
     peers.connected()
@@ -120,19 +120,13 @@ async def test_deliveries_change_hands(nats_server: NatsServer) -> None:
     run = f"{CREATED} 17"  # it was moved
     wants, keeps, elsewhere = Holding(run), Holding(run, 2), Holding(CREATED, 3)
     names = [DeliveryName(StreamSeq(seq), 1, seq) for seq in (1, 2, 3, 4)]
-    async with peer(nats_server.url) as (asker, _), peer(nats_server.url, run) as (other, settled):
+    async with (
+        peer(nats_server.url, CREATED, wants) as (asker, _),
+        peer(nats_server.url, run, keeps, elsewhere) as (_, settled),
+    ):
         settled.add(StreamSeq(4), 0.0)
-        leave = asker.join(CONSUMER, wants)
-        other.join(CONSUMER, keeps)
-        other.join(CONSUMER, elsewhere)
         asker.tell_taken(CONSUMER, run, 9, names)
         async with asyncio.timeout(30):
             assert await wants.lost.get() == (9, [2, 4])
         assert keeps.asked == wants.asked == [(9, names)]
         assert elsewhere.asked == []
-        leave()
-        asker.tell_taken(CONSUMER, run, 10, names)
-        async with asyncio.timeout(30):
-            while len(keeps.asked) < 2:  # noqa: ASYNC110 - a note makes it so
-                await asyncio.sleep(0.01)
-        assert len(wants.asked) == 1

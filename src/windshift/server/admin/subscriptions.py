@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
 
 from windshift.nats.jetstream.api import JsonObject
 from windshift.server.admin.gathering import Gathering
@@ -62,8 +61,16 @@ class HolderView(NamedTuple):
     until_ns: int
 
 
-Describe = Callable[[], SubscriptionView | None]
-Hold = Callable[[StreamSeq], HolderView | None]
+class OpenCall(Protocol):
+    """A call that consumes, or is about to."""
+
+    def view(self) -> SubscriptionView | None:
+        """Describe it; None while it is not attached."""
+        ...
+
+    def holder(self, seq: StreamSeq) -> HolderView | None:
+        """Say how it holds an event; None if it does not."""
+        ...
 
 
 class Subscriptions:
@@ -71,27 +78,21 @@ class Subscriptions:
 
     def __init__(self, gathering: Gathering) -> None:
         self._gathering = gathering
-        self._open: dict[Describe, Hold] = {}
+        self._open: dict[OpenCall, None] = {}  # by age
         gathering.answer("subscriptions", self._own)
 
-    @contextmanager
-    def opened(self, describe: Describe, hold: Hold) -> Iterator[None]:
-        """Show a call for the length of the block.
+    def add(self, call: OpenCall) -> None:
+        """Show a call from now on."""
+        self._open[call] = None
 
-        Args:
-            describe: returns None while it is not attached.
-            hold: says how it holds an event, if it does.
-        """
-        self._open[describe] = hold
-        try:
-            yield
-        finally:
-            del self._open[describe]
+    def remove(self, call: OpenCall) -> None:
+        """Show it no more."""
+        del self._open[call]
 
     def holders(self, stream: str, seq: StreamSeq) -> Iterator[HolderView]:
         """Yield the calls of this server that hold an event of a stream."""
-        for hold in self._open.values():
-            holder = hold(seq)
+        for call in self._open:
+            holder = call.holder(seq)
             if holder is not None and holder.consumer.stream == stream:
                 yield holder
 
@@ -113,8 +114,8 @@ class Subscriptions:
 
     def _own(self, question: JsonObject) -> Iterator[JsonObject]:
         stream, consumer = question.get("stream"), question.get("consumer")
-        for describe in self._open:
-            view = describe()
+        for call in self._open:
+            view = call.view()
             if view is not None and stream in ("", view.stream) and consumer in ("", view.consumer):
                 yield view._asdict()
 

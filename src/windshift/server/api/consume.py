@@ -12,7 +12,7 @@ from windshift._gen.windshift.events.v1alpha1.service_pb2 import Event, EventsRe
 from windshift.rpc import ServerCall
 from windshift.server.admin.subscriptions import HolderView, Subscriptions, SubscriptionView
 from windshift.server.api.call_stream import CallStream
-from windshift.server.api.callers import admission_of
+from windshift.server.api.callers import admission_of, caller_of
 from windshift.server.api.fields import duration_ns
 from windshift.server.domain.errors import InvalidField
 from windshift.server.events.consuming.call import Subscription
@@ -53,23 +53,40 @@ async def consume(
     call: ServerCall, broker: Broker, options: ConsumeOptions, subscriptions: Subscriptions
 ) -> None:
     """Serve a consume call until it ends; a drain ends it gracefully."""
-    client, gate = CallClient(call), admission_of(call)
-    subscription = Subscription(broker, client, options, gate)
+    client = CallClient(call)
+    subscription = Subscription(broker, client, options, admission_of(call))
     call.on_drain = subscription.drain
-    since_ns = time.time_ns()
-    principal = "" if gate is None else gate.identity.principal.name
+    shown = _OpenCall(call, client, subscription)
+    subscriptions.add(shown)
+    try:
+        await subscription.run()
+    finally:
+        subscriptions.remove(shown)
 
-    def describe() -> SubscriptionView | None:
-        if subscription.window is None:
+
+class _OpenCall:
+    """A consume call, as operators see it."""
+
+    __slots__ = ("_call", "_client", "_principal", "_since_ns", "_subscription")
+
+    def __init__(self, call: ServerCall, client: CallClient, subscription: Subscription) -> None:
+        caller = caller_of(call)
+        self._call, self._client, self._subscription = call, client, subscription
+        self._principal = "" if caller is None else caller.name
+        self._since_ns = time.time_ns()
+
+    def view(self) -> SubscriptionView | None:
+        """Describe it; None while it is not attached."""
+        window, call, client = self._subscription.window, self._call, self._client
+        if window is None:
             return None
-        (stream, consumer), size, unsettled = subscription.window
+        consumer, size, unsettled = window
         return SubscriptionView(
-            stream,
-            consumer,
+            *consumer,
             call.peer,
-            principal,
+            self._principal,
             call.header(b"user-agent")[:_LONGEST_AGENT],
-            since_ns,
+            self._since_ns,
             size,
             unsettled,
             client.delivered,
@@ -77,15 +94,14 @@ async def consume(
             client.rejected,
         )
 
-    def hold(seq: StreamSeq) -> HolderView | None:
-        held = subscription.held(seq)
+    def holder(self, seq: StreamSeq) -> HolderView | None:
+        """Say how it holds an event; None if it does not."""
+        held = self._subscription.held(seq)
         if held is None:
             return None
         consumer, attempt, left = held
-        return HolderView(consumer, call.peer, principal, attempt, time.time_ns() + round(left * 1e9))
-
-    with subscriptions.opened(describe, hold):
-        await subscription.run()
+        until_ns = time.time_ns() + round(left * 1e9)
+        return HolderView(consumer, self._call.peer, self._principal, attempt, until_ns)
 
 
 class CallClient(CallStream):

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Coroutine, Mapping
 from math import inf
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from windshift.server.auth.actions import Action, Consume, Publish, RejectForGood, UseConsumer
 from windshift.server.auth.authenticate import Authenticator, Identity, Pending
@@ -51,6 +50,8 @@ def require_of(principal: Principal, action: Action, phrase: str = "") -> None:
 class AuthorizedStream:
     """An open stream of a caller, or another call that lasts. The caller may lose what let him in.
 
+    It is reviewed as long as the `with` block of it lasts.
+
     Attributes:
         identity: who it is, by the rules in force.
         identify: says it anew.
@@ -62,8 +63,9 @@ class AuthorizedStream:
         "_check",
         "_chosen",
         "_consumer",
+        "_counts",
         "_end",
-        "_full",
+        "_policy",
         "_usage",
         "identify",
         "identity",
@@ -71,17 +73,31 @@ class AuthorizedStream:
     )
 
     def __init__(
-        self, identity: Identity, identify: Identify, usage: Usage, full: Callable[[], FullStreams | None]
+        self, policy: ActivePolicy, identity: Identity, identify: Identify, usage: Usage, *, counts: bool
     ) -> None:
         self.identity = identity
         self.identify = identify
+        self._policy = policy
         self._usage = usage
-        self._full = full
+        self._counts = counts  # among the open streams of the caller
         self._consumer = ""
         self.on_denied: Callable[[PermissionDenied | QuotaExceeded], None] | None = None
         self._chosen = SubjectPatterns()
         self._check: Callable[[], None] | None = None
         self._end: Callable[[WindshiftError], None] | None = None
+
+    def __enter__(self) -> Self:
+        """Count the stream as open. Raise `QuotaExceeded`."""
+        if self._counts:
+            self._usage.open_stream(self.identity.principal)
+        self._policy.open.add(self)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Count it no more."""
+        self._policy.open.remove(self)
+        if self._counts:
+            self._usage.close_stream()
 
     @property
     def principal(self) -> str:
@@ -105,12 +121,12 @@ class AuthorizedStream:
 
     def may_publish(self, subject: str) -> bool:
         """Tell whether `publish` would let an event through, quickly: this is asked for every event."""
-        return self.identity.principal.permissions.publishes(subject) and self._full() is None
+        return self.identity.principal.permissions.publishes(subject) and self._policy.full is None
 
     def publish(self, subject: str) -> None:
         """Raise `PermissionDenied` or `QuotaExceeded` unless the caller may publish an event."""
         require(self.identity, Publish(subject))
-        full = self._full()
+        full = self._policy.full
         if full is not None:
             full.check(subject)
 
@@ -199,6 +215,7 @@ class ActivePolicy:
         replaced_at: loop time at which they were put in force.
         on_replaced: called whenever others were put in force.
         full: streams that take nothing more; None when there are none.
+        open: the streams that are reviewed.
 
     Args:
         authenticator: the rules.
@@ -219,7 +236,7 @@ class ActivePolicy:
         self._clock = clock
         self._ledger = ledger
         self._usage: dict[str, Usage] = {}
-        self._open: set[AuthorizedStream] = set()
+        self.open: set[AuthorizedStream] = set()
         self._resolving: set[asyncio.Task[None]] = set()
 
     def usage(self, principal: Principal, now: float) -> Usage:
@@ -239,25 +256,13 @@ class ActivePolicy:
         found = self.authenticator.principal(principal)
         return None if found is None else found.quotas
 
-    @contextmanager
-    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:
-        """Count a stream as open, and review it, as long as the block lasts. Raise `QuotaExceeded`."""
-        usage.open_stream(identity.principal)
-        try:
-            with self.followed(identity, identify, usage) as admission:
-                yield admission
-        finally:
-            usage.close_stream()
+    def admitted(self, identity: Identity, identify: Identify, usage: Usage) -> AuthorizedStream:
+        """Return a stream to be entered, which counts as one of the caller's."""
+        return AuthorizedStream(self, identity, identify, usage, counts=True)
 
-    @contextmanager
-    def followed(self, identity: Identity, identify: Identify, usage: Usage) -> Iterator[AuthorizedStream]:
-        """Review a call that may last as long as the block does."""
-        admission = AuthorizedStream(identity, identify, usage, lambda: self.full)
-        self._open.add(admission)
-        try:
-            yield admission
-        finally:
-            self._open.remove(admission)
+    def followed(self, identity: Identity, identify: Identify, usage: Usage) -> AuthorizedStream:
+        """Return the same for a call that may last, and does not count."""
+        return AuthorizedStream(self, identity, identify, usage, counts=False)
 
     def replace(self, authenticator: Authenticator, now: float) -> None:
         """Put other rules in force, and judge all open streams by them, soon. `now` is the loop's time."""
@@ -265,7 +270,7 @@ class ActivePolicy:
         self.replaced_at = now
         for told in self.on_replaced:
             told()
-        waiting = deque(self._open)
+        waiting = deque(self.open)
         self._review_some(waiting)
         if waiting:
             self._start(self._review_others(waiting))
@@ -278,7 +283,7 @@ class ActivePolicy:
 
     def expire(self, now: float) -> None:
         """End the streams whose credentials have expired by `now`, a Unix time in seconds."""
-        for admission in list(self._open):
+        for admission in list(self.open):
             if admission.identity.expires <= now:
                 admission.end(
                     Unauthenticated(
@@ -291,7 +296,7 @@ class ActivePolicy:
         until = time.perf_counter() + _SLICE
         while waiting:
             admission = waiting.popleft()
-            if admission in self._open:
+            if admission in self.open:
                 self._review(admission)
             if time.perf_counter() > until:
                 return

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 from windshift.server.events.model import ConsumerKey
@@ -58,22 +57,26 @@ class Latencies:
         self._series: dict[ConsumerKey, ConsumerLatency] = {}
         self._clients: Counter[ConsumerKey] = Counter()
 
-    @contextmanager
-    def attached(self, consumer: ConsumerKey, *, durable: bool) -> Iterator[ConsumerLatency]:
-        """Give what counts for a client, while it is attached. Those without a name share their stream's."""
-        key = consumer if durable else ConsumerKey(consumer.stream, EPHEMERAL)
+    def attach(self, consumer: ConsumerKey, *, durable: bool) -> ConsumerLatency:
+        """Return what counts for a client; `detach` has to follow.
+
+        Consumers without a name share their stream's.
+        """
+        key = _series_key(consumer, durable=durable)
         latency = self._of(key)
+        if latency is not self._others:
+            self._clients[key] += 1
+        return latency
+
+    def detach(self, consumer: ConsumerKey, latency: ConsumerLatency, *, durable: bool) -> None:
+        """Count a client no more that `attach` gave this."""
         if latency is self._others:
-            yield latency
             return
-        self._clients[key] += 1
-        try:
-            yield latency
-        finally:
-            self._clients[key] -= 1
-            if not self._clients[key]:
-                del self._clients[key]
-                self._series[key] = self._series.pop(key)  # to the end: it is the one that left last
+        key = _series_key(consumer, durable=durable)
+        self._clients[key] -= 1
+        if not self._clients[key]:
+            del self._clients[key]
+            self._series[key] = self._series.pop(key)  # to the end: it is the one that left last
 
     def _of(self, key: ConsumerKey) -> ConsumerLatency:
         latency = self._series.get(key)
@@ -91,3 +94,7 @@ class Latencies:
         """Yield all series."""
         yield from self._series.items()
         yield _OTHERS, self._others
+
+
+def _series_key(consumer: ConsumerKey, *, durable: bool) -> ConsumerKey:
+    return consumer if durable else ConsumerKey(consumer.stream, EPHEMERAL)

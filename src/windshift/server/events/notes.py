@@ -83,20 +83,20 @@ class Notes:
         if len(tokens) != 5:
             return
         _, _, kind, stream, consumer = tokens
-        reader = self._readers.get(kind)
-        if reader is not None:
-            try:
-                reader(stream, consumer, message.body)
-            except Exception:
-                log.exception("a note cannot be read")
-        self.tell(kind, stream, consumer)
+        self.tell(kind, stream, consumer, message.body)
 
     def _on_election(self, message: Message) -> None:
         stream, _, consumer = message.subject.decode(errors="replace").rpartition(".")
         self.tell(ELECTED, stream.rpartition(".")[2], consumer)
 
-    def tell(self, kind: str, stream: str, consumer: str) -> None:
-        """Tell listeners of this process only."""
+    def tell(self, kind: str, stream: str, consumer: str, body: bytes = b"") -> None:
+        """Tell this process only."""
+        reader = self._readers.get(kind)
+        if reader is not None:
+            try:
+                reader(stream, consumer, body)
+            except Exception:
+                log.exception("a note cannot be read")
         for topic in {(kind, s, c) for s in (stream, "") for c in (consumer, "")}:
             for callback in list(self._listeners.get(topic, {}).values()):
                 try:

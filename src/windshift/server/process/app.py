@@ -200,8 +200,9 @@ class App:
     def _follow_connection(self) -> None:
         """Keep gRPC health, and what calls remember, true to the connection."""
         dead_lettering = self._domain.dead_lettering
-        self.connection.on_connected += [dead_lettering.peers.connected, self._show_health]
-        self.connection.on_lost += [dead_lettering.lost, self._show_health]
+        dead_lettering.follow(self.connection)
+        self.connection.on_connected.append(self._show_health)
+        self.connection.on_lost.append(self._show_health)
         self._api.connection.on_connected.append(self._show_health)
         self._api.connection.on_lost.append(self._look_again)
         self._jetstream.on_change.append(self._show_health)
@@ -264,7 +265,6 @@ class App:
         for each in self.reloaders:
             each.start()
         self._notes.start()
-        self._domain.dead_lettering.peers.start()
         await self.connection.connect()
         await self._api.connection.connect()
         await self._jetstream.look()

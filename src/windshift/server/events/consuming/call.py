@@ -36,7 +36,7 @@ from windshift.server.domain.errors import (
     SubscribeExpected,
     WindshiftError,
 )
-from windshift.server.events.consuming import protocol as p
+from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import Command, Subscribe, check_subscribe
 from windshift.server.events.consuming.consumer_state import (
     ConsumerSnapshot,
@@ -58,7 +58,7 @@ from windshift.server.events.dead_letters.model import Failure
 from windshift.server.events.dead_letters.store import UnreadableEntry
 from windshift.server.events.deliveries import read_delivery
 from windshift.server.events.model import ConsumerKey, StreamSeq
-from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY
+from windshift.server.events.notes import ELECTED, REPLAY
 from windshift.server.events.runs import Run
 from windshift.server.telemetry.log_throttle import LogThrottle
 
@@ -134,26 +134,27 @@ class Subscription:
             found = await with_tokens(self._broker.api, notes, consumer, found, deadline)
         if self._ended is not None:
             raise self._ended
+        shared = self._broker.dead_letters
+        found = shared.calls.share(consumer, found)
         tokens = self._tokens(command, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
-        used: Settled | None = None
+        memory, is_used = self._attach(consumer, found), False
         try:
-            with self._memory(consumer, found) as memory:
-                protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
-                protocol.gate, protocol.max_message_size = self._gate, command.max_message_size
-                protocol.check()
-                used = memory.settled
-                linger = None
-                if command.linger is not None and tokens is not None:
-                    protocol.tokens = tokens
-                    linger = protocol.linger = command.linger
-                self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
-                self._client.subscribed(command, found.timeout, linger)
-                await keep_used(self._broker.api, consumer, found.state, deadline)
-                await self._attachment.run(commands, resumed)
+            protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
+            protocol.gate, protocol.max_message_size = self._gate, command.max_message_size
+            protocol.check()
+            is_used, linger = True, None
+            if command.linger is not None and tokens is not None:
+                protocol.tokens = tokens
+                linger = protocol.linger = command.linger
+            self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
+            self._client.subscribed(command, found.timeout, linger)
+            await keep_used(self._broker.api, consumer, found.state, deadline)
+            await self._attachment.run(commands, resumed)
         finally:
-            if used is not None:
-                await self._leave(consumer, found, used)
+            self._detach(consumer, found, memory)
+            if is_used:
+                await self._leave(consumer, found, memory.settled)
 
     def _tokens(self, command: Subscribe, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
@@ -168,17 +169,18 @@ class Subscription:
         notes, kept = self._broker.dead_letters.notes, self._options.ephemeral_kept
         await leave(self._broker.api, notes, consumer, settled, found.state, kept)
 
-    @contextmanager
-    def _memory(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Iterator[Memory]:
-        broker, now = self._broker, asyncio.get_running_loop().time
-        shared = broker.dead_letters
-        settled = shared.settled.attach(consumer, found.run.name, now())
-        try:
-            with broker.counts.latencies.attached(consumer, durable=found.durable) as latency:
-                yield Memory(settled, shared.attempts, shared.pauses, broker.counts, latency, broker.room)
-        finally:
-            run = found.run if self._attachment is None else self._attachment.protocol.run
-            shared.settled.detach(consumer, run.name, now())
+    def _attach(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> Memory:
+        """Share what the calls of this process remember together."""
+        broker, shared = self._broker, self._broker.dead_letters
+        settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
+        latency = broker.counts.latencies.attach(consumer, durable=found.durable)
+        return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency, broker.room)
+
+    def _detach(self, consumer: ConsumerKey, found: ConsumerSnapshot, memory: Memory) -> None:
+        run = found.run if self._attachment is None else self._attachment.protocol.run
+        now = asyncio.get_running_loop().time()
+        self._broker.dead_letters.settled.detach(consumer, run.name, now)
+        memory.counts.latencies.detach(consumer, memory.latency, durable=found.durable)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
@@ -280,7 +282,7 @@ class _Attachment:
         self._timer = DeadlineTimer(self._loop, self._wake.set)
         self._tasks: set[asyncio.Task[None]] = set()
         self._is_stopped = False
-        self._keeping: set[asyncio.Task[p.Ending]] = set()
+        self._keeping: dict[asyncio.Task[w.Ending], None] = {}
         self._feed: ReplayFeed | None = None
         self._server = broker.connection.server_id
         self._settled_to: asyncio.Task[int | None] | None = None
@@ -297,23 +299,11 @@ class _Attachment:
         Raises:
             Exception: what the call was ended with.
         """
-        connection, notes, counts = self._broker.connection, self._shared.notes, self._broker.counts
-        hooks = (
-            (connection.on_lost, self._lose),
-            (connection.on_connected, self._recover),
-            (connection.on_moved, self._move),
-        )
-        for hook, method in hooks:
-            hook.append(method)
+        counts, shared = self._broker.counts, self._shared
         counts.attach(self.protocol.window)
         self.protocol.begin(self._loop.time())
-        deaf = (
-            self._shared.peers.join(self._consumer, self),
-            self._shared.moves.attach(self._consumer, self),
-            notes.listen(REPLAY, *self._consumer, self._ring_feed),
-            notes.listen(CONSUMER, *self._consumer, self._doubt),
-            notes.listen(ELECTED, *self._consumer, self._elect),
-        )
+        shared.calls.attach(self._consumer, self, self.protocol.found)
+        shared.moves.tell(self._consumer, self)
         try:
             self._resume(resumed)
             self._start(self._read(commands))
@@ -321,10 +311,7 @@ class _Attachment:
             await self._serve()
         finally:
             self.protocol.leave()
-            for hook, method in hooks:
-                hook.remove(method)
-            for stop in deaf:
-                stop()
+            shared.calls.detach(self._consumer, self)
             counts.detach(self.protocol.window)
             await self._stop()
             await self._release()
@@ -557,85 +544,87 @@ class _Attachment:
             self.protocol.told(arrival, self._loop.time())
         self._wake.set()
 
-    def _lose(self) -> None:
+    def noted(self, kind: str) -> None:
+        """Look at what somebody did to the consumer."""
+        if kind == REPLAY:
+            self._ring_feed()
+        elif kind == ELECTED:
+            self.protocol.elected(self._loop.time())
+        else:
+            self.protocol.doubt()
+        self._wake.set()
+
+    def lost(self) -> None:
+        """Note that the connection ended."""
         for task in self._keeping:
             task.cancel()
         self.protocol.lost(self._loop.time())
         self._wake.set()
 
-    def _recover(self) -> None:
-        server, self._server = self._server, self._broker.connection.server_id
-        self._sign_for_broker()
-        self.protocol.connected(self._loop.time(), is_same=server == self._server)
-        self._recall_feed()
+    def connected(self) -> None:
+        """Note that there is another connection."""
+        before = self._server
+        self._meet_broker()
+        self.protocol.connected(self._loop.time(), is_same=before == self._server)
+        self._wake.set()
 
-    def _move(self) -> None:
-        self._server = self._broker.connection.server_id
-        self._sign_for_broker()
+    def moved(self) -> None:
+        """Note that another connection took over from one that still works."""
+        self._meet_broker()
         self.protocol.moved(self._loop.time())
-        self._recall_feed()
+        self._wake.set()
 
-    def _sign_for_broker(self) -> None:
+    def _meet_broker(self) -> None:
+        """Note which nats-server this is connected to, and ask it for replays."""
+        self._server = self._broker.connection.server_id
         if self.protocol.tokens is not None:
             self.protocol.tokens.connected(self._server)
-
-    def _elect(self) -> None:
-        self.protocol.elected(self._loop.time())
-        self._wake.set()
-
-    def _recall_feed(self) -> None:
         if self._feed is not None:
             self._feed.ring()
-        self._wake.set()
-
-    def _doubt(self) -> None:
-        """Look the consumer up: somebody changed it."""
-        self.protocol.doubt()
-        self._wake.set()
 
     # --- Work ---------------------------------------------------------------------------------------------
 
-    def _begin(self, work: p.Work) -> None:
+    def _begin(self, work: w.Work) -> None:
         match work:
-            case p.ReportDropped(failure, event):
+            case w.ReportDropped(failure, event):
                 said = () if event is None else (event.subject, event.type_name, event.trace_parent)
                 self._shared.told.dropped(failure, *said)
-            case p.ForgetRecalls():
+            case w.ForgetRecalls():
                 self._shared.forget_recalls()
             case _:
                 self._start(self._do(work))
 
-    async def _do(self, work: p.Work) -> None:  # noqa: C901 - a table of what is done for which work
+    async def _do(self, work: w.Work) -> None:  # noqa: C901 - a table of what is done for which work
         """Do a piece of work, and tell the protocol what came of it."""
         match work:
-            case p.LookUp():
+            case w.LookUp():
                 await self._look_up()
-            case p.Learn():
+            case w.Learn():
                 await self._learn()
-            case p.RaiseLimit():
+            case w.RaiseLimit():
                 await self._raise_limit(work)
-            case p.Verify():
+            case w.Verify():
                 await self._verify(work)
-            case p.GiveUp():
+            case w.GiveUp():
                 await self._give_up(work)
-            case p.Terminate():
+            case w.Terminate():
                 await self._terminate(work.reply)
-            case p.Keep():
+            case w.Keep():
                 with self._prolonged(work.pending.reply, at_once=True):
                     ending = await self._keep(work.failure, work.pending.confirmation.expires)
                 self.protocol.prepared(work, ending, self._loop.time())
-            case p.EndReplay():
+            case w.EndReplay():
                 await self._end_replay(work)
-            case p.Claim():
+            case w.Claim():
                 await self._claim(work)
-            case p.Check():
+            case w.Check():
                 begun = self._loop.time()
                 has_ended = await self._has_ended(work.pending.seq, work.pending.reply)
                 self.protocol.checked(work, begun, self._loop.time(), has_ended=has_ended)
-            case p.AwaitReader():
+            case w.AwaitReader():
                 await self._client.ready()
                 self.protocol.reader_ready()
-            case p.AwaitRoom():
+            case w.AwaitRoom():
                 await self._await_room()
 
     async def _await_room(self) -> None:
@@ -653,6 +642,7 @@ class _Attachment:
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
         size = self.protocol.window.size
         found = await find_consumer(self._broker.api, *self._consumer, size, deadline)
+        found = self._shared.calls.share(self._consumer, found)
         if found.run.follows(self.protocol.run):
             self._begin_run(found.run)
         self.protocol.consumer_seen(found)
@@ -703,7 +693,7 @@ class _Attachment:
                 extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
             )
 
-    async def _raise_limit(self, work: p.RaiseLimit) -> None:
+    async def _raise_limit(self, work: w.RaiseLimit) -> None:
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
         try:
             await self._broker.api.update_consumer(*self._consumer, work.config, deadline)
@@ -713,7 +703,7 @@ class _Attachment:
                 extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
             )
 
-    async def _verify(self, work: p.Verify) -> None:
+    async def _verify(self, work: w.Verify) -> None:
         """Ask whether an event has ended, again if need be: to return it would cost it an attempt."""
         delivery, begun = work.delivery, self._loop.time()
         since = self._shared.pauses.arrived(begun)
@@ -725,7 +715,7 @@ class _Attachment:
                     break
         self.protocol.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
 
-    async def _is_over(self, work: p.Verify) -> bool | None:
+    async def _is_over(self, work: w.Verify) -> bool | None:
         """Whether nobody is to work on an event any more; None: that cannot be told now."""
         delivery = work.delivery
         if work.is_late:
@@ -764,23 +754,23 @@ class _Attachment:
             return None
         return end.is_of(self.protocol.run)
 
-    async def _keep(self, failure: Failure, deadline: float) -> p.Ending:
+    async def _keep(self, failure: Failure, deadline: float) -> w.Ending:
         """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
         gate, run = self.protocol.gate, self.protocol.run
         if not await self._is_certain(failure.id.seq):
-            return p.Ending.OTHERWISE
+            return w.Ending.OTHERWISE
         is_replicated = self.protocol.found.state.is_replicated
         if not is_replicated:
             await self._shared.peers.heard()
             if not failure.replay_count and self.protocol.is_settled(failure.id.seq):
-                return p.Ending.OTHERWISE
+                return w.Ending.OTHERWISE
         buried = None
         if gate is not None:
             try:
                 gate.bury(failure.id.stream, self._loop.time())
             except QuotaExceeded as error:
                 self._shared.told.not_kept(failure, error)
-                return p.Ending.NOT_NOW
+                return w.Ending.NOT_NOW
             buried = partial(gate.buried, failure.id.stream)
         keeping = self._shared.keep(failure, run, deadline, buried)
         return await (keeping if is_replicated else self._unless_lost(keeping))
@@ -793,7 +783,7 @@ class _Attachment:
         await asyncio.sleep(certain_at - self._loop.time())
         return self.protocol.window.get(seq) is not None
 
-    async def _unless_lost(self, keeping: Coroutine[Any, Any, p.Ending]) -> p.Ending:
+    async def _unless_lost(self, keeping: Coroutine[Any, Any, w.Ending]) -> w.Ending:
         """Make a dead letter, unless there is no connection; give up on that when it ends.
 
         A broker without replicas that was killed may have forgotten the delivery, and count another one as
@@ -801,17 +791,17 @@ class _Attachment:
         """
         if not self._broker.connection.connected:
             keeping.close()
-            return p.Ending.NOT_NOW
+            return w.Ending.NOT_NOW
         task = self._loop.create_task(keeping)
-        self._keeping.add(task)
+        self._keeping[task] = None
         try:
             await asyncio.wait([task])
         finally:
-            self._keeping.discard(task)
+            del self._keeping[task]
             task.cancel()
-        return p.Ending.UNKNOWN if task.cancelled() else task.result()
+        return w.Ending.UNKNOWN if task.cancelled() else task.result()
 
-    async def _claim(self, work: p.Claim) -> None:
+    async def _claim(self, work: w.Claim) -> None:
         pending, found = work.pending, self.protocol.found
         ending = await self._shared.claim(
             self.protocol.letter_id(pending.seq, pending.reply),
@@ -822,14 +812,14 @@ class _Attachment:
         )
         self.protocol.claimed(work, ending, monotonic())
 
-    async def _give_up(self, work: p.GiveUp) -> None:
-        delivery, ending = work.delivery, p.Ending.DECIDED
+    async def _give_up(self, work: w.GiveUp) -> None:
+        delivery, ending = work.delivery, w.Ending.DECIDED
         if work.keep:
             with self._prolonged(delivery.reply):
                 ending = await self._keep(work.failure, self._loop.time() + self._patience)
         else:
-            self._begin(p.ReportDropped(work.failure, delivery))
-        self.protocol.gave_up(delivery, done=ending in (p.Ending.DECIDED, p.Ending.OTHERWISE))
+            self._begin(w.ReportDropped(work.failure, delivery))
+        self.protocol.gave_up(delivery, done=ending in (w.Ending.DECIDED, w.Ending.OTHERWISE))
 
     async def _terminate(self, reply: bytes) -> None:
         """Have the broker never redeliver an event. If that is lost, the event comes here again."""
@@ -843,7 +833,7 @@ class _Attachment:
                 pass
         self.protocol.decided(reply)
 
-    async def _end_replay(self, work: p.EndReplay) -> None:
+    async def _end_replay(self, work: w.EndReplay) -> None:
         pending, timeout = work.pending, self.protocol.found.timeout
         with self._prolonged(pending.reply, at_once=True):
             ending = await self._shared.end_replay(work.replay, timeout, pending.confirmation.expires)

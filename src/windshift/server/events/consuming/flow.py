@@ -271,55 +271,6 @@ class Window:
         return released
 
 
-# --- How old a delivery may be ----------------------------------------------------------------------------
-
-
-class Recency:
-    """Since when, at the earliest, a delivery that arrives now has been on its way.
-
-    The broker's timeout begins when it sends a delivery, the way may be stalled, and the message does not say
-    when it was sent. But the broker sends only what was asked for. And what it says of one consumer arrives
-    in order, so a delivery that comes after the answer to an acknowledgement was sent after that had arrived.
-    This holds while the same server of a cluster speaks: hence `distrust`, and `heard`.
-    """
-
-    __slots__ = ("_answered", "_asked", "_is_asked_for", "_is_open", "_opened")
-
-    def __init__(self) -> None:
-        self._opened = self._asked = self._answered = -inf
-        self._is_open = False
-        self._is_asked_for = False
-
-    def distrust(self) -> None:
-        """Note that another server of the broker may speak: nothing is known before the next `opened`."""
-        self._opened = self._asked = self._answered = -inf
-        self._is_open = False
-
-    def opened(self, now: float) -> None:
-        """Note that deliveries come by way of another inbox, and were all asked for from now on."""
-        self._opened = self._asked = now
-        self._answered = -inf
-        self._is_open = self._is_asked_for = True
-
-    def asked(self, now: float) -> None:
-        """Note a request while the broker had no other."""
-        if self._is_open and self._is_asked_for:
-            self._asked = now
-
-    def refused(self) -> None:
-        """Note that the broker may have requests that were counted as lost."""
-        self._is_asked_for = False
-
-    def answered(self, since: float) -> None:
-        """Note the answer to an ack or a termination that was sent at `since` or later."""
-        if self._is_open and since > self._answered and since >= self._opened:
-            self._answered = since
-
-    def earliest(self, heard: float) -> float:
-        """Return the moment; `heard` is when the inbox got something last."""
-        return max(self._asked, min(self._answered, heard))
-
-
 # --- Asking for more --------------------------------------------------------------------------------------
 
 SMALLEST_LIMIT = 16 * 1024

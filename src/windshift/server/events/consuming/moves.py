@@ -9,7 +9,7 @@ the consumer is in another run, or when nobody has moved it for `STILL` seconds.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final, NamedTuple, Protocol
 
 from windshift.server.events.model import ConsumerKey
@@ -19,8 +19,8 @@ STILL: Final = 10.0
 """Seconds for which calls wait for a move, and for which it may take."""
 
 
-class Call(Protocol):
-    """A consume call."""
+class Mover(Protocol):
+    """A consume call, as far as moves concern it."""
 
     def hold_still(self, run: Run, until: float) -> None:
         """Drop what the client holds, and take nothing before the consumer is in this run."""
@@ -38,26 +38,21 @@ class _Move(NamedTuple):
 
 
 class Moves:
-    """Knows the calls of each consumer, and which consumers are being moved."""
+    """Knows which consumers are being moved.
 
-    def __init__(self) -> None:
-        self._calls: dict[ConsumerKey, set[Call]] = {}
+    Args:
+        calls: returns the calls of a consumer.
+    """
+
+    def __init__(self, calls: Callable[[ConsumerKey], Collection[Mover]]) -> None:
+        self._calls = calls
         self._moves: dict[ConsumerKey, _Move] = {}
 
-    def attach(self, consumer: ConsumerKey, call: Call) -> Callable[[], None]:
-        """Tell a call of moves, also of one that has begun. The function that is returned ends that."""
-        self._calls.setdefault(consumer, set()).add(call)
+    def tell(self, consumer: ConsumerKey, call: Mover) -> None:
+        """Tell a call that has just come of a move that has begun."""
         move = self._moves.get(consumer)
         if move is not None and move.until > _now():
             call.hold_still(*move)
-
-        def detach() -> None:
-            calls = self._calls[consumer]
-            calls.discard(call)
-            if not calls:
-                del self._calls[consumer]
-
-        return detach
 
     def hold_still(self, consumer: ConsumerKey, run: Run) -> int:
         """Have the calls of a consumer hold still until it is in this run; return how many are still busy.
@@ -69,7 +64,7 @@ class Moves:
         if known is None or known.run != run:
             self._moves = {key: move for key, move in self._moves.items() if move.until > now}
             known = self._moves[consumer] = _Move(run, now + STILL)
-        calls = self._calls.get(consumer, ())
+        calls = self._calls(consumer)
         for call in calls:
             call.hold_still(*known)
         return sum(call.is_busy for call in calls)

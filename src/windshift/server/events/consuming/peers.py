@@ -46,13 +46,16 @@ class Peers:
     Args:
         notes: carries what they say.
         settled: what is remembered here.
+        holders: returns the calls of a consumer here.
     """
 
-    def __init__(self, notes: Notes, settled: SettledByConsumer) -> None:
+    def __init__(
+        self, notes: Notes, settled: SettledByConsumer, holders: Callable[[ConsumerKey], Iterable[Holder]]
+    ) -> None:
         self._notes = notes
         self._settled = settled
+        self._holders = holders
         self._back_at = -HEARD_WITHIN
-        self._holders: dict[ConsumerKey, dict[object, Holder]] = {}
 
     def start(self) -> None:
         """Hear them from now on."""
@@ -60,18 +63,6 @@ class Peers:
         self._notes.read(FORGETTABLE, self._hear_forgettable)
         self._notes.read(TAKEN, self._hear_taken)
         self._notes.read(OBJECTED, self._hear_objection)
-
-    def join(self, consumer: ConsumerKey, holder: Holder) -> Callable[[], None]:
-        """Tell a call what others take over and object to. The function that is returned ends that."""
-        holders, key = self._holders.setdefault(consumer, {}), object()
-        holders[key] = holder
-
-        def leave() -> None:
-            del holders[key]
-            if not holders:
-                self._holders.pop(consumer, None)
-
-        return leave
 
     def tell_taken(
         self, consumer: ConsumerKey, run: str, number: int, deliveries: list[DeliveryName]
@@ -124,9 +115,7 @@ class Peers:
             holder.objected(number, seqs)
 
     def _holders_of(self, consumer: ConsumerKey, run: str) -> Iterator[Holder]:
-        for holder in list(self._holders.get(consumer, {}).values()):
-            if holder.run_name == run:
-                yield holder
+        return (holder for holder in self._holders(consumer) if holder.run_name == run)
 
     @staticmethod
     def _now() -> float:

@@ -14,15 +14,12 @@ from __future__ import annotations
 import random
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from enum import Enum
 from math import inf
 from time import time_ns
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, NamedTuple
 
 from windshift.nats import NoReply, Outcome
-from windshift.nats.jetstream.api import JsonObject
 from windshift.nats.jetstream.pulling import (
     ACK,
     NAK,
@@ -63,7 +60,20 @@ from windshift.server.events.consuming.consumer_state import (
     largest_pull,
     raised_limit,
 )
-from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Recency, Replay, Window
+from windshift.server.events.consuming.doubt import (
+    ANOTHER_CONNECTION,
+    ANOTHER_LEADER,
+    ANOTHER_PROCESS,
+    MISSED,
+    RESTARTED,
+    SILENT,
+    UNHEARD,
+    Doubt,
+    Doubts,
+    Moved,
+    Question,
+)
+from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Replay, Window
 from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
 from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions, Gate
 from windshift.server.events.consuming.pauses import PauseDetector
@@ -71,8 +81,26 @@ from windshift.server.events.consuming.redelivery import FailedAttempts, Failure
 from windshift.server.events.consuming.settlement import Confirmation, Group, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
+from windshift.server.events.consuming.work import (
+    AwaitReader,
+    AwaitRoom,
+    Check,
+    Claim,
+    Ending,
+    EndReplay,
+    ForgetRecalls,
+    GiveUp,
+    Keep,
+    Learn,
+    LookUp,
+    RaiseLimit,
+    ReportDropped,
+    Terminate,
+    Verify,
+    Work,
+)
 from windshift.server.events.counts import Counts
-from windshift.server.events.dead_letters.model import DeadLetterId, Failure
+from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, stored_at
 from windshift.server.events.latencies import ConsumerLatency
 from windshift.server.events.model import ConsumerKey, StreamSeq
@@ -89,11 +117,6 @@ CHECK_INTERVAL: Final = 4 * 60.0
 """Seconds between two looks whether somebody has claimed an event that is held for long."""
 LIMITED_WITHIN: Final = 2.0
 """Seconds that commands wait, at most, until another size of the window applies."""
-_INSTANT: Final = 1e-6
-"""Seconds that are added to the time, so that what happens next is later even by the same clock reading."""
-VOUCHED_FOR: Final = 2.0
-"""Seconds within which it is noticed that a replicated consumer has another leader."""
-_MOST_VOUCHED: Final = 10_000
 _REMEMBERED: Final = 256
 """Subjects that the client may have and that are remembered; with one more, all are forgotten."""
 
@@ -118,133 +141,6 @@ class Memory(NamedTuple):
     room: PullRoom | None = None
 
 
-# --- Work: what takes a question to the broker ------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class LookUp:
-    """See whether the consumer still is there: `consumer_seen`, `consumer_unseen`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Learn:
-    """Look the consumer up, and learn which of its events are dead letters: `consumer_seen`, `learned`."""
-
-
-@dataclass(frozen=True, slots=True)
-class RaiseLimit:
-    """Give the consumer this configuration; that it cannot be done is only told in the log."""
-
-    config: JsonObject
-
-
-@dataclass(frozen=True, slots=True)
-class Verify:
-    """See whether an event has ended that came again, or late: `verified`."""
-
-    delivery: Delivery
-    earliest: float
-    is_late: bool
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """Keep an event whose attempts are used up as a dead letter, if it is to be kept: `gave_up`."""
-
-    delivery: Delivery
-    failure: Failure
-    keep: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Terminate:
-    """Have the broker never redeliver an event: `decided`."""
-
-    reply: bytes
-
-
-class Ending(Enum):
-    """What became of an attempt to have an event end in a certain way."""
-
-    DECIDED = "it ends that way"
-    OTHERWISE = "it had ended otherwise"
-    NOT_NOW = "nothing was decided by this"
-    UNKNOWN = "perhaps"
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """Keep an event as a dead letter before its settlement is sent: `prepared`."""
-
-    pending: PendingAck
-    failure: Failure
-
-
-@dataclass(frozen=True, slots=True)
-class EndReplay:
-    """Claim that a replay ends, and remove the dead letter, before its settlement is sent: `prepared`."""
-
-    pending: PendingAck
-    replay: Replay
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """Claim that an event ended with a settlement that the broker has taken: `claimed`."""
-
-    pending: PendingAck
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """See whether an event that is held for long has ended, before a ping is confirmed: `checked`."""
-
-    pending: PendingAck
-    outcome: Outcome
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitReader:
-    """Wait until the client reads again: `reader_ready`."""
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitRoom:
-    """Wait for room for one event that is too large for a limited request: `room_came`."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReportDropped:
-    """Tell the operator of an event that was removed without a dead letter."""
-
-    failure: Failure
-    delivery: Delivery | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ForgetRecalls:
-    """Ask anew which events are dead letters: the broker may have forgotten something."""
-
-
-Work: TypeAlias = (
-    LookUp
-    | Learn
-    | RaiseLimit
-    | Verify
-    | GiveUp
-    | Terminate
-    | Keep
-    | EndReplay
-    | Claim
-    | Check
-    | AwaitReader
-    | AwaitRoom
-    | ReportDropped
-    | ForgetRecalls
-)
-
-
 class _Waiting(NamedTuple):
     """A delivery that waits for room: since when it is here, and when the broker sent it at the earliest."""
 
@@ -259,6 +155,11 @@ class Released(NamedTuple):
 
     now: list[bytes]
     later: list[bytes]
+
+
+_NOT: Final = timedelta()
+_NOTHING: Final = TakeOver()
+"""What a call has taken over that has taken over nothing."""
 
 
 class ConsumeProtocol:
@@ -292,32 +193,52 @@ class ConsumeProtocol:
         failure: what the call ended with; None is a proper end.
         is_ending: whether the call takes nothing new.
         due: when `advance` is to be called at the latest.
-        doubts: how often it was in doubt whether the same server of the broker still speaks.
     """
 
-    gate: Gate | None = None
-    spans: ConsumeSpans | None = None
-    tokens: Tokens | None = None
-    linger = timedelta()
-    max_message_size = 0
-    failure: Exception | None = None
-    is_ending = _is_closed = _is_cut_off = False
-    doubts = 0
-    _now = 0.0
-    _answered = -inf  # when the latest of the answered acks was sent
-    _trusted_since = _forgetful_until = -inf
-    # Pulling
-    _wants_inbox = True
-    _wants_drain = _is_stalled = False
-    _drain_at = inf
-    _limiting_until = -inf  # the window was made smaller, and more is on its way
-    # What is known of the consumer: `Learn` ends being stale, `LookUp` the doubt
-    _is_learning = _in_doubt = _is_looking_up = _is_deleted = False
-    _asked_at = -inf
-    # Moves of the consumer: one may have come unheard; the broker counts its deliveries anew
-    _is_unsure = _was_reset = False
-    _highest = 0  # of the consumer's deliveries, by their count
-    _still_until = inf  # a move is waited for
+    __slots__ = (
+        "_allowed",
+        "_arrived",
+        "_backlog",
+        "_counts",
+        "_dead",
+        "_delayed",
+        "_doubts",
+        "_drain_at",
+        "_failures",
+        "_is_closed",
+        "_is_stalled",
+        "_latency",
+        "_limited_until",
+        "_memory",
+        "_now",
+        "_pacer",
+        "_rand",
+        "_settled",
+        "_settlements",
+        "_stall_timeout",
+        "_still_until",
+        "_undecided",
+        "_unix_ns",
+        "_unsent",
+        "_wants_drain",
+        "_wants_inbox",
+        "consumer",
+        "failure",
+        "found",
+        "gate",
+        "is_ending",
+        "linger",
+        "max_message_size",
+        "run",
+        "sends",
+        "settled_again",
+        "spans",
+        "taken_over",
+        "tells",
+        "tokens",
+        "window",
+        "work",
+    )
 
     def __init__(
         self,
@@ -330,40 +251,57 @@ class ConsumeProtocol:
         unix_ns: Callable[[], int] = time_ns,
     ) -> None:
         self.consumer = consumer
-        self.found, self.run, self._is_stale = found, found.run, found.policy.dead_letters
+        self.found, self.run = found, found.run
         self._memory = memory
         self._counts, self._latency, self._settled = memory.counts, memory.latency, memory.settled
         self._failures = Failures(memory.attempts, consumer)
-        self._stall_timeout = options.stall_timeout.total_seconds()
         self._rand, self._unix_ns = rand, unix_ns
+        self._now = 0.0
+        self.gate: Gate | None = None
+        self.spans: ConsumeSpans | None = None
+        self.tokens: Tokens | None = None
+        self.linger = _NOT
+        self.max_message_size = 0
+        # What is held, and what is asked for
         self.window = Window(size, self._timeout, self._expired)
         self._settlements = Settlements(self.window, options.confirm_timeout.total_seconds())
-        largest = largest_pull(found.state.config)
-        self._pacer = PullPacer(self.window, options.pull.silence, memory.room, largest)
-        # When the broker sent deliveries, and whether it may have made others of the same events since
-        self._recency = Recency()
+        self._pacer = PullPacer(
+            self.window, options.pull.silence, memory.room, largest_pull(found.state.config)
+        )
+        self._stall_timeout = options.stall_timeout.total_seconds()
         self._delayed = DelayedRejects()
-        self._arrived: list[Delivery] = []  # on their way to the client
-        # Those that work is done for, by their reply subjects; and whether they are replays
-        self._undecided: dict[bytes, tuple[Delivery, bool]] = {}
+        self.taken_over = _NOTHING
+        self._wants_inbox, self._wants_drain, self._is_stalled = True, False, False
+        self._drain_at = inf  # what was asked for is taken back from a client that does not read
+        self._limited_until = inf  # the window was made smaller, and more is on its way
+        # What is in doubt
+        self._doubts = Doubts(knows_dead_letters=not found.policy.dead_letters)
+        self._still_until = inf  # a move of the consumer is waited for
+        self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
+        # Deliveries on their way to the client, in this order
+        self._arrived: list[Delivery] = []
+        self._undecided: dict[bytes, tuple[Delivery, bool]] = {}  # by reply subject; whether it is a replay
         self._backlog: list[_Waiting] = []  # those without room
         self._unsent: list[tuple[Delivery, InFlight]] = []
-        self._dead: dict[StreamSeq, int] = {}  # dead letters that the broker may deliver, and when stored
-        self._allowed: set[str] = set()  # subjects that the client may have
-        self._withheld: list[PendingAck] = []  # not to be sent before the run is known again
-        # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
-        self._vouched: list[tuple[float, bytes]] = []
-        self._lost: list[bytes] = []
+        self._allowed: dict[str, None] = {}  # subjects that the client may have
+        # The end
+        self.is_ending = self._is_closed = False
+        self.failure: Exception | None = None
+        # What is to be done
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.settled_again: list[StreamSeq] = []
-        self.taken_over = TakeOver()
         self.work: list[Work] = []
 
     @property
     def policy(self) -> RetryPolicy:
         """The consumer's retry policy."""
         return self.found.policy
+
+    @property
+    def doubts(self) -> int:
+        """How often it was in doubt whether the same server of the broker still speaks."""
+        return self._doubts.changes
 
     @property
     def _timeout(self) -> float:
@@ -391,7 +329,7 @@ class ConsumeProtocol:
             self.doubt()  # the consumer may refuse to be asked for so many
         self._wants_drain |= self.window.resize(size)
         if not self._has_handed_over:
-            self._limiting_until = now + LIMITED_WITHIN
+            self._limited_until = now + LIMITED_WITHIN
 
     def _acknowledge(self, kind: Kind, ids: Sequence[StreamSeq], payload: bytes, now: float) -> None:
         for pending in self._settlements.command(kind, ids, payload, now):
@@ -476,11 +414,11 @@ class ConsumeProtocol:
         self._queue(pending, now)
 
     def _queue(self, pending: PendingAck, now: float) -> None:
-        if self._memory.pauses.has_missed(self._asked_at, now):
-            self._is_unsure = True
-            self.doubt()
-        if self._is_unsure and pending.held.replay is None:
-            self._withheld.append(pending)
+        doubts = self._doubts
+        if self._memory.pauses.has_missed(doubts.asked_at, now):
+            doubts.add(MISSED, now)
+        if doubts.moved is not Moved.NO and pending.held.replay is None:
+            doubts.withheld.append(pending)
         else:
             self.sends.append(pending)
 
@@ -511,12 +449,8 @@ class ConsumeProtocol:
         deliveries that others may object to, or has not got all of what was on its way when its window was
         made smaller.
         """
-        settlements, is_limiting = self._settlements, self._limiting_until > -inf
-        return settlements.saturated or is_limiting or bool(self.taken_over.pending)
-
-    @property
-    def _is_limiting(self) -> bool:
-        return self._limiting_until > -inf
+        is_limited = self._limited_until < inf
+        return self._settlements.saturated or is_limited or bool(self.taken_over.pending)
 
     def confirmations(self) -> list[Confirmation]:
         """Return the confirmations that may leave now."""
@@ -572,8 +506,8 @@ class ConsumeProtocol:
 
     def read_so_far(self, unread: int, now: float) -> bool:
         """Note how much the client had left unread before; return whether it is to be handed more soon."""
-        if self._is_limiting and (now >= self._limiting_until or self._has_handed_over):
-            self._limiting_until = -inf
+        if self._limited_until < inf and (now >= self._limited_until or self._has_handed_over):
+            self._limited_until = inf
         if unread > STALLED and not self._is_stalled:
             self._is_stalled = True
             self._latency.stalls += 1
@@ -622,7 +556,7 @@ class ConsumeProtocol:
         gate.receive(*self.consumer, subject, durable=self.found.durable)
         if len(self._allowed) >= _REMEMBERED:
             self._allowed.clear()
-        self._allowed.add(subject)
+        self._allowed[subject] = None
 
     # --- Answers of the broker ----------------------------------------------------------------------------
 
@@ -636,8 +570,8 @@ class ConsumeProtocol:
         if outcome is NoReply.DISCONNECTED and pending.may_repeat and not self._is_closed:
             return  # sent again on the next connection, or failed when its time is over
         if isinstance(outcome, bytes) and not pending.answered:
-            if pending.ends and pending.since > self._answered:
-                self._answered = pending.since
+            if pending.ends:
+                self._doubts.recency.answered(pending.since)
             if self.found.policy.dead_letters or pending.seq in self._dead:
                 work = self._before_confirming(pending, outcome, now)
                 if work is not None:
@@ -660,9 +594,7 @@ class ConsumeProtocol:
                     self._send_alone(pending, now)
                 acks = [last]
             elif self.found.state.is_replicated:
-                self._vouched += ((now, pending.reply) for pending in others)
-                if len(self._vouched) > _MOST_VOUCHED:
-                    del self._vouched[: _MOST_VOUCHED // 2]
+                self._doubts.vouch(others, now)
         if isinstance(outcome, bytes):
             acks = self._sure_acks_stored(acks, now)
         for pending in acks:
@@ -673,7 +605,7 @@ class ConsumeProtocol:
 
         It is what `answered` does about each, at a third of the cost: most acks are sure.
         """
-        trusted_since, sure, others = self._trusted_since, [], []
+        trusted_since, sure, others = self._doubts.trusted_since, [], []
         stored: list[int] = []
         for pending in acks:
             held = pending.held
@@ -684,7 +616,7 @@ class ConsumeProtocol:
             else:
                 others.append(pending)
         if sure:
-            self._answered = max(self._answered, sure[-1].since)
+            self._doubts.recency.answered(sure[-1].since)
             seqs = [pending.seq for pending in sure]
             self._settled.add_all(seqs, now)
             self._counts.acknowledged += len(sure)
@@ -728,7 +660,7 @@ class ConsumeProtocol:
         held = pending.held
         if held.replay is not None or self._is_closed:
             return None
-        is_sure = self._is_sure(held, now)
+        is_sure = self._doubts.is_sure(held, now)
         if not pending.settles:
             if is_sure:
                 held.sure_until = max(held.sure_until, pending.since + self.window.lifetime)
@@ -749,13 +681,9 @@ class ConsumeProtocol:
         if pending.settles and not pending.ends:
             pending.held.sure_until = -inf
 
-    def _is_sure(self, held: InFlight, now: float) -> bool:
-        """Whether no other delivery of the event can exist: what the broker says of this one counts."""
-        return now < held.sure_until and held.earliest > self._trusted_since
-
     def _may_give_up(self, held: InFlight, now: float) -> bool:
         """Whether a claim of the event's end by another delivery would still be there."""
-        if not self.policy.dead_letters or held.replay is not None or self._is_sure(held, now):
+        if not self.policy.dead_letters or held.replay is not None or self._doubts.is_sure(held, now):
             return True
         return now - held.checked <= self._timeout + LATEST
 
@@ -801,7 +729,7 @@ class ConsumeProtocol:
         if ends and held.replay is None:  # how a replay ends is no other end of the event
             self._settled.add(pending.seq, now)
             self._latency.settlement.observe_since((held.stored_ns,), self._unix_ns())
-            if now >= held.sure_until or held.earliest <= self._trusted_since:  # it is not sure
+            if not self._doubts.is_sure(held, now):
                 self.settled_again.append(pending.seq)
             if self._dead:
                 self._dead.pop(pending.seq, None)
@@ -838,20 +766,15 @@ class ConsumeProtocol:
                 pass
             case Notice.LOST:
                 self._pacer.fruitless()
-                self._distrust(now)
-                self._doubt_settlements(now)
-                self._wants_inbox = True
+                self._doubt(ANOTHER_LEADER, now)
             case Notice.FORBIDDEN:
                 self.end(ForbiddenByBroker(next_subject(*self.consumer)))
             case _:
                 self._pacer.refused(now)
-                self._recency.refused()
-                self._trusted_since = now
+                self._doubts.refused(now)
                 if status is not Notice.REFUSED:
-                    self._distrust(now)
-                    self._doubt_settlements(now)
-                    self._wants_inbox = True
-                    self.doubt(deleted=status is Notice.DELETED)
+                    self._doubts.is_deleted |= status is Notice.DELETED
+                    self._doubt(UNHEARD, now)
 
     def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
         """Take an event that is delivered again though the consumer had given up on it."""
@@ -873,10 +796,11 @@ class ConsumeProtocol:
                 self._hold(*waiting)
         if self._still_until < inf:
             self._arrived.clear()
-        if self._arrived and not self._is_reset():
+        recency = self._doubts.recency
+        if self._arrived and not self._doubts.counts_anew(consumer_sequence(self._arrived[-1].reply)):
             arrived, self._arrived = self._arrived, []
             since = self._memory.pauses.arrived(now)
-            earliest = self._recency.earliest(self._pacer.last_heard)
+            earliest = recency.earliest(self._pacer.last_heard)
             is_late = now - earliest >= self.window.lifetime
             self._pacer.arrived(arrived, now)
             self.window.arrive(len(arrived))
@@ -887,19 +811,8 @@ class ConsumeProtocol:
                 )
                 if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
                     self._backlog.append(_Waiting(delivery, None, since, earliest))
-        self._recency.answered(self._answered)  # not before: what has arrived may have been sent earlier
+        recency.taken_in()
         self.window.waiting = len(self._backlog) + len(self._undecided)
-
-    def _is_reset(self) -> bool:
-        """Whether the consumer counts its deliveries anew: somebody has moved it, and this has not heard."""
-        last = consumer_sequence(self._arrived[-1].reply)
-        if last > self._highest and not self._was_reset:
-            self._highest = last
-            return False
-        if not self._was_reset:
-            self._was_reset = self._is_unsure = True
-            self.doubt()
-        return True
 
     def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
         """Hand a delivery to the client soon, unless it is too large; false when there is no room."""
@@ -1138,20 +1051,38 @@ class ConsumeProtocol:
 
     # --- The consumer -------------------------------------------------------------------------------------
 
-    def doubt(self, *, deleted: bool = False) -> None:
+    def doubt(self) -> None:
         """Look the consumer up: it may be gone, or another."""
-        self._in_doubt = True
-        self._is_deleted |= deleted
+        self._doubts.add(Doubt.CONSUMER, self._now)
+
+    def _doubt(self, doubt: Doubt, now: float) -> None:
+        """Have things in doubt, and do what cannot wait until that is cleared up."""
+        self._doubts.add(doubt, now)
+        if Doubt.DELIVERIES in doubt:
+            self._memory.attempts.trusted_since = now
+        if Doubt.SETTLEMENTS in doubt:
+            self._lose_settlements()
+            self._settled.recover(now, self._timeout)
+            if self.policy.dead_letters:
+                self._doubts.add(Doubt.DEAD_LETTERS, now)
+        self._wants_inbox |= Doubt.REQUESTS in doubt
+
+    def _lose_settlements(self) -> None:
+        """Have what was settled last settled again where the broker delivers it once more."""
+        self._settled.lose(self._settlements.acks_under_way())
+        self.work.append(ForgetRecalls())
 
     def consumer_seen(self, found: ConsumerSnapshot) -> None:
         """Follow what was changed; raise why the call is to end."""
-        self._is_looking_up = False
+        doubts = self._doubts
+        doubts.consumer = doubts.consumer.answered()
         if found.state.created != self.found.state.created:
             raise ConsumerNotFound(self.consumer.name)
         self.check(found)
-        self._is_stale |= found.policy.dead_letters and not self.policy.dead_letters
+        if found.policy.dead_letters and not self.policy.dead_letters:
+            doubts.add(Doubt.DEAD_LETTERS, self._now)
         if found.timeout < self.found.timeout:  # what is held may be delivered again sooner
-            self._trusted_since = inf
+            doubts.trusted_since = inf
             self._wants_inbox = True
         if _pause(self.found) != _pause(found):  # the broker does not serve requests that waited through it
             self._wants_inbox = True
@@ -1162,25 +1093,15 @@ class ConsumeProtocol:
         limit = raised_limit(found.state)
         if limit is not None:
             self.work.append(RaiseLimit(found.state.config | {"max_ack_pending": limit}))
-        if self._is_deleted:  # and made again since
+        if doubts.is_deleted:  # and made again since
             raise ConsumerNotFound(self.consumer.name)
-        if not (self._in_doubt or self._is_stale):  # else it was asked for too early
-            self._is_unsure = self._was_reset = False
-            self._highest = 0
-            withheld, self._withheld = self._withheld, []
-            self.sends += (pending for pending in withheld if not pending.answered)
-            lost, self._lost = self._lost, []
-            self.tells += ((reply, ACK) for reply in lost)
-            self._vouched += ((self._now, reply) for reply in lost)  # this leader may lose them, too
+        withheld, lost = doubts.seen(self._now)
+        self.sends += (pending for pending in withheld if not pending.answered)
+        self.tells += ((reply, ACK) for reply in lost)
 
     def consumer_unseen(self) -> None:
-        """Note that the broker does not answer.
-
-        The next request will bring the doubt back; until then nothing waits for it, unless the consumer may
-        have been moved: then it has to be known.
-        """
-        self._is_looking_up = False
-        self._is_stale |= self._is_unsure
+        """Note that the broker does not answer."""
+        self._doubts.unseen()
 
     def learned(self, dead: Mapping[StreamSeq, int] | None) -> None:
         """Take which events are dead letters that the broker may deliver nevertheless; None: not known.
@@ -1188,9 +1109,9 @@ class ConsumeProtocol:
         A dead letter that is older than the consumer is of an earlier one with its name, and counts for
         nothing.
         """
-        self._is_learning = False
+        self._doubts.dead_letters = self._doubts.dead_letters.answered()
         if dead is None:
-            self._is_stale = True
+            self._doubts.add(Doubt.DEAD_LETTERS, self._now)
         else:
             self._dead = dict(dead)
 
@@ -1227,23 +1148,22 @@ class ConsumeProtocol:
     def begin_run(self, run: Run, settled: Settled, now: float) -> None:
         """Go on with a consumer that was moved: nothing that was known of its events counts any more."""
         self._drop()
-        self._arrived = _since_reset(self._arrived, self._highest)
+        self._arrived = _since_reset(self._arrived, self._doubts.highest)
         self._undecided = {reply: each for reply, each in self._undecided.items() if each[1]}
         for pending in self._settlements.unanswered():
             self._refuse(pending, now)
-        self._withheld.clear()
-        self._vouched.clear()
-        self._lost.clear()
+        self._doubts.forget()
         self.taken_over.forget()
         self.run = run
         self._settled = settled
         self._failures.forget()
         self._dead.clear()
-        self._distrust(now)
+        self._doubt(Doubt.DELIVERIES, now)
         self._still_until = inf
         self._wants_inbox = self._wants_inbox or self._wants_drain or not self._arrived
         self._wants_drain = False
-        self._is_stale |= self.policy.dead_letters
+        if self.policy.dead_letters:
+            self._doubts.add(Doubt.DEAD_LETTERS, now)
 
     def _drop(self) -> None:
         """Forget the deliveries that the client holds, and those that wait for it, but replays."""
@@ -1255,34 +1175,32 @@ class ConsumeProtocol:
 
     def begin(self, now: float) -> None:
         """Begin."""
-        self._asked_at = now
+        self._doubts.asked_at = now
         self._settled.recover(now, self._timeout)
         if self.linger:  # what lingers of earlier calls takes places of the consumer
             self._delayed.add(self._linger_ns, now)
 
     def lost(self, now: float) -> None:
         """Note that the connection ended: the broker may forget what was settled just now."""
-        self._distrust(now)
+        self._doubt(Doubt.DELIVERIES, now)
         self._pacer.lose()
-        self._settled.lose(self._settlements.acks_under_way())
-        self.work.append(ForgetRecalls())
+        self._lose_settlements()
 
     def connected(self, now: float, *, is_same: bool = False) -> None:
         """Note that there is another connection: pull anew, and send again what may be.
 
         `is_same` says that it is to the process that the one before was to: that has forgotten nothing.
         """
-        self._distrust(now)
-        if not is_same and not self.found.state.is_replicated:
-            self._forgetful_until = now
+        is_known = is_same or self.found.state.is_replicated
+        self._doubt(ANOTHER_CONNECTION if is_known else ANOTHER_PROCESS, now)
         self._settled.recover(now, self._timeout)
-        self._is_stale = self._wants_inbox = self._is_unsure = True
-        waiting = set(map(id, self._withheld))
-        self._withheld += (each for each in self._settlements.repeatable() if id(each) not in waiting)
+        withheld = self._doubts.withheld
+        waiting = set(map(id, withheld))
+        withheld += (each for each in self._settlements.repeatable() if id(each) not in waiting)
 
     def moved(self, now: float) -> None:
         """Note that another connection took over: ask by way of it, once what is on its way has arrived."""
-        self._distrust(now)
+        self._doubt(Doubt.DELIVERIES, now)
         self._wants_drain = True
 
     def elected(self, now: float) -> None:
@@ -1290,39 +1208,16 @@ class ConsumeProtocol:
 
         It takes events that were stored long ago for delivered then.
         """
-        self._distrust(now)
-        if self.found.state.is_replicated:
-            self._doubt_settlements(now)
-        else:
-            self._forgetful_until = now
-        self._wants_inbox = True
-
-    def _distrust(self, now: float) -> None:
-        """Note that the broker may deliver again what was sent before, however long it may still be held.
-
-        Acknowledgements that it confirmed only by the answer to a later one are sent once more, when it is
-        known who speaks: an earlier leader may have lost them.
-        """
-        self.doubts += 1
-        self._lost += (reply for answered, reply in self._vouched if now - answered <= VOUCHED_FOR)
-        self._vouched.clear()
-        self._in_doubt |= bool(self._lost)
-        self._trusted_since = self._memory.attempts.trusted_since = now
-        self._recency.distrust()
+        self._doubt(ANOTHER_LEADER if self.found.state.is_replicated else RESTARTED, now)
 
     def _is_forgotten(self, held: InFlight) -> bool:
         """Whether the broker may have forgotten a delivery: then it may count others as this one.
 
         A reject could hit another delivery of the event, or contradict an ack of it.
         """
-        return self.policy.dead_letters and held.earliest <= self._forgetful_until and held.replay is None
-
-    def _doubt_settlements(self, now: float) -> None:
-        """Note that the broker may have lost what it was told last: another of its servers speaks now."""
-        self._settled.lose(self._settlements.acks_under_way())
-        self.work.append(ForgetRecalls())
-        self._settled.recover(now, self._timeout)
-        self._is_stale |= self.policy.dead_letters
+        return (
+            self.policy.dead_letters and held.earliest <= self._doubts.forgetful_until and held.replay is None
+        )
 
     # --- Time and pulling ---------------------------------------------------------------------------------
 
@@ -1331,13 +1226,9 @@ class ConsumeProtocol:
         self._now = now
         self._end_what_is_late(now)
         if self._pacer.due <= now:
-            requested = self.window.requested
+            is_asked = self.window.requested > 0  # then it should have shown a sign of life
             if self._pacer.tick(now):
-                self.doubt()
-                self._doubt_settlements(now)
-                if requested:  # it should have shown a sign of life
-                    self._distrust(now)
-                    self._wants_inbox = True
+                self._doubt(UNHEARD if is_asked else SILENT, now)
         if self._pacer.stuck(now):
             self._wants_drain = True
         if self._drain_at <= now:
@@ -1345,7 +1236,7 @@ class ConsumeProtocol:
             self._wants_drain = self._wants_drain or self.window.requested > 0
         if self.taken_over.pending:
             self.taken_over.advance(now)
-        if not self.is_ending or self._withheld:
+        if not self.is_ending or self._doubts.withheld:
             self._ask(now)
         if not self.is_ending:
             self._take_in(now)
@@ -1363,33 +1254,35 @@ class ConsumeProtocol:
     def _ask(self, now: float) -> None:
         if self._delayed.due <= now and self._delayed.look(now):
             self.doubt()
-        if self._in_doubt and not self._is_looking_up:
-            self._in_doubt, self._is_looking_up, self._asked_at = False, True, now
+        doubts = self._doubts
+        if doubts.consumer is Question.OPEN:
+            doubts.consumer, doubts.asked_at = Question.ASKED, now
             self.work.append(LookUp())
-        if self._is_stale and not self._is_learning:
-            self._is_stale, self._is_learning, self._asked_at = False, True, now
+        if doubts.dead_letters is Question.OPEN:
+            doubts.dead_letters, doubts.asked_at = Question.ASKED, now
             self.work.append(Learn())
 
     @property
     def due(self) -> float:
         """When `advance` is to be called at the latest."""
-        due = min(
-            self._settlements.due, self._pacer.due, self._drain_at, self._delayed.due, self._still_until
+        return min(
+            self._settlements.due,
+            self._pacer.due,
+            self._drain_at,
+            self._delayed.due,
+            self._still_until,
+            self._limited_until,
+            self.taken_over.due,
         )
-        if self._is_limiting:
-            due = min(due, self._limiting_until)
-        return min(due, self.taken_over.due)
 
     def takes_inbox(self, now: float) -> bool:
         """Whether a fresh inbox is to be opened now, for the requests from now on."""
-        knows = not (self._is_stale or self._is_learning) and self._still_until == inf
+        knows = self._doubts.dead_letters is Question.ANSWERED and self._still_until == inf
         if not (self._wants_inbox and knows) or self.is_ending or self._is_stalled:
             return False
         self._wants_inbox = False
-        self._highest = 0
         self._pacer.lose()
-        self._trusted_since = min(self._trusted_since, now)
-        self._recency.opened(now + _INSTANT)
+        self._doubts.opened(now)
         return True
 
     def takes_drain(self) -> bool:
@@ -1412,7 +1305,7 @@ class ConsumeProtocol:
         if pacer.wants_room and not waits:
             self.work.append(AwaitRoom())
         if pull is not None and is_first:
-            self._recency.asked(now)
+            self._doubts.recency.asked(now)
         return pull
 
     def room_came(self, share: Share) -> None:
@@ -1427,7 +1320,8 @@ class ConsumeProtocol:
 
     def leave(self) -> None:
         """Ask for no more work: the call is over, however it ended."""
-        self._is_cut_off = not self.is_ending or _is_cut(self.failure)
+        if self.is_ending and not _is_cut(self.failure):
+            self.linger = _NOT  # its client does not come back
         self.is_ending = self._is_closed = True
 
     @property
@@ -1446,7 +1340,7 @@ class ConsumeProtocol:
         for seq, held in released:
             self._failures.failed(seq, held, now)
         later: list[bytes] = []
-        if self._is_cut_off and self.lingering != NAK:
+        if self.lingering != NAK:
             unsent = {delivery.reply for delivery, _ in self._unsent}
             later = [held.reply for _, held in released if held.replay is None and held.reply not in unsent]
         lingering = set(later)

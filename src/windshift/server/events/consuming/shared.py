@@ -19,12 +19,14 @@ from windshift.nats import Connection, NatsError, Requests
 from windshift.nats.jetstream.api import ConsumerState, JetStream
 from windshift.server.broker.room import PullRoom
 from windshift.server.domain.errors import BrokerUnavailable, StreamFull, WindshiftError
+from windshift.server.events.consuming.calls import Calls
 from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
-from windshift.server.events.consuming.protocol import CLAIMED_FOR, Ending
+from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
+from windshift.server.events.consuming.work import Ending
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure
 from windshift.server.events.dead_letters.replay_queue import ReplayQueue
@@ -62,6 +64,7 @@ class DeadLettering:
         settled: what was settled lately.
         pauses: since when this process has been awake.
         peers: the servers beside this one.
+        calls: those of this process.
         moves: the consumers that somebody moves just now.
     """
 
@@ -73,15 +76,24 @@ class DeadLettering:
     attempts: FailedAttempts = field(default_factory=FailedAttempts)
     settled: SettledByConsumer = field(default_factory=SettledByConsumer)
     pauses: PauseDetector = field(default_factory=PauseDetector)
+    calls: Calls = field(default_factory=Calls)
     peers: Peers = field(init=False)
-    moves: Moves = field(default_factory=Moves)
+    moves: Moves = field(init=False)
     _recalls: dict[tuple[ConsumerKey, str], asyncio.Task[Letters]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Know of the servers beside this one."""
-        self.peers = Peers(self.notes, self.settled)
+        """Know of the servers beside this one, and of moves."""
+        self.peers = Peers(self.notes, self.settled, self.calls.of)
+        self.moves = Moves(self.calls.of)
 
-    def lost(self) -> None:
+    def follow(self, connection: Connection) -> None:
+        """Follow what happens to the connection, and hear what servers tell each other."""
+        connection.on_lost.append(self._lost)
+        connection.on_connected.append(self.peers.connected)
+        self.calls.follow(connection, self.notes)
+        self.peers.start()
+
+    def _lost(self) -> None:
         """Note that the connection to NATS ended."""
         self.settled.lose()
         self.attempts.trusted_since = asyncio.get_running_loop().time()

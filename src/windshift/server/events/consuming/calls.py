@@ -1,0 +1,109 @@
+"""The consume calls of this process, by consumer, and what they are told of it and of the connection.
+
+Calls of one consumer share its configuration: it may be some kilobytes, and there may be thousands of calls.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import partial
+from itertools import chain
+from typing import Protocol
+
+from windshift.nats import Connection
+from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
+from windshift.server.events.consuming.handover import Holder
+from windshift.server.events.consuming.moves import Mover
+from windshift.server.events.model import ConsumerKey
+from windshift.server.events.notes import CONSUMER, ELECTED, REPLAY, Notes
+
+
+class Call(Holder, Mover, Protocol):
+    """A consume call. Nothing that it is told may block or raise."""
+
+    def noted(self, kind: str) -> None:
+        """Take a note about the consumer: `CONSUMER`, `ELECTED` or `REPLAY`."""
+        ...
+
+    def lost(self) -> None:
+        """Note that the connection ended."""
+        ...
+
+    def connected(self) -> None:
+        """Note that there is another connection."""
+        ...
+
+    def moved(self) -> None:
+        """Note that another connection took over from one that still works."""
+        ...
+
+
+class _Attached:
+    """The calls of one consumer, and the consumer as it was seen last."""
+
+    __slots__ = ("calls", "found")
+
+    def __init__(self, found: ConsumerSnapshot) -> None:
+        self.calls: set[Call] = set()
+        self.found = found
+
+
+class Calls:
+    """The consume calls of this process."""
+
+    def __init__(self) -> None:
+        self._attached: dict[ConsumerKey, _Attached] = {}
+
+    def follow(self, connection: Connection, notes: Notes) -> None:
+        """Tell calls of notes, and of what happens to the connection, from now on."""
+        for kind in (CONSUMER, ELECTED, REPLAY):
+            notes.read(kind, partial(self._noted, kind))
+        connection.on_lost.append(self._lost)
+        connection.on_connected.append(self._connected)
+        connection.on_moved.append(self._moved)
+
+    def attach(self, consumer: ConsumerKey, call: Call, found: ConsumerSnapshot) -> None:
+        """Count a call of a consumer that was just found."""
+        self._attached.setdefault(consumer, _Attached(found)).calls.add(call)
+
+    def detach(self, consumer: ConsumerKey, call: Call) -> None:
+        """Count it no more."""
+        attached = self._attached[consumer]
+        attached.calls.discard(call)
+        if not attached.calls:
+            del self._attached[consumer]
+
+    def of(self, consumer: ConsumerKey) -> list[Call]:
+        """Return the calls of a consumer."""
+        attached = self._attached.get(consumer)
+        return [] if attached is None else list(attached.calls)
+
+    def share(self, consumer: ConsumerKey, found: ConsumerSnapshot) -> ConsumerSnapshot:
+        """Return a consumer as it was found; where its configuration is that of other calls, with theirs."""
+        attached = self._attached.get(consumer)
+        if attached is None:
+            return found
+        known = attached.found
+        if known.state.config != found.state.config:
+            attached.found = found
+            return found
+        return replace(known, state=replace(found.state, config=known.state.config))
+
+    def _noted(self, kind: str, stream: str, consumer: str, _: bytes) -> None:
+        for call in self.of(ConsumerKey(stream, consumer)):
+            call.noted(kind)
+
+    def _all(self) -> list[Call]:
+        return list(chain.from_iterable(each.calls for each in self._attached.values()))
+
+    def _lost(self) -> None:
+        for call in self._all():
+            call.lost()
+
+    def _connected(self) -> None:
+        for call in self._all():
+            call.connected()
+
+    def _moved(self) -> None:
+        for call in self._all():
+            call.moved()

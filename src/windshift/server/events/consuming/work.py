@@ -1,0 +1,141 @@
+"""The work that `ConsumeProtocol` asks for, because it takes a question to the broker, or takes time.
+
+Each piece names the method of the protocol that has to follow.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import TypeAlias
+
+from windshift.nats import Outcome
+from windshift.nats.jetstream.api import JsonObject
+from windshift.server.events.consuming.flow import Replay
+from windshift.server.events.consuming.settlement import PendingAck
+from windshift.server.events.dead_letters.model import Failure
+from windshift.server.events.deliveries import Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """See whether the consumer still is there: `consumer_seen`, `consumer_unseen`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learn:
+    """Look the consumer up, and learn which of its events are dead letters: `consumer_seen`, `learned`."""
+
+
+@dataclass(frozen=True, slots=True)
+class RaiseLimit:
+    """Give the consumer this configuration; that it cannot be done is only told in the log."""
+
+    config: JsonObject
+
+
+@dataclass(frozen=True, slots=True)
+class Verify:
+    """See whether an event has ended that came again, or late: `verified`."""
+
+    delivery: Delivery
+    earliest: float
+    is_late: bool
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """Keep an event whose attempts are used up as a dead letter, if it is to be kept: `gave_up`."""
+
+    delivery: Delivery
+    failure: Failure
+    keep: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Terminate:
+    """Have the broker never redeliver an event: `decided`."""
+
+    reply: bytes
+
+
+class Ending(Enum):
+    """What became of an attempt to have an event end in a certain way."""
+
+    DECIDED = "it ends that way"
+    OTHERWISE = "it had ended otherwise"
+    NOT_NOW = "nothing was decided by this"
+    UNKNOWN = "perhaps"
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Keep an event as a dead letter before its settlement is sent: `prepared`."""
+
+    pending: PendingAck
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class EndReplay:
+    """Claim that a replay ends, and remove the dead letter, before its settlement is sent: `prepared`."""
+
+    pending: PendingAck
+    replay: Replay
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """Claim that an event ended with a settlement that the broker has taken: `claimed`."""
+
+    pending: PendingAck
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """See whether an event that is held for long has ended, before a ping is confirmed: `checked`."""
+
+    pending: PendingAck
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitReader:
+    """Wait until the client reads again: `reader_ready`."""
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitRoom:
+    """Wait for room for one event that is too large for a limited request: `room_came`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReportDropped:
+    """Tell the operator of an event that was removed without a dead letter."""
+
+    failure: Failure
+    delivery: Delivery | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetRecalls:
+    """Ask anew which events are dead letters: the broker may have forgotten something."""
+
+
+Work: TypeAlias = (
+    LookUp
+    | Learn
+    | RaiseLimit
+    | Verify
+    | GiveUp
+    | Terminate
+    | Keep
+    | EndReplay
+    | Claim
+    | Check
+    | AwaitReader
+    | AwaitRoom
+    | ReportDropped
+    | ForgetRecalls
+)
