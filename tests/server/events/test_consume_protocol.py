@@ -39,6 +39,7 @@ from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 
 CREATED = "2026-11-24T00:00:00Z"
+PLAIN = RetryPolicy()
 TWICE = RetryPolicy(2, dead_letters=True)
 STORED_NS = 1_700_000_000_000_000_000
 NOW_NS = STORED_NS + 3_600_000_000_000
@@ -203,6 +204,17 @@ def test_an_ack_in_doubt_is_claimed(ending: Ending, told: tuple[list[int], ...])
     assert call.told() == []
     call.protocol.claimed(call.claim(), ending, 0.0)
     assert call.told() == [told]
+
+
+def test_the_end_of_a_pause() -> None:
+    """Requests that waited through it are made anew; what the broker sent to later ones still arrives."""
+    call, found = Call(PLAIN), snapshot(PLAIN)
+    for config in ({"pause_until": "2100-01-01T00:00:00Z"}, {}):
+        call.protocol.consumer_seen(replace(found, state=replace(found.state, config=config)))
+        assert not call.protocol.takes_inbox(0.0)
+        assert call.protocol.takes_drain()
+        call.hold(call.sequence + 1)
+        assert call.protocol.takes_inbox(0.0)
 
 
 def test_a_drop_in_doubt_is_claimed() -> None:

@@ -1084,8 +1084,8 @@ class ConsumeProtocol:
         if found.timeout < self.found.timeout:  # what is held may be delivered again sooner
             doubts.trusted_since = inf
             self._wants_inbox = True
-        if _pause(self.found) != _pause(found):  # the broker does not serve requests that waited through it
-            self._wants_inbox = True
+        # The broker does not serve requests that waited through a pause, but those that came later
+        self._wants_drain |= _pause(self.found) != _pause(found)
         self.found = found
         if self.tokens is not None:
             self.tokens.use(key_of(found.state.config))
