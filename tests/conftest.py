@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,12 @@ from tests.support.nats_server import NatsServer
 # A busy machine makes no example wrong.
 settings.register_profile("windshift", deadline=None, max_examples=50)
 settings.load_profile("windshift")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three workers on two cores: tests wait for about as long as they work."""
+    return max(2, (os.cpu_count() or 1) * 3 // 2)
 
 
 @pytest.hookimpl(trylast=True)

@@ -119,8 +119,9 @@ def test_tls_tokens_and_rights(cli: Cli, guarded: tuple[str, Path]) -> None:
     """It tells a wrong authority, a missing token and rights; commands exit with 6 where they are denied."""
     address, folder = guarded
     there = ("--address", address)
-    assert states(cli, *there, "--tls", code=1)["TLS"][0] == "FAIL"
-    assert states(cli, *there, code=1)["HTTP/2"][0] == "FAIL"
+    soon = ("--timeout", "0.5s")
+    assert states(cli, *there, *soon, "--tls", code=1)["TLS"][0] == "FAIL"
+    assert states(cli, *there, *soon, code=1)["HTTP/2"][0] == "FAIL"
     trusted = (*there, "--tls-ca", str(folder / "ca.pem"))
     found = states(cli, *trusted, code=1)
     assert found["TLS"][0] == "warn"  # both are good for a day

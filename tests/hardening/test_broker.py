@@ -26,7 +26,7 @@ from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state_pb
 
 LARGE = 1_000_000
 AT_ONCE = 250
-CONSUMERS = 120
+CONSUMERS = 90
 NO_WINDOW = {0x4: 0}
 
 
@@ -68,8 +68,8 @@ async def test_a_large_event_for_many_consumers(roomy: Target) -> None:
             large = publish_request("s.x", bytes(LARGE)).SerializeToString()
             assert (await call(peer, EVENTS + "Publish", large)).status == 0
             async with asyncio.timeout(60):
-                while roomy.metric("windshift_events_delivered_total") < CONSUMERS:  # noqa: ASYNC110 -- in another process
-                    await asyncio.sleep(0.05)
+                while _delivered(roomy) < CONSUMERS:  # noqa: ASYNC110 -- in another process
+                    await asyncio.sleep(0.3)
         tell(f"a healthy client: {client}")
         _is_not_cut_off(roomy)
 
@@ -80,6 +80,14 @@ async def _consume(peer: Peer, readers: Peer, name: str) -> None:
     subscribe = pb.EventsRequest.Subscribe(stream="s", consumer=name, max_processing_events=10)
     first = prefixed(pb.EventsRequest(subscribe=subscribe).SerializeToString())
     readers.request(CONSUME, first, end=False)
+
+
+def _delivered(server: Target) -> float:
+    """Return how many events were delivered; 0 where the server was too busy to tell in time."""
+    try:
+        return server.metric("windshift_events_delivered_total")
+    except ConnectionError:
+        return 0
 
 
 def _is_not_cut_off(server: Target) -> None:

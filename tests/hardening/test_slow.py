@@ -58,7 +58,7 @@ class Waits:
 
 
 class Attack:
-    """A thousand connections that begin, and calls that do not go on, on one server."""
+    """Hundreds of connections that begin, and calls that do not go on, on one server."""
 
     def __init__(self, server: Target, stack: AsyncExitStack) -> None:
         self._server = server
@@ -115,7 +115,7 @@ async def _told(peer: Peer, stream: int) -> None:
     assert response.status in {StatusCode.DEADLINE_EXCEEDED, StatusCode.INVALID_ARGUMENT}, response
 
 
-async def attack(server: Target, connections: int = 1000) -> tuple[Waits, float]:
+async def attack(server: Target, connections: int = 500) -> tuple[Waits, float]:
     """Attack a server; return how long it let that be, and by how much its memory grew at most."""
     await server.warm_up()
     before = server.memory

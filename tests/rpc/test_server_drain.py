@@ -50,7 +50,7 @@ from .serving import (
     strict_loop,
 )
 
-DRAINS = int(os.environ.get("WINDSHIFT_TEST_DRAINS", "3"))
+DRAINS = int(os.environ.get("WINDSHIFT_TEST_DRAINS", "2"))
 """Hand-overs in one test under load."""
 
 IN_FLIGHT = 200

@@ -350,7 +350,7 @@ async def test_a_server_that_is_away_at_the_start(unused_address: str) -> None:
     @consumer.on
     async def handle(text: Text) -> None: ...
 
-    async with ws.connect(unused_address, timeout=0.2) as client:
+    async with ws.connect(unused_address, timeout=1) as client:
         with pytest.raises(ws.Unreachable):
             async with app.running(client):
                 pass

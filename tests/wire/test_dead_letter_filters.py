@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import product
 from typing import Any
 
 import pytest
@@ -21,7 +22,12 @@ By = pb.SummarizeRequest
 @pytest.fixture
 def stream(client: Client, nats_server: NatsServer, unique: Unique) -> str:
     """Make a stream with four dead letters."""
-    name = client.ensure_stream(unique())
+    return four_buried(client, nats_server, unique())
+
+
+def four_buried(client: Client, nats_server: NatsServer, name: str) -> str:
+    """Make a stream with four dead letters, and return its name."""
+    client.ensure_stream(name)
     consumer(client, name)
     for subject in ("orders.1", "orders.2.late", "bills.1", "bills.2"):
         client.publish(f"{name}.{subject}", subject)
@@ -272,33 +278,24 @@ def as_in_a_large_store(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
-@pytest.mark.parametrize("newest_first", [False, True])
 def test_a_large_store(
-    client: Client,
-    nats_server: NatsServer,
-    stream: str,
-    unique: Unique,
-    monkeypatch: pytest.MonkeyPatch,
-    newest_first: bool,
+    own_client: Client, own_nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pages are the same when what is read has dead letters of others among those that are asked for."""
-    other = client.ensure_stream(unique())
+    stream, other = four_buried(own_client, own_nats_server, "stream"), own_client.ensure_stream("other")
     for _ in range(5):
-        client.publish(f"{other}.x", "x")
-    bury(nats_server, other, 1, 2, 3, 4, 5)
-    client.publish(f"{stream}.last", "x")
-    bury(nats_server, stream, 5)
+        own_client.publish(f"{other}.x", "x")
+    bury(own_nats_server, other, 1, 2, 3, 4, 5)
+    own_client.publish(f"{stream}.last", "x")
+    bury(own_nats_server, stream, 5)
     with as_in_a_large_store(monkeypatch):
-        for name, expected in ((stream, [1, 2, 3, 4, 5]), (other, [1, 2, 3, 4, 5])):
-            for size in (1, 2, 500):
-                request = pb.ListRequest(
-                    filter=pb.Filter(stream=name), newest_first=newest_first, page_size=size
-                )
-                seen: list[int] = []
-                while True:
-                    page = ask(client, "List", request)
-                    seen += [each.event.id for each in page.dead_letters]
-                    if not page.next_page_token:
-                        break
-                    request.page_token = page.next_page_token
-                assert seen == (expected[::-1] if newest_first else expected)
+        for name, size, newest_first in product((stream, other), (1, 2, 500), (False, True)):
+            request = pb.ListRequest(filter=pb.Filter(stream=name), newest_first=newest_first, page_size=size)
+            seen: list[int] = []
+            while True:
+                page = ask(own_client, "List", request)
+                seen += [each.event.id for each in page.dead_letters]
+                if not page.next_page_token:
+                    break
+                request.page_token = page.next_page_token
+            assert seen == ([5, 4, 3, 2, 1] if newest_first else [1, 2, 3, 4, 5])

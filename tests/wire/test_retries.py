@@ -18,7 +18,6 @@ from tests.support.windshift_process import wait_for
 from tests.wire.consuming import Call, seconds, subscribed
 from tests.wire.management import ensure_consumer, ensure_stream, get_consumer
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
-from windshift.server.events.consumers import MAX_ACK_PENDING
 
 Unique = Callable[[], str]
 
@@ -323,18 +322,21 @@ def test_attempts_and_policy_survive_restarts(own_nats_server: NatsServer) -> No
 
 
 async def test_long_delays_do_not_starve_a_consumer(
-    client: Client, nats_server: NatsServer, unique: Unique
+    client: Client, nats_server: NatsServer, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Others are delivered, though more events wait for long than a consumer may have unsettled at first."""
-    stream, batch = events(client, unique(), 0), 1_000
+    at_first, batch = 2_000, 1_000
+    for module in ("consumers", "consuming.consumer_state"):
+        monkeypatch.setattr(f"windshift.server.events.{module}.MAX_ACK_PENDING", at_first)
+    stream = events(client, unique(), 0)
     async with connect(nats_server.url) as broker:
-        for _ in range(MAX_ACK_PENDING + batch):
+        for _ in range(at_first + batch):
             broker.connection.publish(f"{stream}.x".encode())
         async with asyncio.timeout(20):
-            while await broker.messages(stream) < MAX_ACK_PENDING + batch:  # noqa: ASYNC110 - nobody tells
+            while await broker.messages(stream) < at_first + batch:  # noqa: ASYNC110 - nobody tells
                 await asyncio.sleep(0.05)
     with subscribed(client, stream, batch) as call:
-        for _ in range(MAX_ACK_PENDING // batch + 1):
+        for _ in range(at_first // batch + 1):
             reject(call, *[call.event(within=20).id for _ in range(batch)], delay=seconds(600))
     seen = get_consumer(client, stream)
-    assert (seen.pending, seen.unsettled) == (0, MAX_ACK_PENDING + batch)
+    assert (seen.pending, seen.unsettled) == (0, at_first + batch)
