@@ -263,6 +263,21 @@ def test_descriptors(orders: Cli, tmp_path: Path) -> None:
     assert "cannot be imported" in orders("tail", "orders", "--module", "no.such", code=2).err
 
 
+def test_a_consumer_that_nothing_is_for(cli: Cli) -> None:
+    """A filter that no subject of the stream matches is told when it is made, and by the doctor after that."""
+    cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
+    ensure = ("consumers", "ensure", "orders", "mail", "--subject", "ordres.*", "--subject", "orders.new")
+    told = cli(*ensure).out.splitlines()
+    assert told == ["created mail", "mail: no subject of the stream matches ordres.*, yet"]
+    assert cli(*ensure, "-o", "json").json["idle"] == ["ordres.*"]
+    found = "consumer    orders mail is for ordres.*, and the stream has orders.> alone"
+    assert found in cli("doctor").out
+    assert "idle" not in cli("consumers", "ensure", "orders", "mail", "-o", "json").json
+    assert "no subject of the stream" not in cli(*ensure[:4], "--subject", "*.new").out
+    cli("streams", "ensure", "copy", "--mirror", "orders", "-q")
+    assert cli("consumers", "ensure", "copy", "mail", "--subject", "ordres.*").out == "created mail\n"
+
+
 def test_consumers(orders: Cli) -> None:
     """Consumers are listed, shown, made with a diff, paused, moved and deleted."""
     (listed,) = orders("consumers", "ls", "orders", "-o", "json").json

@@ -17,6 +17,7 @@ import click
 
 import windshift as ws
 from windshift.cli.certificates import expiry
+from windshift.cli.ensuring import idle_filters
 from windshift.cli.failing import DENIED, FAILED, Failure
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
@@ -80,7 +81,8 @@ async def doctor(session: Session) -> None:
 
     It looks at names, connections, TLS and its certificates, HTTP/2, the token, rights, versions, the broker,
     all servers, what is used of JetStream's limits, clocks, streams that are nearly full, and consumers that
-    nobody attends to. It changes nothing. Exits with 1 if something is broken.
+    nobody attends to or whose filters nothing matches. It changes nothing. Exits with 1 if something is
+    broken.
     """
     checks = []
     async for check in _all(session):
@@ -430,9 +432,9 @@ async def _contents(session: Session) -> AsyncIterator[Check]:
                 worries += 1
                 yield check
             async for consumer in client.stream(info.name).consumers.list():
-                if lonely := _attended(info.name, consumer):
+                for check in _consumer(info, consumer):
                     worries += 1
-                    yield lonely
+                    yield check
     except ws.WindshiftError as error:
         yield Check("warn", "streams", str(error))
         return
@@ -454,18 +456,16 @@ def _fullness(info: ws.StreamInfo) -> list[Check]:
     ]
 
 
-def _attended(stream: str, info: ws.ConsumerInfo) -> Check | None:
-    name = f"{stream} {info.name}"
+def _consumer(stream: ws.StreamInfo, info: ws.ConsumerInfo) -> Iterator[Check]:
+    name = f"{stream.name} {info.name}"
     if info.paused_until is not None and info.pending:
-        return Check(
-            "warn",
-            "consumer",
-            f"{name} is paused with {info.pending} pending",
-            "`windshift consumers resume`",
-        )
-    if (info.pending or info.unsettled) and not info.subscriptions:
+        found, hint = f"{name} is paused with {info.pending} pending", "`windshift consumers resume`"
+        yield Check("warn", "consumer", found, hint)
+    elif (info.pending or info.unsettled) and not info.subscriptions:
         held = f" and {info.unsettled} unsettled" if info.unsettled else ""
         hint = "is its program running? if nobody needs it: `windshift consumers rm`"
         found = f"{name} has {info.pending} pending{held}, and nobody is subscribed"
-        return Check("warn", "consumer", found, hint)
-    return None
+        yield Check("warn", "consumer", found, hint)
+    if idle := idle_filters(info.subjects, stream.spec):
+        found = f"{name} is for {', '.join(idle)}, and the stream has {', '.join(stream.spec.subjects)} alone"
+        yield Check("warn", "consumer", found, "ensure the consumer or the stream with other subjects")

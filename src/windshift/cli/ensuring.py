@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ class Ensured:
         created: whether it was not there.
         changes: what differs from before; None = nobody may know.
         kept: what differs from what is wanted, and is not changed: as it is, and as it was to be.
+        idle: filters of a consumer that no subject of its stream matches, as far as may be known.
     """
 
     kind: str
@@ -32,9 +33,14 @@ class Ensured:
     created: bool = False
     changes: specs.Changes | None = None
     kept: specs.Changes = field(default_factory=dict)
+    idle: tuple[str, ...] = ()
 
     def lines(self, *, dry_run: bool) -> list[str]:
         """Say it to people."""
+        idle = [f"{self.name}: no subject of the stream matches {each}, yet" for each in self.idle]
+        return [*self._lines(dry_run=dry_run), *idle]
+
+    def _lines(self, *, dry_run: bool) -> list[str]:
         if self.created:
             return [f"{'would create' if dry_run else 'created'} {self.name}"]
         if self.changes is None:
@@ -53,7 +59,14 @@ class Ensured:
             key: {"was": specs.plain(old), "is": specs.plain(new)}
             for key, (old, new) in (self.changes or {}).items()
         }
-        value = {"kind": self.kind, "name": self.name, "created": self.created, "changed": changed}
+        value: dict[str, Any] = {
+            "kind": self.kind,
+            "name": self.name,
+            "created": self.created,
+            "changed": changed,
+        }
+        if self.idle:
+            value["idle"] = list(self.idle)
         kept = {
             key: {"is": specs.plain(old), "wanted": specs.plain(new)} for key, (old, new) in self.kept.items()
         }
@@ -98,7 +111,18 @@ async def ensure_consumer(
     consumer = await consumers.ensure(name, spec)
     after = (await _consumer_now(client, stream, consumer.name))[0] if before is not None else None
     changed = None if before is None or after is None else specs.changes(before, after)
-    return Ensured("consumer", consumer.name, visible and before is None, changed)
+    bound = (await _stream_now(client.stream(stream)))[0] if spec.subjects else None
+    idle = () if bound is None else idle_filters(spec.subjects, bound)
+    return Ensured("consumer", consumer.name, visible and before is None, changed, idle=idle)
+
+
+def idle_filters(filters: Sequence[str], stream: ws.StreamSpec) -> tuple[str, ...]:
+    """Return the filters of a consumer that no subject of its stream matches; what it copies may have any."""
+    from windshift.sdk.subjects import overlap
+
+    return tuple(
+        each for each in filters if stream.subjects and not any(map(partial(overlap, each), stream.subjects))
+    )
 
 
 async def _consumer_now(client: ws.Client, stream: str, name: str) -> tuple[ws.ConsumerSpec | None, bool]:
