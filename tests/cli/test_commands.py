@@ -264,7 +264,7 @@ def test_descriptors(orders: Cli, tmp_path: Path) -> None:
 
 
 def test_a_consumer_that_nothing_is_for(cli: Cli) -> None:
-    """A filter that no subject of the stream matches is told when it is made, and by the doctor after that."""
+    """A filter that no subject of the stream matches is told when it is made, and by the doctor later."""
     cli("streams", "ensure", "orders", "--subject", "orders.>", "-q")
     ensure = ("consumers", "ensure", "orders", "mail", "--subject", "ordres.*", "--subject", "orders.new")
     told = cli(*ensure).out.splitlines()

@@ -148,3 +148,17 @@ def test_dead_letters_where_each_stream_has_a_limit(strict: Client) -> None:
         assert call.event(15).id == letter.event.id
         ack(call, letter.event.id)
     assert listed(strict, "S") == []
+
+
+def test_dead_letters_leave_room_for_others(tmp_path: Path) -> None:
+    """Of what an account may store they get a tenth, though all of it could be set aside for them."""
+    for client in limited(tmp_path, max_file=625_000_000):
+        ensure_stream(client, "S", subjects={"subjects": ["S.>"]}, retention_policy={"max_bytes": _MEGABYTE})
+        consumer(client, "S")
+        letter = kill_off(client, "S")
+        replay(client, letter.id)
+        with subscribed(client, "S") as call:
+            assert call.event(15).id == letter.event.id
+            ack(call, letter.event.id)
+        large = {"max_bytes": 560_000_000}
+        ensure_stream(client, "L", subjects={"subjects": ["L.>"]}, retention_policy=large)

@@ -62,6 +62,8 @@ _LIST: Final = 24 * 1024 * 1024
 """Bytes of a page of a list: 256 configurations, of which a few may be as large as there can be; or 100,000
 subjects.
 """
+_ACCOUNT: Final = 64 * 1024
+"""Bytes of what is told of an account."""
 _HEAD: Final = 16 * 1024
 """Bytes of an answer beside its variable part."""
 
@@ -378,6 +380,21 @@ class JetStream:
         if outcome is not NoReply.NO_RESPONDERS and not repeatable:
             raise OutcomeUnknown
         return None
+
+    async def storage_limit(self, replicas: int, deadline: float) -> int | None:
+        """Return the bytes that all streams with so many replicas may have on disk in this account.
+
+        None = as many as the servers have room for, or this user is not told.
+        """
+        try:
+            info = await self.call("INFO", None, deadline, size=_ACCOUNT)
+        except (JetStreamError, Unavailable):
+            return None
+        tier = (info.get("tiers") or {}).get(f"R{replicas}")
+        limit = int(((tier or info).get("limits") or {}).get("max_storage", -1))
+        if limit < 0:
+            return None
+        return limit if tier else limit // replicas  # without tiers each replica counts
 
     async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
         """Call an idempotent change until it is answered, or `deadline`.

@@ -114,7 +114,7 @@ class EventsConfig:
         "WINDSHIFT_DEAD_LETTERS_MAX_MB",
         p.integer(0, 1_000_000_000, unit=1_000_000),
         "Megabytes of dead letters; beyond that, events are retried in place of becoming some. 0: no limit.",
-        otherwise="10,000; of an embedded server's disk a tenth at most",
+        otherwise="10,000; a tenth at most of an embedded server's disk, or of the NATS account's",
     )
     """In bytes."""
 

@@ -63,6 +63,10 @@ _UNLIMITED: Final = -1
 _STEP: Final = 4
 """By how much less is asked for when the broker cannot set aside as much: most of it is for others."""
 _SMALLEST: Final = 256 * 1024
+_SHARE: Final = 10
+"""One such part of what an account may store is the most for a stream whose limit nobody asked for."""
+_ASKED_FOR: Final = 2.0
+"""Seconds that the broker has to tell what an account may store."""
 _WHERE_REQUIRED: Final = 1 << 30
 """Bytes of a stream that is to have no limit where the broker wants one."""
 
@@ -164,12 +168,22 @@ class ManagedStream:
             await self._api.update_stream(wanted, deadline)
 
     async def _create(self, deadline: float) -> None:
-        config = self._config | {"num_replicas": self._asked or self._replicas}
+        replicas = self._asked or self._replicas
+        config = self._config | {"num_replicas": replicas}
 
         async def create(max_bytes: int) -> None:
             await self._api.create_stream(config | {"max_bytes": max_bytes}, deadline)
 
-        await _with_size(sizes(self._limit.max_bytes), create)
+        await _with_size(sizes(await self._size(replicas, deadline)), create)
+
+    async def _size(self, replicas: int, deadline: float) -> int:
+        """Return how many bytes are to be set aside for a new stream; 0 = no limit."""
+        size = self._limit.max_bytes
+        if not size or self._limit.is_demanded:
+            return size
+        soon = min(deadline, asyncio.get_running_loop().time() + _ASKED_FOR)
+        allowed = await self._api.storage_limit(replicas, soon)
+        return size if allowed is None else min(size, max(_SMALLEST, allowed // _SHARE))
 
     async def apply_limit(self, deadline: float) -> None:
         """Give an existing stream its limit. May also raise `OutcomeUnknown`, `StreamFull` and others."""
