@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import socket
+import ssl
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -26,6 +28,7 @@ from windshift.cli.certificates import expiry
 
 NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
 GIGA: Final = 2**30
+NO_LIMITS: Final = "; the account has no limits, those of NATS servers (max_file_store) are not told"
 
 
 def states(cli: Cli, *arguments: str, code: int) -> dict[str, tuple[str, str]]:
@@ -47,7 +50,7 @@ def test_all_is_well(cli: Cli) -> None:
     assert {"settings", "TCP", "HTTP/2", "server", "identity", "broker", "servers", "clocks"} <= told.keys()
     assert re.fullmatch(
         r"storage \S+( \(\S+ reserved\))?, memory \S+( \(\S+ reserved\))?, "
-        r"streams \d+, consumers \d+; no limits",
+        r"streams \d+, consumers \d+; the account has no limits, those of NATS servers .* are not told",
         told["JetStream"][1],
     )
     assert told["clocks"][1].startswith("within 1 s of this machine's: the server")
@@ -68,6 +71,7 @@ def test_nobody_is_there(cli: Cli) -> None:
         (b"", "does not answer in 0.1 s"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "does not speak it at port"),
         (bytes([0x15, 3, 3, 0, 2, 2, 70, 0, 0]), "speaks TLS"),
+        (b'INFO {"server_id":"N"}\r\n', "has NATS at port"),
     ],
 )
 def test_something_else_is_there(
@@ -95,6 +99,33 @@ def test_something_else_is_there(
     assert checks["TCP"][0] == "ok"
     assert checks["HTTP/2"][0] == "FAIL"
     assert found in checks["HTTP/2"][1]
+    assert "server" not in checks  # it would only say the same in other words
+
+
+@pytest.mark.parametrize(
+    ("settings", "found", "hint"),
+    [
+        ({"lifetime": timedelta(days=-1)}, "certificate has expired", "renew the server's certificate"),
+        ({"dns": ["other.example"], "ips": []}, "certificate is not valid for", "connect by a name of"),
+        ({"dns": [], "ips": ["192.0.2.1"]}, "certificate is not valid for", "connect by a name of"),
+    ],
+)
+async def test_certificates_that_are_refused(
+    cli: Cli, tmp_path: Path, settings: dict[str, Any], found: str, hint: str
+) -> None:
+    """Each is refused for a reason of its own, and there is something else to do about it."""
+    authority = Authority(tmp_path, "ca")
+    pair = authority.issue("server", **settings)
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    tls.load_cert_chain(pair.certificate, pair.key)
+    async with await asyncio.start_server(lambda *_: None, "127.0.0.1", 0, ssl=tls) as server:
+        port = server.sockets[0].getsockname()[1]
+        there = ("--address", f"127.0.0.1:{port}", "--tls-ca", str(authority.certificate))
+        told = await asyncio.to_thread(lambda: cli("doctor", "-o", "json", *there, code=1))
+    checks = {check["name"]: check for check in told.json}
+    assert found in checks["TLS"]["found"]
+    assert hint in checks["TLS"]["hint"]
+    assert "server" not in checks
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +200,7 @@ def told(checks: Iterable[doctor.Check]) -> list[tuple[str, str]]:
     ("usage", "found"),
     [
         (ws.Usage("storage", "", 3 * GIGA, 0, 10 * GIGA), ("ok", "storage 3.0G of 10G")),
-        (ws.Usage("memory", "R3", 0, 512, None), ("ok", "R3 memory 0 (512 reserved); no limits")),
+        (ws.Usage("memory", "R3", 0, 512, None), ("ok", "R3 memory 0 (512 reserved)" + NO_LIMITS)),
         (ws.Usage("memory", "", 0, 0, 0), ("ok", "memory 0 of 0")),
         (ws.Usage("storage", "", 1, 9 * GIGA, 10 * GIGA), ("warn", "storage 1 of 10G (9.0G reserved)")),
         (ws.Usage("storage", "", 10 * GIGA, 0, 10 * GIGA), ("FAIL", "storage 10G of 10G")),

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -119,6 +121,34 @@ def test_examples_of_servers(world: Cli, tmp_path: Path, nats_server: NatsServer
         world.environment["HEALTH_PORT"] = str(server.health_port)
         for example in health:
             assert world(*shlex.split(example)[1:]).out
+
+
+def test_dev_where_another_one_runs(world: Cli, tmp_path: Path) -> None:
+    """In its directory, or at its port, it says what to do instead, in words of its own."""
+    environment = world.environment.copy()
+    command = [sys.executable, "-m", "windshift", "dev", "--port"]
+    (tmp_path / "other").mkdir()
+    first = subprocess.Popen([*command, "0"], cwd=tmp_path, env=environment, stdout=-1, stderr=-1, text=True)
+    assert first.stdout is not None
+    port = first.stdout.readline().partition("API on 127.0.0.1:")[2].partition(",")[0]
+    for place, number, advice in (
+        (tmp_path, "0", "run this in another directory"),
+        (tmp_path / "other", port, "say another --port"),
+    ):
+        refused = subprocess.run(
+            [*command, number],
+            cwd=place,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        assert refused.returncode == 1
+        assert refused.stderr.endswith(f"{advice}\n")
+    first.send_signal(signal.SIGINT)
+    first.communicate(timeout=60)
+    assert first.returncode == 0
 
 
 def test_examples_of_apps(world: Cli, tmp_path: Path) -> None:

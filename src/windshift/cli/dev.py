@@ -11,6 +11,11 @@ from windshift.cli.options import Command
 from windshift.cli.serve import announce, run_server
 
 _FOLDER = ".windshift"
+_WORDS = {
+    "name another directory with WINDSHIFT_DATA_DIR": "run this in another directory",
+    "set another GRPC_PORT": "say another --port",
+}
+"""What to do about it here, where the variables of `windshift serve` are not needed."""
 _NEXT = """
 Try, in another terminal:
 
@@ -57,4 +62,4 @@ def dev(port: int, debug: bool) -> None:
         variable = "" if address == "127.0.0.1:8080" else f"WINDSHIFT_ADDRESS={address} "
         announce(line + "\n" + _NEXT.format(variable=variable, folder=_FOLDER))
 
-    run_server(environment, tell, share_port=False)
+    run_server(environment, tell, share_port=False, words=_WORDS)

@@ -26,6 +26,7 @@ from windshift.cli.values import show_duration, show_size
 _SOON: Final = 30 * 86_400.0
 """Seconds before its end that a certificate or a token is worth a word."""
 _FULL: Final = 0.9
+_UNLIMITED: Final = "; the account has no limits, those of NATS servers (max_file_store) are not told"
 _CONNECT_SECONDS: Final = 5.0
 _ANSWER_SECONDS: Final = 5.0
 _APART: Final = 1.0
@@ -36,6 +37,8 @@ _HTTP2: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
 """How a client begins, with a frame of settings (RFC 9113, section 3.4)."""
 _SETTINGS: Final = 4
 """The type of the frame that a server begins with."""
+_NATS: Final = b"INFO {"
+"""How a NATS server begins."""
 _ALERT: Final = 0x15
 """The type of the record that a server of TLS answers with."""
 
@@ -105,7 +108,7 @@ async def _all(session: Session) -> AsyncIterator[Check]:
     reachable = False
     for target in settings.targets:
         async for check in _connection(target, settings.tls):
-            reachable = reachable or (check.name, check.state) == ("TCP", "ok")
+            reachable = reachable or (check.name, check.state) == ("HTTP/2", "ok")
             yield check
     if not reachable:
         return
@@ -175,6 +178,8 @@ async def _http2(host: str, port: int) -> Check:
         return Check("ok", "HTTP/2", f"{host} speaks it")
     if answer[:1] == bytes([_ALERT]):
         return Check("FAIL", "HTTP/2", f"{host} speaks TLS", "say --tls, or --tls-ca with its authorities")
+    if answer.startswith(_NATS):
+        return Check("FAIL", "HTTP/2", f"{host} has NATS at port {port}", "give the address of Windshift")
     hint = "is that the port of the API (GRPC_PORT), not that of the health checks? does it want TLS (--tls)?"
     return Check("FAIL", "HTTP/2", f"{host} does not speak it at port {port}", hint)
 
@@ -361,7 +366,7 @@ def limits(usage: Sequence[ws.Usage]) -> Iterator[Check]:
         full = each.used >= (each.limit or 0) and each.resource in {"storage", "memory"}
         yield Check("FAIL" if full else "warn", "JetStream", _used(each), _NEARLY[each.resource])
     if enough := [each for each in usage if each not in nearly]:
-        limited = "" if any(each.limit is not None for each in usage) else "; no limits"
+        limited = "" if any(each.limit is not None for each in usage) else _UNLIMITED
         yield Check("ok", "JetStream", ", ".join(map(_used, enough)) + limited)
 
 

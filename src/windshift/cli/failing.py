@@ -53,7 +53,7 @@ def report(failure: Failure, *, json: bool) -> NoReturn:
         parts = {"reason": failure.reason, "message": failure.message, "hint": failure.hint}
         click.echo(as_json({"error": {name: text for name, text in parts.items() if text}}), err=True)
     else:
-        hint = f"; {failure.hint}" if failure.hint else ""
+        message = failure.message.removesuffix(".") + (f"; {failure.hint}" if failure.hint else "")
         reason = f" ({failure.reason})" if failure.reason else ""
-        click.echo(f"windshift: {plain(failure.message)}{plain(hint)}{reason}", err=True)
+        click.echo(f"windshift: {plain(message)}{reason}", err=True)
     sys.exit(failure.status)

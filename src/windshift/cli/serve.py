@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import FrameType, ModuleType
+from types import FrameType, MappingProxyType, ModuleType
 from typing import Any, NoReturn
 
 import click
@@ -22,6 +22,7 @@ from windshift.server.config import (
     config_from_environment,
 )
 
+_NO_WORDS: Mapping[str, str] = MappingProxyType({})
 _FAILED = 1
 _USAGE = 2
 _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
@@ -84,8 +85,21 @@ def serve(share_port: bool, workers: str | None) -> None:
     run_server({**os.environ, **given}, announce, share_port=share_port)
 
 
-def run_server(environment: Mapping[str, str], tell: Callable[[str], None], *, share_port: bool) -> None:
-    """Run a server until a signal; exit with its status if it fails. Tell the line that says it is ready."""
+def run_server(
+    environment: Mapping[str, str],
+    tell: Callable[[str], None],
+    *,
+    share_port: bool,
+    words: Mapping[str, str] = _NO_WORDS,
+) -> None:
+    """Run a server until a signal; exit with its status if it fails.
+
+    Args:
+        environment: its settings.
+        tell: gets the line that says it is ready.
+        share_port: whether others may listen on its ports.
+        words: other words for what an error says to do.
+    """
     signal.signal(signal.SIGTERM, stop_early)
     config = read_config(environment)
     if config.reloads:
@@ -94,7 +108,10 @@ def run_server(environment: Mapping[str, str], tell: Callable[[str], None], *, s
     try:
         process.run(config, tell, share_port=share_port)
     except process.StartError as error:
-        fail(_FAILED, *str(error).splitlines())
+        text = str(error)
+        for theirs, ours in words.items():
+            text = text.replace(theirs, ours)
+        fail(_FAILED, *text.splitlines())
     except OSError as error:  # click exits silently on some of them
         traceback.print_exception(error)
         fail(_FAILED, f"it failed: {error.strerror or error}")
