@@ -41,6 +41,8 @@ from windshift.server.domain.errors import (
     Unauthenticated,
     WindshiftError,
 )
+from windshift.server.events.consuming import doubt
+from windshift.server.events.consuming import work as w
 from windshift.server.events.consuming.commands import (
     Ack,
     Command,
@@ -60,19 +62,7 @@ from windshift.server.events.consuming.consumer_state import (
     largest_pull,
     raised_limit,
 )
-from windshift.server.events.consuming.doubt import (
-    ANOTHER_CONNECTION,
-    ANOTHER_LEADER,
-    ANOTHER_PROCESS,
-    MISSED,
-    RESTARTED,
-    SILENT,
-    UNHEARD,
-    Doubt,
-    Doubts,
-    Moved,
-    Question,
-)
+from windshift.server.events.consuming.doubt import Doubt, Doubts, Moved, Question
 from windshift.server.events.consuming.flow import InFlight, Pull, PullPacer, Replay, Window
 from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
 from windshift.server.events.consuming.interfaces import MOST_UNSENT, STALLED, ConsumeOptions, Gate
@@ -81,24 +71,6 @@ from windshift.server.events.consuming.redelivery import FailedAttempts, Failure
 from windshift.server.events.consuming.settlement import Confirmation, Group, Kind, PendingAck, Settlements
 from windshift.server.events.consuming.spans import ConsumeSpans, end_settlement
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
-from windshift.server.events.consuming.work import (
-    AwaitReader,
-    AwaitRoom,
-    Check,
-    Claim,
-    Ending,
-    EndReplay,
-    ForgetRecalls,
-    GiveUp,
-    Keep,
-    Learn,
-    LookUp,
-    RaiseLimit,
-    ReportDropped,
-    Terminate,
-    Verify,
-    Work,
-)
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId
 from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size, stored_at
@@ -291,7 +263,7 @@ class ConsumeProtocol:
         self.sends: list[PendingAck] = []
         self.tells: list[tuple[bytes, bytes]] = []
         self.settled_again: list[StreamSeq] = []
-        self.work: list[Work] = []
+        self.work: list[w.Work] = []
 
     @property
     def policy(self) -> RetryPolicy:
@@ -335,7 +307,7 @@ class ConsumeProtocol:
         for pending in self._settlements.command(kind, ids, payload, now):
             replay = pending.held.replay
             if replay is not None and kind is Kind.ACK:
-                self._prepare(pending, EndReplay(pending, replay))
+                self._prepare(pending, w.EndReplay(pending, replay))
             else:
                 self._send(pending, now)
 
@@ -372,11 +344,11 @@ class ConsumeProtocol:
             pending.seq, held, now, decision.cause, reject.reason, reject.error_type
         )
         if is_kept:
-            self._prepare(pending, Keep(pending, failure))
+            self._prepare(pending, w.Keep(pending, failure))
             return
         pending.dropped = failure
         if held.replay is not None:
-            self._prepare(pending, EndReplay(pending, held.replay))
+            self._prepare(pending, w.EndReplay(pending, held.replay))
         else:
             self._send(pending, now)
 
@@ -385,24 +357,24 @@ class ConsumeProtocol:
         pending.void = True
         self._settlements.answer(pending, stored=True, now=now)
 
-    def _prepare(self, pending: PendingAck, work: Keep | EndReplay) -> None:
+    def _prepare(self, pending: PendingAck, work: w.Keep | w.EndReplay) -> None:
         """Ask for what has to be done before a settlement may be sent."""
         pending.ready = False
         self.work.append(work)
 
-    def prepared(self, work: Keep | EndReplay, ending: Ending, now: float) -> None:
+    def prepared(self, work: w.Keep | w.EndReplay, ending: w.Ending, now: float) -> None:
         """Take what became of that: unless it is decided, the settlement has failed for now."""
         pending, held = work.pending, work.pending.held
-        if isinstance(work, Keep) and not held.replay and ending in (Ending.DECIDED, Ending.UNKNOWN):
+        if isinstance(work, w.Keep) and not held.replay and ending in (w.Ending.DECIDED, w.Ending.UNKNOWN):
             self._dead[pending.seq] = held.stored_ns
             held.sure_until = -inf  # an ack that comes after all is to be claimed
         if pending.answered:
             return
         match ending:
-            case Ending.DECIDED:
+            case w.Ending.DECIDED:
                 pending.ready = True
                 self._send(pending, now)
-            case Ending.OTHERWISE:
+            case w.Ending.OTHERWISE:
                 self.tells.append((held.reply, ACK))
                 self._refuse(pending, now)
             case _:
@@ -416,7 +388,7 @@ class ConsumeProtocol:
     def _queue(self, pending: PendingAck, now: float) -> None:
         doubts = self._doubts
         if self._memory.pauses.has_missed(doubts.asked_at, now):
-            doubts.add(MISSED, now)
+            doubts.add(doubt.MISSED, now)
         if doubts.moved is not Moved.NO and pending.held.replay is None:
             doubts.withheld.append(pending)
         else:
@@ -513,7 +485,7 @@ class ConsumeProtocol:
             self._latency.stalls += 1
             self._drain_at = now + self._stall_timeout
             self._pacer.stalled()
-            self.work.append(AwaitReader())
+            self.work.append(w.AwaitReader())
         return bool(self._unsent) and not self._is_stalled
 
     @property
@@ -651,7 +623,7 @@ class ConsumeProtocol:
             self._stored(pending, now)
         self._finish(pending, b"", now)
 
-    def _before_confirming(self, pending: PendingAck, outcome: bytes, now: float) -> Claim | Check | None:
+    def _before_confirming(self, pending: PendingAck, outcome: bytes, now: float) -> w.Claim | w.Check | None:
         """Return what has to be asked before the client is told that the broker has taken something.
 
         The broker takes an ack of any attempt, however late, and answers it like any other. It may have
@@ -665,14 +637,14 @@ class ConsumeProtocol:
             if is_sure:
                 held.sure_until = max(held.sure_until, pending.since + self.window.lifetime)
             elif now - held.checked > CHECK_INTERVAL:
-                return Check(pending, outcome)
+                return w.Check(pending, outcome)
         elif not pending.ends:
             if is_sure:
                 self._failures.over(pending.seq, held, now)
         elif not is_sure and (pending.confirmation.kind is Kind.ACK or pending.dropped is not None):
             held.claimant = held.claimant or secrets.token_hex(8).encode()
             self._settled.add(pending.seq, now)  # nobody here is to begin with it meanwhile
-            return Claim(pending, outcome)
+            return w.Claim(pending, outcome)
         return None
 
     @staticmethod
@@ -687,22 +659,22 @@ class ConsumeProtocol:
             return True
         return now - held.checked <= self._timeout + LATEST
 
-    def claimed(self, work: Claim, ending: Ending, now: float) -> None:
+    def claimed(self, work: w.Claim, ending: w.Ending, now: float) -> None:
         """Take whether an event has ended with a settlement that the broker has taken."""
         pending = work.pending
         if pending.answered:
             return
         match ending:
-            case Ending.DECIDED:
+            case w.Ending.DECIDED:
                 self._stored(pending, now)
                 self._finish(pending, work.outcome, now)
-            case Ending.OTHERWISE:
+            case w.Ending.OTHERWISE:
                 pending.void = True
                 self._finish(pending, work.outcome, now)
             case _:
                 self._finish(pending, NoReply.TIMED_OUT, now)
 
-    def checked(self, work: Check, begun: float, now: float, *, has_ended: bool | None) -> None:
+    def checked(self, work: w.Check, begun: float, now: float, *, has_ended: bool | None) -> None:
         """Take whether an event has ended that is held for long; None: that cannot be told now."""
         pending = work.pending
         if pending.answered:
@@ -736,7 +708,7 @@ class ConsumeProtocol:
         if ends and held.attempt > 1:
             self._failures.settled(pending.seq, pending.reply)
         if pending.dropped is not None:
-            self.work.append(ReportDropped(pending.dropped))
+            self.work.append(w.ReportDropped(pending.dropped))
 
     def _finish(self, pending: PendingAck, outcome: Outcome, now: float) -> None:
         end_settlement(pending, outcome)
@@ -766,7 +738,7 @@ class ConsumeProtocol:
                 pass
             case Notice.LOST:
                 self._pacer.fruitless()
-                self._doubt(ANOTHER_LEADER, now)
+                self._doubt(doubt.ANOTHER_LEADER, now)
             case Notice.FORBIDDEN:
                 self.end(ForbiddenByBroker(next_subject(*self.consumer)))
             case _:
@@ -774,7 +746,7 @@ class ConsumeProtocol:
                 self._doubts.refused(now)
                 if status is not Notice.REFUSED:
                     self._doubts.is_deleted |= status is Notice.DELETED
-                    self._doubt(UNHEARD, now)
+                    self._doubt(doubt.UNHEARD, now)
 
     def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
         """Take an event that is delivered again though the consumer had given up on it."""
@@ -856,7 +828,7 @@ class ConsumeProtocol:
             self._give_up(delivery, None)
         elif is_dead or is_late or (self.policy.dead_letters and delivery.attempt > 1):
             self._undecided[delivery.reply] = delivery, False
-            self.work.append(Verify(delivery, earliest, is_late))
+            self.work.append(w.Verify(delivery, earliest, is_late))
         else:
             return True
         return False
@@ -879,7 +851,7 @@ class ConsumeProtocol:
         attempts = self.policy.max_attempts or delivery.attempt - 1
         failure = self._failures.exhausted(letter_id, attempts, replay.number if replay else 0)
         keep = self.policy.dead_letters or replay is not None
-        self._begin_to_give_up(GiveUp(delivery, failure, keep))
+        self._begin_to_give_up(w.GiveUp(delivery, failure, keep))
 
     def _give_up_large(self, delivery: Delivery, replay: Replay | None) -> None:
         """Make a dead letter of an event that would end the call at the client."""
@@ -891,12 +863,12 @@ class ConsumeProtocol:
         failure = self._failures.refused(
             letter_id, delivery.attempt, replay.number if replay else 0, reason, EventTooLarge.reason
         )
-        self._begin_to_give_up(GiveUp(delivery, failure, keep=True))
+        self._begin_to_give_up(w.GiveUp(delivery, failure, keep=True))
 
     def _letter_id(self, delivery: Delivery, replay: Replay | None) -> DeadLetterId:
         return replay.id if replay else self._failures.id(delivery.id, delivery.reply)
 
-    def _begin_to_give_up(self, work: GiveUp) -> None:
+    def _begin_to_give_up(self, work: w.GiveUp) -> None:
         self._undecided[work.delivery.reply] = work.delivery, work.failure.replay_count > 0
         self.work.append(work)
 
@@ -906,12 +878,12 @@ class ConsumeProtocol:
             return
         if done:
             self._failures.settled(delivery.id, delivery.reply)
-            self.work.append(Terminate(delivery.reply))
+            self.work.append(w.Terminate(delivery.reply))
         else:
             self._return(delivery)
 
     def verified(
-        self, work: Verify, since: float, begun: float, now: float, *, has_ended: bool | None
+        self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
     ) -> None:
         """Take whether the event of a delivery has ended; None: that cannot be told now.
 
@@ -930,11 +902,11 @@ class ConsumeProtocol:
         elif has_ended is None:
             self._return(delivery)
         elif has_ended or (work.is_late and self._settled.lately(delivery.id)):
-            self.work.append(Terminate(delivery.reply))
+            self.work.append(w.Terminate(delivery.reply))
         else:
             self._pass_on(work, since, begun, now)
 
-    def _pass_on(self, work: Verify, since: float, begun: float, now: float) -> None:
+    def _pass_on(self, work: w.Verify, since: float, begun: float, now: float) -> None:
         """Let the client have a delivery, unless its time was over when it came, or while this slept."""
         delivery = work.delivery
         del self._undecided[delivery.reply]
@@ -969,7 +941,7 @@ class ConsumeProtocol:
         Each is held for as long as a ping of it is not answered, so that its time begins anew.
         """
         self.taken_over = TakeOver(number, now)
-        for each in sorted(resumed, key=_latest_first):
+        for each in sorted(resumed, key=lambda each: -each.attempt):
             if self.window.get(each.seq) is None and not self._has_ended(each, now):
                 self._take_over(each, now)
 
@@ -1055,22 +1027,22 @@ class ConsumeProtocol:
         """Look the consumer up: it may be gone, or another."""
         self._doubts.add(Doubt.CONSUMER, self._now)
 
-    def _doubt(self, doubt: Doubt, now: float) -> None:
+    def _doubt(self, what: Doubt, now: float) -> None:
         """Have things in doubt, and do what cannot wait until that is cleared up."""
-        self._doubts.add(doubt, now)
-        if Doubt.DELIVERIES in doubt:
+        self._doubts.add(what, now)
+        if Doubt.DELIVERIES in what:
             self._memory.attempts.trusted_since = now
-        if Doubt.SETTLEMENTS in doubt:
+        if Doubt.SETTLEMENTS in what:
             self._lose_settlements()
             self._settled.recover(now, self._timeout)
             if self.policy.dead_letters:
                 self._doubts.add(Doubt.DEAD_LETTERS, now)
-        self._wants_inbox |= Doubt.REQUESTS in doubt
+        self._wants_inbox |= Doubt.REQUESTS in what
 
     def _lose_settlements(self) -> None:
         """Have what was settled last settled again where the broker delivers it once more."""
         self._settled.lose(self._settlements.acks_under_way())
-        self.work.append(ForgetRecalls())
+        self.work.append(w.ForgetRecalls())
 
     def consumer_seen(self, found: ConsumerSnapshot) -> None:
         """Follow what was changed; raise why the call is to end."""
@@ -1092,7 +1064,7 @@ class ConsumeProtocol:
         self.window.set_timeout(self._timeout)
         limit = raised_limit(found.state)
         if limit is not None:
-            self.work.append(RaiseLimit(found.state.config | {"max_ack_pending": limit}))
+            self.work.append(w.RaiseLimit(found.state.config | {"max_ack_pending": limit}))
         if doubts.is_deleted:  # and made again since
             raise ConsumerNotFound(self.consumer.name)
         withheld, lost = doubts.seen(self._now)
@@ -1192,7 +1164,7 @@ class ConsumeProtocol:
         `is_same` says that it is to the process that the one before was to: that has forgotten nothing.
         """
         is_known = is_same or self.found.state.is_replicated
-        self._doubt(ANOTHER_CONNECTION if is_known else ANOTHER_PROCESS, now)
+        self._doubt(doubt.ANOTHER_CONNECTION if is_known else doubt.ANOTHER_PROCESS, now)
         self._settled.recover(now, self._timeout)
         withheld = self._doubts.withheld
         waiting = set(map(id, withheld))
@@ -1208,7 +1180,7 @@ class ConsumeProtocol:
 
         It takes events that were stored long ago for delivered then.
         """
-        self._doubt(ANOTHER_LEADER if self.found.state.is_replicated else RESTARTED, now)
+        self._doubt(doubt.ANOTHER_LEADER if self.found.state.is_replicated else doubt.RESTARTED, now)
 
     def _is_forgotten(self, held: InFlight) -> bool:
         """Whether the broker may have forgotten a delivery: then it may count others as this one.
@@ -1228,7 +1200,7 @@ class ConsumeProtocol:
         if self._pacer.due <= now:
             is_asked = self.window.requested > 0  # then it should have shown a sign of life
             if self._pacer.tick(now):
-                self._doubt(UNHEARD if is_asked else SILENT, now)
+                self._doubt(doubt.UNHEARD if is_asked else doubt.SILENT, now)
         if self._pacer.stuck(now):
             self._wants_drain = True
         if self._drain_at <= now:
@@ -1257,10 +1229,10 @@ class ConsumeProtocol:
         doubts = self._doubts
         if doubts.consumer is Question.OPEN:
             doubts.consumer, doubts.asked_at = Question.ASKED, now
-            self.work.append(LookUp())
+            self.work.append(w.LookUp())
         if doubts.dead_letters is Question.OPEN:
             doubts.dead_letters, doubts.asked_at = Question.ASKED, now
-            self.work.append(Learn())
+            self.work.append(w.Learn())
 
     @property
     def due(self) -> float:
@@ -1303,7 +1275,7 @@ class ConsumeProtocol:
         waits, is_first = pacer.wants_room, not self.window.requested
         pull = pacer.next(now, busy=self._settlements.busy)
         if pacer.wants_room and not waits:
-            self.work.append(AwaitRoom())
+            self.work.append(w.AwaitRoom())
         if pull is not None and is_first:
             self._doubts.recency.asked(now)
         return pull
@@ -1360,10 +1332,6 @@ def _is_cut(failure: Exception | None) -> bool:
     if isinstance(failure, WindshiftError):
         return isinstance(failure, (ShuttingDown, Unauthenticated))
     return failure is not None
-
-
-def _latest_first(resumed: Resumed) -> int:
-    return -resumed.attempt
 
 
 def _pause(found: ConsumerSnapshot) -> object:
