@@ -213,7 +213,18 @@ def _play_refused(world: World, rows: Sequence[Row]) -> None:
         outcome = invoke(world.caller(row.who), method_of(row.method), request)
         assert outcome.answer == row.expected, (str(row), outcome.refusal)
         assert outcome.responses == [] or not any(outcome.responses[0].ids), str(row)
-    assert world.effects() == before
+    changed = _difference(before, world.effects())
+    assert not changed, changed
+
+
+def _difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """Return what is not as it was: before, and after."""
+    return {
+        f"{kind} {name}": (before[kind].get(name), after[kind].get(name))
+        for kind in before
+        for name in before[kind].keys() | after[kind].keys()
+        if before[kind].get(name) != after[kind].get(name)
+    }
 
 
 def _made(world: World, row: Row) -> Message:

@@ -51,7 +51,7 @@ def asking(served: Served, answers: Counter[tuple[str, Answer]], who: str, versi
     def publish() -> None:
         while not done.is_set():
             answers[f"{who} {version}", invoke(caller, PUBLISH, request).answer] += 1
-            done.wait(0.005)
+            done.wait(0.02)
 
     thread = Thread(target=publish)
     thread.start()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from ssl import SSLError
 
 import pytest
 
-from tests.hardening.target import CONSUME, MIB, PUBLISH, Target, healthy, publish_request, tell
+from tests.hardening.target import CONSUME, MIB, PUBLISH, Target, healthy, publish_request, target, tell
 from tests.rpc.floods import Flood, pieces, rapid_reset
 from tests.rpc.frames import (
     END_HEADERS,
@@ -51,12 +52,19 @@ def floods() -> dict[str, tuple[str, Flood]]:
     }
 
 
+@pytest.fixture(scope="module")
+def shared_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    """Share a server without TLS: over TLS `test_frames` plays the same floods."""
+    with target(tmp_path_factory.mktemp("server"), "plaintext") as running:
+        yield running
+
+
 @pytest.mark.timeout(120)
 @pytest.mark.parametrize("name", floods())
 async def test_a_rapid_reset_ends_its_connection(shared_server: Target, name: str) -> None:
     """The server takes up no more calls than honest clients may cancel, and others are served meanwhile."""
     method, flood = floods()[name]
-    chunks = pieces(flood)
+    chunks = list(pieces(flood))
     await shared_server.warm_up()
     async with healthy(shared_server, pause=0) as before:
         await asyncio.sleep(1)

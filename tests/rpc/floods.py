@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from .frames import (
     ACK,
@@ -27,6 +27,8 @@ from .serving import DUPLEX, UNARY, simple
 Flood = tuple[Callable[[int], bytes], int]
 """Makes the frames of a number, and says how many there are."""
 
+_MANY = 100_000
+"""Enough for a slow machine: it may take up a thousand a second, and sockets hold megabytes of answers."""
 _NOWHERE = encode(request_fields("/no/Method"))
 _NAMED_ONCE = b"\x40\x01a\x7f\xa1\x1e" + b"x" * 4000  # a literal that enters the header table …
 _NAMED_AGAIN = b"\xbe" * 16_000  # … and 16,000 references to it, 4 KB each
@@ -40,7 +42,7 @@ def _once(i: int, first: bytes, rest: bytes) -> bytes:
     return first + rest if i == 0 else rest
 
 
-def rapid_reset(unary: str, body: bytes, amount: int = 30_000) -> Flood:
+def rapid_reset(unary: str, body: bytes, amount: int = _MANY) -> Flood:
     """Make a flood of whole calls that are cancelled at once (CVE-2023-44487)."""
     block = encode(request_fields(unary))
     return (
@@ -66,13 +68,13 @@ def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
 
     return {
         "rapid reset": rapid_reset(unary, body),
-        "rapid reset of streams": (lambda i: opened(i) + rst_stream(2 * i + 1), 30_000),
-        "resets provoked by WINDOW_UPDATE of 0": (lambda i: opened(i) + window_update(2 * i + 1, 0), 30_000),
+        "rapid reset of streams": (lambda i: opened(i) + rst_stream(2 * i + 1), _MANY),
+        "resets provoked by WINDOW_UPDATE of 0": (lambda i: opened(i) + window_update(2 * i + 1, 0), _MANY),
         "resets provoked by window overflow": (
             lambda i: opened(i) + window_update(2 * i + 1, 0x7FFF_FFFF),
-            30_000,
+            _MANY,
         ),
-        "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), 50_000),
+        "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), _MANY),
         "WINDOW_UPDATE": (lambda _: window_update(0, 1), 300_000),
         "PING": (lambda _: ping(), 100_000),
         "SETTINGS": (lambda i: settings({0x4: 65_535 + i % 2}), 50_000),
@@ -93,7 +95,7 @@ def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
         "unknown frames": (lambda _: frame(0xFA, 0, 0, b"x" * 10), 100_000),
         "GOAWAY": (lambda _: goaway(), 10_000),
         "streams": (opened, 10_000),
-        "streams that are refused": (lambda i: _request(i, _NOWHERE, END_STREAM), 10_000),
+        "streams that are refused": (lambda i: _request(i, _NOWHERE, END_STREAM), 2 * _MANY),
         "a header block of 100 KB": (
             lambda i: frame(
                 Kind.CONTINUATION if i else Kind.HEADERS,
@@ -123,7 +125,8 @@ ENDING = ending(UNARY, DUPLEX, simple())
 HARMLESS = harmless(DUPLEX)
 
 
-def pieces(flood: Flood, frames: int = 500) -> list[bytes]:
-    """Return the bytes of a flood in pieces of so many frames."""
+def pieces(flood: Flood, frames: int = 500) -> Iterator[bytes]:
+    """Yield the bytes of a flood in pieces of so many frames."""
     make, amount = flood
-    return [b"".join(map(make, range(i, min(i + frames, amount)))) for i in range(0, amount, frames)]
+    for i in range(0, amount, frames):
+        yield b"".join(map(make, range(i, min(i + frames, amount))))

@@ -39,6 +39,7 @@ async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
     return seconds
 
 
+@pytest.mark.timeout(180)
 @pytest.mark.parametrize("name", ENDING)
 async def test_a_flood_ends_its_connection_only(name: str) -> None:
     """No call is left, none was handled beyond the limits, and others are served meanwhile."""
@@ -49,7 +50,7 @@ async def test_a_flood_ends_its_connection_only(name: str) -> None:
         attack = asyncio.create_task(flood(peer, ENDING[name]))
         seconds = await healthy(running, attack)
         await attack
-        await peer.closed()
+        await peer.closed(60)
         allowed = 12_000 + 1000 * (time.monotonic() - started)  # what honest clients may cancel
         await eventually(lambda: running.server.connections == 0 and steps.ended == steps.started)
         assert len(running.finished) - len(seconds) <= allowed

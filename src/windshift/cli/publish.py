@@ -16,7 +16,6 @@ from windshift.cli.inputs import Encoder, content_of, lines_of_stdin, takes_payl
 from windshift.cli.options import Command
 from windshift.cli.session import Session, status_of, with_session
 from windshift.cli.values import TIME
-from windshift.sdk.publishing import MADE
 
 if TYPE_CHECKING:
     from google.protobuf.any_pb2 import Any as AnyMessage
@@ -78,6 +77,8 @@ async def publish(
 async def _publish_each(
     session: Session, subject: str, encoder: Encoder, in_flight: int, settings: dict[str, Any]
 ) -> None:
+    from windshift.sdk.publishing import MADE
+
     progress = session.out.progress("published")
     wrong: list[Failure] = []
     stop = asyncio.Event()
