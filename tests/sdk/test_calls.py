@@ -189,7 +189,7 @@ async def test_a_refused_token_is_fetched_again(nats_server: NatsServer, tmp_pat
             assert [stream async for stream in client.streams.list("no such")] == []
         assert tokens == []
         async with ws.connect(address, token="wrong") as client:
-            with pytest.raises(ws.Unauthenticated):
+            with pytest.raises(ws.Unauthenticated, match="connect with a token, or a client certificate"):
                 await client.streams.get("a")
             with pytest.raises(ws.Unauthenticated):
                 await client.ready()

@@ -39,6 +39,8 @@ if TYPE_CHECKING:  # a command imports what it needs when it runs
 
 _HINT_SECONDS = 2.0
 _SIMILAR = 0.5
+_ADVICE = ("; ensure it first", "; connect with a token")
+"""What the library advises; commands have hints of their own."""
 
 
 class Session:
@@ -191,7 +193,9 @@ def _stop_on_sigterm() -> None:
 async def failure_of(session: Session, error: ws.WindshiftError) -> Failure:
     """Say what a command ends with that met this error."""
     hint = await _hint(session, error)
-    message = error.message.partition("; ensure it first")[0] if hint else error.message
+    message = error.message
+    for advice in _ADVICE if hint else ():
+        message = message.partition(advice)[0]
     return Failure(message, status_of(error), reason=error.reason, hint=hint)
 
 

@@ -543,6 +543,12 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "PERMISSION_DENIED": PermissionDenied,
 }
 
+_OWN_WORDS = {
+    "send `authorization: Bearer` with a token, or a client certificate": "connect with a token, or a client "
+    "certificate, that it knows",
+}
+"""What the server advises who makes calls by hand, and what to do here."""
+
 _BY_CODE: dict[StatusCode, type[WindshiftError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequest,
     StatusCode.OUT_OF_RANGE: InvalidRequest,
@@ -574,4 +580,7 @@ def from_rpc(error: RpcError) -> WindshiftError:
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code, WindshiftError)
     if not error.sent and error.code is StatusCode.UNAVAILABLE:
         kind = Unreachable
-    return kind(error.message or error.code.name, reason=reason, metadata=metadata, code=error.code)
+    message = error.message or error.code.name
+    for theirs, ours in _OWN_WORDS.items():
+        message = message.replace(theirs, ours)
+    return kind(message, reason=reason, metadata=metadata, code=error.code)

@@ -117,20 +117,36 @@ class Event(Generic[T]):
         return f"Event(id={self.id}, subject={self.subject!r}, type={self.type!r}, attempt={self.attempt})"
 
 
-class StoredEvent(NamedTuple):
+class StoredEvent:
     """An event as its stream holds it.
 
     Attributes:
         event: the event.
-        stored: when the broker stored it.
-        other_headers: headers that other programs gave it.
-        data_size: bytes of its payload, also where that was left out.
     """
 
-    event: Event[Any]
-    stored: datetime
-    other_headers: Mapping[str, str]
-    data_size: int
+    __slots__ = ("_proto", "event")
+
+    def __init__(self, proto: admin.StoredEvent, event: Event[Any]) -> None:
+        self._proto = proto
+        self.event = event
+
+    @property
+    def stored(self) -> datetime:
+        """When the broker stored it."""
+        return moment(self._proto.stored)
+
+    @property
+    def other_headers(self) -> Mapping[str, str]:
+        """Headers that other programs gave it."""
+        return dict(self._proto.other_headers)
+
+    @property
+    def data_size(self) -> int:
+        """Bytes of its payload, also where that was left out."""
+        return self._proto.data_size
+
+    def __repr__(self) -> str:
+        return f"StoredEvent({self.event!r}, stored={self.stored})"
 
 
 class Skipped(NamedTuple):
@@ -240,7 +256,7 @@ class Events:
 
     def _stored(self, proto: admin.StoredEvent, kinds: TypeFilter) -> StoredEvent | None:
         """Return an event of one of these types; None if it is of another."""
-        kind = kinds.find(proto.event.data)
+        kind = kinds.find(proto.event.data) if kinds else None
         return None if kind is None and not kinds.exact else _stored(proto, self._caller, kind)
 
     async def get(
@@ -428,12 +444,7 @@ class Events:
 
 
 def _stored(proto: admin.StoredEvent, caller: Caller, kind: type | None = None) -> StoredEvent:
-    return StoredEvent(
-        Event(proto.event, caller.names, caller.payloads, kind),
-        moment(proto.stored),
-        dict(proto.other_headers) if proto.other_headers else {},
-        proto.data_size,
-    )
+    return StoredEvent(proto, Event(proto.event, caller.names, caller.payloads, kind))
 
 
 def _explanation(told: admin.ExplainEventResponse, names: Names) -> Explanation:
