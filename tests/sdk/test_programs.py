@@ -1,17 +1,21 @@
-"""The programs of programs.md, as they stand there, each in a namespace of its own."""
+"""The programs of programs.md, as they stand there, each against a fresh server."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
+import windshift as ws
+
 DOCUMENT = Path(__file__).with_name("programs.md").read_text()
 PROLOGUE, *PROGRAMS = re.findall(r"^```python\n(.*?)^```", DOCUMENT, re.DOTALL | re.MULTILINE)
+TESTS = PROGRAMS.pop()  # the last one is tests
+WITH_A_SERVER = (5, 8)  # those that bring their own
 
 pytestmark = pytest.mark.timeout(90)  # with many processes beside them, they may take their time
 
@@ -33,13 +37,27 @@ def run(directory: Path, *arguments: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("number", range(1, len(PROGRAMS) + 1))
-def test_prints_what_it_says(number: int, tmp_path: Path, server: str, unique: Callable[[], str]) -> None:
+def test_prints_what_it_says(number: int, tmp_path: Path) -> None:
     """A program prints what its first comment says."""
     program = PROGRAMS[number - 1]
     expected = program.partition("\n")[0].removeprefix("# prints: ").replace(" / ", "\n")
     ending = "asyncio.run(main())\n" if "async def main()" in program else ""
     file = tmp_path / "program.py"
     file.write_text(PROLOGUE + program + ending)
-    namespace = unique()
-    printed = run(tmp_path, str(file), WINDSHIFT_ADDRESS=server, WINDSHIFT_NAMESPACE=namespace)
-    assert printed.replace(f"{namespace}.", "") == expected + "\n"
+    if number in WITH_A_SERVER:
+        assert run(tmp_path, str(file)) == expected + "\n"
+    else:
+        with ws.testing.Server() as server:
+            assert run(tmp_path, str(file), WINDSHIFT_ADDRESS=server.address) == expected + "\n"
+
+
+@pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
+def test_plugins(plugin: str, tmp_path: Path) -> None:
+    """Tests with the fixture `windshift` work with pytest-asyncio in auto mode, and with anyio's mark."""
+    anyio = (
+        'import pytest\npytestmark = pytest.mark.anyio\nanyio_backend = pytest.fixture(lambda: "asyncio")\n'
+    )
+    options = ["-o", "asyncio_mode=auto"] if plugin == "asyncio" else ["-p", "no:asyncio"]
+    (tmp_path / "test_nine.py").write_text(PROLOGUE + (anyio if plugin == "anyio" else "") + TESTS)
+    printed = run(tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options, "test_nine.py")
+    assert "2 passed" in printed
