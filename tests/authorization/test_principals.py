@@ -12,6 +12,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
 from tests.authorization.callers import Caller, WithMetadata, bearer
 from tests.authorization.policies import ALL, digest_of, principal, token_of
@@ -23,6 +24,7 @@ from tests.support.windshift_process import wait_for
 from tests.wire.consuming import subscribed
 from tests.wire.management import ensure_consumer, get_consumer
 from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as pb
+from windshift.cli.main import main
 from windshift.server.api.principals import PRINCIPALS
 
 POLICY = (
@@ -191,6 +193,15 @@ def test_listing_by_the_command(server: Served) -> None:
     (own,) = (line for line in lines if line.startswith("all "))
     assert re.search(rf"token {digest_of('all')[:8]} +\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ$", own)
     assert lines[-1].endswith("when the server was started")
+
+
+def test_where_the_server_is_may_be_in_the_environment(server: Served, tmp_path: Path) -> None:
+    """What the other commands take from there, these take too."""
+    (tmp_path / "token").write_text(token_of("all"))
+    where = {"WINDSHIFT_ADDRESS": server.process.address, "WINDSHIFT_TOKEN_FILE": str(tmp_path / "token")}
+    done = CliRunner().invoke(main, ["auth", "list"], env=where)
+    assert done.exit_code == 0
+    assert "\nidle " in done.output
 
 
 def test_ending_by_the_command(server: Served) -> None:

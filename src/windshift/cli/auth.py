@@ -158,17 +158,39 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
 def _asking(command: Any) -> Any:
     """Add the options by which a server is reached."""
     for option in (
-        click.option("--server", "target", default="localhost:8080", show_default=True, metavar="HOST:PORT"),
+        click.option(
+            "--server",
+            "target",
+            default="localhost:8080",
+            envvar="WINDSHIFT_ADDRESS",
+            show_default=True,
+            show_envvar=True,
+            metavar="HOST:PORT",
+        ),
         click.option(
             "--token-file",
             type=click.File("rb"),
+            envvar="WINDSHIFT_TOKEN_FILE",
+            show_envvar=True,
             metavar="FILE",
             help="Holds the token to call with; - reads it from stdin. Without it: --cert, or nothing.",
         ),
         click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities of this machine."),
-        click.option("--ca", type=_PEM, metavar="FILE", help="Use TLS, and trust these authorities."),
-        click.option("--cert", type=_PEM, metavar="FILE", help="Show this client certificate."),
-        click.option("--key", type=_PEM, metavar="FILE", help="Its private key."),
+        click.option(
+            "--ca",
+            type=_PEM,
+            envvar="WINDSHIFT_TLS_CA",
+            metavar="FILE",
+            help="Use TLS, and trust these authorities.",
+        ),
+        click.option(
+            "--cert",
+            type=_PEM,
+            envvar="WINDSHIFT_TLS_CERT",
+            metavar="FILE",
+            help="Show this client certificate.",
+        ),
+        click.option("--key", type=_PEM, envvar="WINDSHIFT_TLS_KEY", metavar="FILE", help="Its private key."),
     ):
         command = option(command)
     return command
