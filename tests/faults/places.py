@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.faults.calls import Connection
 from tests.faults.history import Fault, History
@@ -15,6 +16,7 @@ from tests.faults.proxy import Proxy, running_proxy
 from tests.faults.run import Run
 from tests.faults.subscribers import Target
 from tests.faults.witness import has_leader
+from tests.support.nats_server import BINARY
 
 
 @asynccontextmanager
@@ -30,13 +32,17 @@ async def single(
 
 
 @asynccontextmanager
-async def clustered(run: Run, servers: int = 2) -> AsyncIterator[tuple[list[Node], list[Server]]]:
+async def clustered(
+    run: Run, servers: int = 2, *options: str, binary: Path = BINARY
+) -> AsyncIterator[tuple[list[Node], list[Server]]]:
     """Run a cluster of three with servers on it, each of which knows all three; three replicas by default."""
-    async with running_cluster(run.history, run.directory) as nodes:
+    async with running_cluster(run.history, run.directory, binary) as nodes:
         await has_leader(nodes[0].url)
         # Each begins with another node.
         urls = [urls_from(nodes, number) for number in range(servers)]
-        async with running_servers(run.history, run.directory, urls, WINDSHIFT_DEFAULT_REPLICAS="3") as made:
+        async with running_servers(
+            run.history, run.directory, urls, options=options, WINDSHIFT_DEFAULT_REPLICAS="3"
+        ) as made:
             yield nodes, made
 
 

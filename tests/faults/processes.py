@@ -16,7 +16,7 @@ from typing import IO
 
 from tests.faults.history import Fault, History
 from tests.support.cluster import cluster_of_three
-from tests.support.nats_server import NatsServer
+from tests.support.nats_server import BINARY, NatsServer
 from tests.support.windshift_process import Probe, WindshiftProcess
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -111,6 +111,8 @@ class Server(Struck):
     def __init__(self, name: str, history: History, directory: Path, *options: str, **settings: str) -> None:
         super().__init__(name, history)
         directory.mkdir(parents=True, exist_ok=True)
+        self._directory = directory
+        self._options = options
         self._process = WindshiftProcess(directory, *options, LOG_LEVEL="info", **settings)
         self._life = 0
 
@@ -128,6 +130,11 @@ class Server(Struck):
     def pid(self) -> int:
         """The id of the process."""
         return self._process.process.pid
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that it is started with."""
+        return self._process.environment
 
     @property
     def nats_pid(self) -> int | None:
@@ -182,6 +189,19 @@ class Server(Struck):
         self.wanted = False
         statuses: list[int] = []
         await self._do("stop", self.life, lambda: statuses.append(self._process.stop()))
+        return statuses[0]
+
+    async def replace(self) -> int:
+        """Start another process on its ports, which are shared, and stop it then; return its exit status."""
+        old, before = self._process, self.life
+        directory = self._directory / f"life{self._life + 1}"
+        directory.mkdir()
+        new = WindshiftProcess(directory, *self._options)
+        new.environment = {**old.environment, "HOME": str(directory)}
+        await self._do("start", f"{self.name}#{self._life + 1}", new.start)
+        self._process, self._life = new, self._life + 1
+        statuses: list[int] = []
+        await self._do("stop", before, lambda: statuses.append(old.stop()))
         return statuses[0]
 
     async def freeze(self, seconds: float) -> None:
@@ -242,11 +262,13 @@ async def running_node(history: History, directory: Path, config: str = "") -> A
 
 
 @asynccontextmanager
-async def running_cluster(history: History, directory: Path) -> AsyncIterator[list[Node]]:
+async def running_cluster(
+    history: History, directory: Path, binary: Path = BINARY
+) -> AsyncIterator[list[Node]]:
     """Run three nats-servers that make a cluster. It may take some seconds more until it has a leader."""
     nodes: list[Node] = []
     for attempt in range(5):  # another process may take a port that was free a moment ago
-        servers = _cluster(directory / f"cluster{attempt}")
+        servers = _cluster(directory / f"cluster{attempt}", binary)
         nodes = [Node(f"nats{number}", history, server) for number, server in enumerate(servers)]
         try:
             await asyncio.gather(*(node.start() for node in nodes))
@@ -259,10 +281,11 @@ async def running_cluster(history: History, directory: Path) -> AsyncIterator[li
         await end_all(nodes)
 
 
-def _cluster(directory: Path) -> list[NatsServer]:
+def _cluster(directory: Path, binary: Path) -> list[NatsServer]:
     directory.mkdir(parents=True)
     servers = cluster_of_three(directory)
     for number, server in enumerate(servers):
+        server.binary = binary
         server._arguments = (*server._arguments, *_configured(directory / str(number), LAME_DUCK))
     return servers
 
@@ -303,6 +326,22 @@ async def end_all(processes: Sequence[Node] | Sequence[Server]) -> None:
     await asyncio.gather(*(each.kill() for each in processes))
     if ended:
         raise RuntimeError(f"ended without being told to by this suite: {', '.join(ended)}")
+
+
+async def command(*arguments: str, **environment: str) -> None:
+    """Run a command of `windshift`, which must succeed."""
+    kept = {name: os.environ[name] for name in ("PATH", "LANG") if name in os.environ}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "windshift", *arguments),
+        env={**kept, **environment},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    told, _ = await process.communicate()
+    if process.returncode != 0:
+        raise RuntimeError(f"windshift {arguments[0]}: {told.decode(errors='replace')}")
 
 
 # Clients that are to be killed

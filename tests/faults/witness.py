@@ -142,6 +142,23 @@ async def has_leader(url: str, within: float = 60.0) -> None:
         await ask(client, "INFO", within=within)
 
 
+async def all_current(url: str, within: float = 120.0) -> None:
+    """Wait until each stream and consumer of a cluster has a leader, and replicas that have all of it."""
+    async with looking(url) as client, asyncio.timeout(within):
+        for stream in (await ask(client, "STREAM.NAMES"))["streams"] or ():
+            await _is_current(client, f"STREAM.INFO.{stream}")
+            for consumer in (await ask(client, f"CONSUMER.NAMES.{stream}"))["consumers"] or ():
+                await _is_current(client, f"CONSUMER.INFO.{stream}.{consumer}")
+
+
+async def _is_current(client: Client, api: str) -> None:
+    while True:
+        cluster = (await ask(client, api)).get("cluster", {})
+        if cluster.get("leader") and all(each.get("current") for each in cluster.get("replicas", ())):
+            return
+        await asyncio.sleep(0.2)
+
+
 async def fill(url: str, stream: str, subject: str, count: int, size: int = 0) -> None:
     """Store events as Windshift would, numbered from 0, in order, and faster than a client could."""
     headers = {"WS-Data-Type": "windshift.test.v1.StringValue"}

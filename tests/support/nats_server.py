@@ -20,6 +20,7 @@ class NatsServer:
 
     Attributes:
         jetstream: whether it is started with JetStream.
+        binary: the program; another one of the same name takes over at the next start.
     """
 
     jetstream = True
@@ -28,6 +29,7 @@ class NatsServer:
         self._directory = directory
         self._arguments: Sequence[str] = arguments
         self._process: subprocess.Popen[bytes] | None = None
+        self.binary = BINARY
         self.port = -1  # any free one, at the first start
 
     @property
@@ -47,7 +49,7 @@ class NatsServer:
         """Start, and return when the server takes connections."""
         self._process = subprocess.Popen(
             [
-                str(BINARY),
+                str(self.binary),
                 *("--addr", "127.0.0.1", "--port", str(self.port)),
                 *(("--jetstream", "--store_dir", str(self.store)) if self.jetstream else ()),
                 *("--ports_file_dir", str(self._directory), "--log", str(self._directory / "log")),

@@ -16,6 +16,8 @@ MODULES = (
     "workers",
     "resuming",
     "moving",
+    "backups",
+    "upgrades",
     "disks",
     "slow",
     "random_faults",
