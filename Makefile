@@ -41,7 +41,7 @@ faststream: install .venv-faststream/.installed ## Measure a program on the Pyth
 	$(BIN)/python -m benchmarks.side_by_side
 
 .PHONY: faults
-faults: install ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200, SEED=17, EVENTS=100000, SHORT=1, REPORT=1.
+faults: install .venv-before/.installed ## Play the fault scenarios, or FAULTS='some of them'; SEEDS=200, SEED=17, EVENTS=100000, SHORT=1, REPORT=1.
 	@$(BIN)/python -m tests.faults $(FAULTS) $(if $(SEED),--seed $(SEED)) $(if $(SEEDS),--seeds $(SEEDS)) \
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
@@ -141,9 +141,10 @@ release: check test ## Set the version from the commits since the last release (
 	@$(MAKE) artifacts
 
 .PHONY: artifacts
-artifacts: install .venv-build/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, with bill of materials, provenance and digests.
+artifacts: install .venv-build/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, try them on the lowest and the highest Python (or PYTHONS=…), and write bill of materials, provenance and digests.
 	rm -rf dist/release
 	.venv-build/bin/hatchling build --directory dist/release
+	$(BIN)/python scripts/pythons.py dist/release/*.whl $(PYTHONS)
 	.venv-release/bin/python scripts/artifacts.py
 
 .PHONY: clean

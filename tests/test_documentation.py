@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.faults import scenarios as _registered  # noqa: F401 - importing them makes them known
+from tests.faults.run import SCENARIOS
 from tests.support.nats_server import BINARY
 from windshift.server.config import SETTINGS
 
@@ -68,3 +70,16 @@ def test_nats_takes_the_configuration_of_a_cluster(tmp_path: Path) -> None:
     environment = {"NATS_WINDSHIFT_PASSWORD": "s3cret"}
     done = subprocess.run([BINARY, "-t", "--config", file], env=environment, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_recipes_are_run_by_what_there_is() -> None:
+    """Each page of operations has its recipes in the table, with tests and fault scenarios that exist."""
+    page = ROOT / "docs" / "operations" / "drills.md"
+    rows = re.findall(r"^\| .* \| (.*) \| (.*) \|$", page.read_text(), re.MULTILINE)[1:]
+    pages = {name for place, _ in rows for name in re.findall(r"\((\w+\.md)", place)}
+    assert {each.name for each in page.parent.glob("*.md")} - pages == {page.name}
+    run_by = "\n".join(runs for _, runs in rows)
+    files = re.findall(r"`(tests/[\w/]+\.py)`", run_by)
+    assert [file for file in files if not (ROOT / file).exists()] == []
+    named = re.findall(r"scenarios? ((?:`[\w-]+`(?:, )?)+)", run_by)
+    assert {name for names in named for name in re.findall(r"`([\w-]+)`", names)} <= SCENARIOS.keys()

@@ -6,8 +6,10 @@ import asyncio
 import re
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import pytest
@@ -183,6 +185,45 @@ async def test_an_empty_disk_in_a_cluster(three: list[NatsServer], unique: Calla
         shutil.rmtree(third.store)
         third.start()
         await is_whole(first, stream)
+
+
+@pytest.mark.timeout(240)
+def test_three_nodes_in_turn(three: list[NatsServer], unique: Callable[[], str]) -> None:
+    """upgrades.md: nodes restart one after the other, each when streams are current; no caller notices."""
+    stream, over = unique(), Event()
+    with running_app(url_of(*three), WINDSHIFT_DEFAULT_REPLICAS="3") as address, client_of(address) as client:
+        ensure_stream(client, stream)
+        consumer(client, stream)
+
+        def work() -> int:
+            number = 0
+            with subscribed(client, stream, 1) as call:
+                while not over.is_set():
+                    number += 1
+                    assert client.publish(f"{stream}.x", idempotency_key=f"{number}", timeout=60) == number
+                    assert call.event(60).id == number
+                    acknowledge(call, number)
+            return number
+
+        with ThreadPoolExecutor(1) as pool:
+            working = pool.submit(work)
+            try:
+                for node in three:
+                    node.stop()
+                    node.start()
+                    asyncio.run(is_whole(node, stream))
+            finally:
+                over.set()
+            done = working.result()
+        assert client.publish(f"{stream}.x") == done + 1
+
+
+def acknowledge(call: Call, id_: int) -> None:
+    """Acknowledge an event, and do so again when that fails for now."""
+    call.ack(id_)
+    while (told := call.told()) != ("ack", [id_], [], []):
+        assert told == ("ack", [], [], [id_])
+        call.ack(id_)
 
 
 def test_another_password_of_nats(tmp_path: Path) -> None:

@@ -82,23 +82,31 @@ async def read_bucket(url: str, bucket: str, within: float = 120.0) -> list[Vers
     return versions
 
 
+_SILENT = 5
+"""Seconds without a message after which a consumer is given up, where there are more."""
+
+
 async def _read(url: str, stream: str, within: float) -> list[Msg]:
     async with asyncio.timeout(within), looking(url) as client:
         last = int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["last_seq"])
         jetstream = client.jetstream(timeout=10)
         pull = await _reader(jetstream, stream)
         stored: list[Msg] = []
-        reached = 0
+        reached = silent = 0
         while reached < last:
             try:
                 messages = await pull.fetch(1000, timeout=1)
             except TimeoutError:
                 if int((await ask(client, f"STREAM.INFO.{stream}"))["state"]["messages"]) <= len(stored):
                     break  # the last ones were removed
+                silent += 1
+                if silent == _SILENT:
+                    pull, stored, reached, silent = await _reader(jetstream, stream), [], 0, 0
                 continue
             except ServiceUnavailableError:  # the consumer may be gone, with its server
                 pull, stored, reached = await _reader(jetstream, stream), [], 0
                 continue
+            silent = 0
             for message in messages:
                 reached = message.metadata.sequence.stream
                 stored.append(message)

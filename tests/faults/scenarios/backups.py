@@ -86,7 +86,7 @@ class Kept(NamedTuple):
     """What a nats-server has.
 
     Attributes:
-        position: the last event before the first unsettled one, the last delivered one, how many are unsettled.
+        position: the last event before the first unsettled one, the last delivered one, the unsettled ones.
     """
 
     events: dict[int, Stored]
@@ -100,7 +100,7 @@ async def kept(url: str) -> Kept:
     async with looking(url) as client:
         info = await ask(client, "CONSUMER.INFO.orders.c")
     position = info["ack_floor"]["stream_seq"], info["delivered"]["stream_seq"], info["num_ack_pending"]
-    events, values = await read_stream(url, "orders"), await read_bucket(url, "accounts")
+    events, values = await read_stream(url, "orders", 300), await read_bucket(url, "accounts")
     return Kept(events, sorted(await dead_letters(url)), values, position)
 
 
@@ -121,7 +121,7 @@ async def check_values(run: Run, connection: Connection, values: Sequence[Versio
         )
 
 
-# --- A move ---------------------------------------------------------------------------------------------------
+# --- A move -----------------------------------------------------------------------------------------------
 
 
 @scenario(
@@ -131,7 +131,7 @@ async def check_values(run: Run, connection: Connection, values: Sequence[Versio
     tested=False,  # test_operations moves to another nats-server, and restores into a cluster
 )
 async def move(run: Run) -> None:
-    """All of it is there, and goes on where it was: nothing is lost, nothing comes twice."""
+    """Find all of it, and go on from there: nothing is lost, nothing comes twice."""
     count = run.events(100_000, 1000)
     consumption = Consumption(run.history, "orders", "c")
     backup = str(run.directory / "backup")
@@ -142,7 +142,9 @@ async def move(run: Run) -> None:
         ):
             await prepare(run, connection, count)
             await write_values(connection, run.luck, run.scale(200, 20))
-            subscribers = [Subscriber(f"s{n}", consumption, places, uneven(run.more_luck())) for n in range(2)]
+            subscribers = [
+                Subscriber(f"s{n}", consumption, places, uneven(run.more_luck())) for n in range(2)
+            ]
             for subscriber in subscribers:
                 subscriber.start()
             await run.until(lambda: len(consumption.settled) > count // 2, 600, "half of it is settled")
@@ -191,7 +193,7 @@ async def timed(run: Run, *arguments: str, **environment: str) -> None:
     run.count(f"seconds of the {arguments[0]}", round(time.monotonic() - start, 1))
 
 
-# --- While everything goes on ---------------------------------------------------------------------------------
+# --- While everything goes on -----------------------------------------------------------------------------
 
 
 @scenario(
@@ -199,30 +201,30 @@ async def timed(run: Run, *arguments: str, **environment: str) -> None:
     "a backup is made under publishers, subscribers and writers of a store, and restored into another NATS",
 )
 async def backup(run: Run) -> None:
-    """What was confirmed before it began is in it, and what is in it goes on where it was at its moment."""
+    """Find in it what was confirmed before it began, and go on from there: nothing is lost or comes again."""
     count = run.events(100_000, 500)
     directory = str(run.directory / "backup")
-    async with single(run) as (node, servers):
-        async with (
-            connections(run.history, 3, servers[0].address) as made,
-            targets(run.history, servers) as places,
-        ):
-            await prepare(run, made[0], count)
-            consumption = Consumption(run.history, "orders", "c")
-            subscribers = [Subscriber(f"s{n}", consumption, places, uneven(run.more_luck())) for n in range(2)]
-            for subscriber in subscribers:
-                subscriber.start()
-            async with crowd() as workers:
-                for number in range(2):
-                    workers.add(publish_on(workers, made[number], f"p{number}", "orders", pause=0.005))
-                workers.add(write_values(made[2], run.luck, run.scale(1000, 50)))
-                await run.until(lambda: len(consumption.settled) > count // 2, 600, "half of it is settled")
-                begin = time.monotonic()
-                await timed(run, "backup", directory, NATS_URL=node.url)
-                end = time.monotonic()
-                await asyncio.sleep(0.5)
-            for subscriber in subscribers:
-                await subscriber.stop()
+    async with (
+        single(run) as (node, servers),
+        connections(run.history, 3, servers[0].address) as made,
+        targets(run.history, servers) as places,
+    ):
+        await prepare(run, made[0], count)
+        consumption = Consumption(run.history, "orders", "c")
+        subscribers = [Subscriber(f"s{n}", consumption, places, uneven(run.more_luck())) for n in range(2)]
+        for subscriber in subscribers:
+            subscriber.start()
+        async with crowd() as workers:
+            for number in range(2):
+                workers.add(publish_on(workers, made[number], f"p{number}", "orders", pause=0.005))
+            workers.add(write_values(made[2], run.luck, run.scale(1000, 50)))
+            await run.until(lambda: len(consumption.settled) > count // 2, 600, "half of it is settled")
+            begin = time.monotonic()
+            await timed(run, "backup", directory, NATS_URL=node.url)
+            end = time.monotonic()
+            await asyncio.sleep(0.5)
+        for subscriber in subscribers:
+            await subscriber.stop()
     first = run.history
     run.history = History()
     async with running_node(run.history, run.directory / "restored") as node:
@@ -286,7 +288,9 @@ def wrongly_restored(
         if id_ in delivered:
             yield Violation("came again", f"{id_} was settled ({kind}) before the backup")
         if (kind == "bury") != (id_ in dead):
-            yield Violation("dead letter", f"{id_} was settled by {kind}; it is {'' if id_ in dead else 'no '}dead letter")
+            yield Violation(
+                "dead letter", f"{id_} was settled by {kind}; it is {'' if id_ in dead else 'no '}dead letter"
+            )
     for id_ in events.keys() - delivered - asked - dead:
         yield Violation("skipped", f"{id_} was not settled, and never came after the restore")
 
