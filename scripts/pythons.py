@@ -108,7 +108,7 @@ def main(arguments: Sequence[str]) -> int:
     status = 0
     for name, python in chosen(names):
         if python is None:
-            print(f"{name}: skipped: no such Python")
+            print(f"{name}: skipped: no such Python", flush=True)
             continue
         with tempfile.TemporaryDirectory(prefix="windshift-wheel-") as directory:
             try:
@@ -120,7 +120,7 @@ def main(arguments: Sequence[str]) -> int:
                 status = 1
                 print(f"{name}: FAILED: {type(error).__name__}, {python}")
             else:
-                print(f"{name}: ok, {python}")
+                print(f"{name}: ok, {python}", flush=True)
     return status
 
 
