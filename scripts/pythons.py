@@ -97,8 +97,8 @@ def attempt(python: Path, wheel: Path, directory: Path) -> None:
     """Install and use the wheel. Raises ``subprocess.CalledProcessError``."""
     subprocess.run([python, "-m", "venv", directory], check=True)
     own = directory / "bin" / "python"
-    pip = [own, "-m", "pip", "install", "--disable-pip-version-check", "--quiet"]
-    subprocess.run([*pip, f"{wheel}[server]"], check=True, timeout=LIMIT)
+    install = (own, "-m", "pip", "install", "--disable-pip-version-check", "--quiet", f"{wheel}[server]")
+    subprocess.run(install, check=True, timeout=LIMIT)
     subprocess.run([own, "-I", "-c", PROGRAM], check=True, timeout=START, cwd=directory)
 
 

@@ -307,6 +307,6 @@ def values_lost(first: History, values: Sequence[Version], begin: float) -> Iter
         if key not in found or found[key].revision < revision:
             yield Violation("value", f"{key} was written as {revision}, and is {found.get(key)}")
     for value in values:
-        access = written.get(value.revision)
-        if access is not None and (access.key, access.value) != (value.key, value.value):
-            yield Violation("value", f"{value} was written as {access}")
+        write = written.get(value.revision)
+        if write is not None and (write.key, write.value) != (value.key, value.value):
+            yield Violation("value", f"{value} was written as {write}")
