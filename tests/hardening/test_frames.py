@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,8 +32,12 @@ from windshift.rpc import StatusCode
 
 Case = Callable[[Target], Awaitable[object]]
 
-IN_TIME = 15.0
-"""Seconds after which nothing that was begun may still hang."""
+IN_TIME = 60.0
+"""Seconds after which nothing that was begun may still hang, on a busy machine."""
+
+RESETS = 40_000
+BURST, PER_SECOND = 10_000, 1_000
+"""What honest clients may cancel."""
 
 BODY = prefixed(b"\x0a\x01a")  # an event without data: refused by the handler
 PATHS = [
@@ -165,22 +170,26 @@ def _breaking(breach: Breach, codes: set[int]) -> Case:
 
 def flood_cases() -> Iterator[tuple[str, Case]]:
     """Send many cheap frames: the connection ends, or it does not matter."""
-    for name, flood in ending(PUBLISH, CONSUME, BODY).items():
-        yield f"flood: {name}", _flooding(flood, ends=True)
+    for name, flood in ending(PUBLISH, CONSUME, BODY, RESETS).items():
+        yield f"flood: {name}", _flooding(flood, ends=True, by_rate="reset" in name)
     for name, flood in harmless(CONSUME).items():
         yield f"flood: {name}", _flooding(flood, ends=False)
     crumbs = [*request_fields(CHECK), *[(b"cookie", b"a=b")] * 200]
     yield "flood: cookie crumbs", _flooding((lambda i: headers(2 * i + 1, crumbs), 1), ends=True)
 
 
-def _flooding(flood: Flood, *, ends: bool) -> Case:
+def _flooding(flood: Flood, *, ends: bool, by_rate: bool = False) -> Case:
     async def case(server: Target) -> None:
+        started = time.monotonic()
         async with await server.peer() as peer:
-            with suppress(ConnectionError, SSLError):
+            with suppress(ConnectionError, SSLError, TimeoutError):  # the last when answers are in the way
                 for part in pieces(flood):
                     if peer._writer.transport.is_closing():
                         break
                     await peer.send_slowly(part)
+            seconds = time.monotonic() - started
+            if by_rate and BURST + PER_SECOND * (seconds + 2) >= RESETS:
+                return  # a busy machine is as slow as honest clients
             if ends:
                 await peer.closed(IN_TIME)
             else:
@@ -240,9 +249,9 @@ class Round:
                 self.failed[name] = f"{error!r:.300}"
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 async def test_no_frames_do_harm(server: Target) -> None:
-    """Each case ends as it should within 15 s, a client is served meanwhile, and memory is as before."""
+    """Each case ends as it should and in time, a client is served meanwhile, and memory is as before."""
     assert len(CASES) >= 40
     await server.warm_up()
     before = server.memory

@@ -597,13 +597,13 @@ async def test_servers_that_become_known() -> None:
 async def test_servers_that_are_forgotten() -> None:
     """A cluster that ever changes does not fill the memory: what it does not name any more is dropped."""
     async with fake_server() as server, connected(server) as connection:
-        for number in range(200):
+        for number in range(50):
             urls = [f"10.{number}.0.{last}:4222" for last in range(100)] * 2
             server.peers[0].say(info_frame(connect_urls=urls))
         await settled(connection)
         assert {each.host for each in connection._servers} == {
             "127.0.0.1",
-            *(f"10.199.0.{last}" for last in range(100)),
+            *(f"10.49.0.{last}" for last in range(100)),
         }
         assert len(connection._servers) == 101
         server.peers[0].say(info_frame())  # says nothing of the cluster

