@@ -1,11 +1,11 @@
-"""The programs of programs.md, as they stand there, each against a fresh server."""
+"""The programs of programs.md, as they stand there, against a fresh server: no two have the same streams."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -36,19 +36,23 @@ def run(directory: Path, *arguments: str, **environment: str) -> str:
     return done.stdout
 
 
+@pytest.fixture(scope="module")
+def fresh() -> Iterator[str]:
+    """Return the address of a server that has nothing yet."""
+    with ws.testing.Server() as server:
+        yield server.address
+
+
 @pytest.mark.parametrize("number", range(1, len(PROGRAMS) + 1))
-def test_prints_what_it_says(number: int, tmp_path: Path) -> None:
+def test_prints_what_it_says(number: int, fresh: str, tmp_path: Path) -> None:
     """A program prints what its first comment says."""
     program = PROGRAMS[number - 1]
     expected = program.partition("\n")[0].removeprefix("# prints: ").replace(" / ", "\n")
     ending = "asyncio.run(main())\n" if "async def main()" in program else ""
     file = tmp_path / "program.py"
     file.write_text(PROLOGUE + program + ending)
-    if number in WITH_A_SERVER:
-        assert run(tmp_path, str(file)) == expected + "\n"
-    else:
-        with ws.testing.Server() as server:
-            assert run(tmp_path, str(file), WINDSHIFT_ADDRESS=server.address) == expected + "\n"
+    server = {} if number in WITH_A_SERVER else {"WINDSHIFT_ADDRESS": fresh}
+    assert run(tmp_path, str(file), **server) == expected + "\n"
 
 
 @pytest.mark.parametrize("plugin", ["asyncio", "anyio"])
