@@ -46,7 +46,7 @@ faults: install .venv-before/.installed ## Play the fault scenarios, or FAULTS='
 	  $(if $(EVENTS),--events $(EVENTS)) $(if $(SHORT),--short) $(if $(REPORT),--report)
 
 .PHONY: attack
-attack: install ## Attack a server in all ways, and measure an honest client beside each; or ATTACKS='some'; SECONDS=8, REPORT=1.
+attack: install ## Attack a server in all ways, and measure an honest client beside each; or ATTACKS='some'; SECONDS=3, REPORT=1.
 	@$(BIN)/python -m tests.attacks $(ATTACKS) $(if $(SECONDS),--seconds $(SECONDS)) $(if $(REPORT),--report)
 
 .PHONY: fuzz

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -23,9 +24,10 @@ from tests.attacks.frames import floods, half_sent, health_port, idle, watches, 
 from tests.attacks.place import HELD_MB, HONEST, Place, attacked
 from tests.authorization.policies import token_of
 from tests.authorization.served import Served
-from tests.faults.results import ROOT, commit, machine, with_tables
+from tests.faults.results import BEGIN, END, ROOT, commit, machine, with_tables
 
 REPORT: Final = ROOT / "docs" / "limits.md"
+_ROW: Final = re.compile(r"^\| ([^|]+) \|.*\d.*\|$", re.MULTILINE)
 P50_LIMIT: Final = 2.0
 P99_LIMIT: Final = 4.0
 MEMORY_LIMIT: Final = HELD_MB + 100
@@ -178,7 +180,15 @@ def _resident(running: Served) -> float:
     return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def table(results: list[Result]) -> str:
+def merged(report: str, results: list[Result]) -> list[str]:
+    """Return the rows of a report with new results in place of older ones, in the order of the list."""
+    before = report.partition(BEGIN)[2].partition(END)[0]
+    rows = {found[1]: found[0] for found in _ROW.finditer(before)}
+    rows |= {result.name: result.row() for result in results}
+    return [rows[name] for name in attacks() if name in rows]
+
+
+def table(rows: list[str]) -> str:
     """Write the table of the report."""
     return "\n".join(
         (
@@ -186,7 +196,7 @@ def table(results: list[Result]) -> str:
             "",
             "| attack | p50, times that without | p99, the same | failed calls and probes | growth, MB |",
             "|---|---|---|---|---|",
-            *(result.row() for result in results),
+            *rows,
         )
     )
 
@@ -194,8 +204,8 @@ def table(results: list[Result]) -> str:
 @click.command()
 @click.argument("names", nargs=-1, metavar="[ATTACK]...")
 @click.option("--list", "listing", is_flag=True, help="List the attacks.")
-@click.option("--seconds", default=8.0, show_default=True, help="How long each of them is measured.")
-@click.option("--report", is_flag=True, help="Write the table into docs/limits.md.")
+@click.option("--seconds", default=3.0, show_default=True, help="How long each of them is measured.")
+@click.option("--report", is_flag=True, help="Write each result into the table of docs/limits.md.")
 def main(*, names: tuple[str, ...], listing: bool, seconds: float, report: bool) -> None:
     """Attack a server, by all means or those whose names begin so.
 
@@ -216,10 +226,11 @@ def main(*, names: tuple[str, ...], listing: bool, seconds: float, report: bool)
         for name in chosen:
             results.append(measure(running, name, seconds))
             _say(results[-1])
+            if report:
+                text = REPORT.read_text()
+                REPORT.write_text(with_tables(text, table(merged(text, results))))
         if status := running.process.stop():
             raise click.ClickException(f"the server ended with status {status}")
-    if report:
-        REPORT.write_text(with_tables(REPORT.read_text(), table(results)))
     sys.exit(any(result.harmed for result in results))
 
 

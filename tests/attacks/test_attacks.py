@@ -9,8 +9,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.attacks.command import Seen, attacking, attacks, watch
+from tests.attacks.command import Result, Seen, attacking, attacks, merged, table, watch
 from tests.attacks.place import attacked
+from tests.faults.results import BEGIN, END, with_tables
+
+
+def test_a_table_grows_part_by_part() -> None:
+    """A new result takes the place of an older one, and those of other attacks stay."""
+    first, second, *_ = attacks()
+
+    def result(name: str, times: float) -> Result:
+        return Result(name, Seen([1.0, 1.0]), Seen([times, times]), 0, 0.0)
+
+    report = with_tables(f"a | b\n{BEGIN}\n{END}\n", table(merged("", [result(second, 2.0)])))
+    rows = merged(report, [result(first, 1.5)])
+    assert [row.split(" | ")[:2] for row in rows] == [[f"| {first}", "1.5"], [f"| {second}", "2.0"]]
+    (row,) = merged(report, [result(second, 3.0)])
+    assert row.startswith(f"| {second} | 3.0 | 3.0 |")
 
 
 @pytest.mark.timeout(240)
