@@ -140,9 +140,8 @@ VALUES: Final = {
     "waiting reads of one principal": amount(budget.MOST_WAITING),
     "bytes of deliveries that are requested, of all clients": size(room.MOST),
     "the same of tails": {4: "a quarter of that"}[app._TAILS_PART],
-    "time of a turn of the event loop that lists, reads, tails and watches get together": (
-        f"{pacing.SLICE * 1000:g} ms, or a quarter of it"
-    ),
+    "time of a turn of the event loop that lists, reads, tails and watches get, together with other calls of "
+    "who used much lately": (f"{pacing.SLICE * 1000:g} ms, or a quarter of it"),
     "bytes of deliveries above 80 KiB each, of all clients; of one principal": (
         f"{size(room.WHOLE)}; half of that"
     ),
@@ -218,7 +217,7 @@ def test_the_text_beside_the_tables() -> None:
     assert (admission.BURST, admission.FAILING_CALL, admission.CANCELLED_CALL) == (5, 16, 8)
     assert (admission.INVALID_CALL, admission.USELESS_FRAME) == (4, 1)
     assert (turns.SLICE, turns.STRANGERS_SHARE, turns.STRANGERS_BURST) == (0.0005, 0.2, 0.5)
-    assert (turns.LONG_SLICE, turns.FEW) == (0.002, 2 * 32)
+    assert (turns.LONG_SLICE, turns.FEW, turns.LITTLE) == (0.002, 2 * 32, 1 / 20)
     assert (holding.STALE, holding._FOR_REQUESTS, holding._ROOM_FOR_SMALL) == (10, 0.4, 32_000_000)
     assert f"a connection may have {health.MOST_WATCHES}" in TEXT
     assert SERVER.first_request_timeout == LIMITS.handshake_timeout.total_seconds()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from base64 import b64encode
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,15 @@ from tests.support.nats_server import NatsServer, running_nats
 from windshift.nats import JetStreamError, OutcomeUnknown, Unanswered, Unavailable
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JsonObject, StreamState, leave_subjects, subject_pages
+from windshift.nats.jetstream.api import (
+    JsonObject,
+    StreamState,
+    decoded,
+    leave_data,
+    leave_subjects,
+    read_answer,
+    subject_pages,
+)
 
 Unique = Callable[[], str]
 
@@ -318,3 +327,49 @@ def test_no_subjects() -> None:
     assert list(subject_pages(leave_subjects(b'{"state":{"subjects":{}}}'))) == []
     with pytest.raises(JetStreamError, match="10059"):
         leave_subjects(b'{"error":{"code":404,"err_code":10059,"description":"no"}}')
+
+
+# --- Data that is long -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [0, 1, 2, 3, 1000, 49_000, 49_152, 49_153, 300_000])
+async def test_data_of_any_length(size: int) -> None:
+    """It is decoded whole, and what stands around it is read."""
+    data = bytes(number % 251 for number in range(size))
+    message = {"subject": 'a"data":"b', "seq": 7, "data": b64encode(data).decode(), "time": "2026"}
+    answer = leave_data(json.dumps({"type": "x", "message": message}, separators=(",", ":")).encode())
+    assert (answer["message"]["subject"], answer["message"]["seq"]) == ('a"data":"b', 7)
+    assert await decoded(answer) == data
+
+
+async def test_long_data_lets_others_run() -> None:
+    """A megabyte takes more than ten turns of the loop."""
+    message = {"data": b64encode(bytes(1_000_000)).decode()}
+    answer = leave_data(json.dumps({"message": message}, separators=(",", ":")).encode())
+    turns, work = 0, asyncio.ensure_future(decoded(answer))
+    while not work.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await work == bytes(1_000_000)
+    assert turns > 10
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"message":{"seq":1}}',
+        b'{"message":{"data":"' + b"QUFB" * 20_000,
+        b'{"message":{"data":"' + b"QU\\u0046B" * 20_000 + b'"}}',
+        b'{"text":"' + b" " * 70_000 + b'"}',
+    ],
+    ids=["short", "cut off", "escaped", "other"],
+)
+async def test_what_has_no_plain_data_is_read_as_a_whole(body: bytes) -> None:
+    """With the same result, or error."""
+    try:
+        expected = read_answer(body)
+    except ValueError as error:
+        with pytest.raises(type(error)):
+            leave_data(body)
+    else:
+        assert leave_data(body) == expected

@@ -7,13 +7,16 @@ import socket
 import struct
 import time
 from contextlib import AsyncExitStack
+from itertools import pairwise
 
 import pytest
 from google.protobuf.message import Message
 
 from windshift.rpc import ConnectionOptions, ServerCall, ServerOptions, StatusCode
 from windshift.rpc.connection import SEND_QUEUE_MARK
+from windshift.rpc.server_connection import ServerConnection
 
+from .fakes import FakeTransport
 from .frames import (
     PREFACE,
     Kind,
@@ -54,6 +57,46 @@ async def still_serves(running: Serving) -> None:
     """Check that another connection is served."""
     async with await running.peer() as peer:
         assert (await peer.call(UNARY, simple(b"x"))).status == 0
+
+
+async def test_a_large_answer_leaves_in_several_turns() -> None:
+    """Two writes in each, so that others need not wait for all of it."""
+
+    async def large(request: Message, call: ServerCall) -> None:
+        call.send(output(1_000_000))
+
+    async with serving(streaming_output_call=large) as running:
+        loop = asyncio.get_running_loop()
+        connection = ServerConnection(running.server, loop).http2
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings({0x4: 2**31 - 1}) + window_update(0, 2**30))
+        transport.deliver(headers(1, request_fields(DOWNLOAD)) + data(1, ask(), end=True))
+        written = [0]
+        while len(transport.written) < 1_000_000:
+            await asyncio.sleep(0)
+            written.append(len(transport.written))
+        assert max(after - before for before, after in pairwise(written)) <= 2 * 65_536
+        transport.lose()
+
+
+async def test_a_large_answer_leaves_whole_at_the_end() -> None:
+    """A connection that is closed behind it writes all of it first."""
+
+    async def large(request: Message, call: ServerCall) -> None:
+        call.send(output(1_000_000))
+
+    async with serving(streaming_output_call=large) as running:
+        loop = asyncio.get_running_loop()
+        connection = ServerConnection(running.server, loop).http2
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings({0x4: 2**31 - 1}) + window_update(0, 2**30))
+        transport.deliver(headers(1, request_fields(DOWNLOAD)) + data(1, ask(), end=True))
+        await eventually(lambda: len(transport.written) > 100_000)
+        connection.close_gracefully()
+        assert len(transport.written) > 1_000_000
+        transport.lose()
 
 
 async def endless(request: Message, call: ServerCall) -> None:

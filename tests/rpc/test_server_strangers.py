@@ -8,6 +8,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import pytest
@@ -25,7 +26,7 @@ from windshift.rpc import (
     client_tls,
     server_tls,
 )
-from windshift.rpc.turns import CROWD, Turns
+from windshift.rpc.turns import CROWD, Account, Turns
 
 from .frames import (
     ACK,
@@ -164,7 +165,7 @@ async def test_strangers_that_wait_hold_little_memory() -> None:
     async with serving(strict(), unary_call=echo) as running, AsyncExitStack() as stack:
         peers = [await stack.enter_async_context(await running.peer(start=False)) for _ in range(CROWD + 51)]
         await eventually(lambda: running.server.connections == len(peers))
-        running.server.turns.charge(1000)  # so all of them wait
+        running.server.turns.charge_strangers(1000)  # so all of them wait
         modest = peers.pop()
         for peer in peers:
             peer.send(PREFACE, settings(), *[ping()] * 3000)
@@ -175,7 +176,7 @@ async def test_strangers_that_wait_hold_little_memory() -> None:
         waiting = [each.http2._rest for each in running.server._connections]
         assert PREFACE + settings() in waiting
         assert sum(map(len, waiting)) <= CROWD * 262_144
-        running.server.turns.charge(-1000)
+        running.server.turns.charge_strangers(-1000)
 
 
 async def test_known_callers_find_a_place_at_any_time() -> None:
@@ -383,27 +384,28 @@ async def test_a_peer_whose_transport_stays_full_is_dropped() -> None:
 class Worker:
     """A connection with so many turns' worth of bytes."""
 
-    def __init__(
-        self, name: str, turns: int, log: list[str], *, stranger: bool = False, cost: float = 0.0
-    ) -> None:
-        self.name, self.left, self.log, self.stranger, self.cost = name, turns, log, stranger, cost
-        self.turns: Turns | None = None
+    def __init__(self, name: str, left: int, turns: Turns, log: list[str], *, cost: float = 0.0) -> None:
+        self.name, self.left, self.turns, self.log, self.cost = name, left, turns, log, cost
+        self.stranger = name == "x"
+        self.account = Account()
 
     def take_turn(self, seconds: float) -> bool:
         """Take one."""
         self.log.append(self.name)
         self.left -= 1
-        if self.turns is not None:
-            self.turns.charge(self.cost)
+        if self.stranger:
+            self.turns.charge_strangers(self.cost)
+        else:
+            self.turns.charge(self.account, seconds, perf_counter())
         return self.left > 0
 
 
 async def test_connections_take_turns() -> None:
-    """One slice for each line in a turn of the loop, and a stranger that became known changes lines."""
+    """One slice for each line in a turn of the loop."""
     log: list[str] = []
     turns = Turns(asyncio.get_running_loop())
-    for worker in (Worker("a", 3, log), Worker("b", 1, log), Worker("x", 2, log, stranger=True)):
-        turns.wait(worker)
+    for name, left in (("a", 3), ("b", 1), ("x", 2)):
+        turns.wait(Worker(name, left, turns, log))
     await eventually(lambda: len(log) == 6)
     assert log == ["a", "x", "b", "x", "a", "a"]
 
@@ -412,12 +414,10 @@ async def test_strangers_have_a_share() -> None:
     """When it is used up they wait, and the others do not."""
     log: list[str] = []
     turns = Turns(asyncio.get_running_loop())
-    stranger = Worker("x", 1000, log, stranger=True, cost=0.3)
-    stranger.turns = turns
-    turns.wait(stranger)
+    turns.wait(Worker("x", 1000, turns, log, cost=0.3))
     await eventually(lambda: log == ["x", "x"])
     assert turns.strangers_wait() > 0.0
-    turns.wait(Worker("a", 2, log))
+    turns.wait(Worker("a", 2, turns, log))
     await eventually(lambda: log[2:] == ["a", "a"])
     await eventually(lambda: len(log) == 5)  # after half a second
     assert log[-1] == "x"

@@ -65,6 +65,11 @@ class Violations:
             del self._hooks[subject]
 
 
+def _never() -> bool:
+    """Tell that nobody waits."""
+    return False
+
+
 class Subscription:
     """Interest in a subject.
 
@@ -131,6 +136,8 @@ class Connection:
         last_error: why the last connection ended or failed, without secrets; empty while all is well.
         max_payload: the most bytes, headers included, that the server accepts in one message.
         reconnects: how often the wire was replaced.
+        is_hurried: tells whether less is to be done in a turn of the event loop than is cheapest, since
+            others wait who should not; to be set.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
@@ -156,6 +163,7 @@ class Connection:
         self.last_error = ""
         self.max_payload = 1024 * 1024
         self.reconnects = 0
+        self.is_hurried: Callable[[], bool] = _never
 
     # --- Using it -----------------------------------------------------------------------------------------
 

@@ -33,8 +33,11 @@ _VERSION: Final = "1.0.0"
 """Of this client, as servers show it in their monitoring."""
 _CHUNK: Final = 64 * 1024
 """Bytes per write: uvloop miscounts larger ones under TLS."""
-_PIECE: Final = 16 * 1024
-"""Bytes that are parsed before it is looked how long that takes."""
+_CHUNKS: Final = 4
+"""Writes in one turn of the event loop."""
+_FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 16_384
+"""Bytes that are parsed before it is looked how long that takes: while others wait who should not, as many as
+fit into a slice of time."""
 _SLICE: Final = 0.0005
 """Seconds of each turn of the event loop in which messages are received. What is left waits for the next."""
 _CONGESTED: Final = 1024 * 1024
@@ -55,7 +58,13 @@ _HARMLESS: Final = frozenset(
 
 
 class Owner(Protocol):
-    """Gets the events of a wire, in the event loop."""
+    """Gets the events of a wire, in the event loop.
+
+    Attributes:
+        is_hurried: tells whether others wait who should not, so that less is done at once.
+    """
+
+    is_hurried: Callable[[], bool]
 
     def wire_informed(self, wire: Wire) -> None:
         """Handle another ``INFO``: new servers, or lame-duck mode."""
@@ -94,6 +103,7 @@ class Wire(asyncio.Protocol):
         self._failure: Exception | None = None
         self._unreadable = ""
         self._rest = b""
+        self._piece = _FIRST_PIECE
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
         self._paused = self._flushing = self._closing = False
@@ -258,13 +268,21 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush_soon(self) -> None:
-        """Let the loop read once more first: what comes of that leaves in the same write."""
-        self._loop.call_soon(self._flush)
+        """Let the loop read once more first, unless that takes long: what comes of it leaves as well."""
+        if self._owner.is_hurried():
+            self._flush()
+        else:
+            self._loop.call_soon(self._flush)
 
     def _flush(self) -> None:
         self._flushing = False
-        transport, out = self._transport, self._out
+        transport, out, chunks = self._transport, self._out, _CHUNKS
         while out and not self._paused and transport is not None:
+            if not chunks:
+                self._flushing = True
+                self._loop.call_soon(self._flush)
+                break
+            chunks -= 1
             if self._pending <= _CHUNK:
                 data = b"".join(out)
                 out.clear()
@@ -312,18 +330,25 @@ class Wire(asyncio.Protocol):
         """
         if self._rest:
             self._rest += data
-        elif len(data) <= _PIECE:
+        elif len(data) <= (self._piece if self._owner.is_hurried() else _LARGEST_PIECE):
             self._receive(data)
         else:
             self._rest = data
             self._receive_slice()
 
     def _receive_slice(self) -> None:
-        data, taken, until = self._rest, 0, perf_counter() + _SLICE
+        data, taken, now = self._rest, 0, perf_counter()
+        until = now + _SLICE
         while taken < len(data) and not self._ended.done():
-            self._receive(data[taken : taken + _PIECE])
-            taken += _PIECE
-            if perf_counter() >= until:
+            piece, before = self._piece if self._owner.is_hurried() else _LARGEST_PIECE, now
+            self._receive(data[taken : taken + piece])
+            taken += piece
+            now = perf_counter()
+            if now - before > _SLICE:
+                self._piece = max(piece // 2, _SMALLEST_PIECE)
+            elif now - before < _SLICE / 4:
+                self._piece = min(piece * 2, _LARGEST_PIECE)
+            if now >= until:
                 break
         self._rest = b"" if self._ended.done() else data[taken:]
         transport = self._transport

@@ -54,6 +54,9 @@ class CallOwner(Protocol):
     def answered(self, size: int) -> None:
         """Take note of a large answer."""
 
+    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]:
+        """Return what does the work of a call that takes a task."""
+
     def translate(self, path: str, error: Exception) -> RpcError:
         """Return what the client of a call to ``path`` sees of ``error``."""
 
@@ -473,6 +476,7 @@ class ServerCall:
             self._finished(StatusCode.OK)
         except Exception as error:  # noqa: BLE001 -- the client must not wait because of our mistake
             self._fail(error)
+        self._connection.hurry()
 
     def go_on(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         """Have a task do the rest of a plain handler's work: what this returns is awaited.
@@ -486,7 +490,7 @@ class ServerCall:
     async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         self.on_cancel = None
         try:
-            response = await work()
+            response = await self._owner.paced(self, work())
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
         else:
@@ -498,11 +502,11 @@ class ServerCall:
         method = self._method
         try:
             if payload is None:
-                response = await method.handler(self)
+                response = await self._owner.paced(self, method.handler(self))
             else:
                 request = _PARSE(method.request_type, payload)
                 payload = None  # it would be held twice
-                response = await method.handler(request, self)
+                response = await self._owner.paced(self, method.handler(request, self))
             if self._done:
                 return
             if method.server_streaming:
@@ -510,6 +514,7 @@ class ServerCall:
             else:
                 self._send_last(response)
             self._finished(StatusCode.OK)
+            self._connection.hurry()
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 

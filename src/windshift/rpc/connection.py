@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Callable
 from contextlib import suppress
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import cast
 
 import ngh2
@@ -36,7 +37,7 @@ from .connection_options import MAX_WINDOW, ConnectionOptions
 from .keepalive import Keepalive, KeepaliveAction
 from .status import HeaderList
 from .transports import certificate_of_peer, name_of_peer, prepare, speaks_http2
-from .turns import FEW, LONG_SLICE, SLICE, Turns
+from .turns import FEW, LONG_SLICE, SLICE, Account, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +50,8 @@ REFUSED_STREAM = 0x7
 ENHANCE_YOUR_CALM = 0xB
 
 _WRITE_SIZE = 65_536  # uvloop's TLS does not account for larger writes, so backpressure would be lost
+_WRITES = 2
+"""Writes in one turn of the loop: what is left of a large answer waits for the next."""
 SEND_QUEUE_MARK = 16_384
 """Bytes of a stream that may be queued before its sender waits."""
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
@@ -59,7 +62,7 @@ _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 65_536
 _FIRST_CALL = 4096
 """Bytes of a stranger for which there is always room: HTTP/2's start, and a call with credentials."""
 _SMALL_READ = 1024
-"""Bytes that are always parsed at once."""
+"""Bytes that are parsed at once also of strangers."""
 
 _USELESS_DATA = 5
 """Bytes of a DATA frame below which it cannot hold a message."""
@@ -161,6 +164,7 @@ class Connection(asyncio.Protocol):
     Attributes:
         loop: the same.
         stranger: the same; to be changed.
+        account: of the loop's time that the peer used; to be changed when several connections share it.
         received: bytes that came, without TLS.
         sent: bytes that were given to the transport.
         made_at: ``loop.time()`` when the transport was there.
@@ -180,6 +184,7 @@ class Connection(asyncio.Protocol):
     ) -> None:
         self.loop = loop
         self.stranger = stranger
+        self.account = Account()
         self._turns = turns or Turns(loop)
         self._options = options
         self._handler = handler
@@ -214,11 +219,14 @@ class Connection(asyncio.Protocol):
         if self._over:
             self._transport.abort()
             return
+        began = thread_time()
         try:
             self._start(self._transport)
         except Exception:  # noqa: BLE001 -- uvloop only logs it and would leak the socket
             _log.exception("a connection could not be set up")
             self.abort()
+        if self.stranger:
+            self._turns.charge_strangers(thread_time() - began)
 
     def _start(self, transport: asyncio.Transport) -> None:
         self.made_at = self.loop.time()
@@ -244,16 +252,17 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
         elif self.stranger and len(data) > _FIRST_CALL and self._turns.crowded:
             self._give_up("anonymous", "sends much while many wait on whom nobody has authenticated")
-        elif self.stranger or len(data) > self._piece:
+        elif self.stranger or len(data) > self._piece or not self._turns.lets_in(self.account):
             self._rest = data
             self._pause_reading()
             self._turns.wait(self)
-        elif len(data) <= _SMALL_READ:
-            self._receive(data)
         else:
-            began = thread_time()
+            began = perf_counter()
             useful = self._receive(data)
-            self._fit_piece(thread_time() - began, SLICE, LONG_SLICE if useful else SLICE)
+            now = perf_counter()
+            self._turns.charge(self.account, now - began, now)
+            if len(data) > _SMALL_READ:
+                self._fit_piece(now - began, SLICE, LONG_SLICE if useful else SLICE)
 
     def take_turn(self, seconds: float) -> bool:
         """Feed the engine for so many seconds; return whether something is left for another turn.
@@ -261,10 +270,10 @@ class Connection(asyncio.Protocol):
         Otherwise a flood on one connection would hold up all others. Few useful events may take longer.
         """
         data, taken, useful = self._rest, 0, 0
-        longest = seconds if self.stranger else LONG_SLICE
+        longest = seconds if self.stranger or self._turns.hinders(self.account) else LONG_SLICE
         began = now = thread_time()
         while taken < len(data) and not (self._over or self._ending):
-            piece = self._piece
+            piece = min(self._piece, _SMALL_READ) if self.stranger else self._piece
             came = self._receive(data[taken : taken + piece])
             taken += piece
             before, now = now, thread_time()
@@ -274,6 +283,8 @@ class Connection(asyncio.Protocol):
             if now - began >= (longest if is_few else seconds):
                 break
         self._rest = b"" if self._over or self._ending else data[taken:]
+        if not self.stranger:
+            self._turns.charge(self.account, now - began, perf_counter())
         self._flush()
         if self._rest:
             return True
@@ -339,12 +350,15 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """End everything that still stands on this connection."""
+        began = thread_time()
         self._end(exc)
         self._transport = None
         if self._cut_off is not None:  # it would hold the transport, and TLS half a megabyte with it
             self._cut_off.cancel()
         handler, self._handler = self._handler, _NOBODY  # they hold each other: a cycle
         handler.on_socket_closed()
+        if self.stranger:
+            self._turns.charge_strangers(thread_time() - began)
 
     def pause_writing(self) -> None:
         """Stop writing: the peer does not read."""
@@ -364,26 +378,46 @@ class Connection(asyncio.Protocol):
             self._flush_scheduled = True
             self.loop.call_soon(self._flush)
 
-    def _flush(self) -> None:
+    def hurry(self) -> None:
+        """Write what is queued now, if others would be written first and the peer asks for little.
+
+        Not to be called while a stream that this may end is still worked on.
+        """
+        if self._flush_scheduled and not self._receiving and self._turns.hurries(self.account):
+            self._flush()
+
+    def _flush(self, writes: int = _WRITES) -> None:
         self._flush_scheduled = False
         transport = self._transport
         if transport is None or self._over:
             return
         if not self._paused:
             self._last_flushed = self._last_request
+        began = perf_counter()
         try:
             while not self._paused:
+                if not writes:
+                    self.schedule_flush()
+                    break
                 data = self._h2.data_to_send(_WRITE_SIZE)
                 if not data:
                     break
                 transport.write(data)
                 self.sent += len(data)
+                writes -= 1
         except ngh2.NGH2Error as error:
             self._fail(error)
             return
+        now = perf_counter()
+        self.account.charge(now - began, now)
         self._dispatch()
         if self._senders:
             self._wake_senders()
+
+    @property
+    def unread(self) -> bool:
+        """Whether bytes that came wait for a turn."""
+        return bool(self._rest)
 
     @property
     def unwritten(self) -> bool:
@@ -658,7 +692,7 @@ class Connection(asyncio.Protocol):
         if self._over:
             return
         if self._flush_scheduled or self._h2.want_write:
-            self._flush()
+            self._flush(sys.maxsize)
         self._close_when_flushed()
 
     # -- time ----------------------------------------------------------------------------------------

@@ -16,9 +16,6 @@ from typing import Any, Final
 
 _log = logging.getLogger(__name__)
 
-_BATCH: Final = 16
-"""Connections that are accepted before others get their turn."""
-
 _RETRY: Final = 0.5
 """Seconds until another attempt after the process, or the system, had no files left."""
 
@@ -137,24 +134,21 @@ class Listener:
             self._loop.add_reader(each.fileno(), self._accept, each)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_BATCH):
-            try:
-                connection, address = listening.accept()
-            except (BlockingIOError, InterruptedError):
-                return
-            except ConnectionError:  # the client is gone already
-                continue
-            except OSError as error:
-                if error.errno not in _EXHAUSTED:
-                    raise
-                self._warn(error)
-                self._wait(_RETRY)  # trying again at once would only spin
-                return
-            connection.setblocking(False)
-            seconds = self._accepted(connection, address[0])
-            if seconds:
-                self._wait(seconds)
-                return
+        """Accept one connection; for the next one others have had their turn."""
+        try:
+            connection, address = listening.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):  # the client is gone already
+            return
+        except OSError as error:
+            if error.errno not in _EXHAUSTED:
+                raise
+            self._warn(error)
+            self._wait(_RETRY)  # trying again at once would only spin
+            return
+        connection.setblocking(False)
+        seconds = self._accepted(connection, address[0])
+        if seconds:
+            self._wait(seconds)
 
     def _wait(self, seconds: float) -> None:
         """Stop accepting for a moment."""

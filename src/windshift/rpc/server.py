@@ -11,6 +11,7 @@ from collections.abc import Callable, Coroutine, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from inspect import CORO_CREATED, getcoroutinestate
+from time import thread_time
 from typing import Any
 
 from . import proxy_protocol
@@ -21,7 +22,7 @@ from .server_connection import ServerConnection
 from .server_options import ServerOptions
 from .service import Interceptor, Method, Service
 from .tls import handshake_failure
-from .turns import CONNECTION_COST, Turns
+from .turns import CONNECTION_COST, MOST_OF_REFUSAL, Turns
 
 _log = logging.getLogger(__name__)
 
@@ -140,7 +141,7 @@ class Server:
         task.add_done_callback(self._beginning.pop)
         if self.options.authenticate_timeout is None:
             return 0.0
-        self.turns.charge(CONNECTION_COST)
+        self.turns.charge_strangers(CONNECTION_COST)
         return self.turns.strangers_wait()
 
     def _refuse(self, sock: socket.socket, address: str, why: NoPlace) -> None:
@@ -150,6 +151,7 @@ class Server:
     async def _begin(self, sock: socket.socket, address: str, slot: Slot, ssl: tls.SSLContext | None) -> None:
         """Have a connection made, after what its proxy says and its TLS handshake, if it has these."""
         options, client = self.options, None
+        began = thread_time()
         try:
             if includes(options.proxy_protocol, address):
                 client = await self._client_address(sock)
@@ -163,6 +165,7 @@ class Server:
         except NoPlace as error:
             self._refuse(sock, client.host if client else address, error)
             slot.release()
+            self.turns.charge_strangers(min(thread_time() - began, MOST_OF_REFUSAL))
         except tls.SSLError as error:
             self.rejections.rejected(address, handshake_failure(error))
             slot.release()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from math import inf
 from random import uniform
-from typing import Protocol
+from typing import Any, Protocol
 
 from .admission import CANCELLED_CALL, FAILING_CALL, INVALID_CALL, USELESS_FRAME, Places, Slot
 from .call import RESPONSE_HEADERS, ServerCall
@@ -148,7 +148,7 @@ class ServerConnection(ConnectionHandler):
             return
         self._calls[stream_id] = call
         if self.http2.stranger:
-            self._owner.turns.charge(CALL_COST)
+            self._owner.turns.charge_strangers(CALL_COST)
         if ended or method.client_streaming:
             call.begin(ended)
 
@@ -244,6 +244,11 @@ class ServerConnection(ConnectionHandler):
         self._owner.connection_gone(self)
 
     # -- for calls -----------------------------------------------------------------------------------
+
+    def paced(self, call: ServerCall, work: Awaitable[Any]) -> Awaitable[Any]:
+        """Let the server's options say how the work of a call is run."""
+        pace = self._owner.options.pace
+        return work if pace is None else pace(call, work)
 
     def translate(self, path: str, error: Exception) -> RpcError:
         """Let the server's options say what the client sees; what nobody expected becomes a fault."""
@@ -434,7 +439,9 @@ class ServerConnection(ConnectionHandler):
 
     def _close_when_idle(self) -> None:
         """Close, unless calls came right behind the frame that ended the wait: GOAWAY has let them in."""
-        if not self._calls:
+        if self.http2.unread:
+            self._finish_drain()
+        elif not self._calls:
             self.http2.close_gracefully()
 
     def give_up(self) -> None:

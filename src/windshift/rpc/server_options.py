@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .admission import AdmissionOptions, Network
 from .call import ServerCall
@@ -35,6 +36,9 @@ class Failure:
 ErrorTranslator = Callable[[str, Exception], RpcError | None]
 """Says what a client sees of an error, given the call's path. None = what the gRPC layer would send."""
 
+Pace = Callable[[ServerCall, Any], Awaitable[Any]]
+"""Takes a call and the coroutine that does its work, and returns what runs that, step by step."""
+
 CallObserver = Callable[[ServerCall, StatusCode], None]
 RefusalObserver = Callable[[str | None, StatusCode], None]
 FailureObserver = Callable[[Failure], None]
@@ -65,6 +69,8 @@ class ServerOptions:
         tick_interval: seconds between two looks at the timers above, and at what is held.
         drain_ping_timeout: seconds that a drain waits for a client to have seen the first GOAWAY, and for
             handshakes that have begun.
+        pace: says how the work of calls that take a task is run, so that it can wait while others have their
+            turn. None = it is awaited.
         translate: says what a client sees of an error, raised by a handler, by an interceptor or by the gRPC
             layer itself.
         on_call_finished: called with each call and its status when it ends; must be quick and not raise.
@@ -88,6 +94,7 @@ class ServerOptions:
     max_held: int | None = None
     tick_interval: float = 1.0
     drain_ping_timeout: float = 1.0
+    pace: Pace | None = None
     translate: ErrorTranslator | None = None
     on_call_finished: CallObserver | None = None
     on_call_refused: RefusalObserver | None = None

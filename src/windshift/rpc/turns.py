@@ -1,6 +1,10 @@
-"""Whose bytes are parsed next, when there is more to parse than one turn of the event loop should take.
+"""Who gets the time of the event loop, when more is asked for than one turn of it should take.
 
-One connection after the other gets a slice of time, not a number of frames: a frame costs from 0.04 µs to 50.
+Everybody has an `Account` of the time that was spent on them lately: a connection, or a principal with all of
+its connections. Whoever used little is served at once. The bytes of the others, who are *busy*, are parsed in
+a slice of time of each turn, in which they take turns: a slice of time, not a number of frames, since a frame
+costs from 0.04 µs to 50. So what somebody's call waits for, in each of the turns that it takes, is a slice.
+
 Strangers, on whose connections nobody has authenticated, stand in a line of their own, and all of them
 together get a share of the processor: however many they are, and however often they connect anew.
 """
@@ -8,15 +12,17 @@ together get a share of the processor: however many they are, and however often 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Final, Protocol
 
 SLICE: Final = 0.0005
 """CPU seconds of one slice: what a flood may add to each step of somebody else's call."""
 LONG_SLICE: Final = 0.002
-"""The same of one that has brought fewer than `FEW` useful events. A slow machine needs it: what comes of
-each slice is written by itself, to the broker too, and a write costs as much as several calls."""
+"""The same of one that has brought fewer than `FEW` useful events, while nobody is hindered by that. A slow
+machine needs it: what comes of each slice is written by itself, to the broker too, and a write costs as much
+as several calls."""
 FEW: Final = 64
 """Events, of which a unary call brings two."""
 STRANGERS_SLICE: Final = 0.00025
@@ -26,19 +32,49 @@ STRANGERS_SHARE: Final = 0.2
 STRANGERS_BURST: Final = 0.5
 """Seconds that they can save up: thousands of clients that come back after a restart."""
 CONNECTION_COST: Final = 0.00015
-"""Seconds that it takes to set a connection up, without TLS; it cannot be measured where it is done."""
+"""Seconds that it takes to set a connection up, without TLS, where it cannot be measured."""
+MOST_OF_REFUSAL: Final = 0.001
+"""Seconds that one counts which its proxy told an address of that has to wait; more is the proxy's delay."""
 CALL_COST: Final = 0.00005
 """Seconds that the handler of a stranger's call takes; the same."""
 
-
 CROWD: Final = 512
 """Strangers that may wait with more than a first call needs: each has up to 256 KiB in memory meanwhile."""
+
+LITTLE: Final = 0.05
+"""Seconds in a second that somebody may use and not be busy."""
+_SAVED: Final = 0.01
+"""Seconds that may be used at once."""
+_REMEMBERED: Final = 0.025
+"""Seconds that count: who was busy is so for half a second more at the longest."""
+_HINDERED: Final = 0.1
+"""Seconds after a call of somebody who uses little in which the others get short slices only."""
+
+
+class Account:
+    """How much of the loop's time somebody used lately; a leaky bucket."""
+
+    __slots__ = ("_at", "_used")
+
+    def __init__(self) -> None:
+        self._used = self._at = 0.0
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Add time that was used, at a time of ``perf_counter``."""
+        left = max(0.0, self._used - (now - self._at) * LITTLE)
+        self._used = min(left + seconds, _REMEMBERED)
+        self._at = now
+
+    def is_busy(self, now: float) -> bool:
+        """Whether it is more than a little."""
+        return self._used - (now - self._at) * LITTLE > _SAVED
 
 
 class Waiting(Protocol):
     """A connection with bytes that wait."""
 
     stranger: bool
+    account: Account
 
     def take_turn(self, seconds: float) -> bool:
         """Parse for about so many seconds; return whether bytes are left."""
@@ -49,59 +85,131 @@ class Turns:
 
     Args:
         loop: the event loop.
+        clock: gives the time in seconds.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float] = perf_counter) -> None:
         self._loop = loop
-        self._waiting: deque[Waiting] = deque()
+        self._clock = clock
+        self._busy: OrderedDict[Account, deque[Waiting]] = OrderedDict()
+        self._others: deque[Waiting] = deque()
         self._strangers: deque[Waiting] = deque()
         self._next_turn: asyncio.Handle | None = None
         self._pausing = False  # only strangers wait, and their time is used up
+        self._spent = 0.0  # of the slice of this turn
+        self._shared_until = 0.0
         self._credit = STRANGERS_BURST
-        self._credited_at = perf_counter()
+        self._credited_at = self._clock()
+
+    def lets_in(self, account: Account) -> bool:
+        """Tell whether bytes are parsed at once.
+
+        Those of busy ones wait when the slice of the turn is used up, while somebody is about who is not.
+        """
+        now = self._clock()
+        if not account.is_busy(now):
+            self._shared_until = now + _HINDERED
+            return True
+        return now >= self._shared_until or (not self._busy and self._spent < SLICE)
+
+    def hurries(self, account: Account) -> bool:
+        """Tell whether an answer should leave at once, and not with what else the turn brings."""
+        return self._next_turn is not None and not self._pausing and not account.is_busy(self._clock())
+
+    @property
+    def is_pressed(self) -> bool:
+        """Whether bytes of busy ones wait."""
+        return bool(self._busy)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether somebody who uses little is about."""
+        return self._clock() < self._shared_until
+
+    def hinders(self, account: Account) -> bool:
+        """Tell whether somebody's slices are short, since others are about who use less."""
+        now = self._clock()
+        return now < self._shared_until and account.is_busy(now)
+
+    def charge(self, account: Account, seconds: float, now: float) -> None:
+        """Add time that was used on bytes."""
+        account.charge(seconds, now)
+        self._spent += seconds
+        if self._spent > SLICE / 2:
+            self._schedule()
 
     def wait(self, connection: Waiting) -> None:
         """Have ``take_turn`` called until nothing is left."""
-        (self._strangers if connection.stranger else self._waiting).append(connection)
+        if not connection.stranger:
+            self._stand_in_line(connection)
+            self._schedule()
+            return
+        self._strangers.append(connection)
+        if not self._pausing:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Have the next turn taken, now if that is not so yet."""
+        if self._pausing and self._next_turn is not None:
+            self._next_turn.cancel()
+            self._next_turn = None
+        self._pausing = False
         if self._next_turn is None:
             self._next_turn = self._loop.call_soon(self._turn)
-        elif self._pausing and not connection.stranger:
-            self._next_turn.cancel()
-            self._pausing = False
-            self._next_turn = self._loop.call_soon(self._turn)
+
+    def _stand_in_line(self, connection: Waiting) -> None:
+        account = connection.account
+        if account.is_busy(self._clock()):
+            self._busy.setdefault(account, deque()).append(connection)
+        else:
+            self._others.append(connection)
 
     @property
     def crowded(self) -> bool:
         """Whether so many strangers wait that those with much to parse have to go."""
         return len(self._strangers) >= CROWD
 
-    def charge(self, seconds: float) -> None:
+    def charge_strangers(self, seconds: float) -> None:
         """Take time that was spent on a stranger off the share of all."""
         self._credit -= seconds
 
     def strangers_wait(self) -> float:
         """Return the seconds until strangers get time again; 0 = they have some."""
-        now = perf_counter()
+        now = self._clock()
         self._credit = min(STRANGERS_BURST, self._credit + (now - self._credited_at) * STRANGERS_SHARE)
         self._credited_at = now
         return max(0.0, -self._credit) / STRANGERS_SHARE
 
     def _turn(self) -> None:
-        """Give one slice to each line."""
+        """Give one slice to each of the two lines: of strangers, and of the others."""
         self._next_turn = None
         self._pausing = False
-        if self._waiting:
-            connection = self._waiting.popleft()
-            if connection.take_turn(SLICE):
-                self._waiting.append(connection)
+        self._spent = 0.0
+        while (self._others or self._busy) and self._spent < SLICE:
+            self._serve_next()
         pause = self.strangers_wait() if self._strangers else 0.0
         if self._strangers and not pause:
             connection = self._strangers.popleft()
             if connection.take_turn(STRANGERS_SLICE):  # it may be a stranger no more
-                (self._strangers if connection.stranger else self._waiting).append(connection)
-            self.charge(perf_counter() - self._credited_at)
-        if self._waiting or (self._strangers and not pause):
-            self._next_turn = self._loop.call_soon(self._turn)
-        elif self._strangers:
+                if connection.stranger:
+                    self._strangers.append(connection)
+                else:
+                    self._stand_in_line(connection)
+            self.charge_strangers(self._clock() - self._credited_at)
+        if self._others or self._busy or (self._strangers and not pause):
+            self._schedule()
+        elif self._strangers and self._next_turn is None:
             self._pausing = True
             self._next_turn = self._loop.call_later(pause, self._turn)
+
+    def _serve_next(self) -> None:
+        """Give a slice to a connection: of one who uses little, or of the next of the busy ones."""
+        if self._others:
+            connection = self._others.popleft()
+        else:
+            account, queue = self._busy.popitem(last=False)
+            connection = queue.popleft()
+            if queue:
+                self._busy[account] = queue
+        if connection.take_turn(SLICE):
+            self._stand_in_line(connection)

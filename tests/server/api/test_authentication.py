@@ -108,6 +108,17 @@ async def test_rules_that_change_meanwhile() -> None:
     assert behind.handled == 0
 
 
+async def test_connections_of_a_principal_share_an_account() -> None:
+    """Of the loop's time; and keep it from call to call."""
+    method, connections = Behind().method, [SimpleNamespace(state=()), SimpleNamespace(state=())]
+    assert method.on_headers is not None
+    accounts = []
+    for connection in (*connections, *connections):
+        method.on_headers(Call(connection=connection))
+        accounts.append(connection.account)
+    assert all(account is accounts[0] for account in accounts)
+
+
 # What the audit log names
 
 

@@ -186,3 +186,59 @@ async def test_a_timeout_inside(clock: _Clock) -> None:
         return "never"
 
     assert await asyncio.gather(*(pacing.run(work()) for _ in range(5))) == ["late"] * 5
+
+
+class _Account:
+    """Somebody who is busy or not, and what was spent on him."""
+
+    def __init__(self, *, busy: bool) -> None:
+        self.busy = busy
+        self.seconds = 0.0
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Add it up."""
+        self.seconds += seconds
+
+    def is_busy(self, now: float) -> bool:
+        """Tell."""
+        return self.busy
+
+
+@pytest.mark.parametrize("busy", [False, True])
+async def test_work_for_an_account(clock: _Clock, busy: bool) -> None:
+    """It waits for its turn while the account is busy, which is charged with it in any case."""
+    pacing, turns, steps, account = Pacing(), _Turns(), list[int](), _Account(busy=busy)
+
+    async def part() -> None:
+        clock.now += SLICE
+        steps.append(turns.count)
+
+    async def work() -> None:
+        await together(part() for _ in range(20))
+
+    await pacing.run(work(), account)
+    turns.stop()
+    assert account.seconds == pytest.approx(20 * SLICE)
+    assert (max(steps.count(turn) for turn in set(steps)) <= 2) is busy
+
+
+async def test_bulk_work_does_not_hold_up_who_is_not_busy(clock: _Clock) -> None:
+    """Such work goes on in each turn, however much of the other waits."""
+    pacing, turns, steps = Pacing(), _Turns(), list[int]()
+
+    async def bulk() -> None:
+        for _ in range(20):
+            clock.now += SLICE
+            await asyncio.sleep(0)
+
+    async def light() -> None:
+        for _ in range(5):
+            steps.append(turns.count)
+            await asyncio.sleep(0)
+
+    bulks = [asyncio.ensure_future(pacing.run(bulk())) for _ in range(10)]
+    await asyncio.sleep(0)
+    await pacing.run(light(), _Account(busy=False))
+    assert steps == list(range(steps[0], steps[0] + 5))
+    await asyncio.gather(*bulks)
+    turns.stop()

@@ -94,6 +94,36 @@ def read_answer(body: bytes) -> JsonObject:
     raise refusal
 
 
+_LARGE: Final = 64 * 1024
+"""Bytes of an answer, or of base64, that are read at once: more takes long enough to hinder others."""
+_DATA: Final = b'"data":"'
+_DATA_LEFT: Final = ""
+"""The key, which no answer has, of base64 that was not decoded yet."""
+
+
+def leave_data(body: bytes) -> JsonObject:
+    """Read an answer with a message, but not the message's data if that is long. See `decoded`."""
+    start = body.find(_DATA) + len(_DATA)
+    end = body.find(b'"', start)
+    if len(body) < _LARGE or start < len(_DATA) or end < 0 or b"\\" in body[start:end]:
+        return read_answer(body)
+    answer = read_answer(body[:start] + body[end:])
+    answer[_DATA_LEFT] = memoryview(body)[start:end]
+    return answer
+
+
+async def decoded(answer: JsonObject) -> bytes:
+    """Return the data of a message; let others run in between where it is long."""
+    left = answer.get(_DATA_LEFT)
+    if left is None:
+        return b64decode(answer["message"].get("data", ""))
+    parts = []
+    for begin in range(0, len(left), _LARGE):
+        parts.append(b64decode(left[begin : begin + _LARGE]))
+        await asyncio.sleep(0)
+    return b"".join(parts)
+
+
 _SERVER_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
 _Read: TypeAlias = Callable[[bytes], JsonObject]
 
@@ -519,7 +549,8 @@ class JetStream:
     async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
         """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
         try:
-            answer = await self.call(f"STREAM.MSG.GET.{stream}", query, deadline, size=self._message_size)
+            size, operation = self._message_size, f"STREAM.MSG.GET.{stream}"
+            answer = await self.call(operation, query, deadline, size=size, read=leave_data)
         except JetStreamError as error:
             if error.err_code == codes.MESSAGE_NOT_FOUND:
                 return None
@@ -529,7 +560,7 @@ class JetStream:
             message["subject"],
             message["seq"],
             h.split(b64decode(message.get("hdrs", ""))),
-            b64decode(message.get("data", "")),
+            await decoded(answer),
             parse_rfc3339(message["time"]) or _NO_TIME,
         )
 

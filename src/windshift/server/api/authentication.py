@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from windshift.rpc import Method, ServerCall
 from windshift.rpc.service import Handler
+from windshift.rpc.turns import Account
 from windshift.server.api.callers import peer_of
 from windshift.server.api.policies import MethodPolicy, Quota, Rule, actions, policy_of
 from windshift.server.auth.access import ActivePolicy, AuthorizedStream, require
@@ -42,6 +43,7 @@ class AuthInterceptor:
     def __init__(self, access: ActivePolicy, audit: Audit) -> None:
         self._access = access
         self._audit = audit
+        self._accounts: dict[str, Account] = {}  # of the loop's time, by principal
 
     def intercept(self, method: Method) -> Method:
         """Have the calls of a method judged, unless anybody may call it."""
@@ -76,7 +78,11 @@ class AuthInterceptor:
 
     def _arrived(self, call: ServerCall, caller: Identity) -> None:
         """Note whose call this is."""
-        call.state = peer_of(call.connection).caller = caller
+        connection = call.connection
+        call.state, peer = caller, peer_of(connection)
+        if peer.caller is not caller:
+            peer.caller = caller
+            connection.account = self._accounts.setdefault(caller.principal.name, Account())
         self._access.usage(caller.principal, call.started).calls += 1
 
     async def _wait(self, call: ServerCall, caller: Pending) -> None:

@@ -1,8 +1,9 @@
-"""Bulk work shares a slice of each turn of the event loop: what others do waits behind that slice only.
+"""Bulk work, and what busy callers ask for, share a slice of each turn of the event loop.
 
 A list of thousands of streams or a tail is many small steps, between which others run. Ten at once are ten
-steps in each turn, and a publish, which takes four turns, waits for forty. So bulk work runs step by step, by
-a `Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones.
+steps in each turn, and a publish, which takes four turns, waits for forty. So work runs step by step, by a
+`Pacing`: when the slice of a turn is used up, whoever has a step to do stands in line for the next ones. Work
+for an account does so only while that is busy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections import deque
 from collections.abc import Coroutine, Generator
 from contextvars import ContextVar
 from time import perf_counter
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 T = TypeVar("T")
 
@@ -29,6 +30,16 @@ _MEMORY: Final = 0.1
 """What the last step counts in how long a step usually takes."""
 
 
+class Account(Protocol):
+    """How much of the loop's time somebody used lately; times are those of ``perf_counter``."""
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Add time that was used."""
+
+    def is_busy(self, now: float) -> bool:
+        """Tell whether it is more than a little."""
+
+
 class Pacing:
     """Has the steps of bulk work wait for their turn. Make it in a running event loop."""
 
@@ -40,9 +51,14 @@ class Pacing:
         self._scheduled_at = 0.0
         self._is_scheduled = False
 
-    def run(self, work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
-        """Run work, with all that it starts by `paced`."""
-        return _run(_Steps(self, work))
+    def run(self, work: Coroutine[Any, Any, T], account: Account | None = None) -> Coroutine[Any, Any, T]:
+        """Run work, with all that it starts by `paced`.
+
+        Args:
+            work: what to run.
+            account: is charged with it, and waits only while it is busy; None = it waits as bulk work does.
+        """
+        return _run(_Steps(_Share(self, account), work))
 
     @property
     def is_over(self) -> bool:
@@ -69,13 +85,12 @@ class Pacing:
         self._schedule()
         return turn
 
-    def begin(self) -> None:
+    def begin(self, now: float) -> None:
         """Note that a step begins."""
-        self._began = perf_counter()
+        self._began = now
 
-    def end(self) -> None:
-        """Note that it has ended."""
-        took = perf_counter() - self._began
+    def end(self, took: float) -> None:
+        """Note that one has ended that had to wait for its turn."""
         self._spent += took
         self._typical += (min(max(took, _SHORTEST), SLICE) - self._typical) * _MEMORY
         self._schedule()
@@ -105,30 +120,42 @@ class Pacing:
                 count -= 1
 
 
-_pacing: ContextVar[Pacing | None] = ContextVar("pacing", default=None)
+class _Share(NamedTuple):
+    """How work is run.
+
+    Attributes:
+        pacing: has its steps wait.
+        account: is charged with it; None = it is bulk work.
+    """
+
+    pacing: Pacing
+    account: Account | None
+
+
+_share: ContextVar[_Share | None] = ContextVar("share", default=None)
 """That of the work of which the current task is a part."""
 
 
 def paced(work: Coroutine[Any, Any, T]) -> Coroutine[Any, Any, T]:
     """Run a part of bulk work, which is to have a task of its own."""
-    pacing = _pacing.get()
-    return work if pacing is None else pacing.run(work)
+    share = _share.get()
+    return work if share is None else share.pacing.run(work, share.account)
 
 
 async def pause() -> None:
     """Let others run if the step has become long."""
-    pacing = _pacing.get()
-    if pacing is None or pacing.step_is_long:
+    share = _share.get()
+    if share is None or share.pacing.step_is_long:
         await asyncio.sleep(0)
 
 
 class _Steps(Generic[T]):
     """Runs a coroutine in the task that awaits this, each step when there is time for it."""
 
-    __slots__ = ("_work", "pacing")
+    __slots__ = ("_work", "share")
 
-    def __init__(self, pacing: Pacing, work: Coroutine[Any, Any, T]) -> None:
-        self.pacing = pacing
+    def __init__(self, share: _Share, work: Coroutine[Any, Any, T]) -> None:
+        self.share = share
         self._work = work
 
     def __del__(self) -> None:
@@ -136,24 +163,31 @@ class _Steps(Generic[T]):
         self._work.close()
 
     def __await__(self) -> Generator[Any, Any, T]:
-        work, pacing = self._work, self.pacing
+        work, (pacing, account) = self._work, self.share
         thrown: BaseException | None = None
         try:
             while True:
-                if thrown is None and pacing.is_over:
+                began = perf_counter()
+                waits = account is None or account.is_busy(began)
+                if waits and thrown is None and pacing.is_over:
                     try:
                         yield from pacing.turn()
                         while pacing.is_used_up:  # by those who were let in with this one
                             yield from pacing.turn(first=True)
                     except BaseException as error:  # noqa: BLE001 - it is for the work to handle
                         thrown = error
-                pacing.begin()
+                    began = perf_counter()
+                pacing.begin(began)
                 try:
                     awaited = work.send(None) if thrown is None else work.throw(thrown)
                 except StopIteration as stop:
                     return stop.value  # type: ignore[no-any-return]
                 finally:
-                    pacing.end()
+                    now = perf_counter()
+                    if account is not None:
+                        account.charge(now - began, now)
+                    if waits:
+                        pacing.end(now - began)
                 thrown = None
                 try:
                     yield awaited
@@ -164,5 +198,5 @@ class _Steps(Generic[T]):
 
 
 async def _run(steps: _Steps[T]) -> T:
-    _pacing.set(steps.pacing)
+    _share.set(steps.share)
     return await steps

@@ -24,6 +24,7 @@ from windshift.rpc import (
     Interceptor,
     RpcError,
     Server,
+    ServerCall,
     ServerOptions,
     Service,
     reflection_services,
@@ -52,7 +53,6 @@ from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
 from windshift.server.api.events import EVENTS, EventsService
 from windshift.server.api.failures import FailureLog
-from windshift.server.api.pacing import PacingInterceptor
 from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
 from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsService
 from windshift.server.api.sizes import SizeInterceptor
@@ -191,7 +191,7 @@ class App:
         self._health = HealthService()
         self._answered = _with_reflection([*self._services, self._health])
         self._pacing = Pacing()
-        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit, self._pacing)
+        self._interceptors = _interceptors(config, self.authorization, telemetry.tracer, audit)
         self.metrics = self._make_metrics(nats, counts, stats, audit) if config.metrics else None
         """The metrics of this server, unless turned off."""
         self._jetstream = Availability(nats.connection, nats.requests, nats.api)
@@ -273,6 +273,7 @@ class App:
         tls = None if self._tls is None else self._tls.context
         _, self.port = await server.listen(listen.host, listen.port, ssl=tls, reuse_port=self._share_port)
         self._server = server
+        self.connection.is_hurried = self._api.connection.is_hurried = self._is_hurried
         self._watches = [asyncio.create_task(watch) for watch in self._watching()]
         self._serving_since = asyncio.get_running_loop().time()
         if self.metrics is not None:
@@ -353,6 +354,7 @@ class App:
             first_request_timeout=limits.handshake_timeout.total_seconds(),
             connection_age=limits.max_connection_age.total_seconds() or None,
             connection_age_grace=limits.connection_age_grace.total_seconds(),
+            pace=self._pace,
             translate=self._translate,
             on_call_finished=None if calls is None else calls.finished,
             on_call_refused=None if calls is None else calls.refused,
@@ -362,6 +364,16 @@ class App:
 
     def _failed(self, failure: Failure) -> None:
         self._failures.failed(failure, asyncio.get_running_loop().time())
+
+    def _is_hurried(self) -> bool:
+        """Tell whether somebody who uses little waits behind those who use much."""
+        turns = None if self._server is None else self._server.turns
+        return turns is not None and turns.is_shared and (turns.is_pressed or self._pacing.is_over)
+
+    def _pace(self, call: ServerCall, work: Coroutine[Any, Any, Any]) -> Coroutine[Any, Any, Any]:
+        """Have bulk work, and that of busy callers, wait while others have their turn."""
+        account = None if policy_of(call.method).is_bulk else call.connection.account
+        return self._pacing.run(work, account)
 
     def _translate(self, path: str, error: Exception) -> RpcError | None:
         """Convert an error for the client; sizes are those of the current broker."""
@@ -560,7 +572,6 @@ def _interceptors(
     authorization: Authorization | None,
     tracer: Tracer | None,
     audit: Audit,
-    pacing: Pacing,
 ) -> list[Interceptor]:
     """List what stands before the handlers: a call that is denied has no span, and no record of its work.
 
@@ -573,7 +584,7 @@ def _interceptors(
         interceptors.append(AuthInterceptor(authorization.access, audit))
     if tracer is not None:
         interceptors.append(TracingInterceptor(tracer, extractor(config.telemetry.propagators)))
-    interceptors += [AuditInterceptor(audit), PacingInterceptor(pacing)]
+    interceptors.append(AuditInterceptor(audit))
     return interceptors
 
 

@@ -139,6 +139,8 @@ class HealthServer:
         self.application = application
         self.timeout = timeout
         self._probes = LOOPBACK + probes
+        self.sending = asyncio.Lock()
+        """For what takes long to send: one in each turn of the event loop."""
         self._servers: list[asyncio.Server] = []
         self._connections: dict[_Connection, bool] = {}
         """The oldest first, and whether it may be closed to make room."""
@@ -256,6 +258,9 @@ class _Connection(asyncio.Protocol):
         except Exception:
             log.exception("a request to the health port failed")
             response = 500, _JSON, _json({"error": "it failed; see the log"})
+        if len(response[2]) > _LARGEST:
+            async with self._server.sending:
+                await asyncio.sleep(0)
         if not self._transport.is_closing():
             self._send(method, *response)
             await self._writable.wait()

@@ -29,6 +29,7 @@ from windshift.nats.jetstream.pulling import (
     Puller,
     PullOptions,
 )
+from windshift.server.background.pacing import paced
 from windshift.server.domain.errors import (
     BrokerUnavailable,
     QuotaExceeded,
@@ -337,7 +338,7 @@ class _Attachment:
         if self._is_stopped:
             work.close()
             return
-        task = self._loop.create_task(work)
+        task = self._loop.create_task(paced(work))
         self._tasks.add(task)
         task.add_done_callback(self._done)
 
@@ -792,7 +793,7 @@ class _Attachment:
         if not self._broker.connection.connected:
             keeping.close()
             return w.Ending.NOT_NOW
-        task = self._loop.create_task(keeping)
+        task = self._loop.create_task(paced(keeping))
         self._keeping[task] = None
         try:
             await asyncio.wait([task])

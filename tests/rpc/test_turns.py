@@ -1,0 +1,161 @@
+"""Who gets the time of the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from windshift.rpc.turns import LITTLE, SLICE, Account, Turns
+
+from .serving import eventually
+
+
+class Clock:
+    """A clock that stands still unless work is done."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Worker:
+    """A connection with so many turns' worth of bytes."""
+
+    stranger = False
+
+    def __init__(self, name: str, turns: Turns, clock: Clock, log: list[str], account: Account) -> None:
+        self.name, self.turns, self.clock, self.log, self.account = name, turns, clock, log, account
+        self.left = 0
+
+    def send(self, turns: int) -> None:
+        """Have as many turns to take, and stand in line."""
+        self.left = turns
+        self.turns.wait(self)
+
+    def take_turn(self, seconds: float) -> bool:
+        """Take one."""
+        self.log.append(self.name)
+        self.clock.now += seconds
+        self.turns.charge(self.account, seconds, self.clock.now)
+        self.left -= 1
+        return self.left > 0
+
+
+def busy(clock: Clock) -> Account:
+    """Return the account of somebody who used much."""
+    account = Account()
+    account.charge(1.0, clock.now)
+    return account
+
+
+def test_who_uses_little_is_not_busy() -> None:
+    """Half of what is little is never much, twice as much is so soon, and no longer after a second."""
+    account, now = Account(), 1000.0
+    for _ in range(1000):
+        now += 0.01
+        account.charge(0.01 * LITTLE / 2, now)
+        assert not account.is_busy(now)
+    for _ in range(1000):
+        now += 0.01
+        account.charge(0.01 * LITTLE * 2, now)
+    assert account.is_busy(now)
+    assert not account.is_busy(now + 1.0)
+
+
+def test_much_at_once_is_forgotten_soon() -> None:
+    """However much it was."""
+    account = Account()
+    account.charge(100.0, 1000.0)
+    assert account.is_busy(1000.0)
+    assert not account.is_busy(1001.0)
+
+
+async def test_who_uses_little_does_not_wait() -> None:
+    """Busy ones do when the slice of the turn is used up, and when others of them wait."""
+    clock = Clock()
+    turns, much, little = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+    assert turns.lets_in(little)
+    assert turns.lets_in(much)
+    turns.charge(much, SLICE, clock.now)
+    assert not turns.lets_in(much)
+    assert turns.lets_in(little)
+    await asyncio.sleep(0)
+    assert turns.lets_in(much)
+
+
+async def test_slices_are_longer_where_they_hinder_nobody() -> None:
+    """That is so when nobody who uses little was there for a while."""
+    clock = Clock()
+    turns, much, little = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+    turns.charge(much, SLICE, clock.now)
+    turns.charge(much, 100 * SLICE, clock.now)
+    assert turns.lets_in(much)
+    assert not turns.hinders(much)
+    assert turns.lets_in(little)
+    assert turns.hinders(much)
+    assert not turns.hinders(little)
+    assert not turns.lets_in(much)
+    clock.now += 1.0
+    much.charge(1.0, clock.now)
+    assert turns.lets_in(much)
+
+
+async def test_accounts_take_turns() -> None:
+    """However many connections one has."""
+    clock, log = Clock(), list[str]()
+    turns = Turns(asyncio.get_running_loop(), clock)
+    many, few = busy(clock), busy(clock)
+    for name in ("a", "b", "c"):
+        Worker(name, turns, clock, log, many).send(2)
+    Worker("x", turns, clock, log, few).send(3)
+    await eventually(lambda: len(log) == 9)
+    assert log == ["a", "x", "b", "x", "c", "x", "a", "b", "c"]
+
+
+async def test_one_slice_in_a_turn_of_the_loop() -> None:
+    """Busy ones together get no more."""
+    clock, log = Clock(), list[str]()
+    turns = Turns(asyncio.get_running_loop(), clock)
+    for name in "abcdef":
+        Worker(name, turns, clock, log, busy(clock)).send(2)
+    taken = []
+    while len(log) < 12:
+        before = len(log)
+        await asyncio.sleep(0)
+        taken.append(len(log) - before)
+    assert max(taken) == 1
+
+
+async def test_what_is_much_of_one_who_uses_little_goes_first() -> None:
+    """It waits for nobody's turn but one that has begun."""
+    clock, log = Clock(), list[str]()
+    turns = Turns(asyncio.get_running_loop(), clock)
+    for name in ("a", "b"):
+        Worker(name, turns, clock, log, busy(clock)).send(3)
+    Worker("x", turns, clock, log, Account()).send(1)
+    await eventually(lambda: len(log) == 7)
+    assert log[0] == "x"
+
+
+async def test_answers_to_who_uses_little_leave_at_once() -> None:
+    """Those to busy ones never, and none while nobody waits: they leave with others then."""
+    clock, log = Clock(), list[str]()
+    turns, much, little = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+    assert not turns.hurries(little)
+    Worker("a", turns, clock, log, much).send(2)
+    assert turns.hurries(little)
+    assert not turns.hurries(much)
+
+
+@pytest.mark.parametrize("amount", [1, 3])
+async def test_one_account_alone_is_served_in_order(amount: int) -> None:
+    """Its connections one after the other."""
+    clock, log = Clock(), list[str]()
+    turns, account = Turns(asyncio.get_running_loop(), clock), busy(clock)
+    for name in "abc":
+        Worker(name, turns, clock, log, account).send(amount)
+    await eventually(lambda: len(log) == 3 * amount)
+    assert log == ["a", "b", "c"] * amount
