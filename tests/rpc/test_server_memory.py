@@ -183,14 +183,15 @@ async def test_a_gzip_bomb_costs_no_more_than_the_limit(server: SampleProcess) -
     assert server.peak() - before <= 16 << 20
 
 
+@pytest.mark.timeout(180)
 async def test_floods_cost_no_memory(server: SampleProcess) -> None:
     """Every flood in turn, and the server is as before."""
     before = await server.memory()
     server.forget_peak()
-    for flood in (*ENDING.values(), *HARMLESS.values()):
+    for make, amount in (*ENDING.values(), *HARMLESS.values()):
         async with await server.peer() as peer:
-            with suppress(ConnectionError):
-                for part in pieces(flood):
+            with suppress(ConnectionError, TimeoutError):  # the latter when answers are in the way
+                for part in pieces((make, min(amount, 30_000))):
                     if peer._writer.transport.is_closing():
                         break
                     await peer.send_slowly(part)
