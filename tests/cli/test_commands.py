@@ -591,7 +591,7 @@ def in_terminal(
     shown = b""
     interrupted = False
     while True:
-        if not select.select([ours], [], [], 10)[0] and interrupted:
+        if not select.select([ours], [], [], 10)[0] and interrupted and by is signal.SIGINT:
             process.send_signal(by)  # as somebody would whose first one came a moment too early
             continue
         try:

@@ -111,8 +111,7 @@ class Session:
         stdin: Any = sys.stdin  # None where it was closed
         if stdin is None or not stdin.isatty():
             raise Failure(f"{question}: there is nobody to ask", USAGE, hint="say --yes")
-        click.echo(f"{question}; go on? [y/N] ", nl=False, err=True)
-        if _answer().lower() not in {"y", "yes"}:
+        if _answer(f"{question}; go on? [y/N] ").lower() not in {"y", "yes"}:
             raise Failure("nothing was done")
 
     async def close(self) -> None:
@@ -121,11 +120,12 @@ class Session:
             await self.client.close()
 
 
-def _answer() -> str:
-    """Read a line; Ctrl-C and SIGTERM end the command at once, and not only the task that waits here."""
+def _answer(question: str) -> str:
+    """Ask, and read a line; Ctrl-C and SIGTERM end the command at once, and not only the waiting task."""
     interrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
     terminate = signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
+        click.echo(question, nl=False, err=True)
         return sys.stdin.readline().strip()
     finally:
         signal.signal(signal.SIGINT, interrupt)
