@@ -177,7 +177,7 @@ async def test_a_delivery_that_is_late(
             worker.reject(1, delay=600)
             await worker.told()
     async with pair.far.on(consuming).worker(window=1) as far:
-        await asyncio.sleep(0.1)  # until its request has arrived
+        await near.settled({"num_waiting": 1})
         pair.way.stall()
         await near.publish()
         await delivered(near, 1 + is_floor_stuck)
