@@ -166,6 +166,24 @@ async def test_few_calls_may_take_longer(
         transport.lose()
 
 
+async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrives together is parsed together also on a machine where others run in between."""
+    clock = count(step=0.01)
+    monkeypatch.setattr(connection_module, "perf_counter", lambda: next(clock))
+    async with serving(unary_call=echo) as running:
+        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
+        transport = FakeTransport(connection, asyncio.get_running_loop())
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings())
+        piece = connection._piece
+        for stream in (1, 3, 5, 7):
+            call = headers(stream, request_fields(UNARY)) + data(stream, simple(bytes(2000)), end=True)
+            assert len(call) < piece
+            transport.deliver(call)
+            assert connection._piece >= piece
+        transport.lose()
+
+
 async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> None:
     """Nothing of them is looked at afterwards, and nothing is raised."""
     async with serving(full_duplex_call=Steps().handler) as running:

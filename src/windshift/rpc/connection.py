@@ -257,12 +257,14 @@ class Connection(asyncio.Protocol):
             self._pause_reading()
             self._turns.wait(self)
         else:
-            began = perf_counter()
+            is_small = len(data) <= _SMALL_READ
+            clock = perf_counter if is_small else thread_time  # which does not run while others do
+            began = clock()
             useful = self._receive(data)
-            now = perf_counter()
-            self._turns.charge(self.account, now - began, now)
-            if len(data) > _SMALL_READ:
-                self._fit_piece(now - began, SLICE, LONG_SLICE if useful else SLICE)
+            spent = clock() - began
+            self._turns.charge(self.account, spent, perf_counter())
+            if not is_small:
+                self._fit_piece(spent, SLICE, LONG_SLICE if useful else SLICE)
 
     def take_turn(self, seconds: float) -> bool:
         """Feed the engine for so many seconds; return whether something is left for another turn.
