@@ -17,7 +17,7 @@ from tests.faults.scenarios.consuming import finish
 from tests.faults.scenarios.publishing import check_stream, count_publishes
 from tests.faults.subscribers import Behaviour, Consumption, Session, Subscriber, Target
 from tests.faults.witness import dead_letters_of, read_stream
-from tests.faults.workloads import connections, crowd, in_background, publish_on, targets
+from tests.faults.workloads import connections, crowd, publish_on, targets
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 
 
@@ -177,7 +177,8 @@ async def _play(
         working.append((consumption, subscribers))
 
     async def strike() -> None:
-        while True:
+        """Go on until it is enough; not cut off, or what was stopped would never be started again."""
+        while not is_enough.is_set():
             await asyncio.sleep(run.luck.uniform(0.3, 3.0))
             await run.luck.choice(faults)()
             run.count("faults", 1)
@@ -186,11 +187,12 @@ async def _play(
     async with crowd() as workers:
         for number in range(8):
             workers.add(publish_on(workers, made[number % 4], f"p{number}", "orders", pause=0.15))
-        async with in_background(strike()):
+        async with asyncio.TaskGroup() as striking:
+            striking.create_task(strike())
             while len(publishes) < most or run.counts.get("faults", 0) < run.scale(20, 2):
                 run.progress(f"{len(publishes):,} publishes, {run.counts.get('faults', 0)} faults")
                 await asyncio.sleep(0.1)
-    is_enough.set()
+            is_enough.set()
     for consumption, subscribers in working:
         await finish(run, consumption, subscribers, url, within=180)
     await check_ends(run, url, kinds)
