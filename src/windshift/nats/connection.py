@@ -136,8 +136,8 @@ class Connection:
         last_error: why the last connection ended or failed, without secrets; empty while all is well.
         max_payload: the most bytes, headers included, that the server accepts in one message.
         reconnects: how often the wire was replaced.
-        is_hurried: tells whether less is to be done in a turn of the event loop than is cheapest, since
-            others wait who should not; to be set.
+        is_hurried: tells whether turns of the event loop are to be short, though longer ones cost less; to be
+            set.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:

@@ -36,8 +36,8 @@ _CHUNK: Final = 64 * 1024
 _CHUNKS: Final = 4
 """Writes in one turn of the event loop."""
 _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 16_384
-"""Bytes that are parsed before it is looked how long that takes: while others wait who should not, as many as
-fit into a slice of time."""
+"""Bytes that are parsed between two looks at the clock. While the connection is hurried they are as many as
+fit into a slice of time, otherwise the largest piece."""
 _SLICE: Final = 0.0005
 """Seconds of each turn of the event loop in which messages are received. What is left waits for the next."""
 _CONGESTED: Final = 1024 * 1024
@@ -61,7 +61,7 @@ class Owner(Protocol):
     """Gets the events of a wire, in the event loop.
 
     Attributes:
-        is_hurried: tells whether others wait who should not, so that less is done at once.
+        is_hurried: tells whether turns of the event loop are to be short.
     """
 
     is_hurried: Callable[[], bool]
@@ -268,7 +268,7 @@ class Wire(asyncio.Protocol):
             self._loop.call_soon(self._flush)
 
     def _flush_soon(self) -> None:
-        """Let the loop read once more first, unless that takes long: what comes of it leaves as well."""
+        """Let the loop read once more first, unless hurried: what comes of that leaves in the same write."""
         if self._owner.is_hurried():
             self._flush()
         else:

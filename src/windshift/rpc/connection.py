@@ -62,7 +62,7 @@ _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 65_536
 _FIRST_CALL = 4096
 """Bytes of a stranger for which there is always room: HTTP/2's start, and a call with credentials."""
 _SMALL_READ = 1024
-"""Bytes that are parsed at once also of strangers."""
+"""Bytes that are too few to measure how long they take; of a stranger no more are parsed at once."""
 
 _USELESS_DATA = 5
 """Bytes of a DATA frame below which it cannot hold a message."""

@@ -34,7 +34,8 @@ STRANGERS_BURST: Final = 0.5
 CONNECTION_COST: Final = 0.00015
 """Seconds that it takes to set a connection up, without TLS, where it cannot be measured."""
 MOST_OF_REFUSAL: Final = 0.001
-"""Seconds that one counts which its proxy told an address of that has to wait; more is the proxy's delay."""
+"""The most seconds charged for refusing a connection: its proxy was waited for, and others were served
+meanwhile."""
 CALL_COST: Final = 0.00005
 """Seconds that the handler of a stranger's call takes; the same."""
 
