@@ -33,7 +33,7 @@ _PUBLISH = EVENTS.methods_by_name["PublishEvent"]
 _OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),  # a connection of its own
     ("grpc.initial_reconnect_backoff_ms", 50),
-    ("grpc.min_reconnect_backoff_ms", 50),
+    ("grpc.min_reconnect_backoff_ms", 250),  # how long an attempt to connect may take, too
     ("grpc.max_reconnect_backoff_ms", 250),
     ("grpc.enable_retries", 0),  # this client retries itself, so that each try is seen
 )

@@ -135,7 +135,7 @@ class Session:
         self._target = target
         self._behave = behave
         self.server = target.process()
-        self.subscribed = asyncio.Event()
+        self.subscribed = False
         self._out: asyncio.Queue[pb.EventsRequest | None] = asyncio.Queue()
         self._asked: deque[tuple[str, Sequence[int], float]] = deque()
         self.over = False
@@ -216,7 +216,7 @@ class Session:
                     self._take(event)
             case "subscribed":
                 self.server = self._target.process()
-                self.subscribed.set()
+                self.subscribed = True
             case str() as kind:
                 self._confirm(kind, getattr(response, kind))
             case None:
@@ -282,11 +282,10 @@ class Subscriber:
         self._task = asyncio.create_task(self._run())
 
     async def ready(self, within: float = 30.0) -> None:
-        """Wait until the first call is subscribed."""
+        """Wait until a call is subscribed: the first one, or one that took its place."""
         async with asyncio.timeout(within):
-            while self.session is None:  # noqa: ASYNC110 - the session is made by the task
+            while self.session is None or not self.session.subscribed:  # noqa: ASYNC110 - calls come and go
                 await asyncio.sleep(0.01)
-            await self.session.subscribed.wait()
 
     async def stop(self, within: float = 20.0) -> None:
         """Say no more, wait for the last confirmations, and end."""
