@@ -12,14 +12,15 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor, MethodDescriptor
 
+from windshift._gen.windshift.admin.v1alpha1 import principals_pb2 as principals
 from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as admin
 from windshift._gen.windshift.deadletters.v1alpha1 import service_pb2 as dead_letters
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events
+from windshift._gen.windshift.payload.v1 import payload_pb2 as payload
 from windshift._gen.windshift.state.v1alpha1 import service_pb2 as state
 from windshift._gen.windshift.test.v1 import test_pb2 as test
 
-MODULES = (admin, dead_letters, events, state, test)
-FILES = {module.DESCRIPTOR.package: module.DESCRIPTOR for module in MODULES}
+FILES = [module.DESCRIPTOR for module in (admin, principals, dead_letters, events, payload, state, test)]
 LATER = Path(__file__).with_name("contract.txt")
 """Methods, fields and values that came after the contract, a line each. Lines are only ever added."""
 
@@ -132,108 +133,42 @@ STATE = {
 }
 
 MESSAGES = {
-    "windshift.events.v1alpha1": EVENTS,
-    "windshift.state.v1alpha1": STATE,
-    "windshift.test.v1": {"StringValue": "value 1 string"},
+    **{f"windshift.events.v1alpha1.{name}": fields for name, fields in EVENTS.items()},
+    **{f"windshift.state.v1alpha1.{name}": fields for name, fields in STATE.items()},
+    "windshift.test.v1.StringValue": "value 1 string",
 }
 
 ENUMS = {
-    "EnsureStreamRequest.DiscardPolicy": {
+    "windshift.events.v1alpha1.EnsureStreamRequest.DiscardPolicy": {
         "DISCARD_POLICY_UNSPECIFIED": 0,
         "DISCARD_POLICY_OLD": 1,
         "DISCARD_POLICY_NEW": 2,
     },
-    "EnsureStreamRequest.StorageType": {
+    "windshift.events.v1alpha1.EnsureStreamRequest.StorageType": {
         "STORAGE_TYPE_UNSPECIFIED": 0,
         "STORAGE_TYPE_FILE": 1,
         "STORAGE_TYPE_MEMORY": 2,
     },
 }
 
-OWN_ENUMS = {
-    "EventsRequest.RejectAction": {
-        "REJECT_ACTION_UNSPECIFIED": 0,
-        "REJECT_ACTION_RETRY": 1,
-        "REJECT_ACTION_DEAD_LETTER": 2,
-        "REJECT_ACTION_DROP": 3,
-    },
-}
-
+_EVENTS = "windshift.events.v1alpha1.EventsService"
+_STATE = "windshift.state.v1alpha1.StateService"
 METHODS = {
-    "windshift.events.v1alpha1.EventsService": {
-        "EnsureStream": "EnsureStreamRequest -> EnsureStreamResponse",
-        "EnsureConsumer": "EnsureConsumerRequest -> EnsureConsumerResponse",
-        "DeleteConsumer": "DeleteConsumerRequest -> DeleteConsumerResponse",
-        "PublishEvent": "PublishEventRequest -> PublishEventResponse",
-        "Publish": "PublishEventRequest -> PublishEventResponse",
-        "Events": "stream EventsRequest -> stream EventsResponse",
-        "Consume": "stream EventsRequest -> stream EventsResponse",
-    },
-    "windshift.state.v1alpha1.StateService": {
-        "EnsureStore": "EnsureStoreRequest -> EnsureStoreResponse",
-        "Get": "GetRequest -> GetResponse",
-        "Set": "SetRequest -> SetResponse",
-        "Delete": "DeleteRequest -> DeleteResponse",
-    },
+    f"{_EVENTS}.EnsureStream": "EnsureStreamRequest -> EnsureStreamResponse",
+    f"{_EVENTS}.EnsureConsumer": "EnsureConsumerRequest -> EnsureConsumerResponse",
+    f"{_EVENTS}.DeleteConsumer": "DeleteConsumerRequest -> DeleteConsumerResponse",
+    f"{_EVENTS}.PublishEvent": "PublishEventRequest -> PublishEventResponse",
+    f"{_EVENTS}.Publish": "PublishEventRequest -> PublishEventResponse",
+    f"{_EVENTS}.Events": "stream EventsRequest -> stream EventsResponse",
+    f"{_EVENTS}.Consume": "stream EventsRequest -> stream EventsResponse",
+    f"{_STATE}.EnsureStore": "EnsureStoreRequest -> EnsureStoreResponse",
+    f"{_STATE}.Get": "GetRequest -> GetResponse",
+    f"{_STATE}.Set": "SetRequest -> SetResponse",
+    f"{_STATE}.Delete": "DeleteRequest -> DeleteResponse",
 }
 
 EXTENSIONS_START_AT = 100
 """Fields below this number are the contract's; our own additions start here."""
-
-EXTENSIONS = {
-    "windshift.events.v1alpha1": {
-        "EnsureStreamRequest": """
-            atomic_batches 100? bool
-            fast_ingest 101? bool""",
-        "EnsureConsumerRequest": "retry_policy 100? RetryPolicy",
-        "PublishEventResponse": "duplicate 100 bool",
-        "EventsRequest": "limit 100 Limit",
-        "EventsRequest.Subscribe": """
-            resume 101* bytes
-            linger 102 Duration
-            max_batch 103 uint32
-            max_message_size 104 uint32""",
-        "EventsResponse": "batch 100 EventBatch",
-        "EventsRequest.Reject": """
-            reason 100 string
-            error_type 101 string
-            action 102 RejectAction""",
-        "EventsResponse.Subscribed": "linger 100 Duration",
-        "Event": "token 100 bytes",
-    },
-    "windshift.state.v1alpha1": {
-        "EnsureStoreRequest": """
-            history 100? uint32
-            ttl 101? Duration""",
-        "SetRequest": "ttl 100? Duration",
-    },
-}
-"""What the contract's messages have beside the contract's fields. These numbers stay, too."""
-
-OWN_EVENTS = {
-    "RetryPolicy": """
-        max_attempts 1? uint32
-        initial_backoff 2? Duration
-        max_backoff 3? Duration
-        backoff_multiplier 4? double
-        jitter 5? double
-        dead_letters 6? bool""",
-    "GetConsumerRequest": """
-        stream 1 string
-        id 2 string""",
-    "GetConsumerResponse": """
-        stream 1 string
-        id 2 string
-        durable 3 bool
-        subjects 4* string
-        processing_timeout 5 Duration
-        retry_policy 6 RetryPolicy
-        pending 7 uint64
-        unsettled 8 uint64
-        settled_to 9 uint64
-        dead_letters 10 uint64""",
-}
-"""Messages that the contract does not know."""
 
 SCALARS = {
     FieldDescriptor.TYPE_BOOL: "bool",
@@ -264,11 +199,6 @@ def messages_below(descriptor: Descriptor) -> list[Descriptor]:
     return [descriptor, *nested]
 
 
-def extensions(descriptor: Descriptor) -> set[str]:
-    """Write those fields of a message that the contract does not know."""
-    return {notation(field) for field in descriptor.fields if field.number >= EXTENSIONS_START_AT}
-
-
 def described(descriptor: Descriptor) -> set[str]:
     """Write the contract's fields of a message as the contract does, each oneof as one entry."""
     fields = [field for field in descriptor.fields if field.number < EXTENSIONS_START_AT]
@@ -293,75 +223,62 @@ def signature(method: MethodDescriptor) -> str:
     return f"{sent} -> {'stream ' if method.server_streaming else ''}{method.output_type.name}"
 
 
-def all_messages(package: str) -> dict[str, Descriptor]:
-    """Return every message of a package by its name within it."""
-    top = FILES[package].message_types_by_name.values()
+def all_messages() -> dict[str, Descriptor]:
+    """Return every message by its whole name."""
+    top = [message for file in FILES for message in file.message_types_by_name.values()]
     found = [message for descriptor in top for message in messages_below(descriptor)]
-    return {message.full_name.removeprefix(f"{package}."): message for message in found}
+    return {message.full_name: message for message in found}
 
 
-@pytest.mark.parametrize(
-    ("package", "name"), [(package, name) for package, names in MESSAGES.items() for name in names]
-)
-def test_fields_have_the_names_numbers_and_types_of_the_contract(package: str, name: str) -> None:
-    """Every message has exactly the contract's fields below number 100."""
-    assert described(all_messages(package)[name]) == expected(MESSAGES[package][name])
+def all_enums() -> dict[str, EnumDescriptor]:
+    """Return every enum by its whole name."""
+    top = [enum for file in FILES for enum in file.enum_types_by_name.values()]
+    nested = [enum for message in all_messages().values() for enum in message.enum_types]
+    return {enum.full_name: enum for enum in (*top, *nested)}
 
 
-def test_a_message_that_the_contract_does_not_know_is_an_extension() -> None:
-    """No message of the contract is missing from the tables of this test."""
-    for package, names in MESSAGES.items():
-        assert set(names) <= set(all_messages(package))
+def all_methods() -> dict[str, MethodDescriptor]:
+    """Return every method by its whole name."""
+    services = [service for file in FILES for service in file.services_by_name.values()]
+    return {method.full_name: method for service in services for method in service.methods}
 
 
-@pytest.mark.parametrize(
-    ("package", "name"), [(package, name) for package, names in MESSAGES.items() for name in names]
-)
-def test_additions_have_their_names_numbers_and_types(package: str, name: str) -> None:
-    """Messages of the contract have the additions of the table, and no other."""
-    added = EXTENSIONS.get(package, {}).get(name, "")
-    assert extensions(all_messages(package)[name]) == expected(added)
+@pytest.mark.parametrize("name", MESSAGES)
+def test_fields_have_the_names_numbers_and_types_of_the_contract(name: str) -> None:
+    """Every message of the contract has exactly the contract's fields below number 100."""
+    assert described(all_messages()[name]) == expected(MESSAGES[name])
 
 
-@pytest.mark.parametrize("name", OWN_EVENTS)
-def test_own_messages_keep_their_fields(name: str) -> None:
-    """Messages beside the contract's have exactly the fields of the table."""
-    assert described(all_messages("windshift.events.v1alpha1")[name]) == expected(OWN_EVENTS[name])
+@pytest.mark.parametrize("name", ENUMS)
+def test_enums_have_the_values_of_the_contract(name: str) -> None:
+    """Every enum of the contract has exactly the contract's values."""
+    assert {value.name: value.number for value in all_enums()[name].values} == ENUMS[name]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_have_the_paths_and_shapes_of_the_contract(name: str) -> None:
+    """Every method of the contract is there, with its messages and its streaming."""
+    assert signature(all_methods()[name]) == METHODS[name]
 
 
 def later_lines() -> set[str]:
-    """Write every method that came after the contract, and every field and value of such messages."""
-    lines: set[str] = set()
-    for package, file in FILES.items():
-        for service in file.services_by_name.values():
-            known = METHODS.get(service.full_name, {})
-            methods = (each for each in service.methods if each.name not in known)
-            lines |= {f"{method.full_name} {signature(method)}" for method in methods}
-        for name, message in all_messages(package).items():
-            if name not in MESSAGES.get(package, {}):
-                lines |= {f"{package}.{name} {notation(field)}" for field in message.fields}
-                for enum in message.enum_types:
-                    values = (f"{value.name} {value.number}" for value in enum.values)
-                    lines |= {f"{package}.{name}.{enum.name} {value}" for value in values}
+    """Write every method, field and value that the contract does not know."""
+    lines = {f"{name} {signature(each)}" for name, each in all_methods().items() if name not in METHODS}
+    for name, message in all_messages().items():
+        since = EXTENSIONS_START_AT if name in MESSAGES else 0
+        lines |= {f"{name} {later(field)}" for field in message.fields if field.number >= since}
+    for name, enum in all_enums().items():
+        if name not in ENUMS:
+            lines |= {f"{name} {value.name} {value.number}" for value in enum.values}
     return lines
+
+
+def later(field: FieldDescriptor) -> str:
+    """Write a field with the oneof that it is part of."""
+    oneof = "" if field.containing_oneof is None or is_optional(field) else f", {field.containing_oneof.name}"
+    return notation(field) + oneof
 
 
 def test_what_came_later_stays() -> None:
     """What clients may depend on by now is written down, and nothing of it changes."""
     assert later_lines() == set(LATER.read_text().splitlines())
-
-
-@pytest.mark.parametrize("name", [*ENUMS, *OWN_ENUMS])
-def test_enums_have_their_values(name: str) -> None:
-    """Every enum has exactly the values of its table."""
-    parent, enum = name.split(".")
-    found: EnumDescriptor = all_messages("windshift.events.v1alpha1")[parent].enum_types_by_name[enum]
-    assert {value.name: value.number for value in found.values} == (ENUMS | OWN_ENUMS)[name]
-
-
-@pytest.mark.parametrize("service", METHODS)
-def test_methods_have_the_paths_and_shapes_of_the_contract(service: str) -> None:
-    """Every method of the contract is there, with its messages and its streaming."""
-    package, _, name = service.rpartition(".")
-    found = FILES[package].services_by_name[name].methods_by_name
-    assert {method: signature(found[method]) for method in METHODS[service]} == METHODS[service]
