@@ -68,8 +68,9 @@ class Interceptor(Protocol):
 class Service:
     """A Protobuf service, implemented by an object.
 
-    The object has a coroutine method for each rpc it implements, named in snake case
-    (``PublishEvent`` → ``publish_event``). An rpc without one is answered with UNIMPLEMENTED.
+    The object has a method for each rpc it implements, named in snake case (``PublishEvent`` →
+    ``publish_event``): a coroutine, or for a unary one a function. An rpc without one is answered with
+    UNIMPLEMENTED.
 
     Args:
         descriptor: the service's descriptor, from generated code.

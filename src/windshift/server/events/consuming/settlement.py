@@ -41,7 +41,7 @@ class Confirmation:
     Attributes:
         kind: the kind of the command.
         ids: stored by the broker.
-        invalid_ids: not held by this call, already settled, or timed out.
+        invalid_ids: not held by this call, already settled, timed out, or ended otherwise.
         temporary_failed_ids: not answered by the broker in time; the client may try again.
         expires: when the broker must have answered.
         weight: its share of `MOST_UNCONFIRMED`: 1, and 1 per id.

@@ -1,6 +1,6 @@
 """The work that `ConsumeProtocol` asks for, because it takes a question to the broker, or takes time.
 
-Each piece names the method of the protocol that has to follow.
+A piece names the method of the protocol that has to follow, if one has to.
 """
 
 from __future__ import annotations
