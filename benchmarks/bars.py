@@ -40,6 +40,22 @@ def _consume(acks: int, client: str) -> str:
 
 _WAYS = ((WINDSHIFT, ""), (memory.TOKENS, ", static tokens"), (memory.ISSUER, ", an issuer"))
 
+_IDLE = (
+    *(
+        Bar(f"idle consume stream, KiB each{text}", 25, True, maximum(_M.IDLE, _M.KIB_EACH, subject))
+        for subject, text in _WAYS[:-1]
+    ),
+    *(
+        Bar(
+            f"idle consume streams that no event came to{text}",
+            0,
+            True,
+            maximum(_M.IDLE, _M.NOT_SERVED, subject),
+        )
+        for subject, text in _WAYS[:-1]
+    ),
+)
+
 BARS = (
     Bar(f"publishes per second, ratio to {COMPARISON}", 8, False, ratio(_T.PUBLISH, _T.PER_SECOND)),
     Bar("server CPU of a publish, µs", 32, True, median(_T.PUBLISH, _T.SERVER_CPU)),
@@ -122,19 +138,7 @@ BARS = (
         Bar(f"start to ready, seconds{text}", 1, True, median(_M.START, _M.READY, subject))
         for subject, text in _WAYS
     ),
-    *(
-        Bar(f"idle consume stream, KiB each{text}", 25, True, maximum(_M.IDLE, _M.KIB_EACH, subject))
-        for subject, text in _WAYS[:-1]
-    ),
-    *(
-        Bar(
-            f"idle consume streams that no event came to{text}",
-            0,
-            True,
-            maximum(_M.IDLE, _M.NOT_SERVED, subject),
-        )
-        for subject, text in _WAYS[:-1]
-    ),
+    *_IDLE,
     Bar("page of 10,000 streams in some order, server CPU, ms", 50, True, median(_L.LOOKING, _L.PAGE_CPU)),
     Bar("event loop held by one callback, CPU ms", 10, True, maximum(_L.LOOKING, _L.HELD)),
     Bar("50 events at a random id of 1,000,000, ms", 5, True, median(_L.LOOKING, _L.READ)),
@@ -224,6 +228,8 @@ VERSION_BARS = (
     Bar("resident memory of the idle server, MB", 46, True, median(_M.START, _M.RESIDENT)),
     _to_before("start to ready", _M.START, _M.READY),
     Bar("start to ready, seconds", 0.3, True, median(_M.START, _M.READY)),
+    _to_before("idle consume stream, KiB", _M.IDLE, _M.KIB_EACH),
+    *_IDLE,
 )
 """Those of a version that is measured beside the one before it."""
 

@@ -53,14 +53,15 @@ async def _start(bench: Bench, subject: str, path: Path, environment: Mapping[st
 
 async def measure_idle_streams(bench: Bench) -> None:
     """Many consume streams of one consumer that wait, and then get an event each."""
-    await _idle(bench, WINDSHIFT, {})
     rules = write_rules(bench.directory, issuer=False)
-    await _idle(bench, TOKENS, rules.environment, rules.token)
+    for way, environment, token in ((WINDSHIFT, {}, ""), (TOKENS, rules.environment, rules.token)):
+        for version, path in bench.options.versions.items():
+            await _idle(bench, counterpart(way, version), path, environment, token)
 
 
-async def _idle(bench: Bench, subject: str, environment: Mapping[str, str], token: str = "") -> None:
+async def _idle(bench: Bench, subject: str, path: Path, environment: Mapping[str, str], token: str) -> None:
     streams = bench.options.scaled(10_000)
-    async with windshift_server(bench.directory, bench.nats, environment=environment) as started:
+    async with windshift_server(bench.directory, bench.nats, path=path, environment=environment) as started:
         server = started.server
         async with new_stream(server.address, bench.broker, token=token) as stream:
             consumer = await new_consumer(server.address, stream, token=token)

@@ -64,7 +64,7 @@ MEASUREMENTS = {
     "tls": Measurement(measure_tls),
     "workers": Measurement(measure_workers),
     "start": Measurement(measure_start, versions=True),
-    "idle-streams": Measurement(measure_idle_streams),
+    "idle-streams": Measurement(measure_idle_streams, versions=True),
     "stalled": Measurement(measure_stalled),
     "neighbours": Measurement(measure_neighbours),
     "upload": Measurement(measure_upload),

@@ -159,7 +159,7 @@ def test_long_measurements_must_be_asked_for() -> None:
 
 def test_only_some_measurements_take_two_versions() -> None:
     """The others are left out, and refused when they are asked for."""
-    assert chosen((), soak=False, before=True) == ["publish", "consume", "start"]
+    assert chosen((), soak=False, before=True) == ["publish", "consume", "start", "idle-streams"]
     assert chosen(("start",), soak=False, before=True) == ["start"]
     for only, soak in ((("latency",), False), ((), True)):
         with pytest.raises(click.UsageError):

@@ -26,8 +26,8 @@ def examples(service: str = "A") -> list[tuple[str, dict[str, Any]]]:
 
 def test_examples(own_client: Client, own_nats_server: NatsServer) -> None:
     """Each is answered, and each method is shown."""
-    own_client.ensure_stream("ORDERS", "orders.>")
-    ensure_consumer(own_client, "ORDERS", name="billing")
+    own_client.ensure_stream("orders", "orders.>")
+    ensure_consumer(own_client, "orders", name="billing")
     for subject in ("orders.new", "orders.paid", "orders.new"):
         own_client.publish(subject)
     for method, request in examples("D"):

@@ -57,7 +57,7 @@ static GrpcChannel Connect(string address)
 static MethodConfig Retried(string method) => new()
 {
     Names = { new MethodName { Service = "windshift.events.v1alpha1.EventsService", Method = method } },
-    RetryPolicy = new RetryPolicy
+    RetryPolicy = new()
     {
         MaxAttempts = 5,
         InitialBackoff = TimeSpan.FromMilliseconds(100),
