@@ -23,7 +23,7 @@ import click
 
 import windshift as ws
 
-from .processes import SERVER, FailedToRun, nats_server, server_of, windshift_server
+from .processes import SERVER, FailedToRun, drive, nats_server, server_of, windshift_server
 
 STARTS = 9
 """How often a command that only starts is run in a run; the median counts."""
@@ -131,7 +131,7 @@ def main(count: int, runs: int, before: Path | None) -> None:
     """Measure the command line."""
     programs = {OURS: SERVER} | ({} if before is None else {BEFORE: server_of(before)})
     try:
-        asyncio.run(compare(programs, count, runs))
+        drive(compare(programs, count, runs))
     except FailedToRun as error:
         raise SystemExit(str(error)) from None
 

@@ -10,15 +10,16 @@ import contextlib
 import json
 import os
 import re
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 BIN = Path(sys.executable).parent
 ROOT = Path(__file__).resolve().parent.parent
@@ -27,6 +28,9 @@ SERVER = BIN / "windshift"
 _CPU_CLOCK = 2
 """Of the clocks of a process the exact one, see clock_getcpuclockid(3); /proc counts in steps of 10 ms."""
 _STOP_TIMEOUT = 15.0
+
+
+T = TypeVar("T")
 
 
 class FailedToRun(Exception):
@@ -87,6 +91,12 @@ class Running:
 def cpu_seconds_of(pid: int) -> float:
     """Return the CPU time that a process has used, user and system, of all threads. Raises OSError."""
     return time.clock_gettime(~pid << 3 | _CPU_CLOCK)
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Do a driver's work. SIGTERM ends it as Ctrl-C does: with KeyboardInterrupt, its processes stopped."""
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    return asyncio.run(work)
 
 
 @contextlib.asynccontextmanager

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -29,7 +27,7 @@ from .memory import (
     measure_upload,
 )
 from .neighbours import measure_neighbours
-from .processes import ROOT, FailedToRun, server_of
+from .processes import ROOT, FailedToRun, drive, server_of
 from .scale import measure_scale
 from .sizing import measure_sizing
 from .telemetry import measure_telemetry
@@ -113,14 +111,6 @@ async def run(names: list[str], options: Options, figures: Figures) -> list[str]
     return failed
 
 
-async def _run_until_signalled(names: list[str], options: Options, figures: Figures) -> list[str]:
-    """Run measurements; SIGTERM ends them in order, as Ctrl-C does."""
-    task = asyncio.current_task()
-    assert task is not None  # noqa: S101 - this is a coroutine
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    return await run(names, options, figures)
-
-
 def _server_of(checkout: Path) -> Path:
     try:
         return server_of(checkout.resolve())
@@ -176,8 +166,8 @@ def main(
     if before is not None:
         machine["commits"] = {BEFORE: commit(before), WINDSHIFT: commit(ROOT)}
     try:
-        failed = asyncio.run(_run_until_signalled(names, options, figures))
-    except (KeyboardInterrupt, asyncio.CancelledError):
+        failed = drive(run(names, options, figures))
+    except KeyboardInterrupt:
         print("Interrupted.", file=sys.stderr)
         sys.exit(130)
     verdicts = judge(figures)

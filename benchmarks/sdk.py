@@ -13,7 +13,6 @@ import asyncio
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,7 +27,7 @@ import grpc.aio
 import windshift as ws
 from windshift.protos import events, test
 
-from .processes import nats_server, windshift_server
+from .processes import FailedToRun, drive, nats_server, output, windshift_server
 
 WINDOW = 200
 IN_FLIGHT = 128
@@ -166,13 +165,12 @@ def _cpu() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-async def _run(name: str, address: str, stream: str, consumer: str, count: int) -> dict[str, float]:
+async def _run(
+    directory: Path, name: str, address: str, stream: str, consumer: str, count: int
+) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.sdk", "--job", name, address, stream, consumer, str(count)]
-    process = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE)
-    out, _ = await process.communicate()
-    if process.returncode:
-        raise SystemExit(f"{name} failed")
-    result: dict[str, float] = json.loads(out)
+    text, _ = await output(directory, command)
+    result: dict[str, float] = json.loads(text)
     return result
 
 
@@ -180,9 +178,10 @@ async def measure(count: int, runs: int) -> None:
     """Measure, and print a table."""
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in BARS}
     with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder)
         async with (
-            nats_server(Path(folder)) as nats,
-            windshift_server(Path(folder), nats) as started,
+            nats_server(directory) as nats,
+            windshift_server(directory, nats) as started,
             ws.connect(started.server.address) as client,
         ):
             address = started.server.address
@@ -194,7 +193,7 @@ async def measure(count: int, runs: int) -> None:
                     if name == "publish-ours":
                         await stream.purge()
                     held = count if name.startswith("publish") else 2 * count  # both have published
-                    results[name] = await _run(name, address, "bench", f"{name}-{number}", held)
+                    results[name] = await _run(directory, name, address, "bench", f"{name}-{number}", held)
                     print(f"  {name}: {results[name]}", flush=True)
                 for key, kind, what in (
                     ("publishes/s", "publish", "rate"),
@@ -203,8 +202,8 @@ async def measure(count: int, runs: int) -> None:
                     ("CPU per event", "consume", "cpu"),
                 ):
                     found[key].append((results[f"{kind}-ours"][what], results[f"{kind}-plain"][what]))
-                alone = await _run("starve", address, "bench", "0", 200)
-                beside = await _run("starve", address, "bench", str(SUBSCRIPTIONS), 200)
+                alone = await _run(directory, "starve", address, "bench", "0", 200)
+                beside = await _run(directory, "starve", address, "bench", str(SUBSCRIPTIONS), 200)
                 found["publish beside 256"].append((beside["median"] * 1e6, alone["median"] * 1e6))
     print(f"Medians of {runs} runs; CPU and times in µs.")
     print(f"{'':<20} {'ours':>10} {'plain':>10} {'ratio':>7}")
@@ -225,8 +224,11 @@ def main(count: int, runs: int, task: tuple[str, str, str, str, str] | None) -> 
     if task is not None:
         name, address, stream, consumer, number = task
         job(name, address, stream, consumer, int(number))
-    else:
-        asyncio.run(measure(count, runs))
+        return
+    try:
+        drive(measure(count, runs))
+    except FailedToRun as error:
+        raise SystemExit(str(error)) from None
 
 
 if __name__ == "__main__":

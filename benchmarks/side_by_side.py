@@ -36,6 +36,7 @@ from .processes import (
     SERVER,
     FailedToRun,
     Running,
+    drive,
     free_port,
     nats_server,
     running,
@@ -239,7 +240,7 @@ def main(count: int, runs: int, kills: int) -> None:
     """Measure a program on the client library beside the same one on FastStream."""
     if not FASTSTREAM.exists():
         raise SystemExit("FastStream is not there: run `make faststream`")
-    asyncio.run(measure(count, runs, kills))
+    drive(measure(count, runs, kills))
 
 
 if __name__ == "__main__":

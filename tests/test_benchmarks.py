@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -208,3 +210,29 @@ def test_the_page_is_that_of_the_results() -> None:
     """The committed page is what the committed results give."""
     results = json.loads((ROOT / "docs" / "benchmarks.json").read_text())
     assert (ROOT / "docs" / "benchmarks.md").read_text() == page(results)
+
+
+DRIVER = """
+import asyncio, sys
+from pathlib import Path
+from benchmarks.processes import drive, running
+
+async def work():
+    async with running("sleeper", ["sleep", "600"], Path(sys.argv[1])) as started:
+        print(started.pid, flush=True)
+        await asyncio.sleep(600)
+
+drive(work())
+"""
+
+
+def test_a_driver_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
+    """SIGTERM ends a driver as Ctrl-C does: what it started is stopped before it ends."""
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as driver:
+        assert driver.stdout is not None
+        started = int(driver.stdout.readline())
+        driver.terminate()
+        assert driver.wait(60) != 0
+    with pytest.raises(ProcessLookupError):
+        os.kill(started, 0)
