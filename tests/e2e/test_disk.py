@@ -141,4 +141,4 @@ def test_full_at_the_start(tmp_path: Path, disk: SmallDisk) -> None:
     disk.fill()
     status, told = refused_start(tmp_path)
     assert status == 1
-    assert "No space left on device; make room there, or name another directory" in told
+    assert "No space left on device; make room there, or set another WINDSHIFT_DATA_DIR" in told

@@ -264,8 +264,8 @@ def test_data_directory_in_use(server: WindshiftProcess, tmp_path: Path) -> None
     status, told = refused(_below(tmp_path), WINDSHIFT_DATA_DIR=str(server.data))
     assert status == 1
     assert told == (
-        f"windshift: the data directory {server.data} is in use by another server; stop that one, or name "
-        "another directory with WINDSHIFT_DATA_DIR\n"
+        f"windshift: the data directory {server.data} is in use by another server; stop that one, or set "
+        "another WINDSHIFT_DATA_DIR\n"
     )
     assert server.probe("/readyz").status == 200
 
@@ -277,8 +277,8 @@ def test_data_directory_not_writable(tmp_path: Path) -> None:
     status, told = refused(_below(tmp_path), WINDSHIFT_DATA_DIR=str(path))
     assert status == 1
     assert told == (
-        f"windshift: cannot write to the data directory {path}: Not a directory; make it writable, or name "
-        "another directory with WINDSHIFT_DATA_DIR\n"
+        f"windshift: cannot write to the data directory {path}: Not a directory; make it writable, or set "
+        "another WINDSHIFT_DATA_DIR\n"
     )
 
 

@@ -12,10 +12,10 @@ from windshift.cli.serve import announce, run_server
 
 _FOLDER = ".windshift"
 _WORDS = {
-    "name another directory with WINDSHIFT_DATA_DIR": "run this in another directory",
-    "set another GRPC_PORT": "say another --port",
+    "GRPC_PORT": "say another --port",
+    "WINDSHIFT_DATA_DIR": "run this in another directory",
 }
-"""What to do about it here, where the variables of `windshift serve` are not needed."""
+"""What to do about settings here, where the variables of `windshift serve` are not needed."""
 _NEXT = """
 Try, in another terminal:
 

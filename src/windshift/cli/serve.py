@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from types import FrameType, MappingProxyType, ModuleType
+from types import FrameType, ModuleType
 from typing import Any, NoReturn
 
 import click
@@ -22,7 +22,6 @@ from windshift.server.config import (
     config_from_environment,
 )
 
-_NO_WORDS: Mapping[str, str] = MappingProxyType({})
 _FAILED = 1
 _USAGE = 2
 _EXTRA = frozenset({"h11", "nkeys", "pythonjsonlogger", "uvloop"})
@@ -82,7 +81,7 @@ def serve(share_port: bool, workers: str | None) -> None:
       windshift serve --workers 2
     """  # noqa: D301 -- click's mark for lines that stay as they are
     given = {} if workers is None else {"WINDSHIFT_WORKERS": workers}
-    run_server({**os.environ, **given}, announce, share_port=share_port)
+    run_server({**os.environ, **given}, announce, share_port=share_port, words={})
 
 
 def run_server(
@@ -90,7 +89,7 @@ def run_server(
     tell: Callable[[str], None],
     *,
     share_port: bool,
-    words: Mapping[str, str] = _NO_WORDS,
+    words: Mapping[str, str],
 ) -> None:
     """Run a server until a signal; exit with its status if it fails.
 
@@ -98,7 +97,7 @@ def run_server(
         environment: its settings.
         tell: gets the line that says it is ready.
         share_port: whether others may listen on its ports.
-        words: other words for what an error says to do.
+        words: what to do about a setting, by its variable, where that is not to be set.
     """
     signal.signal(signal.SIGTERM, stop_early)
     config = read_config(environment)
@@ -108,10 +107,7 @@ def run_server(
     try:
         process.run(config, tell, share_port=share_port)
     except process.StartError as error:
-        text = str(error)
-        for theirs, ours in words.items():
-            text = text.replace(theirs, ours)
-        fail(_FAILED, *text.splitlines())
+        fail(_FAILED, *error.told(words).splitlines())
     except OSError as error:  # click exits silently on some of them
         traceback.print_exception(error)
         fail(_FAILED, f"it failed: {error.strerror or error}")

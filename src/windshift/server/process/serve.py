@@ -22,7 +22,8 @@ from windshift.nats import ConnectFailed, ServerAddress
 from windshift.server.auth.authorization import PolicyNotUsable
 from windshift.server.background.reloading import NotUsable
 from windshift.server.config import ListenConfig, NatsConfig, ServerConfig
-from windshift.server.process.embedded import Disk, EmbeddedError, EmbeddedNats
+from windshift.server.process.embedded import Disk, EmbeddedNats
+from windshift.server.process.errors import StartError
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer
 from windshift.server.process.logging import configure_logging, exported_logs
@@ -45,10 +46,6 @@ log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LOOK = 0.1
 """Seconds between two looks at whether there is JetStream."""
-
-
-class StartError(Exception):
-    """The server cannot start. The text is for the operator: a line for each thing, with what to change."""
 
 
 def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bool = False) -> None:
@@ -212,11 +209,8 @@ class Process:
         embedded = self._embedded = EmbeddedNats(self._config.embedded)
         embedded.on_trouble.append(self._tell_of_disk)
         stack.push_async_callback(embedded.stop)
-        try:
-            await embedded.start()
-            await self._inspect(embedded)
-        except EmbeddedError as error:
-            raise StartError(str(error)) from error
+        await embedded.start()
+        await self._inspect(embedded)
         return (embedded.address,)
 
     async def _inspect(self, embedded: EmbeddedNats) -> None:
@@ -374,14 +368,14 @@ def _cannot_listen(listen: ListenConfig, prefix: str, error: OSError | UnicodeEr
     """Say in one line why an address cannot be listened on. UnicodeError: a host that can be no name."""
     where = f"cannot listen on {_address(listen.host, listen.port)}"
     if isinstance(error, UnicodeError):
-        return StartError(f"{where}: this machine has no such address; set another {prefix}_HOST")
+        return StartError(f"{where}: this machine has no such address", setting=f"{prefix}_HOST")
     if error.errno == errno.EADDRINUSE:
-        return StartError(f"{where}: the port is in use; stop what uses it, or set another {prefix}_PORT")
+        return StartError(f"{where}: the port is in use", "stop what uses it", f"{prefix}_PORT")
     if error.errno == errno.EACCES:
-        return StartError(f"{where}: not allowed for this user; set a {prefix}_PORT of 1024 or above")
+        return StartError(f"{where}: not allowed for this user", "use 1024 or above", f"{prefix}_PORT")
     if error.errno == errno.EADDRNOTAVAIL or isinstance(error, socket.gaierror):
-        return StartError(f"{where}: this machine has no such address; set another {prefix}_HOST")
-    return StartError(f"{where}: {error.strerror}; set another {prefix}_HOST or {prefix}_PORT")
+        return StartError(f"{where}: this machine has no such address", setting=f"{prefix}_HOST")
+    return StartError(f"{where}: {error.strerror}", setting=f"{prefix}_HOST or {prefix}_PORT")
 
 
 def _address(host: str, port: int) -> str:

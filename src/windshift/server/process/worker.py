@@ -31,8 +31,9 @@ from windshift.server.process.channel import (
     Refusal,
     Told,
 )
+from windshift.server.process.errors import StartError
 from windshift.server.process.logging import configure_logging, exported_logs
-from windshift.server.process.serve import Process, StartError
+from windshift.server.process.serve import Process
 from windshift.server.telemetry.registry import Registry
 from windshift.server.telemetry.signals import Telemetry
 

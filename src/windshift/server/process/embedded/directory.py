@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 _PRIVATE = 0o700
 _PRIVATE_FILE = 0o600
 _POLL = 0.02
+_SETTING = "WINDSHIFT_DATA_DIR"
 
 
 class DataDirectory:
@@ -125,9 +126,7 @@ class DataDirectory:
         )
         full = error.errno in {errno.ENOSPC, errno.EDQUOT}
         advice = "make room there" if full else "make it writable"
-        return EmbeddedError(
-            f"cannot write to {what}: {reason}; {advice}, or name another directory with WINDSHIFT_DATA_DIR"
-        )
+        return EmbeddedError(f"cannot write to {what}: {reason}", advice, _SETTING)
 
     def _prepare(self) -> None:
         for missing in (each for each in reversed(self.path.parents) if not each.exists()):
@@ -160,8 +159,7 @@ class DataDirectory:
         while not self._try_lock():
             if self._owner_lives() or time.monotonic() >= give_up:
                 raise EmbeddedError(
-                    f"the data directory {self.path} is in use by another server; stop that one, or name "
-                    "another directory with WINDSHIFT_DATA_DIR"
+                    f"the data directory {self.path} is in use by another server", "stop that one", _SETTING
                 )
             await asyncio.sleep(_POLL)
         os.truncate(self._lock, 0)
