@@ -116,6 +116,7 @@ def test_the_same_answer(world: World, pair: Pair, who: str) -> None:
                 refusal.metadata,
                 refusal.fields,
                 refusal.message.replace(repr(name), "(name)"),
+                refusal.hint,
             )
         )
     assert answers[0] == answers[1]

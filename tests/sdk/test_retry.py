@@ -14,7 +14,7 @@ from windshift.sdk.retry import Again, Known, Raise, Repeat, decide, known
 def failure(code: StatusCode, reason: str = "", *, sent: bool = True, **metadata: str) -> RpcError:
     """Make an error as it comes from a call."""
     details = [ErrorInfo(reason=reason, domain="windshift", metadata=metadata)] if reason else []
-    received = RpcError(code, "text")
+    received = RpcError(code, f"text; {metadata['hint']}" if "hint" in metadata else "text")
     for detail in details:
         packed = AnyMessage()
         packed.Pack(detail)
@@ -106,6 +106,9 @@ def test_errors_tell_what_the_server_told() -> None:
     quota = errors.from_rpc(QUOTA)
     assert isinstance(quota, errors.QuotaExceeded)
     assert (quota.quota, quota.limit) == ("streams", 5.0)
+    missing = errors.from_rpc(failure(StatusCode.NOT_FOUND, "STREAM_NOT_FOUND", name="a", hint="ensure it"))
+    assert (missing.message, missing.hint, missing.metadata) == ("text", "ensure it", {"name": "a"})
+    assert str(missing) == "text; ensure it (STREAM_NOT_FOUND)"
     newer = errors.from_rpc(failure(StatusCode.NOT_FOUND, "COMET_NOT_FOUND", name="halley"))
     assert type(newer) is errors.NotFound
     assert newer.name == "halley"

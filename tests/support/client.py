@@ -38,6 +38,8 @@ class Refusal:
     fields: tuple[str, ...]
     """The violations of a ``BadRequest``."""
     message: str
+    hint: str
+    """The end of the message that says what to do; it comes in the metadata."""
 
 
 REPEAT_UNAVAILABLE = json.dumps(
@@ -191,12 +193,16 @@ def read_refusal(error: Any) -> Refusal:
     assert info is not None, f"an error without ErrorInfo: {error}"
     assert info.domain == "windshift"
     assert status.message == error.details() != ""
+    metadata = dict(info.metadata)
+    hint = metadata.pop("hint", "")
+    assert status.message.endswith(hint)
     return Refusal(
         error.code().name,
         info.reason,
-        dict(info.metadata),
+        metadata,
         tuple(violation.field for violation in bad.field_violations) if bad is not None else (),
         status.message,
+        hint,
     )
 
 

@@ -39,8 +39,6 @@ if TYPE_CHECKING:  # a command imports what it needs when it runs
 
 _HINT_SECONDS = 2.0
 _SIMILAR = 0.5
-_ADVICE = ("; ensure it first", "; connect with a token")
-"""What the library advises; commands have hints of their own."""
 
 
 class Session:
@@ -192,11 +190,8 @@ def _stop_on_sigterm() -> None:
 
 async def failure_of(session: Session, error: ws.WindshiftError) -> Failure:
     """Say what a command ends with that met this error."""
-    hint = await _hint(session, error)
-    message = error.message
-    for advice in _ADVICE if hint else ():
-        message = message.partition(advice)[0]
-    return Failure(message, status_of(error), reason=error.reason, hint=hint)
+    hint = await _hint(session, error) or error.hint
+    return Failure(error.message, status_of(error), reason=error.reason, hint=hint)
 
 
 def status_of(error: ws.WindshiftError) -> int:
@@ -224,6 +219,8 @@ async def _hint(session: Session, error: ws.WindshiftError) -> str:
         return "`windshift doctor` looks for what is in the way"
     if isinstance(error, errors.Denied):
         return _permission(session, error)
+    if isinstance(error, errors.SettingsError) and error.hint:  # of a token in plain text
+        return "use --tls or --tls-ca"
     if error.code is StatusCode.UNIMPLEMENTED:
         return "this server cannot do that: is it an older one, or something else? `windshift doctor` tells"
     return ""

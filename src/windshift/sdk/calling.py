@@ -37,7 +37,7 @@ R = TypeVar("R", bound=Message)
 
 NOT_SENT: Final = "a client, and what comes of it, cannot be sent to another process: connect there"
 _WHO_AM_I = "/windshift.admin.v1alpha1.AdminService/WhoAmI"
-_ELSEWHERE = "a client belongs to the event loop and the process of its first call; make another"
+_ELSEWHERE = "a client belongs to the event loop and the process of its first call"
 _of_other_processes: list[object] = []  # connections of the parent: nothing of them may be closed here
 
 
@@ -207,13 +207,13 @@ class Caller:
             _of_other_processes.append((self._loop, self._channels))
             self._channels = None
         elif forked:  # asyncio knows of no running loop here
-            raise WrongLoop(_ELSEWHERE)
+            raise WrongLoop(_ELSEWHERE, hint="make another")
         loop = asyncio.get_running_loop()
         if self._channels is None:
             self._loop, self._process = loop, os.getpid()
             self._channels = Channels(self._settings.targets, self._settings.tls)
         elif loop is not self._loop:
-            raise WrongLoop(_ELSEWHERE)
+            raise WrongLoop(_ELSEWHERE, hint="make another")
         return self._channels
 
     async def ready(self, timeout: float) -> None:

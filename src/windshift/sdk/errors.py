@@ -75,6 +75,7 @@ __all__ = [
 ]
 
 DOMAIN = "windshift"
+_HINT = "hint"  # in the metadata of the server: the end of its message, which says what to do
 _NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
@@ -82,7 +83,8 @@ class WindshiftError(Exception):
     """Whatever went wrong.
 
     Attributes:
-        message: what happened, and what to change.
+        message: what happened.
+        hint: what to do about it; empty = there is nothing, or the message says it.
         reason: the server's stable name for it; empty if it is not the server's.
         metadata: what the server tells besides, such as limits.
         code: the status of the call; None if there was none.
@@ -95,18 +97,21 @@ class WindshiftError(Exception):
         self,
         message: str = "",
         *,
+        hint: str = "",
         reason: str = "",
         metadata: Mapping[str, str] = _NOTHING,
         code: StatusCode | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.hint = hint
         self.reason = reason
         self.metadata = metadata
         self.code = code
 
     def __str__(self) -> str:
-        return f"{self.message} ({self.reason})" if self.reason else self.message
+        text = f"{self.message}; {self.hint}" if self.hint else self.message
+        return f"{text} ({self.reason})" if self.reason else text
 
     def _number(self, name: str) -> int | None:
         value = self.metadata.get(name, "")
@@ -453,7 +458,7 @@ class UnknownType(WindshiftError):
     """
 
     def __init__(self, type_name: str) -> None:
-        super().__init__(f"the type {type_name!r} is not known here; import its generated module")
+        super().__init__(f"the type {type_name!r} is not known here", hint="import its generated module")
         self.type_name = type_name
 
 
@@ -543,12 +548,6 @@ _BY_REASON: dict[str, type[WindshiftError]] = {
     "PERMISSION_DENIED": PermissionDenied,
 }
 
-_OWN_WORDS = {
-    "send `authorization: Bearer` with a token, or a client certificate": "connect with a token, or a client "
-    "certificate, that it knows",
-}
-"""What the server advises who makes calls by hand, and what to do here."""
-
 _BY_CODE: dict[StatusCode, type[WindshiftError]] = {
     StatusCode.INVALID_ARGUMENT: InvalidRequest,
     StatusCode.OUT_OF_RANGE: InvalidRequest,
@@ -580,7 +579,7 @@ def from_rpc(error: RpcError) -> WindshiftError:
     kind = _BY_REASON.get(reason) or _BY_CODE.get(error.code, WindshiftError)
     if not error.sent and error.code is StatusCode.UNAVAILABLE:
         kind = Unreachable
-    message = error.message or error.code.name
-    for theirs, ours in _OWN_WORDS.items():
-        message = message.replace(theirs, ours)
-    return kind(message, reason=reason, metadata=metadata, code=error.code)
+    hint = metadata.get(_HINT, "")
+    message = error.message.removesuffix(f"; {hint}") or error.code.name
+    metadata = {name: value for name, value in metadata.items() if name != _HINT}
+    return kind(message, hint=hint, reason=reason, metadata=metadata, code=error.code)

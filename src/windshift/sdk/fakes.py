@@ -276,7 +276,9 @@ class FakeCaller(Caller):
 
     def _store(self, name: str) -> _FakeStore:
         if name not in self._stores:
-            raise StoreNotFound(f"store {name!r} does not exist", metadata={"name": name})
+            raise StoreNotFound(
+                f"store {name!r} does not exist", hint="ensure it first", metadata={"name": name}
+            )
         return self._stores[name]
 
     def _get(self, request: state.GetRequest) -> Message:

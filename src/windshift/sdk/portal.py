@@ -50,7 +50,9 @@ class Portal:
                 which this one was forked off.
         """
         if self is not _portal:
-            raise WrongLoop("this belongs to the process from which this one was forked off; begin anew")
+            raise WrongLoop(
+                "this belongs to the process from which this one was forked off", hint="begin anew"
+            )
         if threading.current_thread() is self._thread:
             raise WrongLoop(
                 "the synchronous client was called from its own thread, such as by `modify`'s change"

@@ -85,17 +85,16 @@ def read_settings(
     space = environment.get("WINDSHIFT_NAMESPACE", chosen.namespace or "") if namespace is None else namespace
     if space and not NAMESPACE.fullmatch(space):
         problems.append(f"the namespace {space!r} is not 1 to 32 letters, digits and _")
+    hint = ""
     limit = seconds(timeout)
     if not limit > 0:
         problems.append("the timeout must be above 0 seconds")
     if secure is None and not plaintext_token and credentials.has_token:
-        problems += [
-            f"the token would go to {target} in plain text; use tls, or allow it with plaintext_token=True"
-            for target in targets
-            if not _is_loopback(target)
-        ]
+        remote = [target for target in targets if not _is_loopback(target)]
+        problems += [f"the token would go to {target} in plain text" for target in remote]
+        hint = "use tls, or allow it with plaintext_token=True" if remote else ""
     if problems:
-        raise SettingsError("; ".join(problems))
+        raise SettingsError("; ".join(problems), hint=hint)
     return Settings(targets, secure, credentials, limit, Names(space), Payloads(codecs), certificate)
 
 

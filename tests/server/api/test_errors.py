@@ -66,12 +66,14 @@ def test_every_reason_has_a_code() -> None:
 def test_what_a_client_sees(
     error: WindshiftError, code: StatusCode, reason: str, metadata: dict[str, str]
 ) -> None:
-    """Code, reason, metadata and a message; an invalid field also as a violation."""
+    """Code, reason, metadata and a message, whose end is the hint; an invalid field also as a violation."""
     seen = translate(f"{EVENTS}/PublishEvent", error, 1000)
     assert seen is not None
     info, *more = seen.details
     assert isinstance(info, ErrorInfo)
-    assert (seen.code, info.domain, info.reason, dict(info.metadata)) == (code, "windshift", reason, metadata)
+    told = {**metadata, "hint": error.hint} if error.hint else metadata
+    assert (seen.code, info.domain, info.reason, dict(info.metadata)) == (code, "windshift", reason, told)
+    assert seen.message.endswith(f"; {error.hint}" if error.hint else "")
     assert seen.message == error.message
     if isinstance(error, InvalidField):
         assert more == [
@@ -125,7 +127,9 @@ def test_errors_of_the_wire(
     info, *more = seen.details
     assert isinstance(info, ErrorInfo)
     assert (seen.code.name, info.domain, info.reason) == (seen_as, "windshift", reason)
-    assert dict(info.metadata) == metadata
+    told = dict(info.metadata)
+    assert seen.message.endswith(told.pop("hint", ""))
+    assert told == metadata
     assert [type(detail) for detail in more] == ([BadRequest] if reason == "INVALID_FIELD" else [])
 
 

@@ -12,8 +12,8 @@ from windshift.server.domain.broker_errors import _BY_CODE, broker_errors, domai
 NO_ROOM = "the broker has no room left; give it more, or remove events"
 NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
 NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
-BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
-UNANSWERED = "the broker does not answer, or has no leader for what was asked; try again"
+BUSY = "more is being read from the broker than it can answer in time", "try again, with fewer calls at once"
+UNANSWERED = "the broker does not answer, or has no leader for what was asked"
 CANNOT_STORE = "the broker cannot store anything now; try again"
 FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
 
@@ -31,7 +31,7 @@ def meaning(error: nats.NatsError) -> tuple[type[Exception], str]:
 
 BY_KIND = [
     (nats.Unavailable(), errors.BrokerUnavailable()),
-    (nats.Busy(), errors.BrokerUnavailable(BUSY)),
+    (nats.Busy(), errors.BrokerUnavailable(*BUSY)),
     (nats.Unanswered(), errors.BrokerUnavailable(UNANSWERED)),
     (nats.Forbidden(), errors.ForbiddenByBroker()),
     (nats.NotConnected(), errors.BrokerUnavailable()),
@@ -39,7 +39,7 @@ BY_KIND = [
     (nats.OutcomeUnknown(), errors.OutcomeUnknown()),
     (nats.OutcomeUnknown("it does not answer"), errors.OutcomeUnknown("it does not answer")),
     (nats.TooManyInFlight(), errors.TooManyInFlight()),
-    (nats.StorageFull("no disk"), errors.StorageFull("no disk")),
+    (nats.StorageFull("no disk"), errors.StorageFull("no disk", "")),
     (nats.NoStream("orders.new"), errors.UnboundSubject("orders.new")),
     (nats.NoBucket("settings"), errors.StoreNotFound("settings")),
     (nats.NoTtl("settings"), errors.TtlNotSupported("settings")),
@@ -54,7 +54,7 @@ def test_errors_of_the_library(error: nats.NatsError, told: errors.WindshiftErro
     found = domain_error(error)
     assert type(found) is type(told)
     assert isinstance(found, errors.WindshiftError)
-    assert (found.message, found.metadata) == (told.message, told.metadata)
+    assert (found.message, found.hint, found.metadata) == (told.message, told.hint, told.metadata)
 
 
 def test_every_error_of_the_library_is_considered() -> None:

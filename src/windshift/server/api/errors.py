@@ -26,6 +26,8 @@ from windshift.server.domain.errors import (
 )
 
 DOMAIN = "windshift"
+HINT = "hint"
+"""In the metadata: what to do about it, which is also the end of the message."""
 
 CODES: Mapping[str, StatusCode] = {
     "INVALID_FIELD": StatusCode.INVALID_ARGUMENT,
@@ -105,7 +107,8 @@ def code_of(call: ServerCall, failure: BaseException | None) -> StatusCode:
 
 def _of_the_domain(error: WindshiftError) -> RpcError:
     more = (_bad_request(error.field, error.description),) if isinstance(error, InvalidField) else ()
-    return _with_details(CODES[error.reason], error.message, error.reason, error.metadata, more)
+    metadata = {**error.metadata, HINT: error.hint} if error.hint else error.metadata
+    return _with_details(CODES[error.reason], error.message, error.reason, metadata, more)
 
 
 def _bad_request(field: str, description: str) -> BadRequest:

@@ -287,7 +287,9 @@ class ActivePolicy:
             if admission.identity.expires <= now:
                 admission.end(
                     Unauthenticated(
-                        "expired while the call was open", "the credentials have expired; call with new ones"
+                        "expired while the call was open",
+                        "the credentials have expired",
+                        "call with new ones",
                     )
                 )
 

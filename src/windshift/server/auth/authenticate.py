@@ -164,7 +164,7 @@ class Authenticator:
         expires = inf if match.expires is None else match.expires
         if expires <= now:
             raise Unauthenticated(
-                f"{credential} of {principal.name!r} has expired", EXPIRED, about=principal.name
+                f"{credential} of {principal.name!r} has expired", *EXPIRED, about=principal.name
             )
         return self._add(header, Identity(principal, credential, expires), inf, now)
 
@@ -242,7 +242,8 @@ class Authenticator:
         if expires <= now:
             raise Unauthenticated(
                 f"the client certificate {name} has expired",
-                "the client certificate has expired; connect with a new one",
+                "the client certificate has expired",
+                "connect with a new one",
                 about=principal.name,
             )
         credential = f"certificate {name}"

@@ -184,7 +184,7 @@ def check_expiry(issuer: Issuer, expires: int, now: float) -> None:
     """Raise `Unauthenticated` if a token has expired by now. Both are Unix times in seconds."""
     if expires <= now:
         raise Unauthenticated(
-            f"the JWT of {issuer.name!r} has expired", EXPIRED, about=f"issuer {issuer.name}"
+            f"the JWT of {issuer.name!r} has expired", *EXPIRED, about=f"issuer {issuer.name}"
         )
 
 

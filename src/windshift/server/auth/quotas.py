@@ -56,11 +56,8 @@ def exceeded(principal: str, quota: str, limit: float, used: int | None = None) 
     has = "" if used is None else f" and has {used:,}"
     remedy = "wait" if quota in _PASSING else "ask for fewer" if quota in _OF_ONE else "delete some"
     where = quota if quota in (MAX_STREAMS, MAX_RPS) else f"quotas.{quota} of it or of one of its roles"
-    message = (
-        f"{principal!r} may have no more than {number} {PHRASES[quota]}{has}; {remedy}, or have {where} "
-        "raised in the rules"
-    )
-    return QuotaExceeded(quota, limit, message, used)
+    what = f"{principal!r} may have no more than {number} {PHRASES[quota]}{has}"
+    return QuotaExceeded(quota, limit, what, used, hint=f"{remedy}, or have {where} raised in the rules")
 
 
 class FullStreams:

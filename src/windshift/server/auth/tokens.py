@@ -19,8 +19,8 @@ PREFIX: Final = "ws_"
 SECRET_BYTES: Final = 32
 SECRET_LENGTH: Final = 43
 """Characters of 32 bytes in base64url without padding."""
-EXPIRED: Final = "the token has expired; get a new one"
-"""The message to a client with an expired token of any kind."""
+EXPIRED: Final = ("the token has expired", "get a new one")
+"""What a client with an expired token of any kind is told, and what to do."""
 
 _PRINCIPAL: Final = re.compile("[A-Za-z0-9_-]{1,64}")
 _TOKEN: Final = re.compile(rf"{PREFIX}([A-Za-z0-9_-]{{1,64}})_[A-Za-z0-9_-]{{{SECRET_LENGTH}}}")

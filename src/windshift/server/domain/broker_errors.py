@@ -45,14 +45,14 @@ def domain_error(error: nats.NatsError, *, stream: str = "", consumer: str = "")
 
 _BY_KIND: Final[tuple[tuple[type[nats.NatsError], Callable[[Any], WindshiftError]], ...]] = (
     (nats.Forbidden, lambda error: ForbiddenByBroker(error.subject)),
-    (nats.Busy, lambda _: BrokerUnavailable(_BUSY)),
+    (nats.Busy, lambda _: BrokerUnavailable(_BUSY, "try again, with fewer calls at once")),
     (nats.Unanswered, lambda _: BrokerUnavailable(_UNANSWERED)),
     (nats.Unavailable, lambda _: BrokerUnavailable()),
     (nats.NotConnected, lambda _: BrokerUnavailable()),
     (nats.NoDirectGet, lambda _: BrokerUnavailable()),
     (nats.OutcomeUnknown, lambda error: OutcomeUnknown(error.text) if error.text else OutcomeUnknown()),
     (nats.TooManyInFlight, lambda _: TooManyInFlight()),
-    (nats.StorageFull, lambda error: StorageFull(error.text)),
+    (nats.StorageFull, lambda error: StorageFull(error.text, "")),
     (nats.NoStream, lambda error: UnboundSubject(error.subject)),
     (nats.NoBucket, lambda error: StoreNotFound(error.bucket)),
     (nats.NoBatches, lambda error: TransactionsNotSupported(error.bucket)),
@@ -105,35 +105,36 @@ def _refusal(error: nats.JetStreamError, stream: str, consumer: str) -> Exceptio
     return error if make is None else make(stream, consumer)
 
 
-_NO_MAX_BYTES = (
-    "the broker's account requires max_bytes of every stream; make this with NATS's own tools, with it"
-)
-_BATCH_TOO_LARGE = (
-    "the broker's operator allows fewer writes at once (max_batch_size); make several transactions of it"
-)
-_BUSY = "more is being read from the broker than it can answer in time; try again, with fewer calls at once"
-_UNANSWERED = "the broker does not answer, or has no leader for what was asked; try again"
-_CANNOT_STORE = "the broker cannot store anything now; try again"
-_NO_JETSTREAM = "the broker keeps nothing for this server; enable JetStream for its account, then try again"
-_NO_ROOM = "the broker has no room left; give it more, or remove events"
-_NO_REPLICAS = "the broker has not enough servers for this many replicas; ask for fewer"
+_NO_MAX_BYTES = "the broker's account requires max_bytes of every stream"
+_WITH_ITS_TOOLS = "make this with NATS's own tools, with it"
+_BATCH_TOO_LARGE = "the broker's operator allows fewer writes at once (max_batch_size)"
+_SEVERAL = "make several transactions of it"
+_BUSY = "more is being read from the broker than it can answer in time"
+_UNANSWERED = "the broker does not answer, or has no leader for what was asked"
+_CANNOT_STORE = "the broker cannot store anything now"
+_NO_JETSTREAM = "the broker keeps nothing for this server"
+_ENABLE = "enable JetStream for its account, then try again"
+_NO_ROOM = "the broker has no room left"
+_NO_REPLICAS = "the broker has not enough servers for this many replicas"
 _FILTERS_OVERLAP = "subjects of the same source or consumer must not overlap"
-_MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirrors; make another stream"
+_MIRROR_FIXED = "a mirror cannot become anything else, nor change what it mirrors"
 
 _BY_CODE: Final[Mapping[int, Callable[[str, str], WindshiftError]]] = {
     **dict.fromkeys(codes.TEMPORARY, lambda *_: BrokerUnavailable()),
-    **dict.fromkeys(codes.OUT_OF_SPACE, lambda *_: StorageFull(_NO_ROOM)),
-    **dict.fromkeys(codes.NOT_ENABLED, lambda *_: BrokerUnavailable(_NO_JETSTREAM)),
-    **dict.fromkeys(codes.TOO_FEW_SERVERS, lambda *_: ReplicasUnavailable(_NO_REPLICAS)),
+    **dict.fromkeys(codes.OUT_OF_SPACE, lambda *_: StorageFull(_NO_ROOM, "give it more, or remove events")),
+    **dict.fromkeys(codes.NOT_ENABLED, lambda *_: BrokerUnavailable(_NO_JETSTREAM, _ENABLE)),
+    **dict.fromkeys(
+        codes.TOO_FEW_SERVERS, lambda *_: ReplicasUnavailable(_NO_REPLICAS, hint="ask for fewer")
+    ),
     **dict.fromkeys(codes.FILTERS_OVERLAP, lambda *_: UnsupportedCombination(_FILTERS_OVERLAP)),
     codes.MAXIMUM_CONSUMERS: lambda stream, _: ConsumerLimit(stream),
     codes.MAXIMUM_STREAMS: lambda *_: StreamLimit(),
-    codes.MAX_BYTES_REQUIRED: lambda *_: UnsupportedCombination(_NO_MAX_BYTES),
-    codes.BATCH_TOO_LARGE: lambda *_: UnsupportedCombination(_BATCH_TOO_LARGE),
+    codes.MAX_BYTES_REQUIRED: lambda *_: UnsupportedCombination(_NO_MAX_BYTES, hint=_WITH_ITS_TOOLS),
+    codes.BATCH_TOO_LARGE: lambda *_: UnsupportedCombination(_BATCH_TOO_LARGE, hint=_SEVERAL),
     codes.STREAM_NOT_FOUND: lambda stream, _: StreamNotFound(stream),
     codes.CONSUMER_NOT_FOUND: lambda _, consumer: ConsumerNotFound(consumer),
     codes.CONSUMER_DOES_NOT_EXIST: lambda _, consumer: ConsumerNotFound(consumer),
     codes.STORE_FAILED: lambda *_: BrokerUnavailable(_CANNOT_STORE),
     codes.SUBJECTS_OVERLAP: lambda *_: SubjectsOverlap(),
-    codes.MIRROR_IMMUTABLE: lambda *_: MirrorChange(_MIRROR_FIXED),
+    codes.MIRROR_IMMUTABLE: lambda *_: MirrorChange(_MIRROR_FIXED, hint="make another stream"),
 }

@@ -1,8 +1,8 @@
 """Every error of the domain: one tree, one class per reason of the contract.
 
 An error has attributes rather than prose to parse: `reason` is the stable name that clients branch on,
-`metadata` what they need to act, `message` what a person should change. `windshift.server.api.errors` decides
-how a reason travels (gRPC code, details).
+`metadata` what they need to act, `message` what a person should change; `hint` is the end of that, for
+clients that say it in other words. `windshift.server.api.errors` decides how they travel (code, details).
 
 Clients may see every message, so none holds the text of an exception, a path or a credential.
 """
@@ -20,10 +20,12 @@ class WindshiftError(Exception):
 
     reason: ClassVar[str]
 
-    def __init__(self, message: str, metadata: Mapping[str, str] = _NOTHING) -> None:
+    def __init__(self, what: str, metadata: Mapping[str, str] = _NOTHING, *, hint: str = "") -> None:
+        message = f"{what}; {hint}" if hint else what
         super().__init__(message)
         self.message = message
         self.metadata = metadata
+        self.hint = hint
 
 
 def at_index(error: WindshiftError, index: int) -> WindshiftError:
@@ -79,7 +81,7 @@ class AlreadySubscribed(WindshiftError):
     reason = "ALREADY_SUBSCRIBED"
 
     def __init__(self) -> None:
-        super().__init__("this call is already subscribed; open another call for another subscription")
+        super().__init__("this call is already subscribed", hint="open another call for another subscription")
 
 
 class UnsupportedCombination(WindshiftError):
@@ -98,8 +100,9 @@ class EventTooLarge(WindshiftError):
             f"max_event_size of stream {stream!r}" if stream else "max_payload of NATS, if that is the limit"
         )
         super().__init__(
-            f"the message with its headers is larger than {limit} bytes; send less, or raise {raised}",
+            f"the message with its headers is larger than {limit} bytes",
             {"limit": str(limit), **_named(stream)},
+            hint=f"send less, or raise {raised}",
         )
         self.limit = limit
 
@@ -113,7 +116,7 @@ class StreamNotFound(WindshiftError):
     reason = "STREAM_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"stream {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(f"stream {name!r} does not exist", {"name": name}, hint="ensure it first")
         self.name = name
 
 
@@ -123,7 +126,7 @@ class ConsumerNotFound(WindshiftError):
     reason = "CONSUMER_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"consumer {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(f"consumer {name!r} does not exist", {"name": name}, hint="ensure it first")
         self.name = name
 
 
@@ -133,7 +136,7 @@ class StoreNotFound(WindshiftError):
     reason = "STORE_NOT_FOUND"
 
     def __init__(self, name: str) -> None:
-        super().__init__(f"store {name!r} does not exist; ensure it first", {"name": name})
+        super().__init__(f"store {name!r} does not exist", {"name": name}, hint="ensure it first")
         self.name = name
 
 
@@ -143,7 +146,7 @@ class KeyNotFound(WindshiftError):
     reason = "KEY_NOT_FOUND"
 
     def __init__(self, key: str) -> None:
-        super().__init__(f"key {key!r} does not exist; set it", {"name": key})
+        super().__init__(f"key {key!r} does not exist", {"name": key}, hint="set it")
         self.key = key
 
 
@@ -177,8 +180,7 @@ class UnboundSubject(WindshiftError):
 
     def __init__(self, subject: str) -> None:
         super().__init__(
-            f"no stream is bound to subject {subject!r}; ensure one that is",
-            {"subject": subject},
+            f"no stream is bound to subject {subject!r}", {"subject": subject}, hint="ensure one that is"
         )
         self.subject = subject
 
@@ -194,13 +196,14 @@ class WrongLastId(WindshiftError):
     def __init__(self, expected: int, actual: int | None) -> None:
         told = {"expected": str(expected)}
         if actual is None:
-            message = (
+            what = (
                 f"the stream's last id is not {expected}; you may not see the stream, and so not its last id"
             )
+            super().__init__(what, told)
         else:
+            what = f"the stream's last id is {actual}, not {expected}"
             told["actual"] = str(actual)
-            message = f"the stream's last id is {actual}, not {expected}; read what was added and try again"
-        super().__init__(message, told)
+            super().__init__(what, told, hint="read what was added and try again")
         self.expected = expected
         self.actual = actual
 
@@ -217,8 +220,9 @@ class RevisionMismatch(WindshiftError):
         told = {"expected": str(expected), "actual": str(actual)}
         whose = f"the revision of key {key!r}" if key else "the key's revision"
         super().__init__(
-            f"{whose} is {actual}, not {expected}; get the key and try again",
+            f"{whose} is {actual}, not {expected}",
             told | {"key": key} if key else told,
+            hint="get the key and try again",
         )
         self.key = key
         self.expected = expected
@@ -249,9 +253,9 @@ class DuplicateEvent(WindshiftError):
 
     def __init__(self, event_id: int) -> None:
         super().__init__(
-            "an event with this key is stored already, but not the whole batch; leave it out, or give it "
-            "another key",
+            "an event with this key is stored already, but not the whole batch",
             {"id": str(event_id)},
+            hint="leave it out, or give it another key",
         )
         self.id = event_id
 
@@ -265,7 +269,9 @@ class TooManySubjects(WindshiftError):
     reason = "TOO_MANY_SUBJECTS"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"more than {limit} subjects match; use a narrower filter", {"limit": str(limit)})
+        super().__init__(
+            f"more than {limit} subjects match", {"limit": str(limit)}, hint="use a narrower filter"
+        )
 
 
 class NotSupportedByBroker(WindshiftError):
@@ -284,8 +290,9 @@ class NotAllowedByStream(WindshiftError):
 
     def __init__(self, subject: str, setting: str) -> None:
         super().__init__(
-            f"the stream of subject {subject!r} does not allow that; ensure it with {setting}",
+            f"the stream of subject {subject!r} does not allow that",
             {"subject": subject, "setting": setting},
+            hint=f"ensure it with {setting}",
         )
 
 
@@ -309,8 +316,11 @@ class SubjectsOverlap(WindshiftError):
         which = ", ".join(map(repr, subjects)) or "some of these subjects"
         who = f"stream {', '.join(map(repr, streams))}" if streams else "another stream"
         told = {"subjects": ",".join(subjects)} if subjects else {}
-        text = f"{who} takes {which} already; choose others, or publish to that one"
-        super().__init__(text, {**told, **_named(",".join(streams))})
+        super().__init__(
+            f"{who} takes {which} already",
+            {**told, **_named(",".join(streams))},
+            hint="choose others, or publish to that one",
+        )
 
 
 class StorageChange(WindshiftError):
@@ -339,8 +349,9 @@ class TtlNotSupported(WindshiftError):
     def __init__(self, store: str) -> None:
         super().__init__(
             f"values of store {store!r} cannot expire one by one: it keeps a history, or another program or "
-            "an older version made it; make another store, with a history of 1",
+            "an older version made it",
             {"name": store},
+            hint="make another store, with a history of 1",
         )
         self.store = store
 
@@ -352,9 +363,9 @@ class TransactionsNotSupported(WindshiftError):
 
     def __init__(self, store: str) -> None:
         super().__init__(
-            f"store {store!r} takes no transactions: another program or an older version made it; ensure it "
-            "again, with nats-server 2.12 or later",
+            f"store {store!r} takes no transactions: another program or an older version made it",
             {"name": store},
+            hint="ensure it again, with nats-server 2.12 or later",
         )
         self.store = store
 
@@ -377,12 +388,11 @@ class StreamFull(WindshiftError):
 
     reason = "STREAM_FULL"
 
-    def __init__(self, message: str = "", stream: str = "") -> None:
+    def __init__(
+        self, what: str = "", hint: str = "raise its limits or remove events", *, stream: str = ""
+    ) -> None:
         which = f"stream {stream!r}" if stream else "the stream"
-        super().__init__(
-            message or f"{which} is full and refuses new events; raise its limits or remove events",
-            _named(stream),
-        )
+        super().__init__(what or f"{which} is full and refuses new events", _named(stream), hint=hint)
 
 
 class StorageFull(StreamFull):
@@ -398,9 +408,9 @@ class ConsumerLimit(WindshiftError):
 
     def __init__(self, stream: str) -> None:
         super().__init__(
-            f"stream {stream!r}, or the broker's account, has as many consumers as it may have; delete some, "
-            "or have max_consumers raised there",
+            f"stream {stream!r}, or the broker's account, has as many consumers as it may have",
             {"name": stream},
+            hint="delete some, or have max_consumers raised there",
         )
 
 
@@ -411,8 +421,8 @@ class StreamLimit(WindshiftError):
 
     def __init__(self) -> None:
         super().__init__(
-            "the broker's account has as many streams as it may have, stores included; delete some, or have "
-            "max_streams raised there"
+            "the broker's account has as many streams as it may have, stores included",
+            hint="delete some, or have max_streams raised there",
         )
 
 
@@ -423,7 +433,8 @@ class TooManyInFlight(WindshiftError):
 
     def __init__(self) -> None:
         super().__init__(
-            "too many publishes are waiting for the broker; nothing was sent, slow down and try again"
+            "too many publishes are waiting for the broker; nothing was sent",
+            hint="slow down and try again",
         )
 
 
@@ -435,8 +446,8 @@ class BrokerUnavailable(WindshiftError):
 
     reason = "BROKER_UNAVAILABLE"
 
-    def __init__(self, message: str = "the broker is not available; try again") -> None:
-        super().__init__(message)
+    def __init__(self, what: str = "the broker is not available", hint: str = "try again") -> None:
+        super().__init__(what, hint=hint)
 
 
 class ForbiddenByBroker(BrokerUnavailable):
@@ -450,7 +461,8 @@ class ForbiddenByBroker(BrokerUnavailable):
     def __init__(self, subject: str = "") -> None:
         what = f"publish to {subject!r}" if subject else "do that"
         super().__init__(
-            f"the broker does not let this server {what}; its operator must give its NATS user the permission"
+            f"the broker does not let this server {what}",
+            "its operator must give its NATS user the permission",
         )
         if subject:
             self.metadata = {"subject": subject}
@@ -462,7 +474,7 @@ class ShuttingDown(WindshiftError):
     reason = "SHUTTING_DOWN"
 
     def __init__(self) -> None:
-        super().__init__("this server is shutting down; try again")
+        super().__init__("this server is shutting down", hint="try again")
 
 
 class OutcomeUnknown(WindshiftError):
@@ -492,12 +504,12 @@ class Unauthenticated(WindshiftError):
     def __init__(
         self,
         why: str,
-        message: str = "the call has no valid credentials; send `authorization: Bearer` with a token, or a "
-        "client certificate",
+        what: str = "the call has no valid credentials",
+        hint: str = "connect with a token (`authorization: Bearer`), or a client certificate, that it knows",
         *,
         about: str = "",
     ) -> None:
-        super().__init__(message)
+        super().__init__(what, hint=hint)
         self.why = why
         self.about = about
 
@@ -508,7 +520,7 @@ class IdentityUnavailable(WindshiftError):
     reason = "IDENTITY_UNAVAILABLE"
 
     def __init__(self) -> None:
-        super().__init__("the keys of the token's issuer cannot be fetched now; try again")
+        super().__init__("the keys of the token's issuer cannot be fetched now", hint="try again")
 
 
 class PermissionDenied(WindshiftError):
@@ -539,7 +551,7 @@ class ConnectionEnded(WindshiftError):
     reason = "CONNECTION_ENDED"
 
     def __init__(self) -> None:
-        super().__init__("an operator ended this connection; try again")
+        super().__init__("an operator ended this connection", hint="try again")
 
 
 class QuotaExceeded(WindshiftError):
@@ -547,11 +559,13 @@ class QuotaExceeded(WindshiftError):
 
     reason = "QUOTA_EXCEEDED"
 
-    def __init__(self, quota: str, limit: float, message: str = "", used: int | None = None) -> None:
+    def __init__(
+        self, quota: str, limit: float, what: str = "", used: int | None = None, *, hint: str = ""
+    ) -> None:
         number = str(limit) if isinstance(limit, int) else f"{limit:g}"
         metadata = {"quota": quota, "limit": number}
         if used is not None:
             metadata["used"] = str(used)
-        super().__init__(message or f"no more than {number} of {quota}", metadata)
+        super().__init__(what or f"no more than {number} of {quota}", metadata, hint=hint)
         self.quota = quota
         self.limit = limit

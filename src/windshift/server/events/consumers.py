@@ -209,7 +209,7 @@ class Consumers:
                 return name
         if unanswered is not None:
             raise refusal_error(unanswered, spec) from unanswered
-        raise BrokerUnavailable(f"consumer {name!r} kept being changed by others; try again")
+        raise BrokerUnavailable(f"consumer {name!r} kept being changed by others")
 
     async def _ensure(
         self, name: str, spec: ConsumerSpec, deadline: float, caller: Principal | None, *, is_new: bool
@@ -372,7 +372,8 @@ def require_consumable(name: str, config: JsonObject) -> None:
     if config.get("deliver_subject") or config.get("ack_policy") != "explicit":
         raise UnsupportedCombination(
             f"consumer {name!r} was made by another program, and is a push consumer or acknowledges in "
-            "another way than one by one; use another name"
+            "another way than one by one",
+            hint="use another name",
         )
 
 

@@ -247,11 +247,11 @@ class ManagedStream:
             raise BrokerUnavailable from None
         except SubjectsOverlap as error:
             raise BrokerUnavailable(
-                f"another stream takes the subjects of {self.name}; it must not, remove them there"
+                f"another stream takes the subjects of {self.name}", "it must not, remove them there"
             ) from error
         except WindshiftError as error:
             log.exception("stream %s cannot be created", self.name)
-            raise BrokerUnavailable(f"stream {self.name} cannot be made") from error
+            raise BrokerUnavailable(f"stream {self.name} cannot be made", "") from error
 
     async def info(self, deadline: float) -> JsonObject | None:
         """Return the broker's description of the stream; `None` if it does not exist."""
@@ -378,11 +378,11 @@ async def _refusal(refusal: NatsError, stream: str) -> Exception:
     if code == codes.WRONG_LAST_SEQUENCE:
         return Conflict(is_certain=True)
     if codes.is_full(refusal):
-        return StreamFull(f"stream {stream} is full; raise its limits or remove something")
+        return StreamFull(f"stream {stream} is full", "raise its limits or remove something")
     if code in (codes.MESSAGE_TOO_LARGE, codes.HEADER_TOO_LARGE):
-        return StreamFull(f"stream {stream} takes no message as large as this; raise its limit")
+        return StreamFull(f"stream {stream} takes no message as large as this", "raise its limit")
     error = domain_error(refusal, stream=stream)
     if isinstance(error, (BrokerUnavailable, OutcomeUnknown, StreamFull)):
         return error
     log.error("stream %s refuses a message: %s", stream, refusal)
-    return BrokerUnavailable(f"stream {stream} refuses the message")
+    return BrokerUnavailable(f"stream {stream} refuses the message", "")

@@ -129,7 +129,7 @@ class Streams:
                     require_rights(caller, stored.config, wanted)
             if await self._tell(stored, wanted, deadline, caller):
                 return
-        raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others; try again")
+        raise BrokerUnavailable(f"stream {spec.name!r} kept being changed by others")
 
     async def _tell(
         self, stored: StreamState | None, wanted: JsonObject, deadline: float, caller: Principal | None
@@ -236,16 +236,16 @@ def _refuse_another_storage(stored: JsonObject, spec: StreamSpec) -> None:
     storage = stored.get("storage", StorageType.FILE.value)
     if storage != spec.storage.value:
         raise StorageChange(
-            f"stream {spec.name!r} is kept in {storage} storage, which cannot be changed; "
-            "name that type whenever it is ensured, or use another name"
+            f"stream {spec.name!r} is kept in {storage} storage, which cannot be changed",
+            hint="name that type whenever it is ensured, or use another name",
         )
 
 
 def _refuse_another_kind(stored: JsonObject, spec: StreamSpec) -> None:
     if isinstance(spec.source, FromMirror) != ("mirror" in stored):
         raise MirrorChange(
-            f"stream {spec.name!r} is {'a' if 'mirror' in stored else 'no'} mirror and must stay so; "
-            "use another name for another kind of stream"
+            f"stream {spec.name!r} is {'a' if 'mirror' in stored else 'no'} mirror and must stay so",
+            hint="use another name for another kind of stream",
         )
 
 
@@ -291,8 +291,8 @@ def _mirror(
     wanted = _source(matching, spec, last_ids)
     if stored is not None and wanted != stored:
         raise MirrorChange(
-            f"what the mirror {name!r} copies (which stream, from where, which subjects) cannot be changed; "
-            "use another name"
+            f"what the mirror {name!r} copies (which stream, from where, which subjects) cannot be changed",
+            hint="use another name",
         )
     return wanted
 
@@ -377,7 +377,7 @@ def refusal_error(refusal: NatsError, spec: StreamSpec) -> Exception:
             "retention_policy.max_bytes", "the broker does not allow a stream that much; ask for less"
         )
     if refusal.err_code in codes.OUT_OF_SPACE and spec.retention.max_bytes:
-        return StorageFull("the broker cannot reserve max_bytes; ask for less, or give it more storage")
+        return StorageFull("the broker cannot reserve max_bytes", "ask for less, or give it more storage")
     error = domain_error(refusal, stream=spec.name)
     if is_invalid(error):
         return UnsupportedCombination(f"the broker refuses this stream: {error.description}")

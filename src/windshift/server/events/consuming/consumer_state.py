@@ -121,7 +121,8 @@ def refuse_limits(consumer: str, config: JsonObject, window: int) -> None:
     if tight:
         raise UnsupportedCombination(
             f"consumer {consumer!r} was made by another program, with {tight[0]}, and refuses what this call "
-            "would ask for; change that, or use another consumer"
+            "would ask for",
+            hint="change that, or use another consumer",
         )
 
 

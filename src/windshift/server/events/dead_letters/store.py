@@ -198,7 +198,7 @@ class DeadLetterStore:
             self._looked_at = now
             await self.look_at_usage(deadline)
         if not self.usage.has_room(size):
-            raise StreamFull(f"stream {STREAM} is full; raise its limit, or replay or purge dead letters")
+            raise StreamFull(f"stream {STREAM} is full", "raise its limit, or replay or purge dead letters")
         self.usage = self.usage._replace(size=self.usage.size + size)
 
     # --- One dead letter, as the stream's leader has it ----------------------------------------------------

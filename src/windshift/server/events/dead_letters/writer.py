@@ -237,7 +237,9 @@ class DeadLetterWriter:
         among: str = "",
     ) -> PubAck:
         if len(h.block(headers)) + ROOM_FOR_CONDITIONS + len(body) > self._connection.max_payload:
-            raise StreamFull("the broker takes no message large enough for a dead letter; raise max_payload")
+            raise StreamFull(
+                "the broker takes no message large enough for a dead letter", "raise max_payload"
+            )
         # A rollup's removals survive a crash of the broker. Those of a limit of one message per subject do
         # not, once the message that took the place is deleted.
         headers = headers if expected == 0 else (*headers, (h.ROLLUP, b"sub"))
