@@ -96,6 +96,24 @@ async def test_the_type_and_the_subject_choose_the_handler() -> None:
     assert refused.error_type == "UnknownType"
 
 
+async def test_a_function_around_a_coroutine_function_is_waited_for() -> None:
+    """As many decorators return it; the event is not acknowledged before the coroutine has ended."""
+    app, consumer = make()
+    seen: list[str] = []
+
+    async def book(text: Text) -> None:
+        await asyncio.sleep(0)
+        seen.append(text.value)
+
+    @consumer.on
+    def handle(text: Text) -> Awaitable[None]:
+        return book(text)
+
+    with app.test() as trial:
+        assert (await trial.deliver("s.x", Text(value="a"))).outcome is ws.Outcome.ACK
+    assert seen == ["a"]
+
+
 def test_two_handlers_for_one_event_are_refused_at_import() -> None:
     """Handlers of one type need disjoint subjects; other types and consumers may have the same."""
     app, consumer = make()
@@ -125,6 +143,7 @@ def _no_message(number: int) -> None: ...
 def _rest(text: Text, *more: Smtp) -> None: ...
 def _twice(text: Text, other: Other) -> None: ...
 def _contradiction(text: Text, event: ws.Event[Other]) -> None: ...
+async def _generator(text: Text) -> AsyncIterator[None]: yield  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -136,7 +155,8 @@ def _contradiction(text: Text, event: ws.Event[Other]) -> None: ...
         (_rest, r"\*more cannot be filled"),
         (_twice, "takes its message twice"),
         (_contradiction, "annotated with SetResponse, but takes StringValue"),
-        ("text", "cannot be resolved"),
+        ("text", "a handler is a function"),
+        (_generator, "does not yield"),
     ],
 )
 def test_wrong_annotations_are_refused_at_import(function: Any, problem: str) -> None:
@@ -254,6 +274,8 @@ async def test_exceptions_decide_by_their_class() -> None:
         (LookupError("e"), ws.Verdict(ws.Outcome.RETRY, "e", "LookupError")),
         (ws.GiveUp("f"), ws.Verdict(ws.Outcome.DEAD_LETTER, "f", "GiveUp")),
         (ws.RetryLater("g", delay=2), ws.Verdict(ws.Outcome.RETRY, "g", "RetryLater", 2.0)),
+        (ws.Drop(OSError("h")), ws.Verdict(ws.Outcome.DROP, "h", "Drop")),
+        (OSError("\udcff"), ws.Verdict(ws.Outcome.DROP, r"\udcff", "OSError")),
         (Mute(), ws.Verdict(ws.Outcome.RETRY, "its text cannot be had", Mute.__qualname__)),
         (asyncio.CancelledError(), ws.Verdict(ws.Outcome.RETRY, "", "CancelledError")),
     ]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +107,85 @@ async def test_a_handler_says_what_becomes_of_an_event(client: ws.Client) -> Non
         "fails": ("max_attempts", "not now", "OSError"),
         "given up": ("rejected", "no number", "ValueError"),
     }
+
+
+async def test_reasons_are_whatever_a_handler_has(client: ws.Client) -> None:
+    """Objects, texts that are no UTF-8, delays that are none: no event is stuck, and no worker ends."""
+    consumer = await worker(client, retry=ws.RetryPolicy(max_attempts=2, initial=0.001, maximum=0.001))
+    wrong: list[Callable[[], Exception]] = [
+        lambda: OSError(2, "No such file", "\udcff.txt"),
+        lambda: ws.GiveUp(ValueError("an object")),
+        lambda: ws.GiveUp("\ud800"),
+        lambda: ws.RetryLater(delay=-1),
+        lambda: ws.RetryLater(delay=float("nan")),
+        lambda: ws.RetryLater(delay=timedelta(days=60_000)),
+    ]
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        make = wrong[int(delivery.event.data.value)]
+        raise make()
+
+    await client.publish_many(texts(len(wrong)), subject="s.x", in_flight=1)
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+    letters = [letter async for letter in client.dead_letters.list(stream="s", consumer="w")]
+    reasons = {letter.event.data.value: letter.reason for letter in letters}
+    assert reasons["0"] == r"[Errno 2] No such file: '\udcff.txt'"
+    assert (reasons["1"], reasons["2"]) == ("an object", r"\ud800")
+    assert all(reasons[number].startswith("a delay is from 0 to ") for number in ("3", "4", "5"))
+    await client.publish("s.x", Text(value="by hand"))
+    async with consumer.subscribe() as deliveries:
+        delivery = await anext(deliveries)
+        with pytest.raises(ValueError, match="a delay is from 0"):
+            await delivery.retry(delay=-1)
+        await delivery.drop("\ud800")
+    await consumer.idle(LIMIT)
+
+
+async def test_a_function_around_a_coroutine_function_is_waited_for(client: ws.Client) -> None:
+    """What it returns is awaited before the event is acknowledged; a generator would never run."""
+    consumer = await worker(client, retry=ws.RetryPolicy(initial=0.001))
+    seen: list[tuple[str, int]] = []
+
+    async def book(delivery: ws.Delivery[Any]) -> None:
+        await asyncio.sleep(0)
+        seen.append((delivery.event.data.value, delivery.event.attempt))
+        if delivery.event.attempt == 1:
+            raise OSError("not now")
+
+    def handle(delivery: ws.Delivery[Any]) -> Awaitable[None]:
+        return book(delivery)
+
+    await client.publish("s.x", Text(value="a"))
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+    assert seen == [("a", 1), ("a", 2)]
+
+    async def each(delivery: ws.Delivery[Any]) -> AsyncIterator[None]:
+        yield
+
+    for wrong in (each, functools.partial(each), lambda _: (yield)):
+        with pytest.raises(TypeError, match="does not yield"):
+            await consumer.run(wrong)
+
+
+async def test_options_that_are_none(client: ws.Client) -> None:
+    """No window is left to the server's default by a number that is none."""
+    consumer = client.stream("s").consumer("w")
+    for options in ({"concurrency": 0}, {"prefetch": -1}, {"max_lease": 0}, {"max_lease": float("nan")}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+            async with consumer.subscribe(**options):
+                pass
+
+
+async def test_an_iterator_ends_with_its_block(client: ws.Client) -> None:
+    """Who still iterates when the block is left gets no more, and is not cancelled."""
+    consumer = await worker(client)
+    async with consumer.subscribe() as deliveries:
+        waiting = asyncio.ensure_future(anext(deliveries, None))
+        await asyncio.sleep(0)
+    assert await asyncio.wait_for(waiting, LIMIT) is None
+    assert [delivery async for delivery in deliveries] == []
 
 
 async def test_dead_letters_are_watched_replayed_and_purged(client: ws.Client) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -13,6 +15,16 @@ from windshift.sdk.fakes import FakeCaller
 
 SetResponse = state.SetResponse
 StringValue = test.StringValue
+
+
+@dataclass
+class Lines:
+    """A value that is false when it is empty."""
+
+    lines: list[str]
+
+    def __len__(self) -> int:
+        return len(self.lines)
 
 
 @pytest.fixture(params=["server", "memory"])
@@ -68,6 +80,18 @@ async def test_modify_loses_no_change(client: ws.Client) -> None:
     assert entry.value == text("40")
     replaced = await store.modify("n", lambda value: text(value.value + "!"))
     assert replaced.value == text("40!")
+
+
+async def test_modify_takes_whatever_is_returned(server: str, unique: Callable[[], str]) -> None:
+    """Objects that count as false are values, too."""
+    codecs = [ws.codecs.Dataclasses()]
+    async with ws.connect(server, namespace=unique(), codecs=codecs) as client:
+        store = await client.stores.ensure("s", Lines)
+        await store.set("k", Lines(["a"]))
+        assert (await store.modify("k", lambda _: Lines([]))).value == Lines([])
+        entry = await store.get("k")
+        assert entry is not None
+        assert entry.value == Lines([])
 
 
 async def test_changes_of_one_client_take_turns(client: ws.Client) -> None:

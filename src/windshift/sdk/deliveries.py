@@ -15,6 +15,8 @@ from .times import Seconds, seconds
 T = TypeVar("T")
 R = TypeVar("R")
 
+_LONGEST_DELAY = 100 * 365 * 86_400
+"""Seconds; the server takes a little more."""
 _log = logging.getLogger("windshift")
 
 
@@ -55,20 +57,24 @@ class Rejection(Exception):
 
     outcome: Outcome
 
-    def __init__(self, reason: str = "") -> None:
+    def __init__(self, reason: object = "") -> None:
         super().__init__(reason)
         self.reason = reason
-        self.delay: Seconds | None = None
+        self.delay: float | None = None
 
 
 class RetryLater(Rejection):
-    """Deliver the event again, after `delay`; None = as the consumer's policy says."""
+    """Deliver the event again, after `delay`; None = as the consumer's policy says.
+
+    Raises:
+        ValueError: the delay is below 0, or longer than a hundred years.
+    """
 
     outcome = Outcome.RETRY
 
-    def __init__(self, reason: str = "", *, delay: Seconds | None = None) -> None:
+    def __init__(self, reason: object = "", *, delay: Seconds | None = None) -> None:
         super().__init__(reason)
-        self.delay = delay
+        self.delay = delay_of(delay)
 
 
 class GiveUp(Rejection):
@@ -86,19 +92,36 @@ class Drop(Rejection):
 def verdict_of(error: BaseException) -> Verdict:
     """Say what becomes of an event whose handler raised this."""
     if isinstance(error, Rejection):
-        delay = None if error.delay is None else seconds(error.delay)
-        return Verdict(error.outcome, error.reason[:1024], _kind(error.__cause__ or error), delay)
+        return Verdict(error.outcome, _text(error.reason), _kind(error.__cause__ or error), error.delay)
     undecodable = isinstance(error, UnknownType | Undecodable)
     return failure(error, Outcome.DEAD_LETTER if undecodable else Outcome.RETRY)
 
 
 def failure(error: BaseException, outcome: Outcome, delay: float | None = None) -> Verdict:
     """Return a verdict that keeps the text and the kind of an exception."""
+    return Verdict(outcome, _text(error), _kind(error), delay)
+
+
+def delay_of(delay: Seconds | None) -> float | None:
+    """Return a delay in seconds.
+
+    Raises:
+        ValueError: it is below 0, or longer than a hundred years.
+    """
+    if delay is None:
+        return None
+    if not 0 <= (wait := seconds(delay)) <= _LONGEST_DELAY:
+        raise ValueError(f"a delay is from 0 to {_LONGEST_DELAY:,} seconds, not {delay!r}")
+    return wait
+
+
+def _text(reason: object) -> str:
+    """Return a reason as it can be sent: names of files may have characters in them that UTF-8 has not."""
     try:
-        reason = str(error)
+        text = str(reason)
     except Exception:  # noqa: BLE001 -- it is the program's own, and may not be able to say anything
-        reason = "its text cannot be had"
-    return Verdict(outcome, reason[:1024], _kind(error), delay)
+        text = "its text cannot be had"
+    return text[:1024].encode("utf-8", "backslashreplace").decode()
 
 
 def _kind(error: BaseException) -> str:
@@ -149,16 +172,15 @@ class Delivery(Generic[T]):
 
     async def retry(self, reason: str = "", *, delay: Seconds | None = None) -> None:
         """Have the event delivered again, after `delay` or by the consumer's policy; see `ack` for errors."""
-        wait = None if delay is None else seconds(delay)
-        await self._settle(Verdict(Outcome.RETRY, reason, delay=wait))
+        await self._settle(Verdict(Outcome.RETRY, _text(reason), delay=delay_of(delay)))
 
     async def dead_letter(self, reason: str = "") -> None:
         """Keep the event as a dead letter; see `ack` for errors."""
-        await self._settle(Verdict(Outcome.DEAD_LETTER, reason))
+        await self._settle(Verdict(Outcome.DEAD_LETTER, _text(reason)))
 
     async def drop(self, reason: str = "") -> None:
         """Have the event not delivered again, and keep nothing; see `ack` for errors."""
-        await self._settle(Verdict(Outcome.DROP, reason))
+        await self._settle(Verdict(Outcome.DROP, _text(reason)))
 
     def ping(self) -> None:
         """Ask for more time now, before work that blocks the event loop."""

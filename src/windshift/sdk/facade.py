@@ -184,6 +184,9 @@ def _future(inside: asyncio.Future[Any]) -> Future[Any]:
 
 def _handler(handler: Any) -> Callable[[Any], object]:
     """Return a handler of deliveries that hands on their facade. It runs in threads of its own."""
+    from .runtime.subscription import check_handler  # noqa: PLC0415 -- who publishes needs none of it
+
+    check_handler(handler)
     if inspect.iscoroutinefunction(handler):
         raise TypeError("a handler of the synchronous client is a plain function")
 

@@ -205,7 +205,8 @@ class Store(Generic[T]):
             for attempt in range(1, attempts + 1):
                 entry = await self.get(key)
                 value = self._empty() if entry is None else entry.value
-                value = change(value) or value
+                changed = change(value)
+                value = value if changed is None else changed
                 try:
                     revision = await self._swap(key, value, entry.revision if entry else 0, ttl)
                 except Conflict:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -16,6 +17,7 @@ from windshift.sdk.deliveries import (
     Rejection,
     RetryLater,
     Verdict,
+    delay_of,
     failure,
     verdict_of,
 )
@@ -24,7 +26,7 @@ from windshift.sdk.events import Event
 from windshift.sdk.runtime.subscription import Handling
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.subjects import EVERYTHING, overlap, widest
-from windshift.sdk.times import Seconds, seconds
+from windshift.sdk.times import Seconds
 
 from .dispatch import Routes
 from .injection import Function, Handler, Provided, bind, read_handler
@@ -62,7 +64,7 @@ class RetryReaction(Reaction):
 
     def __call__(self, *, delay: Seconds) -> RetryReaction:
         """Return one with a delay."""
-        return replace(self, delay=seconds(delay))
+        return replace(self, delay=delay_of(delay))
 
 
 dead_letter = Reaction(Outcome.DEAD_LETTER)
@@ -289,7 +291,9 @@ def _run(handler: Handler, call: Callable[[Delivery[Any]], Any]) -> Next:
     if handler.blocking:
 
         async def run(delivery: Delivery[Any]) -> None:
-            await delivery.in_thread(lambda: call(delivery))
+            result = await delivery.in_thread(lambda: call(delivery))
+            if inspect.isawaitable(result):  # of a function around a coroutine function
+                await result
 
     else:
 

@@ -15,7 +15,7 @@ from windshift.sdk.client import Client
 from windshift.sdk.deliveries import Delivery
 from windshift.sdk.errors import WindshiftError
 from windshift.sdk.events import Event
-from windshift.sdk.runtime.subscription import is_async
+from windshift.sdk.runtime.subscription import check_handler, is_async
 from windshift.sdk.stores import Store
 
 Function = Callable[..., Any]
@@ -76,9 +76,10 @@ def read_handler(function: Function, types: Sequence[type] = (), *, untyped: boo
         untyped: it takes whatever comes, so its annotations need not tell.
 
     Raises:
-        TypeError: an annotation is missing, cannot be resolved, or contradicts another one; or no type of a
-            payload is told.
+        TypeError: an annotation is missing, cannot be resolved, or contradicts another one; no type of a
+            payload is told; or it is a generator.
     """
+    check_handler(function)
     name = getattr(function, "__qualname__", None) or repr(function)
     for kind in types:
         if not isinstance(kind, type):

@@ -63,7 +63,7 @@ class Handling:
         judge: says what becomes of an event whose handler raised something.
 
     Raises:
-        ValueError: `concurrency` is less than 1.
+        ValueError: `concurrency` is less than 1, `prefetch` less than 0, or `max_lease` not above 0.
     """
 
     concurrency: int = 32
@@ -77,6 +77,10 @@ class Handling:
     def __post_init__(self) -> None:
         if self.concurrency < 1:
             raise ValueError("concurrency must be at least 1")
+        if self.prefetch is not None and self.prefetch < 0:
+            raise ValueError("prefetch must be at least 0")
+        if not self.max_lease > 0:
+            raise ValueError("max_lease must be above 0")
 
     @property
     def window(self) -> int:
@@ -95,8 +99,8 @@ class Subscription:
     def __init__(
         self, caller: Caller, stream: str, consumer: str, handler: Handler | None, handling: Handling
     ) -> None:
-        if handler is not None and not callable(handler):
-            raise TypeError(f"a handler is a function, given without calling it, not {handler!r}")
+        if handler is not None:
+            check_handler(handler)
         self.jobs = Jobs()
         self.ready: asyncio.Queue[Delivery[Any]] = asyncio.Queue()
         self._caller = caller
@@ -313,12 +317,9 @@ class Subscription:
         return task is not None and task.cancelling() > 0
 
     async def _handle(self, delivery: Delivery[Any], handler: Handler) -> None:
-        if self._threaded:
-            await delivery.in_thread(lambda: handler(delivery))
-        else:
-            result = handler(delivery)
-            if inspect.isawaitable(result):
-                await result
+        result = await delivery.in_thread(lambda: handler(delivery)) if self._threaded else handler(delivery)
+        if inspect.isawaitable(result):  # also of a function around a coroutine function
+            await result
 
     async def in_thread(self, job: Job, function: Callable[[], R]) -> R:
         """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
@@ -482,6 +483,16 @@ def is_async(handler: Callable[..., object]) -> bool:
     """Say whether a handler is a coroutine function, or an object that is called like one."""
     call = getattr(handler, "func", handler)  # functools.partial
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+def check_handler(handler: Callable[..., object]) -> None:
+    """Raise TypeError if this is no function, or a generator, whose body would never run."""
+    if not callable(handler):
+        raise TypeError(f"a handler is a function, given without calling it, not {handler!r}")
+    call = getattr(handler, "func", handler)  # functools.partial
+    for function in (call, type(call).__call__):
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"a handler handles one event, and does not yield: {handler!r}")
 
 
 async def consume(subscription: Subscription, grace: float) -> None:
