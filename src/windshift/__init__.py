@@ -112,6 +112,7 @@ if TYPE_CHECKING:  # for type checkers and editors; at run time an import of the
     from windshift.sdk.history import History, Series
     from windshift.sdk.logs import EventLogFilter
     from windshift.sdk.pointers import END, START, Position, at, from_id
+    from windshift.sdk.principals import Credential, Principal, PrincipalList
     from windshift.sdk.publish_stream import PublishReceipt
     from windshift.sdk.publishing import Publish, Publisher
     from windshift.sdk.servers import Decision, Identity, RunningServer, ServerInfo, ServerList, Usage
@@ -155,6 +156,7 @@ __all__ = [
     "ConsumerLimit",
     "ConsumerNotFound",
     "ConsumerSpec",
+    "Credential",
     "DeadLetter",
     "DeadLetterFilter",
     "DeadLetterGroup",
@@ -195,6 +197,8 @@ __all__ = [
     "OutcomeUnknown",
     "PermissionDenied",
     "Position",
+    "Principal",
+    "PrincipalList",
     "PrincipalNotFound",
     "Publish",
     "PublishManyError",
@@ -305,6 +309,7 @@ _NAMES_OF = {
     "history": ("History", "Series"),
     "logs": ("EventLogFilter",),
     "pointers": ("END", "Position", "START", "at", "from_id"),
+    "principals": ("Credential", "Principal", "PrincipalList"),
     "publish_stream": ("PublishReceipt",),
     "publishing": ("Publish", "Publisher"),
     "servers": ("Decision", "Identity", "RunningServer", "ServerInfo", "ServerList", "Usage"),

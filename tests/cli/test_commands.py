@@ -220,6 +220,44 @@ def test_publish(orders: Cli, tmp_path: Path) -> None:
     assert "stored 1 event, 8" in failed.out
 
 
+def test_publish_without_ids(orders: Cli, tmp_path: Path) -> None:
+    """Where nobody needs ids none are told; every event is stored all the same, and errors are told."""
+    (tmp_path / "file.toml").write_text('[streams.fast]\nsubjects = ["fast.>"]\nfast_ingest = true\n')
+    orders("streams", "ensure", "-f", str(tmp_path / "file.toml"), "-q")
+    lines = "".join(f"{number}\n" for number in range(500))
+    for stream in ("fast", "orders"):
+        publish = ("publish", f"{stream}.x", "--each", "--without-ids")
+        assert orders(*publish, stdin=lines).out.startswith("stored 500 events (")
+        assert orders(*publish, "-o", "json", stdin=lines).json == {"stored": 500}
+        assert orders("streams", "info", stream, "-o", "json").json["events"] == 1000 + 3 * (
+            stream == "orders"
+        )
+    refused = orders("publish", "nowhere.x", "--each", "--without-ids", stdin="1\n", code=1)
+    assert "event 1: no stream is bound to subject" in refused.err
+    assert "; ensure one that is (UNBOUND_SUBJECT)" in refused.err
+    for arguments, text in (
+        (["1", "--without-ids"], "--without-ids goes with --each"),
+        (["--each", "--without-ids", "--in-flight", "1"], "--without-ids publishes many at once"),
+    ):
+        assert text in orders("publish", "orders.x", *arguments, stdin="", code=2).err
+
+
+def test_what_to_do_is_said_once(orders: Cli) -> None:
+    """An error is told apart from what to do about it, and that in the words of the command line."""
+    told = json.loads(orders("streams", "info", "nothing-like-it", "-o", "json", code=3).err)["error"]
+    assert told == {
+        "reason": "STREAM_NOT_FOUND",
+        "message": f"stream '{orders.namespace}-nothing-like-it' does not exist",
+        "hint": "ensure it first",
+    }
+    near = json.loads(orders("streams", "info", "order", "-o", "json", code=3).err)["error"]
+    assert near["hint"] == "did you mean 'orders'?"
+    orders.environment["WINDSHIFT_TOKEN"] = "t"
+    assert orders("streams", "ls", "--address", "a.example:1", code=2).err == (
+        "windshift: the token would go to a.example:1 in plain text; use --tls or --tls-ca\n"
+    )
+
+
 def test_what_json_does_not_have(orders: Cli) -> None:
     """No number is published that JSON does not have; what others published so is shown as Protobuf would."""
     for payload in ("NaN", '{"a": [-Infinity]}'):

@@ -145,6 +145,9 @@ async def test_without_ids(client: ws.Client, unique: Unique) -> None:
         await publish("nobody.takes.this", f"{name}.a")
     assert [type(error) for error in caught.value.exceptions] == [ws.UnboundSubject]
     assert (await stream.info()).events == 91
+    many = await client.publish_many([Text()] * 100, subject=f"{name}.a", without_ids=True)
+    assert many == [ws.PublishReceipt(0)] * 100
+    assert (await stream.info()).events == 191
 
 
 async def test_only_one_call() -> None:
@@ -419,6 +422,18 @@ async def test_a_publish_that_is_given_up(client: ws.Client, unique: Unique) -> 
     assert last.result().id >= 1
     assert given_up.cancelled()
     assert large.cancelled()
+
+
+async def test_a_publisher_that_is_closed(client: ws.Client, unique: Unique) -> None:
+    """Who sends when the block is left is told: nobody would hear of an error."""
+    name = unique()
+    await client.streams.ensure(name, subjects=[f"{name}.>"])
+    async with client.publisher() as out:
+        _ = await out.send(f"{name}.a", Text())
+    for _ in range(3):
+        with pytest.raises(ws.ClientClosed, match="its block was left"):
+            _ = await out.send(f"{name}.a", Text())
+    assert (await client.stream(name).info()).events == 1
 
 
 async def test_cancelled() -> None:

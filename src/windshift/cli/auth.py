@@ -6,30 +6,37 @@ import os
 import re
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
 
 import click
 
 from windshift.cli.failing import fail
+from windshift.cli.options import Command
+from windshift.cli.session import Session, with_session
+from windshift.cli.values import json_time, show_time
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
 from windshift.server.config import ConfigurationError, auth_file
 
+if TYPE_CHECKING:  # a command imports what it needs when it runs
+    import windshift as ws
+
 Rows: TypeAlias = list[tuple[str, str]]
 
+_HEAD: Final = ("PRINCIPAL", "OPEN", "CREDENTIAL", "LAST USED", "EXPIRES")
 _DEFAULTS: Final = Quotas()
 _DENIED: Final = 1
 _USAGE: Final = 2
 _LONGEST: Final = 16 * 1024
 _PERIOD: Final = re.compile(r"(\d{1,6})([hdw])")
 _HOURS: Final = {"h": 1, "d": 24, "w": 7 * 24}
-_PEM: Final = click.Path(path_type=Path, exists=True, dir_okay=False)
 _FOR_THE_FILE: Final = """\
 The token is shown only now. This goes to the end of the authorization file, with the roles in it:
 
@@ -155,100 +162,61 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
     return _decide(principal, action) if action is not None else _show_one(policy, principal, rows)
 
 
-def _asking(command: Any) -> Any:
-    """Add the options by which a server is reached."""
-    for option in (
-        click.option(
-            "--server",
-            "target",
-            default="localhost:8080",
-            envvar="WINDSHIFT_ADDRESS",
-            show_default=True,
-            show_envvar=True,
-            metavar="HOST:PORT",
-        ),
-        click.option(
-            "--token-file",
-            type=click.File("rb"),
-            envvar="WINDSHIFT_TOKEN_FILE",
-            show_envvar=True,
-            metavar="FILE",
-            help="Holds the token to call with; - reads it from stdin. Without it: --cert, or nothing.",
-        ),
-        click.option("--tls", is_flag=True, help="Use TLS, and trust the authorities of this machine."),
-        click.option(
-            "--ca",
-            type=_PEM,
-            envvar="WINDSHIFT_TLS_CA",
-            metavar="FILE",
-            help="Use TLS, and trust these authorities.",
-        ),
-        click.option(
-            "--cert",
-            type=_PEM,
-            envvar="WINDSHIFT_TLS_CERT",
-            metavar="FILE",
-            help="Show this client certificate.",
-        ),
-        click.option("--key", type=_PEM, envvar="WINDSHIFT_TLS_KEY", metavar="FILE", help="Its private key."),
-    ):
-        command = option(command)
-    return command
-
-
-@auth.command("list")
-@_asking
-def list_(**where: Any) -> None:
+@auth.command(
+    "list",
+    cls=Command,
+    examples=["windshift auth list", "windshift auth list -o json"],
+)
+@with_session
+async def list_(session: Session) -> None:
     """List the principals of a running server: when each credential was used last, and what is open.
 
-    \b
-    Examples:
-      windshift auth list --server windshift.example:8080 --ca ca.pem --token-file admin.token
-
     It is about the one server that answers, and the time since it was started. The caller needs
-    server.observe. Exits with 1 when the server refuses or cannot be reached.
-    """  # noqa: D301 -- click's mark for lines that stay as they are
-    from windshift.cli.principals import list_principals
+    server.observe.
+    """
+    found = await session.client.principals()
+    rows = [row for each in found.principals for row in _rows_of(each)]
+    session.out.table([_value_of(each) for each in found.principals], _HEAD, rows)
+    if not session.out.json:
+        since = f"since {show_time(found.since)}, when the server was started" if found.since else "no rules"
+        session.out.lines("", since)
 
-    list_principals(_server(where))
+
+def _rows_of(principal: ws.Principal) -> Iterator[Sequence[str]]:
+    """Yield a line for each credential; the first one says what is open."""
+    named = (principal.name, f"{principal.connections} connections, {principal.open_streams} streams")
+    for each in principal.credentials:
+        used = "never" if each.last_used is None else show_time(each.last_used)
+        yield *named, each.name, used, "" if each.expires is None else show_time(each.expires)
+        named = ("", "")
 
 
-@auth.command()
+def _value_of(principal: ws.Principal) -> dict[str, Any]:
+    return {
+        "name": principal.name,
+        "connections": principal.connections,
+        "open_streams": principal.open_streams,
+        "credentials": [
+            {"name": each.name, "last_used": json_time(each.last_used), "expires": json_time(each.expires)}
+            for each in principal.credentials
+        ],
+    }
+
+
+@auth.command(cls=Command, examples=["windshift auth end billing"])
 @click.argument("name")
-@_asking
-def end(name: str, **where: Any) -> None:
+@with_session
+async def end(session: Session, name: str) -> None:
     """End all connections of the principal NAME to a running server at once, and the calls on them.
 
     Its clients may connect again: take it out of the authorization file first if they are not to. It is about
     the one server that answers. The caller needs server.control of the principal.
-
-    \b
-    Examples:
-      windshift auth end billing --server localhost:8080 --token-file admin.token
-
-    Exits with 1 when the server refuses or cannot be reached.
-    """  # noqa: D301 -- click's mark for lines that stay as they are
-    from windshift.cli.principals import end_connections
-
-    end_connections(_server(where), name)
+    """
+    ended = await session.client.end_connections(name)
+    session.out.done({"connections": ended}, f"connections that were ended: {ended}")
 
 
 # Reading what was said
-
-
-def _server(where: dict[str, Any]) -> Any:
-    """Return how a server is reached and with which credentials. Raise `click.UsageError`."""
-    if find_spec("ngh2") is None:
-        fail(_USAGE, "the server is not installed (ngh2 is missing): pip install 'windshift[server]'")
-    from windshift.cli.principals import Where
-
-    if (where["cert"] is None) != (where["key"] is None):
-        raise click.UsageError("--cert and --key belong together")
-    file = where.pop("token_file")
-    token = b"" if file is None else file.read(_LONGEST).strip()
-    if file is not None and not token.isascii():
-        raise click.UsageError("what is in the file is no token")
-    return Where(token=token.decode("ascii"), **where)
 
 
 def _moment(text: str, now: datetime) -> datetime:

@@ -36,6 +36,11 @@ if TYPE_CHECKING:
 @click.option(
     "--in-flight", type=click.IntRange(1, 200), help="Events at once of --each; 1 keeps their order."
 )
+@click.option(
+    "--without-ids",
+    is_flag=True,
+    help="Events of --each need no ids: quicker where the stream has fast_ingest.",
+)
 @click.option("--key", help="Idempotency key: events with the same key are stored once. Made if not given.")
 @click.option("--no-key", is_flag=True, help="No key: quicker; what is in doubt is not repeated.")
 @click.option("--expected-last-id", type=click.IntRange(0), metavar="ID", help="Only if this is the last id.")
@@ -50,6 +55,7 @@ async def publish(
     raw: bool,
     each: bool,
     in_flight: int | None,
+    without_ids: bool,
     **settings: Any,
 ) -> None:
     """Publish an event, or many.
@@ -62,8 +68,12 @@ async def publish(
     if each:
         if payload not in {None, "-"} or settings["key"] or settings["expected_last_id"] is not None:
             raise Failure("--each reads stdin, and goes with neither a payload, nor --key, nor ids", USAGE)
-        await _publish_each(session, subject, encoder, in_flight or 128, settings)
+        if without_ids and in_flight == 1:
+            raise Failure("--without-ids publishes many at once, and not one after the other", USAGE)
+        await _publish_each(session, subject, encoder, in_flight or 128, settings, without_ids=without_ids)
         return
+    if without_ids:
+        raise Failure("--without-ids goes with --each", USAGE)
     message = encoder.encode(await content_of(payload))
     key = None if settings["no_key"] else settings["key"] or secrets.token_urlsafe(12)
     receipt = await session.client.publish(
@@ -75,7 +85,13 @@ async def publish(
 
 
 async def _publish_each(
-    session: Session, subject: str, encoder: Encoder, in_flight: int, settings: dict[str, Any]
+    session: Session,
+    subject: str,
+    encoder: Encoder,
+    in_flight: int,
+    settings: dict[str, Any],
+    *,
+    without_ids: bool,
 ) -> None:
     from windshift.sdk.publishing import MADE
 
@@ -101,7 +117,9 @@ async def _publish_each(
             wrong.append(failure)
 
     failed: Failure | None = None
-    publishing = asyncio.ensure_future(session.client.publish_many(events(), in_flight=in_flight))
+    publishing = asyncio.ensure_future(
+        session.client.publish_many(events(), in_flight=in_flight, without_ids=without_ids)
+    )
     interrupted = await _interrupted(publishing, stop)
     try:
         results: list[object] = [*publishing.result()]
@@ -111,7 +129,7 @@ async def _publish_each(
     finally:
         progress.clear()
     receipts = [each for each in results if isinstance(each, ws.PublishReceipt)]
-    _tell(session, receipts, progress.seconds)
+    _tell(session, receipts, progress.seconds, without_ids=without_ids)
     if failure := failed or next(iter(wrong), None):
         raise failure
     if interrupted:
@@ -138,19 +156,21 @@ async def _interrupted(publishing: asyncio.Future[Any], stop: asyncio.Event) -> 
     return False
 
 
-def _tell(session: Session, receipts: list[ws.PublishReceipt], seconds: float) -> None:
-    ids = [receipt.id for receipt in receipts]
+def _tell(session: Session, receipts: list[ws.PublishReceipt], seconds: float, *, without_ids: bool) -> None:
+    stored, ids = len(receipts), [] if without_ids else [receipt.id for receipt in receipts]
     if session.out.json:
-        session.out.lines(*[f'{{"id":{each}}}' for each in ids])
+        lines = [f'{{"stored":{stored}}}'] if without_ids else [f'{{"id":{each}}}' for each in ids]
+        session.out.lines(*lines)
     elif not session.options.quiet:
         span = f", {min(ids)} to {max(ids)}" if len(ids) > 1 else "".join(f", {each}" for each in ids)
-        events = "event" if len(ids) == 1 else "events"
-        rate = f" ({len(ids) / seconds:.0f}/s)" if ids else ""
-        session.out.lines(f"stored {len(ids)} {events}{span}{rate}")
+        events = "event" if stored == 1 else "events"
+        rate = f" ({stored / seconds:.0f}/s)" if stored else ""
+        session.out.lines(f"stored {stored} {events}{span}{rate}")
 
 
 def _failure(results: list[object]) -> Failure:
     place, error = next((place, each) for place, each in enumerate(results) if isinstance(each, Exception))
     if not isinstance(error, ws.WindshiftError):
         return Failure(f"event {place + 1}: {error}")
-    return Failure(f"event {place + 1}: {error.message}", status_of(error), reason=error.reason)
+    message = f"event {place + 1}: {error.message}"
+    return Failure(message, status_of(error), reason=error.reason, hint=error.hint)

@@ -21,6 +21,7 @@ from .times import Seconds, seconds
 if TYPE_CHECKING:  # each is loaded when it is used: a program that publishes needs none of them
     from .dead_letters import DeadLetters
     from .history import History
+    from .principals import PrincipalList
     from .servers import Identity, ServerInfo, ServerList
     from .stores import Store, Stores
     from .streams import Stream, Streams
@@ -160,6 +161,34 @@ class Client:
 
         return await who_am_i(self._caller, checks)
 
+    async def principals(self) -> PrincipalList:
+        """List the principals of the rules, when their credentials were used last, and what they have open.
+
+        It is about the one server that answers, and the time since its start.
+        """
+        from .principals import principals
+
+        return await principals(self._caller)
+
+    async def end_connections(self, principal: str) -> int:
+        """End the connections of a principal to the server that answers, with the calls on them.
+
+        Its clients may connect again: take it out of the rules first if they are not to.
+
+        Args:
+            principal: its name in the rules.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            PrincipalNotFound: the rules know nobody of this name.
+            OutcomeUnknown: a worker of the server did not say that it is done.
+        """
+        from .principals import end_connections
+
+        return await end_connections(self._caller, principal)
+
     async def publish(
         self,
         subject: str,
@@ -198,6 +227,7 @@ class Client:
         *,
         subject: str | None = None,
         in_flight: int = 128,
+        without_ids: bool = False,
     ) -> list[PublishReceipt]:
         """Publish many events, and return their receipts in the order of the events.
 
@@ -205,13 +235,15 @@ class Client:
             messages: payloads, or `Publish` objects with subjects of their own.
             subject: the subject of the payloads.
             in_flight: publishes at once, 1 to 200. The order in the stream is that of the events only with 1.
+            without_ids: do without ids in receipts, and without being told of duplicates; where the stream
+                has `fast_ingest`, it costs the server less.
 
         Raises:
             PublishManyError: an event failed. Then no more are taken; its `results` tell what became of each.
         """
         if not 1 <= in_flight <= 200:
             raise ValueError("in_flight must be 1 to 200")
-        return await publish_many(self._caller, messages, subject, in_flight)
+        return await publish_many(self._caller, messages, subject, in_flight, without_ids=without_ids)
 
     def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
         """Return a publisher for a long-running program: `async with client.publisher() as out`.

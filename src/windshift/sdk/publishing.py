@@ -16,7 +16,7 @@ from windshift.protos import events
 from windshift.rpc import RpcError
 
 from .calling import Caller
-from .errors import PublishManyError
+from .errors import ClientClosed, PublishManyError
 from .publish_stream import PublishReceipt, PublishStream
 from .retry import Repeat
 from .times import timestamp
@@ -104,14 +104,16 @@ async def publish_many(
     messages: Iterable[object] | AsyncIterable[object],
     subject: str | None,
     in_flight: int,
+    *,
+    without_ids: bool,
 ) -> list[PublishReceipt]:
     """Publish many events; see `Client.publish_many`."""
-    async with _stream(caller, in_flight) as stream:
+    async with _stream(caller, in_flight, without_ids=without_ids) as stream:
         many = _Many(caller, stream, in_flight)
         return await many.publish(messages, subject)
 
 
-def _stream(caller: Caller, in_flight: int, *, without_ids: bool = False) -> PublishStream:
+def _stream(caller: Caller, in_flight: int, *, without_ids: bool) -> PublishStream:
     alone = partial(_publish_alone, caller)
     return PublishStream(caller, alone, is_used=in_flight > 1, without_ids=without_ids)
 
@@ -209,13 +211,14 @@ class Publisher:
     Leaving the block waits for everything that was sent, and raises an `ExceptionGroup` of what failed.
     """
 
-    def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool = False) -> None:
+    def __init__(self, caller: Caller, in_flight: int, *, without_ids: bool) -> None:
         if in_flight < 1:
             raise ValueError("in_flight must be at least 1")
         self._caller = caller
         self._room = asyncio.Semaphore(in_flight)
         self._running: set[asyncio.Future[PublishReceipt]] = set()
         self._failures: list[Exception] = []
+        self._left = False
         self._stream = _stream(caller, in_flight, without_ids=without_ids)
 
     async def send(
@@ -232,8 +235,14 @@ class Publisher:
         Returns:
             A future of the receipt. An error is raised at the end of the block, whether the future is
             awaited or not.
+
+        Raises:
+            ClientClosed: the block is left, so that nobody would hear of an error.
         """
         await self._room.acquire()
+        if self._left:
+            self._room.release()
+            raise ClientClosed("the publisher is closed: its block was left")
         event = Publish(subject, message, key=key, expected_last_id=expected_last_id, time=time)
         receipt = _begin(self._caller, self._stream, event)
         self._running.add(receipt)
@@ -252,6 +261,7 @@ class Publisher:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._left = True
         if self._running:
             await asyncio.wait(self._running)
         await self._stream.close()

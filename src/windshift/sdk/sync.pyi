@@ -26,6 +26,7 @@ from windshift.sdk.events import CaughtUp, Event, Explanation, Skipped, StoredEv
 from windshift.sdk.history import History
 from windshift.sdk.payloads import Codec
 from windshift.sdk.pointers import Position
+from windshift.sdk.principals import PrincipalList
 from windshift.sdk.publish_stream import PublishReceipt
 from windshift.sdk.publishing import MADE
 from windshift.sdk.runtime.subscription import LINGER
@@ -61,6 +62,10 @@ class Client:
         """Describe all servers on the same broker, and what they are busy with."""
     def who_am_i(self, checks: Sequence[tuple[str, str]] = ()) -> Identity:
         """Ask the server who the client is, and what it may do."""
+    def principals(self) -> PrincipalList:
+        """List the principals of the rules, when their credentials were used last, and what they have open."""
+    def end_connections(self, principal: str) -> int:
+        """End the connections of a principal to the server that answers, with the calls on them."""
     def publish(
         self,
         subject: str,
@@ -73,7 +78,12 @@ class Client:
     ) -> PublishReceipt:
         """Publish an event. It is stored when this returns."""
     def publish_many(
-        self, messages: Iterable[object], *, subject: str | None = None, in_flight: int = 128
+        self,
+        messages: Iterable[object],
+        *,
+        subject: str | None = None,
+        in_flight: int = 128,
+        without_ids: bool = False,
     ) -> list[PublishReceipt]:
         """Publish many events, and return their receipts in the order of the events."""
     def publisher(self, *, in_flight: int = 256, without_ids: bool = False) -> Publisher:
