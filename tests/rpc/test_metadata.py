@@ -64,12 +64,12 @@ def test_a_written_timeout_reads_back_within_one_unit(seconds: float) -> None:
 @pytest.mark.parametrize("seconds", [-1.0, 0.0, -math.inf])
 def test_a_deadline_that_has_passed_is_written_as_zero(seconds: float) -> None:
     """A timeout is never negative."""
-    assert parse_timeout(encode_timeout(max(seconds, -1e9))) == 0
+    assert parse_timeout(encode_timeout(seconds)) == 0
 
 
 def test_a_timeout_without_end_is_written_as_the_longest() -> None:
     """Beyond what eight digits of hours hold, nothing overflows."""
-    assert encode_timeout(1e15) == b"99999999H"
+    assert encode_timeout(1e15) == encode_timeout(math.inf) == b"99999999H"
 
 
 # -- metadata -----------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import time
 from collections.abc import AsyncIterator, Callable
@@ -168,6 +169,16 @@ async def test_a_subscription_begins_as_soon_as_there_is_a_server(
                 await proxy.start(int(address.rpartition(":")[2]))
                 async with asyncio.timeout(LIMIT):
                     await handled.wait()
+
+
+async def test_no_end(server: str) -> None:
+    """An operation may take for ever; what is no number is told."""
+    async with ws.connect(server, timeout=math.inf) as client:
+        await client.ready(math.inf)
+        with pytest.raises(ws.UnboundSubject):
+            await client.publish("no.such", test.StringValue())
+        with pytest.raises(ValueError, match="not nan"):
+            await client.publish("no.such", test.StringValue(), timeout=math.nan)
 
 
 async def test_ready_connects(server: str) -> None:

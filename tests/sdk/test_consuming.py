@@ -132,7 +132,8 @@ async def test_reasons_are_whatever_a_handler_has(client: ws.Client) -> None:
     reasons = {letter.event.data.value: letter.reason for letter in letters}
     assert reasons["0"] == r"[Errno 2] No such file: '\udcff.txt'"
     assert (reasons["1"], reasons["2"]) == ("an object", r"\ud800")
-    assert all(reasons[number].startswith("a delay is from 0 to ") for number in ("3", "4", "5"))
+    assert all(reasons[number].startswith("a delay is from 0 to ") for number in ("3", "5"))
+    assert reasons["4"] == "a duration is a number of seconds, not nan"
     await client.publish("s.x", Text(value="by hand"))
     async with consumer.subscribe() as deliveries:
         delivery = await anext(deliveries)
@@ -169,10 +170,26 @@ async def test_a_function_around_a_coroutine_function_is_waited_for(client: ws.C
             await consumer.run(wrong)
 
 
+async def test_a_wrong_grace_is_told_before_anything_runs(client: ws.Client) -> None:
+    """At the end of the block it would be too late: nothing would stop the subscription."""
+    consumer = await worker(client)
+    before = asyncio.all_tasks()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None: ...
+
+    for grace in ("soon", float("nan")):
+        with pytest.raises(ValueError, match=r"soon|not nan"):
+            async with consumer.running(handle, grace=grace):  # type: ignore[arg-type] # that is the point
+                pass
+        with pytest.raises(ValueError, match=r"soon|not nan"):
+            await consumer.run(handle, grace=grace)  # type: ignore[arg-type] # that is the point
+    assert asyncio.all_tasks() <= before
+
+
 async def test_options_that_are_none(client: ws.Client) -> None:
     """No window is left to the server's default by a number that is none."""
     consumer = client.stream("s").consumer("w")
-    for options in ({"concurrency": 0}, {"prefetch": -1}, {"max_lease": 0}, {"max_lease": float("nan")}):
+    for options in ({"concurrency": 0}, {"prefetch": -1}, {"max_lease": 0}):
         with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
             async with consumer.subscribe(**options):
                 pass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -37,3 +38,35 @@ async def test_keyword_arguments_win_over_the_spec() -> None:
     client = ws.Client(FakeCaller())
     with pytest.raises(TypeError, match="max_agee"):
         await client.streams.ensure("orders", max_agee=60)  # type: ignore[call-arg] # that is the point
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"mirror": "orders"}, r"a ws.Source, such as ws.Source\('orders'\), not 'orders'"),
+        ({"aggregate": ["orders"]}, "a ws.Source, such as"),
+        ({"mirror": ws.Source("orders", "start")}, "a position is ws.START"),  # type: ignore[arg-type] # that is the point
+        ({"max_age": float("inf")}, "cannot be infinite"),
+        ({"deduplication_window": float("nan")}, "not nan"),
+    ],
+)
+async def test_wrong_fields_of_streams(fields: Any, problem: str) -> None:
+    """What a field is not is told in words."""
+    with pytest.raises((TypeError, ValueError), match=problem):
+        await ws.Client(FakeCaller()).streams.ensure("copy", **fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({"start": "start"}, "a position is ws.START"),
+        ({"start": datetime(2026, 1, 1, tzinfo=UTC)}, "a position is ws.START"),
+        ({"start": ws.at("2026-01-01")}, "a time is a datetime"),  # type: ignore[arg-type] # that is the point
+        ({"retry": 5}, "retry is a ws.RetryPolicy, not 5"),
+        ({"timeout": float("inf")}, "cannot be infinite"),
+    ],
+)
+async def test_wrong_fields_of_consumers(fields: Any, problem: str) -> None:
+    """What a field is not is told in words."""
+    with pytest.raises((TypeError, ValueError), match=problem):
+        await ws.Client(FakeCaller()).stream("s").consumers.ensure("c", **fields)

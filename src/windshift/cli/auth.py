@@ -6,31 +6,24 @@ import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from importlib.util import find_spec
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeAlias
+from typing import Final, NoReturn, TypeAlias
 
 import click
 
 from windshift.cli.failing import fail
 from windshift.cli.options import Command
-from windshift.cli.session import Session, with_session
-from windshift.cli.values import json_time, show_time
 from windshift.server.auth.actions import Action
 from windshift.server.auth.permissions import LISTS, Role
 from windshift.server.auth.policy import Issuer, Policy, Principal, Quotas
 from windshift.server.config import ConfigurationError, auth_file
 
-if TYPE_CHECKING:  # a command imports what it needs when it runs
-    import windshift as ws
-
 Rows: TypeAlias = list[tuple[str, str]]
 
-_HEAD: Final = ("PRINCIPAL", "OPEN", "CREDENTIAL", "LAST USED", "EXPIRES")
 _DEFAULTS: Final = Quotas()
 _DENIED: Final = 1
 _USAGE: Final = 2
@@ -162,58 +155,29 @@ def check(given: Path | None, name: str | None, token_stdin: bool, question: tup
     return _decide(principal, action) if action is not None else _show_one(policy, principal, rows)
 
 
-@auth.command(
-    "list",
-    cls=Command,
-    examples=["windshift auth list", "windshift auth list -o json"],
-)
-@with_session
-async def list_(session: Session) -> None:
+@auth.command("list", cls=Command, examples=["windshift auth list", "windshift auth list -o json"])
+def list_() -> None:
     """List the principals of a running server: when each credential was used last, and what is open.
 
     It is about the one server that answers, and the time since it was started. The caller needs
     server.observe.
     """
-    found = await session.client.principals()
-    rows = [row for each in found.principals for row in _rows_of(each)]
-    session.out.table([_value_of(each) for each in found.principals], _HEAD, rows)
-    if not session.out.json:
-        since = f"since {show_time(found.since)}, when the server was started" if found.since else "no rules"
-        session.out.lines("", since)
+    from windshift.cli.principals import list_principals
 
-
-def _rows_of(principal: ws.Principal) -> Iterator[Sequence[str]]:
-    """Yield a line for each credential; the first one says what is open."""
-    named = (principal.name, f"{principal.connections} connections, {principal.open_streams} streams")
-    for each in principal.credentials:
-        used = "never" if each.last_used is None else show_time(each.last_used)
-        yield *named, each.name, used, "" if each.expires is None else show_time(each.expires)
-        named = ("", "")
-
-
-def _value_of(principal: ws.Principal) -> dict[str, Any]:
-    return {
-        "name": principal.name,
-        "connections": principal.connections,
-        "open_streams": principal.open_streams,
-        "credentials": [
-            {"name": each.name, "last_used": json_time(each.last_used), "expires": json_time(each.expires)}
-            for each in principal.credentials
-        ],
-    }
+    list_principals()
 
 
 @auth.command(cls=Command, examples=["windshift auth end billing"])
 @click.argument("name")
-@with_session
-async def end(session: Session, name: str) -> None:
+def end(name: str) -> None:
     """End all connections of the principal NAME to a running server at once, and the calls on them.
 
     Its clients may connect again: take it out of the authorization file first if they are not to. It is about
     the one server that answers. The caller needs server.control of the principal.
     """
-    ended = await session.client.end_connections(name)
-    session.out.done({"connections": ended}, f"connections that were ended: {ended}")
+    from windshift.cli.principals import end_connections
+
+    end_connections(name=name)
 
 
 # Reading what was said

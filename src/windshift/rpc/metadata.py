@@ -113,8 +113,9 @@ def encode_timeout(seconds: float) -> bytes:
     """Write ``seconds`` as ``grpc-timeout``, in the finest unit that eight digits can hold."""
     if 0.1 <= seconds < 100.0:  # what nearly all calls have
         return b"%du" % int(seconds * 1_000_000)
-    for unit in (b"n", b"u", b"m", b"S", b"M", b"H"):
-        amount = int(max(seconds, 0.0) / _SECONDS[unit])
+    longest = 99_999_999 * _SECONDS[b"H"]
+    for unit in (b"n", b"u", b"m", b"S", b"M"):
+        amount = int(min(max(seconds, 0.0), longest) / _SECONDS[unit])
         if amount < 100_000_000:
             return b"%d%s" % (amount, unit)
-    return b"99999999H"
+    return b"%dH" % int(min(seconds, longest) / _SECONDS[b"H"])

@@ -15,7 +15,7 @@ from .calling import Caller, pages
 from .deliveries import Delivery
 from .errors import DeadlineExceeded
 from .names import Names
-from .pointers import Position
+from .pointers import Position, pointer
 from .retry import Repeat
 from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
 from .specs import ConsumerFields, ConsumerSpec, RetryPolicy, read_retry_policy
@@ -167,7 +167,7 @@ class Consumer:
             SeekNotPossible: it was made to begin later, or the broker is too old.
         """
         request = admin.SeekConsumerRequest(
-            stream=self._stream, consumer=self.name, to=to.proto(), dry_run=dry_run
+            stream=self._stream, consumer=self.name, to=pointer(to), dry_run=dry_run
         )
         method, repeat = _ADMIN + "SeekConsumer", Repeat.READ if dry_run else Repeat.ONCE
         response = await self._caller.call(method, request, admin.SeekConsumerResponse, repeat)
@@ -260,9 +260,9 @@ class Consumer:
             WindshiftError: an error that another call would meet too.
             TypeError: the handler is no function, or a type no class that can be a payload.
         """
-        handling = _handling(types, concurrency, prefetch, max_lease, linger)
+        handling, last = _handling(types, concurrency, prefetch, max_lease, linger), seconds(grace)
         subscription = Subscription(self._caller, self.stream, self.name, handler, handling)
-        await consume(subscription, seconds(grace))
+        await consume(subscription, last)
 
     @asynccontextmanager
     async def running(
@@ -281,14 +281,14 @@ class Consumer:
         Raises:
             WindshiftError: at the end of the block, an error that another call would have met too.
         """
-        handling = _handling(types, concurrency, prefetch, max_lease, linger)
+        handling, last = _handling(types, concurrency, prefetch, max_lease, linger), seconds(grace)
         subscription = Subscription(self._caller, self.stream, self.name, handler, handling)
         running = asyncio.ensure_future(subscription.run())
         try:
             yield
         finally:
             failed = running.done()
-            await finish(subscription, running, seconds(grace))
+            await finish(subscription, running, last)
         if failed:
             running.result()
 

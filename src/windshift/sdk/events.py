@@ -16,7 +16,7 @@ from .calling import Caller
 from .errors import from_rpc
 from .names import Names
 from .payloads import Payloads, TypeFilter, type_name
-from .pointers import Position
+from .pointers import Position, pointer
 from .retry import Repeat
 from .times import moment, timestamp
 
@@ -424,7 +424,7 @@ class Events:
         """Return the fields of a request that say which events are read."""
         return {
             "stream": self._stream,
-            "from": None if start is None else start.proto(),
+            "from": None if start is None else pointer(start),
             "subjects": self._caller.names.subjects(subjects),
             "types": kinds.server,
         }

@@ -23,14 +23,6 @@ class Position(NamedTuple):
     time: datetime | None = None
     id: int | None = None
 
-    def proto(self) -> events.StreamPointer:
-        """Return it for the wire."""
-        if self.time is not None:
-            return events.StreamPointer(time=timestamp(self.time))
-        if self.id is not None:
-            return events.StreamPointer(offset=self.id)
-        return events.StreamPointer(end=True) if self.end else events.StreamPointer(start=True)
-
 
 START = Position()
 """The first event that the stream holds."""
@@ -46,6 +38,21 @@ def at(time: datetime) -> Position:
 def from_id(id: int) -> Position:  # noqa: A002 -- the field's name
     """Return the position of the event with this id, or of the first one after it."""
     return Position(id=id)
+
+
+def pointer(position: Position) -> events.StreamPointer:
+    """Return a position for the wire.
+
+    Raises:
+        TypeError: it is none.
+    """
+    if not isinstance(position, Position):
+        raise TypeError(f"a position is ws.START, ws.END, ws.at(time) or ws.from_id(id), not {position!r}")
+    if position.time is not None:
+        return events.StreamPointer(time=timestamp(position.time))
+    if position.id is not None:
+        return events.StreamPointer(offset=position.id)
+    return events.StreamPointer(end=True) if position.end else events.StreamPointer(start=True)
 
 
 def read_position(proto: events.StreamPointer) -> Position:

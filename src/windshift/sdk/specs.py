@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple, TypedDict
 from windshift.protos import events
 
 from .names import Names
-from .pointers import END, START, Position, read_position
+from .pointers import END, START, Position, pointer, read_position
 from .times import Seconds, duration
 
 _Stream = events.EnsureStreamRequest
@@ -123,10 +123,12 @@ class StreamFields(TypedDict, total=False):
 
 
 def _source(source: Source, names: Names) -> events.EnsureStreamRequest.StreamSource:
+    if not isinstance(source, Source):
+        raise TypeError(f"what is copied is a ws.Source, such as ws.Source('orders'), not {source!r}")
     message = _Stream.StreamSource(
         name=names.name(source.name), filter_subjects=names.subjects(source.subjects)
     )
-    getattr(message, "from").CopyFrom(source.start.proto())
+    getattr(message, "from").CopyFrom(pointer(source.start))
     return message
 
 
@@ -236,7 +238,13 @@ class ConsumerSpec:
         return replace(self, **fields)
 
     def proto(self, stream: str, name: str | None, names: Names) -> events.EnsureConsumerRequest:
-        """Return it for the wire."""
+        """Return it for the wire.
+
+        Raises:
+            TypeError: a field is not what it should be.
+        """
+        if self.retry is not None and not isinstance(self.retry, RetryPolicy):
+            raise TypeError(f"retry is a ws.RetryPolicy, not {self.retry!r}")
         request = events.EnsureConsumerRequest(
             stream=names.name(stream),
             name=name,
@@ -244,7 +252,7 @@ class ConsumerSpec:
             processing_timeout=duration(self.timeout),
             retry_policy=None if self.retry is None else self.retry.proto(),
         )
-        getattr(request, "from").CopyFrom(self.start.proto())
+        getattr(request, "from").CopyFrom(pointer(self.start))
         return request
 
 

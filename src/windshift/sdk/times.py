@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
@@ -14,13 +15,26 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def seconds(value: Seconds) -> float:
-    """Return a duration in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+    """Return a duration in seconds.
+
+    Raises:
+        ValueError: it is not a number.
+    """
+    result = value.total_seconds() if isinstance(value, timedelta) else float(value)
+    if math.isnan(result):
+        raise ValueError("a duration is a number of seconds, not nan")
+    return result
 
 
 def duration(value: Seconds) -> Duration:
-    """Return a duration for the wire."""
+    """Return a duration for the wire.
+
+    Raises:
+        ValueError: it is infinite, or not a number.
+    """
     result = Duration()
+    if math.isinf(seconds(value)):
+        raise ValueError("this duration has an end: it cannot be infinite")
     if isinstance(value, timedelta):
         result.FromTimedelta(value)
     else:
@@ -32,8 +46,11 @@ def timestamp(value: datetime) -> Timestamp:
     """Return a time for the wire.
 
     Raises:
+        TypeError: it is no time.
         ValueError: the time has no time zone.
     """
+    if not isinstance(value, datetime):
+        raise TypeError(f"a time is a datetime, not {value!r}")
     if value.tzinfo is None:
         raise ValueError("a time needs a time zone, such as datetime.UTC")
     result = Timestamp()

@@ -224,6 +224,7 @@ class App:
             WindshiftError: at the start, what could not be ensured; at the end, what ended a consumer.
             RuntimeError: the app runs already.
         """
+        last = seconds(grace)
         async with AsyncExitStack() as stack:
             if client is None:
                 client = await stack.enter_async_context(connect())
@@ -236,7 +237,7 @@ class App:
             try:
                 yield run
             finally:
-                await run.stop(seconds(grace))
+                await run.stop(last)
             run.check()
 
     def run(
