@@ -105,6 +105,25 @@ async def test_much_at_once_lets_others_run(
     assert max(at.count(turn) for turn in set(at)) < 200
 
 
+async def test_time_of_other_processes_does_not_count(
+    broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is received in one piece stays much on a machine where others run in between."""
+    monkeypatch.setattr(broker.connection, "is_hurried", lambda: True)
+    subject, numbers = unique().encode(), asyncio.Queue[int]()
+
+    def receive(message: Message) -> None:
+        time.sleep(0.001)  # the processor is somebody else's
+        numbers.put_nowait(int(message.body[:10]))
+
+    broker.connection.subscribe(subject, receive)
+    for number in range(200):
+        broker.connection.publish(subject, b"%-200d" % number)
+    async with asyncio.timeout(20):
+        assert [await numbers.get() for _ in range(200)] == list(range(200))
+    assert wire_of(broker)._piece > wire._SMALLEST_PIECE
+
+
 async def test_no_body_and_no_headers(broker: Broker, unique: Unique) -> None:
     """An empty message arrives as one, with headers and without."""
     subject, got = unique().encode(), asyncio.Queue[Message]()

@@ -15,7 +15,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
-from time import perf_counter
+from time import thread_time
 from typing import Any, Final, Protocol, TypeAlias, cast
 
 from windshift.nats import protocol
@@ -39,7 +39,8 @@ _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 16_384
 """Bytes that are parsed between two looks at the clock. While the connection is hurried they are as many as
 fit into a slice of time, otherwise the largest piece."""
 _SLICE: Final = 0.0005
-"""Seconds of each turn of the event loop in which messages are received. What is left waits for the next."""
+"""Seconds of each turn of the event loop in which messages are received, not counting those in which other
+processes run. What is left waits for the next."""
 _CONGESTED: Final = 1024 * 1024
 """Unsent bytes above which callers that can wait should wait."""
 _MAX_PENDING: Final = 16 * 1024 * 1024
@@ -337,13 +338,13 @@ class Wire(asyncio.Protocol):
             self._receive_slice()
 
     def _receive_slice(self) -> None:
-        data, taken, now = self._rest, 0, perf_counter()
+        data, taken, now = self._rest, 0, thread_time()
         until = now + _SLICE
         while taken < len(data) and not self._ended.done():
             piece, before = self._piece if self._owner.is_hurried() else _LARGEST_PIECE, now
             self._receive(data[taken : taken + piece])
             taken += piece
-            now = perf_counter()
+            now = thread_time()
             if now - before > _SLICE:
                 self._piece = max(piece // 2, _SMALLEST_PIECE)
             elif now - before < _SLICE / 4:
