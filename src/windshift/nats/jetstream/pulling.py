@@ -120,12 +120,13 @@ class PullOptions:
         expires: seconds after which the server ends a pull request.
         heartbeat: seconds of silence after which the server shows that it still has one; at most half of
             `expires`.
-        drain_timeout: seconds to wait for what is on its way when an inbox is closed.
+        drain_timeout: seconds to wait for what is on its way when an inbox is closed: a broker that hangs for
+            longer keeps those messages until their time is over.
     """
 
     expires: float = 30.0
     heartbeat: float = 5.0
-    drain_timeout: float = 1.0
+    drain_timeout: float = 3.0
 
     @property
     def silence(self) -> float:
