@@ -24,7 +24,7 @@ from windshift.server.domain import names
 from windshift.server.events import consumers
 from windshift.server.events.consuming import commands
 from windshift.server.events.consuming.interfaces import ConsumeOptions
-from windshift.server.events.consuming.protocol import CLAIMED_FOR
+from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.dead_letters import admin, replay_queue, store, summaries
 from windshift.server.process import app, health_http, memory, open_files
 from windshift.server.state import transactions

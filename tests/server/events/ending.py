@@ -26,6 +26,7 @@ from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.settlement import Group, Kind, grouped
+from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.counts import Counts
 from windshift.server.events.deliveries import Delivery, stored_at
 from windshift.server.events.latencies import ConsumerLatency
@@ -185,10 +186,10 @@ class Server:
         self.down: deque[Move] = deque()
         self.held: dict[int, int] = {}
         self._inbox = 0
-        self._memory = p.Memory(Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency())
-        self.protocol = p.ConsumeProtocol(
-            ConsumerKey("S", "c"), world.snapshot, WINDOW, self._memory, _OPTIONS, lambda: 0.0, lambda: 10**18
-        )
+        memory = Memory(Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency())
+        consumer = ConsumerKey("S", "c")
+        state = CallState(consumer, world.snapshot, WINDOW, memory, lambda: 0.0, lambda: 10**18)
+        self.protocol = p.ConsumeProtocol(state, _OPTIONS)
         self.protocol.begin(world.now)
         self._asked: deque[Command] = deque()
         self._unanswered: dict[object, Move] = {}
@@ -235,7 +236,7 @@ class Server:
         if inbox == self._inbox:
             rest = (Time(0, 0), None, None, None, attempt, reply, stored_at(reply))
             delivery = Delivery(StreamSeq(seq), "s", "t", b"", *rest)
-            self.protocol.delivered(delivery)
+            self.protocol.incoming.delivered(delivery)
 
     def lose_acks(self) -> None:
         """Have a leader get acknowledgements without answers, and lose them with its leadership."""
@@ -254,7 +255,7 @@ class Server:
                 self._inbox += 1
             protocol.advance(world.now)
             self._confirm()
-            for delivery in protocol.deliverable(0, world.now):
+            for delivery in protocol.incoming.deliverable(0, world.now):
                 self.held[int(delivery.id)] = delivery.attempt
                 world.say(f"{self.number}: client gets {delivery.id}, attempt {delivery.attempt}")
             pull = protocol.next_pull(world.now)
@@ -269,7 +270,7 @@ class Server:
             self.world.deliver()
 
     def _confirm(self) -> None:
-        for confirmation in self.protocol.confirmations():
+        for confirmation in self.protocol.settling.confirmations():
             command = self._asked.popleft()
             self.world.say(f"{self.number}: client is told {confirmation.lists()} of {command}")
             is_end = confirmation.kind is Kind.ACK or (
@@ -286,19 +287,19 @@ class Server:
                     assert self.world.ends.get(int(seq)) == _LETTER, "a reject for good was confirmed"
 
     def _act(self) -> bool:
-        protocol = self.protocol
-        sends, protocol.sends = protocol.sends, []
-        for group in grouped(sends, protocol.doubts):
+        state, effects = self.protocol.state, self.protocol.state.effects
+        sends, effects.sends = effects.sends, []
+        for group in grouped(sends, state.doubts.changes):
             for pending in group.pending:
                 pending.sent = True
             self._send(group)
-        tells, protocol.tells = protocol.tells, []
+        tells, effects.tells = effects.tells, []
         for reply, payload in tells:
             self.up.append(partial(self.world.settle, reply, payload, None, self))
-        work, protocol.work = protocol.work, []
+        work, effects.work = effects.work, []
         for each in work:
             self._do(each)
-        protocol.settled_again.clear()
+        effects.settled_again.clear()
         return bool(sends or tells or work)
 
     def _send(self, group: Group) -> None:
@@ -306,12 +307,12 @@ class Server:
 
         def answer() -> None:
             del self._unanswered[key]
-            self.protocol.group_answered(group, b"", self.world.now)
+            self.protocol.settling.group_answered(group, b"", self.world.now)
 
         for pending in group.pending[:-1]:
             self.up.append(partial(self.world.settle, pending.reply, ACK, None, self))
         self.up.append(partial(self.world.settle, last.reply, last.payload, answer, self))
-        self._unanswered[key] = lambda: self.protocol.group_answered(
+        self._unanswered[key] = lambda: self.protocol.settling.group_answered(
             group, NoReply.DISCONNECTED, self.world.now
         )
 
@@ -327,32 +328,32 @@ class Server:
                 begun = self.world.now
                 self._ask(
                     lambda: int(delivery.id) in self.world.ends,
-                    lambda now, found: protocol.verified(work, begun, begun, now, has_ended=found),
+                    lambda now, found: protocol.incoming.verified(work, begun, begun, now, has_ended=found),
                 )
             case w.Check(pending):
                 begun = self.world.now
                 self._ask(
                     lambda: int(pending.seq) in self.world.ends,
-                    lambda now, found: protocol.checked(work, begun, now, has_ended=found),
+                    lambda now, found: protocol.settling.checked(work, begun, now, has_ended=found),
                 )
             case w.Keep(pending):
                 self._ask(
                     lambda: self.world.write(int(pending.seq), _LETTER) == _LETTER,
-                    lambda now, done: protocol.prepared(work, _ending(done=done), now),
+                    lambda now, done: protocol.settling.prepared(work, _ending(done=done), now),
                 )
             case w.Claim(pending):
                 claimant = pending.held.claimant
                 self._ask(
                     lambda: self.world.write(int(pending.seq), claimant) == claimant,
-                    lambda now, done: protocol.claimed(work, _ending(done=done), now),
+                    lambda now, done: protocol.settling.claimed(work, _ending(done=done), now),
                 )
             case w.GiveUp(delivery):
                 self._ask(
                     lambda: self.world.write(int(delivery.id), _LETTER) == _LETTER,
-                    lambda _, done: protocol.gave_up(delivery, done=done is not None),
+                    lambda _, done: protocol.incoming.gave_up(delivery, done=done is not None),
                 )
             case w.Terminate(reply):
-                self._ask(partial(self._terminate, reply), lambda _, __: protocol.decided(reply))
+                self._ask(partial(self._terminate, reply), lambda _, __: protocol.incoming.decided(reply))
 
     def _terminate(self, reply: bytes) -> bool:
         self.world.settle(reply, TERMINATE, None, self)

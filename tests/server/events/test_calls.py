@@ -84,7 +84,7 @@ async def test_calls_of_one_consumer(broker: Broker, unique: Callable[[], str]) 
         for attachment in filter(None, attachments):
             await attachment._look_up()
         protocols = [attachment.protocol for attachment in filter(None, attachments)]
-        assert len({id(protocol.found.state.config) for protocol in protocols}) == 1
+        assert len({id(protocol.state.found.state.config) for protocol in protocols}) == 1
         assert len(protocols) == 2
 
 

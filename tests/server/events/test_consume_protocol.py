@@ -17,9 +17,10 @@ from windshift.server.events.consuming.commands import Ack, Action, Limit, Ping,
 from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
 from windshift.server.events.consuming.interfaces import ConsumeOptions
 from windshift.server.events.consuming.pauses import PauseDetector
-from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory
+from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import FailedAttempts, Settled
 from windshift.server.events.consuming.settlement import Group, grouped
+from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.work import (
     Check,
     Claim,
@@ -62,15 +63,9 @@ class Call:
         self.memory = Memory(
             settled or Settled(), FailedAttempts(), PauseDetector(), Counts(), ConsumerLatency()
         )
-        self.protocol = ConsumeProtocol(
-            ConsumerKey("S", "c"),
-            snapshot(policy),
-            10,
-            self.memory,
-            ConsumeOptions(),
-            lambda: 0.5,
-            lambda: NOW_NS,
-        )
+        consumer = ConsumerKey("S", "c")
+        state = CallState(consumer, snapshot(policy), 10, self.memory, lambda: 0.5, lambda: NOW_NS)
+        self.protocol = ConsumeProtocol(state, ConsumeOptions())
         self.protocol.begin(0.0)
         self.turn()
         if policy.dead_letters:
@@ -83,23 +78,23 @@ class Call:
     def turn(self, now: float = 0.0) -> list[Delivery]:
         """Let the call take a turn; return what the client is handed."""
         self.protocol.advance(now)
-        return list(self.protocol.deliverable(0, now))
+        return list(self.protocol.incoming.deliverable(0, now))
 
     def work(self) -> list[object]:
         """Take what is to be done."""
-        work, self.protocol.work = self.protocol.work, []
+        work, self.protocol.state.effects.work = self.protocol.state.effects.work, []
         return list(work)
 
     def tells(self) -> list[bytes]:
         """Take what is told the broker without an answer."""
-        tells, self.protocol.tells = self.protocol.tells, []
+        tells, self.protocol.state.effects.tells = self.protocol.state.effects.tells, []
         return [payload for _, payload in tells]
 
     def arrive(self, seq: int, attempt: int = 1, stored_ns: int = STORED_NS) -> None:
         """Let a delivery arrive."""
         self.sequence += 1
         reply = b"$JS.ACK.S.c.%d.%d.%d.%d.0" % (attempt, seq, self.sequence, stored_ns)
-        self.protocol.delivered(
+        self.protocol.incoming.delivered(
             Delivery(StreamSeq(seq), "s", "t", b"", Time(0, 0), None, None, None, attempt, reply, stored_ns)
         )
 
@@ -107,19 +102,19 @@ class Call:
         """Let a delivery arrive and reach the client."""
         self.arrive(seq, attempt)
         delivered = self.turn()
-        if attempt > 1 and self.protocol.policy.dead_letters:
+        if attempt > 1 and self.protocol.state.policy.dead_letters:
             (verify,) = self.work()
             assert isinstance(verify, Verify)
-            self.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+            self.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
             delivered = self.turn()
         assert [each.id for each in delivered] == [seq]
 
     def sent(self, now: float = 0.0) -> list[bytes]:
         """Answer all acknowledgements that are to be sent; return what they say."""
-        sends, self.protocol.sends = self.protocol.sends, []
+        sends, self.protocol.state.effects.sends = self.protocol.state.effects.sends, []
         for pending in sends:
             pending.sent = True
-            self.protocol.answered(pending, b"", now)
+            self.protocol.settling.answered(pending, b"", now)
         return [pending.payload for pending in sends]
 
     def claim(self) -> Claim:
@@ -130,7 +125,7 @@ class Call:
 
     def told(self) -> list[tuple[list[StreamSeq], ...]]:
         """Return the confirmations that leave now."""
-        return [confirmation.lists() for confirmation in self.protocol.confirmations()]
+        return [confirmation.lists() for confirmation in self.protocol.settling.confirmations()]
 
 
 def reject(seq: int, action: Action = Action.UNSPECIFIED) -> Reject:
@@ -157,7 +152,7 @@ def test_a_last_attempt_that_is_rejected() -> None:
     assert call.sent() == []
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, Ending.DECIDED, 0.0)
+    call.protocol.settling.prepared(keep, Ending.DECIDED, 0.0)
     assert call.sent() == [TERMINATE]
     assert call.told() == [([1], [], [])]
 
@@ -169,7 +164,7 @@ def test_a_dead_letter_that_cannot_be_written() -> None:
     call.protocol.command(reject(1), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, Ending.NOT_NOW, 0.0)
+    call.protocol.settling.prepared(keep, Ending.NOT_NOW, 0.0)
     assert call.sent() == []
     assert call.told() == [([], [], [1])]
 
@@ -202,7 +197,7 @@ def test_an_ack_in_doubt_is_claimed(ending: Ending, told: tuple[list[int], ...])
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     assert call.sent() == [ACK]
     assert call.told() == []
-    call.protocol.claimed(call.claim(), ending, 0.0)
+    call.protocol.settling.claimed(call.claim(), ending, 0.0)
     assert call.told() == [told]
 
 
@@ -223,7 +218,7 @@ def test_a_drop_in_doubt_is_claimed() -> None:
     call.hold(1, attempt=2)
     call.protocol.command(reject(1, Action.DROP), 0.0)
     assert call.sent() == [TERMINATE]
-    call.protocol.claimed(call.claim(), Ending.DECIDED, 0.0)
+    call.protocol.settling.claimed(call.claim(), Ending.DECIDED, 0.0)
     assert call.told() == [([1], [], [])]
     assert [type(each) for each in call.work()] == [ReportDropped]
 
@@ -345,7 +340,7 @@ def test_what_makes_deliveries_doubtful(happen: Callable[[ConsumeProtocol], obje
     call.hold(1)
     happen(call.protocol)
     call.work()
-    call.protocol.sends.clear()
+    call.protocol.state.effects.sends.clear()
     call.protocol.command(Ack([StreamSeq(1)]), 11.0)
     call.turn(11.0)
     call.protocol.consumer_seen(snapshot())
@@ -373,7 +368,7 @@ def test_a_broker_that_may_have_forgotten_deliveries() -> None:
         call.work()
         call.protocol.command(command, 2.0)
         assert call.work() == []
-        assert call.protocol.sends == []
+        assert call.protocol.state.effects.sends == []
         assert call.told() == [([], [1], [])]
 
 
@@ -387,7 +382,7 @@ def test_an_event_that_is_held_for_long() -> None:
             call.sent(now)
             for check in call.work():
                 assert isinstance(check, Check)
-                call.protocol.checked(check, now, now, has_ended=False if is_checked else None)
+                call.protocol.settling.checked(check, now, now, has_ended=False if is_checked else None)
         call.told()
         call.protocol.command(reject(1), 601.0)
         assert [type(each) for each in call.work()] == [Keep] * is_checked
@@ -398,14 +393,14 @@ def test_an_event_that_has_ended_while_it_was_held() -> None:
     """Its ping is invalid."""
     call = Call()
     call.hold(1, attempt=2)
-    call.protocol.window.prolong(StreamSeq(1), call.protocol.window.get(StreamSeq(1)), 300.0)  # type: ignore[arg-type]  # it is held
+    call.protocol.state.window.prolong(StreamSeq(1), call.protocol.state.window.get(StreamSeq(1)), 300.0)  # type: ignore[arg-type]  # it is held
     call.protocol.command(Ping([StreamSeq(1)]), 300.0)
     call.sent(300.0)
     (check,) = call.work()
     assert isinstance(check, Check)
-    call.protocol.checked(check, 300.0, 300.0, has_ended=True)
+    call.protocol.settling.checked(check, 300.0, 300.0, has_ended=True)
     assert call.told() == [([], [1], [])]
-    assert len(call.protocol.window) == 0
+    assert len(call.protocol.state.window) == 0
 
 
 def test_a_dead_letter_that_comes_too_late() -> None:
@@ -415,7 +410,7 @@ def test_a_dead_letter_that_comes_too_late() -> None:
     call.protocol.command(reject(1), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, Ending.OTHERWISE, 0.0)
+    call.protocol.settling.prepared(keep, Ending.OTHERWISE, 0.0)
     assert call.sent() == []
     assert call.tells() == [ACK]
     assert call.told() == [([], [1], [])]
@@ -428,7 +423,7 @@ def test_an_ack_after_a_dead_letter_that_may_be_written() -> None:
     call.protocol.command(reject(1, Action.DEAD_LETTER), 0.0)
     (keep,) = call.work()
     assert isinstance(keep, Keep)
-    call.protocol.prepared(keep, Ending.UNKNOWN, 0.0)
+    call.protocol.settling.prepared(keep, Ending.UNKNOWN, 0.0)
     assert call.told() == [([], [], [1])]
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
     call.sent()
@@ -446,7 +441,7 @@ def test_a_delivery_that_may_be_late(policy: RetryPolicy, has_ended: bool | None
     (verify,) = call.work()
     assert isinstance(verify, Verify)
     assert verify.is_late
-    call.protocol.verified(verify, 30.0, 30.0, 30.0, has_ended=has_ended)
+    call.protocol.incoming.verified(verify, 30.0, 30.0, 30.0, has_ended=has_ended)
     assert len(call.turn(30.0)) == (has_ended is False)
     assert call.tells() == []
 
@@ -461,7 +456,7 @@ def test_a_late_delivery_of_what_another_server_has_settled() -> None:
     (verify,) = call.work()
     assert isinstance(verify, Verify)
     settled.add(StreamSeq(1), 30.0)
-    call.protocol.verified(verify, 30.0, 30.0, 30.0, has_ended=False)
+    call.protocol.incoming.verified(verify, 30.0, 30.0, 30.0, has_ended=False)
     assert call.turn(30.0) == []
     assert [type(each) for each in call.work()] == [Terminate]
 
@@ -479,9 +474,9 @@ def test_a_drop_is_reported_when_it_is_stored() -> None:
     call = Call()
     call.hold(1)
     call.protocol.command(reject(1, Action.DROP), 0.0)
-    (pending,) = call.protocol.sends
-    call.protocol.sends.clear()
-    call.protocol.answered(pending, NoReply.TIMED_OUT, 0.0)
+    (pending,) = call.protocol.state.effects.sends
+    call.protocol.state.effects.sends.clear()
+    call.protocol.settling.answered(pending, NoReply.TIMED_OUT, 0.0)
     assert call.work() == []
     call.protocol.command(reject(1, Action.DROP), 0.0)
     assert call.sent() == [TERMINATE]
@@ -497,7 +492,7 @@ def test_attempts_that_are_used_up() -> None:
     (give_up,) = call.work()
     assert isinstance(give_up, GiveUp)
     assert give_up.keep
-    call.protocol.gave_up(give_up.delivery, done=True)
+    call.protocol.incoming.gave_up(give_up.delivery, done=True)
     (terminate,) = call.work()
     assert isinstance(terminate, Terminate)
 
@@ -510,7 +505,7 @@ def test_another_attempt_is_verified(has_ended: bool | None) -> None:
     assert call.turn() == []
     (verify,) = call.work()
     assert isinstance(verify, Verify)
-    call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=has_ended)
+    call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=has_ended)
     assert len(call.turn()) == (has_ended is False)
     assert [type(each) for each in call.work()] == ([Terminate] if has_ended else [])
     assert len(call.tells()) == (has_ended is None)
@@ -525,7 +520,7 @@ def test_what_goes_back_at_the_end() -> None:
     call.turn()
     call.arrive(5)
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
-    (ack,) = call.protocol.sends
+    (ack,) = call.protocol.state.effects.sends
     ack.sent = True
     call.protocol.command(reject(2, Action.DEAD_LETTER), 0.0)
     call.protocol.leave()
@@ -539,11 +534,11 @@ def test_an_answer_after_the_end() -> None:
     call = Call()
     call.hold(1, attempt=2)
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
-    (ack,) = call.protocol.sends
+    (ack,) = call.protocol.state.effects.sends
     call.protocol.leave()
     call.protocol.close(0.0)
     call.work()
-    call.protocol.answered(ack, b"", 1.0)
+    call.protocol.settling.answered(ack, b"", 1.0)
     assert call.work() == []
     assert call.memory.counts.acknowledged == 1
 
@@ -553,18 +548,18 @@ def test_a_lost_connection() -> None:
     call = Call()
     call.hold(1)
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
-    (ack,) = call.protocol.sends
-    call.protocol.sends.clear()
+    (ack,) = call.protocol.state.effects.sends
+    call.protocol.state.effects.sends.clear()
     call.protocol.lost(0.5)
-    call.protocol.answered(ack, NoReply.DISCONNECTED, 0.0)
+    call.protocol.settling.answered(ack, NoReply.DISCONNECTED, 0.0)
     assert call.told() == []
     call.protocol.connected(1.0)
     assert not call.protocol.takes_inbox(0.0)
     call.turn(1.0)
     assert Learn() in call.work()
-    assert call.protocol.sends == []  # the consumer may have been moved meanwhile
+    assert call.protocol.state.effects.sends == []  # the consumer may have been moved meanwhile
     call.protocol.consumer_seen(snapshot())
-    assert call.protocol.sends == [ack]
+    assert call.protocol.state.effects.sends == [ack]
     call.protocol.learned({})
     assert call.protocol.takes_inbox(0.0)
 
@@ -608,8 +603,8 @@ def test_a_policy_that_is_changed() -> None:
 
 def groups(call: Call) -> list[Group]:
     """Take what is to be sent, as it is sent."""
-    sends, call.protocol.sends = call.protocol.sends, []
-    sent = list(grouped(sends, call.protocol.doubts))
+    sends, call.protocol.state.effects.sends = call.protocol.state.effects.sends, []
+    sent = list(grouped(sends, call.protocol.state.doubts.changes))
     for pending in sends:
         pending.sent = True
     return sent
@@ -625,9 +620,9 @@ def test_one_answer_stands_for_acks_that_are_sent_together() -> None:
     (group,) = groups(call)
     assert [pending.seq for pending in group.pending] == [1, 2, 3, 4]
     assert call.told() == []
-    call.protocol.group_answered(group, b"", 0.0)
+    call.protocol.settling.group_answered(group, b"", 0.0)
     assert call.told() == [([1, 2], [], []), ([3, 4], [], [])]
-    assert not len(call.protocol.window)
+    assert not len(call.protocol.state.window)
 
 
 def test_what_may_be_in_doubt_is_sent_alone() -> None:
@@ -669,12 +664,12 @@ def test_a_group_is_doubted_when_another_server_may_speak(trouble: Callable[[Con
     call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 0.0)
     (group,) = groups(call)
     trouble(call.protocol)
-    call.protocol.group_answered(group, b"", 1.0)
+    call.protocol.settling.group_answered(group, b"", 1.0)
     assert call.told() == []  # 1 and 2 are not known to be stored
     again = groups(call)
     assert [[each.seq for each in group.pending] for group in again] == [[1], [2]]
     for alone in again:
-        call.protocol.group_answered(alone, b"", 1.0)
+        call.protocol.settling.group_answered(alone, b"", 1.0)
     assert call.told() == [([3, 1, 2], [], [])]
 
 
@@ -686,9 +681,9 @@ def test_a_group_without_an_answer_has_failed_for_now(outcome: NoReply) -> None:
         call.hold(seq)
     call.protocol.command(Ack([StreamSeq(1), StreamSeq(2)]), 0.0)
     (group,) = groups(call)
-    call.protocol.group_answered(group, outcome, 1.0)
+    call.protocol.settling.group_answered(group, outcome, 1.0)
     assert call.told() == [([], [], [1, 2])]
-    assert len(call.protocol.window) == 2
+    assert len(call.protocol.state.window) == 2
 
 
 def test_a_group_is_sent_again_after_a_reconnect() -> None:
@@ -699,14 +694,14 @@ def test_a_group_is_sent_again_after_a_reconnect() -> None:
     call.protocol.command(Ack([StreamSeq(1), StreamSeq(2)]), 0.0)
     (group,) = groups(call)
     call.protocol.lost(1.0)
-    call.protocol.group_answered(group, NoReply.DISCONNECTED, 1.0)
+    call.protocol.settling.group_answered(group, NoReply.DISCONNECTED, 1.0)
     call.protocol.connected(2.0)
     call.protocol.advance(2.0)
     call.protocol.consumer_seen(snapshot(RetryPolicy()))
     call.protocol.learned({})
     call.protocol.consumer_seen(snapshot(RetryPolicy()))
     (again,) = groups(call)
-    call.protocol.group_answered(again, b"", 2.0)
+    call.protocol.settling.group_answered(again, b"", 2.0)
     assert call.told() == [([1, 2], [], [])]
 
 
@@ -723,7 +718,7 @@ def test_what_another_answer_vouched_for_is_said_again_to_a_new_leader(
         call.hold(seq)
     call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 0.0)
     (group,) = groups(call)
-    call.protocol.group_answered(group, b"", 0.0)
+    call.protocol.settling.group_answered(group, b"", 0.0)
     assert call.told() == [([1, 2, 3], [], [])]
     call.protocol.elected(passed)
     call.protocol.advance(passed)
@@ -744,11 +739,11 @@ def test_acks_of_a_group_that_are_not_sure_are_claimed() -> None:
     call.work()
     call.protocol.command(Ack([StreamSeq(seq) for seq in (1, 2, 3)]), 1.0)
     (group,) = groups(call)
-    call.protocol.group_answered(group, b"", 1.0)
+    call.protocol.settling.group_answered(group, b"", 1.0)
     claims = [work for work in call.work() if isinstance(work, Claim)]
     assert {1, 2} <= {claim.pending.seq for claim in claims}
     for claim in claims:
-        call.protocol.claimed(claim, Ending.DECIDED, 1.0)
+        call.protocol.settling.claimed(claim, Ending.DECIDED, 1.0)
     (told,) = call.told()
     assert [sorted(ids) for ids in told] == [[1, 2, 3], [], []]
 
@@ -758,7 +753,7 @@ def test_a_window_never_runs_dry(size: int) -> None:
     """While a quarter of the window is free, events are asked for, however the client settles in batches."""
     call = Call(RetryPolicy())
     call.protocol.command(Limit(size), 0.0)
-    window, seq = call.protocol.window, 0
+    window, seq = call.protocol.state.window, 0
     held: list[StreamSeq] = []
     for _ in range(20):
         while (pull := call.protocol.next_pull(0.0)) is not None or window.requested:
@@ -772,7 +767,7 @@ def test_a_window_never_runs_dry(size: int) -> None:
         settled, held = held[:100], held[100:]
         call.protocol.command(Ack(settled), 0.0)
         for group in groups(call):
-            call.protocol.group_answered(group, b"", 0.0)
+            call.protocol.settling.group_answered(group, b"", 0.0)
         call.told()
         call.protocol.next_pull(0.0)
         free = size - len(window)

@@ -628,7 +628,7 @@ def test_timers_that_are_due_already(nats_server: NatsServer, unique: Unique) ->
                 attachment, now = worker.subscription._attachment, asyncio.get_running_loop().time()
                 assert attachment is not None
                 for late in (1, 2, 3):
-                    attachment.protocol.window.due = now - late
+                    attachment.protocol.state.window.due = now - late
                     attachment._timer.set(now - late, now - late)
                 await consuming.publish()
                 assert (await worker.event()).id == 1

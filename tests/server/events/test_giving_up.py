@@ -245,7 +245,7 @@ async def test_a_change_of_mind(own_broker: Broker, keeper: Keeper, unique: Uniq
         delivery = await worker.event()
         attachment = worker.subscription._attachment
         assert attachment is not None
-        held = attachment.protocol.window.get(delivery.id)
+        held = attachment.protocol.state.window.get(delivery.id)
         assert held is not None
         held.reply, real = held.reply.replace(f".{consuming.consumer}.".encode(), b".nobody."), held.reply
         reject(worker, 1, Action.DEAD_LETTER)

@@ -32,11 +32,11 @@ SECOND = Run(FIRST.created, 1, 7)
 def moved(call: Call) -> None:
     """Let a call see that its consumer is in another run."""
     call.protocol.begin_run(SECOND, Settled(), 0.0)
-    found = snapshot(call.protocol.policy)
+    found = snapshot(call.protocol.state.policy)
     state = replace(found.state, config=with_run(found.state.config, SECOND))
     call.protocol.consumer_seen(replace(found, state=state))
     call.turn()
-    if call.protocol.policy.dead_letters:
+    if call.protocol.state.policy.dead_letters:
         assert Learn() in call.work()
         call.protocol.consumer_seen(replace(found, state=state))
         call.protocol.learned({})
@@ -127,10 +127,10 @@ def test_what_is_unanswered_is_invalid_afterwards() -> None:
     assert isinstance(keep, Keep)
     moved(call)
     assert call.told() == [([], [1], []), ([], [2], [])]
-    call.protocol.prepared(keep, Ending.DECIDED, 0.0)
-    call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+    call.protocol.settling.prepared(keep, Ending.DECIDED, 0.0)
+    call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
     assert call.turn() == []
-    call.protocol.sends.clear()
+    call.protocol.state.effects.sends.clear()
     assert call.tells() == []
 
 
@@ -149,7 +149,7 @@ def test_calls_that_come_meanwhile() -> None:
         assert moves.hold_still(key, SECOND) == 0
         moves.tell(key, new.protocol)
         assert new.protocol.takes_drain()
-        other.protocol.run = Run("later")
+        other.protocol.state.run = Run("later")
         moves.tell(key, other.protocol)
         assert not other.protocol.takes_drain()
 
@@ -176,7 +176,7 @@ def test_deliveries_that_are_counted_anew() -> None:
     assert call.told() == [([], [2], [])]
     for verify in call.work():  # it is not known since when they have been on their way
         assert isinstance(verify, Verify)
-        call.protocol.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
+        call.protocol.incoming.verified(verify, 0.0, 0.0, 0.0, has_ended=False)
     assert [each.id for each in call.turn()] == [1, 2]
     call.protocol.command(Ack([StreamSeq(1), StreamSeq(2), StreamSeq(3)]), 0.0)
     assert call.sent() == [ACK, ACK]
@@ -233,7 +233,7 @@ def test_an_ack_without_an_answer() -> None:
     call = Call(PLAIN)
     call.hold(1)
     call.protocol.command(Ack([StreamSeq(1)]), 0.0)
-    (pending,) = call.protocol.sends
+    (pending,) = call.protocol.state.effects.sends
     pending.sent = True
     call.turn(6.0)
     assert call.told() == [([], [], [1])]
@@ -248,7 +248,7 @@ def test_the_end_of_a_call_that_waits_for_the_consumer() -> None:
     call.protocol.lost(1.0)
     call.protocol.connected(1.0)
     call.protocol.command(Ack([StreamSeq(1)]), 1.0)
-    call.protocol.end(None)
+    call.protocol.state.end(None)
     call.turn(1.0)
     assert Learn() in call.work()
     call.protocol.consumer_seen(snapshot(PLAIN))

@@ -49,11 +49,11 @@ def resumed(seq: int, attempt: int = 1, *, is_same_broker: bool = True, sequence
 def resuming(*deliveries: Resumed, policy: RetryPolicy = PLAIN, number: int = 7) -> Call:
     """Make a call that goes on with deliveries, which the broker has prolonged and nobody objects to."""
     call = Call(policy)
-    call.protocol.resume(deliveries, number, 0.0)
+    call.protocol.resuming.resume(deliveries, number, 0.0)
     assert set(call.sent()) <= {PROGRESS}
     for work in call.work():
         assert isinstance(work, Check)
-        call.protocol.checked(work, 0.0, 0.0, has_ended=False)
+        call.protocol.settling.checked(work, 0.0, 0.0, has_ended=False)
     assert call.protocol.holds_back == bool(deliveries)
     call.turn(OBJECTED_WITHIN)
     assert not call.protocol.holds_back
@@ -68,11 +68,11 @@ def ids(*seqs: int) -> list[StreamSeq]:
 def test_going_on() -> None:
     """The delivery is the client's again, from the moment that the broker has prolonged it."""
     call = resuming(resumed(1), resumed(2))
-    assert call.protocol.taken_over.names == [name_of(reply(1)), name_of(reply(2))]
+    assert call.protocol.resuming.taken_over.names == [name_of(reply(1)), name_of(reply(2))]
     call.protocol.command(Ack(ids(1)), 1.0)
     assert call.sent(1.0) == [ACK]
     assert call.told() == [([1], [], [])]
-    assert call.protocol.window.get(StreamSeq(2)) is not None
+    assert call.protocol.state.window.get(StreamSeq(2)) is not None
     assert (call.memory.counts.resumed, call.memory.counts.delivered) == (2, 0)
     call.turn(30.0)  # its time began anew, and is over
     call.protocol.command(Ping(ids(2)), 30.0)
@@ -82,9 +82,9 @@ def test_going_on() -> None:
 def test_a_broker_that_does_not_answer() -> None:
     """Then nothing is held: somebody else may have it."""
     call = Call(PLAIN)
-    call.protocol.resume([resumed(1)], 7, 0.0)
-    (pending,) = call.protocol.sends
-    call.protocol.answered(pending, NoReply.TIMED_OUT, 5.0)
+    call.protocol.resuming.resume([resumed(1)], 7, 0.0)
+    (pending,) = call.protocol.state.effects.sends
+    call.protocol.settling.answered(pending, NoReply.TIMED_OUT, 5.0)
     call.turn(5.0)
     assert not call.protocol.holds_back
     call.protocol.command(Ack(ids(1)), 5.0)
@@ -94,28 +94,29 @@ def test_a_broker_that_does_not_answer() -> None:
 def test_what_is_not_gone_on_with() -> None:
     """What is settled, was settled lately, or is one attempt too many; of two attempts the later counts."""
     call = Call(replace(PLAIN, max_attempts=3))
-    call.protocol.found = replace(call.protocol.found, state=replace(call.protocol.found.state, settled_to=3))
+    state = call.protocol.state
+    state.found = replace(state.found, state=replace(state.found.state, settled_to=3))
     call.memory.settled.add(StreamSeq(5), 0.0)
     deliveries = [resumed(3), resumed(4), resumed(5), resumed(6, 4), resumed(7, 1), resumed(7, 2)]
-    call.protocol.resume(deliveries, 7, 0.0)
-    assert sorted(call.protocol.taken_over.names) == [(4, 1, 1), (7, 2, 1)]
+    call.protocol.resuming.resume(deliveries, 7, 0.0)
+    assert sorted(call.protocol.resuming.taken_over.names) == [(4, 1, 1), (7, 2, 1)]
 
 
 def test_no_more_than_the_window() -> None:
     """What is gone on with takes places: no more is asked for than what is left."""
     call = resuming(*(resumed(seq) for seq in range(1, 12)))
-    assert len(call.protocol.window) == 10
+    assert len(call.protocol.state.window) == 10
 
 
 @pytest.mark.parametrize("has_ended", [True, False])
 def test_dead_letters_are_looked_up(has_ended: bool) -> None:
     """Of a consumer that has them: before that is known, no event is given up on."""
     call = Call()
-    call.protocol.resume([resumed(1, 2)], 7, 0.0)
+    call.protocol.resuming.resume([resumed(1, 2)], 7, 0.0)
     assert call.sent() == [PROGRESS]
     (check,) = call.work()
     assert isinstance(check, Check)
-    call.protocol.checked(check, 0.0, 0.0, has_ended=has_ended)
+    call.protocol.settling.checked(check, 0.0, 0.0, has_ended=has_ended)
     call.turn(OBJECTED_WITHIN)
     call.protocol.command(reject(1), 1.0)
     if has_ended:
@@ -124,7 +125,7 @@ def test_dead_letters_are_looked_up(has_ended: bool) -> None:
         (keep,) = call.work()
         assert isinstance(keep, Keep)
         assert keep.failure.attempts == 2
-        assert call.protocol.certain_at(StreamSeq(1)) == CERTAIN_AFTER
+        assert call.protocol.resuming.certain_at(StreamSeq(1)) == CERTAIN_AFTER
 
 
 def test_an_ack_is_in_doubt() -> None:
@@ -153,7 +154,7 @@ def test_a_call_lets_go() -> None:
     call = Call(PLAIN)
     call.hold(1)
     call.hold(2)
-    assert call.protocol.taken(9, [name_of(reply(1)), name_of(reply(3))], 0.0) == []
+    assert call.protocol.resuming.taken(9, [name_of(reply(1)), name_of(reply(3))], 0.0) == []
     call.protocol.command(Ack(ids(1, 2)), 0.0)
     assert call.sent() == [ACK]
     assert call.told() == [([2], [1], [])]
@@ -168,31 +169,31 @@ def test_a_call_objects() -> None:
     call.protocol.command(Ack(ids(2)), 0.0)
     told = ((1, 1, 1), (2, 1, 2), (3, 2, 5), (4, 1, 4))
     names = [DeliveryName(StreamSeq(seq), attempt, sequence) for seq, attempt, sequence in told]
-    assert call.protocol.taken(9, names, 0.0) == [1, 2, 4]
-    assert call.protocol.window.get(StreamSeq(1)) is not None
-    assert call.protocol.window.get(StreamSeq(3)) is None
+    assert call.protocol.resuming.taken(9, names, 0.0) == [1, 2, 4]
+    assert call.protocol.state.window.get(StreamSeq(1)) is not None
+    assert call.protocol.state.window.get(StreamSeq(3)) is None
 
 
 def test_two_calls_at_once() -> None:
     """The later one gets it, and of two that are far apart the second."""
     call = resuming(resumed(1), number=7)
-    assert call.protocol.taken(7, [name_of(reply(1))], 0.1) == []
-    assert call.protocol.taken(6, [name_of(reply(1))], 0.1) == [1]
-    assert call.protocol.window.get(StreamSeq(1)) is not None
-    assert call.protocol.taken(6, [name_of(reply(1))], CERTAIN_AFTER) == []
-    assert call.protocol.window.get(StreamSeq(1)) is None
+    assert call.protocol.resuming.taken(7, [name_of(reply(1))], 0.1) == []
+    assert call.protocol.resuming.taken(6, [name_of(reply(1))], 0.1) == [1]
+    assert call.protocol.state.window.get(StreamSeq(1)) is not None
+    assert call.protocol.resuming.taken(6, [name_of(reply(1))], CERTAIN_AFTER) == []
+    assert call.protocol.state.window.get(StreamSeq(1)) is None
     call = resuming(resumed(1), number=7)
-    assert call.protocol.taken(8, [name_of(reply(1))], 0.1) == []
-    assert call.protocol.window.get(StreamSeq(1)) is None
+    assert call.protocol.resuming.taken(8, [name_of(reply(1))], 0.1) == []
+    assert call.protocol.state.window.get(StreamSeq(1)) is None
 
 
 def test_an_objection() -> None:
     """It concerns what was taken over by this call, and has not come again since."""
     call = resuming(resumed(1), resumed(2), resumed(3), number=7)
     call.hold(2, 2)
-    call.protocol.objected(8, ids(1))
-    call.protocol.objected(7, ids(1, 2))
-    held = [seq for seq in (1, 2, 3) if call.protocol.window.get(StreamSeq(seq)) is not None]
+    call.protocol.resuming.objected(8, ids(1))
+    call.protocol.resuming.objected(7, ids(1, 2))
+    held = [seq for seq in (1, 2, 3) if call.protocol.state.window.get(StreamSeq(seq)) is not None]
     assert held == [2, 3]
 
 
@@ -226,7 +227,7 @@ def test_what_lingers(failure: Exception | None, lingers: bool) -> None:
     call.arrive(2)
     call.protocol.advance(0.0)
     call.arrive(3)
-    call.protocol.end(failure)
+    call.protocol.state.end(failure)
     call.protocol.leave()
     at_once, later = call.protocol.close(0.0)
     assert later == ([reply(1)] if lingers else [])
@@ -251,12 +252,12 @@ def test_the_key_that_the_consumer_has_now() -> None:
     call = Call(PLAIN)
     call.arrive(1)
     call.protocol.advance(0.0)
-    (delivery,) = call.protocol.deliverable(0, 0.0)
-    assert call.protocol.token_of(delivery) == b""
-    call.protocol.tokens = Tokens(ConsumerKey("S", "c"), bytes(16), "", "n1")
+    (delivery,) = call.protocol.incoming.deliverable(0, 0.0)
+    assert call.protocol.resuming.token_of(delivery) == b""
+    call.protocol.resuming.tokens = Tokens(ConsumerKey("S", "c"), bytes(16), "", "n1")
     state = replace(snapshot(PLAIN).state, config=with_key({}))
     call.protocol.consumer_seen(replace(snapshot(PLAIN), state=state))
-    token = call.protocol.token_of(delivery)
+    token = call.protocol.resuming.token_of(delivery)
     assert Tokens(ConsumerKey("S", "c"), bytes(16), "", "n1").read(token) is None
     assert Tokens(ConsumerKey("S", "c"), key_of(state.config), "", "n1").read(token) is not None
 

@@ -47,12 +47,13 @@ from windshift.server.events.consuming.consumer_state import (
 from windshift.server.events.consuming.ephemeral import keep_used, leave
 from windshift.server.events.consuming.handover import DeliveryName, new_number
 from windshift.server.events.consuming.interfaces import FLOODED, Client, ConsumeOptions, Gate
-from windshift.server.events.consuming.protocol import ConsumeProtocol, Memory, prolong_every
+from windshift.server.events.consuming.protocol import ConsumeProtocol, prolong_every
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.replay_feed import ReplayFeed, any_replays
 from windshift.server.events.consuming.settlement import Group, PendingAck, grouped
 from windshift.server.events.consuming.shared import Broker
 from windshift.server.events.consuming.spans import ConsumeSpans
+from windshift.server.events.consuming.state import CallState, Memory
 from windshift.server.events.consuming.timer import DeadlineTimer, Signal
 from windshift.server.events.consuming.tokens import Resumed, Tokens, key_of
 from windshift.server.events.dead_letters.model import Failure
@@ -139,23 +140,24 @@ class Subscription:
         found = shared.calls.share(consumer, found)
         tokens = self._tokens(command, found)
         resumed = [] if tokens is None else [*filter(None, map(tokens.read, command.resume))]
-        memory, is_used = self._attach(consumer, found), False
+        state, is_used = CallState(consumer, found, size, self._attach(consumer, found)), False
+        state.gate = self._gate
         try:
-            protocol = ConsumeProtocol(consumer, found, size, memory, self._options)
-            protocol.gate, protocol.max_message_size = self._gate, command.max_message_size
-            protocol.check()
+            protocol = ConsumeProtocol(state, self._options, self._broker.room)
+            protocol.incoming.max_message_size = command.max_message_size
+            protocol.incoming.check()
             is_used, linger = True, None
             if command.linger is not None and tokens is not None:
-                protocol.tokens = tokens
+                protocol.resuming.tokens = tokens
                 linger = protocol.linger = command.linger
             self._attachment = _Attachment(self._broker, self._client, protocol, self._options)
             self._client.subscribed(command, found.timeout, linger)
             await keep_used(self._broker.api, consumer, found.state, deadline)
             await self._attachment.run(commands, resumed)
         finally:
-            self._detach(consumer, found, memory)
+            self._detach(state, found)
             if is_used:
-                await self._leave(consumer, found, memory.settled)
+                await self._leave(consumer, found, state.settled)
 
     def _tokens(self, command: Subscribe, found: ConsumerSnapshot) -> Tokens | None:
         """Return what writes and reads tokens; None if the client has none to do with them, or cannot."""
@@ -175,21 +177,20 @@ class Subscription:
         broker, shared = self._broker, self._broker.dead_letters
         settled = shared.settled.attach(consumer, found.run.name, asyncio.get_running_loop().time())
         latency = broker.counts.latencies.attach(consumer, durable=found.durable)
-        return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency, broker.room)
+        return Memory(settled, shared.attempts, shared.pauses, broker.counts, latency)
 
-    def _detach(self, consumer: ConsumerKey, found: ConsumerSnapshot, memory: Memory) -> None:
-        run = found.run if self._attachment is None else self._attachment.protocol.run
+    def _detach(self, state: CallState, found: ConsumerSnapshot) -> None:
         now = asyncio.get_running_loop().time()
-        self._broker.dead_letters.settled.detach(consumer, run.name, now)
-        memory.counts.latencies.detach(consumer, memory.latency, durable=found.durable)
+        self._broker.dead_letters.settled.detach(state.consumer, state.run.name, now)
+        state.counts.latencies.detach(state.consumer, state.latency, durable=found.durable)
 
     @property
     def window(self) -> tuple[ConsumerKey, int, int] | None:
         """The consumer, how many events the client may hold, and how many it holds; None before that."""
         if self._attachment is None:
             return None
-        protocol = self._attachment.protocol
-        return protocol.consumer, protocol.window.size, len(protocol.window)
+        state = self._attachment.protocol.state
+        return state.consumer, state.window.size, len(state.window)
 
     def held(self, seq: StreamSeq) -> tuple[ConsumerKey, int, float] | None:
         """Return the consumer, which attempt of an event the client holds, and for how many seconds.
@@ -198,11 +199,11 @@ class Subscription:
         """
         if self._attachment is None:
             return None
-        protocol = self._attachment.protocol
-        held = protocol.window.get(seq)
+        state = self._attachment.protocol.state
+        held = state.window.get(seq)
         if held is None:
             return None
-        return protocol.consumer, held.attempt, held.deadline - asyncio.get_running_loop().time()
+        return state.consumer, held.attempt, held.deadline - asyncio.get_running_loop().time()
 
     def drain(self) -> None:
         """End the call soon, with `ShuttingDown`, once what the client asked for so far is confirmed."""
@@ -218,7 +219,7 @@ class Subscription:
 
     def _check(self) -> None:
         if self._attachment is not None:
-            self._attachment.protocol.check()
+            self._attachment.protocol.incoming.check()
 
     async def _first_commands(self) -> Iterator[Command]:
         """Wait for the client's first message, and what came with it."""
@@ -248,7 +249,6 @@ class _Attachment:
     __slots__ = (
         "_broker",
         "_client",
-        "_consumer",
         "_feed",
         "_is_stopped",
         "_keeping",
@@ -260,6 +260,7 @@ class _Attachment:
         "_server",
         "_settled_to",
         "_shared",
+        "_state",
         "_tasks",
         "_timer",
         "_wake",
@@ -270,15 +271,15 @@ class _Attachment:
         self, broker: Broker, client: Client, protocol: ConsumeProtocol, options: ConsumeOptions
     ) -> None:
         self.protocol = protocol
+        self._state = protocol.state
         self._broker = broker
         self._shared = broker.dead_letters
         self._client = client
         self._options = options
         self._patience = options.confirm_timeout.total_seconds()
         self._loop = asyncio.get_running_loop()
-        self._consumer = protocol.consumer
-        pull = renewed_in_time(options.pull, protocol.found.timeout)
-        self._puller = Puller(broker.connection, *self._consumer, pull, self._arrive)
+        pull = renewed_in_time(options.pull, self._state.found.timeout)
+        self._puller = Puller(broker.connection, *self._state.consumer, pull, self._arrive)
         self._wake, self._room = Signal(self._loop), Signal(self._loop)
         self._timer = DeadlineTimer(self._loop, self._wake.set)
         self._tasks: set[asyncio.Task[None]] = set()
@@ -288,7 +289,7 @@ class _Attachment:
         self._server = broker.connection.server_id
         self._settled_to: asyncio.Task[int | None] | None = None
         if broker.tracer is not None:
-            protocol.spans = ConsumeSpans(broker.tracer, *self._consumer)
+            self._state.spans = ConsumeSpans(broker.tracer, *self._state.consumer)
 
     async def run(self, commands: Iterator[Command], resumed: Sequence[Resumed] = ()) -> None:
         """Serve until the end, and release what the client had not settled then.
@@ -301,10 +302,10 @@ class _Attachment:
             Exception: what the call was ended with.
         """
         counts, shared = self._broker.counts, self._shared
-        counts.attach(self.protocol.window)
+        counts.attach(self._state.window)
         self.protocol.begin(self._loop.time())
-        shared.calls.attach(self._consumer, self, self.protocol.found)
-        shared.moves.tell(self._consumer, self)
+        shared.calls.attach(self._state.consumer, self, self._state.found)
+        shared.moves.tell(self._state.consumer, self)
         try:
             self._resume(resumed)
             self._start(self._read(commands))
@@ -312,16 +313,16 @@ class _Attachment:
             await self._serve()
         finally:
             self.protocol.leave()
-            shared.calls.detach(self._consumer, self)
-            counts.detach(self.protocol.window)
+            shared.calls.detach(self._state.consumer, self)
+            counts.detach(self._state.window)
             await self._stop()
             await self._release()
-        if self.protocol.failure is not None:
-            raise self.protocol.failure
+        if self._state.failure is not None:
+            raise self._state.failure
 
     def end(self, failure: Exception | None) -> None:
         """End the call once everything that the client asked for is confirmed."""
-        self.protocol.end(failure)
+        self._state.end(failure)
         self._wake.set()
 
     def hold_still(self, run: Run, until: float) -> None:
@@ -346,7 +347,7 @@ class _Attachment:
         self._tasks.discard(task)
         failure = None if task.cancelled() else task.exception()
         if isinstance(failure, Exception):  # nobody expected it: the call ends with it
-            self.protocol.end(failure)
+            self._state.end(failure)
         self._wake.set()
 
     async def _stop(self) -> None:
@@ -395,17 +396,18 @@ class _Attachment:
 
     def _turn(self) -> None:
         now, protocol, client = self._loop.time(), self.protocol, self._client
+        settling, tokens = protocol.settling, protocol.resuming.tokens
         unread = client.queued
         protocol.advance(now)
-        if protocol.settled_again:
+        if self._state.effects.settled_again:
             self._tell_settled()
-        if protocol.has_confirmation:
-            client.confirm(protocol.confirmations())
-        deliveries = protocol.deliverable(unread, now)
+        if settling.settlements.has_confirmation:
+            client.confirm(settling.confirmations())
+        deliveries = protocol.incoming.deliverable(unread, now)
         if deliveries:
-            tokens = () if protocol.tokens is None else [*map(protocol.token_of, deliveries)]
-            client.deliver(deliveries, tokens)
-        if not protocol.is_ending:
+            written = () if tokens is None else [*map(protocol.resuming.token_of, deliveries)]
+            client.deliver(deliveries, written)
+        if not self._state.is_ending:
             if protocol.read_so_far(unread, now):
                 self._wake.set()
             if unread < FLOODED and not protocol.holds_back:
@@ -420,17 +422,17 @@ class _Attachment:
 
     def _act(self) -> None:
         """Do what the protocol asks for."""
-        protocol = self.protocol
-        if protocol.sends:
-            sends, protocol.sends = protocol.sends, []
-            for group in grouped(sends, protocol.doubts):
+        effects = self._state.effects
+        if effects.sends:
+            sends, effects.sends = effects.sends, []
+            for group in grouped(sends, self._state.doubts.changes):
                 self._send(group)
-        if protocol.tells:
-            tells, protocol.tells = protocol.tells, []
+        if effects.tells:
+            tells, effects.tells = effects.tells, []
             for reply, payload in tells:
                 self._tell(reply, payload)
-        if protocol.work:
-            work, protocol.work = protocol.work, []
+        if effects.work:
+            work, effects.work = effects.work, []
             for each in work:
                 self._begin(each)
             self._wake.set()
@@ -449,7 +451,7 @@ class _Attachment:
             )
         except NotConnected:
             for pending in group.pending:
-                self.protocol.not_sent(pending, self._loop.time())
+                self.protocol.settling.not_sent(pending, self._loop.time())
             self._wake.set()
         else:
             for pending in group.pending:
@@ -457,7 +459,7 @@ class _Attachment:
 
     async def _settle_replay(self, feed: ReplayFeed, pending: PendingAck) -> None:
         is_ours = await feed.settle(pending.reply, pending.payload, pending.confirmation.expires)
-        self.protocol.replay_settled(pending, self._loop.time(), is_ours=is_ours)
+        self.protocol.settling.replay_settled(pending, self._loop.time(), is_ours=is_ours)
 
     def _tell(self, reply: bytes, payload: bytes) -> None:
         """Send an acknowledgement of a delivery, and do not ask what came of it."""
@@ -466,39 +468,41 @@ class _Attachment:
 
     def _answered(self, group: Group, outcome: Outcome) -> None:
         # Not the loop's time: that is of when it woke, and it may have been asleep since.
-        self.protocol.group_answered(group, outcome, monotonic())
+        self.protocol.settling.group_answered(group, outcome, monotonic())
         self._wake.set()
 
     def _tell_settled(self) -> None:
-        settled, self.protocol.settled_again = self.protocol.settled_again, []
-        self._shared.peers.tell_settled(self._consumer, self.protocol.run.name, settled)
+        effects = self._state.effects
+        settled, effects.settled_again = effects.settled_again, []
+        self._shared.peers.tell_settled(self._state.consumer, self._state.run.name, settled)
 
     # --- Deliveries of earlier calls ----------------------------------------------------------------------
 
     def _resume(self, resumed: Sequence[Resumed]) -> None:
         """Go on with deliveries, and tell the calls that may have them."""
-        protocol = self.protocol
         if not resumed:
             return
-        protocol.resume(resumed, new_number(), self._loop.time())
+        self.protocol.resuming.resume(resumed, new_number(), self._loop.time())
         self._act()
-        taken_over = protocol.taken_over
-        self._shared.peers.tell_taken(self._consumer, self.run_name, taken_over.number, taken_over.names)
+        taken_over = self.protocol.resuming.taken_over
+        self._shared.peers.tell_taken(
+            self._state.consumer, self.run_name, taken_over.number, taken_over.names
+        )
 
     @property
     def run_name(self) -> str:
         """Name of the run of the consumer that the call is in."""
-        return self.protocol.run.name
+        return self._state.run.name
 
     def taken(self, number: int, deliveries: Iterable[DeliveryName]) -> list[StreamSeq]:
         """Let deliveries go that another call takes over; return the events that it is not to have."""
-        kept = self.protocol.taken(number, deliveries, self._loop.time())
+        kept = self.protocol.resuming.taken(number, deliveries, self._loop.time())
         self._wake.set()
         return kept
 
     def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
         """Let deliveries go that this call was not to take over."""
-        self.protocol.objected(number, seqs)
+        self.protocol.resuming.objected(number, seqs)
         self._wake.set()
 
     # --- The client's commands ----------------------------------------------------------------------------
@@ -511,13 +515,13 @@ class _Attachment:
                 await self._make_room()
             while batch is not None:
                 for command in batch:
-                    if protocol.is_ending:
+                    if self._state.is_ending:
                         return
                     protocol.command(command, self._loop.time())
                     if protocol.holds_back:
                         await self._make_room()
                 self._act()
-                if protocol.has_confirmation:
+                if protocol.settling.settlements.has_confirmation:
                     self._wake.set()
                 if self._client.queued >= FLOODED:
                     await self._make_room()
@@ -537,7 +541,7 @@ class _Attachment:
 
     def _arrive(self, arrival: Arrival) -> None:
         if isinstance(arrival, Message):
-            self.protocol.delivered(read_delivery(arrival))
+            self.protocol.incoming.delivered(read_delivery(arrival))
         elif arrival is Notice.ALIVE:
             self.protocol.heard(self._loop.time())
             return
@@ -552,7 +556,7 @@ class _Attachment:
         elif kind == ELECTED:
             self.protocol.elected(self._loop.time())
         else:
-            self.protocol.doubt()
+            self._state.doubt()
         self._wake.set()
 
     def lost(self) -> None:
@@ -578,8 +582,8 @@ class _Attachment:
     def _meet_broker(self) -> None:
         """Note which nats-server this is connected to, and ask it for replays."""
         self._server = self._broker.connection.server_id
-        if self.protocol.tokens is not None:
-            self.protocol.tokens.connected(self._server)
+        if self.protocol.resuming.tokens is not None:
+            self.protocol.resuming.tokens.connected(self._server)
         if self._feed is not None:
             self._feed.ring()
 
@@ -613,7 +617,7 @@ class _Attachment:
             case w.Keep():
                 with self._prolonged(work.pending.reply, at_once=True):
                     ending = await self._keep(work.failure, work.pending.confirmation.expires)
-                self.protocol.prepared(work, ending, self._loop.time())
+                self.protocol.settling.prepared(work, ending, self._loop.time())
             case w.EndReplay():
                 await self._end_replay(work)
             case w.Claim():
@@ -621,7 +625,7 @@ class _Attachment:
             case w.Check():
                 begun = self._loop.time()
                 has_ended = await self._has_ended(work.pending.seq, work.pending.reply)
-                self.protocol.checked(work, begun, self._loop.time(), has_ended=has_ended)
+                self.protocol.settling.checked(work, begun, self._loop.time(), has_ended=has_ended)
             case w.AwaitReader():
                 await self._client.ready()
                 self.protocol.reader_ready()
@@ -641,20 +645,20 @@ class _Attachment:
     async def _find(self) -> None:
         """Look the consumer up, and follow what was changed."""
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
-        size = self.protocol.window.size
-        found = await find_consumer(self._broker.api, *self._consumer, size, deadline)
-        found = self._shared.calls.share(self._consumer, found)
-        if found.run.follows(self.protocol.run):
+        size = self._state.window.size
+        found = await find_consumer(self._broker.api, *self._state.consumer, size, deadline)
+        found = self._shared.calls.share(self._state.consumer, found)
+        if found.run.follows(self._state.run):
             self._begin_run(found.run)
         self.protocol.consumer_seen(found)
-        await keep_used(self._broker.api, self._consumer, found.state, deadline)
+        await keep_used(self._broker.api, self._state.consumer, found.state, deadline)
 
     def _begin_run(self, run: Run) -> None:
         """Go on with a consumer that was moved, and with the memory of its new run."""
         settled, now = self._shared.settled, self._loop.time()
-        before, memory = self.protocol.run.name, settled.attach(self._consumer, run.name, now)
+        before, memory = self._state.run.name, settled.attach(self._state.consumer, run.name, now)
         self.protocol.begin_run(run, memory, now)
-        settled.detach(self._consumer, before, now)
+        settled.detach(self._state.consumer, before, now)
 
     async def _look_up(self) -> None:
         try:
@@ -662,7 +666,7 @@ class _Attachment:
         except BrokerUnavailable:
             self.protocol.consumer_unseen()
         except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
-            self.protocol.end(failure)
+            self._state.end(failure)
 
     async def _learn(self) -> None:
         dead: dict[StreamSeq, int] | None = None
@@ -677,31 +681,31 @@ class _Attachment:
                 except (BrokerUnavailable, NatsError):
                     continue
         except Exception as failure:  # noqa: BLE001 - whatever it is, the call ends with it
-            self.protocol.end(failure)
+            self._state.end(failure)
         self.protocol.learned(dead)
 
     async def _recall(self) -> dict[StreamSeq, int]:
-        found = self.protocol.found
+        found = self._state.found
         if not found.policy.dead_letters:
             return {}
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
-        return dict(await self._shared.recall(self._consumer, found.state, deadline))
+        return dict(await self._shared.recall(self._state.consumer, found.state, deadline))
 
     def _tell_stale(self) -> None:
         if _stale.passes(monotonic()):
             log.warning(
                 "a consume call waits: the broker does not say what the consumer has given up on",
-                extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
+                extra={"stream": self._state.consumer.stream, "consumer": self._state.consumer.name},
             )
 
     async def _raise_limit(self, work: w.RaiseLimit) -> None:
         deadline = self._loop.time() + self._options.lookup_timeout.total_seconds()
         try:
-            await self._broker.api.update_consumer(*self._consumer, work.config, deadline)
+            await self._broker.api.update_consumer(*self._state.consumer, work.config, deadline)
         except (WindshiftError, NatsError):
             log.warning(
                 "events that wait for another attempt hold most places of a consumer, and it gets no more",
-                extra={"stream": self._consumer.stream, "consumer": self._consumer.name},
+                extra={"stream": self._state.consumer.stream, "consumer": self._state.consumer.name},
             )
 
     async def _verify(self, work: w.Verify) -> None:
@@ -714,7 +718,7 @@ class _Attachment:
                 has_ended = await self._is_over(work)
                 if has_ended is not None:
                     break
-        self.protocol.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
+        self.protocol.incoming.verified(work, since, begun, self._loop.time(), has_ended=has_ended)
 
     async def _is_over(self, work: w.Verify) -> bool | None:
         """Whether nobody is to work on an event any more; None: that cannot be told now."""
@@ -723,7 +727,7 @@ class _Attachment:
             settled_to = await self._ask_settled_to()
             if settled_to is None or delivery.id <= settled_to:
                 return None if settled_to is None else True
-            if not self.protocol.policy.dead_letters:
+            if not self._state.policy.dead_letters:
                 return False
         return await self._has_ended(delivery.id, delivery.reply)
 
@@ -736,7 +740,7 @@ class _Attachment:
     async def _find_settled_to(self) -> int | None:
         self._settled_to = None  # who asks from now on wants a later answer
         try:
-            state = await self._broker.api.consumer(*self._consumer, self._loop.time() + self._patience)
+            state = await self._broker.api.consumer(*self._state.consumer, self._loop.time() + self._patience)
         except NatsError:
             return None
         if state is None:
@@ -747,23 +751,23 @@ class _Attachment:
         """Whether an event is a dead letter, or its end was claimed; None: that cannot be told now."""
         try:
             end = await self._shared.store.end(
-                self.protocol.letter_id(seq, reply), self._loop.time() + self._patience
+                self._state.failures.id(seq, reply), self._loop.time() + self._patience
             )
         except UnreadableEntry:
             return False
         except (WindshiftError, NatsError):
             return None
-        return end.is_of(self.protocol.run)
+        return end.is_of(self._state.run)
 
     async def _keep(self, failure: Failure, deadline: float) -> w.Ending:
         """Make a dead letter of an event, unless somebody has settled it, or there are too many of late."""
-        gate, run = self.protocol.gate, self.protocol.run
+        gate, run = self._state.gate, self._state.run
         if not await self._is_certain(failure.id.seq):
             return w.Ending.OTHERWISE
-        is_replicated = self.protocol.found.state.is_replicated
+        is_replicated = self._state.found.state.is_replicated
         if not is_replicated:
             await self._shared.peers.heard()
-            if not failure.replay_count and self.protocol.is_settled(failure.id.seq):
+            if not failure.replay_count and self._state.settled.lately(failure.id.seq):
                 return w.Ending.OTHERWISE
         buried = None
         if gate is not None:
@@ -778,11 +782,11 @@ class _Attachment:
 
     async def _is_certain(self, seq: StreamSeq) -> bool:
         """Whether the client still has an event that it went on with, after others had time to object."""
-        certain_at = self.protocol.certain_at(seq)
+        certain_at = self.protocol.resuming.certain_at(seq)
         if certain_at <= self._loop.time():
             return True
         await asyncio.sleep(certain_at - self._loop.time())
-        return self.protocol.window.get(seq) is not None
+        return self._state.window.get(seq) is not None
 
     async def _unless_lost(self, keeping: Coroutine[Any, Any, w.Ending]) -> w.Ending:
         """Make a dead letter, unless there is no connection; give up on that when it ends.
@@ -803,15 +807,15 @@ class _Attachment:
         return w.Ending.UNKNOWN if task.cancelled() else task.result()
 
     async def _claim(self, work: w.Claim) -> None:
-        pending, found = work.pending, self.protocol.found
+        pending, found = work.pending, self._state.found
         ending = await self._shared.claim(
-            self.protocol.letter_id(pending.seq, pending.reply),
+            self._state.failures.id(pending.seq, pending.reply),
             pending.held.claimant,
             found.timeout,
-            self.protocol.run,
+            self._state.run,
             pending.confirmation.expires,
         )
-        self.protocol.claimed(work, ending, monotonic())
+        self.protocol.settling.claimed(work, ending, monotonic())
 
     async def _give_up(self, work: w.GiveUp) -> None:
         delivery, ending = work.delivery, w.Ending.DECIDED
@@ -820,7 +824,7 @@ class _Attachment:
                 ending = await self._keep(work.failure, self._loop.time() + self._patience)
         else:
             self._begin(w.ReportDropped(work.failure, delivery))
-        self.protocol.gave_up(delivery, done=ending in (w.Ending.DECIDED, w.Ending.OTHERWISE))
+        self.protocol.incoming.gave_up(delivery, done=ending in (w.Ending.DECIDED, w.Ending.OTHERWISE))
 
     async def _terminate(self, reply: bytes) -> None:
         """Have the broker never redeliver an event. If that is lost, the event comes here again."""
@@ -832,18 +836,18 @@ class _Attachment:
                 await self._broker.requests.request(reply, TERMINATE, b"", deadline)
             except NotConnected:
                 pass
-        self.protocol.decided(reply)
+        self.protocol.incoming.decided(reply)
 
     async def _end_replay(self, work: w.EndReplay) -> None:
-        pending, timeout = work.pending, self.protocol.found.timeout
+        pending, timeout = work.pending, self._state.found.timeout
         with self._prolonged(pending.reply, at_once=True):
             ending = await self._shared.end_replay(work.replay, timeout, pending.confirmation.expires)
-        self.protocol.prepared(work, ending, self._loop.time())
+        self.protocol.settling.prepared(work, ending, self._loop.time())
 
     @contextmanager
     def _prolonged(self, reply: bytes, *, at_once: bool = False) -> Iterator[None]:
         """Keep the broker from redelivering an event while it is dealt with, however long that takes."""
-        pause = prolong_every(self.protocol.found.timeout)
+        pause = prolong_every(self._state.found.timeout)
         timer: asyncio.TimerHandle
 
         def prolong() -> None:
@@ -864,11 +868,11 @@ class _Attachment:
 
     async def _look_for_replays(self) -> None:
         """See whether events are to be delivered again that the consumer had given up on."""
-        if await any_replays(self._shared, self._consumer, self._loop.time() + self._patience):
+        if await any_replays(self._shared, self._state.consumer, self._loop.time() + self._patience):
             self._ring_feed()
 
     def _ring_feed(self) -> None:
-        if self.protocol.is_ending:
+        if self._state.is_ending:
             return
         if self._feed is None:
             self._feed = ReplayFeed(self._shared, self.protocol, self._options, self._wake)

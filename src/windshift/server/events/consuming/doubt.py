@@ -7,7 +7,7 @@ happens brings some of the things into doubt that a call relies on: see `Doubt`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from enum import Enum, Flag, auto
 from math import inf
 from typing import Final
@@ -198,7 +198,7 @@ class Doubts:
         self.withheld: list[PendingAck] = []
         # Confirmed by the answer to a later ack, and when: replies. Those that may be lost are sent again
         self._vouched: list[tuple[float, bytes]] = []
-        self._lost: list[bytes] = []
+        self._lost: tuple[bytes, ...] = ()
         self.highest = 0
 
     def add(self, doubt: Doubt, now: float) -> None:
@@ -223,7 +223,8 @@ class Doubts:
         self.changes += 1
         self.trusted_since = now
         self.recency.distrust()
-        self._lost += (reply for answered, reply in self._vouched if now - answered <= VOUCHED_FOR)
+        lost = [reply for answered, reply in self._vouched if now - answered <= VOUCHED_FOR]
+        self._lost = (*self._lost, *lost)
         self._vouched.clear()
         if self._lost:
             self.consumer = self.consumer.raised()
@@ -266,16 +267,16 @@ class Doubts:
             self.add(Doubt.CONSUMER, self.asked_at)
         return True
 
-    def seen(self, now: float) -> tuple[list[PendingAck], list[bytes]]:
+    def seen(self, now: float) -> tuple[Sequence[PendingAck], Sequence[bytes]]:
         """Note what the consumer is; return what waited for that, unless it was asked for too early.
 
         That is acknowledgements to send, and replies to acknowledge once more without an answer.
         """
         if self.consumer.is_open or self.dead_letters.is_open:
-            return [], []
+            return (), ()
         self.moved, self.highest = Moved.NO, 0
         withheld, self.withheld = self.withheld, []
-        lost, self._lost = self._lost, []
+        lost, self._lost = self._lost, ()
         self._vouched += ((now, reply) for reply in lost)  # this leader may lose them, too
         return withheld, lost
 
@@ -293,4 +294,4 @@ class Doubts:
         """Forget acknowledgements: the consumer was moved."""
         self.withheld.clear()
         self._vouched.clear()
-        self._lost.clear()
+        self._lost = ()

@@ -289,7 +289,7 @@ SLACK = 5 / 4
 OVERHEAD = 160
 """Bytes of headers that an event usually has."""
 
-USUAL_SIZE = 256
+USUAL_SIZE = 256.0
 """Bytes that a delivery is thought to have before there was one."""
 
 STUCK = 0.25
@@ -371,7 +371,7 @@ class PullPacer:
         self.wants_room = False
         self._limit = SMALLEST_LIMIT
         self._one_by_one = False
-        self._size = float(USUAL_SIZE)
+        self._size = USUAL_SIZE
         self._taken = 0.0
         self._last = b""
         self._stuck_at = inf

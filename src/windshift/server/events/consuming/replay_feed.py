@@ -102,7 +102,7 @@ class ReplayFeed:
 
     async def _bring(self, *, was_told: bool) -> float:
         """Bring the replays that are free now; return the seconds until others may be."""
-        queue, consumer = self._shared.replays, self._protocol.consumer
+        queue, consumer = self._shared.replays, self._protocol.state.consumer
         self._forget_leases()
         clock = await queue.clock(self._deadline())
         if clock is None:
@@ -161,13 +161,13 @@ class ReplayFeed:
             return False
         self._leases[lease.reply] = lease
         delivery = letter.delivery(lease.attempt, lease.reply)
-        self._protocol.replayed(delivery, Replay(lease.id, lease.number), lease.since)
+        self._protocol.incoming.replayed(delivery, Replay(lease.id, lease.number), lease.since)
         self._wake.set()
         return True
 
     async def _lease(self, pointer: Pointer) -> Lease | None:
         """Lease a replay. What is leased when nobody waits for it any more is given back."""
-        work = self._shared.replays.lease(pointer, self._protocol.found.timeout, self._deadline())
+        work = self._shared.replays.lease(pointer, self._protocol.state.found.timeout, self._deadline())
         leasing = self._loop.create_task(work)
         try:
             return await asyncio.shield(leasing)
@@ -222,12 +222,12 @@ class ReplayFeed:
 
     async def _settle(self, lease: Lease, payload: bytes, deadline: float) -> bool:
         if payload == PROGRESS:
-            return await lease.prolong(self._protocol.found.timeout, deadline)
+            return await lease.prolong(self._protocol.state.found.timeout, deadline)
         if payload in (ACK, TERMINATE):
             await lease.end(deadline)  # whoever has it now finds what became of the dead letter
             return True
         is_ours = await lease.give_back(delay_of(payload), deadline)
-        self._shared.replays.tell(self._protocol.consumer)
+        self._shared.replays.tell(self._protocol.state.consumer)
         return is_ours
 
     def _begin(self, work: Coroutine[Any, Any, bool]) -> asyncio.Future[bool]:
@@ -238,7 +238,7 @@ class ReplayFeed:
 
     @property
     def _timeout(self) -> float:
-        return self._protocol.found.timeout.total_seconds()
+        return self._protocol.state.found.timeout.total_seconds()
 
     def _done(self, task: asyncio.Task[bool]) -> None:
         self._settling.discard(task)

@@ -24,8 +24,8 @@ from windshift.server.events.consuming.flow import Replay
 from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.pauses import PauseDetector
 from windshift.server.events.consuming.peers import Peers
-from windshift.server.events.consuming.protocol import CLAIMED_FOR
 from windshift.server.events.consuming.redelivery import FailedAttempts, SettledByConsumer
+from windshift.server.events.consuming.settling import CLAIMED_FOR
 from windshift.server.events.consuming.work import Ending
 from windshift.server.events.counts import Counts
 from windshift.server.events.dead_letters.model import DeadLetterId, Failure

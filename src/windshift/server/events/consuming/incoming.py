@@ -1,0 +1,397 @@
+"""Deliveries of one consume call, on their way from the broker to the client. No I/O.
+
+They arrive, and pass unless the client is not to have them: an event that is settled or a dead letter, whose
+attempts are used up, or that is too large for the client. What passes is held for the client, as soon as
+there is room, and handed to it as soon as it reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+from typing import Final, NamedTuple
+
+from windshift.nats.jetstream.pulling import ACK, PROGRESS, nak
+from windshift.server.domain.errors import EventTooLarge, WindshiftError
+from windshift.server.events.consuming import work as w
+from windshift.server.events.consuming.consumer_state import ConsumerSnapshot
+from windshift.server.events.consuming.flow import InFlight, PullPacer, Replay
+from windshift.server.events.consuming.handover import name_of
+from windshift.server.events.consuming.interfaces import STALLED, Gate
+from windshift.server.events.consuming.state import CallState
+from windshift.server.events.dead_letters.model import DeadLetterId
+from windshift.server.events.deliveries import Delivery, consumer_sequence, message_size
+from windshift.server.events.model import StreamSeq
+
+_REMEMBERED: Final = 256
+"""Subjects that the client may have and that are remembered; with one more, all are forgotten."""
+_NONE: Final[frozenset[str]] = frozenset()
+
+
+class _Waiting(NamedTuple):
+    """A delivery that waits for room: since when it is here, and when the broker sent it at the earliest."""
+
+    delivery: Delivery
+    replay: Replay | None
+    since: float
+    earliest: float
+
+
+class Incoming:
+    """Deliveries that have arrived and that the client does not have yet.
+
+    Args:
+        state: what is known in the call.
+        pacer: is told what arrives and what the client takes.
+
+    Attributes:
+        unsent: what is held for the client, which has to read before it is handed more.
+        max_message_size: how many bytes a response to the client may have; 0 = any number.
+    """
+
+    __slots__ = (
+        "_allowed",
+        "_arrived",
+        "_backlog",
+        "_pacer",
+        "_state",
+        "_undecided",
+        "max_message_size",
+        "unsent",
+    )
+
+    def __init__(self, state: CallState, pacer: PullPacer) -> None:
+        self._state = state
+        self._pacer = pacer
+        self.max_message_size = 0
+        # In the order in which deliveries pass through them
+        self._arrived: list[Delivery] = []
+        self._undecided: dict[bytes, tuple[Delivery, bool]] = {}  # by reply subject; whether it is a replay
+        self._backlog: list[_Waiting] = []  # those without room
+        self.unsent: list[tuple[Delivery, InFlight]] = []
+        self._allowed = _NONE  # subjects that the client may have
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the client has everything that arrived."""
+        return not (self._arrived or self._undecided or self._backlog or self.unsent)
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether deliveries wait for the client's room, or for the client to read."""
+        return bool(self._backlog or self.unsent)
+
+    @property
+    def is_deciding(self) -> bool:
+        """Whether it is being decided about an event of the consumer, not of a replay."""
+        return any(not is_replay for _, is_replay in self._undecided.values())
+
+    # --- From the broker ----------------------------------------------------------------------------------
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Take a delivery that arrived, to be looked at with the next `advance`."""
+        self._arrived.append(delivery)
+
+    def replayed(self, delivery: Delivery, replay: Replay, now: float) -> None:
+        """Take an event that is delivered again though the consumer had given up on it."""
+        if self._state.policy.is_beyond(delivery.attempt):
+            self._give_up(delivery, replay)
+        else:
+            self._backlog.append(_Waiting(delivery, replay, now, -inf))
+
+    def take_in(self, now: float) -> None:
+        """Hold the deliveries that arrived; those that there is no room for wait: replays took it."""
+        state = self._state
+        while self._backlog and state.window.can_hold:
+            waiting = self._backlog.pop(0)
+            if waiting.since + state.timeout > now:  # it is not with the broker again
+                self._hold(*waiting)
+        if state.still_until < inf:
+            self._arrived.clear()
+        recency = state.doubts.recency
+        if self._arrived and not state.doubts.counts_anew(consumer_sequence(self._arrived[-1].reply)):
+            arrived, self._arrived = self._arrived, []
+            since = state.pauses.arrived(now)
+            earliest = recency.earliest(self._pacer.last_heard)
+            is_late = now - earliest >= state.window.lifetime
+            self._pacer.arrived(arrived, now)
+            state.window.arrive(len(arrived))
+            is_plain = not (state.settled.doubted or state.dead or is_late)  # then first attempts pass
+            for delivery in arrived:
+                passes = (is_plain and delivery.attempt == 1) or self._passes(
+                    delivery, now, earliest, is_late=is_late
+                )
+                if passes and (self._backlog or not self._hold(delivery, None, since, earliest)):
+                    self._backlog.append(_Waiting(delivery, None, since, earliest))
+        recency.taken_in()
+        state.window.waiting = len(self._backlog) + len(self._undecided)
+
+    def _hold(self, delivery: Delivery, replay: Replay | None, since: float, earliest: float) -> bool:
+        """Hand a delivery to the client soon, unless it is too large; false when there is no room."""
+        state = self._state
+        if self.max_message_size and message_size(delivery) > self.max_message_size:
+            self._give_up_large(delivery, replay)
+            return True
+        held = state.window.admit(delivery.id, delivery.reply, delivery.attempt, since, replay)
+        if held is None:
+            return False
+        held.earliest = earliest
+        held.stored_ns = delivery.stored_ns
+        if replay is None and (
+            delivery.attempt == 1 or state.failures.is_first(delivery.id, delivery.reply, delivery.attempt)
+        ):
+            held.sure_until = earliest + state.window.lifetime
+        if state.spans is not None:
+            held.span = state.spans.deliver(delivery)
+        self.unsent.append((delivery, held))
+        return True
+
+    # --- Deliveries that the client is not to have, or not yet ----------------------------------------------
+
+    def _passes(self, delivery: Delivery, now: float, earliest: float, *, is_late: bool) -> bool:
+        """Whether the client is to have a delivery. If not, it is taken care of."""
+        state = self._state
+        if state.settled.doubted and state.settled.knows(delivery.id, now):
+            state.effects.tells.append((delivery.reply, ACK))  # the broker has forgotten that it is settled
+            return False
+        is_late = is_late and self._was_stored_before(delivery, state.timeout)
+        if delivery.attempt == 1 and not (state.dead or is_late):
+            return True
+        if delivery.attempt > 1 and state.settled.lately(delivery.id):
+            state.effects.tells.append((delivery.reply, ACK))
+            return False
+        dead = state.dead.get(delivery.id)
+        is_dead = dead is not None and dead == delivery.stored_ns
+        if state.policy.is_beyond(delivery.attempt) and not is_dead:
+            self._give_up(delivery, None)
+        elif is_dead or is_late or (state.policy.dead_letters and delivery.attempt > 1):
+            self._undecided[delivery.reply] = delivery, False
+            state.effects.work.append(w.Verify(delivery, earliest, is_late))
+        else:
+            return True
+        return False
+
+    def _was_stored_before(self, delivery: Delivery, age: float) -> bool:
+        """Whether an event is older than so many seconds, as far as clocks agree."""
+        return self._state.unix_ns() - delivery.stored_ns >= age * 1e9
+
+    def _give_up(self, delivery: Delivery, replay: Replay | None) -> None:
+        """Make no further attempt at an event."""
+        state = self._state
+        letter_id = self._letter_id(delivery, replay)
+        attempts = state.policy.max_attempts or delivery.attempt - 1
+        failure = state.failures.exhausted(letter_id, attempts, replay.number if replay else 0)
+        keep = state.policy.dead_letters or replay is not None
+        self._begin_to_give_up(w.GiveUp(delivery, failure, keep))
+
+    def _give_up_large(self, delivery: Delivery, replay: Replay | None) -> None:
+        """Make a dead letter of an event that would end the call at the client."""
+        letter_id = self._letter_id(delivery, replay)
+        reason = (
+            f"its message of {message_size(delivery):,} bytes is larger than the client takes "
+            f"(max_message_size {self.max_message_size:,})"
+        )
+        failure = self._state.failures.refused(
+            letter_id, delivery.attempt, replay.number if replay else 0, reason, EventTooLarge.reason
+        )
+        self._begin_to_give_up(w.GiveUp(delivery, failure, keep=True))
+
+    def _letter_id(self, delivery: Delivery, replay: Replay | None) -> DeadLetterId:
+        return replay.id if replay else self._state.failures.id(delivery.id, delivery.reply)
+
+    def _begin_to_give_up(self, work: w.GiveUp) -> None:
+        self._undecided[work.delivery.reply] = work.delivery, work.failure.replay_count > 0
+        self._state.effects.work.append(work)
+
+    def gave_up(self, delivery: Delivery, *, done: bool) -> None:
+        """Take whether an event whose attempts are used up is taken care of; otherwise it comes again."""
+        if not self._is_undecided(delivery):
+            return
+        if done:
+            self._state.failures.settled(delivery.id, delivery.reply)
+            self._state.effects.work.append(w.Terminate(delivery.reply))
+        else:
+            self._return(delivery)
+
+    def verified(
+        self, work: w.Verify, since: float, begun: float, now: float, *, has_ended: bool | None
+    ) -> None:
+        """Take whether the event of a delivery has ended; None: that cannot be told now.
+
+        Args:
+            work: what was asked.
+            since: when the delivery may have been here first.
+            begun: when it was asked.
+            now: the time.
+            has_ended: whether it is settled, or a crash came between its end and that.
+        """
+        delivery = work.delivery
+        if not self._is_undecided(delivery):
+            return
+        if has_ended is None and work.is_late:  # to return it might take it from somebody else
+            del self._undecided[delivery.reply]
+        elif has_ended is None:
+            self._return(delivery)
+        elif has_ended or (work.is_late and self._state.settled.lately(delivery.id)):
+            self._state.effects.work.append(w.Terminate(delivery.reply))
+        else:
+            self._pass_on(work, since, begun, now)
+
+    def _pass_on(self, work: w.Verify, since: float, begun: float, now: float) -> None:
+        """Let the client have a delivery, unless its time was over when it came, or while this slept."""
+        state = self._state
+        delivery = work.delivery
+        del self._undecided[delivery.reply]
+        is_over = max(begun - since, now - state.pauses.arrived(now)) >= state.timeout
+        if is_over or state.still_until < inf:
+            return
+        if now - since > state.timeout / 10:  # the client is to have all of it
+            state.effects.tells.append((delivery.reply, PROGRESS))
+            since = now
+        # It was counted all the while, so there is room.
+        self._backlog.append(_Waiting(delivery, None, since, work.earliest))
+
+    def _is_undecided(self, delivery: Delivery) -> bool:
+        """Whether a delivery that work was done for still counts: the consumer may have been moved."""
+        undecided = self._undecided.get(delivery.reply)
+        return undecided is not None and undecided[0] is delivery
+
+    def _return(self, delivery: Delivery) -> None:
+        state = self._state
+        del self._undecided[delivery.reply]
+        delay_ns = state.policy.backoff_ns(delivery.attempt, state.rand())
+        state.effects.tells.append((delivery.reply, nak(delay_ns)))
+
+    def decided(self, reply: bytes) -> None:
+        """Note that an event will not be redelivered."""
+        self._undecided.pop(reply, None)
+
+    # --- To the client ------------------------------------------------------------------------------------
+
+    def deliverable(self, queued: int, now: float) -> list[Delivery]:
+        """Return what the client is handed now, as long as it reads; it counts as handed over.
+
+        Args:
+            queued: bytes that were sent and that the client has not read.
+            now: the time.
+        """
+        state, settled = self._state, self._state.settled
+        handed: list[Delivery] = []
+        first: list[int] = []  # when those were stored that are delivered for the first time
+        taken = 0
+        for delivery, held in self.unsent:
+            if queued > STALLED or state.is_ending:
+                break
+            taken += 1
+            if not state.window.holds(delivery.id, held, now):
+                continue
+            is_doubtful = delivery.attempt > 1 or settled.doubted
+            if is_doubtful and held.replay is None and settled.lately(delivery.id):  # after this had come
+                state.effects.tells.append((delivery.reply, ACK))
+                state.window.remove(delivery.id, held)
+                continue
+            if state.gate is not None and not self._is_allowed(state.gate, delivery.subject):
+                break
+            handed.append(delivery)
+            if held.span is not None:
+                held.span.end()
+            if delivery.attempt > 1:
+                state.counts.redelivered += 1
+            elif held.replay is None:
+                first.append(delivery.stored_ns)
+            self._pacer.delivered(delivery)
+            queued += len(delivery.data)
+        del self.unsent[:taken]
+        if handed:
+            self._count(handed, first)
+        return handed
+
+    def _count(self, handed: Sequence[Delivery], first: Sequence[int]) -> None:
+        """Count deliveries; `first` is when those events were stored that the consumer never had before."""
+        state = self._state
+        state.counts.delivered += len(handed)
+        state.latency.delivery.observe_since(first, state.unix_ns())
+        if state.gate is not None:
+            state.gate.delivered(len(handed))
+
+    def check(self, found: ConsumerSnapshot | None = None) -> None:
+        """Raise `PermissionDenied` unless the client may have what the consumer chooses."""
+        state = self._state
+        if state.gate is not None:
+            found = found or state.found
+            self._allowed = _NONE
+            state.gate.consume(*state.consumer, durable=found.durable, subjects=found.subjects)
+            if self.max_message_size:
+                state.gate.reject(*state.consumer, found.owner)
+
+    def _is_allowed(self, gate: Gate, subject: str) -> bool:
+        """Whether the client may have an event of this subject; otherwise the call is ended."""
+        try:
+            self._require_allowed(gate, subject)
+        except WindshiftError as error:
+            self._state.end(error)
+            return False
+        return True
+
+    def _require_allowed(self, gate: Gate, subject: str) -> None:
+        """Raise `PermissionDenied` unless the client may have an event of this subject.
+
+        The consumer may have been changed since it was seen last, and what it chose earlier may be replayed.
+        """
+        if subject in self._allowed:
+            return
+        gate.receive(*self._state.consumer, subject, durable=self._state.found.durable)
+        known = self._allowed if len(self._allowed) < _REMEMBERED else ()
+        self._allowed = frozenset((*known, subject))
+
+    # --- Moves and the end --------------------------------------------------------------------------------
+
+    def hold_still(self) -> None:
+        """Forget everything but replays: the consumer is about to be moved."""
+        self.forget()
+        self._arrived.clear()
+
+    def begin_run(self, highest: int) -> bool:
+        """Forget everything but replays, and what has come since the consumer counts its deliveries anew.
+
+        `highest` came before, by the old count. Return whether anything has come since.
+        """
+        self.forget()
+        self._arrived = _since_reset(self._arrived, highest)
+        self._undecided = {reply: each for reply, each in self._undecided.items() if each[1]}
+        return bool(self._arrived)
+
+    def forget(self) -> None:
+        """Forget the deliveries that the client holds, and those that wait for it, but replays."""
+        self._state.window.forget()
+        self._backlog = [waiting for waiting in self._backlog if waiting.replay is not None]
+        self.unsent = [each for each in self.unsent if each[1].replay is not None]
+
+    def replies(self) -> list[bytes]:
+        """Return the reply subjects of all deliveries that are not held for the client."""
+        return [
+            *(delivery.reply for delivery in self._arrived),
+            *(waiting.delivery.reply for waiting in self._backlog),
+            *self._undecided,
+        ]
+
+    def unsent_replies(self) -> set[bytes]:
+        """Return the reply subjects of those that are held for the client, and that it was not handed."""
+        return {delivery.reply for delivery, _ in self.unsent}
+
+    def coming(self) -> dict[StreamSeq, int]:
+        """Return the deliveries that may reach the client, with their attempts."""
+        replies = {*self._undecided, *(delivery.reply for delivery in self._arrived)}
+        replies.update(each.delivery.reply for each in self._backlog)
+        named = [name_of(reply) for reply in replies if reply.startswith(b"$JS.ACK.")]  # others are replays
+        return {each.seq: each.attempt for each in named}
+
+
+def _since_reset(arrived: Sequence[Delivery], highest: int) -> list[Delivery]:
+    """Return the deliveries that came after the consumer began to count them anew; `highest` came before."""
+    for position, delivery in enumerate(arrived):
+        sequence = consumer_sequence(delivery.reply)
+        if sequence <= highest:
+            return list(arrived[position:])
+        highest = sequence
+    return []

@@ -1,0 +1,130 @@
+"""Deliveries of earlier calls that a client goes on with in this one, and those that others take from it.
+
+No I/O. What servers tell each other of that is in `handover`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from math import inf
+from typing import Final
+
+from windshift.nats.jetstream.pulling import ACK
+from windshift.server.events.consuming.handover import DeliveryName, TakeOver, name_of
+from windshift.server.events.consuming.incoming import Incoming
+from windshift.server.events.consuming.settlement import Settlements
+from windshift.server.events.consuming.state import CallState
+from windshift.server.events.consuming.tokens import Resumed, Tokens
+from windshift.server.events.deliveries import Delivery, stored_at
+from windshift.server.events.model import StreamSeq
+
+_NOTHING: Final = TakeOver()
+"""What a call has taken over that has taken over nothing."""
+
+
+class Resuming:
+    """The deliveries that go from call to call.
+
+    Args:
+        state: what is known in the call.
+        settlements: pings what is taken over.
+        incoming: what else may reach the client.
+
+    Attributes:
+        tokens: writes tokens of what is delivered; None if the client wants none.
+        taken_over: deliveries of earlier calls.
+    """
+
+    __slots__ = ("_incoming", "_settlements", "_state", "taken_over", "tokens")
+
+    def __init__(self, state: CallState, settlements: Settlements, incoming: Incoming) -> None:
+        self._state = state
+        self._settlements = settlements
+        self._incoming = incoming
+        self.tokens: Tokens | None = None
+        self.taken_over = _NOTHING
+
+    def token_of(self, delivery: Delivery) -> bytes:
+        """Return the token of a delivery that the client is handed; empty = it has none."""
+        held = self._state.window.get(delivery.id)
+        if self.tokens is None or held is None or held.replay is not None:
+            return b""
+        return self.tokens.write(delivery.reply)
+
+    # --- Taking over --------------------------------------------------------------------------------------
+
+    def resume(self, resumed: Sequence[Resumed], number: int, now: float) -> None:
+        """Go on with deliveries of earlier calls, as far as they are not known to have ended.
+
+        Each is held for as long as a ping of it is not answered, so that its time begins anew.
+        """
+        self.taken_over = TakeOver(number, now)
+        for each in sorted(resumed, key=lambda each: -each.attempt):
+            if self._state.window.get(each.seq) is None and not self._has_ended(each, now):
+                self._take_over(each, now)
+
+    def _has_ended(self, each: Resumed, now: float) -> bool:
+        state = self._state
+        if state.settled.doubted and state.settled.knows(each.seq, now):
+            state.effects.tells.append((each.reply, ACK))  # the broker has forgotten that it is settled
+        return (
+            state.settled.lately(each.seq)
+            or each.seq <= state.found.state.settled_to
+            or state.policy.is_beyond(each.attempt)
+        )
+
+    def _take_over(self, each: Resumed, now: float) -> None:
+        state = self._state
+        age = max(0.0, (state.unix_ns() - each.made_ns) / 1e9)
+        held = state.window.admit(each.seq, each.reply, each.attempt, now - age)
+        if held is None:
+            return
+        is_remembered = each.is_same_broker or state.found.state.is_replicated
+        held.earliest = now if is_remembered else -inf  # see `CallState.is_forgotten`
+        held.checked = -inf  # it may have been given up on
+        held.stored_ns = stored_at(each.reply)
+        held.deadline = now  # unless the broker answers
+        pending = self._settlements.prolong(each.seq, held, now)
+        state.effects.sends.append(pending)
+        self.taken_over.add(held, pending)
+        state.counts.resumed += 1
+
+    def objected(self, number: int, seqs: Iterable[StreamSeq]) -> None:
+        """Let deliveries go that this call was not to take over."""
+        if number != self.taken_over.number:
+            return
+        for seq in seqs:
+            held = self._state.window.get(seq)
+            if held is not None and self.taken_over.has(seq, held):
+                self._state.window.remove(seq, held)
+
+    def certain_at(self, seq: StreamSeq) -> float:
+        """Return from when on nobody will object any more to this call's having an event."""
+        is_taken_over = self.taken_over.has(seq, self._state.window.get(seq))
+        return self.taken_over.certain_at if is_taken_over else -inf
+
+    # --- Letting go ---------------------------------------------------------------------------------------
+
+    def taken(self, number: int, deliveries: Iterable[DeliveryName], now: float) -> list[StreamSeq]:
+        """Let deliveries go that another call takes over; return the events that it is not to have.
+
+        Of two calls that want a delivery at the same time the later one gets it.
+        """
+        if number == self.taken_over.number:
+            return []
+        is_later = self.taken_over.is_later(number, now)
+        kept = [each.seq for each in deliveries if not self._lets_go(each, is_later=is_later)]
+        coming = self._incoming.coming()
+        return kept + [each.seq for each in deliveries if coming.get(each.seq, 0) > each.attempt]
+
+    def _lets_go(self, delivery: DeliveryName, *, is_later: bool) -> bool:
+        """Let a delivery go if this call has it; false if somebody else is not to have it."""
+        held = self._state.window.get(delivery.seq)
+        if held is None or held.replay is not None:
+            return True
+        ours = name_of(held.reply)
+        if ours.attempt > delivery.attempt or (ours == delivery and (held.settling or is_later)):
+            return False
+        if ours == delivery or ours.attempt < delivery.attempt:
+            self._state.window.remove(delivery.seq, held)
+        return True
