@@ -18,6 +18,7 @@ from tests.support.nats_server import NatsServer
 from tests.support.unfinished_call import unfinished_call
 from tests.support.windshift_process import EXECUTED, LIMIT, WindshiftProcess, lives, windshift
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
+from windshift.rpc._gen.grpc.reflection.v1 import reflection_pb2
 from windshift.server.process.embedded.program import find_program
 
 
@@ -132,6 +133,23 @@ def test_outlives_its_terminal_if_told_so(tmp_path: Path, nats_server: NatsServe
         assert "SIGHUP" not in process.err
     finally:
         process.kill()
+
+
+@pytest.mark.parametrize("message", ["windshift.payload.v1.Json", "windshift.test.v1.StringValue"])
+def test_reflection_tells_of_payloads(tmp_path: Path, nats_server: NatsServer, message: str) -> None:
+    """Tools can read and write our own messages in events; nobody has used them in that process before."""
+    request = reflection_pb2.ServerReflectionRequest(file_containing_symbol=message)
+    with (
+        windshift(tmp_path, under=EXECUTED, NATS_URL=nats_server.url) as process,
+        grpc.insecure_channel(process.address) as channel,
+    ):
+        ask = channel.stream_stream(
+            "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+            reflection_pb2.ServerReflectionRequest.SerializeToString,
+            reflection_pb2.ServerReflectionResponse.FromString,
+        )
+        (answer,) = ask(iter([request]), timeout=LIMIT)
+    assert answer.WhichOneof("message_response") == "file_descriptor_response"
 
 
 def test_drain(tmp_path: Path) -> None:

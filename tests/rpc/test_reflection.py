@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 from google.protobuf import descriptor_pool
-from google.protobuf.descriptor_pb2 import FileDescriptorProto, MethodOptions
+from google.protobuf.descriptor import FileDescriptor
+from google.protobuf.descriptor_pb2 import DescriptorProto, FileDescriptorProto, MethodOptions
 from google.rpc.error_details_pb2 import ErrorInfo
 
 from tests._gen.grpc.testing import test_pb2
@@ -122,6 +123,24 @@ async def test_symbols_of_services_with_a_descriptor_pool_of_their_own(symbol: s
     """What is served counts, not what the process happens to have loaded."""
     async with asking(v1) as stream:
         assert await stream.files(file_containing_symbol=symbol) == ["grpc/health/v1/health.proto"]
+
+
+async def test_payloads_that_no_method_names() -> None:
+    """Their files are told with what is served, whatever pool they are in."""
+    services = [HealthService()]
+    server = Server([*services, *reflection_services(services, [messages_in_a_pool_of_their_own()])])
+    host, port = await server.listen("127.0.0.1", 0)
+    method = v1.DESCRIPTOR.services_by_name["ServerReflection"].methods_by_name["ServerReflectionInfo"]
+    async with calling(f"{host}:{port}") as channel, channel.stream(method) as call:
+        assert await Asked(v1, call).files(file_containing_symbol="far.Away") == ["far.proto"]
+    server.close()
+
+
+def messages_in_a_pool_of_their_own() -> FileDescriptor:
+    """Return a file that the process-wide pool does not have."""
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(FileDescriptorProto(name="far.proto", package="far", message_type=[DescriptorProto(name="Away")]))
+    return pool.FindFileByName("far.proto")
 
 
 @both_versions

@@ -21,27 +21,34 @@ REFLECTION = v1.DESCRIPTOR.services_by_name["ServerReflection"]
 """Descriptor of the service, for clients."""
 
 
-def reflection_services(services: Iterable[Service]) -> tuple[Service, Service]:
-    """Return both versions of the reflection service, which describe ``services`` and themselves."""
+def reflection_services(
+    services: Iterable[Service], payloads: Iterable[FileDescriptor] = ()
+) -> tuple[Service, Service]:
+    """Return both versions of the reflection service, which describe ``services`` and themselves.
+
+    Args:
+        services: what is served beside them.
+        payloads: files of messages that no method names, because they travel in ``google.protobuf.Any``.
+    """
     first = Service(REFLECTION, reflection := _Reflection(v1))
     second = Service(v1alpha.DESCRIPTOR.services_by_name["ServerReflection"], older := _Reflection(v1alpha))
-    reflection.catalog = older.catalog = Catalog([*services, first, second])
+    reflection.catalog = older.catalog = Catalog([*services, first, second], payloads)
     return first, second
 
 
 class Catalog:
-    """The files that declare some services, with everything they import.
+    """The files that declare some services, and those of payloads, with everything they import.
 
     Anything else is looked up in the process-wide pool, which has the types that only travel inside
     ``google.protobuf.Any``, such as error details.
     """
 
-    def __init__(self, services: Iterable[Service]) -> None:
+    def __init__(self, services: Iterable[Service], payloads: Iterable[FileDescriptor] = ()) -> None:
         descriptors = [service.descriptor for service in services]
         self.names = sorted(descriptor.full_name for descriptor in descriptors)
         self._files: dict[str, FileDescriptor] = {}
-        for descriptor in descriptors:
-            for file in with_imports(descriptor.file):
+        for declaring in (*(descriptor.file for descriptor in descriptors), *payloads):
+            for file in with_imports(declaring):
                 self._files.setdefault(file.name, file)
         self._symbols = {symbol: file for file in self._files.values() for symbol in _symbols(file)}
         self._pool = descriptor_pool.Default()

@@ -8,6 +8,8 @@ from datetime import timedelta
 from google.protobuf.duration_pb2 import Duration
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
+from windshift._gen.windshift.payload.v1 import payload_pb2
+from windshift._gen.windshift.test.v1 import test_pb2
 from windshift.rpc import ServerCall
 from windshift.server.admin.subscriptions import Subscriptions
 from windshift.server.api.callers import admission_of, caller_of
@@ -31,6 +33,8 @@ from windshift.server.telemetry.propagation import Extract, w3c
 from windshift.server.telemetry.tracer import current_span
 
 EVENTS = pb.DESCRIPTOR.services_by_name["EventsService"]
+PAYLOADS = (payload_pb2.DESCRIPTOR, test_pb2.DESCRIPTOR)
+"""The files of our own messages that events and values hold, for tools that ask what they look like."""
 
 
 class EventsService:

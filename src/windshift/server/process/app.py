@@ -51,7 +51,7 @@ from windshift.server.api.auditing import AuditInterceptor
 from windshift.server.api.authentication import AuthInterceptor
 from windshift.server.api.dead_letters import DEAD_LETTERS, DeadLettersService
 from windshift.server.api.errors import translate
-from windshift.server.api.events import EVENTS, EventsService
+from windshift.server.api.events import EVENTS, PAYLOADS, EventsService
 from windshift.server.api.failures import FailureLog
 from windshift.server.api.policies import LARGEST_OF_EVENTS, policy_of
 from windshift.server.api.principals import PRINCIPALS, AskOthers, PrincipalsService
@@ -560,7 +560,7 @@ def _services(domain: _Domain) -> tuple[Service, ...]:
 
 def _with_reflection(services: list[Service]) -> list[Service]:
     """Add reflection; raise `NoPolicy` for a method that is not in the table."""
-    answered = [*services, *reflection_services(services)]
+    answered = [*services, *reflection_services(services, PAYLOADS)]
     for service in answered:
         for path in service.methods:
             policy_of(path)
