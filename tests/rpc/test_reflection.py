@@ -139,7 +139,9 @@ async def test_payloads_that_no_method_names() -> None:
 def messages_in_a_pool_of_their_own() -> FileDescriptor:
     """Return a file that the process-wide pool does not have."""
     pool = descriptor_pool.DescriptorPool()
-    pool.Add(FileDescriptorProto(name="far.proto", package="far", message_type=[DescriptorProto(name="Away")]))
+    pool.Add(
+        FileDescriptorProto(name="far.proto", package="far", message_type=[DescriptorProto(name="Away")])
+    )
     return pool.FindFileByName("far.proto")
 
 
