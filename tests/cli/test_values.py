@@ -159,7 +159,7 @@ def test_payloads(sent: Any, shown: Any) -> None:
     ("error", "token", "hint"),
     [
         (ws.Unauthenticated, False, "a token is needed: --token-file"),
-        (ws.Unauthenticated, True, "it does not take this token"),
+        (ws.Unauthenticated, True, "the server does not take this token"),
         (ws.PermissionDenied, True, "by a role in its authorization file"),
         (ws.Unreachable, False, "`windshift doctor`"),
     ],

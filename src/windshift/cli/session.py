@@ -232,7 +232,7 @@ def _permission(session: Session, error: ws.Denied) -> str:
     if isinstance(error, errors.PermissionDenied):
         return "whoever runs the server can allow it, by a role in its authorization file"
     if session.settings.credentials.has_token:
-        return "it does not take this token; is it another server's, expired, or withdrawn?"
+        return "the server does not take this token: is it another server's, expired, or withdrawn?"
     return "a token is needed: --token-file, WINDSHIFT_TOKEN or a context"
 
 
