@@ -159,10 +159,29 @@ async def test_few_calls_may_take_longer(
             ping() if body is None else headers(stream, fields) + data(stream, message, end=True)
             for stream in range(1, 4001 if body is None else 401, 2)
         ]
+        piece = connection._piece = 4096
         transport.deliver(b"".join(frames))
-        before, piece = len(connection._rest), connection._piece
+        before = len(connection._rest)
         assert connection.take_turn(SLICE)
         assert before - len(connection._rest) == pieces_taken * piece
+        transport.lose()
+
+
+async def test_a_new_connection_begins_with_few_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who connects anew all the time has no more parsed at once than others."""
+    clock = count(step=0.01)
+    monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
+    async with serving(unary_call=echo) as running:
+        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
+        transport = FakeTransport(connection, asyncio.get_running_loop())
+        connection.connection_made(transport)
+        calls = [
+            headers(stream, request_fields(UNARY)) + data(stream, simple(b"x"), end=True)
+            for stream in range(1, 101, 2)
+        ]
+        transport.deliver(PREFACE + settings() + b"".join(calls))
+        connection.take_turn(SLICE)
+        assert len(connection._rest) > sum(map(len, calls)) - 512
         transport.lose()
 
 
@@ -175,7 +194,7 @@ async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.Monkey
         transport = FakeTransport(connection, asyncio.get_running_loop())
         connection.connection_made(transport)
         transport.deliver(PREFACE + settings())
-        piece = connection._piece
+        piece = connection._piece = 4096
         for stream in (1, 3, 5, 7):
             call = headers(stream, request_fields(UNARY)) + data(stream, simple(bytes(2000)), end=True)
             assert len(call) < piece

@@ -59,6 +59,27 @@ async def still_serves(running: Serving) -> None:
         assert (await peer.call(UNARY, simple(b"x"))).status == 0
 
 
+async def test_what_comes_of_a_call_leaves_at_once_where_others_wait() -> None:
+    """Whoever sends it elsewhere is told so, when the caller uses little."""
+    hurried = list[bool]()
+    async with serving(unary_call=echo) as running:
+        loop, turns = asyncio.get_running_loop(), running.server.turns
+        turns.on_hurry = lambda: hurried.append(True)
+        connection = ServerConnection(running.server, loop).http2
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        call = data(1, simple(b"x"), end=True)
+        transport.deliver(PREFACE + settings() + headers(1, request_fields(UNARY)) + call)
+        assert not hurried
+        turns.others_wait = lambda: True
+        transport.deliver(headers(3, request_fields(UNARY)) + data(3, simple(b"x"), end=True))
+        assert hurried == [True]
+        connection.account.charge(1.0, time.perf_counter())
+        transport.deliver(headers(5, request_fields(UNARY)) + data(5, simple(b"x"), end=True))
+        assert hurried == [True]
+        transport.lose()
+
+
 async def test_a_large_answer_leaves_in_several_turns() -> None:
     """Two writes in each, so that others need not wait for all of it."""
 

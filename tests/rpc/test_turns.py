@@ -148,6 +148,10 @@ async def test_answers_to_who_uses_little_leave_at_once() -> None:
     Worker("a", turns, clock, log, much).send(2)
     assert turns.hurries(little)
     assert not turns.hurries(much)
+    await eventually(lambda: not turns.hurries(little))
+    turns.others_wait = lambda: True
+    assert turns.hurries(little)
+    assert not turns.hurries(much)
 
 
 @pytest.mark.parametrize("amount", [1, 3])

@@ -234,6 +234,11 @@ class Connection:
             raise NotConnected
         wire.send(frames)
 
+    def flush(self) -> None:
+        """Have what was sent leave now, and not with what the turn of the event loop still brings."""
+        if self._wire is not None:
+            self._wire.flush()
+
     def subscribe(self, subject: bytes, receive: Receive, *, is_vital: bool = False) -> Subscription:
         """Call `receive` with each message to `subject` as it arrives, across reconnects.
 

@@ -268,6 +268,11 @@ class Wire(asyncio.Protocol):
             self._flushing = True
             self._loop.call_soon(self._flush)
 
+    def flush(self) -> None:
+        """Write what is queued now, and not at the end of the turn."""
+        if self._flushing:
+            self._flush()
+
     def _flush_soon(self) -> None:
         """Let the loop read once more first, unless hurried: what comes of that leaves in the same write."""
         if self._owner.is_hurried():

@@ -57,8 +57,9 @@ SEND_QUEUE_MARK = 16_384
 _STREAMING_PRIORITY = ngh2.Priority(urgency=4, incremental=True)
 _KEEPALIVE_PING = b"keepaliv"
 
-_FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 65_536
-"""Bytes that are parsed at once, before the clock is looked at: as many as fit into a slice of time."""
+_SMALLEST_PIECE, _LARGEST_PIECE = 512, 65_536
+"""Bytes that are parsed at once, before the clock is looked at: as many as fit into a slice of time. They are
+few on a new connection: calls of 4 KB may take 5 ms, and some clients connect anew all the time."""
 _FIRST_CALL = 4096
 """Bytes of a stranger for which there is always room: HTTP/2's start, and a call with credentials."""
 _SMALL_READ = 1024
@@ -197,7 +198,7 @@ class Connection(asyncio.Protocol):
         self._paused = self._ending = False
         self._paused_at = 0.0
         self._rest = b""  # received, and left for a turn of its own
-        self._piece = _FIRST_PIECE
+        self._piece = _SMALLEST_PIECE
         self._useless = self._events = 0  # since they were last looked at
         self._sent_before = 0  # bytes, until then
         self._free = 0  # useless frames that may come for what was sent and received
@@ -263,6 +264,8 @@ class Connection(asyncio.Protocol):
             useful = self._receive(data)
             spent = clock() - began
             self._turns.charge(self.account, spent, perf_counter())
+            if useful and self._turns.hurries(self.account):
+                self._turns.on_hurry()
             if not is_small:
                 self._fit_piece(spent, SLICE, LONG_SLICE if useful else SLICE)
 

@@ -71,6 +71,15 @@ class Account:
         return self._used - (now - self._at) * LITTLE > _SAVED
 
 
+def _never() -> bool:
+    """Tell that nobody waits."""
+    return False
+
+
+def _nothing() -> None:
+    """Send nothing elsewhere."""
+
+
 class Waiting(Protocol):
     """A connection with bytes that wait."""
 
@@ -83,6 +92,11 @@ class Waiting(Protocol):
 
 class Turns:
     """The lines in which connections wait.
+
+    Attributes:
+        others_wait: tells whether anybody waits for something else than having bytes parsed; to be set.
+        on_hurry: is called when bytes of somebody who uses little were parsed while others wait: what the
+            server sends elsewhere because of them should leave at once, too. To be set.
 
     Args:
         loop: the event loop.
@@ -101,6 +115,8 @@ class Turns:
         self._shared_until = 0.0
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
+        self.others_wait: Callable[[], bool] = _never
+        self.on_hurry: Callable[[], None] = _nothing
 
     def lets_in(self, account: Account) -> bool:
         """Tell whether bytes are parsed at once.
@@ -115,7 +131,8 @@ class Turns:
 
     def hurries(self, account: Account) -> bool:
         """Tell whether an answer should leave at once, and not with what else the turn brings."""
-        return self._next_turn is not None and not self._pausing and not account.is_busy(self._clock())
+        some_wait = self._busy or self._others or (self._strangers and not self._pausing)
+        return bool(some_wait or self.others_wait()) and not account.is_busy(self._clock())
 
     @property
     def is_pressed(self) -> bool:

@@ -22,9 +22,10 @@ from windshift.server.auth.access import ActivePolicy
 from windshift.server.auth.audit import Audit
 from windshift.server.auth.authenticate import Authenticator
 from windshift.server.auth.policy_file import parse_policy
-from windshift.server.domain.errors import PermissionDenied
+from windshift.server.domain.errors import PermissionDenied, QuotaExceeded
 
 PURGE = "/windshift.deadletters.v1alpha1.DeadLettersService/Purge"
+PUBLISH = "/windshift.events.v1alpha1.EventsService/PublishEvent"
 ENSURE_STREAM = "/windshift.events.v1alpha1.EventsService/EnsureStream"
 
 
@@ -117,6 +118,28 @@ async def test_connections_of_a_principal_share_an_account() -> None:
         method.on_headers(Call(connection=connection))
         accounts.append(connection.account)
     assert all(account is accounts[0] for account in accounts)
+
+
+@pytest.mark.parametrize("more", ["", "max_rps = 1"], ids=["forbidden", "too many"])
+async def test_a_publish_that_is_denied_takes_no_task(more: str) -> None:
+    """It is refused in place: tasks of busy callers wait, and a flood of such calls would fill the line."""
+    policy = parse_policy('[role.ann]\npublish = ["a.>"]\n' + principal("ann", more=more))
+    access, audit, published = ActivePolicy(Authenticator(policy)), Audit(), list[str]()
+
+    def handle(request: pb.PublishEventRequest, _: Any) -> None:
+        published.append(request.subject)
+
+    handlers = dict.fromkeys(map(snake_case, EVENTS.methods_by_name), handle)
+    publish = Service(EVENTS, SimpleNamespace(**handlers)).methods[PUBLISH]
+    publish = AuthInterceptor(access, audit).intercept(publish)
+    call: Any = Call(PUBLISH)
+    assert publish.on_headers is not None
+    assert publish.on_headers(call) is None
+    publish.handler(pb.PublishEventRequest(subject="a.b"), call)
+    denied = QuotaExceeded if more else PermissionDenied
+    with pytest.raises(denied):
+        publish.handler(pb.PublishEventRequest(subject="a.b" if more else "b.a"), call)
+    assert (published, audit.denials[denied.reason]) == (["a.b"], 1)
 
 
 # What the audit log names

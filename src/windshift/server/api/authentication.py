@@ -97,23 +97,32 @@ class AuthInterceptor:
     # -- kinds of methods ----------------------------------------------------------------------------
 
     def _publishing(self, method: Method) -> Handler:
-        """Judge a publish: what `_unary` does, as quickly as can be."""
+        """Judge a publish: what `_unary` does, as quickly as can be, and without a task where possible.
+
+        Tasks of busy callers wait for their turn: a flood of what is denied would fill the line.
+        """
         handler, access = method.handler, self._access
 
         def publish(request: Any, call: ServerCall) -> None:
             identity = call.state
-            if isinstance(identity, Identity) and call.started > access.replaced_at and access.full is None:
-                principal = identity.principal
-                if principal.max_rps is None and principal.permissions.publishes(request.subject):
-                    handler(request, call)
-                    return
-            call.go_on(lambda: judged(request, call))
+            if not isinstance(identity, Identity) or call.started <= access.replaced_at:
+                call.go_on(lambda: identified(request, call))
+                return
+            principal = identity.principal
+            if (
+                access.full is None
+                and principal.max_rps is None
+                and principal.permissions.publishes(request.subject)
+            ):
+                handler(request, call)
+            else:
+                judge(identity, request, call)
 
-        async def judged(request: Any, call: ServerCall) -> None:
-            identity = await self._identified(call)
-            self._begin(call, identity)
+        def judge(identity: Identity, request: Any, call: ServerCall) -> None:
+            principal = identity.principal
             try:
-                if not identity.principal.permissions.publishes(request.subject):
+                access.usage(principal, call.started).begin_call(principal, call.started)
+                if not principal.permissions.publishes(request.subject):
                     _require(call, identity, [Publish(request.subject)], request)
                 if access.full is not None:
                     access.full.check(request.subject)
@@ -121,6 +130,9 @@ class AuthInterceptor:
             except _DENIALS as error:
                 self._deny(call, identity, error)
                 raise
+
+        async def identified(request: Any, call: ServerCall) -> None:
+            judge(await self._identified(call), request, call)
 
         return publish
 

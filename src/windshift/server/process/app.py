@@ -360,7 +360,10 @@ class App:
             on_call_refused=None if calls is None else calls.refused,
             on_call_failed=self._failed,
         )
-        return Server(self._answered, options, [SizeInterceptor(largest), *self._interceptors])
+        server = Server(self._answered, options, [SizeInterceptor(largest), *self._interceptors])
+        server.turns.others_wait = lambda: self._pacing.is_over
+        server.turns.on_hurry = self.connection.flush
+        return server
 
     def _failed(self, failure: Failure) -> None:
         self._failures.failed(failure, asyncio.get_running_loop().time())
