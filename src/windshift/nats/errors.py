@@ -102,28 +102,22 @@ class NoStream(NatsError):
         self.subject = subject
 
 
-class NoBucket(NatsError):
+class _OfBucket(NatsError):
+    def __init__(self, bucket: str) -> None:
+        super().__init__(bucket)
+        self.bucket = bucket
+
+
+class NoBucket(_OfBucket):
     """No key-value bucket has this name."""
 
-    def __init__(self, bucket: str) -> None:
-        super().__init__(bucket)
-        self.bucket = bucket
 
-
-class NoTtl(NatsError):
+class NoTtl(_OfBucket):
     """The bucket's messages cannot expire by themselves: it was made without that."""
 
-    def __init__(self, bucket: str) -> None:
-        super().__init__(bucket)
-        self.bucket = bucket
 
-
-class NoBatches(NatsError):
+class NoBatches(_OfBucket):
     """The bucket takes no messages that are stored all or none: it was made without that."""
-
-    def __init__(self, bucket: str) -> None:
-        super().__init__(bucket)
-        self.bucket = bucket
 
 
 class Superseded(NatsError):

@@ -108,7 +108,7 @@ class Wire(asyncio.Protocol):
         self._out: deque[bytes | memoryview] = deque()
         self._pending = 0
         self._paused = self._flushing = self._closing = False
-        self._writable: asyncio.Future[None] | None = None
+        self._relieved: asyncio.Event | None = None  # while somebody waits for that
         self._pings: deque[asyncio.Future[None] | None] = deque()
         self._unanswered = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -250,16 +250,11 @@ class Wire(asyncio.Protocol):
         """Whether there are so many unsent bytes that callers that can wait should wait."""
         return self._pending > _CONGESTED
 
-    def writable(self) -> asyncio.Future[None]:
-        """Return a future that is done when the connection is no longer congested, or has ended.
-
-        Each caller gets its own and may cancel it.
-        """
-        if self._writable is None or self._writable.done():
-            self._writable = self._loop.create_future()
-        if not self.congested or self._ended.done():
-            self._writable.set_result(None)
-        return asyncio.shield(self._writable)
+    async def writable(self) -> None:
+        """Return when the connection is no longer congested, or has ended."""
+        while self.congested and not self._ended.done():
+            self._relieved = self._relieved or asyncio.Event()
+            await self._relieved.wait()
 
     def _write(self, frame: bytes) -> None:
         self._out.append(frame)
@@ -302,8 +297,13 @@ class Wire(asyncio.Protocol):
                 return
         if self._closing and not out and transport is not None:
             transport.close()
-        if self._writable is not None and not self.congested and not self._writable.done():
-            self._writable.set_result(None)
+        if self._relieved is not None and not self.congested:
+            self._relieve()
+
+    def _relieve(self) -> None:
+        relieved, self._relieved = self._relieved, None
+        if relieved is not None:
+            relieved.set()
 
     def _chunk(self) -> bytes:
         """Take the bytes of one write."""
@@ -467,8 +467,7 @@ class Wire(asyncio.Protocol):
         if not self._informed.done():
             self._informed.set_exception(ConnectionError())
             _look_at(self._informed)
-        if self._writable is not None and not self._writable.done():
-            self._writable.set_result(None)
+        self._relieve()
         pings, self._pings = self._pings, deque()
         for waiting in pings:
             if waiting is not None and not waiting.done():

@@ -297,9 +297,7 @@ async def test_no_leader_for_a_while(broker: Broker, unique: Unique) -> None:
     """While a stream that exists does not answer, the publish is tried again."""
     writes = Writes(broker.connection, broker.requests, broker.api)
     subject = unique()
-    writes._found[subject.encode()] = _Found(
-        in_seconds(60), answers=True
-    )  # what a look-up during an election would find
+    writes._found[subject.encode()] = _Found(in_seconds(60))  # what a look-up in an election would find
     publish = Publisher(broker.api, writes).publish
     with pytest.raises(BrokerUnavailable):
         await publish(event(subject), in_seconds(0.1))

@@ -33,7 +33,7 @@ from windshift.nats.errors import (
 from windshift.nats.jetstream import codes
 from windshift.nats.protocol import Message
 from windshift.nats.requests import Budget, NoReply, Requests, Share
-from windshift.nats.retry import Backoff, retry
+from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
 JsonObject: TypeAlias = dict[str, Any]
@@ -310,14 +310,12 @@ class JetStream:
         self,
         connection: Connection,
         requests: Requests,
-        backoff: Backoff | None = None,
         attempt_timeout: timedelta = timedelta(seconds=3),
         budget: Budget | None = None,
     ) -> None:
         self.connection = connection
         self._budget = budget or _Unbounded()
         self._requests = requests
-        self._backoff = backoff or Backoff()
         self._attempt_timeout = attempt_timeout.total_seconds()
         self.changes = 0
         self.refusal = ""
@@ -363,7 +361,7 @@ class JetStream:
         if size is None:
             size = self._size(operation, request)
         send_by = deadline if send_by is None else send_by
-        async for attempt in retry(send_by, self._backoff):
+        async for attempt in retry(send_by):
             await self.connection.wait_ready(send_by)
             try:
                 share = await self._budget.take(size, send_by)
@@ -435,7 +433,7 @@ class JetStream:
         attempts: set[asyncio.Task[JsonObject]] = set()
         unknown: OutcomeUnknown | None = None
         try:
-            async for _ in retry(deadline, self._backoff):
+            async for _ in retry(deadline):
                 send_by = min(deadline, self._requests.loop.time() + self._attempt_timeout)
                 change = self._change_once(operation, request, send_by, deadline)
                 attempts.add(self._requests.loop.create_task(change))
@@ -572,7 +570,7 @@ class JetStream:
         that reaches it. May also raise `NoDirectGet`.
         """
         subject, body = f"{API_PREFIX}DIRECT.GET.{stream}".encode(), to_json(query)
-        async for _ in retry(deadline, self._backoff):
+        async for _ in retry(deadline):
             await self.connection.wait_ready(deadline)
             size = _batch_size(query, self.connection.max_payload)
             share = await self._budget.take(size, deadline)

@@ -145,12 +145,7 @@ class Puller:
     Each `open` takes a fresh inbox: a request that the server may still have from before can deliver nothing
     any more, so that nobody needs to count it.
 
-    Args:
-        connection: the connection to NATS.
-        stream: the stream's name.
-        consumer: the consumer's name.
-        options: timers.
-        receive: called with everything that arrives, in order. It must neither block nor raise.
+    `receive` is called with everything that arrives, in order. It must neither block nor raise.
     """
 
     __slots__ = ("_connection", "_inbox", "_options", "_receive", "_stop_watching", "_subject", "_tail")

@@ -56,8 +56,7 @@ class WriteOptions:
     """When a write that may be repeated is sent again: a leader that died does not answer."""
     backoff: Backoff = field(default_factory=Backoff)
     lookup_timeout: timedelta = timedelta(seconds=1)
-    bound_for: timedelta = timedelta(seconds=5)
-    """How long the stream of a subject is cached."""
+    """How long looking up the stream of a subject may take."""
 
 
 class Part(NamedTuple):
@@ -144,15 +143,13 @@ class _NotSent(Enum):
 
 
 class _Found(NamedTuple):
-    """The stream of a subject, as looked up."""
+    """What was found of the stream of a subject."""
 
     until: float
     """When this expires, in loop time."""
-    answers: bool
-    """Whether it acknowledges what it stores."""
+    problem: NoReply | None = None
+    """Why a write to it will not be answered; None = it will."""
 
-
-_ANSWERS: Final = _Found(0, answers=True)
 
 _Result: TypeAlias = Outcome | _NotSent
 
@@ -165,6 +162,8 @@ _SLOT: Final = 16 * 1024
 """Bytes of a write for each slot: behind large writes on the connection others would wait."""
 _HEADERS: Final = 256
 """Bytes that headers are taken to have, where many messages are counted before they are made."""
+_FOUND_FOR: Final = 5.0
+"""Seconds for which the stream of a subject is cached."""
 _MOST_FOUND: Final = 4096
 _BETWEEN_LOOKS: Final = 0.5
 """Seconds between looks whether somebody has found out why a write is not answered."""
@@ -188,7 +187,7 @@ class Writes:
         self._bursts = Bursts(connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
-        self._looking: dict[bytes, asyncio.Task[_Found | None]] = {}
+        self._looking: dict[bytes, asyncio.Task[_Found]] = {}
 
     @property
     def in_flight(self) -> int:
@@ -278,10 +277,8 @@ class Writes:
                 self._slots.give_back(writes[0].asker, slots)
                 await steady.wait()
                 await self._slots.take(writes[0].asker, deadline, slots)
-        except Busy:
-            return Sent(writes, None, 0, 0, 0, TooManyInFlight())
         except NatsError as error:
-            return Sent(writes, None, 0, 0, 0, error)
+            return Sent(writes, None, 0, 0, 0, TooManyInFlight() if isinstance(error, Busy) else error)
         now = self._requests.loop.time()
         try:
             if now >= deadline:
@@ -365,9 +362,9 @@ class Writes:
         await asyncio.wait(looking.values())
         for place in burst.missing():
             subject = burst.subjects[place]
-            found = looking[subject].result() if subject in looking else _ANSWERS
-            if found is None or not found.answers:
-                burst.answer(place, NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING)
+            problem = looking[subject].result().problem if subject in looking else None
+            if problem is not None:
+                burst.answer(place, problem)
         while not burst.done.done() and not self._api.refusal:
             left = until - self._requests.loop.time()
             if left <= 0:
@@ -451,10 +448,10 @@ class Writes:
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
-            found = looking.result()
-            if found is None or not found.answers:
+            problem = looking.result().problem
+            if problem is not None:
                 self._requests.forget(token)
-                return NoReply.NO_RESPONDERS if found is None else NoReply.UNANSWERING
+                return problem
         while not answer.done():
             if self._api.refusal:  # a disk that takes nothing is why there was no answer
                 self._requests.forget(token)
@@ -502,10 +499,10 @@ class Writes:
             # During elections the API may be away for longer than the stream.
             looking = self._look_up(write.subject)
             await asyncio.wait((looking,), timeout=_SHORT_LOOK)
-            if looking.done() and looking.result() is None:
+            if looking.done() and looking.result().problem is NoReply.NO_RESPONDERS:
                 raise NoStream(write.subject.decode(errors="replace"))
 
-    def _look_up(self, subject: bytes) -> asyncio.Task[_Found | None]:
+    def _look_up(self, subject: bytes) -> asyncio.Task[_Found]:
         """Look up the stream of a subject, once for concurrent callers."""
         looking = self._looking.get(subject)
         if looking is None:
@@ -513,7 +510,7 @@ class Writes:
             looking.add_done_callback(lambda _: self._looking.pop(subject, None))
         return looking
 
-    async def _find(self, subject: bytes) -> _Found | None:
+    async def _find(self, subject: bytes) -> _Found:
         """Look up the stream of a subject; assume that there is one if it cannot be looked up now."""
         now = self._requests.loop.time
         known = self._found.get(subject)
@@ -522,15 +519,14 @@ class Writes:
         until = now() + self._options.lookup_timeout.total_seconds()
         try:
             streams = await self._api.stream_names(subject.decode(), until)
-            answers = not streams or await self._answers(streams[0], until)
         except (NatsError, UnicodeDecodeError):
-            return _Found(now(), answers=True)
+            return _Found(now())
         if not streams:
-            return None
+            return _Found(now(), NoReply.NO_RESPONDERS)
+        problem = None if await self._answers(streams[0], until) else NoReply.UNANSWERING
         if len(self._found) >= _MOST_FOUND:
             self._found.clear()
-        found = _Found(now() + self._options.bound_for.total_seconds(), answers)
-        self._found[subject] = found
+        self._found[subject] = found = _Found(now() + _FOUND_FOR, problem)
         return found
 
     async def _answers(self, stream: str, deadline: float) -> bool:
@@ -584,9 +580,6 @@ def _acknowledged(answer: Answer | None) -> PubAck | None:
     """Return what an answer acknowledges; None = it is no acknowledgement."""
     if not isinstance(answer, bytes):
         return answer if isinstance(answer, PubAck) else None
-    plain = plain_ack(answer)
-    if plain is not None:
-        return plain
     try:
         return read_pub_ack(answer)
     except (JetStreamError, ValueError):
