@@ -457,7 +457,7 @@ async def test_a_server_about_to_stop_is_left_in_good_order(
         async with connect(f"{own_nats_server.url},{other.url}") as broker:
             connection, got = broker.connection, asyncio.Queue[bytes]()
             connection.on_lost.append(lambda: told.append("lost"))
-            connection.on_moved.append(lambda: told.append("moved"))
+            connection.on_replaced.append(lambda: told.append("replaced"))
             connection.subscribe(b"news", lambda message: got.put_nowait(message.body))
             left = serving(broker, own_nats_server, other)
             async with connect(left.url) as slow:
@@ -474,7 +474,7 @@ async def test_a_server_about_to_stop_is_left_in_good_order(
                 assert await got.get() == b"sent by the other one"
                 slow.connection.publish(question.reply, b"!")
                 assert await answer == b"!"
-            assert told == ["moved"]
+            assert told == ["replaced"]
         assert len(asyncio.all_tasks()) == 1
 
 
@@ -482,7 +482,7 @@ async def test_the_only_server_is_used_to_its_end(own_nats_server: NatsServer, o
     """With nowhere to go the connection stays, and the next one is made when there is a server again."""
     connection, told = own_broker.connection, list[str]()
     connection.on_lost.append(lambda: told.append("lost"))
-    connection.on_moved.append(lambda: told.append("moved"))
+    connection.on_replaced.append(lambda: told.append("replaced"))
     own_nats_server.enter_lame_duck_mode()
     await eventually(lambda: "refused the connection" in connection.last_error)
     assert connection.connected

@@ -616,7 +616,7 @@ async def test_a_server_about_to_stop() -> None:
     async with fake_server() as server, fake_server() as other:
         connection = Connection(options(server, other, linger=timedelta(seconds=LIMIT)))
         requests, moved, reasons = Requests(connection), list[int](), losses(connection)
-        connection.on_moved.append(lambda: moved.append(len(other.peers)))
+        connection.on_replaced.append(lambda: moved.append(len(other.peers)))
         await connection.connect()
         peer = server.peers[0]
         answer = asyncio.create_task(requests.request(b"question", b"", b"", in_seconds(LIMIT)))

@@ -353,7 +353,7 @@ async def test_hand_over_without_loss(own_cluster: list[NatsServer]) -> None:
     async with connected_to(first) as broker, connect(second.url, WAKEFUL) as other:
         connection, told, got = broker.connection, list[str](), set[int]()
         connection.on_lost.append(lambda: told.append("lost"))
-        connection.on_moved.append(lambda: told.append("moved"))
+        connection.on_replaced.append(lambda: told.append("replaced"))
         connection.subscribe(b"news", lambda message: got.add(int(message.body)))
         other.connection.subscribe(b"echo", lambda asked: other.connection.publish(asked.reply, asked.body))
         async with asyncio.timeout(30):  # until the servers know of it
@@ -387,7 +387,7 @@ async def test_hand_over_without_loss(own_cluster: list[NatsServer]) -> None:
         outcomes = [outcome for each in await asyncio.gather(*asking) for outcome in each]
         assert len(outcomes) > 100
         assert set(outcomes) == {b"?"}
-        assert told == ["moved"]
+        assert told == ["replaced"]
         assert serving(broker, *own_cluster) is not first
         await eventually(lambda: got >= set(range(1, news + 1)))
     await eventually(lambda: len(asyncio.all_tasks()) == 1)
@@ -399,7 +399,7 @@ async def test_servers_that_stop_one_after_the_other(own_cluster: list[NatsServe
     async with connected_to(own_cluster[0]) as broker:
         connection, told = broker.connection, list[str]()
         connection.on_lost.append(lambda: told.append("lost"))
-        connection.on_moved.append(lambda: told.append("moved"))
+        connection.on_replaced.append(lambda: told.append("replaced"))
         for turn in range(1, 4):
             leaving = serving(broker, *own_cluster)
             leaving.enter_lame_duck_mode()
@@ -409,7 +409,7 @@ async def test_servers_that_stop_one_after_the_other(own_cluster: list[NatsServe
             leaving.kill()
             leaving.start()
             await eventually(lambda: len(wire_of(broker).info.connect_urls) == 3)
-        assert told == ["moved"] * 3
+        assert told == ["replaced"] * 3
 
 
 async def test_a_start_that_is_given_up(own_nats_server: NatsServer) -> None:

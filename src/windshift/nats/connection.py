@@ -2,7 +2,7 @@
 
 Whoever has a request under way is told at once when a wire ends (`on_lost`); nothing is sent later. A server
 in lame-duck mode is left before it stops: the next wire is up before the old one ends, and requests under way
-still get their replies (`on_moved`).
+still get their replies (`on_replaced`).
 """
 
 from __future__ import annotations
@@ -129,8 +129,8 @@ class Connection:
     Attributes:
         on_lost: called, in order, when the connection is lost. Hooks must not block or raise.
         on_connected: called, in order, when the connection is up with all subscriptions.
-        on_moved: called, in order, when another wire has replaced one that still works. Subscriptions of the
-            old one (`subscribe_once`) have `linger` to move.
+        on_replaced: called, in order, when another wire has replaced one that still works. Subscriptions of
+            the old one (`subscribe_once`) have `linger` to move.
         violations: reports what the server forbids.
         since: when `connected` last changed, in loop time.
         last_error: why the last connection ended or failed, without secrets; empty while all is well.
@@ -157,7 +157,7 @@ class Connection:
         self._left: set[asyncio.Task[None]] = set()
         self.on_lost: list[Hook] = []
         self.on_connected: list[Hook] = []
-        self.on_moved: list[Hook] = []
+        self.on_replaced: list[Hook] = []
         self.violations = Violations()
         self.since = 0.0
         self.last_error = ""
@@ -345,7 +345,7 @@ class Connection:
                 continue
             if self._wire is old:
                 self._use(wire)
-                for hook in self.on_moved:
+                for hook in self.on_replaced:
                     hook()
                 self._leave(old)
             else:  # it ended meanwhile, with everything under way

@@ -36,8 +36,8 @@ class Listening:
     def connected(self) -> None:
         self.told.append("connected")
 
-    def moved(self) -> None:
-        self.told.append("moved")
+    def replaced(self) -> None:
+        self.told.append("replaced")
 
     def hold_still(self, run: Run, until: float) -> None:
         raise NotImplementedError
@@ -92,7 +92,7 @@ async def test_who_is_told(broker: Broker) -> None:
     """Of a note: the calls of that consumer; of the connection: all, as long as they are attached."""
     notes, calls = Notes(broker.connection), Calls()
     connection = broker.connection
-    before = [list(hooks) for hooks in (connection.on_lost, connection.on_connected, connection.on_moved)]
+    before = [list(hooks) for hooks in (connection.on_lost, connection.on_connected, connection.on_replaced)]
     calls.follow(connection, notes)
     notes.start()
     await broker.requests.round_trip(in_seconds(30))
@@ -105,9 +105,9 @@ async def test_who_is_told(broker: Broker) -> None:
     await broker.requests.round_trip(in_seconds(30))
     assert (here.told, elsewhere.told) == ([CONSUMER, REPLAY, ELECTED], [])
     for hooks, old in zip(
-        (connection.on_lost, connection.on_connected, connection.on_moved), before, strict=True
+        (connection.on_lost, connection.on_connected, connection.on_replaced), before, strict=True
     ):
         (hook,) = (each for each in hooks if each not in old)
         hook()
         hooks.remove(hook)
-    assert elsewhere.told == here.told[3:] == ["lost", "connected", "moved"]
+    assert elsewhere.told == here.told[3:] == ["lost", "connected", "replaced"]

@@ -326,7 +326,7 @@ def test_a_retry_after_a_reject_that_came_late_is_in_doubt(answered: float) -> N
     "happen",
     [
         pytest.param(lambda call: (call.lost(1.0), call.connected(1.5, is_same=True)), id="reconnected"),
-        pytest.param(lambda call: call.moved(1.0), id="moved"),
+        pytest.param(lambda call: call.replaced(1.0), id="replaced"),
         pytest.param(lambda call: call.elected(1.0), id="another leader"),
         pytest.param(lambda call: call.told(Notice.LOST, 1.0), id="the leader said so"),
         pytest.param(lambda call: call.told(Notice.UNHEARD, 1.0), id="no leader"),
@@ -651,7 +651,7 @@ def test_a_group_has_a_bounded_size() -> None:
     "trouble",
     [
         lambda protocol: protocol.elected(1.0),
-        lambda protocol: protocol.moved(1.0),
+        lambda protocol: protocol.replaced(1.0),
         lambda protocol: protocol.told(Notice.LOST, 1.0),
         lambda protocol: protocol.told(Notice.UNHEARD, 1.0),
     ],

@@ -65,7 +65,7 @@ class Availability:
         self.since = requests.loop.time()
         self.on_change: list[Callable[[], None]] = []
         connection.on_connected.append(self._connected.set)
-        connection.on_moved.append(self._connected.set)
+        connection.on_replaced.append(self._connected.set)
 
     async def look(self) -> None:
         """Ask once. Without an answer all stays as it was."""

@@ -573,10 +573,10 @@ class _Attachment:
         self.protocol.connected(self._loop.time(), is_same=before == self._server)
         self._wake.set()
 
-    def moved(self) -> None:
+    def replaced(self) -> None:
         """Note that another connection took over from one that still works."""
         self._meet_broker()
-        self.protocol.moved(self._loop.time())
+        self.protocol.replaced(self._loop.time())
         self._wake.set()
 
     def _meet_broker(self) -> None:

@@ -33,7 +33,7 @@ class Call(Holder, Mover, Protocol):
         """Note that there is another connection."""
         ...
 
-    def moved(self) -> None:
+    def replaced(self) -> None:
         """Note that another connection took over from one that still works."""
         ...
 
@@ -60,7 +60,7 @@ class Calls:
             notes.read(kind, partial(self._noted, kind))
         connection.on_lost.append(self._lost)
         connection.on_connected.append(self._connected)
-        connection.on_moved.append(self._moved)
+        connection.on_replaced.append(self._replaced)
 
     def attach(self, consumer: ConsumerKey, call: Call, found: ConsumerSnapshot) -> None:
         """Count a call of a consumer that was just found."""
@@ -104,6 +104,6 @@ class Calls:
         for call in self._all():
             call.connected()
 
-    def _moved(self) -> None:
+    def _replaced(self) -> None:
         for call in self._all():
-            call.moved()
+            call.replaced()

@@ -327,7 +327,7 @@ class ConsumeProtocol:
         state.settled.recover(now, state.timeout)
         self.settling.send_again()
 
-    def moved(self, now: float) -> None:
+    def replaced(self, now: float) -> None:
         """Note that another connection took over: ask by way of it, once what is on its way has arrived."""
         self._doubt(Doubt.DELIVERIES, now)
         self._wants_drain = True
