@@ -141,7 +141,7 @@ release: check test ## Set the version from the commits since the last release (
 	@$(MAKE) artifacts
 
 .PHONY: artifacts
-artifacts: install .venv-build/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, try them on the lowest and the highest Python (or PYTHONS=…), and write bill of materials, provenance and digests.
+artifacts: install docs .venv-build/.installed .venv-chart/.installed .venv-release/.installed ## Build the packages of this commit into dist/release, try them on the lowest and the highest Python (or PYTHONS=…), and write chart, docs, image context, bill of materials, provenance and digests.
 	rm -rf dist/release
 	.venv-build/bin/hatchling build --directory dist/release
 	$(BIN)/python scripts/pythons.py dist/release/*.whl $(PYTHONS)

@@ -1,9 +1,11 @@
-"""Write what is published beside a release into dist/release: bill of materials, provenance, digests.
+"""Write what is published beside the packages of a release into dist/release.
 
+`windshift-VERSION.tgz` is the Helm chart, `windshift-VERSION-docs.tar.gz` the site that `make docs` built,
+`windshift-VERSION-image.tar.gz` what an image is built from (`docker build - < FILE`).
 `windshift-VERSION.cdx.json` (CycloneDX 1.6) lists what a server is made of: the packages of
 requirements/server.lock and the libraries that are inside of two of them, which no package index knows.
 `windshift-VERSION.intoto.json` (in-toto statement, SLSA provenance 1) says from which commit and which
-locks the packages there were built. Neither is signed. `SHA256SUMS` has the digests of all.
+locks the files there were built. Neither is signed. `SHA256SUMS` has the digests of all.
 
     artifacts.py           write them for the packages that lie in dist/release
     artifacts.py --check   see that the bill of materials can be made and lacks nothing; write nothing
@@ -18,6 +20,7 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import uuid
 from pathlib import Path
@@ -27,6 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RELEASE = ROOT / "dist" / "release"
 SERVER = ROOT / "requirements" / "server.lock"
 BUILD = ROOT / "requirements" / "build.lock"
+HELM = ROOT / ".venv-chart" / "bin" / "helm"
+CHART = ROOT / "deploy" / "helm" / "windshift"
+SITE = ROOT / "build" / "site"
+IMAGE = ("Dockerfile", "LICENSE", "README.md", "proto", "pyproject.toml", "requirements", "src")
+"""What the Dockerfile copies, and itself."""
 
 INSIDE = {
     "ngh2": ("0.3.0", "nghttp2", "1.70.0", "pkg:generic/nghttp2@1.70.0"),
@@ -75,6 +83,15 @@ def materials() -> dict[str, Any]:
 def _digests(name: str) -> list[str]:
     found = re.search(rf"(?m)^{name}==(?:.*\\\n)*.*\n", SERVER.read_text())
     return [] if found is None else re.findall(r"--hash=sha256:([0-9a-f]{64})", found[0])
+
+
+def add_archives(version: str) -> None:
+    """Write the chart, the site, and the context of an image, beside the packages."""
+    subprocess.run([HELM, "package", CHART, "--destination", RELEASE], check=True, stdout=subprocess.DEVNULL)
+    image = RELEASE / f"windshift-{version}-image.tar.gz"
+    subprocess.run(["git", "archive", "--output", image, "HEAD", *IMAGE], cwd=ROOT, check=True)
+    with tarfile.open(RELEASE / f"windshift-{version}-docs.tar.gz", "w:gz") as archive:
+        archive.add(SITE, f"windshift-{version}-docs")
 
 
 def provenance(subjects: dict[str, str], version: str) -> dict[str, Any]:
@@ -130,6 +147,7 @@ def main(arguments: list[str]) -> int:
         print("there are changes that no commit has: they would not be in the provenance", file=sys.stderr)
         return 1
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    add_archives(version)
     _write(RELEASE / f"windshift-{version}.cdx.json", bill)
     subjects = {each.name: digest(each) for each in sorted(RELEASE.iterdir())}
     _write(RELEASE / f"windshift-{version}.intoto.json", provenance(subjects, version))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from scripts import audit, images, lock
+from scripts import artifacts, audit, images, lock
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGEST = f"sha256:{'0' * 64}"
@@ -42,6 +42,12 @@ def test_every_locked_file_has_a_digest(name: str) -> None:
     assert entries
     assert [each for each in entries if "--hash=sha256:" not in each] == []
     assert "://" not in file.read_text()
+
+
+def test_an_image_can_be_built_from_what_is_released() -> None:
+    """The archive of a release has all that the Dockerfile copies, and no more beside it."""
+    copied = re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text())
+    assert sorted(artifacts.IMAGE) == sorted({"Dockerfile", *" ".join(copied).split()})
 
 
 def test_the_server_has_what_was_tried() -> None:
