@@ -137,7 +137,7 @@ hooks: install ## Install the git hooks: checks before a commit, and the form of
 .PHONY: release
 release: export WINDSHIFT_TEST_IMAGE := 1
 release: check test ## Set the version from the commits since the last release (or VERSION=…), write the changelog, commit and tag.
-	$(BIN)/cz bump $(VERSION)
+	$(BIN)/python scripts/release.py $(VERSION)
 	@$(MAKE) artifacts
 
 .PHONY: artifacts

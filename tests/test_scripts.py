@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
+import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from scripts import artifacts, audit, images, lock
+from scripts import artifacts, audit, images, lock, release
 
 ROOT = Path(__file__).resolve().parent.parent
 DIGEST = f"sha256:{'0' * 64}"
@@ -48,6 +50,27 @@ def test_an_image_can_be_built_from_what_is_released() -> None:
     """The archive of a release has all that the Dockerfile copies, and no more beside it."""
     copied = re.findall(r"(?m)^COPY (?!--from)(.*) \S+$", (ROOT / "Dockerfile").read_text())
     assert sorted(artifacts.IMAGE) == sorted({"Dockerfile", *" ".join(copied).split()})
+
+
+def test_the_first_release_keeps_its_version_and_changelog(tmp_path: Path) -> None:
+    """Nothing is bumped: what was unreleased gets version and date, in a commit with a tag."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", *arguments], cwd=tmp_path, check=True, capture_output=True, text=True
+        ).stdout
+
+    git("init", "--quiet")
+    git("config", "user.name", "t")
+    git("config", "user.email", "t@example.org")
+    (tmp_path / "pyproject.toml").write_text('[project]\nversion = "0.1.0"\n')
+    (tmp_path / "CHANGELOG.md").write_text("# Changelog\n\n## Unreleased\n\n- Everything.\n")
+    git("add", ".")
+    git("commit", "--quiet", "--message", "feat: everything")
+    assert release.release_first(tmp_path, dt.date(2027, 1, 2)) == "v0.1.0"
+    assert git("show", "v0.1.0:CHANGELOG.md") == "# Changelog\n\n## v0.1.0 (2027-01-02)\n\n- Everything.\n"
+    assert git("status", "--porcelain") == ""
+    assert git("rev-parse", "v0.1.0") == git("rev-parse", "HEAD")
 
 
 def test_the_server_has_what_was_tried() -> None:
