@@ -456,6 +456,20 @@ async def test_cancelled() -> None:
             await publishing
         await service.ended.wait()
         assert service.stored == []
+        service.ended.clear()
+        began.clear()
+
+        async def publish() -> None:
+            async with client.publisher() as out:
+                _ = await out.send("a", Text())
+
+        publishing = asyncio.create_task(publish())
+        await began.wait()
+        await asyncio.sleep(0)
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        await service.ended.wait()
 
 
 async def test_connections_that_are_cut(server: str, unique: Unique) -> None:

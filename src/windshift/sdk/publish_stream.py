@@ -138,12 +138,14 @@ class PublishStream:
         self._is_used = False
         if self._timer is not None:
             self._timer.cancel()
-        if self._running is not None and self._call is not None:
-            self._call.close_send()
-            await asyncio.wait((self._running,), timeout=_LAST_WORDS)
-        tasks = [*self._single, *([] if self._running is None else [self._running])]
-        for task in tasks:
-            task.cancel()
+        try:
+            if self._running is not None and self._call is not None:
+                self._call.close_send()
+                await asyncio.wait((self._running,), timeout=_LAST_WORDS)
+        finally:
+            tasks = [*self._single, *([] if self._running is None else [self._running])]
+            for task in tasks:
+                task.cancel()
         if tasks:
             await asyncio.wait(tasks)
 

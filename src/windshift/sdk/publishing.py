@@ -262,8 +262,8 @@ class Publisher:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._left = True
-        if self._running:
-            await asyncio.wait(self._running)
-        await self._stream.close()
+        async with self._stream:
+            if self._running:
+                await asyncio.wait(self._running)
         if self._failures and error is None:
             raise ExceptionGroup(f"{len(self._failures)} events were not published", self._failures)
