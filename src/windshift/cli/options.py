@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -103,8 +104,9 @@ _OPTIONS: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 )
 
 
-def shared_options(*, hidden: bool) -> list[click.Parameter]:
-    """Return the options that every command takes."""
+@cache
+def shared_options(*, hidden: bool) -> Sequence[click.Parameter]:
+    """Return the options that every command takes: the same ones for all, for making them takes time."""
     return [
         click.Option(names, expose_value=False, callback=_keep, hidden=hidden, **settings)
         for names, settings in _OPTIONS

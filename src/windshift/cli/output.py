@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
 import sys
 import time
 import unicodedata
 from collections.abc import AsyncIterator, Callable, Sequence
+from functools import cache
 from typing import Any, Final, TypeVar
 
 import click
@@ -21,7 +21,6 @@ T = TypeVar("T")
 Row = Sequence[str]
 
 _GAP: Final = "  "
-_encode: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _LEAST: Final = 10
 """Cells that a column keeps when a table is too wide for its terminal."""
 _REORDERING: Final = (*range(0x202A, 0x202F), *range(0x2066, 0x206A))
@@ -39,12 +38,19 @@ def plain(text: str) -> str:
     return text if text.isascii() and text.isprintable() else text.translate(_CONTROLS)
 
 
+@cache
+def _encoder() -> Callable[[object], str]:
+    import json  # most commands print none
+
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
 def as_json(value: object) -> str:
     """Return a value as one line of JSON that moves no cursor; numbers that it does not have are texts."""
     try:
-        text = _encode(value)
+        text = _encoder()(value)
     except ValueError:
-        text = _encode(_without_nan(value))
+        text = _encoder()(_without_nan(value))
     return text if text.isascii() and "\x7f" not in text else text.translate(_UNSAFE)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import difflib
 import errno
 import os
 import signal
@@ -238,6 +237,8 @@ def _permission(session: Session, error: ws.Denied) -> str:
 
 async def _similar(session: Session, error: ws.NotFound) -> str:
     """Return a name that exists and looks like the one that does not."""
+    import difflib
+
     from windshift.sdk import errors
 
     names: list[str] = []

@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -166,6 +165,8 @@ def _token(table: _Table) -> TokenSource | None:
 
 
 def _command(table: _Table) -> TokenSource | None:
+    import shlex  # noqa: PLC0415 -- few contexts have a command
+
     value = table.skip("token_command")
     try:
         words = shlex.split(value) if isinstance(value, str) else list(value)
