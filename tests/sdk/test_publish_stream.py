@@ -463,12 +463,12 @@ async def test_cancelled() -> None:
             async with client.publisher() as out:
                 _ = await out.send("a", Text())
 
-        publishing = asyncio.create_task(publish())
+        leaving = asyncio.create_task(publish())
         await began.wait()
         await asyncio.sleep(0)
-        publishing.cancel()
+        leaving.cancel()
         with pytest.raises(asyncio.CancelledError):
-            await publishing
+            await leaving
         await service.ended.wait()
 
 

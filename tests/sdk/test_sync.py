@@ -170,6 +170,12 @@ def test_an_asynchronous_handler_is_refused(client: ws.sync.Client) -> None:
     with pytest.raises(TypeError, match="plain function"):
         consumer.run(handle)
 
+    def each(delivery: object) -> Iterator[None]:
+        yield
+
+    with pytest.raises(TypeError, match="does not yield"):
+        consumer.run(each)
+
 
 def test_a_handler_that_exits_ends_nothing_else(client: ws.sync.Client) -> None:
     """`sys.exit` in a handler is a failed attempt, and the client goes on."""

@@ -32,7 +32,6 @@ from .settings import Settings
 from .tracing import tracing
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R", bound=Message)
 
 
 NOT_SENT: Final = "a client, and what comes of it, cannot be sent to another process: connect there"
@@ -73,7 +72,7 @@ class Caller:
     async def call(
         self,
         method: str,
-        request: R,
+        request: Message,
         response: type[M],
         repeat: Repeat,
         *,
@@ -291,7 +290,7 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 async def pages(
     caller: Caller,
     method: str,
-    request: R,
+    request: Message,
     response: type[M],
     items: Callable[[M], Any],
 ) -> AsyncIterator[Any]:

@@ -139,6 +139,7 @@ class Settler(Protocol):
 
     async def in_thread(self, job: Any, function: Callable[[], R]) -> R:
         """Run a function of the handler in a thread."""
+        ...
 
 
 class Delivery(Generic[T]):

@@ -59,7 +59,8 @@ class Event(Generic[T]):
             Undecodable: the bytes are no such message.
         """
         if self._data is None:
-            data: Any = self.message() if self._kind is None else self.decode(self._kind)
+            found: Any = self.message() if self._kind is None else self.decode(self._kind)
+            data: T = found
             self._data = data
         return self._data
 

@@ -36,7 +36,6 @@ from .subjects import EVERYTHING, overlap
 from .times import timestamp
 
 M = TypeVar("M", bound=Message)
-R = TypeVar("R", bound=Message)
 T = TypeVar("T")
 
 
@@ -210,7 +209,7 @@ class FakeCaller(Caller):
     async def call(
         self,
         method: str,
-        request: R,
+        request: Message,
         response: type[M],
         repeat: Repeat,
         *,

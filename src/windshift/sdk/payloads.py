@@ -31,6 +31,7 @@ class Codec(Protocol):
 
     def encode(self, value: Any) -> AnyMessage:
         """Return an object as a payload."""
+        ...
 
     def decode(self, payload: AnyMessage, kind: type[T]) -> T:
         """Return the object in a payload, whose type name is that of `kind`.
@@ -38,6 +39,7 @@ class Codec(Protocol):
         Raises:
             ValueError: it is none; the text says why.
         """
+        ...
 
 
 def type_name(payload: AnyMessage) -> str:

@@ -53,6 +53,7 @@ class PublishAlone(Protocol):
         /,
     ) -> Coroutine[Any, Any, PublishReceipt]:
         """Publish it within so many seconds; `failed` is how a first attempt by the call of many ended."""
+        ...
 
 
 class _Sent:

@@ -35,6 +35,7 @@ class SessionOwner(Protocol):
     @property
     def withholding(self) -> bool:
         """Whether verdicts are kept back, because each would make room for another delivery."""
+        ...
 
     def subscribed(self) -> None:
         """Note that the server answered."""

@@ -328,7 +328,7 @@ class Subscription:
         context = contextvars.copy_context()
         self._in_threads.add(job)
         try:
-            return await self._loop.run_in_executor(self._threads, context.run, _finite, function)
+            return await self._loop.run_in_executor(self._threads, lambda: context.run(_finite, function))
         finally:
             self._in_threads.discard(job)
 
