@@ -170,6 +170,25 @@ async def test_a_function_around_a_coroutine_function_is_waited_for(client: ws.C
             await consumer.run(wrong)
 
 
+async def test_a_handler_that_its_program_cancels_has_failed(client: ws.Client) -> None:
+    """Its event comes again at once, and is not held until `max_lease`."""
+    consumer = await worker(client, retry=ws.RetryPolicy(initial=0.001))
+    attempts: list[int] = []
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        attempts.append(delivery.event.attempt)
+        task = asyncio.current_task()
+        assert task is not None
+        if delivery.event.attempt == 1:
+            task.cancel()
+        await asyncio.sleep(0)
+
+    await client.publish("s.x", Text())
+    async with consumer.running(handle):
+        await consumer.idle(LIMIT)
+    assert attempts == [1, 2]
+
+
 async def test_a_wrong_grace_is_told_before_anything_runs(client: ws.Client) -> None:
     """At the end of the block it would be too late: nothing would stop the subscription."""
     consumer = await worker(client)

@@ -32,6 +32,6 @@ def shared() -> Any:
 
 def __getattr__(name: str) -> Any:
     """Return the facade of an asynchronous class."""
-    from . import dead_letters, publishing, stores, streams  # noqa: F401, PLC0415 -- where they are
+    from . import consumers, dead_letters, publishing, stores, streams  # noqa: F401, PLC0415 -- where they are
 
     return find(name)

@@ -123,7 +123,8 @@ class Subscription:
         self._session: Session | None = None
         self._stopping = asyncio.Event()
         self._settling = self._had_limits = False
-        self._ended_for_good = False
+        self._runner: asyncio.Task[None] | None = None
+        self._gives_up = self._ended_for_good = False
         self._quiet = asyncio.Event()
         self._threads: ThreadPoolExecutor | None = None
         self._in_threads: set[Job] = set()
@@ -136,6 +137,7 @@ class Subscription:
         Raises:
             WindshiftError: that error.
         """
+        self._runner = asyncio.current_task()
         try:
             await self._calls()
         finally:
@@ -284,8 +286,8 @@ class Subscription:
             else:
                 await self._handle(delivery, handler)
         except asyncio.CancelledError as error:
-            if not job.expired and self._cancelled():
-                self._leave()  # we are being ended: the event is released with the call
+            if not job.expired and self._is_ending:
+                self._leave()  # the event is released with the call
                 raise
             raised = TimeoutError("took longer than max_lease") if job.expired else error
         except (KeyboardInterrupt, SystemExit):
@@ -310,11 +312,11 @@ class Subscription:
             _log.exception("no verdict could be made of a failure")
             return failure(error, Outcome.RETRY)
 
-    @staticmethod
-    def _cancelled() -> bool:
-        """Say whether we were cancelled, or the handler raised CancelledError by itself."""
-        task = asyncio.current_task()
-        return task is not None and task.cancelling() > 0
+    @property
+    def _is_ending(self) -> bool:
+        """Whether handlers are cancelled by us; what their program cancels has failed."""
+        cancelled = self._runner is not None and self._runner.cancelling() > 0
+        return cancelled or self._gives_up or self._ended_for_good
 
     async def _handle(self, delivery: Delivery[Any], handler: Handler) -> None:
         result = await delivery.in_thread(lambda: handler(delivery)) if self._threaded else handler(delivery)
@@ -449,6 +451,7 @@ class Subscription:
             async with asyncio.timeout(grace):
                 await self._finish()
         except TimeoutError:
+            self._gives_up = True
             for task in self._tasks.values():
                 task.cancel()
             await asyncio.sleep(0)
