@@ -348,6 +348,23 @@ async def test_middleware_is_around_every_handler() -> None:
     assert seen == ["outer a", "inner", "handler", "outer skip", "inner"]
 
 
+async def test_middleware_that_does_not_wait() -> None:
+    """The error names it; the event is not taken for handled."""
+    app, consumer = make()
+
+    @app.middleware  # type: ignore[arg-type] # that is the point
+    def careless(delivery: ws.Delivery[Any], call_next: object) -> None: ...
+
+    @consumer.on
+    async def handle(text: Text) -> None: ...
+
+    with app.test() as trial:
+        verdict = await trial.deliver("s.x", Text())
+    assert verdict.outcome is ws.Outcome.RETRY
+    assert "careless" in verdict.reason
+    assert verdict.reason.endswith("is no coroutine function")
+
+
 async def test_the_short_form_makes_a_consumer_of_its_subjects() -> None:
     """`app.on` names a stream, a consumer and a subject; the consumer gets no other subjects."""
     app = ws.App("a")

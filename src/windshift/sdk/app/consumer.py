@@ -311,4 +311,7 @@ def _wrap(run: Next, around: Iterable[Middleware]) -> Next:
 
 
 async def _through(function: Middleware, run: Next, delivery: Delivery[Any]) -> None:
-    await function(delivery, run)
+    passing: Any = function(delivery, run)
+    if not inspect.isawaitable(passing):
+        raise TypeError(f"the middleware {function!r} is no coroutine function")
+    await passing
