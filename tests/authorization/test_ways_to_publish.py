@@ -57,7 +57,8 @@ def single(caller: Caller, event: pb.PublishEventRequest) -> Outcome:
         response = caller.call(EVENTS.methods_by_name["PublishEvent"], event, 20)
     except grpc.RpcError as error:
         told = read_refusal(error)
-        return Outcome(0, False, told.code, told.message, told.reason, tuple(sorted(told.metadata.items())))
+        metadata = {**told.metadata, "hint": told.hint} if told.hint else told.metadata
+        return Outcome(0, False, told.code, told.message, told.reason, tuple(sorted(metadata.items())))
     return Outcome(response.id, response.duplicate)
 
 

@@ -100,7 +100,11 @@ def test_each_for_itself(client: Client, unique: Unique) -> None:
     )
     assert list(response.ids) == [2, 0, 1, 0, 3, 0, 0, 0, 0, 4]
     assert list(response.duplicates) == [2]
-    errors = [(error.index, error.code, error.reason, dict(error.metadata)) for error in response.errors]
+    errors = []
+    for error in response.errors:
+        metadata = dict(error.metadata)
+        assert error.message.endswith(metadata.pop("hint", ""))
+        errors.append((error.index, error.code, error.reason, metadata))
     assert errors == [
         (1, 3, "INVALID_FIELD", {"field": "subject"}),
         (3, 9, "UNBOUND_SUBJECT", {"subject": "nobody.takes.this"}),
