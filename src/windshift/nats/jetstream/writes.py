@@ -17,7 +17,6 @@ import secrets
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from enum import Enum
 from typing import Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
@@ -123,23 +122,17 @@ class Attempt(NamedTuple):
 
 
 class Sent(NamedTuple):
-    """Writes that were sent together, or could not be."""
+    """Writes that were sent together; if they could not be, the answer to each is why."""
 
     writes: Sequence[Write]
-    burst: Burst | None
-    slots: int
-    until: float
+    burst: Burst
+    slots: int = 0
+    until: float = 0
     """When to wait no longer, in loop time."""
-    doubt_at: float
+    doubt_at: float = 0
     """When to find out why there are no answers."""
-    error: NatsError | None = None
-    """Why nothing was sent."""
     in_doubt: bool = False
     """Whether they had been sent before, and may have been stored then."""
-
-
-class _NotSent(Enum):
-    NOT_CONNECTED = "there was no connection"
 
 
 class _Found(NamedTuple):
@@ -151,7 +144,7 @@ class _Found(NamedTuple):
     """Why a write to it will not be answered; None = it will."""
 
 
-_Result: TypeAlias = Outcome | _NotSent
+_Result: TypeAlias = Outcome | NotConnected
 
 _AGAIN: Final = codes.TEMPORARY | {
     codes.DUPLICATE_IN_PROCESS,
@@ -271,14 +264,14 @@ class Writes:
             if self._api.refusal:
                 self._api.refuse_if_full()
             await self._connection.wait_ready(deadline)
-            await steady.wait()
-            await self._slots.take(writes[0].asker, deadline, slots)
-            while not steady.is_set():  # meanwhile there was trouble, which may need slots
-                self._slots.give_back(writes[0].asker, slots)
+            while True:
                 await steady.wait()
                 await self._slots.take(writes[0].asker, deadline, slots)
+                if steady.is_set():
+                    break
+                self._slots.give_back(writes[0].asker, slots)  # there is trouble, which may need them
         except NatsError as error:
-            return Sent(writes, None, 0, 0, 0, TooManyInFlight() if isinstance(error, Busy) else error)
+            return self._unsent(writes, TooManyInFlight() if isinstance(error, Busy) else error)
         now = self._requests.loop.time()
         try:
             if now >= deadline:
@@ -286,15 +279,20 @@ class Writes:
             burst = self._bursts.ingest(writes, stream) if stream else self._bursts.send(writes)
         except NatsError as error:
             self._slots.give_back(writes[0].asker, slots)
-            return Sent(writes, None, 0, 0, 0, error)
+            return self._unsent(writes, error)
         until, doubt_at = deadline, now + min(self._patience, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
         return Sent(writes, burst, slots, until, min(until, doubt_at))
 
+    def _unsent(self, writes: Sequence[Write], error: NatsError) -> Sent:
+        burst = Burst(b"", [write.subject for write in writes], self._requests.loop)
+        burst.give_up(error)
+        return Sent(writes, burst)
+
     def abandon_all(self, sent: Sent) -> None:
         """Let go of writes that were sent. What was let go already stays so."""
-        if sent.burst is not None and self._bursts.forget(sent.burst):
+        if self._bursts.forget(sent.burst):
             self._slots.give_back(sent.writes[0].asker, sent.slots)
 
     async def answered(self, sent: Sent) -> list[PubAck | None]:
@@ -303,8 +301,6 @@ class Writes:
         None = there is more to be done: `conclude` does it.
         """
         burst = sent.burst
-        if burst is None:
-            return [None] * len(sent.writes)
         try:
             if not burst.done.done():
                 await asyncio.wait((burst.done,), timeout=sent.doubt_at - self._requests.loop.time())
@@ -316,35 +312,32 @@ class Writes:
 
     def untaken(self, sent: Sent) -> set[int]:
         """Return the places of writes that a batch did not take; they are certainly not stored."""
-        answers = () if sent.burst is None else sent.burst.answers
-        return {place for place, answer in enumerate(answers) if answer is NoReply.NOT_TAKEN}
+        return {place for place, answer in enumerate(sent.burst.answers) if answer is NoReply.NOT_TAKEN}
 
     def repeatable(self, sent: Sent) -> set[int]:
         """Return the places of writes that were not answered, and may be sent again."""
-        if sent.burst is None:
-            return set(range(len(sent.writes))) if isinstance(sent.error, NotConnected) else set()
         answers = zip(sent.writes, sent.burst.answers, strict=True)
         return {
             place
             for place, (write, answer) in enumerate(answers)
-            if answer is NoReply.NO_RESPONDERS or (answer in _LOST and write.repeatable)
+            if answer is NoReply.NO_RESPONDERS
+            or isinstance(answer, NotConnected)
+            or (answer in _LOST and write.repeatable)
         }
 
     async def send_again(self, sent: Sent, places: Sequence[int], steady: asyncio.Event) -> Sent:
         """Send some of the writes again, as `send_all` does, when there is somebody to take them."""
-        answers = () if sent.burst is None else sent.burst.answers
-        in_doubt = sent.in_doubt or any(place < len(answers) and answers[place] in _LOST for place in places)
+        in_doubt = sent.in_doubt or any(sent.burst.answers[place] in _LOST for place in places)
         again = await self.send_all([sent.writes[place] for place in places], steady)
         return again._replace(in_doubt=in_doubt)
 
     async def conclude(self, sent: Sent, place: int) -> PubAck:
         """Do what `write` does after its first attempt, for one of the writes whose answers are there."""
-        answer = _NotSent.NOT_CONNECTED if sent.burst is None else sent.burst.answers[place]
-        error = answer if isinstance(answer, NatsError) else sent.error
+        answer = sent.burst.answers[place]
         try:
-            if error is not None and not isinstance(error, NotConnected):
-                raise error
-            if answer is None or isinstance(answer, NatsError | PubAck):
+            if isinstance(answer, NatsError) and not isinstance(answer, NotConnected):
+                raise answer
+            if answer is None or isinstance(answer, PubAck):
                 raise OutcomeUnknown  # cannot be: `answered` was not awaited, or had the acknowledgement
             return await self._conclude(sent.writes[place], answer)
         except JetStreamError as refusal:
@@ -413,8 +406,8 @@ class Writes:
         answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
         try:
             attempt = self._send(write, slots, answer.set_result)
-        except NotConnected:
-            return _NotSent.NOT_CONNECTED
+        except NotConnected as error:
+            return error
         try:
             outcome = await answer
         except asyncio.CancelledError:
