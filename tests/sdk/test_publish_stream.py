@@ -15,7 +15,6 @@ from tests.support.cutting_proxy import cutting
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as pb
 from windshift.protos import test
 from windshift.rpc import RpcError, Server, ServerCall, Service, StatusCode
-from windshift.sdk.client import caller_of
 
 Unique = Callable[[], str]
 Text = test.StringValue
@@ -297,10 +296,9 @@ async def test_silent_server() -> None:
         await asyncio.Event().wait()
 
     service = ScriptedServer(script)
-    async with connected(service) as client:
+    async with connected(service, timeout=3) as client:
         out = client.publisher()
         await (await out.send("a", Text()))
-        caller_of(client).timeout = 0.2
         sent = [await out.send("a", Text(), key=key) for key in (None, "key")]
         for each in sent:
             with pytest.raises(ws.OutcomeUnknown):
