@@ -270,20 +270,18 @@ class Buckets:
 
         May also raise `NoTtl`. Ask first whether the bucket `keeps_batches`, for more than one.
         """
-        # On one replica the server writes a batch to a file of its own first: alone, a message is cheaper.
-        last = await self._store(bucket, puts, deadline, is_batch=len(puts) > 1)
+        last = await self._store(bucket, puts, deadline)
         return list(range(last - len(puts) + 1, last + 1))
 
     async def mark_deleted(self, bucket: str, key: str, deadline: float, expected: int | None = None) -> None:
         """Delete a key; otherwise like `put`."""
         await self._store(bucket, [Put(key, None, expected)], deadline)
 
-    async def _store(
-        self, bucket: str, puts: Sequence[Put], deadline: float, *, is_batch: bool = False
-    ) -> int:
+    async def _store(self, bucket: str, puts: Sequence[Put], deadline: float) -> int:
         # A second attempt could undo somebody else's write in between, so nothing here is repeatable.
         parts = [_part(bucket, put) for put in puts]
-        write = together(parts, deadline) if is_batch else Write(*parts[0], deadline)
+        # On one replica the server writes a batch to a file of its own first: alone, a message is cheaper.
+        write = together(parts, deadline) if len(parts) > 1 else Write(*parts[0], deadline)
         write = write._replace(asker=self._asker())
         try:
             return (await self._writes.write(write)).sequence
