@@ -6,22 +6,28 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
-from tests.server.events.consuming import Consuming, prepare
+from tests.nats.waiting import eventually
+from tests.server.events.consuming import Consuming, dead_lettering, prepare
 from tests.server.events.test_consume_protocol import Call, reject, snapshot
 from tests.support.broker import Broker, in_seconds
+from windshift.nats.jetstream.api import StreamState
 from windshift.nats.jetstream.pulling import ACK
 from windshift.nats.times import Time
+from windshift.server.events.consumers import new_config
 from windshift.server.events.consuming.commands import Ack, Action
 from windshift.server.events.consuming.moves import Moves
 from windshift.server.events.consuming.protocol import ConsumeProtocol
 from windshift.server.events.consuming.redelivery import Settled
 from windshift.server.events.consuming.settlement import Kind
+from windshift.server.events.consuming.state import CallState
 from windshift.server.events.consuming.work import Ending, Keep, Learn, LookUp, Verify
 from windshift.server.events.model import ConsumerKey, StreamSeq
 from windshift.server.events.retries import RetryPolicy
 from windshift.server.events.runs import ALWAYS, Run, with_run
+from windshift.server.events.specs import ConsumerSpec
 
 Unique = Callable[[], str]
 PLAIN = RetryPolicy()
@@ -286,3 +292,29 @@ async def test_a_call_finds_out_by_itself(broker: Broker, unique: Unique) -> Non
             worker.ack(*(event.id for event in again))
             again = [await worker.event(15)]
             seen.add(again[0].id)
+
+
+def is_in(state: CallState, run: Run) -> bool:
+    """Tell whether a call is in a run."""
+    return state.run == run
+
+
+async def test_an_ephemeral_consumer_that_was_moved_is_kept_for_who_stays(
+    broker: Broker, unique: Unique
+) -> None:
+    """Its end is not near as long as this server has another call of it, in whichever run that began."""
+    consuming = await prepare(broker, unique())
+    config = new_config("e", ConsumerSpec(consuming.stream), StreamState({}, 0))
+    await broker.api.create_consumer(consuming.stream, "e", config, in_seconds(30))
+    consuming = replace(consuming, consumer="e", shared=dead_lettering(broker))
+    created = (await consuming.info())["created"]
+    run = Run(created, 1, 0)
+    async with consuming.worker() as stays:
+        async with consuming.worker() as leaves:
+            await move(consuming, 1, run)
+            for worker in (stays, leaves):
+                attachment = worker.subscription._attachment
+                assert attachment is not None
+                attachment.noted("moved")
+                await eventually(partial(is_in, attachment.protocol.state, run))
+        assert (await consuming.info())["config"]["inactive_threshold"] == config["inactive_threshold"]
