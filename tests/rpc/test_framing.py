@@ -103,6 +103,21 @@ def test_messages_survive_encoding_and_any_chunking(messages: list[bytes], cuts:
     assert not decoder.buffered
 
 
+def test_a_message_in_tiny_chunks_takes_little_more_than_its_bytes() -> None:
+    """However few there are in each: whoever sends them so does not have more held."""
+    size = 100_000
+    message, decoder = encode_message(bytes(size)), MessageDecoder(size)
+    tracemalloc.start()
+    try:
+        for byte in message[:-1]:
+            assert decoder.feed(bytes((byte,))) == []
+        assert tracemalloc.get_traced_memory()[0] < 1.5 * size
+    finally:
+        tracemalloc.stop()
+    assert decoder.buffered == len(message) - 1
+    assert decoder.feed(message[-1:]) == [bytes(size)]
+
+
 @given(st.binary(max_size=LIMIT), st.integers(min_value=1, max_value=5 + LIMIT))
 def test_a_cut_message_is_incomplete(message: bytes, missing: int) -> None:
     """A stream that ends inside a message says so, one that ends before it does not."""

@@ -19,6 +19,8 @@ _unpack_prefix = _PREFIX.unpack_from
 _GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the largest window
 
 _GZIP_PIECE = 65_536
+_PART = 16_384
+"""Bytes from which a part of an incomplete message stands for itself."""
 
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 """The header with the supported compressions."""
@@ -84,20 +86,20 @@ class MessageDecoder:
     Args:
         max_size: largest payload accepted, in bytes, also after decompression.
         gzip: whether messages may be compressed, from ``grpc-encoding``.
+
+    Attributes:
+        gzip: the same.
+        buffered: bytes of an incomplete message.
     """
 
-    __slots__ = ("_buffer", "_max_size", "_needed", "gzip")
+    __slots__ = ("_max_size", "_needed", "_parts", "buffered", "gzip")
 
     def __init__(self, max_size: int, *, gzip: bool = False) -> None:
         self._max_size = max_size
         self.gzip = gzip
-        self._buffer = bytearray()
+        self._parts: list[bytearray] = []  # a single buffer that grows would be copied each time
         self._needed = PREFIX_SIZE
-
-    @property
-    def buffered(self) -> int:
-        """Bytes of an incomplete message."""
-        return len(self._buffer)
+        self.buffered = 0
 
     def feed(self, data: bytes) -> list[bytes]:
         """Take ``data`` and return the payloads that it completes, in order.
@@ -106,34 +108,44 @@ class MessageDecoder:
             RpcError: RESOURCE_EXHAUSTED for a message over the limit, INTERNAL for bytes that are not
                 messages. Do not use the decoder afterwards.
         """
-        buffer = self._buffer
-        if not buffer:
+        if not self.buffered:
             payload = decode_single(data, self._max_size)
-            if payload is not None:
-                return [payload]
-        buffer += data
-        if len(buffer) < self._needed:
+            return self._split(data) if payload is None else [payload]
+        missing = self._needed - self.buffered - len(data)
+        if missing > 0:
+            self._keep(data)
             return []
-        return self._split(buffer)
+        parts, self._parts, self.buffered = self._parts, [], 0
+        if missing or self._needed == PREFIX_SIZE or parts[0][0]:
+            return self._split(b"".join((*parts, data)))
+        self._needed = PREFIX_SIZE  # it is one message, the end of what came, and plain: copied once
+        return [b"".join((memoryview(parts[0])[PREFIX_SIZE:], *parts[1:], data))]
 
-    def _split(self, buffer: bytearray) -> list[bytes]:
+    def _keep(self, data: bytes) -> None:
+        """Keep the bytes of an incomplete message, of which there may be few at a time."""
+        self.buffered += len(data)
+        if self._parts and len(self._parts[-1]) < _PART:
+            self._parts[-1] += data
+        else:
+            self._parts.append(bytearray(data))
+
+    def _split(self, data: bytes) -> list[bytes]:
         messages = []
-        position = 0
-        available = len(buffer)
+        position, available = 0, len(data)
         while available - position >= PREFIX_SIZE:
-            flag, size = _unpack_prefix(buffer, position)
+            flag, size = _unpack_prefix(data, position)
             self._check_prefix(flag, size)
-            end = position + PREFIX_SIZE + size
+            begin = position + PREFIX_SIZE
+            end = begin + size
             if end > available:
                 self._needed = end - position
                 break
-            payload = memoryview(buffer)[position + PREFIX_SIZE : end]
-            messages.append(gunzip(payload, self._max_size) if flag else bytes(payload))
-            payload.release()
+            messages.append(gunzip(memoryview(data)[begin:end], self._max_size) if flag else data[begin:end])
             position = end
         else:
             self._needed = PREFIX_SIZE
-        del buffer[:position]
+        if position < available:
+            self._keep(data[position:])
         return messages
 
     def _check_prefix(self, flag: int, size: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,31 @@ def test_a_quarter_of_the_memory_that_there_is(
     monkeypatch.setattr(memory, "_CONTROL_GROUPS", (file,))
     monkeypatch.setattr(memory, "_physical", lambda: physical)
     assert memory.memory_to_hold() == held
+
+
+_PAGES = """
+import resource
+from windshift.server.process.memory import keep_large_blocks
+{}
+body = bytes(2_000_000)
+for _ in range(3):
+    b"%b %b" % (body, body[:1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(20):
+    b"%b %b" % (body, body[:1])
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another allocator")
+def test_large_blocks_are_kept() -> None:
+    """Their pages are not fetched anew each time."""
+
+    def pages(call: str) -> int:
+        told = subprocess.run([sys.executable, "-c", _PAGES.format(call)], stdout=subprocess.PIPE, check=True)
+        return int(told.stdout)
+
+    assert pages("keep_large_blocks()") < pages("") / 10
 
 
 def test_this_machine_has_memory() -> None:

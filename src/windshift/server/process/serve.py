@@ -27,7 +27,7 @@ from windshift.server.process.errors import StartError
 from windshift.server.process.exposure import warn
 from windshift.server.process.health_http import HealthApplication, HealthServer
 from windshift.server.process.logging import configure_logging, exported_logs
-from windshift.server.process.memory import memory_to_hold
+from windshift.server.process.memory import keep_large_blocks, memory_to_hold
 from windshift.server.process.open_files import allow_connections
 from windshift.server.process.readiness import NO_JETSTREAM, Readiness
 from windshift.server.process.tls import TlsNotUsable
@@ -56,6 +56,7 @@ def run(config: ServerConfig, announce: Callable[[str], None], *, share_port: bo
     A second signal ends the process at once. Raises `StartError`.
     """
     faulthandler.enable()  # a crash of a library in C says where
+    keep_large_blocks()
     configure_logging(config.log.level, readable=config.log.development)
     telemetry = Telemetry(config.telemetry)
     with exported_logs(telemetry), asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -33,6 +33,7 @@ from windshift.server.process.channel import (
 )
 from windshift.server.process.errors import StartError
 from windshift.server.process.logging import configure_logging, exported_logs
+from windshift.server.process.memory import keep_large_blocks
 from windshift.server.process.serve import Process
 from windshift.server.telemetry.registry import Registry
 from windshift.server.telemetry.signals import Telemetry
@@ -136,6 +137,7 @@ class WorkerProcess(Process):
 def main(descriptor: int) -> int:
     """Serve until the other end of the channel says otherwise, or a signal; return the exit status."""
     faulthandler.enable()
+    keep_large_blocks()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(_serve(descriptor))
 
