@@ -140,7 +140,7 @@ static async Task Keep(StateService.StateServiceClient state)
     }
     catch (RpcException error) when (error.StatusCode == StatusCode.Aborted)
     {
-        // What programs decide by: the reason of an error, and what the server tells besides.
+        // What programs decide by: the reason of an error, and its metadata.
         ErrorInfo? info = error.GetRpcStatus()?.GetDetail<ErrorInfo>();
         Console.WriteLine($"{info?.Reason}: expected {info?.Metadata["expected"]}, actual {info?.Metadata["actual"]}");
     }

@@ -66,7 +66,7 @@ func connect(target string) (*grpc.ClientConn, error) {
 	return grpc.NewClient(target, options...)
 }
 
-// reason returns what programs decide by: the reason of an error, and what the server tells besides.
+// reason returns what programs decide by: the reason of an error, and its metadata.
 func reason(err error) (string, map[string]string) {
 	for _, detail := range status.Convert(err).Details() {
 		if info, ok := detail.(*errdetails.ErrorInfo); ok && info.Domain == "windshift" {

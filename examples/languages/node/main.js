@@ -56,7 +56,7 @@ const call = (client, method, request) =>
     client[method](request, { deadline }, (error, response) => (error ? reject(error) : resolve(response)));
   });
 
-// What programs decide by: the reason of an error, and what the server tells besides.
+// What programs decide by: the reason of an error, and its metadata.
 function reasonOf(error) {
   const [packed] = error.metadata?.get("grpc-status-details-bin") ?? [];
   if (!packed) return { reason: "", metadata: {} };

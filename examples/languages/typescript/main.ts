@@ -51,7 +51,7 @@ function call<Q, A>(client: grpc.Client, method: Unary<Q, A>, request: Q): Promi
   );
 }
 
-/** Returns what programs decide by: the reason of an error, and what the server tells besides. */
+/** Returns what programs decide by: the reason of an error, and its metadata. */
 function infoOf(error: unknown): ErrorInfo | undefined {
   const [packed] = (error as Partial<grpc.ServiceError>).metadata?.get("grpc-status-details-bin") ?? [];
   const found =

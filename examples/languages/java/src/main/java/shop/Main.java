@@ -80,7 +80,7 @@ public final class Main {
                 .build();
     }
 
-    /** Returns what programs decide by: the reason of an error, and what the server tells besides. */
+    /** Returns what programs decide by: the reason of an error, and its metadata. */
     private static Optional<ErrorInfo> info(StatusRuntimeException error) {
         for (Any detail : StatusProto.fromThrowable(error).getDetailsList()) {
             if (detail.is(ErrorInfo.class)) {
