@@ -189,6 +189,27 @@ async def test_a_handler_that_its_program_cancels_has_failed(client: ws.Client) 
     assert attempts == [1, 2]
 
 
+async def test_a_client_that_is_closed_beside_long_calls(server: str, unique: Callable[[], str]) -> None:
+    """Who consumes or tails is told so."""
+    begun = asyncio.Event()
+
+    async def handle(delivery: ws.Delivery[Any]) -> None:
+        begun.set()
+
+    async with ws.connect(server, namespace=unique()) as client:
+        consumer = await worker(client)
+        running = asyncio.ensure_future(consumer.run(handle))
+        tail = client.stream("s").events.tail(start=ws.START)
+        await client.publish("s.x", Text())
+        await begun.wait()
+        await anext(tail)
+    with pytest.raises(ws.ClientClosed):
+        await running
+    with pytest.raises(ws.ClientClosed):
+        async for _ in tail:
+            pass
+
+
 async def test_a_wrong_grace_is_told_before_anything_runs(client: ws.Client) -> None:
     """At the end of the block it would be too late: nothing would stop the subscription."""
     consumer = await worker(client)

@@ -164,7 +164,7 @@ class Caller:
             return
         decision = decide(Repeat.READ, error, attempt, float("inf"), doubt=False)
         if isinstance(decision, Raise) or self.closed:
-            raise from_rpc(error) from error
+            raise self.told(error) from error
         await self.pause(error, decision.delay)
 
     async def pause(self, error: RpcError, delay: float) -> None:
@@ -179,6 +179,10 @@ class Caller:
         """
         with self.channels().for_stream() as channel:
             await _pause(channel, error, delay)
+
+    def told(self, error: RpcError) -> WindshiftError:
+        """Return what is raised where a long-lived call ended so for good."""
+        return ClientClosed("the client is closed") if self._closed else from_rpc(error)
 
     @property
     def renewable(self) -> bool:

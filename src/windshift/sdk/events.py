@@ -13,7 +13,6 @@ from windshift.protos import events as protos
 from windshift.rpc import RpcError, StatusCode
 
 from .calling import Caller
-from .errors import from_rpc
 from .names import Names
 from .payloads import Payloads, TypeFilter, type_name
 from .pointers import Position, pointer
@@ -400,7 +399,7 @@ class Events:
                     if found := [item for item in items if item is not None]:
                         yield found
         except RpcError as error:
-            raise from_rpc(error) from error
+            raise self._caller.told(error) from error
 
     async def delete(self, id: int, *, erase: bool = False) -> None:  # noqa: A002 -- the field's name
         """Delete one event for good.

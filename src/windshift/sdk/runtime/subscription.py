@@ -16,7 +16,7 @@ from windshift.protos import events
 from windshift.rpc import RpcError, StatusCode
 from windshift.sdk.calling import Caller
 from windshift.sdk.deliveries import ACK, Delivery, Outcome, Verdict, failure, log_failure, verdict_of
-from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType, from_rpc
+from windshift.sdk.errors import LeaseLost, NotSettled, TokenUnavailable, UnknownType
 from windshift.sdk.events import Event
 from windshift.sdk.logs import Handled, handled
 from windshift.sdk.metrics import metrics
@@ -170,7 +170,7 @@ class Subscription:
                 renew = unauthenticated and self._caller.renewable and not refused
                 refused = unauthenticated and not subscribed
                 if self._caller.closed or not (renew or error.code in _AGAIN):
-                    raise from_rpc(error) from error
+                    raise self._caller.told(error) from error
                 _log.info("subscription to %s of %s: %s", self._consumer, self._stream, error)
                 pause = _FIRST_PAUSE if subscribed else min(pause * 2, _LONGEST_PAUSE)
                 failure = error
