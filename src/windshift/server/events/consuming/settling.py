@@ -3,6 +3,8 @@
 A command becomes a message to the broker for each delivery that it names, perhaps after a dead letter was
 kept or a replay ended. The client is told what became of it once the broker has answered, and, where another
 delivery of the event may exist, once it is decided which of them has ended it.
+
+`settlement` counts what is under way; what that means is decided here.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""The work that `ConsumeProtocol` asks for, because it takes a question to the broker, or takes time.
+"""The work that the protocol of a call asks for, because it takes a question to the broker, or takes time.
 
-A piece names the method of the protocol that has to follow, if one has to.
+A piece names the method of the protocol, or of the part of it that asked, that has to follow, if one has to.
 """
 
 from __future__ import annotations
