@@ -131,6 +131,23 @@ async def test_from_one_data_directory_to_another(tmp_path: Path) -> None:
         assert await position(user) == (7, 10, 3)
 
 
+async def test_a_part_of_a_stream_is_told(tmp_path: Path) -> None:
+    """Where NATS takes only smaller events, it keeps those before the first that is too large."""
+    (tmp_path / "large.conf").write_text("max_payload: 2MB\n")
+    backup = tmp_path / "backup"
+    with running_nats(tmp_path / "old", "--config", str(tmp_path / "large.conf")) as old:
+        async with connect(old.url) as user:
+            await user.stream("ORDERS", "orders.>", storage="file")
+            await user.publish("orders.a", b"small")
+            await user.publish("orders.a", b"x" * 1_500_000)
+        await back_up(config(old.url, tmp_path), backup, (), Told().append)
+    with running_nats(tmp_path / "new") as new:
+        with pytest.raises(BackupError, match=r"a part of it is there \(1 messages\): delete that"):
+            await restore(config(new.url, tmp_path), backup, (), None, Told().append)
+        with pytest.raises(BackupError, match="these exist already: ORDERS"):
+            await restore(config(new.url, tmp_path), backup, (), None, Told().append)
+
+
 @asynccontextmanager
 async def embedded(of: ServerConfig) -> AsyncIterator[Broker]:
     """Run the embedded broker of a configuration."""

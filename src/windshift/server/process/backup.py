@@ -36,6 +36,8 @@ _LAST: Final = ("WS_DEAD_LETTERS", "WS_REPLAYS")
 _ROUNDS: Final = 5
 """How often these two are read until nothing has moved between them meanwhile."""
 _READING: Final = 60.0
+_LOOKING: Final = 5.0
+"""Seconds for a look at what a failed restore has left: NATS may be what failed."""
 
 Tell: TypeAlias = Callable[[str], None]
 """Is given a line for each thing that was done."""
@@ -136,11 +138,21 @@ async def _make(broker: _Broker, place: Path, replicas: int | None, tell: Tell) 
     try:
         info = await broker.snapshots.restore(snapshot, _pieces(place / _ARCHIVE))
     except (NatsError, OSError) as error:
-        raise BackupError(f"{name} is not restored: {_why(error)}") from error
+        raise BackupError(f"{name} is not restored: {_why(error)}{await _left(broker, name)}") from error
     wanted, got = ((each["state"]["messages"], each["state"]["last_seq"]) for each in (snapshot, info))
     if got != wanted:
         raise BackupError(f"{name} is not restored as it was: it has {got[0]} events of {wanted[0]}")
     tell(_line(name, info["state"]))
+
+
+async def _left(broker: _Broker, name: str) -> str:
+    """Say whether a restore that failed left a part of the stream: nats-server keeps what it took by then."""
+    try:
+        info = await broker.api.stream_info(name, broker.requests.loop.time() + _LOOKING)
+    except NatsError:
+        return ""
+    events = info["state"]["messages"]
+    return f"; a part of it is there ({events:,} messages): delete that before you try again"
 
 
 # --- Files ------------------------------------------------------------------------------------------------
