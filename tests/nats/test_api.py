@@ -17,12 +17,13 @@ from windshift.nats import JetStreamError, OutcomeUnknown, Unanswered, Unavailab
 from windshift.nats import headers as h
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.api import (
+    JetStream,
     JsonObject,
     StreamState,
-    decoded,
-    leave_data,
+    data_of,
     leave_subjects,
     read_answer,
+    read_message,
     subject_pages,
 )
 
@@ -337,20 +338,49 @@ async def test_data_of_any_length(size: int) -> None:
     """It is decoded whole, and what stands around it is read."""
     data = bytes(number % 251 for number in range(size))
     message = {"subject": 'a"data":"b', "seq": 7, "data": b64encode(data).decode(), "time": "2026"}
-    answer = leave_data(json.dumps({"type": "x", "message": message}, separators=(",", ":")).encode())
+    answer = await read_message(json.dumps({"type": "x", "message": message}, separators=(",", ":")).encode())
     assert (answer["message"]["subject"], answer["message"]["seq"]) == ('a"data":"b', 7)
-    assert await decoded(answer) == data
+    assert data_of(answer) == data
+
+
+class OneShare:
+    """A budget for one answer."""
+
+    def __init__(self) -> None:
+        self.given_back = asyncio.Event()
+
+    async def take(self, size: int, deadline: float) -> OneShare:
+        return self
+
+    def give_back(self) -> None:
+        self.given_back.set()
+
+    def leave(self) -> None:
+        raise AssertionError
+
+
+async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Unique) -> None:
+    """Else any number of answers could wait for their turn to be read, however few may be asked for."""
+    stream, share = await broker.stream(unique()), OneShare()
+    await store(broker, f"{stream}.a", bytes(1_000_000))
+    api = JetStream(broker.connection, broker.requests, budget=share)
+    reading = asyncio.ensure_future(api.message(stream, {"seq": 1}, in_seconds(20)))
+    await share.given_back.wait()
+    assert reading.done()
+    message = await reading
+    assert message is not None
+    assert message.body == bytes(1_000_000)
 
 
 async def test_long_data_lets_others_run() -> None:
     """A megabyte takes more than ten turns of the loop."""
     message = {"data": b64encode(bytes(1_000_000)).decode()}
-    answer = leave_data(json.dumps({"message": message}, separators=(",", ":")).encode())
-    turns, work = 0, asyncio.ensure_future(decoded(answer))
+    body = json.dumps({"message": message}, separators=(",", ":")).encode()
+    turns, work = 0, asyncio.ensure_future(read_message(body))
     while not work.done():
         await asyncio.sleep(0)
         turns += 1
-    assert await work == bytes(1_000_000)
+    assert data_of(await work) == bytes(1_000_000)
     assert turns > 10
 
 
@@ -370,6 +400,6 @@ async def test_what_has_no_plain_data_is_read_as_a_whole(body: bytes) -> None:
         expected = read_answer(body)
     except ValueError as error:
         with pytest.raises(type(error)):
-            leave_data(body)
+            await read_message(body)
     else:
-        assert leave_data(body) == expected
+        assert await read_message(body) == expected

@@ -843,6 +843,16 @@ async def test_an_answer_that_comes_late_keeps_its_share() -> None:
         await eventually(lambda: second.notes == ["left", "given back"])
 
 
+async def test_the_share_of_an_answer_is_for_who_reads_it() -> None:
+    """The answer is in memory until then."""
+    async with asking(
+        lambda peer, operation: peer.say(message_frame(1, reply_to(operation), b"x"))
+    ) as requests:
+        share = OneShare()
+        assert await requests.request_within(share, b"q", b"", in_seconds(LIMIT)) == b"x"
+        assert not share.notes
+
+
 async def test_answers_to_nothing() -> None:
     """Answers with unknown tokens, twice, or on other subjects, are dropped."""
 

@@ -120,12 +120,14 @@ class Requests:
             raise
 
     async def request_within(self, share: Share, subject: bytes, body: bytes, deadline: float) -> Outcome:
-        """Like `request`, with a share of a budget for the reply, which is given back.
+        """Like `request`, with a share of a budget for the reply.
 
-        An abandoned reply may still arrive, so it keeps its share for a while.
+        It is given back if there is none; that of a reply is the caller's, who has it in memory. An abandoned
+        reply may still arrive, so it keeps its share for a while.
         """
         answer: asyncio.Future[Outcome] = self.loop.create_future()
         token, late = b"", False
+        outcome: Outcome = NoReply.DISCONNECTED
         try:
             token = self.send(subject, body, b"", answer.set_result, deadline)
             outcome = await answer
@@ -138,7 +140,7 @@ class Requests:
             if late:
                 share.leave()
                 self._wait(token, lambda _: share.give_back(), subject, self.loop.time() + _LATE)
-            else:
+            elif not isinstance(outcome, bytes):
                 share.give_back()
         return outcome
 

@@ -11,7 +11,7 @@ import asyncio
 import json
 import re
 from base64 import b64decode
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -97,35 +97,33 @@ def read_answer(body: bytes) -> JsonObject:
 _LARGE: Final = 64 * 1024
 """Bytes of an answer, or of base64, that are read at once: more takes long enough to hinder others."""
 _DATA: Final = b'"data":"'
-_DATA_LEFT: Final = ""
-"""The key, which no answer has, of base64 that was not decoded yet."""
+_DECODED: Final = ""
+"""The key, which no answer has, of a message's data that was decoded."""
 
 
-def leave_data(body: bytes) -> JsonObject:
-    """Read an answer with a message, but not the message's data if that is long. See `decoded`."""
+async def read_message(body: bytes) -> JsonObject:
+    """Read an answer with a message. Let others run in between where its data is long; see `data_of`."""
     start = body.find(_DATA) + len(_DATA)
     end = body.find(b'"', start)
     if len(body) < _LARGE or start < len(_DATA) or end < 0 or b"\\" in body[start:end]:
         return read_answer(body)
     answer = read_answer(body[:start] + body[end:])
-    answer[_DATA_LEFT] = memoryview(body)[start:end]
+    parts = []
+    for begin in range(start, end, _LARGE):
+        parts.append(b64decode(body[begin : min(begin + _LARGE, end)]))
+        await asyncio.sleep(0)
+    answer[_DECODED] = b"".join(parts)
     return answer
 
 
-async def decoded(answer: JsonObject) -> bytes:
-    """Return the data of a message; let others run in between where it is long."""
-    left = answer.get(_DATA_LEFT)
-    if left is None:
-        return b64decode(answer["message"].get("data", ""))
-    parts = []
-    for begin in range(0, len(left), _LARGE):
-        parts.append(b64decode(left[begin : begin + _LARGE]))
-        await asyncio.sleep(0)
-    return b"".join(parts)
+def data_of(answer: JsonObject) -> bytes:
+    """Return the data of the message in an answer."""
+    decoded: bytes | None = answer.get(_DECODED)
+    return b64decode(answer["message"].get("data", "")) if decoded is None else decoded
 
 
 _SERVER_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
-_Read: TypeAlias = Callable[[bytes], JsonObject]
+_Read: TypeAlias = Callable[[bytes], JsonObject | Awaitable[JsonObject]]
 
 _TOTAL: Final = re.compile(rb'"total":(\d+)')
 _SUBJECTS: Final = b'"subjects":{'
@@ -394,13 +392,16 @@ class JetStream:
             raise JetStreamError(0, 400, "it is larger than a message may be; ask for less at once") from None
         if isinstance(outcome, bytes):
             try:
-                return read(outcome)
+                answer = read(outcome)
+                return answer if isinstance(answer, dict) else await answer
             except JetStreamError as error:
                 if error.err_code in codes.TEMPORARY:
                     return None
                 raise
             except ValueError:
                 raise JetStreamError(0, 500, "something other than JetStream answered") from None
+            finally:  # only now: replies that wait to be read are in memory as well
+                share.give_back()
         if outcome is NoReply.FORBIDDEN:
             raise Forbidden(subject.decode())
         if outcome is NoReply.NO_RESPONDERS and self.is_absent:
@@ -548,7 +549,7 @@ class JetStream:
         """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
         try:
             size, operation = self._message_size, f"STREAM.MSG.GET.{stream}"
-            answer = await self.call(operation, query, deadline, size=size, read=leave_data)
+            answer = await self.call(operation, query, deadline, size=size, read=read_message)
         except JetStreamError as error:
             if error.err_code == codes.MESSAGE_NOT_FOUND:
                 return None
@@ -558,7 +559,7 @@ class JetStream:
             message["subject"],
             message["seq"],
             h.split(b64decode(message.get("hdrs", ""))),
-            await decoded(answer),
+            data_of(answer),
             parse_rfc3339(message["time"]) or _NO_TIME,
         )
 

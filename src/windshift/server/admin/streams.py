@@ -129,9 +129,11 @@ class StreamAdmin:
             cut.add((float(value(row)), row.name) for row in some)
             await asyncio.sleep(0)
         keys, after = cut.page()
-        names = dict.fromkeys(name for _, name in keys)
-        shown = {row.name: row for row in rows if row.name in names}
-        entries = await self._entries([shown[name] for name in names], deadline)
+        names, shown = {name for _, name in keys}, dict[str, StreamRow]()
+        for some in batches(rows, _SLICE):
+            shown |= {row.name: row for row in some if row.name in names}
+            await asyncio.sleep(0)
+        entries = await self._entries([shown[name] for _, name in keys], deadline)
         return StreamPage(entries, len(rows), after)
 
     async def get(self, name: str, deadline: float) -> StreamEntry:

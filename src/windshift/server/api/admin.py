@@ -221,7 +221,7 @@ class AdminService:
             answer_by(call),
         )
         return pb.ListStreamsResponse(
-            streams=map(_stream_info, page.entries),
+            streams=await spread(_stream_info, page.entries),
             total=page.total,
             next_page_token=""
             if page.after is None
@@ -364,7 +364,7 @@ class AdminService:
         calls = await self._admin.subscriptions.counts(request.stream)
         token = "" if page.after is None else write_token([*page.after], *bound)
         return pb.ListConsumersResponse(
-            consumers=[_consumer_info(entry, calls) for entry in page.entries],
+            consumers=await spread(lambda entry: _consumer_info(entry, calls), page.entries),
             total=page.total,
             next_page_token=token,
         )
