@@ -16,6 +16,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 
 from tests.cli.conftest import TEXT, Cli
+from tests.support.windshift_process import wait_for
 from windshift.cli.output import width
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -314,6 +315,23 @@ def test_a_consumer_that_nothing_is_for(cli: Cli) -> None:
     assert "no subject of the stream" not in cli(*ensure[:4], "--subject", "*.new").out
     cli("streams", "ensure", "copy", "--mirror", "orders", "-q")
     assert cli("consumers", "ensure", "copy", "mail", "--subject", "ordres.*").out == "created mail\n"
+
+
+def test_consumers_of_all_streams(orders: Cli) -> None:
+    """Those that keep an event waiting come first, the longest first; they have their stream beside them."""
+    orders("streams", "ensure", "mails", "--subject", "mails.>", "-q")
+    orders("consumers", "ensure", "mails", "done", "-q")
+    orders("consumers", "ensure", "mails", "behind", "--from", "start", "-q")
+    orders("publish", "mails.new", "{}", "-q")
+    orders("subscribe", "mails", "done", "--ack", "-n", "1", "-q")
+    expected = [("orders", "accounting"), ("mails", "behind"), ("mails", "done")]
+
+    def listed() -> list[tuple[str, str]]:
+        return [(each["stream"], each["name"]) for each in orders("consumers", "ls", "-o", "json").json]
+
+    wait_for(lambda: listed() == expected)  # a list may be 5 seconds old
+    head, first, *_ = orders("consumers", "ls").out.splitlines()
+    assert (head.split()[:2], first.split()[:2]) == (["STREAM", "NAME"], ["orders", "accounting"])
 
 
 def test_consumers(orders: Cli) -> None:

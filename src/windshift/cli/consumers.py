@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -49,11 +50,23 @@ def _value(info: ws.ConsumerInfo) -> dict[str, Any]:
     }
 
 
-@consumers.command("ls", examples=["windshift consumers ls orders"])
-@click.argument("stream", **naming.STREAM)
+async def _longest_waiting_first(client: ws.Client) -> AsyncIterator[ws.ConsumerInfo]:
+    """Yield the consumers of all streams; those that have settled everything come last."""
+    found = []
+    async for stream in client.streams.list():
+        if stream.consumers:
+            with suppress(ws.NotFound):  # it was deleted meanwhile
+                found += [info async for info in client.stream(stream.name).consumers.list()]
+    never = datetime.max.replace(tzinfo=UTC)
+    for info in sorted(found, key=lambda info: info.oldest_unsettled or never):
+        yield info
+
+
+@consumers.command("ls", examples=["windshift consumers ls orders", "windshift consumers ls"])
+@click.argument("stream", required=False, **naming.STREAM)
 @with_session
-async def list_(session: Session, stream: str) -> None:
-    """List the consumers of a stream.
+async def list_(session: Session, stream: str | None) -> None:
+    """List the consumers of a stream; or of all streams, those first that keep an event waiting longest.
 
     PENDING is what a consumer has yet to deliver, UNSETTLED what was delivered and is not settled, OLDEST the
     age of the oldest of these.
@@ -72,8 +85,13 @@ async def list_(session: Session, stream: str) -> None:
         ends = (show_age(info.oldest_unsettled, now), show_time(info.paused_until))
         return info.name, *map(str, counts), *ends
 
-    found = session.client.stream(stream).consumers.list()
-    await session.out.list(found, value, _HEAD, row, right=range(1, 6))
+    if stream is not None:
+        found = session.client.stream(stream).consumers.list()
+        await session.out.list(found, value, _HEAD, row, right=range(1, 6))
+    else:
+        found = _longest_waiting_first(session.client)
+        head = ("STREAM", *_HEAD)
+        await session.out.list(found, value, head, lambda info: (info.stream, *row(info)), right=range(2, 7))
 
 
 @consumers.command(examples=["windshift consumers info orders accounting"])
