@@ -95,8 +95,17 @@ def cpu_seconds_of(pid: int) -> float:
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
     """Do a driver's work. SIGTERM ends it as Ctrl-C does: with KeyboardInterrupt, its processes stopped."""
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    return asyncio.run(work)
+
+    async def until_told() -> T:
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - this is a coroutine
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+        return await work
+
+    try:
+        return asyncio.run(until_told())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
 
 
 @contextlib.asynccontextmanager

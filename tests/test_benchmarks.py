@@ -227,8 +227,9 @@ drive(work())
 
 
 def test_a_driver_that_is_terminated_leaves_no_process(tmp_path: Path) -> None:
-    """SIGTERM ends a driver as Ctrl-C does: what it started is stopped before it ends."""
-    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    """SIGTERM ends a driver as Ctrl-C does, in the background too; what it started is stopped."""
+    background = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
+    command = [*background, sys.executable, "-c", DRIVER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=ROOT) as driver:
         assert driver.stdout is not None
         started = int(driver.stdout.readline())
