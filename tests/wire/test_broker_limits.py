@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,14 +42,21 @@ def limited(tmp_path: Path, **limits: object) -> Iterator[Client]:
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """Connect to a server whose account may have three streams, with two consumers each, of 8 MB."""
-    yield from limited(
+    """Connect to a server whose account may have three streams, with two consumers each, of 8 MB.
+
+    It has as many: "A", "B" in memory, and the store "settings".
+    """
+    for client in limited(
         tmp_path_factory.mktemp("few"),
         max_streams=3,
         max_consumers=2,
         max_file=8 * _MEGABYTE,
         max_mem=_MEGABYTE,
-    )
+    ):
+        ensure_stream(client, "A", subjects={"subjects": ["a.>"]})
+        ensure_stream(client, "B", subjects={"subjects": ["b.>"]}, storage={"type": "STORAGE_TYPE_MEMORY"})
+        client.ensure_store("settings")
+        yield client
 
 
 def told(caught: list[Refusal]) -> tuple[str, dict[str, str]]:
@@ -58,9 +66,6 @@ def told(caught: list[Refusal]) -> tuple[str, dict[str, str]]:
 
 def test_streams_and_stores(few: Client) -> None:
     """One too many of them is told as such, and what is there works on."""
-    ensure_stream(few, "A", subjects={"subjects": ["a.>"]})
-    ensure_stream(few, "B", subjects={"subjects": ["b.>"]}, storage={"type": "STORAGE_TYPE_MEMORY"})
-    few.ensure_store("settings")
     with refused("RESOURCE_EXHAUSTED", "STREAM_LIMIT") as caught:
         ensure_stream(few, "C", subjects={"subjects": ["c.>"]})
     assert "max_streams" in told(caught)[0]
@@ -100,10 +105,9 @@ def test_bytes_to_set_aside(few: Client, kind: str) -> None:
     assert "max_bytes" in told(caught)[0]
 
 
-@pytest.mark.parametrize("subject", ["a.full", "b.full"])
-def test_bytes_stored(few: Client, subject: str) -> None:
-    """An event that the account has no room for is refused, with a key and without."""
-    for has_key in (False, True):
+def test_bytes_stored(few: Client) -> None:
+    """An event that the account has no room for is refused, with a key and without; so is a value."""
+    for subject, has_key in product(("a.full", "b.full"), (False, True)):
         with refused("RESOURCE_EXHAUSTED", "STORAGE_FULL"):
             for number in range(40):
                 few.publish(subject, "x" * 500_000, idempotency_key=f"{number}" if has_key else None)
