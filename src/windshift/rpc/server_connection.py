@@ -205,7 +205,7 @@ class ServerConnection(ConnectionHandler):
     def on_ping_answered(self, payload: bytes) -> None:
         """Go on with a drain when the client has seen the first GOAWAY."""
         if payload == _DRAIN_PING:
-            self._go_away()
+            self._go_away_when_read()
 
     def on_useless(self, frames: int) -> None:
         """Count frames that carry nothing."""
@@ -423,6 +423,13 @@ class ServerConnection(ConnectionHandler):
         self._draining = True
         self.http2.send_shutdown_notice(_DRAIN_PING)
         self._loop.call_later(self._owner.options.drain_ping_timeout, self._go_away)
+
+    def _go_away_when_read(self) -> None:
+        """Take the calls that came right behind the answer, and no more."""
+        if self.http2.unread:
+            self._loop.call_soon(self._go_away_when_read)
+        else:
+            self._go_away()
 
     def _go_away(self) -> None:
         if self._going_away or self.http2.over:
