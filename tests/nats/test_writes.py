@@ -316,6 +316,22 @@ async def test_cancelled_writes(own_broker: Broker, own_nats_server: NatsServer)
     assert await writes.write(message("S.a", key=b"k")) == PubAck("S", 1, duplicate=True)
 
 
+async def test_small_writes_do_not_wait_for_large_ones(broker: Broker, unique: Unique) -> None:
+    """Large ones, and many at once, have slots of their own, and wait for each other."""
+    stream, silent = await broker.stream(unique()), unique()
+    broker.connection.subscribe(silent.encode(), lambda _: None)
+    options = WriteOptions(max_in_flight=4, patience=timedelta(minutes=1))
+    writes = writes_on(broker, options)
+    large = [asyncio.create_task(writes.write(message(silent, bytes(40_000)))) for _ in range(3)]
+    await eventually(lambda: (writes.in_flight, writes.waiting) == (3, 2))
+    assert await writes.write(message(f"{stream}.a")) == PubAck(stream, 1)
+    for task in large:
+        task.cancel()
+    await asyncio.wait(large)
+    assert (writes.in_flight, writes.waiting) == (0, 0)
+    assert await writes.write(message(f"{stream}.a", bytes(100_000))) == PubAck(stream, 2)
+
+
 # --- Patience ---------------------------------------------------------------------------------------------
 
 

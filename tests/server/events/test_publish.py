@@ -471,13 +471,13 @@ async def test_those_who_wait_for_a_slot_take_turns(broker: Broker, unique: Uniq
         order.append(asker)
 
     writes = Writes(broker.connection, broker.requests, broker.api, WriteOptions(max_in_flight=1))
-    assert writes._slots.take_now("")
+    assert writes._small.take_now("")
     async with asyncio.TaskGroup() as group:
         for asker in "aaab":
             begun = Begun(Publisher(broker.api, writes), event(f"{stream}.a", asker=asker), 20)
             group.create_task(finish(begun, asker))
         await asyncio.sleep(0)
-        writes._slots.give_back("")
+        writes._small.give_back("")
     assert order == ["a", "b", "a", "a"]
 
 

@@ -47,7 +47,8 @@ class WriteOptions:
     """Limits and timers of writes."""
 
     max_in_flight: int = 256
-    """A write counts once, and once more for each 16 KiB."""
+    """Of small writes, each of which counts once. There is as much room for larger ones, and for several that
+    are sent together: these count once more for each 16 KiB."""
     max_waiting: int = 10_000
     patience: timedelta = timedelta(seconds=1)
     """How long to wait for an answer before looking up whether any stream takes the subject."""
@@ -152,7 +153,7 @@ _AGAIN: Final = codes.TEMPORARY | {
     codes.TOO_MANY_BATCHES,
 }
 _SLOT: Final = 16 * 1024
-"""Bytes of a write for each slot: behind large writes on the connection others would wait."""
+"""Bytes of a write for each slot. One that takes several is large: small ones do not wait for it."""
 _HEADERS: Final = 256
 """Bytes that headers are taken to have, where many messages are counted before they are made."""
 _FOUND_FOR: Final = 5.0
@@ -176,7 +177,10 @@ class Writes:
         self._options = options or WriteOptions()
         self._patience = self._options.patience.total_seconds()
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
-        self._slots = FairSemaphore(self._options.max_in_flight, max_waiting=self._options.max_waiting)
+        self._small, self._large = (
+            FairSemaphore(self._options.max_in_flight, max_waiting=self._options.max_waiting)
+            for _ in range(2)
+        )
         self._bursts = Bursts(connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
@@ -185,12 +189,12 @@ class Writes:
     @property
     def in_flight(self) -> int:
         """How many slots are taken by writes that wait for an answer; a large one takes several."""
-        return self._slots.used
+        return self._small.used + self._large.used
 
     @property
     def waiting(self) -> int:
         """How many writes wait for a slot."""
-        return self._slots.waiting
+        return self._small.waiting + self._large.waiting
 
     async def write(self, write: Write) -> PubAck:
         """Store a message, and return the acknowledgement.
@@ -214,8 +218,10 @@ class Writes:
         """
         if self._api.refusal:
             self._api.refuse_if_full()
-        slots = 1 if len(write.body) < _SLOT else self._slots_for(write)
-        if not self._slots.take_now(write.asker, slots):
+        slots, semaphore = 1, self._small
+        if len(write.body) >= _SLOT:
+            slots, semaphore = self._slots_for(write), self._large
+        if not semaphore.take_now(write.asker, slots):
             raise TooManyInFlight
         return self._send(write, slots, handler)
 
@@ -223,7 +229,7 @@ class Writes:
         """Return the acknowledgement if an outcome is one: then there is nothing left to do."""
         ack = plain_ack(outcome) if isinstance(outcome, bytes) else None
         if ack is not None:
-            self._slots.give_back(attempt.asker, attempt.slots)
+            self._give_back(attempt.asker, attempt.slots)
         return ack
 
     async def finish(self, write: Write, attempt: Attempt, outcome: Outcome) -> PubAck:
@@ -233,7 +239,7 @@ class Writes:
     def abandon(self, attempt: Attempt) -> None:
         """Let go of a write that was sent."""
         self._requests.forget(attempt.token)
-        self._slots.give_back(attempt.asker, attempt.slots)
+        self._give_back(attempt.asker, attempt.slots)
 
     # --- Many at once -------------------------------------------------------------------------------------
 
@@ -266,10 +272,10 @@ class Writes:
             await self._connection.wait_ready(deadline)
             while True:
                 await steady.wait()
-                await self._slots.take(writes[0].asker, deadline, slots)
+                await self._take(writes[0].asker, deadline, slots)
                 if steady.is_set():
                     break
-                self._slots.give_back(writes[0].asker, slots)  # there is trouble, which may need them
+                self._give_back(writes[0].asker, slots)  # there is trouble, which may need them
         except NatsError as error:
             return self._unsent(writes, TooManyInFlight() if isinstance(error, Busy) else error)
         now = self._requests.loop.time()
@@ -278,7 +284,7 @@ class Writes:
                 raise Unavailable
             burst = self._bursts.ingest(writes, stream) if stream else self._bursts.send(writes)
         except NatsError as error:
-            self._slots.give_back(writes[0].asker, slots)
+            self._give_back(writes[0].asker, slots)
             return self._unsent(writes, error)
         until, doubt_at = deadline, now + min(self._patience, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
@@ -293,7 +299,7 @@ class Writes:
     def abandon_all(self, sent: Sent) -> None:
         """Let go of writes that were sent. What was let go already stays so."""
         if self._bursts.forget(sent.burst):
-            self._slots.give_back(sent.writes[0].asker, sent.slots)
+            self._give_back(sent.writes[0].asker, sent.slots)
 
     async def answered(self, sent: Sent) -> list[PubAck | None]:
         """Wait for the answers to what was sent; return the acknowledgements.
@@ -373,6 +379,13 @@ class Writes:
             size += len(part.body)
         return 1 if size < _SLOT else min(1 + size // _SLOT, self._options.max_in_flight)
 
+    async def _take(self, asker: str, deadline: float, slots: int) -> None:
+        """Wait for slots until `deadline` (loop time). Raise `Busy`."""
+        await (self._small if slots == 1 else self._large).take(asker, deadline, slots)
+
+    def _give_back(self, asker: str, slots: int) -> None:
+        (self._small if slots == 1 else self._large).give_back(asker, slots)
+
     def _send(self, write: Write, slots: int, handler: Handler) -> Attempt:
         """Send with slots, which are free again if it could not be sent."""
         now, until = self._requests.loop.time(), write.deadline
@@ -385,7 +398,7 @@ class Writes:
                 self._connection.publish(*part)
             token = self._requests.send(write.subject, write.body, write.headers, handler, doubt_at)
         except NatsError:
-            self._slots.give_back(write.asker, slots)
+            self._give_back(write.asker, slots)
             raise
         return _new(Attempt, (token, write.asker, slots, until, doubt_at))
 
@@ -400,7 +413,7 @@ class Writes:
         """Take slots, send once, and wait for the answer."""
         slots = self._slots_for(write)
         try:
-            await self._slots.take(write.asker, write.deadline, slots)
+            await self._take(write.asker, write.deadline, slots)
         except Busy:
             raise TooManyInFlight from None
         answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
@@ -424,7 +437,7 @@ class Writes:
             self._requests.forget(attempt.token)
             raise
         finally:
-            self._slots.give_back(attempt.asker, attempt.slots)
+            self._give_back(attempt.asker, attempt.slots)
         return outcome
 
     async def _conclude(self, write: Write, result: _Result) -> PubAck:

@@ -88,8 +88,8 @@ class NatsConfig:
     max_pending_publishes: int = setting(
         "NATS_PUBLISH_ASYNC_MAX_PENDING",
         p.integer(1, 10_000),
-        "Publishes that may await the broker's answer at once, each counted once more for each 16 KiB; "
-        "further ones wait their turn.",
+        "Publishes that may await the broker's answer at once; as many large ones, or several sent "
+        "together, each counted once more for each 16 KiB; further ones wait their turn.",
         "256",
     )
     default_replicas: int = setting(
