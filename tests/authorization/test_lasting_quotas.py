@@ -385,10 +385,7 @@ def test_what_belongs_to_nobody(callers: Callers, nats_server: NatsServer, metad
     ensure_stream(caller, stream, retentionPolicy={"maxBytes": 4000})
     assert owner_of_stream(nats_server, stream) == metadata.get(OWNER)
     exceeded(
-        lambda: ensure_stream(caller, stream, retentionPolicy={"maxBytes": 6000}),
-        "reserved_bytes",
-        1000,
-        1000,
+        lambda: ensure_stream(caller, stream, retentionPolicy={"maxBytes": 6000}), "reserved_bytes", 1000
     )
     ensure_stream(of(callers, "all"), stream, retentionPolicy={"maxBytes": 6000})
     assert owner_of_stream(nats_server, stream) == "all"
