@@ -19,6 +19,7 @@ from windshift.nats import (
     JetStreamError,
     MessageTooLarge,
     NoStream,
+    Outcome,
     OutcomeUnknown,
     TooManyInFlight,
     Unavailable,
@@ -330,6 +331,17 @@ async def test_small_writes_do_not_wait_for_large_ones(broker: Broker, unique: U
     await asyncio.wait(large)
     assert (writes.in_flight, writes.waiting) == (0, 0)
     assert await writes.write(message(f"{stream}.a", bytes(100_000))) == PubAck(stream, 2)
+
+
+async def test_one_slot(broker: Broker, unique: Unique) -> None:
+    """Where there is only one, a large write takes it as a small one does, and gives it back."""
+    stream, writes = await broker.stream(unique()), writes_on(broker, WriteOptions(max_in_flight=1))
+    for size in (1, 100_000, 100_000, 1):
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        attempt = writes.begin(message(f"{stream}.a", bytes(size)), answer.set_result)
+        assert writes.in_flight == 1
+        assert writes.stored(attempt, await answer) is not None
+        assert writes.in_flight == 0
 
 
 # --- Patience ---------------------------------------------------------------------------------------------

@@ -218,10 +218,8 @@ class Writes:
         """
         if self._api.refusal:
             self._api.refuse_if_full()
-        slots, semaphore = 1, self._small
-        if len(write.body) >= _SLOT:
-            slots, semaphore = self._slots_for(write), self._large
-        if not semaphore.take_now(write.asker, slots):
+        slots = 1 if len(write.body) < _SLOT else self._slots_for(write)
+        if not (self._small if slots == 1 else self._large).take_now(write.asker, slots):
             raise TooManyInFlight
         return self._send(write, slots, handler)
 
