@@ -30,6 +30,8 @@ SHAPES: Final[dict[str, dict[str, Any]]] = {
     "embedded": AUTHORIZED,
     "embedded and open": {"authorization": {"insecure": True}, "persistence": {"storageClass": "fast"}},
     "beside a NATS cluster": NATS,
+    "NATS's password in a secret": AUTHORIZED
+    | {"nats": {"url": "nats://windshift@nats", "passwordSecret": {"name": "nats", "key": "password"}}},
     "NATS's URL in a secret": AUTHORIZED | {"nats": {"urlSecret": {"name": "nats", "key": "url"}}},
     "everything": NATS
     | {
@@ -70,8 +72,9 @@ REFUSED: Final[dict[str, dict[str, Any]]] = {
     "name the secret with the authorization file": {},
     "the embedded NATS is one server": AUTHORIZED | {"replicas": 2},
     "set url or urlSecret": AUTHORIZED | {"nats": {"url": "nats://a", "urlSecret": {"name": "b"}}},
-    "set credentialsSecret or nkeySecret": NATS
+    "set one of credentialsSecret, nkeySecret": NATS
     | {"nats": {"url": "nats://a", "credentialsSecret": {"name": "a"}, "nkeySecret": {"name": "b"}}},
+    "a token belongs in a secret": AUTHORIZED | {"nats": {"url": "nats://token@nats"}},
     "needs tls.secret": AUTHORIZED | {"tls": {"clientAuth": "require"}},
     "the chart sets it by a value of its own": AUTHORIZED | {"env": {"GRPC_PORT": "1"}},
     "replica": AUTHORIZED | {"replica": 2},

@@ -93,6 +93,31 @@ def test_nkey_file(tmp_path: Path) -> None:
             assert why in told
 
 
+@pytest.mark.parametrize("user", ["windshift", ""])
+def test_password_file(tmp_path: Path, user: str) -> None:
+    """NATS_PASSWORD_FILE holds the password of the URL's user, or a token; it is read at each connect."""
+    config, file = tmp_path / "nats.conf", tmp_path / "password"
+    who = f"user: {user}, password" if user else "token"
+    config.write_text(f'authorization {{ {who}: "p@ss/word" }}')
+    file.write_text("p@ss/word\n")
+    with running_nats(tmp_path / "nats", "--config", str(config)) as broker:
+        url = broker.url.replace("//", f"//{user}@") if user else broker.url
+        given = {"NATS_URL": url, "NATS_PASSWORD_FILE": str(file)}
+        with windshift(tmp_path, **given) as server:
+            assert server.probe("/readyz").status == 200
+            broker.kill()
+            config.write_text(f'authorization {{ {who}: "another" }}')
+            file.write_text("another")
+            broker.start()
+            server.wait_for(lambda: server.probe("/readyz").status == 200)
+            assert server.stop() == 0
+        for wrong, why in (("p@ss/word", "refused the credentials"), ("\n", "does not hold a password")):
+            file.write_text(wrong)
+            told = refuses(tmp_path, **given)
+            assert told.startswith("windshift: NATS_URL, NATS_PASSWORD_FILE: ")
+            assert why in told
+
+
 def test_tls(tmp_path: Path) -> None:
     """NATS_TLS_* check the server, and show it a certificate of ours."""
     authority = Authority(tmp_path)

@@ -40,11 +40,22 @@ def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -
         if seed is None:
             raise ConnectFailed(_NO_SEED, final=True)
         said["sig"], said["nkey"] = _sign(seed[1], nonce, _NO_SEED)
-    if server.user is not None and server.password is not None:
-        said["user"], said["pass"] = server.user, server.password
-    elif server.user is not None:
-        said["auth_token"] = server.user
+    secret = server.password if options.password is None else _read_password(options.password)
+    if server.user is not None and secret is not None:
+        said["user"], said["pass"] = server.user, secret
+    elif server.user is not None or secret is not None:
+        said["auth_token"] = server.user or secret or ""
     return said
+
+
+def _read_password(file: Path) -> str:
+    try:
+        password = _read(file, "the password file cannot be read").decode().rstrip("\r\n")
+    except UnicodeDecodeError:
+        password = ""
+    if not password:
+        raise ConnectFailed("the password file does not hold a password", final=True)
+    return password
 
 
 def credentials_expiry(file: Path) -> float:

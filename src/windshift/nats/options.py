@@ -15,8 +15,8 @@ DEFAULT_PORT = 4222
 class ServerAddress:
     """One NATS server, with the credentials that its URL carried (never shown by `repr`).
 
-    A `user` without a `password` is a token. `tls_name` is the name that its certificate must have, if not
-    the host.
+    A `user` without a `password` is a token, unless `ConnectionOptions.password` has one. `tls_name` is the
+    name that its certificate must have, if not the host.
     """
 
     scheme: str
@@ -94,6 +94,8 @@ class ConnectionOptions:
     """A credentials file: a user's JWT and nkey seed."""
     nkey: Path | None = None
     """A file with a user's nkey seed."""
+    password: Path | None = None
+    """A file with the password of the servers' users, or a token where they have none."""
     tls_ca: Path | None = None
     tls_certificate: Path | None = None
     tls_key: Path | None = None

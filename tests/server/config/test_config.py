@@ -249,6 +249,24 @@ def test_who_windshift_is_to_nats_is_said_once(tmp_path: Path) -> None:
     assert read(NATS_CREDS=str(file), NATS_NKEY=" ").nats.credentials == file
 
 
+def test_a_password_is_said_once(tmp_path: Path) -> None:
+    """In a file or in the URL."""
+    file = tmp_path / "password"
+    file.touch()
+    given = {"NATS_PASSWORD_FILE": str(file)}
+    assert read(**given, NATS_URL="nats://windshift@nats").nats.password == file
+    assert problems(**given, NATS_URL="nats://one@a,nats://two:s3cret@b") == (
+        "NATS_PASSWORD_FILE: NATS_URL has a password, too; take that out",
+    )
+
+
+def test_the_largest_message_of_an_embedded_server() -> None:
+    """It is that of nats-server, unless it is said."""
+    assert read().embedded.max_payload == 1024 * 1024
+    assert read(WINDSHIFT_NATS_MAX_PAYLOAD_KB="8192").embedded.max_payload == 8 * 1024 * 1024
+    assert problems(WINDSHIFT_NATS_MAX_PAYLOAD_KB="8193")
+
+
 def test_tls_before_the_first_word() -> None:
     """NATS_TLS_FIRST is for a nats-server that wants it so."""
     assert not read().nats.tls_first
@@ -401,7 +419,7 @@ def test_wrong_url_hides_secrets(name: str, value: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("NATS_CREDS", "NATS_NKEY", "NATS_TLS_CA", "WINDSHIFT_AUTH_FILE"),
+        *("NATS_CREDS", "NATS_NKEY", "NATS_PASSWORD_FILE", "NATS_TLS_CA", "WINDSHIFT_AUTH_FILE"),
         *("GRPC_TLS_CERT", "GRPC_TLS_KEY", "GRPC_TLS_CLIENT_CA", "NATS_TLS_CERT", "NATS_TLS_KEY"),
     ],
 )

@@ -51,8 +51,13 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- if and .Values.nats.url .Values.nats.urlSecret.name -}}
 {{- fail "nats: set url or urlSecret.name, not both" -}}
 {{- end -}}
-{{- if and .Values.nats.credentialsSecret.name .Values.nats.nkeySecret.name -}}
-{{- fail "nats: set credentialsSecret or nkeySecret, not both" -}}
+{{- with .Values.nats -}}
+{{- if gt (len (without (list .credentialsSecret.name .nkeySecret.name .passwordSecret.name) "")) 1 -}}
+{{- fail "nats: set one of credentialsSecret, nkeySecret and passwordSecret" -}}
+{{- end -}}
+{{- if and (contains "@" .url) (not .passwordSecret.name) -}}
+{{- fail "nats.url: a token belongs in a secret (urlSecret); a user needs passwordSecret" -}}
+{{- end -}}
 {{- end -}}
 {{- if not (or .Values.authorization.secret.name .Values.authorization.insecure) -}}
 {{- fail "authorization.secret.name: name the secret with the authorization file (docs/authorization.md); or set authorization.insecure=true to let everybody who reaches the port do everything" -}}
@@ -98,6 +103,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - { name: NATS_CREDS, value: /etc/windshift/nats/{{ .credentialsSecret.key }} }
 {{- else if .nkeySecret.name }}
 - { name: NATS_NKEY, value: /etc/windshift/nats/{{ .nkeySecret.key }} }
+{{- else if .passwordSecret.name }}
+- { name: NATS_PASSWORD_FILE, value: /etc/windshift/nats/{{ .passwordSecret.key }} }
 {{- end }}
 {{- if .tls.secret }}
 - { name: NATS_TLS_CA, value: /etc/windshift/nats-tls/ca.crt }
@@ -123,7 +130,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- with .Values.tls.secret }}{{ $_ := set $secrets "tls" . }}{{ end -}}
 {{- if not (include "windshift.embedded" .) -}}
 {{- with .Values.nats }}
-{{- with coalesce .credentialsSecret.name .nkeySecret.name }}{{ $_ := set $secrets "nats" . }}{{ end -}}
+{{- with coalesce .credentialsSecret.name .nkeySecret.name .passwordSecret.name }}{{ $_ := set $secrets "nats" . }}{{ end -}}
 {{- with .tls.secret }}{{ $_ := set $secrets "nats-tls" . }}{{ end -}}
 {{- end -}}
 {{- end -}}

@@ -53,9 +53,11 @@ def health_address(environment: Mapping[str, str]) -> ListenConfig:
 # --- Rules ------------------------------------------------------------------------------------------------
 
 
-def _check_credentials(reader: Reader, _: ServerConfig) -> None:
+def _check_credentials(reader: Reader, config: ServerConfig) -> None:
     if reader.text("NATS_CREDS") is not None and reader.text("NATS_NKEY") is not None:
         reader.problem("NATS_NKEY", "not together with NATS_CREDS; set one of them")
+    if config.nats.password is not None and any(server.password for server in config.nats.servers):
+        reader.problem("NATS_PASSWORD_FILE", "NATS_URL has a password, too; take that out")
 
 
 def _check_ports(reader: Reader, config: ServerConfig) -> None:

@@ -77,6 +77,11 @@ class NatsConfig:
     nkey: Path | None = optional(
         "NATS_NKEY", p.file, "File with an nkey seed for NATS; not together with NATS_CREDS."
     )
+    password: Path | None = optional(
+        "NATS_PASSWORD_FILE",
+        p.file,
+        "File with the password of the user in NATS_URL, or with a token if that has no user.",
+    )
     tls: TlsFiles = tls_files(
         Setting("NATS_TLS_CERT", p.file, "Client certificate for NATS; needs NATS_TLS_KEY."),
         "NATS_TLS_KEY",
@@ -162,6 +167,13 @@ class EmbeddedConfig:
         "How often the embedded server flushes to disk, such as 500ms or 2m, or always: before every answer.",
         "1s",
     )
+    max_payload: int = setting(
+        "WINDSHIFT_NATS_MAX_PAYLOAD_KB",
+        p.integer(64, 8192, unit=1024),
+        "Kibibytes of the largest event, with its headers, or value, that the embedded server takes.",
+        "1024",
+    )
+    """In bytes."""
     stop_timeout: timedelta = setting(
         "WINDSHIFT_NATS_STOP_TIMEOUT",
         p.seconds(1, 3600),

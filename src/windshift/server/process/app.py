@@ -597,6 +597,7 @@ def connection_options(config: NatsConfig, servers: tuple[ServerAddress, ...]) -
         servers=servers,
         credentials=config.credentials,
         nkey=config.nkey,
+        password=config.password,
         tls_first=config.tls_first,
         tls_ca=config.tls.ca,
         tls_certificate=config.tls.certificate,

@@ -357,6 +357,7 @@ def _about_nats(config: NatsConfig) -> str:
     given = {
         "NATS_CREDS": config.credentials,
         "NATS_NKEY": config.nkey,
+        "NATS_PASSWORD_FILE": config.password,
         "NATS_TLS_CA": config.tls.ca,
         "NATS_TLS_CERT": config.tls.certificate,
         "NATS_TLS_KEY": config.tls.key,

@@ -82,6 +82,14 @@ async def test_flush_interval_is_taken(tmp_path: Path, sync: str) -> None:
         await broker.stream("flushed", storage="file")
 
 
+@pytest.mark.parametrize("size", [64 * 1024, 8 * 1024 * 1024])
+async def test_largest_message(tmp_path: Path, size: int) -> None:
+    """It is as large as the configuration says."""
+    config = EmbeddedConfig(tmp_path, max_payload=size)
+    async with running(config) as embedded, connect(url(embedded)) as broker:
+        assert broker.connection.max_payload == size
+
+
 async def test_comes_back(tmp_path: Path) -> None:
     """A dead server is started again, on its port and with its password, so that connections come back."""
     async with running(EmbeddedConfig(tmp_path)) as embedded, connect(url(embedded)) as broker:

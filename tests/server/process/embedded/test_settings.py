@@ -16,17 +16,19 @@ def settings(path: Path) -> Settings:
         log=path / "log",
         sync="1s",
         limit=1000,
+        max_payload=2048,
         user="u",
         password='p"\\',
     )
 
 
 def test_rendered() -> None:
-    """Loopback, no monitoring port, a password, and the flush interval."""
+    """Loopback, no monitoring port, a password, the largest message, and the flush interval."""
     assert settings(Path("/data")).render() == (
         'server_name: "windshift-embedded"\n'
         'host: "127.0.0.1"\n'
         "port: -1\n"
+        "max_payload: 2048\n"
         'ports_file_dir: "/data/run"\n'
         'log_file: "/data/log"\n'
         "logfile_size_limit: 10MB\n"

@@ -185,6 +185,7 @@ class EmbeddedNats:
             log=directory.log,
             sync=self._config.sync,
             limit=self._limit,
+            max_payload=self._config.max_payload,
             user=_USER,
             password=self._password,
         )

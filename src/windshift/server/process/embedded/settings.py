@@ -20,6 +20,8 @@ class Settings:
     sync: str
     limit: int
     """Bytes that may be stored in all."""
+    max_payload: int
+    """Bytes of the largest message."""
     user: str
     password: str = field(repr=False)
 
@@ -33,6 +35,7 @@ class Settings:
                 'server_name: "windshift-embedded"',
                 'host: "127.0.0.1"',
                 f"port: {self.port}",
+                f"max_payload: {self.max_payload}",
                 f"ports_file_dir: {_quoted(self.run)}",
                 f"log_file: {_quoted(self.log)}",
                 "logfile_size_limit: 10MB",
