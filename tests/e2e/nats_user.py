@@ -93,7 +93,7 @@ def manage(client: Client, replicas: int) -> None:
     """Ensure streams of all sources, change one, and ensure and delete consumers."""
     storage = {"replicas": replicas}
     with refused("FAILED_PRECONDITION", "UNBOUND_SUBJECT"):
-        client.publish("orders.early")
+        client.publish("orders.early", timeout=30)  # a cluster that has just begun finds out slowly
     ensure_stream(client, "ORDERS", subjects={"subjects": ["orders.>"]}, storage=storage)
     ensure_stream(client, "ORDERS", subjects={"subjects": ["orders.>"]}, storage=storage, max_event_size=1000)
     with refused("INVALID_ARGUMENT", "EVENT_TOO_LARGE"):
