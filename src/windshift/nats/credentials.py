@@ -40,11 +40,12 @@ def credentials(options: ConnectionOptions, server: ServerAddress, nonce: str) -
         if seed is None:
             raise ConnectFailed(_NO_SEED, final=True)
         said["sig"], said["nkey"] = _sign(seed[1], nonce, _NO_SEED)
+    user = server.user
     secret = server.password if options.password is None else _read_password(options.password)
-    if server.user is not None and secret is not None:
-        said["user"], said["pass"] = server.user, secret
-    elif server.user is not None or secret is not None:
-        said["auth_token"] = server.user or secret or ""
+    if user is not None and secret is not None:
+        said["user"], said["pass"] = user, secret
+    elif (token := secret if user is None else user) is not None:
+        said["auth_token"] = token
     return said
 
 

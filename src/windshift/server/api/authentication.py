@@ -215,7 +215,7 @@ class AuthInterceptor:
         call.state = caller
         return caller
 
-    def _begin(self, call: ServerCall, identity: Identity, weight: int = 0) -> Usage:
+    def _begin(self, call: ServerCall, identity: Identity, weight: int) -> Usage:
         """Count a call, and what it weighs; `end_work` must follow. The broker is asked on its behalf."""
         principal = identity.principal
         asking.set(principal.name)

@@ -93,8 +93,8 @@ class NatsConfig:
     max_pending_publishes: int = setting(
         "NATS_PUBLISH_ASYNC_MAX_PENDING",
         p.integer(1, 10_000),
-        "Publishes that may await the broker's answer at once; as many large ones, or several sent "
-        "together, each counted once more for each 16 KiB; further ones wait their turn.",
+        "Publishes that may await the broker's answer at once, small ones and large ones apart; a large one, "
+        "or several sent together, count once more for each 16 KiB. Further ones wait their turn.",
         "256",
     )
     default_replicas: int = setting(
@@ -170,7 +170,7 @@ class EmbeddedConfig:
     max_payload: int = setting(
         "WINDSHIFT_NATS_MAX_PAYLOAD_KB",
         p.integer(64, 8192, unit=1024),
-        "Kibibytes of the largest event, with its headers, or value, that the embedded server takes.",
+        "The largest event with its headers, or value, in the embedded server, in KiB.",
         "1024",
     )
     """In bytes."""

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from types import MappingProxyType
-
-_NO_WORDS: Mapping[str, str] = MappingProxyType({})
 
 
 class StartError(Exception):
@@ -24,7 +21,7 @@ class StartError(Exception):
         self.setting = setting
 
     def __str__(self) -> str:
-        return self.told(_NO_WORDS)
+        return self.told({})
 
     def told(self, words: Mapping[str, str]) -> str:
         """Return the text; `words` has what to do where a setting is not changed by its variable."""
