@@ -10,6 +10,7 @@ from itertools import count, pairwise
 import pytest
 
 import windshift.rpc.connection as connection_module
+from windshift.rpc.connection import Connection
 from windshift.rpc.server_connection import ServerConnection
 from windshift.rpc.turns import SLICE
 
@@ -26,6 +27,15 @@ async def flood(peer: Peer, what: Flood) -> None:
             if peer._writer.transport.is_closing():
                 return
             await peer.send_slowly(piece)
+
+
+def connected(running: Serving) -> tuple[Connection, FakeTransport]:
+    """Make a connection on a transport that a test drives."""
+    loop = asyncio.get_running_loop()
+    connection = ServerConnection(running.server, loop).http2
+    transport = FakeTransport(connection, loop)
+    connection.connection_made(transport)
+    return connection, transport
 
 
 async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
@@ -122,10 +132,7 @@ async def test_a_flood_takes_turns_with_others() -> None:
     steps = Steps()
     options = server_options()
     async with serving(options, full_duplex_call=steps.handler) as running:
-        loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        _, transport = connected(running)
         transport.deliver(PREFACE + settings())
         resets = b"".join(pieces((ENDING["rapid reset of streams"][0], 5000)))
         seen = [0]
@@ -150,9 +157,7 @@ async def test_few_calls_may_take_longer(
     clock = count(step=0.0006)
     monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
-        transport = FakeTransport(connection, asyncio.get_running_loop())
-        connection.connection_made(transport)
+        connection, transport = connected(running)
         transport.deliver(PREFACE + settings())
         fields, message = request_fields(UNARY), simple(bytes(body or 0))
         frames = [
@@ -172,9 +177,7 @@ async def test_a_new_connection_begins_with_few_calls(monkeypatch: pytest.Monkey
     clock = count(step=0.01)
     monkeypatch.setattr(connection_module, "thread_time", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
-        transport = FakeTransport(connection, asyncio.get_running_loop())
-        connection.connection_made(transport)
+        connection, transport = connected(running)
         calls = [
             headers(stream, request_fields(UNARY)) + data(stream, simple(b"x"), end=True)
             for stream in range(1, 101, 2)
@@ -190,9 +193,7 @@ async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.Monkey
     clock = count(step=0.01)
     monkeypatch.setattr(connection_module, "perf_counter", lambda: next(clock))
     async with serving(unary_call=echo) as running:
-        connection = ServerConnection(running.server, asyncio.get_running_loop()).http2
-        transport = FakeTransport(connection, asyncio.get_running_loop())
-        connection.connection_made(transport)
+        connection, transport = connected(running)
         transport.deliver(PREFACE + settings())
         piece = connection._piece = 4096
         for stream in (1, 3, 5, 7):
@@ -206,10 +207,7 @@ async def test_time_of_other_processes_does_not_count(monkeypatch: pytest.Monkey
 async def test_bytes_that_wait_for_their_turn_are_lost_with_the_connection() -> None:
     """Nothing of them is looked at afterwards, and nothing is raised."""
     async with serving(full_duplex_call=Steps().handler) as running:
-        loop = asyncio.get_running_loop()
-        connection = ServerConnection(running.server, loop).http2
-        transport = FakeTransport(connection, loop)
-        connection.connection_made(transport)
+        connection, transport = connected(running)
         transport.deliver(PREFACE + settings())
         transport.deliver(b"".join(pieces((ENDING["rapid reset of streams"][0], 5000))))
         assert connection._rest

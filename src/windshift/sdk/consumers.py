@@ -19,7 +19,7 @@ from .pointers import Position, pointer
 from .retry import Repeat
 from .runtime.subscription import LINGER, Handler, Handling, Subscription, consume, finish
 from .specs import ConsumerFields, ConsumerSpec, RetryPolicy, read_retry_policy
-from .times import Seconds, moment, seconds, timestamp
+from .times import Seconds, moment, moment_of, seconds, timestamp
 
 T = TypeVar("T")
 
@@ -389,8 +389,8 @@ class Consumers:
             yield _info(
                 info.consumer,
                 names,
-                moment(info.paused_until) if info.HasField("paused_until") else None,
-                moment(info.oldest_unsettled) if info.HasField("oldest_unsettled") else None,
+                moment_of(info, "paused_until"),
+                moment_of(info, "oldest_unsettled"),
                 info.waiting_replays,
                 info.subscriptions,
             )

@@ -17,7 +17,7 @@ from .names import Names
 from .payloads import Payloads, TypeFilter, type_name
 from .pointers import Position, pointer
 from .retry import Repeat
-from .times import moment, timestamp
+from .times import moment, moment_of, timestamp
 
 T = TypeVar("T")
 K = TypeVar("K")
@@ -451,7 +451,7 @@ def _explanation(told: admin.ExplainEventResponse, names: Names) -> Explanation:
     return Explanation(
         _word(told.Presence, told.presence),
         names.bare_subject(told.subject),
-        moment(told.stored) if told.HasField("stored") else None,
+        moment_of(told, "stored"),
         tuple(_word(told.Removal, each) for each in told.removals),
         told.first_id,
         told.last_id,
@@ -472,14 +472,14 @@ def _explained(told: admin.ExplainEventResponse.Consumer) -> ExplainedConsumer:
             EventHolder(each.server, each.peer, each.principal, each.attempt, moment(each.until))
             for each in told.holders
         ),
-        moment(told.next_attempt) if told.HasField("next_attempt") else None,
+        moment_of(told, "next_attempt"),
         told.reason,
         told.dead_letter,
         told.settled_to,
         told.delivered_to,
-        moment(told.paused_until) if told.HasField("paused_until") else None,
+        moment_of(told, "paused_until"),
         told.subscriptions,
-        moment(told.moved) if told.HasField("moved") else None,
+        moment_of(told, "moved"),
     )
 
 

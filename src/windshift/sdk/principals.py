@@ -11,7 +11,7 @@ from windshift.protos import principals as pb
 
 from .calling import Caller
 from .retry import Repeat
-from .times import moment
+from .times import moment_of
 
 _SERVICE: Final = "/windshift.admin.v1alpha1.PrincipalsService/"
 
@@ -76,15 +76,15 @@ async def principals(caller: Caller) -> PrincipalList:
             )
             for each in found.principals
         ),
-        since=moment(found.since) if found.HasField("since") else None,
+        since=moment_of(found, "since"),
     )
 
 
 def _credential(found: pb.Credential) -> Credential:
     return Credential(
         name=found.credential,
-        last_used=moment(found.last_used) if found.HasField("last_used") else None,
-        expires=moment(found.expires) if found.HasField("expires") else None,
+        last_used=moment_of(found, "last_used"),
+        expires=moment_of(found, "expires"),
     )
 
 

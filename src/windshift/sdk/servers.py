@@ -11,7 +11,7 @@ from windshift.protos import admin
 
 from .calling import Caller
 from .retry import Repeat
-from .times import moment
+from .times import moment, moment_of
 
 _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
 
@@ -176,7 +176,7 @@ def _server(found: Any) -> ServerInfo:
         methods=tuple(found.methods),
         limits={limit.name: limit.value for limit in found.limits},
         worker=found.worker,
-        time=moment(found.time) if found.HasField("time") else None,
+        time=moment_of(found, "time"),
     )
 
 
@@ -222,7 +222,7 @@ async def who_am_i(caller: Caller, checks: Sequence[tuple[str, str]]) -> Identit
     return Identity(
         principal=found.principal,
         credential=found.credential,
-        expires=moment(found.expires) if found.HasField("expires") else None,
+        expires=moment_of(found, "expires"),
         granted=tuple((each.verb, each.resource) for each in found.granted),
         decisions=tuple(Decision(each.allowed, each.rule) for each in found.checks),
     )

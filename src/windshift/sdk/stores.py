@@ -20,7 +20,7 @@ from .calling import Caller, pages
 from .errors import Conflict, OutcomeUnknown
 from .events import CaughtUp
 from .retry import Repeat
-from .times import Seconds, duration, moment
+from .times import Seconds, duration, moment, moment_of
 
 T = TypeVar("T")
 
@@ -400,7 +400,7 @@ class Store(Generic[T]):
             entry.revision,
             moment(entry.updated),
             entry.deleted,
-            moment(entry.expires) if entry.HasField("expires") else None,
+            moment_of(entry, "expires"),
         )
 
     def __repr__(self) -> str:

@@ -16,7 +16,7 @@ from .events import Events
 from .names import Names
 from .retry import Repeat
 from .specs import StreamFields, StreamSpec, read_stream_spec
-from .times import moment
+from .times import moment, moment_of
 
 if TYPE_CHECKING:  # loaded when it is used: a program that publishes, lists or tails needs no consumers
     from .consumers import Consumer, Consumers
@@ -70,8 +70,8 @@ def _info(proto: admin.StreamInfo, names: Names) -> StreamInfo:
         bytes=proto.bytes,
         first_id=proto.first_id,
         last_id=proto.last_id,
-        first_time=moment(proto.first_time) if proto.HasField("first_time") else None,
-        last_time=moment(proto.last_time) if proto.HasField("last_time") else None,
+        first_time=moment_of(proto, "first_time"),
+        last_time=moment_of(proto, "last_time"),
         subjects=proto.subjects,
         consumers=proto.consumers,
         worst_lag=proto.worst_lag,

@@ -6,6 +6,7 @@ import math
 from datetime import UTC, datetime, timedelta
 
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 Seconds = timedelta | float
@@ -61,3 +62,8 @@ def timestamp(value: datetime) -> Timestamp:
 def moment(value: Timestamp) -> datetime:
     """Return a time of the wire, in UTC; nanoseconds are cut to microseconds."""
     return _EPOCH + timedelta(0, value.seconds, value.nanos // 1000)  # a fifth of what `ToDatetime` takes
+
+
+def moment_of(message: Message, field: str) -> datetime | None:
+    """Return the time in a field of a message; None = it is not set."""
+    return moment(getattr(message, field)) if message.HasField(field) else None

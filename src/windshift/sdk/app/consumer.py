@@ -23,7 +23,7 @@ from windshift.sdk.deliveries import (
 )
 from windshift.sdk.errors import UnknownType
 from windshift.sdk.events import Event
-from windshift.sdk.runtime.subscription import Handling
+from windshift.sdk.runtime.subscription import Handling, handle
 from windshift.sdk.specs import ConsumerSpec, RetryPolicy, StreamSpec
 from windshift.sdk.subjects import EVERYTHING, overlap, widest
 from windshift.sdk.times import Seconds
@@ -288,19 +288,7 @@ _REFUSALS: dict[str, type[Rejection]] = {"dead_letter": GiveUp, "retry": RetryLa
 
 
 def _run(handler: Handler, call: Callable[[Delivery[Any]], Any]) -> Next:
-    if handler.blocking:
-
-        async def run(delivery: Delivery[Any]) -> None:
-            result = await delivery.in_thread(lambda: call(delivery))
-            if inspect.isawaitable(result):  # of a function around a coroutine function
-                await result
-
-    else:
-
-        async def run(delivery: Delivery[Any]) -> None:
-            await call(delivery)
-
-    return run
+    return functools.partial(handle, call, threaded=handler.blocking)
 
 
 def _wrap(run: Next, around: Iterable[Middleware]) -> Next:

@@ -280,11 +280,11 @@ class Subscription:
         try:
             if self._tracing is not None:
                 with self._tracing.processing(self._stream, self._consumer, job.event):
-                    await self._handle(delivery, handler)
+                    await handle(handler, delivery, threaded=self._threaded)
             elif self._is_coroutine:
                 await handler(delivery)  # type: ignore[misc] # what a coroutine function returns
             else:
-                await self._handle(delivery, handler)
+                await handle(handler, delivery, threaded=self._threaded)
         except asyncio.CancelledError as error:
             if not job.expired and self._is_ending:
                 self._leave()  # the event is released with the call
@@ -317,11 +317,6 @@ class Subscription:
         """Whether handlers are cancelled by us; what their program cancels has failed."""
         cancelled = self._runner is not None and self._runner.cancelling() > 0
         return cancelled or self._gives_up or self._ended_for_good
-
-    async def _handle(self, delivery: Delivery[Any], handler: Handler) -> None:
-        result = await delivery.in_thread(lambda: handler(delivery)) if self._threaded else handler(delivery)
-        if inspect.isawaitable(result):  # also of a function around a coroutine function
-            await result
 
     async def in_thread(self, job: Job, function: Callable[[], R]) -> R:
         """Run a function of a handler in a thread; at `max_lease` its handler is not cancelled meanwhile."""
@@ -486,6 +481,13 @@ def is_async(handler: Callable[..., object]) -> bool:
     """Say whether a handler is a coroutine function, or an object that is called like one."""
     call = getattr(handler, "func", handler)  # functools.partial
     return inspect.iscoroutinefunction(call) or inspect.iscoroutinefunction(type(call).__call__)
+
+
+async def handle(handler: Handler, delivery: Delivery[Any], *, threaded: bool) -> None:
+    """Have a handler handle a delivery, in a thread or not."""
+    result = await delivery.in_thread(lambda: handler(delivery)) if threaded else handler(delivery)
+    if inspect.isawaitable(result):  # also of a function around a coroutine function
+        await result
 
 
 def check_handler(handler: Callable[..., object]) -> None:
