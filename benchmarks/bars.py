@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from . import (
@@ -97,17 +96,24 @@ BARS = (
             (_O.ONE_PERCENT, _O.OFF, 1.08),
         )
     ),
-    Bar(
-        f"publishes per second, {workers.TWO}, ratio to one",
-        1,
-        False,
-        partial(
-            Figures.ratio,
-            measurement=workers.WORKERS,
-            quantity=workers.PER_SECOND,
-            subject=workers.TWO,
-            other=workers.ONE,
-        ),
+    *(
+        Bar(
+            f"{quantity}, publishes of {whose}, {workers.TWO}, ratio to one",
+            limit,
+            False,
+            partial(
+                Figures.ratio,
+                measurement=measurement,
+                quantity=quantity,
+                subject=workers.TWO,
+                other=workers.ONE,
+            ),
+        )
+        for measurement, whose, limit in (
+            (workers.WORKERS_OWN, "one connection", 0.95),  # 1, and some noise
+            (workers.WORKERS, "four connections", None),
+        )
+        for quantity, limit in ((workers.PER_SECOND, limit), (workers.SERVER_CPU, None))
     ),
     *(
         Bar(
@@ -143,10 +149,10 @@ BARS = (
     Bar("event loop held by one callback, CPU ms", 10, True, maximum(_L.LOOKING, _L.HELD)),
     Bar("50 events at a random id of 1,000,000, ms", 5, True, median(_L.LOOKING, _L.READ)),
     Bar(
-        "p99 of a publish beside ten clients that look, times that alone",
+        "p99 of a publish beside ten clients that look, times that beside ten of another server",
         2,
         True,
-        median(_L.LOOKING, _L.TIMES),
+        median(_L.LOOKING, _L.ADDED),
     ),
     Bar(
         "server CPU of an event of 1,000 subscribers, times that of one",
@@ -175,16 +181,31 @@ def _to_before(
     return Bar(f"{text}, ratio to {BEFORE}", limit, at_most, ratio(measurement, quantity))
 
 
-def _batches_to_single(quantity: str) -> Callable[[Figures], float | None]:
-    """Compare this version in batches with the other one that hands over events one by one."""
+def _to_single(
+    text: str, measurement: str, single: str, quantity: str, limit: float | None = None, *, at_most: bool
+) -> Bar:
+    """Compare events of this version, many at once, with those of the other one, which come one by one."""
+    measured = partial(
+        Figures.ratio,
+        measurement=measurement,
+        quantity=quantity,
+        subject=WINDSHIFT,
+        other=BEFORE,
+        beside=single,
+    )
+    return Bar(f"{text}, ratio to {BEFORE} {_SINGLE[single]}", limit, at_most, measured)
 
-    def measured(figures: Figures) -> float | None:
-        ours, single = median(_BATCHES, quantity)(figures), median(_consume(1, ""), quantity, BEFORE)(figures)
-        return None if ours is None or not single else ours / single
 
-    return measured
-
-
+_SINGLE = {_T.PUBLISH_OWN: "with one in a call", _consume(1, ""): "with acks of 1"}
+_MANY = (
+    ("stream", 1, None, None),
+    ("stream", 16, 3.18, 0.176),
+    ("stream, keys", 16, 2.05, None),
+    ("stream without ids", 16, 4.09, None),
+    ("batch", 100, 2.95, None),
+    ("atomic", 100, 0.68, None),
+)
+"""Ways of publishing many, events in a request, and limits of the ratios of rates and of server CPU."""
 _BATCHES = next(way.name for way in _T.WAYS if way.batch)
 
 VERSION_BARS = (
@@ -212,18 +233,27 @@ VERSION_BARS = (
             _to_before(f"events per second, {way.name}", way.name, _T.PER_SECOND),
         )
     ),
+    _to_single("events per second in batches", _BATCHES, _consume(1, ""), _T.PER_SECOND, 2.36, at_most=False),
+    _to_single("server CPU of an event in batches", _BATCHES, _consume(1, ""), _T.SERVER_CPU, at_most=True),
     *(
-        Bar(
-            f"{what} in batches, ratio to {BEFORE} with acks of 1",
-            limit,
-            at_most,
-            _batches_to_single(quantity),
-        )
-        for what, quantity, limit, at_most in (
-            ("events per second", _T.PER_SECOND, 2.36, False),
-            ("server CPU of an event", _T.SERVER_CPU, None, True),
+        bar
+        for way, each, rate, cpu in _MANY
+        for name in (_T.many_name(way, each),)
+        for bar in (
+            _to_single(
+                f"events per second, {name}", name, _T.PUBLISH_OWN, _T.PER_SECOND, rate, at_most=False
+            ),
+            _to_single(
+                f"server CPU of an event, {name}", name, _T.PUBLISH_OWN, _T.SERVER_CPU, cpu, at_most=True
+            ),
         )
     ),
+    *(
+        _to_before(f"{quantity.removesuffix(', ms')} at {rate:,} publishes/s", name, quantity)
+        for name, rate in ((_T.LATENCY, _T.RATE), (_T.LATENCY_FAST, _T.FAST_RATE))
+        for quantity in (_T.P50, _T.P99, _T.P99_9)
+    ),
+    Bar(f"p99.9 at {_T.FAST_RATE:,} publishes/s, ms", 5, True, median(_T.LATENCY_FAST, _T.P99_9)),
     _to_before("resident memory of the idle server", _M.START, _M.RESIDENT),
     Bar("resident memory of the idle server, MB", 46, True, median(_M.START, _M.RESIDENT)),
     _to_before("start to ready", _M.START, _M.READY),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 
@@ -21,6 +22,10 @@ from .h2load import publish_request
 from .processes import FailedToRun
 
 _SERVICE = "/windshift.events.v1alpha1.EventsService"
+_HEADERS = {
+    "WS-Data-Type": test_pb2.StringValue.DESCRIPTOR.full_name,
+    "WS-Published-Time": "2026-01-01T00:00:00.000000000Z",
+}
 _names = itertools.count(1)
 
 
@@ -47,21 +52,25 @@ class Broker:
             FailedToRun: they did not arrive.
         """
         payload = publish_request(stream, size).data.value
-        headers = {
-            "WS-Data-Type": test_pb2.StringValue.DESCRIPTOR.full_name,
-            "WS-Published-Time": "2026-01-01T00:00:00.000000000Z",
-        }
         for done in range(0, count, 2000):
             for _ in range(min(2000, count - done)):
-                await self._client.publish(stream, payload, headers=headers)
-            await self._jetstream.publish(
-                stream, payload, headers=headers
-            )  # waits until the others are stored
+                await self._client.publish(stream, payload, headers=_HEADERS)
+            await self._jetstream.publish(stream, payload, headers=_HEADERS)  # after the others are stored
         for _ in range(100):
             if await self.count(stream) >= count:
                 return
             await asyncio.sleep(0.1)
         raise FailedToRun(f"the stream did not take {count} events")
+
+    async def keep_filling(self, stream: str, per_second: int, size: int) -> None:
+        """Put so many events into a stream in each second, until cancelled."""
+        payload = publish_request(stream, size).data.value
+        began, done = time.monotonic(), 0
+        while True:
+            while done < (time.monotonic() - began) * per_second:
+                await self._client.publish(stream, payload, headers=_HEADERS)
+                done += 1
+            await asyncio.sleep(1 / per_second)
 
     async def make_streams(self, prefix: str, count: int, first: int = 0) -> None:
         """Make many empty streams, in memory: such as ``prefix-00017``, with that as the only subject.

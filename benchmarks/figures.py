@@ -84,9 +84,15 @@ class Figures:
         """What Windshift is compared with: the version before, or else the comparison server."""
         return BEFORE if any(figure.subject == BEFORE for figure in self) else COMPARISON
 
-    def ratio(self, measurement: str, quantity: str, subject: str, other: str) -> float | None:
-        """Return the median of the ratios of runs that followed each other, or None without both."""
-        ours, theirs = self.get(measurement, subject, quantity), self.get(measurement, other, quantity)
+    def ratio(
+        self, measurement: str, quantity: str, subject: str, other: str, beside: str = ""
+    ) -> float | None:
+        """Return the median of the ratios of runs that followed each other, or None without both.
+
+        `beside` is the measurement of the other subject; empty = the same.
+        """
+        ours = self.get(measurement, subject, quantity)
+        theirs = self.get(beside or measurement, other, quantity)
         if ours is None or theirs is None:
             return None
         ratios = [a / b for a, b in zip(ours.values, theirs.values, strict=False) if b]

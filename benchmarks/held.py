@@ -10,7 +10,6 @@ time is that of the loop's thread, so that a busy machine does not count.
 from __future__ import annotations
 
 import asyncio
-import gc
 import json
 import sys
 import time
@@ -18,6 +17,7 @@ from asyncio import Handle
 
 from windshift.server.config import config_from_environment
 from windshift.server.process.app import App
+from windshift.server.process.serve import spare_collector
 from windshift.server.telemetry.signals import Telemetry
 
 
@@ -45,9 +45,7 @@ async def serve(url: str) -> None:
     config = config_from_environment({"NATS_URL": url, "GRPC_PORT": "0", "HEALTH_PORT": "0"})
     app = App(config, config.nats.servers, Telemetry(config.telemetry))
     await app.start()
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000)  # as `windshift serve` does
+    spare_collector()
     holding = Holding()
     print(app.port, flush=True)
     while await asyncio.to_thread(sys.stdin.readline):

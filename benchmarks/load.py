@@ -8,6 +8,7 @@ Its own cost counts: on a small machine it shares the cores with the server and 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -15,9 +16,12 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import click
+import nats
 import uvloop
 
 from windshift._gen.windshift.events.v1alpha1 import service_pb2 as events_pb
@@ -25,6 +29,7 @@ from windshift.rpc import Channel, ClientCall, RpcError
 from windshift.rpc._gen.grpc.health.v1 import health_pb2
 
 from .credentials import credentials_of
+from .direct import multiplexed
 from .h2load import PUBLISH, publish_request
 
 EVENTS = "/windshift.events.v1alpha1.EventsService/Events"
@@ -66,20 +71,25 @@ async def many(address: str, subject: str, count: int, each: int, way: str) -> d
 
 
 async def _stream(address: str, subject: str, count: int, each: int, way: str) -> dict[str, Any]:
-    event = publish_request(subject, 100)
+    """Send the bytes of one request again and again, or with other keys each time."""
+    events = [publish_request(subject, 100)] * each
+    request = events_pb.PublishStreamRequest(events=events, without_ids="without" in way)
+    payload = request.SerializeToString()
     answered = failed = sent = 0
     async with Channel(address) as channel:
         call = channel.stream(PUBLISH_STREAM, events_pb.PublishStreamResponse)
         started, cpu = time.perf_counter(), time.process_time()
         while answered < count:
             while sent < count and sent - answered < _UNANSWERED:
-                more = min(each, count - sent)
-                call.send(
-                    events_pb.PublishStreamRequest(
-                        events=_events(event, more, sent, way), without_ids="without" in way
-                    )
-                )
-                sent += more
+                if count - sent < each:
+                    del request.events[count - sent :]
+                    payload = request.SerializeToString()
+                if way == "stream, keys":
+                    for place, event in enumerate(request.events, sent):
+                        event.idempotency_key = f"key-{place}"
+                    payload = request.SerializeToString()
+                call.send_bytes(payload)
+                sent += len(request.events)
             for response in await call.receive_many():
                 answered += response.count
                 failed += len(response.errors)
@@ -105,19 +115,6 @@ async def _batches(address: str, subject: str, count: int, each: int, way: str) 
         await asyncio.gather(*(worker(channel) for _ in range(8)))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
     return {"per_second": count / seconds, "client_cpu_us": cpu / count * 1e6, "failures": {"events": failed}}
-
-
-def _events(
-    event: events_pb.PublishEventRequest, number: int, first: int, way: str
-) -> list[events_pb.PublishEventRequest]:
-    """Return events, with a key each if they are to have one."""
-    if way != "stream, keys":
-        return [event] * number
-    keyed = [events_pb.PublishEventRequest() for _ in range(number)]
-    for place, each in enumerate(keyed):
-        each.CopyFrom(event)
-        each.idempotency_key = f"key-{first + place}"
-    return keyed
 
 
 class Pacer:
@@ -147,9 +144,24 @@ class Pacer:
             os.eventfd_write(self.fd, 1)
 
 
-async def rate(address: str, subject: str, per_second: float, seconds: float) -> dict[str, Any]:
-    """Publish at a fixed rate, whatever the answers do; latency counts from the time a call was due."""
+@contextlib.asynccontextmanager
+async def publishing(
+    address: str, subject: str, *, direct: bool = False
+) -> AsyncIterator[Callable[[], Awaitable[object]]]:
+    """Connect to a server, or with `direct` to nats-server; give what publishes an event of 100 bytes."""
     request = publish_request(subject, 100)
+    if direct:
+        async with await nats.connect(address) as client:
+            yield partial(await multiplexed(client), subject, request.data.value)
+    else:
+        async with Channel(address) as channel:
+            yield partial(channel.unary, PUBLISH, request, events_pb.PublishEventResponse)
+
+
+async def rate(
+    address: str, subject: str, per_second: float, seconds: float, *, direct: bool = False
+) -> dict[str, Any]:
+    """Publish at a fixed rate, whatever the answers do; latency counts from the time a call was due."""
     total = int(per_second * seconds)
     latencies, lateness = [0.0] * total, [0.0] * total
     failures: Counter[str] = Counter()
@@ -161,7 +173,7 @@ async def rate(address: str, subject: str, per_second: float, seconds: float) ->
     async def call(number: int, due: float) -> None:
         lateness[number] = time.perf_counter() - due
         try:
-            await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+            await publish()
         except RpcError as error:
             failures[f"{error.code.name}: {error.message}"] += 1
         latencies[number] = time.perf_counter() - due
@@ -176,8 +188,8 @@ async def rate(address: str, subject: str, per_second: float, seconds: float) ->
         if begun == total:
             all_begun.set_result(None)
 
-    async with Channel(address) as channel:
-        await channel.unary(PUBLISH, request, events_pb.PublishEventResponse)
+    async with publishing(address, subject, direct=direct) as publish:
+        await publish()
         sys.setswitchinterval(0.000_05)
         pacer = Pacer(per_second, total)
         loop.add_reader(pacer.fd, begin)
@@ -425,6 +437,7 @@ def _many(**options: Any) -> None:
 @click.argument("subject")
 @click.option("--per-second", default=2500.0)
 @click.option("--seconds", default=10.0)
+@click.option("--direct", is_flag=True, help="By a NATS client; the address is nats-server's.")
 def _rate(**options: Any) -> None:
     """Publish at a fixed rate and report latencies."""
     _report(rate(**options))

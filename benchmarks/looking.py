@@ -8,6 +8,7 @@ import random
 import statistics
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
@@ -17,9 +18,17 @@ from windshift._gen.windshift.admin.v1alpha1 import service_pb2 as pb
 from windshift.rpc import Channel
 
 from .bench import Bench
-from .broker import new_stream
+from .broker import Broker, connected, new_stream
 from .figures import WINDSHIFT, number
-from .processes import Running, program, read_line, run_program, windshift_server, write_line
+from .processes import (
+    Running,
+    nats_server,
+    program,
+    read_line,
+    run_program,
+    windshift_server,
+    write_line,
+)
 from .throughput import RATE
 
 LOOKING = "looking"
@@ -30,8 +39,13 @@ HELD = "event loop held, CPU ms"
 HISTORY_CPU = "the history, server CPU, % of a core"
 RESIDENT = "resident after lists, MB"
 TIMES = "p99 of a publish beside ten clients, times that alone"
+FLOOR = "p99 of a publish beside ten clients of another server, times that alone"
+ADDED = "p99 of a publish beside ten clients, times that beside ten of another server"
+DIRECT = "p99 of a publish by NATS alone beside ten clients, times that alone"
 _SERVICE = "/windshift.admin.v1alpha1.AdminService/"
 _CLIENTS = 10
+_RATE = RATE // 5
+"""Publishes per second."""
 _PAGES = 20
 _READS = 200
 M = TypeVar("M", bound=Message)
@@ -50,7 +64,8 @@ async def measure_looking(bench: Bench) -> None:
             bench.say(f"looking: filling a stream with {number(events)} events")
             await bench.broker.fill(stream, events, 100)
             await _reads(bench, server, channel, stream, events)
-            await _beside(bench, server, stream, events)
+            async with _another(bench, streams, events) as another:
+                await _beside(bench, server, another, stream, events)
             await _held(bench, stream, events)
 
 
@@ -118,20 +133,67 @@ async def _reads(bench: Bench, server: Running, channel: Channel, stream: str, e
         bench.say(f"looking: 50 events {statistics.median(taken):.2f} ms")
 
 
-async def _beside(bench: Bench, server: Running, stream: str, events: int) -> None:
-    """Measure publishes at a fixed rate, alone and beside clients, in turns."""
+@dataclass(frozen=True, slots=True)
+class _Another:
+    """Another server, whose broker nobody else uses: what is asked of it costs others their processors only.
+
+    Attributes:
+        address: where it listens.
+        broker: a connection to its broker.
+        stream: a long one.
+    """
+
+    address: str
+    broker: Broker
+    stream: str
+
+
+@contextlib.asynccontextmanager
+async def _another(bench: Bench, streams: int, events: int) -> AsyncIterator[_Another]:
+    bench.say("looking: making the same for another server")
+    directory = bench.directory / "another"
+    directory.mkdir()
+    async with (
+        nats_server(directory) as nats,
+        connected(nats.address) as broker,
+        windshift_server(directory, nats) as started,
+        new_stream(started.server.address) as stream,
+    ):
+        await broker.make_streams("look", streams)
+        await broker.fill(stream, events, 100)
+        yield _Another(started.server.address, broker, stream)
+
+
+async def _beside(bench: Bench, server: Running, another: _Another, stream: str, events: int) -> None:
+    """Measure publishes at a fixed rate in turns: alone, beside clients, and beside another server's.
+
+    Those that go straight to NATS, without the server, show what the clients cost there and on the machine.
+    """
     for run in range(bench.options.runs):
-        alone = await _publish(bench, server, stream)
+        alone = await _publish(bench, server.address, stream)
+        direct = await _publish(bench, bench.nats.address, stream, "--direct")
         async with looking(server.address, stream, events) as counted:
-            beside = await _publish(bench, server, stream)
+            beside = await _publish(bench, server.address, stream)
+            direct_beside = await _publish(bench, bench.nats.address, stream, "--direct")
+        async with looking(another.address, another.stream, events):
+            tailed = asyncio.create_task(another.broker.keep_filling(another.stream, _RATE, 100))
+            floor = await _publish(bench, server.address, stream)
+            tailed.cancel()
         bench.figures.add(LOOKING, WINDSHIFT, TIMES, beside / alone)
+        bench.figures.add(LOOKING, WINDSHIFT, FLOOR, floor / alone)
+        bench.figures.add(LOOKING, WINDSHIFT, ADDED, beside / floor)
+        bench.figures.add(LOOKING, WINDSHIFT, DIRECT, direct_beside / direct)
         told = ", ".join(f"{count} {what}" for what, count in counted.items())
         bench.say(f"looking, run {run + 1}: p99 {alone:.2f} ms alone, {beside:.2f} ms beside {told}")
+        bench.say(f"looking, run {run + 1}: p99 {floor:.2f} ms beside clients of another server")
+        bench.say(
+            f"looking, run {run + 1}: by NATS alone {direct:.2f} ms alone, {direct_beside:.2f} ms beside"
+        )
 
 
-async def _publish(bench: Bench, server: Running, stream: str) -> float:
+async def _publish(bench: Bench, address: str, stream: str, *options: str) -> float:
     seconds = 4 if bench.options.quick else 10
-    arguments = (server.address, stream, f"--per-second={RATE // 5}", f"--seconds={seconds}")
+    arguments = (address, stream, f"--per-second={_RATE}", f"--seconds={seconds}", *options)
     return float((await run_program(bench.directory, "load", "rate", *arguments))["p99_ms"])
 
 

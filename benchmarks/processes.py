@@ -266,10 +266,12 @@ async def windshift_server(
             await asyncio.wait([discard])
 
 
-async def _announced(process: Running, timeout: float = 20.0) -> str:
+async def _announced(process: Running, timeout: float = 60.0) -> str:
     """Wait for the line that a server prints when it is ready; return the address of its API."""
     assert process.process.stdout is not None  # noqa: S101 - it is piped
-    line = (await asyncio.wait_for(process.process.stdout.readline(), timeout)).decode()
+    line = ""
+    with contextlib.suppress(TimeoutError):
+        line = (await asyncio.wait_for(process.process.stdout.readline(), timeout)).decode()
     found = re.search(r"API on (\S+:\d+)", line)
     if found is None:
         await stop(process.process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,8 +53,8 @@ class Measurement:
 
 MEASUREMENTS = {
     "publish": Measurement(measure_publish, versions=True),
-    "many": Measurement(measure_many),
-    "latency": Measurement(measure_latency),
+    "many": Measurement(measure_many, versions=True),
+    "latency": Measurement(measure_latency, versions=True),
     "consume": Measurement(measure_consume, versions=True),
     "nats-py": Measurement(measure_direct),
     "telemetry": Measurement(measure_telemetry),
@@ -108,6 +109,8 @@ async def run(names: list[str], options: Options, figures: Figures) -> list[str]
                 failed.append(name)
                 for error in errors.exceptions:
                     print(f"FAILED: {name}: {error}", file=sys.stderr, flush=True)
+                    if not isinstance(error, FailedToRun):
+                        traceback.print_exception(error)
     return failed
 
 
@@ -163,8 +166,7 @@ def main(
         before=before and _server_of(before),
     )
     machine, figures = describe(), Figures()
-    if before is not None:
-        machine["commits"] = {BEFORE: commit(before), WINDSHIFT: commit(ROOT)}
+    machine["commits"] = ({} if before is None else {BEFORE: commit(before)}) | {WINDSHIFT: commit(ROOT)}
     try:
         failed = drive(run(names, options, figures))
     except KeyboardInterrupt:
@@ -172,7 +174,7 @@ def main(
         sys.exit(130)
     verdicts = judge(figures)
     print(f"\n{machine['processor']}, {machine['cores']} cores; Python {machine['python']}")
-    for version, checked_out in machine.get("commits", {}).items():
+    for version, checked_out in machine["commits"].items():
         print(f"{version}: {checked_out or 'not in git'}")
     print(f"\n{table(figures)}")
     if verdicts:

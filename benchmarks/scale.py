@@ -17,6 +17,7 @@ SUBSCRIBERS = "an event of a consumer with so many subscribers"
 IDLE = "a publish beside so many idle subscribers"
 CONNECTIONS = "a publish beside so many connections"
 STEPS = (1, 10, 100, 1_000, 10_000)
+_ROOM = {"GRPC_MAX_CONNECTIONS": str(STEPS[-1] + 100)}
 _MOST_CONSUMERS = 1_000
 """nats-server takes no more for a stream by default."""
 
@@ -81,7 +82,7 @@ async def _held(bench: Bench, measurement: str, command: str, steps: list[int]) 
     """Publish beside what a client holds open and does not use."""
     for step in steps:
         async with (
-            windshift_server(bench.directory, bench.nats) as started,
+            windshift_server(bench.directory, bench.nats, environment=_ROOM) as started,
             _holding(bench, started.server, command, step),
         ):
             await _publish(bench, started.server, measurement, step)
