@@ -21,8 +21,10 @@ from windshift.nats.jetstream.api import (
     JsonObject,
     StreamState,
     data_of,
+    following_config,
     leave_subjects,
     read_answer,
+    read_list,
     read_message,
     subject_pages,
 )
@@ -213,6 +215,10 @@ async def test_consumers(broker: Broker, unique: Unique) -> None:
     for subject in ("a", "b", "c"):
         await store(broker, f"{stream}.{subject}")
     state = await api.consumer(stream, "c", in_seconds(20))
+    async with asyncio.timeout(20):
+        while state is not None and state.pending < 2:  # it counts a moment later
+            await asyncio.sleep(0.01)
+            state = await api.consumer(stream, "c", in_seconds(20))
     assert state is not None
     assert state.config["filter_subjects"] == config["filter_subjects"]
     assert (state.pending, state.unsettled, state.settled_to, state.delivered_to) == (2, 0, 0, 0)
@@ -223,6 +229,19 @@ async def test_consumers(broker: Broker, unique: Unique) -> None:
     assert changed.created == state.created
     assert await api.delete_consumer(stream, "c", in_seconds(20)) is True
     assert await api.consumer(stream, "c", in_seconds(20)) is None
+
+
+async def test_changes_that_lists_show(broker: Broker, unique: Unique) -> None:
+    """They are counted; a consumer that only follows its stream is none."""
+    stream = unique()
+    await broker.stream(stream)
+    before = broker.api.changes
+    config = following_config("hidden", ())
+    request = {"stream_name": stream, "config": config, "action": "create"}
+    await broker.api.change(f"CONSUMER.CREATE.{stream}.hidden", request, in_seconds(20), hidden=True)
+    assert broker.api.changes == before
+    await broker.api.create_consumer(stream, "shown", config | {"name": "shown"}, in_seconds(20))
+    assert broker.api.changes == before + 1
 
 
 async def test_consumers_that_cannot_be(broker: Broker, unique: Unique) -> None:
@@ -348,9 +367,19 @@ class OneShare:
 
     def __init__(self) -> None:
         self.given_back = asyncio.Event()
+        self.sizes: list[int] = []
 
     async def take(self, size: int, deadline: float) -> OneShare:
         return self
+
+    def take_now(self, size: int, asker: str) -> OneShare:
+        return self
+
+    def wait(self, size: int, deadline: float, asker: str, handler: object) -> Callable[[], None]:
+        raise AssertionError
+
+    def arrived(self, size: int) -> None:
+        self.sizes.append(size)
 
     def give_back(self) -> None:
         self.given_back.set()
@@ -367,9 +396,23 @@ async def test_long_data_counts_until_it_is_decoded(broker: Broker, unique: Uniq
     reading = asyncio.ensure_future(api.message(stream, {"seq": 1}, in_seconds(20)))
     await share.given_back.wait()
     assert reading.done()
+    (size,) = share.sizes
+    assert size > 1_000_000
     message = await reading
     assert message is not None
     assert message.body == bytes(1_000_000)
+
+
+async def test_a_batch_tells_the_budget_its_size(broker: Broker, unique: Unique) -> None:
+    """Whoever reads much by batches has one of them under way at a time, as with single messages."""
+    stream, share = await broker.stream(unique(), allow_direct=True), OneShare()
+    for _ in range(3):
+        await store(broker, f"{stream}.a", bytes(400_000))
+    api = JetStream(broker.connection, broker.requests, budget=share)
+    query = {"seq": 1, "next_by_subj": ">", "batch": 3}
+    batch = await api.batch(stream, query, in_seconds(20))
+    assert [len(message.body) for message in batch.messages] == [400_000] * 3
+    assert share.sizes == [1_200_000]
 
 
 async def test_long_data_lets_others_run() -> None:
@@ -382,6 +425,52 @@ async def test_long_data_lets_others_run() -> None:
         turns += 1
     assert data_of(await work) == bytes(1_000_000)
     assert turns > 10
+
+
+def _list(count: int) -> JsonObject:
+    streams = [{"config": {"name": f'"streams":[{number}]', "subjects": ["é"]}} for number in range(count)]
+    return {"total": count, "offset": 0, "streams": streams, "missing": []}
+
+
+def _compact(value: JsonObject) -> bytes:
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+async def test_a_long_list_lets_others_run() -> None:
+    """Two thousand elements take more than a hundred turns of the loop, and are those that were sent."""
+    body = _compact(_list(2_000))
+    turns, work = 0, asyncio.ensure_future(read_list(body, "streams"))
+    while not work.done():
+        await asyncio.sleep(0)
+        turns += 1
+    assert await work == _list(2_000)
+    assert turns > 100
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        _compact(_list(3)),
+        _compact(_list(0)),
+        json.dumps(_list(2_000)).encode(),
+        json.dumps(_list(2_000), separators=(", ", ":")).encode(),
+        _compact({"streams": None, "text": " " * 70_000}),
+        _compact({"error": {"err_code": 1}, "text": " " * 70_000}),
+        _compact(_list(2_000))[:-2],
+        _compact(_list(2_000))[:100_000],
+        _compact(_list(2_000)) + b"\xff",
+    ],
+    ids=["short", "empty", "spaces", "some spaces", "none", "error", "cut off", "cut off in it", "no text"],
+)
+async def test_lists_of_any_kind(body: bytes) -> None:
+    """They are read as by one piece, with the same result, or error."""
+    try:
+        expected = read_answer(body)
+    except (ValueError, JetStreamError) as error:
+        with pytest.raises(type(error)):
+            await read_list(body, "streams")
+    else:
+        assert await read_list(body, "streams") == expected
 
 
 @pytest.mark.parametrize(

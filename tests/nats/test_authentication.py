@@ -23,7 +23,7 @@ from tests.support.nats_server import NatsServer, running_nats
 from tests.support.operator import Operator, user_key, write_operator
 from windshift.nats import ConnectFailed, Connection, ConnectionOptions, Unavailable, parse_servers
 from windshift.nats.credentials import credentials_expiry
-from windshift.nats.protocol import Kind, ServerError
+from windshift.nats.protocol import ErrorKind, ServerError
 
 PATIENT = replace(QUICK, start_timeout=timedelta(minutes=1))
 """What is final is told long before that."""
@@ -419,8 +419,8 @@ async def test_permissions_of_a_jwt(tmp_path: Path) -> None:
             broker.connection.subscribe(b"No.b", lambda _: None)
             await eventually(lambda: len(told) == 2)
             assert told == [
-                ServerError(Kind.PUBLISH_FORBIDDEN, b"No.a"),
-                ServerError(Kind.SUBSCRIPTION_FORBIDDEN, b"No.b"),
+                ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"No.a"),
+                ServerError(ErrorKind.SUBSCRIPTION_FORBIDDEN, b"No.b"),
             ]
             assert await broker.requests.round_trip(in_seconds(20))
 

@@ -179,7 +179,7 @@ async def test_a_full_bucket(broker: Broker, unique: Unique) -> None:
 async def test_a_bucket_that_does_not_answer(broker: Broker, unique: Unique) -> None:
     """A bucket that confirms nothing is told of long before the deadline."""
     bucket = unique()
-    buckets = await made(broker, bucket, WriteOptions(patience=timedelta(milliseconds=10)))
+    buckets = await made(broker, bucket, WriteOptions(doubt_after=timedelta(milliseconds=10)))
     await update(broker, bucket, no_ack=True)
     begun = time.monotonic()
     with pytest.raises(OutcomeUnknown, match="no_ack"):

@@ -105,11 +105,43 @@ async def test_much_at_once_lets_others_run(
     assert max(at.count(turn) for turn in set(at)) < 200
 
 
+async def test_what_was_read_before_the_end_is_received(
+    own_broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A connection that ends while it is busy with what it read hands the rest of that over."""
+    monkeypatch.setattr(wire, "_SLICE", 0.0)
+    subject, connection, came = unique().encode(), wire_of(own_broker), asyncio.Event()
+    got, last_read = list[int](), list[int]()
+
+    def receive(message: Message) -> None:
+        got.append(int(message.body))
+        if len(got) % 1000 == 1:
+            time.sleep(0.05)  # so that the others of these thousand are read in few pieces
+        elif not last_read and len(read := re.findall(rb"\r\n(\d+) *\r\n", connection._rest)) > 100:
+            last_read.append(int(read[-1]))
+            assert connection._transport is not None
+            connection._transport.abort()
+        if last_read or len(got) % 1000 == 0:
+            came.set()
+
+    own_broker.connection.subscribe(subject, receive)
+    async with asyncio.timeout(60):
+        while not last_read:
+            came.clear()
+            for number in range(len(got), len(got) + 1000):
+                own_broker.connection.publish(subject, b"%-200d" % number)
+            await came.wait()
+        await connection._ended
+    assert got == list(range(len(got)))
+    assert got[-1] >= last_read[0]
+
+
 async def test_time_of_other_processes_does_not_count(
     broker: Broker, unique: Unique, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is received in one piece stays much on a machine where others run in between."""
-    monkeypatch.setattr(broker.connection, "is_hurried", lambda: True)
+    monkeypatch.setattr(broker.connection, "is_shared", lambda: True)
+    monkeypatch.setattr(wire, "thread_time", lambda: 0.0)  # this thread does nothing
     subject, numbers = unique().encode(), asyncio.Queue[int]()
 
     def receive(message: Message) -> None:

@@ -15,17 +15,17 @@ from tests.support.broker import Broker, connect
 from tests.support.nats_server import NatsServer
 from windshift.nats import Forbidden, JetStreamError, MessageTooLarge, OutcomeUnknown
 from windshift.nats import headers as h
-from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.jetstream.bursts import FastBatch
 from windshift.nats.jetstream.writes import Sent, Write, WriteOptions, Writes
-from windshift.nats.protocol import Message
 from windshift.nats.requests import NoReply
 
 Unique = Callable[[], str]
 
 
-async def ingest(writes: Writes, stream: str, messages: Sequence[Write]) -> tuple[Sent, list[PubAck | None]]:
+async def ingest(
+    writes: Writes, stream: str, messages: Sequence[Write]
+) -> tuple[Sent, Sequence[PubAck | None]]:
     """Send a batch, and wait for what is said of its messages."""
     steady = asyncio.Event()
     steady.set()
@@ -268,9 +268,9 @@ async def test_large_batches_are_cut(broker: Broker) -> None:
 # --- Without a server -------------------------------------------------------------------------------------
 
 
-def reply(number: int, body: bytes, headers: bytes = b"") -> tuple[bytes, Message]:
-    """Make a reply to the message of this number: the end of its subject, and itself."""
-    return b"500.fail.%d.1.$FI" % number, Message(1, b"", b"", headers, body)
+def end_of(number: int) -> bytes:
+    """Return the end of the subject of a reply to the message of this number."""
+    return b"500.fail.%d.1.$FI" % number
 
 
 def batch_of(count: int) -> FastBatch:
@@ -319,7 +319,7 @@ async def test_answers(replies: list[tuple[int, bytes | None]], answers: list[ob
     """What the replies say of each message."""
     batch = batch_of(4)
     for number, body in replies:
-        batch.take(*reply(number, b"", NO_RESPONDERS) if body is None else reply(number, body))
+        batch.take(end_of(number), body or NoReply.NO_RESPONDERS)
     assert batch.answers == answers
     assert batch.done.done() == (None not in answers)
 
@@ -341,5 +341,5 @@ async def test_lies(body: bytes) -> None:
     """What no stream says is not taken for an acknowledgement."""
     batch = batch_of(2)
     for number in (1, 2, 3):
-        batch.take(*reply(number, body))
+        batch.take(end_of(number), body)
     assert STORED not in batch.answers

@@ -29,10 +29,11 @@ from windshift.nats.protocol import (
     MAX_LINE,
     MAX_MESSAGE,
     Broken,
+    ErrorKind,
     Event,
-    Kind,
     Message,
     Parser,
+    Run,
     ServerError,
     ServerInfo,
     Signal,
@@ -65,62 +66,66 @@ Said = tuple[bytes, Event | None]
 """A frame, and the event in it."""
 
 TOLD = [
-    ("Authorization Violation", Kind.AUTHORIZATION),
-    ("Authentication Timeout", Kind.AUTHENTICATION_TIMEOUT),
-    ("User Authentication Expired", Kind.USER_EXPIRED),
-    ("User Authentication Revoked", Kind.USER_REVOKED),
-    ("Account Authentication Expired", Kind.ACCOUNT_EXPIRED),
-    ("Stale Connection", Kind.STALE),
-    ("Slow Consumer", Kind.SLOW_CONSUMER),
-    ("Maximum Payload Violation", Kind.MAX_PAYLOAD),
-    ("maximum connections exceeded", Kind.MAX_CONNECTIONS),
-    ("maximum account active connections exceeded", Kind.MAX_ACCOUNT_CONNECTIONS),
-    ("maximum subscriptions exceeded", Kind.MAX_SUBSCRIPTIONS),
-    ("maximum control line exceeded", Kind.MAX_CONTROL_LINE),
-    ("Secure Connection - TLS Required", Kind.TLS_REQUIRED),
-    ("Invalid Subject", Kind.INVALID_SUBJECT),
-    ("Invalid Publish Subject", Kind.INVALID_PUBLISH_SUBJECT),
-    ("Parser Error", Kind.PARSER),
-    ("Unknown Protocol Operation", Kind.UNKNOWN_OPERATION),
-    ("Server Shutdown", Kind.SHUTDOWN),
-    ("Cannot Read My Mind", Kind.OTHER),
-    ("", Kind.OTHER),
+    ("Authorization Violation", ErrorKind.AUTHORIZATION),
+    ("Authentication Timeout", ErrorKind.AUTHENTICATION_TIMEOUT),
+    ("User Authentication Expired", ErrorKind.USER_EXPIRED),
+    ("User Authentication Revoked", ErrorKind.USER_REVOKED),
+    ("Account Authentication Expired", ErrorKind.ACCOUNT_EXPIRED),
+    ("Stale Connection", ErrorKind.STALE),
+    ("Slow Consumer", ErrorKind.SLOW_CONSUMER),
+    ("Maximum Payload Violation", ErrorKind.MAX_PAYLOAD),
+    ("maximum connections exceeded", ErrorKind.MAX_CONNECTIONS),
+    ("maximum account active connections exceeded", ErrorKind.MAX_ACCOUNT_CONNECTIONS),
+    ("maximum subscriptions exceeded", ErrorKind.MAX_SUBSCRIPTIONS),
+    ("maximum control line exceeded", ErrorKind.MAX_CONTROL_LINE),
+    ("Secure Connection - TLS Required", ErrorKind.TLS_REQUIRED),
+    ("Invalid Subject", ErrorKind.INVALID_SUBJECT),
+    ("Invalid Publish Subject", ErrorKind.INVALID_PUBLISH_SUBJECT),
+    ("Parser Error", ErrorKind.PARSER),
+    ("Unknown Protocol Operation", ErrorKind.UNKNOWN_OPERATION),
+    ("Server Shutdown", ErrorKind.SHUTDOWN),
+    ("Cannot Read My Mind", ErrorKind.OTHER),
+    ("", ErrorKind.OTHER),
 ]
 """Texts as nats-server writes them, and others."""
 
 FORBIDDEN = [
-    (b'Permissions Violation for Publish to "x"', Kind.PUBLISH_FORBIDDEN, b"x"),
-    (b'Permissions Violation for Publish to "Orders.EU"', Kind.PUBLISH_FORBIDDEN, b"Orders.EU"),
-    (b'Permissions Violation for Subscription to "a.*.>"', Kind.SUBSCRIPTION_FORBIDDEN, b"a.*.>"),
+    (b'Permissions Violation for Publish to "x"', ErrorKind.PUBLISH_FORBIDDEN, b"x"),
+    (b'Permissions Violation for Publish to "Orders.EU"', ErrorKind.PUBLISH_FORBIDDEN, b"Orders.EU"),
+    (b'Permissions Violation for Subscription to "a.*.>"', ErrorKind.SUBSCRIPTION_FORBIDDEN, b"a.*.>"),
     (
         b'Permissions Violation for Subscription to "Foo.Bar" using queue "Qu\\"e"',
-        Kind.SUBSCRIPTION_FORBIDDEN,
+        ErrorKind.SUBSCRIPTION_FORBIDDEN,
         b"Foo.Bar",
     ),
-    (b'Permissions Violation for Publish to "a\\"b"', Kind.PUBLISH_FORBIDDEN, b'a"b'),
-    (b'Permissions Violation for Publish to "a\\\\b"', Kind.PUBLISH_FORBIDDEN, b"a\\b"),
-    (b'Permissions Violation for Publish to "a\\\\"', Kind.PUBLISH_FORBIDDEN, b"a\\"),
-    (b'Permissions Violation for Publish to "\\xff\\xfe\\x80X"', Kind.PUBLISH_FORBIDDEN, b"\xff\xfe\x80X"),
-    (b'Permissions Violation for Publish to "a\\x01\\x7f"', Kind.PUBLISH_FORBIDDEN, b"a\x01\x7f"),
-    (b'Permissions Violation for Publish to "a\\a\\b\\v\\fb"', Kind.PUBLISH_FORBIDDEN, b"a\a\b\v\fb"),
+    (b'Permissions Violation for Publish to "a\\"b"', ErrorKind.PUBLISH_FORBIDDEN, b'a"b'),
+    (b'Permissions Violation for Publish to "a\\\\b"', ErrorKind.PUBLISH_FORBIDDEN, b"a\\b"),
+    (b'Permissions Violation for Publish to "a\\\\"', ErrorKind.PUBLISH_FORBIDDEN, b"a\\"),
+    (
+        b'Permissions Violation for Publish to "\\xff\\xfe\\x80X"',
+        ErrorKind.PUBLISH_FORBIDDEN,
+        b"\xff\xfe\x80X",
+    ),
+    (b'Permissions Violation for Publish to "a\\x01\\x7f"', ErrorKind.PUBLISH_FORBIDDEN, b"a\x01\x7f"),
+    (b'Permissions Violation for Publish to "a\\a\\b\\v\\fb"', ErrorKind.PUBLISH_FORBIDDEN, b"a\a\b\v\fb"),
     (
         b'Permissions Violation for Publish to "a\\u200bb\\ufeff\\U000e0001"',
-        Kind.PUBLISH_FORBIDDEN,
+        ErrorKind.PUBLISH_FORBIDDEN,
         "a\u200bb\ufeff\U000e0001".encode(),
     ),
     (
         'Permissions Violation for Publish to "üñ漢😀\ufffd"'.encode(),
-        Kind.PUBLISH_FORBIDDEN,
+        ErrorKind.PUBLISH_FORBIDDEN,
         "üñ漢😀\ufffd".encode(),
     ),
-    (b"Permissions Violation for Publish to \"a'b'\"", Kind.PUBLISH_FORBIDDEN, b"a'b'"),
+    (b"Permissions Violation for Publish to \"a'b'\"", ErrorKind.PUBLISH_FORBIDDEN, b"a'b'"),
     (
         b'Permissions Violation for Subscription to "x\\"_using_queue_\\"y" using queue "z"',
-        Kind.SUBSCRIPTION_FORBIDDEN,
+        ErrorKind.SUBSCRIPTION_FORBIDDEN,
         b'x"_using_queue_"y',
     ),
-    (b'Permissions Violation for Publish with Reply of "x"', Kind.PUBLISH_FORBIDDEN, b""),
-    (b"Permissions Violation for Publish", Kind.PUBLISH_FORBIDDEN, b""),
+    (b'Permissions Violation for Publish with Reply of "x"', ErrorKind.PUBLISH_FORBIDDEN, b""),
+    (b"Permissions Violation for Publish", ErrorKind.PUBLISH_FORBIDDEN, b""),
 ]
 """What nats-server 2.15 wrote on the wire to a user who was not allowed these subjects."""
 
@@ -130,7 +135,7 @@ def said_message(sid: int, subject: bytes, reply: bytes, headers: bytes, body: b
     return message_frame(sid, subject, body, headers, reply), Message(sid, subject, reply, headers, body)
 
 
-def said_error(text: str, kind: Kind) -> Said:
+def said_error(text: str, kind: ErrorKind) -> Said:
     """Return an error that names no subject."""
     return error_frame(text), ServerError(kind)
 
@@ -175,7 +180,7 @@ plain: list[Said] = [
     (PING, Signal.PING),
     (PONG, Signal.PONG),
     (OK, None),
-    (b"-ERR\r\n", ServerError(Kind.OTHER)),
+    (b"-ERR\r\n", ServerError(ErrorKind.OTHER)),
 ]
 errors = st.one_of(
     st.sampled_from(TOLD).map(lambda told: said_error(*told)),
@@ -195,6 +200,54 @@ def test_any_frames_in_any_pieces(said: list[Said], cuts: list[int]) -> None:
     assert [event for chunk in chunked(stream, cuts) for event in parser.receive(chunk)] == expected
     assert parser.idle
     assert not parser.broken
+
+
+def one_by_one(events: Sequence[Event], start: bytes) -> list[Event]:
+    """Return the messages of runs as they are told without runs."""
+    told: list[Event] = []
+    for event in events:
+        if isinstance(event, Run):
+            pairs = zip(event.suffixes, event.bodies, strict=True)
+            told += [Message(event.sid, start + suffix, b"", b"", body) for suffix, body in pairs]
+        else:
+            told.append(event)
+    return told
+
+
+replies = st.builds(
+    said_message,
+    st.sampled_from([7, 7, 7, 8, 70]),
+    st.sampled_from([b"in.box.1", b"in.box.2.3", b"in.box.4.5.6.$FI", b"in.bo", b"in.box."]),
+    st.sampled_from([b"", b"", b"", b"reply"]),
+    st.sampled_from([b"", b"", b"", b"NATS/1.0 503\r\n\r\n"]),
+    st.sampled_from(
+        [b"", b"x", b'{"stream":"s","seq":1}', b"\r", b"\n", b"a\r\nMSG in.box.9 7 0\r\n", b"y" * 1000]
+    ),
+)
+alike = st.one_of(replies, replies, replies, frames)
+
+
+@given(st.lists(alike, max_size=12), cut_lists)
+def test_runs(said: list[Said], cuts: list[int]) -> None:
+    """Messages that come in runs are those that would have come one by one."""
+    stream = b"".join(frame for frame, _ in said)
+    parser = Parser()
+    parser.expect(7, b"in.box.")
+    events = [event for chunk in chunked(stream, cuts) for event in parser.receive(chunk)]
+    assert one_by_one(events, b"in.box.") == [event for _, event in said if event is not None]
+    assert parser.idle
+
+
+def test_a_run() -> None:
+    """Messages of an expected subscription come together, but for those before which something else comes."""
+    parser = Parser()
+    parser.expect(7, b"in.")
+    one, two, ping = message_frame(7, b"in.1", b"a"), message_frame(7, b"in.2", b""), PING
+    assert parser.receive(one + two) == [Run(7, [b"1", b"2"], [b"a", b""])]
+    assert parser.receive(two + one[:-1]) == [Run(7, [b"2"], [b""])]
+    assert parser.receive(one[-1:] + two) == [Run(7, [b"1", b"2"], [b"a", b""])]
+    assert parser.receive(one + ping) == [Run(7, [b"1"], [b"a"]), Signal.PING]
+    assert parser.receive(ping + one) == [Signal.PING, Message(7, b"in.1", b"", b"", b"a")]
 
 
 @given(st.lists(frames, max_size=4).filter(lambda said: sum(len(frame) for frame, _ in said) < 3000))
@@ -247,6 +300,8 @@ NO_FRAMES = [
     b"MSG\r\n",
     b"MSG a\r\n",
     b"MSG a 1\r\n",
+    b"MSG a 1 \r\n\r\n",
+    b"MSG a  0\r\n\r\n",
     b"MSG a b 1\r\n\0\r\n",
     b"MSG a -1 1\r\n\0\r\n",
     b"MSG a 1 -1\r\n",
@@ -475,7 +530,7 @@ def test_fields_of_wrong_types_have_defaults(told: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(("text", "kind"), TOLD)
-def test_kinds_of_errors(text: str, kind: Kind) -> None:
+def test_kinds_of_errors(text: str, kind: ErrorKind) -> None:
     """The wording says the kind, in whatever letters."""
     for told in (text, text.lower(), text.upper()):
         assert read_error(f"'{told}'".encode()) == ServerError(kind)
@@ -483,11 +538,11 @@ def test_kinds_of_errors(text: str, kind: Kind) -> None:
 
 def test_every_kind_is_known() -> None:
     """The tables above hold each."""
-    assert {kind for _, kind in TOLD} | {kind for _, kind, _ in FORBIDDEN} == set(Kind)
+    assert {kind for _, kind in TOLD} | {kind for _, kind, _ in FORBIDDEN} == set(ErrorKind)
 
 
 @pytest.mark.parametrize(("text", "kind", "subject"), FORBIDDEN)
-def test_forbidden_subjects(text: bytes, kind: Kind, subject: bytes) -> None:
+def test_forbidden_subjects(text: bytes, kind: ErrorKind, subject: bytes) -> None:
     """Each comes as it was sent, byte for byte, out of Go's quotes."""
     assert read_error(b"'%b'" % text) == ServerError(kind, subject)
     assert parsed(error_frame(text)) == [ServerError(kind, subject)]
@@ -522,7 +577,7 @@ def test_any_quotes_are_read(noise: bytes) -> None:
 def test_odd_escapes_are_read(escape: bytes) -> None:
     """The kind counts all the same."""
     error = read_error(b"'Permissions Violation for Publish to \"a" + escape + b"\"'")
-    assert error.kind is Kind.PUBLISH_FORBIDDEN
+    assert error.kind is ErrorKind.PUBLISH_FORBIDDEN
 
 
 # --- What a server is sent --------------------------------------------------------------------------------
@@ -546,6 +601,10 @@ def test_what_is_published_is_understood(published: list[tuple[bytes, bytes, byt
     stream = b"".join(
         protocol.publish_frame(subject, body, headers, reply) for subject, reply, headers, body in published
     )
+    parts = [
+        protocol.publish_parts(subject, body, headers, reply) for subject, reply, headers, body in published
+    ]
+    assert b"".join(map(b"".join, parts)) == stream
     for (subject, reply, headers, body), operation in zip(published, operations(stream), strict=True):
         sizes = (b"%d" % len(headers),) if headers else ()
         assert operation == Operation(

@@ -16,6 +16,7 @@ from windshift.nats.protocol import (
     Event,
     Message,
     Parser,
+    Run,
     ServerError,
     ServerInfo,
     Signal,
@@ -66,8 +67,14 @@ WHOLE: Final = (
     message_frame(3, b"x", b"", b"NATS/1.0 503\r\n\r\n"),
     message_frame(4, b"y", bytes(5000)),
     b"MSG a 1  3\r\nabc\r\n",
+    message_frame(7, b"in.1", b"a"),
+    message_frame(7, b"in.2", b"MSG in.3 7 1\r\nb\r\n"),
+    message_frame(7, b"in.4", b"") * 3,
 )
 """Frames to begin with."""
+
+EXPECTED: Final = (7, b"in.")
+"""The subscription whose messages may come in runs, as some of these frames do."""
 
 
 def any_frame(chance: Random) -> bytes:
@@ -118,17 +125,37 @@ def any_pieces(chance: Random, stream: bytes) -> list[bytes]:
     return [stream[start:end] for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
 
 
+def one_by_one(events: list[Event]) -> list[Event]:
+    """Return events with the messages that runs stand for."""
+    sid, start = EXPECTED
+    single: list[Event] = []
+    for event in events:
+        if isinstance(event, Run):
+            assert event.sid == sid
+            single += [
+                Message(sid, start + suffix, b"", b"", body)
+                for suffix, body in zip(event.suffixes, event.bodies, strict=True)
+            ]
+        else:
+            single.append(event)
+    return single
+
+
 def check(chance: Random) -> None:
     """Parse an input at once and in pieces."""
     stream = any_input(chance)
     whole, parser = Parser(), Parser()
-    expected = whole.receive(stream)
+    if chance.random() < 0.5:
+        whole.expect(*EXPECTED)
+        parser.expect(*EXPECTED)
+    expected = one_by_one(whole.receive(stream))
     events: list[Event] = []
     for piece in any_pieces(chance, stream):
         events += parser.receive(piece)
         kept = sum(map(len, parser._parts))
         assert kept < MAX_LINE or kept + parser._missing < MAX_MESSAGE + MAX_LINE
         assert not (parser.broken and parser._parts)
+    events = one_by_one(events)
     assert events == expected
     assert parser._parts == whole._parts or b"".join(parser._parts) == b"".join(whole._parts)
     check_end(parser, events, stream)

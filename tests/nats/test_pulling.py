@@ -19,8 +19,8 @@ from windshift.nats.jetstream.pulling import (
     PROGRESS,
     TERMINATE,
     Arrival,
-    Ended,
     Notice,
+    PullEnded,
     Puller,
     PullOptions,
     nak,
@@ -54,18 +54,18 @@ def test_other_reply_subjects_are_no_delivery(reply: bytes) -> None:
     ("status", "left", "meaning"),
     [
         (b"100 Idle Heartbeat", (), Notice.ALIVE),
-        (b"404 No Messages", (), Ended(1, 0, too_large=False)),
-        (b"408 Request Timeout", (7, 9), Ended(7, 9, too_large=False)),
-        (b"408 Interest Expired", (7,), Ended(7, 0, too_large=False)),
+        (b"404 No Messages", (), PullEnded(1, 0, too_large=False)),
+        (b"408 Request Timeout", (7, 9), PullEnded(7, 9, too_large=False)),
+        (b"408 Interest Expired", (7,), PullEnded(7, 0, too_large=False)),
         (b"408 Request Timeout", (), Notice.LOST),
-        (b"409 Batch Completed", (0, 9), Ended(0, 9, too_large=False)),
-        (b"409 Message Size Exceeds MaxBytes", (3, 9), Ended(3, 9, too_large=True)),
+        (b"409 Batch Completed", (0, 9), PullEnded(0, 9, too_large=False)),
+        (b"409 Message Size Exceeds MaxBytes", (3, 9), PullEnded(3, 9, too_large=True)),
         (b"409 Leadership Change", (), Notice.LOST),
         (b"409 Consumer Deleted", (), Notice.DELETED),
         (b"409 Consumer is push based", (), Notice.REFUSED),
         (b"409 Exceeded MaxRequestBatch of 10", (), Notice.REFUSED),
         (b"400 Bad Request - heartbeat value too large", (), Notice.REFUSED),
-        (b"423 Nats-Wrong-Pin-Id", (3,), Ended(3, 0, too_large=False)),
+        (b"423 Nats-Wrong-Pin-Id", (3,), PullEnded(3, 0, too_large=False)),
         (b"503", (), Notice.UNHEARD),
         (b"503 with words", (), Notice.UNHEARD),
         (b"999 of a later server", (), Notice.REFUSED),
@@ -73,7 +73,7 @@ def test_other_reply_subjects_are_no_delivery(reply: bytes) -> None:
         (b"", (), Notice.REFUSED),
     ],
 )
-def test_statuses(status: bytes, left: tuple[int, ...], meaning: Ended | Notice) -> None:
+def test_statuses(status: bytes, left: tuple[int, ...], meaning: PullEnded | Notice) -> None:
     """Each status of the server is the end of a request, of all requests, a sign of life, or doubt."""
     names = (b"Nats-Pending-Messages", b"Nats-Pending-Bytes")
     lines = b"".join(h.line(name, b"%d" % number) for name, number in zip(names, left, strict=False))
@@ -156,10 +156,10 @@ async def test_a_request_that_does_not_wait(broker: Broker, unique: Unique) -> N
     """It ends at once when there is nothing, and brings what there is, however large."""
     some = await pulling(broker, unique())
     assert some.puller.pull(1, no_wait=True)
-    assert await some.arrival() == Ended(1, 0, too_large=False)
+    assert await some.arrival() == PullEnded(1, 0, too_large=False)
     some.publish(bytes(500_000))
     assert some.puller.pull(1, 20_000)
-    assert await some.arrival() == Ended(1, 20_000, too_large=True)
+    assert await some.arrival() == PullEnded(1, 20_000, too_large=True)
     assert some.puller.pull(1, no_wait=True)
     [message] = await some.messages(1)
     assert len(message.body) == 500_000
@@ -251,8 +251,8 @@ async def test_signs_of_life_and_the_end_of_a_request(broker: Broker, unique: Un
     assert await some.arrival() is Notice.ALIVE
     while (arrival := await some.arrival()) is Notice.ALIVE:
         pass
-    assert isinstance(arrival, Ended)
-    assert arrival == Ended(4, arrival.bytes_left, too_large=False)
+    assert isinstance(arrival, PullEnded)
+    assert arrival == PullEnded(4, arrival.bytes_left, too_large=False)
     assert abs(arrival.bytes_left - size) < 100
 
 
@@ -263,7 +263,7 @@ async def test_a_limit_in_bytes(broker: Broker, unique: Unique) -> None:
     some.puller.pull(10, max_bytes=1000)
     await some.messages(1)
     arrival = await some.arrival()
-    assert isinstance(arrival, Ended)
+    assert isinstance(arrival, PullEnded)
     assert (arrival.left, arrival.too_large) == (9, True)
     some.puller.pull(10, max_bytes=10_000)
     [message] = await some.messages(1)

@@ -32,7 +32,7 @@ from windshift.nats import (
     parse_servers,
 )
 from windshift.nats import headers as h
-from windshift.nats.jetstream.pulling import ACK, Arrival, Ended, Puller, PullOptions, split_ack_subject
+from windshift.nats.jetstream.pulling import ACK, Arrival, PullEnded, Puller, PullOptions, split_ack_subject
 from windshift.nats.jetstream.writes import Write, Writes
 
 WAKEFUL = replace(
@@ -197,7 +197,7 @@ async def test_pulls_all_the_time(wakeful: Broker, own_nats_server: NatsServer, 
             seen[int(split_ack_subject(arrival.reply)[1])] += 1
             puller.tell(arrival.reply, ACK)
             puller.pull(1)
-        elif isinstance(arrival, Ended):
+        elif isinstance(arrival, PullEnded):
             puller.pull(arrival.left)
 
     def begin() -> None:

@@ -148,3 +148,55 @@ async def test_nobody_overtakes_who_wants_several() -> None:
     await asyncio.wait([large])
     await small
     assert (semaphore.used, semaphore.waiting) == (3, 0)
+
+
+class Turn:
+    """Stands in line without a task, and gives back at once what it gets."""
+
+    def __init__(self, semaphore: FairSemaphore, name: str, order: list[str]) -> None:
+        self._semaphore = semaphore
+        self._name = name
+        self._order = order
+        self.is_done = False
+
+    def done(self) -> bool:
+        return self.is_done
+
+    def set_result(self, _: None) -> None:
+        self.is_done = True
+        self._order.append(self._name)
+        self._semaphore.give_back(self._name)
+
+    def set_exception(self, error: Busy) -> None:
+        self.is_done = True
+        self._order.append(f"{self._name} {type(error).__name__}")
+
+
+async def test_without_a_task() -> None:
+    """What gives back in its turn lets the next ones have theirs, each once; who is done has none."""
+    semaphore, order = FairSemaphore(1, lambda _: 1), list[str]()
+    assert semaphore.take_now("z")
+    turns = [Turn(semaphore, asker, order) for asker in "aabca"]
+    for turn, asker in zip(turns, "aabca", strict=True):
+        semaphore.wait(turn, asker, in_seconds(30))
+    turns[1].is_done = True
+    semaphore.withdraw()
+    assert (semaphore.waiting, order) == (4, [])
+    semaphore.give_back("z")
+    assert sorted(order) == ["a", "a", "b", "c"]
+    assert order[0] == "a"
+    assert (semaphore.used, semaphore.waiting) == (0, 0)
+
+
+async def test_without_a_task_by_the_deadline() -> None:
+    """It is told at its deadline, and gets nothing after it."""
+    semaphore, order = FairSemaphore(1), list[str]()
+    assert semaphore.take_now("z")
+    turn = Turn(semaphore, "a", order)
+    semaphore.wait(turn, "a", in_seconds(0.01))
+    async with asyncio.timeout(20):
+        while not turn.is_done:  # noqa: ASYNC110 - only the clock knows
+            await asyncio.sleep(0.002)
+    assert order == ["a Busy"]
+    semaphore.give_back("z")
+    assert (semaphore.used, semaphore.waiting) == (0, 0)

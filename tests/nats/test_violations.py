@@ -28,7 +28,7 @@ from windshift.nats import (
 from windshift.nats.connection import Violations
 from windshift.nats.jetstream.pulling import Arrival, Notice, Puller, PullOptions
 from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
-from windshift.nats.protocol import Kind, ServerError
+from windshift.nats.protocol import ErrorKind, ServerError
 
 OTHERS = '{user: other, password: other, permissions: {publish: ">", subscribe: ">"}}'
 NOT_NO = '{deny: "No.>"}'
@@ -65,14 +65,14 @@ def test_who_is_told() -> None:
     violations.on_publish.append(lambda subject: told.append(f"publish {subject.decode()}"))
     stop = violations.watch(b"a", lambda: told.append("watched"))
     also = violations.watch(b"a", lambda: told.append("watched too"))
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"b"))
-    violations.report(ServerError(Kind.SUBSCRIPTION_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"b"))
+    violations.report(ServerError(ErrorKind.SUBSCRIPTION_FORBIDDEN, b"a"))
     stop()
     stop()
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"a"))
     also()
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"a"))
     assert told == [
         *("any a", "publish a", "watched", "watched too"),
         *("any b", "publish b"),
@@ -91,8 +91,8 @@ def test_who_stops_watching_when_told() -> None:
         stop()
 
     stop = violations.watch(b"a", once)
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
-    violations.report(ServerError(Kind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"a"))
+    violations.report(ServerError(ErrorKind.PUBLISH_FORBIDDEN, b"a"))
     assert told == [1]
 
 
@@ -110,7 +110,7 @@ async def test_what_is_forbidden_ends_nothing(tmp_path: Path) -> None:
         assert told == [
             ServerError(kind, subject)
             for subject in subjects
-            for kind in (Kind.SUBSCRIPTION_FORBIDDEN, Kind.PUBLISH_FORBIDDEN)
+            for kind in (ErrorKind.SUBSCRIPTION_FORBIDDEN, ErrorKind.PUBLISH_FORBIDDEN)
         ]
         await broker.api.call("INFO", None, in_seconds(20))
         assert broker.connection.reconnects == 0
@@ -129,7 +129,7 @@ async def test_what_is_forbidden_is_told_again(tmp_path: Path) -> None:
         await broker.lost()
         server.start()
         await broker.connection.wait_ready(in_seconds(20))
-        assert told == [ServerError(Kind.SUBSCRIPTION_FORBIDDEN, b"No.A")]
+        assert told == [ServerError(ErrorKind.SUBSCRIPTION_FORBIDDEN, b"No.A")]
         broker.connection.publish(b"fine")
         assert (await got.get()).subject == b"fine"
 

@@ -31,11 +31,11 @@ from windshift.nats.jetstream.writes import Write, WriteOptions, Writes
 
 Unique = Callable[[], str]
 
-CURIOUS = WriteOptions(patience=timedelta(milliseconds=10))
+CURIOUS = WriteOptions(doubt_after=timedelta(milliseconds=10))
 """Looks soon whether there is any use in waiting."""
 
 HASTY = WriteOptions(
-    patience=timedelta(minutes=1),
+    doubt_after=timedelta(minutes=1),
     attempt_timeout=timedelta(milliseconds=50),
     backoff=Backoff(timedelta(milliseconds=5), timedelta(milliseconds=10)),
 )
@@ -321,7 +321,7 @@ async def test_small_writes_do_not_wait_for_large_ones(broker: Broker, unique: U
     """Large ones, and many at once, have slots of their own, and wait for each other."""
     stream, silent = await broker.stream(unique()), unique()
     broker.connection.subscribe(silent.encode(), lambda _: None)
-    options = WriteOptions(max_in_flight=4, patience=timedelta(minutes=1))
+    options = WriteOptions(max_in_flight=4, doubt_after=timedelta(minutes=1))
     writes = writes_on(broker, options)
     large = [asyncio.create_task(writes.write(message(silent, bytes(40_000)))) for _ in range(3)]
     await eventually(lambda: (writes.in_flight, writes.waiting) == (3, 2))
@@ -331,6 +331,44 @@ async def test_small_writes_do_not_wait_for_large_ones(broker: Broker, unique: U
     await asyncio.wait(large)
     assert (writes.in_flight, writes.waiting) == (0, 0)
     assert await writes.write(message(f"{stream}.a", bytes(100_000))) == PubAck(stream, 2)
+
+
+async def test_large_writes_have_a_connection_of_their_own(
+    broker: Broker, unique: Unique, nats_server: NatsServer
+) -> None:
+    """What is sent for itself, large, comes behind nothing small, and nothing small behind it."""
+    stream = await broker.stream(unique())
+    async with connect(nats_server.url) as another:
+        writes = Writes(broker.connection, broker.requests, broker.api, None, another.requests)
+        for size, requests in ((100, broker.requests), (40_000, another.requests)):
+            answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+            attempt = writes.begin(message(f"{stream}.a", bytes(size)), answer.set_result)
+            assert (len(broker.requests), len(another.requests)) == (
+                int(requests is broker.requests),
+                int(requests is another.requests),
+            )
+            assert writes.stored(attempt, await answer) is not None
+        writes.abandon(writes.begin(message(f"{stream}.a", bytes(40_000)), lambda _: None))
+        assert (len(another.requests), writes.in_flight) == (0, 0)
+        assert await writes.write(message(f"{stream}.a", bytes(40_000))) == PubAck(stream, 4)
+        await another.connection.close()
+        with pytest.raises(Unavailable):
+            await writes.write(message(f"{stream}.a", bytes(40_000), seconds=0.2))
+        assert await writes.write(message(f"{stream}.a")) == PubAck(stream, 5)
+
+
+async def test_one_asker_has_a_quarter_of_the_slots_for_large_writes(broker: Broker, unique: Unique) -> None:
+    """More of its own wait for each other, whatever their size; those of others do not."""
+    silent = unique()
+    broker.connection.subscribe(silent.encode(), lambda _: None)
+    writes = writes_on(broker, WriteOptions(max_in_flight=16, doubt_after=timedelta(minutes=1)))
+    asked = [message(silent, bytes(40_000))._replace(asker=asker) for asker in "aaab"]
+    writing = [asyncio.create_task(writes.write(each)) for each in asked]
+    await eventually(lambda: (writes.in_flight, writes.waiting) == (6, 2))
+    for task in writing:
+        task.cancel()
+    await asyncio.wait(writing)
+    assert (writes.in_flight, writes.waiting) == (0, 0)
 
 
 async def test_one_slot(broker: Broker, unique: Unique) -> None:

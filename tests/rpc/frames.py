@@ -21,7 +21,7 @@ from typing import Self
 from hpack import Decoder
 
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-WAIT = 30.0
+WAIT = 90.0
 """Seconds after which a test gives up waiting; nothing here should take a tenth of it."""
 
 END_STREAM = 0x1

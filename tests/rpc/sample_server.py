@@ -73,7 +73,7 @@ async def main() -> None:
     print(port, flush=True)  # noqa: T201 -- read by the test
     await asyncio.to_thread(sys.stdin.read)
     with suppress(TimeoutError):  # what is left is printed
-        await eventually(lambda: server.connections == 0 and len(asyncio.all_tasks()) == 1, 5)
+        await eventually(lambda: server.connections == 0 and len(asyncio.all_tasks()) == 1, 25)
     print(server.connections, len(asyncio.all_tasks()) - 1, flush=True)  # noqa: T201 -- as above
     server.close()
 

@@ -32,7 +32,7 @@ from windshift.rpc import (
     server_tls,
 )
 
-from .frames import WAIT, Peer
+from .frames import WAIT, Peer, headers, ping, request_fields
 from .serving import (
     DOWNLOAD,
     DUPLEX,
@@ -55,6 +55,8 @@ DRAINS = int(os.environ.get("WINDSHIFT_TEST_DRAINS", "2"))
 
 IN_FLIGHT = 200
 OPTIONS = server_options(drain_ping_timeout=1.0)
+PATIENT = server_options(drain_ping_timeout=WAIT)
+"""For clients that answer the ping, however busy the machine is."""
 SHUTTING_DOWN = "the server is shutting down"
 
 
@@ -284,13 +286,13 @@ async def test_a_connection_without_requests_drains() -> None:
 
 async def test_calls_that_arrive_between_the_goaways_are_served() -> None:
     """The peer has not seen the first GOAWAY yet: what it sent meanwhile counts."""
-    async with serving(OPTIONS, unary_call=echo) as running, await running.peer() as peer:
+    async with serving(PATIENT, unary_call=echo) as running, await running.peer() as peer:
         peer.answer_pings = False
         assert (await peer.call(UNARY, simple())).status == 0
         drained = asyncio.create_task(running.server.drain(WAIT))
         await peer.until(lambda: len(peer.goaways) == 1 and bool(peer.pings))
         late = [peer.request(UNARY, simple(b"late")) for _ in range(100)]
-        peer.send(b"\0\0\x08\x06\1\0\0\0\0" + peer.pings[0])
+        peer.send(ping(peer.pings[0], ack=True))
         for stream_id in late:
             assert (await peer.response(stream_id)).status == 0
         assert await peer.closed() == 0
@@ -300,13 +302,17 @@ async def test_calls_that_arrive_between_the_goaways_are_served() -> None:
 
 async def test_calls_that_arrive_right_behind_the_answer_are_served() -> None:
     """A client may have begun calls before it saw the first GOAWAY, and send its answer ahead of them."""
-    async with serving(OPTIONS, unary_call=echo) as running, await running.peer() as peer:
+    async with serving(PATIENT, unary_call=echo) as running, await running.peer() as peer:
         peer.answer_pings = False
         assert (await peer.call(UNARY, simple())).status == 0
         drained = asyncio.create_task(running.server.drain(WAIT))
         await peer.until(lambda: len(peer.goaways) == 1 and bool(peer.pings))
-        peer.send(b"\0\0\x08\x06\1\0\0\0\0" + peer.pings[0])
-        late = [peer.request(UNARY, simple(b"late")) for _ in range(10)]  # the server reads all this at once
+        late = [peer.stream_id() for _ in range(10)]
+        requests = [
+            headers(stream_id, request_fields(UNARY)) + peer.data(stream_id, simple(b"late"), end=True)
+            for stream_id in late
+        ]
+        peer.send(ping(peer.pings[0], ack=True), *requests)  # one write: the server reads all this at once
         for stream_id in late:
             assert (await peer.response(stream_id)).status == 0
         assert await peer.closed() == 0

@@ -54,7 +54,8 @@ async def healthy(running: Serving, until: asyncio.Task[None]) -> list[float]:
 async def test_a_flood_ends_its_connection_only(name: str) -> None:
     """No call is left, none was handled beyond the limits, and others are served meanwhile."""
     steps = Steps()
-    async with serving(unary_call=echo, full_duplex_call=steps.handler) as running:
+    options = server_options(first_request_timeout=3.0)  # ends what the socket's buffers take whole
+    async with serving(options, unary_call=echo, full_duplex_call=steps.handler) as running:
         peer = await running.peer()
         started = time.monotonic()
         attack = asyncio.create_task(flood(peer, ENDING[name]))
@@ -64,7 +65,7 @@ async def test_a_flood_ends_its_connection_only(name: str) -> None:
         allowed = 12_000 + 1000 * (time.monotonic() - started)  # what honest clients may cancel
         await eventually(lambda: running.server.connections == 0 and steps.ended == steps.started)
         assert len(running.finished) - len(seconds) <= allowed
-        assert steps.cancelled == steps.started <= 256
+        assert steps.cancelled == steps.started < 3000  # of most the resets arrive with them
         assert max(seconds) < 10
 
 

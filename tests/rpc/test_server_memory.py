@@ -12,7 +12,7 @@ from contextlib import AsyncExitStack, suppress
 import pytest
 
 from tests._gen.grpc.testing import messages_pb2
-from windshift.rpc import StatusCode
+from windshift.rpc import ConnectionOptions, StatusCode
 
 from .floods import ENDING, HARMLESS, pieces
 from .frames import Peer, prefixed, window_update
@@ -26,6 +26,7 @@ SLOW = bool(os.environ.get("WINDSHIFT_TEST_SLOW"))
 
 NEVER = "/grpc.testing.TestService/HalfDuplexCall"
 MB = 1_000_000
+WINDOW = ConnectionOptions().stream_window
 
 
 @pytest.fixture
@@ -67,9 +68,9 @@ async def all_wait(server: SampleProcess, streams: int) -> None:
 
 
 @pytest.mark.parametrize("window", [65_535, 1 << 30], ids=["no window", "full socket"])
-@pytest.mark.parametrize("size", [1000, 16_000, 64_000, 1_000_000])
+@pytest.mark.parametrize("size", [1000, 64_000, 1_000_000])
 async def test_a_stream_that_nobody_reads_costs_little(server: SampleProcess, size: int, window: int) -> None:
-    """100 streams on ten connections: at most 150 KB each, or the one message that is larger than that."""
+    """100 streams on ten connections: each holds one message, not two, and some buffers."""
     async with AsyncExitStack() as stack:
         await stalled(stack, server, size, window, 1)
         await all_wait(server, 10)
@@ -80,7 +81,7 @@ async def test_a_stream_that_nobody_reads_costs_little(server: SampleProcess, si
         await all_wait(server, 100)
         each = (await server.memory() - before) / 100
         print(f"{each / 1000:.0f} KB for each stalled stream of messages of {size} bytes")  # noqa: T201 -- a figure to quote
-        assert each <= max(150_000, size + 100_000)
+        assert each <= size + max(100_000, size // 2)
         await asyncio.gather(*(healthy(server) for _ in range(3)))
     await all_wait(server, 0)
 
@@ -142,17 +143,18 @@ async def test_an_upload_costs_little_however_slow_its_handler(
 
 
 async def test_uploads_that_no_handler_takes_cost_their_windows(server: SampleProcess) -> None:
-    """100 streams full to the brim."""
+    """100 streams full to the brim: at most two windows each, with all that a call needs besides."""
     before = await server.memory()
     async with AsyncExitStack() as stack:
         for _ in range(10):
             peer = await stack.enter_async_context(await server.peer())
             await peer.pong()
             for _ in range(10):
-                peer.request(NEVER, bytes(65_536), end=False)
+                peer.request(NEVER, bytes(WINDOW), end=False)
             await peer.pong()
         each = (await server.memory() - before) / 100
-        assert each <= 100_000
+        print(f"{each / 1000:.0f} KB for each full stream")  # noqa: T201 -- a figure to quote
+        assert each <= 2 * WINDOW
 
 
 # -- bombs and floods ---------------------------------------------------------------------------------------
@@ -180,7 +182,7 @@ async def test_a_gzip_bomb_costs_no_more_than_the_limit(server: SampleProcess) -
             assert (await peer.response(stream_id)).status == StatusCode.RESOURCE_EXHAUSTED
             assert time.monotonic() - started < 10
     print(f"{(server.peak() - before) / MB:.1f} MB for a bomb")  # noqa: T201 -- a figure to quote
-    assert server.peak() - before <= 16 << 20
+    assert server.peak() - before <= 32 << 20
 
 
 @pytest.mark.timeout(180)

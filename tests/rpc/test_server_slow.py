@@ -80,6 +80,27 @@ async def test_what_comes_of_a_call_leaves_at_once_where_others_wait() -> None:
         transport.lose()
 
 
+@pytest.mark.parametrize("bulky", [False, True])
+async def test_an_answer_leaves_at_once_beside_bulk_work(*, bulky: bool) -> None:
+    """Also to somebody busy: it does not wait for what else the turn of the loop brings."""
+    async with serving(unary_call=echo) as running:
+        loop = asyncio.get_running_loop()
+        connection = ServerConnection(running.server, loop).http2
+        transport = FakeTransport(connection, loop)
+        connection.connection_made(transport)
+        transport.deliver(PREFACE + settings())
+        await eventually(lambda: len(transport.written) > 0)
+        connection.account.charge(1.0, time.perf_counter())
+        turns = running.server.turns
+        turns.others_wait = turns.is_bulky = lambda: bulky
+        before = len(transport.written)
+        transport.deliver(headers(1, request_fields(UNARY)) + data(1, simple(b"x"), end=True))
+        await asyncio.sleep(0)  # the handler's task has run
+        assert (len(transport.written) > before) == bulky
+        await eventually(lambda: len(transport.written) > before)
+        transport.lose()
+
+
 async def test_a_large_answer_leaves_in_several_turns() -> None:
     """Two writes in each, so that others need not wait for all of it."""
 

@@ -154,6 +154,20 @@ async def test_answers_to_who_uses_little_leave_at_once() -> None:
     assert not turns.hurries(much)
 
 
+async def test_small_calls_go_ahead_of_bulk_work() -> None:
+    """What comes of them leaves at once, whoever makes them; of busy ones not each by itself."""
+    clock = Clock()
+    turns, much, little = Turns(asyncio.get_running_loop(), clock), busy(clock), Account()
+    turns.others_wait = turns.is_bulky = lambda: True
+    assert turns.hurries(little)
+    assert turns.hurries(little)
+    for _ in range(2):
+        assert turns.hurries(much)
+        assert turns.hurries(much)
+        assert not turns.hurries(much)
+        clock.now += 0.001
+
+
 @pytest.mark.parametrize("amount", [1, 3])
 async def test_one_account_alone_is_served_in_order(amount: int) -> None:
     """Its connections one after the other."""

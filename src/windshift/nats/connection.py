@@ -17,13 +17,16 @@ from typing import TypeAlias
 
 from windshift.nats.errors import ConnectFailed, MessageTooLarge, NotConnected, Unavailable
 from windshift.nats.options import ConnectionOptions, ServerAddress
-from windshift.nats.protocol import Kind, ServerError, ServerInfo, publish_frame
+from windshift.nats.protocol import ErrorKind, ServerError, ServerInfo, publish_frame, publish_parts
 from windshift.nats.retry import Backoff, retry
-from windshift.nats.wire import Receive, Wire
+from windshift.nats.wire import Receive, ReceiveRun, Wire
 
 log = logging.getLogger(__name__)
 
 Hook: TypeAlias = Callable[[], None]
+
+_LARGE = 64 * 1024
+"""Bytes of a body that is not copied to be sent."""
 
 
 class Violations:
@@ -47,7 +50,7 @@ class Violations:
         """Call the hooks that this violation concerns."""
         for hook in self.on_any:
             hook(violation)
-        if violation.kind is Kind.PUBLISH_FORBIDDEN:
+        if violation.kind is ErrorKind.PUBLISH_FORBIDDEN:
             for on_publish in self.on_publish:
                 on_publish(violation.subject)
             for watcher in list(self._hooks.get(violation.subject, {}).values()):
@@ -78,22 +81,30 @@ class Subscription:
         is_vital: whether a connection without this subscription is useless.
     """
 
-    __slots__ = ("_connection", "_wires", "is_vital", "receive", "sid", "subject")
+    __slots__ = ("_connection", "_wires", "is_vital", "receive", "receive_run", "sid", "subject")
 
     def __init__(
-        self, connection: Connection, sid: int, subject: bytes, receive: Receive, *, is_vital: bool
+        self,
+        connection: Connection,
+        sid: int,
+        subject: bytes,
+        receive: Receive,
+        receive_run: ReceiveRun | None = None,
+        *,
+        is_vital: bool,
     ) -> None:
         self._connection = connection
         self._wires: list[Wire] = []  # more than one while moving to another server
         self.sid = sid
         self.subject = subject
         self.receive = receive
+        self.receive_run = receive_run
         self.is_vital = is_vital
 
     def attach(self, wire: Wire) -> None:
         """Subscribe on this wire too; forget those that have ended."""
         self._wires = [*(each for each in self._wires if each.open), wire]
-        wire.subscribe(self.sid, self.subject, self.receive)
+        wire.subscribe(self.sid, self.subject, self.receive, self.receive_run)
 
     def unsubscribe(self) -> None:
         """Unsubscribe at once."""
@@ -136,8 +147,10 @@ class Connection:
         last_error: why the last connection ended or failed, without secrets; empty while all is well.
         max_payload: the most bytes, headers included, that the server accepts in one message.
         reconnects: how often the wire was replaced.
-        is_hurried: tells whether turns of the event loop are to be short, though longer ones cost less; to be
-            set.
+        is_hurried: tells whether what is to be sent is to leave early, though it costs less to send it with
+            what comes next; to be set.
+        is_shared: tells whether others are about who should not wait for long: what came is handled in short
+            pieces, though longer ones cost less; to be set.
     """
 
     def __init__(self, options: ConnectionOptions) -> None:
@@ -164,6 +177,7 @@ class Connection:
         self.max_payload = 1024 * 1024
         self.reconnects = 0
         self.is_hurried: Callable[[], bool] = _never
+        self.is_shared: Callable[[], bool] = _never
 
     # --- Using it -----------------------------------------------------------------------------------------
 
@@ -182,6 +196,11 @@ class Connection:
     def server_id(self) -> str:
         """Which process of the server this is connected to; empty while there is no connection."""
         return "" if self._wire is None else self._wire.info.server_id
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether there is a connection that is not congested."""
+        return self._wire is not None and not self._wire.congested
 
     async def wait_ready(self, deadline: float) -> None:
         """Wait for a connection that is not congested.
@@ -222,7 +241,10 @@ class Connection:
             raise NotConnected
         if len(headers) + len(body) > self.max_payload:
             raise MessageTooLarge(self.max_payload)
-        wire.send(publish_frame(subject, body, headers, reply))
+        if len(body) < _LARGE:
+            wire.send(publish_frame(subject, body, headers, reply))
+        else:
+            wire.send_parts(publish_parts(subject, body, headers, reply))
 
     def write(self, frames: bytes) -> None:
         """Send frames of messages (`protocol.publish_frame`), each no larger than `max_payload`.
@@ -239,14 +261,22 @@ class Connection:
         if self._wire is not None:
             self._wire.flush()
 
-    def subscribe(self, subject: bytes, receive: Receive, *, is_vital: bool = False) -> Subscription:
+    def subscribe(
+        self,
+        subject: bytes,
+        receive: Receive,
+        receive_run: ReceiveRun | None = None,
+        *,
+        is_vital: bool = False,
+    ) -> Subscription:
         """Call `receive` with each message to `subject` as it arrives, across reconnects.
 
         It must not block; nothing is queued. Messages sent while there is no connection are lost, as always
-        in NATS. A server that forbids a vital subscription counts as unreachable.
+        in NATS. A server that forbids a vital subscription counts as unreachable. `receive_run` takes several
+        messages at once, which costs less, see `Wire.subscribe`; it is for subscriptions that stay.
         """
         self._last_sid += 1
-        subscription = Subscription(self, self._last_sid, subject, receive, is_vital=is_vital)
+        subscription = Subscription(self, self._last_sid, subject, receive, receive_run, is_vital=is_vital)
         self._subscriptions[subscription.sid] = subscription
         if self._wire is not None:
             subscription.attach(self._wire)
@@ -466,13 +496,13 @@ class Connection:
 
     def wire_failed(self, wire: Wire, error: ServerError) -> None:
         """Report violations; abort a wire whose server forbids a vital subscription."""
-        if error.kind is Kind.SUBSCRIPTION_FORBIDDEN and any(
+        if error.kind is ErrorKind.SUBSCRIPTION_FORBIDDEN and any(
             each.is_vital and each.subject == error.subject for each in self._subscriptions.values()
         ):
             self._barred = f"this user may not subscribe to {self._options.inbox_prefix}.>"
             if wire is self._wire:
                 wire.abort(self._barred)
-        if error.kind in (Kind.PUBLISH_FORBIDDEN, Kind.SUBSCRIPTION_FORBIDDEN):
+        if error.kind in (ErrorKind.PUBLISH_FORBIDDEN, ErrorKind.SUBSCRIPTION_FORBIDDEN):
             self.violations.report(error)
 
     def wire_ended(self, wire: Wire) -> None:

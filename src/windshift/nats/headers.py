@@ -60,8 +60,8 @@ def block(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 def split(headers: bytes) -> HeaderLines:
     """Return the lines of a block, without space around names and values. What is no line is left out."""
-    parted = (each.partition(b":") for each in headers.split(b"\r\n")[1:])
-    return tuple((name.strip(), value.strip()) for name, colon, value in parted if colon)
+    parted = [each.partition(b":") for each in headers.split(b"\r\n")[1:]]
+    return tuple([(name.strip(), value.strip()) for name, colon, value in parted if colon])
 
 
 def get(headers: bytes, name: bytes) -> bytes | None:
@@ -70,11 +70,6 @@ def get(headers: bytes, name: bytes) -> bytes | None:
     if start < 0:
         return None
     return headers[start + len(name) + 3 :].partition(b"\r\n")[0].strip()
-
-
-def find(lines: HeaderLines, name: bytes) -> bytes | None:
-    """Return the first value of a name among the lines of a block; None if there is none."""
-    return next((value for known, value in lines if known == name), None)
 
 
 class Status(NamedTuple):

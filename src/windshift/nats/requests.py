@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 from heapq import heappop, heappush
 from time import perf_counter
 from typing import Final, Protocol, TypeAlias
 
 from windshift.nats.connection import Connection
-from windshift.nats.errors import NotConnected
+from windshift.nats.errors import NotConnected, Unavailable
 from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.protocol import Message
 
@@ -44,11 +44,18 @@ Token: TypeAlias = bytes
 class Share(Protocol):
     """The part of a budget that a reply takes up while it is under way."""
 
+    def arrived(self, size: int) -> None:
+        """Note that it has arrived, with so many bytes; `give_back` follows when it is read."""
+
     def give_back(self) -> None:
-        """Note that it has arrived, or never will. After the first time this does nothing."""
+        """Note that it is read, or never will be. After the first time this does nothing."""
 
     def leave(self) -> None:
         """Note that nobody waits for it any more, though it may arrive; `give_back` follows."""
+
+
+TakeShare: TypeAlias = Callable[["Share | Unavailable"], None]
+"""Takes a share, or why there is none."""
 
 
 class Budget(Protocol):
@@ -56,6 +63,15 @@ class Budget(Protocol):
 
     async def take(self, size: int, deadline: float) -> Share:
         """Wait until a reply may have so many bytes; raise `Busy` at `deadline` (loop time)."""
+
+    def take_now(self, size: int, asker: str) -> Share | None:
+        """Do what `take` does on behalf of somebody, if there is no need to wait."""
+
+    def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
+        """Wait as `take` does, without a task, after `take_now` took nothing; return what ends that.
+
+        Raise `Busy` at once if too many wait.
+        """
 
 
 _SLOTS_PER_SECOND: Final = 50
@@ -78,12 +94,12 @@ class Requests:
         self._prefix_length = len(self._prefix)
         self._last_token = 0
         self._waiting: dict[Token, _Waiting] = {}
-        self._slots: dict[int, set[Token]] = {}
-        self._due: list[int] = []  # the numbers of the slots, a heap
+        self._slots: dict[float, set[Token]] = {}
+        self._due: list[float] = []  # the numbers of the slots, a heap
         self._timer: asyncio.TimerHandle | None = None
         connection.on_lost.append(self._fail_all)
         connection.violations.on_publish.append(self._fail_first)
-        connection.subscribe(self._prefix + b"*", self._on_message, is_vital=True)
+        connection.subscribe(self._prefix + b"*", self._on_message, self._on_run, is_vital=True)
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -100,11 +116,13 @@ class Requests:
         self._wait(token, handler, subject, deadline)
         return token
 
-    def forget(self, token: Token) -> None:
-        """Cancel a request: its handler is never called."""
+    def forget(self, token: Token) -> bool:
+        """Cancel a request: its handler is never called. Return whether it was waited for."""
         waiting = self._waiting.pop(token, None)
-        if waiting is not None:
-            waiting[2].discard(token)
+        if waiting is None:
+            return False
+        waiting[2].discard(token)
+        return True
 
     async def request(self, subject: bytes, body: bytes, headers: bytes, deadline: float) -> Outcome:
         """Send a request and wait for its reply until `deadline` (loop time).
@@ -133,16 +151,20 @@ class Requests:
             outcome = await answer
             late = outcome is NoReply.TIMED_OUT
         except asyncio.CancelledError:
-            late = token in self._waiting
-            self.forget(token)
+            late = self.forget(token)
             raise
         finally:
-            if late:
-                share.leave()
-                self._wait(token, lambda _: share.give_back(), subject, self.loop.time() + _LATE)
-            elif not isinstance(outcome, bytes):
-                share.give_back()
+            if not isinstance(outcome, bytes):
+                self.release(share, token, subject, is_late=late)
         return outcome
+
+    def release(self, share: Share, token: Token, subject: bytes, *, is_late: bool) -> None:
+        """Let go of a share whose reply has not come; one that may come late keeps it for a while."""
+        if is_late:
+            share.leave()
+            self._wait(token, lambda _: share.give_back(), subject, self.loop.time() + _LATE)
+        else:
+            share.give_back()
 
     def wait_on(self, token: Token, subject: bytes, deadline: float) -> asyncio.Future[Outcome]:
         """Wait longer for a request whose deadline has passed."""
@@ -164,22 +186,20 @@ class Requests:
         return perf_counter() - begun if isinstance(outcome, bytes) else None
 
     def _on_message(self, message: Message) -> None:
-        token = message.subject[self._prefix_length :]
-        waiting = self._waiting.pop(token, None)
-        if waiting is None:
-            return  # late, or not ours
-        handler, _, slot = waiting
-        slot.discard(token)
-        headers = message.headers
-        try:
-            handler(NoReply.NO_RESPONDERS if headers and headers.startswith(NO_RESPONDERS) else message.body)
-        except asyncio.InvalidStateError:
-            pass  # see `_call`; the wire logs what else a receiver raises
+        self._on_run((message.subject[self._prefix_length :],), (reply_of(message),))
+
+    def _on_run(self, tokens: Sequence[Token], replies: Sequence[bytes | NoReply]) -> None:
+        for token, reply in zip(tokens, replies, strict=True):
+            waiting = self._waiting.pop(token, None)
+            if waiting is not None:  # else it is late, or not ours
+                handler, _, slot = waiting
+                slot.discard(token)
+                _call(handler, reply)
 
     # --- Time ---------------------------------------------------------------------------------------------
 
     def _wait(self, token: Token, handler: Handler, subject: bytes, deadline: float) -> None:
-        number = int(deadline * _SLOTS_PER_SECOND) + 1
+        number = deadline * _SLOTS_PER_SECOND // 1 + 1
         slot = self._slots.get(number)
         if slot is None:
             slot = self._slots[number] = set()
@@ -223,6 +243,11 @@ class Requests:
             handler = self._waiting[token][0]
             self.forget(token)
             _call(handler, NoReply.FORBIDDEN)
+
+
+def reply_of(message: Message) -> bytes | NoReply:
+    """Return the payload of a reply, or that nobody was there to give one."""
+    return NoReply.NO_RESPONDERS if message.headers.startswith(NO_RESPONDERS) else message.body
 
 
 def _call(handler: Handler, outcome: Outcome) -> None:

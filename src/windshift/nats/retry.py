@@ -28,6 +28,9 @@ class Backoff:
     longest: timedelta = timedelta(milliseconds=500)
 
 
+_BACKOFF: Final = Backoff()
+
+
 class retry:  # noqa: N801 - used like a function
     """Iterate over attempts, numbered from 1, until `deadline` leaves no time for another.
 
@@ -39,13 +42,12 @@ class retry:  # noqa: N801 - used like a function
         first: the first number; from 2 on there is a pause before the first attempt too.
     """
 
-    __slots__ = ("_deadline", "_longest", "_next", "_pause")
+    __slots__ = ("_backoff", "_deadline", "_next", "_pause")
 
     def __init__(self, deadline: float | None, backoff: Backoff | None = None, *, first: int = 1) -> None:
-        backoff = backoff or Backoff()
+        self._backoff = backoff or _BACKOFF
         self._deadline = inf if deadline is None else deadline
-        self._pause = backoff.shortest.total_seconds()
-        self._longest = backoff.longest.total_seconds()
+        self._pause = 0.0  # before the last attempt; most have a first one only
         self._next = first
 
     def __aiter__(self) -> Self:
@@ -57,7 +59,9 @@ class retry:  # noqa: N801 - used like a function
             left = self._deadline - get_running_loop().time()
             if left < _SHORTEST_ATTEMPT:
                 raise StopAsyncIteration
+            backoff = self._backoff
+            longer = 2 * self._pause or backoff.shortest.total_seconds()
+            self._pause = min(longer, backoff.longest.total_seconds())
             await sleep(max(_SHORTEST_PAUSE, min(self._pause * (0.5 + random.random() / 2), left / 2)))
-            self._pause = min(2 * self._pause, self._longest)
         self._next = attempt + 1
         return attempt

@@ -5,11 +5,26 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections import OrderedDict, deque
-from typing import Final, TypeAlias
+from collections.abc import Callable
+from typing import Final, Protocol, TypeAlias
 
 from windshift.nats.errors import Busy
 
-_Turn: TypeAlias = tuple[asyncio.Future[None], int, float]
+
+class Turn(Protocol):
+    """What waits for units: a future, or something else that does at once what is to be done with them."""
+
+    def done(self) -> bool:
+        """Tell whether it waits no longer."""
+
+    def set_result(self, result: None, /) -> None:
+        """Take the units, which are there now."""
+
+    def set_exception(self, error: Busy, /) -> None:
+        """Do without them."""
+
+
+_Turn: TypeAlias = tuple[Turn, int, float]
 """Completes when the units are there; how many; by when."""
 
 _SWEEP: Final = 0.05
@@ -24,7 +39,7 @@ class FairSemaphore:
 
     Args:
         size: how many units there are.
-        most: how many of them one asker may have; None = all.
+        most: returns how many of them an asker may have; None = all.
         max_waiting: how many requests may wait.
         max_waiting_each: how many requests of one asker may wait.
 
@@ -36,7 +51,7 @@ class FairSemaphore:
     def __init__(
         self,
         size: int,
-        most: int | None = None,
+        most: Callable[[str], int] | None = None,
         *,
         max_waiting: int = sys.maxsize,
         max_waiting_each: int = sys.maxsize,
@@ -73,25 +88,36 @@ class FairSemaphore:
         """
         if self.take_now(asker, count):
             return
-        queue = self._queues.get(asker, ())
-        if self.waiting >= self._max_waiting or len(queue) >= self._max_waiting_each:
-            raise Busy
-        loop = asyncio.get_running_loop()
-        turn: asyncio.Future[None] = loop.create_future()
-        self._queues.setdefault(asker, deque()).append((turn, count, deadline))
-        self.waiting += 1
-        self._is_short = self._is_short or not self._is_free(count)
-        if self._timer is None:
-            self._timer = loop.call_later(_SWEEP, self._sweep, loop)
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.wait(turn, asker, deadline, count)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.cancelled():
-                self.waiting -= 1
-                self._hand_out()  # others may want less
+                self.withdraw()
             elif turn.exception() is None:  # the units came in this very moment
                 self.give_back(asker, count)
             raise
+
+    def wait(self, turn: Turn, asker: str, deadline: float, count: int = 1) -> None:
+        """Put something in line after `take_now` took nothing. It has `Busy` at `deadline`.
+
+        Raise `Busy` at once if too many requests wait.
+        """
+        queue = self._queues.get(asker, ())
+        if self.waiting >= self._max_waiting or len(queue) >= self._max_waiting_each:
+            raise Busy
+        self._queues.setdefault(asker, deque()).append((turn, count, deadline))
+        self.waiting += 1
+        self._is_short = self._is_short or not self._is_free(count)
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(_SWEEP, self._sweep, loop)
+
+    def withdraw(self) -> None:
+        """Note that something in line became done by itself: it waits no longer."""
+        self.waiting -= 1
+        self._hand_out()  # others may want less
 
     def give_back(self, asker: str, count: int = 1) -> None:
         """Give units back, to those who wait."""
@@ -114,7 +140,7 @@ class FairSemaphore:
 
     def _may_have(self, asker: str, count: int) -> bool:
         has = self._of.get(asker, 0)
-        return self._most is None or has + count <= self._most or not has
+        return self._most is None or not has or has + count <= self._most(asker)
 
     def _add(self, asker: str, count: int) -> None:
         self.used += count
@@ -130,7 +156,8 @@ class FairSemaphore:
         while passed < len(self._queues):
             asker, queue = next(iter(self._queues.items()))
             turn, count, _ = queue[0]
-            if not turn.done():
+            waits = not turn.done()
+            if waits:
                 if not self._may_have(asker, count):
                     self._queues.move_to_end(asker)
                     passed += 1
@@ -140,20 +167,25 @@ class FairSemaphore:
                     return
                 self._add(asker, count)
                 self.waiting -= 1
-                turn.set_result(None)
                 self._queues.move_to_end(asker)
             passed = 0
             queue.popleft()
             if not queue:
                 del self._queues[asker]
+            if waits:
+                turn.set_result(None)  # last: it may give back at once what it got
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         """Tell those whose time is over."""
         now = loop.time()
-        for queue in self._queues.values():
-            for turn, _, deadline in queue:
-                if deadline <= now and not turn.done():
-                    self.waiting -= 1
-                    turn.set_exception(Busy())
+        late = [
+            turn
+            for queue in self._queues.values()
+            for turn, _, deadline in queue
+            if deadline <= now and not turn.done()
+        ]
+        for turn in late:
+            self.waiting -= 1
+            turn.set_exception(Busy())
         self._hand_out()
         self._timer = loop.call_later(_SWEEP, self._sweep, loop) if self.waiting else None

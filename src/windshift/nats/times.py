@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 NANOSECONDS = 1_000_000_000
 
@@ -18,6 +18,7 @@ _LATEST = 253_402_300_799  # 9999-12-31T23:59:59Z, its last
 _FRACTION_OF_UTC = re.compile(r"(?:\.([0-9]{1,9}))?[Zz]", re.ASCII)
 _TAIL = re.compile(r"(?:\.([0-9]{1,9}))?(?:[Zz]|([+-])([01][0-9]|2[0-3]):([0-5][0-9]))", re.ASCII)
 _SECOND = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}[Tt][0-9]{2}:[0-9]{2}:[0-9]{2}", re.ASCII)
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _TO_THE_SECOND = len("2006-01-02T15:04:05")
 
 
@@ -35,7 +36,7 @@ class Time(NamedTuple):
 
 def from_unix_ns(unix_ns: int) -> Time:
     """Split nanoseconds since 1970."""
-    return Time(*divmod(unix_ns, NANOSECONDS))
+    return _new(Time, divmod(unix_ns, NANOSECONDS))
 
 
 def nanoseconds(duration: timedelta) -> int:
@@ -59,7 +60,7 @@ def parse_rfc3339(text: str) -> Time | None:
     if seconds is None or not _EARLIEST <= seconds - offset <= _LATEST:
         return None
     fraction = tail[1]
-    return Time(seconds - offset, int(fraction.ljust(9, "0")) if fraction else 0)
+    return _new(Time, (seconds - offset, int(fraction.ljust(9, "0")) if fraction else 0))
 
 
 def _offset(tail: re.Match[str]) -> int:

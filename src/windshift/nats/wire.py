@@ -14,7 +14,7 @@ import re
 import socket
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from time import thread_time
 from typing import Any, Final, Protocol, TypeAlias, cast
 
@@ -22,12 +22,24 @@ from windshift.nats import protocol
 from windshift.nats.credentials import credentials
 from windshift.nats.errors import ConnectFailed, NotConnected
 from windshift.nats.options import ConnectionOptions, ServerAddress
-from windshift.nats.protocol import Broken, Kind, Message, Parser, ServerError, ServerInfo, Signal
+from windshift.nats.protocol import (
+    Broken,
+    ErrorKind,
+    Event,
+    Message,
+    Parser,
+    Run,
+    ServerError,
+    ServerInfo,
+    Signal,
+)
 from windshift.nats.tls import NOT_OFFERED, client_context
 
 log = logging.getLogger(__name__)
 
 Receive: TypeAlias = Callable[[Message], None]
+ReceiveRun: TypeAlias = Callable[[Sequence[bytes], Sequence[bytes]], None]
+"""Takes the last parts of the subjects of several messages, and their bodies."""
 
 _VERSION: Final = "1.0.0"
 """Of this client, as servers show it in their monitoring."""
@@ -36,11 +48,11 @@ _CHUNK: Final = 64 * 1024
 _CHUNKS: Final = 4
 """Writes in one turn of the event loop."""
 _FIRST_PIECE, _SMALLEST_PIECE, _LARGEST_PIECE = 4096, 512, 16_384
-"""Bytes that are parsed between two looks at the clock. While the connection is hurried they are as many as
+"""Bytes that are parsed between two looks at the clock. While the connection is shared they are as many as
 fit into a slice of time, otherwise the largest piece."""
-_SLICE: Final = 0.0005
+_SLICE, _SHORT_SLICE = 0.0005, 0.00025
 """Seconds of each turn of the event loop in which messages are received, not counting those in which other
-processes run. What is left waits for the next."""
+processes run; the shorter one while the connection is shared. What is left waits for the next."""
 _CONGESTED: Final = 1024 * 1024
 """Unsent bytes above which callers that can wait should wait."""
 _MAX_PENDING: Final = 16 * 1024 * 1024
@@ -48,11 +60,11 @@ _MAX_PENDING: Final = 16 * 1024 * 1024
 
 _HARMLESS: Final = frozenset(
     {
-        Kind.PUBLISH_FORBIDDEN,
-        Kind.SUBSCRIPTION_FORBIDDEN,
-        Kind.INVALID_SUBJECT,
-        Kind.INVALID_PUBLISH_SUBJECT,
-        Kind.MAX_SUBSCRIPTIONS,
+        ErrorKind.PUBLISH_FORBIDDEN,
+        ErrorKind.SUBSCRIPTION_FORBIDDEN,
+        ErrorKind.INVALID_SUBJECT,
+        ErrorKind.INVALID_PUBLISH_SUBJECT,
+        ErrorKind.MAX_SUBSCRIPTIONS,
     }
 )
 """Errors that do not end the connection."""
@@ -62,10 +74,12 @@ class Owner(Protocol):
     """Gets the events of a wire, in the event loop.
 
     Attributes:
-        is_hurried: tells whether turns of the event loop are to be short.
+        is_hurried: tells whether what is to be sent is to leave early.
+        is_shared: tells whether what came is to be handled in short pieces.
     """
 
     is_hurried: Callable[[], bool]
+    is_shared: Callable[[], bool]
 
     def wire_informed(self, wire: Wire) -> None:
         """Handle another ``INFO``: new servers, or lame-duck mode."""
@@ -96,11 +110,12 @@ class Wire(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._parser = Parser()
         self._receivers: dict[int, Receive] = {}
+        self._run_receivers: dict[int, ReceiveRun] = {}
         self._transport: asyncio.Transport | None = None
         self._informed: asyncio.Future[None] = self._loop.create_future()
         self._informed_alone = False  # whether nothing followed INFO in the same bytes
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self._error_kind = Kind.OTHER
+        self._error_kind = ErrorKind.OTHER
         self._failure: Exception | None = None
         self._unreadable = ""
         self._rest = b""
@@ -206,9 +221,25 @@ class Wire(asyncio.Protocol):
             self._flushing = True
             self._loop.call_soon(self._flush_soon)
 
-    def subscribe(self, sid: int, subject: bytes, receive: Receive) -> None:
-        """Call `receive` with each message to `subject`, from now on."""
+    def send_parts(self, parts: Sequence[bytes]) -> None:
+        """Send a frame that is in several parts, as `send` does: all of them, or none."""
+        first, *others = parts
+        self.send(first)
+        for part in others:
+            self._write(part)
+
+    def subscribe(
+        self, sid: int, subject: bytes, receive: Receive, receive_run: ReceiveRun | None = None
+    ) -> None:
+        """Call `receive` with each message to `subject`, from now on.
+
+        Where the subject ends with a wildcard, `receive_run` is called in place of it with several that come
+        together. Such a subscription is for the life of the wire.
+        """
         self._receivers[sid] = receive
+        if receive_run is not None:
+            self._run_receivers[sid] = receive_run
+            self._parser.expect(sid, subject[:-1])
         self._write(protocol.subscribe_frame(subject, sid))
 
     def unsubscribe(self, sid: int) -> None:
@@ -284,6 +315,7 @@ class Wire(asyncio.Protocol):
                 self._loop.call_soon(self._flush)
                 break
             chunks -= 1
+            data: bytes | memoryview
             if self._pending <= _CHUNK:
                 data = b"".join(out)
                 out.clear()
@@ -305,8 +337,13 @@ class Wire(asyncio.Protocol):
         if relieved is not None:
             relieved.set()
 
-    def _chunk(self) -> bytes:
-        """Take the bytes of one write."""
+    def _chunk(self) -> bytes | memoryview:
+        """Take the bytes of one write: of a large frame as they lie there, of small ones together."""
+        if len(self._out[0]) >= _CHUNK:
+            view = memoryview(self._out.popleft())
+            if len(view) > _CHUNK:
+                self._out.appendleft(view[_CHUNK:])
+            return view[:_CHUNK]
         parts, room = [], _CHUNK
         while room and self._out:
             frame = self._out.popleft()
@@ -336,7 +373,7 @@ class Wire(asyncio.Protocol):
         """
         if self._rest:
             self._rest += data
-        elif len(data) <= (self._piece if self._owner.is_hurried() else _LARGEST_PIECE):
+        elif len(data) <= (self._piece if self._owner.is_shared() else _LARGEST_PIECE):
             self._receive(data)
         else:
             self._rest = data
@@ -344,15 +381,17 @@ class Wire(asyncio.Protocol):
 
     def _receive_slice(self) -> None:
         data, taken, now = self._rest, 0, thread_time()
-        until = now + _SLICE
+        is_shared = self._owner.is_shared()
+        length = _SHORT_SLICE if is_shared else _SLICE
+        until = now + length
         while taken < len(data) and not self._ended.done():
-            piece, before = self._piece if self._owner.is_hurried() else _LARGEST_PIECE, now
+            piece, before = self._piece if is_shared else _LARGEST_PIECE, now
             self._receive(data[taken : taken + piece])
             taken += piece
             now = thread_time()
-            if now - before > _SLICE:
+            if now - before > length:
                 self._piece = max(piece // 2, _SMALLEST_PIECE)
-            elif now - before < _SLICE / 4:
+            elif now - before < length / 4:
                 self._piece = min(piece * 2, _LARGEST_PIECE)
             if now >= until:
                 break
@@ -379,10 +418,20 @@ class Wire(asyncio.Protocol):
                         receive(event)
                     except Exception:  # of one receiver, which must not end the others' messages
                         log.exception("a message from NATS could not be handled")
+            elif type(event) is Run:
+                self._receive_run(event)
             else:
                 self._take(event)
 
-    def _take(self, event: ServerInfo | ServerError | Signal | Broken | Message) -> None:
+    def _receive_run(self, run: Run) -> None:
+        receive = self._run_receivers.get(run.sid)
+        if receive is not None:
+            try:
+                receive(run.suffixes, run.bodies)
+            except Exception:
+                log.exception("messages from NATS could not be handled")
+
+    def _take(self, event: Event) -> None:
         match event:
             case Signal.PING:
                 self._pong()
@@ -445,8 +494,14 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Note the end; called by the event loop."""
         self._failure = exc
-        told = f" ({self._error_kind.value})" if self._error_kind.value else ""
-        self._end(f"the connection ended{told}")
+        self._transport = None
+        rest, self._rest = self._rest, b""
+        try:
+            if not self._ended.done():
+                self._receive(rest)  # deliveries and answers that came before the end
+        finally:
+            reason = f" ({self._error_kind.value})" if self._error_kind.value else ""
+            self._end(f"the connection ended{reason}")
 
     def _stop(self) -> None:
         self.open = False
@@ -462,6 +517,7 @@ class Wire(asyncio.Protocol):
         self.reason = reason
         self._transport = None
         self._receivers.clear()
+        self._run_receivers.clear()
         self._out.clear()
         self._pending = 0
         if not self._informed.done():
@@ -484,7 +540,9 @@ def _look_at(future: asyncio.Future[None]) -> None:
 
 # --- What a failed connect means --------------------------------------------------------------------------
 
-_REFUSED: Final = frozenset({Kind.AUTHORIZATION, Kind.USER_EXPIRED, Kind.USER_REVOKED, Kind.ACCOUNT_EXPIRED})
+_REFUSED: Final = frozenset(
+    {ErrorKind.AUTHORIZATION, ErrorKind.USER_EXPIRED, ErrorKind.USER_REVOKED, ErrorKind.ACCOUNT_EXPIRED}
+)
 
 _REASONS: Final[tuple[tuple[type[Exception], str], ...]] = (
     (TimeoutError, "it did not answer in time"),

@@ -19,7 +19,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from inspect import CORO_CREATED, getcoroutinestate
-from time import perf_counter
 from typing import Any, Protocol, cast
 
 from google.protobuf.message import Message
@@ -39,6 +38,7 @@ RESPONSE_HEADERS: HeaderList = [
 ]
 
 _PARSE = Direction.REQUEST.parse
+_OK = StatusCode.OK  # before Python 3.12 it costs a function call to read it there
 _SINGLE = "the call has a single request, which its handler was given"
 
 
@@ -78,10 +78,11 @@ class ServerCall:
 
     Attributes:
         method: the path of the call, ``/package.Service/Method``.
+        connection: what the call came over: the same object for all calls of one connection.
         peer: the client's address, ``host:port``.
         deadline: ``loop.time()`` at which the handler is cancelled, or None.
         started: ``loop.time()`` at which the call arrived.
-        begun: ``time.perf_counter()`` at that moment; a loop's time may have milliseconds only.
+        begun: ``time.perf_counter()`` then; a loop's time may have milliseconds only.
         finished_at: ``loop.time()`` at which its status was sent; 0 before.
         encoding: what the client compresses messages with, ``identity`` or ``gzip``.
         state: what interceptors keep about the call, such as who makes it.
@@ -90,12 +91,12 @@ class ServerCall:
         on_drain: set by a streaming handler that wants to end by itself when the server drains; called
             once. Without it such a call ends with UNAVAILABLE at that moment.
         on_cancel: set by a plain handler; called, once, when the call ends before it was answered.
+        on_end: set by who stands before a plain handler; called, once, when the call has ended.
     """
 
     __slots__ = (
         "_admission",
         "_cancelled",
-        "_connection",
         "_deadline_passed",
         "_done",
         "_fields",
@@ -114,12 +115,14 @@ class ServerCall:
         "_timer",
         "_trailing_metadata",
         "begun",
+        "connection",
         "deadline",
         "encoding",
         "finished_at",
         "method",
         "on_cancel",
         "on_drain",
+        "on_end",
         "overhead",
         "peer",
         "size",
@@ -137,7 +140,7 @@ class ServerCall:
         fields: Mapping[bytes, bytes],
     ) -> None:
         self._owner = owner
-        self._connection = connection
+        self.connection = connection
         self._stream_id = stream_id
         self._method = method
         self.method = method.path
@@ -156,13 +159,14 @@ class ServerCall:
         self._trailing_metadata: HeaderList | None = None
         self.encoding = "identity"
         self.deadline: float | None = None
-        self.started = self._loop.time()
-        self.begun = perf_counter()
+        self.started = connection.received_at
+        self.begun = connection.received_clock
         self.finished_at = 0.0
         self.size = self.overhead = 0
         self.state: object = None
         self.on_drain: Callable[[], None] | None = None
         self.on_cancel: Callable[[], None] | None = None
+        self.on_end: Callable[[], None] | None = None
 
     # -- the request ---------------------------------------------------------------------------------
 
@@ -189,14 +193,9 @@ class ServerCall:
         return b",".join(value for each, value in self._headers if each == name)
 
     @property
-    def connection(self) -> Connection:
-        """What the call came over: the same object for all calls of one connection."""
-        return self._connection
-
-    @property
     def peer_certificate(self) -> dict[str, object] | None:
         """The client's verified certificate, as ``ssl.SSLSocket.getpeercert`` gives it."""
-        return self._connection.peer_certificate
+        return self.connection.peer_certificate
 
     def receive(self) -> Coroutine[Any, Any, Any]:
         """Return the next request message, or None after the client's last.
@@ -227,15 +226,15 @@ class ServerCall:
         if not self._done:
             if not self._headers_sent:
                 self._send_headers()
-            self._connection.send_data(self._stream_id, encode_message(message.SerializeToString()))
+            self.connection.send_data(self._stream_id, encode_message(message.SerializeToString()))
 
-    def send_bytes(self, payload: bytes) -> None:
-        """Queue a response message that is serialized already."""
+    def send_bytes(self, *payloads: bytes) -> None:
+        """Queue response messages that are serialized already."""
         if self._done:
             return
         if not self._headers_sent:
             self._send_headers()
-        self._connection.send_data(self._stream_id, encode_message(payload))
+        self.connection.send_data(self._stream_id, b"".join(map(encode_message, payloads)))
 
     def send_many(self, messages: Iterable[Message]) -> None:
         """Queue several response messages, as ``send`` does, at less cost for each."""
@@ -244,7 +243,7 @@ class ServerCall:
         if not self._headers_sent:
             self._send_headers()
         frames = b"".join([encode_message(message.SerializeToString()) for message in messages])
-        self._connection.send_data(self._stream_id, frames)
+        self.connection.send_data(self._stream_id, frames)
 
     def begin_response(self) -> None:
         """Send the headers now, ahead of the first message: the client sees that its call was taken up."""
@@ -253,13 +252,13 @@ class ServerCall:
 
     async def ready(self) -> None:
         """Wait until little of what was sent is still queued; a slow client must not fill the memory."""
-        if self._connection.queued(self._stream_id) and not self._done:
-            await self._connection.writable(self._stream_id)
+        if self.connection.queued(self._stream_id) and not self._done:
+            await self.connection.writable(self._stream_id)
 
     @property
     def queued(self) -> int:
         """Bytes that wait for the client to read."""
-        return self._connection.queued(self._stream_id)
+        return self.connection.queued(self._stream_id)
 
     def set_initial_metadata(self, pairs: Iterable[tuple[str, MetadataValue]]) -> None:
         """Set the metadata sent ahead of the first message.
@@ -290,7 +289,7 @@ class ServerCall:
 
     def _send_headers(self) -> None:
         self._headers_sent = True
-        self._connection.send_response(self._stream_id, self._response_headers())
+        self.connection.send_response(self._stream_id, self._response_headers())
 
     def _send_last(self, response: Message) -> None:
         """Send the only response, or the last one, with the status OK."""
@@ -298,21 +297,21 @@ class ServerCall:
         if len(payload) > _LARGE_ANSWER:
             self._owner.answered(len(payload))
         if self._headers_sent:
-            self._connection.send_data(self._stream_id, payload)
+            self.connection.send_data(self._stream_id, payload)
             self._send_status(OK_TRAILERS)
             return
         headers = self._response_headers() if self._initial_metadata else RESPONSE_HEADERS
         trailers = OK_TRAILERS + self._trailing_metadata if self._trailing_metadata else OK_TRAILERS
-        self._connection.send_message(self._stream_id, headers, payload, trailers)
+        self.connection.send_message(self._stream_id, headers, payload, trailers)
 
     def _send_status(self, trailers: HeaderList) -> None:
         """Send a status; headers that were not sent go with it."""
         if self._trailing_metadata:
             trailers = trailers + self._trailing_metadata
         if self._headers_sent:
-            self._connection.send_trailers(self._stream_id, trailers)
+            self.connection.send_trailers(self._stream_id, trailers)
         else:
-            self._connection.send_response(self._stream_id, self._response_headers() + trailers, end=True)
+            self.connection.send_response(self._stream_id, self._response_headers() + trailers, end=True)
 
     # -- driven by the connection --------------------------------------------------------------------
 
@@ -360,13 +359,13 @@ class ServerCall:
         """Take body bytes."""
         requests = self._requests
         if self._done:
-            self._connection.acknowledge(self._stream_id, len(data))
+            self.connection.acknowledge(self._stream_id, len(data))
             return
         if requests is None:
             if ended and not self._held:  # nearly every request comes in one piece
                 payload = decode_single(data, self._method.max_message_size)
                 if payload is not None:
-                    self._connection.acknowledge(self._stream_id, len(data))
+                    self.connection.acknowledge(self._stream_id, len(data))
                     if self._hold(len(payload)):
                         self._handle(payload)
                     return
@@ -395,7 +394,7 @@ class ServerCall:
         method = self._method
         decoder = MessageDecoder(method.max_message_size, gzip=self.encoding == "gzip")
         self._requests = MessageStream(method.request_type, decoder, Direction.REQUEST, self._loop)
-        self._requests.attach(self._connection, self._stream_id)
+        self._requests.attach(self.connection, self._stream_id)
         return self._requests
 
     def _begin(self, requests: MessageStream[Any]) -> None:
@@ -441,8 +440,11 @@ class ServerCall:
         self._cancel()
 
     def holds(self) -> tuple[int, int]:
-        """Return the bytes that the call makes us hold, and those that its client can do nothing about."""
-        held = self._connection.queued(self._stream_id) + self.overhead
+        """Return the bytes that the call makes us hold, and those that its client can do nothing about.
+
+        What waits to be sent is not among them.
+        """
+        held = self.overhead
         if self._done:
             return held, 0
         if self._method.client_streaming:
@@ -473,29 +475,37 @@ class ServerCall:
             return
         try:
             self._send_last(response)
-            self._finished(StatusCode.OK)
+            self._finished(_OK)
         except Exception as error:  # noqa: BLE001 -- the client must not wait because of our mistake
             self._fail(error)
-        self._connection.hurry()
+        self.connection.hurry()
+
+    def charge(self, seconds: float, now: float) -> None:
+        """Charge time, spent on the call outside of its parsing and its task, to who makes it."""
+        self.connection.account.charge(seconds, now)
 
     def go_on(self, work: Callable[[], Awaitable[Message | None]]) -> None:
         """Have a task do the rest of a plain handler's work: what this returns is awaited.
 
         Its result is the response; None = it is still to come, by `answer`. `on_cancel` is called if the call
-        ends before the task has begun. After the end of the call nothing happens.
+        ends before the work has begun. After the end of the call nothing happens.
         """
         if not self._done:
             self._task = self._loop.create_task(self._work(work))
 
     async def _work(self, work: Callable[[], Awaitable[Message | None]]) -> None:
-        self.on_cancel = None
         try:
-            response = await self._owner.paced(self, work())
+            response = await self._owner.paced(self, self._begun(work))
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
         else:
             if response is not None:
                 self.answer(response)
+
+    async def _begun(self, work: Callable[[], Awaitable[Message | None]]) -> Message | None:
+        """Do work, which sees to its own cancellation from here on: until now it may have been in a line."""
+        self.on_cancel = None
+        return await work()
 
     async def _run(self, payload: bytes | None) -> None:
         """Run the handler with the request, or with nothing when requests stream, and answer."""
@@ -513,8 +523,8 @@ class ServerCall:
                 self._send_status(OK_TRAILERS)
             else:
                 self._send_last(response)
-            self._finished(StatusCode.OK)
-            self._connection.hurry()
+            self._finished(_OK)
+            self.connection.hurry()
         except BaseException as error:  # noqa: BLE001 -- settle raises again what is no outcome
             self._settle(error)
 
@@ -570,11 +580,11 @@ class ServerCall:
         self._fail(RpcError(code, message))
 
     def _fail(self, error: Exception) -> None:
-        told = self._owner.translate(self._method.path, error)
+        status = self._owner.translate(self._method.path, error)
         if not self._done:
-            self._finish_with(told)
-        elif told.fault is not None:  # nobody is there to be told, but it is a mistake of ours
-            self._failed(told)
+            self._finish_with(status)
+        elif status.fault is not None:  # nobody is there to be told, but it is a mistake of ours
+            self._failed(status)
 
     def _failed(self, error: RpcError) -> None:
         self._owner.call_failed(self._method.path, self._fields, error)
@@ -599,6 +609,8 @@ class ServerCall:
             self._timer = None
         if self._requests is not None:
             self._requests.discard()
+        if self.on_end is not None:
+            self.on_end()
         self._owner.call_finished(self, code)
 
 

@@ -15,7 +15,7 @@ import logging
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from time import perf_counter, thread_time
+from time import perf_counter, thread_time, time_ns
 from typing import cast
 
 import ngh2
@@ -167,6 +167,9 @@ class Connection(asyncio.Protocol):
         stranger: the same; to be changed.
         account: of the loop's time that the peer used; to be changed when several connections share it.
         received: bytes that came, without TLS.
+        received_at: ``loop.time()`` when the bytes were taken up that were handled last, or are now.
+        received_clock: ``time.perf_counter()`` at that moment.
+        received_ns: the same in nanoseconds since 1970.
         sent: bytes that were given to the transport.
         made_at: ``loop.time()`` when the transport was there.
         peer: the address of the other side; to be set before there is a transport when another one counts.
@@ -195,9 +198,10 @@ class Connection(asyncio.Protocol):
         self._over = False  # nothing more can be sent or received
         self._cut_off: asyncio.TimerHandle | None = None
         self._flush_scheduled = self._receiving = False
+        self._may_hurry = False  # whether nobody has looked yet if what is queued should leave at once
         self._paused = self._ending = False
         self._paused_at = 0.0
-        self._rest = b""  # received, and left for a turn of its own
+        self._rest: bytes | memoryview = b""  # received, and left for a turn of its own
         self._piece = _SMALLEST_PIECE
         self._useless = self._events = 0  # since they were last looked at
         self._sent_before = 0  # bytes, until then
@@ -208,7 +212,8 @@ class Connection(asyncio.Protocol):
         self._senders: dict[int, asyncio.Future[None]] = {}
         self._window = options.whole_window
         self._last_request = self._last_flushed = 0  # stream ids
-        self.received = self.sent = self._received_at_end = 0
+        self.received = self.received_ns = self.sent = self._received_at_end = 0
+        self.received_at = self.received_clock = 0.0
         self.peer = ""
         self.state: object = None
 
@@ -249,7 +254,7 @@ class Connection(asyncio.Protocol):
         """Feed the engine and hand on the events, or wait for a turn."""
         self.received += len(data)
         if self._rest or self._ending:
-            self._rest += data
+            self._rest = b"".join((self._rest, data))
             self._pause_reading()
         elif self.stranger and len(data) > _FIRST_CALL and self._turns.crowded:
             self._give_up("anonymous", "sends much while many wait on whom nobody has authenticated")
@@ -274,7 +279,7 @@ class Connection(asyncio.Protocol):
 
         Otherwise a flood on one connection would hold up all others. Few useful events may take longer.
         """
-        data, taken, useful = self._rest, 0, 0
+        data, taken, useful = memoryview(self._rest), 0, 0
         longest = seconds if self.stranger or self._turns.hinders(self.account) else LONG_SLICE
         began = now = thread_time()
         while taken < len(data) and not (self._over or self._ending):
@@ -314,12 +319,14 @@ class Connection(asyncio.Protocol):
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
 
-    def _receive(self, data: bytes) -> int:
+    def _receive(self, data: bytes | memoryview) -> int:
         """Feed the engine; return how many useful events that were."""
         if self._over or self._ending:
             if self._reads_too_late():
                 self._pause_reading()
             return 0
+        # Once for all that these bytes hold: each look costs.
+        self.received_at, self.received_clock, self.received_ns = self.loop.time(), perf_counter(), time_ns()
         try:
             self._h2.receive_data(data)
         except ngh2.NGH2Error as error:
@@ -380,19 +387,26 @@ class Connection(asyncio.Protocol):
     def schedule_flush(self) -> None:
         """Write what is queued, once, in the next turn of the loop."""
         if not self._flush_scheduled:
-            self._flush_scheduled = True
+            self._flush_scheduled = self._may_hurry = True
             self.loop.call_soon(self._flush)
+
+    @property
+    def hinders(self) -> bool:
+        """Whether its account is busy while somebody is about whose is not."""
+        return self._turns.hinders(self.account)
 
     def hurry(self) -> None:
         """Write what is queued now, if others would be written first and the peer asks for little.
 
         Not to be called while a stream that this may end is still worked on.
         """
-        if self._flush_scheduled and not self._receiving and self._turns.hurries(self.account):
-            self._flush()
+        if self._may_hurry and not self._receiving:
+            self._may_hurry = False
+            if self._turns.hurries(self.account):
+                self._flush()
 
     def _flush(self, writes: int = _WRITES) -> None:
-        self._flush_scheduled = False
+        self._flush_scheduled = self._may_hurry = False
         transport = self._transport
         if transport is None or self._over:
             return
@@ -435,8 +449,8 @@ class Connection(asyncio.Protocol):
             if not waiter.done():
                 waiter.set_result(None)
 
-    def queued(self, stream_id: int) -> int:
-        """Return the bytes of the stream's body that wait for the peer's window or the transport."""
+    def queued(self, stream_id: int | None = None) -> int:
+        """Return the bytes of a stream's body, or of all, that wait for the peer or the transport."""
         return self._h2.queued_body_size(stream_id)
 
     async def writable(self, stream_id: int) -> None:
@@ -580,13 +594,15 @@ class Connection(asyncio.Protocol):
             kind = type(event)
             if kind is DataReceived:
                 data, ended = event.data, event.end_stream  # type: ignore[attr-defined]
-                if len(data) < _USELESS_DATA and not ended:
+                if not ended and len(data) < _USELESS_DATA:
                     self._useless += 1
                 handler.on_data(event.stream_id, data, ended)  # type: ignore[attr-defined]
             elif kind is RequestReceived:
                 handler.on_request(event.stream_id, event.headers, event.end_stream)  # type: ignore[attr-defined]
             elif kind is StreamClosed:
-                self._stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
+                if self._senders:
+                    self._release_sender(event.stream_id)  # type: ignore[attr-defined]
+                handler.on_stream_closed(event.stream_id, event.error_code)  # type: ignore[attr-defined]
             elif kind is WindowUpdated:
                 self._useless += 1
             elif kind is ResponseReceived:
@@ -615,12 +631,10 @@ class Connection(asyncio.Protocol):
             case _:
                 pass
 
-    def _stream_closed(self, stream_id: int, error_code: int) -> None:
-        if self._senders:
-            waiter = self._senders.pop(stream_id, None)
-            if waiter is not None and not waiter.done():
-                waiter.set_result(None)
-        self._handler.on_stream_closed(stream_id, error_code)
+    def _release_sender(self, stream_id: int) -> None:
+        waiter = self._senders.pop(stream_id, None)
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     # -- the end -------------------------------------------------------------------------------------
 

@@ -19,8 +19,8 @@ _unpack_prefix = _PREFIX.unpack_from
 _GZIP_WINDOW_BITS = 31  # zlib: 16 + 15 selects the gzip container with the largest window
 
 _GZIP_PIECE = 65_536
-_PART = 16_384
-"""Bytes from which a part of an incomplete message stands for itself."""
+_PART = 1024
+"""Bytes from which a part of an incomplete message stands for itself; smaller ones are put together."""
 
 ACCEPT_ENCODING = (b"grpc-accept-encoding", b"identity,gzip")
 """The header with the supported compressions."""
@@ -70,10 +70,11 @@ def decode_single(data: bytes, max_size: int) -> bytes | None:
 
     Nearly every unary request arrives like this, and then needs no decoder.
     """
-    if len(data) < PREFIX_SIZE:
+    length = len(data) - PREFIX_SIZE
+    if length < 0:
         return None
     flag, size = _unpack_prefix(data)
-    if flag or size != len(data) - PREFIX_SIZE or size > max_size:
+    if flag or size != length or size > max_size:
         return None
     return data[PREFIX_SIZE:]
 
@@ -97,7 +98,7 @@ class MessageDecoder:
     def __init__(self, max_size: int, *, gzip: bool = False) -> None:
         self._max_size = max_size
         self.gzip = gzip
-        self._parts: list[bytearray] = []  # a single buffer that grows would be copied each time
+        self._parts: list[bytes | bytearray] = []  # a single buffer that grows would be copied each time
         self._needed = PREFIX_SIZE
         self.buffered = 0
 
@@ -124,8 +125,11 @@ class MessageDecoder:
     def _keep(self, data: bytes) -> None:
         """Keep the bytes of an incomplete message, of which there may be few at a time."""
         self.buffered += len(data)
-        if self._parts and len(self._parts[-1]) < _PART:
-            self._parts[-1] += data
+        last = self._parts[-1] if self._parts else None
+        if len(data) >= _PART:
+            self._parts.append(data)
+        elif isinstance(last, bytearray) and len(last) < _PART:
+            last += data
         else:
             self._parts.append(bytearray(data))
 

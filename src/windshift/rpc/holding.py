@@ -7,6 +7,7 @@ returns, whether or not its client opens the window for it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
 from typing import Final, Generic, NamedTuple, TypeVar
 
@@ -81,13 +82,13 @@ class Holding:
         self.limit = limit
         self.requests = 0
         self.refused = False
-        self._most = float("inf") if limit is None else limit * _FOR_REQUESTS
+        self._most = sys.maxsize if limit is None else int(limit * _FOR_REQUESTS)
         self._new_answers = 0
 
     def has_room(self, request: int) -> bool:
         """Tell whether a request of so many bytes may be held, or held on; False is remembered."""
-        room = _ROOM_FOR_SMALL if request <= _SMALL else 0
-        if self.requests <= self._most + room:
+        held, most = self.requests, self._most
+        if held <= most or (request <= _SMALL and held <= most + _ROOM_FOR_SMALL):
             return True
         self.refused = True
         return False

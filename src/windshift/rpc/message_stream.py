@@ -144,7 +144,10 @@ class MessageStream(Generic[M]):
     @property
     def held(self) -> int:
         """Bytes in memory: unread, or part of an incomplete message."""
-        return self.decoder.buffered + sum(map(len, self._chunks or ())) + sum(map(len, self._messages))
+        held = self.decoder.buffered
+        if self._chunks or self._messages:  # most calls hold nothing, and all are asked each second
+            held += sum(map(len, self._chunks or ())) + sum(map(len, self._messages))
+        return held
 
     def single(self) -> bytes | None:
         """Return the payload of the only message once it is complete and the peer has ended its side.

@@ -20,7 +20,7 @@ from .holding import Holder, Holding
 from .listening import Listener, RejectionLog, open_sockets
 from .server_connection import ServerConnection
 from .server_options import ServerOptions
-from .service import Interceptor, Method, Service
+from .service import Interceptor, Method, Service, taking_shortcut
 from .tls import handshake_failure
 from .turns import CONNECTION_COST, MOST_OF_REFUSAL, Turns
 
@@ -72,6 +72,7 @@ class Server:
     def _intercepted(self, method: Method, interceptors: Sequence[Interceptor]) -> Method:
         for interceptor in reversed(interceptors):
             method = interceptor.intercept(method)
+        method = taking_shortcut(method)
         return replace(method, max_message_size=min(method.max_message_size, self.options.max_message_size))
 
     @property

@@ -138,7 +138,8 @@ class ServerConnection(ConnectionHandler):
         self._had_request = True
         fields = dict(headers)
         method = self._methods.get(fields.get(b":path", b""))
-        if method is None or fields.get(b":method") != b"POST" or not _is_grpc(fields):
+        is_grpc = fields.get(b"content-type") in _CONTENT_TYPES or _is_grpc(fields)
+        if method is None or not is_grpc or fields.get(b":method") != b"POST":
             self._refuse(stream_id, fields, ended)
             return
         try:
@@ -258,11 +259,11 @@ class ServerConnection(ConnectionHandler):
             return known
         if isinstance(error, RpcError):
             return error
-        told = self.translate(
+        status = self.translate(
             path, RpcError(StatusCode.INTERNAL, "the server failed on this call; its log says why")
         )
-        told.fault = error
-        return told
+        status.fault = error
+        return status
 
     def call_admitted(self) -> None:
         """Treat the connection as that of somebody who is known, from now on."""
@@ -305,7 +306,7 @@ class ServerConnection(ConnectionHandler):
         """Return bytes that are held for the client, those that it could free, and since when it did not."""
         if not self._calls:
             return 0, 0, self._turnover.idle(0, self.http2.sent + self._done, now)
-        held = stuck = 0
+        held = stuck = self.http2.queued()
         for call in self._calls.values():
             of_it, waits_for_others = call.holds()
             held += of_it

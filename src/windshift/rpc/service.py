@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from inspect import iscoroutinefunction
 from typing import Any, Final, Protocol, cast
 
@@ -18,6 +18,7 @@ UNLIMITED: Final = 2**32 - 1
 """Bytes of the largest message in the wire format."""
 
 Handler = Callable[..., Any]
+Shortcut = Callable[[Any, Any], bool]
 OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 
 
@@ -25,13 +26,17 @@ OnHeaders = Callable[[Any], Coroutine[Any, Any, None] | None]
 class Method:
     """One method of a service.
 
-    An interceptor changes ``handler``, ``on_headers`` and ``max_message_size``.
+    An interceptor changes ``handler``, ``shortcut``, ``on_headers`` and ``max_message_size``.
 
     Attributes:
         path: the ``:path`` of its calls, ``/package.Service/Method``.
         handler: a coroutine function; its arguments depend on which sides stream, see ``windshift.rpc.call``.
             Of a unary method it may be a plain function, and then every interceptor's wrapper must be one.
         plain: whether it is.
+        shortcut: of a unary method, does what ``handler`` does for most requests, without a task: a plain
+            function that takes the same arguments. It returns False, and has done nothing, where ``handler``
+            is to do it; otherwise it answers as a plain handler does. An interceptor wraps both, or has
+            its own handler call it, and sets it to None.
         request_type: the class of its requests.
         client_streaming: whether the client sends a stream of messages.
         server_streaming: whether the server does.
@@ -49,6 +54,7 @@ class Method:
     streaming: bool
     max_message_size: int = UNLIMITED
     on_headers: OnHeaders | None = None
+    shortcut: Shortcut | None = None
     plain: bool = field(init=False)
 
     def __post_init__(self) -> None:
@@ -70,7 +76,7 @@ class Service:
 
     The object has a method for each rpc it implements, named in snake case (``PublishEvent`` →
     ``publish_event``): a coroutine, or for a unary one a function. An rpc without one is answered with
-    UNIMPLEMENTED.
+    UNIMPLEMENTED. A method of that name behind ``begin_`` is its shortcut, see `Method`.
 
     Args:
         descriptor: the service's descriptor, from generated code.
@@ -85,14 +91,16 @@ class Service:
     def _bind(self, implementation: object) -> list[tuple[str, Method]]:
         bound = []
         for descriptor in cast("list[MethodDescriptor]", self.descriptor.methods):
-            handler = getattr(implementation, snake_case(descriptor.name), None)
+            name = snake_case(descriptor.name)
+            handler = getattr(implementation, name, None)
             if handler is not None:
-                method = _method(f"/{self.name}/{descriptor.name}", descriptor, handler)
+                shortcut = getattr(implementation, f"begin_{name}", None)
+                method = _method(f"/{self.name}/{descriptor.name}", descriptor, handler, shortcut)
                 bound.append((method.path, method))
         return bound
 
 
-def _method(path: str, descriptor: MethodDescriptor, handler: Handler) -> Method:
+def _method(path: str, descriptor: MethodDescriptor, handler: Handler, shortcut: Shortcut | None) -> Method:
     return Method(
         path=path,
         handler=handler,
@@ -100,7 +108,21 @@ def _method(path: str, descriptor: MethodDescriptor, handler: Handler) -> Method
         client_streaming=bool(descriptor.client_streaming),
         server_streaming=bool(descriptor.server_streaming),
         streaming=bool(descriptor.client_streaming or descriptor.server_streaming),
+        shortcut=shortcut,
     )
+
+
+def taking_shortcut(method: Method) -> Method:
+    """Return a method whose handler takes the shortcut where it can, and has a task do the rest."""
+    handler, shortcut = method.handler, method.shortcut
+    if shortcut is None:
+        return method
+
+    def begin(request: Any, call: Any) -> None:
+        if not shortcut(request, call):
+            call.go_on(lambda: handler(request, call))
+
+    return replace(method, handler=begin, shortcut=None)
 
 
 def snake_case(name: str) -> str:

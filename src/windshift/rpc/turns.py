@@ -48,6 +48,8 @@ _SAVED: Final = 0.01
 """Seconds that may be used at once."""
 _REMEMBERED: Final = 0.025
 """Seconds that count: who was busy is so for half a second more at the longest."""
+_HURRY: Final = 0.0002
+"""Seconds for each write at once on behalf of somebody busy: it costs as much as several calls."""
 _HINDERED: Final = 0.1
 """Seconds after a call of somebody who uses little in which the others get short slices only."""
 
@@ -55,10 +57,10 @@ _HINDERED: Final = 0.1
 class Account:
     """How much of the loop's time somebody used lately; a leaky bucket."""
 
-    __slots__ = ("_at", "_used")
+    __slots__ = ("_at", "_hurried_until", "_used")
 
     def __init__(self) -> None:
-        self._used = self._at = 0.0
+        self._used = self._at = self._hurried_until = 0.0
 
     def charge(self, seconds: float, now: float) -> None:
         """Add time that was used, at a time of ``perf_counter``."""
@@ -69,6 +71,14 @@ class Account:
     def is_busy(self, now: float) -> bool:
         """Whether it is more than a little."""
         return self._used - (now - self._at) * LITTLE > _SAVED
+
+    def may_hurry(self, now: float) -> bool:
+        """Tell whether something may leave at once again, and count it: a call needs two such writes."""
+        until = max(self._hurried_until, now)
+        if until - now > _HURRY:
+            return False
+        self._hurried_until = until + _HURRY
+        return True
 
 
 def _never() -> bool:
@@ -94,7 +104,8 @@ class Turns:
     """The lines in which connections wait.
 
     Attributes:
-        others_wait: tells whether anybody waits for something else than having bytes parsed; to be set.
+        others_wait: tells whether there is work, other than to parse bytes, that delays answers; to be set.
+        is_bulky: tells whether there is bulk work: small calls go ahead of it, whoever makes them. To be set.
         on_hurry: is called when bytes of somebody who uses little were parsed while others wait: what the
             server sends elsewhere because of them should leave at once, too. To be set.
 
@@ -116,6 +127,7 @@ class Turns:
         self._credit = STRANGERS_BURST
         self._credited_at = self._clock()
         self.others_wait: Callable[[], bool] = _never
+        self.is_bulky: Callable[[], bool] = _never
         self.on_hurry: Callable[[], None] = _nothing
 
     def lets_in(self, account: Account) -> bool:
@@ -132,7 +144,10 @@ class Turns:
     def hurries(self, account: Account) -> bool:
         """Tell whether an answer should leave at once, and not with what else the turn brings."""
         some_wait = self._busy or self._others or (self._strangers and not self._pausing)
-        return bool(some_wait or self.others_wait()) and not account.is_busy(self._clock())
+        if not (some_wait or self.others_wait()):
+            return False
+        now = self._clock()
+        return not account.is_busy(now) or (self.is_bulky() and account.may_hurry(now))
 
     @property
     def is_pressed(self) -> bool:

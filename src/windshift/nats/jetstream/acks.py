@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import partial
+from itertools import repeat
 from typing import Final, NamedTuple
 
 from windshift.nats.jetstream.api import read_answer
@@ -19,25 +21,37 @@ class PubAck(NamedTuple):
 
 
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
-_LONGEST_BEGINNING: Final = 300
-_PLAIN_BEGINNING: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})')
+_new_ack: Final = partial(_new, PubAck)
+_plain: Final = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})","seq":([0-9]{1,20})\}').fullmatch
+"""What nats-server answers to a publish that it stored, and had not stored before."""
 
 
-@lru_cache(maxsize=1024)
-def _plain_stream(beginning: bytes) -> str | None:
-    plain = _PLAIN_BEGINNING.fullmatch(beginning)
-    return None if plain is None else plain[1].decode()
+def plain_sequence(body: bytes) -> int | None:
+    """Return the sequence in the answer to a publish that is stored now, as nats-server writes it."""
+    plain = _plain(body)
+    return None if plain is None else int(plain[2])
 
 
 def plain_ack(body: bytes) -> PubAck | None:
-    """Parse the answer to a publish if it is what nats-server says of a message that it stored."""
-    beginning, _, end = body.partition(b'","seq":')
-    number = end.removesuffix(b"}")
-    if number.isdigit() and number is not end and len(beginning) < _LONGEST_BEGINNING:
-        stream = _plain_stream(beginning)
-        if stream is not None:
-            return _new(PubAck, (stream, int(number), False))
-    return None
+    """Return all that such an answer tells."""
+    plain = _plain(body)
+    return None if plain is None else _new(PubAck, (plain[1].decode(), int(plain[2]), False))
+
+
+def plain_acks(answers: Sequence[object]) -> list[PubAck] | None:
+    """Do what `plain_ack` does for several answers of one stream; None if one of them is anything else."""
+    bodies = [answer for answer in answers if isinstance(answer, bytes)]
+    if not bodies or len(bodies) < len(answers):
+        return None
+    first = plain_ack(bodies[0])
+    if first is None:
+        return None
+    start = b'{"stream":"%b","seq":' % first.stream.encode()
+    lines = b"\n".join(bodies)
+    numbers = lines[len(start) : -1].split(b"}\n" + start)
+    if len(numbers) != len(bodies) or not all(map(bytes.isdigit, numbers)) or lines[-1:] != b"}":
+        return None
+    return list(map(_new_ack, zip(repeat(first.stream), map(int, numbers), repeat(False))))
 
 
 def read_pub_ack(body: bytes) -> PubAck:

@@ -8,12 +8,15 @@ set.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import re
-from base64 import b64decode
+from abc import ABC, abstractmethod
+from binascii import a2b_base64
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from windshift.nats import headers as h
@@ -32,11 +35,22 @@ from windshift.nats.errors import (
 )
 from windshift.nats.jetstream import codes
 from windshift.nats.protocol import Message
-from windshift.nats.requests import Budget, NoReply, Requests, Share
+from windshift.nats.requests import Budget, NoReply, Outcome, Requests, Share, TakeShare
 from windshift.nats.retry import retry
 from windshift.nats.times import NANOSECONDS, Time, parse_rfc3339
 
 JsonObject: TypeAlias = dict[str, Any]
+
+
+def metadata_of(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the metadata in a configuration, which may have none."""
+    return config.get("metadata") or {}
+
+
+def with_metadata(config: JsonObject, key: str, value: str) -> JsonObject:
+    """Return a configuration with an entry of metadata beside those that it has."""
+    return config | {"metadata": {**metadata_of(config), key: value}}
+
 
 API_PREFIX: Final = "$JS.API."
 _CHANGES: Final = (
@@ -68,9 +82,14 @@ _HEAD: Final = 16 * 1024
 """Bytes of an answer beside its variable part."""
 
 
+_quoted: Final = json.encoder.encode_basestring_ascii
+_encode: Final = json.JSONEncoder(separators=(",", ":")).encode
+_DECODER: Final = json.JSONDecoder()
+
+
 def to_json(value: Mapping[str, Any]) -> bytes:
     """Encode the body of a request."""
-    return json.dumps(value, separators=(",", ":")).encode()
+    return _encode(value).encode()
 
 
 def read_answer(body: bytes) -> JsonObject:
@@ -79,7 +98,11 @@ def read_answer(body: bytes) -> JsonObject:
     Raise `JetStreamError` for an error, `ValueError` if it is not such an answer.
     """
     try:
-        answer: JsonObject = json.loads(body)
+        text = body.decode()
+        answer: JsonObject
+        answer, end = _DECODER.raw_decode(text)  # `decode` costs half as much again
+        if end < len(text) and not text[end:].isspace():
+            raise ValueError("more than an answer")
         error = answer.get("error")
         if error is None:
             return answer
@@ -103,14 +126,16 @@ _DECODED: Final = ""
 
 async def read_message(body: bytes) -> JsonObject:
     """Read an answer with a message. Let others run in between where its data is long; see `data_of`."""
+    if len(body) < _LARGE:
+        return read_answer(body)
     start = body.find(_DATA) + len(_DATA)
     end = body.find(b'"', start)
-    if len(body) < _LARGE or start < len(_DATA) or end < 0 or b"\\" in body[start:end]:
+    if start < len(_DATA) or end < 0 or b"\\" in body[start:end]:
         return read_answer(body)
     answer = read_answer(body[:start] + body[end:])
     parts = []
     for begin in range(start, end, _LARGE):
-        parts.append(b64decode(body[begin : min(begin + _LARGE, end)]))
+        parts.append(a2b_base64(body[begin : min(begin + _LARGE, end)]))
         await asyncio.sleep(0)
     answer[_DECODED] = b"".join(parts)
     return answer
@@ -119,7 +144,32 @@ async def read_message(body: bytes) -> JsonObject:
 def data_of(answer: JsonObject) -> bytes:
     """Return the data of the message in an answer."""
     decoded: bytes | None = answer.get(_DECODED)
-    return b64decode(answer["message"].get("data", "")) if decoded is None else decoded
+    return a2b_base64(answer["message"].get("data", "")) if decoded is None else decoded
+
+
+_ELEMENTS_AT_ONCE: Final = 16
+"""Elements of a list that are read in one turn of the event loop."""
+
+
+async def read_list(body: bytes, key: str) -> JsonObject:
+    """Read an answer with a list of objects under a key. Let others run in between where it is long."""
+    head, opening, listed = body.partition(f'"{key}":['.encode())
+    if len(body) < _LARGE or not opening:
+        return read_answer(body)
+    elements: list[JsonObject] = []
+    text, position = listed.decode(), 0
+    try:
+        while not text.startswith("]", position):
+            element, position = _DECODER.raw_decode(text, position)
+            elements.append(element)
+            position += text.startswith(",", position)
+            if len(elements) % _ELEMENTS_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    except ValueError:  # no list as JetStream writes it
+        return read_answer(body)
+    answer = read_answer(head + opening + text[position:].encode())
+    answer[key] = elements
+    return answer
 
 
 _SERVER_VERSION: Final = re.compile(r"v?(\d+)\.(\d+)")
@@ -162,15 +212,30 @@ def subject_pages(answer: JsonObject) -> Iterator[list[str]]:
         yield page
 
 
+Query: TypeAlias = Mapping[str, Any] | bytes
+"""Which message is meant; bytes = encoded as JSON already, see `last_by_subject`."""
+
+
+def last_by_subject(subject: str) -> bytes:
+    """Return the query for the last message of a subject, which costs a tenth of what `to_json` does."""
+    return f'{{"last_by_subj":{_quoted(subject)}}}'.encode()
+
+
 class StoredMessage(NamedTuple):
     """A message exactly as a stream holds it."""
 
     subject: str
     sequence: int
-    headers: h.HeaderLines
+    block: bytes
+    """Its headers, see `windshift.nats.headers`; may be empty."""
     body: bytes
     time: Time
     """When it was stored."""
+
+    @property
+    def headers(self) -> h.HeaderLines:
+        """The lines of its headers."""
+        return h.split(self.block)
 
     @property
     def unix_ns(self) -> int:
@@ -178,6 +243,7 @@ class StoredMessage(NamedTuple):
         return self.time.unix_ns
 
 
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 _NO_TIME: Final = Time(0, 0)
 
 
@@ -267,6 +333,15 @@ class _Unbounded:
     async def take(self, size: int, deadline: float) -> Share:
         return self
 
+    def take_now(self, size: int, asker: str) -> Share:
+        return self
+
+    def wait(self, size: int, deadline: float, asker: str, handler: TakeShare) -> Callable[[], None]:
+        raise Busy  # nobody has to
+
+    def arrived(self, size: int) -> None:
+        pass
+
     def give_back(self) -> None:
         pass
 
@@ -312,9 +387,9 @@ class JetStream:
         budget: Budget | None = None,
     ) -> None:
         self.connection = connection
-        self._budget = budget or _Unbounded()
-        self._requests = requests
-        self._attempt_timeout = attempt_timeout.total_seconds()
+        self.budget = budget or _Unbounded()
+        self.requests = requests
+        self.attempt_timeout = attempt_timeout.total_seconds()
         self.changes = 0
         self.refusal = ""
         """Why nothing can be stored now, set by whoever watches the server's disk; empty = it can. Meanwhile,
@@ -333,19 +408,20 @@ class JetStream:
     async def call(
         self,
         operation: str,
-        request: Mapping[str, Any] | None,
+        request: Mapping[str, Any] | bytes | None,
         deadline: float,
         *,
         repeatable: bool = True,
         size: int | None = None,
         read: _Read = read_answer,
         send_by: float | None = None,
+        first: int = 1,
     ) -> JsonObject:
         """Call an operation, such as ``STREAM.INFO.ORDERS``.
 
         Args:
             operation: its subject after ``$JS.API.``.
-            request: the body.
+            request: the body; bytes = it is encoded already.
             deadline: when to give up.
             repeatable: whether a second request is harmless (all reads; creating with the same
                 configuration). Otherwise it is not sent again once it may have arrived.
@@ -353,16 +429,17 @@ class JetStream:
                 has to say of it, or of a list.
             read: reads the answer, see `read_answer`.
             send_by: until when it is sent; None = `deadline`.
+            first: the number of the first attempt; before any but 1 there is a pause.
         """
         subject = (API_PREFIX + operation).encode()
-        body = b"" if request is None else to_json(request)
+        body = request if isinstance(request, bytes) else b"" if request is None else to_json(request)
         if size is None:
             size = self._size(operation, request)
         send_by = deadline if send_by is None else send_by
-        async for attempt in retry(send_by):
+        async for attempt in retry(send_by, first=first):
             await self.connection.wait_ready(send_by)
             try:
-                share = await self._budget.take(size, send_by)
+                share = await self.budget.take(size, send_by)
             except Busy:
                 if attempt == 1:
                     raise
@@ -372,9 +449,9 @@ class JetStream:
                 return answer
         raise Unanswered
 
-    def _size(self, operation: str, request: Mapping[str, Any] | None) -> int:
+    def _size(self, operation: str, request: Mapping[str, Any] | bytes | None) -> int:
         """Return the default bound on the bytes of an answer."""
-        if operation.startswith(_LISTS) or (request is not None and "subjects_filter" in request):
+        if operation.startswith(_LISTS) or (isinstance(request, Mapping) and "subjects_filter" in request):
             return _LIST
         return 2 * self.connection.max_payload
 
@@ -383,14 +460,21 @@ class JetStream:
     ) -> JsonObject | None:
         """Send one request; `None` = try again."""
         # A request to a leader that is gone is never answered; repeatable ones are sent again.
-        until = min(deadline, self._requests.loop.time() + self._attempt_timeout) if repeatable else deadline
+        until = min(deadline, self.requests.loop.time() + self.attempt_timeout) if repeatable else deadline
         try:
-            outcome = await self._requests.request_within(share, subject, body, until)
+            outcome = await self.requests.request_within(share, subject, body, until)
         except NotConnected:
             return None
         except MessageTooLarge:
             raise JetStreamError(0, 400, "it is larger than a message may be; ask for less at once") from None
+        return await self._answer(share, subject, outcome, read, repeatable=repeatable)
+
+    async def _answer(
+        self, share: Share, subject: bytes, outcome: Outcome, read: _Read, *, repeatable: bool
+    ) -> JsonObject | None:
+        """Read what came of a request; `None` = try again."""
         if isinstance(outcome, bytes):
+            share.arrived(len(outcome))
             try:
                 answer = read(outcome)
                 return answer if isinstance(answer, dict) else await answer
@@ -425,21 +509,23 @@ class JetStream:
             return None
         return limit if tier else limit // replicas  # without tiers each replica counts
 
-    async def change(self, operation: str, request: Mapping[str, Any] | None, deadline: float) -> JsonObject:
+    async def change(
+        self, operation: str, request: Mapping[str, Any] | None, deadline: float, *, hidden: bool = False
+    ) -> JsonObject:
         """Call an idempotent change until it is answered, or `deadline`.
 
         A cluster leaves some of many concurrent changes to one thing unanswered; they are sent again. Others
-        only take long, so the answer to any attempt counts.
+        only take long, so the answer to any attempt counts. A `hidden` one changes nothing that lists show.
         """
         attempts: set[asyncio.Task[JsonObject]] = set()
         unknown: OutcomeUnknown | None = None
         try:
             async for _ in retry(deadline):
-                send_by = min(deadline, self._requests.loop.time() + self._attempt_timeout)
-                change = self._change_once(operation, request, send_by, deadline)
-                attempts.add(self._requests.loop.create_task(change))
+                send_by = min(deadline, self.requests.loop.time() + self.attempt_timeout)
+                change = self._change_once(operation, request, send_by, deadline, hidden=hidden)
+                attempts.add(self.requests.loop.create_task(change))
                 done, attempts = await asyncio.wait(
-                    attempts, timeout=self._attempt_timeout, return_when=asyncio.FIRST_COMPLETED
+                    attempts, timeout=self.attempt_timeout, return_when=asyncio.FIRST_COMPLETED
                 )
                 answer = _answer_of(done)
                 if isinstance(answer, dict):
@@ -455,11 +541,17 @@ class JetStream:
         raise unknown or answer or Unavailable
 
     async def _change_once(
-        self, operation: str, request: Mapping[str, Any] | None, send_by: float, deadline: float
+        self,
+        operation: str,
+        request: Mapping[str, Any] | None,
+        send_by: float,
+        deadline: float,
+        *,
+        hidden: bool = False,
     ) -> JsonObject:
         size = _HEAD + (0 if request is None else 6 * len(to_json(request)))  # told back, and escaped by Go
         answer = await self.call(operation, request, deadline, repeatable=False, size=size, send_by=send_by)
-        self.changes += operation.startswith(_CHANGES)
+        self.changes += not hidden and operation.startswith(_CHANGES)
         return answer
 
     async def pages(self, operation: str, key: str, deadline: float, offset: int = 0) -> AsyncIterator[Page]:
@@ -469,13 +561,15 @@ class JetStream:
         """
         total = offset + 1
         while offset < total:
-            answer = await self.call(operation, {"offset": offset}, deadline)
+            answer = await self.call(
+                operation, {"offset": offset}, deadline, read=partial(read_list, key=key)
+            )
             items = list(answer.get(key) or ())
             total = int(answer.get("total") or 0)
             if not items:
                 return
             offset += len(items)
-            await asyncio.sleep(0)  # it was just parsed, which takes some ms; to work on it takes as long
+            await asyncio.sleep(0)
             yield Page(items, total)
             await asyncio.sleep(0)
 
@@ -545,23 +639,26 @@ class JetStream:
 
     # --- Messages -----------------------------------------------------------------------------------------
 
-    async def message(self, stream: str, query: Mapping[str, Any], deadline: float) -> StoredMessage | None:
+    async def message(self, stream: str, query: Query, deadline: float) -> StoredMessage | None:
         """Read one stored message from the stream's leader, which has the latest writes; `None` = none."""
-        try:
-            size, operation = self._message_size, f"STREAM.MSG.GET.{stream}"
-            answer = await self.call(operation, query, deadline, size=size, read=read_message)
-        except JetStreamError as error:
-            if error.err_code == codes.MESSAGE_NOT_FOUND:
-                return None
-            raise
-        message = answer["message"]
-        return StoredMessage(
-            message["subject"],
-            message["seq"],
-            h.split(b64decode(message.get("hdrs", ""))),
-            data_of(answer),
-            parse_rfc3339(message["time"]) or _NO_TIME,
-        )
+        return await _found(self._message(stream, query, deadline))
+
+    async def finish_message(
+        self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
+    ) -> StoredMessage | None:
+        """Do what `message` does after its first request, which had a share, had this outcome."""
+        return await _found(self._finish_message(stream, query, deadline, share, outcome))
+
+    async def _finish_message(
+        self, stream: str, query: Query, deadline: float, share: Share, outcome: Outcome
+    ) -> JsonObject:
+        subject = message_subject(stream)
+        answer = await self._answer(share, subject, outcome, read_message, repeatable=True)
+        return await self._message(stream, query, deadline, first=2) if answer is None else answer
+
+    async def _message(self, stream: str, query: Query, deadline: float, *, first: int = 1) -> JsonObject:
+        operation, size = f"{_MESSAGE}.{stream}", self.message_size
+        return await self.call(operation, query, deadline, size=size, read=read_message, first=first)
 
     async def batch(self, stream: str, query: Mapping[str, Any], deadline: float) -> Batch:
         """Read many stored messages with one request (ADR-31).
@@ -574,7 +671,7 @@ class JetStream:
         async for _ in retry(deadline):
             await self.connection.wait_ready(deadline)
             size = _batch_size(query, self.connection.max_payload)
-            share = await self._budget.take(size, deadline)
+            share = await self.budget.take(size, deadline)
             batch = await _BatchRequest(self.connection).ask(subject, body, deadline, share)
             if batch is not None:
                 return batch
@@ -594,7 +691,7 @@ class JetStream:
         return True
 
     @property
-    def _message_size(self) -> int:
+    def message_size(self) -> int:
         """The most bytes of an answer with one message, which is base64 in JSON."""
         return self.connection.max_payload * 4 // 3 + _HEAD
 
@@ -647,28 +744,178 @@ class JetStream:
         request = {"stream_name": stream, "config": config, "action": action}
         operation = f"CONSUMER.CREATE.{stream}.{name}"
         if once:
-            until = min(deadline, self._requests.loop.time() + self._attempt_timeout)
+            until = min(deadline, self.requests.loop.time() + self.attempt_timeout)
             await self._change_once(operation, request, until, until)
         else:
             await self.change(operation, request, deadline)
 
 
+# --- One message ------------------------------------------------------------------------------------------
+
+_MESSAGE: Final = "STREAM.MSG.GET"
+
+
+def message_subject(stream: str) -> bytes:
+    """Return the subject of requests for a stored message."""
+    return f"{API_PREFIX}{_MESSAGE}.{stream}".encode()
+
+
+def message_of(answer: JsonObject) -> StoredMessage:
+    """Return the message in an answer."""
+    message = answer["message"]
+    headers = message.get("hdrs")
+    return _new(
+        StoredMessage,
+        (
+            message["subject"],
+            message["seq"],
+            a2b_base64(headers) if headers else b"",
+            data_of(answer),
+            parse_rfc3339(message["time"]) or _NO_TIME,
+        ),
+    )
+
+
+async def _found(reading: Awaitable[JsonObject]) -> StoredMessage | None:
+    """Return the message that is read; `None` = none."""
+    try:
+        return message_of(await reading)
+    except JetStreamError as error:
+        if error.err_code == codes.MESSAGE_NOT_FOUND:
+            return None
+        raise
+
+
+class Reading(ABC):
+    """A request for one stored message that takes no task, as long as one answer settles it.
+
+    What it comes to is said once: by `take`, or by `go_on`.
+
+    Args:
+        api: JetStream's API.
+        stream: the stream's name.
+        query: which message, as for `JetStream.message`.
+        deadline: when to give up, in loop time.
+        asker: for whom it is made.
+    """
+
+    __slots__ = ("_api", "_asker", "_deadline", "_query", "_share", "_stop_waiting", "_stream", "_token")
+
+    def __init__(self, api: JetStream, stream: str, query: Query, deadline: float, asker: str) -> None:
+        self._api = api
+        self._asker = asker
+        self._stream = stream
+        self._query = query
+        self._deadline = deadline
+        self._token = b""
+        self._share: Share | None = None
+        self._stop_waiting: Callable[[], None] | None = None
+
+    @abstractmethod
+    def take(self, message: StoredMessage) -> None:
+        """Take the message."""
+
+    @abstractmethod
+    def go_on(self, reading: Callable[[], Awaitable[StoredMessage | None]]) -> None:
+        """Have a task do the rest of what `JetStream.message` does: await what this returns."""
+
+    def begin(self) -> bool:
+        """Send the request, now or when it has its share; False = it cannot be begun without a task.
+
+        Until it has come to something, `abandon` ends it.
+        """
+        api, asker = self._api, self._asker
+        if not api.connection.is_ready:
+            return False
+        share = api.budget.take_now(api.message_size, asker)
+        if share is not None:
+            self._send(share)
+            return True
+        try:
+            self._stop_waiting = api.budget.wait(api.message_size, self._deadline, asker, self._end_waiting)
+        except Busy:
+            return False
+        return True
+
+    def _end_waiting(self, share: Share | Unavailable) -> None:
+        self._stop_waiting = None
+        if isinstance(share, Unavailable):
+            self.go_on(lambda: _raise(share))
+        else:
+            self._send(share)
+
+    def _send(self, share: Share) -> None:
+        api, self._share = self._api, share
+        until = min(self._deadline, api.requests.loop.time() + api.attempt_timeout)
+        body = self._query if isinstance(self._query, bytes) else to_json(self._query)
+        try:
+            self._token = api.requests.send(message_subject(self._stream), body, b"", self.answered, until)
+        except NotConnected:
+            share.give_back()
+            self.go_on(lambda: api.message(self._stream, self._query, self._deadline))
+
+    def answered(self, outcome: Outcome) -> None:
+        """Take what came of the request."""
+        api, share = self._api, self._share
+        if share is None:
+            return  # cannot be: it was sent with one
+        if not isinstance(outcome, bytes):
+            is_late = outcome is NoReply.TIMED_OUT
+            api.requests.release(share, self._token, message_subject(self._stream), is_late=is_late)
+            self._share = None
+        elif len(outcome) < _LARGE:
+            try:
+                message = message_of(read_answer(outcome))
+            except (JetStreamError, ValueError, LookupError, TypeError):
+                pass  # the task finds the same, and there it is told
+            else:
+                share.arrived(len(outcome))
+                share.give_back()
+                self.take(message)
+                return
+        self.go_on(lambda: api.finish_message(self._stream, self._query, self._deadline, share, outcome))
+
+    def abandon(self) -> None:
+        """Let go of it."""
+        if self._stop_waiting is not None:
+            self._stop_waiting()
+        elif self._share is not None:
+            is_late = self._api.requests.forget(self._token)
+            self._api.requests.release(
+                self._share, self._token, message_subject(self._stream), is_late=is_late
+            )
+
+
+async def _raise(error: Exception) -> Any:
+    raise error
+
+
 # --- Many messages at once --------------------------------------------------------------------------------
 
 _SILENCE: Final = 3.0
-"""Seconds of silence after which the answering replica counts as dead."""
+"""Seconds without a message, looked at as often, after which the answering replica counts as dead."""
 
 _READ_AT_ONCE: Final = 16
 """Messages that are read in one turn of the event loop."""
 
 _SEQUENCE: Final = b"Nats-Sequence"
+_HAS_SEQUENCE: Final = b"\r\nNats-Sequence:"
 _SUBJECT: Final = b"Nats-Subject"
 _TIME: Final = b"Nats-Time-Stamp"
 _PENDING: Final = b"Nats-Num-Pending"
-_OURS: Final = frozenset(
-    {_SEQUENCE, _SUBJECT, _TIME, _PENDING, b"Nats-Stream", b"Nats-Last-Sequence", b"Nats-UpTo-Sequence"}
+_ADDED_LINES: Final = re.compile(
+    rb"Nats-Stream: [^\r\n]+\r\n"
+    rb"Nats-Subject: ([^\r\n]+)\r\n"
+    rb"Nats-Sequence: ([0-9]{1,20})\r\n"
+    rb"Nats-Time-Stamp: ([^\r\n]+)\r\n"
+    rb"(?:Nats-(?:Num-Pending|Last-Sequence|UpTo-Sequence): [0-9]+\r\n)*"
+    rb"\r\n"
 )
-"""Headers that the server adds to a message."""
+"""What a server adds at the end. Where this does not fit, the lines are read one by one."""
+_OURS: Final = re.compile(
+    rb"\r\nNats-(?:Stream|Subject|Sequence|Time-Stamp|Num-Pending|Last-Sequence|UpTo-Sequence):[^\r\n]*"
+)
+"""Lines that the server adds to the headers of a message."""
 
 
 _ADDED: Final = 1024
@@ -689,8 +936,8 @@ class _BatchRequest:
         self._connection = connection
         self._messages: list[Message] = []
         self._end: Message | None = None
-        self._news = asyncio.Event()
-        self._forbidden = self._lost = False
+        self._over = asyncio.Event()
+        self._forbidden = False
 
     async def ask(self, subject: bytes, body: bytes, deadline: float, share: Share) -> Batch | None:
         """Send the request once, and give the share back at its end; `None` = try again."""
@@ -710,23 +957,24 @@ class _BatchRequest:
             self._connection.on_lost.remove(self._on_lost)
             inbox.unsubscribe()
             if self._end is not None:
+                share.arrived(sum([len(message.body) for message in self._messages]))
                 share.give_back()
             else:
                 inbox.passed().add_done_callback(lambda _: share.give_back())
 
     async def _answer(self, subject: bytes, deadline: float) -> Batch | None:
-        while self._end is None:
-            self._news.clear()
-            try:
-                async with asyncio.timeout_at(min(deadline, asyncio.get_running_loop().time() + _SILENCE)):
-                    await self._news.wait()
-            except TimeoutError:
+        loop, before = asyncio.get_running_loop(), -1
+        while not self._over.is_set():  # it is not woken by each message: that costs as much as to read some
+            came = len(self._messages)
+            if came == before or loop.time() >= deadline:
                 return None
-            if self._forbidden:
-                raise Forbidden(subject.decode())
-            if self._lost:
-                return None
-        return await self._batch(self._end)
+            before = came
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout_at(min(deadline, loop.time() + _SILENCE)):
+                    await self._over.wait()
+        if self._forbidden:
+            raise Forbidden(subject.decode())
+        return None if self._end is None else await self._batch(self._end)
 
     async def _batch(self, end: Message) -> Batch:
         """Read what has come, and let others run in between: hundreds of messages take a while."""
@@ -748,24 +996,34 @@ class _BatchRequest:
 
     def _on_forbidden(self) -> None:
         self._forbidden = True
-        self._news.set()
+        self._over.set()
 
     def _on_lost(self) -> None:
-        self._lost = True
-        self._news.set()
+        self._over.set()
 
     def _on_message(self, message: Message) -> None:
-        if h.status(message.headers) is not None:
+        headers = message.headers
+        if not headers.startswith(h.BEGIN) and h.status(headers) is not None:
             self._end = message
-        elif h.get(message.headers, _SEQUENCE) is not None:
+            self._over.set()
+        elif _HAS_SEQUENCE in headers:
             self._messages.append(message)
-        self._news.set()
 
 
 def _stored(message: Message) -> StoredMessage:
-    lines = h.split(message.headers)
-    told = dict(lines)
-    own = tuple(line for line in lines if line[0] not in _OURS)
-    time = parse_rfc3339(told.get(_TIME, b"").decode(errors="replace"))
-    subject = told[_SUBJECT].decode(errors="replace")
-    return StoredMessage(subject, int(told[_SEQUENCE]), own, message.body, time or _NO_TIME)
+    block = message.headers
+    added = max(block.rfind(b"\r\nNats-Stream: ") + len(h.END), 0)
+    found = _ADDED_LINES.fullmatch(block, added)
+    if found is not None:
+        block = block[:added] + h.END
+        subject, sequence, time = found.groups()
+    else:
+        headers = dict(h.split(block))
+        subject, sequence, time = headers[_SUBJECT], headers[_SEQUENCE], headers.get(_TIME, b"")
+    return StoredMessage(
+        subject.decode(errors="replace"),
+        int(sequence),
+        _OURS.sub(b"", block),
+        message.body,
+        parse_rfc3339(time.decode(errors="replace")) or _NO_TIME,
+    )

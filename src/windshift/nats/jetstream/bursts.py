@@ -17,11 +17,10 @@ from typing import Final, Protocol, TypeAlias
 
 from windshift.nats.connection import Connection
 from windshift.nats.errors import MessageTooLarge, NatsError
-from windshift.nats.headers import NO_RESPONDERS
 from windshift.nats.jetstream import codes
 from windshift.nats.jetstream.acks import PubAck
 from windshift.nats.protocol import Message
-from windshift.nats.requests import NoReply
+from windshift.nats.requests import NoReply, reply_of
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +28,9 @@ Answer: TypeAlias = bytes | PubAck | NoReply | NatsError
 """The body of a reply, what one for several messages says of this one, or why there is none."""
 _FLOW: Final = 500
 """Messages after which the server says how far it has stored a batch; it takes no larger number."""
+
+_MOST_DIGITS: Final = 3
+_PLACES: Final = [b"%d" % place for place in range(10**_MOST_DIGITS)]
 
 
 class Sendable(Protocol):
@@ -65,17 +67,42 @@ class Burst:
         self.done: asyncio.Future[None] = loop.create_future()
         self._left = len(subjects)
 
-    def take(self, place: bytes, message: Message) -> None:
+    def take(self, suffix: bytes, reply: bytes | NoReply) -> None:
         """Take a reply, by the end of its subject."""
-        self.answer(int(place), NoReply.NO_RESPONDERS if _is_from_nobody(message) else message.body)
+        try:
+            self.answer(int(suffix), reply)
+        except (ValueError, IndexError):
+            log.warning("a message was answered that was not sent")
 
     def answer(self, place: int, answer: Answer) -> None:
         """Take the answer to one message; only the first one counts."""
         if self.answers[place] is None:
             self.answers[place] = answer
-            self._left -= 1
-            if not self._left and not self.done.done():
-                self.done.set_result(None)
+            self._count(1)
+
+    def take_run(self, place: bytes, suffixes: Sequence[bytes], bodies: Sequence[bytes]) -> int:
+        """Take several replies at once, of which the first one is to the message at `place`.
+
+        Return how many were taken: those to messages that follow each other, or none.
+        """
+        if len(place) > _MOST_DIGITS or not place.isdigit():
+            return 0
+        start, head = int(place), self.token + b"."
+        known = _PLACES[start : min(start + len(suffixes), len(self.answers))]
+        count, stop = len(known), start + len(known)
+        if (
+            suffixes[:count] != [head + each for each in known]
+            or self.answers[start:stop].count(None) < count
+        ):
+            return 0
+        self.answers[start:stop] = bodies[:count]
+        self._count(count)
+        return count
+
+    def _count(self, answered: int) -> None:
+        self._left -= answered
+        if not self._left and not self.done.done():
+            self.done.set_result(None)
 
     def missing(self) -> list[int]:
         """Return the places of the messages that have no answer yet."""
@@ -132,12 +159,11 @@ class FastBatch(Burst):
             frames.append(b"PUB %b %b.%d.fail.%d.%d.$FI 0\r\n\r\n" % end)
         return frames
 
-    def take(self, place: bytes, message: Message) -> None:
+    def take(self, suffix: bytes, reply: bytes | NoReply) -> None:
         """Take a reply, to one message or about several."""
-        number = int(place.split(b".")[2])
+        number = int(suffix.split(b".")[2])
         try:
-            nobody = _is_from_nobody(message)
-            answer = {} if nobody else json.loads(message.body)
+            answer = json.loads(reply) if isinstance(reply, bytes) else {}
             kind, count = answer.get("type"), answer.get("count")
             if kind == "ack":
                 self._store(int(answer["seq"]))
@@ -148,10 +174,10 @@ class FastBatch(Burst):
                 self.give_up(NoReply.NOT_TAKEN)
             elif number > len(self._places):
                 self.give_up(NoReply.TIMED_OUT)  # nobody knows of the batch any more
-            elif nobody or answer.get("error", {}).get("err_code") in codes.NO_FAST_BATCH:
+            elif isinstance(reply, NoReply) or answer.get("error", {}).get("err_code") in codes.NO_FAST_BATCH:
                 self.answer(self._places[number - 1], NoReply.NOT_TAKEN)
             else:
-                self.answer(self._places[number - 1], message.body)
+                self.answer(self._places[number - 1], reply)
         except (ValueError, TypeError, AttributeError, KeyError):
             log.warning("a batch was answered by something other than a stream")
 
@@ -163,11 +189,6 @@ class FastBatch(Burst):
 
 
 _START, _APPEND, _END = 0, 1, 3
-
-
-def _is_from_nobody(message: Message) -> bool:
-    headers = message.headers
-    return bool(headers) and headers.startswith(NO_RESPONDERS)
 
 
 class Bursts:
@@ -184,7 +205,7 @@ class Bursts:
         self._waiting: dict[bytes, Burst] = {}
         connection.on_lost.append(self._fail_all)
         connection.violations.on_publish.append(self._fail_first)
-        connection.subscribe(self._prefix + b">", self._on_message, is_vital=True)
+        connection.subscribe(self._prefix + b">", self._on_message, self._on_run, is_vital=True)
 
     def send(self, messages: Sequence[Sendable]) -> Burst:
         """Send messages in their order, in one write; `forget` must follow.
@@ -195,7 +216,8 @@ class Bursts:
         token = self._next_token()
         burst = Burst(token, [message.subject for message in messages], self._loop)
         limit, reply = self._connection.max_payload, self._prefix + token
-        frames = []
+        frames: list[bytes] = []
+        head, last, tail, sizes = b"", b"", b"", (0, 0)
         for place, message in enumerate(messages):
             subject, headers, body = message.subject, message.headers, message.body
             size = len(headers)
@@ -203,9 +225,13 @@ class Bursts:
             if whole > limit:
                 burst.answer(place, MessageTooLarge(limit))
                 continue
-            frames.append(
-                b"HPUB %b %b.%d %d %d\r\n%b%b\r\n" % (subject, reply, place, size, whole, headers, body)
-            )
+            if subject is not last:  # most have the subject and the sizes of the one before
+                head, last = b"HPUB %b %b." % (subject, reply), subject
+            if sizes != (size, whole):
+                sizes = size, whole
+                tail = b" %d %d\r\n" % sizes
+            number = _PLACES[place] if place < len(_PLACES) else b"%d" % place
+            frames += (head, number, tail, headers, body, b"\r\n")
         self._write(burst, frames)
         return burst
 
@@ -232,10 +258,24 @@ class Bursts:
         return self._waiting.pop(burst.token, None) is not None
 
     def _on_message(self, message: Message) -> None:
-        token, _, place = message.subject[self._prefix_length :].partition(b".")
+        self._take(message.subject[self._prefix_length :], reply_of(message))
+
+    def _on_run(self, suffixes: Sequence[bytes], bodies: Sequence[bytes]) -> None:
+        while suffixes:
+            token, _, place = suffixes[0].partition(b".")
+            burst = self._waiting.get(token)
+            taken = 0 if burst is None else burst.take_run(place, suffixes, bodies)
+            if not taken:
+                for suffix, body in zip(suffixes, bodies, strict=True):
+                    self._take(suffix, body)
+                return
+            suffixes, bodies = suffixes[taken:], bodies[taken:]
+
+    def _take(self, suffix: bytes, reply: bytes | NoReply) -> None:
+        token, _, place = suffix.partition(b".")
         burst = self._waiting.get(token)
         if burst is not None:
-            burst.take(place, message)
+            burst.take(place, reply)
 
     def _fail_all(self) -> None:
         for burst in list(self._waiting.values()):

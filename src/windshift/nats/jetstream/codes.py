@@ -159,5 +159,5 @@ _ACTUAL: Final = re.compile(r"wrong last sequence: (\d+)")
 
 def actual_last_sequence(error: JetStreamError) -> int | None:
     """Return which sequence was the last one where another was expected; None if that is not told."""
-    told = _ACTUAL.match(error.description)
-    return None if told is None else int(told[1])
+    found = _ACTUAL.match(error.description)
+    return None if found is None else int(found[1])

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final, NamedTuple
 
 from windshift.nats import headers as h
@@ -24,7 +25,14 @@ from windshift.nats.errors import (
     Superseded,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.api import JetStream, JsonObject, StoredMessage, following_config
+from windshift.nats.jetstream.acks import PubAck
+from windshift.nats.jetstream.api import (
+    JetStream,
+    JsonObject,
+    StoredMessage,
+    following_config,
+    last_by_subject,
+)
 from windshift.nats.jetstream.writes import Part, Write, Writes, together
 from windshift.nats.times import NANOSECONDS, Time
 
@@ -61,6 +69,7 @@ class Record(NamedTuple):
     ttl: int | None = None
 
 
+_new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 NEVER_WRITTEN: Final = Record(0)
 
 
@@ -111,7 +120,7 @@ class BucketInfo(NamedTuple):
 class Buckets:
     """All key-value buckets of one account. Deadlines are in the loop's time.
 
-    `asker` tells for whom a write is made, see `Write`.
+    `asker` tells for whom a write is made, see `Write`; `writes` makes them, and `api` reads.
 
     Every method raises `NoBucket` and the errors of `JetStream`; writes also `Superseded` and the errors of
     `Writes.write`.
@@ -124,14 +133,14 @@ class Buckets:
         default_replicas: int = 1,
         asker: Callable[[], str] = lambda: "",
     ) -> None:
-        self._api = api
+        self.api = api
         self._asker = asker
-        self._writes = writes
+        self.writes = writes
         self._default_replicas = default_replicas
 
     async def exists(self, bucket: str, deadline: float) -> bool:
         """Tell whether there is such a bucket."""
-        return await self._api.find_stream(stream_of(bucket), deadline) is not None
+        return await self.api.find_stream(stream_of(bucket), deadline) is not None
 
     async def ensure(
         self,
@@ -152,7 +161,7 @@ class Buckets:
         if metadata:
             config["metadata"] = dict(metadata)
         try:
-            await self._api.create_stream(config, deadline)
+            await self.api.create_stream(config, deadline)
         except JetStreamError as error:
             if error.err_code != codes.STREAM_NAME_EXISTS:
                 raise
@@ -160,68 +169,62 @@ class Buckets:
 
     async def allow_batches(self, bucket: str, deadline: float) -> None:
         """Let a bucket that exists store messages all or none, if it can, and if this user may change it."""
-        try:
-            config = (await self._api.stream_info(stream_of(bucket), deadline))["config"]
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
+        with _existing(bucket):
+            config = (await self.api.stream_info(stream_of(bucket), deadline))["config"]
         if config.get(_BATCHES):
             return
         try:
-            await self._api.update_stream(config | {_BATCHES: True}, deadline)
+            await self.api.update_stream(config | {_BATCHES: True}, deadline)
         except (JetStreamError, Forbidden):  # a mirror cannot
             log.info("bucket %s does not take several messages all or none", bucket)
 
     async def read(self, bucket: str, key: str, deadline: float) -> Record:
         """Read the last message of a key from the bucket's leader, which has every completed write."""
-        query = {"last_by_subj": _subject(bucket, key)}
-        try:
-            message = await self._api.message(stream_of(bucket), query, deadline)
+        message = self.api.message(stream_of(bucket), last_of(bucket, key), deadline)
+        return await self.record(bucket, message)
+
+    async def record(self, bucket: str, reading: Awaitable[StoredMessage | None]) -> Record:
+        """Wait for the last message of a key, and return what it says."""
+        try:  # as `_existing` does, which costs more: this is the hot path
+            message = await reading
         except JetStreamError as error:
             raise _unless_missing(error, bucket) from error
-        return NEVER_WRITTEN if message is None else _record(message)
+        return NEVER_WRITTEN if message is None else record_of(message)
 
     async def info(self, bucket: str, deadline: float) -> BucketInfo:
         """Describe a bucket."""
-        try:
-            return _info(await self._api.stream_info(stream_of(bucket), deadline))
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
+        with _existing(bucket):
+            return _info(await self.api.stream_info(stream_of(bucket), deadline))
 
     async def all(self, deadline: float) -> list[BucketInfo]:
         """Describe all buckets of the account."""
         return [
             _info(info)
-            async for info in self._api.listed("STREAM.LIST", "streams", deadline)
+            async for info in self.api.listed("STREAM.LIST", "streams", deadline)
             if info["config"]["name"].startswith(_PREFIX)
         ]
 
     async def delete(self, bucket: str, deadline: float) -> None:
         """Delete a bucket with all that is in it."""
-        try:
-            await self._api.change(f"STREAM.DELETE.{stream_of(bucket)}", None, deadline)
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
+        with _existing(bucket):
+            await self.api.change(f"STREAM.DELETE.{stream_of(bucket)}", None, deadline)
 
     async def keys(self, bucket: str, pattern: str, deadline: float) -> list[str]:
         """List the keys that match and have a message, those with a marker included."""
         start, found = len(_subject(bucket, "")), list[str]()
-        try:
-            async for subjects in self._api.subjects(stream_of(bucket), _subject(bucket, pattern), deadline):
+        with _existing(bucket):
+            async for subjects in self.api.subjects(stream_of(bucket), _subject(bucket, pattern), deadline):
                 found += [subject[start:] for subject in subjects]
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
         return found
 
     async def history(self, bucket: str, key: str, deadline: float) -> list[Record]:
         """Read the messages that the bucket holds of a key from its leader, oldest first."""
         records: list[Record] = []
         query = {"seq": 1, "next_by_subj": _subject(bucket, key)}
-        try:
-            while (message := await self._api.message(stream_of(bucket), query, deadline)) is not None:
-                records.append(_record(message))
+        with _existing(bucket):
+            while (message := await self.api.message(stream_of(bucket), query, deadline)) is not None:
+                records.append(record_of(message))
                 query["seq"] = message.sequence + 1
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
         return records
 
     async def follow(
@@ -244,10 +247,8 @@ class Buckets:
         else:
             config |= {"deliver_policy": "by_start_sequence", "opt_start_seq": begin}
         request = {"stream_name": stream, "config": config, "action": "create"}
-        try:
-            answer = await self._api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline)
-        except JetStreamError as error:
-            raise _unless_missing(error, bucket) from error
+        with _existing(bucket):
+            answer = await self.api.change(f"CONSUMER.CREATE.{stream}.{name}", request, deadline, hidden=True)
         return int(answer["num_pending"])
 
     async def put(
@@ -278,22 +279,35 @@ class Buckets:
         await self._store(bucket, [Put(key, None, expected)], deadline)
 
     async def _store(self, bucket: str, puts: Sequence[Put], deadline: float) -> int:
-        # A second attempt could undo somebody else's write in between, so nothing here is repeatable.
-        parts = [_part(bucket, put) for put in puts]
-        # On one replica the server writes a batch to a file of its own first: alone, a message is cheaper.
-        write = together(parts, deadline) if len(parts) > 1 else Write(*parts[0], deadline)
-        write = write._replace(asker=self._asker())
+        asker = self._asker()
+        if len(puts) > 1:
+            parts = [_part(bucket, put) for put in puts]
+            write = together(parts, deadline)._replace(asker=asker)
+        else:  # on one replica the server writes a batch to a file of its own first
+            write = write_of(bucket, puts[0], deadline, asker)
+        return await self.stored(bucket, self.writes.write(write), deadline)
+
+    async def stored(self, bucket: str, storing: Awaitable[PubAck], deadline: float) -> int:
+        """Wait for the acknowledgement of a write to a bucket; return its sequence. Raise what `put` does."""
         try:
-            return (await self._writes.write(write)).sequence
+            return (await storing).sequence
         except NoStream:
             raise NoBucket(bucket) from None
         except JetStreamError as error:
             if error.err_code == codes.WRONG_LAST_SEQUENCE_UNTOLD:
                 await asyncio.sleep(random.random() * _OTHER_WRITE)
             if error.err_code == codes.MESSAGE_TOO_LARGE:
-                info = await self._api.stream_info(stream_of(bucket), deadline)
+                info = await self.api.stream_info(stream_of(bucket), deadline)
                 raise MessageTooLarge(int(info["config"]["max_msg_size"])) from error
             raise _refusal(error, bucket) from error
+
+
+def write_of(bucket: str, put: Put, deadline: float, asker: str) -> Write:
+    """Return a write of one key, for `Writes`.
+
+    A second attempt could undo somebody else's write in between, so it is not repeatable.
+    """
+    return Write(*_part(bucket, put), deadline, asker=asker)
 
 
 def _part(bucket: str, put: Put) -> Part:
@@ -327,6 +341,11 @@ def _refusal(error: JetStreamError, bucket: str) -> Exception:
 def stream_of(bucket: str) -> str:
     """Return the name of a bucket's stream."""
     return _PREFIX + bucket
+
+
+def last_of(bucket: str, key: str) -> bytes:
+    """Return the query for the last message of a key."""
+    return last_by_subject(_subject(bucket, key))
 
 
 def _info(info: JsonObject) -> BucketInfo:
@@ -374,16 +393,28 @@ def _config(bucket: str, replicas: int) -> JsonObject:
 
 def read_message(bucket: str, message: StoredMessage) -> tuple[str, Record]:
     """Return which key a message is of, and what it says."""
-    return message.subject[len(_subject(bucket, "")) :], _record(message)
+    return message.subject[len(_subject(bucket, "")) :], record_of(message)
 
 
-def _record(message: StoredMessage) -> Record:
-    is_marker = h.find(message.headers, _OPERATION) in _MARKERS
-    if is_marker or h.find(message.headers, _MARKER_REASON) is not None:
+def record_of(message: StoredMessage) -> Record:
+    """Return what a message of a key says."""
+    if not message.block:
+        return _new(Record, (message.sequence, message.body, message.time, None))
+    is_marker = h.get(message.block, _OPERATION) in _MARKERS
+    if is_marker or h.get(message.block, _MARKER_REASON) is not None:
         return Record(message.sequence, None, message.time)
-    ttl = h.find(message.headers, h.TTL) or b""
+    ttl = h.get(message.block, h.TTL) or b""
     return Record(message.sequence, message.body, message.time, int(ttl) if ttl.isdigit() else None)
 
 
 def _unless_missing(error: JetStreamError, bucket: str) -> Exception:
     return NoBucket(bucket) if error.err_code == codes.STREAM_NOT_FOUND else error
+
+
+@contextmanager
+def _existing(bucket: str) -> Iterator[None]:
+    """Raise `NoBucket` in place of the server's error."""
+    try:
+        yield
+    except JetStreamError as error:
+        raise _unless_missing(error, bucket) from error

@@ -58,7 +58,7 @@ def split_ack_subject(reply: bytes) -> list[bytes]:
 # --- What arrives beside messages -------------------------------------------------------------------------
 
 
-class Ended(NamedTuple):
+class PullEnded(NamedTuple):
     """A pull request is over.
 
     Attributes:
@@ -83,10 +83,10 @@ class Notice(Enum):
     FORBIDDEN = "the server lets this user make no such request"
 
 
-Arrival: TypeAlias = Message | Ended | Notice
+Arrival: TypeAlias = Message | PullEnded | Notice
 
 
-def read_status(headers: bytes) -> Ended | Notice:  # noqa: PLR0911 - a list of statuses
+def read_status(headers: bytes) -> PullEnded | Notice:  # noqa: PLR0911 - a list of statuses
     """Read a status. What is not known counts as the end of all requests: pulling again is always right."""
     status = h.status(headers) or h.Status(0, "")
     if status.code == 100:
@@ -96,9 +96,9 @@ def read_status(headers: bytes) -> Ended | Notice:  # noqa: PLR0911 - a list of 
     left, bytes_left = (h.get(headers, name) or b"" for name in _LEFT)
     if left.isdigit():
         too_large = status.description.startswith("Message Size Exceeds MaxBytes")
-        return Ended(int(left), int(bytes_left) if bytes_left.isdigit() else 0, too_large)
+        return PullEnded(int(left), int(bytes_left) if bytes_left.isdigit() else 0, too_large)
     if status.code == 404:  # to a request for one that does not wait
-        return Ended(1, 0, too_large=False)
+        return PullEnded(1, 0, too_large=False)
     if status.code == 409 and status.description.startswith("Consumer Deleted"):
         return Notice.DELETED
     if status.code == 409 and status.description.startswith("Leadership Change"):

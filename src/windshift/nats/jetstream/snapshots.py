@@ -31,7 +31,7 @@ class SnapshotFailed(NatsError):
 class Snapshots:
     """Takes snapshots of streams, and makes streams of them.
 
-    `patience` is how long the server may take over each step: the beginning, one piece, and the end of a
+    `step_timeout` is how long the server may take over each step: the beginning, one piece, and the end of a
     restore, in which it reads the whole stream.
     """
 
@@ -40,12 +40,12 @@ class Snapshots:
         connection: Connection,
         requests: Requests,
         api: JetStream,
-        patience: timedelta = timedelta(minutes=2),
+        step_timeout: timedelta = timedelta(minutes=2),
     ) -> None:
         self._connection = connection
         self._requests = requests
         self._api = api
-        self._patience = patience.total_seconds()
+        self._step_timeout = step_timeout.total_seconds()
 
     async def take(self, stream: str, write: Callable[[bytes], object]) -> JsonObject:
         """Take a snapshot; `write` is called with each piece, in order.
@@ -75,7 +75,7 @@ class Snapshots:
     async def _read(self, pieces: asyncio.Queue[Message | None], write: Callable[[bytes], object]) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._patience):
+                async with asyncio.timeout(self._step_timeout):
                     piece = await pieces.get()
             except TimeoutError:
                 raise SnapshotFailed("the server sent nothing more") from None
@@ -114,4 +114,4 @@ class Snapshots:
         raise Unavailable
 
     def _deadline(self) -> float:
-        return self._requests.loop.time() + self._patience
+        return self._requests.loop.time() + self._step_timeout

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Final, NamedTuple, TypeAlias
@@ -34,7 +34,7 @@ from windshift.nats.errors import (
     Unavailable,
 )
 from windshift.nats.jetstream import codes
-from windshift.nats.jetstream.acks import PubAck, plain_ack, read_pub_ack
+from windshift.nats.jetstream.acks import PubAck, plain_acks, plain_sequence, read_pub_ack
 from windshift.nats.jetstream.api import JetStream
 from windshift.nats.jetstream.bursts import Answer, Burst, Bursts
 from windshift.nats.requests import Handler, NoReply, Outcome, Requests
@@ -47,10 +47,10 @@ class WriteOptions:
     """Limits and timers of writes."""
 
     max_in_flight: int = 256
-    """Of small writes, each of which counts once. There is as much room for larger ones, and for several that
-    are sent together: these count once more for each 16 KiB."""
+    """Of small writes, each of which counts once. There is as much room for larger ones, a quarter for each
+    asker, and for several that are sent together: these count once more for each 16 KiB."""
     max_waiting: int = 10_000
-    patience: timedelta = timedelta(seconds=1)
+    doubt_after: timedelta = timedelta(seconds=1)
     """How long to wait for an answer before looking up whether any stream takes the subject."""
     attempt_timeout: timedelta = timedelta(seconds=3)
     """When a write that may be repeated is sent again: a leader that died does not answer."""
@@ -110,9 +110,18 @@ def _in_batch(headers: bytes, name: bytes, number: int, *, is_last: bool) -> byt
 _new: Final = tuple.__new__  # as a named tuple's own __new__ does, in less than half of the time
 
 
+class Lane(NamedTuple):
+    """What writes of one kind share."""
+
+    slots: FairSemaphore
+    requests: Requests
+    """Sends them."""
+
+
 class Attempt(NamedTuple):
     """A write that was sent, and has slots."""
 
+    lane: Lane
     token: bytes
     asker: str
     slots: int
@@ -166,21 +175,36 @@ _SHORT_LOOK: Final = 0.02
 
 
 class Writes:
-    """Writes to streams. All writes of a process must use one instance, which bounds them together."""
+    """Writes to streams. All writes of a process must use one instance, which bounds them together.
+
+    Args:
+        connection: to the server.
+        requests: on that connection.
+        api: JetStream's API.
+        options: limits and timers.
+        large: sends what is large and alone, on another connection: a small write does not come behind it.
+            None = the same sends all.
+    """
 
     def __init__(
-        self, connection: Connection, requests: Requests, api: JetStream, options: WriteOptions | None = None
+        self,
+        connection: Connection,
+        requests: Requests,
+        api: JetStream,
+        options: WriteOptions | None = None,
+        large: Requests | None = None,
     ) -> None:
         self._connection = connection
         self._requests = requests
         self._api = api
         self._options = options or WriteOptions()
-        self._patience = self._options.patience.total_seconds()
+        self._doubt_after = self._options.doubt_after.total_seconds()
         self._attempt_timeout = self._options.attempt_timeout.total_seconds()
-        self._small, self._large = (
-            FairSemaphore(self._options.max_in_flight, max_waiting=self._options.max_waiting)
-            for _ in range(2)
-        )
+        size, waiting = self._options.max_in_flight, self._options.max_waiting
+        self._small = Lane(FairSemaphore(size, max_waiting=waiting), requests)
+        slots_of_large = FairSemaphore(size, lambda _: max(1, size // 4), max_waiting=waiting)
+        self._large = Lane(slots_of_large, requests if large is None else large)
+        self._together = Lane(FairSemaphore(size, max_waiting=waiting), requests)
         self._bursts = Bursts(connection)
         self._patient = 0
         self._found: dict[bytes, _Found] = {}
@@ -189,12 +213,12 @@ class Writes:
     @property
     def in_flight(self) -> int:
         """How many slots are taken by writes that wait for an answer; a large one takes several."""
-        return self._small.used + self._large.used
+        return sum(lane.slots.used for lane in (self._small, self._large, self._together))
 
     @property
     def waiting(self) -> int:
         """How many writes wait for a slot."""
-        return self._small.waiting + self._large.waiting
+        return sum(lane.slots.waiting for lane in (self._small, self._large, self._together))
 
     async def write(self, write: Write) -> PubAck:
         """Store a message, and return the acknowledgement.
@@ -219,16 +243,17 @@ class Writes:
         if self._api.refusal:
             self._api.refuse_if_full()
         slots = 1 if len(write.body) < _SLOT else self._slots_for(write)
-        if not (self._small if slots == 1 else self._large).take_now(write.asker, slots):
+        lane = self._small if slots == 1 else self._large
+        if not lane.slots.take_now(write.asker, slots):
             raise TooManyInFlight
-        return self._send(write, slots, handler)
+        return self._send(lane, write, slots, handler)
 
-    def stored(self, attempt: Attempt, outcome: Outcome) -> PubAck | None:
-        """Return the acknowledgement if an outcome is one: then there is nothing left to do."""
-        ack = plain_ack(outcome) if isinstance(outcome, bytes) else None
-        if ack is not None:
-            self._give_back(attempt.asker, attempt.slots)
-        return ack
+    def stored(self, attempt: Attempt, outcome: Outcome) -> int | None:
+        """Return the sequence if the outcome is that it is stored now: then there is nothing left to do."""
+        sequence = plain_sequence(outcome) if isinstance(outcome, bytes) else None
+        if sequence is not None:
+            attempt.lane.slots.give_back(attempt.asker, attempt.slots)
+        return sequence
 
     async def finish(self, write: Write, attempt: Attempt, outcome: Outcome) -> PubAck:
         """Do what `write` does after its first message was sent, and had this outcome."""
@@ -236,18 +261,18 @@ class Writes:
 
     def abandon(self, attempt: Attempt) -> None:
         """Let go of a write that was sent."""
-        self._requests.forget(attempt.token)
-        self._give_back(attempt.asker, attempt.slots)
+        attempt.lane.requests.forget(attempt.token)
+        attempt.lane.slots.give_back(attempt.asker, attempt.slots)
 
     # --- Many at once -------------------------------------------------------------------------------------
 
-    def portions(self, sizes: Iterable[int]) -> Iterator[slice]:
+    def portions(self, sizes: Sequence[int]) -> Iterator[slice]:
         """Cut writes, by the sizes of their bodies, into portions for `send_all`: all slots are for four."""
-        return _cut((1 + size // _SLOT for size in sizes), max(1, self._options.max_in_flight // 4))
+        return _cut([1 + size // _SLOT for size in sizes], max(1, self._options.max_in_flight // 4))
 
-    def batches(self, sizes: Iterable[int]) -> Iterator[slice]:
+    def batches(self, sizes: Sequence[int]) -> Iterator[slice]:
         """Do the same for batches of fast ingest: a batch waits for one answer, so its bytes count."""
-        return _cut((size + _HEADERS for size in sizes), _SLOT * max(1, self._options.max_in_flight // 16))
+        return _cut([size + _HEADERS for size in sizes], _SLOT * max(1, self._options.max_in_flight // 16))
 
     async def send_all(self, writes: Sequence[Write], steady: asyncio.Event, stream: str = "") -> Sent:
         """Send single messages of one asker with the same deadline, in their order, when there is room.
@@ -262,7 +287,7 @@ class Writes:
         if stream:
             slots = 1 + sum(len(write.body) + len(write.headers) for write in writes) // _SLOT
         else:
-            slots = sum(map(self._slots_for, writes))
+            slots = sum([1 + len(write.body) // _SLOT for write in writes])
         slots = min(slots, self._options.max_in_flight)
         try:
             if self._api.refusal:
@@ -270,10 +295,11 @@ class Writes:
             await self._connection.wait_ready(deadline)
             while True:
                 await steady.wait()
-                await self._take(writes[0].asker, deadline, slots)
+                await self._slots_of_many(slots).take(writes[0].asker, deadline, slots)
                 if steady.is_set():
                     break
-                self._give_back(writes[0].asker, slots)  # there is trouble, which may need them
+                # There is trouble, which may need them.
+                self._slots_of_many(slots).give_back(writes[0].asker, slots)
         except NatsError as error:
             return self._unsent(writes, TooManyInFlight() if isinstance(error, Busy) else error)
         now = self._requests.loop.time()
@@ -282,9 +308,9 @@ class Writes:
                 raise Unavailable
             burst = self._bursts.ingest(writes, stream) if stream else self._bursts.send(writes)
         except NatsError as error:
-            self._give_back(writes[0].asker, slots)
+            self._slots_of_many(slots).give_back(writes[0].asker, slots)
             return self._unsent(writes, error)
-        until, doubt_at = deadline, now + min(self._patience, (deadline - now) / 2)
+        until, doubt_at = deadline, now + min(self._doubt_after, (deadline - now) / 2)
         if all(write.repeatable for write in writes):
             until = min(deadline, now + self._attempt_timeout)
         return Sent(writes, burst, slots, until, min(until, doubt_at))
@@ -297,9 +323,9 @@ class Writes:
     def abandon_all(self, sent: Sent) -> None:
         """Let go of writes that were sent. What was let go already stays so."""
         if self._bursts.forget(sent.burst):
-            self._give_back(sent.writes[0].asker, sent.slots)
+            self._slots_of_many(sent.slots).give_back(sent.writes[0].asker, sent.slots)
 
-    async def answered(self, sent: Sent) -> list[PubAck | None]:
+    async def answered(self, sent: Sent) -> Sequence[PubAck | None]:
         """Wait for the answers to what was sent; return the acknowledgements.
 
         None = there is more to be done: `conclude` does it.
@@ -312,7 +338,7 @@ class Writes:
                 await self._doubt_all(burst, sent.until)
         finally:
             self.abandon_all(sent)
-        return list(map(_acknowledged, burst.answers))
+        return plain_acks(burst.answers) or list(map(_acknowledged, burst.answers))
 
     def untaken(self, sent: Sent) -> set[int]:
         """Return the places of writes that a batch did not take; they are certainly not stored."""
@@ -377,28 +403,27 @@ class Writes:
             size += len(part.body)
         return 1 if size < _SLOT else min(1 + size // _SLOT, self._options.max_in_flight)
 
-    async def _take(self, asker: str, deadline: float, slots: int) -> None:
-        """Wait for slots until `deadline` (loop time). Raise `Busy`."""
-        await (self._small if slots == 1 else self._large).take(asker, deadline, slots)
+    def _slots_of_many(self, slots: int) -> FairSemaphore:
+        """Return where writes that are sent together take so many slots."""
+        return (self._small if slots == 1 else self._together).slots
 
-    def _give_back(self, asker: str, slots: int) -> None:
-        (self._small if slots == 1 else self._large).give_back(asker, slots)
-
-    def _send(self, write: Write, slots: int, handler: Handler) -> Attempt:
+    def _send(self, lane: Lane, write: Write, slots: int, handler: Handler) -> Attempt:
         """Send with slots, which are free again if it could not be sent."""
-        now, until = self._requests.loop.time(), write.deadline
-        doubt_at = now + min(self._patience, (until - now) / 2)
-        if write.repeatable:
+        subject, body, headers, until, is_repeatable, before, asker = write  # calls cost on the hot path
+        now = self._requests.loop.time()
+        doubt_after, longest = self._doubt_after, (until - now) / 2
+        doubt_at = now + (doubt_after if doubt_after < longest else longest)  # noqa: FURB136 - calls cost
+        if is_repeatable:
             until = min(until, now + self._attempt_timeout)
             doubt_at = min(until, doubt_at)
         try:
-            for part in write.before:
+            for part in before:
                 self._connection.publish(*part)
-            token = self._requests.send(write.subject, write.body, write.headers, handler, doubt_at)
+            token = lane.requests.send(subject, body, headers, handler, doubt_at)
         except NatsError:
-            self._give_back(write.asker, slots)
+            lane.slots.give_back(asker, slots)
             raise
-        return _new(Attempt, (token, write.asker, slots, until, doubt_at))
+        return _new(Attempt, (lane, token, asker, slots, until, doubt_at))
 
     async def _make_way(self, write: Write) -> None:
         """Wait until all messages of a batch can be sent at once. Raise `MessageTooLarge` for one of them."""
@@ -410,13 +435,14 @@ class Writes:
     async def _attempt(self, write: Write) -> _Result:
         """Take slots, send once, and wait for the answer."""
         slots = self._slots_for(write)
+        lane = self._small if slots == 1 else self._together if write.before else self._large
         try:
-            await self._take(write.asker, write.deadline, slots)
+            await lane.slots.take(write.asker, write.deadline, slots)
         except Busy:
             raise TooManyInFlight from None
         answer: asyncio.Future[Outcome] = self._requests.loop.create_future()
         try:
-            attempt = self._send(write, slots, answer.set_result)
+            attempt = self._send(lane, write, slots, answer.set_result)
         except NotConnected as error:
             return error
         try:
@@ -430,12 +456,12 @@ class Writes:
         """Wait on where there is no answer yet, and free the slots."""
         try:
             if outcome is NoReply.TIMED_OUT and attempt.doubt_at < attempt.until:
-                return await self._doubt(attempt.token, write.subject, attempt.until)
+                return await self._doubt(attempt, write.subject)
         except asyncio.CancelledError:
-            self._requests.forget(attempt.token)
+            attempt.lane.requests.forget(attempt.token)
             raise
         finally:
-            self._give_back(attempt.asker, attempt.slots)
+            attempt.lane.slots.give_back(attempt.asker, attempt.slots)
         return outcome
 
     async def _conclude(self, write: Write, result: _Result) -> PubAck:
@@ -443,22 +469,23 @@ class Writes:
         ack = _read(result)
         return ack or await self._persist(write, result)
 
-    async def _doubt(self, token: bytes, subject: bytes, until: float) -> Outcome:
+    async def _doubt(self, attempt: Attempt, subject: bytes) -> Outcome:
         """Wait on, and look up meanwhile whether any stream will answer.
 
         The server itself says `NO_RESPONDERS` only if nobody at all subscribes to the subject.
         """
-        answer = self._requests.wait_on(token, subject, until)
+        requests, token = attempt.lane.requests, attempt.token
+        answer = requests.wait_on(token, subject, attempt.until)
         looking = self._look_up(subject)
         await asyncio.wait((looking, answer), return_when=asyncio.FIRST_COMPLETED)
         if not answer.done():
             problem = looking.result().problem
             if problem is not None:
-                self._requests.forget(token)
+                requests.forget(token)
                 return problem
         while not answer.done():
             if self._api.refusal:  # a disk that takes nothing is why there was no answer
-                self._requests.forget(token)
+                requests.forget(token)
                 return NoReply.TIMED_OUT
             await asyncio.wait((answer,), timeout=_BETWEEN_LOOKS)
         return await answer
@@ -554,8 +581,11 @@ _NOT_STORED: Final = (Unavailable, MessageTooLarge, TooManyInFlight, NoStream)
 """What an attempt raises that has stored nothing, though an earlier one may have."""
 
 
-def _cut(costs: Iterable[int], most: int) -> Iterator[slice]:
+def _cut(costs: Sequence[int], most: int) -> Iterator[slice]:
     """Cut a sequence by what its elements cost; one that costs more than `most` stands alone."""
+    if 0 < sum(costs) <= most:
+        yield slice(0, len(costs))
+        return
     cost, start, place = 0, 0, -1
     for place, more in enumerate(costs):
         if cost and cost + more > most:
